@@ -39,10 +39,10 @@ from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld
 from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
-from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.guard import Counts, Inbox
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, SentWeights, Task, Transport, scrub
+from samfed_monai.protocol.transport import Failure, SentWeights, Task, Transport, scrub
 
 if TYPE_CHECKING:
     from torch import Tensor

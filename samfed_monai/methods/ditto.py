@@ -37,7 +37,7 @@ class AnchoredTerm(Term):
     unlabelled = False
 
     def __init__(self, *, mu: float = 0.1, name: str = "anchored") -> None:
-        super().__init__(name=name, weight=mu, schedule="constant", fraction=0.0)
+        super().__init__(name=name, weight=mu)
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Mapping[str, Tensor] | None) -> None:

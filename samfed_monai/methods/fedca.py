@@ -75,9 +75,6 @@ class Dictionary:
         self._keys: Tensor | None = None
         self._images: list[str] = []
 
-    def __len__(self) -> int:
-        return 0 if self._keys is None else len(self._keys)
-
     def like(self, keys: Tensor) -> Tensor:
         """All keys, (N, D), of the device of ``keys``."""
         return keys.new_zeros(0, keys.shape[1]) if self._keys is None else self._keys

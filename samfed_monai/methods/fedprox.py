@@ -31,7 +31,7 @@ class ProximalTerm(Term):
     unlabelled = False
 
     def __init__(self, *, mu: float = 0.01, name: str = "proximal") -> None:
-        super().__init__(name=name, weight=mu, schedule="constant", fraction=0.0)
+        super().__init__(name=name, weight=mu)
         self._anchor: list[Tensor] = []
 
     def attach(self, engine: Any) -> None:

@@ -31,8 +31,9 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import append_line, locked, read_json, write_json
 from samfed_monai.privacy.audit import lines
+from samfed_monai.protocol.guard import Inbox
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
+from samfed_monai.protocol.transport import Failure, Task, Transport
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey

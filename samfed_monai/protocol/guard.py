@@ -1,10 +1,11 @@
-"""Limits on what one site does to the mean: the norm of its step, and the number of images that it reports."""
+"""Checks of an answer at the server: who sends it and what it is (``Inbox``), how far it may move the mean, how much it
+counts. What is in a message is checked in ``message.py``."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,62 @@ import torch
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.validators import departures, in_range, one_of, require
-from samfed_monai.protocol.message import Message, message_refused
+from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Checks the answers of one round as they arrive.
+
+    Args:
+        round: the round that is running.
+        sites: the sites that were asked.
+        like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
+            one, when only numbers were.
+        kind: what these tensors must be; ``None`` takes every kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        round: int,
+        sites: Iterable[str],
+        like: Callable[[str], Mapping[str, Tensor] | None] | None,
+        kind: Kind | None = None,
+    ) -> None:
+        self.round, self.like, self.kind = round, like, kind
+        self._asked = frozenset(sites)
+        self._answered: set[str] = set()
+
+    def max_bytes(self, sender: str) -> int:
+        """Bytes of the largest answer that ``sender`` may send: twice what its tensors need, and 1 MiB for the header.
+
+        A transport decodes, and inflates, no more than that (fault 37).
+        """
+        like = self.like(sender) if self.like and sender in self._asked else None
+        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
+
+    def check(self, sender: str, message: Message) -> None:
+        """Checks ``sender``'s answer and records that it answered.
+
+        Raises:
+            MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
+                or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
+        """
+        if sender in self._answered:
+            raise message_refused("message", "a second answer", "one answer per site and round")
+        if sender not in self._asked:
+            raise message_refused("message", "an unknown sender", "a site of this federation")
+        if self.kind is not None and message.kind != self.kind:
+            expected = f"{self.kind.value}, which this round exchanges"
+            raise message_refused("message", Kind(message.kind).value, expected)
+        like = self.like(sender) if self.like else None
+        message.check(up=True, like=like, site=sender, round=self.round)
+        self._answered.add(sender)
 
 
 class Action(str, Enum):

@@ -1,4 +1,4 @@
-"""Transports: messages out and back, checks of who answers (``Inbox``), failures without private text (``scrub``)."""
+"""Transports: messages out and back, failures without private text (``scrub``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -27,7 +27,6 @@ from samfed_monai.protocol.message import (
     Message,
     MessageRefused,
     from_bytes,
-    message_refused,
 )
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
@@ -83,56 +82,6 @@ def scrub(error: BaseException) -> str:
         if module.partition(".")[0] in PUBLIC_PACKAGES and module in sys.modules:
             place = f" in {module}, line {line}"
     return text + place
-
-
-class Inbox:
-    """Checks the answers of one round as they arrive.
-
-    Args:
-        round: the round that is running.
-        sites: the sites that were asked.
-        like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
-            one, when only numbers were.
-        kind: what these tensors must be; ``None`` takes every kind.
-    """
-
-    def __init__(
-        self,
-        *,
-        round: int,
-        sites: Iterable[str],
-        like: Callable[[str], Mapping[str, Tensor] | None] | None,
-        kind: Kind | None = None,
-    ) -> None:
-        self.round, self.like, self.kind = round, like, kind
-        self._asked = frozenset(sites)
-        self._answered: set[str] = set()
-
-    def max_bytes(self, sender: str) -> int:
-        """Bytes of the largest answer that ``sender`` may send: twice what its tensors need, and 1 MiB for the header.
-
-        A transport decodes, and inflates, no more than that (fault 37).
-        """
-        like = self.like(sender) if self.like and sender in self._asked else None
-        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
-
-    def check(self, sender: str, message: Message) -> None:
-        """Checks ``sender``'s answer and records that it answered.
-
-        Raises:
-            MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
-                or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
-        """
-        if sender in self._answered:
-            raise message_refused("message", "a second answer", "one answer per site and round")
-        if sender not in self._asked:
-            raise message_refused("message", "an unknown sender", "a site of this federation")
-        if self.kind is not None and message.kind != self.kind:
-            expected = f"{self.kind.value}, which this round exchanges"
-            raise message_refused("message", Kind(message.kind).value, expected)
-        like = self.like(sender) if self.like else None
-        message.check(up=True, like=like, site=sender, round=self.round)
-        self._answered.add(sender)
 
 
 OnReply = Callable[[str, Message], None] | None

@@ -23,7 +23,6 @@ from samfed_monai.data import DataList
 from samfed_monai.data.synthetic import CLASSES, render_volumes
 from samfed_monai.data.volumes import cut_nifti
 from samfed_monai.federation.site import Site
-from samfed_monai.federation.workflow import client_config
 from tests.methods import present
 from tests.workflow import workflow
 
@@ -63,17 +62,13 @@ def run(*words: object) -> int:
 
 def federate(place, variant, *more, out=None):
     out = out or place / "runs" / variant
-    listed = place / ("weak.json" if methods()[variant].labels == "weak" else "list.json")
-    given = ("--datalist", listed, "--data-root", place / "slices", "--cache-dir", place / "cache")
-    config = client_config(find_bundle("samfed_skin"), variant, {})
-    network = () if config.optional("mixed_networks") else ("--network_name", "basic_unet")
-    small = (*SMALL, *network, *(TEACHER if config.value("teacher_adapt") != "off" else ()))
-    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *small, *more), out
+    given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
+    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *SMALL, *more), out
 
 
 @pytest.mark.slow
 def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_data, capsys):
-    code, out = federate(place, "samfed", "--classes", ORGANS)
+    code, out = federate(place, "samfed", "--classes", ORGANS, "--network_name", "basic_unet", *TEACHER)
     assert code == 0
     results = read_json(out / "results.json")
     for summary in (results["average"]["test"], results["sites"]["mr"]["validation"], results["worst"]["test"]):

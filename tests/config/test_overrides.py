@@ -44,7 +44,7 @@ def test_hyphens_are_underscores_except_in_the_name_of_a_site():
         "batch_size": 3,
     }
     monais = monai_command([MONAI, "run", "--sites#site-1#network", "x"])
-    assert monais.overrides == {"sites#site_1#network": "x"}, "which is what fire hands to MONAI"
+    assert monais.overrides == monais.typed == {"sites#site_1#network": "x"}, "which is what fire hands to MONAI"
 
 
 def test_samfed_reads_json_then_python_then_text():

@@ -113,6 +113,14 @@ def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle
     assert "Traceback" not in told
 
 
+def test_under_monai_the_files_of_the_command_are_checked(bundle, rewrite: Write, under_monai):
+    rewrite("variants/gentle.json", '{"rtae": 0.2}')
+    files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
+    sys.argv += ["--config_file", str(files)]
+    with pytest.raises(Refused, match=r"gentle\.json -> rtae: .*did you mean 'rate'"):
+        require_checked(bundle, "train")
+
+
 @pytest.mark.parametrize("value", ["my runs #6", "'C#'", "['a', 'C#/b']", "#6"])
 def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, under_monai, value):
     sys.argv += ["--config_file", str(bundle / "configs" / "train.json"), "--spare", value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -93,13 +94,14 @@ def test_monais_other_clients_one_that_only_trains_and_one_that_only_evaluates(m
 
 
 def test_position_count_terms_and_seconds_come_with_the_weights():
-    algo = toy_algo()
+    algo, began = toy_algo(), time.perf_counter()
     trained(algo)
     assert (algo.trainer.state.round, algo.trainer.state.rounds, algo.trainer.state.epoch) == (1, 4, 2)
     answer = from_exchange_object(algo.get_weights(CALL), request=Message(Kind.WEIGHTS, "site-1", 1, 4))
     assert answer.n == 6, "the unlabelled images, not the public ones"
     assert answer.metrics.keys() == {"seconds", "iterations", "term_supervised", "term_agreement"}
     assert answer.metrics["iterations"] == 2
+    assert 0 < answer.metrics["seconds"] < time.perf_counter() - began
     answer.check(up=True, like=toy_weights(), site="site-1", round=1)
 
 

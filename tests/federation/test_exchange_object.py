@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import from_exchange_object, to_exchange_object
-from samfed_monai.federation.exchange_object import HEADER, Call
+from samfed_monai.federation.exchange_object import HEADER, Call, sendable
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.toys import weights
 
@@ -35,6 +36,11 @@ def test_a_plain_monai_client_answers_its_request_with_iterations_for_images():
 def test_weight_differences_are_refused():
     with pytest.raises(MessageRefused, match="expected full weights, found differences; create the client with send_w"):
         from_exchange_object(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
+
+
+def test_plain_numbers_of_known_names_alone_may_leave():
+    found = {"dice": torch.tensor(0.5), "empty_both": 2, "Jane Doe": 1.0, "iou": "0.5", "hd95": True}
+    assert sendable(found) == {"dice": 0.5, "empty_both": 2}
 
 
 def test_words_are_those_of_extra_then_of_the_header_then_of_its_own_extra():

@@ -19,7 +19,7 @@ from samfed_monai.federation import ClientAlgoSite, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks import KeySplit, network_split, split_keys
+from samfed_monai.networks import KeySplit, network_split
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task
@@ -142,21 +142,6 @@ def whole(tmp_path_factory) -> tuple[Path, Any, dict[str, Any], list[bytes]]:
     """A run of three rounds with personal heads: its folder, and what :func:`run` returns."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, *run(folder, HEAD, rounds=3)
-
-
-class Declared(ToyNet):
-    """Its batch norm is frozen, its last layer personal."""
-
-    def key_split(self) -> KeySplit:
-        return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
-
-
-def test_patterns_take_from_what_a_network_shares_and_never_thaw():
-    split = network_split(Declared(), ["0.bias"])
-    assert (split.shared, set(split.personal)) == (("0.weight",), {"0.bias", *HEAD_NAMES})
-    assert all(name.startswith("1.") for name in split.frozen)
-    with pytest.raises(Refused, match="found no trained name like '<norm>'"):
-        network_split(Declared(), NORM)
 
 
 def test_patterns_that_match_nothing_and_those_beside_a_sharing_are_refused_by_a_client():

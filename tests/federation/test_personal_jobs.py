@@ -22,11 +22,12 @@ from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.privacy import read_audit
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
 from tests.federation.wired import Homes
-from tests.methods import present
+from tests.methods import needs, present
 
 STAYS = ["final_conv.*"]
 KEYS = {f"final_conv.{name}" for name in ("weight", "bias")}
@@ -36,27 +37,34 @@ TOY = "vit_toy"
 
 @pytest.fixture
 def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
-    """Client knobs of a SAM whose encoder has two blocks of width 16, with its checkpoint."""
+    """Client knobs of a SAM of 64 px whose encoder has two blocks of width 16, with its checkpoint."""
 
     def encoder(size: int) -> Any:
         return vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,))
 
+    declare_torchvision_operators()
+    from segment_anything import modeling
+
+    wide = modeling.TwoWayTransformer
+    monkeypatch.setattr(modeling, "TwoWayTransformer", lambda **given: wide(**{**given, "mlp_dim": 32}))
     monkeypatch.setitem(SAM_BUILDERS._entries, TOY, encoder)
     monkeypatch.setitem(CLIENT_NETWORKS._entries, f"sam_{TOY}", lambda **knobs: sam_network(TOY, **knobs))
     torch.manual_seed(0)
-    torch.save(build_sam(TOY, None, 256).state_dict(), tmp_path / "sam.pt")
+    torch.save(build_sam(TOY, None, 64).state_dict(), tmp_path / "sam.pt")
     return {
         "image_size": 32,
         "batch_size": 1,
         "local_steps": 2,
         "amp": False,
         "network_name": f"sam_{TOY}",
+        "network_def#size": 64,
         "network_def#checkpoint": str(tmp_path / "sam.pt"),
     }
 
 
+@needs("fedper")
 def test_a_personal_head_travels_before_round_0_and_never_again(small_federation, tmp_path):
-    knobs = {**ONE, "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
+    knobs = {**ONE, "variant": "fedper", "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
     homes = Homes(small_federation, tmp_path / "homes")
     results = job(small_federation, tmp_path / "run", **knobs).run(homes)
     assert validate_results(results) == []
@@ -127,7 +135,6 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     }
     with pytest.raises(Refused, match=r"all tensors of this network, found \d+ of them missing, .* with the sites"):
         trained_weights(network, models.server)
-    shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 
 #: What of a network each variant sends, and whether it trains.

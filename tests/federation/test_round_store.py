@@ -31,7 +31,9 @@ def store(tmp_path) -> RoundStore:
     return store
 
 
-def test_there_and_back(store):
+def test_there_and_back(store, tmp_path):
+    empty = RoundStore(tmp_path / "none")
+    assert (empty.latest(), list(empty.records(-1))) == (None, [])
     assert torch.equal(store.weights(2)["w"], weights(2.0)["w"])
     assert [record["round"] for record in store.records(2)] == [0, 1, 2]
     stored = store.write(3, weights(), {"round": 3}, state, server_state={"sum": torch.ones(2)})
@@ -59,11 +61,6 @@ def test_records_are_read_when_they_are_asked_for_and_only_the_last_is_kept(stor
     for beyond in (4, -5):
         with pytest.raises(IndexError):
             records[beyond]
-
-
-def test_no_rounds_at_all(tmp_path):
-    assert RoundStore(tmp_path / "rounds").latest() is None
-    assert list(RoundStore(tmp_path / "rounds").records(-1)) == []
 
 
 @pytest.mark.parametrize("name", ["global.safetensors", "clients/a.safetensors", "round.json"])

@@ -287,6 +287,7 @@ def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, 
         RunFolder(once.path).write_table(records[:last])
         assert (growing.path / "federation.csv").read_bytes() == (once.path / "federation.csv").read_bytes()
     assert wholes.count("growing") == 3, "the first round, and two with a term that had no head"
+    assert (growing.path / "federation.csv").stat().st_mode & 0o777 == 0o644, "everybody's to read"
     (growing.path / "federation.csv").write_text("of another process\n")
     RunFolder(growing.path).write_table(records[:2])
     assert len((growing.path / "federation.csv").read_text().splitlines()) == 1 + 2 * 3

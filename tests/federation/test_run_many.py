@@ -84,6 +84,10 @@ def test_the_data_list_s_content_variant_seed_and_options_count(bundle):
     assert run.is_done()
     for change in ({"variant": "bare"}, {"seed": 1}, {"options": {**run.options, "rounds": "4"}}):
         assert not replace(run, **change).is_done()
+    seal = (run.folder / "compare.json").read_bytes()
+    (run.folder / "compare.json").write_text('{"command": "federate", "bundle": "0"}', encoding="utf-8")
+    assert not run.is_done(), "a seal of an older version is none"
+    (run.folder / "compare.json").write_bytes(seal)
     (bundle.parent / "list.json").write_text("[1]", encoding="utf-8")
     assert not run.is_done()
 
@@ -109,12 +113,6 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
 @pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
 def test_a_value_of_any_kind_counts(bundle, before, after):
     assert not replace(done(bundle, "mine", (f"--sizes={before}",)), extra=(f"--sizes={after}",)).is_done()
-
-
-def test_a_seal_of_an_older_version_is_none(bundle):
-    run = done(bundle)
-    (run.folder / "compare.json").write_text('{"command": "federate", "bundle": "0"}', encoding="utf-8")
-    assert not run.is_done()
 
 
 def test_a_file_that_changes_while_the_run_goes_ends_its_seal(bundle, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ import torch
 
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import COLUMNS, Interrupted, RoundController, RunFolder
+from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RoundController, RunFolder
 from samfed_monai.federation.server import expected_scores, log_unscored, quorum_of, quorum_problems, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.privacy.allowed import NO_IMAGES
 from samfed_monai.protocol import Kind, Message, MessageRefused, Strategy, Task, UpdateGuard
 from samfed_monai.protocol.guard import Counts
-from tests.federation.toys import FixedClient, RogueClient, controller, die, ended_after, run_clients, run_toy
+from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, die, ended_after, run_clients, run_toy
 
 
 def two_clients(**options):
@@ -44,6 +45,7 @@ def test_rounds_average_by_number_of_images(tmp_path):
 
 
 def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kept_at_the_site(tmp_path):
+    began = time.perf_counter()
     result = run_toy(tmp_path, rounds=2)
     for split, images in (("validation", 3), ("test", 2)):
         assert all(result.models[model]["sites"]["site-1"][split]["n"] == images for model in ("best", "last"))
@@ -55,6 +57,9 @@ def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kep
     assert entry["n"] == 6
     assert entry["terms"].keys() == {"supervised", "agreement"}
     assert result.seconds.keys() == {"training", "server", "controller", "evaluation"}
+    trained = sum(record["seconds"]["training"] for record in result.records)
+    assert result.seconds["training"] == pytest.approx(trained), "the final evaluation trains nothing"
+    assert all(0 <= spent < time.perf_counter() - began for spent in result.seconds.values())
     assert result.traffic["up_bytes"] > 0
 
 
@@ -288,6 +293,20 @@ def test_sites_without_masks_are_one_line_of_the_log_and_others_a_warning_each(c
         ("INFO", "no test scores: no masks at a, c"),
         ("WARNING", "b has no test scores: late"),
     ]
+
+
+def test_every_answer_has_a_bound_of_bytes_and_scores_are_not_waited_for(tmp_path):
+    asked = set()
+
+    class Bounded(LocalTransport):
+        def send_and_receive(self, task, messages, **options):
+            assert all(0 < options["max_bytes"](site) < 2**30 for site in messages)
+            asked.add((task, options["quorum"]))
+            return super().send_and_receive(task, messages, **options)
+
+    clients = two_clients()
+    run_clients(tmp_path, clients, transport=Bounded(clients, progress=QUIET))
+    assert asked == {(Task.TRAIN, 2), (Task.EVALUATE, 0)}
 
 
 def evaluation(strategy: Strategy, **clients: Asked) -> RoundController:

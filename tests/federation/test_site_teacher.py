@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
-import shutil
 import stat
 from types import SimpleNamespace
 
@@ -300,9 +299,10 @@ def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_feder
     assert "Test images" not in page
 
 
-def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
-    page = page_of(run, without_masks(small_federation, tmp_path, "site-1"), small_federation)
+def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp_path):
+    listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
+    job(small_federation, run, rounds=1, warm_start_steps=0, datalist=listed).run()
+    page = page_of(run, listed, small_federation)
     assert "No overlays for: site-1: none of its test images has a mask." in page
 
 

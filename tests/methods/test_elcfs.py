@@ -133,6 +133,8 @@ def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
     torch.testing.assert_close(found[:3].sort().values, torch.tensor([0.0, 0.01, 0.02]))
     assert found[3] == found[0]
     assert statistic.images(1) == 1
+    defaults = elcfs.SpectrumWindows(data=None, transform=None, term=None)  # type: ignore[arg-type]
+    assert (defaults.entries, defaults.half) == (4, 1), "as the strategy's"
 
 
 def test_others_windows_go_to_the_term_and_odd_ones_are_refused():

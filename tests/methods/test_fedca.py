@@ -46,12 +46,12 @@ def test_the_queue_keeps_the_newest_and_no_more_than_its_length():
     dictionary, lengths = fedca.Dictionary(5), []
     for first in range(0, 8, 2):
         dictionary.add(torch.tensor([[float(first)], [first + 1.0]]), ["a", f"b{first}"])
-        lengths.append(len(dictionary))
+        lengths.append(len(dictionary.like(X)))
     assert lengths == [2, 4, 5, 5]
     assert dictionary.like(torch.zeros(1, 1)).flatten().tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
     assert dictionary.of(["a", "b6", "c"]).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0] * 5]
     dictionary.add(torch.arange(9.0)[:, None], list("abcdefghi"))
-    assert len(dictionary) == 5
+    assert len(dictionary.like(X)) == 5
     assert dictionary.of(["e"]).tolist() == [[True, False, False, False, False]]
     assert fedca.Dictionary(5).of(["a", "b"]).shape == (2, 0)
 
@@ -78,7 +78,7 @@ def test_it_takes_part_in_the_first_rounds_alone():
     _, means = trained(2, term)
     assert {"contrast", "contrast_alignment"} <= means[0].keys()
     assert "contrast" not in means[1]
-    assert len(term.dictionary) == 0, "it begins anew with each round"
+    assert len(term.dictionary.like(X)) == 0, "it begins anew with each round"
 
 
 class Labels(Term):
@@ -86,21 +86,18 @@ class Labels(Term):
 
     unlabelled = False
 
-    def __init__(self) -> None:
-        super().__init__(name="labels", weight=1.0, schedule="constant", fraction=0.0)
-
     def value(self, guidance, engine):
         return engine.network.head.weight.square().sum()
 
 
 def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it():
     start = weights(Shown(norm=True))
-    alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert all(torch.equal(alone[name], start[name]) for name in ("head.weight", "head.bias"))
     assert not torch.equal(alone["encoder.0.weight"], start["encoder.0.weight"])
-    beside, _ = trained(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels())
+    beside, _ = trained(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels(name="labels"))
     assert not torch.equal(beside["head.weight"], start["head.weight"])
-    after, _ = trained(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    after, _ = trained(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
 
 
@@ -160,7 +157,7 @@ def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others
         torch.testing.assert_close(value, fedca.contrastive_loss(queries, keys, against, 0.5) + 2.0 * aligned)
         torch.testing.assert_close(engine.state.terms["contrast_alignment"], aligned.detach())
         seen = torch.cat([seen, keys])
-    assert len(term.dictionary) == 6
+    assert len(term.dictionary.like(X)) == 6
 
 
 def given(images: torch.Tensor, *hashes: str, **options) -> Guidance:

@@ -10,14 +10,8 @@ from torch.nn.functional import softplus
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import GlobalGuide, Guidance, TermLogger, UnlabelledStream
+from samfed_monai.methods import fedda
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.methods.fedda import (
-    CyclicTargets,
-    DomainAlignmentTerm,
-    TargetGuide,
-    TargetSharing,
-    reversed_gradient,
-)
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
 from tests.methods import engine_of
@@ -26,7 +20,7 @@ from tests.methods.rounds import a_round
 
 def test_the_gradient_is_turned_round_and_values_are_not():
     values = torch.tensor([1.0, -2.0], requires_grad=True)
-    passed = reversed_gradient(values)
+    passed = fedda.reversed_gradient(values)
     assert torch.equal(passed, values)
     (passed * torch.tensor([3.0, 5.0])).sum().backward()
     assert values.grad is not None
@@ -35,7 +29,7 @@ def test_the_gradient_is_turned_round_and_values_are_not():
 
 def trained(network: nn.Module, rounds: int = 1, **options):
     guide = GlobalGuide()
-    term = DomainAlignmentTerm(guide=guide, **options)
+    term = fedda.DomainAlignmentTerm(guide=guide, **options)
     handlers = [UnlabelledStream(loader=toy_loader(), guides=[guide]), term, TermLogger()]
     trainer = toy_trainer(handlers, network=network, steps=4, learning_rate=0.05)
     for number in range(rounds):
@@ -49,7 +43,7 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     guide._copy.sync(network)
     with torch.no_grad():
         guide.network.encoder.last.weight.add_(1.0)
-    term = DomainAlignmentTerm(guide=guide)
+    term = fedda.DomainAlignmentTerm(guide=guide)
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
     engine = engine_of(network)
@@ -72,7 +66,7 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
 
 def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
     guide = GlobalGuide()
-    term = DomainAlignmentTerm(guide=guide, rate=0.01, weight=5.0)
+    term = fedda.DomainAlignmentTerm(guide=guide, rate=0.01, weight=5.0)
     stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
     trainer = toy_trainer([stream, term, TermLogger()], network=Shown(), steps=1)
     before: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -136,7 +130,7 @@ def targets(strategy, round: int) -> dict[str, float | None]:
 
 
 def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
-    strategy, plain = attached(CyclicTargets()), attached(FedAvg())
+    strategy, plain = attached(fedda.CyclicTargets()), attached(FedAvg())
     expected = [dict.fromkeys(SITES), {"a": 2.0, "b": 3.0, "c": 1.0}, {"a": 3.0, "b": 1.0, "c": 2.0}]
     for round in range(4):
         assert targets(strategy, round) == [*expected, expected[1]][round]
@@ -154,7 +148,7 @@ def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
     ("sites", "of_a", "of_last"), [("ab", [2, 2, 2, 2], [1, 1, 1, 1]), ("abcd", [2, 3, 4, 2], [1, 2, 3, 1])]
 )
 def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_good(sites, of_a, of_last):
-    strategy = attached(CyclicTargets(), tuple(sites))
+    strategy = attached(fedda.CyclicTargets(), tuple(sites))
     strategy.require_sites(tuple(sites))
     found = []
     for round in range(5):
@@ -165,7 +159,7 @@ def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_goo
 
 
 def test_a_target_that_did_not_answer_is_the_global_network_and_one_site_has_none():
-    strategy = attached(CyclicTargets())
+    strategy = attached(fedda.CyclicTargets())
     a_round(strategy, answers(0, a=1.0, c=3.0))
     assert targets(strategy, 1) == {"a": None, "b": 3.0, "c": 1.0}
     with pytest.raises(Refused, match=r"strategy: expected two sites or more, .* found 1 site; take the variant fedda"):
@@ -173,9 +167,9 @@ def test_a_target_that_did_not_answer_is_the_global_network_and_one_site_has_non
 
 
 def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights():
-    network, guide = Shown(), TargetGuide()
-    sharing = TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
-    term = DomainAlignmentTerm(guide=guide, weight=0.0)
+    network, guide = Shown(), fedda.TargetGuide()
+    sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    term = fedda.DomainAlignmentTerm(guide=guide, weight=0.0)
     stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
     trainer = toy_trainer([stream, term, TermLogger()], network=network, steps=1, learning_rate=0.0)
     common = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
@@ -194,13 +188,13 @@ def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights()
 
 
 def test_the_targets_personal_parts_are_the_sites_own_and_a_target_that_no_term_reads_is_not_taken():
-    network, guide, other = Shown(), TargetGuide(), GlobalGuide(name="other")
-    sharing = TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    network, guide, other = Shown(), fedda.TargetGuide(), GlobalGuide(name="other")
+    sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
     shared = {name: tensor for name, tensor in weights(network).items() if name.startswith("encoder.")}
     theirs = {f"target.{name}": torch.ones_like(tensor) for name, tensor in shared.items()}
     sharing.receive(1, 9, Kind.WEIGHTS, {**shared, **theirs})
     for read, provided in ((other, [guide, other]), (guide, [guide])):
-        term = DomainAlignmentTerm(guide=read, weight=0.0)
+        term = fedda.DomainAlignmentTerm(guide=read, weight=0.0)
         stream = UnlabelledStream(loader=toy_loader(), guides=provided)
         next_round(toy_trainer([stream, term], network=network, steps=1, learning_rate=0.0), 1, 9)
     assert torch.equal(guide.network.encoder.weight, torch.ones(8, 3, 3, 3))

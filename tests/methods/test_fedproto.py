@@ -68,9 +68,12 @@ class Two(nn.Module):
         return self.segmentation_head(self.gain * images[:, :2])
 
 
-def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
+LABEL = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])
+
+
+def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1, label: torch.Tensor = LABEL) -> SupervisedTrainer:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]]])
-    batch = {"image": image, "label": torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])}
+    batch = {"image": image, "label": label}
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
@@ -93,6 +96,14 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
     assert term.collected.counts.tolist() == [4.0, 4.0]
     assert term.collected.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
     assert trainer.state.output["loss"].item() == 0.0
+    several = fedproto.PrototypeTerm(network=network, classes=["one", "two"])
+    train(
+        several,
+        network,
+        label=torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]]),
+    )
+    assert several.collected is not None
+    assert several.collected.counts.tolist() == [1.0, 1.0, 2.0]
 
 
 def test_it_pulls_towards_the_global_prototypes_by_its_weight():

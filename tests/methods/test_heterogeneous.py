@@ -10,12 +10,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation.participants import require_starts
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.losses import distillation_kl
-from samfed_monai.methods.heterogeneous import (
-    CondensationFusion,
-    PublicDistillationTerm,
-    evenly_spaced,
-    most_reliable,
-)
+from samfed_monai.methods import heterogeneous
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
 from tests.methods import engine_of
@@ -29,7 +24,7 @@ def output() -> dict[str, torch.Tensor]:
 def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
     target = torch.full((2, 1, 2, 2), 0.9)
     engine = engine_of(batch={"target": target, "target_gate": torch.tensor([1.0, 0.0])}, output=output())
-    PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
+    heterogeneous.PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
     single = distillation_kl(torch.zeros(1, 1, 2, 2), target[:1], 2.0).item()
     assert engine.state.terms["public_kd"].item() == pytest.approx(single / 2)
     assert engine.state.terms["public_kd_gate"].item() == 0.5
@@ -39,7 +34,7 @@ def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
 
 def test_a_batch_without_targets_adds_nothing():
     engine = engine_of(batch={}, output=output())
-    PublicDistillationTerm()(engine)
+    heterogeneous.PublicDistillationTerm()(engine)
     assert engine.state.output["loss"].item() == 2.0
     assert engine.state.terms.keys() == {"supervised"}
 
@@ -125,8 +120,8 @@ def test_weights_without_the_servers_architecture_are_refused():
 
 
 def test_some_public_images_are_exchanged_and_trained_on():
-    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
-    assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
+    assert heterogeneous.evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert heterogeneous.evenly_spaced(4, 4) is heterogeneous.evenly_spaced(4, None) is None
     sharing = server_sharing(**{"sharing#images": 2})
     assert sharing.own_masks().shape[0] == 2
     assert torch.equal(sharing.own_masks(), server_sharing().own_masks()[[0, IMAGES // 2]])
@@ -145,8 +140,8 @@ def test_some_public_images_are_exchanged_and_trained_on():
 SITES = ("a", "b")
 
 
-def attached(**options) -> CondensationFusion:
-    return CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
+def attached(**options) -> heterogeneous.CondensationFusion:
+    return heterogeneous.CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
 def answer(site: str, masks: torch.Tensor) -> Message:
@@ -182,9 +177,11 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
-def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
+def test_a_round_without_answers_leaves_the_server_as_it_was_whoever_answered_in_one_that_was_not_finished(monkeypatch):
     strategy = attached()
     calls = spy_on_phase(strategy.sharing, monkeypatch)
+    strategy.configure(0)
+    strategy.accept(0, "a", answer("a", label_masks()))
     a_round(strategy, {})
     assert calls == []
 
@@ -224,7 +221,7 @@ def test_the_server_trains_without_touching_anybodys_random_numbers():
 def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor():
     sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
     server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
-    site, gate = most_reliable(sites, server, 0.75)
+    site, gate = heterogeneous.most_reliable(sites, server, 0.75)
     assert site.tolist() == [0, 1, 0, 0, 0], "the first among equals"
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
 

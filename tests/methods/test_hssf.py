@@ -52,6 +52,7 @@ def test_parameters_are_the_published_ones_but_for_an_unused_classifier(encoder:
     count = sum(parameter.numel() for parameter in network.parameters())
     # published to 0.1 million, and by the same rounding or truncation at each encoder
     assert abs(count + CLASSIFIER[encoder] - PUBLISHED[encoder]) < 0.1e6
+    assert network.low[0].out_channels == 48, "as in DeepLabV3+"
 
 
 def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -> None:

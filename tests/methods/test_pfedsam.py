@@ -13,13 +13,7 @@ from monai.inferers import SimpleInferer
 
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.pfedsam import (
-    DecoupledStages,
-    ExpertUsage,
-    LoadBalanceTerm,
-    MutualDistillationTerm,
-    load_balance,
-)
+from samfed_monai.methods import pfedsam
 from samfed_monai.networks import SamPath, sam_outputs
 from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs
@@ -35,13 +29,13 @@ def test_hand_computed_and_averaged_over_layers():
     share = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]])
     probability = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]])
     # 4 (0.2 + 0.075 + 0.05 + 0) = 1.3; even use is 1 whatever the probabilities
-    torch.testing.assert_close(load_balance(share, probability), torch.tensor((1.3 + 1.0) / 2))
+    torch.testing.assert_close(pfedsam.load_balance(share, probability), torch.tensor((1.3 + 1.0) / 2))
 
 
 def test_the_gradient_flows_through_the_probabilities_alone():
     share = torch.tensor([[0.75, 0.25]], requires_grad=True)
     probability = torch.tensor([[0.6, 0.4]], requires_grad=True)
-    load_balance(share, probability).backward()
+    pfedsam.load_balance(share, probability).backward()
     assert share.grad is None
     torch.testing.assert_close(probability.grad, torch.tensor([[1.5, 0.5]]))
 
@@ -55,14 +49,14 @@ def routed(routing: Routing | None) -> Any:
 def test_it_adds_a_hundredth_of_the_mean_over_the_layers():
     share = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
     engine = routed(Routing(share, share, (8, 8)))
-    LoadBalanceTerm()(engine)
+    pfedsam.LoadBalanceTerm()(engine)
     assert engine.state.terms["load_balance"] == 1.5  # 4 x 0.5 and 4 x 0.25
     assert engine.state.output["loss"] == pytest.approx(2.015)
 
 
 def test_on_the_global_path_it_leaves_no_trace():
     engine = routed(None)
-    LoadBalanceTerm()(engine)
+    pfedsam.LoadBalanceTerm()(engine)
     assert engine.state.output["loss"] == 2
     assert not hasattr(engine.state, "terms")
 
@@ -87,7 +81,7 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
 
     engine = engine_of(network, output={"pred": prediction, "image": image})
     engine.inferer = SimpleInferer()
-    found = MutualDistillationTerm(temperature=3.0).value(None, engine)
+    found = pfedsam.MutualDistillationTerm(temperature=3.0).value(None, engine)
     assert asked == [(True, path.other, False)]
     torch.testing.assert_close(found, kl(logits[path.other], logits[path], 3.0), rtol=1e-4, atol=1e-6)
     assert abs(kl(logits[path], logits[path.other], 3.0) - found) > 0.01 * found  # the directions differ
@@ -98,11 +92,19 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
 @pytest.mark.parametrize(
     ("handler", "network", "message"),
     [
-        (LoadBalanceTerm, PLAIN, "terms#load_balance: expected one with experts"),
-        (ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected one with experts"),
-        (MutualDistillationTerm, PLAIN, "found a SAM network without experts; set .*to 4, or disable"),
-        (MutualDistillationTerm, toy_network(), "mutual_kd: expected a SAM network with experts, found Sequential"),
-        (DecoupledStages, toy_network(), r"DecoupledStages\): expected a network with a global and a personal path"),
+        (pfedsam.LoadBalanceTerm, PLAIN, "terms#load_balance: expected one with experts"),
+        (pfedsam.ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected one with experts"),
+        (pfedsam.MutualDistillationTerm, PLAIN, "found a SAM network without experts; set .*to 4, or disable"),
+        (
+            pfedsam.MutualDistillationTerm,
+            toy_network(),
+            "mutual_kd: expected a SAM network with experts, found Sequential",
+        ),
+        (
+            pfedsam.DecoupledStages,
+            toy_network(),
+            r"DecoupledStages\): expected a network with a global and a personal path",
+        ),
     ],
 )
 def test_networks_without_experts_or_paths_are_refused_before_any_step(handler, network, message):
@@ -133,8 +135,8 @@ def test_in_a_stage_its_half_moves_and_what_belongs_to_both_and_the_rest_does_no
         moved = {name for name, each in after.items() if name not in before or not torch.equal(each, before[name])}
         seen.append((engine.state.stage, path, {name.partition(" ")[0] for name in moved}))
 
-    terms = [MutualDistillationTerm(), LoadBalanceTerm()]
-    trainer = sam_trainer([DecoupledStages(both=both), *terms], network=network, steps=3)
+    terms = [pfedsam.MutualDistillationTerm(), pfedsam.LoadBalanceTerm()]
+    trainer = sam_trainer([pfedsam.DecoupledStages(both=both), *terms], network=network, steps=3)
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: before.update(held(engine)))
     trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, look)
     for round in range(2):  # in the second one both halves have moments and gradients to drift by
@@ -150,19 +152,19 @@ def test_a_pattern_of_both_that_matches_nothing_trained_is_refused():
     with pytest.raises(
         Refused, match=r"both: expected at least one, found no trained name like 'sam\.decoder\.\*'; corr"
     ):
-        sam_trainer([DecoupledStages(both=["sam.decoder.*"])], steps=2).run()
+        sam_trainer([pfedsam.DecoupledStages(both=["sam.decoder.*"])], steps=2).run()
     with pytest.raises(Refused, match=r"both: expected a list of patterns, found 'sam\.\*'; for instance"):
-        DecoupledStages(both="sam.*")
+        pfedsam.DecoupledStages(both="sam.*")
 
 
 @pytest.mark.parametrize(("share", "steps", "first"), [(0.5, 5, 3), (0.5, 4, 2), (0.0, 3, 0), (1.0, 3, 3), (0.1, 3, 1)])
 def test_stage_g_is_the_first_part_of_an_epoch(share, steps, first):
-    found = [DecoupledStages(share=share).stage(step, steps) for step in range(steps)]
+    found = [pfedsam.DecoupledStages(share=share).stage(step, steps) for step in range(steps)]
     assert found == [SamPath.GLOBAL] * first + [SamPath.PERSONAL] * (steps - first)
 
 
 def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
-    trainer: Any = sam_trainer([DecoupledStages()], steps=2)
+    trainer: Any = sam_trainer([pfedsam.DecoupledStages()], steps=2)
 
     def fail(engine: Any) -> None:
         raise ValueError("no loss today")
@@ -177,7 +179,7 @@ def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
 def test_all_else_that_is_wrong_is_refused_together():
     network = tiny_network(experts=0, decoder="shared")
     optimizer = torch.optim.SGD(network.parameter_groups()[0]["params"][:-1], 0.1)
-    trainer = sam_trainer([DecoupledStages()], network=network, steps=1, optimizer=optimizer)
+    trainer = sam_trainer([pfedsam.DecoupledStages()], network=network, steps=1, optimizer=optimizer)
     with pytest.raises(Refused) as refused:
         trainer.run()
     found = [problem.found for problem in refused.value.problems]
@@ -196,11 +198,11 @@ def test_an_epoch_of_unknown_length_is_refused():
     trainer = sam_trainer([], steps=2)
     trainer.state.epoch_length = None
     with pytest.raises(Refused, match=r"one step for each part, found an epoch of unknown length; set local_steps"):
-        DecoupledStages().check(trainer)
+        pfedsam.DecoupledStages().check(trainer)
 
 
 def test_shares_are_weighed_by_tokens():
-    usage = ExpertUsage()
+    usage = pfedsam.ExpertUsage()
     engine = engine_of()
     passes = [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]
     for share, tokens in passes:
@@ -215,12 +217,12 @@ def test_shares_are_weighed_by_tokens():
 
 
 def test_every_round_counts_for_itself_and_without_stage_l_there_is_nothing_to_report():
-    usage = ExpertUsage()
-    trainer = sam_trainer([DecoupledStages(), usage], steps=2)
+    usage = pfedsam.ExpertUsage()
+    trainer = sam_trainer([pfedsam.DecoupledStages(), usage], steps=2)
     for round in range(2):
         next_round(trainer, round, 2)
         assert usage._tokens.tolist() == [4 * 16] * len(trainer.network.expert_layers)  # one step of four images
         assert sum(trainer.state.term_means[f"expert_{number}"] for number in range(1, 5)) == pytest.approx(1)
-    trainer = sam_trainer([DecoupledStages(share=1.0), ExpertUsage()], steps=1)
+    trainer = sam_trainer([pfedsam.DecoupledStages(share=1.0), pfedsam.ExpertUsage()], steps=1)
     trainer.run()
     assert not getattr(trainer.state, "term_means", None)

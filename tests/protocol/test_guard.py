@@ -1,4 +1,4 @@
-"""What one site may do to the mean, whatever the strategy: too long a step, too large a share, another number."""
+"""Who may answer with what, and what one site may do to the mean by a long step, a large share or another number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,59 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
-from samfed_monai.protocol.guard import Counts, norm, shortened
+from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard, to_bytes
+from samfed_monai.protocol.guard import Counts, Inbox, norm, shortened
+from samfed_monai.protocol.transport import received
+from tests.federation.toys import weights
+
+
+def message(**changes) -> Message:
+    fields = {"kind": Kind.WEIGHTS, "site": "a", "round": 2, "rounds": 5, "n": 7, "tensors": weights()}
+    return Message(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("sender", "changes", "problem"),
+    [
+        ("a", {"round": 1}, "message -> round: expected round 2, found round 1"),  # fault 44
+        ("a", {"round": 3}, "message -> round: expected round 2, found round 3"),  # fault 45
+        ("z", {"site": "z"}, "message: expected a site of this federation, found an unknown sender"),  # fault 46
+        ("b", {}, "message -> site: expected the sender's own name, found another site's name"),
+        ("a", {"kind": Kind.PROTOTYPES}, "message: expected weights, which this round exchanges, found prototypes"),
+    ],
+)
+def test_faults_43_to_46_what_was_not_asked_for_is_refused_and_the_right_answer_is_taken_once(sender, changes, problem):
+    inbox = Inbox(round=2, sites=["a", "b"], like=lambda site: weights(), kind=Kind.WEIGHTS)
+    with pytest.raises(MessageRefused) as refused:
+        inbox.check(sender, message(**changes))
+    assert [str(each) for each in refused.value.problems] == [problem]
+    inbox.check("a", message())
+    with pytest.raises(MessageRefused, match="expected one answer per site and round, found a second answer"):
+        inbox.check("a", message())
+    with pytest.raises(MessageRefused, match="expected numbers only"):
+        Inbox(round=2, sites=["a"], like=None).check("a", message())
+
+
+def test_each_site_is_measured_by_what_it_was_asked_for():
+    asked = {"a": weights(), "b": {"x": torch.zeros(5)}}
+    inbox = Inbox(round=2, sites=["a", "b"], like=asked.get)
+    assert [inbox.max_bytes(site) for site in ("b", "nobody")] == [2 * 5 * 4 + 1024**2, 1024**2]
+    inbox.check("a", message())
+    inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))
+
+
+def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatever_shapes_it_names():
+    asked = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
+    inbox = Inbox(round=0, sites=["a"], like=lambda site: asked, kind=Kind.SOFT_MASKS)
+    big = {"masks": torch.zeros(3_000_000, dtype=torch.uint8)}  # a few kilobytes once deflated
+    bomb = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=big))
+    assert len(bomb) < inbox.max_bytes("a") == 2 * 1024 + 1024**2
+    refused = received("a", bomb, inbox.check, max_bytes=inbox.max_bytes("a"))
+    assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
+    small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
+    taken = received("a", small, inbox.check, max_bytes=inbox.max_bytes("a"))
+    assert (taken.n, taken.tensors) == (1, {}), "what was handed on is let go"
+    assert received("a", small, None).tensors.keys() == {"masks"}
 
 
 class Foreign(Strategy):

@@ -82,12 +82,13 @@ def drawn(monkeypatch, tmp_path):
     """Axes of the figure of runs with these Dice by variant."""
 
     def draw(**dice):
-        figure, axes = subplots()
-        monkeypatch.setattr(figures, "subplots", lambda *_, **__: (figure, axes))
+        made = []
+        monkeypatch.setattr(figures, "subplots", lambda **size: made.append(subplots(**size)) or made[0])
         monkeypatch.setattr(figures, "png", lambda figure: b"drawn")
         folders = [write_run(tmp_path / variant, variant, 0, value) for variant, value in dice.items()]
         assert figures.comparison_figure(comparison_table(folders)).png
-        return axes[0]
+        (_, (ax,)) = made[0]
+        return ax
 
     return draw
 
@@ -117,7 +118,12 @@ def test_a_row_far_from_the_others_is_an_arrow_and_does_not_squeeze_them(drawn, 
     assert [text.get_text() for text in ax.texts].count(said) == bool(said)
 
 
-def test_parameters_are_beside_the_mean_where_they_are_known(drawn, monkeypatch):
+def test_a_mean_is_a_tick_across_its_row_and_parameters_are_beside_it_where_they_are_known(drawn, monkeypatch):
     costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
     monkeypatch.setattr("tests.reports.test_figures.write_run", partial(write_run, costs=costs))
-    assert "0.840   5.2 M" in [text.get_text() for text in drawn(samfed=0.84).texts]
+    ax = drawn(samfed=0.84)
+    assert "0.840   5.2 M" in [text.get_text() for text in ax.texts]
+    assert ax.figure.get_size_inches() == pytest.approx([8.6, 1.1 + 2 * 0.42]), "a line a row"
+    assert (ax.get_xlabel(), ax.xaxis.label.get_fontsize()) == ("average test Dice", 9)
+    ticks = [y for line in ax.lines if line.get_zorder() == 4 for y in line.get_ydata()]
+    assert ticks == pytest.approx([0.76, 1.24, -0.24, 0.24])  # of the teacher, and of its student below

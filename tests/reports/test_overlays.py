@@ -21,8 +21,6 @@ from samfed_monai.data import DataList, Site
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.overlays import (
     GIVE,
-    OUTLINES,
-    RIM,
     area_of,
     chosen,
     draw_outlines,
@@ -74,7 +72,8 @@ def test_every_site_shows_three_images(run_folder):
 
 def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     run = RunData.read(run_folder)
-    assert make_overlays(run, datalist=None, data_root=None) == ([], [f"all sites: {GIVE}"])
+    for datalist in (None, "L"):
+        assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {GIVE}"])
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=tmp_path)
     assert overlays == []
     assert len(notes) == 4
@@ -90,10 +89,10 @@ def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():
     teacher, student = np.zeros((2, 20, 20), bool)
     teacher[3:9, 3:9], student[3:17, 6:16] = True, True
     drawn = draw_outlines(image, {"teacher": teacher, "student": student})
-    assert tuple(drawn[3, 4]) == OUTLINES["teacher"]
-    assert tuple(drawn[3, 7]) == OUTLINES["student"], "where both run"
-    assert tuple(drawn[5, 15]) == OUTLINES["student"]
-    assert tuple(drawn[1, 4]) == (RIM,) * 3
+    assert tuple(drawn[3, 4]) == (86, 180, 233), "sky blue"
+    assert tuple(drawn[3, 7]) == (240, 228, 66), "where both run"
+    assert tuple(drawn[5, 15]) == (240, 228, 66), "yellow"
+    assert tuple(drawn[1, 4]) == (32, 32, 32), "the rim"
     assert tuple(drawn[0, 0]) == tuple(drawn[10, 11]) == (100, 100, 100)
 
 
@@ -144,6 +143,8 @@ def test_where_its_images_are_not_the_numbers_stay(apart, tmp_path):
     own, notes = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=tmp_path)
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
+    for datalist in (None, "L"):
+        assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {GIVE}"])
 
 
 def test_a_row_of_areas() -> None:

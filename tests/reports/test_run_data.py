@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from samfed_monai.core.errors import Refused
@@ -10,6 +12,7 @@ from samfed_monai.federation.run_folder import COLUMNS
 from samfed_monai.reports import RunData
 from samfed_monai.reports.run_data import RoundRow, read_federation, series
 from tests.reports.conftest import SKIPPED
+from tests.reports.runs import summary
 
 
 def test_it_reads_a_run_whose_skipped_updates_are_those_of_its_rounds_where_results_name_none(run_folder):
@@ -47,6 +50,26 @@ def test_a_run_without_results_or_with_others_than_the_schema_has_is_refused(tmp
     write_json(tmp_path / "results.json", {"schema": 1})
     with pytest.raises(Refused, match=r"results\.json -> variant: expected name of the variant"):
         RunData.read(tmp_path)
+
+
+def test_a_run_that_goes_on_has_what_its_rounds_so_far_say(tmp_path):
+    for number, dice in enumerate((0.9, 0.8)):
+        own = {"validation": summary(dice), "up_bytes": 10, "down_bytes": 20 + number}
+        average = {"validation": summary(dice)}
+        record = {"round": number, "rounds": 3, "sites": {"a": own}, "average": average, "seconds": {"training": 4.0}}
+        write_json(tmp_path / "rounds" / f"{number:03d}" / "round.json", record)
+    about = {"seeds": {"seed": 7}, "hashes": {"datalist": "d" * 64}, "versions": {"torch": "2.13.0"}}
+    write_json(tmp_path / "run.json", {"config": {"variant": "no_sam", "rounds": 3}, **about})
+    (tmp_path / "run.log").write_text("1 2 INFO samfed federate A\n1 3 INFO samfed federate B\n1 4 INFO done\n")
+    run = RunData.read(tmp_path, unfinished=True)
+    assert (run.planned, run.seconds_left, run.sites) == (3, 4.0, ["a"])
+    assert replace(run, planned=None).seconds_left is None
+    said = {"variant": "no_sam", "rounds": 2, "command": "samfed federate B", **about}
+    assert run.results.items() >= said.items()
+    assert {name: model["round"] for name, model in run.results["models"].items()} == {"best": 0, "last": 1}
+    moved, means = {"up_bytes": 20, "down_bytes": 41}, {"up_bytes_per_round": 10.0, "down_bytes_per_round": 20.5}
+    assert run.results["traffic"] == moved | means
+    assert (run.results["seconds"]["training"], run.results["seconds"]["total"]) == (8.0, 8.0)
 
 
 CSV = """round,site,status,reason,n,dice,term_supervised,term_reliability

@@ -17,19 +17,20 @@ from samfed_monai.reports.style import (
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (512, "512 B"), (1000, "1 kB"), (49_250_000, "49.2 MB"), (6.31e9, "6.31 GB"), (1.2e12, "1,200 GB")],
+    ("spell", "values"),
+    [
+        (
+            as_bytes,
+            {0: "0 B", 512: "512 B", 1000: "1 kB", 49_250_000: "49.2 MB", 6.31e9: "6.31 GB", 1.2e12: "1,200 GB"},
+        ),
+        (
+            as_seconds,
+            {0: "0 s", 0.44: "0.4 s", 31: "31 s", 59.7: "1 min 00 s", 252: "4 min 12 s", 3780: "1 h 03 min"},
+        ),
+    ],
 )
-def test_bytes_are_decimal(count, text):
-    assert as_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (0.44, "0.4 s"), (31, "31 s"), (59.7, "1 min 00 s"), (252, "4 min 12 s"), (3780, "1 h 03 min")],
-)
-def test_durations_are_spelt_for_people(seconds, text):
-    assert as_seconds(seconds) == text
+def test_bytes_are_decimal_and_durations_are_spelt_for_people(spell, values):
+    assert {value: spell(value) for value in values} == values
 
 
 def test_what_is_missing_is_a_dash():
@@ -37,12 +38,9 @@ def test_what_is_missing_is_a_dash():
     assert (as_score(0.8494), as_pixels(9.04), as_percent(0.474)) == ("0.849", "9.0", "47 %")
 
 
-def test_differences_have_a_sign_and_nothing_is_not_negative():
+def test_differences_have_a_sign_and_nothing_is_not_negative_and_rounds_in_a_row_are_a_range():
     assert [as_difference(value) for value in (0.04, -0.04, -0.0004, 0.0)] == ["+0.040", "-0.040", "+0.000", "+0.000"]
     assert as_difference(-1.26, 1) == "-1.3"
-
-
-def test_rounds_in_a_row_are_a_range():
     assert as_ranges([16, 6, 8, 9, 10, 9]) == "6, 8–10, 16"
     assert as_ranges([]) == ""
 
