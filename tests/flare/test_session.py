@@ -336,6 +336,10 @@ def test_the_status_of_a_run_is_its_own_file(tmp_path):
     clear_status(tmp_path)
     with pytest.raises(Stopped, match="it is gone"):
         _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
+    write_status(tmp_path, "running")  # the last that a full disk took
+    (tmp_path / "log").write_text(error_log(FULL) + log_of("end"))
+    with pytest.raises(ServerReported, match="disk is full"):
+        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
 
 
 class Full(FederationController):
