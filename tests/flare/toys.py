@@ -28,7 +28,7 @@ QUIET = Progress(show=False)
 
 
 class Hurried(FedAvg):
-    """Averages; from round ``first`` on a site has five times as long as the round before it took, on this machine."""
+    """Averages; from round ``first`` on a site has four times as long as the round before it took, on this machine."""
 
     controller: RoundController
     first: float
@@ -37,7 +37,7 @@ class Hurried(FedAvg):
     def configure(self, round: int) -> dict[str, Message]:
         now = time.monotonic()
         if round == self.first:
-            self.controller.timeout = max(2.0, 5 * (now - self.begun))
+            self.controller.timeout = max(2.0, 4 * (now - self.begun))
         self.begun = now
         return super().configure(round)
 
