@@ -27,7 +27,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from samfed_monai.data import load_records, read_mask
 from samfed_monai.losses.pixelwise import dice_of_labels
 from samfed_monai.methods.heterogeneous import evenly_spaced
-from samfed_monai.privacy.noise import SeededNoise, noisy_masks
+from samfed_monai.privacy.noise import noisy_masks
 
 SCALE = {"batch_size": 4, "warm_start_steps": 60, "limit": 12, "privacy#least_images": 1, "overlays": "false"}
 SAM_AT = {"image_size": 128, "network_def#size": 128}  # where SAM itself is what sites train
@@ -94,10 +94,9 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
     labels = [records[index]["label"] for index in evenly_spaced(len(records), count) or range(len(records))]
     planes = [torch.from_numpy(np.array(read_mask(label))).double()[None, None] for label in labels]
     masks = torch.cat([(adaptive_avg_pool2d(plane, side) * 255).round().byte() for plane in planes])
-    sites = [
-        noisy_masks(masks, None, clip=options.clip, noise_multiplier=multiplier, noise=SeededNoise(site))
-        for site in range(2 * options.divide)
-    ]
+    how = {"clip": options.clip, "noise_multiplier": multiplier}
+    draws = [np.random.default_rng(site).standard_normal for site in range(2 * options.divide)]
+    sites = [noisy_masks(masks, None, noise=noise, **how) for noise in draws]
     seen = sites[0], torch.stack([each.double() for each in sites]).mean(0)
     return [f"{float(dice_of_labels((each > 127).long(), (masks > 127).long()).mean()):.3f}" for each in seen]
 

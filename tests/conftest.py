@@ -36,7 +36,7 @@ GROUPS = {
     # processes are forked from one that has torch: it takes seconds to start, once for all of them
     "forking": {
         *(FLARE / "test_equality.py", TESTS / "config" / "test_workflow.py"),
-        *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport", "teacher")),
+        *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
     },
 }
 """Files whose tests run in one process, one after the other, beside those of other files."""

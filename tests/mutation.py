@@ -1,7 +1,7 @@
 """Changes single tokens of the package, one at a time in a copy, and prints the changes that no test notices.
 
-Each change is tried with the test files of its module. docs/mutation.md has the figures, and the survivors that are
-known with their reasons.
+A run of the suite under coverage says which tests reach which lines; each change is tried with those that reach its
+own. docs/mutation.md has the figures, and the survivors that are known with their reasons.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ast
 import compileall
 import contextlib
 import copy
-import functools
 import importlib
 import itertools
 import multiprocessing
@@ -19,6 +18,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +29,7 @@ from py_compile import PycInvalidationMode
 from typing import Any, NamedTuple, cast
 
 import pytest
+from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -37,13 +38,15 @@ from tests.delete_methods import copy_of  # noqa: E402
 
 PACKAGE = "samfed_monai"
 #: Seconds of a processor that the tests of one change may take together, and after which one of them hangs.
-ALL_TESTS, ONE_TEST = 30, 20
+ALL_TESTS, ONE_TEST = 25, 60
 #: Seconds after which they hang, whatever they wait for.
 WAIT = 600
 #: What takes long to import, and is not changed.
 _LOADED = ("monai.bundle", "monai.engines", "monai.losses", "monai.networks.nets", "monai.transforms", "torch._dynamo")
-#: Test files of a module, those that name it most.
-FILES = 4
+#: Tests of one change at most, and those that are run first, as most changes are noticed by them.
+TESTS, CLOSEST = 300, 30
+#: Where the suite leaves what it reaches.
+COVERAGE = Path("build") / "mutation.coverage"
 
 _INSTEAD: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
@@ -62,11 +65,13 @@ class Change(NamedTuple):
         path: of the file, from the root of the repository.
         before: the expression as it is.
         after: the expression in its place.
+        body: first and last line of the body of the function that it is in, if it is in one.
     """
 
     path: str
     before: ast.expr
     after: ast.expr
+    body: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}:{self.before.lineno}: {ast.unparse(self.before)}  ->  {ast.unparse(self.after)}"
@@ -75,6 +80,13 @@ class Change(NamedTuple):
     def room(self) -> str:
         """The folder of the package that the file is in."""
         return Path(self.path).parts[1]
+
+    @property
+    def scopes(self) -> list[tuple[int, int]]:
+        """First and last lines that tests must reach to see it: its own, or those of its function."""
+        if self.body is None:
+            return []
+        return [(self.before.lineno, self.before.end_lineno or self.before.lineno), self.body]
 
     def applied(self, source: bytes) -> bytes:
         """The file with the change."""
@@ -128,45 +140,86 @@ def _read(node: ast.AST) -> Iterator[ast.AST]:
 
 def changes_of(path: Path) -> Iterator[Change]:
     """Every change of a file."""
-    for node in _read(ast.parse(path.read_bytes())):
+    tree = ast.parse(path.read_bytes())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    bodies = [(node.body[0].lineno, node.end_lineno or 0) for node in functions]
+    for node in _read(tree):
         for other in changed(node):
-            yield Change(path.relative_to(ROOT).as_posix(), cast(ast.expr, node), other)
+            line = cast(ast.expr, node).lineno
+            inside = [body for body in bodies if body[0] <= line <= body[1]]
+            body = max(inside, default=None)  # the innermost
+            yield Change(path.relative_to(ROOT).as_posix(), cast(ast.expr, node), other, body)
 
 
-def files_of(path: str) -> list[str]:
-    """The test files of a module: the one of its name, then those that name most often what it defines.
+class Reached:
+    """Which tests reach which lines.
 
     Args:
-        path: of the module, from the root.
+        coverage: of a run of the suite, with a context a test.
     """
-    module = Path(path)
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    defined = [node.name for node in ast.parse((ROOT / module).read_bytes()).body if isinstance(node, kinds)]
-    names = [module.stem, *(name for name in defined if not name.startswith("_"))]
-    rank = {}
-    for test, words in _test_files().items():
-        there, own = Path(test).parts[1] == module.parts[1], Path(test).stem == f"test_{module.stem}"
-        if (count := sum(words[name] for name in names)) or own:
-            rank[test] = (there and own, there, count)
-    return sorted(rank, key=rank.__getitem__, reverse=True)[:FILES]
+
+    def __init__(self, coverage: Path) -> None:
+        data = CoverageData(str(coverage))
+        data.read()
+        self.lines: dict[str, dict[int, set[str]]] = {}
+        for file in sorted(data.measured_files()):
+            by_line = {
+                line: {_test(each) for each in names if each} for line, names in data.contexts_by_lineno(file).items()
+            }
+            self.lines[file[file.rindex(f"{PACKAGE}/") :]] = by_line
+        #: How many lines a test reaches: the fewer, the more it is about them.
+        self.width = Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)
+
+    def tests(self, change: Change) -> list[str]:
+        """Tests, and whole files where the line is reached by what their tests share, the closest first.
+
+        A line that is read on import (a constant, a default) or that no test reaches in this process is guarded by all
+        that reach its function or file.
+        """
+        lines = self.lines.get(change.path, {})
+        for first, last in change.scopes:
+            found = set().union(*(tests for line, tests in lines.items() if first <= line <= last))
+            if found:
+                break
+        else:
+            found = {test for tests in lines.values() for test in tests}
+        module = Path(change.path)
+
+        def distance(test: str) -> tuple[bool, bool, int]:
+            file = Path(test.partition("::")[0])
+            return file.stem != f"test_{module.stem}", file.parts[1] != module.parts[1], self.width[test]
+
+        return sorted(found, key=distance)[:TESTS]
 
 
-@functools.cache
-def _test_files() -> dict[str, Counter[str]]:
-    """How often each word is in each test file."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return {
-        file.relative_to(ROOT).as_posix(): Counter(re.findall(r"\w+", file.read_text(encoding="utf-8")))
-        for file in files
-    }
+def _test(context: str) -> str:
+    """The test of a context; its file if a fixture was at work, whose result other tests may share."""
+    test, _, phase = context.rpartition("|")
+    test = re.sub(r"@(\w+|/.*\.py)$", "", test)  # the group that xdist names
+    return test if phase == "run" else test.partition("::")[0]
 
 
-class _Limits:
-    """Ends a test that hangs and a run that takes long, and says which test failed."""
+class _Tests:
+    """Runs tests in their order, those marked slow last, and ends one that hangs and a run that is long.
 
-    def __init__(self, failed: Any) -> None:
+    Args:
+        tests: their ids, and files of which all are run.
+        failed: a queue for what failed.
+    """
+
+    def __init__(self, tests: list[str], failed: Any) -> None:
+        self.place = {test: place for place, test in enumerate(tests)}
         self.failed = failed
         self.end = time.process_time() + ALL_TESTS
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        def places(item: pytest.Item) -> list[int]:
+            names = (item.nodeid, item.nodeid.partition("::")[0])
+            return [self.place[name] for name in names if name in self.place]
+
+        chosen = [item for item in items if places(item)]
+        items[:] = sorted(chosen, key=lambda item: (item.get_closest_marker("slow") is not None, min(places(item))))
 
     def pytest_runtest_logstart(self) -> None:
         signal.setitimer(signal.ITIMER_PROF, ONE_TEST)  # its signal ends the process
@@ -177,7 +230,7 @@ class _Limits:
 
     pytest_collectreport = pytest_runtest_logreport
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)  # before pytest's own, which runs the test and ends the call
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         if time.process_time() > self.end:
             item.session.shouldstop = "the time of a change is over"
@@ -192,17 +245,19 @@ def _run(folder: Path, tests: list[str], failed: Any) -> None:
         del sys.modules[name]
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests]
-    code = pytest.main(arguments, plugins=[_Limits(failed)])
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[_Tests(tests, failed)])
     os._exit(code)
 
 
 def outcome(folder: Path, tests: list[str]) -> tuple[int, str | None]:
-    """Runs tests in a process of its own, forked from this one, which has imported what takes long.
+    """Runs tests, or files of them, in a process of its own, forked from this one, which has imported what takes long.
 
     Returns:
         the exit code, negative if a signal ended it, and the test that failed if one did.
     """
+    if not tests:
+        return pytest.ExitCode.NO_TESTS_COLLECTED, None
     forked = multiprocessing.get_context("fork")
     failed = forked.SimpleQueue()
     process = forked.Process(target=_run, args=(folder, tests, failed))
@@ -220,24 +275,40 @@ def noticed(change: Change, folder: Path, tests: list[str], sound: dict[str, boo
     Args:
         change: what is changed.
         folder: a copy of the repository.
-        tests: files that are run.
+        tests: those that reach it.
         sound: tests that failed, and whether they pass without a change; what is found is added.
     """
     file = folder / change.path
     source = file.read_bytes()
-    skipped = [part for test, passes in sound.items() if not passes for part in ("--deselect", test)]
-    try:
-        file.write_bytes(change.applied(source))
-        code, failed = outcome(folder, [*tests, *skipped])
-    finally:
-        file.write_bytes(source)
-    if failed is not None and failed not in sound:
-        sound[failed] = outcome(folder, [failed])[0] == 0
-        if not sound[failed]:
-            print(f"not counted, for it fails without a change: {failed}", flush=True)
-            return noticed(change, folder, tests, sound)
-    unnoticed = {pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.NO_TESTS_COLLECTED}
-    return failed is not None or code not in unnoticed
+    for some in (tests[:CLOSEST], tests[CLOSEST:]):
+        try:
+            file.write_bytes(change.applied(source))
+            code, failed = outcome(folder, [test for test in some if sound.get(test, True)])
+        finally:
+            file.write_bytes(source)
+        if failed is not None and failed not in sound:
+            sound[failed] = outcome(folder, [failed])[0] == 0
+            if not sound[failed]:
+                print(f"not counted, for it fails without a change: {failed}", flush=True)
+                return noticed(change, folder, tests, sound)
+        unnoticed = {pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.NO_TESTS_COLLECTED}
+        if failed is not None or code not in unnoticed:
+            return True
+    return False
+
+
+def covered() -> Path:
+    """Runs the suite but for FLARE's tests, whose processes are their own, under coverage.
+
+    Returns:
+        the file with what each test reaches.
+    """
+    print("the suite runs once under coverage", flush=True)
+    COVERAGE.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "--ignore", "tests/flare"]
+    command += [f"--cov={PACKAGE}", "--cov-context=test", "--cov-report="]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(ROOT / COVERAGE)}, check=True)
+    return ROOT / COVERAGE
 
 
 def main() -> None:
@@ -245,6 +316,7 @@ def main() -> None:
     parser.add_argument("--rooms", help="folders of the package, for instance losses,privacy (default: all)")
     parser.add_argument("--sample", type=int, default=200, help="how many changes, of all rooms together")
     parser.add_argument("--seed", type=int, default=0, help="which ones: the same seed draws the same of the same code")
+    parser.add_argument("--coverage", type=Path, help=f"of an earlier call on the same code: {COVERAGE}")
     options = parser.parse_args()
     rooms = sorted(path.name for path in (ROOT / PACKAGE).iterdir() if (path / "__init__.py").is_file())
     chosen = options.rooms.split(",") if options.rooms else rooms
@@ -253,7 +325,7 @@ def main() -> None:
     files = [path for room in chosen for path in sorted((ROOT / PACKAGE / room).rglob("*.py"))]
     every = [change for path in files for change in changes_of(path)]
     drawn = random.Random(options.seed).sample(every, min(options.sample, len(every)))
-    tests = {change.path: files_of(change.path) for change in drawn}
+    reached = Reached(options.coverage or covered())
     for module in _LOADED:
         importlib.import_module(module)
     survivors: Counter[str] = Counter()
@@ -263,7 +335,7 @@ def main() -> None:
         copy_of(folder)
         compileall.compile_dir(folder / PACKAGE, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
         for change in drawn:
-            seen = noticed(change, folder, tests[change.path], sound)
+            seen = noticed(change, folder, reached.tests(change), sound)
             survivors[change.room] += not seen
             print(f"{'noticed' if seen else 'SURVIVES'}: {change}", flush=True)
     for room, count in sorted(Counter(change.room for change in drawn).items()):

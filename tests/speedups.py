@@ -65,7 +65,7 @@ def small_networks(small: bool) -> None:
 
     def other(in_channels: int, out_channels: int) -> Any:
         network = BasicUNet(2, in_channels, out_channels, features=(12, 12, 12, 12, 12, 12), norm="batch")
-        return require_intake(network, multiple=32, least=32)
+        return require_intake(network, multiple=32)
 
     networks = CLIENT_NETWORKS._entries
     if small:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 
 import pytest
+from coverage import CoverageData
 
-from tests.mutation import PACKAGE, ROOT, Change, changed, changes_of, files_of
+from tests.mutation import PACKAGE, Change, Reached, changed, changes_of
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,29 @@ def test_bytes_count_and_not_letters() -> None:
     assert Change("a/b.py", node, ast.Constant(2)).applied(source) == "é = f('é', (2))".encode()
 
 
-def test_the_file_of_the_same_name_is_run_first() -> None:
-    assert files_of(f"{PACKAGE}/losses/structure.py")[0] == "tests/losses/test_structure.py"
-    assert (ROOT / files_of(f"{PACKAGE}/privacy/noise.py")[0]).is_file()
+def test_tests_that_reach_a_line_the_closest_first(tmp_path) -> None:
+    path = tmp_path / "coverage"
+    file = f"/copy/{PACKAGE}/losses/dice.py"
+    data = CoverageData(str(path))
+    for context, lines in {
+        "tests/methods/test_a.py::test_far[a@b]|run": [3, 4, 5],
+        "tests/losses/test_other.py::test_room@forking|run": [3, 4],
+        "tests/losses/test_dice.py::test_own|setup": [3],
+        "tests/losses/test_dice.py::test_else|run": [6],
+        "": [1, 2],
+    }.items():
+        data.set_context(context)
+        data.add_lines({file: lines})
+    data.write()
+    number = ast.Constant(1, lineno=3, end_lineno=3)
+    reached, own = Reached(path), f"{PACKAGE}/losses/dice.py"
+    everything = [
+        *("tests/losses/test_dice.py", "tests/losses/test_dice.py::test_else"),
+        *("tests/losses/test_other.py::test_room", "tests/methods/test_a.py::test_far[a@b]"),
+    ]
+    on_the_line = [test for test in everything if not test.endswith("test_else")]
+    assert reached.tests(Change(own, number, number, (3, 6))) == on_the_line
+    nowhere = ast.Constant(1, lineno=7, end_lineno=7)
+    assert reached.tests(Change(own, nowhere, nowhere, (5, 7))) == [everything[1], everything[3]]
+    assert sorted(reached.tests(Change(own, number, number, None))) == sorted(everything)
+    assert reached.tests(Change(f"{PACKAGE}/losses/none.py", number, number, (3, 6))) == []

@@ -97,16 +97,20 @@ def image_losses(network: nn.Module, group: Images) -> np.ndarray:
     return np.asarray(found)
 
 
-def auc(members: np.ndarray, others: np.ndarray) -> float:
+def auc(members: np.ndarray, others: np.ndarray) -> Any:
     """Probability that a member's score is above another's, ties by half (Mann and Whitney 1947).
 
     Args:
-        members, others: (N,) and (M,) scores, higher for members.
+        members, others: (..., N) and (..., M) scores, higher for members.
+
+    Returns:
+        (...,) float.
     """
     from scipy.stats import rankdata
 
-    ranks = rankdata(np.concatenate([members, others]))[: len(members)]
-    return float((ranks.mean() - (len(members) + 1) / 2) / len(others))
+    count = members.shape[-1]
+    ranks = rankdata(np.concatenate([members, others], axis=-1), axis=-1)[..., :count]
+    return (ranks.mean(axis=-1) - (count + 1) / 2) / others.shape[-1]
 
 
 def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
@@ -119,9 +123,9 @@ def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALS
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     """``members``, ``others`` (numbers of images), ``auc``, its 95 % ``interval`` by bootstrap over images, ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    drawn = [auc(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    scores = {"auc": round(auc(members, others), 3), "interval": [round(low, 3), round(high, 3)]}
+    drawn = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
+    low, high = np.quantile(auc(*map(np.stack, zip(*drawn, strict=True))), (0.025, 0.975))
+    scores = {"auc": round(float(auc(members, others)), 3), "interval": [round(low, 3), round(high, 3)]}
     counts = {"members": len(members), "non_members": len(others)}
     return {**counts, **scores, "tpr": round(found_at(members, others), 3)}
 
@@ -144,7 +148,7 @@ def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 
         if member[kept].all() or not member[kept].any():
             continue
         scores[held] = table[held] @ _discriminant(table[kept], member[kept])
-    return round(auc(scores[member], scores[~member]), 3)
+    return round(float(auc(scores[member], scores[~member])), 3)
 
 
 def _properties(group: Images, masks: bool) -> np.ndarray:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -15,7 +16,7 @@ from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.privacy.network_check import reading_layers
-from samfed_monai.privacy.noise import SeededNoise, noisy_update
+from samfed_monai.privacy.noise import noisy_update
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,12 +80,12 @@ def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: 
     rows = (weight[loud] / bias[loud][:, None]).float()
     rows = rows[((rows > -0.05) & (rows < 1.05)).float().mean(dim=1) > 0.98]
     rows = rows[:: max(1, len(rows) // _MOST_ROWS)]
+    alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
     found: list[Tensor] = []
     while len(found) < count and len(rows):
-        alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
         largest = alike[int(alike.sum(dim=1).argmax())]
         found.append(rows[largest].mean(dim=0).reshape(shape))
-        rows = rows[~largest]
+        rows, alike = rows[~largest], alike[~largest][:, ~largest]
     found += [torch.full(shape, 0.5)] * (count - len(found))
     return torch.stack(found).clamp(0, 1)
 
@@ -99,7 +100,7 @@ def attack_planted(target: Target, options: Options) -> Finding:
     blank = functional.interpolate(target.blank[None], (size, size), mode="area")[0]
     network = planted_network(size)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    noise = SeededNoise(derive_seed(options.seed, "noise"))
+    noise = np.random.default_rng(derive_seed(options.seed, "noise")).standard_normal
     how: dict[str, Any] = {"clip": 1.0, "noise_multiplier": 1.0, "noise": noise, "learned": list(before)}
     plain = one_round(network, target.loss, truth, masks, adam=False)
     updates = {

@@ -168,7 +168,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
 
     if variant is None or not several(config.content.get("classes")):
         return
-    if read_method(find_variant(bundle_root, variant), variant).classes != "several":
+    if read_method(find_variant(bundle_root, variant)).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")
         expected = f"one of {able}, which learn {len(config.content['classes'])} classes"
         yield Problem(place, found=repr(variant), expected=expected, hint="or make a list of one class")

@@ -346,7 +346,7 @@ def _require(kind: str, point: EntryPoint) -> None:
 
     file = file_of_method(point)
     if kind == "methods":
-        read_method(file, point.name)
+        read_method(file)
     elif not point.attr:
         raise refused("value", found=repr(point.value), expected="package.module:name")
 

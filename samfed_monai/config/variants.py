@@ -133,14 +133,13 @@ _SCHEMA = {
 """What a block ``_method`` holds."""
 
 
-def read_method(path: str | Path, name: str | None = None) -> Method:
+def read_method(path: Path) -> Method:
     """What the file of a variant itself says of it.
 
     Raises:
         Refused: the file cannot be read, or its block holds something else; every problem at once.
     """
-    path = Path(path)
-    name, content = name or path.stem, read_json(path, byte_order_mark=False)
+    name, content = path.stem, read_json(path, byte_order_mark=False)
     if not isinstance(content, Mapping):
         return Method(name, title=name)
     where, problems = f"{path.name} -> {METHOD}", Problems()
@@ -166,7 +165,7 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     Raises:
         Refused: as :func:`variant_files` and :func:`read_method`, or an exchange of what is not said to leave a site.
     """
-    base, *others = [read_method(path, path.stem) for path in variant_files(bundle_root, name)]
+    base, *others = _bases(bundle_root, name).values()
     for method in others:
         inherited = {key: getattr(base, key) for key in _INHERITED if getattr(method, key) is None}
         base = replace(method, **inherited, where=method.where or base.where)
@@ -193,7 +192,7 @@ def networks_of_methods() -> dict[str, Elsewhere]:
     return {
         network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
         for name, path in packaged_methods().items()
-        for network, place in read_method(path, name).networks.items()
+        for network, place in read_method(path).networks.items()
     }
 
 
@@ -257,12 +256,17 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
     Raises:
         Refused: no such variant, a file that cannot be read, or bases that go round in a circle.
     """
-    files: list[Path] = []
+    return list(_bases(bundle_root, name))
+
+
+def _bases(bundle_root: str | Path | None, name: Any) -> dict[Path, Method]:
+    """Files of a variant in merge order, with what each says of itself."""
+    found: dict[Path, Method] = {}
     while name is not None:
         path = find_variant(bundle_root, name)
-        if path in files:
-            found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
-            raise refused(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")
-        files.insert(0, path)
-        name = read_method(path).base
-    return files
+        if path in found:
+            wrong, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
+            raise refused(f"{next(reversed(found)).name} -> {METHOD}#base", wrong, expected, "remove one")
+        found[path] = read_method(path)
+        name = found[path].base
+    return dict(reversed(found.items()))

@@ -79,7 +79,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, where: Traceback
     raise SystemExit(int(code)) from None
 
 
-def require_checked(bundle_root: str | Path, workflow: str, variant: str | None = None) -> None:
+def require_checked(bundle_root: str | Path, workflow: str) -> None:
     """Refuses a bundle that has problems; names them all.
 
     Started by ``python -m monai.bundle run`` on this workflow, it also checks the overrides and the files of that
@@ -97,14 +97,11 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
     install_exit_hook()
     given = _given(bundle_root, workflow)
     if given is None:
-        require(check_bundle(bundle_root, workflow, variant=variant, ready=False))
+        require(check_bundle(bundle_root, workflow, ready=False))
         return
     command, root, files = given
-    overrides = normal_ids(command.overrides)
-    require(
-        check_bundle(root, workflow, variant=variant, overrides=overrides, files=files),
-        _rewritten_by_monai(command, files),
-    )
+    problems = check_bundle(root, workflow, overrides=normal_ids(command.overrides), files=files)
+    require(problems, _rewritten_by_monai(command, files))
 
 
 def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterator[Problem]:

@@ -99,7 +99,7 @@ def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list
         hint: how to fix it where no known word is close.
     """
     words = [each.value if isinstance(each, Enum) else each for each in known]
-    if value in words:
+    if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in words):  # True is no 1
         return []
     return [Problem(where, repr(value), f"one of {words}", did_you_mean(str(value), map(str, words)) or hint)]
 

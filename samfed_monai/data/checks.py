@@ -228,7 +228,7 @@ def warnings(datalist: DataList) -> list[str]:
         if count := len(places[one] & places[other]):
             sentences.append(f"{counted(count, 'image is', 'images are')} both at {one} and at {other}")
     for site in ["", *datalist.sites]:
-        twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
+        twice = sum(count - 1 for (place, _), count in counts.items() if place == site)
         if twice:
             place = site or "the public set"
             who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")

@@ -127,21 +127,20 @@ def _by_site(datalist: DataList) -> list[tuple[str, list[Item]]]:
     return [(name, [item for _, items in site.splits() for item in items]) for name, site in datalist.sites.items()]
 
 
-SIDE = 184
+SIDE = 184  # pixels, of the longer side
 OUTLINE = (255, 214, 10)  # a yellow that is seen on skin and on mucosa
 
 
-def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0, side: int = SIDE) -> Picture:
+def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0) -> Picture:
     """The picture, scaled to fit a square, with the mask's outline drawn two pixels wide.
 
     Args:
         picture: (H, W, 3) in 0..255.
         mask: (H, W) in {0, 1}, or ``None``.
         classes: how many classes the mask has, whose values are then 0 to that, each outlined in its own colour.
-        side: longest side of the result in pixels.
     """
     height, width = picture.shape[:2]
-    scale = side / max(height, width)
+    scale = SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
     regions = [(mask, OUTLINE)] if mask is not None else []
@@ -161,7 +160,7 @@ def outline(shape: np.ndarray) -> np.ndarray:
 def data_uri(picture: Picture) -> str:
     """The picture as a JPEG inside a ``data:`` address; the pixels are all that it carries."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=82, optimize=True)
+    Image.fromarray(picture).save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

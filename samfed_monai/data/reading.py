@@ -32,7 +32,7 @@ from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, refused
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is refused here
 TO_8_BIT = "save it as 8-bit RGB or grey"
 END, START_OF_SCAN = 0xD9, 0xDA
-STANDALONE = {0x01, *range(0xD0, 0xD9)}
+STANDALONE = range(0xD0, 0xD8)  # restarts
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SEQUENTIAL = {0xC0, 0xC1}
 PADDING = bytes(64)

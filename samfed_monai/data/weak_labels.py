@@ -153,7 +153,7 @@ def _box(mask: Picture, random: np.random.Generator, points: int, width: int) ->
         if not (label == value).any():  # the boxes of other classes hide it
             label[_first(region)] = value
     if not (label == 0).any():  # the object touches every side
-        label[0, 0] = 0
+        label[_first(mask == 0)] = 0
     return label
 
 
@@ -222,11 +222,11 @@ def weaken_list(
             hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
     problems.refuse_if_any()
-    work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
+    work = [(site, item, item.label) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made: dict[str, Item] = {}
-    for site, item in progress_bar(work, desc="weak labels", unit="image"):
+    for site, item, mask in progress_bar(work, desc="weak labels", unit="image"):
         kind = LabelKind(kinds[site])
-        made[item.image] = _weak_item(item, kind, datalist, Path(data_root), seed, points, width)
+        made[item.image] = _weak_item(item, mask, kind, datalist, Path(data_root), seed, points, width)
     sites = {
         name: Site([made.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
         for name, site in datalist.sites.items()
@@ -234,17 +234,16 @@ def weaken_list(
     return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold, datalist.classes)
 
 
-def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int) -> Item:
-    if item.label is None:
-        return item
-    path = confine(root, item.label, where=item.label)
+def _weak_item(
+    item: Item, label: str, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int
+) -> Item:
+    path = confine(root, label, where=label)
     mask = read_classes(path, datalist.classes) if datalist.classes else read_mask(path, datalist.mask_threshold)
     if mask.all() or not mask.any():
         return item
     random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
-    label = weaken(mask, kind, random=random, points=points, width=width)
+    content = png_of(weaken(mask, kind, random=random, points=points, width=width))
     drawn = ("" if points == POINTS else f"-{points}-points") + ("" if width == WIDTH else f"-{width}-px")
-    relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", item.label).with_suffix(".png")
-    content = png_of(label)
+    relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", label).with_suffix(".png")
     write_bytes(confine(root, str(relative), where=str(relative)), content)
     return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

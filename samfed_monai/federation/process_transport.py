@@ -169,7 +169,7 @@ class ProcessTransport(WireTransport):
             self._error = error
         else:
             if "raised" in answer:
-                self._error = _raised(answer["raised"], request.site)
+                self._error = as_raised(answer["raised"], request.site)
             else:
                 request.answered(request.site, str(answer.get("failure") or "") or content)
 
@@ -268,7 +268,7 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
         except Exception as error:
             if not isinstance(error, MessageRefused):
                 if head["task"] in (Task.CHECK, Task.PREPARE):
-                    return {"raised": _described(error), "log": log.take()}, b""
+                    return {"raised": described(error), "log": log.take()}, b""
                 logger.exception("%s failed in %s", head["site"], head["task"])
             return {"failure": scrub(error), "log": log.take()}, b""
 
@@ -294,8 +294,8 @@ class _Log(logging.Handler):
         return kept
 
 
-def _described(error: Exception) -> dict[str, Any]:
-    """An error that the asking process raises as it would have been raised there (:func:`_raised`)."""
+def described(error: Exception) -> dict[str, Any]:
+    """An error that the asking process raises as it would have been raised there (:func:`as_raised`)."""
     known = unwrap(error)
     if isinstance(known, Refused):
         return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
@@ -305,15 +305,15 @@ def _described(error: Exception) -> dict[str, Any]:
     return {"error": "".join(traceback.format_exception(error)), "errno": number}
 
 
-def _raised(described: Mapping[str, Any], site: str) -> Exception:
+def as_raised(words: Mapping[str, Any], site: str) -> Exception:
     """The error that a process described."""
-    if "problems" in described:
-        return Refused(Problem(*parts) for parts in described["problems"])
-    if "stopped" in described:
-        return Stopped(*described["stopped"])
-    if described["errno"] is not None:
-        return OSError(described["errno"], f"{os.strerror(described['errno'])}, at {site}:\n{described['error']}")
-    return RuntimeError(f"in the process of {site}:\n{described['error']}")
+    if "problems" in words:
+        return Refused(Problem(*parts) for parts in words["problems"])
+    if "stopped" in words:
+        return Stopped(*words["stopped"])
+    if words["errno"] is not None:
+        return OSError(words["errno"], f"{os.strerror(words['errno'])}, at {site}:\n{words['error']}")
+    return RuntimeError(f"in the process of {site}:\n{words['error']}")
 
 
 def main() -> None:

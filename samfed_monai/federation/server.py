@@ -100,7 +100,7 @@ def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
     return {"dice": metrics["expected_dice"], "images": int(metrics["expected_images"]), "groups": groups}
 
 
-def _log_unscored(reasons: Mapping[str, str], what: str) -> None:
+def log_unscored(reasons: Mapping[str, str], what: str) -> None:
     """Logs which sites sent no scores; those without masks in one line of level INFO, since that is expected."""
     without = [site for site, reason in reasons.items() if reason == NO_IMAGES]
     if without:
@@ -271,7 +271,7 @@ class RoundController:
             scores, reasons, _ = self._collect({site: self._message(site, extra=words) for site in self._everybody})
             for site, summary in scores.items():
                 found[site][split] = summary
-            _log_unscored(reasons, f"{split} scores of the teacher")
+            log_unscored(reasons, f"{split} scores of the teacher")
         return found
 
     def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
@@ -534,7 +534,7 @@ class RoundController:
             away = self.unseen if split == "test" and self.strategy.global_weights else ()
             asked = [site for site in (*self.sites, *away) if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked)
-            _log_unscored(reasons, f"{split} scores of the {name} model")
+            log_unscored(reasons, f"{split} scores of the {name} model")
             for site, reason in reasons.items():
                 if reason.startswith(WITHHELD):
                     self.withheld[site, split] = reason

@@ -233,7 +233,10 @@ def _forget_sites(engine: Any) -> None:
     engine.state.site_agreements = {}
 
 
-_LOSSES: dict[str, Callable[..., Tensor]] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
+PseudoLabelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of logits (B, C, H, W), labels (B, 1, H, W) and weights of pixels (B, 1, H, W); returns a scalar."""
+
+_LOSSES: dict[str, PseudoLabelLoss] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -245,7 +248,7 @@ class PseudoLabelTerm(AgreedTerm):
     Args:
         labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
         loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
-            entropy and soft Dice.
+            entropy and soft Dice; or a loss of your own, a :data:`PseudoLabelLoss`.
         teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
             :class:`samfed_monai.handlers.term.AgreedTerm`.
 
@@ -258,16 +261,17 @@ class PseudoLabelTerm(AgreedTerm):
 
     name: str = "pseudo_label"
     labels: str = "hard"
-    loss: str = "dice_ce"
+    loss: str | PseudoLabelLoss = "dice_ce"
     schedule: str = "gaussian_ramp"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at = f"{self.where}#labels"
-        require(one_of(at, self.labels, ["soft", "hard"]), one_of(f"{self.where}#loss", self.loss, _LOSSES))
+        named = [] if callable(self.loss) else one_of(f"{self.where}#loss", self.loss, _LOSSES)
+        require(one_of(at, self.labels, ["soft", "hard"]), named)
         if self.labels == "soft" and self.loss == "dice_ce":
             raise refused(at, "'soft'", "'hard' beside the loss dice_ce", "set loss to structure, or labels to hard")
-        self._loss = _LOSSES[self.loss]
+        self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""

@@ -111,15 +111,27 @@ def segment(
         with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
             segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
-    for name in sorted(name for name, assessed in also.assessed.items() if assessed.doubtful) if only_sure else ():
-        for file in (f"{name}.png", f"{name}.probability.png"):  # a volume's NIfTI stays
-            if (Path(output) / file).is_file():
-                make_folder((Path(output) / APART / file).parent)
-                (Path(output) / file).replace(Path(output) / APART / file)
+    if only_sure:
+        _set_apart(sorted(name for name, assessed in also.assessed.items() if assessed.doubtful), Path(output))
     if volumes:
         number = counted(len(volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
     logger.info("%s", also.places())
+
+
+def _set_apart(names: Sequence[str], folder: Path) -> None:
+    """Moves PNG masks into :data:`APART`; a file that is there stays, for it may have been corrected since."""
+    for file in (f"{name}{end}" for name in names for end in (".png", ".probability.png")):
+        fresh, there = folder / file, folder / APART / file
+        if not fresh.is_file():  # a volume's NIfTI
+            continue
+        if not there.exists():
+            make_folder(there.parent)
+            fresh.replace(there)
+            continue
+        if fresh.read_bytes() != there.read_bytes():
+            logger.warning("%s is not what the network says now (corrected by hand?): it stays as it is", there)
+        fresh.unlink()
 
 
 def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:

@@ -27,25 +27,13 @@ from samfed_monai.protocol.strategy import Exchange, TrainerSharing
 _EPSILON = 0.001
 
 
-def personal_model(shares: Tensor, cores: Tensor) -> Tensor:
-    """``w_i = sum_j p_ij c_j`` (APPLE, Luo and Wu, arXiv 2110.08394).
-
-    Args:
-        shares: (N,) float, ``p_i``; not bounded.
-        cores: (N, P) float, every site's core model.
-
-    Returns:
-        (P,) float.
-    """
-    return shares @ cores
-
-
 def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tensor, pull: float) -> Tensor:
     """Gradient of ``L(w_i) + pull |p_i - p_0|^2`` with respect to ``p_i``: ``<dL/dw_i, c_j> + 2 pull (p_ij - p_0j)``.
 
     Args:
         gradient: (P,) float, ``dL/dw_i``.
-        cores, shares: as :func:`personal_model` takes them.
+        cores: (N, P) float, every site's core model.
+        shares: (N,) float, ``p_i``; not bounded.
         prior: (N,) float, ``p_0``.
         pull: ``lambda(r) mu``.
 
@@ -55,7 +43,7 @@ def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tens
     return cores @ gradient + 2 * pull * (shares - prior)
 
 
-def annealed(round: int, rounds: int, *, fraction: float = 0.1) -> float:
+def annealed(round: int, rounds: int, fraction: float) -> float:
     """``lambda(r)``: 1 in round 0, nothing after the first ``fraction`` of the rounds (APPLE's loss scheduler).
 
     ``0.001^(r / L)`` for ``r < L``, with ``L`` the whole number of rounds in ``fraction rounds``.
@@ -133,7 +121,7 @@ class AppleSharing(TrainerSharing):
             self.put(self.taken(kind, tensors))
             return {}
         self._take(tensors)
-        self._pull = self.mu * annealed(round, rounds, fraction=self.fraction)
+        self._pull = self.mu * annealed(round, rounds, self.fraction)
         shares, own = self._shares.tolist(), self._place
         return {
             f"share_{place}": share for place, share in enumerate(shares) if len(shares) <= _MOST_SHARES or place == own
@@ -204,7 +192,7 @@ class AppleSharing(TrainerSharing):
     def _mix(self) -> None:
         if self._cores is not None:
             trained = list(self.trained().values())
-            model = personal_model(self._shares.to(self._cores.device), self._cores)
+            model = self._shares.to(self._cores.device) @ self._cores
             for weight, part in zip(trained, _parts(model, trained), strict=True):
                 weight.copy_(part)
 

@@ -153,25 +153,25 @@ class SpectrumWindows(MeansOfGroups):
         self.term.windows = self.taken(tensors)
 
 
-def boundary_bands(masks: Tensor, *, inside: int = 1, outside: int = 5) -> tuple[Tensor, Tensor]:
+_OUTSIDE = 5
+"""Dilations of the band outside of a mask (the authors' code)."""
+
+
+def boundary_bands(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels of the foreground next to its border, and of the background next to it (Liu et al., section 3.3).
 
-    A mask without what one erosion with a cross takes, and what ``outside`` dilations with one add without the mask:
-    the authors' numbers are 1 and 5.
+    What one erosion with a cross takes from a mask, and what five dilations with one add to it.
 
     Args:
         masks: (B, 1, H, W) float in {0, 1}.
-        inside, outside: in pixels.
 
     Returns:
         two (B, 1, H, W) float in {0, 1}.
     """
-    eroded, dilated = masks, masks
-    for _ in range(inside):
-        eroded = 1 - _dilated(1 - eroded)
-    for _ in range(outside):
+    dilated = masks
+    for _ in range(_OUTSIDE):
         dilated = _dilated(dilated)
-    return masks - eroded, dilated - masks
+    return masks - (1 - _dilated(1 - masks)), dilated - masks
 
 
 def _dilated(masks: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def band_features(features: Tensor, bands: Tensor) -> tuple[Tensor, Tensor]:
     return (weights * features).sum(dim=(2, 3)) / size.clamp(min=1e-6), size[:, 0] > 0
 
 
-def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float = 0.05) -> Tensor:
+def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """NT-Xent over all pairs of one class: ``-log(e^(s_ap / t) / (e^(s_ap / t) + sum_n e^(s_an / t)))``, their mean.
 
     Cosine similarities; ``n`` are the vectors of the other class (Liu et al., equation 6; the positive pair in the

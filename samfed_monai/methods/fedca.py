@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def contrastive_loss(
-    queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float = 0.1, own: Tensor | None = None
+    queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float, own: Tensor | None = None
 ) -> Tensor:
     """InfoNCE: each query against its own key and against all others of the dictionary (He et al., arXiv 1911.05722).
 

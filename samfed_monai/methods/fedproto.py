@@ -50,7 +50,7 @@ class ClassSums(NamedTuple):
         return self.sums / self.counts.clamp(min=1e-6)[:, None]
 
 
-def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, *, classes: int = 2) -> ClassSums:
+def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, *, classes: int) -> ClassSums:
     """Adds up the features of each class's pixels.
 
     Args:

@@ -33,7 +33,7 @@ from samfed_monai.protocol.message import Message
 GAP = "generalisation_gap"
 
 
-def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, step: float = 0.05) -> Tensor:
+def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: float) -> Tensor:
     """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, cut to [0, 1] and divided by their sum (FGASL's code, GAA).
 
     Gaps that are all 0 return ``weights`` themselves. Equal ones bring uneven weights nearer to one another, since the
@@ -100,7 +100,7 @@ class GeneralisationAware(LearnedWeights):
         self._answers = {}
 
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
-        return moved_by_gaps(weights, numbers, round, self.server.rounds, step=self.step)
+        return moved_by_gaps(weights, numbers, round, self.server.rounds, self.step)
 
 
 class GapMeter:
@@ -148,11 +148,6 @@ class GapMeter:
         if gaps:
             means = dict(getattr(engine.state, "term_means", None) or {})
             engine.state.term_means = {**means, GAP: float(torch.stack(gaps).mean())}
-
-
-def share_at(progress: float, *, start: float = 0.15, end: float = 0.3) -> float:
-    """``rho``: the quantile of the labelled batch's entropies, in a straight line over the run."""
-    return start + (end - start) * progress
 
 
 @dataclass(kw_only=True, eq=False)
@@ -222,7 +217,7 @@ class DualGuideTerm(Term):
         number, rounds = round_of(engine)
         steps = engine.state.epoch_length or 1
         step = (engine.state.iteration - 1) % steps
-        share = share_at((number + step / steps) / rounds, start=self.start, end=self.end)
+        share = self.start + (self.end - self.start) * (number + step / steps) / rounds
         found = entropy(probabilities(engine.state.output["pred"].detach())).flatten().quantile(share)
         old = self._threshold
         self._threshold = found if old is None else self.memory * old + (1 - self.memory) * found

@@ -39,7 +39,7 @@ def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
     return [place * count // wanted for place in range(wanted)]
 
 
-def most_reliable(sites: Tensor, own: Tensor, floor: float = 0.75) -> tuple[Tensor, Tensor]:
+def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Condensation: for each image the site to learn from, and whether to learn from it at all.
 
     Args:
@@ -53,16 +53,6 @@ def most_reliable(sites: Tensor, own: Tensor, floor: float = 0.75) -> tuple[Tens
     """
     best, site = sites.max(dim=0)
     return site, (best > own) & (best > floor)
-
-
-def where_better(theirs: Tensor, own: Tensor) -> Tensor:
-    """Fusion: the images on which the server is more reliable than the site; (N,) bool."""
-    return theirs > own
-
-
-def choose(masks: Tensor, site: Tensor) -> Tensor:
-    """The chosen site's mask of each image: (S, N, ...) and (N,) long to (N, ...)."""
-    return masks[site, torch.arange(masks.shape[1])]
 
 
 class Travels(str, Enum):
@@ -224,7 +214,7 @@ class PublicMaskSharing(Sharing):
     def _open(self, theirs: Tensor) -> Tensor | None:
         if self.gate is Gate.ALWAYS:
             return None
-        return where_better(self.predictor.reliability(theirs), self.predictor.reliability(self.own_masks()))
+        return self.predictor.reliability(theirs) > self.predictor.reliability(self.own_masks())
 
     def _masks_of(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Tensor:
         message = Message(kind, "", 0, 1, tensors=dict(tensors))
@@ -356,11 +346,11 @@ class CondensationFusion(Strategy):
             return
         masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
         reliability = torch.stack([self.sharing.predictor.reliability(each) for each in masks])
-        chosen, gate = most_reliable(
-            reliability, self.sharing.predictor.reliability(self.sharing.own_masks()), self.floor
-        )
+        own = self.sharing.predictor.reliability(self.sharing.own_masks())
+        site, gate = most_reliable(reliability, own, self.floor)
+        chosen = masks[site, torch.arange(masks.shape[1])]
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
-            self.sharing.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
+            self.sharing.phase.run(round, self.server.rounds, chosen, gate)
         self.sharing.reset()
         self.sharing.own_masks()  # of the next round; made here, where it counts as the server's time
         state = self.sharing.network.state_dict()

@@ -212,7 +212,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
 def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """:class:`HssfNetwork` for the catalogue; any image of at least 32 pixels will do."""
     network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
-    return require_intake(network, multiple=1, least=32, least_batch=2)
+    return require_intake(network, multiple=1, least_batch=2)
 
 
 hssf_resnet18 = partial(hssf_network, "resnet18")
@@ -271,8 +271,8 @@ def lssl_labels(
     strong: Tensor,
     strong_confidence: Tensor,
     *,
-    flip_below: float = 0.3,
-    least_mean: float = 0.75,
+    flip_below: float,
+    least_mean: float,
 ) -> LsslLabels:
     """The pseudo-label of HSSF's local step: each pixel from the view that is surer of itself there.
 

@@ -89,7 +89,7 @@ class Scores(NamedTuple):
         """Whether at least two of the three are below those of ``other``."""
         return sum(own < old for own, old in zip(self, other, strict=True)) >= 2
 
-    def sure(self, *, absolute: float = 0.1, relative: float = 0.5) -> bool:
+    def sure(self, *, absolute: float, relative: float) -> bool:
         """Whether a label is sure enough as a whole to be learned from (entropy-based image-level selection)."""
         return self.absolute < absolute and self.relative < relative
 

@@ -59,9 +59,7 @@ class PartialCrossEntropy(nn.Module):
         return torch.where(known, entropy, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def gated_crf(
-    probabilities: Tensor, image: Tensor, *, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
-) -> Tensor:
+def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: float, sigma_rgb: float) -> Tensor:
     """How much near pixels of like colour differ in their class; mean over pixels.
 
     ``1/N sum_i sum_{j in N(i), j != i} k_ij (1 - sum_c p_i^c p_j^c)`` with
@@ -158,8 +156,12 @@ class GatedCrfTerm(Term):
         )
 
 
-def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> Tensor:
-    """A weak label at another size: what covers more of a pixel, background or foreground, if it covers ``least``.
+_LEAST = 0.25
+"""Share of a pixel that is to be labelled for it to have a label."""
+
+
+def resize_weak(label: Tensor, size: Sequence[int]) -> Tensor:
+    """A weak label at another size: what covers more of a pixel, background or foreground, if it covers a quarter.
 
     Of several classes the foreground's is the one that covers most. A scribble so keeps its connection where the
     nearest pixel would tear it. A class that would be lost, as points of a few pixels are on a photograph of thousands,
@@ -168,7 +170,6 @@ def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> T
     Args:
         label: see :func:`samfed_monai.losses.without_label`, (1, H, W) or (K + 1, H, W) float.
         size: height and width in pixels.
-        least: share in (0, 1] of a pixel.
 
     Returns:
         (1, *size) or (K + 1, *size) float, of the same values. A whole mask becomes what
@@ -178,7 +179,7 @@ def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> T
     shares = F.interpolate(planes.float()[None], size=tuple(size), mode="area")[0]
     foreground = shares[1:].sum(dim=0)
     chosen = torch.where(shares[0] > foreground, 0, shares[1:].argmax(dim=0) + 1)
-    drawn = torch.where(torch.maximum(shares[0], foreground) >= least, chosen, IGNORE)
+    drawn = torch.where(torch.maximum(shares[0], foreground) >= _LEAST, chosen, IGNORE)
     for value, share in enumerate(shares):
         if not (drawn == value).any():
             drawn[(share > 0) & (chosen == value)] = value

@@ -133,7 +133,7 @@ def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: 
 
     # encoder_weights=None: segmentation_models_pytorch would download ImageNet weights otherwise
     network = DeepLabV3Plus(encoder, encoder_weights=None, in_channels=in_channels, classes=out_channels, **kwargs)
-    return require_intake(network, multiple=16, least=32, least_batch=2)
+    return require_intake(network, multiple=16, least_batch=2)
 
 
 CLIENT_NETWORKS.register("deeplabv3plus_resnet18")(partial(_deeplabv3plus, "resnet18"))
@@ -152,7 +152,7 @@ def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) 
     from monai.networks.nets import FlexibleUNet
 
     settings: dict[str, Any] = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
-    return require_intake(FlexibleUNet(in_channels, out_channels, **settings), multiple=32, least=32)
+    return require_intake(FlexibleUNet(in_channels, out_channels, **settings), multiple=32)
 
 
 @CLIENT_NETWORKS.register("basic_unet")
@@ -160,13 +160,13 @@ def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module
     from monai.networks.nets import BasicUNet
 
     # four halvings; below 32 px its instance norm would see a single pixel
-    return require_intake(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)
+    return require_intake(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1)
 
 
 def _sam(base: str, **kwargs: Any) -> nn.Module:
     from samfed_monai.networks.sam.network import sam_network
 
-    return require_intake(sam_network(base, **kwargs), multiple=1, least=32)
+    return require_intake(sam_network(base, **kwargs), multiple=1)
 
 
 for _base in ("vit_t", "vit_b", "vit_l", "vit_h"):

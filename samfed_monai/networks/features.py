@@ -65,7 +65,7 @@ def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
 
 
 @contextmanager
-def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
+def feature_dropout(network: nn.Module, drop: float) -> Iterator[None]:
     """Inside the block, each channel of each feature map on its way to the decoder is zeroed with a chance.
 
     Those that stay are scaled by ``1 / (1 - drop)`` (``dropout2d``), in eval mode as well. For which networks:

@@ -214,7 +214,7 @@ class FPN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
-        if not torch.jit.is_scripting() and not self.training:
+        if not torch.jit.is_scripting():
             # timm keeps attention biases that it gathered in eval mode, also when others are loaded
             for module in self.encoder.modules():
                 getattr(module, "attention_bias_cache", {}).clear()
@@ -248,7 +248,7 @@ def mobile_sam_fpn(
         raise refused("network_def#in_channels", repr(in_channels), "3: MobileSAM's trunk takes RGB")
     encoder = TinyViTFeatures(frozen_stages)
     network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
-    return require_intake(network, multiple=32, least=32)
+    return require_intake(network, multiple=32)
 
 
 def load_trunk(network: nn.Module, weights: str | Path) -> None:
@@ -335,4 +335,4 @@ def lite0_fpn(
     """
     encoder = Lite0Features(in_channels, stages)
     network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
-    return require_intake(network, multiple=16, least=32)
+    return require_intake(network, multiple=16)

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused
 
+LEAST = 32
+"""Pixels of a side of the smallest image: below it the coarsest norm of most networks sees a single pixel."""
+
 
 @dataclass(frozen=True)
 class Intake:
@@ -18,22 +21,20 @@ class Intake:
     Args:
         network: the network's name, for the message.
         multiple: what height and width in pixels must be divisible by.
-        least: the smallest height and width in pixels.
         least_batch: the fewest images of a batch in training: a batch norm over one image of one pixel has no variance.
     """
 
     network: str
     multiple: int
-    least: int
     least_batch: int = 1
 
     def of_sides(self, **sides: int) -> Iterator[Problem]:
         """What is wrong with an image of these sides, in pixels by name; the message has the nearest sizes that fit."""
         for side, pixels in sides.items():
-            if pixels % self.multiple or pixels < self.least:
-                lower = max(self.least, pixels // self.multiple * self.multiple)
-                nearest = sorted({lower, max(self.least, -(-pixels // self.multiple) * self.multiple)})
-                least = f"at least {self.least} pixels"
+            if pixels % self.multiple or pixels < LEAST:
+                lower = max(LEAST, pixels // self.multiple * self.multiple)
+                nearest = sorted({lower, max(LEAST, -(-pixels // self.multiple) * self.multiple)})
+                least = f"at least {LEAST} pixels"
                 yield Problem(
                     f"{self.network} -> image {side}",
                     found=f"{pixels} pixels",
@@ -50,12 +51,12 @@ class Intake:
                 yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, hint=hint)
 
 
-def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1) -> nn.Module:
+def require_intake(network: nn.Module, *, multiple: int, least_batch: int = 1) -> nn.Module:
     """Gives ``network`` an :class:`Intake`, which each call of it checks; names in its state dict stay as they are.
 
     What is exported from it (TorchScript, ``torch.export``, ONNX) does not check: it has no words to refuse with.
     """
-    network.intake = Intake(type(network).__name__, multiple, least, least_batch)  # type: ignore[assignment]
+    network.intake = Intake(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
     network.register_forward_pre_hook(_refuse_unfit)
     return network
 

@@ -3,7 +3,7 @@
 from .accounting import epsilon, privacy_account
 from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
-from .noise import CentralNoise, SeededNoise, SystemNoise
+from .noise import CentralNoise, SystemNoise
 from .release import ReleaseFilter
 from .rules import (
     CentralPrivacy,
@@ -27,7 +27,6 @@ __all__ = [
     "Privacy",
     "ReleaseFilter",
     "SecureAggregation",
-    "SeededNoise",
     "SystemNoise",
     "audit_table",
     "epsilon",

@@ -98,7 +98,7 @@ def _smallest_batch(trainer: Any) -> int | None:
 
     They are found where they are used, not where a configuration should have them: a plan may name others.
     """
-    events = getattr(trainer, "_event_handlers", {})
+    events = trainer._event_handlers  # Ignite has no public way to them; without them nothing is known, so it fails
     holders = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
     loaders = [trainer.data_loader, *(holder.loader for holder in holders if hasattr(holder, "loader"))]
     sizes = [_different_images(loader) for loader in loaders]

@@ -53,16 +53,6 @@ class SystemNoise:
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
 
-class SeededNoise:
-    """Normal numbers that come back with their seed: for tests only, who knows the seed can take the noise away."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng(seed)
-
-    def __call__(self, count: int) -> np.ndarray:
-        return self._random.standard_normal(count)
-
-
 def noisy_update(
     update: Mapping[str, Tensor],
     received: Mapping[str, Tensor],

@@ -161,8 +161,9 @@ def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
-    """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""
+    """L2 norm over all floating-point tensors, at least in float32; infinite where the sum of squares leaves that."""
     flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
+    flat = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in flat)
     return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm
 
 

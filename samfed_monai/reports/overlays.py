@@ -30,7 +30,6 @@ COLOURS: dict[str, tuple[Colour, float]] = {
     "FP": ((213, 94, 0), 0.62),
     "FN": ((0, 114, 178), 0.62),
 }
-PLACES = ("best", "median", "worst")
 LONGEST_SIDE = 320
 OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
 """Okabe & Ito's sky blue and yellow, on a dark rim; where both run along each other, the student's is on top."""
@@ -266,7 +265,7 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
     if len(order) < 3:
         return dict(zip(("best", "worst"), order, strict=False))
-    return dict(zip(PLACES, (order[0], order[(len(order) - 1) // 2], order[-1]), strict=True))
+    return {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
 
 
 def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:

@@ -21,6 +21,7 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 """Site to split to what :func:`samfed_monai.metrics.summarise` says of its images; ``None`` where it sent nothing."""
 
 BYTES = ("up_bytes", "down_bytes")
+BEST = "best"
 
 
 def build_results(
@@ -28,7 +29,6 @@ def build_results(
     variant: str,
     rounds: int,
     scores: Mapping[str, Summaries],
-    selected: str = "best",
     model_rounds: Mapping[str, int | None] | None = None,
     teacher_scores: Summaries | None = None,
     teacher: Mapping[str, Any] | None = None,
@@ -52,8 +52,7 @@ def build_results(
     Args:
         variant: name of the variant, for instance ``samfed`` or ``dp_only``.
         rounds: federated rounds that were run.
-        scores: by model (``best``, ``last``).
-        selected: the model that the top level repeats.
+        scores: by model (``best``, which the top level repeats, and ``last``).
         model_rounds: the round that produced each model.
         teacher_scores: the teacher's own; ``None`` in runs without a teacher.
         teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
@@ -65,7 +64,7 @@ def build_results(
         skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
         command: command line, for the report.
         caveats: sentences for the report, beside those that every report has.
-        unseen: those of hospitals that took no part, by model.
+        unseen: those of hospitals that took no part, by model of ``scores``.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
         stated: other keys of the schema, as they are; what is ``None`` has no key in the result.
@@ -82,7 +81,7 @@ def build_results(
         models.setdefault(name, {})["unseen"] = _present(tables)
     times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
     times["total"] = times["total"] or sum(times.values())
-    chosen = models.get(selected, {"sites": {}, "average": {}, "worst": {}})
+    chosen = models[BEST]
     moved = {key: int((traffic or {}).get(key, 0)) for key in BYTES}
     of_a_round = rounds_traffic or ()
     means = {f"{key}_per_round": sum(one[key] for one in of_a_round) / len(of_a_round) for key in BYTES if of_a_round}
@@ -91,8 +90,8 @@ def build_results(
         "schema": SCHEMA_VERSION,
         "variant": variant,
         "rounds": rounds,
-        "selected": selected,
-        **{key: chosen.get(key, {}) for key in ("sites", "average", "worst")},
+        "selected": BEST,
+        **{key: chosen[key] for key in ("sites", "average", "worst")},
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
         **{name: value for name, value in stated.items() if value is not None},

@@ -9,42 +9,25 @@ import torch
 from torch import nn
 
 from samfed_monai.attacks import Options
-from samfed_monai.attacks.finding import against_blank, psnr
+from samfed_monai.attacks.finding import Finding, against_blank, psnr
 from samfed_monai.attacks.inversion import Update, attack_inversion, cosine_distance, invert, observed, total_variation
-from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, scenes, target
+from tests.attacks.toys import leaky_net, norm_net, plain_net, scenes, target
 
 LOSS = nn.BCEWithLogitsLoss()
 
 
-def leaked_statistics(
-    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], momentum: float
-) -> dict[str, torch.Tensor]:
-    """Batch statistics of one step between two state dicts: ``(after - (1 - m) before) / m``, exact for one step."""
-    names = [name for name in before if name.endswith(("running_mean", "running_var"))]
-    return {name: (after[name] - (1 - momentum) * before[name]) / momentum for name in names}
+def rebuilt(network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return invert(network, LOSS, update, image.shape, mask, torch.full(image.shape[1:], 0.5), Options(steps=60))
 
 
-def rebuilt(
-    network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor, steps: int = 150
-) -> torch.Tensor:
-    grey = torch.full(image.shape[1:], 0.5)
-    return invert(network, LOSS, update, image.shape, mask, grey, Options(steps=steps))
-
-
-def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off():
-    toy = target(leaky_net)
-    network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
-    found = rebuilt(network, observed(network, LOSS, image, mask), image, mask)
-    scores = against_blank(found, image, toy.blank)
-    assert scores["psnr"] > 25 > 20 > scores["blank_psnr"]
-    assert scores["reconstructed"] == 1
-    assert scores["ssim"] > scores["blank_ssim"] + 0.1
-
-
-def test_noise_in_the_update_hides_the_image():
+def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off_and_noise_hides_it():
     toy = target(leaky_net)
     network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
     seen = observed(network, LOSS, image, mask)
+    scores = against_blank(rebuilt(network, seen, image, mask), image, toy.blank)
+    assert scores["psnr"] > 25 > 20 > scores["blank_psnr"]
+    assert scores["reconstructed"] == 1
+    assert scores["ssim"] > scores["blank_ssim"] + 0.1
     random = torch.Generator().manual_seed(0)
     length = torch.stack([each.norm() for each in seen.direction]).norm()
     noisy = Update([each + length * torch.randn(each.shape, generator=random) for each in seen.direction])
@@ -52,44 +35,46 @@ def test_noise_in_the_update_hides_the_image():
 
 
 def test_running_statistics_give_the_batchs_own_away():
-    network = norm_net().train()
-    toy = target(norm_net)
+    """``(after - (1 - m) before) / m`` of one step, exactly."""
+    network, toy = norm_net().train(), target(norm_net)
     before = copy.deepcopy(network.state_dict())
     image, mask = toy.private.images[:2], toy.masks_of(toy.private, 2)
-    seen = observed(network, LOSS, image, mask)
+    mean, variance = observed(network, LOSS, image, mask).statistics[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items()), "it is copied"
     network(image)
-    leaked = leaked_statistics(before, network.state_dict(), momentum=0.1)
-    assert torch.allclose(leaked["1.running_mean"], seen.statistics[0][0], atol=1e-5)
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
-    assert torch.allclose(leaked["1.running_var"], seen.statistics[0][1] * pixels / (pixels - 1), atol=1e-4)
+    for name, own, error in (
+        ("1.running_mean", mean, 1e-5),
+        ("1.running_var", variance * pixels / (pixels - 1), 1e-4),
+    ):
+        assert torch.allclose((network.state_dict()[name] - 0.9 * before[name]) / 0.1, own, atol=error)
+
+
+def tried(network, batch: int) -> tuple[Finding, list[tuple]]:
+    found = attack_inversion(target(network, count=3), Options(steps=2, batch=batch))
+    return found, [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
 
 
 def test_every_kind_of_update_is_tried_and_shown():
-    found = attack_inversion(target(norm_net, count=3), QUICK.__class__(steps=2, batch=2))
-    seen = [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
-    assert ("released model", "gradient of 1", "with") in seen
-    assert ("random weights", "gradient of 2", "without") in seen
-    assert ("released model", "update of 2, 4 steps of AdamW", "without") in seen
-    assert len(found.shown) == len(found.rows) == 10
+    found, rows = tried(norm_net, 2)
+    assert ("released model", "gradient of 1", "with") in rows
+    assert ("random weights", "gradient of 2", "without") in rows
+    assert ("released model", "update of 2, 4 steps of AdamW", "without") in rows
+    assert len(found.shown) == len(rows) == 10
     assert found.shown[0].png().startswith(b"\x89PNG")
-    none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2))
-    assert {row["statistics"] for row in none.rows} == {"no running ones"}
-    assert len(none.rows) == 6
-    one = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1))
-    networks = [(row["network"], row["observed"].partition(",")[0]) for row in one.rows]
-    assert networks == [
-        (network, what) for network in ("released model", "random weights") for what in ("gradient of 1", "update of 1")
+    _, none = tried(plain_net, 2)
+    assert [statistics for _, _, statistics in none] == ["no running ones"] * 6
+    # one image alone: its gradient is not tried twice
+    torch.manual_seed(1)
+    first, one = tried(plain_net, 1)
+    assert [row[:2] for row in one] == [
+        (network, what)
+        for network in ("released model", "random weights")
+        for what in ("gradient of 1", "update of 1, 4 steps of AdamW")
     ]
-
-
-def test_what_was_drawn_before_changes_nothing():
-    found = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        rows = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=1)).rows
-        found.append([row["psnr"] for row in rows])
-    assert found[0] == found[1]
+    torch.manual_seed(2)
+    again, _ = tried(plain_net, 1)
+    assert again.rows == first.rows, "what was drawn before changes nothing"
 
 
 def test_distances_by_hand():

@@ -33,19 +33,20 @@ def test_the_signal_is_the_log_odds_of_confidence():
     assert np.isfinite(signal(np.array([0.0, 50.0]))).all()
 
 
-@pytest.mark.slow
 def test_models_that_learned_by_heart_are_found_out_and_untrained_ones_are_not(tmp_path):
-    found = attack_lira(target(memory, steps=150), dataclasses.replace(QUICK, shadow_steps=150), tmp_path)
+    found = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=100), tmp_path)
     assert len(list(tmp_path.iterdir())) == 16
     assert found.rows[1]["auc"] > 0.8
     assert "16 shadow models" in found.asks
-    untrained = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=0), tmp_path)
+    untrained = attack_lira(target(memory), QUICK, tmp_path)
     # 16 models x 36 images, half of them inside: standard deviation below 0.03, images being shared by the models
     assert abs(untrained.rows[1]["auc"] - 0.5) < 0.1
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     toy, quick = target(memory), dataclasses.replace(QUICK, shadow_steps=2)
+    _, inside = lira.shadow_signals(toy, toy.groups[1], quick, tmp_path / "one group")
+    assert (inside.sum(axis=0) == 8).all(), "half of the models see an image"
     whole = attack_lira(toy, quick, tmp_path)
     for index in (3, 9):
         (tmp_path / f"{index:03d}.json").unlink()
@@ -58,18 +59,14 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert len(trained) == 18, "those of another number of steps are made anew"
 
 
-def test_half_of_the_models_see_an_image(tmp_path):
-    toy = target(memory)
-    _, inside = lira.shadow_signals(toy, toy.groups[1], dataclasses.replace(QUICK, shadow_steps=0), tmp_path)
-    assert (inside.sum(axis=0) == 8).all()
-
-
-@pytest.mark.parametrize("shadows", [14, 17])
-def test_too_few_or_odd_is_refused(tmp_path, shadows):
-    with pytest.raises(Refused, match=f"--shadows: expected an even number from 16.*found {shadows}"):
-        attack_lira(target(), dataclasses.replace(QUICK, shadows=shadows), tmp_path)
-
-
-def test_too_few_images_are_refused(tmp_path):
-    with pytest.raises(Refused, match="lira: expected 8 of each at least, found 8 training and 4 test images"):
-        attack_lira(target(count=4), QUICK, tmp_path)
+@pytest.mark.parametrize(
+    ("shadows", "count", "refusal"),
+    [
+        (14, 12, "--shadows: expected an even number from 16: each image is in half of them, found 14"),
+        (17, 12, "--shadows: expected an even number from 16: each image is in half of them, found 17"),
+        (16, 4, "lira: expected 8 of each at least, found 8 training and 4 test images with masks"),
+    ],
+)
+def test_too_few_images_and_too_few_or_odd_shadow_models_are_refused(tmp_path, shadows, count, refusal):
+    with pytest.raises(Refused, match=refusal):
+        attack_lira(target(count=count), dataclasses.replace(QUICK, shadows=shadows), tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,7 +21,6 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Plan, Site
-from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
 from tests.federation.test_job import CLIENT
@@ -86,14 +85,10 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def node(small_federation, tmp_path) -> Any:
-    """``node(**options)``: a site with images and masks that got the plan."""
+def node(small_federation, tmp_path) -> Callable[[], Site]:
+    """A site with images and masks that got the plan."""
     lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
-
-    def made(plan: Plan = PLAN, **options: Any) -> Site:
-        return Site("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
-
-    return made
+    return lambda: Site("site-1", PLAN, places(small_federation, lists["site-1"], tmp_path / "site-1"))
 
 
 def sent(tensors: dict[str, torch.Tensor]) -> Message:
@@ -112,16 +107,7 @@ def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_i
     open_site.answer(Task.PREPARE, sent(WEIGHTS))
     reply = open_site.answer(Task.TRAIN, sent(WEIGHTS))
     found = images_of(WEIGHTS, reply.tensors, (3, SIZE, SIZE), 4)
-    here = open_site
-    preprocessing = here.participants.config.value("validate#preprocessing")
-    records = load_records(here.datalist, here.data_root, split="unlabelled", site="site-1")
+    preprocessing = open_site.participants.config.value("validate#preprocessing")
+    records = load_records(open_site.datalist, open_site.data_root, split="unlabelled", site="site-1")
     private = torch.stack([torch.as_tensor(preprocessing(dict(record))["image"]) for record in records])
     assert nearest(found, private) > 50
-
-
-def test_a_sites_own_least_images_refuses_the_single_step(node, monkeypatch):
-    monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
-    careful = node(floor=PrivacyFloor(least_images=4))
-    careful.answer(Task.PREPARE, sent(WEIGHTS))
-    with pytest.raises(MessageRefused, match="at least 4 images trained on in a round, as this site's file says"):
-        careful.answer(Task.TRAIN, sent(WEIGHTS))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samfed_monai.attacks import Images, Options, Target
 
-QUICK = Options(images=16, shadows=16, shadow_steps=60, steps=150, batch=3)
+QUICK = Options(images=16, shadows=16, shadow_steps=0, steps=2, batch=3)
 
 
 def scenes(count: int, *, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,9 @@ def test_the_device_is_one_that_is_there():
     assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_the_network_that_was_moved_is_the_same_object():
+def test_the_network_that_was_moved_is_the_same_object_and_its_parameters_come_in_order():
     network = nn.Linear(2, 1)
     assert on_device(network=network, device="cpu") is network
-
-
-def test_parameters_come_in_the_networks_order():
-    network = nn.Linear(2, 1)
     first, second = parameters_of(network=network)
     assert first is network.weight
     assert second is network.bias
@@ -37,10 +33,9 @@ def test_parameters_that_a_group_names_have_options_of_their_own():
     network = two_layers()
     groups = parameters_of(network=network, groups=[{"params": ["head.*"], "lr": 0.01, "weight_decay": 0.0}])
     first, second = torch.optim.AdamW(groups, lr=0.001, weight_decay=0.02).param_groups
-    assert (first["lr"], first["weight_decay"]) == (0.001, 0.02)
-    assert (second["lr"], second["weight_decay"]) == (0.01, 0.0)
-    assert [id(weight) for weight in first["params"]] == [id(weight) for weight in network["encoder"].parameters()]
-    assert [id(weight) for weight in second["params"]] == [id(weight) for weight in network["head"].parameters()]
+    for group, part, options in ((first, "encoder", (0.001, 0.02)), (second, "head", (0.01, 0.0))):
+        assert (group["lr"], group["weight_decay"]) == options
+        assert list(map(id, group["params"])) == list(map(id, network[part].parameters()))
 
 
 def test_of_two_groups_the_first_counts_and_nothing_need_be_left():
@@ -50,6 +45,7 @@ def test_of_two_groups_the_first_counts_and_nothing_need_be_left():
 
 def test_groups_that_cannot_be_are_refused_together():
     bad = [{"params": ["tail.*"], "lr": 0.1}, {"params": ["head.*"], "lr": 0}, {"params": "encoder.*"}, {"lr": 0.1}]
+    bad.append({"params": ["head.weight"]})  # an earlier group took it
     with pytest.raises(Refused) as refused:
         parameters_of(network=two_layers(), groups=bad)
     assert [(problem.where, problem.found, problem.expected) for problem in refused.value.problems] == [
@@ -57,7 +53,9 @@ def test_groups_that_cannot_be_are_refused_together():
         ("optimizer#params#groups#1#lr", "0", "a learning rate > 0"),
         ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns"),
         ("optimizer#params#groups#3#params", "None", "a list of patterns"),
+        ("optimizer#params#groups#4#params", "no parameter like 'head.weight'", "at least one"),
     ]
+    assert refused.value.problems[0].hint.endswith("names begin with encoder, head")
 
 
 def test_an_encoder_that_starts_from_pretrained_weights_has_a_rate_of_its_own():
@@ -73,9 +71,8 @@ def test_an_encoder_that_starts_from_pretrained_weights_has_a_rate_of_its_own():
 def test_what_a_group_took_is_no_longer_the_encoders():
     network = two_layers()
     network.pretrained = "encoder"
-    groups = parameters_of(
-        network=network, groups=[{"params": ["encoder.weight"], "lr": 0.2}], encoder_learning_rate=0.1
-    )
+    own = [{"params": ["encoder.weight"], "lr": 0.2}]
+    groups = parameters_of(network=network, groups=own, encoder_learning_rate=0.1)
     assert [(len(group["params"]), group.get("lr")) for group in groups] == [(2, None), (1, 0.2), (1, 0.1)]
 
 
@@ -85,22 +82,12 @@ def test_a_rate_that_is_none_is_refused(rate):
         parameters_of(network=two_layers(), encoder_learning_rate=rate)
 
 
-def test_a_pattern_whose_names_an_earlier_group_took_is_refused():
-    taken = (
-        r"groups#1#params: expected at least one, found no parameter like 'head\.weight'; .*begin with encoder, head"
-    )
-    with pytest.raises(Refused, match=taken):
-        parameters_of(network=two_layers(), groups=[{"params": ["head.*"]}, {"params": ["head.weight"], "lr": 0.2}])
-
-
-def test_a_part_is_a_public_attribute():
-    assert part_of(of=SimpleNamespace(train=[1]), name="train") == [1]
-
-
-@pytest.mark.parametrize("name", ["__class__", "_list", "train.append", "trian", ""])
-def test_anything_else_is_no_part(name):
-    with pytest.raises(Refused, match="expected the name of a public attribute of SimpleNamespace"):
-        part_of(of=SimpleNamespace(train=[1], _list=2), name=name)
+def test_a_part_is_a_public_attribute_and_nothing_else():
+    whole = SimpleNamespace(train=[1], _list=2)
+    assert part_of(of=whole, name="train") == [1]
+    for name in ("__class__", "_list", "train.append", "trian", ""):
+        with pytest.raises(Refused, match="expected the name of a public attribute of SimpleNamespace"):
+            part_of(of=whole, name=name)
 
 
 def test_a_model_that_was_named_then_safetensors_then_monais_name(tmp_path):

@@ -10,7 +10,7 @@ import monai
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.config import check_bundle, find_variant
+from samfed_monai.config import find_variant
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
 from tests.workflow import workflow
@@ -41,26 +41,7 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         monai.data.set_track_meta(before)
     weights = tmp_path / "out" / "best.safetensors"
     assert safe_load(weights, like=made.trainer.network.state_dict())
-    words = ["--image_size", "32", "--allow-other-size", "--network_name", "basic_unet"]
-    images = str(tmp_path / "public")
-    assert (
-        main(["infer", str(copy), images, "--model", str(weights), "--output-dir", str(tmp_path / "masks"), *words])
-        == 0
-    )
+    words = ["--model", str(weights), "--output-dir", str(tmp_path / "masks"), "--image_size", "32"]
+    words += ["--allow-other-size", "--network_name", "basic_unet"]
+    assert main(["infer", str(copy), str(tmp_path / "public"), *words]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
-        (
-            {"train#dataset#split": "pubic"},
-            "command line -> train#dataset#split: expected one of ['public', 'unlabelled', 'labelled', 'validation', "
-            "'test'], found 'pubic'; did you mean 'public'?",
-        ),
-    ],
-)
-def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_hint(bundle, overrides, message) -> None:
-    [problem] = check_bundle(bundle, "train", overrides=overrides, ready=False)
-    assert str(problem).startswith(message)

@@ -1,16 +1,18 @@
-"""The two bundles are one recipe: where they differ is listed here, each place with its reason, and nowhere else."""
+"""The two bundles are one recipe, in which every option has one home; every exception is here, with its reason."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from samfed_monai.config.check import FOLDER_OPTIONS
+from samfed_monai.config.options import is_value
 from samfed_monai.config.parse import join_id, walk
 from samfed_monai.core.io import read_json
+from samfed_monai.federation.workflow import PLACES
 
 from .conftest import REPOSITORY
 
@@ -54,53 +56,32 @@ OWN_TEXT, OWN_TERMS = "docs/README.md", "docs/data_license.txt"
 OWN = {OWN_TEXT, OWN_TERMS, "models/model.pt", "models/model.quality.json"}
 """The files that are each bundle's own."""
 
-_ABSENT = "nothing"
 
-
-def drift(one: Path, other: Path) -> list[str]:
-    """Every difference that is not allowed, as ``file -> id: …``, and every allowed one that is none any more."""
-    return [*_of_files(one, other), *_of_ids(one, other)]
-
-
-def _of_files(one: Path, other: Path) -> Iterator[str]:
-    files = [{path.relative_to(each).as_posix() for path in each.rglob("*") if path.is_file()} for each in (one, other)]
-    for name in sorted(files[0] ^ files[1]):
-        yield f"{name}: in {(one if name in files[0] else other).name} alone"
-    for name in sorted((files[0] & files[1]) - {*ALLOWED, *OWN}):
-        if (one / name).read_bytes() != (other / name).read_bytes():
-            yield f"{name}: not the same in both"
-
-
-def _of_ids(one: Path, other: Path) -> Iterator[str]:
-    for name, allowed in ALLOWED.items():
-        here, there = (_leaves(read_json(each / name)) for each in (one, other))
-        used = set()
-        for key in sorted(here.keys() | there.keys()):
-            if here.get(key, _ABSENT) == there.get(key, _ABSENT):
-                continue
-            above = {each for each in allowed if key == each or key.startswith(f"{each}#")}
-            used |= above
-            if not above:
-                sides = f"{one.name} has {here.get(key, _ABSENT)!r}, {other.name} {there.get(key, _ABSENT)!r}"
-                yield f"{name} -> {key}: {sides}"
-        yield from (f"{name} -> {key}: allowed to differ, but does not" for key in sorted(allowed.keys() - used))
-        orders = [list(read_json(each / name)) for each in (one, other)]
-        if orders[0] != orders[1]:
-            yield f"{name}: ids in another order"
-
-
-def _leaves(content: Any) -> dict[str, Any]:
+def leaves(content: Any) -> dict[str, Any]:
     """Plain values by id; a list of them counts as one."""
-    plain = (dict, list)
-    return {
-        join_id(parts): value
-        for parts, value in walk(content)
-        if not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(x, plain) for x in value))
-    }
+    found = {}
+    for parts, value in walk(content):
+        parts_of_list = value if isinstance(value, list) else [value]
+        if not any(isinstance(each, (dict, list)) for each in parts_of_list):
+            found[join_id(parts)] = value
+    return found
 
 
-def test_the_bundles_differ_only_where_they_should():
-    assert drift(POLYP, SKIN) == []
+@pytest.mark.parametrize("name", ALLOWED)
+def test_ids_differ_only_where_they_should(name):
+    contents, allowed = [read_json(each / name) for each in (POLYP, SKIN)], ALLOWED[name]
+    here, there = map(leaves, contents)
+    differing = {key for key in here.keys() | there.keys() if here.get(key, ...) != there.get(key, ...)}
+    places = {next((each for each in allowed if f"{key}#".startswith(f"{each}#")), key) for key in differing}
+    assert places == allowed.keys()
+    assert list(contents[0]) == list(contents[1]), "the same order"
+
+
+def test_all_other_files_are_the_same():
+    names = [{path.relative_to(each) for path in each.rglob("*") if path.is_file()} for each in (POLYP, SKIN)]
+    assert names[0] == names[1]
+    for name in names[0] - {*map(Path, ALLOWED), *map(Path, OWN)}:
+        assert (POLYP / name).read_bytes() == (SKIN / name).read_bytes(), name
 
 
 def test_what_is_particular_to_a_bundle_stands_in_its_readme():
@@ -118,42 +99,47 @@ def test_what_is_particular_to_a_bundle_stands_in_its_readme():
         assert {f"{file}: {key}" for file, _, ids in cells for key in ids.split(", ")} == recipe, bundle.name
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "after", "told"),
-    [
-        (
-            "configs/train.json",
-            '"learning_rate": 0.001',
-            '"learning_rate": 0.002',
-            "configs/train.json -> learning_rate: mine has 0.002, samfed_skin 0.001",
-        ),
-        (
-            "configs/teacher.json",
-            '"epochs": 5',
-            '"epochs": null',
-            "configs/teacher.json -> epochs: allowed to differ, but does not",
-        ),
-        ("configs/evaluate.json", '"split": "test"', '"split": "validation"', "configs/evaluate.json: not the same"),
-        (
-            "configs/train.json",
-            '"flip": true, "quarter_turns": true',
-            '"flip": true, "quarter_turns": false',
-            "configs/train.json -> weak_view#quarter_turns: mine has False, samfed_skin True",
-        ),
-    ],
-)
-def test_any_other_drift_is_told_with_its_place(tmp_path, name, before, after, told):
-    mine = tmp_path / "mine"
-    shutil.copytree(POLYP, mine)
-    text = (mine / name).read_text(encoding="utf-8")
-    assert text.count(before) == 1
-    (mine / name).write_text(text.replace(before, after), encoding="utf-8")
-    (found,) = drift(mine, SKIN)
-    assert found.startswith(told)
+ANYWHERE = PLACES | set(FOLDER_OPTIONS) | {"adapter", "model", "seed", "imports"}
+"""Places, and what every workflow needs of its own."""
+
+ALIKE = dict.fromkeys(("image_size", "network_name", "classes"), ("train", "inference"))
+"""Knobs that a workflow needs to run alone, and that must say the same in both files."""
+
+UNLIKE = {
+    "batch_size": ("train", "teacher", "inference"),  # of the sites, of the teacher's fit, of what needs no gradient
+    "learning_rate": ("train", "teacher"),  # of the sites, of the teacher's fit
+    "epochs": ("train", "teacher"),
+    "amp": ("train", "inference"),  # steps are as fast as they can be, masks the same on every machine
+    "views": ("teacher", "inference"),  # of SAM's soft masks, of the trained network
+    "encoder_weights": ("train", "evaluate"),  # evaluate.json is on train.json: a model's own weights fill the network
+    "local_steps": ("train", "federate"),  # federate.json is on train.json
+}
+"""Knobs of one name in several files that mean another thing in each, and the two that lie on top of another file."""
 
 
-def test_a_file_of_one_bundle_alone_is_drift(tmp_path):
-    mine = tmp_path / "mine"
-    shutil.copytree(POLYP, mine)
-    (mine / "configs" / "extra.json").write_text("{}")
-    assert drift(mine, SKIN) == ["configs/extra.json: in mine alone"]
+def homes(bundle: Path) -> dict[str, dict[str, object]]:
+    """Knobs by name: the files that have them, those of the groups of ``federate.json`` included, with their values."""
+    found: dict[str, dict[str, object]] = defaultdict(dict)
+    for path in sorted((bundle / "configs").glob("*.json")):
+        content = read_json(path)
+        content |= (content.get("teacher") or {}) if path.stem == "federate" else {}
+        for name, value in content.items() if path.stem != "metadata" else ():
+            if is_value(value) and not name.startswith("_"):
+                found[name][path.stem] = value
+    return found
+
+
+def test_no_option_is_in_two_files_but_those_that_must_and_some_of_these_agree(bundle):
+    found = homes(bundle)
+    twice = {name: set(files) for name, files in found.items() if len(files) > 1 and name not in ANYWHERE}
+    assert twice == {name: set(files) for name, files in {**ALIKE, **UNLIKE}.items()}
+    for name, (one, other) in ALIKE.items():
+        assert found[name][one] == found[name][other], name
+
+
+def test_a_federation_holds_of_other_files_only_what_differs(bundle):
+    federate, train, teacher = (
+        read_json(bundle / "configs" / f"{name}.json") for name in ("federate", "train", "teacher")
+    )
+    assert all(value != train[name] for name, value in federate.items() if name in train)
+    assert all(value != teacher[name] for name, value in federate["teacher"].items())

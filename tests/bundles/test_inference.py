@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with metadata, and a file that is none."""
+    folder = tmp_path_factory.mktemp("made")
     generator = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x010E] = CANARY  # ImageDescription
@@ -47,57 +47,45 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def infer() -> Callable[..., int]:
+def images(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "images"))
+
+
+def infer(model: Path, images: Path, output: Path, *words: str) -> int:
     """``samfed infer`` by one bundle: the other's ``inference.json`` is the same but for the names of things."""
-
-    def run(model: Path, images: Path, output: Path, *words: str) -> int:
-        command = ["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(output)]
-        return main([*command, *words])
-
-    return run
+    return main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(output), *words])
 
 
-def test_masks_have_native_size_and_the_images_names(infer, model, images, tmp_path):
-    assert infer(model, images, tmp_path / "out") == 0
-    written = {
-        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
-    }
-    assert written == {"inference.json", *(f"{name}.png" for name in SIZES)}
+@pytest.fixture(scope="module")
+def masks(model: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the masks of all images are."""
+    folder = tmp_path_factory.mktemp("masks")
+    assert infer(model, made, folder) == 0
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_masks_have_native_size_and_the_images_names(masks):
+    assert files(masks).keys() == {"inference.json", *(f"{name}.png" for name in SIZES)}
     for name, (height, width) in SIZES.items():
-        with Image.open(tmp_path / "out" / f"{name}.png") as mask:
+        with Image.open(masks / f"{name}.png") as mask:
             assert (mask.mode, mask.size) == ("L", (width, height))
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
 
-def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images, tmp_path, caplog, monkeypatch):
+def test_fault_60_exif_and_comments_are_never_copied_and_the_same_inference_runs_again(
+    masks, model, made, tmp_path, caplog, monkeypatch
+):
     # whoever calls the command first in a process has its records on standard error alone
     monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])
-
-    def content() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-
-    assert infer(model, images, tmp_path / "out") == 0
-    before = content()
-    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
-    assert before.items() < content().items()
-    assert [text for text in caplog.messages if "mask" in text] == [f"3 masks in {tmp_path}/out"] * 2
-
-
-def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(
-    model, images, tmp_path, caplog, infer, monkeypatch
-):
-    monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])  # as above
-    assert infer(model, images, tmp_path / "out", "--threshold", "0.999999") == 0
-    assert f"3 masks in {tmp_path}/out, 3 of them are empty" in caplog.messages
-    assert "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas" in caplog.text
-    forms = ["--overlays", str(tmp_path / "looks"), "--areas", str(tmp_path / "areas.csv")]
-    assert infer(model, images, tmp_path / "more", *forms) == 0
-    assert f"overlays: {tmp_path}/looks; areas: {tmp_path}/areas.csv" in caplog.text
-
-
-def test_fault_60_exif_and_comments_are_never_copied(infer, model, images, tmp_path):
-    assert CANARY.encode() in (images / "a.jpg").read_bytes()
-    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
+    shutil.copytree(masks, tmp_path / "out")
+    assert infer(model, made, tmp_path / "out", "--probabilities") == 0
+    assert files(masks).items() < files(tmp_path / "out").items()
+    assert [text for text in caplog.messages if "mask" in text] == [f"3 masks in {tmp_path}/out"]
+    assert CANARY.encode() in (made / "a.jpg").read_bytes()
     for path in (tmp_path / "out").rglob("*.png"):
         assert CANARY.encode() not in path.read_bytes()
         with Image.open(path) as mask:
@@ -105,12 +93,22 @@ def test_fault_60_exif_and_comments_are_never_copied(infer, model, images, tmp_p
             assert mask.info == {}
 
 
-def test_fault_28_missing_weights_are_refused(infer, images, tmp_path, capsys):
-    assert infer(tmp_path / "none.safetensors", images, tmp_path / "out") == 2
+def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(model, made, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])  # as above
+    assert infer(model, made, tmp_path / "out", "--threshold", "0.999999") == 0
+    assert f"3 masks in {tmp_path}/out, 3 of them are empty" in caplog.messages
+    assert "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas" in caplog.text
+    forms = ["--overlays", str(tmp_path / "looks"), "--areas", str(tmp_path / "areas.csv")]
+    assert infer(model, made, tmp_path / "more", *forms) == 0
+    assert f"overlays: {tmp_path}/looks; areas: {tmp_path}/areas.csv" in caplog.text
+
+
+def test_fault_28_missing_weights_are_refused(made, tmp_path, capsys):
+    assert infer(tmp_path / "none.safetensors", made, tmp_path / "out") == 2
     assert f"model: expected a weights file, found no file '{tmp_path}/none.safetensors'" in capsys.readouterr().err
 
 
-def test_every_bad_image_is_told_at_once(infer, model, images, tmp_path, capsys):
+def test_every_bad_image_is_told_at_once_and_fault_19_a_link_out_of_the_folder(model, images, tmp_path, capsys):
     (images / "empty.png").write_bytes(b"")
     (images / "text.jpg").write_text("not an image")
     Image.new("RGB", (8, 8)).save(images / "a.png")
@@ -118,50 +116,42 @@ def test_every_bad_image_is_told_at_once(infer, model, images, tmp_path, capsys)
     message = capsys.readouterr().err
     for part in ("empty.png", "text.jpg", "found a.jpg and a.png"):
         assert part in message
-
-
-def test_fault_19_link_out_of_the_folder_is_refused(infer, model, images, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (images / "link.png").symlink_to(tmp_path / "outside.png")
     assert infer(model, images, tmp_path / "out") == 2
     assert "found a link that leads out of the folder" in capsys.readouterr().err
 
 
-def test_single_images_and_patterns_have_masks_of_their_own_names(infer, model, images, tmp_path):
-    pattern = str(images / "deep" / "**" / "*.jpg")
-    words = ["infer", "samfed_skin", str(images / "a.jpg"), pattern, "--model", str(model)]
-    assert main([*words, "--output-dir", str(tmp_path / "out")]) == 0
+def test_single_images_and_patterns_have_masks_of_their_own_names(masks, model, made, tmp_path):
+    images = [str(made / "a.jpg"), str(made / "deep" / "**" / "*.jpg")]
+    assert main(["infer", "samfed_skin", *images, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "inference.json"}
-    assert infer(model, images, tmp_path / "all") == 0
-    assert (tmp_path / "out" / "b.png").read_bytes() == (tmp_path / "all" / "deep" / "er" / "b.png").read_bytes()
+    assert (tmp_path / "out" / "b.png").read_bytes() == (masks / "deep" / "er" / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ([], "IMAGES: expected images, patterns or folders, found none"),
-        (["{images}/*.tiff"], r"\*\.tiff: expected images, or folders of images, found nothing that fits"),
-        (
-            ["{images}/c.jpg"],
-            r"c\.jpg: expected a folder of images, or a file .* found no such folder or image; did you mean 'a\.jpg'\?",
-        ),
-        (["{images}/notes.txt"], r"notes\.txt: expected a folder of images, or a file .* found a file of another kind"),
-        (["{images}/a.jpg", "{images}/deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
+        (["*.tiff"], r"\*\.tiff: expected images, or folders of images, found nothing that fits"),
+        (["c.jpg"], r"c\.jpg: expected a folder of images, or a file .* found no such .*; did you mean 'a\.jpg'\?"),
+        (["notes.txt"], r"notes\.txt: expected a folder of images, or a file .* found a file of another kind"),
+        (["a.jpg", "deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
     ],
 )
 def test_images_that_are_none_are_refused_by_name(model, images, tmp_path, capsys, words, told):
     (images / "deep" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
-    named = [word.format(images=images) for word in words]
+    named = [str(images / word) for word in words]
     assert main(["infer", "samfed_skin", *named, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 2
     assert re.search(told, capsys.readouterr().err)
     assert not list(tmp_path.glob("out/*.png"))
 
 
-def test_without_a_model_the_bundle_s_own_is_taken_or_asked_for(bundle, images, tmp_path, capsys):
-    words = ["infer", str(bundle), str(images), "--output-dir", str(tmp_path / "out")]
-    assert main([*words, "--image_size", "64", "--allow-other-size"]) == 0
+def test_without_a_model_the_bundle_s_own_is_taken_or_asked_for(bundle, made, tmp_path, capsys):
+    words = ["--output-dir", str(tmp_path / "out"), "--image_size", "64", "--allow-other-size"]
+    assert main(["infer", str(bundle), str(made / "a.jpg"), *words]) == 0
     assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
     own = tmp_path / "own"
     shutil.copytree(bundle, own, ignore=shutil.ignore_patterns("model.*"))
-    assert main(["infer", str(own), *words[2:]]) == 2
+    assert main(["infer", str(own), str(made / "a.jpg"), *words[:2]]) == 2
     assert "--model: expected one: own ships no weights" in capsys.readouterr().err

@@ -7,6 +7,7 @@ hands over pixels with their metadata. Both must come to the masks that ``samfed
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from monai.data import MetaTensor, set_track_meta
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.io import save_tensors
+from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.networks import client_network
 
 from .conftest import BUNDLES
 
 HEIGHT, WIDTH = 37, 50
+BUNDLE = BUNDLES[0]  # their inference.json is the same
 
 
 @pytest.fixture(autouse=True)
@@ -29,77 +31,48 @@ def tracked():
     set_track_meta(True)  # as MONAI comes
 
 
-@pytest.fixture
-def bundle() -> Path:
-    """One of them: their ``inference.json`` is the same."""
-    return BUNDLES[0]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image, weights, and the mask that ``samfed infer`` makes of them."""
+    made = tmp_path_factory.mktemp("made")
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    (tmp_path / "in").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
-    return tmp_path / "in" / "a.png"
+    Image.fromarray(pixels).save(made / "a.png")
+    torch.manual_seed(0)
+    settings = {"network_name": "basic_unet", "image_size": "32"}
+    save_tensors(made / "w.safetensors", client_network("basic_unet").state_dict(), settings)
+    words = ["--model", str(made / "w.safetensors"), "--output-dir", str(made / "out")]
+    assert main(["infer", str(BUNDLE), str(made / "a.png"), *words]) == 0
+    return made
 
 
 @pytest.fixture
-def reader(bundle: Path) -> ConfigParser:
+def reader() -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config(bundle / "configs" / "inference.json")
-    parser.update({"network_name": "basic_unet", "image_size": 32, "bundle_root": str(bundle)})
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"network_name": "basic_unet", "image_size": 32, "bundle_root": str(BUNDLE)})
     return parser
 
 
-def predicted(reader: ConfigParser, item: dict, transforms: list, weights: Path) -> torch.Tensor:
-    """What Label and Deploy do with an item: ``pred`` after postprocessing, (1, H, W)."""
-    from safetensors.torch import load_file
-
+@pytest.mark.parametrize("program", ["label", "deploy"])
+def test_it_gets_the_mask_of_samfed_infer_in_the_images_own_size(reader, folder, program):
     network = reader.get_parsed_content("network_def").eval()
-    network.load_state_dict(load_file(weights))
+    network.load_state_dict(safe_load(folder / "w.safetensors", like=network.state_dict()))
+    transforms = list(reader.get_parsed_content("preprocessing").transforms)
+    item: dict[str, Any] = {"image": str(folder / "a.png")}
+    if program == "deploy":  # which has read the pixels itself
+        loaders = [transform for transform in transforms if "LoadImage" in type(transform).__name__]
+        transforms.remove(*loaders)
+        item = {"image": MetaTensor(torch.from_numpy(np.asarray(Image.open(folder / "a.png")).astype(np.float32)))}
     for transform in transforms:
         item = transform(item)
     with torch.no_grad():
         item["pred"] = reader.get_parsed_content("inferer")(item["image"][None], network)[0]
     for transform in reader.get_parsed_content("postprocessing").transforms:
         item = transform(item)
-    return item["pred"]
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "w.safetensors"
-    save_tensors(path, client_network("basic_unet").state_dict(), {"network_name": "basic_unet", "image_size": "32"})
-    return path
-
-
-@pytest.fixture
-def ours(bundle, image, weights, tmp_path) -> np.ndarray:
-    """The mask of ``samfed infer``, (H, W) of 0 and 1."""
-    words = ["infer", str(bundle), str(image), "--model", str(weights), "--output-dir", str(tmp_path / "out")]
-    assert main(words) == 0
-    set_track_meta(True)
-    mask = np.asarray(Image.open(tmp_path / "out" / "a.png"))
-    assert 0 < (mask > 0).mean() < 1, "both kinds of pixels, so that a wrong mask shows"
-    return mask > 0
-
-
-def test_label_gets_the_mask_of_the_images_own_size(reader, image, weights, ours):
-    transforms = reader.get_parsed_content("preprocessing").transforms
-    pred = predicted(reader, {"image": str(image)}, list(transforms), weights)
+    pred, ours = item["pred"], np.asarray(Image.open(folder / "out" / "a.png")) > 0
     assert pred.shape == (1, HEIGHT, WIDTH)
     assert pred.dtype == torch.uint8, "viewers write pictures of whole numbers only"
-    assert set(pred.unique().tolist()) == {0, 1}
-    assert np.array_equal(pred[0].numpy() > 0, ours)
-
-
-def test_deploy_gets_it_from_pixels_that_it_has_read_itself(reader, image, weights, ours):
-    transforms = reader.get_parsed_content("preprocessing").transforms
-    kept = [transform for transform in transforms if "LoadImage" not in type(transform).__name__]
-    assert len(kept) == len(transforms) - 1
-    pixels = torch.from_numpy(np.asarray(Image.open(image)).astype(np.float32))
-    pred = predicted(reader, {"image": MetaTensor(pixels)}, kept, weights)
+    assert set(pred.unique().tolist()) == {0, 1}, "both kinds of pixels, so that a wrong mask shows"
     assert np.array_equal(pred[0].numpy() > 0, ours)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,15 +16,16 @@ from PIL import Image
 
 from samfed_monai.cli.main import main
 from samfed_monai.config.bundles import find_bundle
-from samfed_monai.config.variants import methods
+from samfed_monai.config.variants import methods, variant_files
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.synthetic import CLASSES, render_volumes
 from samfed_monai.data.volumes import cut_nifti
-from samfed_monai.federation.preparation import class_problems
 from samfed_monai.federation.site import Site
 from samfed_monai.federation.workflow import client_config
+from tests.methods import present
+from tests.workflow import workflow
 
 ORGANS = str(list(CLASSES))
 SMALL = (
@@ -80,7 +84,8 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert "shaded: predicted; outlined: the label" in page
     volume = place / "organs/mr/images/mr_01.nii.gz"
     words = ("--output-dir", place / "masks", "--overlays", place / "looks", "--areas", place / "areas.csv")
-    assert run("infer", "samfed_skin", volume, "--model", out, *words) == 0
+    forms = ("--geojson", place / "polygons", "--coco", place / "coco.json")
+    assert run("infer", "samfed_skin", volume, "--model", out, *words, *forms) == 0
     mask, source = nibabel.load(place / "masks/mr_01.nii.gz"), nibabel.load(volume)
     assert mask.shape == source.shape
     assert np.array_equal(mask.affine, source.affine)
@@ -88,8 +93,6 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert read_json(place / "masks/inference.json")["classes"] == list(CLASSES)
     assert len(list((place / "looks/mr_01").glob("*.png"))) == 4
     assert (place / "areas.csv").read_text().splitlines()[2].endswith("spleen")
-    forms = ("--geojson", place / "polygons", "--coco", place / "coco.json")
-    assert run("infer", "samfed_skin", volume, "--model", out, "--output-dir", place / "masks", *forms) == 0
     assert [one["name"] for one in read_json(place / "coco.json")["categories"]] == list(CLASSES)
     assert len(list((place / "polygons/mr_01").glob("*.geojson"))) == 4
     scores = ("--datalist", place / "list.json", "--data-root", place / "slices", "--output-dir", place / "scores")
@@ -104,64 +107,59 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert re.search(r"whole volumes +n +Dice +HD95 mm\n(.*\n)*mr kidney +1 +0\.\d{3}", capsys.readouterr().out)
 
 
-UNLIKE = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']", "--server_network", "basic_unet")
-SAM = ("--network_name", "sam_vit_t", "--network_def#size", 64, "--image_size", 64, "--local_steps", 2)
-#: What methods need with this small network and these two sites.
-NEEDS: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("apple", "elcfs", "fedda_cyclic"), ("--rounds", 2)),  # in the first they do what no_sam does
-    **dict.fromkeys(("fca", "pfedsam", "pfedsam_two_stage"), SAM),
-    **dict.fromkeys(("fedmd", "heterogeneous", "hssf", "local_only"), UNLIKE),
+#: Methods whose server or exchange meets classes, with what they need here.
+FEDERATIONS: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("fedmd", "hssf"), ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']")),
     "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
-    "clustered_sites": ("--strategy#least", 1, "--rounds", 2),
-    "fedca": ("--rounds", 2, "--terms#contrast#rounds", 1),
-    "fedicra": ("--local_steps", 2, "--before#parts#share", 0.5),
-}
-#: Methods whose own code meets neither images nor labels: what learns classes there is that of others here.
-OF_OTHERS = {
-    *("samfed", "no_global_kd", "no_sam_kd", "no_agreement", "confidence_selection", "dp_only"),  # parts left out
-    *("coordinate_median", "krum", "norm_clipping", "trimmed_mean"),  # weights at the server
-    *("ditto", "fedala", "fedbn", "fedper", "fedprox", "fedrep", "fedgin_own_norm"),  # weights at the sites
-    *("elcfs_labelled", "fedsam", "full_sam", "local_sam"),
-    "cpss_adapt",  # at one site, and so no federation
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant",
-    sorted({name for name, each in methods().items() if each.classes == "several"} - OF_OTHERS),
-)
-def test_every_method_that_says_so_and_meets_them_learns_two_classes(place, variant, samfed_data):
-    more = NEEDS.get(variant, ())
+@pytest.mark.parametrize("variant", present(*FEDERATIONS))
+def test_two_classes_are_learned_from_what_travels_besides_weights(place, variant):
+    more = (*FEDERATIONS[variant], "--server_network", "basic_unet")
     code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *more)
     assert code == 0
     assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
 
 
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        (
-            (),
-            r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'",
-        ),
-        (("--classes", "['spleen', 'kidney']"), r"the same names in the same order at every site"),
-        (
-            ("--classes", ORGANS, "--teacher_adapt", "none"),
-            "teacher_adapt: expected an adapted SAM: as it comes",
-        ),
-    ],
-)
-def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, tmp_path, capsys, samfed_data):
-    code, out = federate(place, "samfed", *more, out=tmp_path / "run")
+SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
+#: Methods whose terms meet classes at a site, with what they need here, and one of those terms.
+TERMS: dict[str, tuple[dict[str, Any], str]] = {
+    "cpss": ({}, "style_swap"),
+    "drflm": ({}, "local_mixup"),
+    "fedicra": ({"before#parts#share": 0.5}, "tree"),
+    "fedsemidg": ({}, "dual_guide"),
+    "mean_teacher": ({}, "consistency"),
+    "no_sam": ({}, "pseudo_label"),
+    "pfedsam_two_stage": (SAM, "mutual_kd"),
+    "semifl": ({}, "mixup"),
+    "unimatch": ({}, "unimatch"),
+    "weak_labels": ({}, "crf"),
+}
+
+
+@pytest.mark.parametrize("variant", present(*TERMS))
+def test_two_classes_are_learned_by_the_terms_of_a_site(place, variant):
+    settings, term = TERMS[variant]
+    listed = place / ("weak.json" if methods()[variant].labels == "weak" else "list.json")
+    images = {"datalist": str(listed), "data_root": str(place / "slices"), "classes": list(CLASSES), "standalone": {}}
+    bundle = find_bundle("samfed_skin")
+    made = workflow(bundle, place, variant_files(bundle, variant), **{**images, **settings})
+    made.run()
+    assert math.isfinite(made.trainer.state.term_means[term])
+
+
+def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, capsys):
+    code, out = federate(place, "samfed", out=tmp_path / "run")
     assert code != 0
+    told = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
     assert re.search(told, capsys.readouterr().err)
     assert not (out / "rounds").exists()
 
 
 def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):
-    listed = DataList.load(place / "list.json")
-    other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
+    other = replace(DataList.load(place / "list.json"), classes=["liver", "spleen"])
     config = SimpleNamespace(optional=lambda name: list(CLASSES), value=lambda name: "lora")
     node = SimpleNamespace(site="mr", listed=lambda: other, participants=SimpleNamespace(config=config))
     with caplog.at_level(logging.ERROR):
@@ -171,12 +169,9 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
         "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"
     )
     assert "found the classes ['liver', 'spleen']" in caplog.text
-    assert [str(each) for each in class_problems(listed, config)] == []
 
 
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
-    with pytest.raises(Refused, match="say which are foreground: --label N"):
-        cut_nifti(place / "organs", tmp_path / "s")
     cut_nifti(place / "organs", tmp_path / "s", labels=[2])
     values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
     assert values == {0, 255}

@@ -60,7 +60,7 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
     }
 
 
-def test_everything_that_is_wrong_in_a_file_is_told_at_once(write):
+def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
     path = write(
         {
             "titel": "x",
@@ -100,26 +100,15 @@ def test_a_file_without_rows_is_refused(write, content):
         read_rows(write(content))
 
 
-def test_variants_and_rows_are_put_together():
+def test_variants_and_rows_are_put_together_and_a_name_of_two_things_is_a_problem():
     problems = Problems()
     again = NamedRow("samfed", "samfed", title="Default")
     rows = all_rows(["samfed", "no_sam"], [again, NamedRow("tau", "samfed", {"agreement#tau": 0.8})], problems)
     assert [(row.name, row.title) for row in rows] == [("samfed", "Default"), ("no_sam", ""), ("tau", "")]
     assert list(problems) == []
-
-
-def test_a_name_that_stands_for_two_things_is_a_problem():
-    problems = Problems()
-    all_rows(
-        ["samfed"],
-        [
-            NamedRow("samfed", "samfed", {"agreement#tau": 0.8}),
-            NamedRow("no_sam", "samfed"),
-            NamedRow("x", "samfed"),
-            NamedRow("x", "no_sam"),
-        ],
-        problems,
-    )
+    twice = [NamedRow("x", "samfed"), NamedRow("x", "no_sam")]
+    other = NamedRow("samfed", "samfed", {"agreement#tau": 0.8})
+    all_rows(["samfed"], [other, NamedRow("no_sam", "samfed"), *twice], problems)
     assert [str(problem) for problem in problems] == [
         "rows -> samfed: expected each name once, found two rows of that name; rename one",
         "rows -> no_sam: expected the variant of that name, or another name than 'no_sam', found variant 'samfed'",
@@ -139,22 +128,13 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 
 
 def test_overrides_become_words_and_come_back_as_they_were():
-    overrides = {
-        "a#b": 0.5,
-        "c": "text",
-        "d": "1",
-        "e": None,
-        "f": [1, "x"],
-        "g": -1,
-        "h": {"_target_": "x"},
-        "i": True,
-        "j": "{1}",
-    }
+    values = [0.5, "text", "1", None, [1, "x"], -1, {"_target_": "x"}, True, "{1}"]
+    overrides = {f"a#{number}": value for number, value in enumerate(values)}
     assert overrides_of(words_of(overrides)) == overrides
     assert words_of({"a#b": 0.5, "d": "1"}) == ("--a#b=0.5", '--d="1"')
 
 
-def test_the_data_s_folder_is_told_by_its_variable(monkeypatch):
+def test_the_data_s_folder_is_shown_by_its_variable(monkeypatch):
     monkeypatch.setenv("SAMFED_DATA", "/some/where/")
     assert portable("samfed compare --data-root /some/where/data") == "samfed compare --data-root $SAMFED_DATA/data"
     monkeypatch.delenv("SAMFED_DATA")
@@ -260,10 +240,14 @@ def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(com
     assert "good" not in message
 
 
-def test_without_variants_and_rows_there_is_nothing_to_compare(capsys):
+def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_anything_runs(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither it nor --rows" in capsys.readouterr().err
+    assert main([*words, "--variants", "no_such,", "--seeds", "0,x", "--jobs", "0"]) == 2
+    said = capsys.readouterr().err
+    for part in ("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'"):
+        assert part in said
 
 
 def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():

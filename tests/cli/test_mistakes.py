@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json
 
 MISTAKES = read_json(Path(__file__).parents[1] / "fixtures" / "mistakes.json")
-"""In a file: what stands there (a regular expression), what somebody writes instead, and what is told."""
+"""In a file: what is there (a regular expression), what is written instead, and what the refusal says."""
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -66,46 +64,27 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def first_image(folder: Path) -> Path:
-    listed = json.loads((folder / "list.json").read_text())["public"][0]
-    return folder / "images" / listed["image"]
-
-
-def lost(folder: Path) -> None:
-    first_image(folder).unlink()
-
-
-def another_picture(folder: Path) -> None:
-    Image.new("RGB", (64, 64), "red").save(first_image(folder))
-
-
-def cut(folder: Path) -> None:
-    path = first_image(folder)
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def list_edited_by_hand(folder: Path) -> None:
-    path = folder / "list.json"
-    path.write_text(path.read_text().replace("site-1", "hospital"))
-
-
-IN_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
-    "an image that is gone": (lost, "found no such file; restore it, or check the data root"),
-    "another image of the same name": (another_picture, "; restore the file, or make the list again"),
-    "an image that was cut": (
-        cut,
-        "found a damaged file (Truncated File Read); copy it again from its source, or take it out",
-    ),
-    "a list that was edited": (list_edited_by_hand, "restore it, or make a new one with `samfed prepare`"),
-}
-
-
-@pytest.mark.parametrize("mistake", IN_DATA)
-def test_a_mistake_in_data_is_told_with_its_hint(mistake, prepared, tmp_path, capsys):
-    spoil, message = IN_DATA[mistake]
+@pytest.mark.parametrize(
+    ("file", "spoilt", "message"),
+    [
+        ("image", None, "found no such file; restore it, or check the data root"),
+        ("image", "another picture", "; restore the file, or make the list again"),
+        ("image", "cut", "found a damaged file (Truncated File Read); copy it again from its source, or take it out"),
+        ("list.json", "edited", "restore it, or make a new one with `samfed prepare`"),
+    ],
+)
+def test_a_mistake_in_data_is_refused_with_its_hint(file, spoilt, message, prepared, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(prepared, folder)
-    spoil(folder)
-    data = ["--datalist", str(folder / "list.json"), "--data-root", str(folder / "images")]
+    images, listed = folder / "images", folder / "list.json"
+    path = images / read_json(listed)["public"][0]["image"] if file == "image" else listed
+    content = path.read_bytes()
+    if spoilt is None:
+        path.unlink()
+    elif spoilt == "another picture":
+        Image.new("RGB", (64, 64), "red").save(path)
+    else:
+        path.write_bytes(content[:100] if spoilt == "cut" else content.replace(b"site-1", b"hospital"))
+    data = ["--datalist", str(listed), "--data-root", str(images)]
     problems = refused(["samfed_skin", "--workflow", "inference", *data], capsys)
     assert message in problems[0]

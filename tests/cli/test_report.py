@@ -40,22 +40,16 @@ def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["R", "--output-dir", "C", "--title", "T"], r"--output-dir: .* the report of one run(.|\n)*--title"),
         (["R", "S", "--no-overlays"], "--no-overlays: expected no such option there, found it with a comparison"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(parser, words, told):
+def test_options_that_would_do_nothing_are_refused(parser, words, message):
     args = parser.parse_args(["report", *words])
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         args.run(args)
-
-
-def test_without_a_run_there_is_nothing_to_report(parser, capsys):
-    with pytest.raises(SystemExit):
-        parser.parse_args(["report"])
-    assert "the following arguments are required: RUN" in capsys.readouterr().err
 
 
 def store(folder, count, *, scored=True):
@@ -94,13 +88,9 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
     assert all('<meta http-equiv="refresh" content="10">' in each for each in pages)
     assert "1 of 3 rounds so far, about 10 s left · seed 7" in pages[0]
     assert "2 of 3 rounds so far" in pages[1]
-    for text in (
-        "Best Dice so far",
-        "0.825",
-        "round 2, 4 validation images",
-        "The run goes on: 2 of 3 rounds are stored",
-    ):
-        assert text in pages[1]  # (0.6 + 3 * 0.9) / 4
+    best = ("Best Dice so far", "0.825", "round 2, 4 validation images")  # (0.6 + 3 * 0.9) / 4
+    for text in (*best, "The run goes on: 2 of 3 rounds are stored"):
+        assert text in pages[1]
     assert "No overlays for" not in pages[1]
     assert not (tmp_path / "run.log").exists(), "that is the run's own"
 

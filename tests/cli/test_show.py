@@ -83,9 +83,9 @@ def stars(text: str) -> list[str]:
 
 
 def test_what_nothing_reads_has_a_star(capsys):
-    told = shown(capsys, "samfed_skin")
-    assert stars(told) == ["teacher_adapt", "exchange"], "a federation alone reads them"
-    assert "\n* nothing that this workflow runs reads it\n" in told
+    page = shown(capsys, "samfed_skin")
+    assert stars(page) == ["teacher_adapt", "exchange"], "a federation alone reads them"
+    assert "\n* nothing that this workflow runs reads it\n" in page
     assert stars(shown(capsys, "samfed_skin", "--workflow", "federate")) == []
     assert "* nothing" not in shown(capsys, "samfed_skin", "--workflow", "inference")
     assert stars(shown(capsys, "samfed_skin", "--workflow", "teacher")) == ["score"]
@@ -102,10 +102,6 @@ def test_settings_of_what_a_variant_disables_have_a_star(capsys):
     assert "read" not in whole["learning_rate"]
 
 
-def test_a_bundle_that_says_not_what_runs_has_no_stars(bundle, capsys):
-    assert "*" not in shown(capsys, bundle, "--all")
-
-
 def test_one_part_is_shown_whole(bundle, capsys):
     assert shown(capsys, bundle, "--id", "terms") == (
         "toy, train: train.json, command line\n"
@@ -119,32 +115,25 @@ def test_one_part_is_shown_whole(bundle, capsys):
     assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
 
 
-def test_all_ids_but_the_notes(bundle, capsys):
-    assert list(as_json(capsys, bundle, "--all", "--variant", "gentle")) == [
+def test_all_ids_but_the_notes_with_their_values_sources_and_what_was_replaced(bundle, capsys):
+    content = as_json(capsys, bundle, "--variant", "gentle", "--all")
+    assert list(content) == [
         *("rate", "steps", "folder", "root", "imports", "optimizer#_target_", "optimizer#lr"),
         *("terms#kd#weight", "terms#kd#loss", "terms#list#0#a", "terms#list#1"),
     ]
-
-
-def test_json_says_value_source_and_what_was_replaced(bundle, capsys):
-    content = as_json(capsys, bundle, "--variant", "gentle", "--all")
-    assert content["terms#kd#weight"] == {
-        "value": 0.25,
-        "from": "variant gentle",
-        "replaced": [{"value": 0.5, "from": "variant base"}, {"value": 1.0, "from": "train.json"}],
-    }
+    replaced = [{"value": 0.5, "from": "variant base"}, {"value": 1.0, "from": "train.json"}]
+    assert content["terms#kd#weight"] == {"value": 0.25, "from": "variant gentle", "replaced": replaced}
     assert content["folder"] == {"value": "@root", "leads_to": ".", "from": "train.json", "replaced": []}
     assert content["terms#kd#loss"] == {"value": "@optimizer", "from": "train.json", "replaced": []}
 
 
-def test_a_knob_leads_through_to_the_component_that_reads_it(bundle, capsys):
+def test_an_option_leads_through_to_the_component_that_reads_it(bundle, capsys):
     assert as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr")["optimizer#lr"]["leads_to"] == 0.7
     pinned = as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr", "--variant", "base")["optimizer#lr"]
-    assert (pinned["value"], pinned["from"]) == (0.5, "variant base")
-    assert "leads_to" not in pinned
+    assert (pinned["value"], pinned["from"], "leads_to" in pinned) == (0.5, "variant base", False)
 
 
-def test_evaluate_lies_on_top_of_train(bundle, capsys):
+def test_evaluate_is_a_layer_above_train(bundle, capsys):
     content = as_json(capsys, bundle, "--workflow", "evaluate")
     replaced = [{"value": None, "from": "train.json"}]
     assert content["steps"] == {"value": 3, "from": "evaluate.json", "replaced": replaced}
@@ -152,23 +141,24 @@ def test_evaluate_lies_on_top_of_train(bundle, capsys):
 
 
 def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys):
-    words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
-    assert shown(capsys, bundle, *words) == (
-        "toy, federate: train.json, variant base, federate.json, command line\n"
-        "\n"
-        "id               value        from           replaced\n"
-        "rate             0.9          command line   0.3 (federate.json), 0.1 (train.json)\n"
-        "steps            5            command line   null (train.json)\n"
-        'folder           @root = "."  train.json\n'
-        'root             "."          train.json\n'
-        'optimizer#lr     0.5          variant base   "@rate" (train.json)\n'
-        "terms#kd#weight  2.0          federate.json  0.5 (variant base), 1.0 (train.json)\n"
-        "rounds           2            federate.json\n"
-        'variant          "base"       command line   "gentle" (federate.json)\n'
-        "teacher#views    8            federate.json\n"
-        "\n"
-        "6 more ids with --all\n"
-    )
+    content = as_json(capsys, bundle, "--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
+    assert {
+        name: (each["value"], each["from"], [old["from"] for old in each["replaced"]]) for name, each in content.items()
+    } == {
+        "rate": (0.9, "command line", ["federate.json", "train.json"]),
+        "steps": (5, "command line", ["train.json"]),
+        "folder": ("@root", "train.json", []),
+        "root": (".", "train.json", []),
+        "optimizer#lr": (0.5, "variant base", ["train.json"]),
+        "terms#kd#weight": (2.0, "federate.json", ["variant base", "train.json"]),
+        "rounds": (2, "federate.json", []),
+        "variant": ("base", "command line", ["federate.json"]),
+        "teacher#views": (8, "federate.json", []),
+    }
+
+
+def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
+    assert as_json(capsys, bundle, "--optimizer#amsgrad", "true")["optimizer#amsgrad"]["value"] is True
 
 
 def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys):
@@ -192,8 +182,7 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
     [
         (
             ["--rat", "1", "--views", "2"],
-            r"2 problems\n  - command line -> rat: expected an id that this workflow has, found an unknown id; "
-            r"did you mean 'rate'\?\n  - command line -> views: .*; known in teacher.json",
+            r"2 problems\n.* rat: .*; did you mean 'rate'\?\n.* views: .*; known in teacher",
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
         (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
@@ -205,8 +194,7 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
         (["--variant", "no_sam"], r"no_sam.json -> teacher_adapt: expected an id that this workflow has"),
         (
             ["--workflow", "teacher", "--variant", "base"],
-            r"--variant: expected none: a variant changes train, evaluate and federate, found 'base' with --workflow "
-            r"teacher; leave it out",
+            "--variant: expected none: .*, found 'base' with --workflow te",
         ),
         (["--id", "terms#kdd"], r"--id: expected an id of this workflow, found 'terms#kdd'; did you mean 'terms#kd'\?"),
         (["--id", "optimizer#betas"], r"--id: .*; nothing sets it: the component's own default counts"),
@@ -225,10 +213,6 @@ def test_a_file_that_is_no_json_is_refused(bundle):
         configuration(bundle, "train", None, {})
 
 
-def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
-    assert as_json(capsys, bundle, "--optimizer#amsgrad", "true")["optimizer#amsgrad"]["value"] is True
-
-
 @pytest.mark.parametrize("variant", known_variants())
 def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
     ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
@@ -240,6 +224,5 @@ def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
 def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys):
     page = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
     examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 1
-    for words, written in examples:
-        assert shown(capsys, *words.split()) == written
+    ((words, written),) = examples
+    assert shown(capsys, *words.split()) == written

@@ -1,4 +1,4 @@
-"""`samfed teach`: the bundle runs with the given arguments, and what is missing is refused before any work."""
+"""`samfed teach` and `samfed weights`: the bundle runs with the arguments; what is missing is refused first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.teach import add_teach_parser
+from samfed_monai.cli.teach import add_teach_parser, add_weights_parser
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
+from samfed_monai.data import render_synthetic
 from samfed_monai.networks.sam.adapter import read_header
 from tests.networks.fakes import fake_checkpoint
 
@@ -26,33 +27,20 @@ def parse(*words: str) -> argparse.Namespace:
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
     """A small synthetic list whose sites have labels, and random weights in the weights folder."""
-    from samfed_monai.data import render_synthetic
-
     monkeypatch.setenv("SAMFED_WEIGHTS", str(fake_checkpoint(tmp_path / "mobile_sam.pt").parent))
     datalist = render_synthetic(tmp_path / "images", sites=1, images_per_site=4, public=3, size=(64, 80))
     datalist.save(tmp_path / "list.json")
     return ["--datalist", str(tmp_path / "list.json"), "--data-root", str(tmp_path / "images")]
 
 
-def test_it_runs_the_bundle(listed, tmp_path):
-    output = tmp_path / "adapter.safetensors"
-    words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "64", "--epochs", "1"]
-    words += ["--evaluate-on", "validation"]
+def test_it_runs_the_bundle_with_what_has_no_argument_as_an_override(listed, tmp_path):
+    words = [str(BUNDLE), *listed, "--output", str(tmp_path / "adapter.safetensors"), "--size", "64", "--epochs", "1"]
+    words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
     arguments = parse(*words)
     assert arguments.run(arguments) == 0
-    header = read_header(output)
-    assert (header.adapt.value, header.size) == ("decoder", 64)
-    fitted = read_json(tmp_path / "adapter.fit.json")
-    assert {"held_out"} < set(fitted["after"])
-
-
-def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path):
-    output = tmp_path / "adapter.safetensors"
-    words = [str(BUNDLE), *listed, "--output", str(output), "--size", "64", "--epochs", "1", "--rank", "2"]
-    arguments = parse(*words, "--evaluate_limit", "1", "--held_out_fraction", "0.4")
-    assert arguments.run(arguments) == 0
-    header = read_header(output)
-    assert (header.adapt.value, header.rank) == ("lora", 2)
+    header = read_header(tmp_path / "adapter.safetensors")
+    assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
+    assert "held_out" in read_json(tmp_path / "adapter.fit.json")["after"]
 
 
 def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(listed, tmp_path):
@@ -67,15 +55,41 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
         misspelt.run(misspelt)
 
 
-def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):
+def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work(listed, tmp_path, monkeypatch):
+    words = [str(BUNDLE), *listed[2:], "--output", str(tmp_path / "a.safetensors"), "--datalist"]
+    arguments = parse(*words, str(tmp_path / "no.json"))
+    with pytest.raises(Refused, match=r"no\.json"):
+        arguments.run(arguments)
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nowhere"))
-    arguments = parse(str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"))
+    arguments = parse(*words, listed[1])
     with pytest.raises(Refused, match="samfed weights mobile_sam"):
         arguments.run(arguments)
 
 
-def test_a_missing_list_is_refused(tmp_path):
-    words = ["--datalist", str(tmp_path / "no.json"), "--data-root", str(tmp_path), "--output", str(tmp_path / "a")]
-    arguments = parse(str(BUNDLE), *words)
-    with pytest.raises(Refused, match=r"no\.json"):
-        arguments.run(arguments)
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_weights_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["weights", *words])
+    return arguments.run(arguments)
+
+
+def test_without_a_source_it_finds_and_downloads_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    with pytest.raises(Refused, match="samfed weights mobile_sam --from"):
+        run("mobile_sam")
+    (tmp_path / "mobile_sam.pt").write_bytes(b"x")
+    assert run("mobile_sam") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mobile_sam.pt'}\n"
+
+
+def test_fault_29_a_wrong_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "wrong.pt").write_bytes(b"x")
+    with pytest.raises(Refused, match=r"expected SHA-256 6dbb90523a35330f"):
+        run("mobile_sam", "--from", str(tmp_path / "wrong.pt"))
+
+
+def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    assert run("mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt")) == 0
+    assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226

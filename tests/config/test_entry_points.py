@@ -28,16 +28,10 @@ class Nothing(Term):
         return guidance.student.sum() * 0
 """
 SOURCE = """
-from pathlib import Path
-
-from samfed_monai.data.folders import Found, list_images
+from samfed_monai.data.folders import Found
 
 def archive(root):
-    return [
-        Found(path.name, f"{path.stem}_lesion.png", origin="archive")
-        for path in list_images(Path(root))
-        if not path.stem.endswith("_lesion")
-    ]
+    return [Found(f"{number}.jpg", f"{number}_lesion.png", origin="archive") for number in range(12)]
 
 def nothing(root):
     return []
@@ -66,19 +60,20 @@ def test_a_network_of_another_package_is_named_by_network_name(lab):
         client_network("tiny_lba")
 
 
-def test_a_network_whose_module_is_not_there_or_fails_names_its_owner(lab):
-    files = {"samfed_test_lab_bad.py": "1 / 0"}
-    lab(files, "gone_net = samfed_test_lab_gone:net\nbad_net = samfed_test_lab_bad:net", kind="networks")
+def test_a_network_whose_entry_point_cannot_be_used_names_its_owner(lab):
+    names = {
+        "gone_net": "samfed_test_lab_gone:net",
+        "bad_net": "samfed_test_lab_bad:net",
+        "none": "samfed_test_lab_bad",
+    }
+    points = "\n".join(f"{name} = {place}" for name, place in names.items())
+    lab({"samfed_test_lab_bad.py": "1 / 0"}, points, kind="networks")
     assert "gone_net" not in CLIENT_NETWORKS
     with pytest.raises(Refused, match=r"my-lab 1\.0 -> entry point gone_net = .*the other networks work without it"):
         client_network("gone_net")
     with pytest.raises(Refused, match=r"what my-lab 1\.0 brings, .* ZeroDivisionError.*; update or uninstall my-lab$"):
         client_network("bad_net")
-
-
-def test_an_entry_point_without_an_object_is_refused(lab):
-    lab({"samfed_test_lab_net.py": NETWORK}, "tiny_lab = samfed_test_lab_net", kind="networks")
-    assert "expected package.module:name" in brought("networks").broken["tiny_lab"].found
+    assert "expected package.module:name" in brought("networks").broken["none"].found
 
 
 def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, monkeypatch):
@@ -86,13 +81,10 @@ def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, mo
     target = "samfed_test_lab_term.Nothing"
     with pytest.raises(Refused, match="SAMFED_ALLOW"):
         resolve_target(target, "terms#nothing")
-    lab({"samfed_test_lab_term.py": TERM}, "nothing = samfed_test_lab_term:Nothing", kind="terms")
+    files = {"samfed_test_lab_term.py": TERM, "samfed_test_lab_bad.py": "1 / 0"}
+    lab(files, "nothing = samfed_test_lab_term:Nothing\nbad = samfed_test_lab_bad:Bad", kind="terms")
     assert resolve_target(target, "").__name__ == "Nothing"
     assert strict_target(target, "") == []
-
-
-def test_a_term_whose_module_fails_names_its_owner(lab):
-    lab({"samfed_test_lab_bad.py": "1 / 0"}, "bad = samfed_test_lab_bad:Bad", kind="terms")
     with pytest.raises(Refused, match=r"found ZeroDivisionError: .*; update or uninstall my-lab, which brings it"):
         resolve_target("samfed_test_lab_bad.Bad", "terms#bad")
 
@@ -102,15 +94,15 @@ def test_a_source_of_another_package_becomes_a_list(lab, tmp_path, capsys):
     for number in range(12):
         save(images / f"{number}.jpg", picture(number))
         save(images / f"{number}_lesion.png", disc())
-    points = "archive = samfed_test_lab_source:archive\nnothing = samfed_test_lab_source:nothing"
+    points = "\n".join(f"{name} = samfed_test_lab_source:{name}" for name in ("archive", "nothing"))
     lab({"samfed_test_lab_source.py": SOURCE}, points, kind="sources")
     out = ["--output", str(tmp_path / "list.json"), "--no-report"]
-    assert main(["prepare", "source", "nothing", str(images), *out]) == 2
-    assert "nothing: expected a list of samfed_monai.data.folders.Found, found no image" in capsys.readouterr().err
-    assert main(["prepare", "source", "archve", str(images), *out]) == 2
-    assert "source: expected one of ['archive', 'nothing'], found 'archve'; did you mean 'archive'?" in (
-        capsys.readouterr().err
-    )
+    for name, message in {
+        "nothing": "nothing: expected a list of samfed_monai.data.folders.Found, found no image",
+        "archve": "source: expected one of ['archive', 'nothing'], found 'archve'; did you mean 'archive'?",
+    }.items():
+        assert main(["prepare", "source", name, str(images), *out]) == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "list.json").exists()
     assert main(["prepare", "source", "archive", str(images), "--sites", "2", *out]) == 0
     content = read_json(tmp_path / "list.json")

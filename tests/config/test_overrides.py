@@ -13,32 +13,18 @@ from samfed_monai.core.errors import Refused
 MONAI = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
 
 
-def test_only_monais_own_command_line_is_read():
+def test_only_monais_own_command_line_is_read_and_its_files_as_a_list_or_with_commas():
     assert monai_command(["/usr/bin/samfed", "federate", "--rate", "1"]) is None
-    assert monai_command(["pytest", "--rate", "1"]) is None
-
-
-def test_values_are_read_as_fire_reads_them():
-    words = "run --config_file a/train.json --rate 0.5 --amp True --name=ada --net#x [1,2] --learning-rate 1 --flag"
-    command = monai_command([MONAI, *words.split()])
-    assert command.overrides == {
-        "rate": 0.5,
-        "amp": True,
-        "name": "ada",
-        "net#x": [1, 2],
-        "learning_rate": 1,
-        "flag": True,
-    }
-    assert command.config_files == [Path("a/train.json")]
-
-
-def test_several_config_files_as_a_list_and_with_commas():
     for given in ("['a.json','b.json']", "a.json,b.json"):
         assert monai_command([MONAI, "run", "--config_file", given]).config_files == [Path("a.json"), Path("b.json")]
 
 
-def test_negative_numbers_are_values_and_null_overrides_nothing():
-    assert monai_command([MONAI, "run", "--a", "-1", "--b", "None"]).overrides == {"a": -1}
+def test_values_are_read_as_fire_reads_them_and_null_overrides_nothing():
+    words = "run --config_file a/train.json --rate 0.5 --amp True --name=ada --net#x [1,2] --learning-rate -1 --b None"
+    command = monai_command([MONAI, *words.split(), "--flag"])
+    read = {"rate": 0.5, "amp": True, "name": "ada", "net#x": [1, 2], "learning_rate": -1, "flag": True}
+    assert command.overrides == read
+    assert command.config_files == [Path("a/train.json")]
 
 
 def test_args_file_counts_and_the_command_line_wins(tmp_path):
@@ -63,15 +49,8 @@ def test_hyphens_are_underscores_except_in_the_name_of_a_site():
 
 def test_samfed_reads_json_then_python_then_text():
     words = ["--a", "true", "--b", "null", "--c", "[1,2]", "--d", "(1,2)", "--e", "site-1", "--f", "007", "--g", "1e-3"]
-    assert parse_pairs(words, samfed_value) == {
-        "a": True,
-        "b": None,
-        "c": [1, 2],
-        "d": (1, 2),
-        "e": "site-1",
-        "f": "007",
-        "g": 0.001,
-    }
+    read = {"a": True, "b": None, "c": [1, 2], "d": (1, 2), "e": "site-1", "f": "007", "g": 0.001}
+    assert parse_pairs(words, samfed_value) == read
 
 
 @pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]", "Infinity", "NaN", "1e999", "[-1e999]"])

@@ -9,7 +9,7 @@ import pytest
 from samfed_monai.config import find_bundle, strict_problems
 from samfed_monai.config.own_images import LOADER_SETTINGS, ROOTS, deviations
 from samfed_monai.config.variants import PACKAGED
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Problems
 from samfed_monai.federation.participants import require_own_images
 from samfed_monai.federation.plan import Places, Plan
 from tests.methods import needs
@@ -93,11 +93,10 @@ KNOBS: dict[str, Any] = {
 def beside_bundle(client: dict[str, Any], *, variant: str = "samfed") -> list[str]:
     """What a site refuses that compares the plan with its own bundle."""
     plan = Plan("samfed_skin", 2, variant, train=client, sites={"a": {"network": "basic_unet"}})
-    try:
+    problems = Problems()
+    with problems.collected():
         require_own_images(plan, Places(find_bundle("samfed_skin"), "list.json", ".", "out"), "a")
-    except Refused as refused:
-        return [str(problem) for problem in refused.problems]
-    return []
+    return [str(problem) for problem in problems]
 
 
 @pytest.mark.parametrize("group", ["", "sites", "teacher"])
@@ -146,18 +145,10 @@ def test_a_plan_of_every_method_with_ordinary_knobs_is_accepted():
 
 
 def test_a_knob_of_a_strangers_bundle_that_chooses_images_may_not_change():
-    own = {
-        **{"first": [0, 1, 2], "many": 2, "size": 64},
-        "mine": {
-            "_target_": "torch.utils.data.DataLoader",
-            "batch_size": "@many",
-            "dataset": {
-                "_target_": "monai.data.Dataset",
-                "data": "@first",
-                "transform": {"_target_": "monai.transforms.Resized", "keys": "image", "spatial_size": ["@size", 64]},
-            },
-        },
-    }
+    resize = {"_target_": "monai.transforms.Resized", "keys": "image", "spatial_size": ["@size", 64]}
+    dataset = {"_target_": "monai.data.Dataset", "data": "@first", "transform": resize}
+    loader = {"_target_": "torch.utils.data.DataLoader", "batch_size": "@many", "dataset": dataset}
+    own = {"first": [0, 1, 2], "many": 2, "size": 64, "mine": loader}
     assert deviations(own, {**own, "many": 4, "size": 32}) == []
     assert [problem.where for problem in deviations(own, {**own, "first": [0, 0, 0]})] == [
         "plan -> first#1",

@@ -73,6 +73,8 @@ def test_what_the_roots_lead_to_and_no_more() -> None:
     assert list(found) == ["rate", "terms", "train", "optimizer"]
     assert found["terms"] == {"a": None, "b": {"_target_": "B", "w": 1.0}}
     assert reached(CONTENT, ["report"]) == {"report": CONTENT["report"]}
+    enabled = {"a": {"_target_": "A", "rule": "@rule", "_disabled_": False}}
+    assert "rule" in reached({**CONTENT, "terms": enabled}, ["train"])
 
 
 def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
@@ -84,22 +86,18 @@ def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
         assert found["rule"] == "teacher"
 
 
-def test_a_component_that_is_enabled_brings_what_it_refers_to() -> None:
-    terms = {"a": {"_target_": "A", "rule": "@rule", "_disabled_": False}}
-    assert "rule" in reached({**CONTENT, "terms": terms}, ["train"])
-
-
-@pytest.mark.parametrize("text", ["$@rate * 2", "@rate", "$f(@rule, @rate)"])
-def test_expressions_refer_too(text: str) -> None:
-    assert "rate" in reached({"rate": 1, "rule": 2, "train": {"x": [text]}}, ["train"])
-
-
-def test_a_macro_may_copy_from_anywhere() -> None:
-    assert reached({"train": "%report#title", "report": {"title": 1}}, ["train"]).keys() == {"train", "report"}
-
-
-def test_references_in_a_circle_end() -> None:
-    assert reached({"a": "@b", "b": "@a"}, ["a"]) == {"a": "@b", "b": "@a"}
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"train": "@a", "a": "@b", "b": "@a", "c": 1}, {"train", "a", "b"}),
+        ({"train": {"x": ["$@a * 2"]}, "a": 1, "b": 2}, {"train", "a"}),
+        ({"train": "$f(@a, @b)", "a": 1, "b": 2, "c": 3}, {"train", "a", "b"}),
+        ({"train": "%a#b", "a": {"b": 1}, "c": 2}, {"train", "a", "c"}),
+    ],
+    ids=["in_a_circle", "in_an_expression", "two_in_one", "a_macro_may_copy_from_anywhere"],
+)
+def test_references_are_followed(content, found) -> None:
+    assert reached(content, ["train"]).keys() == found
 
 
 def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
@@ -113,13 +111,15 @@ def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
     assert reached({**content, "train": ["@guides#sam", "@guides"]}, ["train"])["guides"] == guides
 
 
-def test_what_is_referred_to_inside_a_list_or_not_there_brings_what_holds_it() -> None:
-    content = {"steps": [{"a": 1}, {"b": 2}], "group": {"x": 1, "y": 2}, "train": ["@steps#1#b", "@group#z"]}
-    assert reached(content, ["train"]) == content
-
-
-def test_a_reference_to_a_sibling_keeps_its_whole_group() -> None:
-    content = {"group": {"a": {"x": "@##b"}, "b": 1, "c": 2}, "train": "@group#a"}
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"steps": [{"a": 1}, {"b": 2}], "group": {"x": 1, "y": 2}, "train": ["@steps#1#b", "@group#z"]},
+        {"group": {"a": {"x": "@##b"}, "b": 1, "c": 2}, "train": "@group#a"},
+    ],
+    ids=["inside_a_list_or_not_there", "a_sibling"],
+)
+def test_a_reference_brings_all_of_what_holds_its_aim(content) -> None:
     assert reached(content, ["train"]) == content
 
 
@@ -137,12 +137,9 @@ def test_knobs_are_the_plain_values_above_the_first_object():
     assert options_of(content) == {"rate": 0.1, "sites": ["a", "b"], "root": None}
 
 
-def test_code_amid_plain_values_is_a_knob_with_code_in_it():
+def test_code_amid_plain_values_is_an_option_and_imports_below_the_options_end_them():
     assert options_of({"rate": "$1/3", "root": ".", "net": {}}) == {"rate": "$1/3", "root": "."}
     assert options_of({"a": "@b", "b": 1, "c": "@b", "net": {}}) == {"a": "@b", "b": 1}
-
-
-def test_imports_below_the_knobs_ends_them():
     assert options_of({"rate": 1, "imports": ["$import os"], "device": "$torch", "amp": "auto"}) == {"rate": 1}
 
 
@@ -163,10 +160,7 @@ def made(pairs):
 def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):
     federate = {"sites": {"site-1": {"limit": 4}}}
     given = {"sites#site-1#network": "unet", "sites#site-2#terms#kd#weight": 0.5, "sites#site-2#network": "unet"}
-    sites = {
-        "site-1": {"limit": 4, "network": "unet"},
-        "site-2": {"terms#kd#weight": 0.5, "network": "unet"},
-    }
+    sites = {"site-1": {"limit": 4, "network": "unet"}, "site-2": {"terms#kd#weight": 0.5, "network": "unet"}}
     assert groups_of(layers(tmp_path, federate, given))["sites"] == sites
     both = {"sites": {"a": {}}, "sites#b#limit": 2}
     assert groups_of(layers(tmp_path, federate, both))["sites"] == {"a": {}, "b": {"limit": 2}}

@@ -11,9 +11,9 @@ import pkgutil
 import re
 import string
 import zipfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +52,6 @@ def test_plain_values_references_and_listed_components_pass():
     assert told(content) == []
 
 
-@pytest.mark.parametrize("file", [False, True])
 @pytest.mark.parametrize(
     "target",
     [
@@ -60,15 +59,11 @@ def test_plain_values_references_and_listed_components_pass():
         *("monai.utils.instantiate", "monai.utils.run_cmd", "monai.utils.optional_import", "monai.bundle.run"),
         *("torch.load", "torch.hub.load", "torch.jit.load", "torch.ops.load_library", "torch.save"),
         *("monai.handlers.CheckpointLoader", "monai.data.PersistentDataset", "monai.transforms.LoadImage"),
-        *(
-            "samfed_monai.core.io.write_text",
-            "samfed_monai.data.folders.write_new",
-            "samfed_monai.cli.main.main",
-        ),
+        *("samfed_monai.core.io.write_text", "samfed_monai.data.folders.write_new", "samfed_monai.cli.main.main"),
     ],
 )
-def test_fault_31_target_outside_the_strict_allow_list(target, file):
-    for content in ({"teacher": {"loss": {"_target_": target}}}, {"loss#_target_": target}):
+def test_fault_31_target_outside_the_strict_allow_list(target):
+    for content, file in (({"teacher": {"loss": {"_target_": target}}}, True), ({"loss#_target_": target}, False)):
         [message] = told(content, file=file)
         assert "loss#_target_: expected a component of " in message
         assert repr(target) in message
@@ -91,56 +86,39 @@ def test_fault_31_code_in_what_a_server_sends():
     assert len(told({"a": [{"b": ["$x"]}]})) == 1
 
 
-@pytest.mark.parametrize(
-    ("keys", "value", "message"),
-    [
-        (
-            ("logging_file", "args_file", "config_file", "tracking", "teacher#logging_file", "sites#a#tracking"),
-            "x",
-            "expected ids of a configuration, found an option of the command; delete",
-        ),
-        (("records",), "configs/logging.conf", "expected no logging configuration, found 'configs/logging.conf'"),
-        (
-            ("run", "initialize", "imports", "run#0", "sites#a#run", "teacher#initialize", "_meta_"),
-            "x",
-            "expected values for ids, found what to do; delete it",
-        ),
-        (
-            ("data_root", "datalist", "store_dir", "teacher#checkpoint", "output_dir", "encoder_weights"),
-            "/etc",
-            "expected nothing that says where files lie, found '/etc'; set it on this machine, in the site's own file",
-        ),
-        (
-            tuple(f"after#logger#{name}" for name in ("path", "file", "filename", "folder", "root", "load_path")),
-            "/home/v/.bashrc",
-            "expected nothing that says where files lie, found ",
-        ),
-        (("after#logger#store", "after#logger#value_store"), ["x"], "expected nothing that says where files lie, "),
-        *(
-            ((key,), value, "expected nothing that says where files lie, found ")
-            for key, value in (
-                *(("after#logger#path", value) for value in ("@x", "@output_dir/../x", "@#x", "@/x_path", "@images")),
-                ("encoder_weights", "@x"),
-            )
-        ),
-        *(
-            (("sharing#plain#split",), value, "expected nothing that says which images are read, found ")
-            for value in ("test", "@x", "public")
-        ),
-        *(
-            (("sharing#plain#data",), value, "expected nothing that says which images are read, found ")
-            for value in ("@x", [{"image": "x"}])
-        ),
-        (
-            ("images", "test#dataset#data"),
-            {"_target_": "samfed_monai.bundle.SiteImages"},
-            "expected nothing that says which images are read, found ",
-        ),
+PLACE, CHOICE = "nothing that says where files lie, found ", "nothing that says which images are read, found "
+REFUSED: dict[str, list[tuple[str, Any]]] = {
+    "ids of a configuration, found an option of the command; delete": [
+        *((name, "x") for name in ("logging_file", "args_file", "config_file", "tracking")),
+        *(("teacher#logging_file", "x"), ("sites#a#tracking", "x")),
     ],
-)
-def test_fault_31_what_a_server_may_not_say(keys, value, message):
-    for key in keys:
-        assert told({key: value})[0].startswith(f"plan -> {key}: {message}")
+    "no logging configuration, found 'configs/logging.conf'": [("records", "configs/logging.conf")],
+    "values for ids, found what to do; delete it": [
+        *((name, "x") for name in ("run", "initialize", "imports", "_meta_", "run#0", "sites#a#run")),
+        ("teacher#initialize", "x"),
+    ],
+    f"{PLACE}'/etc'; set it on this machine, in the site's own file": [
+        *((name, "/etc") for name in ("data_root", "datalist", "store_dir", "output_dir", "encoder_weights")),
+        *((f"after#a#{name}", "/etc") for name in ("path", "file", "filename", "folder", "root", "load_path")),
+        ("teacher#checkpoint", "/etc"),
+    ],
+    PLACE: [
+        *((f"after#a#{name}", ["x"]) for name in ("store", "value_store")),
+        *(("after#a#path", value) for value in ("@x", "@output_dir/../x", "@#x", "@/x_path", "@images")),
+        ("encoder_weights", "@x"),
+    ],
+    CHOICE: [
+        *(("sharing#plain#split", value) for value in ("test", "@x", "public")),
+        *(("sharing#plain#data", value) for value in ("@x", [{"image": "x"}])),
+        *((name, {"_target_": "samfed_monai.bundle.SiteImages"}) for name in ("images", "test#dataset#data")),
+    ],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_fault_31_what_a_server_may_not_say(message):
+    for key, value in REFUSED[message]:
+        assert told({key: value})[0].startswith(f"plan -> {key}: expected {message}")
 
 
 @pytest.mark.parametrize("value", ["/home/v/.bashrc", "../x", "runs/../../x", "..\\x", "C:/x", "\\\\host\\x", "~/x"])
@@ -168,10 +146,12 @@ def test_fault_31_the_debugger_is_a_prompt():
     assert told({"loss": {**loss, "_mode_": "callable"}}) == []
 
 
-@pytest.mark.parametrize("value", [b"bytes", object(), {1, 2}, (1,)])
-def test_values_that_json_does_not_have(value):
-    [message] = told({"a": {"b": value}})
-    assert message == f"plan -> a#b: expected a value that JSON has, found {type(value).__name__}"
+def test_what_json_does_not_have_and_what_is_no_object_is_refused():
+    for value in (b"bytes", object(), {1, 2}, (1,)):
+        kind = type(value).__name__
+        assert told({"a": {"b": value}}) == [f"plan -> a#b: expected a value that JSON has, found {kind}"]
+    for content in (None, [], "text", 3):
+        assert told(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
 
 
 def test_values_without_end_are_refused_and_not_followed():
@@ -180,11 +160,6 @@ def test_values_without_end_are_refused_and_not_followed():
         content = {"a": content}
     [message] = told(content)
     assert message.endswith("expected at most 32 levels, found values inside values without end")
-
-
-@pytest.mark.parametrize("content", [None, [], "text", 3])
-def test_what_is_no_object_is_refused(content):
-    assert told(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
 
 
 def test_a_file_may_hold_three_shapes_of_expression_below_its_knobs():
@@ -217,7 +192,7 @@ def test_no_other_call_has_one_of_the_shapes(text):
     assert not passed or "__" not in text.rpartition(".")[2]
 
 
-def test_fault_31_code_in_a_knob_of_a_file_even_of_an_allowed_shape():
+def test_fault_31_code_in_an_option_of_a_file_even_of_an_allowed_shape():
     [message] = told({"rate": "$@a.run()", "size": 3, "imports": [], "x": {}}, file=True)
     assert message.startswith("plan -> rate: expected a plain value, found '$@a.run()'")
 
@@ -252,27 +227,17 @@ REACHING_OUT = (
 )
 
 
-def real_name(found: type) -> str:
-    return f"{found.__module__}.{found.__qualname__}"
-
-
 @cache
 def spellings() -> dict[str, list[str]]:
     """The real name of every class in :data:`ROOMS` to every path by which a bundle can spell it."""
+    rooms = [importlib.import_module(room) for room in ROOMS]
+    names = (each.name for room in rooms for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}."))
     found: dict[str, list[str]] = {}
-    for module in _modules():
+    for module in [*rooms, *map(importlib.import_module, names)]:
         for name, value in vars(module).items():
             if inspect.isclass(value):
-                found.setdefault(real_name(value), []).append(f"{module.__name__}.{name}")
+                found.setdefault(f"{value.__module__}.{value.__qualname__}", []).append(f"{module.__name__}.{name}")
     return found
-
-
-def _modules() -> Iterator:
-    for room in ROOMS:
-        package = importlib.import_module(room)
-        yield package
-        for each in pkgutil.walk_packages(package.__path__, f"{room}."):
-            yield importlib.import_module(each.name)
 
 
 @pytest.mark.parametrize("entry", REACHING_OUT)
@@ -284,28 +249,6 @@ def test_a_class_that_fetches_loads_compiles_or_writes_is_refused_however_it_is_
         [problem] = strict_target(path, "plan -> loss#_target_")
         assert problem.expected.startswith("a component of the strict allow-list"), path
         assert path in problem.found
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("monai.losses.PerceptualLoss", "monai.losses.perceptual.PerceptualLoss"),
-        *("monai.networks.nets.HoVerNet", "monai.networks.nets.Hovernet", "monai.networks.nets.hovernet.HoVerNet"),
-        *("monai.networks.layers.GaussianMixtureModel", "monai.networks.layers.gmm.GaussianMixtureModel"),
-        *("monai.inferers.ZarrAvgMerger", "monai.inferers.PatchInferer", "monai.networks.nets.Densenet121"),
-    ],
-)
-def test_the_spellings_that_bundles_use_are_among_them(path):
-    assert path in {each for paths in spellings().values() for each in paths}
-    assert len(strict_target(path, "here")) == 1
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["monai.losses.DiceLoss", "monai.networks.nets.UNet", "monai.networks.nets.ResNet", "monai.inferers.AvgMerger"],
-)
-def test_their_neighbours_pass(path):
-    assert strict_target(path, "here") == []
 
 
 @pytest.mark.parametrize(
@@ -326,15 +269,13 @@ def test_the_argument_that_tells_is_named(path, argument):
 
 def test_a_class_inherits_what_its_bases_take_and_a_path_that_is_dropped_is_none():
     class Base:
-        def __init__(self, *, weights_url: str = "") -> None: ...
+        def __init__(self, *, weights_url: str = "", drop_path: float = 0.1) -> None: ...
 
     class Network(Base):
         def __init__(self, **kwargs: object) -> None: ...
 
-    class Block:
-        def __init__(self, drop_path: float = 0.1) -> None: ...
-
-    assert (telling_argument(Network), telling_argument(Block)) == ("weights_url", "")
+    assert telling_argument(Network) == "weights_url"
+    assert telling_argument(type("Block", (), {"__init__": lambda self, drop_path: None})) == ""
 
 
 def test_nearly_all_classes_of_the_modules_pass():
@@ -354,7 +295,6 @@ def test_the_packages_bundles_are_strict_and_hold_no_expression_at_all(name):
     assert told_of(root) == []
     for path in root.rglob("*.json"):
         assert '"$' not in path.read_text(), path
-    assert main(["check", str(root), "--strict"]) == 0
 
 
 def _zip() -> bytes:
@@ -364,9 +304,9 @@ def _zip() -> bytes:
     return packed.getvalue()
 
 
-def _torch(more: object = None) -> bytes:
+def _torch(**more: object) -> bytes:
     written = io.BytesIO()
-    torch.save({"a": torch.zeros(1), **({} if more is None else {"more": more})}, written)
+    torch.save({"a": torch.zeros(1), **more}, written)
     return written.getvalue()
 
 
@@ -377,7 +317,7 @@ def _torch(more: object = None) -> bytes:
         ("docs/notebook.ipynb", b"{}", "Python"),
         ("scripts/__pycache__/train.pyc", b"x", "Python"),
         ("models/other.pt", _torch(), "an archive (torch.save writes one with a pickle inside)"),
-        ("models/model.pt", _torch(Path("x")), "a pickle that builds 'pathlib.PosixPath'"),
+        ("models/model.pt", _torch(more=Path("x")), "a pickle that builds 'pathlib.PosixPath'"),
         ("models/model.pt", _zip(), "no state dict that torch can look into (RuntimeError)"),
         ("models/model.pt", b"\x80\x02x", "a pickle"),
         ("models/old.pkl", pickle.dumps({"a": 1}), "a pickle"),
@@ -402,12 +342,15 @@ def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
 
 
 def test_what_a_bundle_may_hold_beside_json(bundle):
-    (bundle / "models").mkdir()
+    for name, content in {
+        "models/model.pt": _torch(),
+        "models/.gitkeep": b"",
+        "LICENSE": b"free",
+        "README.md": b"# toy",
+    }.items():
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_bytes(content)
     save_tensors(bundle / "models" / "model.safetensors", {"a": torch.zeros(2)})
-    (bundle / "models" / "model.pt").write_bytes(_torch())
-    (bundle / "LICENSE").write_text("free")
-    (bundle / "models" / ".gitkeep").write_text("")
-    (bundle / "README.md").write_text("# toy")
     assert list(strict_files(bundle)) == []
 
 
@@ -444,7 +387,7 @@ def test_fault_31_a_json_file_in_any_folder_and_letter_case_is_looked_at(bundle,
 
 def test_json_that_is_no_configuration_passes(bundle):
     before = told_of(bundle)
-    (bundle / "docs").mkdir(exist_ok=True)
+    (bundle / "docs").mkdir()
     item = Item(image="images/a.png", label="masks/a.png", sha256="0" * 64, label_sha256="1" * 64)
     DataList("list", [item], {"site-1": Site()}).save(bundle / "docs" / "list.json")
     (bundle / "docs" / "rows.json").write_text('[{"dice": 0.5}, "$5 a row"]')
@@ -453,8 +396,6 @@ def test_json_that_is_no_configuration_passes(bundle):
 
 def test_fault_31_the_command_refuses_with_every_problem_and_code_2(bundle, rewrite: Write, capsys):
     rewrite("train.json", {"rate": "$1/3", "loss#sigmiod": True})
-    assert main(["check", str(bundle)]) == 2
-    capsys.readouterr()
     assert main(["check", str(bundle), "--strict"]) == 2
     errors = capsys.readouterr().err
     assert "train.json -> rate: expected a plain value, found '$1/3'" in errors
@@ -473,20 +414,17 @@ def test_an_inventory_lists_components_packages_files_hashes_and_licences(tmp_pa
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    listed = inventory(root, [PACKAGED / "ditto.json"]).splitlines()
-    rows = [re.split(r"  +", line) for line in listed]
-    assert ["monai.losses.dice.", "DiceLoss"] in rows
-    assert ["torch.nn.modules.activation.", "ReLU"] in rows
-    assert ["samfed_monai.methods.ditto.", "AnchoredTerm, DittoSharing"] in rows
+    rows = [re.split(r"  +", line) for line in inventory(root, [PACKAGED / "ditto.json"]).splitlines()]
+    for row in (
+        ["monai.losses.dice.", "DiceLoss"],
+        ["torch.nn.modules.activation.", "ReLU"],
+        ["samfed_monai.methods.ditto.", "AnchoredTerm, DittoSharing"],
+    ):
+        assert row in rows
     assert ["torch", torch.__version__] in [row[:2] for row in rows]
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert ["models/model.safetensors", "7", digest, "Apache-2.0; data: docs/data_license.txt"] in rows
-    assert [row[0] for row in rows[-4:]] == [
-        "LICENSE",
-        "configs/train.json",
-        "docs/data_license.txt",
-        "models/model.safetensors",
-    ]
+    assert rows[-1] == ["models/model.safetensors", "7", digest, "Apache-2.0; data: docs/data_license.txt"]
+    assert [row[0] for row in rows[-4:-1]] == ["LICENSE", "configs/train.json", "docs/data_license.txt"]
     (root / "LICENSE").unlink()
     assert inventory(root).splitlines()[-1].endswith("none stated; data: docs/data_license.txt")
 

@@ -10,6 +10,7 @@ import logging
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,10 +23,6 @@ from samfed_monai.config.workflow import component_refusal, install_exit_hook, u
 from samfed_monai.core.errors import Problem, Refused, Stopped, Terminated
 from tests.config.conftest import Write
 from tests.forking import start
-
-
-def words_of(bundle: Path, *words: str, config: str | None = None) -> list[str]:
-    return ["run", "--config_file", config or str(bundle / "configs" / "train.json"), *words]
 
 
 def as_typed(words: list[str]) -> None:
@@ -44,7 +41,8 @@ def as_typed(words: list[str]) -> None:
 def monai_run(bundle: Path, *words: str, config: str | None = None) -> tuple[int | None, str]:
     """Exit code and standard error of MONAI's command, in a forked process: importing MONAI takes seconds."""
     errors = bundle / "errors"
-    process = start(as_typed, words_of(bundle, *words, config=config), errors=errors)
+    typed = ["run", "--config_file", config or str(bundle / "configs" / "train.json"), *words]
+    process = start(as_typed, typed, errors=errors)
     process.join(120)
     return process.exitcode, errors.read_text()
 
@@ -62,6 +60,14 @@ def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bund
     require_checked(bundle, "train")
 
 
+@pytest.fixture
+def under_monai(monkeypatch):
+    """This process, as if MONAI's command had started it."""
+    monkeypatch.setattr(logging.getLogger("samfed_monai.audit"), "propagate", True)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -75,26 +81,28 @@ def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bund
         ),
     ],
 )
-def test_under_monai_each_error_has_its_exit_code(monkeypatch, capsys, error, code, text):
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+def test_under_monai_each_error_has_its_exit_code(under_monai, capsys, error, code, text):
     install_exit_hook()
-    wrapped = error
-    if isinstance(error, Exception):
-        wrapped = RuntimeError("Failed to evaluate")
-        wrapped.__cause__ = error
+    wrapped = raised_from(error) if isinstance(error, Exception) else error
     with pytest.raises(SystemExit) as left:
         sys.excepthook(type(wrapped), wrapped, None)
     assert left.value.code == code
     assert capsys.readouterr().err == text
 
 
-def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+def test_under_monai_an_unknown_error_stays_what_it_is(under_monai, capsys):
     install_exit_hook()
     sys.excepthook(ZeroDivisionError, ZeroDivisionError("by zero"), None)
     assert capsys.readouterr().err == "ZeroDivisionError: by zero\n"
+
+
+def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_file(under_monai, monkeypatch):
+    install_exit_hook()
+    assert not logging.getLogger("samfed_monai.audit").propagate
+    logging.getLogger("samfed_monai.audit").propagate = True
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    install_exit_hook()
+    assert logging.getLogger("samfed_monai.audit").propagate, "another program's log is its own"
 
 
 def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
@@ -106,11 +114,13 @@ def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle
 
 
 @pytest.mark.parametrize("value", ["my runs #6", "'C#'", "['a', 'C#/b']", "#6"])
-def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, value):
-    code, told = monai_run(bundle, "--spare", value)
-    assert code == 2, told
-    assert "command line -> spare" in told
-    assert "expected text without '#', which MONAI's own command takes for something else" in told
+def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, under_monai, value):
+    sys.argv += ["--config_file", str(bundle / "configs" / "train.json"), "--spare", value]
+    with pytest.raises(Refused) as refused:
+        require_checked(bundle, "train")
+    problem = refused.value.problems[-1]
+    assert problem.where.startswith("command line -> spare")
+    assert problem.expected == "text without '#', which MONAI's own command takes for something else"
 
 
 def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
@@ -126,26 +136,6 @@ def test_under_monai_a_good_bundle_runs_with_a_variant(bundle):
     files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
     code, told = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
     assert code == 0, told
-
-
-def test_under_monai_what_a_component_refuses_ends_with_code_2(bundle, rewrite: Write):
-    rewrite("train.json", {"run": ["$@train#trainer", "$@broken"], "broken": {"_target_": "tests.config.toys.refuse"}})
-    code, told = monai_run(bundle)
-    assert code == 2, told
-    assert told.rstrip().endswith("  - toy: expected nothing, found a toy")
-    assert "Traceback" not in told
-
-
-def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_file(monkeypatch):
-    audit = logging.getLogger("samfed_monai.audit")
-    monkeypatch.setattr(audit, "propagate", True)
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-    install_exit_hook()
-    assert audit.propagate, "another program's log is its own"
-    monkeypatch.setattr(sys, "argv", ["/site-packages/monai/bundle/__main__.py", "run"])
-    install_exit_hook()
-    assert not audit.propagate
 
 
 def error_of(content, name):
@@ -173,33 +163,20 @@ def test_the_component_its_id_and_its_words_are_told():
 
 def test_a_component_that_no_configuration_has_is_known_by_its_name_and_one_of_several_by_all_their_ids():
     error = error_of(PARTS, "group")
-    for content in (None, {"loss": PARTS["loss"]}):
-        assert [problem.where for problem in unwrap(error, content).problems] == ["torch.optim.AdamW"]
-    [problem] = unwrap(error, {"one": ADAM, "two": [ADAM]}).problems
-    assert problem.where == "one or two#0"
-
-
-def test_an_argument_that_it_does_not_have_is_one():
+    for content, where in ((None, ADAM["_target_"]), ({"one": ADAM, "two": [ADAM]}, "one or two#0")):
+        assert [problem.where for problem in unwrap(error, content).problems] == [where]
     [problem] = unwrap(error_of(PARTS, "loss")).problems
     assert "unexpected keyword argument 'size'" in problem.found
 
 
-class Job:
-    """Its run goes wrong, or builds something that refuses."""
-
-    def __init__(self, work):
-        self.run = work
-
-
 def run(work):
     with pytest.raises(RuntimeError) as caught:
-        instantiate("samfed_monai.config.run_job", "default", job=Job(work))
+        instantiate("samfed_monai.config.run_job", "default", job=SimpleNamespace(run=work))
     return caught.value
 
 
 def test_what_goes_wrong_while_a_workflow_runs_is_a_mistake_unless_a_component_refused():
     assert unwrap(run(lambda: int("x"))) is None
-    assert unwrap(run(lambda: len(1))) is None
     built = run(lambda: instantiate("torch.optim.SGD", "default", params=[torch.zeros(1)], lr=-1.0))
     [problem] = unwrap(built).problems
     assert (problem.where, problem.found) == ("torch.optim.SGD", "'Invalid learning rate: -1.0'")
@@ -212,43 +189,28 @@ def test_a_type_error_in_code_of_this_package_is_a_mistake():
     assert "expected an odd number" in str(unwrap(error_of(pieces, "loss")))
 
 
-def test_an_error_of_another_kind_is_a_mistake():
-    wrapped = "Failed to instantiate component 'torch.optim.AdamW' with keywords: lr"
-    error = RuntimeError(wrapped)
-    assert unwrap(error) is None
-    error.__cause__ = KeyError("lr")
-    assert unwrap(error) is None
-    error.__cause__ = ValueError("bad")
-    assert "found 'bad'" in str(unwrap(error))
+@pytest.mark.parametrize(("cause", "known"), [(None, False), (KeyError("lr"), False), (ValueError("bad"), True)])
+def test_an_error_of_another_kind_is_a_mistake(cause, known):
+    error = RuntimeError("Failed to instantiate component 'torch.optim.AdamW' with keywords: lr")
+    error.__cause__ = cause
+    assert (unwrap(error) is not None) is known
 
 
 REFUSED = Refused([Problem("x", found="1", expected="2")])
 
 
 def raised_from(cause):
-    try:
-        raise RuntimeError("MONAI could not evaluate $@x") from cause
-    except RuntimeError as error:
-        return error
+    error = RuntimeError("MONAI could not evaluate $@x")
+    error.__cause__ = cause
+    return error
 
 
-def raised_beside(context):
-    try:
-        try:
-            raise context
-        except Refused:
-            raise TypeError("a fault of ours")  # noqa: B904 - as it happens by mistake
-    except TypeError as error:
-        return error
-
-
-def test_a_refusal_is_told_however_deep_it_was_wrapped():
+def test_a_refusal_is_told_however_deep_it_was_wrapped_and_no_fault_that_happened_beside_it():
     assert unwrap(REFUSED) is REFUSED
     assert unwrap(raised_from(raised_from(REFUSED))) is REFUSED
-
-
-def test_a_fault_that_happened_while_a_refusal_was_dealt_with_is_not_told_as_one():
-    assert unwrap(raised_beside(REFUSED)) is None
+    beside = TypeError("a fault of ours")
+    beside.__context__ = REFUSED  # it was raised while the refusal was dealt with
+    assert unwrap(beside) is None
     assert unwrap(ValueError("none of ours")) is None
 
 

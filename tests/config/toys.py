@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from samfed_monai.core.errors import Problem, Refused
-
 
 class Trainer:
     """Takes what a trainer takes; does nothing."""
@@ -13,8 +11,3 @@ class Trainer:
 
     def run(self) -> str:
         return f"ran with {self.rate}"
-
-
-def refuse() -> None:
-    """Refuses to be built."""
-    raise Refused([Problem("toy", found="a toy", expected="nothing")])

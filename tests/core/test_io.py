@@ -15,131 +15,92 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 from samfed_monai.core import io as files
+from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import (
-    PRIVATE,
-    PUBLIC,
-    all_finite,
-    append_line,
-    atomic_folder,
-    atomic_write,
-    canonical_hash,
-    check_tensors,
-    from_csv,
-    locked,
-    parse_json,
-    read_json,
-    require_writable,
-    safe_load,
-    save_tensors,
-    sha256_bytes,
-    sha256_file,
-    to_csv,
-    write_json,
-    write_page,
-    write_text,
-)
 from samfed_monai.core.model_file import network_overrides, read_header, settings_of
 
 
-def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path):
+def test_a_write_replaces_the_file_when_its_block_ends_and_leaves_nothing_beside_it(tmp_path: Path):
     path = tmp_path / "new folder" / "a file"
-    for content in (b"old", b"new"):
-        with atomic_write(path) as stream:
-            stream.write(content)
-    assert path.read_bytes() == b"new"
+    files.write_text(path, "old")
+    with files.atomic_write(path) as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["a file"]
 
 
 def test_a_file_in_a_folders_place_is_named_by_what_was_to_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     target = tmp_path / "file" / "list.json"
-    for attempt in (write_text, lambda path, _: require_writable(path)):
+    for attempt in (
+        lambda: files.write_text(target, "{}"),
+        lambda: files.require_writable(target),
+        files.atomic_folder(target).__enter__,
+    ):
         with pytest.raises(OSError, match=r"exists|Not a directory") as caught:
-            attempt(target, "{}")
+            attempt()
         assert caught.value.filename == str(target)
-    with pytest.raises(OSError, match=r"exists|Not a directory") as caught, atomic_folder(target):
-        pass
-    assert caught.value.filename == str(target)
 
 
 def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path):
-    require_writable(tmp_path)
-    require_writable(tmp_path / "new" / "deep" / "list.json")
+    files.require_writable(tmp_path)
+    files.require_writable(tmp_path / "new" / "deep" / "list.json")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
     path = tmp_path / ("ä" * 125 + ".json")
-    write_text(path, "x")
+    files.write_text(path, "x")
     assert len(os.fsencode(path.name)) == 255
     assert path.read_text() == "x"
 
 
 def test_a_folder_appears_when_the_block_ends_and_can_be_entered_by_others(tmp_path: Path):
-    with atomic_folder(tmp_path / "deep" / "new") as folder:
+    with files.atomic_folder(tmp_path / "deep" / "new") as folder:
         (folder / "a").write_text("a")
         assert not (tmp_path / "deep" / "new").exists()
     assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["new", "a"]
     assert (tmp_path / "deep" / "new").stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
-def test_of_a_folder_whose_block_fails_nothing_is_left(tmp_path: Path, error: BaseException):
-    def fail() -> None:
-        with atomic_folder(tmp_path / "new") as folder:
-            (folder / "a").write_text("a")
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):
-    path = tmp_path / "a"
-    write_text(path, "old")
-    with atomic_write(path) as stream:
-        stream.write(b"new")
-        stream.flush()
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-
-
 @pytest.mark.parametrize("error", [ValueError("half-way"), KeyboardInterrupt()])
-def test_an_error_inside_the_block_keeps_the_old_file(tmp_path: Path, error: BaseException):
-    path = tmp_path / "a"
-    write_text(path, "old")
-
+def test_an_error_inside_the_block_keeps_the_old_file_and_leaves_no_folder(tmp_path: Path, error: BaseException):
     def write_half() -> None:
-        with atomic_write(path) as stream:
+        with files.atomic_folder(tmp_path / "new") as folder, files.atomic_write(tmp_path / "a") as stream:
+            (folder / "b").write_text("b")
             stream.write(b"new")
             raise error
 
+    files.write_text(tmp_path / "a", "old")
     with pytest.raises(type(error)):
         write_half()
-    assert path.read_text() == "old"
+    assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_fault_49_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "a"
-    write_text(path, "old")
-
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space left on device"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("os.fsync", OSError(28, "No space left on device")), ("tempfile.mkstemp", PermissionError(13, "no permission"))],
+)
+def test_faults_49_and_54_a_full_disk_and_a_read_only_folder_keep_the_old_file(
+    tmp_path: Path, monkeypatch, step, error
+):
+    files.write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(f"samfed_monai.core.io.{step}", Mock(side_effect=error))
+    with pytest.raises(type(error), match=error.strerror):
+        files.write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -166,25 +127,6 @@ def test_fault_48_a_kill_in_the_middle_of_back_to_back_writes_never_tears_the_fi
         assert len(set(content)) == 1
 
 
-def test_fault_54_a_read_only_folder_raises_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def read_only(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
-    with pytest.raises(PermissionError):
-        write_text(tmp_path / "a", "new")
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_lines_are_appended_and_the_file_gets_the_mode_asked_for(tmp_path: Path, mode: int):
-    path = tmp_path / "new folder" / "a.jsonl"
-    for line in ("one", "läsion"):
-        append_line(path, line, mode=mode)
-    assert path.read_bytes() == "one\nläsion\n".encode()
-    assert stat.S_IMODE(path.stat().st_mode) == mode
-
-
 @pytest.fixture
 def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The inodes of what is flushed to the disk, in order."""
@@ -203,53 +145,44 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_bl
         replace(source, target)
 
     monkeypatch.setattr(files.os, "replace", noted)
-    write_text(tmp_path / "a", "x")
+    files.write_text(tmp_path / "a", "x")
     assert flushed == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
 
 
-def test_a_line_is_on_the_disk_when_it_is_appended(tmp_path: Path, flushed: list[int]):
-    append_line(tmp_path / "a", "line")
-    assert flushed == [(tmp_path / "a").stat().st_ino]
-
-
-def test_a_file_that_others_could_read_becomes_its_owners_own(tmp_path: Path):
-    (tmp_path / "a").write_text("old\n")
-    (tmp_path / "a").chmod(0o644)
-    append_line(tmp_path / "a", "new")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
-
-
-def test_a_line_that_was_cut_off_keeps_a_line_of_its_own(tmp_path: Path):
-    (tmp_path / "a").write_text("whole\nhal")
-    append_line(tmp_path / "a", "next")
-    assert (tmp_path / "a").read_text() == "whole\nhal\nnext\n"
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_line_is_on_the_disk_when_it_is_appended_by_itself_in_a_file_of_the_mode_asked_for(
+    tmp_path: Path, flushed: list[int], mode: int
+):
+    path = tmp_path / "new folder" / "a.jsonl"
+    files.append_line(path, "läsion", mode=mode)
+    with path.open("a") as stream:
+        stream.write("cut o")
+    path.chmod(0o666)
+    files.append_line(path, "next", mode=mode)
+    assert path.read_text(encoding="utf-8") == "läsion\ncut o\nnext\n"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert flushed == [path.stat().st_ino] * 2
 
 
 def test_fault_49_a_line_that_was_not_written_whole_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(files.os, "write", lambda descriptor, content: len(content) - 1)
     with pytest.raises(OSError, match="No space left on device"):
-        append_line(tmp_path / "a", "line")
+        files.append_line(tmp_path / "a", "line")
 
 
-def test_json_comes_back_as_it_went(tmp_path: Path):
+def test_json_comes_back_as_it_went_and_what_other_readers_refuse_is_not_written(tmp_path: Path):
     content = {"name": "läsion ä", "items": [1, 2.5, None, True]}
-    write_json(tmp_path / "a.json", content)
-    assert read_json(tmp_path / "a.json") == content
-    assert "läsion ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_that_other_readers_refuse_is_not_written(tmp_path: Path, value: float):
-    write_json(tmp_path / "a.json", 1)
+    files.write_json(tmp_path / "a.json", content)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"dice": value})
-    assert read_json(tmp_path / "a.json") == 1
+        files.write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert files.read_json(tmp_path / "a.json") == content
+    assert "läsion ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
     (tmp_path / "train.json").write_text('{"seed": 1, "seed": 2, "inner": {"tau": 1, "tau": 2}}')
     with pytest.raises(Refused, match=r"(?s)2 problems.*-> tau: .*twice.*-> seed: .*twice"):
-        read_json(tmp_path / "train.json")
+        files.read_json(tmp_path / "train.json")
 
 
 @pytest.mark.parametrize(
@@ -261,18 +194,13 @@ def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
 )
 def test_what_looks_wrong_and_is_json_is_read(tmp_path: Path, text: str, content: dict):
     (tmp_path / "a.json").write_text(text)
-    assert read_json(tmp_path / "a.json") == content
-
-
-def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
-    (tmp_path / "train.json").write_text('{\n  "seed": 1,\n}\n')
-    with pytest.raises(Refused, match=r"train\.json, line [23].*valid JSON.*look for a trailing comma"):
-        read_json(tmp_path / "train.json")
+    assert files.read_json(tmp_path / "a.json") == content
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (None, r"a\.json: expected a readable file, found No such file"),
         (b"", "found 'an empty file'"),
         (b'{"a": "\xff"}', "expected UTF-8 JSON, found byte 7 is not UTF-8; save it as UTF-8"),
         (b"seed: 1", "line 1, column 1"),
@@ -283,10 +211,11 @@ def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
         ),
     ],
 )
-def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: str):
-    (tmp_path / "a.json").write_bytes(content)
+def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes | None, message: str):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Refused, match=message):
-        read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +229,7 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: st
         ("{'a': 1}", 'write double quotes (")'),
         ('{"a": \u201cx\u201d}', 'write double quotes (")'),
         ('{"a": 0,5}', "write decimals with a point, as 0.5"),
+        ('{"a": 1,}', "look for a trailing comma or a missing quote at or just before this place"),
         ('{"a": Truely}', "look for a trailing comma or a missing quote at or just before this place"),
         ('{"a": 1, b": 2}', "look for a trailing comma or a missing quote at or just before this place"),
     ],
@@ -307,79 +237,66 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: st
 def test_fault_27_what_other_languages_allow_is_told_with_its_own_hint(tmp_path: Path, content: str, hint: str):
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(hint)}"):
-        read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
 
 
 def test_a_byte_order_mark_is_passed_over_where_only_this_package_reads(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
-    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}
     with pytest.raises(Refused, match=r"a\.json: expected no byte order mark, .*, found one at .* without BOM"):
-        read_json(tmp_path / "a.json", byte_order_mark=False)
+        files.read_json(tmp_path / "a.json", byte_order_mark=False)
 
 
 @pytest.mark.parametrize(("content", "line"), [("{\n", "{"), ("[1,\n\n", "[1,"), ('{\n  "a":\n', '"a":')])
 def test_fault_27_a_file_that_ends_too_early_is_refused_with_its_last_line(tmp_path: Path, content: str, line: str):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(Refused, match=rf"a\.json, line \d, column \d+: .*found '{re.escape(line)}' \("):
-        read_json(tmp_path / "a.json")
-
-
-def test_a_missing_json_file_is_refused_with_its_path(tmp_path: Path):
-    with pytest.raises(Refused, match=r"none\.json: expected a readable file, found No such file"):
-        read_json(tmp_path / "none.json")
+        files.read_json(tmp_path / "a.json")
 
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, example B.1
 
 
-def test_sha256_of_the_standard_example(tmp_path: Path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_bytes(b"abc") == ABC
-    assert sha256_file(tmp_path / "abc") == ABC
-
-
-def test_sha256_of_a_file_longer_than_one_piece(tmp_path: Path):
+def test_sha256_of_the_standard_example_and_of_a_file_longer_than_one_piece(tmp_path: Path):
     content = bytes(range(256)) * 4096 * 3 + b"tail"
+    (tmp_path / "abc").write_bytes(b"abc")
     (tmp_path / "long").write_bytes(content)
-    assert sha256_file(tmp_path / "long") == sha256_bytes(content)
+    assert files.sha256_bytes(b"abc") == files.sha256_file(tmp_path / "abc") == ABC
+    assert files.sha256_file(tmp_path / "long") == files.sha256_bytes(content)
 
 
 def test_a_canonical_hash_sees_content_and_not_order_or_spaces():
-    assert canonical_hash({"a": 1, "b": [1, 2]}) == canonical_hash(json.loads('{"b":[1,2],   "a":1}'))
-    assert canonical_hash({"a": 1, "b": [1, 2]}) != canonical_hash({"a": 1, "b": [2, 1]})
-    assert canonical_hash("abc") == sha256_bytes(b'"abc"')
+    assert files.canonical_hash({"a": 1, "b": [1, 2]}) == files.canonical_hash(json.loads('{"b":[1,2],   "a":1}'))
+    assert files.canonical_hash({"a": 1, "b": [1, 2]}) != files.canonical_hash({"a": 1, "b": [2, 1]})
+    assert files.canonical_hash("abc") == files.sha256_bytes(b'"abc"')
 
 
 def weights() -> dict[str, torch.Tensor]:
     return {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    save_tensors(tmp_path / "w.safetensors", weights(), metadata={"rank": "4"})
-    return tmp_path / "w.safetensors"
-
-
-def test_tensors_and_metadata_come_back_bit_for_bit(file: Path):
-    loaded = safe_load(file, like=weights())
+def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path: Path):
+    path = tmp_path / "w.safetensors"
+    files.save_tensors(path, weights(), metadata={"rank": "4"})
+    loaded = files.safe_load(path, like=weights())
     assert {name: tensor.dtype for name, tensor in loaded.items()} == {
         "conv.weight": torch.float32,
         "bn.num_batches_tracked": torch.int64,
     }
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
-    assert read_header(file) == {"rank": "4"}
+    assert read_header(path) == {"rank": "4"}
 
 
 def test_a_view_is_saved_as_what_it_shows(tmp_path: Path):
     view = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
-    save_tensors(tmp_path / "v.safetensors", {"view": view})
-    assert safe_load(tmp_path / "v.safetensors")["view"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    files.save_tensors(tmp_path / "v.safetensors", {"view": view})
+    assert files.safe_load(tmp_path / "v.safetensors")["view"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}])
-def test_torch_files_are_read_as_tensors_only(tmp_path: Path, wrap):
-    torch.save(wrap(weights()), tmp_path / "w.pt")
-    assert torch.equal(safe_load(tmp_path / "w.pt")["conv.weight"], weights()["conv.weight"])
+@pytest.mark.parametrize("content", [weights(), {"model": weights()}])
+def test_torch_files_are_read_as_tensors_only(tmp_path: Path, content: dict):
+    torch.save(content, tmp_path / "w.pt")
+    assert torch.equal(files.safe_load(tmp_path / "w.pt")["conv.weight"], weights()["conv.weight"])
 
 
 class Bomb:
@@ -402,26 +319,23 @@ def test_fault_36_a_malicious_pickle_is_refused_and_its_canary_is_absent(tmp_pat
     else:
         path.write_bytes(pickle.dumps(hostile))
     with pytest.raises(Refused, match=name):
-        safe_load(path, like=weights())
+        files.safe_load(path, like=weights())
     assert not canary.exists()
     pickle.loads(pickle.dumps(hostile))
     assert canary.exists(), "the bomb is live: the test above means something"
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [([1, 2], "something that is not a state dict"), ({"a": 1}, "something that is not a state dict")],
-)
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object, expected: str):
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object):
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(Refused, match=expected):
-        safe_load(tmp_path / "w.pt")
+    with pytest.raises(Refused, match="something that is not a state dict"):
+        files.safe_load(tmp_path / "w.pt")
 
 
 def test_a_missing_weights_file_is_refused(tmp_path: Path):
     for name in ("none.safetensors", "none.pt"):
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found no such file; check the path"):
-            safe_load(tmp_path / name)
+            files.safe_load(tmp_path / name)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, -1])
@@ -431,20 +345,25 @@ def test_fault_52_a_torn_weights_file_is_refused(tmp_path: Path, keep: int, suff
     if suffix == ".pt":
         torch.save(weights(), whole)
     else:
-        save_tensors(whole, weights())
+        files.save_tensors(whole, weights())
     torn = tmp_path / f"torn{suffix}"
     torn.write_bytes(whole.read_bytes()[:keep])
     with pytest.raises(Refused, match="torn"):
-        safe_load(torn)
+        files.safe_load(torn)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_fault_32_nan_and_infinity_are_refused(tmp_path: Path, value: float):
-    hurt = weights()
-    hurt["conv.weight"][1, 2] = value
-    save_tensors(tmp_path / "w.safetensors", hurt)
-    with pytest.raises(Refused, match=r"w\.safetensors -> conv\.weight: expected finite values, found NaN or infinity"):
-        safe_load(tmp_path / "w.safetensors")
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_fault_32_nan_and_infinity_are_refused_with_every_other_problem_at_once(tmp_path: Path, value: float):
+    files.save_tensors(tmp_path / "w.safetensors", {"conv.weight": torch.full((3, 2), value), "extra": torch.zeros(1)})
+    with pytest.raises(Refused) as caught:
+        files.safe_load(tmp_path / "w.safetensors", like=weights())
+    assert [str(problem).partition(": ")[0] for problem in caught.value.problems] == [
+        "w.safetensors -> bn.num_batches_tracked",
+        "w.safetensors -> extra",
+        "w.safetensors -> conv.weight",
+        "w.safetensors -> conv.weight",
+    ]
+    assert str(caught.value.problems[-1]).endswith(": expected finite values, found NaN or infinity")
 
 
 @pytest.mark.parametrize(
@@ -459,60 +378,43 @@ def test_fault_32_nan_and_infinity_are_refused(tmp_path: Path, value: float):
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_sum_that_overflows_is_no_infinite_value(values, finite, dtype):
-    assert all_finite(torch.tensor(values, dtype=dtype)) is finite
-    assert all_finite(torch.tensor([1, 2]))
+    assert files.all_finite(torch.tensor(values, dtype=dtype)) is finite
+    assert files.all_finite(torch.tensor([1, 2]))
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 2, 3), (2, 1)])
-def test_fault_33_a_wrong_shape_is_a_problem_even_with_as_many_numbers(shape: tuple[int, ...]):
-    sent = weights() | {"conv.weight": torch.zeros(shape)}
-    (problem,) = check_tensors(sent, like=weights(), where="site-1")
-    assert str(problem) == f"site-1 -> conv.weight: expected shape (2, 3), found shape {shape}"
+@pytest.mark.parametrize(
+    ("tensor", "expected", "found"),
+    [
+        *((torch.zeros(shape), "shape (2, 3)", f"shape {shape}") for shape in ((3, 2), (6,), (1, 2, 3), (2, 1))),
+        *((torch.zeros(2, 3, dtype=dtype), "torch.float32", str(dtype)) for dtype in (torch.float16, torch.int32)),
+    ],
+)
+def test_faults_33_and_35_a_wrong_shape_or_dtype_is_a_problem_even_with_as_many_numbers(tensor, expected, found):
+    (problem,) = files.check_tensors(weights() | {"conv.weight": tensor}, like=weights())
+    assert str(problem) == f"tensors -> conv.weight: expected {expected}, found {found}"
 
 
 def test_fault_34_missing_and_extra_names_are_all_listed():
     sent = {"conv.weight": torch.zeros(2, 3), "conv.bias": torch.zeros(2), "head": torch.zeros(1)}
-    assert [str(problem) for problem in check_tensors(sent, like=weights(), where="site-1")] == [
+    assert [str(problem) for problem in files.check_tensors(sent, like=weights(), where="site-1")] == [
         "site-1 -> bn.num_batches_tracked: expected shape (), found no such tensor",
         "site-1 -> conv.bias: expected only the network's own names, found an unknown tensor",
         "site-1 -> head: expected only the network's own names, found an unknown tensor",
     ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
-def test_fault_35_a_wrong_dtype_is_a_problem(dtype: torch.dtype):
-    sent = weights() | {"conv.weight": torch.zeros(2, 3, dtype=dtype)}
-    (problem,) = check_tensors(sent, like=weights())
-    assert str(problem) == f"tensors -> conv.weight: expected torch.float32, found {dtype}"
-
-
-def test_what_fits_has_no_problems():
-    assert check_tensors(weights(), like=weights()) == []
-    assert check_tensors(weights()) == []
-
-
-def test_safe_load_lists_every_problem_of_a_file_at_once(tmp_path: Path):
-    hurt = {"conv.weight": torch.full((3, 2), float("nan")), "extra": torch.zeros(1)}
-    save_tensors(tmp_path / "w.safetensors", hurt)
-    with pytest.raises(Refused, match=r"refused: 4 problems"):
-        safe_load(tmp_path / "w.safetensors", like=weights())
-
-
-def test_fault_71_json_nested_too_deeply_is_refused(tmp_path):
-    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(Refused, match=r"deep\.json: expected .*inside each other a few times, found more than 100"):
-        read_json(tmp_path / "deep.json")
-
-
 @pytest.mark.parametrize(("depth", "taken"), [(100, True), (101, False), (100_000, False)])
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
-def test_json_from_elsewhere_is_read_a_hundred_levels_deep(depth, taken, opened, closed):
+def test_fault_71_json_is_read_a_hundred_levels_deep(tmp_path, depth, taken, opened, closed):
     text = opened * depth + ("" if opened == "[" else "1") + closed * depth
+    (tmp_path / "deep.json").write_text(text)
     if taken:
-        assert json.dumps(parse_json(text), separators=(",", ":")) == text
+        assert json.dumps(files.parse_json(text), separators=(",", ":")) == text
     else:
         with pytest.raises(ValueError, match="more than 100 levels"):
-            parse_json(text)
+            files.parse_json(text)
+        with pytest.raises(Refused, match=r"deep\.json: expected .*inside each other a few times, found more than 100"):
+            files.read_json(tmp_path / "deep.json")
 
 
 def test_a_header_of_nested_json_is_no_header(tmp_path):
@@ -527,14 +429,12 @@ def test_a_header_of_nested_json_is_no_header(tmp_path):
         assert (settings_of(path), network_overrides(path)) == ({}, {})
 
 
-@pytest.mark.parametrize(("mode", "folder"), [(PRIVATE, 0o700), (PUBLIC, 0o755)])
-def test_new_folders_are_open_to_those_who_may_read_the_file(tmp_path, mode, folder):
-    write_text(tmp_path / "a" / "b" / "c.txt", "x", mode=mode)
-    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c.txt")] == [
-        folder,
-        folder,
-        mode,
-    ]
+@pytest.mark.parametrize(("mode", "folder"), [(files.PRIVATE, 0o700), (files.PUBLIC, 0o755)])
+def test_new_folders_are_open_to_those_who_may_read_the_page_which_shows_control_characters(tmp_path, mode, folder):
+    files.write_page(tmp_path / "a" / "b" / "c.html", "<p>a\x1b[31m\u202eb\udcff</p>\n", mode=mode)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c.html")]
+    assert modes == [folder, folder, mode]
+    assert (tmp_path / "a" / "b" / "c.html").read_text() == "<p>a\\x1b[31m\\u202eb\\xff</p>\n"
 
 
 def test_a_umask_closes_what_others_could_read(tmp_path):
@@ -543,26 +443,21 @@ def test_a_umask_closes_what_others_could_read(tmp_path):
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o750, 0o640]
 
 
-def test_a_page_shows_control_characters_of_names(tmp_path):
-    write_page(tmp_path / "a.html", "<p>a\x1b[31m\u202eb\udcff</p>\n")
-    assert (tmp_path / "a.html").read_text() == "<p>a\\x1b[31m\\u202eb\\xff</p>\n"
-
-
 def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):
     waited = []
-    with locked(tmp_path / "new" / "ledger"):
-        other = threading.Thread(target=lambda: _enter(tmp_path / "new" / "ledger", waited))
+
+    def enter():
+        with files.locked(tmp_path / "new" / "ledger", waiting=lambda: waited.append("waiting")):
+            waited.append("entered")
+
+    with files.locked(tmp_path / "new" / "ledger"):
+        other = threading.Thread(target=enter)
         other.start()
         while not waited:
             time.sleep(0.01)
         waited.append("still held")
     other.join()
     assert waited == ["waiting", "still held", "entered"]
-
-
-def _enter(path, told):
-    with locked(path, waiting=lambda: told.append("waiting")):
-        told.append("entered")
 
 
 def test_fault_50_memory_that_runs_out_is_no_fault_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -574,28 +469,53 @@ def test_fault_50_memory_that_runs_out_is_no_fault_of_the_weights(tmp_path: Path
 
         monkeypatch.setattr(torch, "load", load)
         with pytest.raises(type(error)) as caught:
-            safe_load(tmp_path / "model.pt")
+            files.safe_load(tmp_path / "model.pt")
         assert caught.value is error
 
 
-def test_rows_by_head_or_in_order_with_empty_cells_for_what_is_missing():
-    rows = [{"b": 2, "a": "x", "c": "left out"}, ["y", None], {"a": "z"}]
-    assert to_csv(["a", "b"], rows) == "a,b\nx,2\ny,\nz,\n"
+def test_rows_by_head_or_in_order_with_empty_cells_for_what_is_missing_and_harmless_names_as_they_are():
+    rows = [{"b": 2, "a": "Läsion 7, links", "c": "left out"}, ["'quoted'", None], {"a": "a=b"}]
+    assert files.to_csv(["a", "b"], rows) == "a,b\n\"Läsion 7, links\",2\n'quoted',\na=b,\n"
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\tx", '=HYPERLINK("http://a","b")', "'=1"])
 def test_fault_70_a_name_that_a_spreadsheet_would_take_for_a_formula_is_text(name):
-    text = to_csv(["id", "dice"], [{"id": name, "dice": -0.5}])
+    text = files.to_csv(["id", "dice"], [{"id": name, "dice": -0.5}])
     cells = list(csv.reader(io.StringIO(text, newline="")))[1]
     assert cells == ["'" + name, "-0.5"], "a number keeps its sign"
-    assert from_csv(io.StringIO(text, newline=""))[0]["id"] == name
+    assert files.from_csv(io.StringIO(text, newline=""))[0]["id"] == name
 
 
-def test_harmless_names_stand_as_they_are():
-    text = to_csv(["id"], [["Läsion 7, links"], ["'quoted'"], ["a=b"]])
-    assert text == "id\n\"Läsion 7, links\"\n'quoted'\na=b\n"
+CELLS = st.text("aä1=+-@\t\r\n'\",; ")
 
 
-@given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
 def test_what_is_written_is_read_back(rows):
-    assert from_csv(io.StringIO(to_csv(["a", "b"], rows), newline="")) == [{"a": a, "b": b} for a, b in rows]
+    assert files.from_csv(io.StringIO(files.to_csv(["a", "b"], rows), newline="")) == [
+        {"a": a, "b": b} for a, b in rows
+    ]
+
+
+TENSORS = {"b": torch.tensor([1, 2]), "a": torch.tensor([[0.5], [1.5]])}
+
+
+def test_what_is_written_is_safetensors_and_its_digest_is_sha256(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as stream:
+        digest = tensor_file.write(stream, TENSORS)
+    assert digest == files.sha256_bytes(path.read_bytes()) == tensor_file.digest_like(path, digest)
+    back = load(path.read_bytes())
+    assert all(torch.equal(back[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_state_has_a_checksum_that_changes_with_one_bit(tmp_path):
+    path = tmp_path / "state.safetensors"
+    with path.open("wb") as stream:
+        digest = tensor_file.write_state(stream, TENSORS)
+    assert digest.startswith("xxh3:")
+    assert len(digest) == len("xxh3:") + 32
+    assert tensor_file.digest_like(path, digest) == digest
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert tensor_file.digest_like(path, digest) != digest

@@ -1,4 +1,4 @@
-"""A process of our own: how long its waiting threads spin, and when Python's collector looks around."""
+"""A process of our own: how long its waiting threads spin, what memory it keeps, which device computes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 
-from samfed_monai.core.own_process import keep_freed_memory, spin_briefly
+from samfed_monai.cli.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.own_process import (
+    DEVICE,
+    best_device,
+    device_name,
+    keep_freed_memory,
+    spin_briefly,
+    usable_cores,
+)
 
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
-def test_a_thousand_spins_also_of_processes_that_this_one_starts(monkeypatch):
-    for name in CHOICES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    assert spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
-
-
-@pytest.mark.parametrize("name", CHOICES)
-def test_what_the_user_chose_is_left_alone(monkeypatch, name):
-    for other in CHOICES:
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, "7")
-    assert not spin_briefly()
-    assert {other: os.environ[other] for other in CHOICES if other in os.environ} == {name: "7"}
+@pytest.mark.parametrize("chosen", [{}, *({name: "7"} for name in CHOICES)])
+def test_a_thousand_spins_also_of_processes_that_this_one_starts_unless_the_user_chose(monkeypatch, chosen):
+    environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
+    monkeypatch.setattr(os, "environ", environment.copy())
+    assert spin_briefly() is not bool(chosen)
+    assert os.environ == environment | (chosen or {"GOMP_SPINCOUNT": "1000"})
 
 
 @pytest.mark.parametrize(
@@ -47,14 +50,8 @@ def test_a_process_of_ours_spins_briefly_before_it_imports_torch(started, asked)
         f"atexit.register(told)\n{started}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *asked],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", code, *asked], env=environment, **options)
     assert done.stderr.splitlines()[-1] == "1000 False"
 
 
@@ -93,7 +90,7 @@ def test_a_freed_block_is_used_again_without_new_pages():
     assert faults(kept) == 0
 
 
-@pytest.mark.parametrize("name", ["GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
+@pytest.mark.parametrize("name", ALLOCATOR)
 def test_the_allocator_that_the_user_chose_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the allocator was touched"))
@@ -107,7 +104,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch, error):
     def missing(name):
         raise error
 
-    for variable in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    for variable in ALLOCATOR:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert not keep_freed_memory()
@@ -123,3 +120,51 @@ def test_the_most_memory_of_the_process_is_known_also_after_it_was_freed():
     before, after = map(int, done.stdout.split())  # of a process of its own: this one may have had more long ago
     assert before > 1 << 20
     assert 60 << 20 < after - before < 90 << 20
+
+
+@pytest.mark.parametrize(("asked", "gpu", "device"), [("", True, "cuda"), ("", False, "cpu"), ("cpu", True, "cpu")])
+def test_it_is_the_one_asked_for_else_the_first_gpu_else_the_cpu(
+    asked: str, gpu: bool, device: str, monkeypatch
+) -> None:
+    monkeypatch.setenv(DEVICE, asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert best_device() == torch.device(device)
+
+
+def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 6}, raising=False)
+    assert usable_cores() == 4
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == 64
+
+
+def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
+    assert device_name("cuda:1") == "Model of cuda:1"
+    monkeypatch.setenv(DEVICE, "cpu")
+    assert device_name() == device_name("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_what_is_not_here_is_refused_with_what_is(asked: str, monkeypatch):
+    monkeypatch.setenv(DEVICE, asked)
+    with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{asked}'"):
+        best_device()
+
+
+def test_a_command_refuses_it_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", "nowhere", "--output-dir", "o", "--device", "gpu"]) == 2
+    assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [None, "cuda:7"])
+def test_what_a_command_was_told_does_not_outlive_it(before: str | None, monkeypatch):
+    monkeypatch.delenv(DEVICE, raising=False)
+    if before:
+        monkeypatch.setenv(DEVICE, before)
+    seen = []
+    monkeypatch.setattr("samfed_monai.cli.infer.run", lambda _: seen.append(os.environ[DEVICE]))
+    assert main(["infer", "samfed_skin", "photos", "--output-dir", "o", "--device", "cpu"]) == 0
+    assert seen == ["cpu"]
+    assert os.environ.get(DEVICE) == before

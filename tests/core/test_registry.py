@@ -13,44 +13,27 @@ from samfed_monai.core.registry import Elsewhere, Registry
 @pytest.fixture
 def rules() -> Registry[str]:
     registry: Registry[str] = Registry("agreement rule")
-    registry.register("teacher")("T")
+    assert registry.register("teacher")("T") == "T", "a decorator hands back what it files"
     registry.register("confidence")("C")
     return registry
 
 
-def test_register_hands_back_what_it_files(rules: Registry[str]):
-    def rule() -> None: ...
-
-    functions: Registry = Registry("rule")
-    assert functions.register("mine")(rule) is rule
-    assert functions["mine"] is rule
-
-
-def test_names_come_sorted_and_can_be_asked_for(rules: Registry[str]):
+def test_names_come_sorted_can_be_asked_for_and_are_taken_once(rules: Registry[str]):
     assert list(rules) == ["confidence", "teacher"]
-    assert "teacher" in rules
-    assert "student" not in rules
-    assert 3 not in rules
+    assert [name in rules for name in ("teacher", "student", 3)] == [True, False, False]
     assert rules["confidence"] == "C"
-
-
-def test_a_misspelt_name_is_refused_with_a_guess(rules: Registry[str]):
-    message = (
-        r"agreement rule: expected one of \['confidence', 'teacher'\], found 'confidense'; did you mean 'confidence'"
-    )
-    with pytest.raises(Refused, match=message):
-        rules["confidense"]
-
-
-def test_a_name_like_no_other_is_refused_with_the_list(rules: Registry[str]):
-    with pytest.raises(Refused, match=r"\['confidence', 'teacher'\], found 'zzz'; see the names expected"):
-        rules["zzz"]
-
-
-def test_a_name_can_be_taken_only_once(rules: Registry[str]):
     with pytest.raises(ValueError, match="agreement rule 'teacher' is registered already"):
         rules.register("teacher")
-    assert rules["teacher"] == "T"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("confidense", "did you mean 'confidence'"), ("zzz", "see the names expected")]
+)
+def test_an_unknown_name_is_refused_with_the_list_and_a_guess(rules: Registry[str], name: str, hint: str):
+    with pytest.raises(
+        Refused, match=rf"agreement rule: expected one of \['confidence', 'teacher'\], found '{name}'; {hint}"
+    ):
+        rules[name]
 
 
 def test_what_is_elsewhere_is_imported_when_it_is_asked_for():

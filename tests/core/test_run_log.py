@@ -1,16 +1,22 @@
-"""What a run logs is in its folder, with times, and in no other's."""
+"""What a run logs is in its folder, with times, and in no other's; of its progress a log has few lines."""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ignite.engine import Engine
+from tqdm import tqdm
 
 from samfed_monai.core.errors import Stopped, Terminated
-from samfed_monai.core.run_log import NAME, RunLog, command_line, round_folders
+from samfed_monai.core.run_log import NAME, LogBar, RunLog, command_line, progress_bar, round_folders
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 OURS = logging.getLogger("samfed_monai.somewhere")
@@ -55,54 +61,49 @@ def test_other_packages_warnings_are_kept_and_ours_once(tmp_path, propagates):
     assert [line[-6:] for line in (tmp_path / NAME).read_text().splitlines()] == ["G ours", "theirs"]
 
 
-def fail(error: BaseException, folder: Path | None = None) -> None:
+def failing(error: BaseException) -> Callable[..., None]:
+    def fail(*_) -> None:
+        raise error
+
+    return fail
+
+
+def logged(work: Callable[[], object], folder: Path | None) -> None:
     with RunLog().kept("samfed federate …") as log:
         if folder is not None:
             log.into(folder)
-        raise error
+        work()
 
 
-def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path):
+def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(Stopped):
-        fail(Stopped("the disk is full", "make room"), tmp_path)
+        logged(failing(Stopped("refused its folder")), None)
+    assert list(tmp_path.iterdir()) == [], "without a folder nothing is written"
+    with pytest.raises(Stopped):
+        logged(failing(Stopped("the disk is full", "make room")), tmp_path)
     first, second, *_ = (tmp_path / NAME).read_text().splitlines()
     assert (first[32:], second[32:]) == ("samfed federate …", "stopped: the disk is full")
     with pytest.raises(ZeroDivisionError):
-        fail(ZeroDivisionError("division by zero"), tmp_path)
+        logged(failing(ZeroDivisionError("division by zero")), tmp_path)
     text = (tmp_path / NAME).read_text()
     assert "Traceback" in text
     assert text.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Stopped):
-        fail(Stopped("refused its folder", ""))
-    assert list(tmp_path.iterdir()) == []
-
-
-def log_of_an_engine_that_raises(error: BaseException, folder: Path) -> str:
-    def step(engine, batch):
-        raise error
-
-    def run():
-        with RunLog().kept() as log:
-            log.into(folder)
-            Engine(step).run([0])
-
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (Terminated("asked to end"), False),
+        (KeyboardInterrupt(), False),
+        (Stopped("full", resume="again"), False),
+        (ZeroDivisionError("by zero"), True),
+    ],
+)
+def test_an_engine_s_word_is_kept_of_an_unexpected_error_and_not_of_one_that_is_a_sentence(tmp_path, error, kept):
     with pytest.raises(type(error)):
-        run()
-    return (folder / NAME).read_text()
-
-
-@pytest.mark.parametrize("error", [Terminated("asked to end"), KeyboardInterrupt(), Stopped("full", resume="again")])
-def test_what_ends_a_run_in_a_sentence_is_not_told_by_its_engine_as_well(tmp_path, error):
-    assert "is terminating" not in log_of_an_engine_that_raises(error, tmp_path)
-
-
-def test_an_engine_s_word_on_an_error_that_nobody_foresaw_is_kept(tmp_path):
-    told = log_of_an_engine_that_raises(ZeroDivisionError("by zero"), tmp_path)
-    assert "Engine run is terminating due to exception: by zero" in told
+        logged(lambda: Engine(failing(error)).run([0]), tmp_path)
+    assert ("Engine run is terminating due to exception: " in (tmp_path / NAME).read_text()) is kept
 
 
 def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
@@ -111,7 +112,53 @@ def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
     (tmp_path / "003").touch()
     assert round_folders(tmp_path) == {number: tmp_path / f"{number:03d}" for number in (0, 999, 1000)}
     assert list(round_folders(tmp_path)) == [0, 999, 1000]
-
-
-def test_a_run_without_rounds_has_none(tmp_path):
     assert round_folders(tmp_path / "rounds") == {}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def lines(capsys) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_log_gets_the_first_and_the_last_state_as_lines(capsys):
+    assert list(progress_bar(range(50), desc="soft masks", unit="image")) == list(range(50))
+    first, last = lines(capsys)
+    assert first.startswith("soft masks:   0%|          | 0/50 [")
+    assert last.startswith("soft masks: 100%|##########| 50/50 [")
+
+
+def test_what_takes_long_is_told_in_between(capsys):
+    for _ in progress_bar(range(3), desc="teacher", mininterval=0):
+        pass
+    assert [line.partition("|")[0] for line in lines(capsys)] == [f"teacher: {n:3}%" for n in (0, 33, 67, 100)]
+
+
+def test_a_bar_that_stops_early_says_where(capsys):
+    with progress_bar(total=4) as bar:
+        bar.update(3)
+    assert lines(capsys)[-1].startswith(" 75%|#######5  | 3/4 [")
+
+
+def test_nothing_is_shown_where_nothing_is_asked_for(capsys):
+    assert list(progress_bar([1, 2], show=False)) == [1, 2]
+    assert lines(capsys) == []
+
+
+def test_a_terminal_has_tqdms_own(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar(total=1, show=False) as bar:
+        assert type(bar) is tqdm
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_bar(total=1, show=False) as bar:
+        assert type(bar) is LogBar
+
+
+def test_the_environment_can_do_without_bars():
+    code = "from samfed_monai.core.run_log import progress_bar; print(list(progress_bar(range(3))))"
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.words import counted, near, printable, uncapitalised
+from samfed_monai.core.words import counted, near, normal, printable, uncapitalised
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds")])
-def test_only_one_is_without_an_s(count, text):
-    assert counted(count, "seed") == text
-
-
-def test_a_verb_goes_with_its_number():
-    assert [counted(n, "image stands", "images stand") for n in (1, 3)] == ["1 image stands", "3 images stand"]
+@pytest.mark.parametrize(
+    ("count", "seeds", "images"),
+    [(0, "0 seeds", "0 images are"), (1, "1 seed", "1 image is"), (2, "2 seeds", "2 images are")],
+)
+def test_one_thing_is_counted_in_the_singular_with_its_verb(count, seeds, images):
+    assert (counted(count, "seed"), counted(count, "image is", "images are")) == (seeds, images)
 
 
 def test_a_name_keeps_its_letters():
@@ -52,3 +51,8 @@ def test_any_text_can_be_printed_and_letters_stay(text):
 def test_a_path_below_the_current_folder_is_shown_from_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [near(tmp_path / "masks" / "a"), near("masks"), near("/else/where")] == ["masks/a", "masks", "/else/where"]
+
+
+def test_a_name_is_known_without_what_no_reader_sees():
+    assert normal(" La\u0308sion\ufe00\ufe0f\t\u00a07\U000e0100\U000e01ef\u200b ") == "Läsion 7"
+    assert normal("\ufe10\U000e01f0") == "\ufe10\U000e01f0", "letters beside the ranges of those that show nothing"

@@ -32,6 +32,12 @@ def save(path: Path, image: Image.Image, **kwargs: object) -> Path:
     return path
 
 
+def drawn(root: Path, *names: str) -> None:
+    """Pictures, and discs where a folder is called ``masks``, each another one."""
+    for number, name in enumerate(names):
+        save(root / name, disc(radius=3 + number % 6) if "masks" in Path(name).parts else picture(number))
+
+
 def jpeg(image: Image.Image, **kwargs: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", **kwargs)
@@ -47,8 +53,8 @@ def site(root: Path, name: str, images: int, masks: int, *, first: int = 0) -> N
 
 
 def options(tmp_path: Path, **more: object) -> Options:
-    """Of a list without a report, unless one is asked for."""
-    return Options(output=tmp_path / "list.json", **{"report": False, **more})
+    """Of ``list.json`` without a report, unless others are asked for."""
+    return Options(**{"output": tmp_path / "list.json", "report": False, **more})
 
 
 def item(root: Path, image: str, label: str | None = None, group: str | None = None) -> Item:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.data.making import disc, picture, save
 
+JPEG = {"quality": 60}
+
 
 def pairs(root: Path, images: str, masks: str, count: Iterable[int] = (1, 2, 3), *, first: int = 0, **kwargs) -> None:
     """Pictures ``images`` and discs ``masks``, both templates over ``n``."""
@@ -25,10 +27,9 @@ def clinicdb(root: Path, count: Iterable[int] = (1, 25, 26), suffix: str = "tif"
 
 def colondb(root: Path, count: Iterable[int] = (1, 38, 39, 301)) -> None:
     """As it was first released: everything in one folder."""
-    pairs(root, "CVC-ColonDB/CVC-ColonDB/{n}.bmp", "CVC-ColonDB/CVC-ColonDB/p{n}.bmp", count, first=2000)
-    for n in count:
-        for other in "sc":
-            save(root / f"CVC-ColonDB/CVC-ColonDB/{other}{n}.bmp", disc())
+    folder = "CVC-ColonDB/CVC-ColonDB/"
+    pairs(root, folder + "{n}.bmp", folder + "p{n}.bmp", count, first=2000)
+    pairs(root, folder + "s{n}.bmp", folder + "c{n}.bmp", count)
 
 
 def cvc300(root: Path) -> None:
@@ -42,27 +43,25 @@ def etis(root: Path) -> None:
 
 def endotect(root: Path) -> None:
     folder = "EndoTect_2020_Segmentation_Test_Dataset"
-    pairs(root, folder + "/images/0a94-{n}.jpg", folder + "/masks/0a94-{n}.jpg", first=5000, quality=60)
+    pairs(root, folder + "/images/0a94-{n}.jpg", folder + "/masks/0a94-{n}.jpg", first=5000, **JPEG)
 
 
 def kvasir(root: Path, count: Iterable[int] = (1, 2, 3)) -> None:
-    pairs(root, "Kvasir-SEG/images/cju{n}.jpg", "Kvasir-SEG/masks/cju{n}.jpg", count, first=6000, quality=60)
+    pairs(root, "Kvasir-SEG/images/cju{n}.jpg", "Kvasir-SEG/masks/cju{n}.jpg", count, first=6000, **JPEG)
     (root / "Kvasir-SEG" / "kavsir_bboxes.json").write_text("{}")
 
 
 def polypgen(root: Path) -> None:
     top = "PolypGen2021_MultiCenterData_v3"
     for centre in range(1, 7):
-        name = f"{top}/data_C{centre}"
-        images, masks = f"{name}/images_C{centre}/x{{n}}.jpg", f"{name}/masks_C{centre}/x{{n}}_mask.jpg"
-        pairs(root, images, masks, first=7000 + 100 * centre, quality=60)
+        name, images = f"{top}/data_C{centre}", f"images_C{centre}/x{{n}}.jpg"
+        pairs(root, f"{name}/{images}", f"{name}/masks_C{centre}/x{{n}}_mask.jpg", first=7000 + 100 * centre, **JPEG)
         save(root / f"{name}/bbox_image_C{centre}/x1_mask_bbox.jpg", disc())
     save(root / f"{top}/data_C3/images_C3/C3_EndoCV2021_00489_.jpg", picture(7999))
     save(root / f"{top}/data_C3/masks_C3/C3_EndoCV2021_00489_mask.jpg", disc())
-    for sequence in (1, 2):
-        name = f"{top}/sequenceData/positive/seq{sequence}"
-        images = f"{name}/images_seq{sequence}/s{sequence}_{{n}}.jpg"
-        pairs(root, images, f"{name}/masks_seq{sequence}/s{sequence}_{{n}}_mask.jpg", first=8000 + 100 * sequence)
+    for number in (1, 2):
+        name, stem = f"{top}/sequenceData/positive/seq{number}", f"seq{number}/s{number}_{{n}}"
+        pairs(root, f"{name}/images_{stem}.jpg", f"{name}/masks_{stem}_mask.jpg", first=8000 + 100 * number)
     save(root / f"{top}/sequenceData/negativeOnly/seq1_neg/a.jpg", picture(8900))
     save(root / f"{top}/imagesAll_positive/x1.jpg", picture(7101))
 

@@ -1,10 +1,14 @@
+"""Every error in a list and its files, each with its words, and what is only worth a warning."""
+
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.core.errors import Refused, folded
-from samfed_monai.data.checks import check_datalist, ids_of, look, repeated_stems, warnings
+from samfed_monai.data.checks import Facts, check_datalist, ids_of, look, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
@@ -20,60 +24,50 @@ def test_a_sound_list_has_no_problems(tmp_path):
     assert check_datalist(tmp_path / "list.json", tmp_path) == []
 
 
-def test_a_site_that_is_called_as_the_server_is_refused(tmp_path):
+def test_fault_01_a_missing_mask_is_told_with_its_image_and_that_both_are_missing_with_another_hint(tmp_path):
     datalist = small_list(tmp_path)
-    datalist.sites["public"] = Site()
-    with pytest.raises(
-        Refused, match="sites#public: expected another name, found 'public'; rename the site, or its fo"
-    ):
-        datalist.save(tmp_path / "list.json")
-
-
-def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):
-    datalist = small_list(tmp_path)
-    (tmp_path / "masks" / "p1.png").unlink()
+    for gone in ("masks/p1.png", "images/u0.png", "masks/u0.png"):
+        (tmp_path / gone).unlink()
+    root, restore = tmp_path.resolve(), "found no such file; restore it, or check the data root"
     assert told(datalist, tmp_path) == [
-        f"{tmp_path.resolve()}/masks/p1.png: expected the mask of images/p1.png, found no such file; "
-        "add the mask, or list the image without a label"
+        f"{root}/masks/p1.png: expected the mask of images/p1.png, found no such file; add the mask, or list the image "
+        "without a label",
+        f"{root}/images/u0.png: expected a readable file, {restore}",
+        f"{root}/masks/u0.png: expected the mask of images/u0.png, {restore}",
     ]
 
 
-def test_a_data_root_without_any_listed_file_is_told_once(tmp_path):
-    datalist = small_list(tmp_path / "right")
-    for name, found in (("wrong", "none of them (the first is images/p0.png)"), ("nowhere", "no such folder")):
-        root = tmp_path / name
-        if name == "wrong":
-            root.mkdir()
-        assert told(datalist, root) == [
-            f"{root.resolve()}: expected 10 files of the list 'small', found {found}; "
-            "is this the data root that the list was made for?"
-        ]
-    assert told(DataList("empty", []), tmp_path / "nowhere") == []
-
-
-def test_of_many_missing_files_every_one_is_a_problem_and_two_lines_say_it(tmp_path):
-    items = [pair(tmp_path, f"i{number:02d}", number) for number in range(16)]
-    for number in range(12):
-        (tmp_path / "images" / f"i{number:02d}.png").unlink()
-        (tmp_path / "masks" / f"i{number:02d}.png").unlink()
-    (tmp_path / "masks" / "i12.png").unlink()
-    for number in (13, 14, 15):
-        (tmp_path / "images" / f"i{number:02d}.png").write_bytes(b"")
-    problems = told(DataList("list", items), tmp_path)
-    restore = "found no such file; restore it, or check the data root"
-    assert problems[:2] == [
-        f"{tmp_path.resolve()}/images/i00.png: expected a readable file, {restore}",
-        f"{tmp_path.resolve()}/masks/i00.png: expected the mask of images/i00.png, {restore}",
+@pytest.mark.parametrize("found", ["none of them (the first is images/p0.png)", "no such folder"])
+def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
+    datalist, root = small_list(tmp_path / "right"), tmp_path / "wrong"
+    if found.startswith("none"):
+        root.mkdir()
+    assert told(datalist, root) == [
+        f"{root.resolve()}: expected 10 files of the list 'small', found {found}; "
+        "is this the data root that the list was made for?"
     ]
-    assert sum(restore in problem for problem in problems) == 24
-    assert sum("found a file of zero bytes" in problem for problem in problems) == 3
-    images, masks, *others = folded(check_datalist(DataList("list", items), tmp_path))
-    names = ", ".join(f"{tmp_path.resolve()}/{{0}}/i0{number}.png" for number in (0, 1)) + " and "
-    names += f"{tmp_path.resolve()}/{{0}}/i02.png"
-    assert images == f"12 times, such as {names.format('images')}: expected a readable file, {restore}"
-    first = f"the first: expected the mask of images/i00.png, {restore}"
-    assert masks == f"12 times, such as {names.format('masks')}; {first}"
-    assert len(others) == 7  # one mask, three empty files, whose hashes differ, too
+    assert told(DataList("empty", []), root) == []
+
+
+def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
+    one = pair(tmp_path, "a", 0)
+    save(tmp_path / one.label, disc(radius=99))
+    assert replace(look(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
+        **{"image": one.image, "height": 24, "width": 32, "mode": "RGB", "brightest": 0, "label": one.label},
+        **{"label_sha256": "", "mask_values": (255,), "foreground": 1.0, "border": 1.0},
+    )
+    assert look(one, tmp_path).brightest == np.array(picture(0)).max()
+
+
+@pytest.mark.parametrize(("damaged", "unreadable"), [("image", True), ("label", True), ("", False)])
+def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_path, damaged, unreadable):
+    one = pair(tmp_path, "a", 0)
+    if damaged:
+        (tmp_path / getattr(one, damaged)).write_bytes(b"x")
+    else:
+        save(tmp_path / one.label, disc(10, 10))
+    facts = look(one, tmp_path)
+    assert (facts.unreadable, len(facts.problems)) == (unreadable, 1)
 
 
 def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
@@ -85,26 +79,19 @@ def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part
     assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
 
 
-def test_groups_that_look_the_same_are_one(tmp_path):
-    spelt = ["G0", "G0 ", "G\u200b0", "g0", "G00", "P1", "P10"]
-    items = [item(tmp_path, pair(tmp_path, f"i{n}", n).image, None, group) for n, group in enumerate(spelt)]
-    found = warnings(DataList("list", [], {"a": Site(unlabelled=items[:1], test=items[1:])}))
-    assert len(found) == 1
-    assert found[0].startswith("1 of 5 groups have images in a validation or test split and elsewhere")
-
-
-def test_fault_02_sizes_that_differ_are_told(tmp_path):
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (disc(24, 30), "m.png: expected 32 x 24 as a.png, found 30 x 24 pixels; resize the mask"),
+        (disc().transpose(Image.Transpose.TRANSPOSE), "m.png: expected 32 x 24 as a.png, found a transposed mask, 24"),
+    ],
+    ids=["another size", "transposed"],
+)
+def test_fault_02_and_fault_03_a_mask_that_does_not_lie_on_its_image_is_told(tmp_path, mask, problem):
     save(tmp_path / "a.png", picture(0))
-    save(tmp_path / "m.png", disc(24, 30))
-    (problem,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
-    assert problem.startswith("m.png: expected 32 x 24 as a.png, found 30 x 24 pixels; resize the mask")
-
-
-def test_fault_03_a_transposed_mask_is_told(tmp_path):
-    save(tmp_path / "a.png", picture(0))
-    save(tmp_path / "m.png", disc().transpose(Image.Transpose.TRANSPOSE))
-    (problem,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
-    assert problem.startswith("m.png: expected 32 x 24 as a.png, found a transposed mask, 24 x 32; turn the mask")
+    save(tmp_path / "m.png", mask)
+    (found,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
+    assert found.startswith(problem)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])  # Pillow drops a TIFF's entry as it turns it
@@ -152,18 +139,15 @@ def test_fault_16_the_same_image_at_two_sites_is_a_warning(tmp_path):
     assert warnings(datalist) == ["1 image is both at a and at b"]
 
 
-@pytest.mark.parametrize("trained_on", ["public", "unlabelled", "validation"])
+@pytest.mark.parametrize("trained_on", ["p0", "u0", "v0"], ids=["public", "unlabelled", "validation"])
 def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trained_on):
     datalist = small_list(tmp_path)
-    name = {"public": "p0", "unlabelled": "u0", "validation": "v0"}[trained_on]
-    content = (tmp_path / "images" / f"{name}.png").read_bytes()
-    (tmp_path / "images" / "t0.png").write_bytes(content)
-    site = datalist.sites["site-1"]
-    leaky = item(tmp_path, "images/t0.png", "masks/t0.png")
-    datalist = DataList("list", datalist.public, {"site-1": Site(site.unlabelled, site.validation, [leaky])})
+    copied = (tmp_path / "images" / f"{trained_on}.png").read_bytes()
+    (tmp_path / "images" / "t0.png").write_bytes(copied)
+    datalist.sites["site-1"].test[0] = item(tmp_path, "images/t0.png", "masks/t0.png")
     (problem,) = told(datalist, tmp_path)
     assert problem.startswith("images/t0.png: expected an image of test in no other split, found the same bytes in")
-    assert f"as images/{name}.png" in problem
+    assert f"as images/{trained_on}.png" in problem
 
 
 def test_fault_19_a_link_out_of_the_root_is_told(tmp_path):
@@ -199,14 +183,17 @@ def test_fault_29_a_file_that_changed_is_told(tmp_path):
     assert all("SHA-256" in problem and "restore the file, or make the list again" in problem for problem in problems)
 
 
-def test_repeated_bytes_and_straddling_groups_are_warnings(tmp_path):
-    for name in ("1", "2", "3"):
-        save(tmp_path / f"{name}.png", picture(int(name != "1")))
-        save(tmp_path / f"m{name}.png", disc())
-    one, two = (item(tmp_path, f"{name}.png", f"m{name}.png", "sequence") for name in ("2", "3"))
-    assert warnings(DataList("list", [one, two])) == [
-        "1 image of the public set repeats the bytes of another one there"
+def test_repeated_bytes_are_a_warning(tmp_path):
+    items = [pair(tmp_path, name, 0) for name in "abc"]
+    assert warnings(DataList("list", items, {"a": Site(items[:1])})) == [
+        "1 image is both at a and at the public set",
+        "2 images of the public set repeat the bytes of another one there",
     ]
-    other = item(tmp_path, "1.png", "m1.png", "sequence")
-    (sentence,) = warnings(DataList("list", [one], {"a": Site(test=[other])}))
-    assert sentence.startswith("1 of 1 groups have images in a validation or test split and elsewhere")
+
+
+def test_groups_that_straddle_splits_are_a_warning_and_those_that_look_the_same_are_one(tmp_path):
+    spelt = ["G0", "G0 ", "G\u200b0", "g0", "G00", "P1", "P10"]
+    items = [replace(pair(tmp_path, f"i{n}", n), group=group) for n, group in enumerate(spelt)]
+    assert warnings(DataList("list", [], {"a": Site(items)})) == []
+    (sentence,) = warnings(DataList("list", [], {"a": Site(unlabelled=items[:1], test=items[1:])}))
+    assert sentence.startswith("1 of 5 groups have images in a validation or test split and elsewhere")

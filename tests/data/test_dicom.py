@@ -26,11 +26,20 @@ def item(**elements: Any) -> Any:
     return content
 
 
-def table(entries: list[int], *, first: int, bits: int) -> Any:
-    content = item(LUTDescriptor=[len(entries), first, bits])
+def table(entries: list[int], *, first: int, bits: int, count: int | None = None) -> Any:
+    content = item(LUTDescriptor=[count or len(entries), first, bits])
     content["LUTDescriptor"].VR = "SS" if first < 0 else "US"
     content.add_new("LUTData", "OW", np.array(entries, "<u2").tobytes())
     return content
+
+
+def palette(descriptor: list[int], data: bytes, *, segmented: str = "") -> dict[str, Any]:
+    """The same table for red, green and blue."""
+    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = descriptor
+        colours[f"{segmented}{name}PaletteColorLookupTableData"] = data
+    return colours
 
 
 def made(
@@ -106,6 +115,12 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         (row(-2000, 0, 100, dtype="i2"), {"PixelPaddingValue": -2000}, [0, 0, 255]),
         (row(0, 3, 9, 20), {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 3}, [0, 0, 0, 255]),
         (row(0, 100, 255, dtype="u1"), {**INVERTED, "PixelPaddingValue": 0}, [0, 155, 0]),
+        # 8 bits that are rescaled to themselves, and a window that is the identity by DICOM's formula
+        (row(90, 100, 120, dtype="u1"), {"RescaleSlope": 1, "RescaleIntercept": 0}, [90, 100, 120]),
+        (row(90, 100, 120, dtype="u1"), {"WindowCenter": 128, "WindowWidth": 256}, [90, 100, 120]),
+        # headers that say half of it
+        (row(0, 1, 2), {"WindowCenter": "", "WindowWidth": "", "NumberOfFrames": ""}, [0, 128, 255]),
+        (row(0, 1, 2), {"WindowWidth": 200}, [0, 128, 255]),
     ],
 )  # fmt: skip
 def test_grey_values_go_through_the_pipeline(tmp_path: Path, pixels: Any, elements: Any, expected: list[int]) -> None:
@@ -141,6 +156,8 @@ RED = np.array([[[4095, 0, 2048]]], "u2")
 def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
     assert read_slices(made(tmp_path, RED, **TWELVE)).pictures.ravel().tolist() == [255, 0, 128]
     assert read_slices(made(tmp_path, RED)).pictures.ravel().tolist() == [16, 0, 8]
+    with pytest.raises(Refused, match=r"expected 8 bits, found PhotometricInterpretation .* YBR_FULL of 16 bits"):
+        read_slices(made(tmp_path, RED, PhotometricInterpretation="YBR_FULL"))
 
 
 @pytest.mark.parametrize("syntax", [LITTLE, BIG])
@@ -154,38 +171,23 @@ def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
     ],
 )
 def test_palettes_of_8_and_16_bits(tmp_path: Path, bits: int, red: list[int], expected: list[int], syntax: str) -> None:
-    order = ">" if syntax == BIG else "<"
-    data = np.array(red, f"{order}u2").tobytes()
-    colours = {}
-    for name in ("Red", "Green", "Blue"):
-        colours[f"{name}PaletteColorLookupTableDescriptor"] = [3, 10, bits]
-        colours[f"{name}PaletteColorLookupTableData"] = data
+    data = np.array(red, ">u2" if syntax == BIG else "<u2").tobytes()
     pixels = row(0, 10, 11, 12, 400)  # below the first and above the last are the first and the last
-    path = made(tmp_path, pixels, syntax=syntax, PhotometricInterpretation="PALETTE COLOR", **colours)
+    path = made(tmp_path, pixels, syntax=syntax, **palette([3, 10, bits], data))
     assert grey(path) == [expected[0], *expected, expected[2]]
 
 
 def test_a_palette_of_8_bits_has_more_than_256_entries(tmp_path: Path) -> None:
-    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
-    for name in ("Red", "Green", "Blue"):
-        colours[f"{name}PaletteColorLookupTableDescriptor"] = [512, 0, 8]
-        colours[f"{name}PaletteColorLookupTableData"] = bytes(n // 2 for n in range(512))
+    colours = palette([512, 0, 8], bytes(n // 2 for n in range(512)))
     assert grey(made(tmp_path, row(0, 256, 300, 511), **colours)) == [0, 128, 150, 255]
 
 
-@pytest.mark.parametrize("count", [3, 300])
-def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(tmp_path: Path, count: int) -> None:
-    colours: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
-    for name in ("Red", "Green", "Blue"):
-        colours[f"{name}PaletteColorLookupTableDescriptor"] = [count, 0, 8]
-        # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
-        colours[f"Segmented{name}PaletteColorLookupTableData"] = bytes([0, 1, 100, 1, 2, 200])
-    path = made(tmp_path, row(0, 1, 2), **colours)
-    if count == 3:
-        assert grey(path) == [100, 150, 200]
-    else:
-        with pytest.raises(Refused, match=r"expected at most 256, found Segmented.* \(0028,1221\) of 300 entries of 8"):
-            read_slices(path)
+def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(tmp_path: Path) -> None:
+    # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
+    three, many = (palette([n, 0, 8], bytes([0, 1, 100, 1, 2, 200]), segmented="Segmented") for n in (3, 300))
+    assert grey(made(tmp_path, row(0, 1, 2), **three)) == [100, 150, 200]
+    with pytest.raises(Refused, match=r"expected at most 256, found Segmented.* \(0028,1221\) of 300 entries of 8"):
+        read_slices(made(tmp_path, row(0, 1, 2), **many))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +212,9 @@ def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(
         ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
         ({"Modality": "RTDOSE"}, "expected a DICOM image, found VL Photographic Image Storage of RTDOSE"),
         ({"SOPClassUID": SR, "Rows": None, "PixelData": None}, r"found no pixels \(XC\)"),
+        ({"VOILUTSequence": [item(LUTDescriptor=[3, 0, 8])]}, r"expected a table, .* \[3, 0, 8\] without LUTData"),
+        ({"VOILUTSequence": [table([1], first=0, bits=8, count=3)]}, r"3 entries of 8 or 16 bits, found .* of 2 bytes"),
+        ({"SamplesPerPixel": None}, r"expected a DICOM image, found a header that cannot be read \(AttributeError"),
         ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
     ],
 )  # fmt: skip
@@ -238,12 +243,41 @@ def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) 
     assert grey(path) == [0, 128, 255]
 
 
-def test_an_object_knows_whether_it_has_an_image(tmp_path: Path) -> None:
+def test_functional_groups_of_an_enhanced_object_go_before_what_is_at_its_top(tmp_path: Path) -> None:
+    groups = {
+        "SharedFunctionalGroupsSequence": [
+            item(
+                PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-100)],
+                PixelMeasuresSequence=[item(PixelSpacing=["0.5", "0.25"])],
+            )
+        ],
+        "PerFrameFunctionalGroupsSequence": [item(FrameVOILUTSequence=[item(**HUNDRED)])],
+    }
+    path = made(tmp_path, row(0, 100, 200), RescaleSlope=9, **NARROW, **groups)
+    assert grey(path) == [0, 128, 255]
+    assert read_slices(path).pixel_area == 0.125
+
+
+def test_an_object_knows_whether_it_has_an_image_and_what_is_none_is_refused(tmp_path: Path) -> None:
     assert no_image(made(tmp_path, row(1))) == ""
     assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == "Segmentation Storage"
     assert no_image(made(tmp_path, row(1), SOPClassUID=SR, Rows=None)) == "Basic Text SR Storage"
     (tmp_path / "a.dcm").write_bytes(b"damaged")
     assert no_image(tmp_path / "a.dcm") == ""
+    with pytest.raises(Refused, match=r"a\.dcm: expected a DICOM object, found a file of another kind"):
+        read_slices(tmp_path / "a.dcm")
+
+
+def test_without_pydicom_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samfed_monai.data.dicom.importlib.util.find_spec", lambda name: None)
+    assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == ""
+    with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
+        read_slices(tmp_path / "a.dcm")
+
+
+def shipped(name: str) -> Path:
+    """An object that pydicom ships."""
+    return Path(str(pydicom.data.get_testdata_file(name)))
 
 
 def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
@@ -256,97 +290,24 @@ def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixt
     assert numbers_of(read_object(path), "PixelSpacing") == [0.5, 0.5]
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an implicit VR where the header says explicit
+        assert read_object(shipped("SC_rgb_jpeg.dcm"), pixels=False).Rows == 256
 
 
-class TestOfPydicom:
-    """On the objects that pydicom ships."""
-
-    @staticmethod
-    def object(name: str) -> Path:
-        from pydicom.data import get_testdata_file
-
-        return Path(str(get_testdata_file(name)))
-
-    def test_of_what_pydicom_mends_nothing_is_said(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of an implicit VR where the header says explicit
-            assert read_object(self.object("SC_rgb_jpeg.dcm"), pixels=False).Rows == 256
-
-    @pytest.mark.parametrize(
-        ("name", "shape", "colours"),
-        [
-            ("CT_small.dcm", (1, 128, 128, 3), False),
-            ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
-            ("examples_palette.dcm", (1, 350, 800, 3), True),
-            ("examples_ybr_color.dcm", (30, 240, 320, 3), True),
-            ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
-        ],
-    )
-    def test_every_kind_of_pixels_becomes_rgb(self, name: str, shape: tuple[int, ...], colours: bool) -> None:
-        found = read_slices(self.object(name))
-        assert found.pictures.shape == shape
-        assert found.pictures.dtype == np.uint8
-        assert bool(np.ptp(found.pictures, axis=-1).max()) is colours
-        assert found.pictures.max() > 100
-
-    def test_an_enhanced_object_says_the_same_in_functional_groups(self, tmp_path: Path) -> None:
-        from pydicom.dataset import Dataset
-
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        content.WindowCenter, content.WindowWidth = 50, 200
-        content.save_as(tmp_path / "classic.dcm")
-        classic = read_slices(tmp_path / "classic.dcm")
-        groups = {"Shared": Dataset(), "PerFrame": Dataset()}
-        for owner, group, names in (
-            ("Shared", "PixelValueTransformationSequence", ["RescaleSlope", "RescaleIntercept"]),
-            ("Shared", "PixelMeasuresSequence", ["PixelSpacing"]),
-            ("PerFrame", "FrameVOILUTSequence", ["WindowCenter", "WindowWidth"]),
-        ):
-            item = Dataset()
-            for name in names:
-                setattr(item, name, content[name].value)
-                del content[name]
-            setattr(groups[owner], group, [item])
-        for owner, dataset in groups.items():
-            setattr(content, f"{owner}FunctionalGroupsSequence", [dataset])
-        content.save_as(tmp_path / "enhanced.dcm")
-        enhanced = read_slices(tmp_path / "enhanced.dcm")
-        assert np.array_equal(enhanced.pictures, classic.pictures)
-        assert enhanced.pixel_area == classic.pixel_area
-
-    def test_headers_that_say_half_of_it_are_read(self, tmp_path: Path) -> None:
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        whole = read_slices(self.object("CT_small.dcm")).pictures
-        content.WindowCenter, content.WindowWidth, content.NumberOfFrames = None, None, None
-        content.save_as(tmp_path / "empty.dcm")
-        assert np.array_equal(read_slices(tmp_path / "empty.dcm").pictures, whole)
-        content.WindowWidth = 200
-        del content.WindowCenter
-        content.PixelSpacing = [0.5]
-        content.save_as(tmp_path / "half.dcm")
-        found = read_slices(tmp_path / "half.dcm")
-        assert np.array_equal(found.pictures, whole)
-        assert found.pixel_area is None
-
-    def test_eight_bits_are_as_they_are_where_they_are_rescaled_to_themselves(self, tmp_path: Path) -> None:
-        content = pydicom.dcmread(self.object("CT_small.dcm"))
-        content.decompress() if content.file_meta.TransferSyntaxUID.is_compressed else None
-        content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
-        content.Rows, content.Columns, content.PixelData = 1, 4, bytes([90, 100, 120, 90])
-        content.RescaleSlope, content.RescaleIntercept = 1, 0
-        content.save_as(tmp_path / "grey.dcm")
-        assert read_slices(tmp_path / "grey.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
-        content.WindowCenter, content.WindowWidth = 128, 256  # by DICOM's formula the identity
-        content.save_as(tmp_path / "window.dcm")
-        assert read_slices(tmp_path / "window.dcm").pictures[0, 0, :, 0].tolist() == [90, 100, 120, 90]
-
-    def test_what_is_no_dicom_is_refused(self, tmp_path: Path) -> None:
-        self.object("CT_small.dcm")
-        (tmp_path / "a.dcm").write_text("no object")
-        with pytest.raises(Refused, match=r"a\.dcm: expected a DICOM object"):
-            read_slices(tmp_path / "a.dcm")
-
-    def test_without_pydicom_its_name_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("samfed_monai.data.dicom.importlib.util.find_spec", lambda name: None)
-        with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
-            read_slices(tmp_path / "a.dcm")
+@pytest.mark.parametrize(
+    ("name", "shape", "colours"),
+    [
+        ("CT_small.dcm", (1, 128, 128, 3), False),
+        ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
+        ("examples_palette.dcm", (1, 350, 800, 3), True),
+        ("SC_ybr_full_422_uncompressed.dcm", (1, 100, 100, 3), True),
+        ("SC_rgb_small_odd_jpeg.dcm", (1, 3, 3, 3), True),
+        ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
+    ],
+)
+def test_every_kind_of_pixels_becomes_rgb(name: str, shape: tuple[int, ...], colours: bool) -> None:
+    found = read_slices(shipped(name)).pictures
+    assert (found.shape, found.dtype) == (shape, np.uint8)
+    assert bool(np.ptp(found, axis=-1).max()) is colours
+    assert found.max() > 100

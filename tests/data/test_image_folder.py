@@ -14,7 +14,6 @@ from samfed_monai.data.image_folder import (
     is_left_out,
     kind_of,
     not_read,
-    stem_of,
     volumes_in,
     walk,
 )
@@ -100,21 +99,17 @@ def test_volumes_are_named_by_their_path_and_objects_without_an_image_are_not_am
     pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
     from pydicom.data import get_testdata_file
 
-    files(tmp_path, "b.NII.GZ", "sub/a.dcm", "photo.jpg", ".hidden/c.nii", "notes.txt")
+    files(tmp_path, "b.x.NII.GZ", "sub/a.dicom", "sub/c.Nii", "photo.jpg", ".hidden/c.nii", "notes.txt")
     files(tmp_path, "IM0001", content=Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
     files(tmp_path, "1.2.3", content=Path(str(get_testdata_file("liver_1frame.dcm"))).read_bytes())
-    found, others = volumes_in([tmp_path, tmp_path / "sub" / "a.dcm", tmp_path / "1.2.3"])
+    found, others = volumes_in([tmp_path, tmp_path / "sub" / "a.dicom", tmp_path / "1.2.3"])
     assert found == [
         ("IM0001", tmp_path / "IM0001"),
-        ("b", tmp_path / "b.NII.GZ"),
-        ("sub/a", tmp_path / "sub/a.dcm"),
-        ("a", tmp_path / "sub/a.dcm"),
+        ("b.x", tmp_path / "b.x.NII.GZ"),
+        ("sub/a", tmp_path / "sub/a.dicom"),
+        ("sub/c", tmp_path / "sub/c.Nii"),
+        ("a", tmp_path / "sub/a.dicom"),
         ("1.2.3", tmp_path / "1.2.3"),  # named, and refused where it is read
     ]
     expected = "1 DICOM without an image: Segmentation Storage (1.2.3), 1 hidden (.hidden), 1 text (notes.txt)"
     assert not_read(others) == f"not read: {expected}"
-
-
-def test_a_stem_has_no_suffix_of_ours() -> None:
-    names = ("x.y.nii.gz", "x.NII", "x.dicom", "1.2.3")
-    assert [stem_of(Path(name)) for name in names] == ["x.y", "x", "x", "1.2.3"]

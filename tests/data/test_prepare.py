@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import shutil
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -16,11 +17,19 @@ from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
 from tests.cli.test_prepare import run
 from tests.data import polyp_folders
-from tests.data.making import disc, options, picture, save, site
+from tests.data.making import disc, drawn, options, picture, save, site
 
 
 def sizes(datalist) -> dict[str, list[int]]:
     return {name: [len(items) for _, items in site.splits()] for name, site in datalist.sites.items()}
+
+
+def places(datalist) -> dict[str | None, set[tuple[str, str]]]:
+    """Sites and splits of each group."""
+    where: dict[str | None, set[tuple[str, str]]] = defaultdict(set)
+    for place, split, item in datalist.items():
+        where[item.group].add((place, split.value))
+    return where
 
 
 def test_folders_become_a_list_that_checks_out(tmp_path):
@@ -36,32 +45,24 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert all(item.label for item in datalist.sites["a"].unlabelled)
     assert check_datalist(datalist, root) == []
     before = made.path.read_bytes()
-    again = prepare_folders(root, options(tmp_path, public="public"))
-    assert again.datalist.hash == datalist.hash
+    assert prepare_folders(root, options(tmp_path, public="public")).datalist.hash == datalist.hash
     with pytest.raises(Refused, match=r"list\.json: expected no file, .*, found another data list, 'list'"):
         prepare_folders(root, options(tmp_path, seed=1, public="public"))
     assert made.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["its own folder", "a folder of one"])
-def test_one_hospital_alone_has_images_to_validate_and_to_test_on(own, tmp_path):
-    site(tmp_path / "data", "clinic", 20, 20)
-    root = tmp_path / "data" / "clinic" if own else tmp_path / "data"
-    made = prepare_folders(root, options(tmp_path, validation=0.5, test=0.25))
-    assert (made.datalist.public, sizes(made.datalist)) == ([], {"clinic": [5, 10, 5]})
-    assert check_datalist(made.datalist, root) == []
-
-
-def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("prepare", "shares", "told"),
+    [
+        (prepare_folders, {"public": "public", "validation": 1.5}, "--validation: expected a share"),
+        (prepare_isic, {"test": -1}, "--test: expected a share"),
+        (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
+    ],
+)
+def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path, prepare, shares, told):
     (tmp_path / "list.json").write_text("my notes")
-    chosen = options(tmp_path)
-    nowhere = tmp_path / "nowhere"
-    with pytest.raises(Refused, match=r"(?s)2 problems.*--validation: expected a share.*no file, or a data list"):
-        prepare_folders(nowhere, replace(chosen, public="public", validation=1.5))
-    with pytest.raises(Refused, match=r"(?s)2 problems.*--test: expected a share.*no file, or a data list"):
-        prepare_isic(nowhere, replace(chosen, test=-1))
-    with pytest.raises(Refused, match=r"--validation and --test: expected less than 1 together, found 0\.5 and 0\.5"):
-        prepare_polyp(nowhere, replace(chosen, validation=0.5, test=0.5))
+    with pytest.raises(Refused, match=rf"(?s)2 problems.*{told}.*no file, or a data list"):
+        prepare(tmp_path / "nowhere", options(tmp_path, **shares))
 
 
 def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
@@ -72,25 +73,11 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     (tmp_path / "groups.csv").write_text("id,group\n" + "\n".join(rows))
     chosen = options(tmp_path, groups=tmp_path / "groups.csv")
     datalist = prepare_folders(root, replace(chosen, public="public", validation=0.2, test=0.2)).datalist
-    where = {}
-    for place, split, item in datalist.items():
-        where.setdefault(item.group, set()).add((place, split.value))
+    where = places(datalist)
     assert where.pop("sequence 0") == {("", "public"), ("a", "unlabelled")}
     where.pop(None)
-    assert all(len(places) == 1 for places in where.values())
+    assert all(len(each) == 1 for each in where.values())
     assert sizes(datalist) == {"a": [20, 5, 5]}
-
-
-def test_images_without_a_group_are_told_and_groups_of_other_images_refused(tmp_path):
-    root = tmp_path / "data"
-    site(root, "public", 2, 2)
-    site(root, "a", 3, 0, first=100)
-    (tmp_path / "some.csv").write_text("id,group\na_000,x\na_001,x\n")
-    made = prepare_folders(root, options(tmp_path, groups=tmp_path / "some.csv", public="public"))
-    assert "3 of 5 images have no group in some.csv" in made.warnings
-    (tmp_path / "other.csv").write_text("id,group\nframe 7,x\n")
-    with pytest.raises(Refused, match=r"images like 'a/images/a_000\.png', found only groups of names like 'frame 7'"):
-        prepare_folders(root, options(tmp_path, groups=tmp_path / "other.csv", public="public"))
 
 
 def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
@@ -106,10 +93,8 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
-    for number, place in enumerate(("p1", "p2", "p3")):
-        for frame in range(4):
-            save(root / "a" / "images" / place / f"{frame}.png", picture(10 * number + frame))
-            save(root / "a" / "masks" / place / f"{frame}_mask.png", disc(radius=3 + number))
+    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in range(4)]
+    drawn(root / "a", *(f"images/{frame}.png" for frame in frames), *(f"masks/{frame}_mask.png" for frame in frames))
     made = prepare_folders(root, options(tmp_path, public="public", validation=0.3, test=0.3, by_folder=True))
     [found] = made.datalist.sites.values()
     for split, items in found.splits():
@@ -126,9 +111,8 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
 
 
 def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
-    for name in ("1", "2", "copy"):
-        save(tmp_path / "images" / f"{name}.png", picture(2 if name == "copy" else int(name)))
-        save(tmp_path / "masks" / f"{name}.png", disc())
+    drawn(tmp_path, "images/1.png", "images/2.png", "masks/1.png", "masks/copy.png")
+    shutil.copy(tmp_path / "images/2.png", tmp_path / "images/copy.png")
     parts = {"labeled_train": ["1.png"], "unlabeled_train": ["2.png"], "test_list": ["copy.png"]}
     (tmp_path / "published.json").write_text(json.dumps({"a": parts}))
     with pytest.raises(Refused, match=r"copy\.png: expected an image of test in no other split, found the same bytes"):
@@ -136,91 +120,66 @@ def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
     assert not (tmp_path / "list.json").exists()
 
 
-def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):
+def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_nothing_is_written(tmp_path):
     root = tmp_path / "data"
-    site(root, "public", 3, 3)
+    site(root, "public", 3, 2)
     site(root, "a", 3, 3)
+    site(root, "c", 3, 0)
+    (root / "b" / "images").mkdir(parents=True)
     (root / "public" / "images" / "public_000.png").write_bytes(b"")
     save(root / "a" / "masks" / "a_001.png", disc(10, 10))
     save(root / "a" / "images" / "a_002.jpg", picture(9))
-    with pytest.raises(Refused, match="3 problems") as caught:
-        prepare_folders(root, options(tmp_path, public="public"))
-    assert "a file of zero bytes" in str(caught.value)
-    assert "10 x 10 pixels" in str(caught.value)
-    assert "the same stem as a/images/a_002.jpg" in str(caught.value)
+    for path in (root / "c" / "images").iterdir():
+        path.write_bytes(b"x")
+    (tmp_path / "groups.csv").write_text("id,group\nframe 7,x\n")
+    with pytest.raises(Refused, match="9 problems") as caught:
+        prepare_folders(root, options(tmp_path, groups=tmp_path / "groups.csv", public="public"))
+    for told in (
+        "a file of zero bytes",
+        "10 x 10 pixels",
+        "the same stem as a/images/a_002.jpg",
+        "public_002.png: expected a mask, as every public image, found no mask",
+        "c/images/c_002.png: expected one of JPEG",
+        "found no images",
+        "found only groups of names like 'frame 7'",
+    ):
+        assert told in str(caught.value)
+    assert sum("--skip-unreadable goes on" in str(problem) for problem in caught.value.problems) == 4, "one, and c's"
     assert not (tmp_path / "list.json").exists()
 
 
-def test_missing_public_masks_are_told_together_with_bad_files(tmp_path):
-    root = tmp_path / "data"
-    site(root, "public", 3, 2)
-    site(root, "a", 9, 0)
-    (root / "b" / "images").mkdir(parents=True)
-    for path in (root / "a" / "images").iterdir():
-        path.write_bytes(b"")
-    (tmp_path / "groups.csv").write_text("id,group\nframe 7,x\n")
-    with pytest.raises(Refused, match="12 problems") as caught:
-        prepare_folders(root, options(tmp_path, groups=tmp_path / "groups.csv", public="public"))
-    assert "public_002.png: expected a mask, as every public image, found no mask" in str(caught.value)
-    assert "9 times, such as a/images/a_000.png, a/images/a_001.png and a/images/a_002.png: expected" in str(
-        caught.value
-    )
-    assert "found no images" in str(caught.value)
-    assert "found only groups of names like 'frame 7'" in str(caught.value)
-
-
-def test_a_hospital_without_a_folder_images_is_a_warning_of_the_list_and_its_report(tmp_path):
-    root = tmp_path / "data"
-    for number, name in enumerate(("public", "a", "b")):
-        site(root, name, 2, 2, first=100 * number)
-    save(root / "hospital_d" / "Images" / "1.png", picture(7))
-    made = prepare_folders(root, options(tmp_path, report=True, public="public"))
-    assert list(made.datalist.sites) == ["a", "b"]
-    assert made.warnings[1:] == [
-        "hospital_d holds images, such as hospital_d/Images/1.png, but no folder 'images', and was not read: "
-        "if it is a site, rename hospital_d/Images to hospital_d/images"
-    ]
-    assert "hospital_d holds images" in made.report.read_text()
-
-
-def test_fault_14_15_empty_and_full_masks_are_kept_and_counted(tmp_path):
+def test_fault_14_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
-    site(root, "a", 3, 0, first=50)
+    site(root, "a", 10, 0, first=50)
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    save(root / "public" / "masks" / "public_001.png", disc(radius=99))
+    for path in (root / "a" / "images").iterdir():
+        save(root / "a" / "masks" / path.name, disc(radius=99))
     made = prepare_folders(root, options(tmp_path, public="public"))
-    assert "the public set has 1 empty and 1 full mask; scores count them apart" in made.warnings
-
-
-def test_fault_15_a_full_mask_keeps_its_place_in_the_list_and_passes_the_check(tmp_path):
-    root = tmp_path / "data"
-    site(root, "public", 3, 3)
-    site(root, "a", 10, 10, first=50)
-    for number in range(50, 60):
-        save(root / "a" / "masks" / f"a_{number:03d}.png", disc(radius=99))
-    made = prepare_folders(root, options(tmp_path, public="public"))
+    assert "the public set has 1 empty and 0 full masks; scores count them apart" in made.warnings
+    assert "a has 0 empty and 10 full masks; scores count them apart" in made.warnings
     assert sizes(made.datalist) == {"a": [8, 1, 1]}
     assert all(item.label for _, items in made.datalist.sites["a"].splits() for item in items)
     assert check_datalist(made.datalist, root) == []
 
 
-@pytest.fixture
-def isic(tmp_path):
-    root = tmp_path / "isic"
-    for number in range(40):
-        year = "Test" if number >= 30 else "Training"
+@pytest.fixture(scope="module")
+def isic(tmp_path_factory):
+    """15 images of the training archive, and 5 of the test archive; not to be changed."""
+    root = tmp_path_factory.mktemp("isic")
+    for number in range(20):
+        year = "Test" if number >= 15 else "Training"
         save(root / f"ISIC-2017_{year}_Data" / f"ISIC_{number:07d}.jpg", picture(number))
         folder = root / f"ISIC-2017_{year}_Part1_GroundTruth"
         save(folder / f"ISIC_{number:07d}_segmentation.png", disc(radius=2 + number % 9))
     return root
 
 
-@pytest.mark.parametrize(("public", "count"), [(None, 0), ("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
+@pytest.mark.parametrize(("public", "count"), [(None, 0), ("4", 4), ("0.25", 5), ("ISIC-2017_Test_Data", 5)])
 def test_isic_is_divided_exactly(tmp_path, isic, public, count):
     made = prepare_isic(isic, options(tmp_path, public=public, sites=3))
     items = [item.image for _, _, item in made.datalist.items()]
-    assert len(items) == len(set(items)) == 40
+    assert len(items) == len(set(items)) == 20
     assert len(made.datalist.public) == count
     assert list(made.datalist.sites) == ["site-1", "site-2", "site-3"]
 
@@ -228,81 +187,81 @@ def test_isic_is_divided_exactly(tmp_path, isic, public, count):
 def test_isic_by_folder_and_public_options(tmp_path, isic):
     made = prepare_isic(isic, options(tmp_path, public="5", sites="folder"))
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
+    shown = r"--public: expected a count below 20, a share in \(0, 1\), one of \[.*\], or none"
+    for public in ("many", "20", "0"):
+        with pytest.raises(Refused, match=shown):
+            prepare_isic(isic, options(tmp_path, public=public))
+    with pytest.raises(Refused, match=r"--sites: expected one of \['folder'\], found 'folders'"):
+        prepare_isic(isic, options(tmp_path, sites="folders"))
+
+
+def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
+    drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
     with pytest.raises(
-        Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), one of \[.*\], or none"
+        Refused, match="--public: expected masks, found no labelled images to draw from; unpack the gro"
     ):
-        prepare_isic(isic, options(tmp_path, public="many"))
+        prepare_isic(tmp_path / "isic", options(tmp_path, public="1"))
+    with pytest.raises(Refused, match="--sites folder: expected folders, found images in no folder; put each site's"):
+        prepare_isic(tmp_path / "isic", options(tmp_path, sites="folder"))
 
 
 def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
-    next(isic.glob("*Test_Part1*/*_0000030_segmentation.png")).unlink()
-    next(isic.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
+    root = shutil.copytree(isic, tmp_path / "isic")
+    next(root.glob("*Test_Part1*/*_0000015_segmentation.png")).unlink()
+    next(root.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
     with pytest.raises(Refused, match="2 problems") as caught:
-        prepare_isic(isic, options(tmp_path, public="ISIC-2017_Test_Data"))
-    assert "ISIC_0000030.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
+        prepare_isic(root, options(tmp_path, public="ISIC-2017_Test_Data"))
+    assert "ISIC_0000015.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
 
 
 def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
     root = tmp_path / "zipped"
     root.mkdir()
-    with zipfile.ZipFile(root / "all.zip", "w") as archive:
-        for path in isic.rglob("*.*"):
-            archive.write(path, path.relative_to(isic))
+    shutil.make_archive(str(root / "all"), "zip", isic)
     with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
-        prepare_isic(root, options(tmp_path, public="8"))
-    made = prepare_isic(root, options(tmp_path, public="8", unpack=True))
-    assert sum(1 for _ in made.datalist.items()) == 40
+        prepare_isic(root, options(tmp_path, public="4"))
+    made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
+    assert sum(1 for _ in made.datalist.items()) == 20
 
 
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "data"
+@pytest.fixture(scope="module")
+def polyps(tmp_path_factory):
+    """Three collections, of ClinicDB 2, 6 and 3 frames of three sequences; not to be changed."""
+    root = tmp_path_factory.mktemp("polyps")
     polyp_folders.colondb(root)
-    polyp_folders.clinicdb(root, range(20, 60))  # sequences 1, 2 and 3: 6, 25 and 9 frames
+    polyp_folders.clinicdb(root, [24, 25, *range(26, 32), 51, 52, 53])
     polyp_folders.kvasir(root, range(10))
     return root
 
 
-def places(datalist) -> dict[str | None, set[tuple[str, str]]]:
-    where: dict[str | None, set[tuple[str, str]]] = {}
-    for place, split, item in datalist.items():
-        where.setdefault(item.group, set()).add((place, split.value))
-    return where
+@pytest.fixture
+def root(tmp_path, polyps):
+    return shutil.copytree(polyps, tmp_path / "data")
 
 
-def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, root):
-    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2))
+def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, polyps):
+    made = prepare_polyp(polyps, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2))
     datalist = DataList.load(made.path)
     assert (len(datalist.public), datalist.mask_threshold) == (4, 128)
     unlabelled, *measuring = sizes(datalist)["CVC-ClinicDB"]
-    assert (unlabelled, sorted(measuring)) == (25, [6, 9])  # a fifth of 40 is 8: the nearest whole sequences
+    assert (unlabelled, sorted(measuring)) == (6, [2, 3])  # a fifth of 11 is 2: the nearest whole sequences
     assert sizes(datalist)["Kvasir-SEG"] == [6, 2, 2]
-    where = places(datalist)
-    assert all(len(where[f"clinicdb_seq{n}"]) == 1 for n in (1, 2, 3))
-    assert check_datalist(datalist, root) == []
-    assert (
-        prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2)).datalist.hash
-        == datalist.hash
-    )
+    assert all(len(places(datalist)[f"clinicdb_seq{n}"]) == 1 for n in (1, 2, 3))
+    assert check_datalist(datalist, polyps) == []
 
 
-def test_without_a_public_collection_each_of_them_is_a_site(tmp_path, root, capsys):
-    assert (
-        run("polyp", root, "--public", "none", "--validation", 0.2, "--test", 0.2, "--output", tmp_path / "l.json") == 0
-    )
+def test_without_a_public_collection_each_of_them_is_a_site(tmp_path, polyps, capsys):
+    assert run("polyp", polyps, "--public", "none", "--output", tmp_path / "l.json", "--no-report") == 0
     assert "l: 0 public images, 3 sites" in capsys.readouterr().out
     datalist = DataList.load(tmp_path / "l.json")
     assert datalist.public == []
-    assert {name: sum(counts) for name, counts in sizes(datalist).items()} == {
-        "CVC-ClinicDB": 40,
-        "CVC-ColonDB": 4,
-        "Kvasir-SEG": 10,
-    }
+    found = {name: sum(counts) for name, counts in sizes(datalist).items()}
+    assert found == {"CVC-ClinicDB": 11, "CVC-ColonDB": 4, "Kvasir-SEG": 10}
 
 
-def test_a_groups_file_goes_before_what_is_known(tmp_path, root):
+def test_a_groups_file_goes_before_what_is_known(tmp_path, polyps):
     (tmp_path / "groups.csv").write_text("image,group\nKvasir-SEG/images/cju0.jpg,g\nKvasir-SEG/images/cju1.jpg,g\n")
-    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", groups=tmp_path / "groups.csv"))
+    made = prepare_polyp(polyps, options(tmp_path, public="CVC-ColonDB", groups=tmp_path / "groups.csv"))
     assert len(places(made.datalist)["g"]) == 1
     assert "clinicdb_seq1" in places(made.datalist)
 
@@ -317,42 +276,47 @@ def test_a_site_that_shares_all_sequences_with_the_public_set_measures_nothing(t
     assert "Kvasir-SEG" not in made.datalist.sites
 
 
-def test_unseen_and_divided_collections_by_any_of_their_names(tmp_path, root):
-    made = prepare_polyp(root, options(tmp_path, unseen=["kvasir_seg"], divide=2, public="colondb"))
+def test_unseen_and_divided_collections_by_any_of_their_names(tmp_path, polyps):
+    made = prepare_polyp(polyps, options(tmp_path, unseen=["kvasir_seg"], divide=2, public="colondb"))
     assert sizes(made.datalist)["Kvasir-SEG"] == [0, 0, 10]
     assert set(made.datalist.sites) == {"CVC-ClinicDB-1", "CVC-ClinicDB-2", "Kvasir-SEG"}
     where = places(made.datalist)
-    assert not any({site for site, _ in where[f"clinicdb_seq{n}"]} > {"CVC-ClinicDB-1"} for n in (1, 2, 3))
+    assert all(len({site for site, _ in where[f"clinicdb_seq{n}"]}) == 1 for n in (1, 2, 3))
 
 
 def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
     polyp_folders.polypgen(tmp_path / "data")
-    with pytest.raises(Refused, match=r"--public: expected one of \['PolypGen-C1'.*name one centre"):
-        prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen"))
-    with pytest.raises(Refused, match=r"--public: expected one of .*found 'CVC-ColonDB'"):
-        prepare_polyp(tmp_path / "data", options(tmp_path, public="CVC-ColonDB"))
+    for public, told in (
+        ("PolypGen", r"one of \['PolypGen-C1'.*name one centre"),
+        ("CVC-ColonDB", "one of .*'CVC-Colo"),
+    ):
+        with pytest.raises(Refused, match=rf"--public: expected {told}"):
+            prepare_polyp(tmp_path / "data", options(tmp_path, public=public))
     made = prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen-C1", test=0.4))
     assert list(made.datalist.sites) == [*(f"PolypGen-C{n}" for n in range(2, 7)), "PolypGen-sequences"]
+
+
+def test_a_single_collection_has_no_site_beside_it(tmp_path):
+    polyp_folders.kvasir(tmp_path / "data")
+    with pytest.raises(
+        Refused, match="--public: expected a site beside it, found only Kvasir-SEG; put at least one col"
+    ):
+        prepare_polyp(tmp_path / "data", options(tmp_path, public="kvasir"))
 
 
 def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
     next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
-    with pytest.raises(
-        Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
-    ):
+    with pytest.raises(Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no.*zero bytes"):
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
 
 
-def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
-    zipped = tmp_path / "zipped"
-    zipped.mkdir()
+def test_archives_are_unpacked_into_folders_of_their_names(tmp_path):
     polyp_folders.neopolyp(tmp_path / "loose")
-    polyp_folders.colondb(zipped)
-    with zipfile.ZipFile(zipped / "bkai-igh-neopolyp.zip", "w") as archive:  # no folder of its own inside
-        for path in (tmp_path / "loose" / "bkai-igh-neopolyp").rglob("*.jpeg"):
-            archive.write(path, path.relative_to(tmp_path / "loose" / "bkai-igh-neopolyp"))
-    made = prepare_polyp(zipped, options(tmp_path, public="CVC-ColonDB", unpack=True))
+    polyp_folders.colondb(tmp_path / "zipped")
+    loose = tmp_path / "loose" / "bkai-igh-neopolyp"  # no folder of its own inside
+    shutil.make_archive(str(tmp_path / "zipped" / "bkai-igh-neopolyp"), "zip", loose)
+    made = prepare_polyp(tmp_path / "zipped", options(tmp_path, public="CVC-ColonDB", unpack=True))
     assert sizes(made.datalist) == {"BKAI-IGH-NeoPolyp": [2, 0, 0]}
 
 
@@ -362,12 +326,12 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
     polyp_folders.cvc300(root)
     content = {
         "CVC-ColonDB": {"labeled_train": ["1.png", "38.png"]},
-        "CVC-ClinicDB": {"unlabeled_train": ["20.png", "26.png", "27.png"], "test_list": ["28.png"]},
+        "CVC-ClinicDB": {"unlabeled_train": ["24.png", "26.png", "27.png"], "test_list": ["28.png"]},
         "EndoTect-ETIS": {"unlabeled_train": ["0a94-1.png", "2.png"]},
         "CVC-300": {"unlabeled_train": ["613.png", "912.png", "700.png"]},
     }
     (tmp_path / "published.json").write_text(json.dumps(content))
-    chosen = options(tmp_path, mask_threshold=128, divide=None)
+    chosen = options(tmp_path, mask_threshold=128)
     made = prepare_list(tmp_path / "published.json", root, replace(chosen, by_sequence=True))
     assert sizes(made.datalist) == {"CVC-ClinicDB": [3, 0, 1], "EndoTect-ETIS": [2, 0, 0], "CVC-300": [2, 0, 0]}
     images = [item.image for item in made.datalist.sites["CVC-300"].unlabelled]
@@ -384,9 +348,12 @@ def test_the_real_collections(tmp_path, samfed_data):
     found = find_polyps(root)
     counts = {name: len(ones) for name, ones in found.sites.items()}
     assert (counts, found.threshold) == ({"CVC-ClinicDB": 612, "CVC-ColonDB": 379, "Kvasir-SEG": 1000}, 128)
-    made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"], validation=0.1))
-    assert len(made.datalist.public) == 379
+    assert [len({one.group for one in ones}) for ones in found.sites.values()] == [29, 15, 1]
+    for one in (one for ones in found.sites.values() for one in ones[::40]):
+        for name in (one.image, one.label):
+            (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, tmp_path / "some" / name)
+    made = prepare_polyp(tmp_path / "some", options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"]))
+    assert len(made.datalist.public) == 10
     assert list(made.datalist.sites) == ["CVC-ClinicDB"]
-    assert made.warnings == ["34 images of the public set repeat the bytes of another one there"]
-    assert len({item.group for item in made.datalist.public}) == 15
     assert all(len(where) == 1 for group, where in places(made.datalist).items() if group)

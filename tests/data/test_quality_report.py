@@ -15,9 +15,9 @@ from PIL import Image
 
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
-from samfed_monai.data.prepare import Options, prepare_folders
+from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import OUTLINE, doubts, outline, overlay, report_on, rows
-from tests.data.making import disc, picture, save, site
+from tests.data.making import disc, options, picture, save, site
 
 
 def item(name: str, digest: str, label: bool = True, group: str | None = None) -> Item:
@@ -58,13 +58,25 @@ def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
     assert table[1]["foreground"] is None
 
 
-def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told():
-    public = [item(str(number), f"{number:x}") for number in range(10)]
-    facts = [fact(str(number), 0.3, misfit=0.4 if number < 6 else -0.4) for number in range(10)]
-    assert doubts(DataList("list", public), facts) == [
-        "6 of 10 square masks of the public set fit their images better when transposed or turned: look at the overlays"
-    ]
-    assert doubts(DataList("list", public), [fact(str(n), 0.3, misfit=-0.1) for n in range(10)]) == []
+@pytest.mark.parametrize(
+    ("masks", "better", "misfit", "told"),
+    [(10, 6, 0.4, 1), (8, 5, 0.021, 1), (8, 4, 0.4, 0), (7, 7, 0.4, 0), (8, 8, 0.02, 0)],
+)
+def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks, better, misfit, told):
+    public = [item(str(number), f"{number:x}") for number in range(masks)]
+    facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
+    sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or turned"
+    assert doubts(DataList("list", public), facts) == [f"{sentence}: look at the overlays"] * told
+
+
+@pytest.mark.parametrize(
+    ("border", "share", "told"),
+    [(0.98, 0.9, "they look inverted"), (0.97, 0.9, ""), (1.0, 1.0, "0 empty and 1 full mask;")],
+)
+def test_fault_64_a_mask_that_is_foreground_along_its_border_and_not_full_looks_inverted(border, share, told):
+    sentences = doubts(DataList("list", [item("1", "a")]), [fact("1", share, border=border)])
+    assert len(sentences) == bool(told)
+    assert told in "".join(sentences)
 
 
 def test_fault_08_labelled_images_with_an_orientation_are_told():
@@ -75,9 +87,10 @@ def test_fault_08_labelled_images_with_an_orientation_are_told():
 CANARY = "Jane Doe, Room 7"
 
 
-@pytest.fixture
-def made(tmp_path):
-    root = tmp_path / "data"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    root = folder / "data"
     site(root, "public", 3, 3)
     site(root, "A & <B>", 10, 10, first=100)
     exif = Image.Exif()
@@ -87,7 +100,7 @@ def made(tmp_path):
         save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
         save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
-    return prepare_folders(root, Options(output=tmp_path / "list.json", public="public"))
+    return prepare_folders(root, options(folder, public="public", report=True))
 
 
 def test_the_page_is_self_contained_and_escaped(made):
@@ -107,13 +120,8 @@ def test_the_table_has_one_row_per_image(made):
         rows = {row["image"]: row for row in csv.DictReader(stream)}
     assert len(rows) == 22
     empty = rows["public/images/public_000.png"]
-    assert [empty[name] for name in ("width", "height", "mode", "mask_values", "foreground")] == [
-        "32",
-        "24",
-        "RGB",
-        "0",
-        "0.0",
-    ]
+    wanted = {"width": "32", "height": "24", "mode": "RGB", "mask_values": "0", "foreground": "0.0"}
+    assert {name: empty[name] for name in wanted} == wanted
     assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
 
 
@@ -129,16 +137,16 @@ def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
 
 
 def test_a_report_can_be_made_of_a_list_alone(made, tmp_path):
-    page = report_on(made.path, tmp_path / "data", tmp_path / "again.html")
+    page = report_on(made.path, made.path.parent / "data", tmp_path / "again.html")
     assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
 
 
 def test_the_overlay_draws_the_masks_outline():
-    drawn = overlay(np.zeros((10, 20, 3), np.uint8), np.ones((10, 20), np.uint8), side=20)
-    assert drawn.shape == (10, 20, 3)
+    drawn = overlay(np.zeros((10, 20, 3), np.uint8), np.ones((10, 20), np.uint8))
+    assert drawn.shape == (92, 184, 3)
     assert (drawn[0] == OUTLINE).all()
     assert (drawn[1, 1] == OUTLINE).all()
-    assert (drawn[4:6, 4:-4] == 0).all()
+    assert (drawn[2:-2, 2:-2] == 0).all()
     assert outline(np.zeros((3, 3), bool)).sum() == 0
 
 
@@ -149,6 +157,7 @@ def test_dark_images_are_named_with_the_bits_that_they_use():
         "2 of 3 images of a, such as 0.png, are dark: nothing in them is brighter than 16 of 255, as where 12 bits are "
         "stored in 16: scale them to 16"
     ]
-    assert doubts(datalist, [replace(fact, mode="RGB", brightest=fact.brightest + 50) for fact in facts]) == [
-        "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 62 of 255"
+    brighter = [replace(fact, mode="RGB", brightest=value) for fact, value in zip(facts, (65, 64, 255), strict=True)]
+    assert doubts(datalist, brighter) == [
+        "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 64 of 255"
     ]

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import (
-    SUFFIXES,
     TURNS,
     decode_image,
     decode_mask,
     is_turned,
     misfit,
+    png_of,
     read_image,
     read_mask,
     scan_fault,
@@ -59,21 +59,11 @@ def test_fault_07_palette_mask_is_refused(tmp_path):
 def test_fault_08_exif_orientation_is_applied_to_image_and_mask_alike(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image, mask = picture(1), disc()
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-    upright, upright_mask = (one.transpose(turns[orientation]) if orientation > 1 else one for one in (image, mask))
-    read = read_image(save(tmp_path / "a.png", image, exif=exif))
-    np.testing.assert_array_equal(read, np.asarray(upright))
-    read = read_mask(save(tmp_path / "m.png", mask, exif=exif))
-    np.testing.assert_array_equal(read, np.asarray(upright_mask) // 255)
+    for image, read, scale in ((picture(1), read_image, 1), (disc(), read_mask, 255)):
+        path = save(tmp_path / "a.png", image, exif=exif)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        np.testing.assert_array_equal(read(path), upright // scale)
+        assert np.array_equal(upright, np.asarray(image)) is (orientation == 1)
 
 
 def test_fault_08_another_entry_of_the_exif_may_be_malformed():
@@ -85,9 +75,9 @@ def test_fault_08_another_entry_of_the_exif_may_be_malformed():
 
 
 def test_fault_08_exif_that_cannot_be_read_is_a_problem_of_its_file(tmp_path):
-    for name, image, read in (("a.png", picture(0), read_image), ("m.png", disc(), read_mask)):
-        path = save(tmp_path / name, image, exif=b"no EXIF at all")
-        with pytest.raises(Refused, match=rf"{name}: expected EXIF that can be read.*save it upright, without EXIF"):
+    path = save(tmp_path / "a.png", disc(), exif=b"no EXIF at all")
+    for read in (read_image, read_mask):
+        with pytest.raises(Refused, match=r"a\.png: expected EXIF that can be read.*save it upright, without EXIF"):
             read(path)
 
 
@@ -114,10 +104,13 @@ def test_fault_10_truncated_jpeg_is_refused(keep):
         decode_image(content[: int(keep * len(content))], "a.jpg")
 
 
+def noise(side: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
 @pytest.mark.parametrize("damage", [b"\xff" * 20, bytes(200), b"\x55\xaa" * 100])
 def test_fault_11_corrupt_scan_is_refused(damage):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    content = bytearray(jpeg(Image.fromarray(noise)))
+    content = bytearray(jpeg(noise(128)))
     content[len(content) // 2 : len(content) // 2 + len(damage)] = damage
     with pytest.raises(Refused, match="a damaged"):
         decode_image(bytes(content), "a.jpg")
@@ -166,6 +159,17 @@ def test_fault_13_masks_are_binary_or_cut_at_a_threshold(tmp_path, values, kind,
     assert (mask.tolist(), mask.dtype) == ([expected], np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("levels", "threshold"),
+    [((0, 2), 2), ((0, 1, 2), 1), ((0, 100), 100), ((0, 200), 128), ((0, 3, 254), 128), (range(60), 30)],
+)
+def test_fault_65_the_threshold_that_is_advised_leaves_something_in_the_mask(levels, threshold):
+    content = png_of(np.array([levels], np.uint8))
+    with pytest.raises(Refused, match=rf"`--mask-threshold {threshold}`"):
+        decode_mask(content, "m.png", None)
+    assert 0 < decode_mask(content, "m.png", threshold)[0].mean() < 1
+
+
 def test_the_levels_of_a_mask_are_those_that_it_was_cut_in(tmp_path):
     values = np.array([[0, 100, 127 * 257, 128 * 257, 65535]], dtype=np.uint16)
     path = save(tmp_path / "m.png", Image.fromarray(values))
@@ -179,21 +183,27 @@ def test_fault_13_dark_noise_of_a_jpeg_mask_is_not_foreground():
     assert decode_mask(content, "m.jpg", 128)[0].sum() == 0
 
 
-def test_a_grey_mask_stored_as_rgb_is_read_and_a_coloured_one_refused(tmp_path):
+def test_of_a_mask_with_colours_the_brightest_channel_counts_where_a_threshold_is_declared(tmp_path):
     assert read_mask(save(tmp_path / "grey.png", disc().convert("RGB"))).max() == 1
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 0], [90, 127, 60]]], np.uint8)
+    path = save(tmp_path / "colours.png", Image.fromarray(colours))
+    assert read_mask(path, 128).tolist() == [[1, 1, 0, 0]]
     with pytest.raises(Refused, match="a RGB mask with colours"):
-        read_mask(save(tmp_path / "colour.png", picture(0)))
+        read_mask(path)
+    with pytest.raises(Refused, match="a mask whose alpha channel varies; save it as 8-bit grey without alpha"):
+        read_mask(save(tmp_path / "alpha.png", Image.merge("LA", (disc(), disc()))))
 
 
-def test_the_brightest_channel_of_a_coloured_mask_counts_where_a_threshold_is_declared(tmp_path):
-    classes = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 0], [90, 127, 60]]], np.uint8)
-    assert read_mask(save(tmp_path / "classes.png", Image.fromarray(classes)), 128).tolist() == [[1, 1, 0, 0]]
-
-
-def test_fault_21_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
-    path = save(tmp_path / "a.png", Image.new("1", (20000, 10000)))
-    assert path.stat().st_size < 100_000
-    with pytest.raises(Refused, match=r"a picture too large to decode.*scale it down"):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_fault_21_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, suffix):
+    path = save(tmp_path / f"a.{suffix}", picture(0))
+    monkeypatch.setattr("samfed_monai.data.reading.MAX_PIXELS", 24 * 32)
+    assert read_image(path).shape == (24, 32, 3)
+    monkeypatch.setattr("samfed_monai.data.reading.MAX_PIXELS", 24 * 32 - 1)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(
+        Refused, match=r"at most 767 pixels, found a picture too large to decode \(32 x 24 .*; scale it"
+    ):
         read_image(path)
 
 
@@ -224,26 +234,30 @@ def test_real_images_have_no_fault(samfed_data):
 
 
 def test_a_scan_that_lost_or_gained_bytes_is_found():
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    content = jpeg(Image.fromarray(noise))
+    content = jpeg(noise(64))
     middle = len(content) // 2
     early, late = content[:middle] + content[middle + 300 :], content[:middle] + content[middle - 300 :]
     assert scan_fault(early) == "a damaged scan: its data end before the picture does"
     assert scan_fault(late) == "a damaged scan: the picture ends before its data do"
     assert scan_fault(content[:-2]) == "no end-of-image marker"
+    assert scan_fault(early.replace(b"\xff\xc0", b"\xff\xc2")) is None, (
+        "progressive files are only looked at for an end"
+    )
+    for filled in (b"\xff\xff\xdb", b"\xff\xd0\xff\xdb"):  # markers may have bytes before them, or stand alone
+        assert scan_fault(content.replace(b"\xff\xdb", filled, 1)) is None
+        assert (
+            scan_fault(early.replace(b"\xff\xdb", filled, 1)) == "a damaged scan: its data end before the picture does"
+        )
 
 
-def test_a_transposed_mask_of_a_square_picture_fits_worse():
+def test_a_transposed_mask_of_a_square_picture_fits_worse_and_of_others_nothing_is_said():
     mask = np.asarray(disc(64, 64, value=1, radius=12))
     picture = np.repeat((200 - 120 * mask)[..., None], 3, axis=2).astype(np.uint8)
     assert misfit(picture, mask) < -0.5
     assert misfit(picture, np.ascontiguousarray(mask.T)) > 0.5
-
-
-def test_it_says_nothing_about_other_shapes_or_trivial_masks():
-    picture = np.zeros((8, 8, 3), np.uint8)
-    assert misfit(picture, np.zeros((8, 8), np.uint8)) == misfit(picture, np.ones((8, 8), np.uint8)) == 0
-    assert misfit(picture[:6], np.eye(8, dtype=np.uint8)[:6]) == 0
+    for trivial in (0 * mask, 0 * mask + 1):
+        assert misfit(picture, trivial) == 0
+    assert misfit(0 * picture, mask) == misfit(picture[:32], mask[:32]) == 0
 
 
 def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch):
@@ -430,8 +444,8 @@ class TestTiff:
     @pytest.mark.parametrize("storage", [{}, {"compression": "zlib", "tile": (16, 16)}], ids=str)
     @pytest.mark.parametrize("keep", [0.2, 0.6, 0.98])
     def test_a_file_that_was_cut_is_refused(self, storage, keep):
-        noise = np.random.default_rng(0).integers(0, 65536, (3, 64, 64)).astype(np.uint16)
-        content = tiff((noise, RGB | SEPARATE | storage))
+        values = np.random.default_rng(0).integers(0, 65536, (3, 64, 64)).astype(np.uint16)
+        content = tiff((values, RGB | SEPARATE | storage))
         with pytest.raises(Refused, match="a damaged file"):
             decode_image(content[: int(keep * len(content))], "a.tif")
 
@@ -453,6 +467,17 @@ class TestTiff:
         part = -1 if kind[0] == "i" else 0.5 if kind[0] == "f" else 2
         with pytest.raises(Refused, match=r"expected whole numbers|2 grey levels"):
             decode_mask(tiff((mask.astype(kind) * np.dtype(kind).type(part), BLACK)), "m.tif", None)
+
+    @pytest.mark.parametrize(
+        ("values", "tags", "told"),
+        [
+            (GREY.astype("c8"), BLACK, r"expected whole numbers, found other samples of 64 bits \(tag 339"),
+            (GREY.astype("i2"), WHITE, r"expected black as zero, found white as zero with signed samples of 16 bits"),
+        ],
+    )
+    def test_a_mask_of_other_numbers_is_refused_with_its_tag(self, values, tags, told):
+        with pytest.raises(Refused, match=told):
+            decode_mask(tiff((values, tags)), "m.tif", 1)
 
     def test_a_float_mask_has_no_scale_that_a_threshold_could_cut(self):
         with pytest.raises(Refused, match=r"2 grey levels \(0, 2\); save it as 8-bit"):
@@ -488,16 +513,15 @@ def test_transparency_gamma_and_significant_bits_change_no_sample(chunk):
     assert decode_image(png(wide(GREY), 0, chunk), "a.png")[0][..., 1].tolist() == GREY.tolist()
 
 
-def test_a_png_may_have_up_to_64_mib_of_text(tmp_path):
-    for size, told in ((3_000_000, ""), (70_000_000, r"MAX_TEXT_CHUNK\); save it without its metadata")):
-        text = PngImagePlugin.PngInfo()
-        text.add_text("report", "x" * size, zip=True)
-        path = save(tmp_path / "a.png", picture(0), pnginfo=text)
-        if not told:
-            np.testing.assert_array_equal(read_image(path), COLOURS)
-            continue
-        with pytest.raises(Refused, match=told):
-            read_image(path)
+def test_a_png_may_have_up_to_64_mib_of_text(tmp_path, monkeypatch):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("report", "x" * 3_000_000, zip=True)
+    path = save(tmp_path / "a.png", picture(0), pnginfo=text)
+    np.testing.assert_array_equal(read_image(path), COLOURS)
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 64 * 2**20
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 2_999_999)
+    with pytest.raises(Refused, match=r"MAX_TEXT_CHUNK\); save it without its metadata"):
+        read_image(path)
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("png", {"default_image": True}), ("webp", {})], ids=str)
@@ -531,9 +555,6 @@ def test_what_phones_write_is_read_by_pillow_heif_or_refused_with_its_name(tmp_p
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(Refused, match=r"a\.heic: .* found a HEIC picture; pip install 'samfed-monai\[heif\]'"):
         read_image(tmp_path / "a.heic")
-
-
-def test_jfif_is_jpeg(tmp_path):
-    (tmp_path / "a.jfif").write_bytes(jpeg(picture(0)))
-    assert read_image(tmp_path / "a.jfif").shape == (24, 32, 3)
-    assert ".jfif" in SUFFIXES
+    for other in (b"\0\0\0\x18ftypisom", b"\0\0\0\x18moovheic"):
+        with pytest.raises(Refused, match="found bytes that are no image; whatever its name says; replace the file"):
+            decode_image(other, "a.heic")

@@ -36,6 +36,7 @@ def test_records_hold_absolute_paths_and_hashes(tmp_path):
     }
     assert (second["id"], second["index"]) == ("p1", 1)
     assert "index" not in load_records(datalist, tmp_path, split="test", site="site-1")[0]
+    assert load_records(DataList("list", [], {"a": Site()}), tmp_path, split="test", site="a") == []
 
 
 def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
@@ -46,6 +47,19 @@ def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
     assert list_data_collate(records)["group"] == ["patient", ""]
     train, held_out = split_public([*records, *records], 0.5)  # images without a group are apart
     assert {record["group"] for record in train} != {record["group"] for record in held_out}
+
+
+def test_slices_to_measure_with_say_their_place_in_a_volume_and_other_images_of_the_batch_that_they_have_none(tmp_path):
+    one = pair(tmp_path, "a", 0)
+    places = [{"volume": "v.nii", "slice": 2, "spacing": [1, 2, 3]}, {"volume": "w.nii"}, {}]
+    items = [replace(one, **place) for place in places]
+    datalist = DataList("list", [], {"a": Site(items, items, items)})
+    keys = ("volume", "slice", "spacing")
+    for split in ("validation", "test"):
+        records = load_records(datalist, tmp_path, split=split, site="a")
+        found = [[record[key] for key in keys] for record in records]
+        assert found == [["v.nii", 2, [1, 2, 3]], ["w.nii", 1, [0, 0, 0]], ["", 0, [0, 0, 0]]]
+    assert not set(keys) & load_records(datalist, tmp_path, split="unlabelled", site="a")[0].keys()
 
 
 def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
@@ -61,19 +75,16 @@ def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
         load_records(datalist, tmp_path, split="unlabelled", site="a", with_labels=True)
 
 
-def test_labels_of_unlabelled_images_must_be_asked_for(tmp_path):
-    datalist = small_list(tmp_path)
-    assert "label" not in load_records(datalist, tmp_path, split="unlabelled", site="site-1")[0]
-    assert "label" in load_records(datalist, tmp_path, split="unlabelled", site="site-1", with_labels=True)[0]
-    assert "label" in load_records(datalist, tmp_path, split="test", site="site-1")[0]
-    assert "label" not in load_records(datalist, tmp_path, split="test", site="site-1", with_labels=False)[0]
-
-
-def test_a_declared_threshold_travels_with_labels(tmp_path):
-    made = small_list(tmp_path)
-    datalist = DataList("list", made.public, made.sites, mask_threshold=128)
-    assert load_records(datalist, tmp_path, split="public")[0]["mask_threshold"] == 128
-    assert "mask_threshold" not in load_records(datalist, tmp_path, split="unlabelled", site="site-1")[0]
+def test_labels_of_unlabelled_images_must_be_asked_for_and_a_threshold_travels_with_labels(tmp_path):
+    datalist = replace(small_list(tmp_path), mask_threshold=128)
+    for split, asked, labelled in (
+        ("unlabelled", None, False),
+        ("unlabelled", True, True),
+        ("test", None, True),
+        ("test", False, False),
+    ):
+        (record,) = load_records(datalist, tmp_path, split=split, site="site-1", with_labels=asked)
+        assert ("label" in record, record.get("mask_threshold")) == (labelled, 128 if labelled else None)
 
 
 def test_limit_keeps_the_order_of_the_list(tmp_path):
@@ -91,48 +102,25 @@ def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
         load_records(datalist, tmp_path, split="train")
 
 
-def test_all_missing_files_are_told_at_once(tmp_path):
-    datalist = small_list(tmp_path)
-    for path in ("images/p0.png", "masks/p1.png"):
-        (tmp_path / path).unlink()
-    with pytest.raises(Refused, match="2 problems") as caught:
-        load_records(datalist, tmp_path, split="public")
-    for path in ("images/p0.png", "masks/p1.png"):
-        told = "expected a file that the list names, found no such file; restore it, or check the data root"
-        assert f"{tmp_path.resolve() / path}: {told}" in str(caught.value)
-
-
-def test_a_data_root_without_any_file_of_the_split_is_told_once(tmp_path):
+def test_fault_19_all_missing_files_and_links_are_told_at_once_and_of_a_data_root_without_any_only_that(tmp_path):
     datalist = small_list(tmp_path / "right")
     (tmp_path / "wrong").mkdir()
     told = "expected {} of small -> {}, found none of them (the first is images/{}.png); is this the data root that the"
-    for place, split, count, first in (("public", "public", "4 files", "p0"), ("site-1", "unlabelled", "1 file", "u0")):
+    for site, split, count, first in ((None, "public", "4 files", "p0"), ("site-1", "unlabelled", "1 file", "u0")):
         with pytest.raises(Refused, match="1 problem\n") as caught:
-            load_records(datalist, tmp_path / "wrong", split=split, site=None if place == "public" else place)
-        assert told.format(count, f"{place} -> {split}", first) in str(caught.value)
-
-
-def test_of_many_missing_files_three_are_named(tmp_path):
-    items = [pair(tmp_path, f"i{number:02d}", number) for number in range(13)]
-    for number in range(12):
-        (tmp_path / "images" / f"i{number:02d}.png").unlink()
-    with pytest.raises(
-        Refused, match=r"12 problems\n  - 12 times, such as .*i00\.png, .*i02\.png: expected a file [^\n]*$"
-    ):
-        load_records(DataList("list", items), tmp_path, split="public")
-
-
-def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
-    root = tmp_path / "root"
-    datalist = small_list(root)
-    (root / "images" / "p0.png").rename(tmp_path / "p0.png")
-    (root / "images" / "p0.png").symlink_to(tmp_path / "p0.png")
-    with pytest.raises(Refused, match="a link out of the data root"):
-        load_records(datalist, root, split="public")
-
-
-def test_an_empty_split_gives_no_records(tmp_path):
-    assert load_records(DataList("list", [], {"a": Site()}), tmp_path, split="test", site="a") == []
+            load_records(datalist, tmp_path / "wrong", split=split, site=site)
+        assert told.format(count, f"{site or 'public'} -> {split}", first) in str(caught.value)
+    (tmp_path / "right/images/p1.png").rename(tmp_path / "p1.png")
+    (tmp_path / "right/images/p1.png").symlink_to(tmp_path / "p1.png")
+    gone = [tmp_path.resolve() / "right" / path for path in ("images/p0.png", "masks/p1.png")]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(Refused) as caught:
+        load_records(datalist, tmp_path / "right", split="public")
+    told = "expected a file that the list names, found no such file; restore it, or check the data root"
+    image, link, mask = map(str, caught.value.problems)
+    assert [image, mask] == [f"{path}: {told}" for path in gone]
+    assert "'images/p1.png' is a link out of the data root" in link
 
 
 groups = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=12, max_size=40)
@@ -170,6 +158,8 @@ def test_the_hash_is_that_of_the_images_and_masks_in_order(tmp_path):
     datalist = small_list(tmp_path)
     rows = ",".join(f'["{one.sha256}","{one.label_sha256}"]' for one in datalist.public)
     assert public_hash(datalist) == hashlib.sha256(f"[{rows}]".encode()).hexdigest()
+    moved = [pair(tmp_path / "other", f"q{seed}", seed) for seed in range(2)]
+    assert public_hash(DataList("moved", moved)) == public_hash(datalist), "names and sites do not enter"
     turned = DataList("turned", datalist.public[::-1])
     assert public_hash(turned) != public_hash(datalist)
     assert public_hash(turned, ordered=False) == public_hash(datalist, ordered=False)
@@ -182,12 +172,6 @@ def test_a_list_and_its_records_agree_until_a_mask_changes(tmp_path):
     assert hash_of_adapters(records) == public_hash(datalist, ordered=False)
     save(tmp_path / "masks" / "p0.png", disc(radius=9))
     assert public_hash(records) != public_hash(datalist)
-
-
-def test_names_and_sites_do_not_enter(tmp_path):
-    datalist = small_list(tmp_path)
-    moved = [pair(tmp_path / "other", f"q{seed}", seed) for seed in range(2)]
-    assert public_hash(DataList("moved", moved)) == public_hash(datalist)
 
 
 def test_an_image_without_its_mask_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -29,31 +29,46 @@ from tests.data.making import picture, save
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
 
-def saved(path: Path, data: np.ndarray) -> Path:
-    nibabel.save(nibabel.Nifti1Image(data, AFFINE), path)
+EMPTY = np.zeros((4, 3, 2), np.uint8)
+
+
+def saved(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
     return path
 
 
 def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path):
     data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)  # X, Y, Z
-    found = read_slices(saved(tmp_path / "a.nii.gz", data))
-    assert found.pictures.shape == (2, 3, 4, 3)
-    assert found.pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
-    assert np.ptp(found.pictures, axis=-1).max() == 0
-    assert found.pixel_area == pytest.approx(0.125)
-    assert found.voxel[2] == pytest.approx(3)
-    assert found.voxel == (0.25, 0.5, 3), "rows run along Y"
+    pictures = read_slices(saved(tmp_path / "a.nii.gz", data)).pictures
+    assert pictures.shape == (2, 3, 4, 3)
+    assert pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
+    assert np.ptp(pictures, axis=-1).max() == 0
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1.0)])
-def test_a_volume_is_measured_in_its_own_unit(tmp_path, unit, factor):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("affine", "unit", "area", "voxel"),
+    [
+        (AFFINE, "mm", 0.125, (0.25, 0.5, 3)),  # rows run along Y
+        (AFFINE, "unknown", 0.125, (0.25, 0.5, 3)),
+        (AFFINE, "micron", 0.125e-6, (0.25e-3, 0.5e-3, 3e-3)),
+        (AFFINE, "meter", 0.125e6, (250, 500, 3000)),
+        (np.diag([0.5, 0.5, 2, 1]), "mm", 0.25, (0.5, 0.5, 2)),
+        (np.diag([-0.5, 0.25, -3, 1]), "mm", 0.125, (0.25, 0.5, 3)),
+        (SHEARED, "mm", 0.12, (0.5, 0.4, 1.3)),  # |(0, -0.4, 0) x (0.3, 0.4, 0)|, not 0.4 * 0.5
+    ],
+)
+def test_sizes_are_those_of_the_affine_in_its_unit(tmp_path, affine, unit, area, voxel):
+    image = nibabel.Nifti1Image(EMPTY, affine)
+    image.header["pixdim"][1:4] = 1
     image.header.set_xyzt_units(xyz=unit)
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
-    assert found.pixel_area == pytest.approx(0.125 * factor**2)
-    assert found.voxel[2] == pytest.approx(3 * factor)
-    assert found.voxel == pytest.approx((0.25 * factor, 0.5 * factor, 3 * factor))
+    assert found.pixel_area == pytest.approx(area)
+    assert found.voxel == pytest.approx(voxel)
 
 
 def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path):
@@ -81,21 +96,23 @@ def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
     return path
 
 
-@settings(deadline=None)  # it writes files
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
-def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory, slices):
+def test_a_mask_lies_on_the_voxels_that_it_was_made_of_and_is_read_again(tmp_path_factory, slices):
     folder = tmp_path_factory.mktemp("volume")
     masks = np.array(slices).reshape(-1, 3, 4)
     volume = saved(folder / "a.nii", np.where(masks.transpose(2, 1, 0), 200, 50).astype(np.uint8))
-    seen = read_slices(volume).pictures[..., 0] > 100  # somebody who finds exactly the bright voxels
-    found = nibabel.load(_written(folder, list(seen), volume))
+    seen = read_slices(volume).pictures[..., 0] > 100  # exactly the bright voxels are found
+    path = _written(folder, list(seen), volume)
+    assert path.read_bytes() == nifti_of(list(seen), volume), "the same masks are the same bytes"
+    found = nibabel.load(path)
     assert np.array_equal(found.affine, AFFINE)
     assert found.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(found.dataobj), np.asarray(nibabel.load(volume).dataobj) > 100)
+    assert np.array_equal(read_mask_slices(path, volume), masks)
 
 
 def test_both_places_of_a_volume_are_kept(tmp_path):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image = nibabel.Nifti1Image(EMPTY, AFFINE)
     other = np.diag([2.0, 2.0, 2.0, 1.0])
     image.set_qform(other, 1)
     image.set_sform(AFFINE, 2)
@@ -106,12 +123,6 @@ def test_both_places_of_a_volume_are_kept(tmp_path):
         assert np.allclose(matrix, wanted)
         assert code == (1 if wanted is other else 2)
     assert found.header.get_xyzt_units() == ("mm", "sec")
-
-
-def test_the_same_masks_are_the_same_bytes(tmp_path):
-    volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 1), np.uint8))
-    masks = [np.eye(3, 4, dtype=bool)]
-    assert nifti_of(masks, volume) == nifti_of(masks, volume)
 
 
 @pytest.mark.parametrize(
@@ -128,34 +139,16 @@ def test_what_is_no_volume_is_refused(tmp_path, data, told):
         read_slices(saved(tmp_path / "a.nii.gz", data))
 
 
-SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0, 0, 1.0]])
-
-
-@pytest.mark.parametrize(
-    ("affine", "area", "voxel"),
-    [
-        (np.diag([0.5, 0.5, 2, 1]), 0.25, (0.5, 0.5, 2)),  # pixdim says 1 x 1 x 1
-        (np.diag([-0.5, 0.25, -3, 1]), 0.125, (0.25, 0.5, 3)),
-        (SHEARED, 0.12, (0.5, 0.4, 1.3)),  # |(0, -0.4, 0) x (0.3, 0.4, 0)|, not 0.4 * 0.5
-    ],
-)
-def test_sizes_are_those_of_the_affine(tmp_path, affine, area, voxel):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine)
-    image.header["pixdim"][1:4] = 1
-    nibabel.save(image, tmp_path / "a.nii")
-    found = read_slices(tmp_path / "a.nii")
-    assert found.pixel_area == pytest.approx(area)
-    assert found.voxel == pytest.approx(voxel)
-
-
 def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None)
-    image.header.set_zooms((0.5, 0.25, 3))
+    image = nibabel.Nifti1Image(EMPTY, None)
+    image.header.set_zooms((0.5, 1 / 3, 3))
     nibabel.save(image, tmp_path / "a.nii")
     found = read_slices(tmp_path / "a.nii")
-    assert (found.pixel_area, found.voxel) == (0.125, (0.25, 0.5, 3))
+    assert (found.pixel_area, found.voxel) == (pytest.approx(1 / 6), (0.333333, 0.5, 3))
     with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
         read_slices(tmp_path / "a.nii", reorient=True)
+    with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
+        read_slices(saved(tmp_path / "b.nii", EMPTY[..., 0]), reorient=True)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +158,12 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
         (None, np.diag([np.nan, 1, 1, 1]), 2, "an affine in which voxels have no extent"),
         (np.eye(4), AFFINE, 2, "a qform of 1 x 1 x 1, RAS and a sform of 0.5 x 0.25 x 3, RAS; keep the one that is"),
         (np.eye(4), np.diag([-1, -1, 1, 1]), 2, "a qform of 1 x 1 x 1, RAS and a sform of 1 x 1 x 1, LPS"),
+        (np.eye(4)[:, [2, 0, 1, 3]], AFFINE[:, [2, 0, 1, 3]], 2, "SRA and a sform of 3 x 0.5 x 0.25, SRA"),
         (None, AFFINE, 5, "expected units and a qform that can be read"),
     ],
 )
 def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, unit, told):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image = nibabel.Nifti1Image(EMPTY, AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     image.set_sform(np.nan_to_num(sform), 2)
     image.header["xyzt_units"] = unit
@@ -181,7 +175,7 @@ def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qfo
 
 
 def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path):
-    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    image = nibabel.Nifti1Image(EMPTY, AFFINE)
     image.set_qform(AFFINE + 9 * np.eye(4, k=3), 1)
     nibabel.save(image, tmp_path / "a.nii")
     assert read_slices(tmp_path / "a.nii").pixel_area == pytest.approx(0.125)
@@ -194,30 +188,21 @@ def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, 
     data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
     affine = np.eye(4)
     affine[:3, :3] = (np.diag(signs) @ np.diag([0.5, 0.25, 3]))[:, order]
-    nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "a.nii")
-    found = read_slices(tmp_path / "a.nii", reorient=True)
+    path = saved(tmp_path / "a.nii", data, affine)
+    found = read_slices(path, reorient=True)
     assert np.array_equal(found.pictures[..., 0], ras.transpose(2, 1, 0))
     assert (found.pixel_area, found.voxel) == (pytest.approx(0.125), pytest.approx((0.25, 0.5, 3)))
-    assert np.array_equal(
-        read_mask_slices(tmp_path / "a.nii", tmp_path / "a.nii", labels=[7], reorient=True),
-        ras.transpose(2, 1, 0) == 7,
-    )
-    (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), tmp_path / "a.nii", reorient=True))
+    seven = read_mask_slices(path, path, labels=[7], reorient=True)
+    assert np.array_equal(seven, ras.transpose(2, 1, 0) == 7)
+    (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), path, reorient=True))
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert np.array_equal(np.asarray(mask.dataobj), data)
     assert np.array_equal(mask.affine, affine)
 
 
-def test_a_picture_has_no_axis_to_reorient(tmp_path):
-    with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
-        read_slices(saved(tmp_path / "a.nii", np.zeros((4, 3), np.uint8)), reorient=True)
-
-
 def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path):
     names = {"b": AFFINE, "a": AFFINE, "c": AFFINE @ np.diag([-1, 1, 1, 1]), "d": AFFINE[:, [1, 2, 0, 3]]}
-    for name, affine in names.items():
-        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), affine), tmp_path / f"{name}.nii")
-    paths = [tmp_path / f"{name}.nii" for name in names]
+    paths = [saved(tmp_path / f"{name}.nii", EMPTY, affine) for name, affine in names.items()]
     assert different_orientations(paths[:2]) == []
     [told] = different_orientations(paths)
     assert "1 ASR (such as d.nii), 1 LAS (such as c.nii), 2 RAS (such as b.nii); slices are cut along the last" in told
@@ -226,7 +211,7 @@ def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_p
 
 @pytest.mark.parametrize(("slope", "inter"), [(1 / 255, 0), (3e-5, 0.0), (1 / 32767, 0.5)])
 def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slope, inter):
-    volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
+    volume = saved(tmp_path / "a.nii", EMPTY)
     wanted = np.arange(24).reshape(4, 3, 2) % 3
     stored = np.rint((wanted - inter) / slope).astype(np.int32)
     image = nibabel.Nifti1Image(stored, AFFINE)
@@ -250,210 +235,190 @@ def test_damaged_files_are_refused(tmp_path):
             read_slices(tmp_path / name)
 
 
-class TestMaskSlices:
-    @settings(deadline=None, max_examples=30)  # it writes files
-    @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
-    def test_what_was_written_over_a_volume_is_read_again(self, tmp_path_factory, slices):
-        folder = tmp_path_factory.mktemp("volume")
-        masks = np.array(slices).reshape(-1, 3, 4)
-        volume = saved(folder / "a.nii", np.zeros((4, 3, len(masks)), np.int16))
-        assert np.array_equal(read_mask_slices(_written(folder, list(masks), volume), volume), masks)
+def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path):
+    data = np.arange(24).reshape(4, 3, 2) % 3
+    volume = saved(tmp_path / "a.nii", EMPTY)
+    mask = saved(tmp_path / "m.nii", data.astype(np.float32))  # whole numbers, as some programs store them
+    values = data.transpose(2, 1, 0)
+    assert np.array_equal(read_mask_slices(mask, volume, labels=[2]), values == 2)
+    assert np.array_equal(read_mask_slices(mask, volume, labels=[1, 2]), values > 0)
+    assert not read_mask_slices(mask, volume, labels=[9]).any()
+    named = read_mask_slices(mask, volume, labels=[2, 1], classes=["spleen", "kidney"])
+    assert np.array_equal(named, np.array([0, 2, 1])[values])
+    ways = r"found the labels 1, 2; say which are foreground: --label N, or name each as a class: --classes A,B"
+    with pytest.raises(Refused, match=rf"m\.nii: expected one beside 0, {ways}"):
+        read_mask_slices(mask, volume)
+    mask = saved(tmp_path / "m.nii", (data + 1).astype(np.uint8))
+    with pytest.raises(Refused, match="expected 0 and 1 kidney, 2 spleen, found the labels 1, 2, 3; name every cla"):
+        read_mask_slices(mask, volume, classes=["kidney", "spleen"])
 
-    def test_labels_are_chosen(self, tmp_path):
-        data = np.arange(24).reshape(4, 3, 2) % 3
-        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
-        mask = saved(tmp_path / "m.nii", data.astype(np.float32))  # whole numbers, as some programs store them
-        assert np.array_equal(read_mask_slices(mask, volume, labels=[2]), (data == 2).transpose(2, 1, 0))
-        assert np.array_equal(read_mask_slices(mask, volume, labels=[1, 2]), (data > 0).transpose(2, 1, 0))
-        assert not read_mask_slices(mask, volume, labels=[9]).any()
-        with pytest.raises(
-            Refused, match=r"m\.nii: expected one beside 0, found the labels 1, 2; say which .* --label N"
-        ):
-            read_mask_slices(mask, volume)
 
-    @pytest.mark.parametrize(
-        ("mask", "affine", "told"),
-        [
-            (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 2 x 2 voxels; export"),
-            (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 3 voxels"),
-            (
-                np.zeros((4, 3, 2), np.uint8),
-                np.diag([0.5, 0.25, 3, 1]),
-                "affine of a.nii, found corners up to 4.583 mm",
-            ),
-            (
-                np.zeros((4, 3, 2), np.uint8),
-                AFFINE @ np.diag([-1, 1, 1, 1]),
-                "found corners up to 3 mm from the volume's",
-            ),
-            (
-                np.full((4, 3, 2), 0.5, np.float32),
-                AFFINE,
-                "expected whole numbers: 0 and a mask's value, found values such",
-            ),
-            (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "found colours"),
-            (np.ones((4, 3, 2), np.complex64), AFFINE, "found complex numbers"),
-            (np.full((4, 3, 2), np.nan, np.float32), AFFINE, "found values such as nan"),
-            (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
-        ],
+@pytest.mark.parametrize(
+    ("mask", "affine", "told"),
+    [
+        (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 2 x 2 voxels; export"),
+        (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 3 voxels"),
+        (EMPTY, np.diag([0.5, 0.25, 3, 1]), "affine of a.nii, found corners up to 4.583 m"),
+        (EMPTY, AFFINE @ np.diag([-1, 1, 1, 1]), "found corners up to 3 mm from the volum"),
+        (np.full((4, 3, 2), 0.5, np.float32), AFFINE, "expected whole numbers: 0 and a mask's value, found values"),
+        (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "found colours"),
+        (np.ones((4, 3, 2), np.complex64), AFFINE, "found complex numbers"),
+        (np.full((4, 3, 2), np.nan, np.float32), AFFINE, "found values such as nan"),
+        (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
+    ],
+)
+def test_a_mask_of_another_grid_or_of_no_labels_is_refused(tmp_path, mask, affine, told):
+    volume = saved(tmp_path / "a.nii", EMPTY)
+    with pytest.raises(Refused, match=told):
+        read_mask_slices(saved(tmp_path / "m.nii", mask, affine), volume)
+
+
+def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(tmp_path):
+    volume = saved(tmp_path / "a.nii", EMPTY)
+    near, far = (  # the smallest side of a voxel is 0.25 mm
+        saved(tmp_path / f"{apart}.nii", EMPTY + 1, AFFINE + apart * np.eye(4, k=3)) for apart in (0.024, 0.026)
     )
-    def test_a_mask_of_another_grid_or_of_no_labels_is_refused(self, tmp_path, mask, affine, told):
-        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
-        nibabel.save(nibabel.Nifti1Image(mask, affine), tmp_path / "m.nii")
-        with pytest.raises(Refused, match=told):
-            read_mask_slices(tmp_path / "m.nii", volume)
-
-    def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(self, tmp_path):
-        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
-        for name, apart in (("near", 0.024), ("far", 0.026)):  # the smallest side of a voxel is 0.25 mm
-            moved = AFFINE + apart * np.eye(4, k=3)  # to the right
-            nibabel.save(nibabel.Nifti1Image(np.ones((4, 3, 2), np.uint8), moved), tmp_path / f"{name}.nii")
-        assert read_mask_slices(tmp_path / "near.nii", volume).all()
-        with pytest.raises(Refused, match=r"far\.nii: expected the affine of a\.nii, found corners up to 0\.026 mm"):
-            read_mask_slices(tmp_path / "far.nii", volume)
+    assert read_mask_slices(near, volume).all()
+    with pytest.raises(Refused, match=r"0\.026\.nii: expected the affine of a\.nii, found corners up to 0\.026 mm"):
+        read_mask_slices(far, volume)
 
 
 def mask_at(path: Path) -> np.ndarray:
     return np.array(Image.open(path)) > 0
 
 
-class TestNifti:
-    AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
-
-    @classmethod
-    def volume(cls, path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(data, cls.AFFINE if affine is None else affine), path)
-        return path
-
-    def test_volumes_become_slices_with_their_masks(self, tmp_path):
-        data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
-        self.volume(tmp_path / "in/a/images/p1.nii.gz", data)
-        self.volume(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
-        self.volume(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
-        self.volume(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
-        said = cut_nifti(tmp_path / "in", tmp_path / "out")
-        assert said == ["1 mask of a belongs to no image; left out, such as gone.nii"]
-        files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
-        names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
-        assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {
-            "b/images/sub_p1/sub_p1_0001.png"
-        }
-        for number in (1, 2, 3):
-            seen = data[..., number - 1].T
-            assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
-            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
-        assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
-        (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
-        with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
-            cut_nifti(tmp_path / "in", tmp_path / "out")
-        (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
-        (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
-        with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
-            cut_nifti(tmp_path / "in", tmp_path / "out")
-
-    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path):
-        zeros = np.zeros((4, 3, 2), np.uint8)
-        for name in ("shape", "place", "twin/one", "twin_one"):
-            self.volume(tmp_path / f"in/a/images/{name}.nii", zeros)
-        self.volume(tmp_path / "in/a/masks/shape.nii", zeros[..., :1])
-        self.volume(tmp_path / "in/a/masks/place.nii", zeros, np.eye(4))
-        save(tmp_path / "in/b/images/photo.png", picture(0))
-        with pytest.raises(Refused) as refused:
-            cut_nifti(tmp_path / "in", tmp_path / "in/out")
-        told = str(refused.value)
-        assert "--slices: expected a folder outside of" in told
-        assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
-        assert "expected one volume of that name in a site, found a second twin_one" in told
-        assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
-        assert "place.nii: expected the affine of place.nii, found corners up to 2.062 mm from the volume's" in told
-        assert not (tmp_path / "in/out").exists()
-        with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
-            cut_nifti(tmp_path / "nowhere", tmp_path / "out")
-
-    def test_the_names_of_nnunet_are_understood_and_several_channels_refused(self, tmp_path):
-        zeros = np.zeros((4, 3, 2), np.uint8)
-        numbered = ("images/n_0000", "masks/n_0000", "images/n_0007", "masks/n_0007")
-        for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", *numbered):
-            self.volume(tmp_path / f"in/a/{name}.nii.gz", zeros)
-        self.volume(tmp_path / "in/b/images/b_0000.nii.gz", zeros)  # no mask; called as the others are
+def test_volumes_become_slices_with_their_masks(tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
+    saved(tmp_path / "in/a/images/p1.nii.gz", data)
+    saved(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
+    saved(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
+    saved(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
+    said = cut_nifti(tmp_path / "in", tmp_path / "out")
+    assert said == ["1 mask of a belongs to no image; left out, such as gone.nii"]
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
+    assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {
+        "b/images/sub_p1/sub_p1_0001.png"
+    }
+    for number in (1, 2, 3):
+        seen = data[..., number - 1].T
+        assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
+        assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
+    assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
+    (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
+    with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
         cut_nifti(tmp_path / "in", tmp_path / "out")
-        folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
-        assert folders == {
-            *("a/images/a_1", "a/masks/a_1", "a/images/a_2", "b/images/b"),
-            *(f"a/{name}" for name in numbered),
-        }, "a table of patients names cases, which have no channel"
-        for name in ("a_1_0001", "a_2_0001"):
-            self.volume(tmp_path / f"in/a/images/{name}.nii.gz", zeros)
-        told = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
-        with pytest.raises(Refused, match=told):
-            cut_nifti(tmp_path / "in", tmp_path / "other")
-        assert not (tmp_path / "other").exists()
-
-    def test_volumes_that_are_only_numbered_are_no_channels(self, tmp_path):
-        for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
-            self.volume(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
+    (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
+    (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
+    with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
         cut_nifti(tmp_path / "in", tmp_path / "out")
-        assert len(list((tmp_path / "out").rglob("*.png"))) == 4
-
-    def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(self, tmp_path):
-        data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
-        data[0, 0, 1] = drawn[0, 0, 2] = 1
-        self.volume(tmp_path / "in/a/images/p.nii", data)
-        self.volume(tmp_path / "in/a/masks/p.nii", drawn)
-        assert cut_nifti(tmp_path / "in", tmp_path / "out") == ["2 slices of a single grey value left out"]
-        kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
-        assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
-
-    def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(self, tmp_path):
-        data, wide = np.zeros((4, 3, 2), np.uint8), np.diag([0.5, 0.5, 6.0, 1.0])
-        self.volume(tmp_path / "in/a/images/p1.nii", data)
-        self.volume(tmp_path / "in/b/images/p2.nii", data, wide)
-        [said] = cut_nifti(tmp_path / "in", tmp_path / "out")
-        assert "unlike voxels (mm of rows, columns, slices): a 0.5 x 0.5 x 2, b 0.5 x 0.5 x 6;" in said
-        given = {"without_spacing": ["b"]}
-        assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
-        notes = volumes_of(tmp_path / "without")
-        assert [note["spacing"] for note in notes.values()] == [[0.5, 0.5, 2.0], None]
-        with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
-            cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
-
-    def test_axes_are_told_or_turned(self, tmp_path):
-        data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
-        self.volume(tmp_path / "in/a/images/ras.nii", data)
-        turned = self.volume(tmp_path / "in/a/images/sra.nii", data.transpose(2, 0, 1), self.AFFINE[:, [2, 0, 1, 3]])
-        self.volume(
-            tmp_path / "in/a/masks/sra.nii",
-            (data == 7).transpose(2, 0, 1).astype(np.uint8),
-            nibabel.load(turned).affine,
-        )
-        voxels, axes = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
-        assert "a 0.5 x 0.5 to 2 x 0.5 to 2" in voxels
-        assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
-        assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
-        for number in (1, 2):
-            seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
-            assert np.array_equal(*seen)
-            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
 
 
-def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path):
-    TestNifti.volume(tmp_path / "in/a/images/one.nii", np.zeros((4, 3, 2), np.uint8))
+def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
+    for name in ("shape", "place", "twin/one", "twin_one"):
+        saved(tmp_path / f"in/a/images/{name}.nii", EMPTY)
+    saved(tmp_path / "in/a/masks/shape.nii", EMPTY[..., :1])
+    saved(tmp_path / "in/a/masks/place.nii", EMPTY, np.eye(4))
+    save(tmp_path / "in/b/images/photo.png", picture(0))
+    with pytest.raises(Refused) as refused:
+        cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[1], classes=["liver", "spleen"])
+    told = str(refused.value)
+    assert "--slices: expected a folder outside of" in told
+    assert "--label: expected one for each of ['liver', 'spleen'], in their order, found 1 values; give it once" in told
+    assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
+    assert "expected one volume of that name in a site, found a second twin_one" in told
+    assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
+    assert "place.nii: expected the affine of place.nii, found corners up to 6.403 mm from the volume's" in told
+    assert not (tmp_path / "in/out").exists()
+    with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
+        cut_nifti(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_path):
+    numbered = ("images/n_0000", "masks/n_0000", "images/n_0007", "masks/n_0007")
+    for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", *numbered):
+        saved(tmp_path / f"in/a/{name}.nii.gz", EMPTY)
+    saved(tmp_path / "in/b/images/b_0000.nii.gz", EMPTY)  # no mask; called as the others are
     cut_nifti(tmp_path / "in", tmp_path / "out")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    TestNifti.volume(tmp_path / "in/a/images/two.nii", np.ones((4, 3, 2), np.uint8))
+    folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    assert folders == {
+        *("a/images/a_1", "a/masks/a_1", "a/images/a_2", "b/images/b"),
+        *(f"a/{name}" for name in numbered),
+    }, "a table of patients names cases, which have no channel"
+    for name in ("a_1_0001", "a_2_0001"):
+        saved(tmp_path / f"in/a/images/{name}.nii.gz", EMPTY)
+    told = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
+    with pytest.raises(Refused, match=told):
+        cut_nifti(tmp_path / "in", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
-    def refused(slices: Path) -> None:
+
+def test_volumes_that_are_only_numbered_are_no_channels(tmp_path):
+    for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
+        saved(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
+    cut_nifti(tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
+
+def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(tmp_path):
+    data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
+    data[0, 0, 1] = drawn[0, 0, 2] = 1
+    saved(tmp_path / "in/a/images/p.nii", data)
+    saved(tmp_path / "in/a/masks/p.nii", drawn)
+    assert cut_nifti(tmp_path / "in", tmp_path / "out") == ["2 slices of a single grey value left out"]
+    kept = {path.relative_to(tmp_path / "out/a").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
+
+
+def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(tmp_path):
+    saved(tmp_path / "in/a/images/p1.nii", EMPTY)
+    saved(tmp_path / "in/b/images/p2.nii", EMPTY, np.diag([0.5, 0.5, 6.0, 1.0]))
+    [said] = cut_nifti(tmp_path / "in", tmp_path / "out")
+    assert "unlike voxels (mm of rows, columns, slices): a 0.25 x 0.5 x 3, b 0.5 x 0.5 x 6;" in said
+    given = {"without_spacing": ["b"]}
+    assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
+    notes = volumes_of(tmp_path / "without")
+    assert [note["spacing"] for note in notes.values()] == [[0.25, 0.5, 3.0], None]
+    with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
+        cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
+
+
+def test_axes_are_told_or_turned(tmp_path):
+    data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    saved(tmp_path / "in/a/images/ras.nii", data)
+    for kind, values in (("images", data), ("masks", (data == 7).astype(np.uint8))):
+        saved(tmp_path / f"in/a/{kind}/sra.nii", values.transpose(2, 0, 1), AFFINE[:, [2, 0, 1, 3]])
+    voxels, axes = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
+    assert "a 0.25 to 0.5 x 0.5 to 3 x 0.25 to 3" in voxels
+    assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
+    assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
+    for number in (1, 2):
+        seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
+        assert np.array_equal(*seen)
+        assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("slices", ["out", "new"])
+def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path, slices):
+    saved(tmp_path / "in/a/images/one.nii", EMPTY)
+    cut_nifti(tmp_path / "in", tmp_path / "out")
+    before = files_in(tmp_path / "out")
+    saved(tmp_path / "in/a/images/two.nii", EMPTY + 1)
+
+    def refused_later() -> None:
         with taken_back_if_refused() as written:
-            cut_nifti(tmp_path / "in", slices, written=written)
+            cut_nifti(tmp_path / "in", tmp_path / slices, written=written)
+            assert files_in(tmp_path / slices) != before
             raise Refused([])
 
     with pytest.raises(Refused):
-        refused(tmp_path / "out")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+        refused_later()
+    assert files_in(tmp_path / "out") == before
     assert not (tmp_path / "out/a/images/two").exists()
-    with pytest.raises(Refused):
-        refused(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

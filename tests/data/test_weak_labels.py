@@ -1,10 +1,10 @@
-"""Weak labels from masks and from files: what they may say, and that they say nothing wrong."""
+"""Weak labels from masks and from files: what they may say, that they say nothing wrong, and folders of them."""
 
 from __future__ import annotations
 
-import json
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +15,20 @@ from PIL import Image
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, check_datalist, render_synthetic
+from samfed_monai.data.datalist import Item, Site
+from samfed_monai.data.prepare import Prepared, prepare_folders
+from samfed_monai.data.reading import png_of
 from samfed_monai.data.weak_labels import IGNORE, WEAK, decode_weak_label, read_weak_label, weaken, weaken_list
+from tests.cli.test_prepare import run
+from tests.data.making import disc, options, pair, save, site
 
 
 def random(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.fixture(scope="module")
-def square() -> np.ndarray:
-    mask = np.zeros((20, 24), np.uint8)
-    mask[6:14, 4:12] = 1
-    return mask
+SQUARE = np.zeros((20, 24), np.uint8)
+SQUARE[6:14, 4:12] = 1
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -48,16 +50,17 @@ def test_what_is_labelled_is_what_the_mask_says(kind, classes, seed):
 @settings(max_examples=20, deadline=None)
 def test_boxes_leave_out_no_class(seed: int) -> None:
     mask = random(seed).integers(0, 4, (6, 7), np.uint8)
-    mask[0, :4] = (0, 1, 2, 3)
+    mask[0, :4] = random(seed).permutation(4)
     assert set(np.unique(weaken(mask, "box", random=random())).tolist()) >= {0, 1, 2, 3}
 
 
-def test_a_box_by_hand(square):
-    label = weaken(square, "box", random=random())
-    expected = np.zeros_like(square)
-    expected[6:14, 4:12] = IGNORE
-    expected[8:12, 6:10] = 1
-    assert (label == expected).all()
+def test_each_of_two_objects_has_a_box():
+    mask = SQUARE.copy()
+    mask[16:20, 16:24] = 1
+    expected = np.zeros_like(mask)
+    expected[6:14, 4:12] = expected[16:20, 16:24] = IGNORE
+    expected[8:12, 6:10] = expected[17:19, 18:22] = 1
+    assert (weaken(mask, "box", random=random()) == expected).all()
 
 
 def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
@@ -69,24 +72,20 @@ def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
     assert (label == expected).all()
 
 
-def test_points_of_each_class_are_as_many_as_asked_for(square):
-    mask = square.copy()
+def test_a_class_under_another_box_and_background_beside_objects_everywhere_keep_a_pixel():
+    mask = np.ones((6, 6), np.uint8)
+    mask[1:5, 1:5], mask[5, 4] = 2, 0
+    label = weaken(mask, "box", random=random())
+    expected = np.full_like(mask, IGNORE)
+    expected[2:4, 2:4], expected[0, 0], expected[5, 4] = 2, 1, 0
+    assert (label == expected).all()
+
+
+def test_points_of_each_class_are_as_many_as_asked_for():
+    mask = SQUARE.copy()
     mask[16:, 16:] = 2
     label = weaken(mask, "points", random=random(), points=3, width=1)
     assert [(label == value).sum() for value in (0, 1, 2)] == [3, 3, 3]
-
-
-def test_two_objects_have_two_boxes(square):
-    mask = square.copy()
-    mask[16:20, 16:24] = 1
-    label = weaken(mask, "box", random=random())
-    assert (label[17:19, 18:22] == 1).all()
-    assert label[15, 14] == 0
-
-
-def test_points_are_as_many_as_asked_for(square):
-    label = weaken(square, "points", random=random(), points=4, width=1)
-    assert [(label == value).sum() for value in (1, 0)] == [4, 4]
 
 
 def test_a_scribble_of_a_bar_is_its_middle_line():
@@ -98,42 +97,51 @@ def test_a_scribble_of_a_bar_is_its_middle_line():
     assert (label == 0).sum() > 20
 
 
-def test_a_block_is_the_mask_on_half_of_each_side(square):
-    label = weaken(square, "block", random=random(3))
-    rows, columns = np.nonzero(label != IGNORE)
-    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (10, 12)
+def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_image(monkeypatch):
+    monkeypatch.setattr("skimage.morphology.skeletonize", lambda region: region & False)
+    label = weaken(SQUARE, "scribble", random=random(), width=1)
+    assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
+    monkeypatch.setitem(sys.modules, "skimage.morphology", None)
+    with pytest.raises(
+        Refused, match=r"scikit-image: expected it, for scribbles, .*pip install 'samfed-monai\[weak\]'"
+    ):
+        weaken(SQUARE, "scribble", random=random())
 
 
-def test_the_same_seed_draws_the_same(square):
-    drawn = [weaken(square, "points", random=random(seed)) for seed in (1, 1, 2)]
+@pytest.mark.parametrize(("at", "corner"), [((10, 12), (5, 6)), ((0, 0), (0, 0)), ((19, 23), (10, 12))])
+def test_a_block_is_the_mask_on_half_of_each_side_around_a_pixel_of_the_border(at, corner):
+    mask = np.zeros((20, 24), np.uint8)
+    mask[at] = 1
+    label = weaken(mask, "block", random=random())
+    known = np.argwhere(label != IGNORE)
+    assert (known.min(0).tolist(), np.ptp(known, 0).tolist()) == ([*corner], [9, 11])
+    assert label[at] == 1
+
+
+def test_the_same_seed_draws_the_same():
+    drawn = [weaken(SQUARE, "points", random=random(seed)) for seed in (1, 1, 2)]
     assert (drawn[0] == drawn[1]).all()
     assert (drawn[0] != drawn[2]).any()
 
 
-@pytest.mark.parametrize("mask", [np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)])
-def test_a_mask_of_one_class_is_refused(mask):
-    with pytest.raises(
-        Refused, match=r"mask: expected foreground and background, found one class alone; keep it as a mask"
-    ):
-        weaken(mask, "points", random=random())
-
-
-def test_numbers_out_of_range_are_told_together(square):
-    with pytest.raises(
-        Refused,
-        match=r"(?s)points: expected a number .* >= 1, found 0.*width: expected an odd number of pixels, found 2",
-    ):
-        weaken(square, "points", random=random(), points=0, width=2)
-
-
-def png(folder: Path, values: list[list[int]]) -> Path:
-    path = folder / "label.png"
-    Image.fromarray(np.array(values, np.uint8)).save(path)
-    return path
+@pytest.mark.parametrize(
+    ("mask", "given", "told"),
+    [
+        (0 * SQUARE, {}, "mask: expected foreground and background, found one class alone; keep it as a mask"),
+        (0 * SQUARE + 1, {}, "found one class alone"),
+        (SQUARE, {"points": 0, "width": 2}, "(?s)points: expected a number .* >= 1, found 0.*width: .* found 2"),
+        (SQUARE, {"width": -1}, "width: expected an odd number of pixels, found -1"),
+        (SQUARE, {"kind": "mask"}, r"kind: expected one of \['scribble', 'points', 'box', 'block'\], found 'mask'"),
+    ],
+)
+def test_what_cannot_be_weakened_is_refused(mask, given, told):
+    with pytest.raises(Refused, match=told):
+        weaken(mask, **{"kind": "points", "random": random(), **given})
 
 
 def test_a_file_is_read_as_it_is(tmp_path):
-    assert read_weak_label(png(tmp_path, [[0, 1], [255, 1]])).tolist() == [[0, 1], [255, 1]]
+    (tmp_path / "label.png").write_bytes(png_of(np.array([[0, 1], [255, 1]], np.uint8)))
+    assert read_weak_label(tmp_path / "label.png").tolist() == [[0, 1], [255, 1]]
 
 
 @pytest.mark.parametrize(
@@ -142,26 +150,23 @@ def test_a_file_is_read_as_it_is(tmp_path):
         ([[1, 255]], 1, "foreground without background.*mark some background"),
         ([[0, 255]], 1, "only the values 0 and 255: a mask, or a weak label without foreground"),
         ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, that of masks"),
+        ([[*range(10)]], 1, r"other values \(2, 3, 4, 5, 6, 7\);"),
         ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
 )
-def test_a_file_that_says_too_little_is_refused(tmp_path, values, classes, message):
+def test_a_file_that_says_too_little_is_refused(values, classes, message):
     with pytest.raises(Refused, match=message):
-        read_weak_label(png(tmp_path, values), classes)
-
-
-def test_a_jpeg_is_refused(tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "label.jpg")
-    with pytest.raises(Refused, match="expected 8-bit grey without loss"):
-        decode_weak_label((tmp_path / "label.jpg").read_bytes(), "label.jpg")
+        decode_weak_label(png_of(np.array(values, np.uint8)), "label.png", classes)
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataList]:
     root = tmp_path_factory.mktemp("images")
-    counts: dict[str, Any] = {"images_per_site": 5, "public": 3, "validation": 2, "test": 2, "size": (64, 64)}
-    return root, render_synthetic(root, sites=2, labelled=True, **counts)
+    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
+    listed = render_synthetic(root, sites=2, labelled=True, **counts, size=(64, 64))
+    listed.save(root / "list.json")
+    return root, listed
 
 
 def test_only_training_images_of_the_named_sites_change(masks):
@@ -178,47 +183,27 @@ def test_only_training_images_of_the_named_sites_change(masks):
 
 def test_other_numbers_of_points_are_other_files(masks):
     root, listed = masks
-    kinds = dict.fromkeys(listed.sites, "points")
-    few = weaken_list(listed, root, kinds)
-    for numbers in ({"points": 9}, {"width": 5}, {"points": 9, "width": 5}):
-        many = weaken_list(listed, root, kinds, **numbers)
-        assert check_datalist(few, root) == check_datalist(many, root) == []
-
-
-def test_a_list_keeps_its_kinds_and_refuses_others(masks, tmp_path):
-    root, listed = masks
-    drawn = weaken_list(listed, root, dict.fromkeys(listed.sites, "points"))
-    drawn.save(tmp_path / "list.json")
-    assert DataList.load(tmp_path / "list.json") == drawn
-    content = json.loads((tmp_path / "list.json").read_text())
-    unlabelled = content["sites"]["site-1"]["unlabelled"][0]
-    for item, kind, message in (
-        (unlabelled, "scribbles", "found 'scribbles'; did you mean 'scribble'"),
-        (content["public"][0], "box", r"public#0#label_kind: .*found a weak label \(box\)"),
-    ):
-        before, item["label_kind"] = item.get("label_kind"), kind
-        (tmp_path / "list.json").write_text(json.dumps(content))
-        with pytest.raises(Refused, match=message):
-            DataList.load(tmp_path / "list.json")
-        item["label_kind"] = before
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_what_is_scored_has_masks_alone(masks, tmp_path, split):
-    masks[1].save(tmp_path / "list.json")
-    content = json.loads((tmp_path / "list.json").read_text())
-    content["sites"]["site-1"][split][0]["label_kind"] = "points"
-    (tmp_path / "list.json").write_text(json.dumps(content))
-    message = rf"site-1#{split}#0#label_kind: expected a mask, as every {split} item, found a weak label \(points\)"
-    with pytest.raises(Refused, match=message):
-        DataList.load(tmp_path / "list.json")
+    numbers = ({}, {"points": 9}, {"points": 8}, {"width": 5}, {"width": 7}, {"points": 9, "width": 5})
+    drawn = [weaken_list(listed, root, {"site-1": "points"}, **each) for each in numbers]
+    assert [check_datalist(each, root) for each in drawn] == [[]] * 6
 
 
 def test_what_cannot_be_drawn_is_told_before_any_is(masks):
     root, listed = masks
-    message = r"(?s)found 'site-9'.*--kind of site-1: expected one of .*found 'lines'"
-    with pytest.raises(Refused, match=message):
-        weaken_list(listed, root, {"site-9": "box", "site-1": "lines"})
+    listed = replace(listed, sites={**listed.sites, "bare": Site([Item("1.png", "a" * 64)])})
+    told = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
+    with pytest.raises(Refused, match=told):
+        weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
+
+
+def test_empty_and_full_masks_stay_masks_and_an_image_without_one_stays_so(tmp_path):
+    items = [pair(tmp_path, name, 0) for name in ("some", "none", "all")]
+    for item, radius in zip(items, (8, 0, 99), strict=True):
+        save(tmp_path / item.label, disc(radius=radius))
+    listed = DataList("x", [], {"a": Site([*items, Item("1.png", "a" * 64)])})
+    drawn = weaken_list(listed, tmp_path, {"a": "box"}).sites["a"].unlabelled
+    assert [one.label_kind for one in drawn] == ["box", None, None, None]
+    assert drawn[1:] == listed.sites["a"].unlabelled[1:]
 
 
 def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
@@ -226,7 +211,7 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
     first, second = sorted(listed.sites)
     mixed = weaken_list(listed, root, {first: "points"})
     message = (
-        f"sites -> {first} -> unlabelled: expected masks, from which weak labels are made, found 5 weak labels "
+        f"sites -> {first} -> unlabelled: expected masks, from which weak labels are made, found 2 weak labels "
         r"\(points\); take the list with masks; a site that --kind does not name keeps the labels that it has"
     )
     with pytest.raises(Refused, match=message) as caught:
@@ -239,25 +224,158 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
     assert {item.label_kind for item in both.sites[second].unlabelled} == {"box"}
 
 
-def test_the_command_draws_a_kind_for_each_site(masks, tmp_path, capsys):
-    root, listed = masks
-    listed.save(tmp_path / "list.json")
-    arguments = ["--data-root", str(root), "--kind", "points", "--kind", "site-2=box"]
-    code = main(["prepare", "weak", str(tmp_path / "list.json"), *arguments, "--output", str(tmp_path / "weak.json")])
-    assert code == 0
+def test_the_command_draws_a_kind_for_each_site_and_refuses_two(masks, tmp_path, capsys):
+    given = ["prepare", "weak", str(masks[0] / "list.json"), "--data-root", str(masks[0])]
+    given += ["--output", str(tmp_path / "weak.json"), "--kind", "points", "--kind", "site-2=box"]
+    assert main([*given, "--kind", "box", "--kind", "site-2=points"]) == 2
+    told = capsys.readouterr().err
+    assert "two values for all sites" in told
+    assert "two values for site-2" in told
+    assert not (tmp_path / "weak.json").exists()
+    assert main(given) == 0
     drawn = DataList.load(tmp_path / "weak.json")
     assert [drawn.sites[name].unlabelled[0].label_kind for name in ("site-1", "site-2")] == ["points", "box"]
     assert "labelled" in (tmp_path / "weak.report.html").read_text()
     assert "weak.json" in capsys.readouterr().out
 
 
-def test_two_kinds_for_one_site_are_refused(masks, tmp_path, capsys):
-    root, listed = masks
-    listed.save(tmp_path / "list.json")
-    given = ["prepare", "weak", str(tmp_path / "list.json"), "--data-root", str(root)]
-    kinds = ["--kind", "points", "--kind", "box", "--kind", "site-2=box", "--kind", "site-2=points"]
-    assert main([*given, *kinds, "--output", str(tmp_path / "weak.json")]) == 2
-    told = capsys.readouterr().err
-    assert "two values for all sites" in told
-    assert "two values for site-2" in told
-    assert not (tmp_path / "weak.json").exists()
+def prepared(tmp_path: Path, kinds: dict[str, str], **kwargs: object) -> Prepared:
+    return prepare_folders(tmp_path / "data", options(tmp_path, **kwargs, public="public", label_kinds=kinds))
+
+
+def scribble(path: Path, values: tuple[int, ...] = (0, 1, 255)) -> None:
+    """A label that is the last of the values but for its first row, which has the others."""
+    label = np.full((24, 32), values[-1], np.uint8)
+    label[0, : len(values)] = values
+    save(path, Image.fromarray(label))
+
+
+def hospital(root: Path, name: str, images: int, masks: int, first: int) -> None:
+    """A site of masks of 0 and 1, then scribbles."""
+    site(root, name, images, 0, first=first)
+    for number in range(images):
+        path = root / name / "masks" / f"{name}_{number:03d}.png"
+        save(path, disc(value=1, radius=3 + number % 6)) if number < masks else scribble(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Public masks; ``a`` has 4 masks and 16 scribbles, ``b`` 10 scribbles, ``c`` masks of 0 and 255, ``d`` nothing."""
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    hospital(root, "a", 20, 4, 100)
+    hospital(root, "b", 10, 0, 200)
+    site(root, "c", 10, 10, first=300)
+    site(root, "d", 2, 0, first=400)
+    return root
+
+
+def kinds_of(datalist: DataList, name: str) -> list[str | None]:
+    return [item.label_kind for item in datalist.sites[name].unlabelled]
+
+
+def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path):
+    made = prepared(tmp_path, {"": "scribble", "b": "points", "c": "mask"}, report=True)
+    listed = DataList.load(made.path)
+    # a tenth of 20 images twice, drawn from the 4 masks: nothing but scribbles is left to train on
+    assert kinds_of(listed, "a") == ["scribble"] * 16
+    assert [len(items) for _, items in listed.sites["a"].splits()] == [16, 2, 2]
+    assert kinds_of(listed, "b") == ["points"] * 10
+    assert kinds_of(listed, "c") == [None] * 8, "they are masks of 0 and 255"
+    assert kinds_of(listed, "d") == [None] * 2
+    assert {item.label_kind for item in listed.public} == {None}
+    assert check_datalist(listed, root) == []
+    [told] = [sentence for sentence in made.warnings if "no image has a mask" in sentence]
+    assert told.startswith("nothing to measure with at b, d: no image has a mask")
+    assert "scribble, 0% labelled" in made.report.read_text()
+
+
+def test_a_site_that_is_not_named_has_masks(root, tmp_path):
+    with pytest.raises(Refused) as caught:
+        prepared(tmp_path, {"a": "scribble"})
+    assert {problem.where.partition("/")[0] for problem in caught.value.problems} == {"b"}
+    assert all("--label-kind [SITE=]KIND" in str(problem) for problem in caught.value.problems)
+
+
+def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, tmp_path):
+    scribble(root / "a" / "masks" / "a_019.png", (0, 255))
+    with pytest.raises(Refused) as caught:
+        prepared(tmp_path, {"": "scribble"})
+    told = "found only the values 0 and 255: a mask, or a weak label without foreground; write foreground as 1, that of"
+    assert [told in str(problem) for problem in caught.value.problems] == [True] * 11
+    assert "if its site has masks alone, --label-kind SITE=mask" in str(caught.value)
+    assert not (tmp_path / "list.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ([[1, 255]], "found foreground without background"),
+        ([[0, 1, 2]], r"found other values \(2\); save it without loss"),
+        ([[0, 1, 2, 255]], r"found other values \(2\)"),
+        ([[[0, 1, 255]]], "expected 8-bit grey without loss, found PNG with 'RGB' pixels"),
+    ],
+)
+def test_a_file_that_is_no_weak_label_is_refused_as_such(root, tmp_path, label, told):
+    (root / "a" / "masks" / "a_019.png").write_bytes(png_of(np.array(label, np.uint8)))
+    with pytest.raises(Refused, match=rf"a_019\.png: .*{told}"):
+        prepared(tmp_path, {"": "scribble", "c": "mask"})
+
+
+def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):
+    hospital(root, "c", 10, 10, 300)
+    with pytest.raises(
+        Refused, match=r"of c: .*found 10 labels without any 255: masks alone; write it so, into c/masks"
+    ):
+        prepared(tmp_path, {"": "scribble"})
+    assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen", "told"),
+    [
+        ({"e": "box"}, {}, r"--label-kind: expected one of \['a', 'b', 'c', 'd', 'public'\], found the site 'e'"),
+        ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
+        ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
+        ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
+        ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
+        ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background, 1 to 2 foregro"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):
+    with pytest.raises(Refused, match=told):
+        prepared(tmp_path, kinds, **chosen)
+
+
+def test_all_sites_are_those_that_train(root, tmp_path):
+    site(root, "b", 10, 10, first=200)
+    made = prepared(tmp_path, {"": "block", "c": "mask"}, unseen=["b"])
+    assert [len(items) for _, items in made.datalist.sites["b"].splits()] == [0, 0, 10]
+    assert kinds_of(made.datalist, "a") == ["block"] * 16
+
+
+def test_the_command(root, tmp_path, capsys):
+    words = ["folders", root, "--output", tmp_path / "list.json", "--no-report"]
+    chosen = ["--public", "public", "--label-kind", "scribble", "--label-kind", "c=mask"]
+    assert run(*words, *chosen) == 0
+    assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
+    said = capsys.readouterr().out
+    assert "worth a look: nothing to measure with at b, d" in said
+    assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
+    with pytest.raises(Refused, match="--label-kind: expected one for each, found two values for all sites"):
+        run(*words, *chosen, "--label-kind", "box")
+    with pytest.raises(Refused, match=r"--label-kind: expected nothing beside --test-only, with which .* found it; le"):
+        run(*words, "--test-only", "--label-kind", "box")
+
+
+def test_scribbles_of_several_classes_are_told_from_masks_by_255(tmp_path):
+    root = tmp_path / "data"
+    for name, values in (("public", (0, 2)), ("a", (0, 1, 2, 255)), ("b", (0, 1, 2))):
+        site(root, name, 3, 0, first=len(name) * ord(name[0]))
+        for path in sorted((root / name / "images").iterdir()):
+            scribble(root / name / "masks" / f"{path.stem}.png", values)
+    made = prepared(tmp_path, {"a": "scribble"}, classes=["one", "two"], validation=0, test=0)
+    assert (kinds_of(made.datalist, "a"), kinds_of(made.datalist, "b")) == (["scribble"] * 3, [None] * 3)
+    assert check_datalist(made.datalist, root) == []
+    with pytest.raises(Refused, match=r"found the class values 255; .*if 255 is what was not labelled.*--label-kind"):
+        prepared(tmp_path, {}, classes=["one", "two"])

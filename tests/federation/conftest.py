@@ -11,12 +11,9 @@ import pytest
 
 import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
-from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.data import render_synthetic
-from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt
-from tests.federation.test_site_teacher import Half
+from samfed_monai.data.weak_labels import weaken_list
+from tests.federation.fake_sam import fake_sam, fitted
 
 
 @pytest.fixture(scope="session")
@@ -42,20 +39,18 @@ def finished(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def given(tmp_path, monkeypatch) -> SimpleNamespace:
-    """Options of a run with a given adapter of a SAM that is a file; ``loaded`` has the hash of each that was taken."""
-    (tmp_path / "sam.pt").write_bytes(b"sam")
-    (tmp_path / "given.safetensors").write_bytes(b"adapter")
-    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(tmp_path / "sam.pt"))
-    loaded = []
-
-    def load(**keywords):
-        loaded.append(sha256_file(keywords["adapter"]))
-        teacher = Half(canonical_hash(loaded[-1]))
-        teacher.size, teacher.views = 64, 1
-        return teacher
-
-    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
-    monkeypatch.setattr(adapters, "read_header", lambda path: header)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
+    """Options of a run with a given adapter of :mod:`.fake_sam`; ``loaded`` has the hash of each that was loaded."""
+    (tmp_path / "given.safetensors").write_bytes(fitted())
     options = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}}
-    return SimpleNamespace(options={**options, "adapter": tmp_path / "given.safetensors"}, loaded=loaded)
+    options["adapter"] = tmp_path / "given.safetensors"
+    return SimpleNamespace(options=options, loaded=fake_sam(tmp_path, monkeypatch))
+
+
+@pytest.fixture(scope="session")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``list.json``: boxes at one of two sites, points at the other."""
+    folder = tmp_path_factory.mktemp("weak")
+    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
+    masks = render_synthetic(folder, sites=2, labelled=True, size=(64, 64), **counts)
+    weaken_list(masks, folder, {"site-1": "box", "site-2": "points"}).save(folder / "list.json")
+    return folder

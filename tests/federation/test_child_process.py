@@ -1,4 +1,4 @@
-"""The process that trains as its client sees it: asked, killed, replaced."""
+"""The process that trains as its client sees it, asked, killed, replaced; and SIGTERM, at once or deferred."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.core.errors import ExitCode
 from samfed_monai.federation.child_process import Child, ChildDied
+from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 
 ECHO = "tests.federation.echo_worker"
 
@@ -23,13 +25,9 @@ def child(tmp_path):
     made.stop()
 
 
-def test_a_child_gets_its_settings_and_answers(child):
+def test_fault_41_a_child_answers_and_a_killed_one_is_a_failure_and_the_next_one_is_fresh(child):
     child.start()
     assert child.ask({"task": "train"}, b"abc") == ({"greeting": "hello", "task": "train"}, b"abc")
-
-
-def test_fault_41_a_killed_child_is_a_failure_and_the_next_one_is_fresh(child):
-    child.start()
     first = child.pid
     os.kill(first, signal.SIGKILL)
     with pytest.raises(ChildDied, match="ended by SIGKILL"):
@@ -40,13 +38,10 @@ def test_fault_41_a_killed_child_is_a_failure_and_the_next_one_is_fresh(child):
     assert child.pid != first
 
 
-def test_a_child_that_ends_by_itself_says_its_code_and_nothing_else(child):
+def test_a_child_that_ends_by_itself_says_its_code_and_nothing_else_and_a_stopped_one_is_gone(child):
     child.start()
     with pytest.raises(ChildDied, match="ended with code 3; see its log at the site"):
         child.ask({"task": "exit"}, b"")
-
-
-def test_a_stopped_child_is_gone_with_its_pipes(child):
     child.start()
     pid = child.pid
     child.stop()
@@ -72,3 +67,40 @@ def test_a_child_ends_when_its_client_is_killed():
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{pid}").exists(), "nobody is left who would hold the site's memory"
+
+
+def test_fault_53_sigterm_raises_and_the_old_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), Termination():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_fault_53_sigterm_waits_until_the_block_has_ended():
+    events = []
+
+    def write(termination: Termination) -> None:
+        with termination.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            events.append("written")
+
+    with Termination() as termination, pytest.raises(Terminated):
+        write(termination)
+    assert events == ["written"]
+
+
+def test_termination_is_not_an_exception_that_failure_handling_catches():
+    assert not issubclass(Terminated, Exception)
+    assert Interrupted("x").exit_code == ExitCode.INTERRUPTED
+
+
+def test_a_forked_helper_has_no_say_about_what_is_kept():
+    with Termination() as outer:
+        child = os.fork()
+        if not child:
+            try:
+                outer._receive(signal.SIGTERM, None)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM

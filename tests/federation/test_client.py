@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
 from monai.fl.client import ClientAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import from_exchange_object, to_exchange_object
+from samfed_monai.federation import SamFedAlgo, from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
 from samfed_monai.federation.exchange_object import Call, as_own_tensors
 from samfed_monai.federation.own_network import OwnNetwork
-from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused
-from tests.federation.toys import toy_algo, toy_weights
+from tests.federation.toys import BUNDLE, copied, same, toy_algo, toy_weights
 
 CALL = {"round": 1, "rounds": 4, "seed": 0}
 
@@ -35,13 +34,22 @@ def given(tensors=None) -> ExchangeObject:
     )
 
 
+def as_flare_sends_them(tensors) -> ExchangeObject:
+    """NumPy arrays without a header; averaged counters are floats."""
+    return ExchangeObject(weights={name: tensor.numpy().astype(np.float64) for name, tensor in tensors.items()})
+
+
 def trained(algo, call=CALL) -> dict[str, torch.Tensor]:
     algo.train(given(), call)
     return algo.get_weights(call).weights
 
 
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def state_of(algo) -> dict[str, torch.Tensor]:
+    return copied(algo.trainer.network.state_dict())
+
+
+def moments(algo) -> torch.Tensor:
+    return next(iter(algo.trainer.optimizer.state.values()))["exp_avg"]
 
 
 def test_monai_fl_calls_in_the_order_of_monais_own_tests():
@@ -58,6 +66,32 @@ def test_monai_fl_calls_in_the_order_of_monais_own_tests():
     algo.finalize()
 
 
+@pytest.mark.parametrize("made_of", ["files", "workflow"])
+@pytest.mark.filterwarnings("ignore:executing the bundle config:UserWarning")
+def test_monais_other_clients_one_that_only_trains_and_one_that_only_evaluates(made_of):
+    def made(purpose: str, *names: str) -> SamFedAlgo:
+        files, site = [str(BUNDLE / "configs" / f"{name}.json") for name in names], {"site": "site-1"}
+        own: dict[str, Any] = {"config_train_filename": None, "config_evaluate_filename": None}
+        if made_of == "workflow":
+            own[f"{purpose}_workflow"] = ConfigWorkflow(files, workflow_type="train", logging_file=False, **site)
+        else:
+            own |= {f"config_{names[-1]}_filename": files, f"{purpose}_kwargs": site}
+        algo = SamFedAlgo(BUNDLE, **own)
+        algo.initialize({ExtraItems.CLIENT_NAME: "site-1"})
+        return algo
+
+    trainer, start = made("train", "train"), toy_weights()
+    assert trainer.get_weights({}).weights.keys() == start.keys(), "from the first on"
+    trainer.abort()
+    trainer.train(ExchangeObject(weights=start), {})
+    answer = trainer.get_weights({}).weights
+    assert answer.keys() == start.keys()
+    assert not same(answer, start)
+    evaluator = made("eval", "train", "evaluate")
+    assert evaluator.count() == 0
+    assert 0 <= evaluator.evaluate(ExchangeObject(weights=start), {}).metrics["dice"] <= 1
+
+
 def test_position_count_terms_and_seconds_come_with_the_weights():
     algo = toy_algo()
     trained(algo)
@@ -72,7 +106,7 @@ def test_position_count_terms_and_seconds_come_with_the_weights():
 def test_weights_that_leave_are_copies():
     algo = toy_algo()
     first = trained(algo)
-    before = {name: tensor.clone() for name, tensor in first.items()}
+    before = copied(first)
     algo.train(given(), {**CALL, "round": 2})
     assert same(first, before)
 
@@ -83,6 +117,7 @@ def test_a_round_gives_the_same_bits_whatever_ran_before():
     trained(algo, {**CALL, "round": 3})
     torch.manual_seed(99)
     assert same(trained(algo), fresh)
+    assert algo.state_dict() == {}
     assert not same(trained(algo, {**CALL, "seed": 1}), fresh)
 
 
@@ -112,22 +147,29 @@ UNFIT = {
         lambda tensors: {name: own for name, own in tensors.items() if name != "3.bias"},
         r"message -> 3\.bias: .* found no such tensor",
     ),
+    **{
+        f"32 counter {value}": (
+            with_("1.num_batches_tracked", lambda own, value=value: torch.tensor(value)),
+            r"message -> 1\.num_batches_tracked: expected",
+        )
+        for value in (float("nan"), float("inf"))
+    },
     "40 another network": (lambda tensors: {"other": tensors["3.bias"]}, "found 1 with unknown names"),
 }
 
 
 @pytest.mark.parametrize("arrays", [False, True])
-@pytest.mark.parametrize("task", ["train", "evaluate"])
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_faults_32_to_40_weights_that_do_not_fit_are_refused_before_loading(unfit, task, arrays):
-    change, told = UNFIT[unfit]
+def test_faults_32_to_40_weights_that_do_not_fit_are_refused_before_loading(unfit, arrays):
+    change, refusal = UNFIT[unfit]
     tensors = change(toy_weights())
     data = as_flare_sends_them(tensors) if arrays else given({name: own.contiguous() for name, own in tensors.items()})
     algo = toy_algo()
-    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
-    with pytest.raises(MessageRefused, match=told):
-        getattr(algo, task)(data, {} if arrays else CALL)
-    assert same(before, algo.trainer.network.state_dict())
+    before = state_of(algo)
+    for task in (algo.train, algo.evaluate):
+        with pytest.raises(MessageRefused, match=refusal):
+            task(data, {} if arrays else CALL)
+        assert same(before, state_of(algo))
 
 
 def test_fault_35_another_dtype_is_refused():
@@ -149,13 +191,8 @@ def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
         assert (tmp_path / "best/site-1" / split / "scores.csv").is_file()
     algo.evaluate(given(), {**CALL, "split": "validation", "model": "current"})
     assert not (tmp_path / "current").exists()
-
-
-def test_evaluation_is_of_the_weights_sent_and_not_of_those_trained():
-    algo = toy_algo()
-    before = algo.evaluate(given(), CALL).metrics
-    trained(algo)
-    assert algo.evaluate(given(), CALL).metrics == before
+    with pytest.raises(Refused, match="split: expected one of"):
+        algo.evaluate(given(), {**CALL, "split": "training"})
 
 
 def test_a_site_holds_one_network_which_its_evaluator_gives_back_as_it_was():
@@ -163,68 +200,58 @@ def test_a_site_holds_one_network_which_its_evaluator_gives_back_as_it_was():
     assert algo.evaluator.network is algo.trainer.network
     trained(algo)
     algo.trainer.network[1].eval()
-    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
+    before = state_of(algo)
     modes = [module.training for module in algo.trainer.network.modules()]
     assert len(set(modes)) == 2
     score = algo.evaluate(given(toy_weights(5)), CALL).metrics
-    assert same(dict(algo.trainer.network.state_dict()), before)
+    assert same(state_of(algo), before)
     assert [module.training for module in algo.trainer.network.modules()] == modes
     alone = toy_algo(config_train_filename=None)
-    assert alone.evaluate(given(toy_weights(5)), CALL).metrics == score, "as with a network of the evaluator's own"
+    assert alone.evaluate(given(toy_weights(5)), CALL).metrics == score, "of the weights sent, not of those trained"
 
 
 def test_an_evaluation_that_fails_leaves_the_trainers_network_alone(monkeypatch):
     algo = toy_algo()
     trained(algo)
-    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
-    seen = []
+    before, seen = state_of(algo), []
 
     def fail(*_: object) -> None:
-        seen.append(algo.trainer.network.state_dict()["0.bias"].clone())
+        seen.append(state_of(algo))
         raise OSError
 
     monkeypatch.setattr(algo.evaluator, "run", fail)
     with pytest.raises(OSError):
         algo.evaluate(given(toy_weights(5)), CALL)
-    assert torch.equal(seen[0], toy_weights(5)["0.bias"]), "it had been lent"
-    assert same(dict(algo.trainer.network.state_dict()), before)
-
-
-def test_a_split_that_the_bundle_lacks_is_refused():
-    with pytest.raises(Refused, match="split: expected one of"):
-        toy_algo().evaluate(given(), {**CALL, "split": "training"})
+    assert torch.equal(seen[0]["0.bias"], toy_weights(5)["0.bias"]), "it had been lent"
+    assert same(state_of(algo), before)
 
 
 def test_optimizer_state_makes_the_next_round_the_same_in_a_fresh_client():
     algo = toy_algo()
     trained(algo, {**CALL, "round": 0})
-    state = {name: tensor.clone() for name, tensor in algo.state_dict().items()}
+    state = copied(algo.state_dict())
     expected = trained(algo)
     other = toy_algo()
     other.load_state_dict(state)
     assert same(trained(other), expected)
     assert not same(trained(toy_algo()), expected), "the moments do matter"
-
-
-def test_without_keep_optimizer_there_is_no_state_and_rounds_start_fresh():
-    algo = toy_algo(keep_optimizer=False)
-    first = trained(algo)
-    assert algo.state_dict() == {}
-    assert same(trained(algo), first)
-
-
-def test_state_of_another_optimizer_is_refused():
     with pytest.raises(Refused, match="optimizer state: expected the state of this AdamW"):
-        toy_algo().load_state_dict({"0.exp_avg": torch.ones(1)})
+        other.load_state_dict({"0.exp_avg": torch.ones(1)})
 
 
-def test_moments_that_are_not_finite_are_forgotten(caplog):
-    algo = toy_algo()
-    trained(algo)
-    next(iter(algo.trainer.optimizer.state.values()))["exp_avg"].fill_(float("nan"))
+def test_moments_that_are_not_finite_are_forgotten_after_a_round_and_after_one_that_failed(caplog):
+    algo = toy_algo(bundle={"fail_in_round": 1})
+    trained(algo, {**CALL, "round": 0})
+    moments(algo).fill_(float("nan"))
+    with pytest.raises(FileNotFoundError):
+        trained(algo)
+    assert all(tensor.isfinite().all() for tensor in algo.state_dict().values() if tensor.is_floating_point())
+    caplog.clear()
     trained(algo, {**CALL, "round": 2})
+    moments(algo).fill_(float("nan"))
+    trained(algo, {**CALL, "round": 3})
     assert "the optimizer's moments were not finite and were forgotten" in caplog.text
-    assert all(torch.isfinite(tensor).all() for tensor in trained(algo, {**CALL, "round": 3}).values())
+    assert all(tensor.isfinite().all() for tensor in trained(algo, {**CALL, "round": 4}).values())
 
 
 def test_a_failed_round_does_not_make_the_next_one_do_nothing():
@@ -236,7 +263,9 @@ def test_a_failed_round_does_not_make_the_next_one_do_nothing():
     assert not same(algo.get_weights(CALL).weights, toy_weights())
 
 
-def test_after_abort_a_new_training_task_is_taken_as_in_monais_own_tests():
+def test_after_abort_a_new_training_task_is_taken_and_after_finalize_none():
+    with pytest.raises(RuntimeError, match=r"train\(\) was called before initialize"):
+        toy_algo(initialize=False).train(given(), CALL)
     algo = toy_algo()
     algo.abort()
     with pytest.raises(RuntimeError, match=r"was aborted; call initialize\(\) or train\(\) before it works again"):
@@ -244,19 +273,10 @@ def test_after_abort_a_new_training_task_is_taken_as_in_monais_own_tests():
     algo.train(given(), CALL)
     assert same(algo.get_weights(CALL).weights, trained(toy_algo()))
     assert algo.evaluate(given(), CALL).metrics["dice"] >= 0
-
-
-def test_work_after_finalize_is_refused_until_initialized_again():
-    algo = toy_algo()
     algo.finalize()
     for work in (algo.train, algo.evaluate):
         with pytest.raises(RuntimeError, match=r"was finalized; call initialize\(\) before it works again"):
             work(given(), CALL)
-
-
-def as_flare_sends_them(tensors, dtype=np.float64) -> ExchangeObject:
-    """NumPy arrays without a header; averaged counters are floats."""
-    return ExchangeObject(weights={name: tensor.numpy().astype(dtype) for name, tensor in tensors.items()})
 
 
 def test_fault_80_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
@@ -281,13 +301,6 @@ def test_fault_80_an_average_of_counters_is_rounded_to_the_nearest_whole_number(
 def test_what_is_no_array_of_numbers_is_refused_by_name():
     with pytest.raises(MessageRefused, match=r"message -> w: expected a tensor or an array of numbers, found str"):
         toy_algo().train(ExchangeObject(weights={"w": "1, 2"}), extra={})
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_fault_32_counters_that_are_not_finite_are_refused(value):
-    data = as_flare_sends_them(with_("1.num_batches_tracked", lambda own: torch.tensor(value))(toy_weights()))
-    with pytest.raises(MessageRefused, match=r"message -> 1\.num_batches_tracked: expected"):
-        toy_algo().train(data, extra={})
 
 
 def test_differences_are_those_to_the_weights_received():
@@ -315,11 +328,6 @@ def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     assert algo.get_weights().weights.keys() == set(shared)
 
 
-def test_work_before_initialize_is_refused():
-    with pytest.raises(RuntimeError, match=r"train\(\) was called before initialize"):
-        toy_algo(initialize=False).train(given(), CALL)
-
-
 def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
     with pytest.warns(UserWarning, match="executing the bundle config under"):
         toy_algo(vetted=False)
@@ -333,47 +341,16 @@ def test_stored_models_can_still_be_asked_for():
         toy_algo().get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
 
 
-def test_moments_that_a_failed_round_spoiled_are_forgotten():
-    algo = toy_algo(bundle={"fail_in_round": 1})
-    trained(algo, {**CALL, "round": 0})
-    next(iter(algo.trainer.optimizer.state.values()))["exp_avg"].fill_(float("nan"))
-    with pytest.raises(FileNotFoundError):
-        trained(algo)
-    assert all(tensor.isfinite().all() for tensor in algo.state_dict().values() if tensor.is_floating_point())
-
-
-def trainer(epoch_length: int | None) -> SimpleNamespace:
-    return SimpleNamespace(state=SimpleNamespace(epoch=9, iteration=9, epoch_length=epoch_length))
-
-
-def test_a_trainer_is_put_where_the_rounds_before_lead_to():
-    placed = trainer(5)
-    place_at_round(placed, Call.of("a", {"round": 2, "rounds": 4}), local_epochs=3)
-    assert vars(placed.state) == {"round": 2, "rounds": 4, "epoch": 6, "iteration": 30, "epoch_length": 5}
-    placed = trainer(None)
-    place_at_round(placed, Call.of("a", {"round": 2}), local_epochs=1)
-    assert (placed.state.rounds, placed.state.iteration) == (3, 0)
-
-
-def test_without_a_round_a_trainer_stays_where_it_is():
-    placed = trainer(5)
-    place_at_round(placed, Call.of("a"), local_epochs=3)
-    assert (placed.state.epoch, placed.state.iteration) == (9, 9)
-
-
-def test_a_run_that_failed_does_not_make_the_next_one_do_nothing():
-    seen = []
-
-    def step(engine, item):
-        if not seen:
-            seen.append("failed")
-            raise ValueError("once")
-        seen.append(item)
-
-    engine = Engine(step)
-    with pytest.raises(ValueError, match="once"):
-        engine.run([1, 2], max_epochs=1)
-    forget_unfinished_run(engine)
-    engine.add_event_handler(Events.COMPLETED, lambda: seen.append("completed"))
-    engine.run([1, 2], max_epochs=1)
-    assert seen == ["failed", 1, 2, "completed"]
+@pytest.mark.parametrize(
+    ("length", "call", "epochs", "placed"),
+    [
+        (5, {"round": 2, "rounds": 4}, 3, {"round": 2, "rounds": 4, "epoch": 6, "iteration": 30}),
+        (None, {"round": 2}, 1, {"round": 2, "rounds": 3, "epoch": 2, "iteration": 0}),
+        (5, {}, 3, {"epoch": 9, "iteration": 9}),
+    ],
+    ids=["a round", "of unknown length", "no round"],
+)
+def test_a_trainer_is_put_where_the_rounds_before_lead_to(length, call, epochs, placed):
+    trainer = SimpleNamespace(state=SimpleNamespace(epoch=9, iteration=9, epoch_length=length))
+    place_at_round(trainer, Call.of("a", call), local_epochs=epochs)
+    assert vars(trainer.state) == {**placed, "epoch_length": length}

@@ -12,13 +12,13 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import ClientAlgoSite, Interrupted, RunFolder
+from samfed_monai.federation import ClientAlgoSite, Interrupted
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.compression import Compression, Sender
 from tests.federation.test_job import job
 from tests.federation.test_wired_jobs import at_server
-from tests.federation.toys import FixedClient, RogueClient, controller, weights
+from tests.federation.toys import FixedClient, RogueClient, die, run_clients, weights
 from tests.federation.wired import Homes
 
 THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
@@ -49,8 +49,7 @@ def traffic(run: Path) -> list[dict[str, int]]:
 
 def test_steps_are_averaged_by_number_of_images(tmp_path):
     clients = sites("int8", FixedClient("a", step=1.0, n=1), FixedClient("b", step=3.0, n=3))
-    with RunFolder(tmp_path).open({}) as folder:
-        controller(folder, clients, rounds=2, compression=Compression("int8")).run()
+    run_clients(tmp_path, clients, rounds=2, compression=Compression("int8"))
     final = safe_load(tmp_path / "rounds/001/global.safetensors")
     torch.testing.assert_close(final["w"], torch.full((2, 3), 6.0))
     assert final["b"].tolist() == [6.0, 6.0]
@@ -78,8 +77,7 @@ def test_a_step_is_checked_as_it_travels_and_once_more_as_weights(change, says, 
 
     clients: dict[str, Any] = sites("int8", *(FixedClient(site, step=1.0) for site in "abc"))
     clients["c"] = Rogue("c", clients["c"].client, clients["c"].release)
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1, compression=Compression("int8")).run()
+    result = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8"))
     entry = result.records[0]["sites"]["c"]
     assert entry["status"] == "skipped"
     assert pytest.approx(2.0) == safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item()
@@ -88,70 +86,65 @@ def test_a_step_is_checked_as_it_travels_and_once_more_as_weights(change, says, 
 
 def test_weights_that_are_not_compressed_are_refused(tmp_path):
     clients = {**sites("int8", *(FixedClient(site, step=1.0) for site in "ab")), "c": FixedClient("c")}
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1, compression=Compression("int8")).run()
+    result = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8"))
     assert "expected step, which this round exchanges, found weights" in result.records[0]["sites"]["c"]["reason"]
 
 
 def test_a_site_that_failed_is_sent_the_whole_model_once_and_that_is_counted(tmp_path):
-    def die(answer: Any) -> None:
-        raise RuntimeError
-
     rogue = RogueClient("c", change=die, rounds=[1], step=1.0)
     clients = sites("int8", FixedClient("a", step=1.0), FixedClient("b", step=1.0), rogue)
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=4, compression=Compression("int8")).run()
+    result = run_clients(tmp_path / "steps", clients, rounds=4, compression=Compression("int8"))
     counted = [{site: entry["whole_models"] for site, entry in record["sites"].items()} for record in result.records]
     assert counted == [{**dict.fromkeys("ab", 0), "c": n} for n in (0, 1, 0, 0)]
-    assert not any("whole_models" in entry for entry in _plain(tmp_path / "plain").records[0]["sites"].values())
+    plain = run_clients(tmp_path / "plain", {site: FixedClient(site, step=1.0) for site in "ab"}, rounds=1)
+    assert not any("whole_models" in entry for entry in plain.records[0]["sites"].values())
 
 
-def _plain(path: Path) -> Any:
-    with RunFolder(path).open({}) as folder:
-        return controller(folder, {site: FixedClient(site, step=1.0) for site in "ab"}, rounds=1).run()
+@pytest.fixture(scope="module")
+def together(three_sites, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A run of two rounds in one process: its folder and its results."""
+    folder = tmp_path_factory.mktemp("together")
+    return folder, job(three_sites, folder, compression=2, **THREE).run()
 
 
-def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, tmp_path):
-    together = job(three_sites, tmp_path / "together", compression=2, **THREE).run()
+def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, together, tmp_path):
+    folder, results = together
     homes = Homes(three_sites, tmp_path / "homes")
     apart = at_server(three_sites, homes, tmp_path / "apart", compression=2).run(homes)
-    assert len(hashes(tmp_path / "together")) == 2
-    assert hashes(tmp_path / "together") == hashes(tmp_path / "apart")
-    assert together["sites"] == apart["sites"]
-    for here, there in zip(traffic(tmp_path / "together"), traffic(tmp_path / "apart"), strict=True):
+    assert len(hashes(folder)) == 2
+    assert hashes(folder) == hashes(tmp_path / "apart")
+    assert results["sites"] == apart["sites"]
+    for here, there in zip(traffic(folder), traffic(tmp_path / "apart"), strict=True):
         assert here == {**there, "up_bytes": pytest.approx(there["up_bytes"], abs=64)}, "but for digits of seconds"
-    whole = (tmp_path / "together" / "rounds" / "001" / "global.safetensors").stat().st_size
-    for each in traffic(tmp_path / "together")[2:]:  # of a network so small, half of a message is names
+    whole = (folder / "rounds" / "001" / "global.safetensors").stat().st_size
+    for each in traffic(folder)[2:]:  # of a network so small, half of a message is names
         assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * whole
-    assert read_json(tmp_path / "together" / "run.json")["config"]["compression"] == 2
+    assert read_json(folder / "run.json")["config"]["compression"] == 2
 
 
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch):
-    knobs = {"compression": 2, "rounds": 3}
-    job(small_federation, tmp_path / "whole", **knobs).run()
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(three_sites, together, tmp_path, monkeypatch):
     packed, calls = Sender.packed, []
 
     def interrupted(self: Sender, *given: Any) -> Any:
         calls.append(self)
-        if len(calls) == 8:  # two sites and the server in a round: in the third, after the first site has sent
+        if len(calls) == 5:  # two sites and the server in a round: in the second, after the first site has sent
             raise KeyboardInterrupt
         return packed(self, *given)
 
     monkeypatch.setattr(Sender, "packed", interrupted)
     with pytest.raises(Interrupted):
-        job(small_federation, tmp_path / "resumed", **knobs).run()
+        job(three_sites, tmp_path, compression=2, **THREE).run()
     monkeypatch.undo()
-    assert len(hashes(tmp_path / "resumed")) == 2
-    job(small_federation, tmp_path / "resumed", **knobs).run()
-    assert hashes(tmp_path / "resumed") == hashes(tmp_path / "whole")
+    assert len(hashes(tmp_path)) == 1
+    job(three_sites, tmp_path, compression=2, **THREE).run()
+    assert hashes(tmp_path) == hashes(together[0])
 
 
-def test_what_the_audit_says_left_is_what_travels(small_federation, tmp_path):
-    job(small_federation, tmp_path / "run", compression=2, rounds=1).run()
-    lines = (tmp_path / "run" / "sites" / "site-1" / "audit.jsonl").read_text().splitlines()
-    (sent,) = [line for line in map(json.loads, lines) if line["task"] == "train"]
+def test_what_the_audit_says_left_is_what_travels(together):
+    lines = (together[0] / "sites" / "site-1" / "audit.jsonl").read_text().splitlines()
+    sent, _ = [line for line in map(json.loads, lines) if line["task"] == "train"]
     assert sent["kind"] == "step"
-    trained = read_json(tmp_path / "run" / "rounds/000/round.json")["sites"]["site-1"]["up_bytes"]
+    trained = read_json(together[0] / "rounds/000/round.json")["sites"]["site-1"]["up_bytes"]
     assert 0 < trained - sent["bytes"] < 2048, "the rest is its scores"
 
 
@@ -160,11 +153,6 @@ def test_what_the_audit_says_left_is_what_travels(small_federation, tmp_path):
     [
         ({"compression": "int4"}, r"plan -> compression: expected 'float32' or 'bfloat16' or 'int8' or a whole number"),
         ({"compression": 0}, r"plan -> compression"),
-        (
-            {"compression": "int8", "variant": "fedmd"},
-            r"federate\.json -> compression: expected weights of sites .* predictions",
-        ),
-        ({"compression": "int8", "variant": "ditto"}, r"compression: expected weights of sites that all train"),
         (
             {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
             r"federate\.json -> compression: expected updates that the server reads",

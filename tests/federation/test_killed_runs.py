@@ -21,26 +21,50 @@ from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
 from samfed_monai.methods.fedavg import FedAvg
-from tests.federation.toys import FixedClient, ToyTerms, controller, run_toy, weights
+from tests.federation.toys import FixedClient, ToyTerms, controller, run_clients, run_toy, weights
 from tests.forking import start
 
-ROUNDS = 24
+ROUNDS, DONE = 4, 2
 
 
-def run(folder: Path, rounds: int = ROUNDS) -> None:
+def run(folder: Path, **options: Any) -> None:
     """What the killed processes do."""
     try:
-        run_toy(folder, rounds=rounds, splits=())
+        run_toy(folder, rounds=ROUNDS, splits=(), **options)
     except SamFedError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.exit_code))
 
 
+def wait_half_way(folder: Path) -> None:
+    """A process that has stored half of its rounds when it is ended."""
+    run(folder, on_round=lambda records: time.sleep(60) if len(records) == DONE else None)
+
+
+def wait_while_writing(folder: Path) -> None:
+    """A process that has written all of a round but for its name when it is ended."""
+    replace = os.replace
+
+    def waiting(source: Any, target: Any) -> None:
+        if Path(target).name == f"{DONE:03d}":
+            (folder / "ready").touch()
+            time.sleep(60)
+        replace(source, target)
+
+    os.replace = waiting
+    run(folder)
+
+
 @contextlib.contextmanager
-def started(folder: Path, work: Callable[[Path], None] = run) -> Iterator[Any]:
-    """A process that works in a folder; ``errors`` in it is what it writes to standard error."""
+def started(folder: Path, work: Callable[[Path], None], ready: str = "") -> Iterator[Any]:
+    """A process that works in a folder, once ``ready`` is there; ``errors`` is what it writes to standard error."""
     process = start(work, folder, errors=folder / "errors")
+    deadline = time.monotonic() + 120
     try:
+        while not (folder / ready).exists():
+            assert process.exitcode is None, (folder / "errors").read_text()
+            assert time.monotonic() < deadline, f"{ready} did not appear"
+            time.sleep(0.005)
         yield process
         process.join(60)
     finally:
@@ -48,19 +72,12 @@ def started(folder: Path, work: Callable[[Path], None] = run) -> Iterator[Any]:
         process.join()
 
 
-def wait_for(folder: Path, name: str, process: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not (folder / name).exists():
-        assert process.exitcode is None, (folder / "errors").read_text()
-        assert time.monotonic() < deadline, f"{name} did not appear"
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory) -> dict[str, str]:
+    """Files of the last round of a run that nothing ended, to their hashes."""
     folder = tmp_path_factory.mktemp("whole")
     run_toy(folder, rounds=ROUNDS, splits=())
-    return folder
+    return final_files(folder)
 
 
 def final_files(folder: Path) -> dict[str, str]:
@@ -68,45 +85,35 @@ def final_files(folder: Path) -> dict[str, str]:
 
 
 def test_fault_48_a_killed_run_resumes_to_the_same_hash(tmp_path, whole):
-    with started(tmp_path) as process:
-        wait_for(tmp_path, "rounds/004/round.json", process)
+    with started(tmp_path, wait_half_way, "rounds/001/round.json") as process:
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    done = len(RunFolder(tmp_path).store.rounds())
-    assert 5 <= done < ROUNDS, "it was killed half-way"
+    assert len(RunFolder(tmp_path).store.rounds()) == DONE
     run_toy(tmp_path, rounds=ROUNDS, splits=())
-    assert final_files(tmp_path) == final_files(whole)
-    assert (
-        sha256_file(tmp_path / f"rounds/{ROUNDS - 1:03d}/global.safetensors")
-        == final_files(whole)["global.safetensors"]
-    )
+    assert final_files(tmp_path) == whole
+    assert sha256_file(tmp_path / f"rounds/{ROUNDS - 1:03d}/global.safetensors") == whole["global.safetensors"]
 
 
 def test_fault_48_a_run_killed_in_the_middle_of_writing_resumes_to_the_same_hash(tmp_path, whole):
-    with started(tmp_path) as process:
-        wait_for(tmp_path, "rounds/002", process)
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("rounds/.*.tmp")) and time.monotonic() < deadline:
-            pass
+    with started(tmp_path, wait_while_writing, "ready") as process:
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    assert list(tmp_path.glob("rounds/.*.tmp"))
+    assert len(RunFolder(tmp_path).store.rounds()) == DONE
     run_toy(tmp_path, rounds=ROUNDS, splits=())
-    assert final_files(tmp_path) == final_files(whole)
+    assert final_files(tmp_path) == whole
     assert not list(tmp_path.glob("rounds/.*.tmp"))
 
 
 def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_path, whole):
-    with started(tmp_path) as process:
-        wait_for(tmp_path, "rounds/001/round.json", process)
+    with started(tmp_path, wait_half_way, "rounds/001/round.json") as process:
         os.kill(process.pid, signal.SIGTERM)
     text = (tmp_path / "errors").read_text()
     assert process.exitcode == 3, text
     assert "stopped: asked to end (SIGTERM)" in text
-    assert f"of {ROUNDS} rounds are kept in" in text
+    assert f"{DONE} of {ROUNDS} rounds are kept in" in text
     assert "to go on: type the same command again" in text
     assert "Traceback" not in text
     run_toy(tmp_path, rounds=ROUNDS, splits=())
-    assert final_files(tmp_path) == final_files(whole)
+    assert final_files(tmp_path) == whole
 
 
 @pytest.fixture
@@ -147,25 +154,22 @@ def run_within_limits(folder: Path) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (192 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    run(folder, rounds=4)
+    run(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to set a limit just above what the process has")
-def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_same_hash(tmp_path):
-    (tmp_path / "run").mkdir()
-    with started(tmp_path / "run", run_within_limits) as limited:
+def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_same_hash(tmp_path, whole):
+    with started(tmp_path, run_within_limits) as limited:
         pass
-    told = (tmp_path / "run" / "errors").read_text()
-    assert limited.exitcode == 3, told
-    assert re.search(r"round 3 of \d+: 0 of 2 updates, 2 needed", told), told
-    assert "site-1: out of memory" in told
-    assert "2 of 4 rounds are kept in" in told
-    assert len(RunFolder(tmp_path / "run").store.rounds()) == 2
-    for name in ("run", "whole"):
-        run_toy(tmp_path / name, rounds=4, splits=())
-    files = [read_json(tmp_path / name / "rounds/003/round.json")["files"] for name in ("run", "whole")]
-    assert files[0] == files[1]
+    text = (tmp_path / "errors").read_text()
+    assert limited.exitcode == 3, text
+    assert re.search(r"round 3 of \d+: 0 of 2 updates, 2 needed", text), text
+    assert "site-1: out of memory" in text
+    assert f"{DONE} of {ROUNDS} rounds are kept in" in text
+    assert len(RunFolder(tmp_path).store.rounds()) == DONE
+    run_toy(tmp_path, rounds=ROUNDS, splits=())
+    assert final_files(tmp_path) == whole
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
@@ -177,9 +181,8 @@ def test_fault_50_a_server_without_memory_stops_with_its_rounds_kept_and_goes_on
             super().finish(round)
 
     clients = {site: FixedClient(site, step=1.0) for site in "ab"}
-    with RunFolder(tmp_path).open({}) as folder:
-        message = r"memory ran out at the server; 1 of 3 rounds are kept(.|\n)*give it more memory"
-        with pytest.raises(Stopped, match=message):
-            controller(folder, clients, strategy=Hungry(), rounds=3).run()
-        controller(folder, clients, rounds=3).run()
-        assert folder.store.weights(2)["w"][0, 0].item() == 4.0
+    message = r"memory ran out at the server; 1 of 3 rounds are kept(.|\n)*give it more memory"
+    with pytest.raises(Stopped, match=message):
+        run_clients(tmp_path, clients, strategy=Hungry(), rounds=3)
+    run_clients(tmp_path, clients, rounds=3)
+    assert RunFolder(tmp_path).store.weights(2)["w"][0, 0].item() == 4.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import ClientAlgoSite, LocalTransport, RoundController, RunFolder, to_exchange_object
+from samfed_monai.federation import ClientAlgoSite, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.methods.fedavg import FedAvg
@@ -23,13 +23,13 @@ from samfed_monai.networks import KeySplit, network_split, split_keys
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task
-from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
+from tests.federation.toys import ToyNet, copied, run_clients, run_toy, same, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import leaks, server_files, wired
 
 
-class Told(Sharing):
-    """Remembers what it was told."""
+class Noted(Sharing):
+    """Remembers what it was given."""
 
     def __init__(self) -> None:
         self.calls: list = []
@@ -49,20 +49,21 @@ class Told(Sharing):
 def made() -> OwnNetwork:
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(2.0)
-    return OwnNetwork(network, KeySplit(("weight",), (), ()), Told())
+    return OwnNetwork(network, KeySplit(("weight",), (), ()), Noted())
 
 
 def call(purpose: str) -> Call:
     return Call.of("a", {"round": 1, "rounds": 3, "purpose": purpose})
 
 
-def test_it_learns_from_what_was_sent_for_that_and_tells_finite_numbers():
+def test_it_learns_from_what_was_sent_for_that_and_reports_finite_numbers():
     own = made()
     data = to_exchange_object(Message(Kind.SOFT_MASKS, "a", 1, 3, tensors={"masks": torch.zeros(1)}))
     assert own.receive(data, call("distil")) == {"good": 1.5}
     assert own.sharing.calls == [(1, 3, Kind.SOFT_MASKS, ["masks"])]
     assert own.receive(data, call("keep")) == {}
-    assert len(own.sharing.calls) == 1
+    assert own.receive(data, Call.of("a", {"purpose": "distil"})) == {"good": 1.5}
+    assert own.sharing.calls[1:] == [(0, 1, Kind.SOFT_MASKS, ["masks"])], "from a system that counts no rounds"
 
 
 def test_its_weights_take_the_place_of_what_was_sent():
@@ -73,7 +74,7 @@ def test_its_weights_take_the_place_of_what_was_sent():
     assert given["samfed"] == data["samfed"]
 
 
-def test_state_is_told_from_the_rest():
+def test_its_state_is_kept_apart_from_the_rest():
     own, rest = split_state({**made().state_dict(), "0.exp_avg": torch.zeros(1)})
     assert own["weight"].tolist() == [[2.0]]
     assert rest.keys() == {"0.exp_avg"}
@@ -99,7 +100,7 @@ def test_a_bundle_without_a_sharing_has_none(config):
 
 def test_another_public_set_is_refused():
     client = toy_algo("a")
-    client.own.sharing = Told()
+    client.own.sharing = Noted()
     client.own.sharing.public_hash = "a" * 64
     assert client.check({"public": "a" * 64}) == {}
     client.own.sharing = None
@@ -113,69 +114,34 @@ HEAD, NORM = ["3.*"], ["<norm>"]
 HEAD_NAMES = {"3.weight", "3.bias"}
 
 
-def run(path: Path, personal: list[str] | None, *, rounds: int, sent: list[bytes] | None = None, **options: Any) -> Any:
-    """A federation on the toy bundle whose network is shared in part; returns the result and the clients."""
-    bundle = {} if personal is None else {"personal": personal}
-    clients = {site: toy_algo(site, bundle=bundle, output_dir=path / "evaluation") for site in SITES}
-    for client in clients.values():
+def run(path: Path, personal: list[str], *, rounds: int) -> Any:
+    """A federation on the toy bundle whose network is shared in part: its result, its clients, and what they sent."""
+    clients = {site: toy_algo(site, bundle={"personal": personal}, output_dir=path / "evaluation") for site in SITES}
+    nodes, sent = {}, list[bytes]()
+    for site, client in clients.items():
         client.evaluator.add_event_handler(Events.COMPLETED, remember, client)
-    start = {name: tensor for name, tensor in toy_weights().items() if name in shared_names(personal)}
-    nodes = {
-        site: ClientAlgoSite(
-            site, client, ReleaseFilter(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
-        )
-        for site, client in clients.items()
-    }
-    for node in nodes.values():
-        wired(node, sent if sent is not None else [])
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        server = Server(SITES, rounds, weights=start, keeps_parts=bool(personal))
-        transport = LocalTransport(nodes, progress=QUIET)
-        strategy = FedAvg().attach(server)
-        result = RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
-        ).run()
-    return result, clients
-
-
-def shared_names(personal: list[str] | None) -> tuple[str, ...]:
-    return network_split(ToyNet(), personal or ()).shared
+        allowed = {"allowed": lambda c=client: allowed_of(c), "privacy": Privacy(least_images=1)}
+        nodes[site] = ClientAlgoSite(site, client, ReleaseFilter(site, **allowed))
+        wired(nodes[site], sent)
+    shared = network_split(ToyNet(), personal).shared
+    start = {name: tensor for name, tensor in toy_weights().items() if name in shared}
+    server = Server(SITES, rounds, weights=start, keeps_parts=bool(personal))
+    return run_clients(path, nodes, rounds=rounds, server=server), clients, sent
 
 
 def state_of(client: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in client.trainer.network.state_dict().items()}
+    return copied(client.trainer.network.state_dict())
 
 
 def remember(_: Any, client: Any) -> None:
     client.evaluated = state_of(client)
 
 
-def needles(client: Any, names: Any) -> dict[str, list[bytes]]:
-    state = state_of(client)
-    floats = [name for name in names if state[name].is_floating_point()]
-    return {name: [state[name].numpy().tobytes(), name.encode()] for name in floats}
-
-
-def test_norm_layers_are_known_by_their_kind():
-    split = network_split(ToyNet(), NORM)
-    assert split.personal == tuple(name for name in ToyNet().state_dict() if name.startswith("1."))
-    assert set(split.shared) == {"0.weight", "0.bias", *HEAD_NAMES}
-    assert network_split(ToyNet()) == KeySplit(tuple(ToyNet().state_dict()), (), ())
-
-
-@pytest.mark.parametrize(
-    ("patterns", "message"),
-    [
-        (["4.*"], r"found no name like '4\.\*'; correct the pattern or leave it out; names begin with 0, 1, 3"),
-        (["*"], "expected at least one that is shared, found every name"),
-        ("3.*", r"expected a list of patterns, found '3\.\*'"),
-    ],
-)
-def test_patterns_that_cannot_be_meant_are_refused(patterns, message):
-    with pytest.raises(Refused, match=message):
-        network_split(ToyNet(), patterns)
-    with pytest.raises(Refused, match=message):
-        toy_algo(bundle={"personal": patterns})
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Any, dict[str, Any], list[bytes]]:
+    """A run of three rounds with personal heads: its folder, and what :func:`run` returns."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, *run(folder, HEAD, rounds=3)
 
 
 class Declared(ToyNet):
@@ -193,33 +159,34 @@ def test_patterns_take_from_what_a_network_shares_and_never_thaw():
         network_split(Declared(), NORM)
 
 
-def test_patterns_beside_a_sharing_are_refused():
+def test_patterns_that_match_nothing_and_those_beside_a_sharing_are_refused_by_a_client():
+    with pytest.raises(Refused, match=r"found no name like '4\.\*'; correct the pattern.*names begin with 0, 1, 3"):
+        toy_algo(bundle={"personal": ["4.*"]})
     with pytest.raises(Refused, match=r"with a sharing a site keeps its whole network.*leave personal empty"):
         unlike_algo("site-1", personal=["3.*"])
 
 
 @pytest.mark.parametrize("personal", [HEAD, NORM])
-def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, tmp_path):
-    sent: list[bytes] = []
-    _, clients = run(tmp_path, personal, rounds=1, sent=sent)
+def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, whole, tmp_path):
+    folder, _, clients, sent = whole if personal == HEAD else (tmp_path, *run(tmp_path, personal, rounds=1))
     stay = network_split(ToyNet(), personal).personal
-    assert sent
     for client in clients.values():
-        assert leaks(sent, server_files(tmp_path), needles(client, stay)) == []
-        goes = needles(client, ["0.weight"])
-        assert leaks(sent, [], goes), "the spy sees what does travel"
+        state = {name: tensor for name, tensor in state_of(client).items() if tensor.is_floating_point()}
+        needles = {name: [tensor.numpy().tobytes(), name.encode()] for name, tensor in state.items()}
+        assert leaks(sent, server_files(folder), {name: needles[name] for name in stay if name in needles}) == []
+        assert leaks(sent, [], {"0.weight": needles["0.weight"]}), "the spy sees what does travel"
 
 
 def test_nothing_personal_is_plain_fedavg_to_the_bit(tmp_path):
-    plain = run_toy(tmp_path / "plain", rounds=2)
-    parted, _ = run(tmp_path / "parted", [], rounds=2)
+    plain = run_toy(tmp_path / "plain", rounds=1)
+    parted = run(tmp_path / "parted", [], rounds=1)[0]
     assert parted.models["last"]["sha256"] == plain.models["last"]["sha256"]
     assert parted.models["last"]["sites"] == plain.models["last"]["sites"]
 
 
-def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(tmp_path):
-    _, clients = run(tmp_path, HEAD, rounds=2)
-    stored = safe_load(tmp_path / "rounds" / "001" / "global.safetensors")
+def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(whole):
+    folder, _, clients, _ = whole
+    stored = safe_load(folder / "rounds" / "002" / "global.safetensors")
     assert stored.keys() == toy_weights().keys() - HEAD_NAMES
     heads = [state_of(client)["3.weight"] for client in clients.values()]
     assert not torch.equal(*heads)
@@ -229,52 +196,45 @@ def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(tm
         assert torch.equal(evaluated["3.weight"], state_of(client)["3.weight"])
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    whole, one = run(tmp_path / "whole", HEAD, rounds=3)
-    run(tmp_path / "parts", HEAD, rounds=1)
-    (tmp_path / "parts" / "run.json").unlink()
-    parts, two = run(tmp_path / "parts", HEAD, rounds=3)
-    assert parts.models["last"]["sha256"] == whole.models["last"]["sha256"]
-    assert parts.models["best"]["sites"] == whole.models["best"]["sites"]
-    for site in SITES:
-        assert all(torch.equal(tensor, state_of(two[site])[name]) for name, tensor in state_of(one[site]).items())
-
-
-def test_the_states_of_the_best_round_are_kept(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     run(tmp_path, HEAD, rounds=1)
-    state = safe_load(tmp_path / "rounds" / "000" / "clients" / "site-1.safetensors")
+    parts, clients, _ = run(tmp_path, HEAD, rounds=3)
+    _, result, others, _ = whole
+    assert parts.models["last"]["sha256"] == result.models["last"]["sha256"]
+    assert parts.models["best"]["sites"] == result.models["best"]["sites"]
+    assert all(same(state_of(clients[site]), state_of(others[site])) for site in SITES)
+
+
+def test_the_states_of_the_best_round_are_kept(whole):
+    state = safe_load(whole[0] / "rounds" / "002" / "clients" / "site-1.safetensors")
     assert {name for name in state if name.startswith("network.")} == {f"network.{name}" for name in HEAD_NAMES}
-    server = Server(SITES, 1, keeps_parts=True)
-    assert FedAvg().attach(server).keeps_states
+    assert FedAvg().attach(Server(SITES, 1, keeps_parts=True)).keeps_states
     assert not FedAvg().attach(Server(SITES, 1)).keeps_states
 
 
 def test_a_personal_key_is_refused_in_both_directions():
     client = toy_algo(bundle={"personal": HEAD})
-    whole = toy_weights()
-    shared = {name: tensor for name, tensor in whole.items() if name not in HEAD_NAMES}
+    all_names = toy_weights()
+    shared = {name: tensor for name, tensor in all_names.items() if name not in HEAD_NAMES}
     inbox = Inbox(round=0, sites=["site-1"], like=lambda site: shared, kind=Kind.WEIGHTS)
     with pytest.raises(MessageRefused, match=r"what is shared alone, found 2 with unknown names"):
-        inbox.check("site-1", Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+        inbox.check("site-1", Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=all_names))
     site = ClientAlgoSite("site-1", client)
     with pytest.raises(MessageRefused, match="2 with unknown names"):
-        site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
+        site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=all_names))
     release = ReleaseFilter("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
-        release(Task.TRAIN, request, Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+        release(Task.TRAIN, request, Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=all_names))
 
 
 def test_a_failed_round_leaves_personal_values_as_they_were():
     client = toy_algo(bundle={"personal": HEAD, "fail_in_round": 1})
-    site, before = ClientAlgoSite("site-1", client), {}
+    site, begun = ClientAlgoSite("site-1", client), state_of(client)
     shared = {name: tensor for name, tensor in toy_weights().items() if name not in HEAD_NAMES}
-    for number in range(2):
-        before = state_of(client)
-        message = Message(Kind.WEIGHTS, "site-1", number, 2, tensors=shared)
-        if number == 0:
-            site.answer(Task.TRAIN, message)
-            assert not torch.equal(state_of(client)["3.weight"], before["3.weight"])
+    site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 2, tensors=shared))
+    before = state_of(client)
+    assert not torch.equal(begun["3.weight"], before["3.weight"])
     with pytest.raises(FileNotFoundError):
-        site.answer(Task.TRAIN, message)
+        site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 1, 2, tensors=shared))
     assert torch.equal(state_of(client)["3.weight"], before["3.weight"])

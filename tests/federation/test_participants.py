@@ -12,7 +12,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol import UpdateGuard
-from tests.methods import pick
+from tests.methods import pick, present
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
@@ -26,28 +26,23 @@ def participants(
     return Participants(config, datalist, choices=choices or {}, unseen=unseen)
 
 
-@pytest.mark.parametrize(
-    ("variant", "kind", "exchange"),
-    pick(
-        [
-            ("samfed", "FedAvg", "weights"),
-            ("heterogeneous", "CondensationFusion", "predictions"),
-            ("hssf", "CondensationFusion", "predictions"),
-            ("fedmd", "Consensus", "predictions"),
-            ("local_only", "LocalOnly", "none"),
-        ]
-    ),
-)
-def test_variants_have_their_strategy_and_exchange(small_list, variant, kind, exchange):
+EXCHANGES = {
+    "samfed": ("FedAvg", "weights"),
+    "heterogeneous": ("CondensationFusion", "predictions"),
+    "fedmd": ("Consensus", "predictions"),
+    "local_only": ("LocalOnly", "none"),
+}
+
+
+@pytest.mark.parametrize("variant", present(*EXCHANGES))
+def test_variants_have_their_strategy_and_exchange(small_list, variant):
     found = participants(small_list, variant)
-    assert type(found.strategy).__name__ == kind
-    assert found.exchange == exchange
+    assert (type(found.strategy).__name__, found.exchange) == EXCHANGES[variant]
 
 
 def test_one_switch_changes_the_exchange_at_both_ends(small_list):
     found = participants(small_list, exchange="weights")
-    assert found.exchange == "weights"
-    assert found.config.value("sharing#exchange") == "weights"
+    assert (found.exchange, found.config.value("sharing#exchange")) == ("weights", "weights")
 
 
 def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
@@ -87,101 +82,66 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
         participants(small_list, "no_sam", choices=choices)
 
 
-@pytest.mark.parametrize(
-    ("variant", "options", "message"),
-    pick(
-        [
-            (
-                "no_sam",
-                {"network_name": R18, "image_size": 100},
-                r"image height: .*found 100 pixels; set image_size to 96 or 112",
-            ),
-            (
-                "no_sam",
-                {"strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": ["haed.*"]}},
-                r"strategy#patterns: .*found no name like 'haed\.\*'",
-            ),
-            ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
-            (
-                "no_sam",
-                {"network_name": R18, "batch_size": 1},
-                r"Plus -> batch_size: .*at least 2.*set batch_size to 2 or",
-            ),
-            (
-                "heterogeneous",
-                {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1},
-                r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: ",
-            ),
-            ("heterogeneous", {"image_size": 100}, r"FPN -> image width: .*set image_size to 96 or 128"),
-            (
-                "samfed",
-                {"learning_rate": -1},
-                r"train\.json -> optimizer: expected values that torch\.optim\.AdamW takes, fou",
-            ),
-            (
-                "samfed",
-                {"optimizer#weight_decay": -1},
-                r"found 'Invalid weight_decay value: -1'; correct them in the bundle",
-            ),
-            ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
-            ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
-            (
-                "samfed",
-                {"optimizer#lr": 1000},
-                r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1000",
-            ),
-            (
-                "samfed",
-                {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
-                "found a learning rate of 30; set learning_rate, or lr of the optimizer",
-            ),
-            ("samfed", {"guides": None}, r"terms#pseudo_label: expected one of .*, found the guide 'sam'"),
-            ("samfed", {"guides": []}, r"terms#pseudo_label: expected one of .*, found the guide 'sam'"),
-            (
-                "samfed",
-                {"loss": {"_target_": "monai.losses.DiceLoss"}},
-                r"loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right "
-                r"answer, 0 for an undecided one; add sigmoid true",
-            ),
-            (
-                "no_sam",
-                {"loss": {"_target_": "monai.losses.DiceLoss", "to_onehot_y": True}, "classes": ["a", "b"]},
-                r"train\.json -> loss: .*found DiceLoss: 0\.",
-            ),
-            (
-                "samfed",
-                {"loss": {"_target_": "torch.nn.BCELoss"}},
-                r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
-            ),
-            (
-                "supervised",
-                {"images#weak_labels": True},
-                r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
-                r"0, 1 and 255 has 0, .*, \.\.\.; take the variant weak_labels",
-            ),
-            (
-                "weak_labels",
-                {"binary_label": {"_target_": "monai.transforms.AsDiscreted", "keys": "label", "threshold": 0.5}},
-                r"train\.json -> binary_label: .* has 0, 1; take the variant",
-            ),
-            (
-                "weak_labels",
-                {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}},
-                r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them",
-            ),
-            (
-                "supervised",
-                {"images#weak_labels": True, "classes": ["a", "b"]},
-                r"train\.json -> resize: expected .* found a component after which every pixel has a class; take the",
-            ),
-            (
-                "weak_labels",
-                {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}, "classes": ["a", "b"]},
-                r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them",
-            ),
-        ]
+DICE = {"_target_": "monai.losses.DiceLoss"}
+STRUCTURE = {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}}
+HALVES = {"_target_": "monai.transforms.AsDiscreted", "keys": "label", "threshold": 0.5}
+TAILORED = {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": ["haed.*"]}
+TWO = {"classes": ["a", "b"]}
+ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
+NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
+LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them"
+
+
+#: Variant, options, and what is refused before anything is computed.
+REFUSED = [
+    ("no_sam", {"network_name": R18, "image_size": 100}, r"image height: .*100 pixels; set image_size to 96 or 112"),
+    ("heterogeneous", {"image_size": 100}, r"FPN -> image width: .*set image_size to 96 or 128"),
+    ("no_sam", {"network_name": R18, "batch_size": 1}, r"Plus -> batch_size: .*at least 2.*set batch_size to 2 or"),
+    ("heterogeneous", ONE_IMAGE, r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: "),
+    ("no_sam", {"strategy": TAILORED}, r"strategy#patterns: .*found no name like 'haed\.\*'"),
+    ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
+    ("samfed", {"learning_rate": -1}, r"-> optimizer: expected values that torch\.optim\.AdamW takes, fou"),
+    ("samfed", {"optimizer#weight_decay": -1}, r"'Invalid weight_decay value: -1'; correct them in the bundle"),
+    ("samfed", {"optimizer#lr": 1.01}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1.01"),
+    (
+        "samfed",
+        {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
+        "found a learning rate of 30; set learning_rate, or lr of the optimizer",
     ),
-)
+    ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
+    ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
+    ("samfed", {"guides": None}, NO_SAM_GUIDE),
+    ("samfed", {"guides": []}, NO_SAM_GUIDE),
+    (
+        "samfed",
+        {"loss": DICE},
+        r"loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right answer, 0 for "
+        r"an undecided one; add sigmoid true",
+    ),
+    ("no_sam", {"loss": {**DICE, "to_onehot_y": True}, **TWO}, r"train\.json -> loss: .*found DiceLoss: 0\."),
+    (
+        "samfed",
+        {"loss": {"_target_": "torch.nn.BCELoss"}},
+        r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
+    ),
+    (
+        "supervised",
+        {"images#weak_labels": True},
+        r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
+        r"0, 1 and 255 has 0, .*, \.\.\.; take the variant weak_labels",
+    ),
+    ("weak_labels", {"binary_label": HALVES}, r"train\.json -> binary_label: .* has 0, 1; take the variant"),
+    ("weak_labels", STRUCTURE, LEARNED),
+    ("weak_labels", {**STRUCTURE, **TWO}, LEARNED),
+    (
+        "supervised",
+        {"images#weak_labels": True, **TWO},
+        r"train\.json -> resize: expected .* found a component after which every pixel has a class; take the",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variant", "options", "message"), pick(REFUSED))
 def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, variant, **options).dry_run()
@@ -226,10 +186,7 @@ def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
             {"choices": {"site-7": {"network": R18}}},
             r"federate\.json -> sites#site-7: expected one of .*site-1.*found 'site-7'; did you mean 'site-\d'\?",
         ),
-        (
-            {"unseen": ["site-8", "site-9"]},
-            r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'",
-        ),
+        ({"unseen": ["site-8", "site-9"]}, r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'"),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
         ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),

@@ -1,4 +1,4 @@
-"""What decides a run, as JSON, and where things lie."""
+"""What decides a run, as JSON, where things are, and a workflow's merged configuration and its fingerprint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import FederatedJob, Places, Plan
 from samfed_monai.federation.plan import split_places
+from samfed_monai.federation.workflow import WorkflowConfig, client_config
 
 CONTENT = {
     "bundle": "samfed_skin",
@@ -25,7 +26,7 @@ CONTENT = {
 
 
 def test_a_plan_comes_back_from_json_as_it_was():
-    plan = Plan.from_json(json.loads(json.dumps(CONTENT)))
+    plan = Plan.from_json(CONTENT)
     assert plan.unseen == ("site-3",)
     assert plan.to_json() | CONTENT == plan.to_json()
     assert Plan.from_json(plan.to_json()) == plan
@@ -33,18 +34,18 @@ def test_a_plan_comes_back_from_json_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [{"rounds": 4}, {"seed": 1}, {"train": {"image_size": 32}}, {"unseen": []}, {"privacy": None}, {"quorum": 2}],
+    ("changed", "decides"),
+    [
+        *(({name: value}, True) for name, value in {"rounds": 4, "seed": 1, "unseen": [], "privacy": None}.items()),
+        ({"train": {"image_size": 32}}, True),
+        *(({name: value}, False) for name, value in {"timeout": 90, "quorum": 2, "allow_single_site": True}.items()),
+        ({"update_guard": {"limit": 3.0}}, False),
+    ],
 )
-def test_everything_in_it_is_in_its_hash(changed):
-    assert Plan.from_json(CONTENT | changed).hash != Plan.from_json(CONTENT).hash
-
-
-def test_whom_the_server_waits_for_does_not_decide_an_update():
-    plan = Plan.from_json(CONTENT)
-    for changed in ({"timeout": 90}, {"quorum": 2}, {"update_guard": {"limit": 3.0}}):
-        assert Plan.from_json(CONTENT | changed).updates_hash == plan.updates_hash
-    assert Plan.from_json(CONTENT | {"seed": 1}).updates_hash != plan.updates_hash
+def test_everything_is_in_its_hash_and_whom_the_server_waits_for_decides_no_update(changed, decides):
+    plan, other = Plan.from_json(CONTENT), Plan.from_json(CONTENT | changed)
+    assert other.hash != plan.hash
+    assert (other.updates_hash != plan.updates_hash) is decides
 
 
 def test_every_mistake_is_told_at_once():
@@ -119,7 +120,76 @@ def test_a_job_says_where_things_lie_beside_its_plan(tmp_path):
     assert job.places.cache == tmp_path / "run" / "cache"
 
 
-def test_places_are_paths():
-    places = Places("bundle", "list.json", "data", "run", cache_dir="cache")
+def test_places_are_paths_and_come_back_from_json_as_they_were():
+    given = {"adapter": "a", "sites": {"s": {"device": "cpu"}}, "workers": "auto", "cache_dir": "cache"}
+    places = Places("bundle", "list.json", "data", "run", **given)
     assert places.cache == Path("cache")
     assert places.overrides()["bundle_root"] == "bundle"
+    assert Places.from_json(places.to_json()) == places
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
+def test_another_number_of_workers_is_refused(wanted):
+    with pytest.raises(Refused, match=r"federate\.json -> workers: expected 'auto' or a whole number >= 1, found"):
+        Places("bundle", "list.json", "data", "run", workers=wanted)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    configs = tmp_path / "bundle" / "configs"
+    (configs / "variants").mkdir(parents=True)
+    train = {"data_root": "/a", "size": 64, "twice": "$@size * 2", "terms": {"kd": {"weight": 1.0}}}
+    (configs / "train.json").write_text(json.dumps(train))
+    (configs / "variants" / "samfed.json").write_text("{}")
+    (configs / "variants" / "no_kd.json").write_text(json.dumps({"terms#kd#weight": 0.0}))
+    return configs.parent
+
+
+def test_files_and_overrides_are_merged_in_order(bundle):
+    config = client_config(bundle, "no_kd", {"size": 32})
+    assert config.value("terms#kd#weight") == 0.0
+    assert config.value("twice") == 64
+    assert config.content() == {"size": 32, "twice": "$@size * 2", "terms": {"kd": {"weight": 0.0}}}
+
+
+def test_an_unknown_variant_is_refused_with_the_names_that_exist(bundle):
+    with pytest.raises(
+        Refused, match=r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
+    ):
+        client_config(bundle, "samfeed", {})
+
+
+def test_an_unknown_id_is_refused(bundle):
+    with pytest.raises(Refused, match=r"samfed\.json -> teacher_adapt: .*found no such id"):
+        client_config(bundle, "samfed", {}).value("teacher_adapt")
+
+
+def test_places_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
+    config = WorkflowConfig(bundle, ("configs/train.json",))
+    same = config.with_overrides({"data_root": "/elsewhere", "output_dir": "/b"})
+    assert config.fingerprint(seed=0) == same.fingerprint(seed=0)
+    assert config.fingerprint(seed=0) != config.fingerprint(seed=1)
+    assert config.fingerprint() != config.with_overrides({"size": 65}).fingerprint()
+
+
+def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundle):
+    train = {"train": {"trainer": {"handlers": ["@terms"], "size": "@size"}}, "terms#kd#weight": "@weight", "weight": 1}
+    config = WorkflowConfig(bundle, ("configs/train.json",), train)
+    assert config.fingerprint() == config.with_overrides({"twice": 3}).fingerprint()
+    assert config.fingerprint() != config.with_overrides({"size": 65}).fingerprint()
+    assert config.fingerprint() != config.with_overrides({"weight": 2}).fingerprint()
+    disabled = config.with_overrides({"terms#kd#_disabled_": True})
+    assert disabled.fingerprint() == disabled.with_overrides({"weight": 2}).fingerprint()
+
+
+def test_how_it_is_evaluated_does_not_enter_the_fingerprint(bundle):
+    config = WorkflowConfig(bundle, ("configs/train.json",))
+    assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
+
+
+def test_overrides_of_what_only_another_variant_has_can_be_left_out(bundle):
+    lost = {"terms#proximal#mu": 0.1, "size#width": 3, "sharing#batches": 1, "terms#kd#weight#0": 2}
+    kept = {"size": 32, "terms#kd#weight": 0.5, "terms#new": {"weight": 1.0}, "terms#new#weight": 2.0}
+    config = WorkflowConfig(bundle, ("configs/train.json",), {**lost, **kept})
+    assert config.without_lost().overrides == kept
+    assert config.without_lost().value("terms#new#weight") == 2.0

@@ -13,25 +13,22 @@ from samfed_monai.data import DataList
 from samfed_monai.federation import preparation as data_check
 
 
-def test_a_check_that_passed_is_remembered_until_a_file_changes(small_federation, small_list, tmp_path, monkeypatch):
-    root = tmp_path / "images"
-    shutil.copytree(small_federation, root)
+@pytest.fixture
+def root(small_federation, tmp_path):
+    """A copy of the images, which a test may change."""
+    return shutil.copytree(small_federation, tmp_path / "images")
+
+
+def test_a_check_that_passed_is_remembered_until_a_file_changes(root, small_list, tmp_path, monkeypatch):
     data_check.check_data(small_list, root, cache_dir=tmp_path)
-    calls = []
+    calls, looks, own = [], [], type(small_list).hash
     monkeypatch.setattr(data_check, "check_datalist", lambda *args: calls.append(args) or [])
+    monkeypatch.setattr(type(small_list), "hash", property(lambda each: looks.append(1) or own.fget(each)))
     data_check.check_data(small_list, root, cache_dir=tmp_path)
-    assert not calls
+    assert (calls, len(looks)) == ([], 1), "the list is hashed once, and not for each of its files"
     (root / small_list.public[0].image).touch()
     data_check.check_data(small_list, root, cache_dir=tmp_path)
     assert len(calls) == 1
-
-
-def test_the_list_is_hashed_once_and_not_for_each_of_its_files(small_federation, small_list, tmp_path, monkeypatch):
-    data_check.check_data(small_list, small_federation, cache_dir=tmp_path)
-    own, looks = type(small_list).hash, []
-    monkeypatch.setattr(type(small_list), "hash", property(lambda each: looks.append(1) or own.fget(each)))
-    data_check.check_data(small_list, small_federation, cache_dir=tmp_path)
-    assert len(looks) == 1
 
 
 def flip(path):
@@ -42,11 +39,7 @@ def flip(path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_verify(
-    small_federation, tmp_path, monkeypatch
-):
-    root = tmp_path / "images"
-    shutil.copytree(small_federation, root)
+def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_verify(root, tmp_path, monkeypatch):
     datalist = DataList.load(root / "list.json")
     files = {name for _, _, item in datalist.items() for name in (item.image, item.label) if name}
     monkeypatch.setattr(data_check, "SAMPLE", 3)
@@ -90,9 +83,7 @@ def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_
     assert "samfed prepare ... --public" in problem.hint
 
 
-def test_every_problem_is_refused_at_once_and_nothing_is_remembered(small_federation, tmp_path):
-    root = tmp_path / "images"
-    shutil.copytree(small_federation, root)
+def test_every_problem_is_refused_at_once_and_nothing_is_remembered(root, tmp_path):
     datalist = DataList.load(root / "list.json")
     first, second = (root / datalist.public[index].image for index in (0, 1))
     first.write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -17,28 +18,21 @@ import pytest
 from monai.data import set_track_meta
 
 from samfed_monai.bundle import images
-from samfed_monai.core.errors import Refused, SamFedError
+from samfed_monai.core.errors import Problem, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, Site
+from samfed_monai.federation import ProcessTransport, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
-from samfed_monai.federation.process_transport import workers_of
+from samfed_monai.federation.process_transport import as_raised, described, workers_of
 from samfed_monai.protocol import Failure, Kind, Message, Task
-from tests.federation.test_job import CLIENT, job
+from tests.federation.test_job import CLIENT, UNLIKE, job
+from tests.federation.toys import QUIET
 from tests.forking import fork_workers, start
 
-QUIET = Progress(show=False)
 #: Small by its own words: some of the processes are real ones, that know nothing of :mod:`tests.speedups`.
 STEPS = {**CLIENT, "image_size": 64, "network_def#features": [8, 8, 8, 8, 8, 8]}
-UNLIKE = {
-    **CLIENT,
-    "batch_size": 3,  # public images are read in two batches
-    "public_steps": 1,
-    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
-    "server_network": "basic_unet",
-}
 
 
 def same(first: dict, second: dict) -> None:
@@ -49,7 +43,7 @@ def same(first: dict, second: dict) -> None:
 
 @pytest.fixture(scope="module")
 def running(small_federation, tmp_path_factory):
-    """A plan with every site named, places, two processes that are ready, and weights to train from."""
+    """Two processes that are ready, and weights to train from."""
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
     participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
@@ -61,7 +55,7 @@ def running(small_federation, tmp_path_factory):
     ):
         fork_workers(patch)
         transport.send_and_receive(Task.PREPARE, {site: Message(Kind.METRICS, site, 0, 2) for site in transport.sites})
-        yield plan, made.places, transport, weights
+        yield transport, weights
 
 
 def training(sites, weights, round: int = 0) -> dict[str, Message]:
@@ -72,7 +66,8 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
     small_federation, tmp_path, monkeypatch
 ):
     fork_workers(monkeypatch)
-    ours = {"variant": "hssf", "train": UNLIKE, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
+    train = {**CLIENT, **UNLIKE, "batch_size": 3}  # public images are read in two batches
+    ours = {"variant": "hssf", "train": train, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
     together = job(small_federation, tmp_path / "one", **ours).run()
     set_track_meta(True)  # as a process begins: no workflow has been initialized in it, and no image read
     images._shared_items.clear()
@@ -97,8 +92,16 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_of_them(small_federation, tmp_path):
     folder, rounds = tmp_path / "run", 5
     process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
-    wait_for(folder / "rounds/000/round.json", process)
-    children = children_of(process.pid)
+    deadline = time.monotonic() + 180
+    while not (folder / "rounds/000/round.json").exists():
+        assert process.exitcode is None, "it ended too early"
+        assert time.monotonic() < deadline, "no round was stored"
+        time.sleep(0.01)
+    children = [
+        int(number)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for number in (task / "children").read_text().split()
+    ]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to everybody
     process.join(60)
     text = (tmp_path / "errors").read_text()
@@ -106,7 +109,10 @@ def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_
     assert f"of {rounds} rounds are kept" in text
     assert "Traceback" not in text
     assert len(children) == 2
-    assert gone(children)
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "its processes go on"
+        time.sleep(0.05)
     resumed, whole = (
         job(small_federation, each, train=STEPS, warm_start_steps=0, rounds=rounds).run()
         for each in (folder, tmp_path / "whole")
@@ -115,30 +121,10 @@ def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_
     assert resumed["sites"] == whole["sites"]
 
 
-def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
-    plan, places, processes, weights = running
-    order, came = [], []
-    local = LocalTransport({site: Site(site, plan, places) for site in plan.sites}, progress=QUIET)
-    assert processes.sites == local.sites == ("site-1", "site-2")
-    for transport in (local, processes):
-        transport.take_traffic()
-        taken = {}
-        transport.send_and_receive(
-            Task.TRAIN,
-            training(transport.sites, weights),
-            on_reply=lambda site, reply, taken=taken: (order.append(site), taken.update({site: reply.tensors})),
-        )
-        came.append(taken)
-    assert order == ["site-1", "site-2"] * 2
-    for site in plan.sites:
-        assert all((came[0][site][name] == tensor).all() for name, tensor in came[1][site].items())
-    assert local.take_traffic()["site-1"].down == processes.take_traffic()["site-1"].down
-
-
 def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_the_last_stored_round(
     running, tmp_path, caplog
 ):
-    _, _, transport, weights = running
+    transport, weights = running
     folders = {name: tmp_path / "rounds" / name / "clients" for name in ("000", ".001.tmp", ".again.tmp")}
     for folder in folders.values():
         folder.mkdir(parents=True)
@@ -165,7 +151,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 
 
 def test_a_deadline_ends_what_is_still_at_work(running):
-    _, _, transport, weights = running
+    transport, weights = running
     os.kill(transport.processes[0].child.pid, signal.SIGSTOP)
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=5.0)
     assert replies["site-1"] == Failure("site-1", "no answer within 5 s")
@@ -223,11 +209,6 @@ def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, capl
     assert "site-1: the process that trains was ended by SIGKILL" in caplog.text
 
 
-def test_a_site_nobody_knows_is_a_failure(running):
-    replies = running[2].send_and_receive(Task.TRAIN, {"site-9": Message(Kind.METRICS, "site-9", 0, 1)})
-    assert replies == {"site-9": Failure("site-9", "no such site in this federation")}
-
-
 def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path, monkeypatch):
     fork_workers(monkeypatch)
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
@@ -236,59 +217,39 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sites", "cores", "expected"),
-    [(1, 4, 8, 1), (3, 4, 2, 3), (9, 4, 8, 4), ("auto", 4, 2, 2), ("auto", 2, 8, 2), ("auto", 4, 1, 1)],
+    ("error", "again"),
+    [
+        (Refused([Problem("a", "1", "2", "hint")]), Refused([Problem("a", "1", "2", "hint")])),
+        (Stopped("full", "make room"), Stopped("full", "make room")),
+        (OSError(13, "no"), OSError(13, "Permission denied, at site-1:\nPermissionError: [Errno 13] no\n")),
+        (KeyError("x"), RuntimeError("in the process of site-1:\nKeyError: 'x'\n")),
+    ],
 )
-def test_how_many_processes(monkeypatch, wanted, sites, cores, expected):
+def test_what_a_process_raises_is_raised_here_as_the_same_kind(error, again):
+    raised = as_raised(json.loads(json.dumps(described(error))), "site-1")
+    assert (type(raised), str(raised)) == (type(again), str(again))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sites", "cores", "gpu", "train", "expected"),
+    [
+        (1, 4, 8, False, {}, 1),
+        (3, 4, 2, False, {}, 3),
+        (9, 4, 8, False, {}, 4),
+        ("auto", 4, 2, False, {}, 2),
+        ("auto", 2, 8, False, {}, 2),
+        ("auto", 4, 1, False, {}, 1),
+        ("auto", 4, 8, True, {}, 1),
+        ("auto", 4, 8, True, {"device": "cpu"}, 4),
+        (2, 4, 8, True, {}, 2),
+    ],
+)
+def test_how_many_processes_and_that_a_gpu_is_not_shared_unless_asked_for(
+    monkeypatch, wanted, sites, cores, gpu, train, expected
+):
     monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: cores)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted), sites) == expected
-
-
-def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: 8)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    here = {"bundle_root": "bundle", "datalist": "list.json", "data_root": "data", "output_dir": "run"}
-    assert workers_of(Places(**here, workers="auto"), 4) == 1
-    assert workers_of(Places(**here, workers="auto", train={"device": "cpu"}), 4) == 4
-    assert workers_of(Places(**here, workers=2), 4) == 2
-
-
-@pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
-def test_another_number_of_workers_is_refused(wanted):
-    with pytest.raises(Refused, match=r"federate\.json -> workers: expected 'auto' or a whole number >= 1, found"):
-        Places("bundle", "list.json", "data", "run", workers=wanted)
-
-
-def test_places_of_a_machine_reach_its_processes():
-    places = Places("bundle", "l.json", "d", "run", adapter=Path("a"), sites={"s": {"device": "cpu"}}, workers="auto")
-    again = Places.from_json(places.to_json())
-    assert again == Places("bundle", "l.json", "d", "run", adapter="a", sites={"s": {"device": "cpu"}}, workers="auto")
-
-
-def wait_for(path: Path, process: Any, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.exitcode is None, "it ended too early"
-        assert time.monotonic() < deadline, f"{path.name} did not appear"
-        time.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
-        int(number)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for number in (task / "children").read_text().split()
-    ]
-
-
-def gone(pids: list[int], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(alive(pid) for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted, train=train), sites) == expected
 
 
 def alive(pid: int) -> bool:

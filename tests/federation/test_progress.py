@@ -10,7 +10,7 @@ import pytest
 
 from samfed_monai.federation import progress
 from samfed_monai.federation.progress import TENSORBOARD, Clock, Tracking, scalars_of
-from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
+from samfed_monai.federation.run_folder import round_record, site_record
 from samfed_monai.protocol import Failure, Kind, Message
 from samfed_monai.protocol.transport import Traffic
 
@@ -58,11 +58,8 @@ def test_scalars_of_a_round():
 class Writer:
     """What is called of TensorBoard's own."""
 
-    made: list[Writer] = []  # noqa: RUF012 - of one test
-
     def __init__(self, log_dir: str, purge_step: int) -> None:
         self.log_dir, self.purge_step, self.scalars, self.calls = log_dir, purge_step, {}, []
-        Writer.made.append(self)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         self.scalars[tag, step] = value
@@ -75,29 +72,31 @@ class Writer:
 
 
 @pytest.fixture
-def installed(monkeypatch):
-    Writer.made = []
+def writers(monkeypatch) -> list[Writer]:
+    """Those that were made."""
+    made: list[Writer] = []
+    summary = SimpleNamespace(SummaryWriter=lambda *a, **b: made.append(Writer(*a, **b)) or made[-1])
     monkeypatch.setattr(progress, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", summary)
+    return made
 
 
 def watch(folder, *records) -> None:
     with Tracking(folder) as show:
         for count in range(1, len(records) + 1):
-            RunFolder(folder).write_table(records[:count])
             show(records[:count])
 
 
-def test_each_round_is_written_once(tmp_path, installed):
+def test_each_round_is_written_once(tmp_path, writers):
     watch(tmp_path, record(0), record(1))
-    (writer,) = Writer.made
+    (writer,) = writers
     assert (writer.log_dir, writer.purge_step) == (str(tmp_path / TENSORBOARD), 1)
     assert writer.scalars["dice/a", 2] == pytest.approx(0.6)
     assert {step for _, step in writer.scalars} == {1, 2}, "as in the log, rounds count from 1"
     assert writer.calls == ["flush", "flush", "close"]
     with Tracking(tmp_path) as show:  # the run goes on
         show([record(0), record(1), record(2)])
-    assert Writer.made[1].purge_step == 3
+    assert writers[1].purge_step == 3
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
@@ -105,11 +104,11 @@ def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog
     monkeypatch.setattr(progress, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv"]
+    assert list(tmp_path.iterdir()) == []
     assert caplog.records == []
 
 
-def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monkeypatch, caplog):
+def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, writers, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise TypeError("Descriptors cannot be created directly")
 

@@ -32,11 +32,15 @@ def store(tmp_path) -> RoundStore:
 
 
 def test_there_and_back(store):
-    latest = store.latest()
-    assert latest["round"] == 2
-    assert latest["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
     assert torch.equal(store.weights(2)["w"], weights(2.0)["w"])
     assert [record["round"] for record in store.records(2)] == [0, 1, 2]
+    stored = store.write(3, weights(), {"round": 3}, state, server_state={"sum": torch.ones(2)})
+    assert stored == store.latest()
+    assert stored["files"].keys() == {"global.safetensors", "server.safetensors", "clients/a.safetensors"}
+    assert read_header(store.path(3) / "global.safetensors") == {"round": "3"}
+    assert (store.path(3) / "clients").stat().st_mode & 0o777 == 0o700, "its owner's to read"
+    store.write(3, weights(9.0), {"round": 3}, state)
+    assert store.weights(3)["w"][0, 0].item() == 9.0, "a round can be written again"
 
 
 def test_records_are_read_when_they_are_asked_for_and_only_the_last_is_kept(store, monkeypatch):
@@ -149,27 +153,20 @@ def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_round(store)
     assert not (store.folder / ".003.77.tmp").exists()
 
 
-def test_pruning_keeps_every_record(store):
+def files(store) -> list[str]:
+    return sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file())
+
+
+def test_pruning_keeps_every_record_and_looks_through_all_rounds_once(store, monkeypatch):
     store.prune(keep_models={0, 2}, keep_states={2})
-    assert sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file()) == [
-        "000/global.safetensors", "000/round.json", "001/round.json",
-        "002/clients/a.safetensors", "002/global.safetensors", "002/round.json",
-    ]  # fmt: skip
+    third = ["002/clients/a.safetensors", "002/global.safetensors", "002/round.json"]
+    assert files(store) == ["000/global.safetensors", "000/round.json", "001/round.json", *third]
     assert store.latest()["round"] == 2
-
-
-def test_pruning_looks_through_all_rounds_once(store, monkeypatch):
-    store.prune(keep_models={1, 2}, keep_states={2})
     monkeypatch.setattr(store, "rounds", lambda: pytest.fail("looked through all of them again"))
     store.write(3, weights(3.0), {"round": 3}, state)
     store.prune(keep_models={3}, keep_states={2, 3})
-    there = {str(path.relative_to(store.folder)) for path in store.folder.rglob("*.safetensors")}
-    assert there == {"002/clients/a.safetensors", "003/global.safetensors", "003/clients/a.safetensors"}
-
-
-def test_a_round_can_be_written_again(store):
-    store.write(2, weights(9.0), {"round": 2}, state)
-    assert store.weights(2)["w"][0, 0].item() == 9.0
+    fourth = ["003/clients/a.safetensors", "003/global.safetensors", "003/round.json"]
+    assert files(store) == ["000/round.json", "001/round.json", third[0], third[2], *fourth]
 
 
 @pytest.mark.parametrize("content", ['{"round": 0, "fil', "[]", '{"round": 7, "files": {}}', '{"round": 0}'])
@@ -188,14 +185,6 @@ def test_fault_83_all_damaged_records_are_told_at_once(store):
         store.records(2)
     with pytest.raises(Stopped, match="round 1 cannot be read"):
         store.weights(1)
-
-
-def test_a_stored_round_says_which_one_it_is_and_its_states_are_their_owner_s_to_read(store):
-    stored = store.write(3, weights(), {"round": 3}, state, server_state={"sum": torch.ones(2)})
-    assert stored == store.latest()
-    assert stored["files"].keys() == {"global.safetensors", "server.safetensors", "clients/a.safetensors"}
-    assert read_header(store.path(3) / "global.safetensors") == {"round": "3"}
-    assert (store.path(3) / "clients").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_round_without_states_has_no_files_of_them(store):

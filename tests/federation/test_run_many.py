@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -79,8 +79,11 @@ def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
     assert names == ["train.json", "bare.json", "federate.json", "teacher.json"]
 
 
-def test_the_data_list_s_content_counts(bundle):
+def test_the_data_list_s_content_variant_seed_and_options_count(bundle):
     run = done(bundle)
+    assert run.is_done()
+    for change in ({"variant": "bare"}, {"seed": 1}, {"options": {**run.options, "rounds": "4"}}):
+        assert not replace(run, **change).is_done()
     (bundle.parent / "list.json").write_text("[1]", encoding="utf-8")
     assert not run.is_done()
 
@@ -90,9 +93,8 @@ def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
     assert run.name == "tau_8, seed 0"
     content = read_json(run.folder / "compare.json")
     assert (content["row"], content["title"]) == ("tau_8", "Threshold 0.8")
-    assert done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="tau").is_done()
-    other = Run(bundle, "mine", 0, run.folder, run.options, ("--agreement#tau=0.9",), {"row": "tau_8"})
-    assert not other.is_done()
+    assert replace(run, about={"row": "tau_8", "title": "tau"}).is_done()
+    assert not replace(run, extra=("--agreement#tau=0.9",)).is_done()
 
 
 def test_where_things_lie_does_not_count(bundle, tmp_path):
@@ -106,14 +108,7 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
 def test_a_value_of_any_kind_counts(bundle, before, after):
-    run = done(bundle, "mine", (f"--sizes={before}",))
-    assert not Run(bundle, "mine", 0, run.folder, run.options, (f"--sizes={after}",)).is_done()
-
-
-@pytest.mark.parametrize(("variant", "seed", "rounds"), [("bare", 0, "3"), ("mine", 1, "3"), ("mine", 0, "4")])
-def test_variant_seed_and_options_count(bundle, variant, seed, rounds):
-    run = done(bundle)
-    assert not Run(bundle, variant, seed, run.folder, {**run.options, "rounds": rounds}, ()).is_done()
+    assert not replace(done(bundle, "mine", (f"--sizes={before}",)), extra=(f"--sizes={after}",)).is_done()
 
 
 def test_a_seal_of_an_older_version_is_none(bundle):
@@ -151,23 +146,6 @@ def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl,
     assert (run.folder / "log.txt").stat().st_mode & 0o777 == 0o600, "its owner's: it may name images"
 
 
-@pytest.mark.parametrize(
-    ("program", "told"),
-    [
-        ("print('first'); print('the last line'); sys.exit(1)", "the last line"),
-        ("sys.exit(1)", "no output"),
-        ("os.remove(os.path.join(sys.argv[1], 'log.txt')); sys.exit(1)", "no output"),
-    ],
-)
-def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, program, told):
-    run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
-    command = [sys.executable, "-c", f"import os, sys; {program}", str(run.folder)]
-    monkeypatch.setattr(Run, "command", lambda self: command)
-    log = re.escape(str(run.folder / "log.txt"))
-    with pytest.raises(Stopped, match=rf"1 of 1 runs failed\n    mine, seed 0 \({log}\):\n      {told}\n"):
-        run_all([run])
-
-
 def test_finished_runs_are_kept_and_a_failed_one_is_made_again(bundle, monkeypatch):
     program = (
         "import pathlib, sys; folder = pathlib.Path(sys.argv[1])\n"
@@ -182,27 +160,6 @@ def test_finished_runs_are_kept_and_a_failed_one_is_made_again(bundle, monkeypat
     (bundle.parent / "room").touch()
     run_all(runs, jobs=2)
     assert [(run.folder / "calls").read_text() for run in runs] == ["x", "x", "xx"]
-
-
-def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
-    refused = "print(Refused([Problem('a', '1', '2', 'hint')])); sys.exit(2)"
-    code = f"import sys; from samfed_monai.core.errors import *; {refused}"
-    monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", code])
-    runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1)]
-    with pytest.raises(RunsRefused) as caught:
-        run_all(runs)
-    logs = [run.folder / "log.txt" for run in runs]
-    assert str(caught.value).splitlines() == [
-        "refused: 2 of 2 runs",
-        f"    mine, seed 0 ({logs[0]}):",
-        "      refused: 1 problem",
-        "        - a: expected 2, found 1; hint",
-        f"    mine, seed 1 ({logs[1]}):",
-        "      refused: 1 problem",
-        "        - a: expected 2, found 1; hint",
-        "  to go on: fix it, then type the same command again",
-    ]
-    assert message_and_code(caught.value)[1] == 2
 
 
 def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
@@ -250,11 +207,21 @@ def run_of(tmp_path, name, text, code=1):
 def test_a_run_s_last_words(tmp_path, text, code, words):
     run, code = run_of(tmp_path, "r", text, code)
     assert last_words(run.folder, code) == words
+    assert last_words(tmp_path, code) == "no output", "nor a log"
 
 
-def test_the_error_is_a_refusal_where_all_were_refused_and_says_how_to_go_on(tmp_path):
+def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are_and_others_are(tmp_path):
     refused, fault = run_of(tmp_path, "a", REFUSED, code=2), run_of(tmp_path, "b", "it broke")
-    assert isinstance(failure([refused], 3), RunsRefused)
+    all_refused = failure([refused], 3)
+    assert (type(all_refused), message_and_code(all_refused)[1]) == (RunsRefused, 2)
+    assert str(all_refused).splitlines() == [
+        "refused: 1 of 3 runs",
+        f"    a, seed 0 ({tmp_path / 'a' / 'log.txt'}):",
+        "      refused: 2 problems",
+        "        - a: b",
+        "        - c: d",
+        "  to go on: fix it, then type the same command again",
+    ]
     mixed = failure([refused, fault], 3)
     assert isinstance(mixed, Stopped)
     assert mixed.reason.startswith("2 of 3 runs failed\n    a, seed 0 (")

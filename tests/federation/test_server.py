@@ -11,12 +11,13 @@ import torch
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, RoundController, RunFolder
-from samfed_monai.federation.server import quorum_of, quorum_problems, site_scores
+from samfed_monai.federation.server import expected_scores, log_unscored, quorum_of, quorum_problems, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
+from samfed_monai.privacy.allowed import NO_IMAGES
 from samfed_monai.protocol import Kind, Message, MessageRefused, Strategy, Task, UpdateGuard
 from samfed_monai.protocol.guard import Counts
-from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
+from tests.federation.toys import FixedClient, RogueClient, controller, die, ended_after, run_clients, run_toy
 
 
 def two_clients(**options):
@@ -24,8 +25,7 @@ def two_clients(**options):
 
 
 def test_rounds_average_by_number_of_images(tmp_path):
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, two_clients(), rounds=2).run()
+    result = run_clients(tmp_path, two_clients(), rounds=2)
     # each round adds (1*1 + 3*3) / 4 = 2.5 to weights that start at 1
     final = safe_load(tmp_path / "rounds/001/global.safetensors")
     assert final["w"].tolist() == [[6.0] * 3] * 2
@@ -43,25 +43,6 @@ def test_rounds_average_by_number_of_images(tmp_path):
     assert int(rows[0]["up_bytes"]) > 0
 
 
-def test_best_and_last_models_stay_and_other_models_go(tmp_path):
-    clients = two_clients()
-    rise_and_fall = iter([0.1, 0.9, 0.2, 0.3, 0.4])
-
-    class Judge(FixedClient):
-        def evaluate(self, data, extra):
-            if extra["split"] == "validation" and extra["model"] == "current":
-                self.dice = next(rise_and_fall)
-            return super().evaluate(data, extra)
-
-    clients["b"] = Judge("b", step=3.0, n=3)
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=5).run()
-    kept = sorted(path.parent.name for path in tmp_path.glob("rounds/*/global.safetensors"))
-    assert kept == ["001", "003", "004"]
-    assert len(list(tmp_path.glob("rounds/*/round.json"))) == 5
-    assert (result.models["best"]["round"], result.models["last"]["round"]) == (1, 4)
-
-
 def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kept_at_the_site(tmp_path):
     result = run_toy(tmp_path, rounds=2)
     for split, images in (("validation", 3), ("test", 2)):
@@ -77,79 +58,72 @@ def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kep
     assert result.traffic["up_bytes"] > 0
 
 
-class Watched(FixedClient):
-    """Remembers what it scored after the rounds; better in round 0 than later where it is told to."""
+class Asked(FixedClient):
+    """Remembers the models that it scored, by name, split and round, and what it was sent for that.
+
+    With ``falls`` it is better in round 0 than later.
+    """
 
     def __init__(self, site: str, *, falls: bool = False, **options) -> None:
         super().__init__(site, **options)
-        self.falls, self.at_the_end = falls, []
+        self.falls, self.asked, self.sent = falls, [], set()
 
     def evaluate(self, data, extra):
-        self.dice = 0.9 if self.falls and extra["round"] == 0 else 0.5
+        if self.falls:
+            self.dice = 0.9 if extra["round"] == 0 else 0.5
         if extra["model"] != "current":
-            self.at_the_end.append((extra["model"], extra["split"], extra["round"]))
+            self.asked.append((extra["model"], extra["split"], extra["round"]))
+            self.sent.add((extra.get("purpose"), bool(data.weights)))
         return super().evaluate(data, extra)
 
 
-def test_at_the_end_only_test_images_are_scored(tmp_path):
-    clients = {site: Watched(site, step=1.0, falls=True) for site in "ab"}
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=3).run()
-    assert clients["a"].at_the_end == [("best", "test", 0), ("last", "test", 2)]
+def test_the_best_and_the_last_model_stay_and_at_the_end_only_test_images_are_scored(tmp_path):
+    clients = {site: Asked(site, step=1.0, falls=True) for site in "ab"}
+    result = run_clients(tmp_path, clients, rounds=4)
+    assert clients["a"].asked == [("best", "test", 0), ("last", "test", 3)]
     validation = {name: model["sites"]["a"]["validation"]["dice"] for name, model in result.models.items()}
     assert validation == {"best": 0.9, "last": 0.5}
+    kept = sorted(path.parent.name for path in tmp_path.glob("rounds/*/global.safetensors"))
+    assert kept == ["000", "002", "003"]
+    assert len(list(tmp_path.glob("rounds/*/round.json"))) == 4
 
 
 def test_a_model_that_is_best_and_last_is_scored_once(tmp_path):
-    clients = {site: Watched(site, step=1.0) for site in "ab"}
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1).run()
-    assert clients["a"].at_the_end == [("best", "test", 0)]
+    clients = {site: Asked(site, step=1.0) for site in "ab"}
+    result = run_clients(tmp_path, clients, rounds=1)
+    assert clients["a"].asked == [("best", "test", 0)]
     assert result.models["best"] == result.models["last"]
     assert result.models["best"]["sites"] is not result.models["last"]["sites"]
 
 
 def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
-    def die(answer):
-        raise RuntimeError("out of luck at /home/site/Jane Doe.png")
-
     clients = {**two_clients(), "c": RogueClient("c", change=die, rounds=[0], step=1.0)}
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=2).run()
+    result = run_clients(tmp_path, clients, rounds=2)
     assert [record["sites"]["c"]["status"] for record in result.records] == ["skipped", "ok"]
     assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in samfed_monai.federation.site")
     assert "Jane" not in (tmp_path / "federation.csv").read_text()
 
 
 def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(tmp_path):
-    def die(answer):
-        raise RuntimeError
-
     clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die, rounds=[1])}
-    with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
-            controller(folder, clients, rounds=3).run()
-        assert "1 of 3 rounds are kept" in str(caught.value)
-        assert folder.store.latest()["round"] == 0
+    with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
+        run_clients(tmp_path, clients, rounds=3)
+    assert "1 of 3 rounds are kept" in str(caught.value)
+    assert caught.value.resume.startswith("fix it, then type the same command again")
+    assert RunFolder(tmp_path).store.latest()["round"] == 0
 
 
 def test_fault_61_a_single_site_is_refused_unless_asked_for(tmp_path):
-    with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(
-            Refused,
-            match=r"sites: expected at least 2, so that no update is averaged alone.*`--allow_single_site true`",
-        ):
-            controller(folder, {"a": FixedClient("a")})
-        controller(folder, {"a": FixedClient("a", step=1.0)}, allow_single_site=True, rounds=1).run()
+    refusal = r"sites: expected at least 2, so that no update is averaged alone.*`--allow_single_site true`"
+    with pytest.raises(Refused, match=refusal):
+        run_clients(tmp_path, {"a": FixedClient("a")})
+    run_clients(tmp_path, {"a": FixedClient("a", step=1.0)}, allow_single_site=True, rounds=1)
 
 
 def test_fault_61_a_round_with_one_update_left_is_stopped_even_with_a_quorum_of_one(tmp_path):
-    def die(answer):
-        raise RuntimeError
-
     clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die)}
-    with RunFolder(tmp_path).open({}) as folder, pytest.raises(Stopped, match="1 of 2 updates, 2 needed"):
-        controller(folder, clients, quorum=1).run()
+    with pytest.raises(Stopped, match="1 of 2 updates, 2 needed"):
+        run_clients(tmp_path, clients, quorum=1)
 
 
 def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
@@ -157,12 +131,11 @@ def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
         raise KeyboardInterrupt
 
     clients = {**two_clients(), "c": RogueClient("c", change=interrupt, rounds=[1])}
-    with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Interrupted, match=r"1 of 3 rounds are kept(.|\n)*the same command") as caught:
-            controller(folder, clients, rounds=3).run()
-        assert caught.value.exit_code == ExitCode.INTERRUPTED
-        clients["c"] = FixedClient("c", step=1.0)
-        controller(folder, clients, rounds=3).run()
+    with pytest.raises(Interrupted, match=r"1 of 3 rounds are kept(.|\n)*the same command") as caught:
+        run_clients(tmp_path, clients, rounds=3)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    clients["c"] = FixedClient("c", step=1.0)
+    run_clients(tmp_path, clients, rounds=3)
     assert clients["c"].trained == [1, 2], "round 0 is not run again"
 
 
@@ -170,50 +143,34 @@ def no_scores(data, extra):
     raise ValueError("no labels")
 
 
-def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path):
+def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path, caplog):
     clients = {**two_clients(), "c": FixedClient("c", dice=0.4)}
     clients["a"].evaluate = no_scores
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1).run()
+    result = run_clients(tmp_path, clients, rounds=1)
     entry = result.records[0]["sites"]["a"]
-    assert (entry["status"], entry["validation"], entry["unscored"]) == ("ok", None, entry["unscored"])
+    assert (entry["status"], entry["validation"]) == ("ok", None)
     assert entry["unscored"].startswith("ValueError in ")
     assert result.models["last"]["sites"]["a"] == {"validation": None, "test": None}
     assert result.models["last"]["sites"]["b"]["test"]["dice"] == 0.6
+    assert "a has no test scores of the best model: ValueError" in caplog.text
 
 
 def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(tmp_path):
     clients = two_clients()
     clients["a"].evaluate = no_scores
-    with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(
-            Stopped, match=r"1 of 2 sites scored the models, 2 needed\n  - a: ValueError(.|\n)*2 of 2 rounds"
-        ):
-            controller(folder, clients, rounds=2).run()
-        result = controller(folder, two_clients(), rounds=2).run()
+    few = r"1 of 2 sites scored the models, 2 needed\n  - a: ValueError(.|\n)*2 of 2 rounds"
+    with pytest.raises(Stopped, match=few):
+        run_clients(tmp_path, clients, rounds=2)
+    result = run_clients(tmp_path, two_clients(), rounds=2)
     assert result.models["last"]["sites"]["a"]["test"]["dice"] == 0.2
 
 
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     whole = run_toy(tmp_path / "whole", rounds=3)
-    folder = tmp_path / "parts"
-
-    class Enough(Exception):
-        pass
-
-    def stop_after_two(self, *arguments, **options):
-        stored = write_round(self, *arguments, **options)
-        if stored["round"] == 1:
-            raise Enough
-        return stored
-
-    write_round = RunFolder.write_round
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "write_round", stop_after_two)
-        with pytest.raises(Enough):
-            run_toy(folder, rounds=3)
+    with ended_after(1):
+        run_toy(tmp_path / "parts", rounds=3)
     torch.manual_seed(12345)  # whatever the process did before must not matter
-    resumed = run_toy(folder, rounds=3)
+    resumed = run_toy(tmp_path / "parts", rounds=3)
     assert resumed.models["last"]["sha256"] == whole.models["last"]["sha256"]
     assert resumed.models["last"]["sites"] == whole.models["last"]["sites"]
     assert resumed.records[2]["files"] == whole.records[2]["files"], "optimizer states are equal too"
@@ -226,8 +183,7 @@ def test_fault_39_a_huge_update_does_not_decide_the_round(tmp_path, action, stat
 
     clients = {**two_clients(), "c": RogueClient("c", change=explode)}
     guard = UpdateGuard(limit=4.0, action=action)  # honest steps here are up to three times the norm
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1, guard=guard).run()
+    result = run_clients(tmp_path, clients, rounds=1, guard=guard)
     assert result.records[0]["sites"]["c"]["status"] == status
     assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"].abs().max() < 10
 
@@ -247,8 +203,7 @@ def test_faults_32_to_38_bad_updates_are_skipped_with_their_reasons_and_the_roun
 
     changes = {"nan": nan, "reshaped": reshaped, "absurd": absurd, "stale": stale}
     clients = {**two_clients(), **{name: RogueClient(name, change=change) for name, change in changes.items()}}
-    with RunFolder(tmp_path).open({}) as folder:
-        result = controller(folder, clients, rounds=1, quorum=2).run()
+    result = run_clients(tmp_path, clients, rounds=1, quorum=2)
     sites = result.records[0]["sites"]
     assert sites["nan"]["reason"] == "message -> w: expected finite values, found NaN or infinity"
     assert sites["reshaped"]["reason"] == "message -> w: expected shape (2, 3), found shape (3, 2)"
@@ -302,47 +257,37 @@ def test_how_many_a_round_needs(sites, quorum, single, needed):
     assert quorum_of(sites, quorum, allow_single_site=single) == needed
 
 
-@pytest.mark.parametrize(
-    ("sites", "quorum", "single", "told"),
-    [
-        (2, None, False, []),
-        (1, None, True, []),
-        (
-            1,
-            None,
-            False,
-            ["sites: expected at least 2, so that no update is averaged alone, found 1; `--allow_single_site"],
-        ),
-        (2, 3, False, ["quorum: expected a number from 1 to 2, the number of sites, found 3"]),
-    ],
-)
-def test_sites_that_cannot_have_rounds(sites, quorum, single, told):
-    found = [str(problem) for problem in quorum_problems(sites, quorum, allow_single_site=single)]
-    assert [problem[: len(start)] for problem, start in zip(found, told, strict=True)] == told
+def test_sites_that_cannot_have_rounds():
+    assert quorum_problems(2, 1, allow_single_site=False) == quorum_problems(1, None, allow_single_site=True) == []
+    [alone] = quorum_problems(1, None, allow_single_site=False)
+    assert str(alone).startswith("sites: expected at least 2, so that no update is averaged alone, found 1; `--allow_")
+    for quorum in (0, 3):
+        [problem] = quorum_problems(2, quorum, allow_single_site=False)
+        assert str(problem) == f"quorum: expected a number from 1 to 2, the number of sites, found {quorum}"
 
 
-def test_scores_and_counts_of_an_answer():
-    metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1}
-    scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
+def test_scores_counts_and_promises_of_an_answer():
+    group = {"images": 10, "estimate": 0.75, "dice": 0.5, "margin": 1.0}
+    metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1, "expected_dice": 0.5, "expected_images": 7.0}
+    metrics |= {f"quality_{name}_0": value for name, value in group.items()}
     empty = {"both": 1, "prediction": None, "label": None}
+    scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
     assert scores == {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "n": 3, "empty": empty}
-    scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=5, metrics={}))
-    assert (scores["dice"], scores["hd95"], scores["n"]) == (None, None, 5)
+    assert expected_scores(metrics) == {"dice": 0.5, "images": 7, "groups": [group]}
+    assert expected_scores({"expected_dice": 0.5}) is None
+    for n, unknown in ((5, None), (0, 0)):  # of no image none has an empty mask
+        scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=n, metrics={}))
+        assert (scores["dice"], scores["hd95"], scores["n"]) == (None, None, n)
+        assert scores["empty"] == dict.fromkeys(empty, unknown)
 
 
-class Asked(FixedClient):
-    """Remembers what it was asked, and fails on the split that it is told to."""
-
-    def __init__(self, site: str, *, fails_on: str = "", **options) -> None:
-        super().__init__(site, **options)
-        self.fails_on = fails_on
-        self.asked: list = []
-
-    def evaluate(self, data, extra):
-        self.asked.append((extra["split"], extra["model"], extra.get("purpose"), bool(data.weights)))
-        if extra["split"] == self.fails_on:
-            raise ValueError("no such images")
-        return super().evaluate(data, extra)
+def test_sites_without_masks_are_one_line_of_the_log_and_others_a_warning_each(caplog):
+    caplog.set_level("INFO")
+    log_unscored({"a": NO_IMAGES, "b": "late", "c": NO_IMAGES}, "test scores")
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("INFO", "no test scores: no masks at a, c"),
+        ("WARNING", "b has no test scores: late"),
+    ]
 
 
 def evaluation(strategy: Strategy, **clients: Asked) -> RoundController:
@@ -353,10 +298,11 @@ def evaluation(strategy: Strategy, **clients: Asked) -> RoundController:
 def test_a_model_is_scored_on_every_split_and_by_unseen_hospitals_on_test_images_alone():
     clients = {"a": Asked("a", dice=0.2, n=1), "b": Asked("b", dice=0.6, n=3), "away": Asked("away", dice=0.4)}
     model = evaluation(FedAvg(), **clients).of_model("best", 1)
-    assert clients["a"].asked == [("validation", "best", None, True), ("test", "best", None, True)]
-    assert clients["away"].asked == [("test", "best", None, True)]
+    assert clients["a"].asked == [("best", "validation", 1), ("best", "test", 1)]
+    assert clients["away"].asked == [("best", "test", 1)]
+    assert clients["a"].sent == clients["away"].sent == {(None, True)}
     assert {site: scores["test"]["dice"] for site, scores in model["sites"].items()} == {"a": 0.2, "b": 0.6}
-    assert model["unseen"] == {"away": {"test": model["unseen"]["away"]["test"]}}
+    assert {site: scores.keys() for site, scores in model["unseen"].items()} == {"away": {"test"}}
     assert model["unseen"]["away"]["test"]["dice"] == 0.4
 
 
@@ -364,8 +310,8 @@ def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
     clients = {"a": Asked("a", dice=0.2), "b": Asked("b", dice=0.6)}
     known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
     model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
-    assert clients["a"].asked == [("test", "best", None, True)]
-    assert clients["b"].asked == [("validation", "best", None, True), ("test", "best", None, True)]
+    assert clients["a"].asked == [("best", "test", 1)]
+    assert clients["b"].asked == [("best", "validation", 1), ("best", "test", 1)]
     assert model["sites"]["a"]["validation"] == known["a"]
     assert model["sites"]["b"]["validation"]["dice"] == 0.6
     assert model["sites"]["a"].keys() == {"validation", "test"}
@@ -374,22 +320,9 @@ def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
 def test_sites_with_networks_of_their_own_keep_them_and_unseen_hospitals_are_not_asked_without_a_server_network():
     clients = {"a": Asked("a"), "b": Asked("b"), "away": Asked("away")}
     model = evaluation(LocalOnly(), **clients).of_model("last", 2)
-    assert clients["a"].asked == [("validation", "last", "keep", False), ("test", "last", "keep", False)]
-    assert clients["away"].asked == []
-    assert model["unseen"] == {}
-
-
-def test_a_site_without_scores_is_left_out_with_its_reason(caplog):
-    clients = {"a": Asked("a", dice=0.2), "b": Asked("b", fails_on="test")}
-    scored = evaluation(FedAvg(), **clients)
-    scores, reasons = scored.scores("test", round=0)
-    assert scores.keys() == {"a"}
-    assert reasons["b"].startswith("ValueError in ")
-    model = scored.of_model("best", 0)
-    assert scored.failed.keys() == {"b"}
-    assert model["sites"]["b"]["test"] is None
-    assert model["sites"]["a"]["test"]["n"] == 1
-    assert "b has no test scores of the best model: ValueError" in caplog.text
+    assert clients["a"].asked == [("last", "validation", 2), ("last", "test", 2)]
+    assert clients["a"].sent == {("keep", False)}
+    assert (clients["away"].asked, model["unseen"]) == ([], {})
 
 
 class Boaster(FixedClient):
@@ -415,8 +348,7 @@ def first_weight(path, round):
 
 @pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
 def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path, counts):
-    with RunFolder(tmp_path).open({}) as folder:
-        rounds = controller(folder, three(says={1: 10_000_000}), rounds=2, counts=Counts(counts)).run().records
+    rounds = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=Counts(counts)).records
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
     assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
     assert rounds[1]["sites"]["c"]["status"] == "skipped"
@@ -425,20 +357,18 @@ def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path
 
 
 def test_fault_77_a_run_that_goes_on_holds_to_the_numbers_of_its_rounds(tmp_path):
-    with RunFolder(tmp_path).open({}) as folder:
-        controller(folder, three(says={}), rounds=1).run()
-    with RunFolder(tmp_path).open({}) as folder:
-        said = Counts({"a": 2, "b": 2, "c": 10_000_000})
-        records = controller(folder, three(says={1: 10_000_000}), rounds=2, counts=said).run().records
+    run_clients(tmp_path, three(says={}), rounds=1)
+    said = Counts({"a": 2, "b": 2, "c": 10_000_000})
+    records = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=said).records
     assert records[1]["sites"]["c"]["status"] == "skipped"
 
 
 def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, caplog):
     guard = UpdateGuard(largest_share=0.5)
     liar = three(says=dict.fromkeys(range(2), 10_000_000))
-    with RunFolder(tmp_path).open({}) as folder, caplog.at_level("INFO"):
-        said = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
-        result = controller(folder, liar, rounds=1, counts=said, guard=guard).run()
+    said = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
+    with caplog.at_level("INFO"):
+        result = run_clients(tmp_path, liar, rounds=1, counts=said, guard=guard)
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
     assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
     assert "c says it trains on 10000000 images and counts as 4 where the mean goes by images" in caplog.text

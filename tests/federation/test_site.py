@@ -10,9 +10,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import ClientAlgoSite, Plan, Site
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.preparation import own_fingerprints
@@ -73,35 +72,21 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, s
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
 
 
-def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
-    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
-    masks = render_synthetic(tmp_path, sites=2, labelled=True, size=(64, 64), **counts)
-    weaken_list(masks, tmp_path, dict.fromkeys(masks.sites, "box")).save(tmp_path / "list.json")
-    own = write_site_lists(DataList.load(tmp_path / "list.json"), tmp_path / "lists")["site-1"]
-    node = Site("site-1", replace(ALIKE, variant="supervised"), places(tmp_path, own, tmp_path / "home"))
-    same = own_fingerprints(node.plan, *fingerprints(node))
-    told = (
-        "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
-        "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks"
-    )
+def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_them(weak, tmp_path):
+    own = write_site_lists(DataList.load(weak / "list.json"), tmp_path)["site-1"]
+    replace(DataList.load(own), classes=["lesion"]).save(own)
+    node = Site("site-1", replace(ALIKE, variant="supervised"), places(weak, own, tmp_path / "home"))
     with pytest.raises(MessageRefused) as caught:
-        node.answer(Task.CHECK, message(extra=same))
-    assert scrub(caught.value) == told
-    [line] = [json.loads(line) for line in next(tmp_path.rglob("audit.jsonl")).read_text().splitlines()]
-    assert told in json.dumps(line)
-
-
-def test_classes_of_another_run_are_told_where_no_client_can_be_built_on_them(small_federation, lists, tmp_path):
-    replace(DataList.load(lists["site-1"]), classes=["liver", "spleen"]).save(tmp_path / "own.json")
-    plan = replace(ALIKE, variant="supervised")
-    node = Site("site-1", plan, places(small_federation, tmp_path / "own.json", tmp_path / "home"))
-    told = (
-        r"data list -> classes: expected \['foreground'\], the classes of this run, found others, which this site's "
-        "log names; make the list with a single --label"
-    )
-    with pytest.raises(MessageRefused, match=told) as caught:
         node.answer(Task.CHECK, message(extra=own_fingerprints(node.plan, *fingerprints(node))))
-    assert "liver" not in scrub(caught.value), "its own names do not leave a site"
+    assert [str(problem) for problem in caught.value.problems] == [
+        "data list -> classes: expected ['foreground'], the classes of this run, found others, which this site's log "
+        "names; make the list with a single --label",
+        "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
+        "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
+    ]
+    assert "lesion" not in scrub(caught.value), "its own names do not leave a site"
+    [line] = [json.loads(line) for line in next(tmp_path.rglob("audit.jsonl")).read_text().splitlines()]
+    assert scrub(caught.value) in json.dumps(line)
 
 
 def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
@@ -134,8 +119,11 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
 def test_a_check_that_failed_stands_until_one_passes(node):
     here = node()
     own = own_fingerprints(ALIKE, *fingerprints(here))
-    with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
-        here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
+    differing = {"plan": "plan and bundle", "list": "this site's part of the data list"}
+    with pytest.raises(MessageRefused) as caught:
+        here.answer(Task.CHECK, message(extra={**own, **dict.fromkeys(differing, "0" * 64)}))
+    assert [problem.where for problem in caught.value.problems] == list(differing.values())
+    assert {problem.expected for problem in caught.value.problems} == {"the server's 000000000000"}
     with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
         here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     reply = here.answer(Task.CHECK, message(extra=own))

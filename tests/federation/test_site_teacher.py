@@ -1,56 +1,37 @@
-"""What a site does with the server's adapter: its soft masks, a teacher of its own, how good it is."""
+"""The teacher at a site: its soft masks and scores, a teacher of its own, and where a student segments differently."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import logging
+import shutil
+import stat
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from monai.engines import SupervisedEvaluator
+from PIL import Image
 
 from samfed_monai.config import find_bundle
-from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
-from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher, adapter_message
+from samfed_monai.core.io import canonical_hash, sha256_bytes
+from samfed_monai.data import DataList, SoftMaskStore
+from samfed_monai.federation import site_teacher
+from samfed_monai.federation.site_teacher import KEPT, TABLE, Disagreement, SiteMasks, SiteTeacher, adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
-from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.protocol import Kind, Message, MessageRefused
-
-SAM = sha256_bytes(b"sam")
-
-
-class Half(torch.nn.Module):
-    """A teacher whose masks are the left half of every image."""
-
-    def __init__(self, sha256: str) -> None:
-        super().__init__()
-        self.sha256 = sha256
-
-    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        masks = torch.zeros(len(images), 1, 16, 16)
-        masks[..., :8] = 1
-        return masks
+from samfed_monai.reports import Report
+from tests.federation.fake_sam import SAM, Half, fake_sam, fitted
+from tests.federation.test_job import job
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch, small_list, small_federation):
-    """Makes sites whose SAM is a file; the teacher is known by its adapters alone."""
-    (tmp_path / "sam.pt").write_bytes(b"sam")
-    loaded = []
-
-    def load(**given):
-        loaded.append(sha256_file(given["adapter"]) if given["adapter"] else "none")
-        return Half(canonical_hash(loaded[-1]))
-
-    def read_header(path):
-        if path.read_bytes() == b"noise":
-            raise Refused([])
-        return SimpleNamespace(adapt=Adapt.LORA, base_sha256=path.read_bytes().partition(b"|")[2].decode())
-
-    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
-    monkeypatch.setattr(adapters, "read_header", read_header)
-    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
+    """Makes sites with :mod:`.fake_sam`."""
+    loaded = fake_sam(tmp_path, monkeypatch)
 
     def site(name: str = "site-1", adapt: str = "lora", limit=None, trains=True, **overrides) -> SiteTeacher:
         stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
@@ -71,29 +52,30 @@ def sent(folder, content: bytes | None = None, *, sam: str = SAM, **changed) -> 
     return Message(Kind.ADAPTER, "site-1", 0, 1, tensors=tensors, extra={**words, **changed})
 
 
-def fitted(on: str = SAM, name: str = "one") -> bytes:
-    return f"{name}|{on}".encode()
+@pytest.fixture
+def filled(machine) -> SiteTeacher:
+    """A site that took the server's adapter."""
+    here = machine.site()
+    here.take(sent(machine.folder, fitted()))
+    return here
 
 
 def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alone(machine):
     message = sent(machine.folder, fitted())
     message.check(up=False)
+    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
+        _ = machine.site().sha256
     here = machine.site()
     assert here.take(message) == 4 + 2, "unlabelled images and those of the teacher's row; nothing reads validation"
     assert machine.loaded == [message.extra["adapter"]]
     kept = machine.folder / "cache" / "adapters" / f"{message.extra['adapter']}.safetensors"
     assert kept.read_bytes() == fitted()
     assert len(here.masks.store(here.sha256)) == 6
-    assert not (here.masks.folder.parent / "site-2").exists()
-    assert machine.site().take(message) == 0, "a second time there is nothing left to compute"
-
-
-def test_a_site_that_was_started_again_knows_whose_masks_it_has(machine):
-    message = sent(machine.folder, fitted())
-    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
-        _ = machine.site().sha256
-    machine.site().take(message)
-    assert machine.site().sha256 == message.extra["teacher"]
+    assert [path.name for path in here.masks.folder.parent.iterdir() if path.is_dir()] == ["site-1"]
+    assert here.masks.fill(Half(here.sha256), ("unlabelled", "validation", "test")) == 2, "each image is shown once"
+    again = machine.site()
+    assert again.sha256 == message.extra["teacher"], "a site that was started again knows whose masks it has"
+    assert again.take(message) == 0, "there is nothing left to compute"
 
 
 def test_a_teacher_that_this_process_has_is_not_loaded_again(machine):
@@ -137,13 +119,10 @@ def test_what_is_not_the_servers_adapter_is_refused(machine, change, reason):
     change(message)
     with pytest.raises(MessageRefused, match=reason):
         machine.site().take(message)
-    assert not (machine.folder / "cache" / "soft_masks").exists()
-    assert not (machine.folder / "prepared.json").exists()
-
-
-def test_bytes_that_are_no_adapter_are_refused(machine):
     with pytest.raises(MessageRefused, match="adapter: expected an adapter made by `samfed teach`"):
         machine.site().take(sent(machine.folder, b"noise"))
+    assert not (machine.folder / "cache" / "soft_masks").exists()
+    assert not (machine.folder / "prepared.json").exists()
 
 
 def test_sam_as_it_comes_needs_no_adapter(machine):
@@ -152,28 +131,25 @@ def test_sam_as_it_comes_needs_no_adapter(machine):
     assert machine.site(adapt="none").take(message) == 6
 
 
-def test_the_teachers_means_are_those_of_its_masks(machine):
-    here = machine.site()
-    here.take(sent(machine.folder, fitted()))
-    said = here.scores("test")
-    rows = here.masks.teacher_scores(here.sha256, here.config, "test")
-    assert said["n"] == len(rows) == 2
-    assert said["metrics"]["dice"] == pytest.approx(sum(row["dice"] for row in rows) / 2)
-    assert set(said["metrics"]) == {
+def test_the_teachers_means_are_those_of_its_masks(filled):
+    answer = filled.scores("test")
+    rows = filled.masks.teacher_scores(filled.sha256, filled.config, "test")
+    assert answer["n"] == len(rows) == 2
+    assert answer["metrics"]["dice"] == pytest.approx(sum(row["dice"] for row in rows) / 2)
+    assert set(answer["metrics"]) == {
         *("dice", "iou", "hd95", "sensitivity", "precision", "area"),
         *("empty_both", "empty_prediction", "empty_label"),
     }
 
 
 @pytest.mark.parametrize("skipped", [False, True])
-def test_the_teachers_empty_masks_count_as_the_students_do(machine, monkeypatch, skipped):
-    here = machine.site()
-    here.take(sent(machine.folder, fitted()))
-    here.config = here.config.with_overrides({"validate#scores#skip_empty": skipped})
-    one, other = here.masks.teacher_scores(here.sha256, here.config, "test")
+def test_the_teachers_empty_masks_count_as_the_students_do(filled, monkeypatch, skipped):
+    filled.config = filled.config.with_overrides({"validate#scores#skip_empty": skipped})
+    one, other = filled.masks.teacher_scores(filled.sha256, filled.config, "test")
     rows = [one, {**other, "empty": "prediction", "hd95": 45.0}]
-    monkeypatch.setattr(here.masks, "teacher_scores", lambda *_: rows)
-    assert here.scores("test")["metrics"]["hd95"] == pytest.approx(one["hd95"] if skipped else (one["hd95"] + 45) / 2)
+    monkeypatch.setattr(filled.masks, "teacher_scores", lambda *_: rows)
+    expected = one["hd95"] if skipped else (one["hd95"] + 45) / 2
+    assert filled.scores("test")["metrics"]["hd95"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -206,52 +182,140 @@ def test_scores_that_the_plan_does_not_ask_for_are_refused(machine):
     assert here.scores("test")["n"] == 1
 
 
-class Everything:
-    """A teacher that finds a lesion everywhere, and counts what it is shown."""
-
-    sha256 = "a" * 64
-
-    def __init__(self) -> None:
-        self.seen = 0
+class Everything(Half):
+    """A teacher that finds a lesion everywhere."""
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += len(images)
         return torch.ones(len(images), 1, 16, 16)
 
 
-@pytest.fixture
-def masks(small_federation, small_list, tmp_path) -> SiteMasks:
-    return SiteMasks("site-1", tmp_path, small_list, small_federation)
-
-
-def test_each_image_is_shown_once(masks):
-    teacher = Everything()
-    assert masks.fill(teacher, ("unlabelled", "test")) == 4 + 2
-    assert masks.fill(teacher, ("unlabelled", "validation", "test")) == 2
-    assert teacher.seen == 4 + 2 + 2
-
-
-def test_sites_have_stores_of_their_own(masks):
-    masks.fill(Everything(), ("test",))
-    assert [path.name for path in masks.folder.parent.iterdir() if path.is_dir()] == ["site-1"]
-
-
-def test_the_teacher_is_scored_at_the_evaluation_size(masks):
-    masks.fill(Everything(), ("test",))
-    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
-    rows = masks.teacher_scores(Everything.sha256, config, "test")
+def test_the_teacher_is_scored_at_the_evaluation_size_and_with_the_students_kind_of_hd95(machine):
+    here = machine.site()
+    here.masks.fill(Everything("a" * 64), ("test",))
+    pooled = here.config.with_overrides({"validate#scores#pooled": True})
+    rows, others = (here.masks.teacher_scores("a" * 64, config, "test") for config in (here.config, pooled))
     assert len(rows) == 2
     for row in rows:  # a full mask: IoU is the foreground's share f, Dice 2 f / (1 + f)
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
         assert 0 < row["iou"] < 1
         assert row["hd95"] <= 32 * 2**0.5
+    assert [row["dice"] for row in rows] == [row["dice"] for row in others]
+    assert any(row["hd95"] > other["hd95"] for row, other in zip(rows, others, strict=True))
 
 
-def test_the_teachers_hd95_is_of_the_students_kind(masks):
-    masks.fill(Everything(), ("test",))
-    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
-    pooled = config.with_overrides({"validate#scores#pooled": True})
-    ours, theirs = (masks.teacher_scores(Everything.sha256, one, "test") for one in (config, pooled))
-    pairs = list(zip(ours, theirs, strict=True))
-    assert all(a["dice"] == b["dice"] for a, b in pairs)
-    assert any(a["hd95"] > b["hd95"] for a, b in pairs)
+TEACHER = "7e" * 32
+RECORDS = [{"id": f"image-{index}", "image": "", "image_sha256": f"{index:02d}" * 32} for index in range(KEPT + 2)]
+
+
+class UpperRows(torch.nn.Module):
+    """A student that marks as many upper rows of an image as its red channel says."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(images.shape[-2]).reshape(1, 1, -1, 1).expand(len(images), 1, -1, images.shape[-1])
+        return images[:, :1].amax((2, 3), keepdim=True) - rows.float() - 0.5
+
+
+def evaluator() -> SupervisedEvaluator:
+    return SupervisedEvaluator(device=torch.device("cpu"), val_data_loader=[], network=UpperRows(), decollate=False)
+
+
+def read(record):
+    """An image of 8 x 8 whose student mask has ``index`` rows of its 8; the teacher's has 4."""
+    return {"id": record["id"], "image": torch.full((3, 8, 8), float(record["id"].split("-")[1]))}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SoftMaskStore(tmp_path / "store", teacher_sha256=TEACHER)
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :4] = 1
+    for record in RECORDS:
+        store.put(record["image_sha256"], mask)
+    return store
+
+
+def test_the_table_has_every_image_lowest_dice_first_and_masks_of_the_lowest(store, tmp_path):
+    folder = tmp_path / "own" / "best" / "a" / "unlabelled"
+    network = evaluator()
+    network.network.train()
+    compare = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path / "own", site="a")
+    promised = compare(network)
+    assert (promised[0], min(promised[1:]) > 0) == (0.0, True), "an empty mask promises nothing"
+    of_slices = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path / "3d", site="a", parts=True)
+    assert of_slices(network)[0] > 0, "a slice may hold nothing"
+    rows = list(csv.DictReader((folder / TABLE).open()))
+    expected = {f"image-{n}": 2 * min(n, 4) / (n + 4) for n in range(8)}  # n rows against 4
+    assert {row["id"]: float(row["dice"]) for row in rows} == pytest.approx(expected)
+    assert [row["id"] for row in rows] == [f"image-{n}" for n in (0, 1, 2, 7, 6, 3, 5, 4)]
+    assert [bool(row["mask"]) for row in rows] == [True] * KEPT + [False] * 2
+    for whose, rows_of in (("student", 2), ("teacher", 4)):
+        path = folder / whose / rows[2]["mask"]
+        mask = np.array(Image.open(path))
+        assert (mask[:rows_of].min(), mask[rows_of:].max()) == (255, 0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert len(list((folder / whose).iterdir())) == KEPT
+    assert stat.S_IMODE((folder / TABLE).stat().st_mode) == 0o600
+    assert network.network.training, "the network's mode is as it was"
+
+
+def test_a_mask_that_is_missing_ends_no_run(tmp_path, caplog):
+    empty = SoftMaskStore(tmp_path / "store", teacher_sha256=TEACHER)
+    with caplog.at_level(logging.WARNING):
+        Disagreement(RECORDS, lambda: empty, read, batch_size=3, folder=tmp_path / "own", site="a")(evaluator())
+    assert "could not be compared" in caplog.text
+    assert not (tmp_path / "own").exists()
+
+
+def without_masks(federation, folder, *sites):
+    listed = DataList.load(federation / "list.json")
+    for site in sites:
+        bare = [dataclasses.replace(item, label=None, label_sha256=None) for item in listed.sites[site].unlabelled]
+        listed.sites[site] = dataclasses.replace(listed.sites[site], unlabelled=bare, validation=[], test=[])
+    listed.save(folder / "list.json")
+    return folder / "list.json"
+
+
+def page_of(run, listed, federation) -> str:
+    return Report(run, datalist=listed, data_root=federation).write().read_text(encoding="utf-8")
+
+
+def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_federation, tmp_path, given):
+    listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
+    job(small_federation, run, **given.options, datalist=listed).run()
+    own = run / "evaluation" / "best" / "site-1" / "unlabelled"
+    assert len(list(csv.DictReader((own / TABLE).open()))) == 4
+    assert not (own.parents[1] / "site-2" / "unlabelled").exists(), "its scores say how it does"
+    page = page_of(run, listed, small_federation)
+    assert "Images without masks" in page
+    assert "No overlays for" not in page
+    assert len(list((run / "figures").glob("own-1-*.png"))) == 4
+    assert len(list((run / "figures").glob("overlay-2-*.png"))) == 2
+
+
+def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_federation, tmp_path, given):
+    listed, run = without_masks(small_federation, tmp_path, "site-1", "site-2"), tmp_path / "run"
+    job(small_federation, run, **given.options, datalist=listed).run()
+    page = page_of(run, listed, small_federation)
+    assert page.count("outlines of student and teacher") == 8
+    assert "Test images" not in page
+
+
+def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    page = page_of(run, without_masks(small_federation, tmp_path, "site-1"), small_federation)
+    assert "No overlays for: site-1: none of its test images has a mask." in page
+
+
+def test_a_round_s_model_is_looked_at_too_on_a_part_of_the_images(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(site_teacher, "SAMPLE", 4)
+    monkeypatch.setattr(site_teacher, "KEPT", 2)
+    compare = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path, site="a")
+    folder = tmp_path / "current" / "a" / "unlabelled"
+    compare(evaluator(), "current")
+    (folder / "student" / "old.png").write_bytes(b"")  # of the round before
+    compare(evaluator(), "current")
+    rows = list(csv.DictReader((folder / TABLE).open()))
+    assert [row["id"] for row in rows] == ["image-0", "image-2", "image-6", "image-4"]
+    assert sorted(path.name for path in (folder / "student").iterdir()) == sorted(row["mask"] for row in rows[:2])
+    compare(evaluator(), "best")
+    assert not folder.exists(), "the best model's are all that is left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,18 +36,11 @@ def trained(state: SiteState, round: int, keep: tuple[int, ...] = ()) -> float:
 def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path):
     first = SiteState(tmp_path, Counter())
     assert [trained(first, number) for number in range(3)] == [1, 2, 3]
+    assert (tmp_path / "002.safetensors").stat().st_mode & 0o777 == 0o600, "private to the site"
     again = SiteState(tmp_path, Counter())
+    again.after(Task.PREPARE, 0)  # a run that goes on is prepared again, and keeps its states
     assert trained(again, 2) == 3, "round 2 was trained, and is trained again"
     assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
-
-
-def test_a_run_that_goes_on_is_prepared_again_and_keeps_its_states(tmp_path):
-    first = SiteState(tmp_path, Counter())
-    for number in range(3):
-        trained(first, number)
-    again = SiteState(tmp_path, Counter())
-    again.after(Task.PREPARE, 0)
-    assert trained(again, 3) == 4
 
 
 def test_a_failed_round_is_undone_before_the_next(tmp_path):
@@ -77,60 +71,45 @@ def test_a_round_that_the_site_missed_is_stood_for_by_the_one_before_it(tmp_path
     assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (2, 5, 6)]
 
 
+class Node(Counter):
+    """Counts its rounds."""
+
+    def answer(self, task, message):
+        self.value = self.value + (task == Task.TRAIN)
+        return message
+
+
 def test_the_teachers_exam_does_not_move_the_state(tmp_path):
-    """It comes before round 0, where a start that was given up may have left a state of round 0."""
+    def started() -> tuple[Node, SiteWorker]:
+        node = Node()
+        return node, SiteWorker(lambda _: node, lambda _: tmp_path)
 
-    class Node(Counter):
-        def answer(self, task, message):
-            if task == Task.TRAIN:
-                self.value = self.value + 1
-            return message
+    def ask(worker: SiteWorker, task: Task, **extra: str) -> None:
+        worker.answer("site-1", task, to_bytes(Message(Kind.METRICS, "site-1", 0, 3, extra=extra)))
 
-    def ask(worker, task, round, **extra):
-        worker.answer("site-1", task, to_bytes(Message(Kind.METRICS, "site-1", round, 3, extra=extra)))
-
-    nodes = []
-
-    def starts() -> SiteWorker:
-        nodes.append(Node())
-        return SiteWorker(lambda _: nodes[-1], lambda _: tmp_path)
-
-    first = starts()
-    ask(first, Task.PREPARE, 0)
-    ask(first, Task.TRAIN, 0)
-    again = starts()
-    ask(again, Task.EVALUATE, 0, split="test", model="teacher")
-    ask(again, Task.PREPARE, 0)
-    ask(again, Task.TRAIN, 0)
-    assert nodes[1].value.item() == 1
+    _, first = started()
+    ask(first, Task.PREPARE)
+    ask(first, Task.TRAIN)
+    node, again = started()  # the start was given up, and left a state of round 0
+    ask(again, Task.EVALUATE, split="test", model="teacher")
+    ask(again, Task.PREPARE)
+    ask(again, Task.TRAIN)
+    assert node.value.item() == 1
 
 
 def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tmp_path):
-    class TakesNone:
-        def state_dict(self):
-            return {}
-
-        def answer(self, task, message):
-            return Message(Kind.METRICS, "site-1", 0, 1, n=7)
-
-    class Takes48(TakesNone):
-        def masks_taken(self):
-            return 48
-
-    def answered(node, pixels: int) -> int:
+    def answered(pixels: int, **taken) -> int:
+        reply = Message(Kind.METRICS, "site-1", 0, 1, n=7)
+        node = SimpleNamespace(state_dict=dict, answer=lambda task, message: reply, **taken)
         masks = {"masks": torch.zeros(pixels, dtype=torch.uint8)}
         payload = to_bytes(Message(Kind.SOFT_MASKS, "site-1", 0, 1, tensors=masks))
         return from_bytes(SiteWorker(lambda _: node, lambda _: tmp_path).answer("site-1", Task.TRAIN, payload)).n
 
-    assert answered(Takes48(), 48) == 7
-    for node, most, pixels in ((Takes48(), 48, 49), (TakesNone(), 0, 1)):
+    takes = {"masks_taken": lambda: 48}
+    assert answered(48, **takes) == 7
+    for taken, most, pixels in ((takes, 48, 49), ({}, 0, 1)):
         with pytest.raises(MessageRefused, match=f"at most {most} bytes, found {pixels} bytes once inflated"):
-            answered(node, pixels)
-
-
-def test_states_are_private_to_the_site(tmp_path):
-    trained(SiteState(tmp_path, Counter()), 0)
-    assert (tmp_path / "000.safetensors").stat().st_mode & 0o777 == 0o600
+            answered(pixels, **taken)
 
 
 def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_path):

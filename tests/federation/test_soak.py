@@ -54,17 +54,3 @@ def test_an_update_that_counts_and_should_not_is_told(soak, tmp_path, monkeypatc
     monkeypatch.setattr("stand_ins.step_of", lambda *_: 0.5)
     with pytest.raises(soak.Lost, match=r"round 0: layer0.weight is not the mean of the updates that counted"):
         soak.serve(tmp_path, options())
-
-
-def test_a_site_that_was_left_out_and_should_not_be_is_told(soak):
-    behaviour = soak.Behaviour(0, lies=0.0, absences=0.0, quirks=0.0)
-    record = {"sites": {"a": {"status": "skipped", "reason": "because"}, "b": {"status": "ok", "reason": None}}}
-    assert soak.honest(record, behaviour, 4) == ["round 4: a is honest and is skipped: because"]
-
-
-def test_who_does_what_is_decided_by_seed_site_and_round(soak):
-    behaviour = soak.Behaviour(1, lies=0.3, quirks=0.2, absences=0.05)
-    done = [behaviour.of(site, round) for site in ("a", "b", "c") for round in range(60)]
-    assert done == [behaviour.of(site, round) for site in ("a", "b", "c") for round in range(60)]
-    assert {"", "is away", "answers twice"} <= set(done)
-    assert 0.2 < sum(each in soak.sys.modules["stand_ins"].LIES for each in done) / len(done) < 0.4

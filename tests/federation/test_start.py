@@ -1,10 +1,11 @@
-"""A federation that begins with weights that exist."""
+"""What a federation begins with: weights that exist, and a network that is the run's model where no round is better."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,16 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors, sha256_file
 from samfed_monai.core.model_file import usage_of
 from samfed_monai.federation.run import Run, plan_problems
+from samfed_monai.federation.run_folder import START, RoundStore, expected_dice
 from samfed_monai.federation.run_models import RunModels, starting_file
+from samfed_monai.federation.server import RoundController
 from samfed_monai.federation.start import StartingPoint
+from samfed_monai.reports.html import answer
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.results import validate_results
+from tests.federation.fake_sam import fake_sam, fitted
 from tests.federation.test_job import CLIENT, job
+from tests.federation.toys import same
 from tests.methods import present
 
 
@@ -24,25 +32,17 @@ def model_of(folder: Path, round: int) -> dict[str, torch.Tensor]:
     return safe_load(folder / "rounds" / f"{round:03d}" / "global.safetensors")
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
-
-
-@pytest.mark.parametrize("as_file", [False, True])
-def test_a_federation_begins_with_the_very_weights_of_a_run_or_of_its_file(
-    small_federation, finished, tmp_path, as_file, caplog
-):
-    source = finished / "rounds" / "000" / "global.safetensors" if as_file else finished
+def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, finished, tmp_path, caplog):
+    file = finished / "rounds" / "000" / "global.safetensors"
+    assert starting_file(finished) == starting_file(file) == file
     unmoved = {**CLIENT, "learning_rate": 0.0}  # the round then leaves the weights as they were
+    options = {"rounds": 1, "warm_start_steps": 0, "start_from": str(finished), "train": unmoved}
     with caplog.at_level(logging.INFO, "samfed_monai"):
-        results = job(
-            small_federation, tmp_path / "b", rounds=1, warm_start_steps=0, start_from=str(source), train=unmoved
-        ).run()
-    assert equal(model_of(tmp_path / "b", 0), model_of(finished, 0))
-    sha256 = sha256_file(finished / "rounds" / "000" / "global.safetensors")
-    assert results["start"] == {"name": source.name, "sha256": sha256, "warm_start_steps": 0}
-    assert read_json(tmp_path / "b" / "run.json")["hashes"]["start"] == sha256
-    assert f"start: the weights of {source.name}, then no steps of warm start" in caplog.text
+        results = job(small_federation, tmp_path / "b", **options).run()
+    assert same(model_of(tmp_path / "b", 0), model_of(finished, 0))
+    assert results["start"] == {"name": "first", "sha256": sha256_file(file), "warm_start_steps": 0}
+    assert read_json(tmp_path / "b" / "run.json")["hashes"]["start"] == sha256_file(file)
+    assert "start: the weights of first, then no steps of warm start" in caplog.text
 
 
 def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, tmp_path):
@@ -72,11 +72,9 @@ def test_a_start_from_another_network_or_other_classes_is_refused_before_any_wor
         other.run()
     assert not (tmp_path / "b").exists()
     participants = Run(other.plan, other.places).participants
+    plain = job(small_federation, tmp_path / "c")
     with pytest.raises(Refused, match=r"model.pt: expected weights of this network, found \d+ tensors that differ"):
-        StartingPoint.read(
-            "samfed_skin",
-            Run((same := job(small_federation, tmp_path / "c")).plan, same.places).participants,
-        )
+        StartingPoint.read("samfed_skin", Run(plain.plan, plain.places).participants)
     path = tmp_path / "two.safetensors"
     save_tensors(path, {"w": torch.zeros(1)}, {"network_name": "mobile_sam_fpn", "classes": '["disc", "cup"]'})
     expected = r"classes: expected \['disc', 'cup'\], as two.safetensors was trained, found \['foreground'\]"
@@ -117,3 +115,77 @@ def test_a_run_that_is_not_finished_is_no_start(tmp_path):
 def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
     assert RunModels(finished).header()["usage"] == usage_of(32)
     assert usage_of(64, ["disc", "cup"]).endswith("; then the largest of 3 logits decides: background, disc, cup")
+
+
+@pytest.fixture(scope="module")
+def misled(small_federation, tmp_path_factory):
+    """A job whose sites learn from masks of the left half of every image, whatever it shows; and its results."""
+    folder, logger = tmp_path_factory.mktemp("misled"), logging.getLogger("samfed_monai")
+    strongly = {"agreement#rule": "teacher", "terms#pseudo_label#weight": 4.0}
+    train = {**CLIENT, "local_steps": 8, "learning_rate": 0.003, **strongly}
+    (folder / "a.safetensors").write_bytes(fitted())
+    options: dict[str, Any] = {"rounds": 3, "variant": "samfed", "warm_start_steps": 40}
+    made = job(small_federation, folder / "run", train=train, adapter=str(folder / "a.safetensors"), **options)
+    with pytest.MonkeyPatch.context() as patch:
+        fake_sam(folder, patch)
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        results = made.run()
+        logger.setLevel(level)
+    return made, results
+
+
+def test_a_teacher_that_misleads_leaves_the_model_of_the_public_masks(misled):
+    made, results = misled
+    folder = made.places.output_dir
+    start, rounds = (results["against_start"][name] for name in ("start", "rounds"))
+    assert start > rounds
+    assert results["models"]["best"]["round"] == START
+    assert results["average"]["validation"]["dice"] == start, "scored once, before round 0"
+    assert results["models"]["last"]["round"] == 2
+    assert results["models"]["last"]["average"]["validation"]["dice"] < start
+    assert results["average"]["test"]["n"] == 4
+    assert validate_results(results) == []
+    log = (folder / "run.log").read_text()
+    assert [log.count(f"round {number} of 3: validation Dice") for number in range(4)] == [1, 1, 1, 1]
+    assert log.count("3 rounds in a row score less than the network that the run began with") == 1
+    assert f"(validation Dice {start:.3f}, in the best round {rounds:.3f})" in results["caveats"][0]
+    said = answer(RunData.read(folder))[1]
+    assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in said
+
+
+def test_what_is_used_of_such_a_run_is_that_network(misled, tmp_path):
+    made, results = misled
+    folder = made.places.output_dir
+    (warm,) = (folder / "cache" / "warm_start").glob("*.safetensors")
+    models = RunModels(folder)
+    assert models.round == START
+    assert same(models.tensors(), safe_load(warm))
+    assert same(safe_load(models.write(tmp_path / "model.safetensors")), safe_load(warm))
+    assert (
+        sha256_file(models.server)
+        == results["hashes"]["model_best"]
+        == read_json(models.server.parent / "round.json")["files"]["global.safetensors"]
+    )
+    assert not same(model_of(folder, 2), safe_load(warm))
+
+
+def test_what_masks_promise_says_so_too(misled):
+    made, _ = misled
+    store = RoundStore(made.places.output_dir / "rounds")
+    promised = [expected_dice(store.record(number)) for number in (START, 0, 1, 2)]
+    assert max(promised[1:]) < promised[0], "without labels the run would have fallen back as well"
+
+
+def test_a_run_that_is_started_again_does_not_score_the_start_again(misled, monkeypatch):
+    made, results = misled
+    monkeypatch.setattr(RoundController, "_score_start", None)
+    fake_sam(made.places.output_dir.parent, monkeypatch)
+    again = made.run()
+    assert again["models"] == results["models"]
+    assert again["against_start"] == results["against_start"]
+
+
+def test_a_network_that_was_not_trained_before_is_not_scored(finished):
+    assert "against_start" not in read_json(finished / "results.json")
+    assert not (finished / "rounds" / "start").exists()

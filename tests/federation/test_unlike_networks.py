@@ -7,21 +7,14 @@ import torch
 
 from samfed_monai.core.errors import ExitCode, Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import RunFolder
 from samfed_monai.handlers import PublicPredictor
-from samfed_monai.methods.heterogeneous import CondensationFusion
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
-from tests.federation.toys import RogueClient
+from tests.federation.toys import RogueClient, ended_after, same, toy_algo
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
-from tests.methods import needs
 
 
-def same(first, second) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize("options", [{}, {"augment": True}, {"augment": True, "sharing#images": 4}])
+@pytest.mark.parametrize("options", [{"augment": True}, {"augment": True, "sharing#images": 4}])
 def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
     runs = {}
     for exchange in ("predictions", "weights"):
@@ -37,52 +30,18 @@ def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
     assert not same(predictions[0], toy_net(5).state_dict()), "the server has learned"
 
 
-def test_condensation_changes_what_the_next_round_starts_from(tmp_path):
-    learned = run_unlike(tmp_path / "a")[1]
-    alone = run_unlike(tmp_path / "c", strategy=LocalOnly(), exchange="none")[1]
-    assert not same(own_weights(learned["site-2"]), own_weights(alone["site-2"]))
-
-
 def test_sites_that_exchange_nothing_do_not_pass_over_the_public_set_for_its_hash(tmp_path, monkeypatch):
     monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("nobody asked for it")))
     result, _, _ = run_unlike(tmp_path, rounds=1, strategy=LocalOnly(), exchange="none")
     assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
 
 
-def consensus():
-    from samfed_monai.methods.fedmd import Consensus
-
-    return Consensus()
-
-
-@pytest.mark.parametrize(
-    ("make", "options"),
-    [
-        (lambda: CondensationFusion(floor=0.0), {}),
-        pytest.param(consensus, {"gate": "always"}, marks=needs("fedmd")),
-        (LocalOnly, {"exchange": "none"}),
-    ],
-    ids=["predictions", "consensus", "local_only"],
-)
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make, options):
-    class Enough(Exception):
-        pass
-
-    write_round = RunFolder.write_round
-
-    def stop_after_two(self, *arguments, **keywords):
-        stored = write_round(self, *arguments, **keywords)
-        if stored["round"] == 1:
-            raise Enough
-        return stored
-
-    whole, _, _ = run_unlike(tmp_path / "whole", rounds=3, strategy=make(), augment=True, **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "write_round", stop_after_two)
-        with pytest.raises(Enough):
-            run_unlike(tmp_path / "parts", rounds=3, strategy=make(), augment=True, **options)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole, _, _ = run_unlike(tmp_path / "whole", rounds=3, augment=True)
+    with ended_after(1):
+        run_unlike(tmp_path / "parts", rounds=3, augment=True)
     torch.manual_seed(12345)
-    resumed, _, _ = run_unlike(tmp_path / "parts", rounds=3, strategy=make(), augment=True, **options)
+    resumed, _, _ = run_unlike(tmp_path / "parts", rounds=3, augment=True)
     assert resumed.records[2]["files"] == whole.records[2]["files"]
     assert resumed.models["best"]["sites"] == whole.models["best"]["sites"]
 
@@ -153,14 +112,14 @@ def test_soft_masks_that_do_not_fit_are_skipped_with_the_reason_and_the_round_go
 
 
 def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
-    states = []
+    begun = []
 
     def diverge_once(clients):
         client = clients["site-2"]
         clients["site-3"] = unlike_algo("site-3")
-        receive, train = client.own.sharing.receive, client.train
 
-        def poisoned(round, *arguments):
+        def poisoned(round, *arguments, receive=client.own.sharing.receive):
+            begun.append(own_weights(client))
             means = receive(round, *arguments)
             if round == 1:
                 with torch.no_grad():
@@ -169,39 +128,34 @@ def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
                 raise ValueError("as a diverged public phase does")
             return means
 
-        def watched(data, extra):
-            states.append(own_weights(client))
-            try:
-                train(data, extra)
-            finally:
-                states.append(own_weights(client))
-
-        client.own.sharing.receive, client.train = poisoned, watched
+        client.own.sharing.receive = poisoned
 
     result, _, _ = run_unlike(tmp_path, rounds=3, change=diverge_once)
     assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped", "ok"]
-    assert same(states[2], states[3])
+    assert same(begun[1], begun[2])
     safe_load(tmp_path / "rounds/001/clients/site-2.safetensors")  # refuses what is not finite
     assert result.models["last"]["sites"]["site-2"]["test"] is not None
 
 
-@pytest.mark.parametrize("public", ["public, turned", "public, relabelled", "public, repainted"])
-def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp_path, public):
+@pytest.mark.parametrize(
+    ("client", "found"),
+    [
+        (lambda: unlike_algo("site-2", public="public, turned"), "a public set with hash"),
+        (lambda: toy_algo("site-2"), "a public set with hash none"),
+    ],
+    ids=["in another order", "none"],
+)
+def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp_path, client, found):
     def other(clients):
-        clients["site-2"] = unlike_algo("site-2", public=public)
+        clients["site-2"] = client()
+        for each in clients.values():
+            each.train = lambda *_: pytest.fail("trained")
 
-        def never(*_):
-            pytest.fail("trained")
-
-        for client in clients.values():
-            client.train = never
-
-    with pytest.raises(
-        Refused, match=r"site-2: expected a site that can take part, found public set: .*that of the"
-    ) as e:
+    refusal = rf"site-2: expected a site that can take part, found public set: expected that of the .*{found}"
+    with pytest.raises(Refused, match=refusal) as caught:
         run_unlike(tmp_path, change=other)
-    assert e.value.exit_code == ExitCode.REFUSED
-    assert len(e.value.problems) == 1, "site-1 has the server's"
+    assert caught.value.exit_code == ExitCode.REFUSED
+    assert len(caught.value.problems) == 1, "site-1 has the server's"
     assert not (tmp_path / "rounds").exists()
 
 
@@ -223,27 +177,12 @@ def test_a_site_that_comes_back_with_another_public_set_is_skipped_with_the_reas
     assert "public set: expected that of the server" in result.records[1]["sites"]["site-2"]["reason"]
 
 
-def test_a_site_without_a_public_set_is_refused(tmp_path):
-    from tests.federation.toys import toy_algo
-
-    with pytest.raises(Refused, match=r"site-2: .* a public set with hash none"):
-        run_unlike(tmp_path, change=lambda clients: clients.update({"site-2": toy_algo("site-2")}))
-
-
 def test_each_network_runs_over_the_public_set_once_a_round(tmp_path, monkeypatch):
-    from samfed_monai.handlers.public_images import PublicPredictor
-
     passes: list[int] = []
     masks = PublicPredictor.masks
-
-    def counted(self, network):
-        passes.append(network[0].out_channels)
-        return masks(self, network)
-
-    monkeypatch.setattr(PublicPredictor, "masks", counted)
-    run_unlike(tmp_path / "one", rounds=1)
-    first = sorted(passes)
-    passes.clear()
-    run_unlike(tmp_path / "four", rounds=4)
-    assert first == [4, 4, 5, 5, 6, 6], "as they begin, and after their first round"
-    assert sorted(passes) == sorted(first + 3 * [4, 5, 6])
+    monkeypatch.setattr(
+        PublicPredictor, "masks", lambda self, network: passes.append(network[0].out_channels) or masks(self, network)
+    )
+    run_unlike(tmp_path, rounds=3)
+    begun = [4, 4, 5, 5, 6, 6]  # as they begin, and after their first round
+    assert sorted(passes) == sorted([*begun, *2 * [4, 5, 6]])

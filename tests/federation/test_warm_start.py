@@ -22,6 +22,8 @@ from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks import build_sam, client_network
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from tests.federation.test_job import CLIENT, job
+from tests.federation.toys import same
+from tests.methods import pick
 from tests.networks.fakes import fake_checkpoint
 
 SMALL = {**CLIENT, "encoder_weights": None}
@@ -33,58 +35,43 @@ def config(federation: Path, **overrides):
 
 
 @pytest.fixture
-def looks(monkeypatch):
-    """Dice of the held-out image at each look, as the judge compares them; the rule is that of one standard error."""
+def warmed(small_list, small_federation, tmp_path):
+    """A warm start with seed 0, of the small list where no other is given: its weights and its key."""
 
-    def told(*dice: float):
-        given = iter(dice)
-        monkeypatch.setattr(stage, "as_good_as", lambda scores, best: next(given) >= 0.5)
+    def start(cache: str = "cache", *, datalist=small_list, **options):
+        return warm_start(config(small_federation), datalist=datalist, seed=0, cache_dir=tmp_path / cache, **options)
 
-    return told
-
-
-def test_kept_are_the_weights_of_the_last_look_that_is_good_enough(small_list, small_federation, tmp_path, looks):
-    arguments = {"datalist": small_list, "steps": 6, "seed": 0, "held_out": 0.25}
-    looks(0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
-    early, _ = warm_start(config(small_federation), cache_dir=tmp_path / "early", **arguments)
-    looks(0.9, 0.9, 0.9, 0.9, 0.9, 0.9)
-    late, _ = warm_start(config(small_federation), cache_dir=tmp_path / "late", **arguments)
-    looks(0.9, 0.9, 0.9)
-    three, _ = warm_start(config(small_federation), cache_dir=tmp_path / "three", **{**arguments, "steps": 3})
-    assert any(not torch.equal(early[name], late[name]) for name in early)
-    assert all(torch.equal(early[name], three[name]) for name in early)  # the third step of six
+    return start
 
 
-def test_held_out_images_are_not_trained_on_and_the_rest_is(small_list, small_federation, tmp_path):
-    _, key = warm_start(
-        config(small_federation), datalist=small_list, steps=1, seed=0, cache_dir=tmp_path, held_out=0.25
-    )
-    left = DataList.load(tmp_path / "warm_start" / f"{key[:16]}.datalist.json")
+def test_kept_are_the_weights_of_the_last_look_that_is_good_enough(warmed, monkeypatch):
+    def look(steps: int, *good: bool):
+        looks = iter(good)
+        monkeypatch.setattr(stage, "as_good_as", lambda scores, best: next(looks))
+        return warmed(str(good), steps=steps, held_out=0.25)[0]
+
+    early = look(6, True, True, True, False, False, False)
+    late = look(6, True, True, True, True, True, True)
+    assert not same(early, late)
+    assert same(early, look(3, True, True, True)), "the third step of six"
+
+
+def test_held_out_images_are_not_trained_on_and_the_rest_is(warmed, small_list, tmp_path):
+    _, key = warmed(steps=1, held_out=0.25)
+    left = DataList.load(tmp_path / "cache" / "warm_start" / f"{key[:16]}.datalist.json")
     assert len(left.public) == 3
     assert {item.sha256 for item in left.public} < {item.sha256 for item in small_list.public}
 
 
-def test_a_share_that_is_held_out_is_another_warm_start(small_list, small_federation, tmp_path):
-    keys = {
-        warm_start(
-            config(small_federation), datalist=small_list, steps=steps, seed=0, cache_dir=tmp_path, held_out=held_out
-        )[1]
-        for steps, held_out in ((1, 0.0), (1, 0.25), (0, 0.0), (0, 0.25))
-    }
-    assert len(keys) == 3  # without steps nothing is held out
-
-
-def test_groups_that_decide_what_is_held_out_are_another_warm_start(small_list, small_federation, tmp_path):
-    grouped = replace(
-        small_list, public=[replace(item, group=str(place // 2)) for place, item in enumerate(small_list.public)]
-    )
-    arguments = {"steps": 1, "seed": 0, "cache_dir": tmp_path}
-    keys = [
-        warm_start(config(small_federation), datalist=each, held_out=held_out, **arguments)[1]
-        for held_out in (0.0, 0.25)
-        for each in (small_list, grouped)
-    ]
-    assert keys[0] == keys[1] != keys[2] != keys[3]
+def test_a_share_that_is_held_out_and_the_groups_that_decide_it_make_another_warm_start(warmed, small_list):
+    public = [replace(item, group=str(place // 2)) for place, item in enumerate(small_list.public)]
+    grouped = replace(small_list, public=public)
+    whole, part = warmed(steps=1)[1], warmed(steps=1, held_out=0.25)[1]
+    untrained = warmed(steps=0)[1]
+    others = [whole, part, untrained, warmed(steps=1, held_out=0.25, datalist=grouped)[1]]
+    assert len(set(others)) == 4
+    assert warmed(steps=1, datalist=grouped)[1] == whole, "all images are trained on"
+    assert warmed(steps=0, held_out=0.25, datalist=grouped)[1] == untrained, "without steps nothing is held out"
 
 
 def test_an_own_file_of_an_encoder_counts_by_its_content(small_federation, tmp_path):
@@ -99,15 +86,11 @@ def test_an_own_file_of_an_encoder_counts_by_its_content(small_federation, tmp_p
     assert stage._own_encoder(config(small_federation, **lite)) == {}, "named weights are checked by their hash"
 
 
-def test_public_images_of_one_group_take_all_steps(small_list, small_federation, tmp_path, caplog):
-    whole, _ = warm_start(config(small_federation), datalist=small_list, steps=2, seed=0, cache_dir=tmp_path / "a")
-    for item in small_list.public:
-        object.__setattr__(item, "group", "one")
+def test_public_images_of_one_group_take_all_steps(warmed, small_list, caplog):
+    whole, _ = warmed("whole", steps=2)
+    one = replace(small_list, public=[replace(item, group="one") for item in small_list.public])
     caplog.set_level("INFO")
-    weights, _ = warm_start(
-        config(small_federation), datalist=small_list, steps=2, seed=0, cache_dir=tmp_path / "b", held_out=0.25
-    )
-    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+    assert same(warmed("one", steps=2, held_out=0.25, datalist=one)[0], whole)
     assert "one group; none is held out" in caplog.text
 
 
@@ -138,12 +121,12 @@ FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_step
 
 @pytest.mark.parametrize(
     ("variant", "own", "given"),
-    [
-        ("dp_only", {}, True),
-        ("no_sam", {}, True),
-        ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1}, True),
-        ("no_sam", {"encoder_weights": "pretrained"}, False),
-    ],
+    pick(
+        [
+            ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1}, True),
+            ("no_sam", {"encoder_weights": "pretrained"}, False),
+        ]
+    ),
 )
 def test_rows_without_sam_start_from_the_adapted_trunk_too_and_with_pretrained_from_sams_own(
     variant, own, given, adapter, small_federation, tmp_path
@@ -172,20 +155,14 @@ def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(sma
     knobs = {"variant": "hssf", "train": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
     with pytest.raises(Refused) as refused:
         job(small_federation, tmp_path / "run", **knobs).run()
-    assert [problem.where for problem in refused.value.problems] != []
-    told = str(refused.value)
-    assert "samfed weights mobile_sam" in told
-    assert "samfed weights efficientnet_lite0" in told
+    for name in ("mobile_sam", "efficientnet_lite0"):
+        assert f"samfed weights {name}" in str(refused.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_another_network_are_refused_before_any_work(small_federation, tmp_path):
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    client = {
-        **CLIENT,
-        "network_name": "deeplabv3plus_resnet18",
-        "encoder_weights": str(tmp_path / "other.safetensors"),
-    }
+    own = {"network_name": "deeplabv3plus_resnet18", "encoder_weights": str(tmp_path / "other.safetensors")}
     with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected"):
-        job(small_federation, tmp_path / "run", train=client).run()
+        job(small_federation, tmp_path / "run", train={**CLIENT, **own}).run()
     assert not (tmp_path / "run").exists()

@@ -1,23 +1,32 @@
-"""The whole job over a transport that serialises: the server has the public images, each site its own list."""
+"""Whole jobs: over a transport that serialises and in one process, of one network and of unlike ones side by side.
+
+Over the transport the server has the public images, and each site its own list.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from samfed_monai import __version__
+from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import sha256_bytes, sha256_file
+from samfed_monai.core.io import read_json, safe_load, sha256_file
+from samfed_monai.core.own_process import device_name
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Plan, Site, run
-from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.results import validate_results
-from tests.federation.test_job import job
+from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.wired import Homes
+from tests.methods import pick, present
 
 SITES = ("site-1", "site-2", "site-3")
 
@@ -59,124 +68,169 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert 3 * 64 < before[0] - before[1] < 3 * 96, "a server without the list cannot ask for the hash of a part"
 
 
-def refusal(federation: Path, tmp_path: Path, change: Any, **knobs: Any) -> str:
-    homes = Homes(federation, tmp_path / "homes")
+def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(three_sites, tmp_path, monkeypatch):
+    homes, images = Homes(three_sites, tmp_path / "homes"), tmp_path / "images"
 
     def changed(plan: Plan):
         transport = homes(plan)
-        change(homes, plan)
-        return transport
-
-    with pytest.raises(Refused) as caught:
-        at_server(federation, homes, tmp_path / "run", **knobs).run(changed)
-    assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "before anything was trained"
-    assert not (tmp_path / "run" / "rounds").exists()
-    return str(caught.value)
-
-
-def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(three_sites, tmp_path, monkeypatch):
-    def change(homes: Homes, plan: Plan) -> None:
         listed = DataList.load(homes.lists["site-2"])
         listed.public.reverse()
         listed.save(homes.lists["site-2"])
         homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
+        shutil.copytree(three_sites, images)
+        (images / DataList.load(homes.lists["site-1"]).sites["site-1"].test[0].image).write_bytes(b"")
+        there = dataclasses.replace(homes.nodes["site-1"].places, data_root=images)
+        homes.nodes["site-1"] = Site("site-1", plan, there)
+        return transport
 
     fingerprints = run.own_fingerprints
     monkeypatch.setattr(run, "own_fingerprints", lambda *given: fingerprints(*given) | {"version": "9.9"})
-    text = refusal(three_sites, tmp_path, change)
+    with pytest.raises(Refused) as caught:
+        at_server(three_sites, homes, tmp_path / "run").run(changed)
+    text = str(caught.value)
     assert "site-2: expected a site that can take part, found plan and bundle: expected the server's" in text
     assert (
         f"samfed-monai: expected the server's 9.9, found {__version__}; install the same version at both ends" in text
     )
     assert "public part of the data list: expected the server's" in text
+    assert "images: expected images and masks as they were listed, found 2 problems; this site's log names" in text
+    assert not [name for name in (".png", ".jpg", str(tmp_path)) if name in text], "no name or path of a site travels"
     assert "site-3" in text, "every site's differences"
-
-
-def test_a_site_whose_sam_is_not_the_adapters_is_refused_with_both_hashes(three_sites, tmp_path, given, monkeypatch):
-    (tmp_path / "other.pt").write_bytes(b"another sam")
-
-    def checkpoint(stage: TeacherStage) -> Path:
-        return tmp_path / ("other.pt" if "site-2" in stage.cache_dir.parts else "sam.pt")
-
-    monkeypatch.setattr(TeacherStage, "checkpoint", checkpoint)
-    homes = Homes(three_sites, tmp_path / "homes")
-    with pytest.raises(Refused, match=r"site-2: .*SAM checkpoint: expected the server's SAM") as caught:
-        at_server(three_sites, homes, tmp_path / "run", **given.options).run(homes)
-    told = str(caught.value)
-    assert f"{sha256_bytes(b'sam')}, found SHA-256 {sha256_bytes(b'another sam')}" in told
-    assert "give this site the server's checkpoint of vit_t" in told
-    assert str(tmp_path) not in told, "no path of a site travels"
+    assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "before anything was trained"
     assert not (tmp_path / "run" / "rounds").exists()
 
 
-def test_a_server_that_knows_the_whole_list_sees_that_a_sites_part_differs(three_sites, tmp_path):
-    homes = Homes(three_sites, tmp_path / "homes")
-
-    def changed(plan: Plan):
-        transport, listed = homes(plan), DataList.load(homes.lists["site-1"])
-        del listed.sites["site-1"].unlabelled[0]
-        listed.save(homes.lists["site-1"])
-        homes.nodes["site-1"] = homes.node("site-1", plan)
-        return transport
-
-    with pytest.raises(Refused, match=r"site-1: .*this site's part of the data list: expected the server's .*split"):
-        job(three_sites, tmp_path / "run").run(changed)
-
-
-def test_an_image_that_changed_at_a_site_is_refused_without_its_name(three_sites, tmp_path):
-    images = tmp_path / "images"
-
-    def change(homes: Homes, plan: Plan) -> None:
-        shutil.copytree(three_sites, images)
-        item = DataList.load(homes.lists["site-1"]).sites["site-1"].test[0]
-        (images / item.image).write_bytes(b"")
-        there = dataclasses.replace(homes.nodes["site-1"].places, data_root=images)
-        homes.nodes["site-1"] = Site("site-1", plan, there)
-
-    text = refusal(three_sites, tmp_path, change)
-    assert "site-1: expected a site that can take part, found images: expected images and masks as they were" in text
-    assert "found 2 problems; this site's log names each of them" in text
-    assert ".png" not in text
-    assert ".jpg" not in text
-
-
-def test_a_client_that_is_missing_and_one_that_nobody_named_are_refused(three_sites, tmp_path):
-    homes = Homes(three_sites, tmp_path / "homes")
-
-    def renamed(plan: Plan):
-        transport = homes(plan)
-        transport._sites = ("site-1", "site-3", "site-9")
-        return transport
-
+def test_a_client_that_is_missing_and_one_that_was_not_named_are_refused():
+    participants = SimpleNamespace(sites=("site-1", "site-2"), unseen=("site-3",))
     with pytest.raises(Refused) as caught:
-        at_server(three_sites, homes, tmp_path / "run").run(renamed)
-    assert "site site-2: expected a client that the transport can reach, found none of that name" in str(caught.value)
-    assert "site site-9: expected a site of the plan, found a client that the plan does not name" in str(caught.value)
+        run.require_sites(SimpleNamespace(sites=("site-1", "site-3", "site-9")), participants)
+    assert [str(problem).partition("; ")[0] for problem in caught.value.problems] == [
+        "site site-2: expected a client that the transport can reach, found none of that name",
+        "site site-9: expected a site of the plan, found a client that the plan does not name",
+    ]
+    run.require_sites(SimpleNamespace(sites=("site-1", "site-2", "site-3")), participants)
 
 
 def test_a_run_goes_on_while_a_site_is_away_and_ends_as_the_quorum_allows(three_sites, tmp_path):
-    named = {"sites": {"site-1": {}, "site-2": {}}, "allow_single_site": True, "quorum": 1}
+    options = {"allow_single_site": True, "quorum": 1, "rounds": 1, "warm_start_steps": 0}
     homes = Homes(three_sites, tmp_path / "homes")
-    at_server(three_sites, homes, tmp_path / "run", **named).run(homes)
+    at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
     (tmp_path / "run" / "results.json").unlink()
-
-    def away(plan: Plan):
-        transport = homes(plan)
-        homes.away.add("site-2")
-        return transport
-
-    results = at_server(three_sites, homes, tmp_path / "run", **named).run(away)
-    assert results["models"]["last"]["round"] == 1
+    homes.away.add("site-2")
+    results = at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
+    assert results["models"]["last"]["round"] == 0
 
 
-def test_nobody_is_named_without_a_list_of_sites(three_sites, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"sites": {}, "unseen": []}, r"federate\.json -> sites: expected the name of every site that trains"),
+        (
+            {"sites": {"site-1": {"data_root": "/elsewhere"}, "site-2": {}}},
+            r"sites#site-1#data_root: expected nothing: .*; set it at the site",
+        ),
+    ],
+    ids=["sites without names", "a path at a site"],
+)
+def test_a_server_names_every_site_and_none_of_its_paths(three_sites, tmp_path, options, refusal):
     homes = Homes(three_sites, tmp_path / "homes")
-    with pytest.raises(Refused, match=r"federate\.json -> sites: expected the name of every site that trains"):
-        at_server(three_sites, homes, tmp_path / "run", sites={}, unseen=[]).run(homes)
+    with pytest.raises(Refused, match=refusal):
+        at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
 
 
-def test_where_a_site_keeps_things_is_not_the_servers_to_say(three_sites, tmp_path):
+#: What a site keeps that no message has: its network, weights of others, or a part of the network.
+KEPT = {"hssf": "network.", "apple": "sharing.shares", "fedbn": ".adn.N."}
+WIRED = present("no_sam", *KEPT)
+
+
+def of_variant(variant: str) -> dict[str, Any]:
+    client = {**CLIENT, "local_steps": 1, **(UNLIKE if variant == "hssf" else {})}
+    return {"variant": variant, "train": client, "rounds": 2, "privacy": {"least_images": 1}}
+
+
+@pytest.mark.parametrize("variant", [*WIRED[:1], *(pytest.param(v, marks=pytest.mark.slow) for v in WIRED[1:])])
+def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
+    together = job(three_sites, tmp_path / "together", **of_variant(variant)).run()
     homes = Homes(three_sites, tmp_path / "homes")
-    sites = {"site-1": {"data_root": "/elsewhere"}, "site-2": {}}
-    with pytest.raises(Refused, match=r"sites#site-1#data_root: expected nothing: .*; set it at the site"):
-        at_server(three_sites, homes, tmp_path / "run", sites=sites).run(homes)
+    apart = at_server(three_sites, homes, tmp_path / "apart", **of_variant(variant)).run(homes)
+    assert validate_results(apart) == []
+    for part in ("sites", "average", "unseen", "networks", "exchange", "skipped"):
+        assert apart[part] == together[part], part
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
+    assert together["models"]["last"]["unseen"]["site-3"]["test"]["n"] == 2
+    assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
+    assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
+    assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
+    asked = homes.asked
+    assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
+    if variant == "apple":
+        record = read_json(tmp_path / "together/rounds/001/round.json")
+        assert {"share_0", "share_1"} <= record["sites"]["site-1"]["terms"].keys()
+    if variant in KEPT:
+        assert_kept(tmp_path, KEPT[variant])
+    if variant == "fedbn":
+        own = [safe_load(state_of(tmp_path, site)) for site in ("site-1", "site-2")]
+        names = [name for name in own[0] if KEPT[variant] in name]
+        assert any(not torch.equal(own[0][name], own[1][name]) for name in names)
+
+
+def state_of(folder: Path, site: str) -> Path:
+    """What a site on the wire kept of the second round."""
+    return folder / "homes" / site / "states" / "001.safetensors"
+
+
+def assert_kept(folder: Path, part: str) -> None:
+    """Both ways a site keeps the same tensors; some belong to ``part``, and nothing that is shared does."""
+    for site in ("site-1", "site-2"):
+        state = safe_load(state_of(folder, site))
+        wanted = safe_load(folder / f"together/rounds/001/clients/{site}.safetensors")
+        assert state.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
+        assert any(part in name for name in state), sorted(state)
+    assert not [name for name in safe_load(folder / "apart/rounds/001/global.safetensors") if part in name]
+
+
+ONE_ROUND = {"rounds": 1, "warm_start_steps": 0}
+NETWORKS = {"site-1": "deeplabv3plus_resnet18", "site-2": "deeplabv3plus_efficientnet_lite0"}
+
+
+@pytest.mark.slow
+def test_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_servers(three_sites, tmp_path):
+    sites = {site: {"network": name} for site, name in NETWORKS.items()}
+    train = {"image_size": 32, "batch_size": 2, "local_steps": 1, "public_steps": 1, "amp": False}
+    train |= {"server_network": "basic_unet", "encoder_weights": None}  # no weights of others are needed
+    results = job(three_sites, tmp_path, sites=sites, **ONE_ROUND, variant="hssf", train=train).run()
+    assert validate_results(results) == []
+    assert (results["networks"], results["exchange"], results["skipped"]) == (NETWORKS, "predictions", [])
+    assert set(results["sites"]) == set(NETWORKS)
+    assert results["models"]["last"]["unseen"]["site-3"]["test"]["n"] == results["unseen"]["site-3"]["test"]["n"] == 2
+    rows = list(csv.DictReader((tmp_path / "federation.csv").open()))
+    assert {row["site"]: row["status"] for row in rows} == dict.fromkeys(NETWORKS, "ok")
+    assert all(float(row["term_public_supervised"]) > 0 for row in rows)
+    assert all(int(row["up_bytes"]) < 20_000 for row in rows), "no weights leave a site"
+    assert (tmp_path / "evaluation" / "best" / "site-3" / "test" / "scores.csv").is_file()
+    data = ["--datalist", str(three_sites / "list.json"), "--data-root", str(three_sites), "--site", "site-3"]
+    command = ["evaluate", str(find_bundle("samfed_skin")), "--model", str(tmp_path), *data]
+    assert main([*command, "--output-dir", str(tmp_path / "again")]) == 0
+    again = read_json(tmp_path / "again" / "metrics.json")["sites"]["site-3"]
+    assert again["dice"] == results["unseen"]["site-3"]["test"]["dice"], "it is the server's network that is scored"
+
+
+@pytest.mark.parametrize(
+    ("variant", "client", "exchange", "model"),
+    pick([("local_only", {}, "none", False), ("hssf", {"exchange": "weights"}, "weights", True)]),
+)
+def test_with_and_without_a_model_at_the_server(three_sites, tmp_path, variant, client, exchange, model):
+    train = {**CLIENT, **UNLIKE, "local_steps": 1, **client}
+    results = job(three_sites, tmp_path / "run", **ONE_ROUND, variant=variant, train=train).run()
+    assert validate_results(results) == []
+    assert (results["exchange"], results["skipped"]) == (exchange, [])
+    assert results["networks"] == {"site-1": "basic_unet", "site-2": "flexible_unet_resnet18"}
+    assert bool(safe_load(tmp_path / "run/rounds/000/global.safetensors")) == model
+    assert bool(results["models"]["last"].get("unseen", {}).get("site-3")) == model, "the server has a model or not"
+    for site, tensor in {
+        "site-1": "network.conv_0.conv_0.conv.weight",
+        "site-2": "network.conv_0.conv_0.adn.N.running_mean",
+    }.items():
+        assert tensor in safe_load(tmp_path / f"run/rounds/000/clients/{site}.safetensors")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Events
 from monai.fl.utils.constants import ExtraItems
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, SamFedAlgo
+from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard
+from samfed_monai.protocol.transport import Transport
 
 torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"
@@ -118,6 +121,16 @@ def weights(value: float = 1.0) -> dict[str, Tensor]:
     return {"w": torch.full((2, 3), value), "b": torch.full((2,), value), "count": torch.tensor(0)}
 
 
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states have the same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state that does not change with its network."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
 def toy_algo(site: str = "site-1", *, initialize: bool = True, **options: Any) -> SamFedAlgo:
     """A client on the toy bundle."""
     bundle = {"site": site, **options.pop("bundle", {})}
@@ -135,21 +148,60 @@ def toy_weights(seed: int = 0) -> dict[str, Tensor]:
         return dict(ToyNet().state_dict())
 
 
-def controller(folder: RunFolder, clients: dict[str, Any], *, start: dict[str, Tensor] | None = None, **options: Any):
-    """A controller over clients of this process."""
-    rounds = options.pop("rounds", 2)
-    start, guard = start if start is not None else weights(), options.pop("guard", None)
+def controller(
+    folder: RunFolder,
+    clients: Mapping[str, Any],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    guard: UpdateGuard | None = None,
+    strategy: Strategy | None = None,
+    server: Server | None = None,
+    transport: Transport | None = None,
+    rounds: int = 2,
+    **options: Any,
+) -> RoundController:
+    """A controller over clients of this process, or over a ``transport`` to sites of these names."""
     sites = [site for site in sorted(clients) if site not in options.get("unseen", ())]
-    strategy = options.pop("strategy", None) or FedAvg()
-    strategy.attach(Server(sites, rounds, weights=start, guard=guard))
-    transport = LocalTransport(clients, progress=QUIET)
+    server = server or Server(sites, rounds, weights=weights() if start is None else start, guard=guard)
+    transport = transport or LocalTransport(clients, progress=QUIET)
+    strategy = (strategy or FedAvg()).attach(server)
     return RoundController(
         transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
     )
 
 
+def run_clients(path: Path, clients: Mapping[str, Any], **options: Any) -> RunResult:
+    """A whole federation of such clients; ``options`` are those of :func:`controller`."""
+    with RunFolder(path).open({}) as folder:
+        return controller(folder, clients, **options).run()
+
+
+def die(answer: ExchangeObject) -> None:
+    """What a :class:`RogueClient` does whose site fails."""
+    raise RuntimeError("out of luck at /home/site/Jane Doe.png")
+
+
 def run_toy(path: Path, *, rounds: int, sites: Sequence[str] = ("site-1", "site-2"), **options: Any):
     """A whole federation on the toy bundle, as a user's job would run it."""
     clients = {site: toy_algo(site, output_dir=path / "evaluation") for site in sites}
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        return controller(folder, clients, start=toy_weights(), rounds=rounds, **options).run()
+    return run_clients(path, clients, start=toy_weights(), rounds=rounds, **options)
+
+
+@contextmanager
+def ended_after(round: int) -> Iterator[None]:
+    """Ends the run in the block once it has stored this round."""
+    write_round = RunFolder.write_round
+
+    class Enough(Exception):
+        pass
+
+    def write_and_end(self: RunFolder, *arguments: Any, **options: Any) -> dict[str, Any]:
+        stored = write_round(self, *arguments, **options)
+        if stored["round"] == round:
+            raise Enough
+        return stored
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_round", write_and_end)
+        with pytest.raises(Enough):
+            yield

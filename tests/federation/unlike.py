@@ -15,11 +15,11 @@ from monai.fl.utils.constants import ExtraItems
 from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor
 
-from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo
+from samfed_monai.federation import RunResult, SamFedAlgo
 from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskSharing
 from samfed_monai.protocol import Server, Strategy
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
-from tests.federation.toys import BUNDLE, QUIET, ToyImages, ToyNet
+from tests.federation.toys import BUNDLE, ToyImages, ToyNet, copied, run_clients
 
 FILES = ["configs/train.json", "configs/unlike.json"]
 #: Width of each site's network; the server's is 5.
@@ -32,8 +32,8 @@ class ToyPublic(CacheDataset):
     """Six labelled public images of 16 x 16 pixels, as ``SplitDataset`` gives them.
 
     Args:
-        name: other names are other images, with three exceptions: ``public, turned`` is the same in another order,
-            ``public, relabelled`` has a pixel more in one label, ``public, repainted`` another file for one image.
+        name: other names are other images, with two exceptions: ``public, turned`` is the same in another order,
+            ``public, repainted`` has another file for one image.
         targets: where targets are taken from; ``None`` reads none.
         augment: random geometry and noise after the targets.
     """
@@ -44,8 +44,6 @@ class ToyPublic(CacheDataset):
             items = items[::-1]
         for index, item in enumerate(items):
             item |= {"index": index, "image_sha256": hashlib.sha256(item["image"].tobytes()).hexdigest()}
-        if name.endswith("relabelled"):
-            items[3]["label"][0, 15, 15] = 1
         if name.endswith("repainted"):
             items[3]["image_sha256"] = 64 * "0"
         views: list[Any] = [LoadTargetd(targets)] if targets is not None else []
@@ -135,18 +133,13 @@ def run_unlike(
     sites = dict(clients or {s: unlike_algo(s, output_dir=path / "evaluation", **overrides) for s in list(WIDTHS)[:2]})
     if change is not None:
         change(sites)
-    options = dict(options or {})
-    trained = [site for site in sites if site not in options.get("unseen", ())]
+    trained = [site for site in sites if site not in (options or {}).get("unseen", ())]
     strategy = strategy or CondensationFusion(exchange=overrides.get("exchange", "predictions"), floor=0.0)
-    strategy.attach(unlike_server(trained, rounds, **{**overrides, **(server or {})}))
-    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
-        transport = LocalTransport(sites, progress=QUIET)
-        controller = RoundController(
-            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
-        )
-        return controller.run(), sites, strategy
+    own = unlike_server(trained, rounds, **{**overrides, **(server or {})})
+    result = run_clients(path, sites, rounds=rounds, strategy=strategy, server=own, **(options or {}))
+    return result, sites, strategy
 
 
 def own_weights(client: SamFedAlgo) -> dict[str, Tensor]:
     """A copy of the weights of a client's own network."""
-    return {name: tensor.clone() for name, tensor in client.trainer.network.state_dict().items()}
+    return copied(client.trainer.network.state_dict())

@@ -1,18 +1,45 @@
-"""How far a mask is to be trusted, by its own probabilities."""
+"""How far a mask is to be trusted, what that was worth on labelled images, and the file that holds it."""
 
 from __future__ import annotations
 
+import argparse
+import csv
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from samfed_monai.cli.infer import dice
+from samfed_monai.cli.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, sha256_file, write_json
+from samfed_monai.data import render_synthetic
 from samfed_monai.handlers import mask_writer
 from samfed_monai.handlers.mask_writer import predicted, predictions
-from samfed_monai.inference.assessment import COLUMNS, Assessment, assess, flags_of
+from samfed_monai.inference.assessment import (
+    COLUMNS,
+    Assessment,
+    assess,
+    calibrated_on,
+    flags_of,
+    kept,
+    scored_pairs,
+    sentences,
+)
 from samfed_monai.inference.forms import COLUMNS as TABLE
 from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
+from samfed_monai.metrics.quality_file import (
+    digests_of,
+    quality_of,
+    quality_path,
+    read_quality,
+    recognised,
+    write_quality,
+)
+from tests.inference.models import small_model
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)
 CALIBRATION = Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)
@@ -27,14 +54,15 @@ def assessed(quality: Quality, threshold: float = 0.5, *, chances: np.ndarray = 
     return assess(found, torch.full((3, 1, 4), 0.5), quality, threshold=threshold, doubtful_below=0.65, **options)
 
 
-def test_expected_dice_is_calibrated_where_that_is_known() -> None:
+def test_expected_dice_is_calibrated_where_that_is_known_for_the_threshold() -> None:
     estimate = level_dice(CHANCES, CHANCES >= 0.5)
     assert assessed(Quality()) == Assessment(pytest.approx(estimate), None, ("touches the border",), 0.65)
     calibrated = assessed(Quality(CALIBRATION))
-    assert calibrated.expected_dice == pytest.approx(0.8 * estimate)
-    assert calibrated.lower_bound == pytest.approx(0.8 * estimate), "by the margin it is above the expected Dice"
-    assert calibrated.doubtful_below == 0.65
+    known = pytest.approx(0.8 * estimate)  # the bound, too: by the margin it is above the expected Dice
+    assert (calibrated.expected_dice, calibrated.lower_bound, calibrated.doubtful_below) == (known, known, 0.65)
     assert (calibrated.doubtful, assessed(Quality()).doubtful) == (0.8 * estimate < 0.65, estimate < 0.65)
+    other = assessed(Quality(CALIBRATION), threshold=0.7)  # for which it is not
+    assert (other.expected_dice, other.lower_bound) == (pytest.approx(level_dice(CHANCES, CHANCES >= 0.7)), None)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +78,6 @@ def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice_or_frame(quality, part
     found = assessed(quality, chances=np.zeros((1, 4), np.float32), parts=parts)
     assert (found.expected_dice, found.lower_bound) == (expected, pytest.approx(bound))
     assert (found.doubtful, found.flags) == (not parts, ("empty",))
-
-
-def test_a_calibration_is_not_used_for_another_threshold() -> None:
-    found = assessed(Quality(CALIBRATION), threshold=0.7)
-    assert (found.expected_dice, found.lower_bound) == (pytest.approx(level_dice(CHANCES, CHANCES >= 0.7)), None)
 
 
 def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
@@ -80,16 +103,11 @@ def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> Non
 
 
 def test_an_image_of_other_colours_is_flagged() -> None:
-    grey = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3))
+    grey, spot = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3)), np.zeros((4, 5))
+    spot[1, 2] = 1
     for value, flags in ((0.5, []), (0.7, ["unlike the training images"])):
         image = np.full((3, 4, 5), value, np.float32)
-        assert flags_of(_spot(), image, grey) == flags
-
-
-def _spot() -> np.ndarray:
-    mask = np.zeros((4, 5))
-    mask[1, 2] = 1
-    return mask
+        assert flags_of(spot, image, grey) == flags
 
 
 @pytest.mark.parametrize(
@@ -116,9 +134,9 @@ def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[s
 )
 @pytest.mark.parametrize("enlarged", [1, 3])
 def test_the_border_is_that_of_the_content_without_a_black_frame(columns: slice, touches: bool, enlarged: int) -> None:
-    """A frame of six columns to the left, as an endoscope's, and a hair of two rows."""
-    image = np.full((3, 20, 20), 0.5, np.float32)
-    image[:, :, :6] = 0.05
+    """A frame of six columns to the left, as an endoscope's, of a dark picture, and a hair of two rows."""
+    image = np.full((3, 20, 20), 0.11, np.float32)
+    image[:, :, :6] = 0.09
     image[:, 10:12] = 0.0
     mask = np.zeros((20 * enlarged, 20 * enlarged), np.uint8)
     mask[8 * enlarged : 12 * enlarged, columns.start * enlarged : columns.stop * enlarged] = 255
@@ -145,11 +163,146 @@ def test_a_speck_is_no_piece_of_its_own() -> None:
 
 
 def test_a_row_of_the_table() -> None:
-    assert Assessment(0.69999, 0.41234, ("empty", "several pieces")).row() == {
-        "expected_dice": 0.7,
-        "lower_bound": 0.4123,
-        "doubtful": "yes",
-        "flags": "empty; several pieces",
-    }
+    full = {"expected_dice": 0.7, "lower_bound": 0.4123, "doubtful": "yes", "flags": "empty; several pieces"}
+    assert Assessment(0.69999, 0.41234, ("empty", "several pieces")).row() == full
     assert Assessment(0.7).row() == {"expected_dice": 0.7, "doubtful": "", "flags": ""}
     assert set(COLUMNS) < set(TABLE)
+
+
+HALF = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40)
+PAIRS = [(0.1 * n, 0.05 * n) for n in range(1, 11)]
+
+
+def test_without_a_calibration_estimates_are_taken_as_they_are():
+    found = kept(PAIRS, None)
+    assert found == pytest.approx(
+        {"images": 10, "calibrated": False, "calibrating": 0, "expected_dice": 0.55, "dice": 0.275, "error": 0.275}
+        | {"above_bound": None, "spearman": 1, "worst_in_doubtful": 1, "dice_of_others": 0.325}
+    )
+    assert sentences(found)[0] == "expected (not calibrated) Dice 0.550, true 0.275, 0.275 apart on average"
+
+
+def test_with_one_the_share_above_the_bound_is_counted():
+    found = kept([(estimate, true - 0.02) for estimate, true in PAIRS], HALF)
+    # bounds: 1.2 e - 0.21, at most e / 2 - 0.02 where e <= 0.27; from 0.3 on the bound is e / 2
+    expected = {"calibrated": True, "expected_dice": 0.275, "error": 0.02, "above_bound": 0.2}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert "20% of the masks have at least their lower bound (90 % are to)" in sentences(found)
+
+
+@pytest.mark.parametrize(
+    ("calibrating", "said"), [(10, ["these 10 images calibrated"]), (4, ["4 of these 10 images calibrated"]), (0, [])]
+)
+def test_of_images_that_calibrated_the_model_it_is_said(calibrating, said):
+    last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "calibrated this model" in each]
+    assert [each.partition(" this model")[0] for each in last] == said
+
+
+def test_images_are_recognised_by_site_or_together_and_few_never_alone():
+    listed = {"a": [f"{n:064x}" for n in range(5)], "b": [f"{n:064x}" for n in range(5, 9)]}
+    digests = digests_of(listed)
+    assert len(digests) == 2, "of all together and of site a; of the four of site b alone there is none"
+    backwards = {name: hashes[::-1] for name, hashes in listed.items()}
+    assert recognised(backwards, digests) == ["a", "b"]
+    assert recognised({"renamed": listed["a"], "c": ["f" * 64] * 9}, digests) == ["renamed"]
+    assert recognised({"b": listed["b"]}, digests) == []
+    assert recognised({"a": [*listed["a"][:4], "f" * 64]}, digests) == []
+    assert recognised(listed, ()) == []
+
+
+def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
+    for site in "ab":
+        (tmp_path / site / "test").mkdir(parents=True)
+    (tmp_path / "b" / "test" / "scores.csv").write_text("id,dice,empty,estimate\ny,0.25,,1.0\n")
+    rows = "x,0,prediction,0.99\ny,1,both,0.98\nz,0.8,,0.9\nw,0,label,0.7\n"
+    (tmp_path / "a" / "test" / "scores.csv").write_text(f"id,dice,empty,estimate\n{rows}")
+    pairs = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {}, "b": {}}})
+    assert pairs == {"a": [(0, 0), (0, 1), (0.9, 0.8), (0.7, 0)], "b": [(1, 0.25)]}
+    assert HALF(0.0) == (0, 0)
+    of_volumes = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {"volumes": {}}}})
+    assert of_volumes["a"][:2] == [(0.99, 0), (0.98, 1)]
+
+
+def test_the_worst_that_are_not_among_the_doubtful_are_missed():
+    dice = [0.0, *[0.5] * 9]
+    assert kept([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
+    assert kept([(0.5, 0.5)] * 10, None)["spearman"] is None
+    assert kept(PAIRS[:4], None)["spearman"] is None
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(Refused, match="--calibrate: expected at least 20 validation images with masks, found 19 im"):
+        calibrated_on([(0.5, 0.5)] * 19, "validation")
+    assert calibrated_on([(0.5, 0.4)] * 20, "test")(0.5)[0] == pytest.approx(0.4)
+
+
+class TestFile:
+    def test_is_beside_the_weights_names_them_and_is_refused_beside_others(self, tmp_path):
+        model = tmp_path / "model.pt"
+        model.write_bytes(b"weights")
+        assert read_quality(model) == Quality()
+        path = write_quality(Quality(HALF), model)
+        assert path == quality_path(model) == tmp_path / "model.quality.json"
+        assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
+        assert read_quality(model) == Quality(HALF)
+        model.write_bytes(b"others")
+        expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
+        with pytest.raises(Refused, match=expected):
+            read_quality(model)
+
+    def test_of_a_run_is_in_its_folder(self, tmp_path):
+        write_quality(Quality(HALF), tmp_path)
+        assert (tmp_path / "quality.json").is_file()
+        assert read_quality(tmp_path) == Quality(HALF)
+
+    @pytest.mark.parametrize("content", ["{", "[]", {"schema": 1, "calibration": {"images": 40}}])
+    def test_with_other_content_is_refused(self, content):
+        with pytest.raises(Refused, match=r"x.quality.json.*: expected .*; delete it, or make it anew"):
+            quality_of(content, "x.quality.json")
+
+
+def test_a_dice_may_be_a_percentage():
+    for word, number in (("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("100%", 1)):
+        assert dice(word) == pytest.approx(number)
+    for word in ("7O%", "", "%"):
+        expected = f"expected a Dice from 0 to 1, or a percentage such as 70%, found {word!r}"
+        with pytest.raises(argparse.ArgumentTypeError, match=expected):
+            dice(word)
+
+
+def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):
+    """Twenty images; a calibration of other weights does not keep it from being made anew."""
+    monkeypatch.chdir(tmp_path)
+    small_model(Path("model.safetensors"))
+    listed = render_synthetic("images", sites=2, images_per_site=1, public=2, validation=10, test=1, size=(64, 64))
+    listed.save("list.json")
+    model = ["--model", "model.safetensors"]
+    words = [*model, "--datalist", "list.json", "--data-root", "images", "--output-dir", "scores"]
+    write_json("model.quality.json", {"schema": 1, "model_sha256": "0" * 64})
+    assert main(["evaluate", "samfed_skin", *words]) == 2
+    assert "model_sha256: expected the SHA-256 of model.safetensors" in capsys.readouterr().err
+    assert main(["evaluate", "samfed_skin", *words, "--split", "test", "--calibrate"]) == 2
+    assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
+    assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
+    said = capsys.readouterr().out
+    assert "these 20 images calibrated this model" in said
+    assert "(the one that was there is replaced)" in said
+    made = read_quality(Path("model.safetensors"))
+    assert made.calibration.images == 20
+    assert made.colours is not None
+    images = [item.sha256 for site in listed.sites.values() for item in site.validation]
+    assert not any(each in Path("model.quality.json").read_text() for each in images), "no image can be recognised"
+    assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--site", "site-1"]) == 0
+    assert "these 10 images calibrated this model" in capsys.readouterr().out
+    assert main(["evaluate", "samfed_skin", *words]) == 0
+    assert "calibrated this model" not in capsys.readouterr().out, "test images are others"
+    assert read_json("scores/metrics.json")["quality"]["calibrated"]
+    chosen = [*model, "--areas", "areas.csv", "--only-sure", "--flag-below", "100%", "--page", "looks.html"]
+    assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
+    assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out
+    assert "below 1.0" in " ".join(Path("looks.html").read_text().split()), "the value that was asked for"
+    with open("areas.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(0 <= float(row["lower_bound"]) <= 1 for row in rows)
+    assert not list(Path("masks").glob("*.png"))
+    assert len(list(Path("masks/doubtful").glob("*.png"))) == 12

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from samfed_monai.cli.export import model_of
 from samfed_monai.cli.main import main
 from samfed_monai.config import bundle_of_command
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import save_tensors
+from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.inference import Predictor, export
 from samfed_monai.inference.export import Measured, OnnxNetwork, exported_metadata, table_of
 from samfed_monai.metrics.quality import Calibration, Quality
@@ -101,8 +102,6 @@ def ours(model, images, tmp_path_factory) -> Path:
 
 
 def network_of(model: Path) -> torch.nn.Module:
-    from samfed_monai.core.io import safe_load
-
     network = client_network("basic_unet").eval()
     network.load_state_dict(safe_load(model))
     return network
@@ -148,11 +147,9 @@ def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form
     names: dict = {}
     exec(_documented("def mask_of") + _documented("def torchscript"), names)
     file, extra = model if form == "safetensors" else exported(form)[0], {"usage": "", "quality": ""}
-    if form == "safetensors":
-        network = names["safetensors"](model, "basic_unet")
-    else:
-        program = file / "models" / "model.ts" if form == "bundle" else file
-        network = names["torchscript" if form == "bundle" else form](str(program))
+    program = [file / "models" / "model.ts"] if form == "bundle" else [file]
+    program += ["basic_unet"] if form == "safetensors" else []
+    network = names["torchscript" if form == "bundle" else form](*map(str, program))
     for name in ("a.png", "deep/b.jpg"):
         theirs = names["mask_of"](network, images / name, 32)
         drawn = np.asarray(Image.open((ours / name).with_suffix(".png"))) > 0
@@ -175,23 +172,37 @@ def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form
 
 
 @needs_onnx
-def test_masks_of_an_onnx_file_are_calibrated_as_those_of_its_weights(exported, ours, images, tmp_path, capsys):
+def test_an_onnx_file_draws_the_masks_of_its_network_calibrated_as_those(
+    exported, model, ours, images, tmp_path, capsys
+):
     """Without the property they are estimated and said not to be calibrated; another content is refused."""
     import onnx
 
     file = tmp_path / "net.onnx"
     shutil.copy(exported("onnx")[0], file)
     assert OnnxNetwork(file).quality == HALF
-    promised = [
+    theirs = drawn_by(file, images, tmp_path / "by_onnx")
+    names = sorted(path.relative_to(theirs).as_posix() for path in theirs.rglob("*.png"))
+    assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
+    for name in names:
+        found, wanted = (np.array(Image.open(folder / name), dtype=int) for folder in (theirs, ours))
+        assert np.abs(found - wanted).max() <= (1 if "probability" in name else 0)  # rounding of 8 bits
+    expected = [
         [(row["expected_dice"], row["lower_bound"]) for row in csv.DictReader(folder.with_suffix(".csv").open())]
-        for folder in (ours, drawn_by(file, images, tmp_path / "by_onnx"))
+        for folder in (ours, theirs)
     ]
-    assert promised[0] == promised[1]
+    assert expected[0] == expected[1]
+    made_with, of_weights = (json.loads((folder / "inference.json").read_text()) for folder in (theirs, ours))
+    assert made_with["image_size"] == 32
+    assert made_with["model_sha256"] != of_weights["model_sha256"]
+    for found, wanted in zip(*(Predictor("samfed_skin", each, views=4)(images) for each in (file, model)), strict=True):
+        assert np.array_equal(found.mask, wanted.mask)
+        assert np.abs(found.probability - wanted.probability).max() <= 1e-4
     content = onnx.load(file)
     onnx.helper.set_model_props(content, {"quality": "{}"})
     onnx.save(content, file)
     with pytest.raises(
-        Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network anew"
+        Refused, match=r"net\.onnx -> quality.*: expected .*a model's quality, .* export the network an"
     ):
         OnnxNetwork(file)
     onnx.helper.set_model_props(content, {})
@@ -199,6 +210,24 @@ def test_masks_of_an_onnx_file_are_calibrated_as_those_of_its_weights(exported, 
     capsys.readouterr()
     assert main(["infer", "samfed_skin", str(images), "--model", str(file), "--output-dir", str(tmp_path / "old")]) == 0
     assert "(expected Dice below 0.7, not calibrated)" in capsys.readouterr().out
+
+
+@needs_onnx
+def test_ids_that_an_onnx_file_has_settled_are_refused_before_anything_is_read(exported, images, tmp_path, capsys):
+    words = ["--model", str(exported("onnx")[0]), "--output-dir", str(tmp_path / "masks")]
+    for options, messages in (
+        (["--network_name", "segresnet"], ["network_name: expected an option that this command reads"]),
+        (["--classes", "['a', 'b']"], ["classes: expected an option that this command reads"]),
+        (
+            ["--image_size", "64", "--amp", "auto"],
+            ["--image_size: expected nothing: small.onnx has settled it, found 64", "--amp: expected nothing"],
+        ),
+        (["--device", "meta"], ["--device"]),
+    ):
+        assert main(["infer", "samfed_skin", str(images), *words, *options]) == 2
+        error = capsys.readouterr().err
+        assert [each for each in messages if each not in error] == []
+    assert not (tmp_path / "masks").exists()
 
 
 @needs_onnx
@@ -242,10 +271,7 @@ def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, 
         ("/opt/bin/samfed flare simulate 'my bundle' --rounds 3", "my bundle"),
         ("samfed federate --rounds 3", None),
         ("python -m monai.bundle run", None),
-        (
-            "__main__.py run --config_file '[/b/samfed_skin/configs/train.json,/b/samfed_skin/configs/federate.json]'",
-            "/b/samfed_skin",
-        ),
+        ("__main__.py run --config_file '[/b/skin/configs/train.json,/b/skin/configs/federate.json]'", "/b/skin"),
         (None, None),
     ],
 )
@@ -253,15 +279,11 @@ def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
     assert bundle_of_command(command) == bundle
 
 
-def test_the_name_of_a_bundle_is_its_own_network_unless_a_bundle_is_named_beside_it(tmp_path, monkeypatch):
+def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert model_of("samfed_polyp", None).path.parts[-3:] == ("samfed_polyp", "models", "model.pt")
     assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
-
-
-def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path)
     results = {"models": {"best": {"round": 0}}, "selected": "best"}
     for command, folder in (("samfed_polyp", "samfed_polyp"), ("mine", "samfed_skin"), ("mine", "mine")):
         results["command"] = f"samfed federate {command} --rounds 1"
@@ -300,11 +322,6 @@ def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("organs") / "organs.safetensors", classes=ORGANS)
 
 
-@pytest.fixture(scope="module")
-def our_organs(organs, images, tmp_path_factory) -> Path:
-    return drawn_by(organs, images, tmp_path_factory.mktemp("our_organs"))
-
-
 def test_a_bundle_of_classes_gives_their_values_as_infer_does(without_us, our_organs):
     bundle, masks = without_us["organs"]
     for name in ("a.png", "deep/b.png"):
@@ -323,38 +340,38 @@ def organs_onnx(organs, tmp_path_factory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def our_organs(organs, images, tmp_path_factory) -> Path:
+    return drawn_by(organs, images, tmp_path_factory.mktemp("our_organs"))
+
+
+@pytest.fixture(scope="module")
+def organs_by_onnx(organs_onnx, images, tmp_path_factory) -> Path:
+    return drawn_by(organs_onnx, images, tmp_path_factory.mktemp("organs_by_onnx"))
+
+
 @needs_onnx
-def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(
-    organs_onnx, our_organs, tmp_path, images, capsys
-):
-    theirs = drawn_by(organs_onnx, images, tmp_path / "by_onnx")
-    masks = [np.asarray(Image.open(folder / "a.png")) for folder in (theirs, our_organs)]
+def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs_by_onnx, our_organs):
+    masks = [np.asarray(Image.open(folder / "a.png")) for folder in (organs_by_onnx, our_organs)]
     assert set(np.unique(masks[0])) == {0, 1, 2}
     assert (masks[0] != masks[1]).mean() < 0.001
-    assert theirs.with_suffix(".csv").read_text().splitlines()[1].endswith("kidney")
-    capsys.readouterr()
-    again = ["--model", str(organs_onnx), "--output-dir", str(tmp_path / "x"), "--classes", "['a', 'b']"]
-    assert main(["infer", "samfed_skin", str(images), *again]) == 2
-    assert "classes: expected an option that this command reads" in capsys.readouterr().err
+    assert organs_by_onnx.with_suffix(".csv").read_text().splitlines()[1].endswith("kidney")
 
 
 @needs_onnx
-def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs, organs_onnx, tmp_path, images, capsys):
+def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs_onnx, organs_by_onnx, tmp_path, images, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
-    command = ["infer", "samfed_skin", str(images), "--output-dir"]
-    for runtime in ("openvino", "onnxruntime"):
-        assert main([*command, str(tmp_path / runtime), "--model", str(organs_onnx), "--runtime", runtime]) == 0
-    ours, theirs = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("openvino", "onnxruntime"))
-    assert set(np.unique(ours)) == {0, 1, 2}
-    assert (ours != theirs).mean() < 0.01
+    command = ["infer", "samfed_skin", str(images), "--output-dir", str(tmp_path), "--model", str(organs_onnx)]
+    assert main([*command, "--runtime", "openvino"]) == 0
+    drawn, expected = (np.asarray(Image.open(folder / "a.png")) for folder in (tmp_path, organs_by_onnx))
+    assert set(np.unique(drawn)) == {0, 1, 2}
+    assert (drawn != expected).mean() < 0.01
+    assert json.loads((tmp_path / "inference.json").read_text())["runtime"] == "openvino"
+    assert "runtime" not in json.loads((organs_by_onnx / "inference.json").read_text())
+    Image.fromarray(2 - drawn).save(tmp_path / "a.png")  # on some processors both give the same mask
     capsys.readouterr()
-    assert json.loads((tmp_path / "openvino" / "inference.json").read_text())["runtime"] == "openvino"
-    assert "runtime" not in json.loads((tmp_path / "onnxruntime" / "inference.json").read_text())
-    Image.fromarray(2 - ours).save(tmp_path / "openvino" / "a.png")  # on some processors both give the same mask
-    assert main([*command, str(tmp_path / "openvino"), "--model", str(organs_onnx)]) == 2
+    assert main(command) == 2
     assert "expected none, or the same mask" in capsys.readouterr().err
-    assert main([*command, str(tmp_path / "x"), "--model", str(organs), "--runtime", "openvino"]) == 2
-    assert "--runtime: expected an ONNX file to run" in capsys.readouterr().err
 
 
 def test_classes_are_compared_by_the_largest_logit():
@@ -366,35 +383,31 @@ def test_classes_are_compared_by_the_largest_logit():
     assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
 
 
-def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, tmp_path, monkeypatch):
-    from monai.bundle import ConfigWorkflow
-
-    assert main(["export", str(model), "--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]) == 0
+def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, images, tmp_path, monkeypatch, capsys):
+    words = ["--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]
+    assert main(["export", str(model), *words, "--images", str(images / "a.png")]) == 0
+    assert capsys.readouterr().out.startswith("2 images of"), "a single one is taken twice"
     configs = tmp_path / "mine" / "configs"
     monkeypatch.chdir(tmp_path / "mine")
-    workflow = ConfigWorkflow(
-        str(configs / "inference.json"), str(configs / "metadata.json"), logging_file=False, workflow_type="infer"
-    )
+    files = str(configs / "inference.json"), str(configs / "metadata.json")
+    workflow = ConfigWorkflow(*files, logging_file=False, workflow_type="infer")
     workflow.initialize()
     assert workflow.check_properties() == []
-    assert json.loads((configs / "inference.json").read_text())["threshold"] == 0.7
-    assert json.loads((configs / "inference.json").read_text())["image_size"] == 32
+    content = json.loads((configs / "inference.json").read_text())
+    assert (content["threshold"], content["image_size"]) == (0.7, 32)
 
 
 def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
-    described = {"image": {"spatial_shape": [224, 224]}}, {"pred": {"spatial_shape": [224, 224]}}
-    metadata = {
-        "authors": "us",
-        "eval_metrics": {"mean_dice": 0.893},
-        "required_packages_version": {"timm": "1", "pillow": "13"},
-        "network_data_format": {"inputs": described[0], "outputs": described[1]},
-    }
+    shape = {"spatial_shape": [224, 224]}
+    metadata = {"authors": "us", "eval_metrics": {"mean_dice": 0.893}}
+    metadata |= {"required_packages_version": {"timm": "1", "pillow": "13"}}
+    metadata |= {"network_data_format": {"inputs": {"image": shape}, "outputs": {"pred": shape}}}
     own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
     assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
     assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.893}, "us")
     assert shipped["required_packages_version"] == {"pillow": "13"}
     assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
-    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [224, 224], "left as they were"
+    assert shape == {"spatial_shape": [224, 224]}, "left as they were"
 
 
 @pytest.mark.parametrize(
@@ -404,26 +417,20 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
         (["--to", "pt2", "--int8"], "--int8: expected --to onnx, whose runtime has the quantiser, found --to pt2"),
         (["--to", "pt2", "--site", "site-1"], "--site: expected a run, found a weights file, which is one model"),
         (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
+        (["--to", "onnx"], "found no package no_such_package; pip install 'samfed-monai[export]'"),
+        (["--to", "torchscript", "--output", "there"], "there, which exists; choose another one"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, message, model, tmp_path, capsys):
-    assert main(["export", str(model), "--output", str(tmp_path / "net"), *words]) == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_there_stays(model, tmp_path, capsys):
-    (tmp_path / "net.ts").write_text("something else")
-    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
-    assert "net.ts, which exists; choose another one" in capsys.readouterr().err
-    assert (tmp_path / "net.ts").read_text() == "something else"
-
-
-def test_missing_packages_are_named_with_the_line_that_installs_them(model, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
+    words, message, model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("there").write_text("something else")
     monkeypatch.setattr(export, "PACKAGES", ("torch", "no_such_package"))
-    assert main(["export", str(model), "--to", "onnx", "--output", str(tmp_path / "net.onnx")]) == 2
-    error = capsys.readouterr().err
-    assert "found no package no_such_package; pip install 'samfed-monai[export]'" in error
+    assert main(["export", str(model), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert Path("there").read_text() == "something else"
 
 
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])
@@ -461,42 +468,74 @@ def test_the_table_has_a_row_for_each_form():
     ]
 
 
+def doubling(path: Path, given: list[object], made: list[object], kind: str = "FLOAT") -> Path:
+    """A file whose only channel of logits is twice the first of the images."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    starts, ends, axes = ([number] for number in (0, 1, 1))
+    constants = [
+        helper.make_tensor(name, TensorProto.INT64, [1], values)
+        for name, values in (("starts", starts), ("ends", ends), ("axes", axes))
+    ]
+    nodes = [
+        helper.make_node("Slice", ["image", "starts", "ends", "axes"], ["first"]),
+        helper.make_node("Add", ["first", "first"], ["logits"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+        for name, shape in (("image", given), ("logits", made))
+    ]
+    graph = helper.make_graph(nodes, "doubling", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 @needs_onnx
-class TestInferOfAnOnnxFile:
-    @pytest.fixture(scope="class")
-    def file(self, exported) -> Path:
-        return exported("onnx")[0]
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_logits_are_those_of_the_file_for_any_batch(tmp_path, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed: pip install samfed-monai[export,openvino]")
+    network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]), runtime)
+    assert isinstance(network, torch.nn.Module)
+    assert network.size == (4, 6)
+    for number in (1, 3):
+        images = torch.randint(8, (number, 3, 4, 6)) / 4
+        assert torch.equal(network(images), 2 * images[:, :1])
 
-    @pytest.fixture
-    def infer(self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.chdir(tmp_path)
 
-        def run(model: Path, output: str, *words: str) -> int:
-            return main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", output, *words])
+def test_an_unknown_runtime_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
+        OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
 
-        return run
 
-    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, images, infer):
-        for source, output in ((model, "torch"), (file, "onnx")):
-            assert infer(source, output, "--probabilities", "--views", "4") == 0
-        names = sorted(path.relative_to("torch").as_posix() for path in Path("torch").rglob("*.png"))
-        assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
-        for name in names:
-            found, wanted = (np.array(Image.open(f"{output}/{name}"), dtype=int) for output in ("onnx", "torch"))
-            assert np.abs(found - wanted).max() <= (1 if "probability" in name else 0)  # rounding of 8 bits
-        for each in Predictor("samfed_skin", file, views=4)(images):
-            assert np.array_equal(each.mask, np.array(Image.open(f"onnx/{each.name}.png")))
-        made_with = json.loads(Path("onnx/inference.json").read_text())
-        assert made_with["image_size"] == 32
-        assert made_with["model_sha256"] != json.loads(Path("torch/inference.json").read_text())["model_sha256"]
+@needs_onnx
+@pytest.mark.parametrize(
+    ("given", "made", "kind", "found"),
+    [
+        (["b", 1, 4, 4], ["b", 1, 4, 4], "FLOAT", r"found tensor\(float\) \('b', 1, 4, 4\) -> "),
+        (["b", 3, "h", "w"], ["b", 1, "h", "w"], "FLOAT", r"\('b', 3, 'h', 'w'\)"),
+        (["b", 3, 4], ["b", 1, 4], "FLOAT", r"found tensor\(float\) \('b', 3, 4\)"),
+        (["b", 3, 4, 4], ["b", 1, 4, 4], "DOUBLE", r"found tensor\(double\)"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(tmp_path, given, made, kind, found):
+    path = doubling(tmp_path / "a.onnx", given, made, kind)
+    with pytest.raises(Refused, match=rf"a\.onnx: expected float32 \(B, 3, H, W\) -> \(B, 1, H, W\), .*{found}"):
+        OnnxNetwork(path)
 
-    def test_ids_that_it_has_settled_are_refused_before_anything_is_read(self, file, infer, capsys):
-        assert infer(file, "masks", "--network_name", "segresnet", "--amp", "auto") == 2
-        promised = capsys.readouterr().err
-        assert "network_name: expected an option that this command reads" in promised
-        assert "--amp: expected nothing" in promised
-        assert infer(file, "masks", "--image_size", "64") == 2
-        assert "--image_size: expected nothing: small.onnx has settled it, found 64" in capsys.readouterr().err
-        assert infer(file, "masks", "--device", "meta") == 2
-        assert "--device" in capsys.readouterr().err
-        assert not Path("masks").exists()
+
+@needs_onnx
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "a.onnx").write_text("no network")
+    for name in ("a.onnx", "missing.onnx"):
+        with pytest.raises(Refused, match=rf"{name}: expected an ONNX file, found "):
+            OnnxNetwork(tmp_path / name)
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
+        OnnxNetwork(tmp_path / "a.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", {"onnxruntime": object()}.get)
+    with pytest.raises(Refused, match=r"expected openvino to run it with, .*'samfed-monai\[openvino\]'"):
+        OnnxNetwork(tmp_path / "a.onnx", "openvino")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.cli.main import main
 from samfed_monai.inference import forms
 from samfed_monai.inference.assessment import Assessment
 from samfed_monai.inference.forms import LooksPage, MaskForms
@@ -120,22 +119,6 @@ def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
 def test_an_unknown_form_is_a_mistake(tmp_path):
     with pytest.raises(TypeError, match=r"MaskForms: expected overlays, .*, page, found looks"):
         MaskForms(tmp_path, ["a", "b"], looks="looks.html")
-
-
-def test_infer_writes_it_again_and_replaces_no_other_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("photos").mkdir()
-    Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photos/a.png")
-    words = ["infer", "samfed_skin", "photos", "--output-dir", "masks", "--page", "looks.html"]
-    assert main(words) == 0
-    first = Path("looks.html").read_bytes()
-    assert b'data-name="a"' in first
-    assert main(words) == 0
-    assert Path("looks.html").read_bytes() == first
-    Path("looks.html").write_text("<html>mine</html>")
-    assert main(words) == 2
-    assert "looks.html: expected none, or the same page, found another file" in capsys.readouterr().err
-    assert Path("looks.html").read_text() == "<html>mine</html>"
 
 
 @pytest.mark.parametrize("width", WIDTHS)

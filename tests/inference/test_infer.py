@@ -46,35 +46,86 @@ def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return run
 
 
-def test_what_is_told_of_a_volume_is_where_its_mask_is(infer, given, tmp_path, capsys):
-    assert infer(str(given / "scan.nii.gz")) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
-    assert told == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
+@pytest.fixture(scope="module")
+def in_all_forms(given: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Both, segmented into all forms in a folder, and the command that does it."""
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+    folder = tmp_path_factory.mktemp("forms")
+    forms = {"output-dir": "masks", "overlays": "looks", "geojson": "polygons"}
+    forms |= {"areas": "t/areas.csv", "coco": "t/coco.json", "page": "t/looks.html"}
+    words = [word for form, place in forms.items() for word in (f"--{form}", str(folder / place))]
+    command = ["infer", str(BUNDLE), str(given), "--probabilities", *words, *SMALL]
+    assert main(command) == 0
+    return folder, command
 
 
-def test_a_folder_of_both(infer, given, tmp_path):
-    words = [str(given), "--overlays", "looks", "--geojson", "polygons", "--areas", "areas.csv"]
-    assert infer(*words) == 0
-    photo = np.array(Image.open("masks/photo.png"))
-    scan = nibabel.load("masks/scan.nii.gz")
+def areas(file: Path) -> dict[str, dict[str, str]]:
+    with file.open(newline="") as stream:
+        return {row["name"]: row for row in csv.DictReader(stream)}
+
+
+def drawn_in(file: Path) -> np.ndarray:
+    """Slices of a mask (S, H, W)."""
+    return np.asarray(nibabel.load(file).dataobj).transpose(2, 1, 0)
+
+
+def test_a_folder_of_pictures_and_volumes_has_masks_outlines_polygons_and_areas(in_all_forms):
+    folder, _ = in_all_forms
+    masks = folder / "masks"
+    photo, scan = np.array(Image.open(masks / "photo.png")), nibabel.load(masks / "scan.nii.gz")
     assert photo.shape == (96, 128)
     assert (scan.shape, scan.get_data_dtype()) == ((128, 96, 2), np.uint8)
     assert np.array_equal(scan.affine, AFFINE)
-    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "photo.png", "scan.nii.gz"]
-    with open("areas.csv", newline="") as stream:
-        rows = {row["name"]: row for row in csv.DictReader(stream)}
-    assert sorted(rows) == ["photo", "scan/0001", "scan/0002"]
-    assert int(rows["photo"]["foreground_pixels"]) == (photo > 0).sum()
-    for number in (1, 2):
-        drawn = int((np.asarray(scan.dataobj)[..., number - 1] > 0).sum())
-        row = rows[f"scan/{number:04d}"]
-        assert (int(row["foreground_pixels"]), float(row["mm2"])) == (drawn, drawn * 0.25)
-    assert rows["photo"]["mm2"] == ""
-    assert np.array(Image.open("looks/scan/0002.png")).shape == (96, 128, 3)
-    assert json.loads(Path("polygons/photo.geojson").read_text())["type"] == "FeatureCollection"
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert infer(*words) == 0  # once more: the same files, byte for byte
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    names = ["inference.json", "photo.png", "photo.probability.png", "scan.nii.gz", "scan.probability.nii.gz"]
+    assert sorted(path.name for path in masks.iterdir()) == names
+    drawn, certain = drawn_in(masks / "scan.nii.gz") > 0, drawn_in(masks / "scan.probability.nii.gz")
+    assert certain.dtype == np.uint8
+    assert certain[drawn].min(initial=255) >= 127 >= certain[~drawn].max()
+    rows = areas(folder / "t" / "areas.csv")
+    assert {name: (int(row["foreground_pixels"]), row["mm2"]) for name, row in rows.items()} == {
+        "photo": ((photo > 0).sum(), ""),
+        **{f"scan/000{n}": (each.sum(), f"{each.sum() * 0.25}") for n, each in enumerate(drawn, start=1)},
+    }
+    assert np.array(Image.open(folder / "looks" / "scan" / "0002.png")).shape == (96, 128, 3)
+    assert json.loads((folder / "polygons" / "photo.geojson").read_text())["type"] == "FeatureCollection"
+
+
+def test_coco_annotations_draw_the_same_masks(in_all_forms, tmp_path):
+    from samfed_monai.data.coco import read_coco
+
+    folder, _ = in_all_forms
+    read = json.loads((folder / "t" / "coco.json").read_text())
+    assert [(one["id"], one["file_name"], one.get("frame")) for one in read["images"]] == [
+        (1, "photo.png", None),
+        (2, "scan.nii.gz", 1),
+        (3, "scan.nii.gz", 2),
+    ]
+    assert read["categories"] == [{"id": 1, "name": "lesion"}]
+    read["images"] = [{**one, "file_name": f"{one['id']}"} for one in read["images"]]
+    (tmp_path / "renamed.json").write_text(json.dumps(read))
+    photo, *slices = (one.mask() for one in read_coco(tmp_path / "renamed.json"))
+    assert np.array_equal(photo, np.array(Image.open(folder / "masks" / "photo.png")) > 0)
+    assert np.array_equal(np.stack(slices), drawn_in(folder / "masks" / "scan.nii.gz") > 0)
+
+
+def test_fault_106_every_output_is_its_owners_alone(in_all_forms):
+    folder, _ = in_all_forms
+    assert len(list(folder.rglob("*"))) == 20  # six folders; five masks, three outlines in two forms, three files
+    assert open_to_others(*folder.iterdir()) == []
+
+
+def test_another_inference_into_the_same_folder_is_refused_before_it_computes_and_the_same_changes_nothing(
+    in_all_forms, given, tmp_path, capsys
+):
+    folder, command = in_all_forms
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.copy(given / "scan.nii.gz", tmp_path / "other.nii.gz")
+    other = ["infer", str(BUNDLE), str(tmp_path), "--output-dir", str(folder / "masks"), "--threshold", "0.3", *SMALL]
+    assert main(other) == 2
+    expected = f"{folder / 'masks'}/inference.json -> threshold: expected 0.3, as now, found 0.5"
+    assert expected in capsys.readouterr().err
+    assert main(command) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("threshold", "first"), [("0.5", False), ("0.999999", True)])
@@ -84,71 +135,22 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_
     words = ["--image_size", "128", "--allow-other-size", "--threshold", threshold]
     words += ["--areas", "areas.csv", "--only-sure", "--output-dir", "masks"]
     assert main(["infer", str(BUNDLE), str(given), *words]) == 0
-    with open("areas.csv", newline="") as stream:
-        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    rows = areas(Path("areas.csv"))
     assert rows["scan/0001"]["flags"].startswith("empty")
     assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
 
 
-def test_coco_annotations_draw_the_same_masks(infer, given):
-    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
-    from samfed_monai.data.coco import read_coco
-
-    assert infer(str(given), "--coco", "coco.json") == 0
-    read = json.loads(Path("coco.json").read_text())
-    assert [(one["id"], one["file_name"], one.get("frame")) for one in read["images"]] == [
-        (1, "photo.png", None),
-        (2, "scan.nii.gz", 1),
-        (3, "scan.nii.gz", 2),
-    ]
-    assert read["categories"] == [{"id": 1, "name": "lesion"}]
-    read["images"] = [{**one, "file_name": f"{one['id']}"} for one in read["images"]]
-    Path("renamed.json").write_text(json.dumps(read))
-    photo, *slices = (one.mask() for one in read_coco(Path("renamed.json")))
-    assert np.array_equal(photo, np.array(Image.open("masks/photo.png")) > 0)
-    drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj) > 0
-    assert np.array_equal(np.stack(slices), drawn.transpose(2, 1, 0))
-    before = Path("coco.json").read_bytes()
-    assert infer(str(given), "--coco", "coco.json") == 0
-    assert Path("coco.json").read_bytes() == before
-
-
-def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given):
+def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
+    assert said == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     Path("slices").mkdir()
     Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
     assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", *SMALL]) == 0
-    drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj)[..., 1].T * 255
-    assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
-
-
-def test_another_inference_into_the_same_folder_is_refused_before_it_computes(infer, given, tmp_path, capsys):
-    assert infer(str(given / "scan.nii.gz")) == 0
-    record = Path("masks/inference.json").read_text()
-    Path("more").mkdir()
-    nibabel.save(nibabel.load(given / "scan.nii.gz"), "more/other.nii.gz")
-    assert infer("more", "--threshold", "0.3") == 2
-    said = capsys.readouterr().err
-    assert f"{tmp_path / 'masks'}/inference.json -> threshold: expected 0.3, as now, found 0.5" in said
-    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "scan.nii.gz"]
-    assert infer("more") == 0, "the same into the same folder"
-    assert Path("masks/inference.json").read_text() == record
-
-
-def test_nothing_is_written_where_one_of_them_cannot_be_read(infer, given, tmp_path, capsys):
-    Path("bad.nii").write_text("no volume")
-    assert infer(str(given / "photo.png"), "bad.nii", "--areas", "areas.csv") == 2
-    assert "bad.nii: expected a NIfTI volume" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.nii"]
-
-
-def test_probabilities_of_a_volume_are_one_beside_its_mask(infer, given):
-    assert infer(str(given / "scan.nii.gz"), "--probabilities") == 0
-    mask, certain = (np.asarray(nibabel.load(f"masks/scan{form}.nii.gz").dataobj) for form in ("", ".probability"))
-    assert certain.dtype == np.uint8
-    assert certain[mask > 0].min(initial=255) >= 127 >= certain[mask == 0].max()
+    by_hand = np.array(Image.open("by_hand/0002.png"))
+    assert np.array_equal(drawn_in(Path("masks/scan.nii.gz"))[1] * 255, by_hand)
 
 
 def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
@@ -160,8 +162,7 @@ def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
     drawn, turned = (nibabel.load(f"masks/{name}.nii.gz") for name in ("scan", "turned"))
     assert np.array_equal(turned.affine, nibabel.load("turned.nii.gz").affine)
     assert np.array_equal(turned.dataobj, drawn.as_reoriented(order).dataobj)
-    with open("areas.csv", newline="") as stream:
-        rows = [[row["foreground_pixels"], row["mm2"]] for row in csv.DictReader(stream)]
+    rows = [[row["foreground_pixels"], row["mm2"]] for row in areas(Path("areas.csv")).values()]
     assert rows[:2] == rows[2:]
     assert infer(str(given / "photo.png"), "--reorient") == 2
     assert "--reorient: expected one to reorient, found no NIfTI volume; leave it out" in capsys.readouterr().err
@@ -184,21 +185,23 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
 
 
 @pytest.mark.parametrize(
-    ("option", "file", "what"), [("--areas", "areas.csv", "areas"), ("--coco", "coco.json", "annotations")]
+    ("option", "file", "what"),
+    [("areas", "areas.csv", "areas"), ("coco", "coco.json", "annotations"), ("page", "looks.html", "page")],
 )
-def test_a_file_of_somebody_else_stays(infer, given, capsys, option, file, what):
-    Path(file).write_text("mine")
-    assert infer(str(given / "photo.png"), option, file) == 2
+def test_a_file_of_another_program_stays(infer, given, capsys, option, file, what):
+    Path(file).write_text("<html>mine")
+    assert infer(str(given / "photo.png"), f"--{option}", file) == 2
     assert f"{file}: expected none, or the same {what}, found another file" in capsys.readouterr().err
-    assert Path(file).read_text() == "mine"
+    assert Path(file).read_text() == "<html>mine"
 
 
-@pytest.mark.parametrize("option", ["--overlays", "--geojson"])
-def test_nothing_is_drawn_among_the_images(infer, given, capsys, option):
-    assert infer(str(given), option, str(given / "looks")) == 2
-    assert f"{option}: expected a folder outside of {given}" in capsys.readouterr().err
+def test_nothing_is_drawn_among_the_images(infer, given, capsys):
+    assert infer(str(given), "--overlays", str(given / "looks"), "--geojson", str(given / "polygons")) == 2
+    said = capsys.readouterr().err
+    for option in ("--overlays", "--geojson"):
+        assert f"{option}: expected a folder outside of {given}" in said
     assert not Path("masks").exists()
-    assert not (given / "looks").exists()
+    assert sorted(path.name for path in given.iterdir()) == ["photo.png", "scan.nii.gz"]
 
 
 @pytest.fixture
@@ -237,7 +240,7 @@ def test_patterns_do_not_fit_files_of_systems(mixed):
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "message"),
     [
         (["1.2.840.8"], r"1\.2\.840\.8: expected a DICOM image, found Segmentation Storage; leave it out"),
         (["report.dcm", "photo.png"], r"report\.dcm: expected an object with pixel data, found no pixels \(SR\)"),
@@ -246,12 +249,12 @@ def test_patterns_do_not_fit_files_of_systems(mixed):
         ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
     ],
 )
-def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, told):
+def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message):
     (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
     assert infer(*words, "--overlays", "looks") == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
 
 
@@ -259,7 +262,10 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     for name in ("broken.jpg", "broken2.nii", "broken3.dcm"):
         (mixed / name).write_bytes(b"damaged")
     assert infer(str(mixed)) == 2
-    assert re.search(r"broken3\.dcm: .*; or --skip-unreadable goes on without it", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or --skip-unreadable goes on without it", said)
+    assert re.search(r"broken3\.dcm: .*; or --skip-unreadable goes on without it", said)
+    assert not Path("masks").exists()
     assert infer(str(mixed), "--skip-unreadable", "--overlays", "looks", "--areas", "areas.csv") == 0
     drawn = {"photo.png", "1.2.840.7.png"}
     assert {path.name for path in Path("masks").iterdir()} == {"inference.json", "scan.nii.gz", *drawn}
@@ -270,14 +276,7 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     ]
 
 
-def test_fault_106_every_output_is_its_owners_alone(infer, given, tmp_path):
-    forms = ["--overlays", "o/png", "--geojson", "o/geojson", "--areas", "t/areas.csv", "--coco", "t/coco.json"]
-    assert infer(str(given), "--probabilities", *forms) == 0
-    assert len(list(tmp_path.rglob("*"))) == 20  # seven folders; five masks, three outlines in two forms, two tables
-    assert open_to_others(*tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", [b"bef\xfcnd.png", b"a\x1b[31mb.png", b"a\nb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
+@pytest.mark.parametrize("name", [b"a\x1b[31mb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
 def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_its_control_characters(
     infer, given, tmp_path, capsys, name
 ):
@@ -298,14 +297,17 @@ def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, c
     assert "found an empty path; is a variable of the shell empty?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--image_size", "--preprocessing#transforms#3#spatial_size"])
-@pytest.mark.parametrize("where", ["the bundle", "elsewhere"])
-def test_another_image_size_than_the_models_is_refused(given, tmp_path, capsys, option, where):
+@pytest.mark.parametrize(
+    ("option", "model", "expected"),
+    [
+        ("--image_size", "", "224, as model.pt was trained"),
+        ("--preprocessing#transforms#3#spatial_size", "mine.pt", "224, the bundle's"),
+    ],
+    ids=["the bundle's own model", "weights that do not say their size"],
+)
+def test_another_image_size_than_the_models_is_refused(given, tmp_path, capsys, option, model, expected):
     words = ["infer", str(BUNDLE), str(given / "photo.png"), "--output-dir", str(tmp_path / "masks"), option, "64"]
-    if where == "elsewhere":
-        shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")
-        words += ["--model", str(tmp_path / "mine.pt")]
-    assert main(words) == 2
-    says = "224, as model.pt was trained" if where == "the bundle" else "224, the bundle's"
-    assert f"{option}: expected {says}, found 64" in capsys.readouterr().err
+    shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")
+    assert main(words + (["--model", str(tmp_path / model)] if model else [])) == 2
+    assert f"{option}: expected {expected}, found 64" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()

@@ -1,29 +1,42 @@
-"""``samfed evaluate``, ``infer`` and ``model`` on a run whose sites keep a part of their network."""
+"""What ``--model`` can be: a run, weights, a teacher's adapter; and the predictor that all commands share."""
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from samfed_monai.cli.main import main
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import save_tensors
-from samfed_monai.inference.model import TrainedModel
+from samfed_monai.core.io import read_json, save_tensors, sha256_file
+from samfed_monai.data import DataList, load_records, render_synthetic
+from samfed_monai.federation.site_teacher import SiteMasks
+from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.inference import Kind, Predictor
+from samfed_monai.inference.model import TrainedModel, scored_as
+from samfed_monai.networks import Teacher
+from samfed_monai.teacher.exam import read_image_tensor
 from tests.federation.test_job import CLIENT, job
-
-HEAD = "final_conv.*"
+from tests.inference.models import ORGANS, small_model
+from tests.modes import open_to_others
+from tests.networks.fakes import fake_checkpoint
 
 
 @pytest.fixture(scope="module")
 def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A finished run and its results."""
     folder = tmp_path_factory.mktemp("runs") / "fedper"
-    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "train": {**CLIENT, "personal": [HEAD]}}
-    return folder, job(small_federation, folder, **knobs).run()
+    options: dict[str, Any] = {"variant": "fedper", "rounds": 1, "train": {**CLIENT, "personal": ["final_conv.*"]}}
+    return folder, job(small_federation, folder, **options).run()
 
 
 def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, Any]:
@@ -42,9 +55,18 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert found["average"] == results["average"]["test"]
     assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
-    assert main(["model", str(run), "--site", "site-2", "--output", str(tmp_path / "two.safetensors")]) == 0
-    alone = evaluate(tmp_path / "two.safetensors", small_federation, tmp_path / "one", "--site", "site-2")
+    files = [tmp_path / "two.safetensors", tmp_path / "half.pt"]
+    for file in files:
+        assert main(["model", str(run), "--site", "site-2", "--output", str(file)]) == 0
+    alone = evaluate(files[0], small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
+    state = torch.load(
+        files[1], weights_only=True
+    )  # a plain state dict in half precision, which says nothing of itself
+    assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
+    settings = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
+    half = evaluate(files[1], small_federation, tmp_path / "half", "--site", "site-2", *settings)
+    assert half["average"]["dice"] == pytest.approx(rows["site-2"]["dice"], abs=0.01)
 
 
 def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):
@@ -56,7 +78,7 @@ def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, smal
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
+def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
     run, _ = fedper
     infer = ["infer", "samfed_skin", str(small_federation / "public"), "--output-dir", str(tmp_path / "masks")]
     assert main([*infer, "--model", str(run)]) == 2
@@ -65,41 +87,30 @@ def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp
     assert "expected all tensors of this network, found 2 of them missing, first final_conv" in capsys.readouterr().err
     assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
-    assert main([*infer, "--model", "w.safetensors", "--site", "site-1"]) == 2
-    assert "--site: expected a run, found a weights file, which is one model" in capsys.readouterr().err
+    program = tmp_path / "site-1.ts"
+    assert main(["export", str(run), "--to", "torchscript", "--output", str(program), "--site", "site-1"]) == 0
+    assert torch.jit.load(program)(torch.zeros(3, 3, 32, 32)).shape == (3, 1, 32, 32)
 
 
-def test_an_exported_program_is_that_of_the_site_that_is_named(fedper, tmp_path, capsys):
-    command = ["export", str(fedper[0]), "--to", "torchscript", "--output", str(tmp_path / "site-1.ts")]
-    assert main(command) == 2
-    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
-    assert not (tmp_path / "site-1.ts").exists()
-    assert main([*command, "--site", "site-1"]) == 0
-    assert torch.jit.load(tmp_path / "site-1.ts")(torch.zeros(3, 3, 32, 32)).shape == (3, 1, 32, 32)
-
-
-def test_model_refuses_what_it_cannot_write(fedper, capsys):
-    run, _ = fedper
-    for words, message in (
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--output", "w.pth", "--site", "site-1"], "expected a name that ends in .safetensors"),
         (["--output", "w.safetensors", "--states", "."], "expected the site whose states they are"),
         (["--output", "w.safetensors", "--site", "site-3"], "expected one of ['site-1', 'site-2'], found 'site-3'"),
         (["--output", "w.safetensors"], "found shared values only"),
-    ):
-        assert main(["model", str(run), *words]) == 2
-        assert message in capsys.readouterr().err
+    ],
+)
+def test_model_refuses_what_it_cannot_write(fedper, capsys, words, message):
+    assert main(["model", str(fedper[0]), *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
-    from samfed_monai.core.io import sha256_file
-
     (tmp_path / "sam.pt").write_bytes(b"a SAM")
-    header = {
-        "network_name": "sam_vit_t",
-        "image_size": "256",
-        "network_def": '{"experts": 0, "_target_": "os.system"}',
-    }
-    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header | {"base_sam": "0" * 64})
+    header = {"network_name": "sam_vit_t", "image_size": "256", "base_sam": "0" * 64}
+    header["network_def"] = '{"experts": 0, "_target_": "os.system"}'
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header)
     own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 256}
     with pytest.raises(Refused, match=r"SAM's weights: expected 000000000000, on which w.safetensors was trained"):
         TrainedModel("samfed_skin", tmp_path / "w.safetensors").ids("inference", own)
@@ -111,12 +122,232 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
 
 
-def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small_federation, tmp_path):
-    folder = tmp_path / "run"
-    results = job(small_federation, folder, variant="no_sam", rounds=1).run()
-    assert main(["model", str(folder), "--output", str(tmp_path / "model.pt")]) == 0
-    state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
-    knobs = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
-    found = evaluate(tmp_path / "model.pt", small_federation, tmp_path / "half", *knobs)
-    assert found["average"]["dice"] == pytest.approx(results["average"]["test"]["dice"], abs=0.01)
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("classes", [[], ORGANS])
+def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, classes):
+    model = small_model(tmp_path / "w.safetensors", **({"classes": classes} if classes else {}))
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["--model", str(model), "--output-dir", str(tmp_path / "masks"), "--probabilities"]
+    assert main(["infer", "samfed_skin", str(tmp_path / "a.png"), *words]) == 0
+    predictor = Predictor("samfed_skin", model)
+    assert (predictor.model.kind, predictor.classes) == (Kind.WEIGHTS, classes)
+    by_path, by_array = predictor([tmp_path / "a.png", picture])
+    assert (by_path.name, by_array.name) == ("a", "1")
+    written, shown = (np.asarray(Image.open(tmp_path / "masks" / f"a{form}.png")) for form in ("", ".probability"))
+    for found in (by_path, by_array):
+        assert np.array_equal(found.mask, written)
+        assert found.probability.dtype == np.float32
+        assert np.abs(found.probability * 255 - shown).max() <= 0.5 + 1e-4
+    assert set(np.unique(written)) == ({0, 1, 2} if classes else {0, 255})
+
+
+def test_overrides_and_views_count(tmp_path, picture):
+    model = small_model(tmp_path / "w.safetensors")
+    (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
+    assert np.array_equal(once.mask > 0, once.probability >= 0.3)
+    (four,) = Predictor("samfed_skin", model, views=4)([picture])
+    assert not np.array_equal(once.probability, four.probability)
+
+
+@pytest.mark.parametrize("share", [1.01, -0.1, float("nan")])
+def test_what_the_model_does_not_have_is_refused_together(tmp_path, share):
+    model = small_model(tmp_path / "w.safetensors")
+    with pytest.raises(Refused, match=r"(?s)--flag-below: expected a Dice, in .*--runtime: expected an ONNX file to"):
+        Predictor("samfed_skin", model, doubtful_below=share, runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"views": 2, "overrides": {"teacher#size": 64}},
+            "1 problem\n.*teacher#size: expected an id that this workflow",
+        ),
+        ({"overrides": {"treshold": 0.4}}, "did you mean 'threshold'"),
+        ({"site": "site-1"}, "--site: expected a run, found a weights file"),
+    ],
+    ids=["an option of a teacher", "a misspelt id", "a site"],
+)
+def test_an_argument_that_weights_do_not_take_is_refused(tmp_path, picture, options, message):
+    with pytest.raises(Refused, match=message):
+        Predictor("samfed_skin", small_model(tmp_path / "w.safetensors"), **options)([picture])
+
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of two sites, random weights of SAM, and an adapter fitted with them at 64 px."""
+    folder = tmp_path_factory.mktemp("fitted")
+    weights = fake_checkpoint(folder / "mobile_sam.pt")
+    datalist = render_synthetic(
+        folder / "images", sites=2, labelled=True, images_per_site=4, public=4, validation=2, test=3, size=(96, 80)
+    )
+    datalist.save(folder / "list.json")
+    words = [*data(folder), "--output", str(folder / "teacher.safetensors"), "--size", "64", "--epochs", "1"]
+    checkpoint = ["--checkpoint", str(weights), "--progress", "false", "--learning_rate", "0.01"]
+    assert main(["teach", str(BUNDLE), *words, *checkpoint]) == 0
+    return folder
+
+
+def data(folder: Path) -> list[str]:
+    return ["--datalist", str(folder / "list.json"), "--data-root", str(folder / "images")]
+
+
+@pytest.fixture
+def evaluate_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
+
+    def run(*words: str) -> int:
+        model = ["--model", str(work / "teacher.safetensors"), "--output-dir", str(tmp_path / "scores")]
+        return main(["evaluate", str(BUNDLE), *model, *data(work), *words])
+
+    return run
+
+
+@pytest.fixture
+def infer_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
+
+    def run(*words: str) -> int:
+        model = [str(work / "images" / "site-1" / "images"), "--model", str(work / "teacher.safetensors")]
+        return main(["infer", str(BUNDLE), *model, "--output-dir", str(tmp_path / "masks"), *words])
+
+    return run
+
+
+def teacher(work: Path, views: int = 1) -> Teacher:
+    return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views)
+
+
+def test_its_scores_are_those_of_its_row_in_a_federation(evaluate_teacher, work, tmp_path, capsys):
+    assert evaluate_teacher("--image_size", "64") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
+    fitted, listed = teacher(work), DataList.load(work / "list.json")
+    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {"image_size": 64})
+    for site in listed.sites:
+        masks = SiteMasks(site, tmp_path / "cache", listed, work / "images")
+        masks.fill(fitted, ("test",))
+        own = masks.teacher_scores(fitted.sha256, config, "test")
+        with open(tmp_path / "scores" / site / "test" / "scores.csv", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["id"] for row in rows] == [row["id"] for row in own]
+        # the store has 8 bits: a pixel at the threshold may flip
+        expected = [pytest.approx(row["dice"], abs=0.01) for row in own]
+        assert [float(row["dice"]) for row in rows] == expected
+    assert open_to_others(tmp_path / "scores") == []
+    found = read_json(tmp_path / "scores" / "metrics.json")
+    assert found["average"]["n"] == 6
+    assert 0 < found["average"]["dice"] < 1
+    about = {name: found["teacher"][name] for name in ("adapt", "base", "size", "views", "sha256")}
+    assert about == {"adapt": "lora", "base": "vit_t", "size": 64, "views": 1, "sha256": fitted.sha256}
+    assert set(found["teacher"]["after"]) == {"held_out", "site-1", "site-2"}
+    assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
+
+
+def test_site_split_views_and_the_bundles_own_settings_count(evaluate_teacher, work, tmp_path):
+    words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
+    assert evaluate_teacher(*words, "--validate#scores#pooled", "true") == 0
+    found = read_json(tmp_path / "scores" / "metrics.json")
+    assert list(found["sites"]) == ["site-2"]
+    assert found["average"]["n"] == 1
+    assert found["convention"]["hd95"] == "pooled"
+    assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
+
+
+def test_masks_have_each_images_size_and_are_the_teachers(infer_teacher, work, tmp_path, capsys):
+    assert infer_teacher("--probabilities", "--views", "2") == 0
+    records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
+    fitted = teacher(work, 2)
+    for record in records:
+        name = Path(record["image"]).stem
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
+        assert mask.shape == (96, 80)
+        assert set(np.unique(mask)) <= {0, 255}
+        probabilities = fitted.probabilities(read_image_tensor(record).float() / 255)
+        resized = torch.nn.functional.interpolate(torch.logit(probabilities, 1e-6), (96, 80), mode="bilinear")
+        shown = np.asarray(Image.open(tmp_path / "masks" / f"{name}.probability.png")) / 255
+        np.testing.assert_allclose(shown, resized.sigmoid()[0, 0].numpy(), atol=0.5 / 255 + 1e-5)
+    predictor = Predictor(BUNDLE, work / "teacher.safetensors", views=2)
+    for found in predictor(work / "images" / "site-1" / "images"):
+        assert np.array_equal(found.mask, np.asarray(Image.open(tmp_path / "masks" / f"{found.name}.png")))
+    note = read_json(tmp_path / "masks" / "inference.json")
+    assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
+    assert infer_teacher("--views", "4") == 2, "other views are another inference"
+    assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
+
+
+def test_another_size_or_sam_is_refused_with_what_to_do(
+    evaluate_teacher, infer_teacher, work, tmp_path, monkeypatch, capsys
+):
+    assert evaluate_teacher("--teacher#size", "128") == 2
+    told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
+    assert told in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    fake_checkpoint(tmp_path / "other" / "mobile_sam.pt", seed=1)
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "other"))
+    assert infer_teacher() == 2
+    assert "teacher.safetensors -> base_sha256: expected" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    assert infer_teacher() == 2
+    assert "run `samfed weights mobile_sam" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_either_file_is_refused_together(evaluate_teacher, capsys):
+    assert evaluate_teacher("--image_sise", "64", "--teacher#view", "2") == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'image_size'" in error
+    assert "did you mean 'views'" in error
+    assert evaluate_teacher("--site", "site-9") == 2
+    assert "site-9" in capsys.readouterr().err
+
+
+def test_a_student_is_scored_over_views(work, tmp_path):
+    small_model(tmp_path / "student.safetensors")
+    words = [*data(work), "--site", "site-1", "--limit", "2", "--model", str(tmp_path / "student.safetensors")]
+    dice = []
+    for views in ([], ["--views", "1"], ["--views", "4"]):
+        assert main(["evaluate", str(BUNDLE), *words, "--output-dir", str(tmp_path), *views]) == 0
+        dice.append(read_json(tmp_path / "metrics.json")["average"]["dice"])
+    assert dice[0] == dice[1] != dice[2]
+
+
+def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
+    content = (work / "teacher.safetensors").read_bytes()
+    (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
+    words = ["--model", str(tmp_path / "torn.safetensors"), "--output-dir", str(tmp_path / "scores")]
+    assert main(["evaluate", str(BUNDLE), *words, *data(work)]) == 2
+    assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
+
+
+def test_a_runs_own_way_of_scoring_is_taken_over():
+    validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
+    client = {"label_resize": "nearest", "validate": validate}
+    assert scored_as({"config": {"client": client}}) == {
+        "label_resize": "nearest",
+        "validate#scores#pooled": True,
+        "validate#inferer#enabled": "auto",
+    }
+    assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
+
+
+def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
+    words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "--model: expected one: own ships no weights, found none; name one with --model" in told
+
+
+def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:
+    told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
+    with pytest.raises(Refused, match=told):
+        TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,3 +26,9 @@ def needs(*names: str) -> pytest.MarkDecorator:
     """Mark of a test that is skipped where one of these variants is not installed."""
     missing = [name for name in names if not present(name)]
     return pytest.mark.skipif(bool(missing), reason=f"no such method: {', '.join(missing)}")
+
+
+def engine_of(network: Any = None, **state: Any) -> Any:
+    """What a term sees of a trainer in its first step: the network, an inferer that calls it, and the state."""
+    state = {"iteration": 1, "round": 0, "rounds": 1, **state}
+    return SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=SimpleNamespace(**state))

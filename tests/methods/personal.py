@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
-
-from samfed_monai.core.io import read_json
 
 
 class Six(nn.Module):
@@ -53,8 +50,3 @@ def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], tar
         train_handlers=list(handlers),
         decollate=False,
     )
-
-
-def files(path: Path, round: int) -> dict[str, str]:
-    """Hashes of what a run stored of a round."""
-    return read_json(path / "rounds" / f"{round:03d}" / "round.json")["files"]

@@ -11,77 +11,49 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
-
-TWO_CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
-
-
-def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
-    prior, target = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    shares = torch.tensor([0.75, 0.25], requires_grad=True)
-    model = shares @ TWO_CORES
-    loss = 0.5 * (model - target).square().sum() + 0.1 * (shares - prior).square().sum()
-    loss.backward()
-    gradient = (model - target).detach()  # -0.25, -0.5, 1, -0.5, 2, 1
-    found = shares_gradient(gradient, TWO_CORES, shares.detach(), prior, 0.1)
-    torch.testing.assert_close(found, shares.grad)
-    # <g, c_0> = -0.25 + 2 + 0.5 + 8 = 10.25, <g, c_1> = -1 + 2 - 0.5 + 8 = 8.5; the pull: 2 * 0.1 * 0.25
-    assert found.tolist() == pytest.approx([10.30, 8.45])
-
-
-def test_the_pull_fades_and_is_gone_after_its_rounds():
-    exponential = [annealed(round, 20, fraction=0.2) for round in range(6)]
-    assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
-    assert annealed(0, 5, fraction=0.1) == 0.0, "a tenth of five rounds is none"
-
+from tests.methods.rounds import a_round
 
 OWN = [1.0, 0.0, 2.0, -1.0, 4.0, 0.0]
 OTHER = [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]
 TARGET = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
 
 
-def made(**options):
+def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
+    prior, target, cores = torch.tensor([0.5, 0.5]), torch.tensor(TARGET), torch.tensor([OWN, OTHER])
+    shares = torch.tensor([0.75, 0.25], requires_grad=True)
+    model = shares @ cores
+    loss = 0.5 * (model - target).square().sum() + 0.1 * (shares - prior).square().sum()
+    loss.backward()
+    gradient = (model - target).detach()  # -0.25, -0.5, 1, -0.5, 2, 1
+    found = shares_gradient(gradient, cores, shares.detach(), prior, 0.1)
+    torch.testing.assert_close(found, shares.grad)
+    # <g, c_0> = -0.25 + 2 + 0.5 + 8 = 10.25, <g, c_1> = -1 + 2 - 0.5 + 8 = 8.5; the pull: 2 * 0.1 * 0.25
+    assert found.tolist() == pytest.approx([10.30, 8.45])
+
+
+def test_the_pull_fades_and_is_gone_after_its_rounds():
+    exponential = [annealed(round, 20, 0.2) for round in range(6)]
+    assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
+    assert annealed(0, 5, 0.1) == 0.0, "a tenth of five rounds is none"
+
+
+def made(steps=1, momentum=0.0, **options):
     network = Six(OWN)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    settings = {"mu": 0.0, "rate": 0.01, "fraction": 1.0}
-    sharing = AppleSharing(network=network, optimizer=optimizer, site="s", **{**settings, **options})
-    return sharing, six_trainer(network, optimizer, [sharing], TARGET)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
+    options = {"fraction": 1.0, "momentum": momentum, **options}
+    sharing = AppleSharing(network=network, optimizer=optimizer, site="s", **options)
+    return sharing, six_trainer(network, optimizer, [sharing], TARGET, steps)
 
 
-def sent(prior=(0.75, 0.25), *, place: int = 0, other=OTHER):
-    cores = {f"core_{1 - place}.{name}": tensor for name, tensor in six(other).items()}
-    return {"prior": torch.tensor(prior), "place": torch.tensor(place), **cores}
+def sent(prior=(0.75, 0.25)):
+    cores = {f"core_1.{name}": tensor for name, tensor in six(OTHER).items()}
+    return {"prior": torch.tensor(prior), "place": torch.tensor(0), **cores}
 
 
 def trained(sharing, trainer):
     trainer.state.max_epochs = trainer.state.epoch + 1
     trainer.run()
     return numbers_of(sharing.share()[1])
-
-
-def test_a_step_of_core_model_and_shares_by_hand():
-    sharing, trainer = made()
-    sharing.receive(1, 3, Kind.WEIGHTS, sent())
-    answer = trained(sharing, trainer)
-    gradient = [-0.25, -0.5, 1.0, -0.5, 2.0, 1.0]  # of the mixture above
-    core = [c - 0.1 * 0.75 * g for c, g in zip(OWN, gradient, strict=True)]
-    assert answer == pytest.approx(core)
-    shares = [0.75 - 0.01 * 10.25, 0.25 - 0.01 * 8.5]
-    assert sharing.state_dict()["shares"].tolist() == pytest.approx(shares)
-    mixture = [shares[0] * c + shares[1] * o for c, o in zip(core, OTHER, strict=True)]
-    assert numbers_of(sharing.network.state_dict()) == pytest.approx(mixture), "what is evaluated"
-
-
-def test_the_pull_draws_shares_back_to_the_prior():
-    moved = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
-    found = {}
-    for mu in (0.0, 4.0):
-        sharing, trainer = made(mu=mu, fraction=1.0)
-        sharing.load_state_dict(moved)
-        sharing.receive(2, 4, Kind.WEIGHTS, sent())
-        trained(sharing, trainer)
-        found[mu] = sharing.state_dict()["shares"]
-    moved = 0.01 * 4.0 * 0.001**0.5 * 2 * 0.25  # half way; the shares are 0.25 from the prior
-    torch.testing.assert_close(found[4.0] - found[0.0], torch.tensor([moved, -moved]), atol=1e-6, rtol=0)
 
 
 def as_published(rounds, *, steps, mu, rate, momentum):
@@ -102,19 +74,17 @@ def as_published(rounds, *, steps, mu, rate, momentum):
 
 
 def test_rounds_of_several_steps_are_those_of_the_authors_code():
-    network, momentum = Six(OWN), 0.9
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
-    options = {"mu": 0.7, "rate": 0.004, "momentum": momentum, "fraction": 1.0}
-    sharing = AppleSharing(network=network, optimizer=optimizer, site="s", **options)
-    trainer = six_trainer(network, optimizer, [sharing], TARGET, steps=4)
+    sharing, trainer = made(steps=4, momentum=0.9, mu=0.7, rate=0.004)
     for round in (1, 2):
         sharing.receive(round, 3, Kind.WEIGHTS, sent())
-        optimizer.state.clear()
+        sharing.optimizer.state.clear()
         answer = trained(sharing, trainer)
-    core, shares = as_published(3, steps=4, mu=0.7, rate=0.004, momentum=momentum)
+    core, shares = as_published(3, steps=4, mu=0.7, rate=0.004, momentum=0.9)
     torch.testing.assert_close(torch.tensor(answer), core, atol=1e-6, rtol=0)
     torch.testing.assert_close(sharing.state_dict()["shares"], shares, atol=1e-6, rtol=0)
     assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
+    mixture = shares[0] * core + shares[1] * torch.tensor(OTHER)
+    assert numbers_of(sharing.network.state_dict()) == pytest.approx(mixture.tolist()), "what is evaluated"
 
 
 def test_what_the_prior_moves_moves_the_shares():
@@ -162,16 +132,16 @@ def test_the_state_of_another_network_is_refused():
 
 
 START = [0.0] * 6
-CORES = {"s0": [1.0, 0.0, 2.0, -1.0, 4.0, 0.0], "s1": [0.0, 2.0, 2.0, 1.0, 0.0, 8.0], "s2": [8.0] * 6}
+CORES = {"s0": OWN, "s1": OTHER, "s2": [8.0] * 6}
 COUNTS = {"s0": 3, "s1": 1, "s2": 4}
 
 
-def server(strategy, guard=None):
-    return strategy.attach(Server(list(CORES), 3, weights=six(START), guard=guard))
+def server(strategy):
+    return strategy.attach(Server(list(CORES), 3, weights=six(START)))
 
 
-def answers(round: int = 0, sites=tuple(CORES)) -> dict[str, Message]:
-    return {site: Message(Kind.WEIGHTS, site, round, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
+def answers(sites=tuple(CORES)) -> dict[str, Message]:
+    return {site: Message(Kind.WEIGHTS, site, 0, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
 
 
 def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others():
@@ -192,8 +162,7 @@ def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others(
 def test_at_the_prior_every_site_has_fedavgs_mean():
     strategy, plain = server(Apple()), server(FedAvg())
     for each in (strategy, plain):
-        each.configure(0)
-        each.aggregate(0, answers())
+        a_round(each, answers())
     for site, message in strategy.configure(1).items():
         network = Six(CORES[site])
         sharing = AppleSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1), site=site)
@@ -204,8 +173,7 @@ def test_at_the_prior_every_site_has_fedavgs_mean():
 
 def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
     strategy = server(Apple())
-    strategy.configure(0)
-    strategy.aggregate(0, answers(sites=("s0", "s1")))
+    a_round(strategy, answers(sites=("s0", "s1")))
     sent = strategy.configure(1)["s0"].tensors
     assert sent["prior"].tolist() == pytest.approx([0.5, 1 / 6, 1 / 3])
     assert sent["core_2.a"].tolist() == START[:4]

@@ -18,6 +18,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
 from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
+from tests.methods.rounds import a_round
 
 SITES = ("a", "b", "c", "d")
 
@@ -88,16 +89,16 @@ PLACES = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}
 VALUES = {"a": 1.0, "b": 3.0, "c": 10.0, "d": 20.0}
 
 
-def begun(**options: Any) -> ClusteredFedAvg:
+def begun(places: dict[str, float], away: tuple[str, ...] = (), **options: Any) -> ClusteredFedAvg:
+    """A strategy after a round in which all but those ``away`` sent a descriptor."""
     strategy = ClusteredFedAvg(levels=2, **options)
-    strategy.attach(server())
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in SITES})
+    strategy.attach(server((*places, *away)))
+    a_round(strategy, {site: answer(site, VALUES.get(site, 1.0), place=at) for site, at in places.items()})
     return strategy
 
 
 def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> None:
-    strategy = begun()
+    strategy = begun(PLACES)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.5}
@@ -116,24 +117,19 @@ def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> 
 
 def test_who_joins_later_looks_at_the_mean_distance_however_many_sites_a_cluster_has() -> None:
     places = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
-    strategy = ClusteredFedAvg(levels=2).attach(server((*places, "e")))
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, 1.0, place=place) for site, place in places.items()})
-    strategy.configure(1)
-    strategy.aggregate(1, {"e": answer("e", 5.0, place=0.6, round=1)})
-    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}  # type: ignore[attr-defined]
+    strategy = begun(places, away=("e",))
+    a_round(strategy, {"e": answer("e", 5.0, place=0.6, round=1)}, 1)
+    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}
 
 
 def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
-    strategy = ClusteredFedAvg(levels=2).attach(server())
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in "abd"})
-    assert strategy.places == {}  # type: ignore[attr-defined]
+    strategy = begun({site: PLACES[site] for site in "abd"}, away=("c",))
+    assert strategy.places == {}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.0}, "of 1, 3 and 20"
     assert [site for site in sent if "statistics" in sent[site].extra] == ["c"]
     strategy.aggregate(1, {s: answer(s, VALUES[s], place=0.9 if s == "c" else None, round=1) for s in SITES})
-    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}  # type: ignore[attr-defined]
+    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     assert strategy.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
 
 
@@ -173,28 +169,13 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
     caplog.set_level(logging.INFO)
-    places = {"a": 0.0, "b": 0.1, "c": 0.2, "d": 9.0}
-    strategy = ClusteredFedAvg(levels=2, least=1).attach(server())
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in SITES})
+    begun({**PLACES, "c": 0.2, "d": 9.0}, least=1)
     assert "cluster 2 is d alone: its model is its own" in caplog.text
     assert "asked for" not in caplog.text, "there are as many clusters as that"
     caplog.clear()
-    chain = {
-        "a": 0.0,
-        "b": 0.1,
-        "c": 0.2,
-        "d": 0.8,
-        "e": 0.9,
-        "f": 1.0,
-    }  # once it is cut in the middle, threes are left
-    strategy = ClusteredFedAvg(levels=2, clusters=3).attach(server(tuple(chain)))
-    strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, 1.0, place=place) for site, place in chain.items()})
-    assert (
-        "clusters: 2 where 3 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
-        in caplog.text
-    )
+    begun(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
+    told = "clusters: 2 where 3 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
+    assert told in caplog.text
 
 
 def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
+from tests.methods import engine_of
+from tests.methods.rounds import a_round
 
 
 def test_equal_losses_keep_the_weights_and_larger_ones_gain():
@@ -26,12 +27,6 @@ def test_equal_losses_keep_the_weights_and_larger_ones_gain():
     assert moved.diff().gt(0).all()
     assert moved.sum().item() == pytest.approx(1)
     assert ascended(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0).tolist() == [0.0, 0.0, 1.0]
-
-
-def test_a_step_by_hand():
-    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    losses = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
-    torch.testing.assert_close(ascended(half, losses, 1.0), torch.tensor([0.75, 0.25], dtype=torch.float64))
 
 
 def test_one_site_keeps_the_whole_weight_and_a_site_without_weight_gains_none_by_the_mirror_step():
@@ -62,12 +57,10 @@ def attached(strategy: Any) -> Any:
 
 def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
     strategy = attached(DistributionallyRobust(step=1.0))
-    strategy.configure(0)
-    strategy.aggregate(0, answers(math.log(3.0), 0.0))
+    a_round(strategy, answers(math.log(3.0), 0.0))
     assert strategy.global_weights["w"][0].item() == 4.0  # (1 + 3 * 5) / 4
     assert strategy.weights == pytest.approx({"s0": 0.5, "s1": 0.5})  # 1/4 * 3 against 3/4
-    strategy.configure(1)
-    strategy.aggregate(1, answers(0.0, 0.0, round=1))
+    a_round(strategy, answers(0.0, 0.0, round=1), 1)
     assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
 
 
@@ -75,30 +68,23 @@ def test_a_step_of_zero_is_fedavg_to_the_bit():
     strategy, plain = attached(DistributionallyRobust(step=0.0)), attached(FedAvg())
     for round in range(3):
         for each in (strategy, plain):
-            each.configure(round)
-            each.aggregate(round, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)))
+            a_round(each, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)), round)
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
 
 
 def test_images_and_labels_are_mixed_in_one_proportion():
-    seen: list[torch.Tensor] = []
-
-    def infer(image: torch.Tensor, network: Any) -> torch.Tensor:
-        seen.append(image)
-        return image.mean(1, keepdim=True)
-
-    image = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
     own = torch.tensor([0.99, 0.01, 0.75, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)  # as sure as tau: not surer
     guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
     torch.manual_seed(0)
-    engine = SimpleNamespace(network=None, inferer=infer, state=SimpleNamespace(iteration=1))
+    engine = engine_of(lambda mixed: seen.append(mixed) or mixed[:, :1])
     value = LocalMixUpTerm(tau=0.75, alpha=1.0).value(guidance, engine)
     share = seen[0][1, 0, 0, 0].item()
     assert 0 < share < 1
     assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
     labels = (own > 0.5).long()
     sure = torch.tensor([1.0, 1, 0, 0, 1, 1, 1, 0]).view(2, 1, 2, 2)
-    logits = seen[0].mean(1, keepdim=True)
+    logits = seen[0][:, :1]
     first = weighted_pseudo_label_loss(logits, labels, sure)
     second = weighted_pseudo_label_loss(logits, labels.flip(0), sure.flip(0))
     torch.testing.assert_close(value, share * first + (1 - share) * second)

@@ -15,21 +15,12 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.elcfs import (
-    EpisodicTerm,
-    SpectrumWindows,
-    StyleExchange,
-    band_features,
-    boundary_bands,
-    boundary_contrast,
-    restyled,
-    spectrum_windows,
-)
+from samfed_monai.methods import elcfs
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from tests.federation.test_job import job
-from tests.methods import needs
+from tests.methods import engine_of, needs
 
 
 def images(seed: int, batch: int = 2, height: int = 9, width: int = 12) -> torch.Tensor:
@@ -44,29 +35,29 @@ def test_windows_by_hand():
     flat = torch.full((1, 3, 8, 8), 0.25)
     expected = torch.zeros(1, 3, 3, 3)
     expected[..., 1, 1] = 0.25
-    torch.testing.assert_close(spectrum_windows(flat, 1), expected)
+    torch.testing.assert_close(elcfs.spectrum_windows(flat, 1), expected)
     wave = torch.cos(2 * torch.pi * torch.arange(8) / 8).expand(1, 3, 8, 8)  # frequency 1 along the width, amplitude 1
     expected = torch.zeros(1, 3, 3, 3)
     expected[..., 1, 0] = expected[..., 1, 2] = 0.5
-    torch.testing.assert_close(spectrum_windows(wave, 1), expected)
-    torch.testing.assert_close(spectrum_windows(images(0), 0)[..., 0, 0], images(0).mean(dim=(2, 3)))
+    torch.testing.assert_close(elcfs.spectrum_windows(wave, 1), expected)
+    torch.testing.assert_close(elcfs.spectrum_windows(images(0), 0)[..., 0, 0], images(0).mean(dim=(2, 3)))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 3), st.sampled_from([(8, 8), (9, 12), (11, 7)]))
 def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, half, size):
-    own, others = images(seed, 2, *size), spectrum_windows(images(seed + 1, 2, *size), half)
-    assert torch.equal(restyled(own, others, torch.ones(2)), own)
-    torch.testing.assert_close(restyled(own, spectrum_windows(own, half), torch.zeros(2)), own)
+    own, others = images(seed, 2, *size), elcfs.spectrum_windows(images(seed + 1, 2, *size), half)
+    assert torch.equal(elcfs.restyled(own, others, torch.ones(2)), own)
+    torch.testing.assert_close(elcfs.restyled(own, elcfs.spectrum_windows(own, half), torch.zeros(2)), own)
     keep = torch.tensor([0.0, 0.5])
-    changed = restyled(own, others, keep)
+    changed = elcfs.restyled(own, others, keep)
     assert changed.dtype == own.dtype, "real"
     before, after = spectra(own), spectra(changed)
     there = (before.abs() > 1e-3) & (after.abs() > 1e-3)
     turned = torch.polar(torch.ones(()).double(), after.angle() - before.angle())
     assert (turned[there] - 1).abs().max() < 1e-2, "float32 in between"
-    expected = keep.view(-1, 1, 1, 1) * spectrum_windows(own, half) + (1 - keep.view(-1, 1, 1, 1)) * others
-    torch.testing.assert_close(spectrum_windows(changed, half), expected, atol=1e-5, rtol=1e-4)
+    expected = keep.view(-1, 1, 1, 1) * elcfs.spectrum_windows(own, half) + (1 - keep.view(-1, 1, 1, 1)) * others
+    torch.testing.assert_close(elcfs.spectrum_windows(changed, half), expected, atol=1e-5, rtol=1e-4)
     rest = torch.fft.fftshift(after.abs() - before.abs(), dim=(-2, -1))
     row, column = size[0] // 2, size[1] // 2
     rest[..., row - half : row + half + 1, column - half : column + half + 1] = 0
@@ -76,7 +67,7 @@ def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, h
 def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
     noisy = torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(3)) * 0.1
     own = images(5, 1, 8, 8)
-    found = spectrum_windows(restyled(own, noisy, torch.zeros(1)), 1)
+    found = elcfs.spectrum_windows(elcfs.restyled(own, noisy, torch.zeros(1)), 1)
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
 
 
@@ -84,7 +75,7 @@ def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
 @pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
 def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
     own, other = torch.full((1, 3, 4, 4), 0.2, dtype=dtype), torch.full((1, 3, 4, 4), 0.6)
-    changed = restyled(own, spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
+    changed = elcfs.restyled(own, elcfs.spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
     expected = torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6, dtype=dtype)
     torch.testing.assert_close(changed, expected, atol=1e-3 if torch.float16 in (dtype, others) else 1e-6, rtol=0)
 
@@ -96,7 +87,7 @@ def answer(site: str, round: int, windows: float | None = None) -> Message:
 
 
 def attached(strategy: Any = None) -> Any:
-    strategy = strategy or StyleExchange(entries=2, half=0)
+    strategy = strategy or elcfs.StyleExchange(entries=2, half=0)
     return strategy.attach(Server(["a", "b"], 9, weights={"w": torch.zeros(2)}))
 
 
@@ -117,20 +108,12 @@ def test_sites_are_asked_once_and_given_what_the_others_sent():
     assert set(strategy.expected("a")) == {"w"}
 
 
-class Records:
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def records(self, split: str) -> list[dict[str, int]]:
-        assert split == "unlabelled"
-        return [{"at": at} for at in range(self.count)]
-
-
-def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> SpectrumWindows:
+def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> elcfs.SpectrumWindows:
     def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
         return {"image": torch.full((3, 6, 6), record["at"] / 100)}
 
-    return SpectrumWindows(data=Records(count), transform=transform, term=term, half=half, **options)  # type: ignore
+    data = SimpleNamespace(records={"unlabelled": [{"at": at} for at in range(count)]}.__getitem__)
+    return elcfs.SpectrumWindows(data=data, transform=transform, term=term, half=half, **options)  # type: ignore
 
 
 def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
@@ -169,40 +152,28 @@ def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
         statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})
 
 
-def test_bands_by_hand():
-    mask = torch.zeros(1, 1, 5, 5)
-    mask[..., 1:4, 1:4] = 1
-    contour, outside = boundary_bands(mask, inside=1, outside=1)
-    ring = torch.ones(3, 3)
-    ring[1, 1] = 0
-    assert torch.equal(contour[0, 0, 1:4, 1:4], ring)
-    assert contour.sum() == 8
-    cross = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [0, 1, 1, 1, 0.0]])
-    assert torch.equal(outside[0, 0], cross)
-    none, beside = boundary_bands(torch.zeros(1, 1, 4, 4))
-    assert none.sum() == beside.sum() == 0
-    features = torch.arange(16.0).view(1, 1, 4, 4)
-    bands = torch.zeros(2, 1, 4, 4)
-    bands[0, 0, 0] = 1
-    means, there = band_features(features.repeat(2, 1, 1, 1), bands)
-    assert (means[0].item(), there.tolist()) == (1.5, [True, False])
+def test_bands_are_one_pixel_inside_and_five_outside():
+    mask = torch.zeros(2, 1, 13, 13)
+    mask[0, 0, 5:8, 5:8] = mask[1, 0, 6, 6] = 1
+    inside, outside = elcfs.boundary_bands(mask)
+    ring = mask[0, 0].clone()
+    ring[6, 6] = 0
+    assert torch.equal(inside[0, 0], ring)
+    assert torch.equal(inside[1], mask[1])
+    steps = (torch.arange(13) - 6).abs()
+    diamond = steps[:, None] + steps <= 5
+    assert torch.equal(outside[1, 0] + mask[1, 0], diamond.float())
+    assert not any(each.any() for each in elcfs.boundary_bands(torch.zeros(1, 1, 4, 4)))
 
 
 def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image():
-    features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]]])
-    bands = torch.zeros(2, 1, 2, 4)
+    features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]], [[[1.0, 1.0]]] * 2])
+    bands = torch.zeros(3, 1, 2, 4)
     bands[0, 0, 0, :3] = bands[0, 0, 1, 0] = 1  # three pixels of the first feature, one of the second
     bands[1, 0, 1, 3] = 1
-    means, there = band_features(features, bands)
-    assert means.tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
-    assert there.tolist() == [True, True]
-
-
-def test_bands_are_one_pixel_inside_and_five_outside():
-    row = torch.tensor([[[[float(pixel == "#") for pixel in "........#######......."]]]])
-    inside, outside = boundary_bands(row)
-    assert "".join(".#"[int(pixel)] for pixel in inside.flatten()) == "........#.....#......."
-    assert "".join(".#"[int(pixel)] for pixel in outside.flatten()) == "...#####.......#####.."
+    means, there = elcfs.band_features(features, bands)
+    assert means[:2].tolist() == [[0.75 * 1 + 0.25 * 5, 0.75 * 10 + 0.25 * 20], [7.0, -1.0]]
+    assert there.tolist() == [True, True, False]
 
 
 def test_the_contrast_by_hand():
@@ -210,21 +181,21 @@ def test_the_contrast_by_hand():
     labels = torch.tensor([True, True, False, False])
     # every pair of one class has a similarity of 1, all others of 0: log(e + 2) - 1 at a temperature of 1
     expected = torch.log(torch.e + torch.tensor(2.0)) - 1
-    torch.testing.assert_close(boundary_contrast(vectors, labels, 1.0), expected)
-    assert boundary_contrast(vectors, labels, 0.05) < 1e-7
-    assert boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
-    assert boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
-    swapped = boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
+    torch.testing.assert_close(elcfs.boundary_contrast(vectors, labels, 1.0), expected)
+    assert elcfs.boundary_contrast(vectors, labels, 0.05) < 1e-7
+    assert elcfs.boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
+    assert elcfs.boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
+    swapped = elcfs.boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
     assert swapped == pytest.approx(20, abs=1e-4), "one of the other class is as near as can be"
 
 
 class Tiny(nn.Module):
     """Two convolutions; the second is the head."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)
+        self.first, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, outputs, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.first(image).relu())
@@ -232,11 +203,16 @@ class Tiny(nn.Module):
 
 LABEL = torch.zeros(2, 1, 8, 8)
 LABEL[:, :, 2:6, 2:6] = 1
+CLASSES = torch.zeros(2, 3, 8, 8)
+CLASSES[:, 1, 1:4, 1:7] = CLASSES[:, 2, 4:7, 1:7] = 1
+CLASSES[:, 0] = 1 - CLASSES.sum(1)
 
 
-def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None) -> tuple[torch.Tensor, list]:
+def ran(
+    term: elcfs.EpisodicTerm, network: nn.Module, guidance: Guidance | None = None, label: torch.Tensor = LABEL
+) -> tuple[torch.Tensor, list]:
     """The term on two images, with the features of the first pass kept as an engine's events have it."""
-    image, label = images(1, 2, 8, 8), LABEL
+    image = images(1, 2, 8, 8)
     seen: list[torch.Tensor] = []
 
     def infer(batch: torch.Tensor, callable_: Any) -> torch.Tensor:
@@ -246,12 +222,8 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
     term._features.listen()
     output = {"image": image, "label": label, "pred": network(image)}
     network(images(2, 2, 8, 8))  # the student's pass over the site's own images
-    engine = SimpleNamespace(
-        network=network,
-        inferer=infer,
-        loss_function=nn.BCEWithLogitsLoss(),
-        state=SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch={"image": image, "label": label}),
-    )
+    engine = engine_of(network, output=output, round=2, rounds=5, batch={"image": image, "label": label})
+    engine.inferer, engine.loss_function = infer, nn.BCEWithLogitsLoss()
     value = term.value(guidance, engine)
     term._features.stop()
     return value, seen
@@ -272,8 +244,8 @@ def stepped(image: torch.Tensor, label: torch.Tensor, clip: float) -> Tiny:
 @pytest.mark.parametrize("clip", [100.0, 1e-3])
 def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is_not_followed_a_second_time(clip):
     network, loss = Tiny(), nn.BCEWithLogitsLoss()
-    term = EpisodicTerm(network=network, inner=0.5, clip=clip, gamma=0.0)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    term = elcfs.EpisodicTerm(network=network, inner=0.5, clip=clip, gamma=0.0)
+    term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
     value, seen = ran(term, network)
     assert not network.head._forward_pre_hooks
     ahead = stepped(images(1, 2, 8, 8), LABEL, clip)
@@ -288,7 +260,7 @@ def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is
 
 
 def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
-    term = EpisodicTerm(network=Tiny())
+    term = elcfs.EpisodicTerm(network=Tiny())
     term.windows = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)  # black and white
     torch.manual_seed(0)
     found = term._restyled(torch.full((40, 3, 4, 4), 0.5))
@@ -301,47 +273,32 @@ def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
     assert kept.diff().min() > 0, "each its own"
 
 
-def test_the_contrast_is_of_features_before_and_after_and_counts_as_often_as_gamma_says():
-    network, values = Tiny(), []
+@pytest.mark.parametrize(
+    ("label", "borders"), [(LABEL, [LABEL]), (CLASSES, [CLASSES[:, 1:2], CLASSES[:, 2:]])], ids=["one class", "two"]
+)
+def test_the_contrast_at_each_classes_border_is_of_features_before_and_after_and_counts_by_gamma(label, borders):
+    network, values = Tiny(label.shape[1]), []
     for gamma in (0.0, 0.3):
-        term = EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
-        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
+        term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
         torch.manual_seed(5)
-        value, seen = ran(term, network)
+        value, seen = ran(term, network, label=label)
         values.append(value)
-    bands = boundary_bands(LABEL)
     features = [network.first(each).relu() for each in (images(1, 2, 8, 8), seen[0])]
-    vectors = torch.cat([band_features(each, band)[0] for band in bands for each in features])
-    contrast = boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
+    contrast = torch.zeros(())
+    for border in borders:
+        vectors = torch.cat(
+            [elcfs.band_features(each, band)[0] for band in elcfs.boundary_bands(border) for each in features]
+        )
+        contrast = contrast + elcfs.boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
     assert contrast > 0.01
     torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
 
 
-def test_of_several_classes_each_has_a_contrast_at_its_own_border_and_the_background_none():
-    network, label = Tiny(), torch.zeros(2, 3, 8, 8)
-    label[:, 0], label[:, 1, 1:4, 1:7], label[:, 2, 4:7, 1:7] = 1, 1, 1
-    label[:, 0] -= label[:, 1] + label[:, 2]
-    network.head = nn.Conv2d(4, 3, 1)
-    term, image = EpisodicTerm(network=network, inner=0.0, gamma=1.0, temperature=0.5), images(1, 2, 8, 8)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
-    term._features.listen()
-    output = {"image": image, "label": label, "pred": network(image)}
-    state = SimpleNamespace(output=output, iteration=1, round=2, rounds=5, batch=output)
-    engine = SimpleNamespace(
-        network=network, inferer=lambda batch, called: called(batch), loss_function=nn.CrossEntropyLoss(), state=state
-    )
-    term.value(None, engine)
-    features = [term._features.kept[0], term._features.kept[-1][:2]]
-    each = [term._contrast(features, label[:, at : at + 1]) for at in (1, 2)]
-    term._features.stop()
-    torch.testing.assert_close(state.terms["episode_contrast"], each[0] + each[1])
-    assert each[0] > 0.01
-
-
 def test_own_images_count_where_the_student_is_sure():
     network = Tiny()
-    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
-    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
+    term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
     own = images(9, 1, 8, 8)
     weak = torch.full((1, 1, 8, 8), 0.75)  # as sure as tau is not surer
     weak[..., :4] = 0.95
@@ -362,8 +319,8 @@ def test_a_weight_that_no_loss_reaches_stays_where_it_is():
     network.unused = nn.Parameter(torch.ones(1))
     values = []
     for each in (network, plain):
-        term = EpisodicTerm(network=each, inner=0.5)
-        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        term = elcfs.EpisodicTerm(network=each, inner=0.5)
+        term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
         torch.manual_seed(3)
         values.append(ran(term, each)[0])
     assert torch.equal(*values)

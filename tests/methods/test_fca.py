@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.fca import ClientTailored, agreement, tailored
+from samfed_monai.methods.fca import ClientTailored, agreement
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
+from tests.methods.rounds import a_round
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
@@ -30,26 +31,6 @@ def test_agreement_is_the_cosine_with_the_mean_of_the_others():
     # the others of sites 0 and 1 cancel out in unit 1; those of site 2 point the other way
     torch.testing.assert_close(found[:, 1], torch.tensor([0.0, 0.0, -1.0]))
     assert found[:, 2].tolist() == [0.0, 0.0, 0.0], "at right angles; nothing moved"
-
-
-def test_images_weigh_the_others():
-    updates = torch.tensor([[[1.0]], [[1.0]], [[-1.0]]])
-    assert agreement(updates, torch.tensor([1.0, 5.0, 1.0]))[:, 0].tolist() == [1.0, 0.0, -1.0]
-    assert agreement(updates, torch.tensor([1.0, 1.0, 5.0]))[:, 0].tolist() == [-1.0, -1.0, -1.0]
-
-
-def test_masks_of_one_average_and_masks_of_zero_leave_alone():
-    values, counts = UPDATES, torch.tensor([1.0, 1.0, 2.0])
-    mean = (values * counts[:, None, None]).sum(dim=0) / 4
-    torch.testing.assert_close(tailored(values, torch.ones(3, 3), counts), mean.expand(3, 3, 2))
-    assert torch.equal(tailored(values, torch.zeros(3, 3), counts), values)
-
-
-def test_an_individual_unit_does_not_enter_the_common_one():
-    masks = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
-    found = tailored(UPDATES, masks, ONE)
-    assert found[:, 1].tolist() == [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]
-    assert found[0, 0].tolist() == [2.0, 0.0]
 
 
 START = {"a": torch.zeros(2, 2), "b": torch.zeros(2), "n": torch.tensor(0)}
@@ -88,8 +69,7 @@ def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_al
     common, alone, plain = made(ClientTailored(threshold=-1.0)), made(ClientTailored(threshold=1.0)), made(FedAvg())
     updates = {s: answer(s, [[1.0, v], [v, 1.0]], [1.0, v], n=int(v)) for s, v in (("s0", 1.0), ("s1", 3.0))}
     for strategy in (common, alone, plain):
-        strategy.configure(0)
-        strategy.aggregate(0, updates)
+        a_round(strategy, updates)
     for site in updates:
         for name in ("a", "b"):
             torch.testing.assert_close(common.evaluation(site)[name], plain.global_weights[name])
@@ -142,8 +122,7 @@ def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
 def test_updates_count_from_what_a_site_was_sent():
     strategy = made(ClientTailored())
     for round in range(2):
-        strategy.configure(round)
-        strategy.aggregate(round, {s: replace(m, round=round) for s, m in FIRST.items()})
+        a_round(strategy, {s: replace(m, round=round) for s, m in FIRST.items()}, round)
     # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 goes on to [3, 3]: they part
     assert strategy.evaluation("s0")["a"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
     assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
@@ -151,12 +130,10 @@ def test_updates_count_from_what_a_site_was_sent():
 
 def test_a_site_that_did_not_answer_keeps_its_model():
     strategy = made(ClientTailored())
-    strategy.configure(0)
-    strategy.aggregate(0, FIRST)
+    a_round(strategy, FIRST)
     before = {name: tensor.clone() for name, tensor in strategy.evaluation("s1").items()}
     for round in (1, 2):
-        strategy.configure(round)
-        strategy.aggregate(round, {"s0": answer("s0", [[9.0, 9.0], [9.0, 9.0]], [9.0, 9.0], round=round)})
+        a_round(strategy, {"s0": answer("s0", [[9.0, 9.0], [9.0, 9.0]], [9.0, 9.0], round=round)}, round)
     assert all(torch.equal(strategy.evaluation("s1")[name], tensor) for name, tensor in before.items())
     assert strategy.evaluation("s0")["b"].tolist() == [9.0, 9.0]
 

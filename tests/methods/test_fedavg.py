@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.protocol import Kind, Message, Server
 from tests.federation.toys import weights
-from tests.methods.robust import VALUES, answered, attached, combined
+from tests.methods.rounds import VALUES, a_round, answered, attached, combined
 
 UPDATES = st.lists(st.tuples(st.integers(1, 1000), st.lists(VALUES, min_size=3, max_size=3)), min_size=1, max_size=6)
 
@@ -48,8 +48,7 @@ def test_buffers_change_places_and_neither_messages_nor_given_weights_are_change
     sent = strategy.configure(0)["a"].tensors["w"]
     memory = []
     for round in range(3):
-        strategy.configure(round)
-        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, 3, n=1, tensors=weights(2.0))})
+        a_round(strategy, {"a": Message(Kind.WEIGHTS, "a", round, 3, n=1, tensors=weights(2.0))}, round)
         memory.append(strategy.global_weights["w"].data_ptr())
         if round == 0:
             assert sent[0, 0].item() == 1.0, "what was sent stays until the next round's first answer"
@@ -73,8 +72,7 @@ def test_answers_are_taken_whether_or_not_a_round_was_begun_and_a_round_without_
     strategy.accept(0, "a", Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=weights(5.0)))
     strategy.finish(0)
     assert strategy.global_weights["w"][0, 0].item() == 5.0
-    strategy.configure(1)
-    strategy.aggregate(1, {})
+    a_round(strategy, {}, 1)
     assert strategy.global_weights["w"][0, 0].item() == 5.0
 
 

@@ -11,6 +11,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedmd import Consensus, masks_of, scores_of
 from samfed_monai.protocol import Kind, Message
 from tests.federation.unlike import IMAGES, unlike_server
+from tests.methods.rounds import a_round
 
 SITES = ("a", "b", "c")
 
@@ -35,8 +36,7 @@ def test_the_mean_of_all_answers_whatever_their_numbers_of_images_is_kept_until_
     assert (masks.unique().tolist(), masks.dtype) == ([170], torch.uint8)  # 511 / 3 = 170.33
     strategy.aggregate(1, {})
     assert strategy.masks.unique().tolist() == [170]
-    strategy.configure(2)
-    strategy.aggregate(2, {"a": answer("a", 30)})
+    a_round(strategy, {"a": answer("a", 30)}, 2)
     assert strategy.masks.unique().tolist() == [30], "a new round starts from zero"
 
 
@@ -60,8 +60,7 @@ def test_mean_scores_are_the_geometric_mean_and_mean_probabilities_the_arithmeti
     found = {}
     for average in ("probabilities", "scores"):
         strategy = attached(average=average)
-        strategy.configure(0)
-        strategy.aggregate(0, {"a": answer("a", 51), "b": answer("b", 245, n=1000)})
+        a_round(strategy, {"a": answer("a", 51), "b": answer("b", 245, n=1000)})
         found[average] = strategy.masks.unique().tolist()
     # odds of 51 / 204 = 1/4 and 245 / 10 = 49/2, whose geometric mean is 2.4749: 0.71223 of 255
     assert found == {"probabilities": [148], "scores": [182]}
@@ -78,8 +77,7 @@ def test_mean_scores_of_several_classes_are_their_softmax():
 def test_it_has_no_network_nor_takes_any_and_a_run_that_goes_on_without_a_state_has_no_consensus():
     strategy = attached()
     assert (strategy.global_weights, strategy.state_dict()) == ({}, {})
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", 10)})
+    a_round(strategy, {"a": answer("a", 10)})
     strategy.load_state_dict({}, {})
     assert strategy.masks is None
     with pytest.raises(Refused, match=r"strategy#exchange: expected one of \['predictions'\], .*variant hssf"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,57 +11,49 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.methods.fedproto import (
-    ClassSums,
-    Prototypes,
-    PrototypeSharing,
-    PrototypeTerm,
-    class_sums,
-    prototype_loss,
-)
+from samfed_monai.federation.workflow import client_config
+from samfed_monai.methods import fedproto
 from samfed_monai.networks import client_network
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
-
-BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-
+from tests.methods.rounds import a_round
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
 
 
-def test_sums_and_means_by_class():
-    found = class_sums(FEATURES, LABELS)
+def test_sums_and_means_by_class_of_pixels_with_a_weight_and_zero_where_there_are_none():
+    found = fedproto.class_sums(FEATURES, LABELS, classes=2)
     assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
     assert found.counts.tolist() == [2.0, 2.0]
     assert found.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
-
-
-def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
-    found = class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
+    found = fedproto.class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]), classes=2)
     assert found.counts.tolist() == [1.0, 0.0]
     assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 
 def test_labels_are_brought_to_the_features_size():
     wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
+    assert torch.equal(
+        fedproto.class_sums(FEATURES, wide, classes=2).sums, fedproto.class_sums(FEATURES, LABELS, classes=2).sums
+    )
     corner = torch.zeros(1, 1, 8, 8, dtype=torch.long)
     corner[..., 0, 0] = corner[..., 6, 6] = 1  # the middle of a cell of 4 x 4 is its third pixel, not its first
-    assert class_sums(FEATURES, corner).counts.tolist() == [3.0, 1.0]
+    assert fedproto.class_sums(FEATURES, corner, classes=2).counts.tolist() == [3.0, 1.0]
 
 
 def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
-    batch = ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
+    batch = fedproto.ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
     target = torch.tensor([[2.0, 3.0], [6.0, 5.0]])
     # class 0: ((2-2)^2 + (1-3)^2) / 2 = 2, class 1: 0
-    assert prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
-    assert prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
-    assert prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+    assert fedproto.prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
+    assert fedproto.prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
+    assert fedproto.prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+    one = fedproto.ClassSums(batch.sums, torch.tensor([2.0, 0.0]))
+    assert fedproto.prototype_loss(one, target, torch.tensor([True, True])).item() == pytest.approx(2.0)
 
 
 class Two(nn.Module):
@@ -75,7 +68,7 @@ class Two(nn.Module):
         return self.segmentation_head(self.gain * images[:, :2])
 
 
-def train(term: PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
+def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     batch = {"image": image, "label": torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])}
     trainer = SupervisedTrainer(
@@ -94,7 +87,7 @@ def train(term: PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTraine
 
 def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones():
     network = Two()
-    term = PrototypeTerm(network=network)
+    term = fedproto.PrototypeTerm(network=network)
     trainer = train(term, network, steps=2)
     assert term.collected is not None
     assert term.collected.counts.tolist() == [4.0, 4.0]
@@ -104,7 +97,7 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
 
 def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     network = Two()
-    term = PrototypeTerm(network=network, weight=3.0)
+    term = fedproto.PrototypeTerm(network=network, weight=3.0)
     term.prototypes = torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True])
     trainer = train(term, network)
     assert trainer.state.terms["prototype"].item() == pytest.approx(1.0)  # class 0: (0 + 4) / 2, class 1: 0
@@ -114,23 +107,29 @@ def test_it_pulls_towards_the_global_prototypes_by_its_weight():
     assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
 
 
+def headed(width: int) -> nn.Module:
+    """A network that is known by its head, to features of this width."""
+    network = nn.Module()
+    network.segmentation_head = nn.Conv2d(width, 1, 1)
+    return network
+
+
 class Term:
     """Keeps what it is given to pull towards."""
 
     count = 2
     prototypes: tuple | None = None
 
-    def __init__(self, collected: ClassSums | None = None) -> None:
+    def __init__(self, collected: fedproto.ClassSums | None = None) -> None:
         self.collected = collected
 
 
-def made(term: Term) -> tuple[PrototypeSharing, list]:
+def made(term: Term) -> tuple[fedproto.PrototypeSharing, list]:
     """A sharing on a network with features of width 3, and the calls of its public phase."""
     sharing, calls = server_sharing(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
-    assert isinstance(sharing, PrototypeSharing)
+    assert isinstance(sharing, fedproto.PrototypeSharing)
     sharing.term = term  # type: ignore[assignment]
-    sharing.network = nn.Module()
-    sharing.network.segmentation_head = nn.Conv2d(3, 1, 1)
+    sharing.network = headed(3)
     sharing.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
     return sharing, calls
 
@@ -158,7 +157,7 @@ def test_prototypes_of_another_width_are_refused_before_a_step():
 
 
 def test_it_gives_means_and_counts():
-    collected = ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
+    collected = fedproto.ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
     kind, tensors = made(Term(collected))[0].share()
     assert kind == Kind.PROTOTYPES
     assert tensors["prototypes"].tolist() == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]
@@ -170,20 +169,9 @@ def test_without_a_step_there_is_nothing_to_give():
         made(Term())[0].share()
 
 
-class Headed(nn.Module):
-    """A network whose features have a width of choice."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body, self.segmentation_head = nn.Conv2d(3, width, 1), nn.Conv2d(width, 1, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.segmentation_head(self.body(images))
-
-
-def strategy(**widths: int) -> Prototypes:
-    networks = {site: lambda width=width: Headed(width) for site, width in widths.items()}
-    return Prototypes().attach(Server(sorted(widths), 2, networks=networks))
+def strategy(**widths: int) -> fedproto.Prototypes:
+    networks = {site: partial(headed, width) for site, width in widths.items()}
+    return fedproto.Prototypes().attach(Server(sorted(widths), 2, networks=networks))
 
 
 def answer(site: str, means: list, counts: list) -> Message:
@@ -193,9 +181,8 @@ def answer(site: str, means: list, counts: list) -> Message:
 
 def test_the_mean_is_weighted_by_pixels_class_by_class():
     made = strategy(a=2, b=2)
-    made.configure(0)
-    made.aggregate(
-        0,
+    a_round(
+        made,
         {
             "a": answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]),
             "b": answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0]),
@@ -224,8 +211,8 @@ def test_fault_78_prototypes_that_overflow_are_left_out(means, counts, where):
 
 
 def test_a_capped_share_is_that_of_pixels_class_by_class():
-    networks = {site: lambda: Headed(1) for site in "abc"}
-    made = Prototypes().attach(Server("abc", 2, networks=networks, guard=UpdateGuard(largest_share=0.5)))
+    made = strategy(a=1, b=1, c=1)
+    made.server = replace(made.server, guard=UpdateGuard(largest_share=0.5))
     made.configure(0)
     made.accept(0, "a", answer("a", [[1.0], [1.0]], [2.0, 0.0]))
     made.accept(0, "b", answer("b", [[1.0], [1.0]], [2.0, 6.0]))
@@ -250,8 +237,5 @@ def test_features_of_two_widths_are_refused_with_both_sites():
 
 @pytest.mark.parametrize("bundle", ["samfed_polyp", "samfed_skin"])
 def test_the_networks_that_sites_take_by_default_have_features_of_one_width(bundle):
-    root = BUNDLES / bundle
-    files = [str(path) for path in variant_files(root, "fedproto")]
-    config = WorkflowConfig(root, ("configs/train.json", *files))
-    widths = {feature_width(client_network(name)) for name in config.value("mixed_networks")}
-    assert (len(config.value("mixed_networks")), len(widths)) == (2, 1)
+    names = client_config(find_bundle(bundle), "fedproto", {}).value("mixed_networks")
+    assert (len(names), len({feature_width(client_network(name)) for name in names})) == (2, 1)

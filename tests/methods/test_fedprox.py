@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.federation.workflow import client_config
-from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
-from tests.methods import needs
-
-
-def engine_of(network: torch.nn.Module) -> Any:
-    state = SimpleNamespace(round=0, rounds=1, iteration=1, output={"loss": torch.zeros(())})
-    return SimpleNamespace(state=state, network=network)
+from tests.methods import engine_of
 
 
 def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
     network, term = toy_network(), ProximalTerm(mu=0.3)
-    engine = engine_of(network)
+    engine = engine_of(network, output={"loss": torch.zeros(())})
     term.remember(engine)
     start = [weight.detach().clone() for weight in network.parameters()]
     with torch.no_grad():
@@ -42,27 +31,18 @@ def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
         torch.testing.assert_close(weight.grad, 0.3 * (weight.detach() - old))
 
 
-def test_the_first_step_of_a_round_is_free() -> None:
+@pytest.mark.parametrize("federated", [True, False])
+def test_the_first_step_of_a_round_is_free_and_without_rounds_that_of_an_epoch(federated: bool) -> None:
     values: list[float] = []
-    logger = TermLogger()
-    trainer = toy_trainer([ProximalTerm(mu=1.0), logger], steps=2)
+    trainer = toy_trainer([ProximalTerm(mu=1.0)], steps=2, epochs=1 if federated else 2)
     trainer.add_event_handler(
         IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
     )
-    for number in range(2):
-        next_round(trainer, number, 2)
-    assert values[0] == values[2] == 0
-    assert values[1] > 0
-    assert values[3] > 0
-
-
-def test_without_rounds_an_epoch_is_a_round() -> None:
-    term, values = ProximalTerm(), []
-    trainer = toy_trainer([term], steps=2, epochs=2)
-    trainer.add_event_handler(
-        IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
-    )
-    trainer.run()
+    if federated:
+        for number in range(2):
+            next_round(trainer, number, 2)
+    else:
+        trainer.run()
     assert values[0] == values[2] == 0 < min(values[1], values[3])
 
 
@@ -77,11 +57,3 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
     free, held = moved(), moved(ProximalTerm(mu=5.0))
     assert held.norm() < free.norm()
     assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
-
-
-@needs("no_sam")
-def test_fedprox_is_no_sam_with_a_term_more() -> None:
-    bundle = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
-    plain, more = (client_config(bundle, variant, {}).content() for variant in ("no_sam", "fedprox"))
-    assert more["terms"].pop("proximal")["_target_"] == "samfed_monai.methods.fedprox.ProximalTerm"
-    assert more == plain

@@ -13,30 +13,22 @@ from samfed_monai.losses import distillation_kl
 from samfed_monai.methods.heterogeneous import (
     CondensationFusion,
     PublicDistillationTerm,
-    choose,
     evenly_spaced,
     most_reliable,
-    where_better,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
+from tests.methods import engine_of
+from tests.methods.rounds import a_round
 
 
-class Engine:
-    """What a term sees of a trainer."""
-
-    class state:
-        iteration, round, rounds = 1, 0, 1
-
-    def __init__(self, **batch) -> None:
-        self.state.batch, self.state.terms = batch, {}
-        self.state.terms_iteration = None
-        self.state.output = {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
+def output() -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
 
 
 def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
     target = torch.full((2, 1, 2, 2), 0.9)
-    engine = Engine(target=target, target_gate=torch.tensor([1.0, 0.0]))
+    engine = engine_of(batch={"target": target, "target_gate": torch.tensor([1.0, 0.0])}, output=output())
     PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
     single = distillation_kl(torch.zeros(1, 1, 2, 2), target[:1], 2.0).item()
     assert engine.state.terms["public_kd"].item() == pytest.approx(single / 2)
@@ -46,7 +38,7 @@ def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
 
 
 def test_a_batch_without_targets_adds_nothing():
-    engine = Engine()
+    engine = engine_of(batch={}, output=output())
     PublicDistillationTerm()(engine)
     assert engine.state.output["loss"].item() == 2.0
     assert engine.state.terms.keys() == {"supervised"}
@@ -71,18 +63,13 @@ def test_it_learns_only_where_the_server_is_better(monkeypatch):
     assert gate.tolist() == [index == 2 for index in range(IMAGES)]
 
 
-def test_the_gate_always_opens_all(monkeypatch):
+def test_the_gate_always_opens_all_and_without_tensors_the_labels_alone_are_learned(monkeypatch):
     sharing = server_sharing(gate="always")
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
     assert calls[0][3] is None
-
-
-def test_without_tensors_the_labels_alone_are_learned(monkeypatch):
-    sharing = server_sharing()
-    calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.METRICS, {})
-    assert calls == [(0, 1)]
+    assert calls[1] == (0, 1)
 
 
 def test_weights_of_the_server_become_its_masks_to_the_bit(monkeypatch):
@@ -166,20 +153,13 @@ def answer(site: str, masks: torch.Tensor) -> Message:
     return Message(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
 
 
-def spy_on_servers_phase(strategy: CondensationFusion, monkeypatch) -> list:
-    calls = []
-    monkeypatch.setattr(strategy.sharing.phase, "run", lambda *arguments: calls.append(arguments) or {})
-    return calls
-
-
 def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
     strategy = attached(floor=0.5)
-    calls = spy_on_servers_phase(strategy, monkeypatch)
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
     first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", first), "b": answer("b", second)})
+    a_round(strategy, {"a": answer("a", first), "b": answer("b", second)})
     (round, rounds, masks, gate) = calls[0]
     assert (round, rounds) == (0, 2)
     assert torch.equal(masks, good)
@@ -190,35 +170,23 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
-        calls = spy_on_servers_phase(strategy, monkeypatch)
+        calls = spy_on_phase(strategy.sharing, monkeypatch)
         reliability = strategy.sharing.predictor.reliability(best)
         assert (reliability < 0.99).any()
-        strategy.configure(0)
-        strategy.aggregate(0, {"a": answer("a", best)})
+        a_round(strategy, {"a": answer("a", best)})
         low = reliability < 0.99
         assert calls[0][3][low].tolist() == [expected] * int(low.sum())
     strategy = attached(floor=0.0)
-    calls = spy_on_servers_phase(strategy, monkeypatch)
-    strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", strategy.sharing.own_masks().clone())})
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
+    a_round(strategy, {"a": answer("a", strategy.sharing.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
 def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
     strategy = attached()
-    calls = spy_on_servers_phase(strategy, monkeypatch)
-    strategy.configure(0)
-    strategy.aggregate(0, {})
+    calls = spy_on_phase(strategy.sharing, monkeypatch)
+    a_round(strategy, {})
     assert calls == []
-
-
-def test_answers_of_the_round_before_are_forgotten(monkeypatch):
-    strategy = attached()
-    spy_on_servers_phase(strategy, monkeypatch)
-    strategy.configure(0)
-    strategy.accept(0, "a", answer("a", label_masks()))
-    strategy.configure(1)
-    assert strategy._answers == {}
 
 
 def test_what_is_sent_and_expected_by_exchange():
@@ -256,18 +224,9 @@ def test_the_server_trains_without_touching_anybodys_random_numbers():
 def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor():
     sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
     server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
-    site, gate = most_reliable(sites, server)
+    site, gate = most_reliable(sites, server, 0.75)
     assert site.tolist() == [0, 1, 0, 0, 0], "the first among equals"
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
-
-
-def test_a_site_learns_where_the_server_is_strictly_better():
-    assert where_better(torch.tensor([0.5, 0.6, 0.4]), torch.tensor([0.5, 0.5, 0.5])).tolist() == [False, True, False]
-
-
-def test_each_image_gets_the_mask_of_its_site():
-    masks = torch.arange(6, dtype=torch.uint8).reshape(2, 3, 1, 1, 1)  # two sites, three images
-    assert choose(masks, torch.tensor([1, 0, 1])).flatten().tolist() == [3, 1, 5]
 
 
 def test_the_networks_that_sites_take_by_default_need_no_weights_but_mobile_sams(tmp_path, monkeypatch):

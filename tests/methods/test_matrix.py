@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from samfed_monai.cli.main import main
 from samfed_monai.config.variants import declared
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.privacy import read_audit
 from samfed_monai.protocol import Strategy
@@ -43,18 +44,16 @@ ONE_BATCH = {"sharing#batches": 1, "sharing#first_batches": 1}
 IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
 
 #: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one. Of the
-#: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``.
+#: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``,
+#: ``drflm``, ``fedda`` and ``fedda_cyclic`` in ``flare/``.
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "apple": (SURE, {"share_0", "share_1"}),
     "cpss": (SURE, {"style_swap"}),
     "ditto": (SURE, {"ditto"}),
-    "drflm": ({**SURE, "strategy#step": 5.0}, {"local_mixup", "local_mixup_all"}),
     "elcfs": (SURE, {"episode", "episode_contrast"}),
     "elcfs_labelled": ({}, {"episode"}),
     "fedala": ({**SURE, **ONE_BATCH}, {"mixed"}),
-    "fedca": ({**SURE, "terms#contrast#rounds": 1}, {"pseudo_label"}),
-    "fedda": ({"terms#domain#weight": 1.0}, {"domain", "separated"}),
-    "fedda_cyclic": ({"terms#domain#weight": 1.0}, {"domain"}),
+    "fedca": ({**SURE, "terms#contrast#rounds": 2}, {"contrast"}),
     "fedgin": (SURE, {"pseudo_label"}),
     "fedicra": (IN_TURN, {"own", "tree", "crf", "sites"}),
     "fedmd": (UNLIKE, {"public_kd", "public_supervised"}),
@@ -72,12 +71,9 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "semifl": (SURE, {"mixup"}),
     "clustered_sites": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
     "supervised": ({}, {"supervised"}),
-    "trimmed_mean": (WITHOUT_SAM, {"pseudo_label"}),
     "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
     "weak_labels": ({}, {"crf", "crf_labelled"}),
 }
-#: How many sites a robust rule asks for; two are enough for the others.
-SITES = {"trimmed_mean": 3}
 #: What a method's word for its exchange is in a site's audit.
 KINDS = {"predictions": "soft_masks", "none": "metrics"}
 #: What the log of a run says before its first round.
@@ -106,13 +102,11 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three small sites with masks (``3.json``), two of them, and two with points (``weak.json``)."""
+    """Two small sites with masks, and with points (``weak.json``)."""
     folder = tmp_path_factory.mktemp("federation")
     counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
-    for count in (3, 2):
-        listed = DataList(f"{count}", listed.public, dict(list(listed.sites.items())[:count]), listed.mask_threshold)
-        listed.save(folder / f"{count}.json")
+    listed = render_synthetic(folder, sites=2, labelled=True, **counts)
+    listed.save(folder / "list.json")
     weaken_list(listed, folder, dict.fromkeys(listed.sites, "points")).save(folder / "weak.json")
     return folder
 
@@ -135,9 +129,10 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         if variant in done:
             return done[variant]
         folder = tmp_path_factory.mktemp(variant)
-        name = "weak" if declared(None, variant).labels == "weak" else SITES.get(variant, 2)
+        name = "weak" if declared(None, variant).labels == "weak" else "list"
         train = {**CLIENT, "local_steps": 1, **ROWS[variant][0]}
         options = {"variant": variant, "train": train, "datalist": federation / f"{name}.json"}
+        options["rounds"] = 3 if variant == "fedca" else 2  # two of contrast, and one of labels
         options["cache_dir"] = folder / "cache" if variant == "fedca" else cache
         take = Strategy.take
 
@@ -161,7 +156,9 @@ def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
     results = found.results
     assert validate_results(results) == []
     assert (results["exchange"], results["skipped"]) == (method.exchange, [])
-    assert ("statistics" in results["privacy"]) == bool({"spectrum", "graph", "prototypes"} & set(method.leaves_site))
+    assert ("statistics" in results["privacy"]) == bool(
+        {"spectrum", "graph", "prototypes", "features"} & set(method.leaves_site)
+    )
     assert ANNOUNCED.get(variant, "") in (found.whole / "run.log").read_text()
     assert {entry["status"] for round in (0, 1) for entry in found.record(round)["sites"].values()} == {"ok"}
     for site, entry in found.record(1)["sites"].items():
@@ -172,11 +169,14 @@ def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
         assert kinds == {"metrics", KINDS.get(method.exchange, method.exchange)}
 
 
-#: Rules at the server, whose rounds ``test_strategies.py`` goes on with, and rows whose sites do what another row's do.
-SAME_SITES = {"norm_clipping", "trimmed_mean", "supervised", "elcfs_labelled", "fedda_cyclic", "see_few"}
+#: Methods of which a site, a guide or the server keeps something from round to round, and one that keeps nothing.
+KEEPING = (
+    *("apple", "clustered_sites", "ditto", "elcfs", "fedala", "fedca", "fedicra", "fedmd", "fedproto", "fedrep"),
+    *("fedsemidg", "hssf", "local_only", "no_sam", "see", "semifl"),
+)
 
 
-@pytest.mark.parametrize("variant", present(*[name for name in ROWS if name not in SAME_SITES]))
+@pytest.mark.parametrize("variant", present(*KEEPING))
 def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(ran, variant):
     found = ran(variant)
     assert not (found.cut / "rounds" / "001").exists()
@@ -204,6 +204,18 @@ def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran
         assert abs(entry["up_bytes"] - plain[site]["up_bytes"]) < 500, "a few more numbers in the header"
 
 
+@needs("cpss", "cpss_adapt")
+def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(ran, build, tmp_path):
+    found, model = ran("cpss"), tmp_path / "model.safetensors"
+    assert main(["model", str(found.whole), "--output", str(model)]) == 0
+    images = {"datalist": str(found.federation / "list.json"), "data_root": str(found.federation)}
+    adapted = build("cpss_adapt", **images, model=str(model), learning_rate=0.0)
+    adapted.run()
+    given, trained = safe_load(model), dict(adapted.trainer.network.named_parameters())
+    assert trained.keys() <= given.keys()
+    assert all(torch.equal(given[name], weight) for name, weight in trained.items())
+
+
 @needs("elcfs")
 def test_elcfs_windows_leave_once_and_are_reported(ran):
     found = ran("elcfs")
@@ -218,18 +230,12 @@ def test_elcfs_windows_leave_once_and_are_reported(ran):
 
 
 @needs("fedca")
-def test_fedca_contrasts_before_the_warm_start(ran):
+def test_fedca_contrasts_before_the_warm_start_and_shares_mean_features_once(ran):
     found = ran("fedca")
-    assert ["contrast" in found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1)] == [True, False]
+    terms = [found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1, 2)]
+    assert ["contrast" in each for each in terms] == [True, True, False]
     made = (found.whole.parent / "cache" / "warm_start").glob("*.safetensors")
     assert len(list(made)) == 2, "the network as it is built, and what stage 0 came to"
-
-
-@needs("fedca")
-def test_fedca_shares_mean_features_once_in_two_rounds_of_contrast(ran, tmp_path):
-    train = {**ran("fedca").options["train"], "terms#contrast#rounds": 2}
-    results = job(ran("fedca").federation, tmp_path, **{**ran("fedca").options, "rounds": 3, "train": train}).run()
-    sent = [line.get("statistics") for line in read_audit(tmp_path / "sites/site-1/audit.jsonl")]
-    rule = {"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}
-    assert [each for each in sent if each] == [rule]
-    assert results["privacy"]["statistics"]["kind"] == "features"
+    sent = [line.get("statistics") for line in read_audit(found.whole / "sites/site-1/audit.jsonl")]
+    assert [each for each in sent if each] == [{"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}]
+    assert found.results["privacy"]["statistics"]["kind"] == "features"

@@ -13,11 +13,6 @@ from samfed_monai.methods.mean_teacher import ConsistencyTerm, consistency_mse
 LOGITS = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 0.5 and 0.75
 
 
-def test_mean_squared_difference_by_hand() -> None:
-    guide = torch.tensor([[[[1.0, 0.5]]]])
-    assert consistency_mse(LOGITS, guide).item() == pytest.approx((0.25 + 0.0625) / 2)
-
-
 def test_the_gradient_of_mse_by_hand() -> None:
     logits = LOGITS.clone().requires_grad_()
     consistency_mse(logits, torch.tensor([[[[1.0, 0.75]]]])).backward()

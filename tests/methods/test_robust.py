@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import UpdateGuard
 from tests.methods import needs
-from tests.methods.robust import VALUES, answered, attached, combined, rows
+from tests.methods.rounds import VALUES, answered, attached, combined, rows
 
 #: Class to the fewest sites of which it holds what one of them sends.
 RULES = {

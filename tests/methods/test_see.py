@@ -17,24 +17,15 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import StructureLoss
 from samfed_monai.methods import see
-from samfed_monai.methods.see import (
-    LoadPseudoLabeld,
-    PseudoLabelStore,
-    RefinedLabelTerm,
-    SamRefiner,
-    Scores,
-    part_points,
-    scored,
-    spread,
-    uncertainty,
-)
+from samfed_monai.networks.sam.build import assemble, embed, vit_encoder
+from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_sam
 
 ONE, TWO = "1" * 64, "2" * 64
 
 
 def test_uncertainty_by_hand():
-    found = uncertainty(torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 1, 4)).flatten()
+    found = see.uncertainty(torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 1, 4)).flatten()
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.0, 0.8112781]), atol=1e-5, rtol=0)
 
 
@@ -60,41 +51,23 @@ def published(label: np.ndarray, previous: np.ndarray) -> tuple[float, float, fl
 def test_scores_and_selection_are_those_of_the_public_code(seed):
     random = torch.Generator().manual_seed(seed)
     labels = [torch.sigmoid((6 - seed) * torch.randn(1, 17, 13, generator=random)) for _ in range(2)]
-    found, expected = scored(*labels), published(*(label.double().numpy() for label in labels))
+    found, expected = see.scored(*labels), published(*(label.double().numpy() for label in labels))
     assert found == pytest.approx(expected, abs=1e-6)
     assert 0.05 < found.absolute < 0.4, "some pixels are unsure, and not all of them"
-    assert found.sure() == (expected[0] < 0.1 and expected[1] < 0.5)
+    assert found.sure(absolute=0.1, relative=0.5) == (expected[0] < 0.1 and expected[1] < 0.5)
 
 
 def test_the_three_scores_by_hand():
     pseudo = label(9, 40)
-    assert scored(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
-    assert scored(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
-    assert scored(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), "what was one half has changed by one half"
-    assert scored(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
+    assert see.scored(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
+    assert see.scored(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
+    assert see.scored(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), (
+        "what was one half has changed by one half"
+    )
+    assert see.scored(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
 
 
-@pytest.mark.parametrize(
-    ("scores", "options", "kept"),
-    [
-        ((0.09, 0.4, 1.0), {}, True),
-        ((0.1, 0.4, 0.0), {}, False),
-        ((0.09, 0.5, 0.0), {}, False),
-        ((0.1, 0.5, 0.0), {"absolute": 0.2, "relative": 0.6}, True),
-    ],
-)
-def test_images_are_chosen_by_the_first_two_scores(scores, options, kept):
-    assert Scores(*scores).sure(**options) is kept
-
-
-@pytest.mark.parametrize(("probability", "unsure"), [(0.3, 0), (0.33, 10), (0.67, 10), (0.7, 0)])
-def test_a_pixel_is_unsure_above_nine_tenths_of_a_bit(probability, unsure):
-    found = label(0, 40)
-    found[0, 0] = probability  # 10 of 100: of 0.3 and 0.7 the entropy is 0.881 bits, of 0.33 and 0.67 it is 0.915
-    assert scored(found, found).absolute == unsure / 100
-
-
-OLD = Scores(0.5, 0.5, 0.5)
+OLD = see.Scores(0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -110,27 +83,27 @@ OLD = Scores(0.5, 0.5, 0.5)
     ],
 )
 def test_three_labels_of_an_image_are_kept_and_the_first_that_is_worse_in_two_scores_is_replaced(new, taken):
-    store, better = PseudoLabelStore(), Scores(0.0, 0.0, 0.0)
+    store, better = see.PseudoLabelStore(), see.Scores(0.0, 0.0, 0.0)
     for value, scores in ((0.0, better), (0.2, OLD), (0.4, OLD)):
         assert store.offer(ONE, torch.full((1, 2, 2), value), scores)
     assert store.offer(TWO, torch.full((1, 2, 2), 0.2), OLD)
-    assert store.offer(ONE, torch.ones(1, 2, 2), Scores(*new)) is taken
+    assert store.offer(ONE, torch.ones(1, 2, 2), see.Scores(*new)) is taken
     means = [round(float(pseudo.mean()), 6) for pseudo, _ in store.get(ONE)]
     assert means == [0.0, 1.0 if taken else 0.2, 0.4]
-    assert [scores for _, scores in store.get(ONE)] == [better, Scores(*new) if taken else OLD, OLD]
+    assert [scores for _, scores in store.get(ONE)] == [better, see.Scores(*new) if taken else OLD, OLD]
     assert [each.tolist() for each, _ in store.get(TWO)] == [torch.full((1, 2, 2), 0.2).tolist()], "51 of 255"
     assert (store.get("3" * 64), len(store)) == ([], 2)
 
 
 def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
-    store, path = PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
-    for scores in (Scores(1 / 3, 0.1, 0.7), OLD):
+    store, path = see.PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
+    for scores in (see.Scores(1 / 3, 0.1, 0.7), OLD):
         store.offer(ONE, torch.rand(1, 5, 4), scores)
     store.previous(TWO, torch.full((1, 5, 4), 0.2))
     store.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    again = PseudoLabelStore()
+    again = see.PseudoLabelStore()
     again.load(path)
     assert len(again) == len(store) == 1, "of the other image there is a prediction alone"
     for (found, scores), (pseudo, old) in zip(again.get(ONE), store.get(ONE), strict=True):
@@ -142,19 +115,19 @@ def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
     assert torch.equal(again.previous(TWO, torch.zeros(1, 5, 4)), torch.zeros(1, 5, 4))
 
 
-SURE, DOUBTFUL = Scores(0.05, 0.05, 0.9), Scores(0.15, 0.2, 0.0)
+SURE, DOUBTFUL = see.Scores(0.05, 0.05, 0.9), see.Scores(0.15, 0.2, 0.0)
 
 
 def test_a_copied_reader_reads_the_one_store_and_unsure_labels_have_no_weight():
-    term = SimpleNamespace(store=PseudoLabelStore(), absolute=0.1, relative=0.5)
-    reader = copy.deepcopy(LoadPseudoLabeld(term=term))  # type: ignore[arg-type]
+    term = SimpleNamespace(store=see.PseudoLabelStore(), absolute=0.1, relative=0.5)
+    reader = copy.deepcopy(see.LoadPseudoLabeld(term=term))  # type: ignore[arg-type]
     for unsure, scores in ((0, SURE), (60, DOUBTFUL), (5, SURE)):
         term.store.offer(ONE, label(unsure, 40), scores)
     term.store.offer(TWO, label(60, 40), DOUBTFUL)
     image = torch.zeros(3, 10, 10)
     found = reader({"image": image, "image_sha256": ONE})["teacher"]
     assert torch.equal(found[0], label(0, 40)[0])
-    assert uncertainty(found[None, 1:2]).min() == 1, "one half, without weight"
+    assert see.uncertainty(found[None, 1:2]).min() == 1, "one half, without weight"
     torch.testing.assert_close(found[2], label(5, 40)[0], atol=1 / 255, rtol=0)
     for key in (TWO, "3" * 64):
         found = reader({"image": image, "image_sha256": key})["teacher"]
@@ -166,31 +139,31 @@ def test_a_copied_reader_reads_the_one_store_and_unsure_labels_have_no_weight():
     ("absolute", "relative", "weighs"), [(0.15, 0.3, False), (0.16, 0.2, False), (0.16, 0.21, True)]
 )
 def test_which_images_have_a_say_is_decided_by_the_terms_two_thresholds(absolute, relative, weighs):
-    term = SimpleNamespace(store=PseudoLabelStore(), absolute=absolute, relative=relative)
+    term = SimpleNamespace(store=see.PseudoLabelStore(), absolute=absolute, relative=relative)
     term.store.offer(ONE, 0.9 * label(15, 40), DOUBTFUL)
-    found = LoadPseudoLabeld(term=term)({"image": torch.zeros(3, 10, 10), "image_sha256": ONE})["teacher"]  # type: ignore[arg-type]
-    assert bool((uncertainty(found[None, :1]) < 1).any()) is weighs
+    found = see.LoadPseudoLabeld(term=term)({"image": torch.zeros(3, 10, 10), "image_sha256": ONE})["teacher"]  # type: ignore[arg-type]
+    assert bool((see.uncertainty(found[None, :1]) < 1).any()) is weighs
 
 
 def test_points_by_hand():
     part = torch.zeros(9, 9, dtype=torch.bool)
     part[0:3, 0:3] = True
-    points, labels = part_points(part, ~part)
+    points, labels = see.part_points(part, ~part)
     assert labels.tolist() == [1, 0]
     assert points[0].tolist() == [1.0, 1.0]
     assert not part[int(points[1, 1]), int(points[1, 0])]
-    assert part_points(torch.ones(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool))[1].tolist() == [1]
+    assert see.part_points(torch.ones(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool))[1].tolist() == [1]
     corner = torch.zeros(3, 4, dtype=torch.bool)
     corner[2, 3] = True
-    assert part_points(corner, ~corner)[0][0].tolist() == [3.0, 2.0], "in the last row and column"
+    assert see.part_points(corner, ~corner)[0][0].tolist() == [3.0, 2.0], "in the last row and column"
     mask = torch.tensor([[True, False, True], [True, True, True]])
-    assert spread(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
-    assert spread(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
-    assert spread(mask & False, 3).shape == (0, 2)
+    assert see.spread(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
+    assert see.spread(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
+    assert see.spread(mask & False, 3).shape == (0, 2)
 
 
 class FakeSam(torch.nn.Module):
-    """Remembers its prompts, and answers each box with its index."""
+    """Remembers its see.prompts, and answers each box with its index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,49 +182,35 @@ class FakeSam(torch.nn.Module):
         return logits
 
 
-def test_prompts_are_boxes_then_points_then_the_mask_and_answers_are_averaged():
-    sam = FakeSam()
-    mask = torch.zeros(1, 32, 32)
+def test_prompts_are_boxes_then_points_then_the_mask_where_they_lie_in_sams_input_and_answers_are_averaged():
+    sam, image = FakeSam(), torch.rand(3, 48, 32)  # 48 x 32 pixels become 64 x 44, and a quarter of that: 16 x 11
+    mask, weak = torch.zeros(1, 48, 32), torch.full((1, 48, 32), 255.0)
     mask[0, 4:16, 4:12] = 1
-    weak = torch.full((1, 32, 32), 255.0)
-    weak[0, 8, 6], weak[0, 30, 30], weak[0, 31, 31] = 1, 0, 0
-    refined = SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
-    assert refined is not None
-    assert refined[0, :15].min() == 1
-    assert refined[0, 17:].max() < 1e-9
-    (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.asked
-    # 4 to 12 of 32 pixels, 5 % wider at either end, in an input of 64 pixels, as indices of pixels
-    torch.testing.assert_close(boxes[0, [0, 2]], torch.tensor([(4 - 0.4) * 2 - 0.5, (12 + 0.4) * 2 - 0.5]))
-    assert none is None
-    assert no_mask is None
-    assert points[1].tolist() == [[1, 0, 0]]
-    assert points[0][0].tolist() == [[12.5, 16.5], [60.5, 60.5], [62.5, 62.5]], "the drawn pixels' middles"
-    assert torch.equal(points[0], again[0])
-    assert low.shape == (1, 1, 16, 16)
-    assert low[0, 0, 4, 4] > 6
-    assert low[0, 0, 15, 15] < -6
-    assert SamRefiner(sam, 64)(torch.rand(3, 32, 32), torch.zeros(1, 32, 32), weak) is None  # type: ignore[arg-type]
-    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None)  # type: ignore[arg-type]
-    assert sam.asked[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
-    half = torch.full((1, 32, 32), 0.5)
-    assert SamRefiner(sam, 64)(torch.rand(3, 32, 32), half, None) is None, "one half is no part"  # type: ignore[arg-type]
-
-
-def test_prompts_of_an_image_that_is_not_square_lie_where_it_lies_in_sams_input():
-    sam, weak = FakeSam(), torch.full((1, 48, 32), 255.0)
-    weak[0, 20, 10], weak[0, 47, 31] = 1, 0
-    refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), torch.ones(1, 48, 32), weak)  # type: ignore[arg-type]
+    weak[0, 8, 6], weak[0, 46, 30], weak[0, 47, 31] = 1, 0, 0
+    refined = see.SamRefiner(sam, 64)(image, mask, weak)  # type: ignore[arg-type]
     assert refined is not None
     assert refined.shape == (1, 48, 32)
     assert refined[0, :22].min() > 1 - 1e-6
     assert refined[0, 26:].max() < 1e-9
-    boxes, (points, _), low = sam.asked[-1]
-    # 48 x 32 pixels become 64 x 44, and a quarter of that: 16 x 11
-    assert boxes.tolist() == [[-0.5, -0.5, 43.5, 63.5]]
-    expected = [[10.5 * 44 / 32 - 0.5, 20.5 * 64 / 48 - 0.5], [31.5 * 44 / 32 - 0.5, 47.5 * 64 / 48 - 0.5]]
-    torch.testing.assert_close(points[0], torch.tensor(expected))
-    assert low[..., :11].min() > 6
+    (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.asked
+    # a box 5 % wider at either end, as indices of pixels
+    expected = [3.6 * 44 / 32 - 0.5, 3.4 * 64 / 48 - 0.5, 12.4 * 44 / 32 - 0.5, 16.6 * 64 / 48 - 0.5]
+    torch.testing.assert_close(boxes, torch.tensor([expected]))
+    assert none is None
+    assert no_mask is None
+    assert points[1].tolist() == [[1, 0, 0]]
+    places = [((x + 0.5) * 44 / 32 - 0.5, (y + 0.5) * 64 / 48 - 0.5) for x, y in ((6, 8), (30, 46), (31, 47))]
+    torch.testing.assert_close(points[0], torch.tensor([places]), msg="the drawn pixels' middles")
+    assert torch.equal(points[0], again[0])
+    assert low.shape == (1, 1, 16, 16)
+    assert low[0, 0, 3, 2] > 6
+    assert low[0, 0, 15, 10] < -6
     assert low[..., 11:].max() < -6
+    assert see.SamRefiner(sam, 64)(image, torch.zeros(1, 48, 32), weak) is None  # type: ignore[arg-type]
+    see.SamRefiner(sam, 64)(image, mask, None)  # type: ignore[arg-type]
+    assert sam.asked[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
+    half = torch.full((1, 48, 32), 0.5)
+    assert see.SamRefiner(sam, 64)(image, half, None) is None, "one half is no part"  # type: ignore[arg-type]
 
 
 def test_two_parts_have_a_box_each_and_padded_points_are_none():
@@ -260,7 +219,7 @@ def test_two_parts_have_a_box_each_and_padded_points_are_none():
     weak = torch.full((1, 32, 32), 255.0)
     weak[0, 22, 22:26], weak[0, 0, 0] = 1, 0
     sam = FakeSam()
-    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
+    see.SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
     boxes, (points, kinds), low = sam.asked[-1]
     assert len(boxes) == len(low) == 2
     assert kinds.tolist() == [[1, 1, 1, 1, 0], [1, 0, -1, -1, -1]]
@@ -274,7 +233,7 @@ def test_where_not_both_classes_are_drawn_the_points_are_the_masks_own(drawn):
     if drawn is not None:
         weak[0, 3, 3] = drawn
     sam = FakeSam()
-    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None if drawn is None else weak)  # type: ignore[arg-type]
+    see.SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None if drawn is None else weak)  # type: ignore[arg-type]
     _, (points, kinds), _ = sam.asked[-1]
     assert kinds.tolist() == [[1, 0]]
     # pixel 4 of the part is innermost; pixel 17 is 14.1 pixels from the part's corner and 15 from the border
@@ -289,11 +248,24 @@ def test_the_sam_of_a_term_is_the_one_that_it_names(monkeypatch, tmp_path):
     assert asked == [("vit_b", "x", 64)]
 
 
+def test_one_sam_is_built_for_all_who_ask_and_costs_no_random_number(monkeypatch):
+    built: list[tuple] = []
+    monkeypatch.setattr(see, "build_sam", lambda *given: built.append(given) or nn.Linear(1, 1))
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    one, other = (see._sam("vit_none", "x", 64) for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert one is other
+    assert not one.weight.requires_grad
+    assert built == [("vit_none", "x", 64)]
+
+
 def test_a_real_sam_takes_the_prompts():
     sam = tiny_sam()
     mask = torch.zeros(1, 48, 32)
     mask[0, 4:24, 4:24] = 1
-    refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), mask, None)
+    refined = see.SamRefiner(sam, 64)(torch.rand(3, 48, 32), mask, None)
     assert refined is not None
     assert refined.shape == (1, 48, 32)
     assert 0 <= refined.min() <= refined.max() <= 1
@@ -318,17 +290,19 @@ def published_loss(logits: torch.Tensor, labels: list[torch.Tensor]) -> torch.Te
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_loss_is_the_public_codes_and_images_have_the_same_say(count):
-    term = RefinedLabelTerm(data=None, transform=None)  # type: ignore[arg-type]
+    term = see.RefinedLabelTerm(data=None, transform=None)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 1, 20, 20, generator=random)
     batch = torch.full((2, 3, 20, 20), 0.5)
     batch[:, :count] = torch.sigmoid(4 * torch.randn(2, count, 20, 20, generator=random))
-    state = SimpleNamespace(batch={"teacher": batch}, output={"pred": logits}, iteration=1)
-    value = term.value(None, SimpleNamespace(state=state))
+    engine = engine_of(batch={"teacher": batch}, output={"pred": logits})
+    value = term.value(None, engine)
     each = [published_loss(logits[[i]], [batch[[i], [b]][None] for b in range(count)]) for i in range(2)]
     torch.testing.assert_close(value, torch.stack(each).mean(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(state.terms["see_weight"], (1 - uncertainty(batch.flatten(0, 1)[:, None])).mean())
-    assert state.terms["see_labelled"] == 0, "before it has seen the site's images"
+    torch.testing.assert_close(
+        engine.state.terms["see_weight"], (1 - see.uncertainty(batch.flatten(0, 1)[:, None])).mean()
+    )
+    assert engine.state.terms["see_labelled"] == 0, "before it has seen the site's images"
 
 
 def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypatch, tmp_path):
@@ -338,9 +312,9 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypat
         r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; "
         r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
-    engine = SimpleNamespace(state=SimpleNamespace(guide_names=("weak",)), network=nn.Identity())
+    engine = engine_of(nn.Identity(), guide_names=("weak",))
     with pytest.raises(Refused, match=told) as error:
-        RefinedLabelTerm(data=None, transform=None).check(engine)  # type: ignore[arg-type]
+        see.RefinedLabelTerm(data=None, transform=None).check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
 
 
@@ -349,27 +323,27 @@ def test_pseudo_labels_are_learned_with_the_batch_that_they_belong_to(split, pse
     def plane(value: float, planes: int = 1) -> torch.Tensor:
         return torch.full((1, planes, 2, 2), value)
 
-    term = RefinedLabelTerm(data=None, transform=None, split=split)  # type: ignore[arg-type]
-    state = SimpleNamespace(batch={"teacher": plane(0.1, 3)}, output={"pred": plane(-2.0)}, iteration=1)
+    term = see.RefinedLabelTerm(data=None, transform=None, split=split)  # type: ignore[arg-type]
+    engine = engine_of(batch={"teacher": plane(0.1, 3)}, output={"pred": plane(-2.0)})
     guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"teacher": plane(0.8, 3)})
-    value = term.value(guidance, SimpleNamespace(state=state))
-    weight = 1 - uncertainty(plane(pseudo))
+    value = term.value(guidance, engine)
+    weight = 1 - see.uncertainty(plane(pseudo))
     torch.testing.assert_close(value, weight.mean() * StructureLoss()(plane(logit), plane(pseudo), weight))
     if split == "unlabelled":
         guidance = Guidance(student=plane(3.0), weak_view=plane(0.5), guides={}, batch={"image": plane(0.0)})
         with pytest.raises(Refused, match="terms#see: expected the view 'teacher'"):
-            term.value(guidance, SimpleNamespace(state=state))
+            term.value(guidance, engine)
 
 
-def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[RefinedLabelTerm, Any]:
+def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[see.RefinedLabelTerm, Any]:
     """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
     monkeypatch.setattr(see, "_sam", lambda *given: nn.Identity())
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
     given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, **options}
-    term = RefinedLabelTerm(transform=lambda record: item, **given_)
-    state = SimpleNamespace(device="cpu", round=0, rounds=3)
-    engine = SimpleNamespace(network=nn.Identity(), inferer=lambda images, network: 0 * images[:, :1], state=state)
+    term = see.RefinedLabelTerm(transform=lambda record: item, **given_)
+    engine = engine_of(nn.Identity(), device="cpu", rounds=3)
+    engine.inferer = lambda images, network: 0 * images[:, :1]
     return term, engine
 
 
@@ -457,3 +431,89 @@ def test_what_the_network_said_in_the_round_before_is_what_a_label_is_compared_w
     changes = [scores.change for _, scores in term.store.get(ONE)]
     # |1 - 0.2| of the first round's own, |1 - 0.2| of it again, |1 - 0.4|
     assert changes == pytest.approx([0.7219281, 0.7219281, 0.9709506], abs=1e-5)
+
+
+def test_parts_that_touch_at_a_corner_are_one_and_the_box_of_the_largest_comes_first_with_a_margin_inside_the_image():
+    mask = torch.zeros(20, 40, dtype=torch.bool)
+    mask[2:4, 2:4] = True
+    mask[4:6, 4:6] = True  # touches the first at a corner: 8 pixels together
+    mask[10:14, 20:30] = True  # 40 pixels
+    parts = see.connected_components(mask)
+    assert len(parts.numbers) == 2
+    large, small = parts.numbers
+    assert int((parts.labels == large).sum()) == 40
+    assert int((parts.labels == small).sum()) == 8
+    assert torch.equal(parts.labels > 0, mask)
+    # shares of the image: 10 wide and 4 high, with a twentieth of that on either side
+    assert parts.boxes[0].tolist() == pytest.approx([19.5 / 40, 9.8 / 20, 30.5 / 40, 14.2 / 20])
+    assert see.connected_components(torch.ones(5, 7, dtype=torch.bool)).boxes.tolist() == [[0, 0, 1, 1]]
+
+
+def test_specks_are_labelled_but_not_boxed():
+    mask = torch.zeros(100, 100, dtype=torch.bool)
+    mask[0, :4] = True  # 4 pixels of 10,000 are less than 5e-4
+    mask[50, :5] = True
+    parts = see.connected_components(mask)
+    assert len(parts.numbers) == len(parts.boxes) == 1
+    assert int((parts.labels > 0).sum()) == 9
+    assert see.connected_components(torch.zeros(4, 4, dtype=torch.bool)).boxes.shape == (0, 4)
+
+
+def test_only_the_largest_of_many_are_boxed():
+    mask = torch.zeros(40, 40, dtype=torch.bool)
+    for number in range(12):
+        row, column = 10 * (number // 4), 10 * (number % 4)
+        mask[row : row + 2, column : column + 1 + number // 2] = True
+    parts = see.connected_components(mask)
+    assert len(parts.numbers) == see.MOST_PARTS == 8
+    areas = [int((parts.labels == number).sum()) for number in parts.numbers]
+    assert areas == [12, 12, 10, 10, 8, 8, 6, 6]
+
+
+@pytest.fixture(scope="module")
+def sam():
+    torch.manual_seed(0)
+    return assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256).eval()
+
+
+def predictor(sam, size: int):
+    """segment-anything's own predictor around the parts of ``sam``."""
+    from segment_anything import SamPredictor
+    from segment_anything.modeling import Sam
+
+    mean, std = sam.pixel_mean.flatten() * 255, sam.pixel_std.flatten() * 255
+    whole = Sam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, mean.tolist(), std.tolist()).eval()
+    whole.image_encoder.img_size = size
+    return SamPredictor(whole)
+
+
+@pytest.mark.parametrize(("height", "width"), [(192, 256), (256, 128)])
+def test_images_of_sams_size_are_embedded_and_decoded_as_by_its_own_predictor(sam, height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    box = np.array([20.0, 30.0, 90.0, 100.0])
+    official = predictor(sam, 256)
+    official.set_image(image)
+    _, _, low = official.predict(box=box, multimask_output=False)
+    tensor = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
+    embedding = embed(sam, tensor, 256, bf16=False)
+    # the same arithmetic on intensities 0..255 and 0..1: float32 rounding
+    torch.testing.assert_close(embedding, official.get_image_embedding(), rtol=1e-3, atol=1e-4)
+    # the predictor takes pixel indices; as positions they are half a pixel further, as shares divided by the sides
+    shares = (torch.tensor(box, dtype=torch.float32) + 0.5) / torch.tensor([width, height, width, height])
+    with torch.no_grad():
+        logits = sam.decode(embedding, see.prompts(shares[None], height, width, 256))
+    assert logits.shape == (1, 1, 64, 64)
+    torch.testing.assert_close(logits[0, 0], torch.tensor(low[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (300, 400), (487, 531), (1000, 333)])
+def test_prompts_are_those_of_sams_own_transform(height, width):
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    boxes = np.array([[0.0, 0.0, width, height], [width * 0.2, height * 0.3, width * 0.7, height * 0.9]])
+    theirs = ResizeLongestSide(1024).apply_boxes(boxes, (height, width))
+    shares = torch.tensor(boxes / [width, height, width, height], dtype=torch.float32)
+    ours = see.prompts(shares, height, width, 1024) + 0.5
+    # our inner size is a multiple of 4, theirs of 1: the ends differ by up to 2 pixels of 1,024
+    assert np.abs(ours.numpy() - theirs).max() <= 2.0 + 1e-3
+    assert np.abs(ours[:, [0, 2]].numpy() - theirs[:, [0, 2]]).max() <= (0 if width >= height else 2.0) + 1e-3

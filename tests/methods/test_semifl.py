@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,34 +16,21 @@ from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
 from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
-
-
-def given() -> Guidance:
-    image = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
-    own = torch.tensor([0.99, 0.01, 0.60, 0.40]).view(1, 1, 2, 2)
-    other = torch.tensor([0.98, 0.98, 0.98, 0.30]).view(1, 1, 2, 2)
-    guides = {"global": torch.cat([own, other])}
-    return Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=guides["global"], guides=guides, batch={"image": image})
-
-
-def engine_of(seen: list[torch.Tensor]) -> Any:
-    def infer(image: torch.Tensor, network: Any) -> torch.Tensor:
-        seen.append(image)
-        return image.mean(1, keepdim=True)
-
-    return SimpleNamespace(network=None, inferer=infer)
+from tests.methods import engine_of
 
 
 def test_image_and_labels_are_mixed_in_one_proportion() -> None:
-    seen: list[torch.Tensor] = []
+    image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
+    chances = torch.tensor([[0.99, 0.01, 0.60, 0.40], [0.98, 0.98, 0.98, 0.30]]).view(2, 1, 2, 2)
+    guidance = Guidance(student=chances, weak_view=chances, guides={"global": chances}, batch={"image": image})
     torch.manual_seed(0)
-    value = MixUpTerm(tau=0.95).value(given(), engine_of(seen))
+    value = MixUpTerm(tau=0.95).value(guidance, engine_of(lambda mixed: seen.append(mixed) or mixed[:, :1]))
     share = seen[0][1, 0, 0, 0].item()  # of an image of ones, with a neighbour of zeros
     assert 0 < share < 1
     assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
     labels = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 0]]).view(2, 1, 2, 2)
     sure = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]]).view(2, 1, 2, 2)
-    logits = seen[0].mean(1, keepdim=True)
+    logits = seen[0][:, :1]
     own = weighted_pseudo_label_loss(logits, labels, sure)
     other = weighted_pseudo_label_loss(logits, labels.flip(0), torch.ones_like(sure))
     torch.testing.assert_close(value, share * own + (1 - share) * other)
@@ -110,8 +95,6 @@ def test_tuning_may_use_gradients():
     ("change", "message"),
     [
         ({"w": torch.full((2,), float("nan"))}, "training at the server, round 1 -> w: .*found NaN or infinity"),
-        ({"w": torch.zeros(3)}, r"w: expected shape \(2,\), found shape \(3,\)"),
-        ({"w": torch.zeros(2, dtype=torch.float64)}, "w: expected torch.float32, found torch.float64"),
         ({"v": torch.zeros(2)}, "v: expected only the network's own names, found an unknown tensor"),
     ],
 )

@@ -105,31 +105,14 @@ def test_a_site_that_does_not_say_its_number_is_left_out():
     assert strategy.global_weights["w"].item() == 0.0
 
 
-def test_numbers_of_a_round_that_was_not_finished_are_forgotten():
-    strategy = Told().attach(SERVER)
-    strategy.configure(0)
-    strategy.accept(0, "a", said("a", 1.0, 9.0, 1))
-    one_round(strategy, said("b", 2.0, 5.0, 1))
-    assert strategy.asked[0][2].tolist() == [5.0, 5.0, 5.0]
-
-
 @pytest.mark.parametrize("to", [None, [0.25, 0.75, 0.0]])
-def test_a_round_is_stored_with_weights_and_images(to):
+def test_a_round_is_stored_with_weights_and_images_and_one_that_is_attached_anew_begins_anew(to):
     strategy = Told(to).attach(SERVER)
     assert strategy.state_dict() == {}
     one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3))
-    state = strategy.state_dict()
-    assert state["site_images"].tolist() == [1, 3, 0]
-    assert state["site_images"].dtype is torch.int64
-    assert ("site_weights" in state) == (to is not None)
-    if to is not None:
-        assert state["site_weights"].tolist() == to
-        assert state["site_weights"].dtype is torch.float64
-
-
-def test_a_strategy_that_is_attached_anew_begins_anew():
-    strategy = Told([0.25, 0.75, 0.0]).attach(SERVER)
-    one_round(strategy, said("a", 0.0, 1.0, 1))
+    stored = {name: (each.tolist(), each.dtype) for name, each in strategy.state_dict().items()}
+    weights = {} if to is None else {"site_weights": (to, torch.float64)}
+    assert stored == {"site_images": ([1, 3, 0], torch.int64), **weights}
     assert strategy.attach(SERVER) is strategy
     assert (strategy.weights, strategy.state_dict()) == ({}, {})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import GlobalGuide, Guidance, UnlabelledStream
 from tests.handlers.toy import Shown, toy_loader, toy_network, toy_trainer
+from tests.methods import engine_of
 
 DATA = {"data": None, "transform": None, "split": "unlabelled"}
 #: Class to what it needs, the views that it asks for, and its options that name a guide.
@@ -57,8 +57,7 @@ def asked(made: Any, views: set[str], *, mixed: bool = False) -> None:
     guides = {"global": mask, "ema": mask}
     guidance = Guidance(student=mask, weak_view=mask, guides=guides, batch=batch, mixed=mixed)
     public = {"image": torch.zeros(2, 3, 8, 8), "label": mask, "teacher": mask}
-    state = SimpleNamespace(round=0, rounds=2, iteration=1, epoch_length=2, batch=public, output={"pred": mask})
-    made.value(guidance, SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=state))
+    made.value(guidance, engine_of(network, epoch_length=2, batch=public, output={"pred": mask}))
 
 
 @pytest.mark.parametrize(("name", "view"), VIEWS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
+from tests.methods import engine_of
 
 
 class Toy(nn.Module):
@@ -59,7 +59,7 @@ def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.Monk
 def test_an_encoder_that_returns_something_else_is_refused() -> None:
     network = Toy()
     network.encoder.forward = lambda image: {"features": image}  # type: ignore[method-assign]
-    with feature_dropout(network), pytest.raises(Refused, match="found an encoder that returns dict"):
+    with feature_dropout(network, 0.5), pytest.raises(Refused, match="found an encoder that returns dict"):
         network(torch.ones(1, 3, 4, 4))
 
 
@@ -72,10 +72,6 @@ class Mean(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.encoder(image).mean(1, keepdim=True)
-
-
-def engine_of(network: nn.Module) -> Any:
-    return SimpleNamespace(network=network, inferer=lambda image, network: network(image), state=SimpleNamespace())
 
 
 def given(**kwargs: Any) -> Guidance:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,44 +15,33 @@ from hypothesis import strategies as st
 
 from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused
-from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.losses import without_label
-from samfed_monai.methods.weak_labels import (
-    IGNORE,
-    GatedCrfTerm,
-    PartialCrossEntropy,
-    ResizeWithWeakLabeld,
-    gated_crf,
-    resize_weak,
-)
+from samfed_monai.methods import weak_labels
 from samfed_monai.transforms import ResizeWithLabeld
+from tests.methods import engine_of
 
 LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
 
 
 def test_pixels_without_a_label_cost_nothing_and_get_no_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
-    loss = PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
+    loss = weak_labels.PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
     loss.backward()
     assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     assert logits.grad is not None
     assert logits.grad.flatten().tolist() == pytest.approx([-0.25, 0.375, 0.0, 0.0])
     other = torch.cat([LOGITS[..., :2], torch.tensor([[[[1e4, -1e4]]]])], dim=-1)
-    assert torch.equal(PartialCrossEntropy()(other, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]])), loss.detach())
-
-
-def test_a_whole_mask_gives_the_cross_entropy() -> None:
-    target = torch.tensor([[[[1.0, 0.0, 0.0, 1.0]]]])
-    expected = F.binary_cross_entropy_with_logits(LOGITS, target)
-    torch.testing.assert_close(PartialCrossEntropy()(LOGITS, target), expected)
+    assert torch.equal(
+        weak_labels.PartialCrossEntropy()(other, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]])), loss.detach()
+    )
 
 
 def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() -> None:
     logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 9.0]]]], requires_grad=True)
     planes = torch.tensor([[[[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]]])
     assert without_label(planes).tolist() == [[[[False, True]]]]
-    loss = PartialCrossEntropy()(logits, planes)
+    loss = weak_labels.PartialCrossEntropy()(logits, planes)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(5 / 3))
     assert logits.grad is not None
@@ -62,7 +51,7 @@ def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() 
 
 def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
     logits = LOGITS.clone().requires_grad_()
-    loss = PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
+    loss = weak_labels.PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -71,19 +60,7 @@ def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
 
 def test_a_target_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 1, 4\), found \(1, 1, 2, 2\)"):
-        PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
-
-
-def test_the_crf_of_two_pixels_by_hand() -> None:
-    image = torch.zeros(1, 3, 1, 2)
-    image[..., 1] = 0.1
-    apart = torch.tensor([[[[1.0, 0.0]]]])
-    kernel = math.exp(-1 / 72 - 0.03 / 0.02)
-    assert gated_crf(apart, image).item() == pytest.approx(kernel)  # two ordered pairs, two pixels
-    assert gated_crf(torch.full((1, 1, 1, 2), 0.5), image).item() == pytest.approx(kernel / 2)
-    assert gated_crf(torch.ones(1, 1, 1, 2), image).item() == 0
-    two = torch.cat([1 - apart, apart], dim=1)
-    assert gated_crf(two, image).item() == pytest.approx(kernel)
+        weak_labels.PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
 
 
 def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
@@ -100,46 +77,45 @@ def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
                 kernel = math.exp(-((r - s) ** 2 + (c - d) ** 2) / (2 * 6.0**2) - colour / (2 * 0.1**2))
                 x, y = float(p[b, 0, r, c]), float(p[b, 0, s, d])
                 total += kernel * (1 - x * y - (1 - x) * (1 - y))
-    assert gated_crf(p, image, radius=2).item() == pytest.approx(total / 40, rel=1e-4)
+    for chances in (p, torch.cat([1 - p, p], dim=1)):
+        assert weak_labels.gated_crf(chances, image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == pytest.approx(
+            total / 40, rel=1e-4
+        )
+    assert weak_labels.gated_crf(torch.ones_like(p), image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == 0
 
 
 def test_a_window_larger_than_the_picture_is_fine() -> None:
-    assert gated_crf(torch.rand(1, 1, 2, 3), torch.rand(1, 3, 2, 3), radius=9).item() >= 0
+    image, p = torch.rand(1, 3, 2, 3), torch.rand(1, 1, 2, 3)
+    found = [weak_labels.gated_crf(p, image, radius=radius, sigma_xy=6.0, sigma_rgb=0.1) for radius in (2, 9)]
+    assert torch.equal(*found)
 
 
 def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
     image, logits = torch.rand(2, 3, 9, 8, generator=generator), torch.randn(2, 1, 9, 8, generator=generator)
-    label = torch.full((2, 1, 9, 8), float(IGNORE))
+    label = torch.full((2, 1, 9, 8), float(weak_labels.IGNORE))
     label[:, :, :3] = 1
-    engine = SimpleNamespace(
-        state=SimpleNamespace(output={"pred": logits, "image": image, "label": label}, iteration=1)
-    )
+    engine = engine_of(output={"pred": logits, "image": image, "label": label})
     guidance: Any = {}
     half = [part[..., ::2, ::2] for part in (torch.sigmoid(logits), image)]
     numbers = {"sigma_xy": 6.0, "sigma_rgb": 0.3}
-    expected = gated_crf(*half, radius=3, sigma_xy=3.0, sigma_rgb=0.3).item()
-    assert GatedCrfTerm(step=2, radius=3, **numbers).value(guidance, engine).item() == pytest.approx(expected, rel=1e-6)
-    assert GatedCrfTerm(step=2, radius=2, **numbers).value(guidance, engine).item() < 0.9 * expected
+    expected = weak_labels.gated_crf(*half, radius=3, sigma_xy=3.0, sigma_rgb=0.3).item()
+    assert weak_labels.GatedCrfTerm(step=2, radius=3, **numbers).value(guidance, engine).item() == pytest.approx(
+        expected, rel=1e-6
+    )
+    assert weak_labels.GatedCrfTerm(step=2, radius=2, **numbers).value(guidance, engine).item() < 0.9 * expected
     assert engine.state.terms["crf_labelled"].item() == pytest.approx(1 / 3)
 
 
-def test_a_scribble_of_one_pixel_survives_half_the_size() -> None:
-    label = torch.full((1, 4, 4), 255.0)
-    label[0, 1] = 1.0
-    label[0, 3, 3] = 0.0
-    assert resize_weak(label, (2, 2)).tolist() == [[[1.0, 1.0], [255.0, 0.0]]]
-
-
 def test_of_several_classes_the_foreground_decides_together_and_then_the_largest() -> None:
-    values = torch.full((4, 12), IGNORE)
+    values = torch.full((4, 12), weak_labels.IGNORE)
     values[0, :4], values[1, 0] = torch.tensor([0, 0, 1, 2]), 2  # 2 of 16 pixels are background, 1 and 2 of a class
     values[0, 4:8] = 0  # a quarter is enough
     planes = (values == torch.arange(3)[:, None, None]).float()
-    lost = resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
+    lost = weak_labels.resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
     assert lost[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     planes[2, :2, 8:] = 1.0
-    assert resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    assert weak_labels.resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 @given(st.integers(0, 2**16 - 1))
@@ -148,39 +124,28 @@ def test_whole_masks_of_two_classes_are_resized_like_masks_are(bits: int) -> Non
     planes = (values == torch.arange(3)[:, None, None]).float()
     item = {"image": torch.zeros(3, 4, 4), "label": planes}
     expected = ResizeWithLabeld(["image", "label"], (2, 2), ["area", "area"])(item)["label"]
-    assert torch.equal(resize_weak(planes, (2, 2)), torch.as_tensor(expected))
+    assert torch.equal(weak_labels.resize_weak(planes, (2, 2)), torch.as_tensor(expected))
 
 
 @given(st.integers(0, 2**16 - 1))
 def test_a_whole_mask_is_resized_like_masks_are(bits: int) -> None:
     mask = torch.tensor([bits >> i & 1 for i in range(16)]).view(1, 4, 4).float()
     expected = (F.interpolate(mask[None], size=(2, 2), mode="area")[0] >= 0.5).float()
-    assert torch.equal(resize_weak(mask, (2, 2)), expected)
-
-
-@pytest.mark.parametrize("height", [60, 480, 4800])
-def test_no_class_is_lost_however_large_the_image(height: int) -> None:
-    label = torch.full((1, height, height), float(IGNORE))
-    for value, start in ((1, height // 4), (0, height // 2), (0, height - 4)):
-        label[:, start : start + 3, start : start + 3] = value  # points of three pixels
-    small = resize_weak(label, (24, 24))
-    assert (small == 1).sum() >= 1
-    assert (small == 0).sum() >= 2
-    assert (small == IGNORE).any()
+    assert torch.equal(weak_labels.resize_weak(mask, (2, 2)), expected)
 
 
 def test_a_class_that_would_be_lost_has_all_that_it_touches_most_and_another_one_keeps_to_its_quarter() -> None:
     label = torch.full((1, 8, 12), 255.0)
     label[0, 0, 0] = label[0, 0, 4] = label[0, 1, 4] = label[0, 4, 4] = 1.0  # one, two, none and one of 16 pixels
     label[0, 2, 4] = label[0, 4, 0] = label[0, 5, 4] = 0.0  # none, one, one and one
-    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [0.0, 1.0, 255.0]]]
+    assert weak_labels.resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [0.0, 1.0, 255.0]]]
     label[0, 4:6, 4:8], label[0, 4, 8:] = 0.0, 0.0  # eight of 16 pixels, and four
-    assert resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
+    assert weak_labels.resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
 
 
 def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
     image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
-    resize = ResizeWithWeakLabeld(["image", "label"], (2, 2))
+    resize = weak_labels.ResizeWithWeakLabeld(["image", "label"], (2, 2))
     item = resize({"image": image})
     assert item["image"].tolist() == [[[2.5, 4.5], [10.5, 12.5]]] * 3, "the mean of four pixels"
     assert "label" not in item
@@ -191,30 +156,17 @@ def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
     assert both["label"].tolist() == [[[1.0, 255.0], [0.0, 0.0]]]
 
 
-@pytest.fixture(scope="module")
-def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weak")
-    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
-    listed = render_synthetic(folder / "images", sites=2, labelled=True, **counts)
-    first, second = sorted(listed.sites)
-    drawn = weaken_list(listed, folder / "images", {first: "points", second: "box"})
-    drawn.save(folder / "list.json")
-    return folder
-
-
-def test_another_method_refuses_them_before_any_work(weak: Path) -> None:
-    images = {"datalist": weak / "list.json", "data_root": weak / "images", "site": "site-1"}
+def test_another_method_refuses_them_before_any_work(small_federation, small_list, tmp_path) -> None:
+    folder = Path(shutil.copytree(small_federation, tmp_path / "images"))
+    weaken_list(small_list, folder, dict.fromkeys(small_list.sites, "points")).save(tmp_path / "list.json")
+    images = {"datalist": tmp_path / "list.json", "data_root": folder, "site": "site-1"}
     expected = (
-        r"-> site-1 -> unlabelled: expected masks.*found 6 weak labels \(points\); take a method .*--variant weak"
+        r"-> site-1 -> unlabelled: expected masks.*found 4 weak labels \(points\); take a method .*--variant weak"
     )
     with pytest.raises(Refused, match=expected):
         SiteImages(**images).records("labelled")
     with pytest.raises(Refused, match=expected):
         SiteImages(**images, oracle=True).records("unlabelled")
     kinds = [record["label_kind"] for record in SiteImages(**images, weak_labels=True).records("labelled")]
-    assert kinds == ["points"] * 6
-
-
-def test_records_without_labels_do_not_mind(weak: Path) -> None:
-    records = load_records(weak / "list.json", weak / "images", split="unlabelled", site="site-1")
-    assert not any("label_kind" in record for record in records)
+    assert kinds == ["points"] * 4
+    assert not any("label_kind" in record for record in SiteImages(**images).records("unlabelled"))

@@ -30,15 +30,10 @@ def test_parameters_are_counted_and_one_image_is_timed_in_evaluation_on_one_thre
     assert network.seen == [((1, 3, 16, 16), False, 1, False)] * 6
     assert network.training
     assert torch.get_num_threads() == threads
-
-
-def test_another_way_to_run_it_is_timed_instead() -> None:
-    network, shapes = Watched().eval(), []
-    cost = cost_of(network, 8, infer=lambda image: shapes.append(image.shape))
-    assert shapes == [(1, 3, 8, 8)] * 6
-    assert network.seen == []
-    assert cost["parameters"] == 56
-    assert not network.training
+    shapes: list[torch.Size] = []
+    assert cost_of(network.eval(), 8, infer=lambda image: shapes.append(image.shape))["parameters"] == 56
+    assert shapes == [(1, 3, 8, 8)] * 6, "another way to run it is timed instead"
+    assert (len(network.seen), network.training) == (6, False)
 
 
 class Doubled(nn.Module):
@@ -62,7 +57,7 @@ def test_memory_is_that_of_weights_image_and_the_most_tensors_at_one_time() -> N
     assert cost_of(Doubled(), 8)["memory_bytes"] == 4 * (weights + (3 + 4 + 2 + 1) * pixels)
 
 
-def test_memory_that_is_let_go_counts_once_however_often_it_is_taken() -> None:
+def test_memory_that_is_let_go_and_a_shared_weight_count_once() -> None:
     network = Watched()
     alone = cost_of(network, 8)["memory_bytes"]
 
@@ -72,13 +67,10 @@ def test_memory_that_is_let_go_counts_once_however_often_it_is_taken() -> None:
 
     assert cost_of(network, 8, infer=five_times)["memory_bytes"] == alone
     assert cost_of(network, 8, infer=lambda image: [network(image) for _ in range(5)])["memory_bytes"] > alone
-
-
-def test_a_shared_weight_is_counted_once() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
-    apart = cost_of(network, 8)["memory_bytes"]
-    network[1].weight = network[0].weight
-    assert apart - cost_of(network, 8)["memory_bytes"] == 4 * 9
+    twice = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+    apart = cost_of(twice, 8)["memory_bytes"]
+    twice[1].weight = twice[0].weight
+    assert apart - cost_of(twice, 8)["memory_bytes"] == 4 * 9
 
 
 def test_what_takes_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

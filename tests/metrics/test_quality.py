@@ -145,14 +145,9 @@ class TestCalibration:
     @pytest.mark.parametrize(
         "change",
         [
-            {"estimates": [0.8, 0.2]},
-            {"dice": [0.9, 0.1]},
-            {"dice": [0.1]},
-            {"estimates": [], "dice": []},
-            {"dice": [0.1, 1.5]},
-            {"margin": math.inf},
-            {"images": 3},
-            {"margin": None},
+            *({"estimates": [0.8, 0.2]}, {"estimates": [], "dice": []}),
+            *({"dice": [0.9, 0.1]}, {"dice": [0.1]}, {"dice": [0.1, 1.5]}),
+            *({"margin": math.inf}, {"margin": None}, {"images": 3}),
         ],
     )
     def test_content_that_is_none_is_refused(self, change):
@@ -179,12 +174,7 @@ def test_what_is_known_of_a_model_survives_json():
     known = Quality(quality_of({"schema": 1, "calibration": GOOD}, "x").calibration, Colours((0.0,) * 6, (1.0,) * 6))
     for each in (known, Quality(), Quality(known.calibration)):
         assert quality_of(json.dumps(each.as_dict()), "x") == each
-    for wrong in (
-        [],
-        {"schema": 2},
-        {"schema": 1, "colours": {"low": [1]}},
-        {"schema": 1, "colours": {"low": [1], "high": [2]}},
-        "[" * 100_000,
-    ):
+    one, two = ({"schema": 1, "colours": {"low": [1], **more}} for more in ({}, {"high": [2]}))
+    for wrong in ([], {"schema": 2}, one, two, "[" * 100_000):
         with pytest.raises(Refused, match=r"x.*: expected .*; delete it"):
             quality_of(wrong, "x", hint="delete it")

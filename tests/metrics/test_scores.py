@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
@@ -31,6 +30,7 @@ from samfed_monai.metrics import (
     worst,
 )
 from samfed_monai.metrics import summarise as summarise_rows
+from samfed_monai.metrics.scores import Volume, pool_volumes, summarise_volumes, volume_scores
 from samfed_monai.results.build import RESULTS_SCHEMA
 
 
@@ -49,48 +49,22 @@ def blob(seed: int, size: tuple[int, ...] = (96, 128)) -> np.ndarray:
     return noise > 0.3 * noise.std()
 
 
-@pytest.mark.parametrize("size", [(96, 128), (5, 24, 32)])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_surface_is_monais_also_at_the_frame(seed, size):
-    mask = blob(seed, size)
+FULL = [np.ones(shape, bool) for shape in ((4, 5), (1, 7), (2, 2), (3, 3))]
+
+
+@pytest.mark.parametrize("mask", [*(blob(seed, size) for seed in range(2) for size in ((96, 128), (5, 24, 32))), *FULL])
+def test_the_surface_is_monais_also_at_the_frame(mask):
+    before = mask.copy()
     assert mask[0].any() or mask[:, 0].any()
     assert (surface(mask) == (mask ^ binary_erosion(mask))).all()
-
-
-@pytest.mark.parametrize(("shape", "pixels"), [((4, 5), 14), ((1, 7), 7), ((2, 2), 4), ((3, 3), 8)])
-def test_a_full_mask_has_the_frame_as_its_surface(shape, pixels):
-    assert surface(np.ones(shape, bool)).sum() == pixels
-
-
-def test_the_mask_itself_is_left_alone():
-    mask = np.ones((5, 5), bool)
-    surface(mask)
-    assert mask.all()
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("pooled", [False, True])
-def test_it_is_the_percentile_of_the_distance_transform(seed, pooled):
-    a, b = blob(seed), blob(seed + 10)
-    to_b, to_a = distance_transform_edt(~surface(b))[surface(a)], distance_transform_edt(~surface(a))[surface(b)]
-    parts = [np.concatenate([to_b, to_a])] if pooled else [to_b, to_a]
-    assert hausdorff95(a, b, pooled=pooled) == pytest.approx(max(np.percentile(part, 95) for part in parts))
-
-
-def squares(shift: int) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.zeros((2, 40, 40), bool)
-    a[5:15, 5:15] = True
-    b[5:15, 5 + shift : 15 + shift] = True
-    return a, b
+    assert (mask == before).all()
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_square_shifted_by_four_pixels_is_four_pixels_away(pooled):
-    assert hausdorff95(*squares(4), pooled=pooled) == 4.0
-
-
-def test_the_same_mask_is_zero_pixels_away():
-    assert hausdorff95(*squares(0)) == 0.0
+    square = np.zeros((40, 40), bool)
+    square[5:15, 5:15] = True
+    assert hausdorff95(square, np.roll(square, 4, axis=1), pooled=pooled) == 4.0
 
 
 def test_the_percentile_lies_on_the_line_between_two_pixels():
@@ -110,22 +84,6 @@ def test_the_two_definitions_differ_where_one_mask_has_an_island():
     assert hausdorff95(prediction, label, pooled=True) == 0.0
 
 
-def test_an_empty_mask_is_refused():
-    with pytest.raises(ValueError, match="HD95 of an empty mask is not defined"):
-        hausdorff95(np.zeros((4, 4), bool), np.ones((4, 4), bool))
-
-
-MASKS = arrays(bool, (7, 9), elements=st.booleans())
-
-
-def test_dice_and_iou_of_two_overlapping_pixels():
-    prediction = np.array([[1, 1, 1, 0]], bool)
-    label = np.array([[0, 1, 1, 0]], bool)
-    scores = segmentation_scores(prediction, label)
-    assert (scores.dice, scores.iou) == (4 / 5, 2 / 3)
-    assert scores.empty == "none"
-
-
 @pytest.mark.parametrize(
     ("prediction", "label", "expected"),
     [
@@ -139,42 +97,29 @@ def test_fault_14_empty_masks_follow_the_convention(prediction, label, expected)
     assert segmentation_scores(np.full((3, 4), prediction, bool), np.full((3, 4), label, bool)) == expected
 
 
-def test_a_0_255_mask_counts_as_its_0_1_mask():
-    label = np.array([[0, 1], [1, 1]])
-    assert segmentation_scores(label * 255, label).dice == 1.0
-
-
-@given(prediction=MASKS, label=MASKS)
-def test_scores_are_symmetric_and_bounded(prediction, label):
-    there, back = segmentation_scores(prediction, label), segmentation_scores(label, prediction)
-    assert (there.dice, there.iou, there.hd95) == (back.dice, back.iou, back.hd95)
-    assert 0 <= there.iou <= there.dice <= 1
-    assert 0 <= there.hd95 <= np.hypot(7, 9)
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (1, 4, 4)])
-def test_masks_of_two_sizes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected two masks \(H, W\) of one size"):
-        segmentation_scores(np.zeros(shape, bool), np.zeros((4, 4), bool))
-
-
-TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]
+def test_masks_of_two_sizes_and_distances_of_an_empty_one_are_refused():
+    for shape in ((3, 5), (1, 4, 4)):
+        with pytest.raises(ValueError, match=r"expected two masks \(H, W\) of one size"):
+            segmentation_scores(np.zeros(shape, bool), np.zeros((4, 4), bool))
+    for full in (True, False):
+        with pytest.raises(ValueError, match="HD95 of an empty mask is not defined"):
+            hausdorff95(np.full((4, 4), full), np.full((4, 4), not full))
 
 
 @pytest.mark.parametrize(
-    ("prediction", "label", "sensitivity", "precision", "area"),
+    ("prediction", "label", "expected"),
     [
-        ([1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], 2 / 3, 2 / 4, 3 / 4),
-        ([1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], 1 / 4, 1, 1 / 4),
-        ([0] * 6, [0] * 6, 1, 1, 1),
-        ([0] * 6, [1] * 6, 0, 0, 0),
-        ([1] * 6, [0] * 6, 0, 0, 0),
+        ([1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [4 / 7, 2 / 5, 2 / 3, 2 / 4, 3 / 4]),
+        ([255, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [2 / 5, 1 / 4, 1 / 4, 1, 1 / 4]),
+        ([0] * 6, [0] * 6, [1, 1, 1, 1, 1]),
+        ([0] * 6, [1] * 6, [0, 0, 0, 0, 0]),
+        ([1] * 6, [0] * 6, [0, 0, 0, 0, 0]),
     ],
 )
-def test_sensitivity_precision_and_areas(prediction, label, sensitivity, precision, area):
-    found = segmentation_scores(np.array([prediction]), np.array([label]))
-    assert (found.sensitivity, found.precision, found.area) == (sensitivity, precision, area)
-    assert list(found.as_dict()) == ["dice", "iou", "hd95", "empty", "sensitivity", "precision", "area"]
+def test_dice_iou_sensitivity_precision_and_areas(prediction, label, expected):
+    found = segmentation_scores(np.array([prediction]), np.array([label])).as_dict()
+    assert list(found) == ["dice", "iou", "hd95", "empty", "sensitivity", "precision", "area"]
+    assert [found[name] for name in ("dice", "iou", *BESIDE)] == expected
 
 
 def test_what_is_beside_dice_is_averaged_where_every_image_and_every_site_has_it():
@@ -189,30 +134,20 @@ def test_what_is_beside_dice_is_averaged_where_every_image_and_every_site_has_it
     assert not set(BESIDE) & pool([site, summarise([Scores(0.5, 0.3, 1.0)])]).keys()
 
 
-def test_means_and_counts_of_three_images():
-    summary = summarise(TABLE)
-    assert summary["dice"] == pytest.approx(0.6)
-    assert summary["iou"] == pytest.approx(1.6 / 3)
-    assert summary["hd95"] == pytest.approx(20.0)
-    assert summary["n"] == 3
-    assert summary["empty"] == {"both": 1, "prediction": 1, "label": 0}
+TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]
+NO_MASKS = {"both": 0, "prediction": 0, "label": 0}
 
 
-def test_hssfs_convention_leaves_empty_masks_out_of_hd95_only():
-    summary = summarise(TABLE, skip_empty=True)
-    assert summary["hd95"] == 10.0
-    assert summary["dice"] == pytest.approx(0.6)
-    assert summary["n"] == 3
+@pytest.mark.parametrize(("skip_empty", "hd95"), [(False, 20.0), (True, 10.0)])
+def test_empty_masks_are_counted_and_left_out_of_hd95_alone_where_asked_for(skip_empty, hd95):
+    assert summarise(TABLE, skip_empty=skip_empty) == {
+        **{"dice": pytest.approx(0.6), "iou": pytest.approx(1.6 / 3), "hd95": pytest.approx(hd95), "n": 3},
+        "empty": {"both": 1, "prediction": 1, "label": 0},
+    }
 
 
 def test_no_image_has_no_mean():
-    assert summarise([]) == {
-        "dice": None,
-        "iou": None,
-        "hd95": None,
-        "n": 0,
-        "empty": {"both": 0, "prediction": 0, "label": 0},
-    }
+    assert summarise([]) == {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": NO_MASKS}
 
 
 @pytest.mark.parametrize("skip_empty", [False, True])
@@ -226,30 +161,20 @@ def test_pooled_sites_are_the_summary_of_all_their_images(skip_empty):
 def test_sites_of_which_every_mask_is_empty_have_no_hd95_when_skipped():
     site = summarise([Scores(0.0, 0.0, 50.0, "prediction")], skip_empty=True)
     assert site["hd95"] is None
-    assert pool([site, site], skip_empty=True) == {
-        "dice": 0.0,
-        "iou": 0.0,
-        "hd95": None,
-        "n": 2,
-        "empty": {"both": 0, "prediction": 2, "label": 0},
-    }
+    pooled = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {**NO_MASKS, "prediction": 2}}
+    assert pool([site, site], skip_empty=True) == pooled
 
 
-def of_site(dice, n, both=0, hd95=4.0):
-    return {"dice": dice, "iou": 0.5, "hd95": hd95, "n": n, "empty": {"both": both, "prediction": 0, "label": 0}}
+def of_site(dice, n, both=0):
+    return {"dice": dice, "iou": 0.5, "hd95": 4.0, "n": n, "empty": {**NO_MASKS, "both": both}}
 
 
 def test_the_mean_is_over_images_and_a_score_that_is_missing_does_not_count():
     pooled = pool([of_site(0.2, 1, both=1), of_site(0.6, 3), of_site(None, 5)])
     assert pooled["dice"] == pytest.approx(0.5)
     assert (pooled["n"], pooled["empty"]["both"]) == (9, 1)
+    assert pool([of_site(0.2, 1), of_site(0.6, 3, both=None)])["empty"]["both"] is None
     assert pool([])["dice"] is None
-
-
-def test_hd95_that_skips_empty_masks_weighs_by_the_images_that_it_is_the_mean_of():
-    sites = [of_site(0.5, 4, both=3), of_site(0.5, 3, hd95=8.0)]
-    assert pool(sites)["hd95"] == (4 * 4.0 + 3 * 8.0) / 7
-    assert pool(sites, skip_empty=True)["hd95"] == (1 * 4.0 + 3 * 8.0) / 4
 
 
 def test_the_worst_site_is_the_lowest_dice_and_the_first_by_name_among_equals():
@@ -360,9 +285,8 @@ def test_an_image_of_several_classes_has_the_mean_of_those_that_either_mask_hold
 
 def test_one_class_by_this_way_is_what_it_is_by_the_other():
     label, prediction = BOTH == 2, np.roll(BOTH == 2, 1, axis=1)
-    assert over_classes(scores_by_class(prediction.astype(int), label.astype(int), 1)) == segmentation_scores(
-        prediction, label
-    )
+    by_class = scores_by_class(prediction.astype(int), label.astype(int), 1)
+    assert over_classes(by_class) == segmentation_scores(prediction, label)
 
 
 def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_their_number():
@@ -391,7 +315,85 @@ def test_a_number_that_a_site_withheld_is_that_of_all_its_images():
     pooled = pool(sides)["classes"]["kidney"]
     assert pooled["dice"] == pytest.approx((2 * 0.5 + 6 * 0.9) / 8)
     assert pooled["n"] is None
-
-
-def test_summaries_of_one_class_say_nothing_of_classes():
     assert "classes" not in pool([summarise([])])
+
+
+SHAPE = (4, 8, 8)
+SPACING = (6.0, 2.0, 1.0)
+
+
+def box(*slices: slice) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[slices] = True
+    return mask
+
+
+LABEL = box(slice(0, 2), slice(2, 6), slice(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "dice", "far"),
+    [
+        (LABEL, 1.0, 0.0),
+        (box(slice(1, 3), slice(2, 6), slice(2, 6)), 0.5, 6.0),  # one slice further: a slice is 6 mm
+        (box(slice(0, 2), slice(3, 7), slice(2, 6)), 0.75, 2.0),  # one row
+        (box(slice(0, 2), slice(2, 6), slice(4, 8)), 0.5, 2.0),  # two columns of 1 mm
+        (box(slice(0, 1), slice(2, 6), slice(2, 6)), 2 / 3, 6.0),  # half of the slices
+    ],
+)
+def test_dice_is_of_all_slices_together_and_distances_are_in_millimetres(prediction, dice, far):
+    scores = volume_scores(prediction, LABEL, SPACING)
+    assert scores.dice == pytest.approx(dice)
+    assert scores.hd95 == pytest.approx(far)
+    assert volume_scores(prediction, LABEL, None).hd95 is None
+
+
+def test_what_a_label_does_not_hold_has_no_dice_and_what_is_missed_has_0():
+    nothing = np.zeros(SHAPE, bool)
+    assert volume_scores(LABEL, nothing, SPACING) == volume_scores(nothing, nothing, SPACING)
+    assert volume_scores(LABEL, nothing, SPACING).dice is None
+    missed = volume_scores(nothing, LABEL, SPACING)
+    assert (missed.dice, missed.hd95) == (0.0, None)
+
+
+def volume(prediction: np.ndarray, label: np.ndarray, spacing: tuple[float, float, float] | None = SPACING) -> Volume:
+    pairs = zip(prediction.astype(np.uint8), label.astype(np.uint8), strict=True)
+    return Volume(spacing, dict(enumerate(pairs, start=1)))
+
+
+def test_means_are_over_volumes_that_hold_a_class_and_an_absent_class_is_undefined():
+    half = box(slice(0, 1), slice(2, 6), slice(2, 6))
+    found = summarise_volumes([volume(LABEL, LABEL), volume(half, LABEL, None)], ["kidney", "spleen"])
+    assert found["classes"] == {
+        "kidney": {"dice": pytest.approx(5 / 6), "hd95_mm": 0.0, "n": 2, "measured": 1},
+        "spleen": {"dice": None, "hd95_mm": None, "n": 0, "measured": 0},
+    }
+    assert {key: found[key] for key in ("dice", "hd95_mm", "n", "measured")} == found["classes"]["kidney"]
+    assert "classes" not in summarise_volumes([volume(LABEL, LABEL)], ["foreground"])
+
+
+def test_slices_between_others_that_were_not_scored_keep_their_place():
+    pairs = {2: (LABEL[0], LABEL[0]), 4: (LABEL[1], LABEL[1])}
+    prediction, label = Volume(SPACING, pairs).stacked()
+    assert prediction.shape == (3, 8, 8)
+    assert [bool(each.any()) for each in label] == [True, False, True]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_sites_pool_to_what_their_volumes_together_give(counts):
+    half = box(slice(0, 1), slice(2, 6), slice(2, 6))
+    of_sites = [[volume(LABEL, LABEL)] * whole + [volume(half, LABEL, None)] * halves for whole, halves in counts]
+    pooled = pool_volumes(summarise_volumes(each, ["a", "b"]) for each in of_sites)
+    together = summarise_volumes([each for site in of_sites for each in site], ["a", "b"])
+    assert pooled == {**together, "dice": pytest.approx(together["dice"]), "classes": pooled["classes"]}
+    assert pooled["classes"]["a"] == {
+        **together["classes"]["a"],
+        "dice": pytest.approx(together["classes"]["a"]["dice"]),
+    }
+
+
+def test_a_site_of_pictures_alone_has_no_volumes_in_the_pool():
+    of_volumes = {**summarise([]), "volumes": summarise_volumes([volume(LABEL, LABEL)], [])}
+    assert pool([summarise([]), of_volumes])["volumes"]["n"] == 1
+    assert "volumes" not in pool([summarise([])])

@@ -47,11 +47,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        (
-            "deeplabv3plus_resnet18",
-            (100, 96),
-            r"image height: expected a multiple of 16, .*set image_size to 96 or 112",
-        ),
+        ("deeplabv3plus_resnet18", (100, 96), "image height: expected a multiple of 16, .*set image_size to 96 or 112"),
         ("flexible_unet_resnet18", (64, 20), r"image width: expected a multiple of 32, .*set image_size to 32$"),
         ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
     ],
@@ -75,26 +71,19 @@ def test_encoder_weights_come_from_a_local_file(tmp_path):
     save_file(weights, tmp_path / "resnet18.safetensors")
     network = client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.safetensors")
     assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)  # type: ignore[union-attr]
-    assert not torch.equal(
-        network.segmentation_head[0].weight,  # type: ignore[index]
-        source.segmentation_head[0].weight,  # type: ignore[index]
-    )
+    heads = [each.segmentation_head[0].weight for each in (network, source)]  # type: ignore[index]
+    assert not torch.equal(*heads)
 
 
-def test_weights_of_another_encoder_are_refused(tmp_path):
+def test_fault_28_weights_that_are_missing_of_another_encoder_or_of_none_are_refused(tmp_path):
     save_file({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "other.safetensors")
-    with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected shape"):
-        client_network("deeplabv3plus_resnet18", weights=tmp_path / "other.safetensors")
-
-
-def test_fault_28_missing_encoder_weights_are_refused(tmp_path):
-    with pytest.raises(Refused, match="no such file"):
-        client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.pth")
-
-
-def test_a_network_without_an_encoder_takes_no_encoder_weights(tmp_path):
-    with pytest.raises(Refused, match="found basic_unet; set encoder_weights to null"):
-        client_network("basic_unet", weights=tmp_path / "x.pth")
+    for name, file, message in (
+        ("deeplabv3plus_resnet18", "other.safetensors", r"other\.safetensors -> .*: expected shape"),
+        ("deeplabv3plus_resnet18", "resnet18.pth", "no such file"),
+        ("basic_unet", "other.safetensors", "found basic_unet; set encoder_weights to null"),
+    ):
+        with pytest.raises(Refused, match=message):
+            client_network(name, weights=tmp_path / file)
 
 
 def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
@@ -106,6 +95,8 @@ def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
     save_file(source.encoder.state_dict(), tmp_path / "efficientnet_lite0.safetensors")  # type: ignore[union-attr]
     network = client_network(name, weights="efficientnet_lite0")
     assert torch.equal(network.encoder.conv_stem.weight, source.encoder.conv_stem.weight)  # type: ignore[union-attr]
+    epsilons = {module.eps for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)}  # type: ignore[union-attr]
+    assert epsilons == {1e-3}, "that of their weights"
 
 
 @pytest.mark.parametrize(
@@ -121,11 +112,6 @@ def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, me
         client_network("deeplabv3plus_resnet18", weights=weights)
 
 
-def test_efficientnets_normalise_with_the_epsilon_of_their_weights():
-    network = client_network("deeplabv3plus_efficientnet_lite0")
-    assert {module.eps for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-3}  # type: ignore[union-attr]
-
-
 @pytest.mark.parametrize(
     ("name", "width"), [("deeplabv3plus_resnet18", 256), ("flexible_unet_resnet18", 16), ("basic_unet", 32)]
 )
@@ -138,10 +124,3 @@ def test_the_head_takes_features_of_that_width(name, width):
         network.eval()(torch.rand(1, 3, 32, 32))
     handle.remove()
     assert seen == [width]
-
-
-def test_a_network_without_a_known_head_is_refused():
-    with pytest.raises(
-        Refused, match=r"network: expected a network with one of .*'segmentation_head'.*found Sequential"
-    ):
-        head_of(nn.Sequential(nn.Conv2d(3, 1, 1)))

@@ -22,11 +22,12 @@ class Witness(nn.Linear):
 
 
 @pytest.mark.parametrize(("enabled", "inside"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_the_network_runs_in_the_asked_precision_and_float32_comes_back(enabled, inside):
+def test_the_network_runs_in_the_asked_precision_and_float32_comes_back_gradients_too(enabled, inside):
     network = Witness(2, 3)
     output = AutocastInferer(enabled)(torch.rand(4, 2), network)
     assert network.seen == inside
-    assert output.dtype == torch.float32
+    output.sum().backward()
+    assert output.dtype == network.weight.grad.dtype == torch.float32
 
 
 def test_auto_follows_the_processor(monkeypatch):
@@ -37,32 +38,16 @@ def test_auto_follows_the_processor(monkeypatch):
         assert network.seen == inside
 
 
-@pytest.mark.parametrize(
-    ("gains", "enabled", "used"),
-    [
-        (True, True, True),
-        (True, "auto", True),
-        (True, False, False),
-        (False, True, False),
-        (False, "auto", False),
-        (False, False, False),
-    ],
-)
-def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatch, caplog, gains, enabled, used):
+@pytest.mark.parametrize("gains", [True, False])
+@pytest.mark.parametrize("enabled", [True, "auto", False])
+def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatch, caplog, gains, enabled):
     monkeypatch.setattr(room, "bf16_gains", lambda device: gains)
     room._warn_float32.cache_clear()
     with caplog.at_level(logging.WARNING, "samfed_monai"):
-        assert [room.bf16_possible(enabled, "cpu") for _ in range(3)] == [used] * 3
-    told = ["bf16 is true, but the cpu of this machine does not compute bfloat16: going on in float32"]
-    expected = told if enabled is True and not gains else []
+        assert [room.bf16_possible(enabled, "cpu") for _ in range(3)] == [gains and enabled is not False] * 3
+    warning = ["bf16 is true, but the cpu of this machine does not compute bfloat16: going on in float32"]
+    expected = warning if enabled is True and not gains else []
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == expected
-
-
-def test_gradients_pass_through():
-    network = Witness(2, 1)
-    AutocastInferer(True)(torch.rand(4, 2), network).sum().backward()
-    assert network.weight.grad is not None
-    assert network.weight.grad.dtype == torch.float32
 
 
 def test_the_processor_is_asked(monkeypatch):
@@ -75,11 +60,6 @@ def test_the_processor_is_asked(monkeypatch):
     assert bf16_gains("cpu") == torch.backends.mkldnn.is_available()
     bf16_gains.cache_clear()
     assert not bf16_gains("meta")
-
-
-def test_a_wrong_switch_is_refused():
-    with pytest.raises(Refused, match=r"AutocastInferer -> enabled: expected true, false or 'auto', found 'on'"):
-        AutocastInferer("on")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", sorted(VIEWS))
@@ -96,22 +76,22 @@ def test_a_quarter_turn_by_hand():
     assert view.apply(torch.tensor([[1, 2], [3, 4]])).tolist() == [[2, 4], [1, 3]]
 
 
-def test_views_are_undone_before_they_are_averaged():
+LEFT = torch.tensor([[0.8, 0.2], [0.4, 0.2]])
+"""Probabilities of a network wherever its image is turned: no symmetry at all."""
+
+
+def left(batch: torch.Tensor) -> torch.Tensor:
+    return torch.logit(LEFT).expand(len(batch), 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("views", "mean"), [(1, [[0.8, 0.2], [0.4, 0.2]]), (2, [[0.5, 0.5], [0.3, 0.3]]), (4, [[0.4, 0.4], [0.4, 0.4]])]
+)
+def test_views_are_undone_before_they_are_averaged_and_an_inferer_gives_logits_of_the_mean(views, mean):
     images = torch.zeros(1, 3, 2, 2)
-    left = torch.logit(torch.tensor([[0.8, 0.2], [0.4, 0.2]]))  # wherever the image is turned: no symmetry at all
-
-    def network(batch: torch.Tensor) -> torch.Tensor:
-        return left.expand(len(batch), 1, 2, 2)
-
-    torch.testing.assert_close(mean_of_views(images, network, 1)[0, 0], torch.tensor([[0.8, 0.2], [0.4, 0.2]]))
-    torch.testing.assert_close(mean_of_views(images, network, 2)[0, 0], torch.tensor([[0.5, 0.5], [0.3, 0.3]]))
-    torch.testing.assert_close(mean_of_views(images, network, 4)[0, 0], torch.full((2, 2), 0.4))
-
-
-def test_views_of_a_network_that_follows_the_image_change_nothing():
-    images = torch.arange(12.0).reshape(1, 3, 2, 2) / 12
-    same = mean_of_views(images, lambda batch: batch[:, :1], 8)
-    torch.testing.assert_close(same, images[:, :1].sigmoid())
+    torch.testing.assert_close(mean_of_views(images, left, views)[0, 0], torch.tensor(mean))
+    logits = AutocastInferer(False, views=views)(images, left)
+    torch.testing.assert_close(logits.sigmoid()[0, 0], torch.tensor(mean))
 
 
 @given(st.integers(0, 2**16), st.integers(1, 3), st.sampled_from(sorted(VIEWS)))
@@ -129,16 +109,10 @@ def test_sure_pixels_have_finite_logits():
     assert logits_of(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)).isfinite().all()
 
 
-def test_an_inferer_with_views_gives_logits_of_the_mean_probability():
-    images = torch.zeros(1, 3, 2, 2)
-    left = torch.logit(torch.tensor([[0.8, 0.2], [0.4, 0.2]]))
-    seen = AutocastInferer(False, views=2)(images, lambda batch: left.expand(len(batch), 1, 2, 2))
-    torch.testing.assert_close(seen.sigmoid()[0, 0], torch.tensor([[0.5, 0.5], [0.3, 0.3]]))
-    once = AutocastInferer(False)(images, lambda batch: left.expand(len(batch), 1, 2, 2))
-    assert torch.equal(once[0, 0], left)
-
-
 @pytest.mark.parametrize("views", [0, 3, 2.0, True, "4"])
-def test_other_numbers_of_views_are_refused(views):
-    with pytest.raises(Refused, match=r"AutocastInferer -> views: expected one of \[1, 2, 4, 8\], found"):
-        AutocastInferer(views=views)
+def test_other_switches_and_numbers_of_views_are_refused_together(views):
+    expected = (
+        r"(?s)-> enabled: expected true, false or 'auto', found 'on'.*-> views: expected one of \[1, 2, 4, 8\], f"
+    )
+    with pytest.raises(Refused, match=expected):
+        AutocastInferer("on", views=views)  # type: ignore[arg-type]

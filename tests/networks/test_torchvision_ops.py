@@ -1,43 +1,47 @@
+"""torchvision imported where its compiled operators are missing; once a process, so each case has its own fork."""
+
 from __future__ import annotations
 
 import subprocess
 import sys
-from functools import cache
 
-PROBE = """
-import sys
-sys.modules["samfed_stand_in"] = sys
+CASES = """
+import os, sys
 import torch
-{before}
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
-first, second = declare_torchvision_operators(), declare_torchvision_operators()
-import torchvision.ops
-print(first, second, hasattr(torch.ops.torchvision, "nms"))
+
+def own():
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor a, Tensor b, float c) -> Tensor")
+    library.define("qnms(Tensor a, Tensor b, float c) -> Tensor")
+    return library
+
+def failed_before():
+    try:
+        import torchvision
+    except RuntimeError:
+        pass
+
+def case(before):
+    kept = before()
+    first, second = declare_torchvision_operators(), declare_torchvision_operators()
+    import torchvision.ops
+    print(first, second, hasattr(torch.ops.torchvision, "nms"), flush=True)
+    return first
+
+for before in (lambda: None, failed_before, own):
+    if (child := os.fork()) == 0:
+        os._exit(0 if case(before) else 7)  # without the end of the parent's libraries
+    loads = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    if before is failed_before and loads:  # torchvision's own: declared a second time, they end the process
+        break
 """
-OWN = 'own = torch.library.Library("torchvision", "DEF")\nown.define("nms(Tensor a, Tensor b, float c) -> Tensor")\n'
-OWN += 'own.define("qnms(Tensor a, Tensor b, float c) -> Tensor")'
 
 
-@cache
-def probe(before: str = "") -> list[str]:
-    """In a process of its own: torchvision can be imported only once in each."""
-    command = [sys.executable, "-c", PROBE.format(before=before)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_torchvision_is_imported_with_operators_declared_where_it_brings_none_once_and_after_a_failure():
+    done = subprocess.run([sys.executable, "-c", CASES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-def test_torchvision_can_be_imported_and_a_second_call_changes_nothing():
-    first, second, exists = probe()
-    assert exists == "True"
-    assert first == second
-
-
-def test_it_is_inactive_when_the_operators_exist():
-    loads = probe()[0] == "False"  # torchvision's own: declared a second time, they end the process
-    assert probe("" if loads else OWN) == ["False", "False", "True"]
-
-
-def test_it_recovers_from_an_import_that_failed_before():
-    swallowed = "try:\n    import torchvision\nexcept RuntimeError:\n    pass"
-    assert probe(swallowed)[2] == "True"
+    cases = [line.split() for line in done.stdout.splitlines()]
+    assert cases[0] in (["True", "True", "True"], ["False", "False", "True"])
+    assert cases[1] == cases[0]
+    assert cases[2:] == ([["False", "False", "True"]] if cases[0][0] == "True" else [])

@@ -57,66 +57,58 @@ def text_needles(*texts: str) -> list[bytes]:
 def leaks(payloads: Iterable[bytes], files: Iterable[Path], needles: Needles) -> list[str]:
     """What was found: ``<needle> in message 3``, ``<needle> in report.html``; empty when nothing leaked."""
     places = [(f"message {index}", payload) for index, payload in enumerate(payloads)]
-    places += [(path.name, path.read_bytes()) for path in files]
+    for path in files:
+        places += [(path.name, path.read_bytes()), (f"the name of {path.name}", path.name.encode())]
     return [
         f"{name} in {place}"
         for place, content in places
         for name, forms in needles.items()
         if any(form in layer for layer in unpacked(content) for form in forms)
-    ] + [f"{name} in the name of {path.name}" for path in files for name in _in_name(path, needles)]
+    ]
 
 
 def unpacked(content: bytes) -> Iterator[bytes]:
     """``content`` and everything that it is a packing of: messages, safetensors, archives, deflate, images."""
     yield content
+    tensors: list[torch.Tensor] = []
     # safetensors hold tensors as they are, so that only what is packed in them is something new
     with suppress(MessageRefused):
         message = from_bytes(content)
-        if message.kind == Kind.SOFT_MASKS:
-            yield from map(_raw, message.tensors.values())
+        tensors += message.tensors.values() if message.kind == Kind.SOFT_MASKS else []
     with suppress(Exception):
-        for tensor in load(content).values():
-            if tensor.dtype == torch.uint8:
-                yield from _inflated(_raw(tensor))
+        tensors += [tensor for tensor in load(content).values() if tensor.dtype == torch.uint8]
     with suppress(Exception), zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
             yield from unpacked(archive.read(name))
     with suppress(Exception), Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image)
         yield from (pixels.tobytes(), np.moveaxis(pixels, -1, 0).tobytes())
-    yield from _inflated(content)
+    raw = [tensor.numpy().tobytes() for tensor in tensors]
+    yield from raw
+    for packed in (content, *raw):
+        for inflate in (zlib.decompress, gzip.decompress):
+            with suppress(Exception):
+                yield inflate(packed)
 
 
 def server_files(run_folder: Path, site_local: Sequence[str] = SITE_LOCAL) -> list[Path]:
-    """Files of a run folder that lie at the server.
-
-    Args:
-        run_folder: of a run in one process, or the server's own.
-        site_local: folders that are the sites'; none in a folder of the server's own.
-    """
-    return [
-        path
-        for path in sorted(Path(run_folder).rglob("*"))
-        if path.is_file() and not set(path.relative_to(run_folder).parts) & set(site_local)
-    ]
+    """Files of a run folder that lie at the server: all but those in folders of these names."""
+    files = [path for path in sorted(run_folder.rglob("*")) if path.is_file()]
+    return [path for path in files if not set(path.relative_to(run_folder).parts) & set(site_local)]
 
 
-def wired(site: Any, sent: list[bytes], received: list[bytes] | None = None) -> Any:
-    """Has everything that ``site`` is asked and answers pass as bytes, and keeps a copy; returns ``site``.
+def wired(site: Any, sent: list[bytes]) -> Any:
+    """Has everything that ``site`` is asked and answers pass as bytes; returns ``site``.
 
     Args:
         site: has ``answer(task, message)``.
         sent: is given what it answers, and the words that leave when it fails.
-        received: is given what it is asked.
     """
     answer: Callable[[Any, Any], Any] = site.answer
 
     def over_the_wire(task: Any, message: Any) -> Any:
-        payload = to_bytes(message)
-        if received is not None:
-            received.append(payload)
         try:
-            sent.append(to_bytes(answer(task, from_bytes(payload))))
+            sent.append(to_bytes(answer(task, from_bytes(to_bytes(message)))))
         except Exception as error:
             sent.append(scrub(error).encode())
             raise
@@ -124,17 +116,3 @@ def wired(site: Any, sent: list[bytes], received: list[bytes] | None = None) -> 
 
     site.answer = over_the_wire
     return site
-
-
-def _raw(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-
-
-def _inflated(content: bytes) -> Iterator[bytes]:
-    for inflate in (zlib.decompress, gzip.decompress):
-        with suppress(Exception):
-            yield inflate(content)
-
-
-def _in_name(path: Path, needles: Needles) -> list[str]:
-    return [name for name, forms in needles.items() if any(form in path.name.encode() for form in forms)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
 
 import pytest
 from scipy.optimize import brentq
@@ -18,6 +17,8 @@ from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import MessageRefused
 
 DELTA = 1e-5
+FLOOR = PrivacyFloor(epsilon=8.0)
+ONE = DifferentialPrivacy(noise_multiplier=1.0)  # 4.7 for one release at delta 1e-5, 7.1 for two, 9.0 for three
 
 
 def exact(noise_multiplier: float, releases: int) -> float:
@@ -33,23 +34,16 @@ def exact(noise_multiplier: float, releases: int) -> float:
 @pytest.mark.parametrize("noise_multiplier", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.parametrize("releases", [1, 30])
 def test_the_bound_is_a_little_above_the_exact_value(noise_multiplier, releases):
-    pytest.importorskip("opacus", reason="the accountant is an extra")
     bound = epsilon(noise_multiplier, releases, DELTA)
     assert exact(noise_multiplier, releases) < bound < 1.25 * exact(noise_multiplier, releases)
 
 
-def test_nothing_sent_is_nothing_spent():
-    assert epsilon(1.0, 0, DELTA) == 0.0
-
-
 def test_the_account_of_a_run_follows_each_site_s_own_count():
-    pytest.importorskip("opacus", reason="the accountant is an extra")
     records = [
         {"sites": {"Basel": {"releases": 1}, "Bern": {"releases": 1}}},
-        {"sites": {"Basel": {"releases": 3}, "Bern": {"status": "skipped"}}},  # Basel sent one that never came
-        {
-            "sites": {"Basel": {"releases": 4}, "Bern": {"status": "skipped"}}
-        },  # and Bern perhaps one in each of two rounds
+        # Basel sent one that never came, and Bern perhaps one in each of two rounds
+        {"sites": {"Basel": {"releases": 3}, "Bern": {"status": "skipped"}}},
+        {"sites": {"Basel": {"releases": 4}, "Bern": {"status": "skipped"}}},
     ]
     account = privacy_account(Privacy(5, DifferentialPrivacy(noise_multiplier=2.0)), records, {("Bern", "test"): "why"})
     noise = account["differential_privacy"]
@@ -60,20 +54,10 @@ def test_the_account_of_a_run_follows_each_site_s_own_count():
     assert noise["epsilon_total"] == noise["epsilon"]["Basel"]
 
 
-def test_without_noise_no_accountant_is_needed():
-    assert privacy_account(Privacy(), [], {})["differential_privacy"] is None
-
-
 def test_a_missing_accountant_is_refused_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
     with pytest.raises(Refused, match=r"pip install 'samfed-monai\[privacy\]'"):
         epsilon(1.2345, 1, DELTA)
-
-
-FLOOR = PrivacyFloor(epsilon=8.0)
-
-
-ONE = DifferentialPrivacy(noise_multiplier=1.0)  # 4.7 for one release at delta 1e-5, 7.1 for two, 9.0 for three
 
 
 def ledger(folder, floor=FLOOR) -> PrivacyLedger:
@@ -81,24 +65,23 @@ def ledger(folder, floor=FLOOR) -> PrivacyLedger:
 
 
 def test_three_run_names_do_not_spend_the_floor_three_times(tmp_path):
-    for run in ("first", "second"):
-        ledger(tmp_path).enter(ONE, run=run)
-    with pytest.raises(
-        MessageRefused, match=r"privacy budget: expected at most 8, as this site's file says, found eps"
-    ):
+    ledger(tmp_path, PrivacyFloor()).enter(ONE, run="first")  # before the site asks for an epsilon
+    ledger(tmp_path).enter(ONE, run="second")
+    expected = "privacy budget: expected at most 8, as this site's file says, found eps"
+    with pytest.raises(MessageRefused, match=expected):
         ledger(tmp_path).enter(ONE, run="third")
-    lines = (tmp_path / "privacy" / "Bern.jsonl").read_text().splitlines()
-    assert [json.loads(line)["run"] for line in lines] == ["first", "second"], "what is refused is not entered"
+    path = tmp_path / "privacy" / "Bern.jsonl"
+    runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
+    assert runs == ["first", "second"], "what is refused is not entered"
+    assert path.stat().st_mode & 0o777 == 0o600
     assert ledger(tmp_path).spent() == {1.0: 2}
     PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE, run="first")  # another site has a budget of its own
 
 
 def test_each_release_is_priced_at_its_own_noise(tmp_path):
     own = ledger(tmp_path)
-    own.enter(ONE, run="a")
-    own.enter(ONE, run="a")
-    strong = DifferentialPrivacy(noise_multiplier=100.0)
-    own.enter(strong, run="a")  # three releases at 100 would be 0.1: what was sent at 1 stays as dear as it was
+    for noise in (1.0, 1.0, 100.0):  # three at 100 would be 0.1: what was sent at 1 stays as dear as it was
+        own.enter(DifferentialPrivacy(noise_multiplier=noise), run="a")
     assert own.spent() == {1.0: 2, 100.0: 1}
     both = epsilon_of({1.0: 2, 100.0: 1}, 1e-5)
     assert epsilon(1.0, 2, 1e-5) < both < epsilon(1.0, 2, 1e-5) + 0.05
@@ -116,21 +99,12 @@ def test_a_large_delta_of_the_plan_makes_nothing_cheaper(tmp_path):
         own.enter(loose, run="a")
 
 
-def test_a_line_that_was_cut_off_counts_with_the_least_noise_of_the_others(tmp_path):
+@pytest.mark.parametrize(("sent", "spent"), [((4.0, 2.0), {2.0: 2, 4.0: 1}), ((), {1.0: 1})])
+def test_a_line_that_was_cut_off_counts_with_the_least_noise_of_the_others_or_1(tmp_path, sent, spent):
     own = ledger(tmp_path)
-    own.enter(DifferentialPrivacy(noise_multiplier=4.0), run="a")
-    own.enter(DifferentialPrivacy(noise_multiplier=2.0), run="a")
+    own.path.parent.mkdir()
+    for noise in sent:
+        own.enter(DifferentialPrivacy(noise_multiplier=noise), run="a")
     with own.path.open("a") as stream:
         stream.write('{"time": "2026')
-    assert own.spent() == Counter({2.0: 2, 4.0: 1})
-
-
-def test_what_was_sent_before_a_site_asks_for_an_epsilon_counts(tmp_path):
-    ledger(tmp_path, PrivacyFloor()).enter(ONE, run="a")
-    assert ledger(tmp_path).spent() == Counter({ONE.noise_multiplier: 1})
-
-
-def test_the_ledger_is_its_owner_s_to_read(tmp_path):
-    own = ledger(tmp_path)
-    own.enter(ONE, run="a")
-    assert own.path.stat().st_mode & 0o777 == 0o600
+    assert own.spent() == spent

@@ -1,54 +1,48 @@
+import re
+
 import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.privacy import AuditLog, audit_table, read_audit
-from samfed_monai.privacy.accounting import count_noise
-from samfed_monai.privacy.release import _noise_of
 
 SENT = {"site": "Basel", "round": 0, "task": "train", "outcome": "sent", "kind": "weights", "bytes": 100, "n": 40}
 
 
-def test_lines_are_appended_and_read_back(tmp_path):
-    log = AuditLog(tmp_path / "made")
-    log.write(SENT)
-    log.write({**SENT, "round": 1, "noise": {"deviation": 0.5, "noise_multiplier": 2.0, "release": 1}})
-    first, second = read_audit(tmp_path / "made" / "audit.jsonl")
-    assert (first["round"], second["round"]) == (0, 1)
-    assert first["time"].endswith("+00:00")
-    assert count_noise(log.path, _noise_of) == {2.0: 1}
-
-
-def test_a_line_is_logged_as_it_is_written_and_holds_no_nan(tmp_path, caplog):
+def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_back(tmp_path, caplog):
     caplog.set_level("INFO")
-    log = AuditLog(tmp_path)
-    log.write(SENT)
-    assert caplog.messages == (tmp_path / "audit.jsonl").read_text().splitlines()
+    log = AuditLog(tmp_path / "made")
+    for round in (0, 1):
+        log.write({**SENT, "round": round})
+    assert caplog.messages == log.path.read_text().splitlines()
+    lines = read_audit(log.path)
+    assert [line["round"] for line in lines] == [0, 1]
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}\+00:00", lines[0]["time"])
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         log.write({"deviation": float("nan")})
 
 
-def test_of_lines_that_were_cut_off_alone_each_counts_as_one_of_noise_1(tmp_path):
-    (tmp_path / "audit.jsonl").write_text('{"time": "2026')
-    assert count_noise(AuditLog(tmp_path).path, _noise_of) == {1.0: 1}
+CUT_OFF = "a line that was cut off: what it was about had not left when the machine stopped"
 
 
-def test_refusals_in_full(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, ": expected an audit file, found no such file; name a site's audit.jsonl"),
+        ("", ": expected an audit file: this site sent nothing yet, found an empty file"),
+        ('{"site": "a", "outcome": "sent"}\n{"site": "Ba', f", line 2: expected JSON, found no record; {CUT_OFF}"),
+        (
+            '{"e": 5, "d": 4, "c": 3, "b": 2, "site": 1}',
+            ", line 1: expected a record of an audit, found keys ['b', 'c', 'd', 'e']; name a site's audit.jsonl",
+        ),
+    ],
+)
+def test_refusals_in_full(tmp_path, content, problem):
     path = tmp_path / "audit.jsonl"
+    if content is not None:
+        path.write_text(content)
     with pytest.raises(Refused) as error:
         read_audit(path)
-    assert not count_noise(path, _noise_of)
-    assert str(error.value.problems[0]) == (
-        f"{path}: expected an audit file, found no such file; name a site's audit.jsonl"
-    )
-    AuditLog(tmp_path).write(SENT)
-    with path.open("a") as stream:
-        stream.write('{"site": "Ba')
-    with pytest.raises(Refused) as error:
-        read_audit(path)
-    assert str(error.value.problems[0]) == (
-        f"{path}, line 2: expected JSON, found no record; "
-        "a line that was cut off: what it was about had not left when the machine stopped"
-    )
+    assert [str(each) for each in error.value.problems] == [f"{path}{problem}"]
 
 
 def test_answers_are_counted_by_task_and_round_as_far_as_they_are_gone(tmp_path):

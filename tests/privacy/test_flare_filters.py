@@ -35,20 +35,19 @@ def test_filters_that_change_numbers_break_the_bytes_which_are_then_refused(flar
 
 
 @pytest.mark.parametrize(
-    "flare_filter", [ExcludeVars(["head.weight"]), ExcludeVars({"head.weight"}), ExcludeVars("head")]
+    "flare_filter",
+    [
+        ExcludeVars(["head.weight"]),  # by the network's names, of which it finds none
+        ExcludeVars({"head.weight"}),
+        ExcludeVars("head"),
+        PercentilePrivacy(percentile=101),  # a wrong value switches it off
+    ],
 )
-def test_a_filter_by_name_finds_none_of_the_network_s_names_and_lets_everything_pass(flare_filter):
+def test_filters_that_find_nothing_let_everything_pass_without_a_word(flare_filter):
     assert np.array_equal(filtered(flare_filter), PAYLOAD)
 
 
-def test_a_filter_by_name_can_only_drop_the_whole_message():
+def test_a_filter_by_name_can_only_drop_the_whole_message_and_a_blocker_of_kinds_blocks():
     assert filtered(ExcludeVars(["message"])) is None
-
-
-def test_a_filter_that_is_switched_off_by_a_wrong_value_says_nothing():
-    assert np.array_equal(filtered(PercentilePrivacy(percentile=101)), PAYLOAD)
-
-
-def test_a_blocker_of_kinds_blocks():
     with pytest.raises(ContentBlockedException):
         filtered(DXOBlocker([DataKind.WEIGHTS]))

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientAlgoSite
-from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
-from samfed_monai.privacy.allowed import allowed_of
-from samfed_monai.protocol import Kind, from_bytes
+from samfed_monai.privacy import read_audit
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
-from tests.federation.unlike import run_unlike, unlike_algo
-from tests.privacy.spy import wired
 
 
-def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path, caplog):
+def test_fault_59_withheld_scores_and_noise_are_in_the_results_and_the_report(small_federation, tmp_path, caplog):
     """Two images in each split: no site sends a score, and the last round stands for the best."""
+    noise = {"clip": 1.0, "noise_multiplier": 8.0, "delta": 1e-5}
     with caplog.at_level(logging.INFO, logger="samfed_monai.audit"):
-        results = job(small_federation, tmp_path, privacy={"least_images": 3}).run()
+        results = job(small_federation, tmp_path, privacy={"least_images": 3, "differential_privacy": noise}).run()
     assert validate_results(results) == []
     assert results["models"]["best"]["round"] == results["models"]["last"]["round"] == 1
-    assert (results["average"]["test"]["n"], results["average"]["test"]["dice"], results["worst"]["test"]) == (
-        0,
-        None,
-        None,
-    )
-    reason = "withheld: fewer than 3 images"
+    assert (results["average"]["test"]["n"], results["average"]["test"]["dice"]) == (0, None)
+    assert results["worst"]["test"] is None
+    account, reason = results["privacy"].pop("differential_privacy"), "withheld: fewer than 3 images"
+    splits = [(site, split) for site in ("site-1", "site-2") for split in ("test", "validation")]
     assert results["privacy"] == {
         "least_images": 3,
-        "withheld": [
-            {"site": site, "split": split, "reason": reason}
-            for site in ("site-1", "site-2")
-            for split in ("test", "validation")
-        ],
-        "differential_privacy": None,
+        "withheld": [{"site": site, "split": split, "reason": reason} for site, split in splits],
         "central_differential_privacy": None,
         "secure_aggregation": None,
     }
-    page = Report(run_folder=tmp_path, overlays=False).write()
-    assert reason in Path(page).read_text()
-    audit = read_audit(tmp_path / "sites" / "site-1" / "audit.jsonl")
-    assert [line["task"] for line in audit if line["kind"] == "weights"] == ["train", "train"]
+    assert account["releases"] == {"site-1": 2, "site-2": 2}
+    assert 0 < account["epsilon_per_round"] < account["epsilon_total"] == account["epsilon"]["site-1"] < 1
+    page = Path(Report(run_folder=tmp_path, overlays=False).write()).read_text()
+    assert reason in page
+    assert f"{account['epsilon_total']:.2f}" in page
+    audit = read_audit(tmp_path / "sites" / "site-2" / "audit.jsonl")
+    trained = [(line["noise"]["release"], line["metrics"]) for line in audit if line["kind"] == "weights"]
+    assert trained == [(release, ["iterations", "releases", "seconds"]) for release in (1, 2)]
     assert {line["n"] for line in audit if line["task"] == "evaluate"} == {0}
     logged = [record for record in caplog.records if record.name == "samfed_monai.audit"]
     files = [path.read_text() for path in tmp_path.glob("sites/*/audit.jsonl")]
@@ -58,37 +50,3 @@ def test_fault_59_a_site_with_too_few_images_is_refused_before_round_0(small_fed
         job(small_federation, tmp_path, privacy=None).run()
     assert len(error.value.problems) == 2
     assert not (tmp_path / "rounds" / "000").exists()
-
-
-def test_noise_is_accounted_for_in_the_results_and_in_the_report(small_federation, tmp_path):
-    pytest.importorskip("opacus", reason="the accountant is an extra")
-    noise = {"clip": 1.0, "noise_multiplier": 8.0, "delta": 1e-5}
-    results = job(small_federation, tmp_path, privacy={"least_images": 1, "differential_privacy": noise}).run()
-    account = results["privacy"]["differential_privacy"]
-    assert validate_results(results) == []
-    assert account["releases"] == {"site-1": 2, "site-2": 2}
-    assert 0 < account["epsilon_per_round"] < account["epsilon_total"] == account["epsilon"]["site-1"] < 1
-    page = Path(Report(run_folder=tmp_path, overlays=False).write()).read_text()
-    assert f"{account['epsilon_total']:.2f}" in page
-    lines = [line for line in read_audit(tmp_path / "sites" / "site-2" / "audit.jsonl") if line["noise"]]
-    assert [line["noise"]["release"] for line in lines] == [1, 2]
-    assert all(line["metrics"] == ["iterations", "releases", "seconds"] for line in lines)
-
-
-def test_sites_that_exchange_predictions_add_noise_to_their_masks_and_learn_on(tmp_path):
-    clients = {site: unlike_algo(site) for site in ("site-1", "site-2")}
-    noise = {"clip": 0.5, "noise_multiplier": 0.1}
-    settings = Privacy.from_json({"least_images": 1, "differential_privacy": noise})
-    sites, sent = {}, []
-    for site, client in clients.items():
-        release = ReleaseFilter(
-            site, allowed=partial(allowed_of, client), privacy=settings, folder=tmp_path / "sites" / site
-        )
-        sites[site] = wired(ClientAlgoSite(site, client, release), sent)
-    result, *_ = run_unlike(tmp_path, clients=sites, rounds=2)
-    assert [entry["releases"] for entry in result.records[1]["sites"].values()] == [2, 2]
-    last = [message for message in map(from_bytes, sent) if message.kind == Kind.SOFT_MASKS][-2:]
-    own = clients["site-1"].own.sharing.own_masks()
-    assert last[0].tensors["masks"].shape == own.shape
-    assert not last[0].tensors["masks"].equal(own)
-    assert set(last[0].metrics) == {"seconds", "iterations", "releases"}

@@ -63,6 +63,37 @@ class Tokens(nn.Module):
         return self.out(tokens.transpose(1, 2).reshape(maps.shape))
 
 
+class Wide(nn.Module):
+    """A linear layer on so many values of a map, in their order; no pixel moves them where they are constant."""
+
+    def __init__(self, count: int, constant: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(count, 1)
+        self.constant = torch.linspace(0, 1, count)[None] if constant else None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        read = images.flatten(1)[:, : self.linear.in_features]
+        return self.linear(read if self.constant is None else self.constant)
+
+
+class Both(nn.Module):
+    """A row of numbers, and a map of which each value hangs on the whole image."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images.mean((1, 2, 3)), torch.fft.fft2(images.sum(1, keepdim=True)).real
+
+
+class Second(nn.Module):
+    """Reads the second of two maps that a layer gives place by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.linear = Both(), nn.Linear(32 * 32, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.both(images)[1].flatten(1))
+
+
 @pytest.mark.parametrize(
     ("network", "layer"),
     [
@@ -70,6 +101,7 @@ class Tokens(nn.Module):
         (Shuffled, "linear"),
         (lambda: Shuffled(3), "linear"),
         (Deep, "linear"),
+        (Second, "linear"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 32), nn.ConvTranspose2d(8, 1, 32)), "0"),
     ],
 )
@@ -88,15 +120,24 @@ def test_networks_of_the_catalogue_have_none(name):
 
 
 @pytest.mark.parametrize(
-    "network",
+    ("network", "found"),
     [
-        ToyNet,
-        lambda: nets.AttentionUnet(2, 3, 1, channels=(8, 16), strides=(2,)),
-        Tokens,
+        (ToyNet(), []),
+        (nets.AttentionUnet(2, 3, 1, channels=(8, 16), strides=(2,)), []),
+        (Tokens(), []),
+        (Wide(768), []),  # so many values, or places of a kernel, and no more
+        (Wide(769), ["linear"]),
+        (nn.Sequential(nn.Conv2d(3, 1, 16)), []),
+        (nn.Sequential(nn.Conv2d(3, 1, 17)), ["0"]),
+        (Wide(769, constant=True), []),  # no pixel moves what it reads
+        # a row of numbers that a layer gives is no map
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 900), nn.Linear(900, 1)), []),
     ],
 )
-def test_ordinary_networks_of_monai_have_none(network):
-    assert reading_layers(network(), SHAPE if network is not ToyNet else (3, 40, 40)) == []
+def test_ordinary_networks_have_none_up_to_so_many_values(network, found):
+    state = torch.get_rng_state()
+    assert reading_layers(network, SHAPE) == found
+    assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
 
 
 def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_looked_at():
@@ -104,82 +145,18 @@ def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_l
         "network_def": {"_target_": CATALOGUE, "name": "basic_unet"},
         "network": {"_target_": "samfed_monai.bundle.on_device", "network": "@network_def", "device": "cpu"},
     }
-    for network, found in (
-        ({}, 0),
-        ({"network#network": {"_target_": "monai.networks.nets.Generator", **PLANTED, "latent_shape": [3, 64, 64]}}, 1),
+    other = {"_target_": "monai.networks.nets.Generator", **PLANTED, "latent_shape": [3, 64, 64]}
+    for replaced, outcome in (
+        ({}, nullcontext()),
+        ({"network#network": other}, pytest.raises(MessageRefused, match="found 1 such")),
     ):
         client, parser = toy_algo(), ConfigParser(plan)
-        parser.update(pairs=network)
+        parser.update(pairs=replaced)
         client.trainer.network, client.train_workflow.parser = parser.get_parsed_content("network"), parser
-        with pytest.raises(MessageRefused, match="found 1 such") if found else nullcontext():
+        with outcome:
             require_plain_network(client)
-
-
-def test_a_site_that_only_evaluates_is_let_alone():
-    require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))
+    require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))  # a site that only evaluates
     require_plain_network(SimpleNamespace(train_workflow=None, trainer=object()))  # nor one whose network no plan names
-
-
-class Wide(nn.Module):
-    """A linear layer on so many values of a map, in their order."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(count, 1)
-        self.count = count
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(images.flatten(1)[:, : self.count])
-
-
-class Twice(nn.Module):
-    """A layer that gives two maps, of which the second is read place by place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.both, self.linear = _Both(), nn.Linear(32 * 32, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.both(images)[1].flatten(1))
-
-
-class _Both(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(3, 1, 31, padding=15, bias=False)  # a value of its own hangs on the whole image
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mixed = torch.fft.fft2(images.sum(1, keepdim=True)).real
-        return images.mean((1, 2, 3)), mixed
-
-
-def test_a_layer_may_read_so_many_values_and_no_more():
-    network, state = Wide(768), torch.get_rng_state()
-    assert reading_layers(network, SHAPE) == []
-    assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
-    assert reading_layers(Wide(769), SHAPE) == ["linear"]
-
-
-def test_a_row_of_numbers_that_a_layer_gives_is_no_map():
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 900), nn.Linear(900, 1))
-    assert reading_layers(pooled, SHAPE) == []
-
-
-def test_a_layer_that_no_pixel_moves_is_let_alone():
-    class Constant(Wide):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.linear(torch.linspace(0, 1, 769)[None])
-
-    assert reading_layers(Constant(769), SHAPE) == []
-
-
-def test_of_several_maps_that_a_layer_gives_each_is_looked_at():
-    assert "linear" in reading_layers(Twice(), SHAPE)
-
-
-@pytest.mark.parametrize(("kernel", "found"), [(16, []), (17, ["0"])])
-def test_a_kernel_may_have_so_many_places_and_no_more(kernel, found):
-    assert reading_layers(nn.Sequential(nn.Conv2d(3, 1, kernel)), SHAPE) == found
 
 
 def test_refusals_in_full():

@@ -37,27 +37,21 @@ def taken(tensors, guard, **exchange):
 
 
 def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
-    far = {"w": torch.tensor([3.0, 104.0])}  # a step of 100 where 2 * 5 are allowed
-    assert taken(far, UpdateGuard(limit=2.0)) == pytest.approx([3.0, 14.0])
+    far, guard = {"w": torch.tensor([3.0, 104.0])}, UpdateGuard(limit=2.0)  # a step of 100 where 2 * 5 are allowed
+    assert taken(far, guard) == pytest.approx([3.0, 14.0])
     assert "round 1: the update of a was shortened to 0.1 of its step" in caplog.text
-    assert taken(far, None) == [3.0, 104.0]
     with pytest.raises(MessageRefused, match="expected at most 10, found a step of norm 100"):
         taken(far, UpdateGuard(limit=2.0, action="skip"))
-
-
-def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from_them():
-    far, guard = {"w": torch.tensor([3.0, 104.0])}, UpdateGuard(limit=2.0)
-    assert taken(far, guard, alike=False) == [3.0, 104.0], "a network of its own"
-    assert taken(far, guard, answer=Kind.SOFT_MASKS) == [3.0, 104.0]
+    assert taken(far, None) == taken(far, guard, alike=False) == [3.0, 104.0], "no guard, or a network of its own"
+    assert taken(far, guard, answer=Kind.SOFT_MASKS) == [3.0, 104.0], "no step from the server's weights"
 
 
 def test_a_guard_from_json_and_every_mistake_in_it_at_once():
-    guard = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5})
+    guard, default = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5}), UpdateGuard()
     assert (guard.limit, guard.action, guard.largest_share) == (2.0, "clip", 0.5)
-    told = (
-        r"(?s)job#update_guard -> max_norm: .*found an unknown key.*UpdateGuard#limit: expected a .*, found -1.*'cut'"
-    )
-    with pytest.raises(Refused, match=told):
+    assert (default.limit, default.largest_share) == (10.0, None)
+    problems = r"(?s)job#update_guard -> max_norm: .*an unknown key.*UpdateGuard#limit: expected a .*, found -1.*'cut'"
+    with pytest.raises(Refused, match=problems):
         UpdateGuard.from_json({"max_norm": 5, "limit": -1, "action": "cut"})
 
 
@@ -100,17 +94,22 @@ def weighing(n: int, site: str = "a") -> Message:
     return Message(Kind.WEIGHTS, site, 0, 1, n=n)
 
 
-def test_the_step_counts_and_not_the_length_of_the_update() -> None:
-    guard = UpdateGuard(limit=10.0)
-    one = {"w": torch.tensor([1.0])}
-    assert guard.share({"w": torch.tensor([8.0])}, one) == 1.0
-    assert guard.share({"w": torch.tensor([11.0])}, one) == 1.0
-    assert guard.share({"w": torch.tensor([-10.5])}, one) == pytest.approx(10 / 11.5)
-
-
-def test_a_step_whose_square_leaves_single_precision_has_a_length_still() -> None:
-    far, one = {"w": torch.tensor([3e30, 4e30])}, {"w": torch.tensor([1.0, 0.0])}
-    assert UpdateGuard(limit=10.0).share(far, one) == pytest.approx(2e-30, rel=1e-6, abs=0)
+@pytest.mark.parametrize(
+    ("old", "new", "share"),
+    [
+        ([1.0], [8.0], 1.0),
+        ([1.0], [11.0], 1.0),
+        ([1.0], [-10.5], 10 / 11.5),  # the step counts, and not the length of the update
+        ([1.0, 0.0], [3e30, 4e30], 2e-30),  # whose square leaves single precision
+        ([0.0], [1.0], 1e-11),  # from zero hardly a step may be taken
+    ],
+)
+def test_by_default_a_step_of_ten_times_the_norm_is_taken_and_a_longer_one_clipped(old, new, share) -> None:
+    old, new = {"w": torch.tensor(old)}, {"w": torch.tensor(new)}
+    assert UpdateGuard().share(new, old) == pytest.approx(share, rel=1e-6, abs=0)
+    if share == 1e-11:
+        with pytest.raises(MessageRefused, match="message -> tensors: expected at most 1e-11, found a step of norm 1"):
+            UpdateGuard(action="skip").share(new, old)
 
 
 def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the_answer() -> None:
@@ -119,13 +118,6 @@ def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the
     assert (half.item(), half.dtype) == (2.0, torch.float32)
     assert shortened(old, new, 1.0) is new
     assert shortened(torch.tensor(1), count := torch.tensor(3), 0.5) is count
-
-
-def test_from_weights_of_zero_hardly_a_step_may_be_taken() -> None:
-    zero = {"w": torch.zeros(1)}
-    assert UpdateGuard(limit=10.0).share({"w": torch.ones(1)}, zero) == pytest.approx(1e-11)
-    with pytest.raises(MessageRefused, match="message -> tensors: expected at most 1e-11, found a step of norm 1"):
-        UpdateGuard(limit=10.0, action="skip").share({"w": torch.ones(1)}, zero)
 
 
 def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:
@@ -186,11 +178,6 @@ def test_refusals_of_options_in_full(options, problem):
     with pytest.raises(Refused) as caught:
         UpdateGuard(**options)
     assert [str(each) for each in caught.value.problems] == [problem]
-
-
-def test_a_guard_by_default_takes_ten_times_the_norm_clips_and_caps_no_share():
-    guard = UpdateGuard()
-    assert (guard.limit, guard.action.value, guard.largest_share) == (10.0, "clip", None)
 
 
 @pytest.mark.parametrize(

@@ -23,35 +23,26 @@ class Silent(Strategy):
         pass
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"),
-    [
-        (Kind.WEIGHTS, "weights"),
-        (Kind.SOFT_MASKS, "predictions"),
-        (Kind.PROTOTYPES, "prototypes"),
-        (Kind.METRICS, "none"),
-    ],
-)
-def test_what_sites_answer_with_has_a_word(kind, word):
-    assert Exchange(kind).word == word
+def test_what_sites_answer_with_has_a_word():
+    words = {"weights": "weights", "soft_masks": "predictions", "prototypes": "prototypes", "metrics": "none"}
+    assert {kind: Exchange(Kind(kind)).word for kind in words} == words
 
 
 def test_the_default_is_one_network_whose_weights_travel():
     plain = Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False, mean=False)
     assert Exchange() == plain
     assert FedAvg.exchange == Exchange(mean=True)
+    assert PersonalFedAvg.exchange.mean
 
 
-def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s():
-    def keeps(exchange: Exchange, **server: bool) -> bool:
-        strategy = FedAvg()
-        strategy.exchange = exchange
-        return strategy.attach(Server(["a"], 1, **server)).keeps_states  # type: ignore[arg-type]
-
-    assert not keeps(Exchange())
-    assert keeps(Exchange(own_networks=True))
-    assert keeps(Exchange(tailored=True))
-    assert keeps(Exchange(), keeps_parts=True)
+@pytest.mark.parametrize(
+    ("exchange", "parts", "kept"),
+    [({}, False, False), ({"own_networks": True}, False, True), ({"tailored": True}, False, True), ({}, True, True)],
+)
+def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s(exchange, parts, kept):
+    strategy = FedAvg()
+    strategy.exchange = Exchange(**exchange)
+    assert strategy.attach(Server(["a"], 1, keeps_parts=parts)).keeps_states is kept
 
 
 def test_without_a_model_of_its_own_the_server_keeps_no_weights_and_sites_evaluate_theirs():
@@ -120,30 +111,17 @@ def test_what_is_expected_evaluated_and_gone_on_from_by_default():
     assert strategy.rounds_before_warm_start == 0
 
 
-def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so():
-    class Mean(FedAvg):
-        pass
-
-    class Own(FedAvg):
-        def accept(self, round, site, update):
-            pass
-
-    class Finished(FedAvg):
-        def finish(self, round):
-            pass
-
-    class Says(FedAvg):
-        exchange = Exchange(mean=True, own_networks=True)
-
-        def finish(self, round):
-            pass
-
-    assert [each.exchange for each in (Mean, Own, Finished, Says)] == [
-        Exchange(mean=True),
-        Exchange(),
-        Exchange(),
-        Exchange(mean=True, own_networks=True),
-    ]
+@pytest.mark.parametrize(
+    ("written", "exchange"),
+    [
+        ({}, Exchange(mean=True)),
+        ({"accept": FedAvg.accept}, Exchange()),
+        ({"finish": FedAvg.finish}, Exchange()),
+        ({"finish": FedAvg.finish, "exchange": Exchange(mean=True, tailored=True)}, Exchange(mean=True, tailored=True)),
+    ],
+)
+def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so(written, exchange):
+    assert type("Own", (FedAvg,), written).exchange == exchange
 
 
 def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():

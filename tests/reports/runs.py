@@ -17,11 +17,16 @@ DICE = {
     "mine": [0.78, 0.80, 0.82],
 }
 TEACHER = {"samfed": 0.85, "mine": 0.1}
+LABELLED = {name for name, method in methods().items() if method.kind == "labelled"}
+
+
+EMPTY = {"both": 0, "prediction": 0, "label": 0}
+NO_MASKS = {key: {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": EMPTY} for key in ("validation", "test")}
+"""Scores of a site without masks."""
 
 
 def summary(dice: float) -> dict:
-    empty = {"both": 0, "prediction": 0, "label": 0}
-    return {"dice": dice, "iou": max(dice - 0.1, 0.0), "hd95": 10.0, "n": 1, "empty": empty}
+    return {"dice": dice, "iou": max(dice - 0.1, 0.0), "hd95": 10.0, "n": 1, "empty": EMPTY}
 
 
 def write_run(
@@ -41,17 +46,13 @@ def write_run(
             "b": {"validation": summary(value), "test": summary(value - 0.02)},
         }
 
-    teacher, method = TEACHER.get(variant), methods().get(variant)
+    teacher = TEACHER.get(variant)
     results = build_results(
         variant=variant,
         rounds=rounds,
         scores={"best": sites(dice), "last": sites(dice - 0.05)},
         teacher_scores={site: {"test": summary(teacher)} for site in "ab"} if teacher else None,
-        **{
-            "hashes": {"datalist": datalist},
-            "own_labels": method is not None and method.kind == "labelled",
-            **more,
-        },
+        **{"hashes": {"datalist": datalist}, "own_labels": variant in LABELLED, **more},
         versions={"torch": "2.13.0"},
         seeds={"seed": seed},
         unseen=None if unseen is None else {m: {"far": {"test": summary(unseen)}} for m in ("best", "last")},
@@ -79,7 +80,7 @@ def heterogeneous_runs(folder: Path) -> list[Path]:
         "local_only": ("local_only", [0.68, 0.68]),
         "dp_mixed": ("dp_only", [0.63, 0.63]),
     }
-    traffic = [{"up_bytes": 500_000, "down_bytes": 1_000_000}] * 2
+    alone, traffic = [{"up_bytes": 0, "down_bytes": 0}], [{"up_bytes": 500_000, "down_bytes": 1_000_000}] * 2
     return [
         write_row(
             folder / f"{row}-{seed}",
@@ -89,7 +90,7 @@ def heterogeneous_runs(folder: Path) -> list[Path]:
             dice,
             networks=MIXED,
             exchange="none" if row == "local_only" else "predictions",
-            rounds_traffic=[{"up_bytes": 0, "down_bytes": 0}] if row == "local_only" else traffic,
+            rounds_traffic=alone if row == "local_only" else traffic,
             unseen=dice - 0.1,
         )
         for row, (variant, found) in dices.items()

@@ -16,41 +16,48 @@ def difference(table, name, other):
     return table.row(name).cells["dice"].minus(table.row(other).cells["dice"])
 
 
-def test_rows_come_in_the_order_of_the_method_and_others_last(runs):
-    assert [row.name for row in comparison_table(runs).rows] == ["dp_only", "teacher", "samfed", "oracle", "mine"]
-
-
-def test_means_spreads_and_the_worst_site(runs):
-    row = comparison_table(runs).row("samfed")
-    assert row.seeds == [0, 1, 2]
-    assert row.cells["dice"].mean == pytest.approx(0.86)
-    assert row.cells["dice"].spread == pytest.approx(0.02)  # sample deviation of 0.84, 0.86, 0.88
-    assert row.cells["site:a"].mean == pytest.approx(0.88)
-    assert row.cells["worst"].mean == pytest.approx(0.84)
-    assert row.cells["last"].mean == pytest.approx(0.81)
-    assert row.cells["hd95"].mean == 10.0
-
-
-def test_the_difference_is_paired_by_seed(runs):
-    table = comparison_table(runs)
-    assert table.row("samfed").cells["vs:dp_only"].by_seed == pytest.approx({0: 0.04, 1: 0.06, 2: 0.08})
-    assert difference(table, "samfed", "mine").spread == pytest.approx(0, abs=1e-12)
-    assert difference(table, "samfed", "mine").mean == pytest.approx(0.06)
-    assert "vs:dp_only" not in table.row("dp_only").cells
-
-
-def test_the_share_of_the_gap_closed(runs):
-    table = comparison_table(runs)
-    gaps = {row.name: row.gap for row in table.rows}
-    assert gaps == pytest.approx({"dp_only": 0, "teacher": 0.5, "samfed": 0.6, "oracle": 1, "mine": 0}, abs=1e-9)
+def test_rows_come_in_the_order_of_the_method_and_others_last(table):
+    assert [row.name for row in table.rows] == ["dp_only", "teacher", "samfed", "oracle", "mine"]
     assert table.notes == []
 
 
-def test_the_teacher_row_is_sam_feds(runs):
-    row = comparison_table(runs).row("teacher")
-    assert row.cells["dice"].mean == pytest.approx(0.85)
-    assert row.cells["worst"].mean == pytest.approx(0.85)
-    assert row.cells["last"].mean is None
+@pytest.mark.parametrize(
+    ("row", "means"),
+    [
+        (
+            "samfed",
+            {
+                "dice": 0.86,
+                "site:a": 0.88,
+                "worst": 0.84,
+                "last": 0.81,
+                "hd95": 10.0,
+                "teacher": 0.85,
+                "vs:dp_only": 0.06,
+            },
+        ),
+        ("teacher", {"dice": 0.85, "worst": 0.85, "last": None}),  # that of SAM-Fed
+    ],
+)
+def test_means_and_the_worst_site(table, row, means):
+    assert {key: table.row(row).cells[key].mean for key in means} == pytest.approx(means)
+
+
+def test_spreads_and_differences_are_over_seeds_and_paired_by_them(table):
+    own = table.row("samfed")
+    assert own.seeds == [0, 1, 2]
+    assert own.cells["dice"].spread == pytest.approx(0.02)  # sample deviation of 0.84, 0.86, 0.88
+    assert own.cells["vs:dp_only"].by_seed == pytest.approx({0: 0.04, 1: 0.06, 2: 0.08})
+    assert difference(table, "samfed", "mine").spread == pytest.approx(0, abs=1e-12)
+    assert difference(table, "samfed", "mine").mean == pytest.approx(0.06)
+    assert "vs:dp_only" not in table.row("dp_only").cells
+    assert Cell({0: 0.5}).spread is None
+    assert Cell().mean is None
+
+
+def test_the_share_of_the_gap_closed(table):
+    gaps = {row.name: row.gap for row in table.rows}
+    assert gaps == pytest.approx({"dp_only": 0, "teacher": 0.5, "samfed": 0.6, "oracle": 1, "mine": 0}, abs=1e-9)
 
 
 def test_sites_own_teachers_have_a_row_beside_the_servers(tmp_path):
@@ -60,47 +67,36 @@ def test_sites_own_teachers_have_a_row_beside_the_servers(tmp_path):
         write_row(tmp_path / "b", "mine", "samfed", 0, 0.82, teacher={**about, "self_training_epochs": 10}),
     ]
     rows = [row for row in comparison_table(runs).rows if row.variant == "teacher"]
-    assert [(row.name, row.title) for row in rows] == [
-        ("teacher", "SAM teacher alone"),
-        ("own_teacher", "SAM teacher alone, each site's own"),
-    ]
+    assert {row.name: row.title for row in rows} == {
+        "teacher": "SAM teacher alone",
+        "own_teacher": "SAM teacher alone, each site's own",
+    }
     assert [row.cells["dice"].mean for row in rows] == pytest.approx([0.85, 0.85])
 
 
-def test_without_floor_or_ceiling_there_is_no_share(runs):
+def test_without_floor_or_ceiling_or_where_it_does_not_lead_there_is_no_share(runs, tmp_path):
     table = comparison_table([run for run in runs if "oracle" not in run.name])
     assert table.row("samfed").gap is None
     assert "There is no oracle row, so the share of the gap closed cannot be given." in table.notes
-
-
-def test_an_oracle_that_does_not_lead_closes_nothing(tmp_path):
-    runs = [write_run(tmp_path / v, v, 0, dice) for v, dice in {"dp_only": 0.8, "oracle": 0.8, "samfed": 0.9}.items()]
-    table = comparison_table(runs)
+    dices = {"dp_only": 0.8, "oracle": 0.8, "samfed": 0.9}
+    table = comparison_table(write_run(tmp_path / variant, variant, 0, dice) for variant, dice in dices.items())
     assert table.row("samfed").gap is None
     assert "oracle does not lead dp_only: the share of the gap closed is not defined." in table.notes
     assert "Fewer than three seeds: the spread is not to be relied on." in table.notes
 
 
-def test_seeds_that_only_one_row_has_are_told_and_left_out_of_differences(runs, tmp_path):
-    extra = write_run(tmp_path / "extra", "samfed", 9, 0.2)
-    table = comparison_table([*runs, extra])
-    assert table.row("samfed").gap == pytest.approx(0.6)
-    assert list(table.row("samfed").cells["vs:dp_only"].by_seed) == [0, 1, 2]
-    assert "Rows have different seeds (dp_only: 0, 1, 2; " in table.notes[0]
-
-
-def test_runs_of_unlike_length_are_told(tmp_path):
-    runs = [write_run(tmp_path / v, v, 0, 0.8, rounds=r) for v, r in {"samfed": 5, "oracle": 9}.items()]
-    assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(runs).notes
-
-
-def test_runs_that_were_scored_on_fewer_images_are_told(runs):
-    assert not any("fewer test images" in note for note in comparison_table(runs).notes)
+def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
     short = read_json(runs[0] / "results.json")
     short["average"]["test"]["n"] = 1
     write_json(runs[0] / "results.json", short)
-    (note,) = [note for note in comparison_table(runs).notes if "fewer test images" in note]
+    table = comparison_table([*runs, write_run(tmp_path / "extra", "samfed", 9, 0.2)])
+    assert table.row("samfed").gap == pytest.approx(0.6)
+    assert list(table.row("samfed").cells["vs:dp_only"].by_seed) == [0, 1, 2]
+    assert any("Rows have different seeds (dp_only: 0, 1, 2; " in note for note in table.notes)
+    (note,) = [note for note in table.notes if "fewer test images" in note]
     assert "seed 0: 1 of 2): a site gave no scores there" in note
+    other = [write_run(tmp_path / name, name, 0, 0.8, rounds=n) for name, n in {"samfed": 5, "oracle": 9}.items()]
+    assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(other).notes
 
 
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
@@ -150,12 +146,7 @@ def test_no_runs_are_refused():
 
 
 def test_results_files_serve_as_well_as_folders(runs):
-    assert comparison_table([run / "results.json" for run in runs]) == comparison_table(runs)
-
-
-def test_one_seed_has_no_spread():
-    assert Cell({0: 0.5}).spread is None
-    assert Cell().mean is None
+    assert comparison_table([run / "results.json" for run in runs[:2]]) == comparison_table(runs[:2])
 
 
 def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_path):
@@ -175,8 +166,8 @@ def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_
 
 def test_a_setting_has_a_floor_and_a_ceiling_of_its_own(runs, tmp_path):
     pretrained = [
-        write_row(tmp_path / f"{name}-p", name, variant, 0, dice, setting="ImageNet encoder")
-        for name, variant, dice in (("dp_p", "dp_only", 0.7), ("samfed_p", "samfed", 0.8), ("oracle_p", "oracle", 0.9))
+        write_row(tmp_path / f"{variant}-p", f"{variant}_p", variant, 0, dice, setting="ImageNet encoder")
+        for variant, dice in {"dp_only": 0.7, "samfed": 0.8, "oracle": 0.9}.items()
     ]
     table = comparison_table([*runs, *pretrained])
     assert [group.label for group in table.groups] == ["Homogeneous", "ImageNet encoder, homogeneous"]
@@ -205,15 +196,13 @@ def test_unseen_hospitals_and_traffic_have_columns(tmp_path):
 
 def test_conventions_that_differ_are_told(tmp_path):
     pooled = {"hd95": "pooled", "empty": "skipped"}
-    folders = [
-        write_run(tmp_path / "a", "samfed", 0, 0.8),
-        write_run(tmp_path / "b", "no_sam", 0, 0.8, convention=pooled),
-    ]
-    table = comparison_table(folders)
+    plain = write_run(tmp_path / "a", "samfed", 0, 0.8)
+    other = write_run(tmp_path / "b", "no_sam", 0, 0.8, convention=pooled)
+    table = comparison_table([plain, other])
     assert table.convention is None
     expected = "samfed: max of directed / diagonal; no_sam: pooled / skipped): their HD95 cannot be compared."
     assert any(expected in note for note in table.notes)
-    assert comparison_table(folders[1:]).convention == pooled
+    assert comparison_table([other]).convention == pooled
 
 
 def test_a_row_that_plays_the_ceiling_closes_the_gap(tmp_path):
@@ -240,33 +229,20 @@ def test_rows_of_a_sweep_stand_together(tmp_path):
     assert names == ["samfed", "both", "average", "intersection", "cold", "hot"]
 
 
-def with_unseen(folder, seed=0, **more):
-    """A run whose teacher, 0.85 at its two sites, was scored at a hospital that took no part, too: 0.25."""
-    path = write_run(folder, "samfed", seed, 0.8, unseen=0.4, **more)
-    run = RunData.read(path)
-    run.results["teacher"]["unseen"] = {"far": {"test": summary(0.25)}}
-    return run
-
-
 def test_a_teacher_counts_where_the_models_of_its_run_count(tmp_path):
-    alone = teacher_alone(with_unseen(tmp_path).results)
-    assert (alone["average"]["test"]["dice"], alone["average"]["test"]["n"]) == (pytest.approx(0.85), 2)
-    assert alone["worst"]["test"]["site"] == "a"
+    run = RunData.read(write_run(tmp_path, "samfed", 0, 0.8, unseen=0.4))
+    run.results["teacher"]["unseen"] = {"far": {"test": summary(0.25)}}
+    cells = comparison_table([run]).row("teacher").cells
+    means = {"dice": 0.85, "worst": 0.85, "site:a": 0.85, "unseen:far": 0.25, "unseen": 0.25}
+    assert {key: cells[key].mean for key in means} == pytest.approx(means)
+    alone = teacher_alone(run.results)
+    assert (alone["average"]["test"]["n"], alone["worst"]["test"]["site"]) == (2, "a")
     assert alone["unseen"] == {"far": {"test": summary(0.25)}}
 
 
-def test_its_row_has_the_columns_of_unseen_hospitals(tmp_path):
-    table = comparison_table([with_unseen(tmp_path)])
-    cells = table.row("teacher").cells
-    shown = {key: cells[key].mean for key in ("dice", "worst", "site:a", "unseen:far", "unseen")}
-    assert shown == pytest.approx({"dice": 0.85, "worst": 0.85, "site:a": 0.85, "unseen:far": 0.25, "unseen": 0.25})
-    assert table.row("samfed").cells["teacher"].mean == pytest.approx(0.85)
-
-
-def test_a_run_without_a_teacher_or_without_its_scores_has_none(tmp_path):
-    assert teacher_alone(RunData.read(write_run(tmp_path / "a", "dp_only", 0, 0.8)).results) is None
-    told = RunData.read(write_run(tmp_path / "b", "dp_only", 0, 0.8, teacher={"adapt": "lora"}))
-    assert teacher_alone(told.results) is None
+@pytest.mark.parametrize("about", [None, {"adapt": "lora"}])
+def test_a_run_without_a_teacher_or_without_its_scores_has_none(tmp_path, about):
+    assert teacher_alone(RunData.read(write_run(tmp_path, "dp_only", 0, 0.8, teacher=about)).results) is None
 
 
 def test_a_teacher_that_was_not_scored_is_named(tmp_path):

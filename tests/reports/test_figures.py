@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -11,35 +12,29 @@ from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
 
-def test_a_run_has_three_figures_on_white(run_folder):
-    figures = run_figures(RunData.read(run_folder))
-    assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
-    for figure in figures:
-        assert Image.open(io.BytesIO(figure.png)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
-
-
-def test_local_experts_have_a_figure_of_their_own(run_folder):
+def test_figures_are_on_white_and_local_experts_have_one_of_their_own(run_folder):
     run = RunData.read(run_folder)
     for row in run.rounds:
         row.values.update(term_expert_1=0.75, term_expert_2=0.25, term_expert_least=0.1)
-    figures = {figure.name: figure for figure in run_figures(run)}
-    assert list(figures) == ["curves", "reliability", "losses", "experts"]
-    widths = [Image.open(io.BytesIO(figures[name].png)).size[0] for name in ("losses", "experts")]
-    assert widths[0] >= widths[1], "no panel of the losses is an expert's"
+    figures = run_figures(run)
+    assert [figure.name for figure in figures] == ["curves", "reliability", "losses", "experts"]
+    pictures = [Image.open(io.BytesIO(figure.png)) for figure in figures]
+    assert {picture.convert("RGB").getpixel((2, 2)) for picture in pictures} == {(255, 255, 255)}
+    assert pictures[2].size[0] >= pictures[3].size[0], "no panel of the losses is an expert's"
 
 
-def test_the_curves_say_whose_model_they_are_of(run_folder):
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (False, "Dice of the global model on every site's validation images"),
+        (True, "Dice of each site's own model on its validation images"),
+    ],
+)
+def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch, own, told):
+    monkeypatch.setattr(figures, "png", lambda figure: b"")
     run = RunData.read(run_folder)
-    told = "Dice of the global model on every site's validation images"
+    run.results["own_models"] = own
     assert curves(run).text.startswith(told)
-    run.results["own_models"] = True
-    assert curves(run).text.startswith("Dice of each site's own model on its validation images")
-
-
-def test_a_site_keeps_its_colour_where_another_has_no_values():
-    _, (ax,) = subplots()
-    _site_lines(ax, {"b": [(0, 0.5), (1, 0.6)]}, ["a", "b"])
-    assert [line.get_color() for line in ax.lines] == [PALETTE[1]]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +47,11 @@ def test_an_axis_does_not_turn_noise_into_a_collapse(values, expected):
     assert LEAST_SPAN == 0.1
 
 
-def test_one_round_has_one_tick():
+def test_one_round_has_one_tick_and_a_site_keeps_its_colour_where_another_has_no_values():
     _, (ax,) = subplots()
-    _site_lines(ax, {"a": [(0, 0.5)], "b": [(0, 0.4)]}, ["a", "b"])
+    _site_lines(ax, {"b": [(0, 0.4)]}, ["a", "b"])
     assert list(ax.get_xticks()) == [1]
+    assert [line.get_color() for line in ax.lines] == [PALETTE[1]]
 
 
 def test_small_panels_say_below_them_which_line_is_which_site():
@@ -86,15 +82,9 @@ def drawn(monkeypatch, tmp_path):
     """Axes of the figure of runs with these Dice by variant."""
 
     def draw(**dice):
-        axes = []
-
-        def kept(*args, **kwargs):
-            figure, made = subplots(*args, **kwargs)
-            axes.extend(made)
-            return figure, made
-
-        subplots = figures.subplots
-        monkeypatch.setattr(figures, "subplots", kept)
+        figure, axes = subplots()
+        monkeypatch.setattr(figures, "subplots", lambda *_, **__: (figure, axes))
+        monkeypatch.setattr(figures, "png", lambda figure: b"drawn")
         folders = [write_run(tmp_path / variant, variant, 0, value) for variant, value in dice.items()]
         assert figures.comparison_figure(comparison_table(folders)).png
         return axes[0]
@@ -102,47 +92,32 @@ def drawn(monkeypatch, tmp_path):
     return draw
 
 
-def arrows(ax, marker="<"):
-    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == marker]
+def arrows(ax, marker):
+    """Titles of the rows that are arrows."""
+    titles = dict(zip(ax.get_yticks(), (label.get_text() for label in ax.get_yticklabels()), strict=True))
+    return [titles[line.get_ydata()[0]] for line in ax.lines if line.get_marker() == marker]
 
 
-def test_a_row_far_below_is_an_arrow_and_does_not_squeeze_the_others(drawn):
-    ax = drawn(fedsam=0.8, supervised=0.08, local_sam=0.9)
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    places = dict(zip(names, ax.get_yticks(), strict=True))
-    assert arrows(ax) == [places["Small network, own labels"]]
-    assert ax.get_xlim()[0] > 0.7
-    assert [text.get_text() for text in ax.texts].count("0.080") == 1
-
-
-def test_a_tenth_of_the_best_row_is_not_far_below(drawn):
-    ax = drawn(fedsam=0.8, supervised=0.095, local_sam=0.9)
-    assert arrows(ax) == []
-    assert ax.get_xlim()[0] < 0.1
-
-
-def test_a_teacher_far_above_the_rows_that_were_trained_is_an_arrow(drawn):
-    ax = drawn(samfed=0.5, dp_only=0.45)
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert arrows(ax, ">") == [dict(zip(names, ax.get_yticks(), strict=True))["SAM teacher alone"]]
-    assert ax.get_xlim()[1] < 0.55
-    assert [text.get_text() for text in ax.texts].count("0.850") == 1
-
-
-def test_a_teacher_near_them_is_drawn_to_scale(drawn):
-    ax = drawn(samfed=0.84, dp_only=0.8)
-    assert arrows(ax, ">") == []
-    assert ax.get_xlim()[1] > 0.85
+@pytest.mark.parametrize(
+    ("dices", "below", "above", "said"),
+    [
+        ({"fedsam": 0.8, "supervised": 0.08, "local_sam": 0.9}, ["Small network, own labels"], [], "0.080"),
+        ({"fedsam": 0.8, "supervised": 0.095, "local_sam": 0.9}, [], [], None),
+        ({"samfed": 0.5, "dp_only": 0.45}, [], ["SAM teacher alone"], "0.850"),
+        ({"samfed": 0.84, "dp_only": 0.8}, [], [], None),
+    ],
+    ids=["a_row_far_below", "a_tenth_of_the_best", "a_teacher_far_above", "a_teacher_near"],
+)
+def test_a_row_far_from_the_others_is_an_arrow_and_does_not_squeeze_them(drawn, dices, below, above, said):
+    ax = drawn(**dices)
+    assert (arrows(ax, "<"), arrows(ax, ">")) == (below, above)
+    low, high = ax.get_xlim()
+    values = [*dices.values(), *([0.85] if "samfed" in dices else [])]
+    assert (low > 0.4, high < 0.7) == (min(values) > 0.4 or bool(below), max(values) < 0.7 or bool(above))
+    assert [text.get_text() for text in ax.texts].count(said) == bool(said)
 
 
 def test_parameters_are_beside_the_mean_where_they_are_known(drawn, monkeypatch):
     costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
-
-    def read(path):
-        run = RunData.read(path)
-        run.results["costs"] = costs
-        return run
-
-    monkeypatch.setattr("samfed_monai.reports.compare._read_one", read)
-    ax = drawn(samfed=0.84)
-    assert "0.840   5.2 M" in [text.get_text() for text in ax.texts]
+    monkeypatch.setattr("tests.reports.test_figures.write_run", partial(write_run, costs=costs))
+    assert "0.840   5.2 M" in [text.get_text() for text in drawn(samfed=0.84).texts]

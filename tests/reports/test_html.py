@@ -1,10 +1,11 @@
+"""The page of one run: it stands alone, shows the run's numbers, and leaves out what the run does not have."""
+
 from __future__ import annotations
 
 import logging
 import re
 import shutil
 import stat
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import CAVEATS, Report, RunData
 from samfed_monai.reports.html import render
+from tests.reports.runs import NO_MASKS, summary
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -19,9 +21,10 @@ VOID = {"meta", "img", "source", "br", "link"}
 class Balance(HTMLParser):
     """Fails where a tag is closed that is not open."""
 
-    def __init__(self):
+    def __init__(self, page: str):
         super().__init__()
         self.open = []
+        self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         if tag not in VOID:
@@ -43,53 +46,52 @@ def page(written):
     return written.read_text(encoding="utf-8")
 
 
-def test_the_page_stands_alone(page):
+@pytest.fixture
+def rendered(run_folder, tmp_path):
+    """The page of that run without its folder, some of its results changed."""
+
+    def draw(**changed) -> str:
+        results = read_json(run_folder / "results.json")
+        for name, value in changed.items():
+            results[name] = {**results[name], **value} if isinstance(value, dict) and name in results else value
+        return render(RunData(tmp_path, results), [], [], [])
+
+    return draw
+
+
+def test_the_page_stands_alone_and_its_tags_are_balanced(page):
     assert not re.findall(r'(?:src|href|srcset)="(?!data:image/png;base64,)[^"]*"', page)
     assert "@import" not in page
     assert "url(" not in page
+    assert Balance(page).open == []
 
 
-def test_its_tags_are_balanced(page):
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
-
-
-def test_it_shows_the_numbers_of_the_results(page, written):
+def test_it_shows_the_numbers_of_the_results_and_its_caveats(page, written):
     results = read_json(written.parent / "results.json")
-    for summary in (*(splits["test"] for splits in results["sites"].values()), results["average"]["test"]):
-        assert f"{summary['dice']:.3f}" in page
-        assert f"{summary['hd95']:.1f}" in page
+    for found in (*(splits["test"] for splits in results["sites"].values()), results["average"]["test"]):
+        assert f"{found['dice']:.3f}" in page
+        assert f"{found['hd95']:.1f}" in page
     for text in (
-        "São Paulo",
-        "Teacher alone",
-        "10 min 51 s",
-        "6.31 GB",
-        "<span>samfed</span> <span>federate</span>",
-        "NaN or infinity",
-        "4be1" * 16,
+        *("São Paulo", "Teacher alone", "10 min 51 s", "6.31 GB", "NaN or infinity", "4be1" * 16),
+        *("<span>samfed</span> <span>federate</span>", *CAVEATS, "This file shows images"),
+        "A subset of the published lists, with ISIC-2017 masks.",
     ):
         assert text in page
+    order = ('<p class="verdict">', '<dl class="headlines">', "<h2>Scores</h2>", ">Test</th>", ">Validation</th>")
+    places = [page.index(text) for text in order]
+    assert places == sorted(places), "the verdict first, and test scores before validation"
 
 
-def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
-    for caveat in (*CAVEATS, "A subset of the published lists, with ISIC-2017 masks.", "This file shows images"):
-        assert caveat in page
-
-
-def test_pictures_lie_beside_it(written):
+def test_pictures_lie_beside_it_and_what_shows_images_is_private(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
     assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
     assert len(names) == 3 + 12
-    assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
-    assert stat.S_IMODE(written.stat().st_mode) == 0o600, "it shows them, too"
+    for path in (written.parent / "figures" / "overlay-1-best.png", written):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_names_from_a_run_cannot_become_markup(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    results["skipped"] = [{"round": 0, "site": "<script>alert(1)</script>", "reason": "<b>"}]
-    write_json(tmp_path / "results.json", results)
-    page = Report(tmp_path).write().read_text(encoding="utf-8")
+def test_names_from_a_run_cannot_become_markup(rendered):
+    page = rendered(skipped=[{"round": 0, "site": "<script>alert(1)</script>", "reason": "<b>"}])
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
@@ -113,17 +115,19 @@ def test_overlays_can_be_left_out(run_folder, tmp_path):
     assert "This file shows images" not in page
 
 
-def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    far = {"test": {"dice": 0.612, "iou": 0.5, "hd95": 33.3, "n": 9, "empty": {"both": 0, "prediction": 2, "label": 0}}}
-    worse = {"test": {**far["test"], "dice": 0.587}}
-    results["networks"] = {"Basel": "flexible_unet", "Porto": "deeplabv3plus_resnet34"}
-    results["exchange"], results["own_models"], results["unseen"] = "predictions", True, {"Coimbra": far}
-    results["models"]["best"]["unseen"], results["models"]["last"]["unseen"] = {"Coimbra": far}, {"Coimbra": worse}
-    results["traffic"].update(up_bytes_per_round=2_621_440.0, down_bytes_per_round=655_360.0)
-    results["convention"] = {"hd95": "pooled", "empty": "skipped"}
-    write_json(tmp_path / "results.json", results)
-    page = Report(tmp_path).write().read_text(encoding="utf-8")
+def test_networks_exchange_and_unseen_hospitals_have_their_place(rendered, run_folder, page):
+    models = read_json(run_folder / "results.json")["models"]
+    far = {"Coimbra": {"test": {**summary(0.612), "n": 9}}}
+    models["best"]["unseen"], models["last"]["unseen"] = far, {"Coimbra": {"test": summary(0.587)}}
+    other = rendered(
+        networks={"Basel": "flexible_unet", "Porto": "deeplabv3plus_resnet34"},
+        exchange="predictions",
+        own_models=True,
+        unseen=far,
+        models=models,
+        traffic={"up_bytes_per_round": 2_621_440.0, "down_bytes_per_round": 655_360.0},
+        convention={"hd95": "pooled", "empty": "skipped"},
+    )
     for text in (
         "<code>deeplabv3plus_resnet34</code>",
         "<p>Each site's own model, the <em>best</em> one (round",
@@ -132,17 +136,11 @@ def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp
         "Unseen hospitals",
         "Coimbra, it took no part",
         "<td>Coimbra, <em>last</em> model</td>",
-        "0.612",
-        "0.587",
+        *("0.612", "0.587"),
         "both directions pooled (MedPy), in pixels at the evaluation size; images with an empty mask",
     ):
-        assert text in page
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
-
-
-def test_a_run_that_says_nothing_of_them_shows_nothing(page):
+        assert text in other
+    assert Balance(other).open == []
     assert "<p>The <em>best</em> global model (round" in page
     assert "Unseen hospitals" not in page
     assert "Networks and exchange" not in page
@@ -163,12 +161,12 @@ def test_what_it_cost_stands_in_tables(page):
     assert "Checks and the rest" not in page, "less than a thousandth"
 
 
-def test_time_and_traffic_add_up_to_the_whole(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    results["seconds"].update(dict.fromkeys(results["seconds"], 0.0), teacher=10.0, training=50.0, total=100.0)
-    results["traffic"] = {"up_bytes": 100, "down_bytes": 300, "up_bytes_before": 1, "down_bytes_before": 20}
-    write_json(tmp_path / "results.json", results)
-    page = Report(tmp_path).write().read_text(encoding="utf-8")
+def test_time_and_traffic_add_up_to_the_whole(rendered):
+    none = dict.fromkeys(("soft_masks", "warm_start", "controller", "evaluation"), 0.0)
+    page = rendered(
+        seconds={**none, "teacher": 10.0, "training": 50.0, "total": 100.0},
+        traffic={"up_bytes": 100, "down_bytes": 300, "up_bytes_before": 1, "down_bytes_before": 20},
+    )
     for row in (
         "<td>Checks and the rest</td><td>40 s</td><td>40 %</td>",
         "<td>Before the rounds</td><td>1 B</td><td>20 B</td>",
@@ -177,71 +175,42 @@ def test_time_and_traffic_add_up_to_the_whole(run_folder, tmp_path):
         assert row in page
 
 
-def test_what_an_image_costs_has_its_memory_where_a_run_measured_it(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    results["costs"] = {"small": {"parameters": 749_281, "milliseconds": 30.2}}
-    write_json(tmp_path / "results.json", results)
-    older = Report(tmp_path).write().read_text(encoding="utf-8")
+def test_what_an_image_costs_has_its_memory_where_a_run_measured_it_and_the_teachers_of_an_older_run(rendered):
+    small = {"parameters": 749_281, "milliseconds": 30.2}
+    older = rendered(costs={"small": small}, teacher={"parameters": 9_800_000, "milliseconds": 2407.0})
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td></tr>" in older
+    assert "<td>teacher</td><td>9.8 M</td><td>2407 ms</td></tr>" in older
     assert "<th>Memory</th>" not in older
-    results["costs"]["large"] = {"parameters": 5_219_253, "milliseconds": 99.0, "memory_bytes": 34_715_860}
-    write_json(tmp_path / "results.json", results)
-    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    large = {"parameters": 5_219_253, "milliseconds": 99.0, "memory_bytes": 34_715_860}
+    page = rendered(costs={"small": small, "large": large})
     assert "<td>large</td><td>5.2 M</td><td>99 ms</td><td>34.7 MB</td></tr>" in page
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td><td>–</td></tr>" in page
 
 
-def test_of_an_older_run_the_teacher_says_itself_what_an_image_costs_it(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    results["costs"] = {"small": {"parameters": 749_281, "milliseconds": 30.2}}
-    results["teacher"] |= {"parameters": 9_800_000, "milliseconds": 2407.0}
-    write_json(tmp_path / "results.json", results)
-    assert "<td>teacher</td><td>9.8 M</td><td>2407 ms</td></tr>" in Report(tmp_path).write().read_text(encoding="utf-8")
-
-
-def test_the_verdict_comes_first_then_test_scores_before_validation(page):
-    places = [page.index(text) for text in ('<p class="verdict">', "<h2>Scores</h2>", ">Test</th>", ">Validation</th>")]
-    assert places == sorted(places)
-    assert page.index('<p class="verdict">') < page.index('<dl class="headlines">')
-
-
-def test_rounds_of_one_reason_share_a_row(run_folder, tmp_path):
-    results = read_json(run_folder / "results.json")
-    results["skipped"] = [{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)]
-    write_json(tmp_path / "results.json", results)
-    page = Report(tmp_path).write().read_text(encoding="utf-8")
+def test_rounds_of_one_reason_share_a_row(rendered):
+    page = rendered(skipped=[{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)])
     assert '<tr><td>Porto</td><td class="left">6–8, 10</td><td class="left warn">no answer</td></tr>' in page
 
 
-def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog):
+def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog, page):
+    assert "What to do" not in page, "that run is in order"
     results = read_json(run_folder / "results.json")
     results["teacher"]["sites"]["Porto"]["test"]["dice"] = 0.0
     write_json(tmp_path / "results.json", results)
     with caplog.at_level(logging.INFO):
-        page = Report(tmp_path).write().read_text(encoding="utf-8")
-    assert page.index("What to do") < page.index("<h2>Scores</h2>")
+        advised = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert advised.index("What to do") < advised.index("<h2>Scores</h2>")
     told = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
     assert told[0].startswith("report: ")
     assert told[1].startswith("The teacher is wrong more often than right at 1 of 4 sites (Dice 0.000 at Porto)")
+    assert told[-3].startswith("test Dice 0.")
+    assert told[-1].startswith("next: samfed infer bundles/samfed_skin IMAGES --model ")
 
 
-def test_a_run_in_order_is_given_no_advice(page):
-    assert "What to do" not in page
-
-
-def test_a_run_without_any_mask_says_so_instead_of_a_table_of_dashes(run_folder, tmp_path):
-    folder = tmp_path / "R"
-    shutil.copytree(run_folder, folder)
-    results = read_json(folder / "results.json")
-    none = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": {"both": 0, "prediction": 0, "label": 0}}
-    for level in (results, *results["models"].values()):
-        level["sites"] = {site: {"validation": none, "test": none} for site in level["sites"]}
-        level["average"], level["worst"] = {"validation": none, "test": none}, {"validation": None, "test": None}
-    results["teacher"] = None
-    run = replace(RunData.read(folder), results=results)
-    page = render(run, [], [], [])
+def test_a_run_without_any_mask_says_so_instead_of_a_table_of_dashes(rendered, run_folder):
+    sites = dict.fromkeys(read_json(run_folder / "results.json")["sites"], NO_MASKS)
+    none = {"sites": sites, "average": NO_MASKS, "worst": dict.fromkeys(NO_MASKS)}
+    page = rendered(**none, models={"best": {"round": 12, **none}, "last": {"round": 15, **none}}, teacher=None)
     assert "None: no site has a mask to measure with" in page
     assert "HD95 px" not in page
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
+    assert Balance(page).open == []

@@ -1,43 +1,52 @@
+"""Masks drawn on pictures, as polygons, areas and outlines; the images that a report shows."""
+
 from __future__ import annotations
 
-import csv
 import io
+import json
 import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.path import Path as Ring
 from PIL import Image
 
-from samfed_monai.core.io import read_json, write_json
-from samfed_monai.data import DataList
+from samfed_monai.core.io import read_json, to_csv, write_json, write_text
+from samfed_monai.data import DataList, Site
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.overlays import (
     GIVE,
     OUTLINES,
     RIM,
+    area_of,
     chosen,
     draw_outlines,
     draw_overlay,
+    geojson_of,
     make_overlays,
     make_own_images,
+    outlined,
+    polygons_of,
 )
+from tests.reports.runs import NO_MASKS
 
 
-def rows(*dices):
-    return [{"id": str(index), "dice": dice} for index, dice in enumerate(dices)]
-
-
-def test_best_median_and_worst_are_chosen_by_dice():
-    picked = chosen(rows(0.2, 0.9, 0.5, 0.7, 0.1))
-    assert {place: row["dice"] for place, row in picked.items()} == {"best": 0.9, "median": 0.5, "worst": 0.1}
-    assert list(picked) == ["best", "median", "worst"]
-
-
-def test_fewer_images_give_fewer_overlays():
-    assert list(chosen(rows(0.3))) == ["best"]
-    assert list(chosen(rows(0.3, 0.4))) == ["best", "worst"]
+@pytest.mark.parametrize(
+    ("dices", "picked"),
+    [
+        ([0.2, 0.9, 0.5, 0.7, 0.1], {"best": 0.9, "median": 0.5, "worst": 0.1}),
+        ([0.3], {"best": 0.3}),
+        ([0.3, 0.4], {"best": 0.4, "worst": 0.3}),
+    ],
+)
+def test_best_median_and_worst_are_chosen_by_dice_as_far_as_there_are_images(dices, picked):
+    found = chosen([{"id": str(index), "dice": dice} for index, dice in enumerate(dices)])
+    assert [(place, row["dice"]) for place, row in found.items()] == list(picked.items())
 
 
 def test_right_and_wrong_pixels_have_their_colours():
@@ -65,10 +74,7 @@ def test_every_site_shows_three_images(run_folder):
 
 def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     run = RunData.read(run_folder)
-    assert make_overlays(run, datalist=None, data_root=None) == (
-        [],
-        [f"all sites: {GIVE}"],
-    )
+    assert make_overlays(run, datalist=None, data_root=None) == ([], [f"all sites: {GIVE}"])
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=tmp_path)
     assert overlays == []
     assert len(notes) == 4
@@ -91,59 +97,128 @@ def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():
     assert tuple(drawn[0, 0]) == tuple(drawn[10, 11]) == (100, 100, 100)
 
 
-def without_masks(run_folder: Path, folder: Path, site: str = "Porto") -> Path:
-    """A copy of the run in which none of a site's images has a mask, and its student and teacher were compared."""
+@pytest.fixture(scope="module")
+def apart(run_folder: Path, tmp_path_factory) -> Path:
+    """A copy of the run in which no image of Porto has a mask, and its student and teacher were compared."""
+    folder, data = tmp_path_factory.mktemp("apart") / "R", run_folder.parent / "data"
     shutil.copytree(run_folder, folder)
-    listed = DataList.load(run_folder.parent / "data" / "list.json")
-    items = listed.sites[site].test
-    bare = [replace(item, label=None, label_sha256=None) for item in items]
-    listed.sites[site] = replace(listed.sites[site], unlabelled=bare, test=[])
+    listed = DataList.load(data / "list.json")
+    items = listed.sites["Porto"].test
+    listed.sites["Porto"] = Site(unlabelled=[replace(item, label=None, label_sha256=None) for item in items])
     listed.save(folder / "list.json")
     results = read_json(folder / "results.json")
-    nothing = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": {"both": 0, "prediction": 0, "label": 0}}
     for model in (results, *results["models"].values()):
-        model["sites"][site] = {"validation": nothing, "test": nothing}
+        model["sites"]["Porto"] = NO_MASKS
     write_json(folder / "results.json", results)
-    old, own = folder / "evaluation/best" / site / "test", folder / "evaluation/best" / site / "unlabelled"
-    rows = []
-    for index, item in enumerate(items):
-        name = f"{item.sha256[:16]}.png"
-        for whose in ("student", "teacher"):
-            (own / whose).mkdir(parents=True, exist_ok=True)
-        shutil.copy(old / "masks" / Path(item.image).name, own / "student" / name)
-        shutil.copy(run_folder.parent / "data" / item.label, own / "teacher" / name)
-        row = {"id": Path(item.image).stem, "image_sha256": item.sha256, "dice": 0.1 * (index + 1)}
-        rows.append({**row, "mask": name if index < 6 else ""})
-    shutil.rmtree(old)
-    with (own / "disagreement.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    own = (folder / "evaluation/best/Porto/test").rename(folder / "evaluation/best/Porto/unlabelled")
+    (own / "masks").rename(own / "student")
+    shutil.copytree(data / "Porto" / "masks", own / "teacher")
+    names = [Path(item.image).stem for item in items]
+    masks = [f"{name}.png" for name in names[:6]] + [""]
+    rows = [(names[i], item.sha256, 0.1 * (i + 1), masks[i]) for i, item in enumerate(items)]
+    write_text(own / "disagreement.csv", to_csv(["id", "image_sha256", "dice", "mask"], rows))
     return folder
 
 
-def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(run_folder, tmp_path):
-    folder = without_masks(run_folder, tmp_path / "R")
-    places = {"datalist": folder / "list.json", "data_root": run_folder.parent / "data"}
-    own, notes = make_own_images(RunData.read(folder), **places)
+def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(apart, run_folder, monkeypatch):
+    places = {"datalist": apart / "list.json", "data_root": run_folder.parent / "data"}
+    own, notes = make_own_images(RunData.read(apart), **places)
     assert notes == []
     assert {image.site for image in own} == {"Porto"}
     assert [round(image.dice, 1) for image in own] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert Image.open(io.BytesIO(own[0].png)).size == (320 + 6 + 320, 320)
-    page = Report(folder, **places).write().read_text(encoding="utf-8")
+    monkeypatch.setattr("samfed_monai.reports.html.run_figures", lambda run: [])
+    page = Report(apart, **places).write().read_text(encoding="utf-8")
     assert "0.400 on average over 7 images, below 0.5 on 4" in page
     assert page.index("Dice between them 0.100") < page.index("Dice between them 0.200")
     assert "No overlays for" not in page
     assert "This file shows images" in page
-    assert stat.S_IMODE((folder / "figures" / "own-3-1.png").stat().st_mode) == 0o600
-    hidden = Report(folder, **places, overlays=False).write().read_text(encoding="utf-8")
-    assert not list((folder / "figures").glob("own-*"))
+    assert stat.S_IMODE((apart / "figures" / "own-3-1.png").stat().st_mode) == 0o600
+    hidden = Report(apart, **places, overlays=False).write().read_text(encoding="utf-8")
+    assert not list((apart / "figures").glob("own-*"))
     assert "Porto test" not in hidden
     assert "Images without masks" not in hidden
 
 
-def test_where_its_images_are_not_the_numbers_stay(run_folder, tmp_path):
-    folder = without_masks(run_folder, tmp_path / "R")
-    own, notes = make_own_images(RunData.read(folder), datalist=folder / "list.json", data_root=tmp_path)
+def test_where_its_images_are_not_the_numbers_stay(apart, tmp_path):
+    own, notes = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=tmp_path)
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
+
+
+def test_a_row_of_areas() -> None:
+    mask = np.zeros((4, 5), bool)
+    mask[0, 0] = mask[1, 1] = True  # one piece, by its corner
+    mask[3, 3:] = True
+    row = area_of("a", mask, pixel_area=0.25)
+    assert row == {
+        "name": "a", "width": 5, "height": 4, "foreground_pixels": 4, "share": 0.2, "components": 2, "mm2": 1.0
+    }  # fmt: skip
+    assert "mm2" not in area_of("a", mask)
+
+
+def test_a_pixel_is_a_square_round_its_middle() -> None:
+    mask = np.zeros((3, 4), bool)
+    mask[1, 2] = True
+    [[ring]] = polygons_of(mask)
+    assert ring[0] == ring[-1]
+    assert {tuple(point) for point in ring} == {(2.5, 1.0), (3.0, 1.5), (2.5, 2.0), (2.0, 1.5)}  # middle at (2.5, 1.5)
+
+
+def test_a_hole_is_a_ring_of_its_polygon_and_the_border_of_a_picture_is_closed() -> None:
+    ring = np.ones((5, 5), bool)
+    ring[2, 2] = False
+    [polygon] = polygons_of(ring)
+    assert len(polygon) == 2
+    outer = np.array(polygon[0])
+    assert (outer.min(), outer.max()) == (0.0, 5.0)
+
+
+def area(ring: list[list[float]]) -> float:
+    x, y = np.array(ring).T
+    return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
+
+
+@given(st.lists(st.booleans(), min_size=30, max_size=30))
+def test_every_foreground_pixel_lies_in_a_polygon_and_no_other_does(values: list[bool]) -> None:
+    mask = np.array(values).reshape(5, 6)
+    rows, columns = np.indices(mask.shape) + 0.5
+    points = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    covered = np.zeros(mask.size, bool)
+    for outer, *holes in polygons_of(mask):
+        inside = Ring(outer).contains_points(points)
+        for hole in holes:
+            inside &= ~Ring(hole).contains_points(points)
+        covered |= inside
+        assert area(outer) > sum(map(area, holes))
+    assert np.array_equal(covered.reshape(mask.shape), mask)
+
+
+def test_a_feature_has_its_label_and_an_empty_mask_none() -> None:
+    content = json.loads(geojson_of(np.ones((2, 2), bool), labels=["lesion"]))
+    [feature] = content["features"]
+    assert (content["type"], feature["geometry"]["type"]) == ("FeatureCollection", "Polygon")
+    assert feature["properties"] == {"objectType": "annotation", "classification": {"name": "lesion"}}
+    assert json.loads(geojson_of(np.zeros((2, 2), bool)))["features"] == []
+
+
+def test_features_of_classes_have_their_names_and_the_colours_of_their_outlines() -> None:
+    values = np.zeros((6, 6), np.uint8)
+    values[0, 0], values[3, 1] = 1, 3
+    features = json.loads(geojson_of(values, labels=["liver", "kidney", "spleen"]))["features"]
+    assert [one["properties"]["classification"] for one in features] == [
+        {"name": "liver", "color": [230, 159, 0]},
+        {"name": "spleen", "color": [0, 158, 115]},
+    ]
+    [ring] = features[1]["geometry"]["coordinates"]
+    assert {tuple(point) for point in ring} == {(1.5, 3.0), (2.0, 3.5), (1.5, 4.0), (1.0, 3.5)}
+
+
+def test_the_outline_is_drawn_and_the_rest_of_the_picture_stays() -> None:
+    picture = np.full((20, 20, 3), 7, np.uint8)
+    mask = np.zeros((20, 20), bool)
+    mask[5:15, 5:15] = True
+    drawn = outlined(picture, mask)
+    assert drawn.shape == picture.shape
+    assert drawn[5, 10].tolist() == [240, 228, 66]
+    assert drawn[10, 10].tolist() == drawn[0, 0].tolist() == [7, 7, 7]

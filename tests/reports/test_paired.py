@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.io import to_csv, write_json, write_text
+from samfed_monai.core.io import read_json, to_csv, write_json, write_text
 from samfed_monai.reports import RunData
 from samfed_monai.reports.compare import comparison_table
 from samfed_monai.reports.compare_forms import blocks, reading, to_text, verdicts, write_comparison
-from samfed_monai.reports.rows import bootstrap_interval, holm, signed_rank
+from samfed_monai.reports.rows import bootstrap_interval, holm, interval, signed_rank
 from tests.reports.runs import write_run
-
-SITES = ("a", "b")
 
 
 def test_the_signed_rank_of_six_images_by_hand():
@@ -25,9 +22,7 @@ def test_the_signed_rank_of_six_images_by_hand():
     assert signed_rank([-0.01, -0.02, -0.03, -0.04, -0.05, -0.06]) == pytest.approx(2 / 64)
     # the smallest rank against the others: sums 1 and 20; 4 of 64 ways have a sum of at most 1 on either side
     assert signed_rank([-0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(4 / 64)
-
-
-def test_images_that_are_equal_say_nothing():
+    # images that are equal say nothing
     assert signed_rank([0.0, 0.0]) == 1
     assert signed_rank([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(2 / 64)
 
@@ -40,11 +35,9 @@ def test_holm_by_hand():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_keeps_the_order_and_lowers_nothing(values):
-    corrected = holm(values)
-    assert all(before <= after <= 1 for before, after in zip(values, corrected, strict=True))
-    assert all(
-        (x <= y) or (corrected[j] <= corrected[i]) for (i, x), (j, y) in itertools.permutations(enumerate(values), 2)
-    )
+    pairs = sorted(zip(values, holm(values), strict=True))
+    assert all(before <= after <= 1 for before, after in pairs)
+    assert all(one <= next for (_, one), (_, next) in itertools.pairwise(pairs))
 
 
 def test_the_interval_is_the_same_for_the_same_numbers_and_holds_their_mean():
@@ -57,21 +50,35 @@ def test_the_interval_is_the_same_for_the_same_numbers_and_holds_their_mean():
     assert high - low == pytest.approx(3.92 * 0.00995, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], None),
+        ([0.5], None),
+        ([0.2, 0.4], (0.2, 0.4)),  # of two, Student's t leaves their whole range
+        ([0.5, 0.5, 0.5], (0.5, 0.5)),
+        ([0.2, 0.4, 0.6, 0.8], (0.2, 0.8)),
+    ],
+)
+def test_the_interval_of_few_images_is_wide(values, expected):
+    assert interval(values) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_the_interval_of_many_images_is_that_of_a_mean():
+    low, high = interval([0.0, 1.0] * 50)  # standard error 0.05, of 100 images
+    assert (low, high) == pytest.approx((0.5 - 1.98 * 0.0502, 0.5 + 1.98 * 0.0502), abs=0.011)
+
+
 def with_images(folder, variant, dices, *, seed=0, images=None, **more):
     """A run whose sites a and b have half of these test images each."""
     write_run(folder, variant, seed, 0.8, **more)
-    results = json.loads((folder / "results.json").read_text())
+    results = read_json(folder / "results.json")
     half = len(dices) // 2
-    for site, those in zip(SITES, (dices[:half], dices[half:]), strict=True):
-        for model in (results, results["models"]["best"], results["models"]["last"]):
-            model["sites"][site]["test"]["n"] = images or len(those)
-        rows = [
-            {"id": f"{site}-{i}", "dice": dice, "iou": dice, "hd95": 1.0, "empty": "none", "mask": ""}
-            for i, dice in enumerate(those)
-        ]
+    for site, those in {"a": dices[:half], "b": dices[half:]}.items():
+        results["sites"][site]["test"]["n"] = images or len(those)
         path = folder / "evaluation" / "best" / site / "test" / "scores.csv"
         path.parent.mkdir(parents=True)
-        write_text(path, to_csv(list(rows[0]), rows))
+        write_text(path, to_csv(["id", "dice", "hd95"], [(f"{site}-{i}", dice, 1.0) for i, dice in enumerate(those)]))
     write_json(folder / "results.json", results)
     return folder
 
@@ -81,6 +88,7 @@ def pair(tmp_path, mine, others, **more):
 
 
 BETTER = [0.81, 0.82, 0.83, 0.84, 0.85, 0.86]
+PRIVACY = {"least_images": 7, "withheld": [], "differential_privacy": None}
 
 
 def test_a_row_against_another_image_by_image(tmp_path):
@@ -146,7 +154,7 @@ def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_pat
     assert (test.row.name, test.other.name) == ("A", "B")
     page = write_comparison(tmp_path / "C", runs)
     assert "unlike A: learning_rate 0.2 instead of 0.1" in page.read_text()
-    (written,) = json.loads((tmp_path / "C" / "comparison.json").read_text())["paired"]
+    (written,) = read_json(tmp_path / "C" / "comparison.json")["paired"]
     assert (written["row"], written["other"], written["images"]) == ("A", "B", 6)
 
 
@@ -168,11 +176,7 @@ def test_sites_that_kept_their_scores_are_named(tmp_path):
         ([0.8] * 4, {}, "they have 4 test images in common, and a test takes at least 6"),
         ([0.8] * 6, {"images": 4}, "B has scores of 3 of 4 images of a"),
         ([0.8] * 6, {"seed": 1}, "they have no seed in common"),
-        (
-            [0.8] * 6,
-            {"privacy": {"least_images": 7, "withheld": [], "differential_privacy": None}},
-            "they have 6 test images in common, and a test takes at least 7",
-        ),
+        ([0.8] * 6, {"privacy": PRIVACY}, "they have 6 test images in common, and a test takes at least 7"),
     ],
 )
 def test_why_there_is_none(tmp_path, dices, more, why):

@@ -28,33 +28,29 @@ def build(**changes):
 def test_the_average_is_over_images_and_the_worst_is_a_site():
     results = build()
     assert results["sites"]["big"]["test"]["dice"] == pytest.approx(0.7)
-    assert results["average"]["test"]["dice"] == pytest.approx(2.2 / 4)
-    assert results["average"]["test"]["n"] == 4
-    assert results["average"]["test"]["empty"] == {"both": 0, "prediction": 1, "label": 0}
-    assert results["worst"]["test"]["site"] == "small"
+    average, worst = results["average"]["test"], results["worst"]["test"]
+    assert (average["dice"], average["n"]) == (pytest.approx(2.2 / 4), 4)
+    assert average["empty"] == {"both": 0, "prediction": 1, "label": 0}
+    assert (worst["site"], worst["dice"]) == ("small", pytest.approx(0.1))
     assert results["worst"]["validation"]["site"] == "big"
-    assert results["worst"]["test"]["dice"] == pytest.approx(0.1)
 
 
-def test_the_top_level_repeats_the_selected_model():
+def test_the_top_level_repeats_the_best_model():
     other = {site: {"validation": of(row(0.2)), "test": of(row(0.2))} for site in SCORES}
     results = build(scores={"best": SCORES, "last": other}, model_rounds={"best": 1, "last": 2})
-    assert results["average"] == results["models"]["best"]["average"] != results["models"]["last"]["average"]
-    assert (results["models"]["best"]["round"], results["models"]["last"]["round"]) == (1, 2)
-    chosen = build(scores={"best": SCORES, "last": other}, selected="last")
-    assert chosen["average"] == chosen["models"]["last"]["average"]
+    models = results["models"]
+    assert results["average"] == models["best"]["average"] != models["last"]["average"]
+    assert (models["best"]["round"], models["last"]["round"]) == (1, 2)
 
 
-def test_a_site_without_images_has_no_mean_and_is_not_the_worst():
-    results = build(scores={"best": {**SCORES, "new": {}}})
-    assert results["sites"]["new"]["test"]["dice"] is None
-    assert results["sites"]["new"]["test"]["n"] == 0
+@pytest.mark.parametrize("none", [{}, {"validation": None, "test": None}], ids=["no_images", "not_scored"])
+def test_a_site_without_scores_has_no_mean_and_is_not_the_worst(none):
+    results = build(scores={"best": {**SCORES, "new": none}}, unseen={"best": {"far": {"test": None}}})
+    found = results["sites"]["new"]["test"]
+    assert (found["dice"], found["n"], results["unseen"]["far"]["test"]["n"]) == (None, 0, 0)
     assert results["worst"]["test"]["site"] == "small"
     assert results["average"]["test"]["n"] == 4
-
-
-def test_no_images_at_all_have_no_worst_site():
-    assert build(scores={"best": {"a": {}}})["worst"] == {"validation": None, "test": None}
+    assert build(scores={"best": {"a": none}})["worst"] == {"validation": None, "test": None}
 
 
 def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
@@ -77,22 +73,19 @@ def test_what_a_run_states_is_taken_over_and_what_it_does_not_has_no_key():
     assert not {"unseen", "costs", *stated} & bare.keys()
     assert bare["traffic"] == {"up_bytes": 0, "down_bytes": 0}
     assert "unseen" not in bare["models"]["best"]
+    assert bare["teacher"] is None
 
 
-def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on():
-    assert build()["teacher"] is None
+def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on_at_sites_that_took_part():
     tables = {"big": {"test": of(row(1.0), row(0.5), row(0.6))}, "small": {"test": of(row(0.1))}}
-    teacher = build(teacher_scores=tables, teacher={"adapt": "lora", "before": {"held_out": 0.2}})["teacher"]
+    about = {"adapt": "lora", "before": {"held_out": 0.2}}
+    teacher = build(teacher_scores={**tables, "far": {"test": of(row(0.2))}}, teacher=about)["teacher"]
+    assert teacher["average"].keys() == {"test"}
     assert teacher["average"]["test"]["dice"] == pytest.approx(2.2 / 4)
-    assert "validation" not in teacher["average"]
     assert (teacher["adapt"], teacher["before"]) == ("lora", {"held_out": 0.2})
-
-
-def test_a_teacher_counts_at_hospitals_that_took_no_part_apart():
-    tables = {"big": {"test": of(row(1.0))}, "far": {"test": of(row(0.2))}}
-    teacher = build(teacher_scores=tables)["teacher"]
-    assert (teacher["sites"].keys(), teacher["average"]["test"]["dice"]) == ({"big"}, 1.0)
+    assert teacher["sites"].keys() == {"big", "small"}
     assert teacher["unseen"]["far"]["test"]["dice"] == 0.2
+    assert "unseen" not in build(teacher_scores=tables)["teacher"]
 
 
 def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
@@ -104,26 +97,21 @@ def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
     ]
 
 
-def test_unseen_hospitals_are_repeated_from_the_selected_model_and_count_in_no_average():
-    unseen = {
-        "best": {"far": {"test": of(row(0.4), row(0.6))}},
-        "last": {"far": {"test": of(row(0.2))}},
-    }
+def test_unseen_hospitals_are_repeated_from_the_best_model_and_count_in_no_average():
+    unseen = {"best": {"far": {"test": of(row(0.4), row(0.6))}}, "last": {"far": {"test": of(row(0.2))}}}
     results = build(unseen=unseen)
-    assert results["unseen"]["far"]["test"]["dice"] == pytest.approx(0.5)
-    assert results["unseen"]["far"]["test"]["n"] == 2
     assert list(results["unseen"]["far"]) == ["test"]
+    found = results["unseen"]["far"]["test"]
+    assert (found["dice"], found["n"]) == (pytest.approx(0.5), 2)
     assert results["models"]["last"]["unseen"]["far"]["test"]["dice"] == pytest.approx(0.2)
     assert results["average"] == build()["average"]
-    assert build(unseen=unseen, selected="last")["unseen"]["far"]["test"]["n"] == 1
 
 
 def test_traffic_of_the_rounds_is_averaged():
     traffic = [{"up_bytes": 10, "down_bytes": 30}, {"up_bytes": 11, "down_bytes": 50}]
-    assert build(traffic={"up_bytes": 21, "down_bytes": 90}, rounds_traffic=traffic)["traffic"] == {
-        **{"up_bytes": 21, "down_bytes": 90},
-        **{"up_bytes_per_round": 10.5, "down_bytes_per_round": 40.0},
-    }
+    moved = {"up_bytes": 21, "down_bytes": 90}
+    means = {"up_bytes_per_round": 10.5, "down_bytes_per_round": 40.0}
+    assert build(traffic=moved, rounds_traffic=traffic)["traffic"] == moved | means
 
 
 def test_unseen_hospitals_of_a_model_that_is_not_there_are_refused():
@@ -145,10 +133,3 @@ def test_summaries_that_skipped_every_image_do_not_break_the_average():
     results = build(scores={"best": {"a": {"test": none}, "b": {"test": of(row(0.5))}}})
     assert results["average"]["test"]["hd95"] == 5.0
     assert results["average"]["test"]["dice"] == pytest.approx(0.5 / 3)
-
-
-def test_a_site_that_could_not_be_scored_has_no_images():
-    scores = {"best": {**SCORES, "silent": {"validation": None, "test": None}}}
-    results = build(scores=scores, unseen={"best": {"far": {"test": None}}})
-    assert results["sites"]["silent"]["test"]["n"] == results["unseen"]["far"]["test"]["n"] == 0
-    assert results["average"]["test"]["n"] == 4

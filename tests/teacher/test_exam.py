@@ -1,4 +1,4 @@
-"""How well a teacher does: pairs of image and label, and Dice on them."""
+"""A fitted teacher in use: pairs of image and label, Dice on them, and the soft-mask store of a site."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.networks.sam.build import assemble, place, vit_encoder
-from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.teacher import evaluation_records, public_hash
+from samfed_monai.data import SoftMaskStore
+from samfed_monai.networks.sam.build import place
 from samfed_monai.teacher import exam as room
+from samfed_monai.teacher import fill_store, public_hash
 from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
 from tests.networks.fakes import fake_records
+
+from .conftest import SHA256
 
 
 def test_the_public_hash_is_of_images_and_masks_in_any_order(tmp_path):
@@ -48,10 +50,6 @@ def test_a_large_pair_is_shrunk_to_its_place_in_the_input_once(tmp_path):
     assert native.shrunk(512) is native, "nothing is enlarged and kept"
 
 
-def test_no_split_is_no_evaluation(tmp_path):
-    assert evaluation_records(tmp_path / "none.json", tmp_path, split=None) == {}
-
-
 def test_dice_by_hand():
     mask = torch.tensor([[[[1, 1, 0, 0]]]])
     assert dice_score(torch.tensor([[[[0.9, 0.1, 0.9, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
@@ -59,10 +57,7 @@ def test_dice_by_hand():
     assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
 
 
-def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
-    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
+def test_kept_embeddings_give_the_same_dice_and_encode_once(teacher, tmp_path, monkeypatch):
     sets = {"a": fake_records(tmp_path, 2)}
     plain = Exam(teacher)(sets)
     exam, calls = Exam(teacher, keep_embeddings=True), []
@@ -77,10 +72,8 @@ def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatc
     assert teacher.views == 1
 
 
-def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=(0,)), 64)
-    exam = Exam(Teacher(sam, sha256="x", size=64, bf16=False))
+def test_what_is_seen_again_and_again_is_read_once(teacher, tmp_path, monkeypatch):
+    exam = Exam(teacher)
     sets = {"a": fake_records(tmp_path, 2, (96, 128))}
     read = []
     monkeypatch.setattr(room, "read_pair", lambda record: read.append(record["id"]) or read_pair(record))
@@ -106,3 +99,35 @@ def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
 )
 def test_one_unlucky_image_is_forgiven_and_a_loss_on_all_is_not(scores, best, kept):
     assert as_good_as(scores, best) is kept
+
+
+def store(folder) -> SoftMaskStore:
+    return SoftMaskStore(folder, teacher_sha256=SHA256)
+
+
+def test_only_what_is_missing_is_computed(teacher, tmp_path):
+    records = fake_records(tmp_path, 3)
+    filled = store(tmp_path / "store")
+    assert fill_store(teacher, records[:2], filled, progress=False) == 2
+    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 1
+    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 0
+
+
+def test_masks_of_images_of_any_size_keep_their_aspect(teacher, tmp_path):
+    records = []
+    for name, size in {"a": (32, 32), "b": (24, 32)}.items():
+        (tmp_path / name).mkdir()
+        records += fake_records(tmp_path / name, 2, size)
+    filled = store(tmp_path / "store")
+    assert fill_store(teacher, records, filled, progress=False) == len({record["image_sha256"] for record in records})
+    for record in records:
+        mask = filled.get(record["image_sha256"])
+        assert mask.shape == ((1, 16, 16) if "/a/" in record["image"] else (1, 12, 16))
+
+
+def test_the_bar_says_whose_images_these_are(tmp_path, teacher, capsys):
+    records = fake_records(tmp_path, 1)
+    fill_store(teacher, records, store(tmp_path / "named"), whose="site-1 test")
+    fill_store(teacher, records, store(tmp_path / "unnamed"))
+    heads = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "100%" in line]
+    assert heads == ["soft masks, site-1 test", "soft masks"]

@@ -108,10 +108,6 @@ class Teacher(nn.Module):
         """Embeddings of images of ``height`` x ``width`` pixels to logits that cover exactly those; in float32."""
         return crop(self.sam.decode(embeddings), height, width, self.size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The same as :meth:`probabilities`."""
-        return self.probabilities(images)
-
 
 def identity(*, base_sha256: str, adapter_sha256: str, size: int, views: int) -> str:
     """SHA-256 of what decides a teacher's probabilities; the soft-mask store is keyed by it."""

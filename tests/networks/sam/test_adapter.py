@@ -17,14 +17,13 @@ from samfed_monai.networks.sam.adapter import (
     read_header,
     save_adapter,
 )
-from samfed_monai.networks.sam.build import assemble, vit_encoder
+from tests.networks.sam.tiny import SIZE, tiny_sam
 
-BELONGS = {"base": "vit_t", "base_sha256": "ab" * 32, "size": 256}
+BELONGS = {"base": "vit_t", "base_sha256": "ab" * 32, "size": SIZE}
 
 
-def sam(seed: int = 0):
-    torch.manual_seed(seed)
-    return assemble(vit_encoder(256, width=16, depth=2, heads=2, global_blocks=(1,)), 256).eval()
+def sam():
+    return tiny_sam().eval()
 
 
 @pytest.fixture
@@ -39,11 +38,16 @@ def written(tmp_path):
     return path, network
 
 
+def metadata_of(path):
+    with safe_open(path, framework="pt") as stream:
+        return stream.metadata()
+
+
 def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
     path, network = written
     fresh = sam()
     header = load_adapter(path, fresh, **BELONGS, public_hash="cd" * 32)
-    image = torch.rand(1, 3, 256, 256)
+    image = torch.rand(1, 3, SIZE, SIZE)
     with torch.no_grad():
         assert torch.equal(fresh(image), network(image))
     assert header.fit == {"seed": 1}
@@ -55,14 +59,12 @@ def test_fault_75_a_flipped_bit_is_refused_and_so_is_a_file_without_a_checksum(w
     content = bytearray(path.read_bytes())
     content[-4] ^= 1  # the lowest bit of the last number: finite, and another one
     (tmp_path / "flipped.safetensors").write_bytes(content)
-    with pytest.raises(Refused, match="expected the tensors that were written, found other bytes"):
-        load_adapter(tmp_path / "flipped.safetensors", sam(), **BELONGS)
-    with safe_open(path, framework="pt") as stream:
-        fields = json.loads(stream.metadata()["adapter"])
+    fields = json.loads(metadata_of(path)["adapter"])
     del fields["checksum"]
     save_tensors(tmp_path / "none.safetensors", adapted_tensors(network), {"adapter": json.dumps(fields)})
-    with pytest.raises(Refused, match="expected the tensors that were written, found other bytes"):
-        load_adapter(tmp_path / "none.safetensors", sam(), **BELONGS)
+    for name in ("flipped", "none"):
+        with pytest.raises(Refused, match="expected the tensors that were written, found other bytes"):
+            load_adapter(tmp_path / f"{name}.safetensors", sam(), **BELONGS)
 
 
 def test_it_carries_lora_prompt_encoder_and_decoder_and_nothing_else(written):
@@ -81,7 +83,7 @@ def test_fault_29_an_adapter_of_another_base_size_or_public_set_is_refused(writt
         assert f"{path} -> {key}: expected" in str(refused.value)
     assert "fit a new adapter with `samfed teach`" in str(refused.value)
     hints = {problem.where.rpartition(" ")[2]: problem.hint for problem in refused.value.problems}
-    assert hints["size"].startswith("set size of teacher.json to 256 (in a federation --teacher#size 256), or fit")
+    assert hints["size"].startswith("set size of teacher.json to 64 (in a federation --teacher#size 64), or fit")
     assert hints["base"].startswith("set base of teacher.json to vit_t (in a federation --teacher#base vit_t), or fit")
     assert hints["base_sha256"].startswith("put the weights of SAM in place that it was fitted on (`samfed weights`)")
 
@@ -91,27 +93,30 @@ def test_fault_28_a_missing_adapter_is_refused(tmp_path):
         read_header(tmp_path / "none.safetensors")
 
 
-def test_files_that_are_no_adapter_are_refused(tmp_path):
-    save_tensors(tmp_path / "weights.safetensors", {"x": torch.zeros(1)})
-    with pytest.raises(Refused, match="found no adapter header"):
-        read_header(tmp_path / "weights.safetensors")
-    (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00")
+def test_files_that_are_no_adapter_or_one_of_another_version_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"\x08\x00")
     with pytest.raises(Refused, match="expected a teacher's adapter"):
-        read_header(tmp_path / "torn.safetensors")
+        read_header(path)
+    for metadata, found in (
+        ({}, "no adapter header"),
+        ({"adapter": '{"format": "samfed-adapter-0"}'}, "another format"),
+        ({"adapter": '{"format": "samfed-adapter-1", "adapt": "lora", "rang": 2}'}, ".*'rang'"),
+    ):
+        save_tensors(path, {"x": torch.zeros(1)}, metadata)
+        with pytest.raises(Refused, match=f"expected format 'samfed-adapter-1', found {found}"):
+            read_header(path)
 
 
 def test_tensors_that_do_not_fit_are_refused(written, tmp_path):
     path, network = written
     tensors = adapted_tensors(network)
-    tensors["prompt_encoder.no_mask_embed.weight"] = torch.full((1, 256), float("nan"))
+    spoilt = tensors | {"prompt_encoder.no_mask_embed.weight": torch.full((1, 256), float("nan"))}
     del tensors["mask_decoder.iou_token.weight"]
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as stream:
-        metadata = stream.metadata()
-    save_tensors(tmp_path / "bad.safetensors", tensors, metadata)
-    with pytest.raises(Refused, match=r"no_mask_embed\.weight: expected finite values"):
-        load_adapter(tmp_path / "bad.safetensors", sam(), **BELONGS)
+    for given, message in ((spoilt, r"no_mask_embed\.weight: expected finite values"), (tensors, "iou_token")):
+        save_tensors(tmp_path / "bad.safetensors", given, metadata_of(path))
+        with pytest.raises(Refused, match=message):
+            load_adapter(tmp_path / "bad.safetensors", sam(), **BELONGS)
 
 
 def test_prepare_trains_what_was_asked_for():

@@ -1,19 +1,31 @@
-"""SAM without prompts: its sizes, its positions, and weights that are checked before they are loaded."""
+"""SAM without prompts: where images are in its input, its sizes and positions, weights that are checked, TinyViT."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import (
     SAM_BUILDERS,
     assemble,
     build_sam,
+    crop,
     fit_positions,
+    fold_batch_norms,
+    inner_size,
+    pad,
+    place,
     side_problems,
     vit_encoder,
 )
+from tests.networks.sam.tiny import SIZE
 
 
 def test_relative_tables_are_interpolated_linearly():
@@ -23,49 +35,42 @@ def test_relative_tables_are_interpolated_linearly():
     torch.testing.assert_close(fitted["blocks.2.attn.rel_pos_h"], torch.tensor([[0.5], [2.5]]))
 
 
-def test_the_absolute_table_keeps_constants_and_symmetry():
-    table = torch.full((1, 8, 8, 2), 3.0)
-    fitted = fit_positions({"pos_embed": table}, {"pos_embed": torch.zeros(1, 4, 4, 2)})["pos_embed"]
-    torch.testing.assert_close(fitted, torch.full((1, 4, 4, 2), 3.0))
-
-
-def test_tables_that_fit_and_everything_else_pass_as_they_are():
-    state = {"pos_embed": torch.rand(1, 4, 4, 2), "neck.0.weight": torch.rand(3, 2)}
-    fitted = fit_positions(state, {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)})
-    assert all(fitted[name] is tensor for name, tensor in state.items())
+def test_the_absolute_table_keeps_constants_and_what_fits_passes_as_it_is():
+    state = {"pos_embed": torch.full((1, 8, 8, 2), 3.0), "neck.0.weight": torch.rand(3, 2)}
+    like = {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)}
+    fitted = fit_positions(state, like)
+    torch.testing.assert_close(fitted["pos_embed"], torch.full((1, 4, 4, 2), 3.0))
+    assert fitted["neck.0.weight"] is state["neck.0.weight"]
+    assert fit_positions(state, state)["pos_embed"] is state["pos_embed"]
 
 
 def tiny(size: int):
     return assemble(vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)), size).eval()
 
 
-def test_mobile_sams_names_load_strictly_at_every_size(checkpoint):
-    for size in (64, 128):
-        sam = build_sam("vit_t", checkpoint, size)
-        parameters = sum(parameter.numel() for parameter in sam.parameters())
-        assert parameters == 10_130_092 - 321_640, "without the class head"
-    with torch.no_grad():
-        assert sam(torch.rand(1, 3, 128, 128)).shape == (1, 1, 32, 32)
-
-
-def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path):
-    torch.manual_seed(0)
-    SAM_BUILDERS._entries.setdefault(
-        "tiny", lambda size: vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,))
-    )
-    try:
-        torch.save(tiny(512).state_dict(), tmp_path / "tiny.pth")
-        sam = build_sam("tiny", tmp_path / "tiny.pth", size=256)
+@pytest.mark.parametrize("size", [64, 80, 128])
+def test_mobile_sams_names_load_and_every_multiple_of_16_gives_a_mask_of_a_quarter_of_its_side(checkpoint, size):
+    for network in (build_sam("vit_t", checkpoint, size), tiny(size)):
         with torch.no_grad():
-            assert sam(torch.rand(2, 3, 256, 256)).shape == (2, 1, 64, 64)
-    finally:
-        del SAM_BUILDERS._entries["tiny"]
+            mask = network(torch.rand(1, 3, size, size))
+        assert mask.shape == (1, 1, size // 4, size // 4)
+        assert mask.isfinite().all()
+
+
+def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    tiny_vit = partial(vit_encoder, width=16, depth=2, heads=2, global_blocks=(1,))
+    monkeypatch.setitem(SAM_BUILDERS._entries, "tiny", tiny_vit)
+    torch.save(tiny(128).state_dict(), tmp_path / "tiny.pth")
+    sam = build_sam("tiny", tmp_path / "tiny.pth", size=64)
+    with torch.no_grad():
+        assert sam(torch.rand(2, 3, 64, 64)).shape == (2, 1, 16, 16)
 
 
 def test_a_batch_is_decoded_like_its_images_one_by_one():
     torch.manual_seed(0)
-    sam = tiny(256)
-    embeddings = torch.rand(3, 256, 16, 16)
+    sam = tiny(64)
+    embeddings = torch.rand(3, 256, 4, 4)
     with torch.no_grad():
         together = sam.decode(embeddings)
         apart = torch.cat([sam.decode(one[None]) for one in embeddings])
@@ -73,27 +78,17 @@ def test_a_batch_is_decoded_like_its_images_one_by_one():
 
 
 def test_normalisation_is_sams_own():
-    sam = tiny(256)
+    sam = tiny(64)
     white = sam.normalise(torch.ones(1, 3, 1, 1)).flatten()
     torch.testing.assert_close(
         white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)]
-)
-def test_the_large_encoders_have_their_published_size(name, parameters):
-    """Parameters of the official 1024 px checkpoints, counted without allocating them."""
-    with torch.device("meta"):
-        sam = assemble(SAM_BUILDERS[name](1024), 1024)
-    assert sum(parameter.numel() for parameter in sam.parameters()) == parameters
-
-
 def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
-    torch.save(tiny(256).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    torch.save(tiny(64).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     with pytest.raises(Refused, match=r"another network's weights .*; name the base that they are of"):
-        build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=256)
+        build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=64)
 
 
 def test_unknown_names_and_sizes_are_refused():
@@ -110,12 +105,78 @@ def test_sizes_that_no_encoder_takes(size):
     assert str(problem).startswith("network_def#size: expected a multiple of 16 from 64 to 1024 pixels, found ")
 
 
-@pytest.mark.parametrize("size", [64, 80])
-def test_every_multiple_of_16_gives_a_mask_of_a_quarter_of_its_side(checkpoint, size):
-    sam = build_sam("vit_t", checkpoint, size)
-    vit = tiny(size)
+def test_inner_size_by_hand():
+    assert inner_size(256, 256, 512) == (512, 512)
+    assert inner_size(300, 400, 512) == (384, 512)
+    assert inner_size(767, 1022, 512) == (384, 512)
+    assert inner_size(400, 1, 256) == (256, 4)
+
+
+@given(st.integers(8, 3000), st.integers(8, 3000), st.sampled_from([256, 512, 1024]))
+def test_the_image_ends_on_a_border_of_the_mask(height, width, size):
+    inner = inner_size(height, width, size)
+    assert max(inner) == size
+    assert all(side % 4 == 0 and 4 <= side <= size for side in inner)
+    scale = size / max(height, width)
+    assert all(
+        abs(fitted - side * scale) <= max(2, 4 - side * scale)
+        for fitted, side in zip(inner, (height, width), strict=True)
+    )
+
+
+@given(st.integers(20, 90), st.integers(20, 90))
+def test_a_mask_at_quarter_resolution_comes_back_in_register(height, width):
+    """A ramp survives scaling, padding, quartering, cropping and resizing back: nothing moved."""
+    ramp = torch.linspace(0, 1, width).expand(1, 1, height, width) + torch.linspace(0, 1, height)[:, None]
+    quarter = F.avg_pool2d(pad(place(ramp, 256), 256), 4)
+    back = F.interpolate(crop(quarter, height, width, 256), (height, width), mode="bilinear", align_corners=False)
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    # half a mask pixel at most, where a pixel of the mask is max(h, w) / 64 of the image's
+    assert (back - ramp)[inside].abs().max() <= 0.5 * (1 / 64 + 1 / 64) * max(height, width) / min(height, width) + 1e-3
+
+
+def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
+    sam = build_sam("vit_t", checkpoint, SIZE)
+    encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values()), "weights in their own order"
+    blocks = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
+    assert len(blocks) == 10
     with torch.no_grad():
-        for network in (sam, vit):
-            mask = network(torch.rand(1, 3, size, size))
-            assert mask.shape == (1, 1, size // 4, size // 4)
-            assert mask.isfinite().all()
+        ours = encoder(image)
+        for block in blocks:
+            block.fused_attn = True
+        timms = encoder.neck(encoder.trunk.forward_features(image))
+    assert timms.std() > 0.1
+    torch.testing.assert_close(ours, timms, rtol=1e-3, atol=1e-4)  # float32 sums in another order
+
+
+def batch_norms(network: torch.nn.Module) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+def test_folded_batch_norms_give_the_same_masks_and_take_the_same_adapter(checkpoint):
+    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
+    with torch.no_grad():
+        for sam in (plain, folded):
+            generator = torch.Generator().manual_seed(0)  # those of a fresh network change nothing
+            for name, tensor in sam.image_encoder.state_dict().items():
+                if "running_" in name:
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        fold_batch_norms(folded.image_encoder)
+        image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+        expected, found = plain.encode(image), folded.encode(image)
+    assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)  # float32 sums in another order
+    for sam in (plain, folded):
+        prepare(sam, Adapt.LORA, 2)
+    assert list(adapted_tensors(plain)) == list(adapted_tensors(folded)), "an adapter fits both"
+    trained = [{name for name, p in sam.named_parameters() if p.requires_grad} for sam in (plain, folded)]
+    assert trained[0] == trained[1]
+
+
+def test_sams_vit_has_nothing_to_fold():
+    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
+    before = list(sam.state_dict())
+    fold_batch_norms(sam.image_encoder)
+    assert list(sam.state_dict()) == before

@@ -7,6 +7,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS
 from samfed_monai.networks.sam.lora import LoRAQueryValue, QKVLayout, apply_lora, merge_lora
+from tests.networks.sam.tiny import SIZE
 
 
 def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
@@ -18,7 +19,7 @@ def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
     return lora
 
 
-def test_interleaved_heads_get_their_own_rows():
+def test_query_and_value_get_their_own_rows_and_merged_layers_compute_the_same():
     lora = adapted(QKVLayout(groups=2, query=1, key=1, value=2))
     x = torch.rand(5, 6)
     change = lora(x) - lora.linear(x)
@@ -27,23 +28,19 @@ def test_interleaved_heads_get_their_own_rows():
     torch.testing.assert_close(change[:, [0, 4]], query)
     torch.testing.assert_close(change[:, [2, 3, 6, 7]], value)
     assert torch.equal(lora(x)[:, [1, 5]], lora.linear(x)[:, [1, 5]])
+    assert type(lora.merged()) is nn.Linear
+    torch.testing.assert_close(lora.merged()(x), lora(x))
     own = adapted(QKVLayout(groups=1, query=3, key=3, value=3))  # SAM's own order
     change = own(x) - own.linear(x)
     torch.testing.assert_close(change[:, :3], x @ (own.query_b @ own.query_a).T)
     torch.testing.assert_close(change[:, 6:], x @ (own.value_b @ own.value_a).T)
     assert torch.equal(own(x)[:, 3:6], own.linear(x)[:, 3:6])
-
-
-@pytest.mark.parametrize("layout", [QKVLayout(2, 1, 1, 2), QKVLayout(1, 3, 3, 3)])
-def test_merged_layers_compute_the_same(layout):
-    lora, x = adapted(layout), torch.rand(3, 6)
-    assert type(lora.merged()) is nn.Linear
-    torch.testing.assert_close(lora.merged()(x), lora(x))
+    torch.testing.assert_close(own.merged()(x), own(x))
 
 
 def test_keys_of_a_tiny_vit_block_stay_exactly_the_same():
     torch.manual_seed(0)
-    encoder = SAM_BUILDERS["vit_t"](256).eval()
+    encoder = SAM_BUILDERS["vit_t"](SIZE).eval()
     block = encoder.trunk.stages[1].blocks[0].attn  # type: ignore[union-attr, index]
     x = torch.rand(3, 49, 128)
 
@@ -61,41 +58,28 @@ def test_keys_of_a_tiny_vit_block_stay_exactly_the_same():
     assert ((new_value - value).abs().amax(dim=(0, 1, 3)) > 0).all()
 
 
-@pytest.mark.parametrize("rank", [0, 1.5, True])
-def test_a_rank_that_is_none_is_refused(rank):
-    with pytest.raises(Refused, match=r"teacher -> rank: expected a whole number >= 1"):
-        apply_lora(nn.Identity(), rank)
+def test_a_rank_that_is_none_and_an_encoder_without_attention_are_refused():
+    expected = r"(?s)teacher -> rank: expected a whole number >= 1, found 0.*LoRA: expected an encoder whose attention "
+    with pytest.raises(Refused, match=expected + "blocks have a joint qkv, found Identity"):
+        apply_lora(nn.Identity(), 0)
 
 
-def test_an_encoder_without_attention_is_refused():
-    with pytest.raises(
-        Refused, match="LoRA: expected an encoder whose attention blocks have a joint qkv, found Identity"
-    ):
-        apply_lora(nn.Identity())
-
-
-def test_every_tiny_vit_block_is_adapted_and_step_0_is_the_frozen_encoder():
+def test_every_tiny_vit_block_is_adapted_from_the_frozen_encoder_on_and_merged_back():
     torch.manual_seed(0)
-    encoder = SAM_BUILDERS["vit_t"](256).eval()
-    images = torch.rand(1, 3, 64, 64)
+    encoder, images = SAM_BUILDERS["vit_t"](SIZE).eval(), torch.rand(1, 3, SIZE, SIZE)
+    names = list(encoder.state_dict())
     with torch.no_grad():
         before = encoder(images)
         parameters = apply_lora(encoder, rank=4)
         assert torch.equal(before, encoder(images))
     # r x (in + out): q and v C to C, in 2, 6 and 2 blocks
     assert sum(p.numel() for p in parameters) == 4 * 4 * (2 * 128 + 6 * 160 + 2 * 320)
-    names = {name.rpartition(".")[2] for name, p in encoder.named_parameters() if p.requires_grad}
-    assert names == {"query_a", "query_b", "value_a", "value_b"}
-
-
-def test_a_merged_encoder_has_its_old_names_and_computes_the_same():
-    torch.manual_seed(0)
-    encoder, images = SAM_BUILDERS["vit_t"](256).eval(), torch.rand(1, 3, 64, 64)
-    names = list(encoder.state_dict())
-    for parameter in apply_lora(encoder, 2):
+    trained = {name.rpartition(".")[2] for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trained == {"query_a", "query_b", "value_a", "value_b"}
+    for parameter in parameters:
         nn.init.normal_(parameter, std=0.1)
     with torch.no_grad():
-        before = encoder(images)
-        after = merge_lora(encoder)(images)
+        moved = encoder(images)
+        merged = merge_lora(encoder)(images)
     assert list(encoder.state_dict()) == names
-    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)  # float32: other sums, ten blocks deep
+    torch.testing.assert_close(merged, moved, atol=1e-4, rtol=1e-4)  # float32: other sums, ten blocks deep

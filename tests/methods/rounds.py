@@ -1,14 +1,22 @@
-"""What tests of robust rules share: one round of a strategy over given weights."""
+"""Rounds of a strategy without sites."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
 from samfed_monai.protocol import Kind, Message, Server, Strategy
+
+
+def a_round(strategy: Strategy, answers: Mapping[str, Message], round: int = 0) -> dict[str, Message]:
+    """What sites are sent in a round that ends with these answers."""
+    messages = strategy.configure(round)
+    strategy.aggregate(round, answers)
+    return messages
+
 
 VALUES = st.floats(-100, 100, width=32)
 
@@ -31,12 +39,11 @@ def attached(strategy: Strategy, sites: int, start: Any = (0.0, 0.0, 0.0), **opt
 
 def answered(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts: Sequence[int] = ()) -> dict:
     """The global weights after a round in which the first sites answer with ``answers``."""
-    strategy.configure(round)
     updates = {
         f"s{index:02d}": Message(Kind.WEIGHTS, f"s{index:02d}", round, 9, n=n, tensors=weights_of(row))
         for index, (row, n) in enumerate(zip(answers, counts or [1] * len(answers), strict=True))
     }
-    strategy.aggregate(round, updates)
+    a_round(strategy, updates, round)
     return strategy.global_weights
 
 

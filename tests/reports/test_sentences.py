@@ -1,0 +1,204 @@
+"""What a report says in words: a verdict on top, advice, and what a run ends with; in hand-written runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from samfed_monai.reports import RunData
+from samfed_monai.reports.html import advice_on, answer, more_scores, render, spread, verdict
+
+
+@pytest.fixture
+def even(run):
+    """The even run with 28 images, none of them empty, and a worst site."""
+    run.results["average"]["test"] |= {"n": 28, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    run.results["worst"]["test"] |= {"site": "Porto", "dice": 0.7}
+    return run
+
+
+@pytest.fixture
+def two(run):
+    """The even run with four images at Porto and none with a mask at Basel."""
+    run.results["sites"] = {site: run.results["sites"][site] for site in ("Porto", "Basel")}
+    run.results["sites"]["Porto"]["test"] |= {"n": 4}
+    run.results["sites"]["Basel"]["test"] |= NO_DICE
+    run.results["average"]["test"] |= {"dice": 0.5, "n": 4}
+    run.results["models"]["best"]["round"] = 1
+    run.results.update({"rounds": 3, "command": "samfed federate samfed_skin --rounds 3"})
+    scores(run, 0.2, 0.4, 0.6, 0.8)
+    return run
+
+
+NO_DICE = {"dice": None, "n": 0}
+
+
+def scores(run: RunData, *dices: float) -> None:
+    """Writes Porto's table."""
+    folder = run.evaluation("Porto")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.csv").write_text("id,dice,hd95\n" + "".join(f"{i},{dice},1\n" for i, dice in enumerate(dices)))
+
+
+def compared(run: RunData, site: str, *rows: str) -> None:
+    """Writes the table of what student and teacher drew at a site without masks."""
+    folder = run.own_images(site)
+    folder.mkdir(parents=True)
+    (folder / "disagreement.csv").write_text("\n".join(["id,image_sha256,dice,estimate,mask", *rows]) + "\n")
+
+
+def set_teacher(run: RunData, **dices: float) -> None:
+    for site, dice in dices.items():
+        run.results["teacher"]["sites"][site]["test"]["dice"] = dice
+
+
+def test_the_verdict_says_dice_teacher_and_worst_site(even):
+    assert verdict(even) == (
+        "The model reaches a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780). "
+        "Worst is Porto with 0.700."
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "told"),
+    [
+        (0.75, 0.78, "0.030 below its teacher (0.780)"),
+        (0.7804, 0.78, "as much as its teacher (0.780)"),
+        (0.7806, 0.78, "0.001 above its teacher (0.780)"),
+        (0.8004, 0.7796, "a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780)"),
+    ],
+)
+def test_the_gap_is_that_of_the_numbers_as_they_are_shown(even, student, teacher, told):
+    even.results["average"]["test"]["dice"] = student
+    set_teacher(even, **dict.fromkeys(even.results["sites"], teacher))
+    assert told in verdict(even)
+
+
+def test_without_a_teacher_or_a_second_site_nothing_is_compared(even):
+    even.results["teacher"] = None
+    even.results["sites"] = {"Porto": even.results["sites"]["Porto"]}
+    assert verdict(even) == "The model reaches a Dice of 0.800 on 28 test images."
+    even.results["own_models"] = True
+    assert verdict(even).startswith("The sites' own models reach a Dice of 0.800")
+
+
+def test_images_below_one_half_are_counted_and_those_with_an_empty_prediction_among_them(even):
+    empty = even.results["average"]["test"]["empty"]
+    empty["prediction"] = 1
+    assert verdict(even).endswith("On 1 image it draws nothing where there is something to find.")
+    scores(even, 0.0, 0.499, 0.5)
+    assert "On 2 of 3 images it fails (Dice below 0.5), and on 1 of these it draws nothing where" in verdict(even)
+    empty["prediction"] = 0
+    assert verdict(even).endswith("On 2 of 3 images it fails (Dice below 0.5).")
+    scores(even, 0.5, 0.9)
+    assert verdict(even).endswith("On no image is its Dice below 0.5.")
+
+
+def test_without_test_masks_the_verdict_falls_back_to_validation_and_to_nothing(even):
+    average = even.results["average"]
+    average["test"] |= NO_DICE
+    average["validation"] |= {"n": 12, "dice": 0.875}
+    words = "The model reaches a Dice of 0.875 on 12 validation images"
+    assert verdict(even).startswith(f"No test image has a mask. {words},")
+    going = replace(even, planned=20)
+    assert verdict(going) == f"The run goes on. So far {words[0].lower()}{words[1:]}."
+    average["validation"] |= NO_DICE
+    assert verdict(going) == "The run goes on; no mask says yet how good the model is."
+    assert verdict(even).startswith("No mask says how good the model is")
+    held = [{"site": "b", "split": split, "reason": "few"} for split in ("validation", "test")]
+    names = ("differential_privacy", "central_differential_privacy", "secure_aggregation", "statistics")
+    even.results["teacher"] = None
+    even.results["privacy"] = {"least_images": 5, "withheld": held, **dict.fromkeys(names)}
+    assert verdict(even).startswith("No site reported a score: b had too few images with masks. Look at the images")
+    page = " ".join(render(even, [], [], []).split())
+    assert "None: b had too few images with masks to report a score" in page
+    assert "no site has a mask" not in page
+
+
+def test_no_advice_is_given_where_nothing_is_out_of_order(run):
+    for teacher in (run.results["teacher"], None):
+        run.results["teacher"] = teacher
+        assert advice_on(run) == []
+
+
+def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
+    set_teacher(run, Porto=0.0, Basel=0.4996)
+    (text,) = advice_on(run)
+    assert "wrong more often than right at 2 of 4 sites (Dice 0.500 at Basel and 0.000 at Porto)" in text
+    assert "--masks-from this run" in text
+    run.results["teacher"]["adapt"] = "none"
+    assert "--teacher_adapt lora" in advice_on(run)[0]
+    run.results["teacher"]["model"] = "generation-1"
+    assert advice_on(run)[0].endswith("or with SAM (no --masks-from).")
+    set_teacher(run, Porto=0.5, Basel=0.5)
+    assert advice_on(run) == []
+
+
+def test_a_fit_that_failed_is_told_where_no_site_has_a_mask(run):
+    run.results["teacher"]["sites"], run.results["teacher"]["after"] = {}, {"held_out": 0.2}
+    (text,) = advice_on(run)
+    assert text.startswith("On public images that it was not fitted on, the teacher's Dice is 0.200")
+
+
+@pytest.mark.parametrize(("teacher", "told_so"), [(0.84, False), (0.851, True)])
+def test_a_student_more_than_0_05_behind_is_told(run, teacher, told_so):
+    set_teacher(run, Basel=teacher)
+    texts = " ".join(advice_on(run))
+    assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is told_so
+
+
+def test_a_better_teacher_can_be_run(run):
+    set_teacher(run, **dict.fromkeys(run.results["sites"], 0.81))
+    (text,) = advice_on(run)
+    assert "better than the student on the same test images (Dice 0.810, the student's 0.800)" in text
+    assert "`samfed infer --model` takes its adapter" in text
+
+
+def test_masks_far_apart_where_no_mask_tells_more_are_advice(run):
+    compared(run, "Porto", "a,00,0.2,,", "b,01,0.6,,")
+    (text,) = advice_on(run)
+    assert "(Dice between them 0.400 at Porto)" in text
+    assert "Where it is the teacher that is wrong: what helps, in this order: public images" in text
+    run.results["teacher"]["adapt"] = "none"
+    (text,) = advice_on(run)
+    assert "Where it is the teacher that is wrong: SAM as it comes was the teacher: --teacher_adapt lora" in text
+
+
+def test_a_run_ends_with_dice_its_interval_places_and_the_next_command(two):
+    assert answer(two) == [
+        "test Dice 0.50 (0.20 to 0.80, 4 images at Porto; Basel has no masks)",
+        f"model: {two.folder}, round 2 of 3; report: {two.folder}/report.html",
+        f"next: samfed infer samfed_skin IMAGES --model {two.folder} --output-dir MASKS",
+    ]
+    two.results["own_models"] = True
+    assert answer(two)[2].endswith(f"--model {two.folder} --site Porto --output-dir MASKS")
+
+
+def test_a_site_without_masks_says_how_far_student_and_teacher_agree_and_a_withheld_score_is_one(two):
+    compared(two, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
+    assert "; Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85)" in answer(two)[0]
+    two.results["privacy"] = {"withheld": [{"site": "Basel", "split": "test", "reason": "withheld"}]}
+    assert answer(two)[0].endswith("4 images at Porto; Basel withheld its score)")
+
+
+def test_without_test_masks_it_is_the_validation_that_chose_the_round_and_without_any_none(two):
+    porto, average = two.results["sites"]["Porto"], two.results["average"]
+    porto["test"], average["test"] = NO_DICE, NO_DICE
+    average["validation"] |= {"dice": 0.75, "n": 6}
+    images = "6 images at Porto, Basel), which chose the round: expect less on new images"
+    assert answer(two)[0] == f"validation Dice 0.75 ({images}"
+    for site in two.results["sites"].values():
+        site["validation"] = NO_DICE
+    average["validation"] = NO_DICE
+    assert answer(two)[0] == "no Dice; Porto has no masks; Basel has no masks"
+
+
+def test_a_table_that_is_not_here_gives_no_interval(two):
+    two.results["sites"]["Porto"]["test"] |= {"n": 5}
+    assert spread(two) == ""
+
+
+def test_more_scores_are_those_of_sites_with_test_images(two):
+    two.results["sites"]["Porto"]["test"] |= (more := {"sensitivity": 0.9, "precision": 0.8, "area": 0.7})
+    assert more_scores(two) == [{"site": "Porto", "spread": "0.20 to 0.80", "dice": 0.8, **more, "n": 4}]
