@@ -210,10 +210,8 @@ def test_a_job_of_links_pipes_or_missing_files_is_not_submitted(job, tmp_path):
     ("text", "match"),
     [
         ('{"name": "first", "name": "first"}', "the same key twice"),
-        ("[]", "other content in meta.json"),
-        ("include 'x'", "valid JSON"),
         ('{"name": "first", "x": NaN}', "other content in meta.json"),
-        ("[" * 100_000, "inside each other a few times"),
+        ("[]", "other content in meta.json"),
     ],
 )
 def test_the_files_of_a_job_are_read_strictly(job, tmp_path, text, match):

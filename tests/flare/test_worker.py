@@ -26,7 +26,7 @@ PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": 
         ({"train": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
         ({"sites": {"site-1": {"loss#_target_": "subprocess.run"}}}, r"subprocess\.run"),
         ({"teacher": {"checkpoint": "/etc/passwd"}}, "checkpoint"),
-        ({"bundle": "../../tmp/evil"}, "a bundle's name, not a path"),
+        *(({"bundle": path}, "a bundle's name, not a path") for path in ("tmp/evil", "..", "a\\b")),
         ({"privacy": {"filter": {"_target_": "os.system"}}}, r"privacy#filter.*os\.system"),
         ({"update_guard": {"x": "$1"}}, "update_guard#x"),
         ({"round": 1}, "unknown key"),
