@@ -40,7 +40,7 @@ PACKAGE = "samfed_monai"
 #: Seconds of a processor that the tests of one change may take together, and after which one of them hangs.
 ALL_TESTS, ONE_TEST = 25, 60
 #: Seconds after which they hang, whatever they wait for.
-WAIT = 600
+WAIT = 200
 #: What takes long to import, and is not changed.
 _LOADED = ("monai.bundle", "monai.engines", "monai.losses", "monai.networks.nets", "monai.transforms", "torch._dynamo")
 #: Tests of one change at most, and those that are run first, as most changes are noticed by them.

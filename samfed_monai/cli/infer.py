@@ -151,7 +151,7 @@ def images_of(words: Sequence[str]) -> str | list[str]:
         fitted = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
         for found in fitting:
             system = any(map(is_system, Path(found).parts[max(fitted, 0) :]))
-            (systems if system else paths).append(str(Path(found).absolute()))
+            (systems if system else paths).append(str(Path(found).resolve()))
     if "" in words:
         problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:

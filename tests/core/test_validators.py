@@ -45,6 +45,8 @@ def test_whole_numbers_are_neither_floats_nor_truth_values():
 
 def test_words_of_an_enum_or_a_list():
     assert not one_of("x", "soft", Word) + one_of("x", Word.HARD, Word) + one_of("x", 2, [1, 2])
+    assert one_of("x", True, [1, 2])
+    assert not one_of("x", True, ["auto", True])
     (near,), (far,) = one_of("x", "sofd", Word, "see docs"), one_of("x", None, [1, 2], "see docs")
     assert str(near) == "x: expected one of ['soft', 'hard'], found 'sofd'; did you mean 'soft'?"
     assert str(far) == "x: expected one of [1, 2], found None; see docs"

@@ -102,6 +102,14 @@ def test_a_soft_label_has_the_probabilities_of_whoever_decided_it() -> None:
     assert torch.equal(engine.state.terms["pseudo_label"], expected)
 
 
+def test_pseudo_labels_may_have_a_loss_of_your_own() -> None:
+    given, asked = guidance(), []
+    PseudoLabelTerm(loss=lambda *tensors: asked.extend(tensors) or tensors[0].sum())(engine_at(0, 1, given))
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
+    for found, expected in zip(asked, (given.student, agreement.label, agreement.weight), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_the_students_strong_view_may_be_compared_with_sam() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)

@@ -141,6 +141,20 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
 
 
+def test_a_doubtful_mask_that_was_corrected_stays(infer, given, capsys):
+    """Above 0.999999 nothing of the picture is foreground."""
+    words = (str(given / "photo.png"), "--threshold", "0.999999", "--only-sure")
+    assert infer(*words) == 0 == infer(*words)
+    corrected = Path("masks/doubtful/photo.png")
+    said = "masks/doubtful/photo.png is not what the network says now (corrected by hand?): it stays as it is"
+    assert said not in capsys.readouterr().err
+    corrected.write_bytes(b"corrected")
+    assert infer(*words) == 0
+    assert corrected.read_bytes() == b"corrected"
+    assert capsys.readouterr().err.count(said) == 1
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["doubtful", "inference.json"]
+
+
 def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]

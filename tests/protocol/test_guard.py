@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
-from samfed_monai.protocol.guard import Counts, shortened
+from samfed_monai.protocol.guard import Counts, norm, shortened
 
 
 class Foreign(Strategy):
@@ -118,6 +118,10 @@ def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the
     assert (half.item(), half.dtype) == (2.0, torch.float32)
     assert shortened(old, new, 1.0) is new
     assert shortened(torch.tensor(1), count := torch.tensor(3), 0.5) is count
+
+
+def test_a_norm_beyond_half_precision_is_a_number() -> None:
+    assert norm({"w": torch.full((4,), 200.0, dtype=torch.float16), "n": torch.tensor(7)}) == 400  # 4 * 200**2 > 65504
 
 
 def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:

@@ -423,7 +423,7 @@ FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: e
         ),
     ],
 )  # fmt: skip
-def test_faults_32_to_38_58_and_76_refusals_in_full(changes, problem):
+def test_faults_32_to_38_and_58_and_76_and_92_refusals_in_full(changes, problem):
     with pytest.raises(MessageRefused) as caught:
         check(up(**changes))
     assert [str(each) for each in caught.value.problems] == [problem]
