@@ -110,7 +110,7 @@ flare-real-data:
 	$(call needs-data,data/splits)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
-# Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.
+# Three processes for two cores: those that run tests of FLARE mostly wait, another computes meanwhile. TEST_WORKERS=0 runs them in one.
 # Bytecode is kept whatever the environment says: they start a hundred processes that import the package.
 TEST_WORKERS ?= 3
 test: $(VENV)/.dev

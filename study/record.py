@@ -41,7 +41,7 @@ def read_record(path: str | Path) -> list[RunData]:
 
 @cache  # a page reads the same record several times, and each of its runs is checked
 def _runs_of(path: Path, text: str) -> list[RunData]:
-    problems, runs = Problems(), []
+    problems, runs, known = Problems(), [], methods()
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{path} -> line {number}"
         try:
@@ -56,7 +56,7 @@ def _runs_of(path: Path, text: str) -> list[RunData]:
         departures = validate_results(content["results"], where=where)
         problems.extend(departures)
         if not departures:
-            labelled = methods().get(content["results"]["variant"])  # of runs of before they said it themselves
+            labelled = known.get(content["results"]["variant"])  # of runs of before they said it themselves
             own = {"own_labels": labelled is not None and labelled.kind == "labelled"}
             run = RunData(Path(), {**own, **content["results"]}, about=content["about"])
             runs.append(replace(run, folder=path / run.row / f"seed-{run.seed}"))

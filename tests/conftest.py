@@ -30,16 +30,11 @@ settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
 FLARE = TESTS / "flare"
-GROUPS = {
-    # sites of FLARE are killed, and the others wait for a deadline: long, and hardly any work for a processor
-    "deadlines": {FLARE / "test_faults.py", FLARE / "test_submit.py"},
-    # processes are forked from one that has torch: it takes seconds to start, once for all of them
-    "forking": {
-        *(FLARE / "test_equality.py", TESTS / "config" / "test_workflow.py"),
-        *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
-    },
+# Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
+FORKING = {
+    *(FLARE / "test_equality.py", TESTS / "config" / "test_workflow.py"),
+    *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
 }
-"""Files whose tests run in one process, one after the other, beside those of other files."""
 # Whose tests look at the curves of runs.
 DRAWING = {"reports", "study"}
 # Whose tests are of federations, which do with a small network what they do with a large one.
@@ -47,17 +42,15 @@ OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 
 
 def group_of(path: Path) -> str:
-    """The group of a file in :data:`GROUPS`; most are one of their own."""
-    return next((name for name, files in GROUPS.items() if path in files), str(path))
+    """What runs in one process, one test after the other: those of a file, and those that fork."""
+    return "forking" if path in FORKING else str(path)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups begin first, then what starts FLARE; of the others, files with most slow tests."""
+    """Those that fork begin first, then FLARE, which mostly waits; of the others, files with most slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    order = [*GROUPS, *(str(path) for path in slow if path.is_relative_to(FLARE))]
-    first = {name: place for place, name in enumerate(order)}
-    items.sort(key=lambda item: (first.get(group_of(item.path), len(first)), -slow[item.path]))
+    items.sort(key=lambda item: (item.path not in FORKING, not item.path.is_relative_to(FLARE), -slow[item.path]))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
 

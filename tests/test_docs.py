@@ -224,19 +224,14 @@ def test_every_command_on_the_page_parses(page: Path, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_that_the_page_links_to_exist(page: Path):
+def test_pages_and_headings_that_the_page_links_to_are_there(page: Path):
     written_by_a_command = {"docs/images/report.png", "docs/benchmarks.md"}
-    for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
-        target = (page.parent / link).resolve()
-        if target.relative_to(REPOSITORY).as_posix() not in written_by_a_command:
-            assert target.exists(), f"{page.name} links to {link}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_headings_that_the_page_links_to_are_there(page: Path):
-    for file, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8"))
+    for file, anchor in links:
         target = (page.parent / file).resolve() if file else page
-        if target.suffix == ".md" and target.is_file():
+        if target.relative_to(REPOSITORY).as_posix() not in written_by_a_command:
+            assert target.exists(), f"{page.name} links to {file}"
+        if anchor and target.suffix == ".md" and target.is_file():
             text = re.sub(r"(?ms)^```.*?^```", "", target.read_text(encoding="utf-8"))
             headings = re.findall(r"(?m)^#+ +(.+?) *$", text)
             anchors = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}

@@ -1,4 +1,4 @@
-"""``make test`` runs the tests of a file, and those of some files, one after the other."""
+"""``make test`` runs the tests of a file, and those that fork, one after the other."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.conftest import FLARE, GROUPS, TESTS, group_of, pytest_collection_modifyitems
+from tests.conftest import FLARE, FORKING, TESTS, group_of, pytest_collection_modifyitems
 
 
-def test_a_file_is_a_group_but_for_those_that_wait_for_deadlines_and_those_that_fork() -> None:
+def test_a_file_is_a_group_but_for_those_that_fork() -> None:
     assert group_of(Path(__file__)) == __file__
-    assert group_of(FLARE / "test_faults.py") == group_of(FLARE / "test_submit.py") == "deadlines"
     forks = re.compile(r"\nfrom tests.forking import|\nfrom tests.flare.carried import .*in_both")
-    assert {path for path in TESTS.rglob("test_*.py") if forks.search(path.read_text())} == GROUPS["forking"]
-    assert all(path.is_file() for files in GROUPS.values() for path in files)
+    assert {path for path in TESTS.rglob("test_*.py") if forks.search(path.read_text())} == FORKING
+    assert {group_of(path) for path in FORKING} == {"forking"}
 
 
-def test_groups_begin_first_then_what_starts_flare_then_files_with_most_slow_tests() -> None:
+def test_those_that_fork_begin_first_then_those_of_flare_then_files_with_most_slow_tests() -> None:
     def item(path: Path, slow: bool = False) -> Any:
         return Mock(path=path, get_closest_marker=lambda name: slow or None)
 
-    short, long, system, flare = Path("short.py"), Path("long.py"), FLARE / "test_submit.py", FLARE / "test_spy.py"
-    forking = TESTS / "config" / "test_workflow.py"
-    items = [item(short), item(long, True), item(flare, True), item(long), item(long, True), item(forking)]
-    items.append(item(system, True))
+    short, long, flare, forking = Path("short.py"), Path("long.py"), FLARE / "test_job.py", min(FORKING)
+    items = [item(short), item(long, True), item(flare), item(long), item(long, True), item(forking)]
     pytest_collection_modifyitems(items)
-    assert [each.path for each in items] == [system, forking, flare, long, long, long, short]
+    assert [each.path for each in items] == [forking, flare, long, long, long, short]
     assert items[-1].add_marker.call_args.args[0].args == (str(short),)
 
 

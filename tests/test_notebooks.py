@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run as they stand, in an empty folder and without weights from elsewhere."""
+"""The notebooks of the documentation run, with fewer steps, in an empty folder and without weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
 
 
-def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Executes a notebook in a folder; what it printed. A cell that fails raises its error."""
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[str, str]) -> str:
+    """Executes a notebook in a folder; what it printed. A cell that fails raises its error.
+
+    Args:
+        smaller: words of its commands, and what takes their place: what it shows does not depend on how much there is.
+    """
     nbformat, nbclient = (pytest.importorskip(module) for module in ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("SAMFED_WEIGHTS", str(folder / "none"))
     monkeypatch.setenv("TMPDIR", str(folder))  # where it makes its own
     folder.mkdir()
-    book = nbformat.read(REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
+    text = (REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    for whole, part in smaller.items():
+        assert text.count(whole) == 1
+        text = text.replace(whole, part)
+    book = nbformat.reads(text, as_version=4)
     client = nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}})
     with forked_samfed() as commands:
         monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
@@ -56,7 +64,11 @@ def test_commands_and_pages_that_it_names_exist(notebook: Path):
 
 @pytest.mark.slow
 def test_a_clinic_s_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    told = run("first-day", tmp_path / "day", monkeypatch)
+    smaller = {
+        "--rounds 2": "--rounds 1",
+        "--local_steps 4 --warm_start_steps 24": "--local_steps 1 --warm_start_steps 4",
+    }
+    told = run("first-day", tmp_path / "day", monkeypatch, smaller)
     dice = {site: float(found) for site, found in re.findall(r"^(site-\d) +12 +(\d\.\d{3}) ", told, re.MULTILINE)}
     assert sorted(dice) == ["site-1", "site-2"]
     assert min(dice.values()) > 0.7, "the shipped network, on rendered skin"
@@ -66,7 +78,9 @@ def test_a_clinic_s_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_a_new_method_in_twenty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    told = run("new-method", tmp_path / "lab", monkeypatch)
+    smaller = {"--seeds 0 --rounds 2": "--seeds 0 --rounds 1", "--images-per-site 16": "--images-per-site 6"}
+    smaller["--local_steps 4 --warm_start_steps 16"] = "--local_steps 1 --warm_start_steps 2"
+    told = run("new-method", tmp_path / "lab", monkeypatch, smaller)
     assert "samfed_skin: no problems in train" in told
     (table,) = (tmp_path / "lab").glob("new-method-*/runs/compared/comparison.md")
     assert "| Root share (`root_share`) |" in table.read_text(encoding="utf-8")

@@ -192,8 +192,6 @@ def simulate(
     timeout: float | None = None,
     more_classes: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-    on_start: Any = None,
-    log: str | Path | None = None,
 ) -> dict[str, Any]:
     """Runs the job in FLARE's simulator and waits for its end.
 
@@ -206,8 +204,6 @@ def simulate(
         timeout: seconds; ``None`` waits.
         more_classes: added to the list of classes that a job may name.
         environment: on top of this process's own.
-        on_start: called with the :class:`Processes` once they run.
-        log: file of what FLARE prints; ``None`` is ``flare.log`` in the run's folder.
 
     Raises:
         SamFedError: as the server said, or FLARE failed.
@@ -216,14 +212,12 @@ def simulate(
     merge_allow_list(workspace / "local", more_classes)
     (workspace / "startup").mkdir(parents=True, exist_ok=True)
     clear_status(run_folder)
-    log = Path(log or run_folder / "flare.log")
+    log = run_folder / "flare.log"
     words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
     with Processes({"SAMFED_SITE": _here(site_files), **(environment or {})}) as processes:
         log.unlink(missing_ok=True)
         module = "samfed_monai.flare.simulator_process"
         simulator = processes.start("simulator", module, *words, cwd=workspace, log=log)
-        if on_start is not None:
-            on_start(processes)
 
         def gone() -> str:
             return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 #: What a round does with its weights takes longer than its steps.
 SMALL_NETWORK = {"network_name": "basic_unet", "network_def#features": [8, 8, 8, 8, 8, 8]}
 OPTIONS = {
-    "rounds": 3,
+    "rounds": 2,
     "image_size": 32,
     "batch_size": 2,
     "local_steps": 2,
@@ -35,7 +35,6 @@ OPTIONS = {
     "warm_start_steps": 2,
     "amp": False,
 }
-TWO_ROUNDS = {**OPTIONS, "rounds": 2}
 #: Of ``two_sites``, which has less than five of a kind.
 FEW_IMAGES = {"privacy#least_images": 1}
 
@@ -74,7 +73,7 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     """Masks are drawn anew in each, and leave no trace: the sum is of whole numbers."""
     pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
     masked = {"privacy#secure_aggregation": {"threshold": 3}}
-    _, carried = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", **masked})
+    _, carried = in_both(three_sites, tmp_path, {**OPTIONS, "variant": "no_sam", **masked})
     assert read_json(carried / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = carried.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
@@ -86,7 +85,7 @@ def test_two_classes_in_compressed_differences_have_the_same_bits_in_one_process
     made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
     made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
     assert main(["prepare", "nifti", str(organs), *made]) == 0
-    runs = in_both(slices, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "classes": list(CLASSES), "compression": 2})
+    runs = in_both(slices, tmp_path, {**OPTIONS, "variant": "no_sam", "classes": list(CLASSES), "compression": 2})
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]
     assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)

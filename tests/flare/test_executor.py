@@ -19,35 +19,10 @@ from tests.flare.toys import REPO, toy_site_files
 CANARY = "import pathlib; pathlib.Path({!r}).touch()\n"
 
 
-def planted(folder: Path) -> Path:
-    """Puts modules of names that ours import into a job's folder; the mark that any of them would leave."""
-    mark = folder.with_name("mark")
-    for name in ("samfed_monai/__init__.py", "argparse.py", "numpy.py", "sitecustomize.py", "runpy.py"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(CANARY.format(str(mark)))
-    return mark
-
-
 def test_fault_88_a_job_cannot_give_the_executor_anything():
     for name, value in {"command": ["touch", "x"], "execution_mode": "in_process", "worker": "os"}.items():
         with pytest.raises(TypeError, match=name):
             SiteExecutor(**{name: value})  # as FLARE builds what a job names
-
-
-def test_fault_88_modules_in_a_jobs_folder_are_not_imported_by_the_process_that_trains(tmp_path, monkeypatch):
-    mark = planted(tmp_path / "app")
-    monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path / "sites", ("site-1",), tmp_path / "run")))
-    monkeypatch.setenv("PYTHONPATH", str(REPO))
-    monkeypatch.chdir(tmp_path / "app")
-    app = Path.cwd()
-    site = Trainer("site-1", read_site_file(app, "site-1"), app, worker="tests.federation.echo_worker")
-    try:
-        words = {"task": "train", "run": "ab12", "run_name": "first"}
-        assert site.answer(words, b"abc") == (b"abc", "")
-    finally:
-        site.close()
-    assert not mark.exists()
 
 
 @pytest.mark.parametrize("path", STARTS_COMMANDS)
@@ -69,9 +44,6 @@ def test_a_list_that_allows_a_jobs_command_is_told_of_and_kept(tmp_path, caplog)
     assert read_json(tmp_path / "resources.json")["class_allow_list"][0] == STARTS_COMMANDS[0]
 
 
-ECHO = "tests.federation.echo_worker"
-
-
 def test_the_flare_client_never_imports_torch():
     code = (
         "import sys, numpy, samfed_monai.flare.executor\n"
@@ -81,10 +53,27 @@ def test_the_flare_client_never_imports_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkeypatch):
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job's folder, in which FLARE works, with modules of names that ours import: each leaves a mark beside it."""
+    folder = tmp_path / "app"
+    for name in ("samfed_monai/__init__.py", "argparse.py", "numpy.py", "sitecustomize.py", "runpy.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(CANARY.format(str(tmp_path / "mark")))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_fault_88_a_site_imports_nothing_of_a_job_answers_reports_a_dead_child_and_starts_another(
+    app, tmp_path, monkeypatch
+):
     monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path / "sites", ("site-1",), tmp_path / "run")))
     monkeypatch.setenv("PYTHONPATH", str(REPO))  # the worker runs in the site's own folder, and is one of these tests
-    site = Trainer("site-1", read_site_file(tmp_path, "site-1"), tmp_path, worker=ECHO)
+
+    def trainer() -> Trainer:
+        return Trainer("site-1", read_site_file(app, "site-1"), app, worker="tests.federation.echo_worker")
+
+    site = trainer()
     try:
         words = {"task": "train", "run": "ab12", "run_name": "first", "keep": [0, "rm -rf"]}
         assert site.answer(words, b"abc") == (b"abc", "")
@@ -105,7 +94,7 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
             )
         assert site.answer(words, b"abc") == (b"abc", ""), "its own run goes on"
         site.close()
-        site = Trainer("site-1", read_site_file(tmp_path, "site-1"), tmp_path, worker=ECHO)  # another job
+        site = trainer()  # of another job
         site.files.cache_dir.joinpath("state", "cd34").write_bytes(b"")  # where a folder has to be
         for _ in range(2):
             assert site.answer({**words, "run": "cd34"}, b"abc") == (b"", "OSError (File exists)")
@@ -113,3 +102,4 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
         assert site.answer({**words, "run": "cd34"}, b"abc") == (b"abc", "")
     finally:
         site.close()
+    assert not (tmp_path / "mark").exists()

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
-from samfed_monai.core.errors import Stopped, Terminated
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes
 from samfed_monai.flare.site_file import read_site_file
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+TERMINATED = r"asked to end \(SIGTERM\)(.|\n)*type the same command again"
+
+
 @pytest.mark.parametrize(
-    ("asked", "raised"), [(None, None), (KeyboardInterrupt(), KeyboardInterrupt), (Terminated("SIGTERM"), Stopped)]
+    ("ends", "raised"),
+    [
+        (interrupt, pytest.raises(KeyboardInterrupt)),
+        (partial(os.kill, os.getpid(), signal.SIGTERM), pytest.raises(Stopped, match=TERMINATED)),
+    ],
+    ids=["ctrl-c", "sigterm"],
 )
-def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, asked, raised):
+def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, ends, raised):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
     code = f"import subprocess, sys, time; {child}; time.sleep(60)"
-    with pytest.raises(raised) if raised else contextlib.nullcontext(), Processes() as processes:
+    with raised as caught, Processes() as processes:
         (tmp_path / "parent.py").write_text(code)
         processes.start("parent", "parent", cwd=tmp_path, log=tmp_path / "log")
         deadline = time.monotonic() + 10
         while len(processes.marked()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(processes.marked()) == 2
-        if asked:
-            raise asked
+        ends()
     assert processes.marked() == []
-
-
-def test_fault_53_a_command_that_is_asked_to_end_says_how_to_go_on():
-    with (
-        pytest.raises(Stopped, match=r"asked to end \(SIGTERM\)(.|\n)*type the same command again") as stopped,
-        Processes(),
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.exit_code == 3
+    assert isinstance(caught.value, KeyboardInterrupt) or caught.value.exit_code == 3
 
 
 def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):

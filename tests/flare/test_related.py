@@ -25,7 +25,7 @@ from tests.polyps import few_polyps
 pytestmark = pytest.mark.slow
 
 SITES = ("site-1", "site-2")
-SMALL = {**OPTIONS, "rounds": 2, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
+SMALL = {**OPTIONS, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
 SURE = {"agreement#tau": 0.5}
 REFINED = {
     "network_def#feature_groups": [],

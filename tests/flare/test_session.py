@@ -159,28 +159,35 @@ def error_log(message: str) -> str:
 ROUND = "round {} of 4: validation Dice 0.500, 2 s"
 
 
-def test_rounds_are_told_once_also_where_the_log_has_lost_its_beginning(caplog):
-    rounds = [ROUND.format(number) for number in (1, 2, 3, 4)]
-    job = Job(
-        ("RUNNING", log_of(rounds[0])),
-        ("RUNNING", log_of(*rounds[:2])),
-        ("RUNNING", ""),
-        ("RUNNING", log_of(*rounds[1:3])),
-        ("FINISHED:COMPLETED", log_of(*rounds[2:])),
-    )
-    with caplog.at_level("INFO"):
-        assert job.followed() == "FINISHED:COMPLETED"
-    assert [record.message for record in caplog.records] == rounds
-
-
+ROUNDS = [ROUND.format(number) for number in (1, 2, 3, 4)]
 LOST = ConnectionError("cannot connect to server")
+AWAY = "the FLARE server does not answer; asking again for 45 s"
+DONE = ("FINISHED:COMPLETED", "")
 
 
-def test_a_server_that_is_away_for_a_while_is_asked_again(caplog):
-    job = Job((LOST, ""), (LOST, ""), ("RUNNING", ""), (LOST, ""), ("FINISHED:COMPLETED", ""))
-    assert job.followed() == "FINISHED:COMPLETED"
-    text = "the FLARE server does not answer; asking again for 45 s"
-    assert [record.message for record in caplog.records] == [text, text]
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [
+        (
+            [
+                *(("RUNNING", log_of(ROUNDS[0])), ("RUNNING", log_of(*ROUNDS[:2])), ("RUNNING", "")),
+                *(("RUNNING", log_of(*ROUNDS[1:3])), ("FINISHED:COMPLETED", log_of(*ROUNDS[2:]))),
+            ],
+            ROUNDS,
+        ),
+        ([(LOST, ""), (LOST, ""), ("RUNNING", ""), (LOST, ""), DONE], [AWAY, AWAY]),
+        ([("SUBMITTED", "")] * 12 + [DONE], ["FLARE has not started job id yet: it needs an answer of 2 sites"]),
+        (
+            [("RUNNING", "")] * 40 + [DONE],
+            ["the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports"],
+        ),
+    ],
+    ids=["rounds, of a log that has lost its beginning", "server away", "sites away", "the server's process has ended"],
+)
+def test_what_a_user_reads_of_a_job_is_shown_once(script, shown, caplog):
+    with caplog.at_level("INFO"):
+        assert Job(*script, runs="process" not in shown[0]).followed() == "FINISHED:COMPLETED"
+    assert [record.message for record in caplog.records] == shown
 
 
 def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
@@ -204,29 +211,12 @@ def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_with
     assert job.clock.now - 1000 < 60
 
 
-def test_a_job_whose_process_has_ended_on_the_same_server_is_waited_for(caplog):
-    running = [("RUNNING", "")] * 40
-    with caplog.at_level("INFO"):
-        assert Job(*running, ("FINISHED:COMPLETED", ""), runs=False).followed() == "FINISHED:COMPLETED"
-    told = ["the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports"]
-    assert [record.message for record in caplog.records] == told
-
-
 def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
     full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to go on: make room, then type it again"
     job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(full)), runs=False)
     with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to go on: make room") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
-
-
-def test_a_job_that_waits_for_sites_is_said_once(caplog):
-    job = Job(*[("SUBMITTED", "")] * 12, ("FINISHED:COMPLETED", ""))
-    with caplog.at_level("INFO"):
-        job.followed()
-    assert [record.message for record in caplog.records] == [
-        "FLARE has not started job id yet: it needs an answer of 2 sites"
-    ]
 
 
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
@@ -335,6 +325,10 @@ def test_the_status_of_a_run_is_its_own_file(tmp_path):
     assert told.value.exit_code == 3
     clear_status(tmp_path)
     with pytest.raises(Stopped, match="it is gone"):
+        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
+    write_status(tmp_path, "running")  # the last that a full disk took
+    (tmp_path / "log").write_text(error_log(FULL) + log_of("end"))
+    with pytest.raises(ServerReported, match="disk is full"):
         _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
 
 

@@ -99,8 +99,10 @@ print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.module
     ("says", "said"),
     [
         ("{}", "None cpu -1 False"),
-        ("{'weights': Path('/w'), 'memory_limit_gib': 1.5}", f"/w cpu {3 * 512 * 1024**2} False"),
-        ("{'device': 'cuda:1'}", "None cuda:1 -1 False"),
+        (
+            "{'weights': Path('/w'), 'memory_limit_gib': 1.5, 'device': 'cuda:1'}",
+            f"/w cuda:1 {3 * 512 * 1024**2} False",
+        ),
     ],
 )
 def test_memory_device_and_the_folder_of_checkpoints_are_set_without_torch(says, said, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.flare.local import SERVER, Poc, Processes, _until_done
+from samfed_monai.flare.local import SERVER, Poc, Processes
 from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 from tests.flare.carried import hashes
 from tests.flare.test_equality import FEW_IMAGES, OPTIONS, free_port, words
-from tests.flare.test_faults import model, unbroken
 from tests.flare.toys import REPO, toy_job
+from tests.flare.unbroken import unbroken
 
 pytestmark = pytest.mark.slow
 SITES = ("site-1", "site-2")
@@ -56,25 +57,19 @@ class System:
         """A run's folder at the server."""
         return self.at / "server" / "runs_dir" / name
 
-    def lose_and_start(self, site: str) -> None:
-        """The site's machine dies, and is started again until it is registered."""
-        log = self.at / f"{site}.log"
-        before = registered(log)
-        for process in below(self.processes.started[site].pid):
-            process.send_signal(signal.SIGKILL)
-        self.poc.start(self.processes, site, log)
-        while registered(log) == before:
-            time.sleep(0.2)
+    def start(self, name: str) -> None:
+        self.poc.start(self.processes, name, self.at / f"{name}.log")
+
+    def kill(self, name: str) -> None:
+        """The machine of the server or of a site dies."""
+        process = psutil.Process(self.processes.started[name].pid)
+        for each in (process, *process.children(recursive=True)):
+            each.send_signal(signal.SIGKILL)
 
 
-def below(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
-
-
-def registered(log: Path) -> int:
-    """How often a site has connected anew."""
-    return log.read_text(errors="replace").count("Successfully registered client")
+def wait_until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +79,18 @@ def system(two_sites, tmp_path_factory):
     poc = Poc(at / "system", SITES, port=free_port(), more_classes=["tests."])
     poc.provision(own_files(at / "files", two_sites, at))
     with Processes({"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}) as processes:
-        poc.start(processes, SERVER, at / "server.log")
-        for site in SITES:
-            poc.start(processes, site, at / f"{site}.log")
+        system = System(poc, processes, at)
+        for name in (SERVER, *SITES):
+            system.start(name)
         with poc.open_session() as session:
             wait_for_sites(session, SITES, timeout=120)
-        yield System(poc, processes, at)
+        yield system
     assert processes.marked() == []
+
+
+@pytest.fixture(autouse=True)
+def polls_often(monkeypatch):
+    monkeypatch.setattr("samfed_monai.flare.session._POLL", 1.0)
 
 
 EVIL = """
@@ -152,36 +152,39 @@ def test_jobs_with_code_are_refused_by_submit_and_without_it_by_server_and_sites
 
 def lose_site_2_and_abort(system: System, run: Path) -> None:
     """After the first round the machine of site-2 dies and is started again; then an operator ends the job."""
+    log = system.at / "site-2.log"
+
+    def registered() -> int:
+        return log.read_text(errors="replace").count("Successfully registered client")
+
     with open_session(system.kit) as session:  # before the run: a session takes seconds to open
-        while not (run / "rounds" / "000").is_dir():
-            time.sleep(0.02)
-        system.lose_and_start("site-2")
+        wait_until((run / "rounds" / "000").is_dir)
+        before = registered()
+        system.kill("site-2")
+        system.start("site-2")
+        wait_until(lambda: registered() > before)
         (job,) = [job for job in session.list_jobs() if job["status"] == "RUNNING"]
         session.abort_job(job["job_id"])
 
 
-def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_stay(system, two_sites, tmp_path):
+def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_stay(system, two_sites, tmp_path, capsys):
     local, fetched = tmp_path / "local", tmp_path / "fetched"
     options = {**OPTIONS, **FEW_IMAGES}
     assert main(["federate", *words(two_sites, local, variant="no_sam", **options)]) == 0
     pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     job = ["samfed_skin", "--datalist", str(two_sites / "list.json"), "--variant", "no_sam", *pairs]
     assert main(["flare", "export", *job, "--job", str(tmp_path / "first")]) == 0
-    kit = ["--kit", system.kit, "--output-dir", str(fetched), "--stop-after", "300"]
-    run = system.run("first")
+    kit, run = ["--kit", system.kit, "--output-dir", str(fetched)], system.run("first")
     operator = threading.Thread(target=lose_site_2_and_abort, args=(system, run), daemon=True)
     operator.start()
-    assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 3
+    assert main(["flare", "submit", str(tmp_path / "first"), *kit, "--stop-after", "300"]) == 3
     operator.join()
-    stored = len(list((run / "rounds").glob("[0-9]*")))
-    assert 1 <= stored < 3, "no round is complete without the site: nothing names a timeout"
-    assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
-    with open_session(system.kit) as session:
-        (done,) = [job["job_id"] for job in session.list_jobs() if job["status"] == "FINISHED:COMPLETED"]
-    later = ["--kit", system.kit, "--output-dir", str(tmp_path / "later")]
-    assert main(["flare", "fetch", done, *later]) == 0
-    assert main(["flare", "fetch", "none", *later]) == 2
-    assert hashes(tmp_path / "later") == hashes(fetched)
+    stored = [path.name for path in (run / "rounds").glob("[0-9]*")]
+    assert stored == ["000"], "no round is complete without the site: nothing names a timeout"
+    assert main(["flare", "submit", str(tmp_path / "first"), *kit, "--no-wait"]) == 0
+    done = re.findall("submitted as FLARE job (.*)", capsys.readouterr().err)[-1]
+    assert main(["flare", "fetch", done, *kit]) == 0
+    assert main(["flare", "fetch", "none", *kit]) == 2
     assert hashes(fetched) == hashes(local)
     assert read_json(fetched / "flare.json")["state"] == "done"
     assert (fetched / "report.html").is_file()
@@ -190,49 +193,36 @@ def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_sta
     assert len(list(masks.iterdir())) == 1, "they are at the site"
 
 
-def test_a_killed_server_ends_the_command_within_a_minute_with_3(system, tmp_path, capsys, monkeypatch):
+def test_fault_41_a_killed_site_costs_one_deadline_and_a_killed_server_ends_the_command_with_3_within_a_minute(
+    system, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("samfed_monai.flare.session._GONE", 1.0)  # how long it is: test_session.py
-    rounds, killed = system.run("killed") / "rounds", []
+    run, killed = system.run("toy"), []
 
-    def kill_server() -> None:
-        while not (rounds / "001").is_dir():  # that the first one is stored has been logged
-            time.sleep(0.02)
-        for process in below(system.processes.started[SERVER].pid)[::-1]:
-            process.send_signal(signal.SIGKILL)
+    def kill_site_2_and_server() -> None:
+        wait_until((run / "rounds" / "001").is_dir)
+        system.kill("site-2")
+        wait_until((run / "rounds" / "004").is_dir)
+        system.kill(SERVER)
         killed.append(time.monotonic())
-        system.poc.start(system.processes, SERVER, system.at / "again.log")  # as start.sh does
+        system.start(SERVER)  # as start.sh does
 
-    threading.Thread(target=kill_server, daemon=True).start()
+    threading.Thread(target=kill_site_2_and_server, daemon=True).start()
+    asleep = {"site-2": [{"round": 2, "what": "sleep", "seconds": 600}]}  # it is killed while it works
     with open_session(system.kit) as session:
-        job_id = submit_job(session, toy_job(tmp_path / "job", "killed", rounds=500, run="def456"))
+        job_id = submit_job(session, toy_job(tmp_path / "job", rounds=500, hurried_from=2, faults=asleep))
     assert main(["flare", "fetch", job_id, "--kit", system.kit, "--output-dir", str(tmp_path / "killed")]) == 3
     assert time.monotonic() - killed[0] < 60
     told = capsys.readouterr().err
     assert "the FLARE server was started again, and what it ran before is gone" in told
     assert "of 500 rounds are stored at the server\n  to go on: type the same command again" in told
     assert "cannot send to" not in told, "nothing of FLARE's own log"
-
-
-def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(system, tmp_path):
-    deadline, run = 10.0, system.run("toy")
-
-    def kill_site_2() -> None:  # and start it again: FLARE has it wait for the next job
-        while not (run / "rounds" / "000").is_dir():
-            time.sleep(0.02)
-        system.lose_and_start("site-2")
-
-    threading.Thread(target=kill_site_2, daemon=True).start()
-    faults = {site: [{"round": 1, "what": "sleep", "seconds": 2}] for site in SITES}  # it is killed while it works
-    plan = {"rounds": 4, "deadline": (1, deadline), "faults": faults, "allow_single_site": True, "quorum": 1}
-    job = toy_job(tmp_path / "job", **plan)
-    with system.poc.open_session() as session:  # the server was killed a moment ago
-        wait_for_sites(session, SITES, timeout=120)
-        submit_job(session, job)
-    _until_done(run, system.at / "none", str, timeout=240)
-    records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
-    assert [record["sites"]["site-2"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
-    assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
-    assert deadline <= records[1]["seconds"]["training"] < 2 * deadline
-    assert sum(sum(record["seconds"].values()) for record in records[2:]) < deadline, "no round waits for it again"
-    absent = {"site-2": range(1, 4)}
-    assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, absent=absent, quorum=1)
+    sites = [read_json(run / "rounds" / f"{number:03d}" / "round.json")["sites"] for number in range(5)]
+    assert [entry["site-1"]["status"] for entry in sites] == ["ok"] * 5
+    assert [entry["site-2"]["status"] for entry in sites] == ["ok", "ok", "skipped", "skipped", "skipped"]
+    waited = [
+        re.search(r"no answer within \d+ s(, nor in time before)?", entry["site-2"]["reason"]) for entry in sites[2:]
+    ]
+    assert [bool(found and found[1]) for found in waited] == [False, True, True], "no round waits for it again"
+    alone = unbroken(tmp_path / "whole", rounds=5, absent={"site-1": [], "site-2": [2, 3, 4]})
+    assert hashes(alone).items() <= hashes(run).items()

@@ -26,7 +26,9 @@ PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": 
         ({"train": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
         ({"sites": {"site-1": {"loss#_target_": "subprocess.run"}}}, r"subprocess\.run"),
         ({"teacher": {"checkpoint": "/etc/passwd"}}, "checkpoint"),
-        ({"bundle": "../../tmp/evil"}, "a bundle's name, not a path"),
+        *(({"bundle": path}, "a bundle's name, not a path") for path in ("tmp/evil", "..", "a\\b")),
+        ({"privacy": {"filter": {"_target_": "os.system"}}}, r"privacy#filter.*os\.system"),
+        ({"update_guard": {"x": "$1"}}, "update_guard#x"),
         ({"round": 1}, "unknown key"),
     ],
 )
@@ -70,11 +72,6 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
     assert asked == {"floor": PrivacyFloor(8, 2.5)}
     federated_site(settings, read_site_file(site_file(tmp_path)))
     assert asked == {"floor": PrivacyFloor()}
-
-
-def test_a_plain_plan_is_read(tmp_path):
-    write_json(tmp_path / "plan.json", {**PLAN, "train": {"image_size": 64}})
-    assert read_plan(tmp_path / "plan.json").train == {"image_size": 64}
 
 
 def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):

@@ -24,11 +24,6 @@ from samfed_monai.handlers.guide import NetworkCopy
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_batch_guide_hands_over_its_key() -> None:
-    batch = {"image": torch.zeros(2, 3, 4, 4), "teacher": torch.full((2, 1, 4, 4), 0.25)}
-    assert BatchGuide()(batch, None) is batch["teacher"]  # type: ignore[arg-type]
-
-
 def test_a_batch_without_the_guides_key_is_refused_with_the_hint() -> None:
     message = (
         r"guides#sam \(BatchGuide\) -> key: expected the key 'teacher', found an unlabelled batch with \['image'\]; "

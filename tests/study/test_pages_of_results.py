@@ -59,6 +59,7 @@ def test_a_page_is_what_its_command_writes_from_the_records(page, tmp_path, monk
     words = ["make", "--dry-run", "--silent", *installed, f"{page}-page", *places]
     done = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # pictures: test_page.py
     for command in done.stdout.replace("\\\n", "").splitlines():
         python, module, study, *arguments = shlex.split(command)
         assert (Path(python), module, study) == (Path(sys.executable).parent / "python", "-m", "study")

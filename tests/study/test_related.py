@@ -156,15 +156,7 @@ def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_no
     assert figures_of(runs_of("polyp", tmp_path))["no_sam"]["seconds"].by_seed == expected  # 8 s in 4 rounds x 36 / 4
 
 
-@pytest.mark.parametrize(
-    ("row", "options"),
-    [
-        ("samfed", []),
-        ("local_only", []),
-        ("heterogeneous", ["--public_steps", "7"]),
-        ("hssf", ["--public_steps", "7"]),
-    ],
-)
+@pytest.mark.parametrize(("row", "options"), [("samfed", []), ("local_only", []), ("hssf", ["--public_steps", "7"])])
 def test_sites_of_unlike_networks_take_as_many_public_steps_as_steps_of_their_own(row, options):
     assert options_of(row, local_steps=7) == options
 
@@ -259,10 +251,7 @@ def test_the_commands(records, tmp_path, capsys):
     ("words", "match"),
     [
         (["related-rows", "skin", "--records", "."], "run the part polyp first"),
-        (
-            ["related-rows", "lungs", "--records", "."],
-            "skin, abdomen, cardiac, cardiac_unseen, found 'lungs'",
-        ),
+        (["related-rows", "lungs", "--records", "."], "skin, abdomen, cardiac, cardiac_unseen, found 'lungs'"),
         (["related-plan", "--records", ".", "--seeds", "a"], "whole numbers with commas"),
         (["related", "P.md", "--records", ".", "--part-command", "polyp"], "PART=TEXT, where PART is one of polyp"),
     ],

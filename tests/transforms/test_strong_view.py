@@ -64,6 +64,7 @@ def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
         rows, columns = changed.any(dim=1).sum(), changed.any(dim=0).sum()
         assert changed.sum() == rows * columns  # one box
         assert 0.05 < changed.float().mean() < 0.46  # 0.1 to 0.4, and rounding of the sides
+        assert 0.4 < rows / columns < 2.3  # 1:2 to 2:1, likewise
         assert (mixed[index, :, changed] == (index - 1) % size).all()
         assert torch.equal(mixed[index, :1], mixed_weights[index])
     assert torch.equal(images, a_batch(size))
@@ -129,6 +130,14 @@ def test_grey_makes_all_channels_equal():
     view = StrongViewd(**{**NOTHING, "grey_prob": 1}).set_random_state(0).view(an_image())
     assert torch.allclose(view[0], view[1], atol=1e-6)
     assert torch.allclose(view[0], view[2], atol=1e-6)
+
+
+def test_a_box_has_the_part_of_the_image_that_was_drawn():
+    view = StrongViewd(**{**NOTHING, "cutout_prob": 1}, cutout=0.25).set_random_state(0)
+    for _ in range(10):
+        changed = (view.view(an_image()) != an_image()).any(dim=0)
+        assert changed.sum() == changed.any(dim=1).sum() * changed.any(dim=0).sum()  # one box
+        assert changed.sum().item() == pytest.approx(view._at["cutout"] * 32 * 32, abs=20)  # rounding of the sides
 
 
 def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():

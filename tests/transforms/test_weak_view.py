@@ -153,12 +153,15 @@ def test_plain_float32_tensors_come_out_whatever_goes_in():
 
 def test_switches_do_not_change_the_other_draws():
     plain, flipping = WeakViewd(flip=False).set_random_state(3), WeakViewd().set_random_state(3)
+    flips = set()
     for _ in range(20):
         plain.randomize()
         flipping.randomize()
         assert plain._drawn["zoom"] == flipping._drawn["zoom"]
         assert 0.8 <= plain._drawn["zoom"] <= 1.25
         assert not plain._drawn["flip"]
+        flips.add(flipping._drawn["flip"])
+    assert flips == {True, False}
 
 
 def test_a_view_that_is_not_square_turns_by_half_turns_only():
