@@ -54,6 +54,8 @@ _INSTEAD: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
     **{ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.USub: ast.UAdd},
 }
+#: Arguments that are not left out: nothing depends on them but texts, or nothing on Linux.
+_NOT_LEFT_OUT = {None, "strict", "encoding", "help", "metavar", "desc", "unit"}
 #: What is not changed: messages, types, and what a type checker or ruff alone reads.
 _UNREAD = re.compile(r"(logger|logging|warnings)\.|\w*(Error|Problem|cast|TypeVar)$")
 
@@ -113,7 +115,7 @@ def changed(node: ast.AST) -> Iterator[ast.expr]:
         yield _with(node, ops=[_INSTEAD[type(node.ops[0])]()])
     elif isinstance(node, ast.Call):
         for gone in node.keywords:
-            if gone.arg not in {None, "strict", "encoding"}:
+            if gone.arg not in _NOT_LEFT_OUT:
                 yield _with(node, keywords=[each for each in node.keywords if each is not gone])
 
 
