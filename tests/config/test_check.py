@@ -89,8 +89,8 @@ def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewri
             "loss#_target_: expected a component that exists in MONAI, found 'DieLoss'; did you mean 'DiceLoss'?",
         ),
         (
-            {"loss": {"_target_": "torch.nn.Identity", "_zzz": 1}},
-            "loss#_zzz: expected an argument of Identity, found an unexpected argument; it takes args",
+            {"loss": {"_target_": "torch.nn.ReLU", "_zzz": 1}},
+            "loss#_zzz: expected an argument of ReLU, found an unexpected argument; it takes inplace",
         ),
         (
             {"loss": {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1}},
