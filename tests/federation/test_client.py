@@ -336,6 +336,7 @@ def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         toy_algo(vetted=True)
+    assert not SamFedAlgo("bundle").vetted
 
 
 def test_stored_models_can_still_be_asked_for():

@@ -207,6 +207,7 @@ def test_every_answer_passes_the_hook_last(node):
     here.release = MagicMock(wraps=here.release, return_value=message(metrics={}))
     assert here.answer(Task.PREPARE, asked).metrics == {}
     assert here.release.call_args.args[:2] == (Task.PREPARE, asked)
+    here.release.require_statistics.assert_called_once_with()  # of weights; before anything is trained
 
 
 def test_the_hook_of_a_plain_client():
