@@ -123,6 +123,7 @@ def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_t
         given = {name: each for name, each in others.items() if name not in own and is_value(each) and name[0] != "_"}
         path.write_text(json.dumps(given | content))
         problems = check_bundle(mine, FILES[file], ready=False)
+        problems = [each for each in problems if each.where != "weights of mobile_sam"]  # of a machine without them
         assert sorted(problem.where for problem in problems) == sorted(f"{file} -> {name}" for name in given)
         assert {problem.found for problem in problems} <= {"a key that nothing reads"}
         assert all(home in problem.hint for problem in problems)

@@ -32,7 +32,10 @@ from samfed_monai.data.partitions import (
 def test_images_of_one_group_or_with_the_same_bytes_belong_together():
     hashes = ["a", "b", "c", "a", "e", "f"]
     groups = ["one", "one", "two", "two", None, None]
-    assert clusters(hashes, groups) == [[0, 1, 2, 3], [4], [5]]  # 0 and 3 share bytes, so both groups are one
+    together = clusters(hashes, groups)
+    assert together == [[0, 1, 2, 3], [4], [5]]  # 0 and 3 share bytes, so both groups are one
+    with pytest.raises(Refused, match="at least one group for each, found 4 sites for 3 independent groups of images"):
+        iid(together, 4)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y", None])), max_size=20), st.randoms())
