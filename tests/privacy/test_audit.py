@@ -12,7 +12,8 @@ def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_ba
     caplog.set_level("INFO")
     log = AuditLog(tmp_path / "made")
     for round in (0, 1):
-        log.write({**SENT, "round": round})
+        log.write({**SENT, "site": "Zürich", "round": round})
+    assert log.path.read_text(encoding="utf-8").count('"Zürich"') == 2, "names as they are written"
     assert caplog.messages == log.path.read_text().splitlines()
     lines = read_audit(log.path)
     assert [line["round"] for line in lines] == [0, 1]
