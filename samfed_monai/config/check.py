@@ -349,9 +349,12 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
             yield from _of_names(config, parts, value, schema)
             for name, argument in value.items():
                 place, found = follow(config.content, (*parts, name), argument)
-                if schema["properties"].get(name) and not (found is MISSING or isinstance(found, dict)):
-                    schemas.setdefault(place, [schema["properties"][name]])
+                kind = schema["properties"].get(name)
+                if kind and not (found is MISSING or isinstance(found, dict)):
+                    schemas.setdefault(place, [kind])
                     values[place] = found
+                elif kind == {} and isinstance(found, dict) and "_target_" in found:
+                    schemas.setdefault(place, [{}])  # a component where a name would do, too
         elif parts and (wrong := closest("_target_", value, _ALIKE)):
             yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced(config):

@@ -175,3 +175,10 @@ def test_everything_else_that_is_wrong_is_told_beside_a_misspelt_key(mine):
         "did you mean 'learning_rate'?",
         "train.json -> batch_size: expected a whole number, found '4' (str); remove the quotes",
     ]
+
+
+def test_a_component_may_take_the_place_of_a_name_where_the_argument_takes_both():
+    place, bundle = "terms#pseudo_label#loss", find_bundle("samfed_skin")
+    assert not check_bundle(bundle, "train", overrides={place: {"_target_": "monai.losses.DiceLoss"}}, ready=False)
+    (problem,) = check_bundle(bundle, "train", overrides={place: 5}, ready=False)
+    assert problem.where == f"command line -> {place}"
