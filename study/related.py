@@ -396,7 +396,9 @@ def related_page(
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
-    texts = [text for tell in (_machines, _adapters) for part, runs in found.items() for text in tell(part, runs)]
+    texts = [
+        text for tell in (_machines, _adapters, _starts) for part, runs in found.items() for text in tell(part, runs)
+    ]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *texts]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
@@ -463,6 +465,14 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         values = sorted({run.results["versions"].get(name, "unknown") for run in everything})
         lines.append(f"- {name}: {', '.join(values)}")
     return lines
+
+
+def _starts(part: str, runs: Sequence[RunData]) -> list[str]:
+    """Whose model is the network that the run began with, since no round is better on validation images."""
+    scores = [(run, run.results.get("against_start")) for run in runs]
+    rows = dict.fromkeys(run.row for run, found in scores if found is not None and found["rounds"] <= found["start"])
+    text = "the network that the run began with is the model, as no round is better, in a run of"
+    return [f"- {PARTS[part]}: {text} {_names(rows)}."] if rows else []
 
 
 TWINS = ("coordinate_median", "trimmed_mean")

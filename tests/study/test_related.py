@@ -109,6 +109,14 @@ def test_dice_of_whole_volumes_is_by_site_and_class(tmp_path):
     assert "| 0.812 | – |" in text
 
 
+@pytest.mark.parametrize(("best", "named"), [(0.69, True), (0.7, True), (0.71, False)])
+def test_a_model_that_is_the_network_of_the_start_is_named(tmp_path, best, named):
+    scores = {"by": "validation Dice", "start": 0.7, "rounds": best}
+    row = write_row(tmp_path / "run/seed-0", "no_sam", "no_sam", 0, 0.7, against_start=scores)
+    add_to_record(tmp_path / "related-abdomen.jsonl", [row])
+    assert ("as no round is better, in a run of `no_sam`." in related_page(tmp_path, [0])[0]) is named
+
+
 def test_figures_of_a_row(records):
     cells = figures_of(runs_of("polyp", records), runs_of("unseen", records))
     samfed = {key: cell.mean for key, cell in cells["samfed"].items()}
