@@ -214,7 +214,7 @@ class FPN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting() and not self.training:  # a training step has none, and need not look for them
             # timm keeps attention biases that it gathered in eval mode, also when others are loaded
             for module in self.encoder.modules():
                 getattr(module, "attention_bias_cache", {}).clear()
