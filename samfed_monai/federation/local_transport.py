@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
-from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, scrub
+from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, scrub, taken_in
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +101,6 @@ class LocalTransport:
             with self.progress.iterations(client.engine(task)):
                 reply = client.answer(task, message)
             traffic.up += wire_size(reply)
-            if on_reply is not None:
-                on_reply(site, reply)
-                reply = replace(reply, tensors={})
-            return reply
         except MessageRefused as error:
             self.sent.forget(site)
             logger.warning("%s: its message was refused: %s", site, scrub(error))
@@ -116,3 +111,7 @@ class LocalTransport:
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)
             return Failure(site, scrub(error))
+        taken = taken_in(site, reply, on_reply)
+        if isinstance(taken, Failure):
+            self.sent.forget(site)
+        return taken

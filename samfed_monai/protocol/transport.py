@@ -269,17 +269,33 @@ class Spooled:
 
 
 def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:
-    """A reply out of its bytes, handed to ``on_reply`` and then let go of its tensors, as
-    :meth:`Transport.send_and_receive` says; one that is refused, or cannot be taken in, is that site's failure."""
+    """A reply out of its bytes, handed to ``on_reply`` (:func:`taken_in`); its site's failure where it is refused."""
     try:
         reply = from_bytes(payload, max_bytes=max_bytes)
-        if on_reply is not None:
-            on_reply(site, reply)
-            reply = replace(reply, tensors={})
+    except MessageRefused as error:
+        logger.warning("%s: its message was refused: %s", site, scrub(error))
+        return Failure(site, scrub(error))
+    return taken_in(site, reply, on_reply)
+
+
+def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
+    """A reply that was handed to ``on_reply`` and then let go of its tensors (:meth:`Transport.send_and_receive`).
+
+    One that is refused, or that raises what no code foresaw, is that site's failure.
+
+    Raises:
+        OSError, MemoryError, RuntimeError: the server's own disk or memory is at its end.
+    """
+    if on_reply is None:
         return reply
+    try:
+        on_reply(site, reply)
     except MessageRefused as error:
         logger.warning("%s: its message was refused: %s", site, scrub(error))
         return Failure(site, scrub(error))
     except Exception as error:
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
         logger.exception("%s: its message could not be taken in", site)
         return Failure(site, scrub(error))
+    return replace(reply, tensors={})

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from types import FunctionType
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -76,16 +77,17 @@ def test_refused_messages_keep_their_reason():
     assert scrub(MessageRefused(problems[:5])).endswith("; message -> e: expected finite values, found NaN")
 
 
-def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_and_told(caplog):
-    def full(site, reply):
-        raise OSError(errno.ENOSPC, SECRET)
-
+def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_unlike_a_full_disk(caplog):
     reason = "message: expected safetensors with a samfed header, found bytes that are not (ValueError)"
     assert received("a", b"bytes", None) == Failure("a", reason)
-    failed = received("b", to_bytes(Message(Kind.WEIGHTS, "b", 2, 5, n=7, tensors=weights())), full)
+    answer = to_bytes(Message(Kind.WEIGHTS, "b", 2, 5, n=7, tensors=weights()))
+    failed = received("b", answer, Mock(side_effect=KeyError(SECRET)))
     assert failed.site == "b"
-    assert failed.reason.startswith("OSError (No space left on device) in samfed_monai.protocol.transport, line ")
+    assert failed.reason.startswith("KeyError in samfed_monai.protocol.transport, line ")
     assert caplog.messages == [f"a: its message was refused: {reason}", "b: its message could not be taken in"]
+    for own in (OSError(errno.ENOSPC, "No space left"), MemoryError()):
+        with pytest.raises(type(own)):
+            received("b", answer, Mock(side_effect=own))
 
 
 def test_an_answer_waits_on_the_disk_without_a_name_and_its_file_is_closed_with_it(tmp_path):
