@@ -31,6 +31,7 @@ SCRIPTS = {
     "encoder": "MobileSAM's encoder",
     "teacher_fit": "A teacher's fit",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
+    "plain_loop": "A default step against a plain PyTorch loop",
     "federation_overhead": "The federation's share of a round",
     "whole_run": "A whole run against the first edition",
     "workers": "Sites in processes side by side",
