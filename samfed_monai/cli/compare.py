@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
-from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
+from samfed_monai.config.overrides import overrides_of, samfed_value
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.own_process import usable_cores
-from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
+from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows, read_rows
 
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
@@ -62,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     root = find_bundle(arguments.bundle)
-    overrides, problems, rows = normal_ids(overrides_of(arguments.extra)), Problems(), list[NamedRow]()
+    overrides, problems, rows = overrides_of(arguments.extra), Problems(), list[NamedRow]()
+    for name in filter(overrides.__contains__, PER_COMPARISON):
+        expected, hint = "an option that all runs may share", "use --variants, --seeds, --rounds or the like"
+        problems.add(f"command line -> {name}", found=repr(overrides[name]), expected=expected, hint=hint)
     variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
     for path in arguments.rows:
         with problems.collected():
