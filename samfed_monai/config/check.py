@@ -294,7 +294,10 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
 
 
 def _no_choices(config: BundleConfig) -> Iterator[Problem]:
-    """Sites whose choices are no object."""
+    """Sites whose choices are no object; values of training for the job, which it takes from the ids themselves."""
+    place, hint = ("job", "train"), "set ids of train.json on top: learning_rate, not job#train"
+    for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
+        yield Problem(config.place(layer, place), "values of training", "none: the job takes them from the ids", hint)
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):
