@@ -369,7 +369,7 @@ def dry_run(
         if (guides := parts["guides"]) is not None:
             known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
             problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
-        problems.extend(_rate_problems(parts["optimizer"]))
+        problems.extend(_optimizer_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
         if parts["loss"] is not None:
             problems.extend(_loss_problems(parts["loss"], classes))
@@ -414,7 +414,7 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
-def _rate_problems(optimizer: Any) -> list[Problem]:
+def _optimizer_problems(optimizer: Any) -> list[Problem]:
     """Learning rates that no network of this package has learned with, and options of groups that torch passes over."""
     groups, where = getattr(optimizer, "param_groups", ()), "train.json -> optimizer"
     rates = {float(group["lr"]) for group in groups if "lr" in group}
