@@ -77,11 +77,8 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 continue
             if not (path.is_dir() if folder else path.is_file()):
                 expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
-                found, hint = (
-                    f"no {'folder' if folder else 'file'} {str(path)!r}",
-                    f"check the path{_MADE_BY.get(name, '')}",
-                )
-                problems.add(config.where((name,)), found=found, expected=expected, hint=hint)
+                found, hint = f"no {'folder' if folder else 'file'} {str(path)!r}", "check the path"
+                problems.add(config.where((name,)), found=found, expected=expected, hint=hint + _MADE_BY.get(name, ""))
             elif name == "datalist":
                 from samfed_monai.data import DataList
 
@@ -147,12 +144,8 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
         return
     found = sha256_file(path)
     if found != declared.strip().lower():
-        yield Problem(
-            config.where((f"{name}_sha256",)),
-            found=f"{found} in {str(path)!r}",
-            expected=f"SHA-256 {declared}",
-            hint="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
-        )
+        hint = "it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file"
+        yield Problem(config.where((f"{name}_sha256",)), f"{found} in {str(path)!r}", f"SHA-256 {declared}", hint)
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:

@@ -512,7 +512,5 @@ def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
                 for who, each in ((first, shapes), (other, theirs))
             ]
             expected = "one network at all sites: FedAvg averages weights"
-            hint = (
-                "give all sites one network, or take --variant heterogeneous, in which unlike networks learn together"
-            )
+            hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
             raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)

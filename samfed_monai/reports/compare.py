@@ -202,7 +202,7 @@ def read_runs(runs: Runs) -> list[RunData]:
     problems, read, seen = Problems(), list[RunData](), set[Path]()
     for given in runs:
         with problems.collected():
-            read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
+            read.append(given if isinstance(given, RunData) else RunData.read(given))
     if not runs:
         problems.add("runs", found="none", expected="at least one finished run", hint="name their folders")
     for run in read:
@@ -273,10 +273,6 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
     values = {key: [clipped(json.dumps(of.get(key)), 61) for of in (after, before)] for key in differing}
     changes = [f"{key} {now} instead of {then}" for key, (now, then) in values.items()]
     return f"unlike {than}: {', '.join(changes)}" if changes else f"the options of {than}"
-
-
-def _read_one(path: Path) -> RunData:
-    return RunData.read(path.parent if path.name == "results.json" else path)
 
 
 def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
