@@ -244,17 +244,14 @@ def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither it nor --rows" in capsys.readouterr().err
-    assert (
-        main([*words, "--variants", "no_such,", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]) == 2
-    )
+    words += ["--variants", "no_such,", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]
+    assert main(words) == 2
     said = capsys.readouterr().err
-    for part in ("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'"):
-        assert part in said
     for part in (
-        "seed: expected an option that all runs may share, found 7; use --variants, --",
-        "job#variant: expected",
+        *("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'", "-> job#variant: "),
+        "command line -> seed: expected an option that all runs may share, found 7; use --variants, --seeds, --rounds",
     ):
-        assert f"command line -> {part}" in said
+        assert part in said
 
 
 def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():
