@@ -224,7 +224,7 @@ def read_runs(runs: Runs) -> list[RunData]:
 def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
     """Runs of one row and seed become rows of their own, by the names of their folders, with the options that differ.
 
-    Seeds of one setting stay one row, where each is there once.
+    Seeds of one setting stay one row, where each is there once. A name that another row has gets the old one after it.
     """
     named, by_row = dict[Path, RunData](), _by_row(runs)
     taken = {*VARIANTS, *by_row}
