@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     with problems.collected():
         if arguments.datalist and arguments.data_root is None:
             raise refused("command line", found="--datalist alone", expected="--data-root DIR beside it")
+        if arguments.data_root and arguments.datalist is None:
+            raise refused("command line", found="--data-root alone", expected="--datalist LIST beside it")
         if arguments.datalist:
             listed = DataList.load(arguments.datalist)
             problems.extend(check_datalist(listed, arguments.data_root))

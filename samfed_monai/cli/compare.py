@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -12,16 +13,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
-from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.config.overrides import overrides_of, samfed_value
+from samfed_monai.core.errors import ExitCode, Problem, Problems
 from samfed_monai.core.own_process import usable_cores
-from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
-
-if TYPE_CHECKING:
-    from samfed_monai.data import DataList
+from samfed_monai.core.validators import require
+from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
     from samfed_monai.federation.preparation import check_data
+    from samfed_monai.federation.run import check_job
     from samfed_monai.federation.run_many import Run, run_all
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     root = find_bundle(arguments.bundle)
-    overrides, problems, rows = normal_ids(overrides_of(arguments.extra)), Problems(), list[NamedRow]()
+    overrides, problems, rows = overrides_of(arguments.extra), Problems(), list[NamedRow]()
+    for name in filter(overrides.__contains__, PER_COMPARISON):
+        expected, hint = "an option that all runs may share", "use --variants, --seeds, --rounds or the like"
+        problems.add(f"command line -> {name}", found=repr(overrides[name]), expected=expected, hint=hint)
     variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
     for path in arguments.rows:
         with problems.collected():
@@ -78,40 +81,24 @@ def run(arguments: argparse.Namespace) -> int:
     found, unread = _problems(root, rows, {**places, **overrides})
     problems.extend(found)
     problems.refuse_if_any()
+    own = {row.name: {**overrides, **row.overrides} for row in rows}
     for name, options in unread.items():
         logger.info("row %s reads nothing of %s", name, ", ".join(f"--{option}" for option in sorted(options)))
-    own = {
-        row.name: {key: value for key, value in overrides.items() if key not in unread.get(row.name, ())}
-        | dict(row.overrides)
-        for row in rows
-    }
+        own[name] = {key: value for key, value in own[name].items() if key not in options}
     output = Path(str(absolute(arguments.output_dir)))
     cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)
     common = {"datalist": places["datalist"], "data-root": places["data_root"], "rounds": rounds, "cache-dir": cache}
-    runs = [
-        Run(
-            root,
-            row.variant,
-            int(seed),
-            output / row.name / f"seed-{seed}",
-            common,
-            words_of(own[row.name]),
-            row.about(place),
-        )
-        for seed in seeds
-        for place, row in enumerate(rows)
-    ]
+    runs = list[Run]()
+    for seed, (place, row) in itertools.product(seeds, enumerate(rows)):
+        folder, words = output / row.name / f"seed-{seed}", words_of(own[row.name])
+        runs.append(Run(root, row.variant, int(seed), folder, common, words, row.about(place)))
     if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
-        datalist = DataList.load(places["datalist"])
-        asked = {**places, "rounds": arguments.rounds}
-        _require_possible(
-            {
-                name: {**asked, "variant": run.variant, "output_dir": str(run.folder), **own[name]}
-                for name, run in waiting.items()
-            },
-            root,
-            datalist,
-        )
+        datalist, impossible = DataList.load(places["datalist"]), defaultdict[Problem, list[str]](list)
+        for name, run in waiting.items():  # a quorum of more sites, noise that a method bars, …
+            asked = {**places, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
+            for problem in check_job(root, asked | own[name], datalist, build=False).problems:
+                impossible[problem].append(name)
+        require(_named(impossible, len(waiting)))
         # once for all rows, which find it in the cache
         check_data(datalist, places["data_root"], cache_dir=cache)
     folders = [run.folder for run in runs]
@@ -167,18 +154,6 @@ def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
         problem if len(names) == rows else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
         for problem, names in found.items()
     ]
-
-
-def _require_possible(rows: Mapping[str, Mapping[str, Any]], root: Path, datalist: DataList) -> None:
-    """Refuses rows that could not run on this list, all at once: a quorum of more sites, noise that a method bars, …"""
-    from samfed_monai.federation.run import check_job
-
-    found = dict[Problem, list[str]]()
-    for name, overrides in rows.items():
-        for problem in check_job(root, overrides, datalist, build=False).problems:
-            found.setdefault(problem, []).append(name)
-    if problems := _named(found, len(rows)):
-        raise Refused(problems)
 
 
 def _names(text: str, option: str, problems: Problems) -> list[str]:

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.variants import FEDAVG, declared, find_variant, known_variants, variant_files
 
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
+        if arguments.path:
+            raise refused("--path", f"it beside the variant {arguments.bundle}", "a bundle or nothing", "leave out one")
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return int(ExitCode.DONE)

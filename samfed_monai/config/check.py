@@ -77,11 +77,8 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 continue
             if not (path.is_dir() if folder else path.is_file()):
                 expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
-                found, hint = (
-                    f"no {'folder' if folder else 'file'} {str(path)!r}",
-                    f"check the path{_MADE_BY.get(name, '')}",
-                )
-                problems.add(config.where((name,)), found=found, expected=expected, hint=hint)
+                found, hint = f"no {'folder' if folder else 'file'} {str(path)!r}", "check the path"
+                problems.add(config.where((name,)), found=found, expected=expected, hint=hint + _MADE_BY.get(name, ""))
             elif name == "datalist":
                 from samfed_monai.data import DataList
 
@@ -147,12 +144,8 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
         return
     found = sha256_file(path)
     if found != declared.strip().lower():
-        yield Problem(
-            config.where((f"{name}_sha256",)),
-            found=f"{found} in {str(path)!r}",
-            expected=f"SHA-256 {declared}",
-            hint="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
-        )
+        hint = "it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file"
+        yield Problem(config.where((f"{name}_sha256",)), f"{found} in {str(path)!r}", f"SHA-256 {declared}", hint)
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -294,7 +287,10 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
 
 
 def _no_choices(config: BundleConfig) -> Iterator[Problem]:
-    """Sites whose choices are no object."""
+    """Sites whose choices are no object; values of training for the job, which it takes from the ids themselves."""
+    place, hint = ("job", "train"), "set ids of train.json on top: learning_rate, not job#train"
+    for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
+        yield Problem(config.place(layer, place), "values of training", "none: the job takes them from the ids", hint)
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):

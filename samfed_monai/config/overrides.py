@@ -106,17 +106,17 @@ def parse_pairs(
 
 
 def overrides_of(words: Sequence[str]) -> dict[str, Any]:
-    """The pairs among the words that a parser left over.
+    """The pairs among the words that a parser left over, ids spelt as ``a#b``.
 
     Raises:
-        Refused: a word that belongs to no ``--key``.
+        Refused: a word that belongs to no ``--key``; an id as :func:`normal_ids`.
     """
     stray: list[str] = []
     pairs = parse_pairs(words, samfed_value, stray)
     if stray:
         expected = "`--key value` pairs after the command's own arguments"
         raise Refused([Problem("command line", found=repr(word), expected=expected) for word in stray])
-    return pairs
+    return normal_ids(pairs)
 
 
 def _is_flag(word: str) -> bool:
@@ -142,5 +142,12 @@ def samfed_value(text: str) -> Any:
 
 
 def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides with ``a::b`` and ``a#b`` spelt alike, as ``a#b``."""
+    """Overrides with ``a::b`` and ``a#b`` spelt alike, as ``a#b``.
+
+    Raises:
+        Refused: an id that begins with ``+``: MONAI merges what files say, and not what a command says.
+    """
+    expected, hint = "an id without a plus before it", "set each id inside it by itself: --a#b 1 leaves the rest of a"
+    if merged := [Problem("override", repr(key), expected, hint) for key in overrides if key.startswith("+")]:
+        raise Refused(merged)
     return {"#".join(split_id(key)): value for key, value in overrides.items()}

@@ -18,7 +18,7 @@ from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import lookup, parsed, reached
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
-from samfed_monai.core.errors import Problem, Problems, Refused, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import one_of, require
@@ -369,7 +369,7 @@ def dry_run(
         if (guides := parts["guides"]) is not None:
             known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
             problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
-        problems.extend(_rate_problems(parts["optimizer"]))
+        problems.extend(_optimizer_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
         if parts["loss"] is not None:
             problems.extend(_loss_problems(parts["loss"], classes))
@@ -414,15 +414,18 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
-def _rate_problems(optimizer: Any) -> list[Problem]:
-    """Learning rates of an optimizer, of whichever option, that no network of this package has learned with."""
-    rates = sorted({float(group["lr"]) for group in getattr(optimizer, "param_groups", ()) if "lr" in group})
+def _optimizer_problems(optimizer: Any) -> list[Problem]:
+    """Learning rates that no network of this package has learned with, and options of groups that torch passes over."""
+    groups, where = getattr(optimizer, "param_groups", ()), "train.json -> optimizer"
+    rates = {float(group["lr"]) for group in groups if "lr" in group}
     hint = "set learning_rate, or lr of the optimizer and of its groups"
-    return [
-        Problem("train.json -> optimizer", found=f"a learning rate of {rate:g}", expected="0 to 1", hint=hint)
-        for rate in rates
-        if not 0 <= rate <= 1
-    ]
+    wrong = [rate for rate in sorted(rates) if not 0 <= rate <= 1]
+    problems = [Problem(where, f"a learning rate of {rate:g}", "0 to 1", hint) for rate in wrong]
+    known = {"params", "param_names", "initial_lr", *getattr(optimizer, "defaults", ())}
+    for name in sorted({name for group in groups for name in group} - known):
+        hint = did_you_mean({"learning_rate": "lr"}.get(name, name), known)
+        problems.append(Problem(where, f"{name!r} in a group", f"options of {type(optimizer).__name__}", hint))
+    return problems
 
 
 def _loss_problems(loss: Any, outputs: int) -> list[Problem]:
@@ -509,7 +512,5 @@ def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
                 for who, each in ((first, shapes), (other, theirs))
             ]
             expected = "one network at all sites: FedAvg averages weights"
-            hint = (
-                "give all sites one network, or take --variant heterogeneous, in which unlike networks learn together"
-            )
+            hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
             raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)

@@ -23,8 +23,9 @@ from samfed_monai.core.validators import departures, require
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")
-PER_COMPARISON = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
-"""Ids that a row cannot set: the comparison gives them to all of its rows alike, or the row has a key for it."""
+_OF_ALL = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
+PER_COMPARISON = (*_OF_ALL, *(f"job#{name}" for name in _OF_ALL))
+"""Ids that neither a row nor the command line of a comparison can set, which gives them to its runs itself."""
 RESERVED = ("cache", "figures", "teacher")
 """Names of folders that a comparison writes, and of the row that it makes itself."""
 

@@ -21,6 +21,7 @@ from samfed_monai.reports.rows import (
     NOTES,
     OWN_TEACHER,
     TEACHER,
+    VARIANTS,
     Cell,
     Group,
     Mode,
@@ -45,7 +46,14 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if _convention(runs) is None:
         counted_as = listed({run.row: " / ".join(_counted(run).values()) for run in runs})
         notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
-    if mixed := sorted(row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1):
+    settings = {row: [_setting_of(run) for run in of if run.run.get("config")] for row, of in by_row.items()}
+    sizes = {row: {str(each["image_size"]) for each in of if "image_size" in each} for row, of in settings.items()}
+    if len(set[str]().union(*sizes.values())) > 1:
+        found = listed({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
+        notes.append(f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared.")
+    unlike = {row for row, of in settings.items() if any(each != of[0] for each in of)}
+    unlike |= {row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1}
+    if mixed := sorted(unlike):
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
         notes.append(f"{what}: its mean and spread are over both.")
     counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
@@ -194,7 +202,7 @@ def read_runs(runs: Runs) -> list[RunData]:
     problems, read, seen = Problems(), list[RunData](), set[Path]()
     for given in runs:
         with problems.collected():
-            read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
+            read.append(given if isinstance(given, RunData) else RunData.read(given))
     if not runs:
         problems.add("runs", found="none", expected="at least one finished run", hint="name their folders")
     for run in read:
@@ -216,10 +224,11 @@ def read_runs(runs: Runs) -> list[RunData]:
 def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
     """Runs of one row and seed become rows of their own, by the names of their folders, with the options that differ.
 
-    Seeds of one setting stay one row, where each is there once.
+    Seeds of one setting stay one row, where each is there once. A name that another row has gets the old one after it.
     """
-    named: dict[Path, RunData] = {}
-    for those in _by_row(runs).values():
+    named, by_row = dict[Path, RunData](), _by_row(runs)
+    taken = {*VARIANTS, *by_row}
+    for row, those in by_row.items():
         if len({run.seed for run in those}) == len(those):
             continue
         rows: list[list[RunData]] = []
@@ -231,7 +240,12 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
             members.append(run)
         folders = [members[0].folder.resolve() for members in rows]
         above = os.path.commonpath([folder.parent for folder in folders])
-        names = [folder.relative_to(above).as_posix() for folder in folders]
+        names = list[str]()
+        for name in (folder.relative_to(above).as_posix() for folder in folders):
+            while name in (taken - {row}).union(names):
+                name += f" ({row})"
+            names.append(name)
+        taken.update(names)
         for place, (name, members) in enumerate(zip(names, rows, strict=True)):
             note = _differences(rows[0][0], members[0], than=names[0]) if place else ""
             for run in members:
@@ -259,10 +273,6 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
     values = {key: [clipped(json.dumps(of.get(key)), 61) for of in (after, before)] for key in differing}
     changes = [f"{key} {now} instead of {then}" for key, (now, then) in values.items()]
     return f"unlike {than}: {', '.join(changes)}" if changes else f"the options of {than}"
-
-
-def _read_one(path: Path) -> RunData:
-    return RunData.read(path.parent if path.name == "results.json" else path)
 
 
 def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:

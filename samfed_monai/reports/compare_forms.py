@@ -156,10 +156,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     hero, before = group.hero, table.label(group)
     titles = {row.name: row.title for row in group.rows}
     strong = frozenset({hero.name}) if hero else frozenset[str]()
-    size = {
-        **(PARAMETERS if table.has("parameters") else {}),
-        **({"traffic": "MB a round"} if table.has("traffic") else {}),
-    }
+    size = {key: head for key, head in (PARAMETERS | {"traffic": "MB a round"}).items() if table.has(key)}
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     scores = {**HEADS, **vs, **({"gap": "Gap closed"} if group.mode.gap else {})} if table.scored else {}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
@@ -173,23 +170,17 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
         ("Dice by site", by_site if table.scored else {}),
         ("student and teacher, Dice between them", between),
     )
-    made = [
-        Block(
-            _capital(before + title),
-            list(heads.values()),
-            {row.name: [_spell(row, key) for key in heads] for row in group.rows},
-            titles,
-            strong,
-        )
-        for title, heads in parts
-        if heads
-    ]
+    made = list[Block]()
+    for title, heads in parts:
+        if heads:
+            rows = {row.name: [_spell(row, key) for key in heads] for row in group.rows}
+            made.append(Block(_capital(before + title), list(heads.values()), rows, titles, strong))
     against = standings(group) if table.scored else []
     if against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {row.name: _compared_cells(cells, columns) for row, cells in against}
-        heads = [*columns.values(), "Seeds ahead", group.mode.method]
-        made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", heads, rows, titles))
+        names = [*columns.values(), "Seeds ahead", group.mode.method]
+        made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", names, rows, titles))
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -93,7 +93,7 @@ class Report:
             for each in images:
                 write_bytes(folder / f"{kind}-{run.sites.index(each.site) + 1}-{each.place}.png", each.png)
         path = self.run_folder / "report.html"
-        private = overlays or own or trust(run)
+        private = self.overlays and (overlays or own or trust(run))
         write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
         logger.info("report: %s", path)
         for sentence in advice_on(run):
@@ -113,9 +113,11 @@ def render(
         figures: of it.
         overlays: test images.
         notes: why sites have none.
-        own: images without masks; ``None`` leaves their part of the page out.
+        own: images without masks; ``None`` leaves their part of the page out, and the ids of doubtful images.
     """
     results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
+    private = overlays or own or (trusted and own is not None)
+    trusted = [replace(each, first=[]) for each in trusted] if own is None else trusted
     shown = {
         "run": run,
         "results": results,
@@ -129,7 +131,7 @@ def render(
         "doubtful_below": DOUBTFUL,
         "outlines": {name: f"rgb{colour}" for name, colour in OUTLINES.items()},
         "withheld": withheld(run),
-        "caveats": [*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own or trusted else [])],
+        "caveats": [*CAVEATS, *results.get("caveats", []), *([PRIVACY] if private else [])],
         "verdict": verdict(run),
         "spread": spread(run),
         "more": more_scores(run),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.core.errors import Refused, SamFedError
-from samfed_monai.data import load_records, read_image, read_mask
+from samfed_monai.data import DataList, load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
@@ -36,6 +36,7 @@ OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 
 RIM = 32
 SHADE = 0.5
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
+OTHER = "the hash of this data list is not that of the run's; give --datalist and --data-root of the run"
 
 
 def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Pixels:
@@ -207,6 +208,10 @@ def make_overlays(
     """
     if datalist is None or data_root is None:
         return [], [f"all sites: {GIVE}"]
+    with suppress(Refused):  # of what cannot be read there is a note for each site
+        listed = DataList.load(datalist)
+        if run.results["hashes"].get("datalist") not in (None, listed.hash, listed.for_server().hash):
+            return [], [f"all sites: {OTHER}"]  # images of the same names may be others
     shown, notes = list[Shown](), list[str]()
     for site in run.sites:
         rows = run.image_scores(site)

@@ -102,14 +102,14 @@ class RunData:
         """Reads a run folder.
 
         Args:
-            folder: of the run.
+            folder: of the run, or its ``results.json``.
             unfinished: take a run that has no ``results.json`` as far as its stored rounds go.
 
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
         """
-        folder = Path(folder)
-        path = folder / "results.json"
+        path = Path(folder) if Path(folder).name == "results.json" else Path(folder) / "results.json"
+        folder = path.parent
         going = unfinished and not path.is_file() and bool(stored_rounds(folder))
         if not going and not path.is_file():
             hint = "name a finished run; an interrupted one goes on with the command that started it"

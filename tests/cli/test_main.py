@@ -244,6 +244,8 @@ def test_a_misspelt_variant_is_refused_where_its_file_was_asked_for(capsys):
     said = capsys.readouterr().err
     assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in said
     assert said.endswith("did you mean 'no_sam'?\n")
+    assert main(["variants", "no_sam", "--path", "samfed"]) == 2
+    assert "--path: expected a bundle or nothing, found it beside the variant no_sam; leave" in capsys.readouterr().err
 
 
 def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_code(tmp_path, capsys):

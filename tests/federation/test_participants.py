@@ -105,8 +105,9 @@ REFUSED = [
     ("samfed", {"optimizer#lr": 1.01}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1.01"),
     (
         "samfed",
-        {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0}]},
-        "found a learning rate of 30; set learning_rate, or lr of the optimizer",
+        {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0, "learning_rate": 1, "weight-decay": 0}]},
+        r"found a learning rate of 30; set learning_rate, or lr of the optimizer(.|\n)*: expected options of AdamW, "
+        r"found 'learning_rate' in a group; did you mean 'lr'\?\n.* 'weight-decay' .* did you mean 'weight_decay'\?",
     ),
     ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
     ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),

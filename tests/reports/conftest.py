@@ -50,10 +50,11 @@ def make_run(folder: Path, data_root: Path) -> Path:
         write_scores(tested / "scores.csv", rows, masks=[f"{row['id']}.png" for row in rows])
         scores[site] = {"validation": summarise(rows[:3]), "test": summarise(rows)}
         sites[site] = Site(test=items)
-    DataList("four clinics", [_item(data_root, "public", "p", *lesion(rng))], sites).save(data_root / "list.json")
+    listed = DataList("four clinics", [_item(data_root, "public", "p", *lesion(rng))], sites)
+    listed.save(data_root / "list.json")
     rounds = list(_rounds(rng))
     write_text(folder / "federation.csv", to_csv(list(rounds[0]), rounds))
-    write_json(folder / "run.json", {"config": {"rounds": ROUNDS}, "hashes": {"datalist": "4be1" * 16}})
+    write_json(folder / "run.json", {"config": {"rounds": ROUNDS}, "hashes": {"datalist": listed.hash}})
     dices = {site: splits["test"]["dice"] - 0.02 for site, splits in scores.items()}
     places = f"--datalist '{data_root / 'list.json'}' --data-root '{data_root}'"
     results = build_results(
@@ -72,7 +73,7 @@ def make_run(folder: Path, data_root: Path) -> Path:
             **{"teacher": 118, "soft_masks": 74.3, "warm_start": 31},
             **{"training": 402, "controller": 4.1, "evaluation": 22},
         },
-        hashes={"datalist": "4be1" * 16, "config": "07ac" * 16, "best": "91d2" * 16, "last": None},
+        hashes={"datalist": listed.hash, "config": "07ac" * 16, "best": "91d2" * 16, "last": None},
         versions={"samfed_monai": "0.1.0", "torch": "2.13.0", "monai": "1.6.1", "python": "3.11.9"},
         seeds={"seed": 0},
         skipped=[SKIPPED],

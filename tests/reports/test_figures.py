@@ -23,18 +23,12 @@ def test_figures_are_on_white_and_local_experts_have_one_of_their_own(run_folder
     assert pictures[2].size[0] >= pictures[3].size[0], "no panel of the losses is an expert's"
 
 
-@pytest.mark.parametrize(
-    ("own", "told"),
-    [
-        (False, "Dice of the global model on every site's validation images"),
-        (True, "Dice of each site's own model on its validation images"),
-    ],
-)
-def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch, own, told):
+def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: b"")
     run = RunData.read(run_folder)
-    run.results["own_models"] = own
-    assert curves(run).text.startswith(told)
+    for own, who in ((False, "the global model on every"), (True, "each site's own model on its")):
+        run.results["own_models"] = own
+        assert curves(run).text.startswith(f"Dice of {who}")
 
 
 @pytest.mark.parametrize(

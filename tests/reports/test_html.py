@@ -72,7 +72,7 @@ def test_it_shows_the_numbers_of_the_results_and_its_caveats(page, written):
         assert f"{found['dice']:.3f}" in page
         assert f"{found['hd95']:.1f}" in page
     for text in (
-        *("São Paulo", "Teacher alone", "10 min 51 s", "6.31 GB", "NaN or infinity", "4be1" * 16),
+        *("São Paulo", "Teacher alone", "10 min 51 s", "6.31 GB", "NaN or infinity", "07ac" * 16),
         *("<span>samfed</span> <span>federate</span>", *CAVEATS, "This file shows images"),
         "A subset of the published lists, with ISIC-2017 masks.",
     ):
@@ -109,9 +109,13 @@ def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path)
 
 def test_overlays_can_be_left_out(run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "R", ignore=shutil.ignore_patterns("federation.csv"))
-    page = Report(tmp_path / "R", overlays=False).write().read_text(encoding="utf-8")
-    assert "Basel test" not in page
-    assert "left out on request" in page
+    table = tmp_path / "R" / "evaluation" / "best" / "Basel" / "test" / "scores.csv"
+    table.write_text("id,dice,iou,hd95,empty,estimate\n" + "Basel test 00,0.5,0.4,1,none,0.6\n" * 7)
+    path = Report(tmp_path / "R", overlays=False).write()
+    page = path.read_text(encoding="utf-8")
+    assert '<td class="left minor">left out on request</td>' in page
+    assert ("Basel test" in page, stat.S_IMODE(path.stat().st_mode)) == (False, 0o644)
+    assert "all sites: left out on request" in page
     assert "This file shows images" not in page
 
 

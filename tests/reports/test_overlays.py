@@ -21,6 +21,7 @@ from samfed_monai.data import DataList, Site
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.overlays import (
     GIVE,
+    OTHER,
     area_of,
     chosen,
     draw_outlines,
@@ -78,6 +79,9 @@ def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     assert overlays == []
     assert len(notes) == 4
     assert str(tmp_path) not in " ".join(notes)
+    other = tmp_path / "other.json"
+    replace(DataList.load(run.setting("datalist")), name="other").save(other)
+    assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER}"])
     elsewhere = RunData(tmp_path, run.results)
     assert make_overlays(elsewhere, datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
@@ -106,6 +110,7 @@ def apart(run_folder: Path, tmp_path_factory) -> Path:
     listed.sites["Porto"] = Site(unlabelled=[replace(item, label=None, label_sha256=None) for item in items])
     listed.save(folder / "list.json")
     results = read_json(folder / "results.json")
+    results["hashes"]["datalist"] = listed.hash
     for model in (results, *results["models"].values()):
         model["sites"]["Porto"] = NO_MASKS
     write_json(folder / "results.json", results)

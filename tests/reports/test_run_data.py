@@ -30,11 +30,9 @@ def test_options_are_read_from_the_command(tmp_path):
     assert [run.setting(name) for name in ("datalist", "data_root", "data")] == ["my list.json", "D", None]
 
 
-@pytest.mark.parametrize(
-    ("results", "own"), [({"own_models": True}, True), ({"own_models": False}, False), ({}, False)]
-)
-def test_whose_models_a_run_ends_with(tmp_path, results, own):
-    assert RunData(tmp_path, results).own_models is own
+def test_whose_models_a_run_ends_with(tmp_path):
+    for results, own in (({"own_models": True}, True), ({"own_models": False}, False), ({}, False)):
+        assert RunData(tmp_path, results).own_models is own
 
 
 def test_image_scores_are_numbers(run_folder):

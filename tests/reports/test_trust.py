@@ -51,7 +51,7 @@ def test_a_broken_calibration_is_refused_as_for_masks(run):
 
 
 def test_the_page_has_them_escaped_and_says_whether_they_are_calibrated(run):
-    page = " ".join(render(run, [], [], []).split())
+    page = " ".join(render(run, [], [], [], []).split())
     assert "2 without labels" in page
     assert "1 (50 %)" in page
     assert "&lt;u&gt; (0.750)" in page
