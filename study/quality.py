@@ -189,8 +189,8 @@ def page(path: Path, record: Path, *, command: str) -> None:
         "Expected Dice is calibrated on validation images of the same sites, and tested on images of which "
         "the calibration saw none. The lower bound is to hold for nine masks in ten. A seed is a run of its own.",
         "*Apart* is the mean distance of expected and true Dice; *refitted* is that distance with a calibration that "
-        "is fitted on the tested images themselves: how much of it is the estimate's, and not the calibration's. *Of four "
-        "views* is the true Dice with `--views 4`, which takes four times as long; all else is of one view.",
+        "is fitted on the tested images themselves: how much of it is the estimate's, and not the calibration's. *Of "
+        "four views* is the true Dice with `--views 4`, which takes four times as long; all else is of one view.",
         _table(_promise_rows(tested, calibrations)),
         f"![promised against true Dice]({figure.name})",
         "Ten groups of images, of all seeds together, in the order of their expected Dice; a promise that is kept is "
