@@ -348,11 +348,9 @@ class RoundController:
     def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
-        if self.sender is not None:
-            state = self.sender.load_state_dict(state)
+        for part in (self.sender, self.central):  # each takes its own names out
+            state = state if part is None else part.load_state_dict(state)
         self.strategy.load_state_dict(store.weights(round), state)
-        if self.central is not None:
-            self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
 
     def _score_start(self, termination: Termination) -> None:
