@@ -260,6 +260,13 @@ def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a
     assert set(kept) == {f"volume_{key}{which}" for key in WHOLE for which in left}
 
 
+@pytest.mark.parametrize(("measured", "left"), [(0, True), (1, False), (4, False), (5, True), (16, False), (20, True)])
+def test_fault_59_hd95_that_few_volumes_have_or_have_not_does_not_leave_a_site(measured, left):
+    metrics = metrics_of_parts({"volumes": {**WHOLE, "measured": measured}})
+    kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5).metrics
+    assert set(kept) == {"volume_dice", "volume_n"} | ({"volume_hd95_mm", "volume_measured"} if left else set())
+
+
 def test_fault_59_scores_of_few_volumes_do_not_leave_a_site_however_many_slices_they_have():
     metrics = metrics_of_parts({"volumes": {**WHOLE, "n": 4, "classes": {"kidney": {**WHOLE, "n": 4}}}})
     message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"dice": 0.5, **metrics})

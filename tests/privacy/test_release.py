@@ -464,6 +464,10 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
         "round: expected at least 7 images trained on in a round, as this site's file says, found 6; "
         "more local_steps, or a larger batch_size"
     ]
+    means = numbers(metrics={"iterations": 3, "term_supervised": 0.4})  # as of ``local_only``, which keeps its weights
+    for least, left in ((6, means), (7, numbers(metrics={"iterations": 3}, extra={"withheld": "7"}))):
+        gate = ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=least, privacy=Privacy(least_images=least))
+        assert gate(Task.TRAIN, request(), means) == left
 
 
 def test_a_message_that_is_mostly_header_is_refused_by_its_size():
