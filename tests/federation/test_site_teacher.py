@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.engines import SupervisedEvaluator
 from PIL import Image
+from safetensors.torch import save
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import canonical_hash, sha256_bytes
@@ -41,7 +42,7 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
 
 
-def sent(folder, content: bytes | None = None, *, sam: str = SAM, **changed) -> Message:
+def sent(folder, content: bytes | None = None, *, sam: str | None = SAM, **changed) -> Message:
     """The server's message with an adapter of this content, fitted on the SAM whose hash follows its bar."""
     path = None if content is None else folder / "given.safetensors"
     if path is not None:
@@ -99,6 +100,22 @@ def test_a_site_without_sam_is_told_what_to_fetch_and_no_path_travels(machine, m
     with pytest.raises(MessageRefused, match=r"SAM checkpoint: .*found none; run `samfed weights` for vit_t") as caught:
         machine.site().take(sent(machine.folder, fitted()))
     assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({"0.bias": torch.ones(1)}, ": expected weights of this network, found .* masks_from -> "),
+        ({}, ": expected all tensors of this network, found .*samfed model RUN"),
+        (None, ": expected a readable weights file, found .*"),
+    ],
+)
+def test_fault_58_what_is_wrong_with_the_servers_network_travels_without_this_sites_path(machine, tensors, problem):
+    content = save(tensors or {}, {"network_name": "lite0_fpn_small", "image_size": "32"})
+    message = sent(machine.folder, content if tensors is not None else content[:-1], sam=None)
+    with pytest.raises(MessageRefused, match=rf"1 problem\n  - federate\.json -> masks_from{problem}") as caught:
+        machine.site().take(message)
+    assert "/" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
