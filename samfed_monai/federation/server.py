@@ -343,7 +343,9 @@ class RoundController:
             return RoundRecords(self.folder.store)
         self._load_round(stored["round"])
         logger.info("going on after round %d of %d", stored["round"] + 1, self.rounds)
-        return self.folder.store.records(stored["round"])
+        records = self.folder.store.records(stored["round"])
+        self.folder.write_table(records)  # it may lack the last round, or end within its row
+        return records
 
     def _load_round(self, round: int) -> None:
         store = self.folder.store

@@ -297,7 +297,7 @@ class TeacherFit:
         return canonical_hash({"settings": settings, "parts": parts})
 
     def _exam_hash(self) -> str:
-        tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
+        tests = {name: public_hash(records) for name, records in self.test_records.items()}
         return canonical_hash({"views": self.views, "tests": tests})
 
     def _is_fitted(self, fit_hash: str) -> bool:

@@ -107,10 +107,15 @@ def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
     assert max(max(weight.shape) for weight in decoder["params"]) == 2048
 
 
-def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, tmp_path):
+def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, records, tmp_path):
     path, result = plain
     assert make(path).run() == result | {"reused": True}
     shutil.copy(path, tmp_path / path.name)
+    for label in (records[0]["label"], records[1]["label"]):  # a mask that was corrected is examined once more
+        examined = make(tmp_path / path.name, test_records={"a": [records[1] | {"label": label}]}).run()
+        assert examined["reused"]
+    corrected = make(tmp_path / "b.safetensors", test_records={"a": records[1:2]}).run()
+    assert examined["after"] == corrected["after"]
     assert not make(tmp_path / path.name, epochs=1).run()["reused"]
 
 
