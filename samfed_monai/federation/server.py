@@ -370,9 +370,7 @@ class RoundController:
             scores, unscored = self.scores("validation", round=round)
         traffic, expected = self.transport.take_traffic(), self.expected
         return {
-            site: site_record(
-                reply, scores.get(site), unscored.get(site), traffic.get(site), expected=expected.get(site)
-            )
+            site: site_record(reply, scores.get(site), unscored.get(site), traffic.get(site), expected.get(site))
             for site, reply in replies.items()
         }
 
@@ -574,20 +572,13 @@ class RoundController:
         replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
         )
-        scores, reasons = dict[str, dict[str, Any]](), dict[str, str]()
-        failed = {site for site, reply in replies.items() if isinstance(reply, Failure)}
-        self.expected = {}
-        for site, reply in replies.items():
-            if isinstance(reply, Failure):
-                reasons[site] = reply.reason
-                continue
-            if (reason := withheld_reason(reply)) is None:
-                scores[site] = site_scores(reply, self.classes)
-            else:
-                reasons[site] = reason
-            if promised := expected_scores(reply.metrics):
-                self.expected[site] = promised
-        return scores, reasons, failed
+        answers = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        withheld = {site: reason for site, reply in answers.items() if (reason := withheld_reason(reply)) is not None}
+        promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
+        self.expected = {site: each for site, each in promised.items() if each}
+        scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
+        return scores, failures | withheld, set(failures)
 
     @property
     def _everybody(self) -> tuple[str, ...]:

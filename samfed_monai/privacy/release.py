@@ -170,9 +170,8 @@ class ReleaseFilter:
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
-        if self.privacy.differential_privacy is not None:  # they go back as they were received
-            return []
-        return statistics_problems(allowed, self.privacy.least_images)
+        noised = self.privacy.differential_privacy is not None  # they go back as they were received
+        return [] if noised else statistics_problems(allowed, self.privacy.least_images)
 
     def _seen_problems(self, reply: Message, allowed: Allowed) -> list[Problem]:
         iterations = reply.metrics.get("iterations", 0)
@@ -253,21 +252,14 @@ class ReleaseFilter:
             raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
             self.ledger.enter(settings, run=self._run)
-        return self._counted(reply, tensors, deviation, settings, record)
+        return self._counted(replace(reply, tensors=tensors), deviation, settings, record)
 
-    def _counted(
-        self,
-        reply: Message,
-        tensors: dict[str, Tensor],
-        deviation: float,
-        settings: DifferentialPrivacy,
-        record: dict[str, Any],
-    ) -> Message:
-        """The reply with noise, as one more release."""
-        self.releases[settings.noise_multiplier] += 1
+    def _counted(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:
+        """The reply, whose tensors have noise, as one more release."""
+        self.releases[used.noise_multiplier] += 1
         count = self.releases.total()
-        record["noise"] = {"deviation": deviation, **asdict(settings), "release": count}
-        return replace(reply, tensors=tensors, metrics={**reply.metrics, "releases": count})
+        record["noise"] = {"deviation": deviation, **asdict(used), "release": count}
+        return replace(reply, metrics={**reply.metrics, "releases": count})
 
     def _prototype_problems(self, reply: Message) -> list[Problem]:
         rule = self.privacy.rule(StatisticKind.PROTOTYPES)
@@ -293,11 +285,10 @@ class ReleaseFilter:
         tensors, deviation = limited(statistics, rule, noise=self.noise)  # looks whether they are finite, too
         if rule.clip is None:
             return reply
-        tensors = tensors if measured is None else with_statistics(weights, tensors)
+        reply = replace(reply, tensors=tensors if measured is None else with_statistics(weights, tensors))
         if not deviation:
-            return replace(reply, tensors=tensors)
-        used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
-        return self._counted(reply, tensors, deviation, used, record)
+            return reply
+        return self._counted(reply, deviation, DifferentialPrivacy(rule.clip, rule.noise_multiplier), record)
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:

@@ -105,16 +105,12 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
 @pytest.mark.parametrize("at_work", ["run", "run/flare"])
 def test_fault_51_a_second_command_is_refused_before_anything_of_the_first_is_removed(tmp_path, way, at_work):
     (tmp_path / "run" / "flare").mkdir(parents=True)
-    files = [tmp_path / "run" / name for name in ("flare.json", "flare.log")]
-    for file in files:
-        file.write_text("of the first")
+    for name in ("flare.json", "flare.log"):
+        (tmp_path / "run" / name).write_text("of the first")
     take_lock(tmp_path / at_work)
-    with (
-        RunFolder(tmp_path / at_work),
-        pytest.raises(Refused, match=rf"{at_work}: expected a folder of its own, found"),
-    ):
+    with RunFolder(tmp_path / at_work), pytest.raises(Refused, match=rf"{at_work}: expected a folder of its own"):
         way("job", sites=["a"], workspace=tmp_path / "space", run_folder=tmp_path / "run", site_files="sites")
-    assert [file.read_text() for file in files] == ["of the first"] * 2
+    assert [path.read_text() for path in tmp_path.glob("**/flare.*")] == ["of the first"] * 2
     assert not (tmp_path / "space").exists()
 
 
