@@ -119,7 +119,6 @@ def _on_this_machine(arguments: argparse.Namespace) -> None:
     if run.datalist is None:
         raise refused("--datalist", found="nothing", expected="a data list with every site's images")
     output, threads, place = run.places.output_dir, arguments.threads, absolute(arguments.workspace)
-    output.mkdir(parents=True, exist_ok=True)
     name = _run_name(arguments, run.plan)
     start = partial(local.run_poc, port=arguments.port) if arguments.way == "poc" else local.simulate
     kept = nullcontext(place) if place else TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)

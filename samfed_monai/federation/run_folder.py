@@ -120,7 +120,8 @@ class RunFolder:
                 "versions": dict(versions or {}),
             }
             self.store.clean()
-            if self._holds_results() and (self.path / "run.json").exists():
+            holds_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
+            if holds_results and (self.path / "run.json").exists():
                 self._compare(read_json(self.path / "run.json"), content)
             else:
                 write_json(self.path / "run.json", content, mode=PUBLIC)
@@ -215,10 +216,6 @@ class RunFolder:
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
             raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
-
-    def _holds_results(self) -> bool:
-        rounds = self.store.folder
-        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()
@@ -552,7 +549,6 @@ def site_record(
     scores: Mapping[str, Any] | None,
     unscored: str | None,
     traffic: Traffic | None,
-    *,
     expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One site's part of ``round.json``.

@@ -343,16 +343,16 @@ class RoundController:
             return RoundRecords(self.folder.store)
         self._load_round(stored["round"])
         logger.info("going on after round %d of %d", stored["round"] + 1, self.rounds)
-        return self.folder.store.records(stored["round"])
+        records = self.folder.store.records(stored["round"])
+        self.folder.write_table(records)  # it may lack the last round, or end within its row
+        return records
 
     def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
-        if self.sender is not None:
-            state = self.sender.load_state_dict(state)
+        for part in (self.sender, self.central):  # each takes its own names out
+            state = state if part is None else part.load_state_dict(state)
         self.strategy.load_state_dict(store.weights(round), state)
-        if self.central is not None:
-            self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
 
     def _score_start(self, termination: Termination) -> None:
@@ -370,9 +370,7 @@ class RoundController:
             scores, unscored = self.scores("validation", round=round)
         traffic, expected = self.transport.take_traffic(), self.expected
         return {
-            site: site_record(
-                reply, scores.get(site), unscored.get(site), traffic.get(site), expected=expected.get(site)
-            )
+            site: site_record(reply, scores.get(site), unscored.get(site), traffic.get(site), expected.get(site))
             for site, reply in replies.items()
         }
 
@@ -574,20 +572,13 @@ class RoundController:
         replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
         )
-        scores, reasons = dict[str, dict[str, Any]](), dict[str, str]()
-        failed = {site for site, reply in replies.items() if isinstance(reply, Failure)}
-        self.expected = {}
-        for site, reply in replies.items():
-            if isinstance(reply, Failure):
-                reasons[site] = reply.reason
-                continue
-            if (reason := withheld_reason(reply)) is None:
-                scores[site] = site_scores(reply, self.classes)
-            else:
-                reasons[site] = reason
-            if promised := expected_scores(reply.metrics):
-                self.expected[site] = promised
-        return scores, reasons, failed
+        answers = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        withheld = {site: reason for site, reply in answers.items() if (reason := withheld_reason(reply)) is not None}
+        promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
+        self.expected = {site: each for site, each in promised.items() if each}
+        scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
+        return scores, failures | withheld, set(failures)
 
     @property
     def _everybody(self) -> tuple[str, ...]:

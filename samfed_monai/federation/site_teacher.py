@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import different
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.federation.exchange_object import metrics_of_parts
-from samfed_monai.federation.teacher import StudentTeacher, TeacherStage, single_writer
+from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import BESIDE, NAMES, over_classes, scores_by_class, segmentation_scores, summarise
@@ -212,7 +214,7 @@ class SiteTeacher:
             try:
                 return StudentTeacher.load(adapter, self.config, self.stage)
             except Refused as refused:
-                raise MessageRefused(refused.problems) from None
+                raise MessageRefused(_without_path(each, adapter) for each in refused.problems) from None
         base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
         if adapter is not None:
             try:
@@ -234,6 +236,13 @@ class SiteTeacher:
         if problems:
             raise MessageRefused(problems)
         return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=adapter)
+
+
+def _without_path(problem: Problem, file: Path) -> Problem:
+    """A problem of the ``file`` that the server sent, whose text may leave this site: no path of it is in it."""
+    texts = {name: text.replace(str(file), MASKS_FROM) for name, text in asdict(problem).items()}
+    texts = {name: text.replace(file.name, MASKS_FROM) for name, text in texts.items() if os.sep not in text}
+    return Problem(**{"where": MASKS_FROM, "found": "another file", "expected": "a network of this run", **texts})
 
 
 _ADAPTER = "adapter"  # name of the tensor, and of the word with its hash

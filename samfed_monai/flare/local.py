@@ -26,6 +26,7 @@ from samfed_monai.core.errors import AGAIN, Stopped, refused
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
+from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
 from samfed_monai.flare.session import (
@@ -182,6 +183,23 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
         time.sleep(0.5)
 
 
+@contextlib.contextmanager
+def _alone(run_folder: Path) -> Iterator[None]:
+    """Refuses a folder in which a run is at work, before a file of that run is removed, and keeps other commands out.
+
+    Raises:
+        Refused: another run, or another command of this kind, is at work in it (fault 51).
+    """
+    own = run_folder / "flare"
+    own.mkdir(parents=True, exist_ok=True)
+    take_lock(run_folder)
+    RunFolder(run_folder).close()  # the server, which is another process, takes it
+    take_lock(own)
+    with RunFolder(own):
+        clear_status(run_folder)
+        yield
+
+
 def simulate(
     job: str | Path,
     *,
@@ -206,15 +224,15 @@ def simulate(
         environment: on top of this process's own.
 
     Raises:
+        Refused: a run is at work in the run's folder (fault 51).
         SamFedError: as the server said, or FLARE failed.
     """
     workspace, run_folder = Path(workspace), Path(run_folder)
-    merge_allow_list(workspace / "local", more_classes)
-    (workspace / "startup").mkdir(parents=True, exist_ok=True)
-    clear_status(run_folder)
     log = run_folder / "flare.log"
     words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
-    with Processes({"SAMFED_SITE": _here(site_files), **(environment or {})}) as processes:
+    with _alone(run_folder), Processes({"SAMFED_SITE": _here(site_files), **(environment or {})}) as processes:
+        merge_allow_list(workspace / "local", more_classes)
+        (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         module = "samfed_monai.flare.simulator_process"
         simulator = processes.start("simulator", module, *words, cwd=workspace, log=log)
@@ -353,16 +371,15 @@ def run_poc(
         port: on which the server listens.
 
     Raises:
-        Refused: the port is in use.
+        Refused: the port is in use, or a run is at work in the run's folder (fault 51).
         SamFedError: as the server said, or FLARE failed.
     """
     refuse_busy_port(port)
     run_folder = Path(run_folder)
-    clear_status(run_folder)
     poc = Poc(workspace, sites, port=port)
-    poc.provision(site_files)
     logs = run_folder / "flare"
-    with Processes(environment) as processes:
+    with _alone(run_folder), Processes(environment) as processes:
+        poc.provision(site_files)
         server = poc.start(processes, SERVER, logs / "server.log")
         clients = [poc.start(processes, site, logs / f"{site}.log") for site in sites]
 

@@ -331,9 +331,10 @@ def withhold_small(message: Message, least_images: int) -> Message:
     """``message`` without what fewer than ``least_images`` images say.
 
     Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
-    lesion are three images), and HD95 where the counts that go leave fewer images than that. Of several classes, the
-    scores of one that fewer images hold stay, and how many hold it where fewer do not. Of whole volumes, all scores
-    stay where there are fewer, and those of a class that fewer hold, or lack. Groups of images
+    lesion are three images). Where fewer images than that have no empty mask, all but the mean Dice stays: the others
+    have a Dice of 1 or 0, and with their number the mean gives that of the few. Of several classes, the scores of one
+    that fewer images hold stay, and how many hold it where fewer do not. Of whole volumes, all scores stay where there
+    are fewer, those of a class that fewer hold, or lack, and HD95 where fewer have one, or have none. Groups of images
     (:mod:`samfed_monai.metrics.quality`) stay where one of them is smaller. The expected Dice of images without labels
     leaves where there are enough of them.
     Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
@@ -366,20 +367,25 @@ def _of_few(message: Message, least: int) -> Set[str]:
     def starting(prefix: str) -> dict[str, float]:
         return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
+    def small(*counts: float) -> bool:
+        return any(0 < count < least for count in counts)
+
     empty = starting("empty_")
-    few |= {f"empty_{name}" for name, value in empty.items() if 0 < value < least}
-    shown = sum(value for name, value in empty.items() if f"empty_{name}" not in few)
-    if shown and 0 < message.n - shown < least:
-        few.add("hd95")
+    few |= {f"empty_{name}" for name, value in empty.items() if small(value)}
+    shown = sum(value for value in empty.values() if not small(value))
+    if small(message.n - shown, message.n - sum(empty.values())):  # Dice with IoU, too, gives how many are 1 or 0
+        return metrics.keys() - EFFORT.union(EXPECTED, {"dice"})
     for number, value in starting("images_class_").items():
-        if 0 < value < least:
+        if small(value):
             few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
-        elif 0 < message.n - value < least:
+        elif small(message.n - value):
             few.add(f"images_class_{number}")
-    volumes = metrics.get("volume_n", 0)
     for which, value in starting("volume_n").items():
-        if 0 < value < least or 0 < volumes - value < least:
+        measured = metrics.get(f"volume_measured{which}", 0)
+        if small(value, metrics.get("volume_n", 0) - value):
             few |= {name for name in metrics if name.startswith("volume_") and name.endswith(which)}
+        elif small(measured, value - measured):  # one that is not measured has a Dice of 0
+            few |= {f"volume_hd95_mm{which}", f"volume_measured{which}"}
     if any(value < least for value in starting(f"{PREFIX}images_").values()):
         few |= {name for name in metrics if name.startswith(PREFIX)}
     return few

@@ -246,11 +246,12 @@ class CentralNoise:
         """What the next round starts from: the clip."""
         return {_CLIP: torch.tensor(self.clip, dtype=torch.float64)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes back to a stored round; the ledger stays, for what was released was released."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Goes back to a stored round; returns the other names. The ledger keeps what was released."""
         self.clip = float(state.get(_CLIP, self.settings.clip))
         self._sums: dict[str, Tensor] = {}
         self._sites = self._within = 0
+        return {name: tensor for name, tensor in state.items() if name != _CLIP}
 
     def account(self) -> dict[str, Any]:
         """``results.json -> privacy -> central_differential_privacy``."""

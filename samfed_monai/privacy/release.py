@@ -64,7 +64,7 @@ class ReleaseFilter:
 
     Args:
         site: the site's name.
-        allowed: what may leave now; called for each reply with tensors, because a client's network is made late.
+        allowed: what may leave now; called for each reply to a training, because a client's network is made late.
         privacy: the run's settings.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
@@ -72,7 +72,8 @@ class ReleaseFilter:
         rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
             any.
         least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
-            its own floor, since short rounds of small batches are common where nothing is private.
+            its own floor, since short rounds of small batches are common where nothing is private. Of fewer, an answer
+            with tensors is refused; one without is sent without the means of its terms.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
         sender: compresses weights, as the last step; ``None`` sends them whole.
     """
@@ -108,9 +109,13 @@ class ReleaseFilter:
         record: dict[str, Any] = {}
         try:
             scored = self.privacy.differential_privacy is not None and task == Task.EVALUATE
-            allowed = self.allowed() if getattr(reply, "tensors", None) or scored else Allowed()
+            trained = task == Task.TRAIN or getattr(reply, "tensors", None)
+            allowed = self.allowed() if trained or scored else Allowed()
             self._check(task, request, reply, allowed)
             message = withhold_small(reply, self.privacy.least_images)
+            means = task == Task.TRAIN and not message.tensors and message.metrics.keys() - EFFORT
+            if means and self._seen_problems(message, allowed):
+                message = replace(without_scores(message, str(self.privacy.least_images)), n=message.n)
             message = self._noised(task, request, message, allowed, record)
             message = self._limited(message, allowed, record)
             if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
@@ -165,9 +170,12 @@ class ReleaseFilter:
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
-        if self.privacy.differential_privacy is not None:  # they go back as they were received
-            return []
-        return statistics_problems(allowed, self.privacy.least_images)
+        noised = self.privacy.differential_privacy is not None  # they go back as they were received
+        return [] if noised else statistics_problems(allowed, self.privacy.least_images)
+
+    def _seen_problems(self, reply: Message, allowed: Allowed) -> list[Problem]:
+        iterations = reply.metrics.get("iterations", 0)
+        return seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations)
 
     def declare(self, split: KeySplit) -> None:
         """Writes a line about what of this site's network may leave, where that is not all of it."""
@@ -212,8 +220,7 @@ class ReleaseFilter:
             problems.extend(self._prototype_problems(reply))
         if reply.tensors:
             problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
-            iterations = reply.metrics.get("iterations", 0)
-            problems.extend(seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations))
+            problems.extend(self._seen_problems(reply, allowed))
         found = list(problems) or undeclared(reply, self.method)
         if found:
             raise MessageRefused(found)
@@ -245,21 +252,14 @@ class ReleaseFilter:
             raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
             self.ledger.enter(settings, run=self._run)
-        return self._counted(reply, tensors, deviation, settings, record)
+        return self._counted(replace(reply, tensors=tensors), deviation, settings, record)
 
-    def _counted(
-        self,
-        reply: Message,
-        tensors: dict[str, Tensor],
-        deviation: float,
-        settings: DifferentialPrivacy,
-        record: dict[str, Any],
-    ) -> Message:
-        """The reply with noise, as one more release."""
-        self.releases[settings.noise_multiplier] += 1
+    def _counted(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:
+        """The reply, whose tensors have noise, as one more release."""
+        self.releases[used.noise_multiplier] += 1
         count = self.releases.total()
-        record["noise"] = {"deviation": deviation, **asdict(settings), "release": count}
-        return replace(reply, tensors=tensors, metrics={**reply.metrics, "releases": count})
+        record["noise"] = {"deviation": deviation, **asdict(used), "release": count}
+        return replace(reply, metrics={**reply.metrics, "releases": count})
 
     def _prototype_problems(self, reply: Message) -> list[Problem]:
         rule = self.privacy.rule(StatisticKind.PROTOTYPES)
@@ -285,11 +285,10 @@ class ReleaseFilter:
         tensors, deviation = limited(statistics, rule, noise=self.noise)  # looks whether they are finite, too
         if rule.clip is None:
             return reply
-        tensors = tensors if measured is None else with_statistics(weights, tensors)
+        reply = replace(reply, tensors=tensors if measured is None else with_statistics(weights, tensors))
         if not deviation:
-            return replace(reply, tensors=tensors)
-        used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
-        return self._counted(reply, tensors, deviation, used, record)
+            return reply
+        return self._counted(reply, deviation, DifferentialPrivacy(rule.clip, rule.noise_multiplier), record)
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:

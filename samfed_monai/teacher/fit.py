@@ -172,8 +172,9 @@ class TeacherFit:
         self.base_sha256 = sha256_file(self.checkpoint)
         self._require_start("base_sha256", "outputs")
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
-        hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
-        reused = self._is_fitted(hashes["fit"])
+        tests = {name: public_hash(records) for name, records in self.test_records.items()}
+        hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": tests})}
+        reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
         if reused:
             logger.info("teacher: %s was fitted like this already; reused", self.output)
             if (recorded := self._recorded(hashes)) is not None:
@@ -295,13 +296,6 @@ class TeacherFit:
         settings |= {"transform": content_of(self.transform.flatten().transforms), "trainer": self._trainer_content}
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
-
-    def _exam_hash(self) -> str:
-        tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
-        return canonical_hash({"views": self.views, "tests": tests})
-
-    def _is_fitted(self, fit_hash: str) -> bool:
-        return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash
 
     def _recorded(self, hashes: dict[str, str]) -> dict[str, Any] | None:
         try:

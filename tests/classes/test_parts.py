@@ -260,10 +260,19 @@ def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a
     assert set(kept) == {f"volume_{key}{which}" for key in WHOLE for which in left}
 
 
-def test_fault_59_scores_of_few_volumes_do_not_leave_a_site_however_many_slices_they_have():
-    metrics = metrics_of_parts({"volumes": {**WHOLE, "n": 4, "classes": {"kidney": {**WHOLE, "n": 4}}}})
-    message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"dice": 0.5, **metrics})
-    assert withhold_small(message, 5).metrics == {"dice": 0.5}
+@pytest.mark.parametrize(
+    ("counts", "left"),
+    [
+        ({"n": 4}, set()),  # however many slices they have
+        *(({"measured": count}, set(WHOLE)) for count in (0, 5, 15, 20)),
+        *(({"measured": count}, {"dice", "n"}) for count in (1, 4, 16, 19)),  # so many have an HD95, or have none
+    ],
+)
+def test_fault_59_scores_of_few_volumes_do_not_leave_a_site(counts, left):
+    metrics = metrics_of_parts({"volumes": {**WHOLE, **counts, "classes": {"kidney": {**WHOLE, **counts}}}})
+    message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"iou": 0.5, **metrics})
+    kept = {f"volume_{key}{which}" for key in left for which in ("", "_class_1")}
+    assert set(withhold_small(message, 5).metrics) == {"iou", *kept}
 
 
 def sliced(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:

@@ -56,12 +56,9 @@ def test_a_refusing_receiver_makes_a_failure_with_its_reason():
     assert replies["a"].reason.startswith(f"message -> tensors: expected {expected}, found 3 with unknown names; ")
 
 
-def test_fault_46_an_unknown_site_is_a_failure():
+def test_faults_42_and_46_sites_that_are_unknown_or_have_not_started_at_the_deadline_are_failures():
     replies = local(FixedClient("a")).send_and_receive(Task.TRAIN, messages("a", "z"))
     assert replies["z"] == Failure("z", "no such site in this federation")
-
-
-def test_fault_42_sites_that_have_not_started_at_the_deadline_are_left_out():
     replies = local(*map(FixedClient, "ab")).send_and_receive(Task.TRAIN, messages("a", "b"), timeout=-1)
     assert replies["a"] == Failure("a", "not started: the deadline of -1 s had passed")
 
@@ -86,7 +83,7 @@ def test_states_there_and_back(tmp_path):
     assert same(fresh.clients[name].state_dict(), transport.clients[name].state_dict())
 
 
-def test_progress_shows_rounds_sites_and_iterations(capsys):
+def test_progress_shows_rounds_sites_and_iterations_and_is_quiet_without_a_terminal(capsys):
     progress = Progress(show=True)
     with progress.rounds(3, 1):
         transport = LocalTransport({"site-1": toy_algo()}, progress=progress)
@@ -94,8 +91,5 @@ def test_progress_shows_rounds_sites_and_iterations(capsys):
     shown = capsys.readouterr().err
     for text in ("rounds:  33%", "train site-1", "iterations", "0/2"):
         assert text in shown
-
-
-def test_progress_is_quiet_without_a_terminal(capsys):
     LocalTransport({"a": FixedClient("a")}).send_and_receive(Task.TRAIN, messages("a"))
     assert capsys.readouterr().err == ""

@@ -40,12 +40,9 @@ def test_variants_have_their_strategy_and_exchange(small_list, variant):
     assert (type(found.strategy).__name__, found.exchange) == EXCHANGES[variant]
 
 
-def test_one_switch_changes_the_exchange_at_both_ends(small_list):
+def test_sites_take_the_mixed_networks_in_turn_unless_they_choose_and_one_switch_changes_both_ends(small_list):
     found = participants(small_list, exchange="weights")
     assert (found.exchange, found.config.value("sharing#exchange")) == ("weights", "weights")
-
-
-def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
     assert participants(small_list).networks == {"site-1": FPN, "site-2": "basic_unet"}
     chosen = participants(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
     assert chosen.networks == {"site-1": R34, "site-2": "basic_unet"}
@@ -62,6 +59,8 @@ def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
     found = participants(small_list, "no_sam", mixed_networks=[R18, R34])
     assert set(found.networks.values()) == {"basic_unet"}
     assert found.content() == {}, "run.json of a homogeneous run is what it was"
+    found = participants(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
+    assert set(found.networks.values()) == {"basic_unet"}, "chosen by another name, it can be averaged"
 
 
 def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_first_tensor(small_list):
@@ -173,11 +172,6 @@ def test_weak_labels_are_let_in_where_unlabelled_pixels_are_left_out(small_list)
 def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_there_is_none(small_list):
     term = {"_target_": "os.fspath", "path": "@store_dir"}
     participants(small_list, **{"terms#own": term}).dry_run()
-
-
-def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
-    found = participants(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
-    assert set(found.networks.values()) == {"basic_unet"}
 
 
 @pytest.mark.parametrize(

@@ -152,24 +152,22 @@ def test_files_and_overrides_are_merged_in_order(bundle):
     assert config.content() == {"size": 32, "twice": "$@size * 2", "terms": {"kd": {"weight": 0.0}}}
 
 
-def test_an_unknown_variant_is_refused_with_the_names_that_exist(bundle):
+def test_an_unknown_variant_is_refused_with_the_names_that_exist_and_so_is_an_unknown_id(bundle):
     with pytest.raises(
         Refused, match=r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
     ):
         client_config(bundle, "samfeed", {})
-
-
-def test_an_unknown_id_is_refused(bundle):
     with pytest.raises(Refused, match=r"samfed\.json -> teacher_adapt: .*found no such id"):
         client_config(bundle, "samfed", {}).value("teacher_adapt")
 
 
-def test_places_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
+def test_places_and_evaluation_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
     config = WorkflowConfig(bundle, ("configs/train.json",))
     same = config.with_overrides({"data_root": "/elsewhere", "output_dir": "/b"})
     assert config.fingerprint(seed=0) == same.fingerprint(seed=0)
     assert config.fingerprint(seed=0) != config.fingerprint(seed=1)
     assert config.fingerprint() != config.with_overrides({"size": 65}).fingerprint()
+    assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
 
 
 def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundle):
@@ -180,11 +178,6 @@ def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundl
     assert config.fingerprint() != config.with_overrides({"weight": 2}).fingerprint()
     disabled = config.with_overrides({"terms#kd#_disabled_": True})
     assert disabled.fingerprint() == disabled.with_overrides({"weight": 2}).fingerprint()
-
-
-def test_how_it_is_evaluated_does_not_enter_the_fingerprint(bundle):
-    config = WorkflowConfig(bundle, ("configs/train.json",))
-    assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
 
 
 def test_overrides_of_what_only_another_variant_has_can_be_left_out(bundle):

@@ -304,14 +304,11 @@ def test_a_round_is_told_in_one_line():
     assert round_line(round_record(0, 1, {"b": missing}, {})) == "round 1 of 1: no validation scores, skipped b, 0 s"
 
 
-def test_bytes_of_rounds_and_of_what_was_sent_beside_them():
+def test_bytes_of_rounds_and_of_what_was_sent_beside_them_and_answers_that_were_left_out():
     record = {"sites": {"a": {"up_bytes": 1, "down_bytes": 2}, "b": {"up_bytes": 10, "down_bytes": 20}}}
     assert round_traffic(record) == {"up_bytes": 11, "down_bytes": 22}
     assert total_traffic([record, record], [Traffic(up=100, down=0)]) == {"up_bytes": 122, "down_bytes": 44}
     assert total_traffic([], []) == {"up_bytes": 0, "down_bytes": 0}
-
-
-def test_answers_that_were_left_out_are_listed_with_their_reasons():
     sites = {"a": {"status": "ok", "reason": None}, "b": {"status": "skipped", "reason": "late"}}
     assert skipped([{"round": 4, "sites": sites}]) == [{"round": 4, "site": "b", "reason": "late"}]
 

@@ -55,12 +55,11 @@ def message(kind: Kind = Kind.METRICS, **fields) -> Message:
     return Message(kind, "site-1", 0, 2, **fields)
 
 
-def test_a_site_of_another_plan_is_refused(small_federation, lists, tmp_path):
+def test_a_site_of_another_plan_and_networks_that_cannot_be_averaged_are_refused(
+    small_federation, lists, tmp_path, node
+):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
         Site("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
-
-
-def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
     with pytest.raises(Refused, match="expected one network at all sites"):
         node(PLAN)
 

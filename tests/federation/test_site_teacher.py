@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.engines import SupervisedEvaluator
 from PIL import Image
+from safetensors.torch import save
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import canonical_hash, sha256_bytes
@@ -41,7 +42,7 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
 
 
-def sent(folder, content: bytes | None = None, *, sam: str = SAM, **changed) -> Message:
+def sent(folder, content: bytes | None = None, *, sam: str | None = SAM, **changed) -> Message:
     """The server's message with an adapter of this content, fitted on the SAM whose hash follows its bar."""
     path = None if content is None else folder / "given.safetensors"
     if path is not None:
@@ -99,6 +100,15 @@ def test_a_site_without_sam_is_told_what_to_fetch_and_no_path_travels(machine, m
     with pytest.raises(MessageRefused, match=r"SAM checkpoint: .*found none; run `samfed weights` for vit_t") as caught:
         machine.site().take(sent(machine.folder, fitted()))
     assert "Jane" not in str(caught.value)
+
+
+def test_fault_58_what_is_wrong_with_the_servers_network_travels_without_this_sites_path(machine):
+    content = save({}, {"network_name": "lite0_fpn_small", "image_size": "32"})
+    for part, problem in ((content, "all tensors of this network"), (content[:-1], "a readable weights file")):
+        message = sent(machine.folder, part, sam=None)
+        with pytest.raises(MessageRefused, match=rf"\n  - federate\.json -> masks_from: expected {problem}") as caught:
+            machine.site().take(message)
+        assert "/" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from functools import partial
 
 import pytest
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.flare.job import NEEDED
-from samfed_monai.flare.local import SERVER, Poc, Processes
+from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
 
 
@@ -98,6 +99,19 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
         processes.start("one", "shown", cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
     imports = os.pathsep.join([f"{tmp_path}/lib", "/opt/lib", str(tmp_path)])
     assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights\n"
+
+
+@pytest.mark.parametrize("way", [simulate, partial(run_poc, port=0)])
+@pytest.mark.parametrize("at_work", ["run", "run/flare"])
+def test_fault_51_a_second_command_is_refused_before_anything_of_the_first_is_removed(tmp_path, way, at_work):
+    (tmp_path / "run" / "flare").mkdir(parents=True)
+    for name in ("flare.json", "flare.log"):
+        (tmp_path / "run" / name).write_text("of the first")
+    take_lock(tmp_path / at_work)
+    with RunFolder(tmp_path / at_work), pytest.raises(Refused, match=rf"{at_work}: expected a folder of its own"):
+        way("job", sites=["a"], workspace=tmp_path / "space", run_folder=tmp_path / "run", site_files="sites")
+    assert [path.read_text() for path in tmp_path.glob("**/flare.*")] == ["of the first"] * 2
+    assert not (tmp_path / "space").exists()
 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):

@@ -18,14 +18,7 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Interrupted, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import epsilon
-from samfed_monai.privacy.noise import (
-    CentralNoise,
-    SystemNoise,
-    next_clip,
-    noisy_masks,
-    noisy_update,
-    step_noise,
-)
+from samfed_monai.privacy.noise import CentralNoise, SystemNoise, next_clip, noisy_masks, noisy_update, step_noise
 from samfed_monai.privacy.rules import CentralPrivacy
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.reports import Report
@@ -142,10 +135,21 @@ def test_without_one_site_the_sum_differs_by_the_clip_at_most(steps, clip):
     assert float((sums[0] - sums[1]).norm()) <= clip * (1 + 1e-9)
 
 
+class OwnNamesAlone(FedAvg):
+    """A server that keeps something, as ``semifl`` its optimizer, and takes no other names back."""
+
+    def state_dict(self):
+        return {"own": torch.ones(1)}
+
+    def load_state_dict(self, weights, state):
+        assert set(state) in (set(), {"own"})
+        super().load_state_dict(weights, state)
+
+
 def run(folder, settings, rounds, *, noise=ones, b=None):
     clients = {"a": FixedClient("a", step=1.0), "b": b or FixedClient("b", step=3.0)}
     with RunFolder(folder).open({}) as opened:
-        made = controller(opened, clients, rounds=rounds)
+        made = controller(opened, clients, rounds=rounds, strategy=OwnNamesAlone())
         made.central = CentralNoise(settings, made.strategy, learned=LEARNED, folder=folder, noise=noise)
         return made.run(), made.central
 

@@ -102,13 +102,10 @@ def test_fault_55_58_59_what_is_not_on_the_list_is_refused_and_not_repeated(fiel
     assert "1961" not in str(error.value)
 
 
-def test_every_problem_is_listed_at_once():
+def test_tensors_leave_after_training_only_and_to_this_site_only_and_every_problem_is_listed():
     with pytest.raises(MessageRefused) as error:
         release()(Task.TRAIN, request(), reply(seed=1, n=-1, tensors={SECRET: MASKS}))
     assert len(error.value.problems) == 4
-
-
-def test_tensors_leave_after_training_only_and_to_this_site_only():
     with pytest.raises(MessageRefused, match="tensors: expected numbers only, found tensors that were not trained"):
         release()(Task.EVALUATE, request(), reply())
     with pytest.raises(MessageRefused, match="message -> site: expected one to this site, found a request to another"):
@@ -229,15 +226,12 @@ def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
         read_audit(tmp_path / "audit.jsonl")
 
 
-def test_what_no_noise_can_be_added_to_does_not_leave():
+def test_what_no_noise_can_be_added_to_does_not_leave_but_for_scores():
     prototypes = {"prototypes": torch.zeros(2, 3), "counts": torch.zeros(2)}
     gate = noisy()
     gate.allowed = lambda: Allowed({Kind.PROTOTYPES: prototypes})
     with pytest.raises(MessageRefused, match=r"expected weights or soft masks.*found prototypes"):
         gate(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES, tensors=prototypes))
-
-
-def test_scores_are_not_noised_and_numbers_of_training_lose_their_terms():
     assert noisy()(Task.EVALUATE, request(), numbers()).metrics == {"dice": 0.8}
     assert noisy()(Task.TRAIN, request(), numbers(metrics={"seconds": 1.0, "loss": 2.0})).metrics == {"seconds": 1.0}
 
@@ -282,7 +276,7 @@ def keeping(*personal: str) -> Any:
     return client
 
 
-def test_without_a_sharing_it_is_the_network_and_of_a_client_that_only_evaluates_nothing():
+def test_it_is_what_the_sharing_gives_else_the_network_and_of_a_client_that_only_evaluates_nothing():
     allowed, kept = allowed_of(toy_algo()), allowed_of(keeping("3.*"))
     assert allowed.like.keys() == {Kind.WEIGHTS}
     assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
@@ -291,9 +285,6 @@ def test_without_a_sharing_it_is_the_network_and_of_a_client_that_only_evaluates
     with pytest.raises(Refused, match=r"found no name like '4\.\*'"):
         allowed_of(keeping("4.*"))
     assert allowed_of(object()).like == {}
-
-
-def test_with_a_sharing_it_is_what_the_sharing_gives():
     masks = allowed_of(unlike_algo("site-1"))
     assert masks.like.keys() == {Kind.SOFT_MASKS}
     assert masks.like[Kind.SOFT_MASKS]["masks"].shape == (6, 1, 8, 8)
@@ -316,12 +307,9 @@ class Declared(ToyNet):
         return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
 
 
-def test_fault_56_a_network_s_own_declaration_is_kept():
+def test_fault_56_a_network_s_own_declaration_is_kept_and_of_sam_vit_b_lora_leaves_which_is_0_60_megabytes():
     assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
     assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
-
-
-def test_of_sam_vit_b_lora_leaves_which_is_0_60_megabytes():
     with torch.device("meta"):  # the shapes of ViT-B
         network = SamNetwork(build_sam("vit_b", size=256), 256)
     allowed = allowed_weights(network).like[Kind.WEIGHTS]
@@ -464,6 +452,10 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
         "round: expected at least 7 images trained on in a round, as this site's file says, found 6; "
         "more local_steps, or a larger batch_size"
     ]
+    means = numbers(metrics={"iterations": 3, "term_supervised": 0.4})  # as of ``local_only``, which keeps its weights
+    for least, left in ((6, means), (7, numbers(metrics={"iterations": 3}, extra={"withheld": "7"}))):
+        gate = ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=least, privacy=Privacy(least_images=least))
+        assert gate(Task.TRAIN, request(), means) == left
 
 
 def test_a_message_that_is_mostly_header_is_refused_by_its_size():

@@ -22,10 +22,11 @@ def scores(n: int = 40, **counts: float) -> Message:
         ({"empty_both": 1, "empty_prediction": 1, "empty_label": 2}, {"dice", "hd95"}),
         ({"empty_both": 5, "empty_prediction": 0}, {"dice", "hd95", "empty_both", "empty_prediction"}),
         ({"empty_both": 30, "empty_label": 5}, {"dice", "hd95", "empty_both", "empty_label"}),  # 5 have neither empty
-        ({"empty_both": 30, "empty_label": 6}, {"dice", "empty_both", "empty_label"}),  # 4 have
-        ({"empty_both": 30, "empty_label": 9}, {"dice", "empty_both", "empty_label"}),  # one has
-        ({"empty_both": 36, "empty_label": 4}, {"dice", "empty_both"}),
-        ({}, {"dice", "hd95"}),
+        ({"empty_both": 30, "empty_label": 6}, {"dice"}),  # 4 have
+        ({"empty_both": 30, "empty_label": 9, "iou": 0.4}, {"dice"}),  # of one, 40 dice - 30 would be its own
+        ({"empty_both": 36, "empty_label": 3, "iou": 0.4}, {"dice"}),
+        ({"empty_both": 37, "empty_label": 3}, {"dice"}),
+        ({"iou": 0.4}, {"dice", "hd95", "iou"}),
     ],
 )
 def test_fault_59_counts_of_empty_masks_under_the_least_number_are_left_out(counts, left):

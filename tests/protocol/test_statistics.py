@@ -21,13 +21,10 @@ def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 
-def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for():
+def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for_and_rules_have_words():
     assert {kind.value for kind in StatisticKind} <= LEAVES_SITE.keys()
     asked = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
     assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
-
-
-def test_a_rule_in_words():
     words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
     assert StatisticRule(1.0, 2.0, 7).in_words() == words
     assert StatisticRule().in_words() == "each of at least 1 images, as they are, without noise"

@@ -107,10 +107,15 @@ def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
     assert max(max(weight.shape) for weight in decoder["params"]) == 2048
 
 
-def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, tmp_path):
+def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, records, tmp_path):
     path, result = plain
     assert make(path).run() == result | {"reused": True}
     shutil.copy(path, tmp_path / path.name)
+    wrong, corrected = (  # by the adapter as it is
+        make(tmp_path / path.name, test_records={"a": [records[1] | {"label": label}]}).run()
+        for label in (records[0]["label"], records[1]["label"])
+    )
+    assert (wrong["reused"], wrong["after"] != corrected["after"]) == (True, True), "a corrected mask is scored"
     assert not make(tmp_path / path.name, epochs=1).run()["reused"]
 
 
@@ -264,10 +269,12 @@ def test_everything_wrong_is_refused_at_once(records, checkpoint, tmp_path):
         assert problem in message
 
 
-def test_fault_28_missing_weights_are_refused_before_any_work(records, tmp_path, monkeypatch):
+def test_fault_28_missing_weights_and_a_missing_start_are_refused_before_any_work(fit, records, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
         TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")
+    with pytest.raises(Refused, match=r"none.safetensors: expected a teacher's adapter, found no such file"):
+        fit(start_from=tmp_path / "none.safetensors")
 
 
 def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, plain):
@@ -291,8 +298,3 @@ def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, plain):
 def test_an_adapter_of_another_kind_is_no_start(fit, plain, adapt, problem):
     with pytest.raises(Refused, match=problem):
         fit(start_from=plain[0], adapt=adapt)
-
-
-def test_a_start_that_is_missing_is_refused(fit, tmp_path):
-    with pytest.raises(Refused, match=r"none.safetensors: expected a teacher's adapter, found no such file"):
-        fit(start_from=tmp_path / "none.safetensors")

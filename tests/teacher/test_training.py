@@ -34,9 +34,6 @@ def test_warm_up_then_poly_decay():
     assert rates[55] == pytest.approx(0.5**0.9)
     assert rates[99] == pytest.approx((1 / 90) ** 0.9)
     assert learning_rate_at(124, 100_000, 1.0) == 0.5  # SAMed's 250 steps at most
-
-
-def test_defaults():
     pairs = ("vit_b", "lora"), ("vit_t", "lora"), ("vit_t", "decoder")
     assert [default_learning_rate(*pair) for pair in pairs] == [5e-3, 5e-4, 3e-4]
     assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
