@@ -82,7 +82,8 @@ def segment(
             pictures = [
                 each for each in listed if each not in places and (image_paths(each) or not Path(each).is_dir())
             ]
-            volumes = _cut(found, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
+            volumes, unread = _cut(found, scratch / "slices", reorient=reorient)
+            _leave_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable)
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
@@ -177,17 +178,19 @@ class _Volume(NamedTuple):
     header: Any
 
 
-def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, skip_unreadable: bool) -> list[_Volume]:
+def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
     """Slices of volumes and DICOM objects as PNG files that are segmented like any others.
 
     Args:
         volumes: name and path of each.
         folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
         reorient: whether NIfTI volumes are turned to RAS+ first.
-        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+
+    Returns:
+        those that can be read, and what is wrong with the others.
 
     Raises:
-        Refused: a name that no table can hold, a file that cannot be read; all of them at once.
+        Refused: a name that no table can hold.
     """
     if odd := name_problems(name for name, _ in volumes):
         raise Refused(odd)
@@ -202,8 +205,7 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, s
             names = [f"{name}/{number:04d}" for number in range(1, len(keys) + 1)] if len(keys) > 1 else [name]
             header = read_object(path, pixels=False) if kind_of(path) == DICOM else None
             found.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header))
-    _leave_out(problems, bool(found), skip_unreadable=skip_unreadable)
-    return found
+    return found, problems
 
 
 def _write(

@@ -250,7 +250,19 @@ def test_patterns_do_not_fit_files_of_systems(mixed):
     shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
     assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
     assert images_of([str(mixed / "@eaDir"), str(mixed / "photo.png")]) == [str(mixed / "photo.png")]
-    assert images_of([str(mixed)]) == str(mixed)
+    assert images_of([str(mixed)]) == images_of([str(mixed / "deep" / "..")]) == str(mixed)
+
+
+def test_an_image_that_is_named_by_a_link_has_the_links_name(infer, given, capsys):
+    Path("cohort").mkdir()
+    shutil.copy(given / "photo.png", "DOE_JANE.png")
+    for name in ("p001.png", "p002.png"):
+        (Path("cohort") / name).symlink_to("../DOE_JANE.png")
+    assert infer("cohort/p001.png", "cohort/p00[12].png", "--areas", "areas.csv") == 0
+    assert list(areas(Path("areas.csv"))) == ["p001", "p002"]
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "p001.png", "p002.png"]
+    assert infer("cohort") == 2
+    assert "p001.png: expected a file in the folder, found a link that leads out of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -270,6 +282,13 @@ def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message)
     assert infer(*words, "--overlays", "looks") == 2
     assert re.search(message, capsys.readouterr().err)
     assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
+
+
+def test_an_unreadable_volume_alone_is_skipped_beside_a_picture(infer, given, capsys):
+    Path("broken.nii").write_bytes(b"damaged")
+    assert infer(str(given / "photo.png"), "broken.nii", "--skip-unreadable") == 0
+    assert "left out: " in capsys.readouterr().err
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "photo.png"]
 
 
 def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed, capsys):
