@@ -38,7 +38,7 @@ def png(grey: int = 180) -> bytes:
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[App]:
-    made = App(Predictor("samfed_skin"), port=0)
+    made = App(Predictor("samfed_skin"), port=0, reorient=True)
     running = threading.Thread(target=made.run)
     running.start()
     yield made
@@ -153,6 +153,7 @@ def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> N
         ("PUT", f"TOKEN/{'e' * 16}/..", "", 400),
         ("PUT", f"TOKEN/{'e' * 16}/.hidden", "", 400),
         ("PUT", f"TOKEN/{'e' * 16}/a%00.png", "", 400),
+        ("PUT", f"TOKEN/{'e' * 16}/at%203.04%E2%80%AFPM%C2%A0.png", "", 200),
         ("PUT", f"TOKEN/{'e' * 16}/{'a' * 200}", "", 200),
         ("PUT", f"TOKEN/{'e' * 16}/{'a' * 201}", "", 400),
     ],
