@@ -195,7 +195,10 @@ def test_an_onnx_file_draws_the_masks_of_its_network_calibrated_as_those(
     made_with, of_weights = (json.loads((folder / "inference.json").read_text()) for folder in (theirs, ours))
     assert made_with["image_size"] == 32
     assert made_with["model_sha256"] != of_weights["model_sha256"]
-    for found, wanted in zip(*(Predictor("samfed_skin", each, views=4)(images) for each in (file, model)), strict=True):
+    four = [Predictor("samfed_skin", each, views=4) for each in (file, model)]
+    four[0].write(str(images), tmp_path / "four")
+    assert json.loads((tmp_path / "four" / "inference.json").read_text())["views"] == 4
+    for found, wanted in zip(*(each(images) for each in four), strict=True):
         assert np.array_equal(found.mask, wanted.mask)
         assert np.abs(found.probability - wanted.probability).max() <= 1e-4
     content = onnx.load(file)
@@ -285,12 +288,16 @@ def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bu
     assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
     (tmp_path / "run").mkdir()
     results = {"models": {"best": {"round": 0}}, "selected": "best"}
-    for command, folder in (("samfed_polyp", "samfed_polyp"), ("mine", "samfed_skin"), ("mine", "mine")):
+    for command in ("mine", "samfed_polyp"):
         results["command"] = f"samfed federate {command} --rounds 1"
         (tmp_path / "run" / "results.json").write_text(json.dumps(results))
-        if folder == "mine":
+        if command == "mine":
+            expected = "--bundle: expected mine, the bundle of run, found none, and no folder mine here; .*--bundle DIR"
+            with pytest.raises(Refused, match=expected):
+                model_of("run", None)
+            assert model_of("run", "samfed_skin").bundle.name == "samfed_skin"
             assert main(["init", "samfed_skin", "mine"]) == 0
-        assert model_of("run", None).bundle.name == folder
+        assert model_of("run", None).bundle.name == command
 
 
 @pytest.fixture(scope="module")
