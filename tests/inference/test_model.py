@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     settings = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
     half = evaluate(files[1], small_federation, tmp_path / "half", "--site", "site-2", *settings)
     assert half["average"]["dice"] == pytest.approx(rows["site-2"]["dice"], abs=0.01)
+
+
+def test_images_on_which_no_calibration_can_be_made_keep_their_scores(
+    fedper, small_federation, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("samfed_monai.inference.predictor.require_enough", lambda images, split: None)
+    with pytest.raises(AssertionError):
+        evaluate(fedper[0], small_federation, tmp_path, "--calibrate")
+    assert "expected at least 20 validation images with masks, found 4 images" in capsys.readouterr().err
+    assert sorted(read_json(tmp_path / "metrics.json")["sites"]) == ["site-1", "site-2"]
 
 
 def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):
@@ -149,8 +160,12 @@ def test_overrides_and_views_count(tmp_path, picture):
     model = small_model(tmp_path / "w.safetensors")
     (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
     assert np.array_equal(once.mask > 0, once.probability >= 0.3)
-    (four,) = Predictor("samfed_skin", model, views=4)([picture])
+    predictor = Predictor("samfed_skin", model, views=4)
+    (four,) = predictor([picture])
     assert not np.array_equal(once.probability, four.probability)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    predictor.write([str(tmp_path / "a.png")], tmp_path / "masks")
+    assert read_json(tmp_path / "masks" / "inference.json")["views"] == 4
 
 
 @pytest.mark.parametrize("share", [1.01, -0.1, float("nan")])
@@ -259,6 +274,16 @@ def test_site_split_views_and_the_bundles_own_settings_count(evaluate_teacher, w
     assert found["average"]["n"] == 1
     assert found["convention"]["hd95"] == "pooled"
     assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
+
+
+def test_slices_of_volumes_give_scores_of_whole_volumes(evaluate_teacher, work, tmp_path):
+    listed = DataList.load(work / "list.json")
+    site, spacing = listed.sites["site-1"], (1.0, 1.0, 2.0)
+    slices = [replace(each, volume="v", slice=n, spacing=spacing) for n, each in enumerate(site.test, start=1)]
+    replace(listed, sites={"site-1": replace(site, test=slices)}).save(tmp_path / "volumes.json")
+    assert evaluate_teacher("--image_size", "64", "--datalist", str(tmp_path / "volumes.json")) == 0
+    found = read_json(tmp_path / "scores" / "metrics.json")["sites"]["site-1"]
+    assert (found["n"], found["volumes"]["n"], found["volumes"]["measured"]) == (3, 1, 1)
 
 
 def test_masks_have_each_images_size_and_are_the_teachers(infer_teacher, work, tmp_path, capsys):
