@@ -189,7 +189,6 @@ class Predictor:
             config, network, device = self._exported_config(given | skip), model.exported, torch.device("cpu")
             inferer, postprocessing, size = config.values("inferer", "postprocessing", "image_size")
             made_by = {"model": model.path, "image_size": size, "runtime": model.runtime}
-            made_by["views"] = getattr(inferer, "views", 1)
         else:
             config, stage = self._teacher("inference", given)
             network = self._teacher_network = self._teacher_network or TeacherNetwork(stage.fitted(model.path))
@@ -197,7 +196,8 @@ class Predictor:
             made_by = {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size}
         threshold = config.value("threshold")
         options = {"probabilities": probabilities, "threshold": threshold, "classes": self.classes, **made_by}
-        writer = MaskWriter(output_dir=output_dir, images=images, **options)
+        views = getattr(inferer, "views", 1)  # those of a teacher are in its identity
+        writer = MaskWriter(output_dir=output_dir, images=images, views=views, **options)
         if model.kind is Kind.ONNX:
             loader = config.value("dataloader")
         else:

@@ -17,6 +17,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
 from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
@@ -91,9 +92,7 @@ def segment(
             _refuse_twins([*names, *(name for volume in volumes for name in volume.slices.values())])
         also.refuse_misplaced(listed, [volume.header for volume in volumes if volume.header is not None])
         if volumes or videos:
-            problems = Problems()
-            problems.extend(MaskFolder(output).problems(images=listed))
-            problems.refuse_if_any()
+            require(MaskFolder(output).problems(images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
         if volumes:
@@ -192,8 +191,7 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -
     Raises:
         Refused: a name that no table can hold.
     """
-    if odd := name_problems(name for name, _ in volumes):
-        raise Refused(odd)
+    require(name_problems(name for name, _ in volumes))
     problems, found = Problems(), list[_Volume]()
     for name, path in progress_bar(volumes, desc="reading", unit="volume"):
         with problems.collected():
@@ -263,5 +261,4 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
 def _refuse_twins(names: Sequence[str]) -> None:
     twins = sorted({name for name in names if names.count(name) > 1})
     hint = "rename one of them: both masks would have the same name"
-    if twins:
-        raise Refused([Problem(name, "it twice", "one image or volume of that name", hint) for name in twins])
+    require(Problem(name, "it twice", "one image or volume of that name", hint) for name in twins)

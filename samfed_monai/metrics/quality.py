@@ -118,8 +118,7 @@ def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int |
         least: images of a group; ``None`` keeps every image apart, however many there are.
     """
     pairs = [pair for pair in zip(estimates, dice, strict=True) if pair[0]]
-    left = len(estimates) - len(pairs)
-    if least is not None and least > 1 and left:
+    if (left := len(estimates) - len(pairs)) and least is not None and least > 1:
         pairs = pairs[least - left % least :]
     count = len(pairs) if least is None else min(GROUPS, len(pairs) // least)
     if not count:

@@ -122,9 +122,8 @@ def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path:
 def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> None:
     found = drop(app, "1" * 16, {"broken.png": png()[:60]})
     assert found["state"] == "refused"
-    assert found["html"].startswith(
-        "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
-    )
+    expected = "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
+    assert found["html"].startswith(expected)
     assert str(app.folder) not in found["html"]
     found = drop(app, "2" * 16, {"broken.png": png()[:60], "a.png": png()})
     assert found["state"] == "done"
@@ -192,9 +191,7 @@ def test_a_port_in_use_and_one_that_is_none_are_refused(capsys: pytest.CaptureFi
         for asked in (port, 70000):
             assert main(["app", "--port", str(asked)]) == 2
             said = capsys.readouterr().err
-            assert (
-                f"--port: expected a free port of this machine, found {asked} (" in said
-            )  # what the system says of it
+            assert f"--port: expected a free port of this machine, found {asked} (" in said
             assert "); end the program that uses it, or try --port 0" in said
 
 
