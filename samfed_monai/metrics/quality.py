@@ -108,9 +108,9 @@ class Group:
 def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int | None = None) -> list[Group]:
     """Images as at most :data:`GROUPS` groups of at least ``least`` each, which a message holds; none of too few.
 
-    Empty masks, of estimate 0, are in no group: nothing is to be learned of them. How many there are, and whether they
-    are right, must not be seen from what is missing either: others are left out with them, up to the next multiple of
-    ``least``.
+    Empty masks, of estimate 0, are in no group: nothing is to be learned of them. Who knows the mean over all images
+    must not see from what is missing how many they are, nor a score of few images: at least ``least`` others are left
+    out with them, as many as make a multiple of it.
 
     Args:
         estimates: of each image; 0 of an empty mask.
@@ -119,7 +119,7 @@ def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int |
     """
     pairs = [pair for pair in zip(estimates, dice, strict=True) if pair[0]]
     if (left := len(estimates) - len(pairs)) and least is not None and least > 1:
-        pairs = pairs[least - left % least :]
+        pairs = pairs[least + -left % least :]
     count = len(pairs) if least is None else min(GROUPS, len(pairs) // least)
     if not count:
         return []
