@@ -98,14 +98,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def model_of(path: str | None, bundle: str | None) -> TrainedModel:
-    """The model, beside the bundle that is named, else that of the run's command where it is here, else the default."""
+    """The model, beside the bundle that is named, else that of the run's command, else the default.
+
+    Raises:
+        Refused: the bundle of the run's command is not here.
+    """
     from samfed_monai.inference.model import TrainedModel
 
     if path is not None and path in packaged_bundles() and bundle is None and not Path(path).exists():
         return TrainedModel(path)
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
-    return TrainedModel(own, path) if own and (own in packaged_bundles() or Path(own).is_dir()) else model
+    if own and own not in packaged_bundles() and not Path(own).expanduser().is_dir():
+        expected, hint = f"{own}, the bundle of {path}", "export where the run was started, or name it: --bundle DIR"
+        raise refused("--bundle", f"none, and no folder {own} here", expected, hint)
+    return TrainedModel(own, path) if own else model
 
 
 def _given(config: WorkflowConfig, words: list[str]) -> Tensor:

@@ -131,7 +131,8 @@ def dice(word: str) -> float:
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:
-    """What the command line names as images: one folder, or a list of folders and images; absolute, each once.
+    """What the command line names as images: one folder, or a list of folders and images; absolute, each once. An image
+    that is named by a link has the link's name, not that of the file behind it.
 
     A pattern that the shell left alone is expanded here; one that is the name of a file is that file. Files and folders
     of systems (:func:`~samfed_monai.data.image_folder.is_system`), which patterns fit, are left out with a warning.
@@ -150,8 +151,9 @@ def images_of(words: Sequence[str]) -> str | list[str]:
             problems.add(word, found="nothing that fits the pattern", expected="images, or folders of images")
         fitted = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
         for found in fitting:
-            system = any(map(is_system, Path(found).parts[max(fitted, 0) :]))
-            (systems if system else paths).append(str(Path(found).resolve()))
+            place = Path(found)
+            place = place.resolve() if place.is_dir() else place.parent.resolve() / place.name
+            (systems if any(map(is_system, Path(found).parts[max(fitted, 0) :])) else paths).append(str(place))
     if "" in words:
         problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:

@@ -176,7 +176,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
 
     Args:
         folder: searched with its sub-folders; files of other kinds and hidden ones are counted in a warning. Links that
-            lead out of the folder are refused. Or a list of folders and of single images.
+            lead out of the folder are refused. Or a list of folders and of single images, which may be links.
         skip_unreadable: whether to leave out unreadable images, each with a warning, as long as one can be read.
 
     Returns:
@@ -207,7 +207,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
         where = ", ".join(map(str, _sources(folder))) or "images"
         found = "; ".join(filter(None, ["no image", *map(not_read, others.values())]))
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
-    problems.extend(name_problems(path.relative_to(root).as_posix() for _, path, root in images))
+    problems.extend(name_problems(f"{name}{path.suffix}" for name, path, _ in images))
     problems.extend(_twins(images))
     unreadable = _unreadable(images)
     some_left = len(unreadable) < len(images)
@@ -233,14 +233,14 @@ def _sources(folder: Sources) -> list[Path]:
 
 
 def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
-    """Name, path and folder of every image, in the order of the sources and, inside of one, of their names."""
+    """Name, path and source of every image, in the order of the sources and, inside of one, of their names."""
     found = []
     for source in _sources(folder):
         if source.is_dir():
             paths = walk(source).get(PICTURE, ())
             found += [(path.relative_to(source).with_suffix("").as_posix(), path, source) for path in paths]
         elif kind_of(source) == PICTURE:
-            found.append((source.stem, source, source.parent))
+            found.append((source.stem, source, source))
     return found
 
 

@@ -21,7 +21,7 @@ from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
-from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
+from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, parts_in, to_exchange_object
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
@@ -35,7 +35,7 @@ from samfed_monai.federation.preparation import (
 from samfed_monai.federation.site_teacher import Disagreement, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.metrics.quality import groups_of, metrics_of
+from samfed_monai.metrics.quality import estimate_of, groups_of, metrics_of
 from samfed_monai.privacy.accounting import PrivacyLedger
 from samfed_monai.privacy.allowed import WITHHELD, allowed_of, require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
@@ -329,7 +329,8 @@ class Site:
             return reply
         # what this site's validation images say of the estimates, in groups of `least_images`
         rows = [row for row in self.client.scores.get("validation", []) if "estimate" in row]
-        pairs = [row["estimate"] for row in rows], [row["dice"] for row in rows]
+        summary = parts_in(reply.metrics, ())
+        pairs = [estimate_of(row, summary) for row in rows], [row["dice"] for row in rows]
         quality = metrics_of(groups_of(*pairs, least=max(1, self.privacy.least_images)))
         return replace(reply, metrics={**reply.metrics, **quality})
 

@@ -15,7 +15,7 @@ from ignite.engine import Events
 from monai.data import decollate_batch
 from PIL import Image
 
-from samfed_monai.core.errors import Refused, refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.validators import require, switch
@@ -288,8 +288,7 @@ class SiteEvaluation:
         settings: Mapping[str, Any] | None = None,
         loaded: bool = False,
     ) -> None:
-        if problems := trained_otherwise(model, settings or {}):
-            raise Refused(problems)
+        require(trained_otherwise(model, settings or {}))
         self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
         self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
         self.preprocessing, self.batch_size = preprocessing, batch_size

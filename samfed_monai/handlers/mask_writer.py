@@ -103,8 +103,8 @@ class MaskFolder:
             known = content if isinstance(content, dict) else {}
             ours = known.keys() == self.made_with.keys()  # what no inference wrote is not to be deleted
             hint = f"{_HINT}, or delete this one" if ours else _HINT
-            for key, value in self.made_with.items():
-                if known.get(key) != value:
+            for key in {**self.made_with, **known}:
+                if known.get(key) != (value := self.made_with.get(key)):
                     expected = f"{_short(value)}, as now"
                     problems.add(f"{record} -> {key}", found=_short(known.get(key)), expected=expected, hint=hint)
         return list(problems)
@@ -227,6 +227,7 @@ class MaskWriter:
         amp: whether the network computes in bfloat16, likewise; no note of ``False``.
         runtime: what runs an exported network, likewise; no note of ONNX Runtime, which computes as torch does.
         classes: names of the classes, likewise; no note of a single one.
+        views: test-time views, likewise; no note of a single one, nor of a teacher's, which its identity has.
 
     Raises:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
@@ -252,6 +253,7 @@ class MaskWriter:
         amp: bool | str = False,
         runtime: str = "",
         classes: Sequence[str] | None = None,
+        views: int = 1,
     ) -> None:
         problems = Problems()
         self.classes = list(classes or ()) if several(classes) else []
@@ -260,9 +262,9 @@ class MaskWriter:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
         problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
-        made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
-        made_with |= {} if runtime in ("", "onnxruntime") else {"runtime": runtime}
-        made_with |= {"classes": self.classes} if self.classes else {}
+        unusual: dict[str, Any] = {"amp": amp, "runtime": runtime.removeprefix("onnxruntime"), "classes": self.classes}
+        unusual["views"] = views if views > 1 else None
+        made_with = {"image_size": image_size, "threshold": threshold} | {k: v for k, v in unusual.items() if v}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
         ids = [name for name, _ in image_paths(images)] if images else []

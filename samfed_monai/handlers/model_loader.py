@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import check_tensors, safe_load, save_tensors
 from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.core.validators import require
 from samfed_monai.networks.key_patterns import network_split
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
             "has to build the same network_def as its train.json"
         )
         problems = [Problem(str(path), found=found, expected="weights of this network", hint=hint)]
-    if problems:
-        raise Refused(problems)
+    require(problems)
     return weights
 
 
@@ -115,8 +115,7 @@ class ModelLoader:
     """
 
     def __init__(self, *, path: str | Path, network: nn.Module, settings: dict[str, Any] | None = None) -> None:
-        if problems := trained_otherwise(path, settings or {}):
-            raise Refused(problems)
+        require(trained_otherwise(path, settings or {}))
         self.network, self.weights = network, trained_weights(network, path)
 
     def attach(self, engine: Engine) -> None:

@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from samfed_monai.core.errors import Refused, SamFedError, refused
+from samfed_monai.core.errors import Refused, SamFedError, name_problems, refused
 from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
@@ -115,7 +115,7 @@ class Drop:
             forms = {form: str(self.folder / place) for form, place in places.items()}
             also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
             try:
-                options = {"reorient": reorient, "skip_unreadable": len(paths) > 1}
+                options = {"reorient": reorient and NIFTI in found, "skip_unreadable": len(paths) > 1}
                 segment(predictor, paths, str(self.folder / "masks"), also, **options)
                 return also.page
             except Refused as error:
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, drop: Drop, name: str) -> None:
         left, place, refusal = int(self.headers.get("Content-Length") or 0), drop.given / name, ""
-        if name != place.name or not name.isprintable() or is_left_out(name) or len(name.encode()) > _LONGEST_NAME:
+        if name != place.name or name_problems([name]) or is_left_out(name) or len(name.encode()) > _LONGEST_NAME:
             refusal = "not the name of an image"
         elif not 0 < left <= LARGEST:
             refusal = f"{left} bytes, expected 1 to {LARGEST}"

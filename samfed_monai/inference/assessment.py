@@ -156,23 +156,23 @@ def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[
     return found
 
 
-def require_enough(images: int, split: str) -> None:
+def require_enough(images: int, split: str, which: str = "") -> None:
     """Refuses a calibration on too few images of a split."""
     if images < FEWEST:
         hint = "leave --calibrate out, choose another --split, or label more images"
         expected = f"at least {FEWEST} {split} images with masks"
-        raise refused("--calibrate", found=counted(images, "image"), expected=expected, hint=hint)
+        raise refused("--calibrate", found=f"{counted(images, 'image')}{which}", expected=expected, hint=hint)
 
 
 def calibrated_on(pairs: Pairs, split: str) -> Calibration:
-    """The calibration of a model on images of a split that it was not trained on.
+    """The calibration of a model on images of a split that it was not trained on; empty masks are left out.
 
     Raises:
         Refused: too few images.
     """
-    require_enough(len(pairs), split)
-    made = Calibration.fit(groups_of([estimate for estimate, _ in pairs], [dice for _, dice in pairs]))
-    return cast(Calibration, made)
+    groups = groups_of([estimate for estimate, _ in pairs], [dice for _, dice in pairs])
+    require_enough(len(groups), split, " in which the model finds anything" if len(groups) < len(pairs) else "")
+    return cast(Calibration, Calibration.fit(groups))
 
 
 def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
+from samfed_monai.core.validators import require
 from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality import Quality
@@ -288,10 +289,8 @@ def export_network(
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}")
     if to == "bundle" and bundle is None:
         raise ValueError("export_network: a bundle takes metadata over from another one: bundle=FOLDER")
-    output, problems = Path(output), Problems()
-    problems.extend(export_problems(to, output, int8=int8))
-    problems.extend(size_problems(network, height=images.shape[-2], width=images.shape[-1]))
-    problems.refuse_if_any()
+    output, (height, width) = Path(output), images.shape[-2:]
+    require(export_problems(to, output, int8=int8), size_problems(network, height=height, width=width))
     network = network.eval().cpu()
     known: dict[str, Any] = {USAGE: usage_of(images.shape[-1], classes, threshold)}
     known |= {QUALITY: quality.as_dict()} if quality is not None and quality != Quality() else {}

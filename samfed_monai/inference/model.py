@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup, split_id, workflow_files
-from samfed_monai.core.errors import Problem, Problems, Refused, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import as_file_name, read_json
 from samfed_monai.core.model_file import (
     SETTINGS,
@@ -24,6 +24,7 @@ from samfed_monai.core.model_file import (
     size_problems,
     trained_otherwise,
 )
+from samfed_monai.core.validators import require
 from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality_file import read_quality
 
@@ -156,8 +157,7 @@ class TrainedModel:
         weights, files = self.weights(site), workflow_files(self.bundle, workflow)
         contents = [read_json(path) for path in reversed(files) if path.is_file()]
         usual = next((content["image_size"] for content in contents if "image_size" in content), None)
-        if problems := size_problems(weights, own, usual):
-            raise Refused(problems)
+        require(size_problems(weights, own, usual))
         ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
         if wanted := base_sam_of(weights):
             config = WorkflowConfig(self.bundle, tuple(map(str, files)), ids)
@@ -190,10 +190,7 @@ class TrainedModel:
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.workflow import WorkflowConfig
 
-        found = Problems()
-        found.extend(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked))
-        found.extend(problems)
-        found.refuse_if_any()
+        require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked), problems)
         files = workflow_files(self.bundle, workflow)
         return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 
@@ -229,8 +226,7 @@ def filled_network(config: WorkflowConfig) -> nn.Module:
     from samfed_monai.handlers.model_loader import trained_weights
 
     weights = config.value("model")
-    if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
-        raise Refused(problems)
+    require(trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}))
     network: nn.Module = config.value("network_def")
     network.load_state_dict(trained_weights(network, weights), strict=False)
     return network.eval()

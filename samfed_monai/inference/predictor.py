@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -196,7 +196,8 @@ class Predictor:
             made_by = {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size}
         threshold = config.value("threshold")
         options = {"probabilities": probabilities, "threshold": threshold, "classes": self.classes, **made_by}
-        writer = MaskWriter(output_dir=output_dir, images=images, **options)
+        views = getattr(inferer, "views", 1)  # those of a teacher are in its identity
+        writer = MaskWriter(output_dir=output_dir, images=images, views=views, **options)
         if model.kind is Kind.ONNX:
             loader = config.value("dataloader")
         else:
@@ -272,7 +273,8 @@ class Predictor:
         pairs = scored_pairs(Path(output_dir), result)
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
-            colours = self._public_colours(datalist, data_root)
+            write_json(Path(output_dir) / "metrics.json", result)  # stays, if there is too little to calibrate on
+            colours = self._public_colours(datalist, data_root, result["sites"])
             quality = Quality(calibrated_on(everywhere, split), colours, digests_of(hashes))
             write_quality(quality, self.model.path)
         calibrating = sum(len(pairs[name]) for name in recognised(hashes, quality.images))
@@ -280,13 +282,18 @@ class Predictor:
         write_json(Path(output_dir) / "metrics.json", result)
         return result
 
-    def _public_colours(self, datalist: str, data_root: str) -> Colours | None:
-        """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images."""
+    def _public_colours(self, datalist: str, data_root: str, scored: Iterable[str]) -> Colours | None:
+        """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images.
+
+        A run whose server has no whole model sees them as the first of the sites that were ``scored``.
+        """
         from samfed_monai.federation.preparation import public_colours
 
         if self.model.kind is Kind.ADAPTER:
             return None
-        ids = self.model.ids("evaluate", self._asked("validate#inferer#views"), self.site)
+        run = self.model.run
+        owner = next((site for site in scored if run is not None and run.personal and site in run.sites), "")
+        ids = self.model.ids("evaluate", self._asked("validate#inferer#views"), owner)
         config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
@@ -340,7 +347,8 @@ class Predictor:
 
         def read(record: Mapping[str, Any]) -> dict[str, Any]:
             """The label as students are scored on it, beside the image as it is."""
-            return {**_at_native_size(record), "label": torch.as_tensor(preprocessing(dict(record))["label"])}
+            label = torch.as_tensor(preprocessing(dict(record))["label"])
+            return {**record, **_at_native_size(record), "label": label}
 
         evaluator = SupervisedEvaluator(
             device=best_device(),

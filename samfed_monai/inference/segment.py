@@ -17,6 +17,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
 from samfed_monai.core.io import make_folder, read_json
 from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
@@ -82,7 +83,8 @@ def segment(
             pictures = [
                 each for each in listed if each not in places and (image_paths(each) or not Path(each).is_dir())
             ]
-            volumes = _cut(found, scratch / "slices", reorient=reorient, skip_unreadable=skip_unreadable)
+            volumes, unread = _cut(found, scratch / "slices", reorient=reorient)
+            _leave_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable)
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
@@ -90,9 +92,7 @@ def segment(
             _refuse_twins([*names, *(name for volume in volumes for name in volume.slices.values())])
         also.refuse_misplaced(listed, [volume.header for volume in volumes if volume.header is not None])
         if volumes or videos:
-            problems = Problems()
-            problems.extend(MaskFolder(output).problems(images=listed))
-            problems.refuse_if_any()
+            require(MaskFolder(output).problems(images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
         if volumes:
@@ -177,20 +177,21 @@ class _Volume(NamedTuple):
     header: Any
 
 
-def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, skip_unreadable: bool) -> list[_Volume]:
+def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
     """Slices of volumes and DICOM objects as PNG files that are segmented like any others.
 
     Args:
         volumes: name and path of each.
         folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
         reorient: whether NIfTI volumes are turned to RAS+ first.
-        skip_unreadable: whether to leave out files that cannot be read, each with a warning.
+
+    Returns:
+        those that can be read, and what is wrong with the others.
 
     Raises:
-        Refused: a name that no table can hold, a file that cannot be read; all of them at once.
+        Refused: a name that no table can hold.
     """
-    if odd := name_problems(name for name, _ in volumes):
-        raise Refused(odd)
+    require(name_problems(name for name, _ in volumes))
     problems, found = Problems(), list[_Volume]()
     for name, path in progress_bar(volumes, desc="reading", unit="volume"):
         with problems.collected():
@@ -202,8 +203,7 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool, s
             names = [f"{name}/{number:04d}" for number in range(1, len(keys) + 1)] if len(keys) > 1 else [name]
             header = read_object(path, pixels=False) if kind_of(path) == DICOM else None
             found.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header))
-    _leave_out(problems, bool(found), skip_unreadable=skip_unreadable)
-    return found
+    return found, problems
 
 
 def _write(
@@ -261,5 +261,4 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
 def _refuse_twins(names: Sequence[str]) -> None:
     twins = sorted({name for name in names if names.count(name) > 1})
     hint = "rename one of them: both masks would have the same name"
-    if twins:
-        raise Refused([Problem(name, "it twice", "one image or volume of that name", hint) for name in twins])
+    require(Problem(name, "it twice", "one image or volume of that name", hint) for name in twins)

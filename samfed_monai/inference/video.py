@@ -178,26 +178,23 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
     graph: av.filter.Graph | None = None
     form = None
 
-    def ready() -> Iterator[av.VideoFrame]:
+    def pushed(frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        if graph is not None:
+            graph.vpush(frame)
         with suppress(av.error.BlockingIOError, av.error.EOFError):
             while graph is not None:
                 yield graph.vpull()
 
     for frame in frames:
         shape = (frame.width, frame.height, frame.format.name)
-        if graph is None or shape != form:
-            if graph is not None:
-                graph.vpush(None)
-                yield from ready()
+        if shape != form:
+            yield from pushed(None)
             graph, form = av.filter.Graph(), shape
             base = frame.time_base or Fraction(1, 1000)
             buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
             graph.link_nodes(buffer, graph.add(name, options), graph.add("buffersink")).configure()
-        graph.vpush(frame)
-        yield from ready()
-    if graph is not None:
-        graph.vpush(None)
-        yield from ready()
+        yield from pushed(frame)
+    yield from pushed(None)
 
 
 class OutlineVideo:

@@ -108,15 +108,22 @@ class Group:
 def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int | None = None) -> list[Group]:
     """Images as at most :data:`GROUPS` groups of at least ``least`` each, which a message holds; none of too few.
 
+    Empty masks, of estimate 0, are in no group: nothing is to be learned of them. Who knows the mean over all images
+    must not see from what is missing how many they are, nor a score of few images: at least ``least`` others are left
+    out with them, as many as make a multiple of it.
+
     Args:
-        estimates: of each image.
+        estimates: of each image; 0 of an empty mask.
         dice: true Dice of each image.
         least: images of a group; ``None`` keeps every image apart, however many there are.
     """
-    count = len(estimates) if least is None else min(GROUPS, len(estimates) // least)
+    pairs = [pair for pair in zip(estimates, dice, strict=True) if pair[0]]
+    if (left := len(estimates) - len(pairs)) and least is not None and least > 1:
+        pairs = pairs[least + -left % least :]
+    count = len(pairs) if least is None else min(GROUPS, len(pairs) // least)
     if not count:
         return []
-    estimated, true = np.asarray(estimates, float), np.asarray(dice, float)
+    estimated, true = np.array(pairs, float).T
     order = np.argsort(estimated, kind="stable")
     margins = np.sort([margin(*pair) for pair in zip(estimated, true, strict=True)])
     parts = zip(*(np.array_split(values, count) for values in (estimated[order], true[order], margins)), strict=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import networks_elsewhere
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data.classes import class_problems, outputs_of
@@ -96,11 +96,9 @@ def client_network(
         "network_def": {"_target_": "samfed_monai.networks.client_network", "name": "@network_name"}
     """
     if classes is not None:
-        if problems := class_problems(classes, "train.json -> classes"):
-            raise Refused(problems)
+        require(class_problems(classes, "train.json -> classes"))
         out_channels = outputs_of(classes)
-    if problems := network_problems(name, "train.json -> network_name"):
-        raise Refused(problems)
+    require(network_problems(name, "train.json -> network_name"))
     if feature_groups:
         require(one_of("network_def#feature_groups -> network_name", name, PYRAMIDS))
         kwargs["feature_groups"] = feature_groups

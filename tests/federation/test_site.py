@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -182,6 +183,16 @@ def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
         here.answer(Task.CHECK, message(extra=own))
     with pytest.raises(MessageRefused, match="expected noise: this site's file has an epsilon, found none"):
         node(floor=PrivacyFloor(epsilon=2.0))
+
+
+@pytest.mark.parametrize(("more", "images"), [({}, 2), ({"volume_n": 1}, 3)])
+def test_a_missed_lesion_calibrates_nothing_but_where_slices_are_scored(node, monkeypatch, more, images):
+    here, rows = node(), [{"estimate": 0.5, "dice": 0.5}] * 2 + [{"estimate": 0.75, "dice": 0.0, "empty": "prediction"}]
+    client = SimpleNamespace(scored_a_part=False, scores={"validation": rows})
+    scored = SimpleNamespace(client=client, answer=lambda task, asked: replace(asked, n=3, metrics=more))
+    monkeypatch.setattr(here, "_client_site", lambda: scored)
+    sent = here._evaluate(message(extra={"split": "validation"})).metrics
+    assert sum(value for name, value in sent.items() if name.startswith("quality_images_")) == images
 
 
 def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):

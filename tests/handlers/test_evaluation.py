@@ -79,10 +79,14 @@ def test_hssfs_convention_pools_both_directions_and_skips_empty_masks():
     assert state.scores[1]["hd95"] == 10.0
 
 
-def test_no_measured_image_leaves_no_hd95():
+def engine_with(*output):
     engine = Engine(lambda engine, batch: None)
-    engine.state.batch = {"id": ["a"]}
-    engine.state.output = [{"pred": torch.full((1, 4, 4), -5.0), "label": torch.ones(1, 4, 4)}]
+    engine.state.batch, engine.state.output = {"id": ["a"]}, list(output)
+    return engine
+
+
+def test_no_measured_image_leaves_no_hd95():
+    engine = engine_with({"pred": torch.full((1, 4, 4), -5.0), "label": torch.ones(1, 4, 4)})
     handler = ScoreHandler(skip_empty=True)
     handler(engine)
     handler.finish(engine)
@@ -124,11 +128,8 @@ def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
 
 
 def test_an_image_without_a_label_is_refused():
-    engine = Engine(lambda engine, batch: None)
-    engine.state.batch = {"id": ["a"]}
-    engine.state.output = [{"pred": torch.zeros(1, 2, 2)}]
     with pytest.raises(Refused, match="an image without a label; evaluate a split whose items have labels"):
-        ScoreHandler()(engine)
+        ScoreHandler()(engine_with({"pred": torch.zeros(1, 2, 2)}))
 
 
 def test_its_switches_are_true_or_false():
@@ -137,7 +138,7 @@ def test_its_switches_are_true_or_false():
 
 
 def test_an_empty_loader_is_told(caplog):
-    engine = Engine(lambda engine, batch: None)
+    engine = engine_with()
     ScoreHandler().finish(engine)
     assert engine.state.scores == []
     assert "no image was scored" in caplog.text

@@ -138,9 +138,13 @@ def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_co
     assert (tmp_path / "002.png").read_bytes() == b"corrected by hand"
 
 
-def test_what_bfloat16_made_says_so_in_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "value", "usual"), [("amp", "auto", False), ("views", 4, 1)])
+def test_what_is_not_as_usual_is_in_the_record(tmp_path: Path, option: str, value: Any, usual: Any) -> None:
     made: Any = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
-    engine_with(MaskWriter(**made, amp="auto")).run([0])
-    assert read_json(tmp_path / "out" / RECORD)["amp"] == "auto"
-    engine_with(MaskWriter(**{**made, "output_dir": tmp_path / "plain"}, amp=False)).run([0])
-    assert "amp" not in read_json(tmp_path / "plain" / RECORD), "as it was before there was the knob"
+    engine_with(MaskWriter(**made, **{option: value})).run([0])
+    assert read_json(tmp_path / "out" / RECORD)[option] == value
+    with pytest.raises(Refused, match=f"-> {option}: expected nothing, as now, found {value}; choose another"):
+        MaskWriter(**made, **{option: usual})
+    made["output_dir"] = tmp_path / "plain"
+    engine_with(MaskWriter(**made, **{option: usual})).run([0])
+    assert option not in read_json(tmp_path / "plain" / RECORD), "as it was before there was the option"

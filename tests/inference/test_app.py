@@ -38,7 +38,7 @@ def png(grey: int = 180) -> bytes:
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[App]:
-    made = App(Predictor("samfed_skin"), port=0)
+    made = App(Predictor("samfed_skin"), port=0, reorient=True)
     running = threading.Thread(target=made.run)
     running.start()
     yield made
@@ -122,9 +122,8 @@ def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path:
 def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> None:
     found = drop(app, "1" * 16, {"broken.png": png()[:60]})
     assert found["state"] == "refused"
-    assert found["html"].startswith(
-        "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
-    )
+    expected = "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
+    assert found["html"].startswith(expected)
     assert str(app.folder) not in found["html"]
     found = drop(app, "2" * 16, {"broken.png": png()[:60], "a.png": png()})
     assert found["state"] == "done"
@@ -153,6 +152,7 @@ def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> N
         ("PUT", f"TOKEN/{'e' * 16}/..", "", 400),
         ("PUT", f"TOKEN/{'e' * 16}/.hidden", "", 400),
         ("PUT", f"TOKEN/{'e' * 16}/a%00.png", "", 400),
+        ("PUT", f"TOKEN/{'e' * 16}/at%203.04%E2%80%AFPM%C2%A0.png", "", 200),
         ("PUT", f"TOKEN/{'e' * 16}/{'a' * 200}", "", 200),
         ("PUT", f"TOKEN/{'e' * 16}/{'a' * 201}", "", 400),
     ],
@@ -191,9 +191,7 @@ def test_a_port_in_use_and_one_that_is_none_are_refused(capsys: pytest.CaptureFi
         for asked in (port, 70000):
             assert main(["app", "--port", str(asked)]) == 2
             said = capsys.readouterr().err
-            assert (
-                f"--port: expected a free port of this machine, found {asked} (" in said
-            )  # what the system says of it
+            assert f"--port: expected a free port of this machine, found {asked} (" in said
             assert "); end the program that uses it, or try --port 0" in said
 
 

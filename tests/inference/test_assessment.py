@@ -233,7 +233,10 @@ def test_the_worst_that_are_not_among_the_doubtful_are_missed():
 def test_too_few_images_are_refused():
     with pytest.raises(Refused, match="--calibrate: expected at least 20 validation images with masks, found 19 im"):
         calibrated_on([(0.5, 0.5)] * 19, "validation")
-    assert calibrated_on([(0.5, 0.4)] * 20, "test")(0.5)[0] == pytest.approx(0.4)
+    made = calibrated_on([(0.5, 0.4)] * 20 + [(0.0, 1.0)] * 20 + [(0.0, 0.0)] * 4, "test")
+    assert (made.images, *made(0.5)) == (20, pytest.approx(0.4), pytest.approx(0.4)), "empty masks calibrate nothing"
+    with pytest.raises(Refused, match="20 test images with masks, found 19 images in which the model finds anything;"):
+        calibrated_on([(0.5, 0.4)] * 19 + [(0.0, 1.0)] * 4, "test")
 
 
 class TestFile:

@@ -138,9 +138,8 @@ def test_every_frame_of_every_class_comes_back_exactly_and_refers_to_its_own(sou
     assert plain.NumberOfFrames == len(labels) * len(frames)
     groups = plain.PerFrameFunctionalGroupsSequence
     references = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in groups]
-    assert {(each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID) for each in references} == {
-        (given.SOPClassUID, uid)
-    }
+    referenced = {(each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID) for each in references}
+    assert referenced == {(given.SOPClassUID, uid)}
     assert [int(each.get("ReferencedFrameNumber", 1)) for each in references] == frames * len(labels)
     assert ("FrameOfReferenceUID" in plain) is (source.name in ("CT_small.dcm", "enhanced.dcm"))
     if source.name == "enhanced.dcm":
@@ -156,15 +155,13 @@ def test_what_it_says_of_itself_of_the_patient_and_of_its_classes(tmp_path):
     source = photograph(tmp_path / "mole.dcm")
     given, seg = pydicom.dcmread(source), read(segmentation_of([source], masks_for(source, 3), *LABELS))
     described = seg.SegmentSequence
-    assert [(each.SegmentLabel, each.SegmentAlgorithmType) for each in described] == [
-        (label, "AUTOMATIC") for label in LABELS
-    ]
-    kinds = [each.SegmentedPropertyTypeCodeSequence[0] for each in described]
-    categories = [each.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning for each in described]
-    assert [
-        (kind.CodingSchemeDesignator, kind.CodeMeaning, category)
-        for kind, category in zip(kinds, categories, strict=True)
-    ] == list(LABELS.values())
+    assert {each.SegmentAlgorithmType for each in described} == {"AUTOMATIC"}
+    codes = {
+        each.SegmentLabel: (*each.SegmentedPropertyTypeCodeSequence, *each.SegmentedPropertyCategoryCodeSequence)
+        for each in described
+    }
+    found = [(label, (a.CodingSchemeDesignator, a.CodeMeaning, b.CodeMeaning)) for label, (a, b) in codes.items()]
+    assert found == list(LABELS.items())
     [algorithm] = described[0].SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("SAM-Fed", __version__)
     assert algorithm.AlgorithmParameters == "model=abc"
@@ -241,12 +238,8 @@ def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
 @pytest.fixture
 def infer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> int:
-        there = ["--output-dir", "masks", "--dicom-seg", "segs", "--image_size", "64", "--allow-other-size"]
-        return main(["infer", str(BUNDLE), *words, *there])
-
-    return run
+    there = ["--output-dir", "masks", "--dicom-seg", "segs", "--image_size", "64", "--allow-other-size"]
+    return lambda *words: main(["infer", str(BUNDLE), *words, *there])
 
 
 def test_infer_gives_objects_and_series_segmentations_equal_to_their_masks(infer, tmp_path, capsys):

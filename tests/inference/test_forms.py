@@ -87,22 +87,19 @@ def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
     assert "16.7&nbsp;% of the image, 400&nbsp;px" in text  # 10 rows of 40 columns, of 2400
 
 
-def test_bounds_and_times_are_shown():
+@pytest.mark.parametrize(
+    ("given", "there", "absent"),
+    [
+        (look("clip/000031", 0.8, seconds=61.26), ["at least 0.60", "at 1:01.3"], ["not calibrated"]),
+        (look("a", 0.2, ("empty",), rows=0, seconds=1), ["Nothing is outlined."], ["&nbsp;px", "nine in ten"]),
+    ],
+    ids=["of a frame", "of an empty mask, of which it is 0"],
+)
+def test_a_bound_and_a_time_are_shown(given, there, absent):
     made = LooksPage(["lesion"])
-    made.add(*look("clip/000031", 0.8, seconds=61.26))
+    made.add(*given)
     text = made.html()
-    assert "not calibrated" not in text
-    assert "at least 0.60" in text
-    assert "at 1:01.3" in text
-
-
-def test_an_empty_mask_is_named_and_a_bound_of_nothing_is_not_shown():
-    made = LooksPage(["lesion"])
-    made.add(*look("a", 0.2, ("empty",), rows=0, seconds=1))  # its bound is 0
-    text = made.html()
-    assert "Nothing is outlined." in text
-    assert "&nbsp;px" not in text
-    assert "nine in ten" not in text
+    assert [word for word in there if word not in text] == [word for word in absent if word in text] == []
 
 
 def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):

@@ -39,11 +39,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> int:
-        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", *SMALL])
-
-    return run
+    return lambda *words: main(["infer", str(BUNDLE), *words, "--output-dir", "masks", *SMALL])
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +246,19 @@ def test_patterns_do_not_fit_files_of_systems(mixed):
     shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
     assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
     assert images_of([str(mixed / "@eaDir"), str(mixed / "photo.png")]) == [str(mixed / "photo.png")]
-    assert images_of([str(mixed)]) == str(mixed)
+    assert images_of([str(mixed)]) == images_of([str(mixed / "deep" / "..")]) == str(mixed)
+
+
+def test_an_image_that_is_named_by_a_link_has_the_links_name(infer, given, capsys):
+    Path("cohort").mkdir()
+    shutil.copy(given / "photo.png", "DOE_JANE.png")
+    for name in ("p001.png", "p002.png"):
+        (Path("cohort") / name).symlink_to("../DOE_JANE.png")
+    assert infer("cohort/p001.png", "cohort/p00[12].png", "--areas", "areas.csv") == 0
+    assert list(areas(Path("areas.csv"))) == ["p001", "p002"]
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "p001.png", "p002.png"]
+    assert infer("cohort") == 2
+    assert "p001.png: expected a file in the folder, found a link that leads out of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -273,7 +281,8 @@ def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message)
 
 
 def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed, capsys):
-    for name in ("broken.jpg", "broken2.nii", "broken3.dcm"):
+    broken = ["broken2.nii", "broken3.dcm", "broken.jpg"]
+    for name in broken:
         (mixed / name).write_bytes(b"damaged")
     assert infer(str(mixed)) == 2
     said = capsys.readouterr().err
@@ -285,9 +294,9 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     assert {path.name for path in Path("masks").iterdir()} == {"inference.json", "scan.nii.gz", *drawn}
     assert {path.name for path in Path("looks").iterdir()} == {"scan", *drawn}
     left = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
-    assert [next(name for name in ("broken2.nii", "broken3.dcm", "broken.jpg") if name in text) for text in left] == [
-        *("broken2.nii", "broken3.dcm", "broken.jpg")
-    ]
+    assert [name for text in left for name in broken if name in text] == broken
+    assert infer(str(mixed / "photo.png"), str(mixed / "broken2.nii"), "--skip-unreadable") == 0
+    assert capsys.readouterr().err.count("left out: ") == 1
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[31mb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])

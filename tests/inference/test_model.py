@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,19 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
         assert main(["model", str(run), "--site", "site-2", "--output", str(file)]) == 0
     alone = evaluate(files[0], small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
-    state = torch.load(
-        files[1], weights_only=True
-    )  # a plain state dict in half precision, which says nothing of itself
+    state = torch.load(files[1], weights_only=True)  # a plain state dict in half precision
     assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
     settings = [*(f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")), "--allow-other-size"]
     half = evaluate(files[1], small_federation, tmp_path / "half", "--site", "site-2", *settings)
     assert half["average"]["dice"] == pytest.approx(rows["site-2"]["dice"], abs=0.01)
+
+
+def test_where_too_few_images_calibrate_a_run_all_scores_are_kept(fedper, small_federation, tmp_path, monkeypatch):
+    monkeypatch.setattr("samfed_monai.inference.predictor.require_enough", lambda images, split: None)
+    places = [str(place) for place in (small_federation / "list.json", small_federation, tmp_path)]
+    with pytest.raises(Refused, match="expected at least 20 validation images with masks, found 4 images;"):
+        Predictor("samfed_skin", fedper[0]).score(*places, calibrate=True)
+    assert sorted(read_json(tmp_path / "metrics.json")["sites"]) == ["site-1", "site-2"]
 
 
 def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):
@@ -149,8 +156,12 @@ def test_overrides_and_views_count(tmp_path, picture):
     model = small_model(tmp_path / "w.safetensors")
     (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
     assert np.array_equal(once.mask > 0, once.probability >= 0.3)
-    (four,) = Predictor("samfed_skin", model, views=4)([picture])
+    predictor = Predictor("samfed_skin", model, views=4)
+    (four,) = predictor([picture])
     assert not np.array_equal(once.probability, four.probability)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    predictor.write([str(tmp_path / "a.png")], tmp_path / "masks")
+    assert read_json(tmp_path / "masks" / "inference.json")["views"] == 4
 
 
 @pytest.mark.parametrize("share", [1.01, -0.1, float("nan")])
@@ -163,10 +174,7 @@ def test_what_the_model_does_not_have_is_refused_together(tmp_path, share):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"views": 2, "overrides": {"teacher#size": 64}},
-            "1 problem\n.*teacher#size: expected an id that this workflow",
-        ),
+        ({"views": 2, "overrides": {"teacher#size": 64}}, "1 problem\n.*teacher#size: expected an id that this"),
         ({"overrides": {"treshold": 0.4}}, "did you mean 'threshold'"),
         ({"site": "site-1"}, "--site: expected a run, found a weights file"),
     ],
@@ -200,33 +208,23 @@ def data(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def evaluate_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def with_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``evaluate`` or ``infer`` with the adapter, into the folder ``scores`` or ``masks``."""
     monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
-
-    def run(*words: str) -> int:
-        model = ["--model", str(work / "teacher.safetensors"), "--output-dir", str(tmp_path / "scores")]
-        return main(["evaluate", str(BUNDLE), *model, *data(work), *words])
-
-    return run
-
-
-@pytest.fixture
-def infer_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
-
-    def run(*words: str) -> int:
-        model = [str(work / "images" / "site-1" / "images"), "--model", str(work / "teacher.safetensors")]
-        return main(["infer", str(BUNDLE), *model, "--output-dir", str(tmp_path / "masks"), *words])
-
-    return run
+    given = {
+        "evaluate": [*data(work), "--output-dir", str(tmp_path / "scores")],
+        "infer": [str(work / "images" / "site-1" / "images"), "--output-dir", str(tmp_path / "masks")],
+    }
+    model = ["--model", str(work / "teacher.safetensors")]
+    return lambda command, *words: main([command, str(BUNDLE), *given[command], *model, *words])
 
 
 def teacher(work: Path, views: int = 1) -> Teacher:
     return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views)
 
 
-def test_its_scores_are_those_of_its_row_in_a_federation(evaluate_teacher, work, tmp_path, capsys):
-    assert evaluate_teacher("--image_size", "64") == 0
+def test_its_scores_are_those_of_its_row_in_a_federation(with_teacher, work, tmp_path, capsys):
+    assert with_teacher("evaluate", "--image_size", "64") == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
     fitted, listed = teacher(work), DataList.load(work / "list.json")
@@ -251,9 +249,9 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate_teacher, work,
     assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
 
 
-def test_site_split_views_and_the_bundles_own_settings_count(evaluate_teacher, work, tmp_path):
+def test_site_split_views_and_the_bundles_own_settings_count(with_teacher, work, tmp_path):
     words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
-    assert evaluate_teacher(*words, "--validate#scores#pooled", "true") == 0
+    assert with_teacher("evaluate", *words, "--validate#scores#pooled", "true") == 0
     found = read_json(tmp_path / "scores" / "metrics.json")
     assert list(found["sites"]) == ["site-2"]
     assert found["average"]["n"] == 1
@@ -261,8 +259,18 @@ def test_site_split_views_and_the_bundles_own_settings_count(evaluate_teacher, w
     assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
 
 
-def test_masks_have_each_images_size_and_are_the_teachers(infer_teacher, work, tmp_path, capsys):
-    assert infer_teacher("--probabilities", "--views", "2") == 0
+def test_slices_of_volumes_give_scores_of_whole_volumes(with_teacher, work, tmp_path):
+    listed = DataList.load(work / "list.json")
+    site, spacing = listed.sites["site-1"], (1.0, 1.0, 2.0)
+    slices = [replace(each, volume="v", slice=n, spacing=spacing) for n, each in enumerate(site.test, start=1)]
+    replace(listed, sites={"site-1": replace(site, test=slices)}).save(tmp_path / "volumes.json")
+    assert with_teacher("evaluate", "--image_size", "64", "--datalist", str(tmp_path / "volumes.json")) == 0
+    found = read_json(tmp_path / "scores" / "metrics.json")["sites"]["site-1"]
+    assert (found["n"], found["volumes"]["n"], found["volumes"]["measured"]) == (3, 1, 1)
+
+
+def test_masks_have_each_images_size_and_are_the_teachers(with_teacher, work, tmp_path, capsys):
+    assert with_teacher("infer", "--probabilities", "--views", "2") == 0
     records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
     fitted = teacher(work, 2)
     for record in records:
@@ -279,33 +287,31 @@ def test_masks_have_each_images_size_and_are_the_teachers(infer_teacher, work, t
         assert np.array_equal(found.mask, np.asarray(Image.open(tmp_path / "masks" / f"{found.name}.png")))
     note = read_json(tmp_path / "masks" / "inference.json")
     assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
-    assert infer_teacher("--views", "4") == 2, "other views are another inference"
+    assert with_teacher("infer", "--views", "4") == 2, "other views are another inference"
     assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
 
 
-def test_another_size_or_sam_is_refused_with_what_to_do(
-    evaluate_teacher, infer_teacher, work, tmp_path, monkeypatch, capsys
-):
-    assert evaluate_teacher("--teacher#size", "128") == 2
+def test_another_size_or_sam_is_refused_with_what_to_do(with_teacher, work, tmp_path, monkeypatch, capsys):
+    assert with_teacher("evaluate", "--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
     assert told in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     fake_checkpoint(tmp_path / "other" / "mobile_sam.pt", seed=1)
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "other"))
-    assert infer_teacher() == 2
+    assert with_teacher("infer") == 2
     assert "teacher.safetensors -> base_sha256: expected" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
-    assert infer_teacher() == 2
+    assert with_teacher("infer") == 2
     assert "run `samfed weights mobile_sam" in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_either_file_is_refused_together(evaluate_teacher, capsys):
-    assert evaluate_teacher("--image_sise", "64", "--teacher#view", "2") == 2
+def test_what_is_wrong_with_either_file_is_refused_together(with_teacher, capsys):
+    assert with_teacher("evaluate", "--image_sise", "64", "--teacher#view", "2") == 2
     error = capsys.readouterr().err
     assert "did you mean 'image_size'" in error
     assert "did you mean 'views'" in error
-    assert evaluate_teacher("--site", "site-9") == 2
+    assert with_teacher("evaluate", "--site", "site-9") == 2
     assert "site-9" in capsys.readouterr().err
 
 
@@ -319,11 +325,10 @@ def test_a_student_is_scored_over_views(work, tmp_path):
     assert dice[0] == dice[1] != dice[2]
 
 
-def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
+def test_a_damaged_adapter_is_refused(with_teacher, work, tmp_path, capsys):
     content = (work / "teacher.safetensors").read_bytes()
     (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
-    words = ["--model", str(tmp_path / "torn.safetensors"), "--output-dir", str(tmp_path / "scores")]
-    assert main(["evaluate", str(BUNDLE), *words, *data(work)]) == 2
+    assert with_teacher("evaluate", "--model", str(tmp_path / "torn.safetensors")) == 2
     assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
 
 

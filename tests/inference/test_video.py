@@ -126,9 +126,7 @@ def combing(picture: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "codec", "flagged"), [("a.mpg", "mpeg2video", True), ("b.mp4", "libx264", False)])
-def test_interlaced_frames_are_deinterlaced_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, codec: str, flagged: bool
-) -> None:
+def test_interlaced_frames_are_deinterlaced_and_said(tmp_path, caplog, name, codec, flagged):
     """The scene moves by 6 pixels from field to field. Some recorders take the signal for a progressive one: the file
     does not say what it is."""
     photo, woven = colonoscopy(1)[0], []
@@ -147,9 +145,7 @@ def test_interlaced_frames_are_deinterlaced_and_said(
     assert f"{tmp_path / name}: interlaced; 12 of 12 frames are shown and segmented deinterlaced" in caplog.text
 
 
-def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(tmp_path, caplog):
     path = encoded(tmp_path / "clip.mp4", "libx264", colonoscopy(25))
     with av.open(str(path)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

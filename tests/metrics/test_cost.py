@@ -58,6 +58,8 @@ def test_memory_is_that_of_weights_image_and_the_most_tensors_at_one_time() -> N
     pixels, weights = 8 * 8, 3 * 4 + 2 + 5
     # image 3 channels; at most a map of 4 channels and its copied half, of 2, and then their 1 channel
     assert cost_of(Doubled(), 8)["memory_bytes"] == 4 * (weights + (3 + 4 + 2 + 1) * pixels)
+    alone = cost_of(nn.Identity(), 8)
+    assert (alone["parameters"], alone["memory_bytes"]) == (0, 4 * 3 * pixels), "the image alone"
 
 
 def test_memory_that_is_let_go_and_a_shared_weight_count_once() -> None:
@@ -83,8 +85,3 @@ def test_the_median_pass_is_timed_and_what_takes_more_than_a_second_is_not_repea
     network = Watched()
     assert cost_of(network, 8)["milliseconds"] == pytest.approx(1000 * seconds)
     assert len(network.seen) == passes
-
-
-def test_a_network_without_parameters_costs_its_image() -> None:
-    found = cost_of(nn.Identity(), 8)
-    assert (found["parameters"], found["memory_bytes"]) == (0, 4 * 3 * 8 * 8)

@@ -77,14 +77,21 @@ class TestGroups:
             pytest.approx(sum(margins[3:]) / 2),
         ]
 
-    def test_of_too_few_images_there_is_none(self):
-        assert groups_of([0.5] * 4, [0.5] * 4, least=5) == []
+    @pytest.mark.parametrize(
+        ("drawn", "empty", "least", "images"),
+        [(4, 0, 5, 0), (19, 3, None, 19), (19, 3, 1, 19), (19, 3, 5, 12), (19, 5, 5, 14), (14, 1, 5, 5), (13, 1, 5, 0)],
+    )
+    def test_empty_masks_are_in_none_nor_to_be_counted_by_what_is_missing(self, drawn, empty, least, images):
+        found = groups_of([0.0] * empty + [0.5] * drawn, [1.0] * empty + [0.25] * drawn, least=least)
+        assert sum(each.images for each in found) == images
+        assert {(each.estimate, each.dice) for each in found} == ({(0.5, 0.25)} if images else set())
 
     @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=120), st.integers(1, 9))
     def test_no_group_is_smaller_than_asked_and_each_number_may_leave_a_site(self, pairs, least):
         found = groups_of([e for e, _ in pairs], [d for _, d in pairs], least=least)
         assert len(found) <= GROUPS
-        assert sum(each.images for each in found) in (0, len(pairs))
+        missing, empty = len(pairs) - sum(each.images for each in found), sum(e == 0 for e, _ in pairs)
+        assert not found or (missing == empty if least == 1 or not empty else least <= missing - empty < 2 * least)
         assert all(each.images >= least for each in found)
         numbers = metrics_of(found)
         for name, value in numbers.items():
@@ -134,7 +141,7 @@ class TestCalibration:
         assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
         assert Calibration.fit([]) is None
 
-    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=FEWEST, max_size=60))
+    @given(st.lists(st.tuples(st.floats(0, 1, exclude_min=True), st.floats(0, 1)), min_size=FEWEST, max_size=60))
     def test_survives_json_and_never_decreases(self, pairs):
         found = Calibration.fit(singles(pairs))
         assert quality_of(json.loads(json.dumps(Quality(found).as_dict())), "x").calibration == found

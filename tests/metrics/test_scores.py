@@ -144,10 +144,8 @@ def test_empty_masks_are_counted_and_left_out_of_hd95_alone_where_asked_for(skip
         **{"dice": pytest.approx(0.6), "iou": pytest.approx(1.6 / 3), "hd95": pytest.approx(hd95), "n": 3},
         "empty": {"both": 1, "prediction": 1, "label": 0},
     }
-
-
-def test_no_image_has_no_mean():
-    assert summarise([]) == {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": NO_MASKS}
+    nothing = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": NO_MASKS}
+    assert summarise([], skip_empty=skip_empty) == nothing, "no image has no mean"
 
 
 @pytest.mark.parametrize("skip_empty", [False, True])
@@ -330,6 +328,7 @@ def box(*slices: slice) -> np.ndarray:
 
 
 LABEL = box(slice(0, 2), slice(2, 6), slice(2, 6))
+HALF = box(slice(0, 1), slice(2, 6), slice(2, 6))  # of its slices
 
 
 @pytest.mark.parametrize(
@@ -339,7 +338,7 @@ LABEL = box(slice(0, 2), slice(2, 6), slice(2, 6))
         (box(slice(1, 3), slice(2, 6), slice(2, 6)), 0.5, 6.0),  # one slice further: a slice is 6 mm
         (box(slice(0, 2), slice(3, 7), slice(2, 6)), 0.75, 2.0),  # one row
         (box(slice(0, 2), slice(2, 6), slice(4, 8)), 0.5, 2.0),  # two columns of 1 mm
-        (box(slice(0, 1), slice(2, 6), slice(2, 6)), 2 / 3, 6.0),  # half of the slices
+        (HALF, 2 / 3, 6.0),
     ],
 )
 def test_dice_is_of_all_slices_together_and_distances_are_in_millimetres(prediction, dice, far):
@@ -363,14 +362,16 @@ def volume(prediction: np.ndarray, label: np.ndarray, spacing: tuple[float, floa
 
 
 def test_means_are_over_volumes_that_hold_a_class_and_an_absent_class_is_undefined():
-    half = box(slice(0, 1), slice(2, 6), slice(2, 6))
-    found = summarise_volumes([volume(LABEL, LABEL), volume(half, LABEL, None)], ["kidney", "spleen"])
+    found = summarise_volumes([volume(LABEL, LABEL), volume(HALF, LABEL, None)], ["kidney", "spleen"])
     assert found["classes"] == {
         "kidney": {"dice": pytest.approx(5 / 6), "hd95_mm": 0.0, "n": 2, "measured": 1},
         "spleen": {"dice": None, "hd95_mm": None, "n": 0, "measured": 0},
     }
     assert {key: found[key] for key in ("dice", "hd95_mm", "n", "measured")} == found["classes"]["kidney"]
-    assert "classes" not in summarise_volumes([volume(LABEL, LABEL)], ["foreground"])
+    single = summarise_volumes([volume(LABEL, LABEL)], ["foreground"])
+    assert "classes" not in single
+    assert pool([summarise([]), {**summarise([]), "volumes": single}])["volumes"]["n"] == 1
+    assert "volumes" not in pool([summarise([])]), "of a site of pictures alone"
 
 
 def test_slices_between_others_that_were_not_scored_keep_their_place():
@@ -383,18 +384,9 @@ def test_slices_between_others_that_were_not_scored_keep_their_place():
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_sites_pool_to_what_their_volumes_together_give(counts):
-    half = box(slice(0, 1), slice(2, 6), slice(2, 6))
-    of_sites = [[volume(LABEL, LABEL)] * whole + [volume(half, LABEL, None)] * halves for whole, halves in counts]
+    of_sites = [[volume(LABEL, LABEL)] * whole + [volume(HALF, LABEL, None)] * halves for whole, halves in counts]
     pooled = pool_volumes(summarise_volumes(each, ["a", "b"]) for each in of_sites)
     together = summarise_volumes([each for site in of_sites for each in site], ["a", "b"])
     assert pooled == {**together, "dice": pytest.approx(together["dice"]), "classes": pooled["classes"]}
-    assert pooled["classes"]["a"] == {
-        **together["classes"]["a"],
-        "dice": pytest.approx(together["classes"]["a"]["dice"]),
-    }
-
-
-def test_a_site_of_pictures_alone_has_no_volumes_in_the_pool():
-    of_volumes = {**summarise([]), "volumes": summarise_volumes([volume(LABEL, LABEL)], [])}
-    assert pool([summarise([]), of_volumes])["volumes"]["n"] == 1
-    assert "volumes" not in pool([summarise([])])
+    expected = together["classes"]["a"]
+    assert pooled["classes"]["a"] == {**expected, "dice": pytest.approx(expected["dice"])}
