@@ -162,7 +162,7 @@ OPTIONS = {
     "root": _option("folder of the images, and the data root of the list", "DIR", type=Path),
     "name_of_source": _option("name of an entry point of the group samfed_monai.sources", "NAME"),
     "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
-    "--by-folder": _switch("images in one folder below images, as of a patient, stay in one split"),
+    "--by-folder": _switch("all images below one folder of images, as of a patient, stay in one split"),
     "--by-sequence": _switch("frames of one video are one group, where known"),
     "--category": _list(
         "categories that are foreground, if there are several", "NAME[,NAME]", type=_names, dest="categories"

@@ -55,7 +55,7 @@ class Options:
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
-        by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
+        by_folder: whether all images below one folder of ``images`` are a group, as the slices of a volume are.
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
@@ -364,8 +364,10 @@ def _of_one_name(sites: Sites) -> list[str]:
 
 
 def _by_folder(one: Found) -> Found:
-    folder = PurePosixPath(one.image).parent
-    return replace(one, group=None if folder.name == "images" else str(folder))
+    """The image with the folder behind ``images`` that it is below as its group, as that of a patient's visits."""
+    parts = PurePosixPath(one.image).parts
+    end = 3 if parts[:2] == (one.origin, "images") else 2  # one site's own folder has no site in its paths
+    return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
 
 
 def prepare_coco(

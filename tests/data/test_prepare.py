@@ -95,18 +95,19 @@ def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_meas
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
-    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in range(4)]
+    visits = ["b/1", "b/3", "images/0", "images/2"]
+    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in visits]
     drawn(root / "a", *(f"images/{frame}.png" for frame in frames), *(f"masks/{frame}_mask.png" for frame in frames))
     made = prepare_folders(root, options(tmp_path, public="public", validation=0.3, test=0.3, by_folder=True))
     [found] = made.datalist.sites.values()
     for split, items in found.splits():
         assert {one.label for one in items} == {
-            one.image.replace("images", "masks").replace(".png", "_mask.png") for one in items
+            one.image.replace("images", "masks", 1).replace(".png", "_mask.png") for one in items
         }
         assert len({one.group for one in items}) == 1, "a patient's images stay together"
         records = load_records(made.datalist, root, split=split.value, site="a")
         folder = items[0].group.rpartition("/")[2]
-        assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in range(4)]
+        assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in visits]
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
     told = "images of a have names that others have in other folders, such as"
     assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
