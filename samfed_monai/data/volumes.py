@@ -6,7 +6,7 @@ import gzip
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,13 @@ from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
     Written,
+    list_images,
     lonely_sentence,
     mask_stem,
     match_masks,
     others_in,
     relative,
+    site_folders,
     sites_in,
     taken_back_if_refused,
     write_new,
@@ -383,11 +385,10 @@ def cut_nifti(
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     volumes, sentences = _volumes_below(root, slices, problems)
-    problems.extend(_of_no_volume(volumes))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out: list[Path] = []
-    blank, voxels, notes = 0, defaultdict[str, list[Sequence[float]]](list), volumes_of(slices)
+    left_out, kept, notes = list[Path](), set[Path](), dict[str, Any]()
+    blank, voxels = 0, defaultdict[str, list[Sequence[float]]](list)
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
@@ -401,6 +402,7 @@ def cut_nifti(
                 else:
                     problems.extend(map(or_skip, refusal.problems) if unreadable else refusal.problems)
                 continue
+            kept |= cut.keys()
             blank += single
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             if spacing:
@@ -410,6 +412,8 @@ def cut_nifti(
             if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
+        if not len(problems):  # of a volume with one, no slices are known
+            problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
         at = slices / VOLUMES
         files.setdefault(at, at.read_bytes() if at.exists() else None)
@@ -478,13 +482,15 @@ def _is_unreadable(volume: Path) -> bool:
     return False
 
 
-def _of_no_volume(volumes: Sequence[_Volume]) -> list[Problem]:
-    """Folders of slices that an earlier call has cut, of volumes or masks that are not there any more."""
-    kept = {each.site / "images" / each.name for each in volumes}
-    kept |= {each.site / "masks" / each.name for each in volumes if each.mask is not None}
-    there = [path for site in dict.fromkeys(each.site for each in volumes) for path in site.glob("*/*")]
+def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
+    """Pictures that would be taken for slices or their masks, by folder, and are none of those that were cut."""
+    others = defaultdict[Path, list[str]](list)
+    for folder in (site / kind for site in site_folders(slices) for kind in ("images", "masks")):
+        for path in (path for path in list_images(folder) if path not in cut):
+            others[path.parent].append(path.name)
     expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
-    return [Problem(str(path), "slices of none", expected, hint) for path in sorted(there) if path not in kept]
+    found = {folder: f"{counted(len(names), 'slice')} of none, such as {names[0]}" for folder, names in others.items()}
+    return [Problem(str(folder), found[folder], expected, hint) for folder in found]
 
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:

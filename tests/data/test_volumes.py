@@ -305,10 +305,13 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
         assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
         assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
     assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
-    (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
-    with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
+    (tmp_path / "in/b").rename(tmp_path / "withdrawn")
+    other = save(tmp_path / "out/a/masks/p1/p1_0004.png", picture(0))
+    none = r"expected slices of volumes and masks of DIR alone, found 1 slice of none, such as"
+    with pytest.raises(Refused, match=rf"a/masks/p1: {none} p1_0004\.png; .*\n.*b/images/sub_p1: {none} sub_p1_0001\.p"):
         cut_nifti(tmp_path / "in", tmp_path / "out")
-    (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
+    (tmp_path / "withdrawn").rename(tmp_path / "in/b")
+    other.unlink()
     (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
     with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
         cut_nifti(tmp_path / "in", tmp_path / "out")
