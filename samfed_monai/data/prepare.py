@@ -438,7 +438,7 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
     check_first(options)
     if options.unpack:
         unpack_all(Path(root))
-    found = options.grouped(find_isic(root))
+    found = options.grouped(find_isic(root, kinds_read=["ZIP"] if options.unpack else []))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
 

@@ -29,6 +29,7 @@ from samfed_monai.data.folders import (
     mask_stem,
     match_masks,
     others_in,
+    passed_over,
     relative,
     site_folders,
     sites_in,
@@ -495,7 +496,8 @@ def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
-    sites, sentences, volumes = sites_in(root), list[str](), list[_Volume]()
+    sites, volumes = sites_in(root), list[_Volume]()
+    sentences = passed_over(root, [site.name for site in sites], kind=NIFTI) if root not in sites else []
     for site in sites:
         where = slices / (site.resolve().name if site == root else site.name)
         with problems.collected():
@@ -519,8 +521,8 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
             found_here, expected = f"a second {each.name}", "one volume of that name in a site"
             problems.add(str(each.path), found=found_here, expected=expected)
     if not sites:
-        expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
-        problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
+        hint = "; ".join(sentences) or "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)
     return volumes, sentences
 
 

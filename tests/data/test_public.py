@@ -91,14 +91,22 @@ def test_every_collection_is_understood_as_images_and_masks(tmp_path):
     assert list(found.sites)[-1] == "BKAI-IGH-NeoPolyp"
 
 
-def test_names_that_only_resemble_a_collection_are_not_read(tmp_path):
+def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair_counted(tmp_path, caplog):
     assert collection_of("Kvasir-Instrument") is None
     assert collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
-    drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg")
+    drawn(
+        tmp_path, "Kvasir-Capsule/a.jpg", *(f"Kvasir-SEG/{name}" for name in ("images/other/a.jpg", "masks/gone.png"))
+    )
+    (tmp_path / "Kvasir-SEG/images/b.gif").touch()
     found = find_polyps(tmp_path)
     assert found.caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
     assert len(found.sites["Kvasir-SEG"]) == 3, "nor is a folder of another name in that of the images"
+    said = "not read: 1 GIF (b.gif), 1 JSON (kavsir_bboxes.json), 1 picture (a.jpg)"
+    assert caplog.messages == [
+        "1 mask of Kvasir-SEG belongs to no image; left out, such as gone.png",
+        f"{tmp_path}/Kvasir-SEG: {said}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +139,6 @@ def test_fault_22_and_what_is_no_official_layout_is_refused_with_what_to_do(tmp_
         (tmp_path / name).touch() if name.endswith((".zip", ".rar")) else drawn(tmp_path, name)
     with pytest.raises(Refused, match=told):
         find(tmp_path)
-
-
-def test_masks_without_an_image_are_told_with_their_folder(tmp_path, caplog):
-    polyp_folders.kvasir(tmp_path)
-    save(tmp_path / "Kvasir-SEG" / "masks" / "gone.png", disc())
-    find_polyps(tmp_path)
-    assert "1 mask of Kvasir-SEG/masks belongs to no image; left out, such as gone.png" in caplog.text
 
 
 @pytest.mark.parametrize(("sequence", "frames", "count"), [(clinicdb_sequence, 612, 29), (colondb_sequence, 380, 15)])
@@ -173,14 +174,18 @@ def test_other_names_have_no_sequence():
     ],
     ids=["2016", "2017", "2018"],
 )
-def test_official_archives_of_isic(tmp_path, images, masks, ending):
+def test_official_archives_of_isic(tmp_path, images, masks, ending, caplog):
     drawn(tmp_path / images, "ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png")
     (tmp_path / images / "ATTRIBUTION.txt").write_text("x")
-    save(tmp_path / masks / f"ISIC_0000000{ending}.png", disc())
+    for number in (0, 2):
+        save(tmp_path / masks / f"ISIC_000000{number}{ending}.png", disc())
     assert [(one.image, one.label, one.origin) for one in find_isic(tmp_path)] == [
         (f"{images}/ISIC_0000000.jpg", f"{masks}/ISIC_0000000{ending}.png", images),
         (f"{images}/ISIC_0000001.jpg", None, images),
     ]
+    lonely, others = caplog.messages
+    assert lonely.endswith(f" belongs to no image; left out, such as ISIC_0000002{ending}.png")
+    assert others.endswith(": not read: 1 picture (ISIC_0000000_superpixels.png), 1 text (ATTRIBUTION.txt)")
 
 
 CLIENT = {"labeled_train": [], "unlabeled_train": ["3.jpg"], "val_list": ["4.png"], "test_list": ["5.png", "6.png"]}
