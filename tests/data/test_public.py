@@ -95,9 +95,7 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
     assert collection_of("Kvasir-Instrument") is None
     assert collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
-    drawn(
-        tmp_path, "Kvasir-Capsule/a.jpg", *(f"Kvasir-SEG/{name}" for name in ("images/other/a.jpg", "masks/gone.png"))
-    )
+    drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg", "Kvasir-SEG/masks/gone.png")
     (tmp_path / "Kvasir-SEG/images/b.gif").touch()
     found = find_polyps(tmp_path)
     assert found.caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
