@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import Written, read_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import departures
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
-from samfed_monai.data.folders import Written, list_images, relative, sites_in, write_new
+from samfed_monai.data.folders import list_images, relative, sites_in
 from samfed_monai.data.partitions import parts_in_common
 from samfed_monai.data.reading import png_of, read_image
 

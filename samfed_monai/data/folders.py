@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
-from samfed_monai.core.io import write_bytes
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
@@ -434,41 +432,3 @@ def _values(label: str, root: Path) -> set[int]:
         return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
     except Refused:
         return {-1}
-
-
-Written = dict[Path, bytes | None]
-"""Files that a command wrote, with what they held before; ``None`` of new ones."""
-
-
-@contextmanager
-def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
-    """Takes the files that are written; if anything is refused, they are as before, and folders empty then are deleted.
-
-    Args:
-        written: files that an earlier step wrote, which are taken back, too.
-    """
-    written = {} if written is None else written
-    try:
-        yield written
-    except Refused:
-        for path, before in written.items():
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_bytes(path, before)
-        for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-def write_new(files: Mapping[Path, bytes], written: Written) -> None:
-    """Writes what is not there yet; refuses all of it where a file has another content."""
-    problems, hint = Problems(), "move it away, or do without what it would be drawn of"
-    for path, content in files.items():
-        if path.exists() and path.read_bytes() != content:
-            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
-    problems.refuse_if_any()
-    for path in [path for path in files if not path.exists()]:
-        write_bytes(path, files[path])
-        written[path] = None

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
+from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import unpack_all
@@ -18,7 +19,7 @@ from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey,
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
-from samfed_monai.data.folders import Found, declare_kinds, find_folders, taken_back_if_refused, without_mask
+from samfed_monai.data.folders import Found, declare_kinds, find_folders, without_mask
 from samfed_monai.data.partitions import (
     Groups,
     Places,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import read_json, sha256_bytes, write_bytes
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.io import read_json, sha256_bytes, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import one_of, require, whole
@@ -451,11 +451,8 @@ def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> l
 
 
 def _save(path: Path, content: bytes) -> str:
-    """Writes an image atomically, over no other, and returns the SHA-256 of its bytes."""
-    if path.exists() and path.read_bytes() != content:
-        expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
-        raise refused(path, found="another image", expected=expected, hint=hint)
-    write_bytes(path, content)
+    """Writes an image or a volume atomically, over no other, and returns the SHA-256 of its bytes."""
+    write_new({path: content}, {}, hint="render another seed, scene or size into a new folder")
     return sha256_bytes(content)
 
 
@@ -572,7 +569,7 @@ def render_volumes(
         Names of the sites.
 
     Raises:
-        Refused: a count or size is out of range.
+        Refused: a count or size is out of range, or another volume is in the way.
     """
     import nibabel
 
@@ -594,6 +591,6 @@ def render_volumes(
                     image = nibabel.Nifti1Image(data, affine_of(scanner, shape))
                     image.header.set_xyzt_units("mm")
                     content = gzip.compress(image.to_bytes(), mtime=0)
-                    write_bytes(Path(folder) / site / kind / f"{site}_{index + 1:02d}.nii.gz", content)
+                    _save(Path(folder) / site / kind / f"{site}_{index + 1:02d}.nii.gz", content)
                 bar.update()
     return list(counts)

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
-from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.io import Written, read_json, taken_back_if_refused, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
-    Written,
     list_images,
     lonely_sentence,
     mask_stem,
@@ -33,8 +32,6 @@ from samfed_monai.data.folders import (
     relative,
     site_folders,
     sites_in,
-    taken_back_if_refused,
-    write_new,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import png_of

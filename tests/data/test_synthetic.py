@@ -194,7 +194,11 @@ def test_the_files_say_where_their_voxels_are(volumes):
 
 def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
     render_volumes(tmp_path, **{**SMALL, "volumes": 1, "public": 0})
-    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == (volumes / "ct/images/ct_01.nii.gz").read_bytes()
+    made = (volumes / "ct/images/ct_01.nii.gz").read_bytes()
+    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
+    with pytest.raises(Refused, match=r"ct_01\.nii\.gz: expected none, or the very one .* found another file; render"):
+        render_volumes(tmp_path, **SMALL, seed=1)
+    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
 
 
 def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_their_classes(volumes, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.folders import taken_back_if_refused
+from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.data.volumes import (
     cut_nifti,
     different_orientations,

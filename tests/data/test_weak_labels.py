@@ -14,6 +14,7 @@ from PIL import Image
 
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, check_datalist, render_synthetic
 from samfed_monai.data.datalist import Item, Site
 from samfed_monai.data.prepare import Prepared, prepare_folders
@@ -204,6 +205,10 @@ def test_empty_and_full_masks_stay_masks_and_an_image_without_one_stays_so(tmp_p
     drawn = weaken_list(listed, tmp_path, {"a": "box"}).sites["a"].unlabelled
     assert [one.label_kind for one in drawn] == ["box", None, None, None]
     assert drawn[1:] == listed.sites["a"].unlabelled[1:]
+    save(tmp_path / items[0].label, disc(radius=5))  # another mask, whose label must not replace the first one's
+    with pytest.raises(Refused, match=r"/weak/box-0/masks/some\.png: .* found another file; take another --seed, or"):
+        weaken_list(listed, tmp_path, {"a": "box"})
+    assert sha256_file(tmp_path / drawn[0].label) == drawn[0].label_sha256
 
 
 def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
