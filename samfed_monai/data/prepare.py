@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.io import taken_back_if_refused
-from samfed_monai.core.validators import require
+from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
@@ -129,7 +129,7 @@ class Prepared:
     coverage: list[Coverage] = field(default_factory=list)
 
 
-UNUSED = ("public", "validation", "test", "unseen", "label_kinds")
+UNUSED = ("public", "validation", "test", "unseen", "label_kinds", "limit_per_site")
 NOTHING = "nothing beside --test-only, with which every image that has a mask is a test image"
 
 
@@ -137,13 +137,17 @@ def check_first(options: Options) -> None:
     """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written."""
     problems = Problems()
     problems.extend(share_problems(options.validation, options.test))
+    problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     given, default = vars(options), vars(Options(options.output))
     unused = [name for name in UNUSED if (given[name] or None) != (default[name] or None)] if options.test_only else []
     for name in unused:
-        option = f"--{name.replace('_kinds', '-kind')}"
+        option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
         problems.add(option, found="it", expected=NOTHING, hint="leave it out")
+    if options.groups is None and options.group_column != default["group_column"]:
+        expected, hint = "--groups FILE.csv beside it", "give both, or none"
+        problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)
     with problems.collected():
         require_free(options.output, name=options.called)
     problems.refuse_if_any()

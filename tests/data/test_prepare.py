@@ -59,6 +59,9 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
         (prepare_folders, {"public": "public", "validation": 1.5}, "--validation: expected a share"),
         (prepare_isic, {"test": -1}, "--test: expected a share"),
         (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
+        (prepare_polyp, {"limit_per_site": -1}, "--limit-per-site: expected a number of images >= 0, found -1"),
+        (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* beside it, found 'patient'"),
+        (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing beside --test"),
     ],
 )
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path, prepare, shares, told):
