@@ -268,11 +268,8 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         return _from_run_lengths(segmentation, height, width, where)
     polygons = _polygons_in(segmentation)
     if not polygons:
-        expected, hint = (
-            "polygons or run lengths",
-            "a box alone is no mask: see `samfed prepare weak`, or draw outlines",
-        )
-        raise refused(where, found="no outline", expected=expected, hint=hint)
+        hint = "a box alone is no mask: see `samfed prepare weak`, or draw outlines"
+        raise refused(where, found="no outline", expected="polygons or run lengths", hint=hint)
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
     values = [value for polygon in polygons for value in polygon]

@@ -350,12 +350,8 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
     """Fault 63: ``images`` holds black and white pictures, and ``masks`` none, as far as a few of each tell."""
     kinds = [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)]
     if kinds == [{True}, {False}]:
-        raise refused(
-            folder,
-            found="masks in the folder 'images', and pictures in the folder 'masks'",
-            expected="pictures in 'images', masks in 'masks'",
-            hint="the two folders are swapped: exchange their names",
-        )
+        found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
+        raise refused(folder, found=found, expected=expected, hint="the two folders are swapped: exchange their names")
 
 
 def _is_mask(path: Path) -> bool | None:

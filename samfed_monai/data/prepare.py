@@ -229,13 +229,10 @@ def of_sites(
     looked = look_at(found, root, options, known)
     if options.test_only:
         labelled = {site: [one for one in ones if one.label is not None] for site, ones in looked.found.items()}
-        lacking = {site: len(ones) - len(labelled[site]) for site, ones in looked.found.items()}
-        left_out = [
-            counted(number, f"image of {site} has", f"images of {site} have") + " no mask: left out"
-            for site, number in lacking.items()
-            if number
-        ]
-        caveats = [*caveats, *left_out]
+        lacking = Counter(site for site, ones in looked.found.items() for one in ones if one.label is None)
+        for site, number in lacking.items():
+            who = counted(number, f"image of {site} has", f"images of {site} have")
+            caveats = [*caveats, f"{who} no mask: left out"]
         if not any(labelled.values()):
             found_here = next(iter([*caveats, *looked.sentences]), "no image with a mask")
             hint = "put masks into DIR/<site>/masks, each called as its image"

@@ -118,9 +118,8 @@ def look_of(scene: str, index: int, seed: int) -> Look:
     random = np.random.default_rng(derive_seed(seed, "look", scene, index))
     gains, scale = random.uniform(0.9, 1.08, 3), float(random.uniform(0.75, 1.25))
     red, green, blue = (float(gain * light) for gain, light in zip(gains, look.light, strict=True))
-    return replace(
-        look, light=(red, green, blue), radius=(max(0.07, look.radius[0] * scale), min(0.42, look.radius[1] * scale))
-    )
+    radius = max(0.07, look.radius[0] * scale), min(0.42, look.radius[1] * scale)
+    return replace(look, light=(red, green, blue), radius=radius)
 
 
 def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -276,9 +275,8 @@ def _hairs(random: np.random.Generator, shape: Shape, count: int) -> Field:
         way = length * np.array([np.cos(turn), np.sin(turn)])
         bend = random.normal(0, 0.16) * np.array([-way[1], way[0]])
         start = random.uniform(-0.1, 1.1, 2) * size - 0.4 * way
-        lines.append(
-            (start + steps * way + 4 * steps * (1 - steps) * bend, size.min() / 256 * random.uniform(0.5, 1.6))
-        )
+        width = size.min() / 256 * random.uniform(0.5, 1.6)
+        lines.append((start + steps * way + 4 * steps * (1 - steps) * bend, width))
     return _lines(shape, lines)
 
 

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,9 +118,8 @@ def read_mask_slices(
     shapes = _space(mask), _space(volume)
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
-        raise refused(
-            path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
-        )
+        hint = "export it on the volume's grid"
+        raise refused(path, f"{found} voxels", f"{expected}, as {Path(like).name} has", hint)
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {apart:.4g} mm from the volume's"
@@ -473,11 +472,10 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _is_unreadable(volume: Path) -> bool:
-    try:
+    with suppress(Refused):
         read_slices(volume)
-    except Refused:
-        return True
-    return False
+        return False
+    return True
 
 
 def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:

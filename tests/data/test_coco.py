@@ -214,14 +214,9 @@ DISC, SMALL = (np.array(disc(radius=radius)) > 0 for radius in (8, 4))
 
 
 def annotated(
-    site: Path,
-    masks: dict[str, np.ndarray | None],
-    *,
-    listed: dict[str, str] | None = None,
-    file: str = "a.json",
-    label: str = "lesion",
+    site: Path, masks: dict[str, np.ndarray | None], *, listed: Any = None, file: str = "a.json", label: str = "lesion"
 ) -> None:
-    """Pictures with the annotations of their masks, of ``None`` without any; ``listed`` are other names in the file."""
+    """Pictures with the annotations of their masks, of ``None`` without any; ``listed`` are other names there."""
     pictures = []
     for number, name in enumerate(masks):
         save(site / "images" / name, picture(number))
