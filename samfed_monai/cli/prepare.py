@@ -162,15 +162,11 @@ OPTIONS = {
     "root": _option("folder of the images, and the data root of the list", "DIR", type=Path),
     "name_of_source": _option("name of an entry point of the group samfed_monai.sources", "NAME"),
     "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
-    "--by-folder": _switch("images in one folder below images, as of a patient, stay in one split"),
+    "--by-folder": _switch("all images below one folder of images, as of a patient, stay in one split"),
     "--by-sequence": _switch("frames of one video are one group, where known"),
-    "--category": _list(
-        "categories that are foreground, if there are several", "NAME[,NAME]", type=_names, dest="categories"
-    ),
+    "--category": _list("those that are foreground, of several", "NAME[,NAME]", type=_names, dest="categories"),
     "--classes": _list("what the values 1, 2, … of masks mean, if not binary", "NAME,NAME", type=_names),
-    "--data-root": _option(
-        "where the images are; weak labels are written to its folder weak", "DIR", type=Path, required=True
-    ),
+    "--data-root": _option("where the images are; weak labels go to its folder weak", "DIR", type=Path, required=True),
     "--divide": _option("cut each site but the unseen ones into N, by whole groups", "N", type=int),
     "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
     "--group-column": _option("the CSV's column", "NAME", default="group"),
@@ -209,9 +205,7 @@ OPTIONS = {
     ),
     "--volumes": _option("of each site", "N", type=int),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
-    "--without-spacing": _list(
-        "sites of which the headers' voxel sizes are not true: no HD95 in mm", "NAME[,NAME]", type=_names
-    ),
+    "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),
     "--without-annotation": _option("what such pictures are", choices=("unlabelled", "empty"), default="unlabelled"),
 }
 """Every option once; what follows a colon tells those of one name apart."""

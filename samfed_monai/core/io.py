@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import quote
@@ -167,6 +167,46 @@ def write_bytes(path: str | Path, content: bytes, *, mode: int = PRIVATE) -> Non
     """Writes ``content``, atomically; ``mode`` as in :func:`atomic_write`."""
     with atomic_write(path, mode=mode) as stream:
         stream.write(content)
+
+
+Written = dict[Path, bytes | None]
+"""Files that a command wrote, with what they held before; ``None`` of new ones."""
+
+
+@contextmanager
+def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
+    """Takes the files that are written; if anything is refused, they are as before, and folders empty then are deleted.
+
+    Args:
+        written: files that an earlier step wrote, which are taken back, too.
+    """
+    written = {} if written is None else written
+    try:
+        yield written
+    except Refused:
+        for path, before in written.items():
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_bytes(path, before)
+        for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def write_new(
+    files: Mapping[Path, bytes], written: Written, hint: str = "move it away, or do without what it would be drawn of"
+) -> None:
+    """Writes what is not there yet; refuses all of it where a file has another content; ``hint`` says what to do."""
+    problems = Problems()
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
+    problems.refuse_if_any()
+    for path in [path for path in files if not path.exists()]:
+        write_bytes(path, files[path])
+        written[path] = None
 
 
 def write_text(path: str | Path, text: str, *, mode: int = PRIVATE) -> None:

@@ -57,10 +57,11 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
 
     Args:
         archive: a zip file; backslashes in it are slashes, as older programs for Windows write them.
-        folder: where to unpack; it is created. Files that are there already are overwritten.
+        folder: where to unpack; it is created. A file that is there with another content stays as it is, with a
+            warning: it may have been corrected.
 
     Returns:
-        The files written. Archives among them are logged, and not unpacked.
+        Its files. Archives among them are logged, and not unpacked.
 
     Raises:
         Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
@@ -68,16 +69,25 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
     """
     archive, folder = Path(archive), Path(folder)
     members = _members(archive, folder)
+    kept = {member.filename: member for member in members if _differs(folder / member.filename, member)}
     with _readable(archive) as opened:
         make_folder(folder)
-        for member in members:
+        for member in (member for member in members if member.filename not in kept):
             opened.extract(member, folder)
             (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
+    if kept:
+        who = counted(len(kept), "file differs from the archive's and was", "files differ from the archive's and were")
+        first = folder / next(iter(kept))
+        logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, who, first)
     files = [folder / member.filename for member in members if not member.is_dir()]
     if inside := [path.name for path in files if path.suffix.lower() in ARCHIVES]:
         who = counted(len(inside), "archive")
         logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, who, inside[0])
     return files
+
+
+def _differs(path: Path, member: zipfile.ZipInfo) -> bool:
+    return path.is_file() and (path.stat().st_size, zlib.crc32(path.read_bytes())) != (member.file_size, member.CRC)
 
 
 @contextmanager

@@ -204,12 +204,10 @@ def leaks(datalist: DataList) -> list[Problem]:
         here = (site, split, item.image)
         there = first.setdefault(item.sha256, here)
         if (there[0], there[1]) != (site, split) and (split in MEASURING or there[1] in MEASURING):
-            problems.add(
-                item.image,
-                found=f"the same bytes in {place(*here)} and, as {there[2]}, in {place(*there)}",
-                expected=f"an image of {split.value if split in MEASURING else there[1].value} in no other split",
-                hint="take it out of one of them, or results look better than they are",
-            )
+            found = f"the same bytes in {place(*here)} and, as {there[2]}, in {place(*there)}"
+            expected = f"an image of {split.value if split in MEASURING else there[1].value} in no other split"
+            hint = "take it out of one of them, or results look better than they are"
+            problems.add(item.image, found=found, expected=expected, hint=hint)
     return list(problems)
 
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:  # the command line asks for names of classes alone
 MOST = 14
 """Largest number of classes: the scores of as many fit into one message (:mod:`samfed_monai.protocol.message`)."""
 
-COLOURS = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
-)
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 """Colours of classes in pictures, those of Okabe and Ito, in the order of the classes; the eighth has the first's."""
 
 

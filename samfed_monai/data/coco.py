@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import Written, read_json, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, one_of, require
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
-from samfed_monai.data.folders import Written, list_images, relative, sites_in, write_new
+from samfed_monai.data.folders import list_images, relative, sites_in
 from samfed_monai.data.partitions import parts_in_common
 from samfed_monai.data.reading import png_of, read_image
 
@@ -101,7 +101,9 @@ class Annotated:
         file_name: as it is there.
         height: pixels.
         width: pixels.
-        annotations: as they are there, by their ids (or places, where they have none).
+        annotations: as they are there, by their ids (or places, where they have none), with the name of their
+            ``category``.
+        names: of all categories of its file.
     """
 
     where: Path
@@ -109,6 +111,7 @@ class Annotated:
     height: int
     width: int
     annotations: dict[Any, Mapping[str, Any]] = field(default_factory=dict)
+    names: Collection[str] = ()
 
     def mask(self) -> Mask:
         """The foreground: every annotation's pixels together, also those of crowds.
@@ -175,16 +178,11 @@ COCO_SCHEMA = {
 """What is read of a COCO file."""
 
 
-def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
+def read_coco(path: Path) -> list[Annotated]:
     """The pictures of a COCO file, in its order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
-    Args:
-        path: the JSON file.
-        categories: names of those that are foreground; empty takes the only one that has annotations.
-
     Raises:
-        Refused: what does not follow :data:`COCO_SCHEMA`; then, several categories of which none is named, a name that
-            it does not have, ids that are there twice, or of nothing.
+        Refused: what does not follow :data:`COCO_SCHEMA`; then, ids that are there twice, or of nothing.
     """
     content, problems = read_json(path), Problems()
     problems.extend(departures(content, COCO_SCHEMA, str(path)))
@@ -202,7 +200,6 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
             found, where = f"id {key!r} a second time", f"{path} -> categories#{place}"
             problems.add(where, found=found, expected="an id of its own")
         named.setdefault(key, str(entry.get("name", key)))
-    used: set[Any] = set()
     for place, each in enumerate(content["annotations"]):
         image, category = _id(each["image_id"]), _id(each["category_id"])
         number = f"#{place}" if each.get("id") is None else _id(each["id"])
@@ -213,17 +210,11 @@ def read_coco(path: Path, *, categories: Sequence[str] = ()) -> list[Annotated]:
         elif number in pictures[image].annotations:
             found, expected = f"id {number!r} a second time for this picture", "an id of its own"
         else:
-            used.add(category)
-            pictures[image].annotations[number] = {**each, "category_id": category}
+            pictures[image].annotations[number] = {**each, "category": named[category]}
             continue
         problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file anew")
-    with problems.collected():
-        wanted = _wanted(path, named, used, categories)
     problems.refuse_if_any()
-    return [
-        replace(one, annotations={key: each for key, each in one.annotations.items() if each["category_id"] in wanted})
-        for one in pictures.values()
-    ]
+    return [replace(one, names=named.values()) for one in pictures.values()]
 
 
 def _id(value: float | str) -> int | str:
@@ -234,20 +225,29 @@ def _id(value: float | str) -> int | str:
     return int(number[1]) if number else value.strip()
 
 
-def _wanted(path: Path, named: Mapping[Any, str], used: set[Any], categories: Sequence[str]) -> set[Any]:
-    """Ids of the categories that are foreground, given the names of all and those that have annotations."""
-    there = sorted(set(named.values()))
-    missing = [name for name in categories if name not in there]
-    if missing:
-        found = f"no category {', '.join(map(repr, missing))}"
-        raise refused(path, found=found, expected=f"one of {there}", hint="name one with --category")
-    if categories:
-        return {number for number, name in named.items() if name in categories}
-    if len(used) > 1:
-        names = ", ".join(sorted(named[number] for number in used))
+def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> list[Annotated]:
+    """The pictures of one or several files with the annotations that are foreground.
+
+    Args:
+        pictures: those of :func:`read_coco`.
+        categories: names of those that are foreground; empty takes the only one that has annotations.
+
+    Raises:
+        Refused: annotations of several categories, in one file or in different ones, of which none is named; or a name
+            that no file has.
+    """
+    there = sorted({name for one in pictures for name in one.names})
+    require(*(one_of("--category", name, there) for name in categories))
+    used = {each["category"]: str(one.where) for one in pictures for each in one.annotations.values()}
+    if len(used) > 1 and not categories:
+        found, where = f"annotations of several categories: {', '.join(sorted(used))}", dict.fromkeys(used.values())
         hint = "say which are foreground: --category NAME[,NAME]"
-        raise refused(path, found=f"annotations of several categories: {names}", expected="one", hint=hint)
-    return used
+        raise refused(" and ".join(where), found=found, expected="one", hint=hint)
+    wanted = categories or used
+    return [
+        replace(one, annotations={key: each for key, each in one.annotations.items() if each["category"] in wanted})
+        for one in pictures
+    ]
 
 
 def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segmentation") -> Mask:
@@ -268,11 +268,8 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         return _from_run_lengths(segmentation, height, width, where)
     polygons = _polygons_in(segmentation)
     if not polygons:
-        expected, hint = (
-            "polygons or run lengths",
-            "a box alone is no mask: see `samfed prepare weak`, or draw outlines",
-        )
-        raise refused(where, found="no outline", expected=expected, hint=hint)
+        hint = "a box alone is no mask: see `samfed prepare weak`, or draw outlines"
+        raise refused(where, found="no outline", expected="polygons or run lengths", hint=hint)
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
     values = [value for polygon in polygons for value in polygon]
@@ -363,7 +360,7 @@ def draw_coco(
     Args:
         root: folder of sites, or one site's own folder. A site has ``images``, and its annotations in JSON files beside
             that folder or in ``annotations``; one without any is left as it is.
-        categories: see :func:`read_coco`.
+        categories: see :func:`of_categories`.
         blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
             otherwise it is not annotated yet, and gets none.
         skip_unreadable: whether pictures that cannot be read get no mask.
@@ -374,8 +371,8 @@ def draw_coco(
         Sentences on what was left out.
 
     Raises:
-        Refused: everything that is wrong with any file, image or annotation; a mask of another content is in the way.
-            Nothing is written then.
+        Refused: everything that is wrong with any file; then, with any image or annotation; a mask of another content
+            is in the way. Nothing is written then.
     """
     root, problems = Path(root), Problems()
     problems.extend(require_pycocotools(str(root)))
@@ -386,15 +383,16 @@ def draw_coco(
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
         raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
-    masks: dict[Path, bytes] = {}
-    sentences = []
+    pictures, masks, sentences = list[Annotated](), dict[Path, bytes](), list[str]()
+    for file in [file for paths in files.values() for file in paths]:
+        with problems.collected():
+            pictures += read_coco(file)
+    problems.refuse_if_any()
+    pictures = of_categories(pictures, categories)
     for site in [site for site, paths in files.items() if paths]:
         known, blank = _Images(site), 0
-        pictures: list[Annotated] = []
-        for file in files[site]:
-            with problems.collected():
-                pictures += read_coco(file, categories=categories)
-        for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask"):
+        of_site = [one for one in pictures if one.where in files[site]]
+        for one in progress_bar(of_site, desc=f"drawing {site.name}", unit="mask"):
             with problems.collected():
                 path = known.image_of(one, skip_unreadable)
                 if path is None:

@@ -59,9 +59,7 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         raise Refused([_loop(where)])
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or make the folder that really holds the files the data root"
-        raise refused(
-            where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
-        )
+        raise refused(where, f"{relative!r} is a link out of the data root", "a file inside it", hint)
     return path
 
 

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
-from samfed_monai.core.io import write_bytes
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
-from samfed_monai.data.image_folder import NIFTI, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
+from samfed_monai.data.image_folder import NIFTI, NIFTI_SUFFIXES, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
 from samfed_monai.data.reading import SUFFIXES, decode_grey, decode_image, decode_mask, read_bytes
 
 MASK_ENDINGS = ("_segmentation", "_mask")
@@ -100,8 +98,8 @@ def site_folders(root: Path) -> list[Path]:
 
 
 def sites_in(root: Path) -> list[Path]:
-    """Folders with ``images``: the root itself, which is then a site's own, or those in it."""
-    return [root] if (root / "images").is_dir() else site_folders(root)
+    """Folders with ``images``: those in the root, or, where there is none, the root itself, a single site's own."""
+    return site_folders(root) or ([root] if (root / "images").is_dir() else [])
 
 
 def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
@@ -133,22 +131,15 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     for name, folder in folders.items():
         with problems.collected():
             found[name], lonely = match_masks(folder, root, name)
-            near = near_miss(folder, "masks")
-            near = near if near and list_images(folder / near) else None
             if name == public:
-                problems.extend(without_mask(found[name], _hint(folder, near, lonely, found[name])))
-            elif near:
-                caveats.append(
-                    f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename "
-                    f"it to {name}/masks"
-                )
+                problems.extend(without_mask(found[name], _hint(folder, lonely, found[name])))
             caveats += [*others_in(folder), *lonely_sentence(name, lonely, found[name])]
     return Finding(found, tuple(problems), tuple(caveats))
 
 
-def _hint(site: Path, near: str | None, lonely: list[Path], found: list[Found]) -> str:
+def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
     """What to do about public images without masks."""
-    if near:
+    if near := _near_masks(site, PICTURE):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
     if lonely and all(one.label is None for one in found):
         return f"a mask is called by {RULE}; {renaming(lonely, found)}"
@@ -185,10 +176,19 @@ def without_mask(found: list[Found], hint: str = "add it, or move the image") ->
 
 
 def others_in(site: Path, kind: str = PICTURE) -> list[str]:
-    """A sentence on files in ``images``, and on those in ``masks``, of other kinds, which were not read."""
-    folders = [name for name in ("images", "masks") if (site / name).is_dir()]
-    sentences = [(name, not_read(walk(site / name), (kind,))) for name in folders]
-    return [f"{site.name}/{name}: {sentence}" for name, sentence in sentences if sentence]
+    """Sentences on what was not read: files of other kinds in ``images`` and ``masks``, and a folder like ``masks``."""
+    folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
+    sentences = [(folder, not_read(walk(site / folder), (kind,))) for folder in folders]
+    said = [f"{name}/{folder}: {sentence}" for folder, sentence in sentences if sentence]
+    if near := _near_masks(site, kind):
+        advice = f"if it holds {name}'s masks, rename it to {name}/masks"
+        said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
+    return said
+
+
+def _near_masks(site: Path, kind: str) -> str | None:
+    near = near_miss(site, "masks")
+    return near if near and list_images(site / near, kind) else None
 
 
 def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
@@ -270,7 +270,9 @@ RESULTS = frozenset({"run.json", "results.json", "compare.json"})
 """Files by which a folder of runs is known: the pictures in it are results."""
 
 
-def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
+def passed_over(
+    root: Path, sites: Collection[str], *, output: str | Path | None = None, kind: str = PICTURE
+) -> list[str]:
     """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
 
     Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
@@ -279,31 +281,33 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
         root: folder of sites.
         sites: names of its subfolders that are sites.
         output: file that is to be written.
+        kind: of images, pictures or NIfTI volumes.
     """
     written = Path(output).resolve().parents if output is not None else ()
     sentences = []
     for folder in (root / name for name in _folders_in(root) if name not in sites):
         if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
-        image = _first_image(folder)
+        image = _first_image(folder, tuple(SUFFIXES) if kind == PICTURE else NIFTI_SUFFIXES)
         if image is not None:
             near = near_miss(folder, "images")
             hint = f"rename {folder.name}/{near}" if near else "move them"
+            place = "<site>" if folder.name == "images" else folder.name
             sentences.append(
                 f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
-                f"read: if it is a site, {hint} to {folder.name}/images"
+                f"read: if it is a site, {hint} to {place}/images"
             )
     return sentences
 
 
-def _first_image(folder: Path) -> Path | None:
+def _first_image(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
     for place, folders, files in os.walk(folder):
         if RESULTS.intersection(files):
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not is_left_out(name))
         for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not is_left_out(name):
+            if name.lower().endswith(suffixes) and not is_left_out(name):
                 return Path(place) / name
     return None
 
@@ -313,6 +317,7 @@ NEAR_MISSES = {
     "masks": {
         *("mask", "label", "labels", "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt"),
         *("groundtruth", "groundtruths", "annotation", "annotations", "lesions", "target", "targets", "maskimages"),
+        "labelstr",  # nnU-Net's
     },
 }
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
@@ -345,12 +350,8 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
     """Fault 63: ``images`` holds black and white pictures, and ``masks`` none, as far as a few of each tell."""
     kinds = [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)]
     if kinds == [{True}, {False}]:
-        raise refused(
-            folder,
-            found="masks in the folder 'images', and pictures in the folder 'masks'",
-            expected="pictures in 'images', masks in 'masks'",
-            hint="the two folders are swapped: exchange their names",
-        )
+        found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
+        raise refused(folder, found=found, expected=expected, hint="the two folders are swapped: exchange their names")
 
 
 def _is_mask(path: Path) -> bool | None:
@@ -427,41 +428,3 @@ def _values(label: str, root: Path) -> set[int]:
         return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
     except Refused:
         return {-1}
-
-
-Written = dict[Path, bytes | None]
-"""Files that a command wrote, with what they held before; ``None`` of new ones."""
-
-
-@contextmanager
-def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
-    """Takes the files that are written; if anything is refused, they are as before, and folders empty then are deleted.
-
-    Args:
-        written: files that an earlier step wrote, which are taken back, too.
-    """
-    written = {} if written is None else written
-    try:
-        yield written
-    except Refused:
-        for path, before in written.items():
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_bytes(path, before)
-        for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-def write_new(files: Mapping[Path, bytes], written: Written) -> None:
-    """Writes what is not there yet; refuses all of it where a file has another content."""
-    problems, hint = Problems(), "move it away, or do without what it would be drawn of"
-    for path, content in files.items():
-        if path.exists() and path.read_bytes() != content:
-            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
-    problems.refuse_if_any()
-    for path in [path for path in files if not path.exists()]:
-        write_bytes(path, files[path])
-        written[path] = None

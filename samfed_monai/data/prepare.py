@@ -11,14 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
-from samfed_monai.core.validators import require
+from samfed_monai.core.io import taken_back_if_refused
+from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
-from samfed_monai.data.folders import Found, declare_kinds, find_folders, taken_back_if_refused, without_mask
+from samfed_monai.data.folders import Found, declare_kinds, find_folders, without_mask
 from samfed_monai.data.partitions import (
     Groups,
     Places,
@@ -55,7 +56,7 @@ class Options:
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
-        by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
+        by_folder: whether all images below one folder of ``images`` are a group, as the slices of a volume are.
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
@@ -128,7 +129,7 @@ class Prepared:
     coverage: list[Coverage] = field(default_factory=list)
 
 
-UNUSED = ("public", "validation", "test", "unseen", "label_kinds")
+UNUSED = ("public", "validation", "test", "unseen", "label_kinds", "limit_per_site")
 NOTHING = "nothing beside --test-only, with which every image that has a mask is a test image"
 
 
@@ -136,13 +137,17 @@ def check_first(options: Options) -> None:
     """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written."""
     problems = Problems()
     problems.extend(share_problems(options.validation, options.test))
+    problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     given, default = vars(options), vars(Options(options.output))
     unused = [name for name in UNUSED if (given[name] or None) != (default[name] or None)] if options.test_only else []
     for name in unused:
-        option = f"--{name.replace('_kinds', '-kind')}"
+        option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
         problems.add(option, found="it", expected=NOTHING, hint="leave it out")
+    if options.groups is None and options.group_column != default["group_column"]:
+        expected, hint = "--groups FILE.csv beside it", "give both, or none"
+        problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)
     with problems.collected():
         require_free(options.output, name=options.called)
     problems.refuse_if_any()
@@ -224,13 +229,10 @@ def of_sites(
     looked = look_at(found, root, options, known)
     if options.test_only:
         labelled = {site: [one for one in ones if one.label is not None] for site, ones in looked.found.items()}
-        lacking = {site: len(ones) - len(labelled[site]) for site, ones in looked.found.items()}
-        left_out = [
-            counted(number, f"image of {site} has", f"images of {site} have") + " no mask: left out"
-            for site, number in lacking.items()
-            if number
-        ]
-        caveats = [*caveats, *left_out]
+        lacking = Counter(site for site, ones in looked.found.items() for one in ones if one.label is None)
+        for site, number in lacking.items():
+            who = counted(number, f"image of {site} has", f"images of {site} have")
+            caveats = [*caveats, f"{who} no mask: left out"]
         if not any(labelled.values()):
             found_here = next(iter([*caveats, *looked.sentences]), "no image with a mask")
             hint = "put masks into DIR/<site>/masks, each called as its image"
@@ -364,8 +366,10 @@ def _of_one_name(sites: Sites) -> list[str]:
 
 
 def _by_folder(one: Found) -> Found:
-    folder = PurePosixPath(one.image).parent
-    return replace(one, group=None if folder.name == "images" else str(folder))
+    """The image with the folder behind ``images`` that it is below as its group, as that of a patient's visits."""
+    parts = PurePosixPath(one.image).parts
+    end = 3 if parts[:2] == (one.origin, "images") else 2  # one site's own folder has no site in its paths
+    return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
 
 
 def prepare_coco(
@@ -436,7 +440,7 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
     check_first(options)
     if options.unpack:
         unpack_all(Path(root))
-    found = options.grouped(find_isic(root))
+    found = options.grouped(find_isic(root, kinds_read=["ZIP"] if options.unpack else []))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
 

@@ -54,7 +54,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ from samfed_monai.data.folders import (
     others_in,
     relative,
 )
-from samfed_monai.data.image_folder import is_left_out
+from samfed_monai.data.image_folder import is_left_out, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
     """
     places = _folders(folder)
     sites: dict[str, list[Found]] = {}
-    used: set[tuple[str, str]] = set()
+    used, apart = set[tuple[str, str]](), list[Path]()
     for pairing in collection.layouts:
         if sites and not pairing.site:
             break
@@ -224,8 +224,9 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             if (site, group) in used:  # the same images once more, as PNG beside TIF
                 logger.info("%s: %s is left out, its images are elsewhere too", site, relative(images, root))
                 continue
-            found = _pair(images, masks, pairing, collection, root, site, group)
+            found, lonely = _pair(images, masks, pairing, collection, root, site, group)
             if found:
+                apart += lonely
                 used.add((site, group))
                 sites.setdefault(site, []).extend(found)
     if not sites:
@@ -233,6 +234,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
         expected = f"{collection.name} as it was released"
         below = [relative(path, folder) for path in places[1:6]]
         raise refused(str(folder), found=f"the folders {below}", expected=expected, hint=hint)
+    _report_rest(folder, root, [one for ones in sites.values() for one in ones], apart)
     return dict(sorted(sites.items()))
 
 
@@ -260,22 +262,16 @@ def _masks_folder(images: Path, pairing: Pairing, match: re.Match[str]) -> Path 
 
 def _pair(
     images: Path, masks: Path, pairing: Pairing, collection: Collection, root: Path, site: str, group: str
-) -> list[Found]:
+) -> tuple[list[Found], list[Path]]:
+    """Images with their masks, and masks without an image."""
     image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
-        return []
-    lonely = [path for key, path in mask_of.items() if key not in image_of]
-    for sentence in lonely_sentence(relative(masks, root), lonely):
-        logger.warning("%s", sentence)
+        return [], []
+    labels = {key: relative(path, root) for key, path in mask_of.items() if key in image_of}
     return [
-        Found(
-            relative(path, root),
-            relative(mask_of[key], root) if key in mask_of else None,
-            site,
-            group or collection.sequence(key),
-        )
+        Found(relative(path, root), labels.get(key), site, group or collection.sequence(key))
         for key, path in image_of.items()
-    ]
+    ], [path for key, path in mask_of.items() if key not in image_of]
 
 
 def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
@@ -302,18 +298,19 @@ IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
 MASK = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)_segmentation\.png", re.IGNORECASE)
 
 
-def find_isic(root: str | Path) -> list[Found]:
-    """All images under a folder, with their masks wherever under it they lie.
+def find_isic(root: str | Path, *, kinds_read: Sequence[str] = ()) -> list[Found]:
+    """All images under a folder, with their masks wherever under it they are; other files are counted in a warning.
 
     Args:
         root: folder that one year's archives were unpacked into. An image's origin is the archive's folder.
+        kinds_read: kinds of other files that were read already, as archives are.
 
     Raises:
         Refused: no ISIC image at all, or one image in two places (fault 22: two years in one folder).
     """
     root = Path(root)
     problems = Problems()
-    files = list_images(root) if root.is_dir() else []
+    files = list_images(root)
     images = _by_id(files, IMAGE, root, problems)
     masks = _by_id(files, MASK, root, problems)
     problems.refuse_if_any()
@@ -322,14 +319,27 @@ def find_isic(root: str | Path) -> list[Found]:
         hint = UNPACK if archives else "for images/ and masks/ folders use `samfed prepare folders`"
         found = f"no ISIC image, but the archives {archives}" if archives else "no file such as ISIC_0000000.jpg"
         raise refused(root, found=found, expected="the official layout, unpacked", hint=hint)
-    return [
-        Found(
-            relative(path, root),
-            relative(masks[name], root) if name in masks else None,
-            path.relative_to(root).parts[0] if len(path.relative_to(root).parts) > 1 else "",
-        )
-        for name, path in sorted(images.items())
+    places = {name: relative(path, root) for name, path in sorted(images.items())}
+    labels = {name: relative(path, root) for name, path in masks.items() if name in images}
+    lonely = [path for name, path in masks.items() if name not in images]
+    ones = [
+        Found(place, labels.get(name), place.partition("/")[0] if "/" in place else "")
+        for name, place in places.items()
     ]
+    _report_rest(root, root, ones, lonely, kinds_read)
+    return ones
+
+
+def _report_rest(
+    folder: Path, root: Path, found: Iterable[Found], lonely: Sequence[Path], kinds_read: Sequence[str] = ()
+) -> None:
+    """Logs the masks without an image, and how many files below a folder are neither image nor mask."""
+    files = [*lonely, *(root / name for one in found for name in (one.image, one.label) if name)]
+    read = {place for path in files for place in (path, *path.parents)}  # a folder of them may be a link
+    for sentence in lonely_sentence(folder.resolve().name, lonely):
+        logger.warning("%s", sentence)
+    rest = {kind: [path for path in paths if path not in read] for kind, paths in walk(folder).items()}
+    report_not_read(folder, rest, kinds_read)
 
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:

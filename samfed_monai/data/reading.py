@@ -214,12 +214,9 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
         return (grey > 0).astype(np.uint8), values
     if threshold is None or raw.mode == "F" or not to_8_bit(grey).any():
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
-        raise refused(
-            name,
-            found=f"a mask with {len(values)} grey levels ({shown})",
-            expected="a binary mask, {0, 1} or {0, 255}",
-            hint=TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=raw.format in LOSSY),
-        )
+        hint = TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=raw.format in LOSSY)
+        found = f"a mask with {len(values)} grey levels ({shown})"
+        raise refused(name, found=found, expected="a binary mask, {0, 1} or {0, 255}", hint=hint)
     grey = to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey)
 
@@ -286,9 +283,7 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
         raise refused(name, found=found, expected=expected, hint="scale it down") from None
     except Image.UnidentifiedImageError:
-        other = (
-            f"a {kind} that is not decoded" if kind in FORMATS else f"a {kind}" if kind else "bytes that are no image"
-        )
+        other = f"a {kind}{' that is not decoded' if kind in FORMATS else ''}" if kind else "bytes that are no image"
         found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
         hint = TO_8_BIT if kind else "whatever its name says; replace the file"

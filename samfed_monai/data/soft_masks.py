@@ -121,13 +121,10 @@ class SoftMaskStore:
 
         pixels = self._read(image_sha256)
         if pixels is None:
-            raise refused(
-                f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
-                found=f"no readable mask by teacher {self.teacher_sha256[:12]}…",
-                expected="a soft mask of every unlabelled image",
-                hint=f"{AGAIN}: it computes what is missing and nothing else; or name the teacher that filled the "
-                "store (teacher_sha256)",
-            )
+            where = f"soft-mask store {self.folder} -> image {image_sha256[:12]}…"
+            found = f"no readable mask by teacher {self.teacher_sha256[:12]}…"
+            hint = f"{AGAIN}: it computes what is missing alone; or name the teacher that filled it (teacher_sha256)"
+            raise refused(where, found, "a soft mask of every unlabelled image", hint)
         return torch.from_numpy(pixels / _LEVELS)
 
     def __contains__(self, image_sha256: object) -> bool:

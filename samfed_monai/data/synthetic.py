@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import read_json, sha256_bytes, write_bytes
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.io import read_json, sha256_bytes, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import one_of, require, whole
@@ -118,9 +118,8 @@ def look_of(scene: str, index: int, seed: int) -> Look:
     random = np.random.default_rng(derive_seed(seed, "look", scene, index))
     gains, scale = random.uniform(0.9, 1.08, 3), float(random.uniform(0.75, 1.25))
     red, green, blue = (float(gain * light) for gain, light in zip(gains, look.light, strict=True))
-    return replace(
-        look, light=(red, green, blue), radius=(max(0.07, look.radius[0] * scale), min(0.42, look.radius[1] * scale))
-    )
+    radius = max(0.07, look.radius[0] * scale), min(0.42, look.radius[1] * scale)
+    return replace(look, light=(red, green, blue), radius=radius)
 
 
 def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -276,9 +275,8 @@ def _hairs(random: np.random.Generator, shape: Shape, count: int) -> Field:
         way = length * np.array([np.cos(turn), np.sin(turn)])
         bend = random.normal(0, 0.16) * np.array([-way[1], way[0]])
         start = random.uniform(-0.1, 1.1, 2) * size - 0.4 * way
-        lines.append(
-            (start + steps * way + 4 * steps * (1 - steps) * bend, size.min() / 256 * random.uniform(0.5, 1.6))
-        )
+        width = size.min() / 256 * random.uniform(0.5, 1.6)
+        lines.append((start + steps * way + 4 * steps * (1 - steps) * bend, width))
     return _lines(shape, lines)
 
 
@@ -451,11 +449,8 @@ def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> l
 
 
 def _save(path: Path, content: bytes) -> str:
-    """Writes an image atomically, over no other, and returns the SHA-256 of its bytes."""
-    if path.exists() and path.read_bytes() != content:
-        expected, hint = "none, or the very one to be rendered", "render another seed, scene or size into a new folder"
-        raise refused(path, found="another image", expected=expected, hint=hint)
-    write_bytes(path, content)
+    """Writes an image or a volume atomically, over no other, and returns the SHA-256 of its bytes."""
+    write_new({path: content}, {}, hint="render another seed, scene or size into a new folder")
     return sha256_bytes(content)
 
 
@@ -572,7 +567,7 @@ def render_volumes(
         Names of the sites.
 
     Raises:
-        Refused: a count or size is out of range.
+        Refused: a count or size is out of range, or another volume is in the way.
     """
     import nibabel
 
@@ -594,6 +589,6 @@ def render_volumes(
                     image = nibabel.Nifti1Image(data, affine_of(scanner, shape))
                     image.header.set_xyzt_units("mm")
                     content = gzip.compress(image.to_bytes(), mtime=0)
-                    write_bytes(Path(folder) / site / kind / f"{site}_{index + 1:02d}.nii.gz", content)
+                    _save(Path(folder) / site / kind / f"{site}_{index + 1:02d}.nii.gz", content)
                 bar.update()
     return list(counts)

@@ -6,8 +6,8 @@ import gzip
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,22 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
-from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.io import Written, read_json, taken_back_if_refused, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
-    Written,
+    list_images,
     lonely_sentence,
     mask_stem,
     match_masks,
     others_in,
+    passed_over,
     relative,
+    site_folders,
     sites_in,
-    taken_back_if_refused,
-    write_new,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import png_of
@@ -118,9 +118,8 @@ def read_mask_slices(
     shapes = _space(mask), _space(volume)
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
-        raise refused(
-            path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
-        )
+        hint = "export it on the volume's grid"
+        raise refused(path, f"{found} voxels", f"{expected}, as {Path(like).name} has", hint)
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {apart:.4g} mm from the volume's"
@@ -383,11 +382,10 @@ def cut_nifti(
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     volumes, sentences = _volumes_below(root, slices, problems)
-    problems.extend(_of_no_volume(volumes))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out: list[Path] = []
-    blank, voxels, notes = 0, defaultdict[str, list[Sequence[float]]](list), volumes_of(slices)
+    left_out, kept, notes = list[Path](), set[Path](), dict[str, Any]()
+    blank, voxels = 0, defaultdict[str, list[Sequence[float]]](list)
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
@@ -401,6 +399,7 @@ def cut_nifti(
                 else:
                     problems.extend(map(or_skip, refusal.problems) if unreadable else refusal.problems)
                 continue
+            kept |= cut.keys()
             blank += single
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             if spacing:
@@ -410,6 +409,8 @@ def cut_nifti(
             if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
+        if not len(problems):  # of a volume with one, no slices are known
+            problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
         at = slices / VOLUMES
         files.setdefault(at, at.read_bytes() if at.exists() else None)
@@ -471,25 +472,27 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _is_unreadable(volume: Path) -> bool:
-    try:
+    with suppress(Refused):
         read_slices(volume)
-    except Refused:
-        return True
-    return False
+        return False
+    return True
 
 
-def _of_no_volume(volumes: Sequence[_Volume]) -> list[Problem]:
-    """Folders of slices that an earlier call has cut, of volumes or masks that are not there any more."""
-    kept = {each.site / "images" / each.name for each in volumes}
-    kept |= {each.site / "masks" / each.name for each in volumes if each.mask is not None}
-    there = [path for site in dict.fromkeys(each.site for each in volumes) for path in site.glob("*/*")]
+def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
+    """Pictures that would be taken for slices or their masks, by folder, and are none of those that were cut."""
+    others = defaultdict[Path, list[str]](list)
+    for folder in (site / kind for site in site_folders(slices) for kind in ("images", "masks")):
+        for path in (path for path in list_images(folder) if path not in cut):
+            others[path.parent].append(path.name)
     expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
-    return [Problem(str(path), "slices of none", expected, hint) for path in sorted(there) if path not in kept]
+    found = {folder: f"{counted(len(names), 'slice')} of none, such as {names[0]}" for folder, names in others.items()}
+    return [Problem(str(folder), found[folder], expected, hint) for folder in found]
 
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
-    sites, sentences, volumes = sites_in(root), list[str](), list[_Volume]()
+    sites, volumes = sites_in(root), list[_Volume]()
+    sentences = passed_over(root, [site.name for site in sites], kind=NIFTI) if root not in sites else []
     for site in sites:
         where = slices / (site.resolve().name if site == root else site.name)
         with problems.collected():
@@ -513,8 +516,8 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
             found_here, expected = f"a second {each.name}", "one volume of that name in a site"
             problems.add(str(each.path), found=found_here, expected=expected)
     if not sites:
-        expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
-        problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
+        hint = "; ".join(sentences) or "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)
     return volumes, sentences
 
 

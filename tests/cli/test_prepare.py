@@ -105,7 +105,7 @@ def test_synthetic(tmp_path):
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert output.read_bytes() == before
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
-    with pytest.raises(Refused, match="expected none, or the very one to be rendered, found another image; render"):
+    with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--seed", 1)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
@@ -130,12 +130,9 @@ def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
     with pytest.raises(Refused, match=r"lists/a\.json: expected no file, or the very list to be written"):
         run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
     assert not (tmp_path / "lists" / "b.json").exists()
-
-
-def test_split_of_a_list_without_sites_is_refused(tmp_path):
-    DataList("empty", []).save(tmp_path / "list.json")
+    DataList("empty", []).save(tmp_path / "empty.json")
     with pytest.raises(Refused, match="empty -> sites: expected sites to divide by"):
-        run("split", tmp_path / "list.json", "--output-dir", tmp_path)
+        run("split", tmp_path / "empty.json", "--output-dir", tmp_path)
 
 
 def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_plain_values_references_and_listed_components_pass():
         *("monai.utils.instantiate", "monai.utils.run_cmd", "monai.utils.optional_import", "monai.bundle.run"),
         *("torch.load", "torch.hub.load", "torch.jit.load", "torch.ops.load_library", "torch.save"),
         *("monai.handlers.CheckpointLoader", "monai.data.PersistentDataset", "monai.transforms.LoadImage"),
-        *("samfed_monai.core.io.write_text", "samfed_monai.data.folders.write_new", "samfed_monai.cli.main.main"),
+        *("samfed_monai.core.io.write_text", "samfed_monai.core.io.write_new", "samfed_monai.cli.main.main"),
     ],
 )
 def test_fault_31_target_outside_the_strict_allow_list(target):

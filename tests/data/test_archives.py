@@ -122,6 +122,11 @@ def test_all_archives_are_looked_at_before_one_is_unpacked_and_others_are_named(
     assert (tmp_path / "a" / "in.zip").exists()
     assert "unpack these yourself, which are no zip files: c.rar" in caplog.text
     assert "a.ZIP: 1 archive in it left packed, such as in.zip: unpack it there" in caplog.text
+    corrected = b"corrected".ljust(len(inner.getvalue()))
+    (tmp_path / "a" / "in.zip").write_bytes(corrected)
+    unpack_all(tmp_path, apart=True)
+    assert (tmp_path / "a" / "in.zip").read_bytes() == corrected
+    assert f"a.ZIP: 1 file differs from the archive's and was kept, such as {tmp_path}/a/in.zip: delete" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,7 @@ def file_of(folder: Path, **changes: Any) -> Path:
 
 
 IMAGE = {"id": 1, "file_name": "a.png", "height": 4, "width": 5}
-BOTH = [{"id": 1, "name": "mole"}, {"id": 2, "name": "hair"}]
 OUTLINE = [[0, 0, 2, 0, 2, 2]]
-OF_BOTH = [{"id": number, "image_id": 1, "category_id": number, "segmentation": OUTLINE} for number in (1, 2)]
 
 
 def of(image: Any, category: int = 1) -> dict[str, Any]:
@@ -120,20 +118,11 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
             "#1: expected an id of its own, found id 7 a second t",
         ),
         ({"annotations": [of(9)]}, "expected the id of one of its images, found image_id 9; export the file anew"),
-        ({"annotations": OF_BOTH, "categories": BOTH}, "found annotations of several categories: hair, mole; say whic"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=told):
         read_coco(file_of(tmp_path, **changes))
-
-
-def test_categories_are_chosen_by_name(tmp_path: Path) -> None:
-    path = file_of(tmp_path, annotations=OF_BOTH, categories=BOTH)
-    assert len(read_coco(path, categories=["mole"])[0].annotations) == 1
-    assert len(read_coco(path, categories=["mole", "hair"])[0].annotations) == 2
-    with pytest.raises(Refused, match=r"expected one of \['hair', 'mole'\], found no category 'nevus'"):
-        read_coco(path, categories=["nevus"])
 
 
 @pytest.mark.parametrize(
@@ -225,16 +214,16 @@ DISC, SMALL = (np.array(disc(radius=radius)) > 0 for radius in (8, 4))
 
 
 def annotated(
-    site: Path, masks: dict[str, np.ndarray | None], *, listed: dict[str, str] | None = None, file: str = "a.json"
+    site: Path, masks: dict[str, np.ndarray | None], *, listed: Any = None, file: str = "a.json", label: str = "lesion"
 ) -> None:
-    """Pictures with the annotations of their masks, of ``None`` without any; ``listed`` are other names in the file."""
+    """Pictures with the annotations of their masks, of ``None`` without any; ``listed`` are other names there."""
     pictures = []
     for number, name in enumerate(masks):
         save(site / "images" / name, picture(number))
         pictures.append({"file_name": (listed or {}).get(name, name), "height": 24, "width": 32})
     annotations = [[] if mask is None else list(annotations_of(mask)) for mask in masks.values()]
     (site / "annotations").mkdir(exist_ok=True)
-    (site / "annotations" / file).write_text(json.dumps(coco_of(pictures, annotations, ["lesion"])))
+    (site / "annotations" / file).write_text(json.dumps(coco_of(pictures, annotations, [label])))
 
 
 def masks_in(root: Path) -> dict[str, np.ndarray]:
@@ -257,6 +246,20 @@ def test_masks_are_those_that_were_annotated(tmp_path: Path) -> None:
     assert not masks_in(tmp_path)["a/masks/2.png"].any()
     with pytest.raises(Refused, match=r"a/masks/2\.png: expected none: its picture has no annotation, found a mask"):
         draw_coco(tmp_path)  # the empty one, which would be taken for true
+
+
+def test_categories_are_chosen_by_name_of_one_file_and_of_all(tmp_path: Path) -> None:
+    for file, mask, label in (("a.json", DISC, "mole"), ("b.json", SMALL, "hair")):
+        annotated(tmp_path / "a", {f"{label}.png": mask}, file=file, label=label)
+    for categories, told in (
+        ([], r"a\.json and .*/b\.json: expected one, found annotations of several categories: hair, mole; say which"),
+        (["nevus"], r"--category: expected one of \['hair', 'mole'\], found 'nevus'"),
+    ):
+        with pytest.raises(Refused, match=told):
+            draw_coco(tmp_path, categories=categories)
+    assert draw_coco(tmp_path, categories=["mole"]) == ["1 picture of a has no annotation: taken as unlabelled"]
+    np.testing.assert_equal(masks_in(tmp_path), {"a/masks/mole.png": DISC})
+    assert draw_coco(tmp_path, categories=["mole", "hair"]) == []
 
 
 @pytest.mark.parametrize(

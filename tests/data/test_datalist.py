@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -107,14 +108,10 @@ def told_of(path) -> list[str]:
     """What is refused of a list, up to the names that are known and what to do."""
     with pytest.raises(Refused) as caught:
         DataList.load(path)
-    return [
-        str(problem).partition(" [")[0].partition("; ")[0].partition(" (str)")[0] for problem in caught.value.problems
-    ]
+    return [re.split(r" \[|; | \(str\)", str(problem))[0] for problem in caught.value.problems]
 
 
-def test_fault_01_and_fault_18_a_path_out_of_the_root_or_a_mask_that_is_missing_is_refused_before_it_is_written(
-    tmp_path,
-):
+def test_fault_01_and_fault_18_a_path_out_of_the_root_or_a_missing_mask_is_refused_before_it_is_written(tmp_path):
     with pytest.raises(Refused, match="2 problems") as caught:
         DataList("list", [Item("../1.jpg", A)]).save(tmp_path / "list.json")
     path, label = map(str, caught.value.problems)
@@ -214,9 +211,7 @@ def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
     (root / "b.png").symlink_to(root / "inside.png")
     with pytest.raises(Refused, match=r"list -> public\[0\].*'a.png' is a link out of the data root; copy the file"):
         confine(root, "a.png", where="list -> public[0]")
-    with pytest.raises(
-        Refused, match=r"x: expected a relative path inside .*, found '\.\.' in '\.\./outside\.png'; list only"
-    ):
+    with pytest.raises(Refused, match=r"x: expected a relative path .*, found '\.\.' in '\.\./outside\.png'; list on"):
         confine(root, "../outside.png", where="x")
     (tmp_path / "link").symlink_to(root)
     for here in (root, tmp_path / "link"):

@@ -177,12 +177,9 @@ def test_palettes_of_8_and_16_bits(tmp_path: Path, bits: int, red: list[int], ex
     assert grey(path) == [expected[0], *expected, expected[2]]
 
 
-def test_a_palette_of_8_bits_has_more_than_256_entries(tmp_path: Path) -> None:
+def test_a_long_palette_and_a_segmented_one_are_read_and_one_that_pydicom_would_wrap_refused(tmp_path: Path) -> None:
     colours = palette([512, 0, 8], bytes(n // 2 for n in range(512)))
     assert grey(made(tmp_path, row(0, 256, 300, 511), **colours)) == [0, 128, 150, 255]
-
-
-def test_a_segmented_palette_is_read_and_one_that_pydicom_would_wrap_is_refused(tmp_path: Path) -> None:
     # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
     three, many = (palette([n, 0, 8], bytes([0, 1, 100, 1, 2, 200]), segmented="Segmented") for n in (3, 300))
     assert grey(made(tmp_path, row(0, 1, 2), **three)) == [100, 150, 200]

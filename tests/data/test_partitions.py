@@ -139,12 +139,8 @@ TITLES = ["image", "IMAGE_ID", " Image ID ", "isic-id", "FileName", '"image"']
     st.booleans(),
 )
 def test_a_csv_file_is_read_as_any_program_writes_it(tmp_path_factory, code, comma, end, title, first, blank):
-    rows = [
-        [title, "age", "Group"],
-        ["a/1.png", '"a, ""b"";\n|"', "Ü"],
-        ['"b\\1.png"', "", '"G, ;2"'],
-        ["c/1.png", "", ""],
-    ]
+    rows = [[title, "age", "Group"], ["a/1.png", '"a, ""b"";\n|"', "Ü"]]
+    rows += [['"b\\1.png"', "", '"G, ;2"'], ["c/1.png", "", ""]]
     rows = [row for each in rows for row in ([["", "", ""], [" "], each] if blank else [each])]
     lines = [f"sep={comma}"] if "sep" in first else []
     path = tmp_path_factory.mktemp("csv") / "g.csv"
@@ -206,19 +202,15 @@ def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
         ("group,id\nx,1\ny\nz,\n", r"(?s)2 problems.*line 3: expected a name in the column 'id', found none.*line 4"),
     ],
 )
-def test_other_files_are_refused(tmp_path, content, told):
+def test_other_files_and_none_are_refused(tmp_path, content, told):
     with pytest.raises(Refused, match=told):
         table(tmp_path, content)
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"expected a CSV file, found .*No such file.*; check the path"):
-        Groups(tmp_path / "g.csv")
+        Groups(tmp_path / "gone.csv")
 
 
-collections = st.lists(
-    st.tuples(st.integers(0, 30), st.sampled_from([None, "a", "b", "c", "d"]), st.booleans()), min_size=8, max_size=60
-)
+one_image = st.tuples(st.integers(0, 30), st.sampled_from([None, "a", "b", "c", "d"]), st.booleans())
+collections = st.lists(one_image, min_size=8, max_size=60)
 
 
 def images_of(images) -> list[Found]:

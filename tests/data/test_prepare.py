@@ -59,6 +59,9 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
         (prepare_folders, {"public": "public", "validation": 1.5}, "--validation: expected a share"),
         (prepare_isic, {"test": -1}, "--test: expected a share"),
         (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
+        (prepare_polyp, {"limit_per_site": -1}, "--limit-per-site: expected a number of images >= 0, found -1"),
+        (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* beside it, found 'patient'"),
+        (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing beside --test"),
     ],
 )
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path, prepare, shares, told):
@@ -95,18 +98,18 @@ def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_meas
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
-    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in range(4)]
+    visits = ["b/1", "b/3", "images/0", "images/2"]
+    frames = [f"p{patient}/{frame}" for patient in (1, 2, 3) for frame in visits]
     drawn(root / "a", *(f"images/{frame}.png" for frame in frames), *(f"masks/{frame}_mask.png" for frame in frames))
     made = prepare_folders(root, options(tmp_path, public="public", validation=0.3, test=0.3, by_folder=True))
     [found] = made.datalist.sites.values()
     for split, items in found.splits():
-        assert {one.label for one in items} == {
-            one.image.replace("images", "masks").replace(".png", "_mask.png") for one in items
-        }
+        labels = {one.image.replace("images", "masks", 1).replace(".png", "_mask.png") for one in items}
+        assert {one.label for one in items} == labels
         assert len({one.group for one in items}) == 1, "a patient's images stay together"
         records = load_records(made.datalist, root, split=split.value, site="a")
         folder = items[0].group.rpartition("/")[2]
-        assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in range(4)]
+        assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in visits]
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
     told = "images of a have names that others have in other folders, such as"
     assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
@@ -199,9 +202,7 @@ def test_isic_by_folder_and_public_options(tmp_path, isic):
 
 def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
     drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
-    with pytest.raises(
-        Refused, match="--public: expected masks, found no labelled images to draw from; unpack the gro"
-    ):
+    with pytest.raises(Refused, match="--public: expected masks, found no labelled images to draw from; unpack the"):
         prepare_isic(tmp_path / "isic", options(tmp_path, public="1"))
     with pytest.raises(Refused, match="--sites folder: expected folders, found images in no folder; put each site's"):
         prepare_isic(tmp_path / "isic", options(tmp_path, sites="folder"))
@@ -309,9 +310,7 @@ def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
 
 def test_a_single_collection_has_no_site_beside_it(tmp_path):
     polyp_folders.kvasir(tmp_path / "data")
-    with pytest.raises(
-        Refused, match="--public: expected a site beside it, found only Kvasir-SEG; put at least one col"
-    ):
+    with pytest.raises(Refused, match="--public: expected a site beside it, found only Kvasir-SEG; put at least one"):
         prepare_polyp(tmp_path / "data", options(tmp_path, public="kvasir"))
 
 

@@ -13,7 +13,7 @@ from samfed_monai.data.datalist import Split
 from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
 from samfed_monai.data.reading import read_mask
 from tests.data import polyp_folders
-from tests.data.making import disc, drawn, picture, save, site
+from tests.data.making import disc, drawn, picture, save
 
 clinicdb_sequence, colondb_sequence, cvc300_sequence = (
     collection_of(name).sequence for name in ("CVC-ClinicDB", "CVC-ColonDB", "CVC-300")
@@ -91,14 +91,18 @@ def test_every_collection_is_understood_as_images_and_masks(tmp_path):
     assert list(found.sites)[-1] == "BKAI-IGH-NeoPolyp"
 
 
-def test_names_that_only_resemble_a_collection_are_not_read(tmp_path):
+def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair_counted(tmp_path, caplog):
     assert collection_of("Kvasir-Instrument") is None
     assert collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
-    drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg")
+    drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg", "Kvasir-SEG/masks/gone.png")
+    (tmp_path / "Kvasir-SEG/images/b.gif").touch()
     found = find_polyps(tmp_path)
     assert found.caveats == ["the folder Kvasir-Capsule is no known collection and was not read"]
     assert len(found.sites["Kvasir-SEG"]) == 3, "nor is a folder of another name in that of the images"
+    lonely, others = caplog.messages
+    assert lonely == "1 mask of Kvasir-SEG belongs to no image; left out, such as gone.png"
+    assert others.endswith("SEG: not read: 1 GIF (b.gif), 1 JSON (kavsir_bboxes.json), 1 picture (a.jpg)")
 
 
 @pytest.mark.parametrize(
@@ -131,13 +135,6 @@ def test_fault_22_and_what_is_no_official_layout_is_refused_with_what_to_do(tmp_
         (tmp_path / name).touch() if name.endswith((".zip", ".rar")) else drawn(tmp_path, name)
     with pytest.raises(Refused, match=told):
         find(tmp_path)
-
-
-def test_masks_without_an_image_are_told_with_their_folder(tmp_path, caplog):
-    polyp_folders.kvasir(tmp_path)
-    save(tmp_path / "Kvasir-SEG" / "masks" / "gone.png", disc())
-    find_polyps(tmp_path)
-    assert "1 mask of Kvasir-SEG/masks belongs to no image; left out, such as gone.png" in caplog.text
 
 
 @pytest.mark.parametrize(("sequence", "frames", "count"), [(clinicdb_sequence, 612, 29), (colondb_sequence, 380, 15)])
@@ -173,14 +170,20 @@ def test_other_names_have_no_sequence():
     ],
     ids=["2016", "2017", "2018"],
 )
-def test_official_archives_of_isic(tmp_path, images, masks, ending):
+def test_official_archives_of_isic(tmp_path, images, masks, ending, caplog):
     drawn(tmp_path / images, "ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png")
     (tmp_path / images / "ATTRIBUTION.txt").write_text("x")
-    save(tmp_path / masks / f"ISIC_0000000{ending}.png", disc())
+    for number in (0, 2):
+        save(tmp_path / masks / f"ISIC_000000{number}{ending}.png", disc())
     assert [(one.image, one.label, one.origin) for one in find_isic(tmp_path)] == [
         (f"{images}/ISIC_0000000.jpg", f"{masks}/ISIC_0000000{ending}.png", images),
         (f"{images}/ISIC_0000001.jpg", None, images),
     ]
+    lonely, others = caplog.messages
+    assert lonely.endswith(f" belongs to no image; left out, such as ISIC_0000002{ending}.png")
+    assert others.endswith(": not read: 1 picture (ISIC_0000000_superpixels.png), 1 text (ATTRIBUTION.txt)")
+    found = find_published(published(tmp_path, {"public": {"labeled_train": ["ISIC_0000001.jpg"]}}), tmp_path)
+    assert [one.image for one in found.places["", Split.PUBLIC]] == [f"{images}/ISIC_0000001.jpg"], "it is a pool"
 
 
 CLIENT = {"labeled_train": [], "unlabeled_train": ["3.jpg"], "val_list": ["4.png"], "test_list": ["5.png", "6.png"]}
@@ -228,22 +231,22 @@ def test_an_absent_client_is_missing_as_a_whole(tmp_path):
     assert [(part.found, part.listed) for part in found.coverage] == [(1, 2), (0, 1), (0, 1), (0, 2)]
 
 
-def test_an_isic_archive_is_a_pool(tmp_path):
-    save(tmp_path / "ISIC2018_Task1-2_Training_Input" / "ISIC_0000001.jpg", picture(1))
-    found = find_published(published(tmp_path, {"public": {"labeled_train": ["ISIC_0000001.jpg"]}}), tmp_path)
-    assert found.places["", Split.PUBLIC][0].image.endswith("ISIC_0000001.jpg")
-
-
-def test_other_formats_are_refused_at_once(tmp_path):
-    path = published(tmp_path, {"a": {"train": [], "val_list": "x"}, "b": []})
-    with pytest.raises(Refused, match=r"(?s)3 problems.*mine\.json -> a#train: expected one of \['labeled_train'"):
-        find_published(path, tmp_path)
-
-
-def test_images_of_one_stem_could_each_be_the_published_one_and_are_refused(tmp_path):
-    drawn(tmp_path, "images/1.png", "images/more/1.png", "images/2.png")
-    with pytest.raises(Refused, match=r"(?s)2 problems.*1\.png.*found a stem that other images have, too"):
-        find_published(published(tmp_path), tmp_path)
+@pytest.mark.parametrize(
+    ("names", "content", "told"),
+    [
+        (
+            "",
+            {"a": {"train": [], "val_list": "x"}, "b": []},
+            r"3 problems.*mine\.json -> a#train: expected one of \[",
+        ),
+        ("images/1.png images/a/1.png images/2.png", LIST, "2 problems.*1.png.*found a stem that other images have"),
+        ("open_set/images/0.png", LIST, "found none of the images of mine.json"),
+    ],
+)
+def test_another_format_images_of_one_stem_and_none_at_hand_are_refused(tmp_path, names, content, told):
+    drawn(tmp_path, *names.split())
+    with pytest.raises(Refused, match=f"(?s){told}"):
+        find_published(published(tmp_path, content), tmp_path)
 
 
 def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
@@ -252,12 +255,6 @@ def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
     find_published(published(tmp_path), tmp_path)
     assert "/images: not read: 1 text (notes.txt)" in caplog.text
     assert "belongs to no image; left out, such as gone.png" in caplog.text
-
-
-def test_nothing_at_hand_is_refused(tmp_path):
-    site(tmp_path, "open_set", 1, 1)
-    with pytest.raises(Refused, match=r"found none of the images of mine.json"):
-        find_published(published(tmp_path), tmp_path)
 
 
 def test_fault_29_a_changed_file_does_not_carry_the_published_name(tmp_path):

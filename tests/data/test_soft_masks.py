@@ -74,9 +74,7 @@ def test_another_teacher_sees_none_of_it(tmp_path):
     other = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
     assert IMAGE not in other
     assert len(other) == 0
-    with pytest.raises(
-        Refused, match=r"by teacher bbbbbbbbbbbb….*it computes what is missing.*or name the teacher that filled"
-    ):
+    with pytest.raises(Refused, match=r"by teacher bbbbbbbbbbbb….*it computes what is missing alone; or name the teac"):
         other.get(IMAGE)
 
 
@@ -86,13 +84,8 @@ def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, plan
     mask = torch.full((planes, 16, 16), 0.6)
     store.put(IMAGE, mask)
     whole = the_file(store).read_bytes()
-    damaged = {
-        "empty": b"",
-        "torn header": whole[:9],
-        "short": whole[:-1],
-        "long": whole + b"x",
-        "other": b"PK" + whole,
-    }
+    damaged = {"empty": b"", "torn header": whole[:9], "short": whole[:-1]}
+    damaged |= {"long": whole + b"x", "other": b"PK" + whole}
     for place in (0, 5, 7, 10, 14, 40, len(whole) - 1):
         damaged[f"bit at {place}"] = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     for damage, content in damaged.items():

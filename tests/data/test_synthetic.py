@@ -146,9 +146,7 @@ def test_further_sites_vary_the_four_within_the_limits_of_the_radius():
 
 
 def test_bad_arguments_are_refused_together(tmp_path):
-    with pytest.raises(
-        Refused, match=r"3 problems(.|\n)*sites: expected a whole number >= 1(.|\n)*test(.|\n)*size.*\(32, 80\)"
-    ):
+    with pytest.raises(Refused, match=r"(?s)3 problems.*sites: expected a whole number >= 1.*test.*size.*\(32, 80\)"):
         render_synthetic(tmp_path, sites=0, test=-1, size=(32, 80))
     with pytest.raises(Refused, match=r"scene: expected one of \['skin', 'polyp'\], found 'lung'"):
         render_synthetic(tmp_path, scene="lung")
@@ -194,7 +192,11 @@ def test_the_files_say_where_their_voxels_are(volumes):
 
 def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
     render_volumes(tmp_path, **{**SMALL, "volumes": 1, "public": 0})
-    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == (volumes / "ct/images/ct_01.nii.gz").read_bytes()
+    made = (volumes / "ct/images/ct_01.nii.gz").read_bytes()
+    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
+    with pytest.raises(Refused, match=r"ct_01\.nii\.gz: expected none, or the very one .* found another file; render"):
+        render_volumes(tmp_path, **SMALL, seed=1)
+    assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
 
 
 def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_their_classes(volumes, tmp_path):

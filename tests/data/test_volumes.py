@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.folders import taken_back_if_refused
+from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.data.volumes import (
     cut_nifti,
     different_orientations,
@@ -292,9 +292,16 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     saved(tmp_path / "in/a/images/p1.nii.gz", data)
     saved(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
     saved(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
-    saved(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
+    for name in ("b/images/sub/p1.nii", "b/labelsTr/p1.nii", "c/imagesTr/p3.nii", "images/p4.nii"):
+        saved(tmp_path / "in" / name, data[..., :1])
     said = cut_nifti(tmp_path / "in", tmp_path / "out")
-    assert said == ["1 mask of a belongs to no image; left out, such as gone.nii"]
+    unread = "but no folder 'images', and was not read: if it is a site,"
+    assert said == [
+        f"c holds images, such as c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
+        f"images holds images, such as images/p4.nii, {unread} move them to <site>/images",
+        "1 mask of a belongs to no image; left out, such as gone.nii",
+        "b has no folder 'masks', and b/labelsTr was not read: if it holds b's masks, rename it to b/masks",
+    ]
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
     assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {
@@ -305,10 +312,13 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
         assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
         assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
     assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
-    (tmp_path / "in/b/images/sub/p1.nii").rename(tmp_path / "in/b/images/p2.nii")
-    with pytest.raises(Refused, match=r"out/b/images/sub_p1: expected slices of volumes .* found slices of none"):
+    (tmp_path / "in/b").rename(tmp_path / "withdrawn")
+    other = save(tmp_path / "out/a/masks/p1/p1_0004.png", picture(0))
+    none = r"expected slices of volumes and masks of DIR alone, found 1 slice of none, such as"
+    with pytest.raises(Refused, match=rf"a/masks/p1: {none} p1_0004\.png.*\n.*b/images/sub_p1: {none} sub_p1_0001\."):
         cut_nifti(tmp_path / "in", tmp_path / "out")
-    (tmp_path / "in/b/images/p2.nii").rename(tmp_path / "in/b/images/sub/p1.nii")
+    (tmp_path / "withdrawn").rename(tmp_path / "in/b")
+    other.unlink()
     (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
     with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
         cut_nifti(tmp_path / "in", tmp_path / "out")

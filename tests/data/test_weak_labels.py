@@ -14,6 +14,7 @@ from PIL import Image
 
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, check_datalist, render_synthetic
 from samfed_monai.data.datalist import Item, Site
 from samfed_monai.data.prepare import Prepared, prepare_folders
@@ -102,9 +103,7 @@ def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_ima
     label = weaken(SQUARE, "scribble", random=random(), width=1)
     assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
-    with pytest.raises(
-        Refused, match=r"scikit-image: expected it, for scribbles, .*pip install 'samfed-monai\[weak\]'"
-    ):
+    with pytest.raises(Refused, match=r"scikit-image: expected it, for scribbles, .*pip install 'samfed-monai\[weak\]"):
         weaken(SQUARE, "scribble", random=random())
 
 
@@ -204,6 +203,10 @@ def test_empty_and_full_masks_stay_masks_and_an_image_without_one_stays_so(tmp_p
     drawn = weaken_list(listed, tmp_path, {"a": "box"}).sites["a"].unlabelled
     assert [one.label_kind for one in drawn] == ["box", None, None, None]
     assert drawn[1:] == listed.sites["a"].unlabelled[1:]
+    save(tmp_path / items[0].label, disc(radius=5))  # another mask, whose label must not replace the first one's
+    with pytest.raises(Refused, match=r"/weak/box-0/masks/some\.png: .* found another file; take another --seed, or"):
+        weaken_list(listed, tmp_path, {"a": "box"})
+    assert sha256_file(tmp_path / drawn[0].label) == drawn[0].label_sha256
 
 
 def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
@@ -324,9 +327,7 @@ def test_a_file_that_is_no_weak_label_is_refused_as_such(root, tmp_path, label, 
 
 def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):
     hospital(root, "c", 10, 10, 300)
-    with pytest.raises(
-        Refused, match=r"of c: .*found 10 labels without any 255: masks alone; write it so, into c/masks"
-    ):
+    with pytest.raises(Refused, match=r"of c: .*found 10 labels without any 255: masks alone; write it so, into c/m"):
         prepared(tmp_path, {"": "scribble"})
     assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
 
