@@ -37,6 +37,7 @@ from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.images_seen import ImagesSeen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
+from samfed_monai.metrics.quality import estimate_of
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
 if TYPE_CHECKING:
@@ -386,7 +387,7 @@ class SamFedAlgo(MonaiAlgo):
         self.scores[split] = rows = list(state.scores or [])
         self.scored_a_part = isinstance(dataset, SplitDataset) and len(seen.images) < dataset.different_images()
         empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
-        expected = expected_of([row["estimate"] for row in rows if "estimate" in row])
+        expected = expected_of([estimate_of(row, summary) for row in rows if "estimate" in row])
         return {**empty, **metrics_of_parts(summary), **expected}
 
     def abort(self, extra: dict | None = None) -> None:
