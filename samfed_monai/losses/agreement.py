@@ -16,15 +16,16 @@ measured, not learned (:func:`image_reliability`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import Tensor
 
+from samfed_monai.core.errors import Problems
 from samfed_monai.core.registry import Registry
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.validators import in_range, one_of
 from samfed_monai.losses.pixelwise import dice_of_labels, hard_label
 
 LEAST_AGREEMENT = 0.7
@@ -99,7 +100,8 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
 
     Args:
         probabilities: (N, C, H, W) float in [0, 1].
-        labels: (N, 1, H, W), class indices (0 or 1 for C = 1).
+        labels: (N, 1, H, W), class indices (0 or 1 for C = 1); or (N, C, H, W), a plane of 0 and 1 for the background
+            and for each class, exactly one of them 1 in every pixel (:func:`samfed_monai.data.classes.planes_of`).
         measure: ``dice`` or ``pixel_accuracy``.
 
     Returns:
@@ -109,9 +111,10 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
         ValueError: an unknown measure.
     """
     predicted = hard_label(probabilities)[0]
+    truth = (labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels).long()
     if Reliability(measure) is Reliability.PIXEL_ACCURACY:
-        return (predicted == labels.long()).float().mean(dim=(1, 2, 3))
-    return dice_of_labels(predicted, labels.long())
+        return (predicted == truth).float().mean(dim=(1, 2, 3))
+    return dice_of_labels(predicted, truth)
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,12 @@ def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
 
 
 @AGREEMENT_RULES.register("teacher")
+@AGREEMENT_RULES.register("label")
 def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone."""
+    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone.
+
+    ``label`` is given the true label in the teacher's place: the oracle.
+    """
     return o.teacher_label, torch.ones_like(o.teacher_confidence)
 
 
@@ -185,10 +192,16 @@ def _student(o: Opinions) -> tuple[Tensor, Tensor]:
     return o.student_label, (o.student_confidence > o.tau).to(o.student_confidence.dtype)
 
 
-@AGREEMENT_RULES.register("label")
-def _label(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The true label, given in the teacher's place, weight 1: the oracle."""
-    return o.teacher_label, torch.ones_like(o.teacher_confidence)
+THRESHOLDS = {"tau": 0.9, "delta": 0.1, "least_agreement": LEAST_AGREEMENT}
+"""Thresholds of :class:`AgreementSettings` and their defaults."""
+
+READ_BY_RULE: dict[str, Sequence[str]] = {
+    "confidence": ("tau", "delta"),
+    "trusted_average": ("tau", "least_agreement"),
+    "student": ("tau",),
+    **dict.fromkeys(("average", "teacher", "label"), ()),
+}
+"""Which of :data:`THRESHOLDS` each rule of this package reads."""
 
 
 @dataclass(frozen=True)
@@ -238,24 +251,29 @@ class AgreementSettings:
         where: the place that a refusal names.
 
     Raises:
-        Refused: an unknown rule, a threshold outside [0, 1]; all at once.
+        Refused: an unknown rule, a threshold outside [0, 1], one that is set and that the rule does not read; all at
+            once. Of a rule of your own it is not known what it reads.
     """
 
     teacher: str = "sam"
     student: str = "weak"
     rule: str = "teacher"
-    tau: float = 0.9
-    delta: float = 0.1
-    least_agreement: float = LEAST_AGREEMENT
+    tau: float = THRESHOLDS["tau"]
+    delta: float = THRESHOLDS["delta"]
+    least_agreement: float = THRESHOLDS["least_agreement"]
     where: str = field(default="agreement", compare=False)
 
     def __post_init__(self) -> None:
-        require(
-            one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES),
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            in_range(f"{self.where}#delta", self.delta, least=0, most=1),
-            in_range(f"{self.where}#least_agreement", self.least_agreement, least=0, most=1),
-        )
+        problems, read = Problems(), READ_BY_RULE.get(self.rule, THRESHOLDS)
+        problems.extend(one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES))
+        for name, default in THRESHOLDS.items():
+            where, value = f"{self.where}#{name}", getattr(self, name)
+            problems.extend(in_range(where, value, least=0, most=1))
+            if name not in read and value != default:
+                rules = " or ".join(rule for rule, names in READ_BY_RULE.items() if name in names)
+                expected = f"{default}, as the rule {self.rule} does not read it"
+                problems.add(where, found=repr(value), expected=expected, hint=f"leave it out, or set rule to {rules}")
+        problems.refuse_if_any()
 
 
 def agree(
