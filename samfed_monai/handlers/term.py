@@ -82,6 +82,8 @@ class Term(ABC):
     """
 
     unlabelled = True
+    #: Whether the value takes the weights that a round starts with for the server's, whatever guides it reads.
+    of_server = False
     #: Option to its check, which takes the option's place and value (:mod:`samfed_monai.core.validators`).
     checks: ClassVar[dict[str, Callable[[str, Any], list[Problem]]]] = {}
 

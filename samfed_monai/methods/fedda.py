@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_two
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
@@ -200,10 +200,8 @@ class CyclicTargets(FedAvg):
 
     exchange = Exchange()  # the mean alone will not do
 
-    def require_sites(self, sites: Any) -> None:
-        if len(sites) < 2:
-            hint = "take the variant fedda, whose target is the global network"
-            raise refused("strategy", f"{len(sites)} site", "two sites or more, for one to be another", hint)
+    def require_sites(self, sites: Sequence[str]) -> None:
+        require_two(sites, "one to be another's target", "take the variant fedda, whose target is the global network")
 
     def target_of(self, site: str, round: int) -> str:
         """The site whose network is ``site``'s target in a round from 1 on."""

@@ -115,6 +115,16 @@ class Exchange:
         return WORDS[self.answer]
 
 
+def require_two(sites: Sequence[str], what_for: str, hint: str) -> None:
+    """Refuses a site alone, for a strategy with which sites learn from each other beyond the mean.
+
+    Raises:
+        Refused: fewer than two sites.
+    """
+    if len(sites) < 2:
+        raise refused("strategy", f"{len(sites)} site", f"two sites or more, for {what_for}", hint)
+
+
 class Strategy(ABC):
     """Server side of a round: :meth:`configure`, then :meth:`take` for each answer, :meth:`finish`, :meth:`refine`.
 

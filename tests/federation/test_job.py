@@ -230,6 +230,7 @@ def test_privacy_networks_and_teacher_are_told_together():
     [
         ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
+        ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not read it, found 0"),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
         ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
         ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
@@ -239,6 +240,10 @@ def test_privacy_networks_and_teacher_are_told_together():
         (
             {"variant": "heterogeneous", "mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"},
             r"mixed_networks#1: expected one of .*; did you mean 'basic_unet'",
+        ),
+        (
+            {"variant": "hssf", "exchange": "weights", "mixed_networks": ["sam_vit_t"]},
+            "network of a site: expected .*, found sam_vit_t beside exchange weights; leave exchange out",
         ),
         ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],

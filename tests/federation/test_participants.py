@@ -86,6 +86,8 @@ DICE = {"_target_": "monai.losses.DiceLoss"}
 STRUCTURE = {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}}
 HALVES = {"_target_": "monai.transforms.AsDiscreted", "keys": "label", "threshold": 0.5}
 TAILORED = {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": ["haed.*"]}
+OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
+PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
@@ -110,6 +112,8 @@ REFUSED = [
     ),
     ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
     ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
+    ("ditto", OF_SERVER, r"terms#pseudo_label: .*as each site trains one of its own, found one that would take"),
+    ("fedprox", {"strategy": PERSONAL}, r"^refused: 1 problem\n  - terms#proximal: expected a term that does not"),
     ("samfed", {"guides": None}, NO_SAM_GUIDE),
     ("samfed", {"guides": []}, NO_SAM_GUIDE),
     (
