@@ -17,15 +17,15 @@ measured, not learned (:func:`image_reliability`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.registry import Registry
-from samfed_monai.core.validators import in_range, one_of
+from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.losses.pixelwise import dice_of_labels, hard_label
 
 LEAST_AGREEMENT = 0.7
@@ -161,8 +161,7 @@ def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
 @AGREEMENT_RULES.register("average")
 def _average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
-    mean = (o.teacher + o.student) / 2
-    return (*hard_label(mean), mean)
+    return _trusted_average(replace(o, trust=None))
 
 
 @AGREEMENT_RULES.register("trusted_average")
@@ -264,16 +263,16 @@ class AgreementSettings:
     where: str = field(default="agreement", compare=False)
 
     def __post_init__(self) -> None:
-        problems, read = Problems(), READ_BY_RULE.get(self.rule, THRESHOLDS)
-        problems.extend(one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES))
+        problems = one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES)
+        read = READ_BY_RULE.get(str(self.rule), THRESHOLDS)
         for name, default in THRESHOLDS.items():
             where, value = f"{self.where}#{name}", getattr(self, name)
-            problems.extend(in_range(where, value, least=0, most=1))
+            problems += in_range(where, value, least=0, most=1)
             if name not in read and value != default:
                 rules = " or ".join(rule for rule, names in READ_BY_RULE.items() if name in names)
-                expected = f"{default}, as the rule {self.rule} does not read it"
-                problems.add(where, found=repr(value), expected=expected, hint=f"leave it out, or set rule to {rules}")
-        problems.refuse_if_any()
+                expected, hint = f"{default}, as the rule {self.rule} does not read it", f"or set rule to {rules}"
+                problems.append(Problem(where, repr(value), expected, f"leave it out, {hint}"))
+        require(problems)
 
 
 def agree(

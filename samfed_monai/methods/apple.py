@@ -21,7 +21,7 @@ from samfed_monai.core.errors import Problem
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_two
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
 
 #: Where the exponential schedule ends (the authors' code).
 _EPSILON = 0.001
@@ -253,7 +253,7 @@ class Apple(FedAvg):
     exchange = Exchange(own_networks=True)
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        require_two(sites, "a mixture of their core models", "take the variant local_only")
+        require_least(sites, 2, "a mixture of their core models", "take the variant local_only")
 
     def prior(self) -> Tensor:
         """``p_0``: each site's share of all images, (N,) float32, in the order of :attr:`Server.sites`."""

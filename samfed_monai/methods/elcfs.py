@@ -20,7 +20,7 @@ from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
 from samfed_monai.networks.features import LastFeatures
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
-from samfed_monai.protocol.strategy import require_two
+from samfed_monai.protocol.strategy import require_least
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
@@ -105,7 +105,7 @@ class StyleExchange(FedAvgWithStatistics):
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        require_two(sites, "the styles of others", "take the variant no_sam or, at a site with labels, supervised")
+        require_least(sites, 2, "the styles of others", "take the variant no_sam or, at a site with labels, supervised")
 
 
 class SpectrumWindows(MeansOfGroups):

@@ -56,15 +56,10 @@ class LoadBalanceTerm(Term):
         "terms#load_balance": {"_target_": "samfed_monai.methods.pfedsam.LoadBalanceTerm", "weight": 0.01}
     """
 
-    unlabelled = False
+    unlabelled, of_network = False, (require_experts,)
 
     name: str = "load_balance"
     weight: float = 0.01
-
-    def check(self, engine: Any) -> None:
-        """Refuses a network without experts."""
-        super().check(engine)
-        require_experts(engine.network, self.where)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term where experts took part."""
@@ -102,17 +97,12 @@ class MutualDistillationTerm(Term):
         }
     """
 
-    unlabelled = False
+    unlabelled, of_network = False, (require_experts,)
     checks: ClassVar = {"temperature": POSITIVE}
 
     name: str = "mutual_kd"
     temperature: float = 2.0
     weight: float = 0.5
-
-    def check(self, engine: Any) -> None:
-        """Refuses a network whose two paths are one."""
-        super().check(engine)
-        require_experts(engine.network, self.where)
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``T^2 KL(other || trained)``."""

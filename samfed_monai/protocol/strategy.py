@@ -115,14 +115,20 @@ class Exchange:
         return WORDS[self.answer]
 
 
-def require_two(sites: Sequence[str], what_for: str, hint: str) -> None:
-    """Refuses a site alone, for a strategy with which sites learn from each other beyond the mean.
+def require_least(sites: Sequence[str], least: int, what_for: str, hint: str) -> None:
+    """Refuses fewer sites than a strategy needs.
+
+    Args:
+        sites: those that train.
+        least: how many it takes.
+        what_for: to do what, for the message.
+        hint: what to do instead.
 
     Raises:
-        Refused: fewer than two sites.
+        Refused: fewer sites.
     """
-    if len(sites) < 2:
-        raise refused("strategy", f"{len(sites)} site", f"two sites or more, for {what_for}", hint)
+    if len(sites) < least:
+        raise refused("strategy", f"{len(sites)}", f"{least} sites or more, for {what_for}", hint)
 
 
 class Strategy(ABC):
