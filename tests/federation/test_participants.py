@@ -40,11 +40,6 @@ def test_variants_have_their_strategy_and_exchange(small_list, variant):
     assert (type(found.strategy).__name__, found.exchange) == EXCHANGES[variant]
 
 
-def test_one_switch_changes_the_exchange_at_both_ends(small_list):
-    found = participants(small_list, exchange="weights")
-    assert (found.exchange, found.config.value("sharing#exchange")) == ("weights", "weights")
-
-
 def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
     assert participants(small_list).networks == {"site-1": FPN, "site-2": "basic_unet"}
     chosen = participants(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
@@ -62,6 +57,10 @@ def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
     found = participants(small_list, "no_sam", mixed_networks=[R18, R34])
     assert set(found.networks.values()) == {"basic_unet"}
     assert found.content() == {}, "run.json of a homogeneous run is what it was"
+    found = participants(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
+    assert set(found.networks.values()) == {"basic_unet"}, "of another name alone"
+    found = participants(small_list, exchange="weights")  # one switch changes it at both ends
+    assert (found.exchange, found.config.value("sharing#exchange")) == ("weights", "weights")
 
 
 def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_first_tensor(small_list):
@@ -72,9 +71,6 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
     assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
     assert f"site-2 ({R34}) has shape [64, 64, 3, 3]" in text
     assert "--variant heterogeneous" in text
-
-
-def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_list):
     choices = {"site-2": {"network_def#features": [4, 8, 16, 16, 16, 4]}}
     with pytest.raises(
         Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[4, 3, 3, 3\]"
@@ -178,11 +174,6 @@ def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_t
     participants(small_list, **{"terms#own": term}).dry_run()
 
 
-def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
-    found = participants(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
-    assert set(found.networks.values()) == {"basic_unet"}
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -193,15 +184,19 @@ def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
         ({"unseen": ["site-8", "site-9"]}, r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'"),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
+        (
+            {"strategy": {"_target_": "samfed_monai.transforms.PublicTargets"}},
+            r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods",
+        ),
         ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),
         (
             {"unseen": ["site-1"], "choices": {"site-1": {"network": R18}}},
             r"sites#site-1: expected one of \['site-2'\]",
         ),
     ],
-    ids=["site", "unseen", "network", "mixed", "server", "choice-of-an-unseen-site"],
+    ids=["site", "unseen", "network", "mixed", "strategy", "server", "choice-of-an-unseen-site"],
 )
-def test_unknown_names_are_refused(small_list, options, message):
+def test_unknown_names_and_a_strategy_that_is_none_are_refused(small_list, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, **options)
 
@@ -233,9 +228,3 @@ def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_l
     assert strides == [(1, 1), (1, 1)]
     dilations = [server.networks[site]().encoder.layer3[0].conv1.dilation for site in ("site-1", "site-2")]
     assert dilations == [(2, 2), (1, 1)]
-
-
-def test_a_strategy_that_is_none_is_refused(small_list):
-    message = r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods"
-    with pytest.raises(Refused, match=message):
-        participants(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})

@@ -123,6 +123,8 @@ def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:
         Refused, match=r"agreement rule: expected one of .* found 'confidance'; did you mean 'confidence'"
     ):
         agree(image(0.8), image(0.9), rule="confidance")
+    with pytest.raises(ValueError, match=r"one shape, found \[\(1, 1, 1, 6\), \(1, 1, 1, 2\)\]"):
+        agree(image(*[0.5] * 6), image(0.1, 0.2))
 
 
 def test_settings_are_refused_with_all_that_is_wrong() -> None:
@@ -153,11 +155,6 @@ def test_settings_are_equal_wherever_they_were_given() -> None:
     one, other = (AgreementSettings(rule="student", tau=0.8, where=where) for where in ("terms#a", "terms#b"))
     assert one == other
     assert len({AgreementSettings(), AgreementSettings(where="terms#b"), one}) == 2
-
-
-def test_shapes_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one shape, found \[\(1, 1, 1, 6\), \(1, 1, 1, 2\)\]"):
-        agree(image(*[0.5] * 6), image(0.1, 0.2))
 
 
 def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
@@ -229,8 +226,5 @@ def test_reliability_of_four_pixels_by_both_measures():
     labels = planes.byte().expand(3, -1, -1, -1)  # the mask itself, the classes swapped, class 1 everywhere
     assert image_reliability(masks, labels).tolist() == [1.0, 0.0, pytest.approx(2 / 7)]
     assert image_reliability(masks, labels, "pixel_accuracy").tolist() == [1.0, 0.25, 0.25]
-
-
-def test_an_unknown_measure_is_refused():
     with pytest.raises(ValueError, match="iou"):
         image_reliability(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "iou")
