@@ -508,8 +508,9 @@ def plan_problems(
         for site, name in participants.networks.items():
             own = participants.config.with_overrides(participants.overrides[site])
             if is_sam(own, name) and own.optional("network_def#full") is not True:
-                found, expected = f"{name} beside exchange weights", "predictions: most of SAM never leaves a site"
-                problems.add(f"network of {site}", found=found, expected=expected, hint="leave exchange out")
+                found, expected = f"weights, with {name} at {site}", "predictions: most of SAM never leaves a site"
+                hint = "leave exchange out, or give that site another network"
+                problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
     if places.start_from is not None and not (exchange.alike and exchange.server_model):
         expected = f"null with {named}: each site has a network of its own"
         hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))

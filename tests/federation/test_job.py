@@ -243,7 +243,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         ),
         (
             {"variant": "hssf", "exchange": "weights", "mixed_networks": ["sam_vit_t"]},
-            "network of a site: expected .*, found sam_vit_t beside exchange weights; leave exchange out",
+            "json -> exchange: expected predictions: .*, found weights, with sam_vit_t at a site; leave exchange out",
         ),
         ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],
