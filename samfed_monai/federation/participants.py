@@ -27,6 +27,7 @@ from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
+from samfed_monai.handlers.guide import GlobalGuide
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import without_label
 from samfed_monai.methods.fedavg import FedAvg
@@ -347,9 +348,10 @@ def dry_run(
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
-            term does not take, a guide that a term names and that is not there, weak labels (``images#weak_labels``)
-            whose unlabelled pixels would be learned from, missing weights of SAM, names that the strategy cannot do
-            with, or unlike networks where it averages weights.
+            term does not take, a guide that a term names and that is not there, a term that reads the server's network
+            where each site trains its own, weak labels (``images#weak_labels``) whose unlabelled pixels would be
+            learned from, missing weights of SAM, names that the strategy cannot do with, or unlike networks where it
+            averages weights.
     """
     problems, found = Problems(), dict[str, tuple[str, Shapes]]()
     for site, name in networks.items():
@@ -367,8 +369,12 @@ def dry_run(
         parts = {part: _part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])
         if (guides := parts["guides"]) is not None:
-            known = [guide.name for guide in guides.values()] if isinstance(guides, Mapping) else []
-            problems.extend(problem for term in terms or () for problem in term.missing_guides(known))
+            known = list(guides.values()) if isinstance(guides, Mapping) else []
+            names = [guide.name for guide in known]
+            problems.extend(problem for term in terms or () for problem in term.missing_guides(names))
+            if strategy is not None and strategy.exchange.own_networks:
+                copies = {guide.name for guide in known if isinstance(guide, GlobalGuide)}
+                problems.extend(_of_server(term) for term in terms or () if term.of_server or copies & {*term.reads})
         problems.extend(_optimizer_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
         if parts["loss"] is not None:
@@ -412,6 +418,13 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     if "terms" not in reached(parser.get(), [TRAIN]):
         return []
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
+
+
+def _of_server(term: Term) -> Problem:
+    """A term that would take a site's own network, with which a round starts there, for the server's."""
+    found, expected = "one that would take the site's own for it", "a term that does not read the server's network"
+    hint = f"set {term.where}#_disabled_ to true, or, where its student is global, agreement#student to weak"
+    return Problem(term.where, found, f"{expected}, as each site trains one of its own", hint)
 
 
 def _optimizer_problems(optimizer: Any) -> list[Problem]:

@@ -60,6 +60,7 @@ from samfed_monai.privacy import (
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
+from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
 
@@ -503,6 +504,13 @@ def plan_problems(
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
     problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
     exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
+    if exchange.answer is Kind.WEIGHTS and not exchange.alike:
+        for site, name in participants.networks.items():
+            own = participants.config.with_overrides(participants.overrides[site])
+            if is_sam(own, name) and own.optional("network_def#full") is not True:
+                found, expected = f"weights, with {name} at {site}", "predictions: most of SAM never leaves a site"
+                hint = "leave exchange out, or give that site another network"
+                problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
     if places.start_from is not None and not (exchange.alike and exchange.server_model):
         expected = f"null with {named}: each site has a network of its own"
         hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))

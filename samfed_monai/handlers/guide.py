@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.training_state import move_average
 from samfed_monai.core.validators import in_range, require
-from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.handlers.rounds import when_round_starts
 from samfed_monai.losses import Agreement, AgreementSettings, agree, probabilities
 
 if TYPE_CHECKING:
@@ -228,12 +228,7 @@ class GlobalGuide(CopyGuide):
 
     def attach(self, engine: Engine) -> None:
         """Takes a copy of ``engine.network`` whenever a round starts, or without rounds an epoch."""
-        super().attach(engine)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
-
-    def _epoch_started(self, engine: Any) -> None:
-        if not in_federation(engine):
-            self._started(engine)
+        when_round_starts(engine, self._started)
 
 
 @dataclass

@@ -60,7 +60,7 @@ class PublicPredictor:
 
     @property
     def labels(self) -> Tensor:
-        """(N, 1, H, W) uint8, read once."""
+        """(N, 1, H, W) uint8, of several classes their planes (N, K + 1, H, W); read once."""
         return self._read[0]
 
     @property

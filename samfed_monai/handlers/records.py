@@ -10,7 +10,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.handlers.rounds import in_federation, round_of, when_round_starts
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -53,8 +53,7 @@ class TermLogger:
         self._counts: dict[str, int] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        when_round_starts(engine, self._reset)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, record_supervised)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -62,10 +61,6 @@ class TermLogger:
     def _reset(self, engine: Any) -> None:
         self._sums, self._counts = {}, {}
         engine.state.terms_iteration = None  # the last run may have ended at the iteration that this one begins with
-
-    def _epoch_started(self, engine: Any) -> None:
-        if not in_federation(engine):
-            self._reset(engine)
 
     def __call__(self, engine: Any) -> None:
         """Adds one iteration to the averages."""

@@ -40,6 +40,12 @@ def in_federation(engine: Any) -> bool:
     return getattr(engine.state, "round", None) is not None
 
 
+def when_round_starts(engine: Any, handler: Callable[[Any], Any]) -> None:
+    """Calls ``handler`` whenever a round starts; in a trainer on its own, without rounds, with every epoch as well."""
+    engine.add_event_handler(Events.STARTED, handler)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: None if in_federation(engine) else handler(engine))
+
+
 def forget_unfinished_run(engine: Any) -> None:
     """Makes an engine whose run failed ready for the next one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,6 +82,10 @@ class Term(ABC):
     """
 
     unlabelled = True
+    #: Whether the value takes the weights that a round starts with for the server's, whatever guides it reads.
+    of_server = False
+    #: What refuses a network that the term cannot work with: functions of a network and of this term's place.
+    of_network: ClassVar[Sequence[Callable[[Any, str], None]]] = ()
     #: Option to its check, which takes the option's place and value (:mod:`samfed_monai.core.validators`).
     checks: ClassVar[dict[str, Callable[[str, Any], list[Problem]]]] = {}
 
@@ -136,6 +140,8 @@ class Term(ABC):
         elif known is not None:
             problems.extend(self.missing_guides(known))
         problems.refuse_if_any()
+        for require_fit in self.of_network:
+            require_fit(engine.network, self.where)
 
     def missing_guides(self, known: Collection[str]) -> list[Problem]:
         """The guides that this term asks for and that are not among ``known``."""

@@ -16,13 +16,14 @@ measured, not learned (:func:`image_reliability`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.losses.pixelwise import dice_of_labels, hard_label
@@ -99,7 +100,8 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
 
     Args:
         probabilities: (N, C, H, W) float in [0, 1].
-        labels: (N, 1, H, W), class indices (0 or 1 for C = 1).
+        labels: (N, 1, H, W), class indices (0 or 1 for C = 1); or (N, C, H, W), a plane of 0 and 1 for the background
+            and for each class, exactly one of them 1 in every pixel (:func:`samfed_monai.data.classes.planes_of`).
         measure: ``dice`` or ``pixel_accuracy``.
 
     Returns:
@@ -109,9 +111,10 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
         ValueError: an unknown measure.
     """
     predicted = hard_label(probabilities)[0]
+    truth = (labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels).long()
     if Reliability(measure) is Reliability.PIXEL_ACCURACY:
-        return (predicted == labels.long()).float().mean(dim=(1, 2, 3))
-    return dice_of_labels(predicted, labels.long())
+        return (predicted == truth).float().mean(dim=(1, 2, 3))
+    return dice_of_labels(predicted, truth)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,7 @@ def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
 @AGREEMENT_RULES.register("average")
 def _average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
-    mean = (o.teacher + o.student) / 2
-    return (*hard_label(mean), mean)
+    return _trusted_average(replace(o, trust=None))
 
 
 @AGREEMENT_RULES.register("trusted_average")
@@ -174,8 +176,12 @@ def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
 
 
 @AGREEMENT_RULES.register("teacher")
+@AGREEMENT_RULES.register("label")
 def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone."""
+    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone.
+
+    ``label`` is given the true label in the teacher's place: the oracle.
+    """
     return o.teacher_label, torch.ones_like(o.teacher_confidence)
 
 
@@ -185,10 +191,16 @@ def _student(o: Opinions) -> tuple[Tensor, Tensor]:
     return o.student_label, (o.student_confidence > o.tau).to(o.student_confidence.dtype)
 
 
-@AGREEMENT_RULES.register("label")
-def _label(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The true label, given in the teacher's place, weight 1: the oracle."""
-    return o.teacher_label, torch.ones_like(o.teacher_confidence)
+THRESHOLDS = {"tau": 0.9, "delta": 0.1, "least_agreement": LEAST_AGREEMENT}
+"""Thresholds of :class:`AgreementSettings` and their defaults."""
+
+READ_BY_RULE: dict[str, Sequence[str]] = {
+    "confidence": ("tau", "delta"),
+    "trusted_average": ("tau", "least_agreement"),
+    "student": ("tau",),
+    **dict.fromkeys(("average", "teacher", "label"), ()),
+}
+"""Which of :data:`THRESHOLDS` each rule of this package reads."""
 
 
 @dataclass(frozen=True)
@@ -238,24 +250,29 @@ class AgreementSettings:
         where: the place that a refusal names.
 
     Raises:
-        Refused: an unknown rule, a threshold outside [0, 1]; all at once.
+        Refused: an unknown rule, a threshold outside [0, 1], one that is set and that the rule does not read; all at
+            once. Of a rule of your own it is not known what it reads.
     """
 
     teacher: str = "sam"
     student: str = "weak"
     rule: str = "teacher"
-    tau: float = 0.9
-    delta: float = 0.1
-    least_agreement: float = LEAST_AGREEMENT
+    tau: float = THRESHOLDS["tau"]
+    delta: float = THRESHOLDS["delta"]
+    least_agreement: float = THRESHOLDS["least_agreement"]
     where: str = field(default="agreement", compare=False)
 
     def __post_init__(self) -> None:
-        require(
-            one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES),
-            in_range(f"{self.where}#tau", self.tau, least=0, most=1),
-            in_range(f"{self.where}#delta", self.delta, least=0, most=1),
-            in_range(f"{self.where}#least_agreement", self.least_agreement, least=0, most=1),
-        )
+        problems = one_of(f"{self.where}#rule", self.rule, AGREEMENT_RULES)
+        read = READ_BY_RULE.get(str(self.rule), THRESHOLDS)
+        for name, default in THRESHOLDS.items():
+            where, value = f"{self.where}#{name}", getattr(self, name)
+            problems += in_range(where, value, least=0, most=1)
+            if name not in read and value != default:
+                rules = " or ".join(rule for rule, names in READ_BY_RULE.items() if name in names)
+                expected, hint = f"{default}, as the rule {self.rule} does not read it", f"or set rule to {rules}"
+                problems.append(Problem(where, repr(value), expected, f"leave it out, {hint}"))
+        require(problems)
 
 
 def agree(

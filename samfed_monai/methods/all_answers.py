@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import refused
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.strategy import Strategy, require_least
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +49,8 @@ class AllAnswers(Strategy):
         """
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        if len(sites) < self.least_sites:
-            expected = f"at least {self.least_sites}, for {type(self).__name__} to protect"
-            hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-            raise refused("strategy", f"{len(sites)} sites", expected, hint)
+        hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
+        require_least(sites, self.least_sites, f"{type(self).__name__} to protect", hint)
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers: dict[str, Answer] = {}

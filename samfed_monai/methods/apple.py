@@ -17,11 +17,11 @@ from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.errors import Problem
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
 
 #: Where the exponential schedule ends (the authors' code).
 _EPSILON = 0.001
@@ -253,9 +253,7 @@ class Apple(FedAvg):
     exchange = Exchange(own_networks=True)
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        if len(sites) < 2:
-            expected = "two sites or more, for a mixture of their core models"
-            raise refused("strategy", f"{len(sites)} site", expected, "take the variant local_only")
+        require_least(sites, 2, "a mixture of their core models", "take the variant local_only")
 
     def prior(self) -> Tensor:
         """``p_0``: each site's share of all images, (N,) float32, in the order of :attr:`Server.sites`."""

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import require, whole
 from samfed_monai.data.records import different
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
-from samfed_monai.protocol.strategy import Exchange, Server
+from samfed_monai.protocol.strategy import Exchange, Server, require_least
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +168,8 @@ class ClusteredFedAvg(FedAvg):
         self._collected = Collected(StatisticKind.GRAPH, {GRAPH: empty_graph(levels)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        if len(sites) < self.clusters * self.least:
-            found, expected = f"{len(sites)} sites", f"{self.clusters} clusters of at least {self.least}"
-            hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
-            raise refused("strategy", found=found, expected=expected, hint=hint)
+        hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
+        require_least(sites, self.clusters * self.least, f"{self.clusters} clusters of at least {self.least}", hint)
 
     @property
     def places(self) -> Mapping[str, int]:

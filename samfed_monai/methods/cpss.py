@@ -100,6 +100,7 @@ class StyleSwapTerm(Term):
         {"_target_": "samfed_monai.methods.cpss.StyleSwapTerm", "side": 2, "stride": 4, "weight": 1.0}
     """
 
+    of_network = (require_encoder,)
     checks: ClassVar = {
         "tau": FRACTION,
         "side": COUNT,
@@ -118,11 +119,6 @@ class StyleSwapTerm(Term):
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.guide,)
-
-    def check(self, engine: Any) -> None:
-        """Looks at the network, too."""
-        super().check(engine)
-        require_encoder(engine.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean of both batches' losses, that of the site's own images by its factor."""

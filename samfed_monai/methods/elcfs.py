@@ -20,6 +20,7 @@ from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
 from samfed_monai.networks.features import LastFeatures
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
+from samfed_monai.protocol.strategy import require_least
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
@@ -81,7 +82,8 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
 class StyleExchange(FedAvgWithStatistics):
     """FedAvg, whose server also keeps every site's amplitude windows and gives each site those of the others.
 
-    A site is asked for its windows until it has sent them once (``privacy#statistics#spectrum``).
+    A site is asked for its windows until it has sent them once (``privacy#statistics#spectrum``). One that trains alone
+    is refused, since without another site's windows nothing would be restyled.
 
     Args:
         entries: windows of each site, as :class:`SpectrumWindows` has them.
@@ -101,6 +103,9 @@ class StyleExchange(FedAvgWithStatistics):
         require(whole("strategy#entries", entries, least=1), whole("strategy#half", half, least=0))
         side = 2 * half + 1
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
+
+    def require_sites(self, sites: Sequence[str]) -> None:
+        require_least(sites, 2, "the styles of others", "take the variant no_sam or, at a site with labels, supervised")
 
 
 class SpectrumWindows(MeansOfGroups):

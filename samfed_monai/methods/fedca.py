@@ -130,6 +130,7 @@ class ContrastiveTerm(Term):
         {"_target_": "samfed_monai.methods.fedca.ContrastiveTerm", "rounds": 3, "queue": 256, "weight": 0.1}
     """
 
+    of_network = (require_encoder,)
     checks: ClassVar = {"rounds": partial(whole, least=0), "queue": COUNT, "temperature": POSITIVE, "decay": BELOW_1}
     checks |= {"alignment": NOT_NEGATIVE}
 
@@ -156,11 +157,6 @@ class ContrastiveTerm(Term):
             super().attach(engine)
             engine.add_event_handler(Events.STARTED, self._started)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
-
-    def check(self, engine: Any) -> None:
-        """Looks at the network, too."""
-        super().check(engine)
-        require_encoder(engine.network, self.where)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term in its rounds."""

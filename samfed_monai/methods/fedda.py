@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing
+from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
@@ -64,6 +64,7 @@ class DomainAlignmentTerm(Term):
         {"_target_": "samfed_monai.methods.fedda.DomainAlignmentTerm", "guide": "@guides#global", "weight": 0.01}
     """
 
+    of_network = (require_encoder,)
     checks: ClassVar = {"rate": POSITIVE}
 
     guide: GlobalGuide
@@ -85,11 +86,6 @@ class DomainAlignmentTerm(Term):
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._forget)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._step)
-
-    def check(self, engine: Any) -> None:
-        """Looks at the network, too."""
-        super().check(engine)
-        require_encoder(engine.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The discriminator's cross entropy."""
@@ -200,10 +196,9 @@ class CyclicTargets(FedAvg):
 
     exchange = Exchange()  # the mean alone will not do
 
-    def require_sites(self, sites: Any) -> None:
-        if len(sites) < 2:
-            hint = "take the variant fedda, whose target is the global network"
-            raise refused("strategy", f"{len(sites)} site", "two sites or more, for one to be another", hint)
+    def require_sites(self, sites: Sequence[str]) -> None:
+        hint = "take the variant fedda, whose target is the global network"
+        require_least(sites, 2, "one to be another's target", hint)
 
     def target_of(self, site: str, round: int) -> str:
         """The site whose network is ``site``'s target in a round from 1 on."""

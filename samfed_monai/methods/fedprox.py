@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from ignite.engine import Events
 from torch import Tensor
 
-from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.handlers.rounds import when_round_starts
 from samfed_monai.handlers.term import Term
 from samfed_monai.protocol.strategy import trained_weights
 
@@ -17,7 +16,8 @@ class ProximalTerm(Term):
     """``mu / 2 |w - w_G|^2`` over all trained parameters, not over buffers (FedProx, Li et al., arXiv 1812.06127).
 
     ``w_G`` are the weights as the round starts; a trainer on its own, without rounds, takes those at the start of each
-    epoch. Its gradient is ``mu (w - w_G)``: zero at a round's first step.
+    epoch. Its gradient is ``mu (w - w_G)``: zero at a round's first step. A part that rests while another is trained
+    (:class:`samfed_monai.handlers.parts_in_turn.PartsInTurn`) counts in the value and takes no gradient.
 
     Args:
         mu: how strongly; the paper tries 0.001, 0.01, 0.1 and 1.
@@ -28,33 +28,22 @@ class ProximalTerm(Term):
         {"_target_": "samfed_monai.methods.fedprox.ProximalTerm", "mu": 0.01}
     """
 
-    unlabelled = False
+    unlabelled, of_server = False, True
 
     def __init__(self, *, mu: float = 0.01, name: str = "proximal") -> None:
         super().__init__(name=name, weight=mu)
-        self._anchor: list[Tensor] = []
+        self._anchor: list[tuple[Tensor, Tensor]] = []
 
     def attach(self, engine: Any) -> None:
         """Binds to the start of a round as well."""
-        engine.add_event_handler(Events.STARTED, self.remember)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        when_round_starts(engine, self.remember)
         super().attach(engine)
 
     @torch.no_grad()
     def remember(self, engine: Any) -> None:
         """Takes the network's weights as ``w_G``."""
-        weights: list[Tensor] = list(trained_weights(engine.network).values())
-        if len(self._anchor) == len(weights):
-            torch._foreach_copy_(self._anchor, weights)
-        else:
-            self._anchor = [weight.detach().clone() for weight in weights]
-
-    def _epoch_started(self, engine: Any) -> None:
-        if not in_federation(engine):
-            self.remember(engine)
+        self._anchor = [(weight, weight.detach().clone()) for weight in trained_weights(engine.network).values()]
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``1/2 |w - w_G|^2``."""
-        weights = list(trained_weights(engine.network).values())
-        squares = [(weight - old).square().sum() for weight, old in zip(weights, self._anchor, strict=True)]
-        return torch.stack(squares).sum() / 2
+        return torch.stack([(weight - old).square().sum() for weight, old in self._anchor]).sum() / 2

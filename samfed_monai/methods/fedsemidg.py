@@ -157,7 +157,8 @@ class DualGuideTerm(Term):
     The label is that of ``(p_first + p_second) / 2``; a pixel counts where the mean of both entropies is at most a
     threshold. That is the ``rho`` quantile of the labelled batch's entropies, rho from ``start`` to ``end`` over the
     run, averaged over steps with ``memory``. Ours: the average begins anew with each round, at its first batch (it
-    began at 0 and went on through the run), and the loss is that of every other row, normalised by the sum of weights.
+    began at 0 and went on through the run), and the loss is cross entropy and soft Dice (``dice_ce``), normalised by
+    the sum of weights.
 
     Records ``dual_sure``, the share of pixels that count.
 

@@ -353,8 +353,7 @@ class CondensationFusion(Strategy):
             self.sharing.phase.run(round, self.server.rounds, chosen, gate)
         self.sharing.reset()
         self.sharing.own_masks()  # of the next round; made here, where it counts as the server's time
-        state = self.sharing.network.state_dict()
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        super().load_state_dict(self.sharing.network.state_dict(), {})
 
     def state_dict(self) -> dict[str, Tensor]:
         return training_state.pack(self.sharing.optimizer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import FRACTION, POSITIVE, require
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
-from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.handlers.rounds import when_round_starts
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import logits_kl
 from samfed_monai.networks.key_patterns import matched_names, pattern_problems
@@ -56,15 +56,10 @@ class LoadBalanceTerm(Term):
         "terms#load_balance": {"_target_": "samfed_monai.methods.pfedsam.LoadBalanceTerm", "weight": 0.01}
     """
 
-    unlabelled = False
+    unlabelled, of_network = False, (require_experts,)
 
     name: str = "load_balance"
     weight: float = 0.01
-
-    def check(self, engine: Any) -> None:
-        """Refuses a network without experts."""
-        super().check(engine)
-        require_experts(engine.network, self.where)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term where experts took part."""
@@ -102,17 +97,12 @@ class MutualDistillationTerm(Term):
         }
     """
 
-    unlabelled = False
+    unlabelled, of_network = False, (require_experts,)
     checks: ClassVar = {"temperature": POSITIVE}
 
     name: str = "mutual_kd"
     temperature: float = 2.0
     weight: float = 0.5
-
-    def check(self, engine: Any) -> None:
-        """Refuses a network whose two paths are one."""
-        super().check(engine)
-        require_experts(engine.network, self.where)
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``T^2 KL(other || trained)``."""
@@ -133,8 +123,6 @@ class DecoupledStages(PartsInTurn):
 
     Some weights belong to no path: both run through the mask decoder. Named by ``both`` they never rest, and so take as
     many steps as where there are no stages.
-
-    It does not go together with ``ProximalTerm``, which looks at all weights that are trained at a round's start.
 
     Args:
         share: part of an epoch's steps that are stage G, rounded up; 0 and 1 leave one stage out.
@@ -230,18 +218,13 @@ class ExpertUsage:
         self._tokens: Tensor = torch.zeros(0)
 
     def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        when_round_starts(engine, self._started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
 
     def _started(self, engine: Any) -> None:
         require_experts(engine.network, "after#expert_usage (ExpertUsage)")
         self._assigned = None
-
-    def _epoch_started(self, engine: Any) -> None:
-        if not in_federation(engine):
-            self._assigned = None
 
     def __call__(self, engine: Any) -> None:
         """Adds one iteration; nothing leaves the device."""

@@ -20,8 +20,9 @@ class UniMatchTerm(Term):
     """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
 
     The label of all three is that of the student's own weak view where its confidence exceeds ``tau``. ``L_fp`` runs
-    the weak view again with channels of the encoder's features dropped. Each loss is ours (cross entropy and soft Dice,
-    normalised by the sum of weights), as in every other row, where the paper has cross entropy over all pixels.
+    the weak view again with channels of the encoder's features dropped. Each loss is ours: cross entropy and soft Dice
+    (``dice_ce``; ``no_sam`` has the structure loss), normalised by the sum of weights, where the paper has cross
+    entropy over all pixels.
 
     It costs two more forward and backward passes a step. It does not mix images: ``stream#cutmix`` must be 0.
 

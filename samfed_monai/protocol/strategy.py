@@ -115,6 +115,22 @@ class Exchange:
         return WORDS[self.answer]
 
 
+def require_least(sites: Sequence[str], least: int, what_for: str, hint: str) -> None:
+    """Refuses fewer sites than a strategy needs.
+
+    Args:
+        sites: those that train.
+        least: how many it takes.
+        what_for: to do what, for the message.
+        hint: what to do instead.
+
+    Raises:
+        Refused: fewer sites.
+    """
+    if len(sites) < least:
+        raise refused("strategy", f"{len(sites)}", f"{least} sites or more, for {what_for}", hint)
+
+
 class Strategy(ABC):
     """Server side of a round: :meth:`configure`, then :meth:`take` for each answer, :meth:`finish`, :meth:`refine`.
 

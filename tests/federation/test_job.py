@@ -230,6 +230,7 @@ def test_privacy_networks_and_teacher_are_told_together():
     [
         ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
+        ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not read it, found 0"),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
         ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
         ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
@@ -239,6 +240,10 @@ def test_privacy_networks_and_teacher_are_told_together():
         (
             {"variant": "heterogeneous", "mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"},
             r"mixed_networks#1: expected one of .*; did you mean 'basic_unet'",
+        ),
+        (
+            {"variant": "hssf", "exchange": "weights", "mixed_networks": ["sam_vit_t"]},
+            "json -> exchange: expected predictions: .*, found weights, with sam_vit_t at a site; leave exchange out",
         ),
         ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],
@@ -300,7 +305,7 @@ def test_too_few_sites_for_the_quorum_and_for_the_strategy(small_list):
     [quorum] = told(small_list, **{"job#quorum": 3})
     assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
     [clusters] = told(small_list, variant="clustered_sites")
-    assert clusters.startswith("strategy: expected 2 clusters of at least 2, found 2 sites; lower strategy#clusters")
+    assert clusters.startswith("strategy: expected 4 sites or more, for 2 clusters of at least 2, found 2; lower str")
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,6 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
     assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
     assert f"site-2 ({R34}) has shape [64, 64, 3, 3]" in text
     assert "--variant heterogeneous" in text
-
-
-def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_list):
     choices = {"site-2": {"network_def#features": [4, 8, 16, 16, 16, 4]}}
     with pytest.raises(
         Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[4, 3, 3, 3\]"
@@ -85,6 +82,8 @@ DICE = {"_target_": "monai.losses.DiceLoss"}
 STRUCTURE = {"loss": {"_target_": "samfed_monai.losses.StructureLoss"}}
 HALVES = {"_target_": "monai.transforms.AsDiscreted", "keys": "label", "threshold": 0.5}
 TAILORED = {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": ["haed.*"]}
+OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
+PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
@@ -110,6 +109,8 @@ REFUSED = [
     ),
     ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
     ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
+    ("ditto", OF_SERVER, r"terms#pseudo_label: .*as each site trains one of its own, found one that would take"),
+    ("fedprox", {"strategy": PERSONAL}, r"^refused: 1 problem\n  - terms#proximal: expected a term that does not"),
     ("samfed", {"guides": None}, NO_SAM_GUIDE),
     ("samfed", {"guides": []}, NO_SAM_GUIDE),
     (
@@ -184,15 +185,19 @@ def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_t
         ({"unseen": ["site-8", "site-9"]}, r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'"),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
+        (
+            {"strategy": {"_target_": "samfed_monai.transforms.PublicTargets"}},
+            r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods",
+        ),
         ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),
         (
             {"unseen": ["site-1"], "choices": {"site-1": {"network": R18}}},
             r"sites#site-1: expected one of \['site-2'\]",
         ),
     ],
-    ids=["site", "unseen", "network", "mixed", "server", "choice-of-an-unseen-site"],
+    ids=["site", "unseen", "network", "mixed", "strategy", "server", "choice-of-an-unseen-site"],
 )
-def test_unknown_names_are_refused(small_list, options, message):
+def test_unknown_names_and_a_strategy_that_is_none_are_refused(small_list, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, **options)
 
@@ -224,9 +229,3 @@ def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_l
     assert strides == [(1, 1), (1, 1)]
     dilations = [server.networks[site]().encoder.layer3[0].conv1.dilation for site in ("site-1", "site-2")]
     assert dilations == [(2, 2), (1, 1)]
-
-
-def test_a_strategy_that_is_none_is_refused(small_list):
-    message = r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods"
-    with pytest.raises(Refused, match=message):
-        participants(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})

@@ -163,7 +163,7 @@ def test_an_average_that_only_a_log_would_read_is_neither_kept_nor_computed_and_
         (own_labels(), False),
         (own_labels(student="ema"), True),
         (own_labels(teacher="ema"), True),
-        (own_labels(teacher="sam", rule="teacher"), False),
+        (own_labels(teacher="sam", rule="teacher", tau=0.9), False),
         (own_labels(teacher="sam", rule="confidence"), False),
         (SamDistillationTerm(), True),
         (SamDistillationTerm(adaptive=False), False),

@@ -46,13 +46,16 @@ def test_a_mask_is_a_quarter_of_the_image_unless_told_otherwise():
     assert PublicPredictor(dataset=Dataset(items(size=2))).masks(network()).shape == (3, 1, 1, 1)
 
 
-def test_the_network_is_run_in_evaluation_and_left_as_it_was():
+def test_the_network_is_run_in_evaluation_and_left_as_it_was_and_nan_is_refused():
     net = network().train()
     before = weights(net)
     predictor = PublicPredictor(dataset=Dataset(items()))
     assert torch.equal(predictor.masks(net), predictor.masks(net))
     assert net.training
     assert same(before, net.state_dict())
+    net[0].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(Refused, match=r"soft masks: expected probabilities in .*, found NaN or infinity; lower the"):
+        PublicPredictor(dataset=Dataset(items())).masks(net)
 
 
 def test_no_mask_or_reliability_carries_metadata():
@@ -61,13 +64,6 @@ def test_no_mask_or_reliability_carries_metadata():
     predictor = PublicPredictor(dataset=Dataset(tracked))
     masks = predictor.masks(network())
     assert {type(each) for each in (masks, predictor.labels, predictor.reliability(masks))} == {torch.Tensor}
-
-
-def test_nan_is_refused():
-    net = network()
-    net[0].weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(Refused, match=r"soft masks: expected probabilities in .*, found NaN or infinity; lower the"):
-        PublicPredictor(dataset=Dataset(items())).masks(net)
 
 
 @pytest.mark.parametrize("options", [{"reliability": "iou"}, {"mask_size": 0}, {"mask_size": 4.0}])

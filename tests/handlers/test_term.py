@@ -88,14 +88,14 @@ def a_round(start: dict[str, torch.Tensor], terms: list[Any], *, misleading: boo
     return trainer
 
 
-def sam_terms(rule: str) -> list[Any]:
-    return [PseudoLabelTerm(rule=rule, **SURE), SamDistillationTerm(rule=rule, **SURE)]
+def sam_terms(rule: str, tau: float = TAU) -> list[Any]:
+    return [kind(rule=rule, tau=tau, schedule="constant") for kind in (PseudoLabelTerm, SamDistillationTerm)]
 
 
 @pytest.mark.parametrize("misleading", [False, True])
 def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_misleading_one_out(start, misleading):
     def soft(rule: str, teacher: str) -> list[Any]:
-        named = {**SURE, "rule": rule, "teacher": teacher}
+        named = {**SURE, "rule": rule, "teacher": teacher, **({"tau": 0.9} if rule == "average" else {})}
         terms: list[Any] = [PseudoLabelTerm(labels="soft", loss="structure", **named)]
         return terms if teacher == "weak" else [*terms, SamDistillationTerm(**named)]
 
@@ -125,7 +125,7 @@ def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start):
 
 def test_terms_of_equal_settings_share_one_and_others_do_not(start):
     unlike = [PseudoLabelTerm(rule="trusted_average", **SURE), SamDistillationTerm(rule="trusted_average", tau=0.9)]
-    for terms, number in ((sam_terms("trusted_average"), 1), (unlike, 2), (sam_terms("teacher"), 0)):
+    for terms, number in ((sam_terms("trusted_average"), 1), (unlike, 2), (sam_terms("teacher", 0.9), 0)):
         assert len(a_round(start, terms, misleading=False).state.site_agreements) == number
 
 

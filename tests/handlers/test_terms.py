@@ -77,8 +77,9 @@ def test_terms_add_up_supervised_stays_the_first_and_records_start_empty_at_ever
 def test_pseudo_label_term_is_the_agreed_loss() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
-    PseudoLabelTerm(tau=0.7, delta=0.05, schedule="constant")(engine)
-    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], tau=0.7, delta=0.05)
+    settings = {"tau": 0.7, "delta": 0.05, "rule": "confidence"}
+    PseudoLabelTerm(schedule="constant", **settings)(engine)
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], **settings)
     expected = weighted_pseudo_label_loss(given.student, agreement.label, agreement.weight)
     torch.testing.assert_close(engine.state.terms["pseudo_label"], expected)
     torch.testing.assert_close(engine.state.terms["reliability"], agreement.reliability.mean())
@@ -154,10 +155,10 @@ def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.Monkey
     calls = []
     monkeypatch.setattr("samfed_monai.handlers.guide.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
     engine = engine_at(0, 1, guidance())
-    PseudoLabelTerm()(engine)
-    SamDistillationTerm()(engine)
+    PseudoLabelTerm(rule="student")(engine)
+    SamDistillationTerm(rule="student")(engine)
     assert len(calls) == 1
-    SamDistillationTerm(tau=0.8)(engine)
+    SamDistillationTerm(rule="student", tau=0.8)(engine)
     assert len(calls) == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -121,6 +123,8 @@ def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:
         Refused, match=r"agreement rule: expected one of .* found 'confidance'; did you mean 'confidence'"
     ):
         agree(image(0.8), image(0.9), rule="confidance")
+    with pytest.raises(ValueError, match=r"one shape, found \[\(1, 1, 1, 6\), \(1, 1, 1, 2\)\]"):
+        agree(image(*[0.5] * 6), image(0.1, 0.2))
 
 
 def test_settings_are_refused_with_all_that_is_wrong() -> None:
@@ -132,18 +136,25 @@ def test_settings_are_refused_with_all_that_is_wrong() -> None:
         AgreementSettings(rule="avrage", tau=1.5, delta=-1, where="terms#x")
 
 
-def test_thresholds_of_0_and_1_are_thresholds() -> None:
-    assert [AgreementSettings(tau=tau, delta=1 - tau).tau for tau in (0, 1)] == [0, 1]
+READ = {"confidence": {"tau", "delta"}, "trusted_average": {"tau", "least_agreement"}, "student": {"tau"}}
+
+
+@pytest.mark.parametrize(("name", "default"), [("tau", 0.9), ("delta", 0.1), ("least_agreement", 0.7)])
+def test_a_threshold_of_0_or_1_is_one_and_it_is_refused_where_its_rule_does_not_read_it(name, default) -> None:
+    for rule, value in product(AGREEMENT_RULES, (0, 1)):
+        assert getattr(AgreementSettings(rule=rule, **{name: default}), name) == default
+        if name in READ.get(rule, ()):
+            assert getattr(AgreementSettings(rule=rule, **{name: value}), name) == value
+            continue
+        expected = f"agreement#{name}: expected {default}, as the rule {rule} does not read it, found {value}; leave it"
+        with pytest.raises(Refused, match=f"{expected} out, or set rule to "):
+            AgreementSettings(rule=rule, **{name: value})
 
 
 def test_settings_are_equal_wherever_they_were_given() -> None:
-    assert AgreementSettings(tau=0.8, where="terms#a") == AgreementSettings(tau=0.8, where="terms#b")
-    assert len({AgreementSettings(), AgreementSettings(where="terms#b"), AgreementSettings(delta=0.2)}) == 2
-
-
-def test_shapes_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one shape, found \[\(1, 1, 1, 6\), \(1, 1, 1, 2\)\]"):
-        agree(image(*[0.5] * 6), image(0.1, 0.2))
+    one, other = (AgreementSettings(rule="student", tau=0.8, where=where) for where in ("terms#a", "terms#b"))
+    assert one == other
+    assert len({AgreementSettings(), AgreementSettings(where="terms#b"), one}) == 2
 
 
 def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
@@ -210,8 +221,10 @@ def test_reliability_of_four_pixels_by_both_measures():
     assert image_reliability(masks, labels, "pixel_accuracy").tolist() == [0.5, 0.75, 1.0]
     two_channels = torch.tensor([[[[0.8, 0.3]], [[0.2, 0.7]]]])
     assert image_reliability(two_channels, torch.tensor([[[[0, 1]]]])).tolist() == [1.0]
-
-
-def test_an_unknown_measure_is_refused():
+    planes = torch.eye(3)[[0, 1, 2, 2]].T.reshape(1, 3, 1, 4)  # the background, class 1, class 2 twice
+    masks = torch.cat([planes, planes[:, [0, 2, 1]], torch.eye(3)[1].view(1, 3, 1, 1).expand(1, 3, 1, 4)])
+    labels = planes.byte().expand(3, -1, -1, -1)  # the mask itself, the classes swapped, class 1 everywhere
+    assert image_reliability(masks, labels).tolist() == [1.0, 0.0, pytest.approx(2 / 7)]
+    assert image_reliability(masks, labels, "pixel_accuracy").tolist() == [1.0, 0.25, 0.25]
     with pytest.raises(ValueError, match="iou"):
         image_reliability(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "iou")

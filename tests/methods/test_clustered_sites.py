@@ -162,9 +162,7 @@ def test_one_cluster_is_fedavg_and_asks_for_nothing() -> None:
 
 
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
-    told = (
-        "strategy: expected 2 clusters of at least 2, found 3 sites; lower strategy#clusters, or let strategy#least be"
-    )
+    told = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or let"
     with pytest.raises(Refused, match=told):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])

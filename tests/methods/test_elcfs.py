@@ -92,6 +92,8 @@ def attached(strategy: Any = None) -> Any:
 
 
 def test_sites_are_asked_once_and_given_what_the_others_sent():
+    with pytest.raises(Refused, match="2 sites or more, for the styles of others, found 1; take the variant no_sam"):
+        elcfs.StyleExchange().require_sites(["a"])
     strategy, plain = attached(), attached(FedAvg())
     messages = strategy.configure(0)
     assert {site: each.extra for site, each in messages.items()} == {s: {"statistics": "spectrum"} for s in "ab"}

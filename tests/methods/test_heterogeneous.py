@@ -30,10 +30,7 @@ def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
     assert engine.state.terms["public_kd_gate"].item() == 0.5
     assert engine.state.output["loss"].item() == pytest.approx(2 + 3 * single / 2)
     assert engine.state.terms["supervised"].item() == 2.0
-
-
-def test_a_batch_without_targets_adds_nothing():
-    engine = engine_of(batch={}, output=output())
+    engine = engine_of(batch={}, output=output())  # without targets nothing is added
     heterogeneous.PublicDistillationTerm()(engine)
     assert engine.state.output["loss"].item() == 2.0
     assert engine.state.terms.keys() == {"supervised"}
@@ -111,9 +108,6 @@ def test_fault_79_it_says_how_many_pixels_it_takes_before_its_masks_are_there_an
     assert sharing._own is None, "no mask is made for it"
     assert before == sharing.own_masks().numel() == sharing.masks_taken() > 0
     assert server_sharing(exchange="weights").masks_taken() == server_sharing(exchange="none").masks_taken() == 0
-
-
-def test_weights_without_the_servers_architecture_are_refused():
     sharing = server_sharing(**{"sharing#server_network": None})
     with pytest.raises(MessageRefused, match="sharing: expected the server's architecture, found no server_network"):
         sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
@@ -194,18 +188,14 @@ def test_what_is_sent_and_expected_by_exchange():
     assert (sent.tensors["masks"].shape, sent.tensors["masks"].dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert masks.expected("a")["masks"].shape == (IMAGES, 1, 8, 8)
     assert (masks.exchange.answer, masks.exchange.word) == (Kind.SOFT_MASKS, "predictions")
+    assert masks.evaluation("a") is None, "a site has its own network, an unseen hospital the server's"
+    assert masks.evaluation("elsewhere") is masks.global_weights
     weights = attached(exchange="weights")
     sent = weights.configure(0)["a"]
     assert sent.kind == Kind.WEIGHTS
     assert sent.tensors["0.weight"].shape[0] == SERVER_WIDTH
     assert weights.expected("a")["0.weight"].shape[0] == 4, "the site's own network"
     assert (weights.exchange.answer, weights.exchange.word) == (Kind.WEIGHTS, "weights")
-
-
-def test_an_unseen_hospital_gets_the_servers_network_and_a_site_its_own():
-    strategy = attached()
-    assert strategy.evaluation("a") is None
-    assert strategy.evaluation("elsewhere") is strategy.global_weights
 
 
 def test_the_server_trains_without_touching_anybodys_random_numbers():

@@ -79,8 +79,8 @@ def test_one_wild_site_moves_the_model_no_further_than_an_honest_one_could(name,
 @pytest.mark.parametrize("name", ROBUST)
 def test_fewer_sites_than_protect_are_refused_and_in_a_round_they_leave_the_model(name, caplog):
     least, kind = RULES[name], name.partition(".")[2]
-    found = f"found {least - 1} sites; choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-    expected = f"strategy: expected at least {least}, for {kind} to protect, "
+    found = f"found {least - 1}; choose another rule (docs/security.md says what so many sites allow), or FedAvg"
+    expected = f"strategy: expected {least} sites or more, for {kind} to protect, "
     with pytest.raises(Refused, match=re.escape(expected + found)):
         rule(name).require_sites(["site"] * (least - 1))
     rule(name).require_sites(["site"] * least)
