@@ -96,7 +96,8 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     if others and all(line.mean_difference is None for line in others):
         return f"No row was run on all collections, so none is held against the default, {_named(default.row)}."
     if best is None or best is default:
-        return f"No row is better than the default, {_named(default.row)}, on average over the collections."
+        average = ", on average over the collections" if len(sections) > 1 else ""
+        return f"No row is better than the default, {_named(default.row)}{average}."
     texts = [
         f"{section.title or 'Dice'} {spell('vs:dice', cell)} ({word_of(cell)})"
         for section, cell in zip(sections, best.differences, strict=True)

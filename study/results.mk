@@ -230,7 +230,9 @@ account: light-teachers
 
 account-page: $(VENV)/.package
 	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed $(call account-section,Polyp,polyp) \
-	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS)
+	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
+	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
+	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_SEEDS ?= 0,1,2

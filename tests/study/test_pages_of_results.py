@@ -31,6 +31,7 @@ NEEDED = {
         "polyp-no-kvasir-imagenet": "samfed",
         "polyp-no-kvasir": "samfed",
     },
+    "account": {"account-polyp": "samfed_wrong_at_one"},
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
     "pfedsam": {
         "pfedsam-polyp": "pfedsam",
