@@ -72,8 +72,9 @@ class Video:
             raise refused(path, found="a video", expected="PyAV to read it with", hint=hint)
         with self._opened() as (container, stream):
             self.rate = float(stream.average_rate or stream.guessed_rate or 25)
-            ends = [(container.duration or 0) / 1e6, stream.frames / self.rate]
-            self.seconds = max(ends)
+            # a recorder's clock may run on from an earlier recording; Matroska's length counts from its zero
+            late = container.start_time or 0 if "matroska" in container.format.name else 0
+            self.seconds = max(((container.duration or 0) - late) / 1e6, stream.frames / self.rate)
         if next(self.frames(1), None) is None:
             hint = "copy it again from its source, or save it as MP4 (H.264)"
             raise refused(path, found="no frame that can be decoded", expected="a video", hint=hint)
@@ -87,11 +88,11 @@ class Video:
         import av
 
         read = left_out = interlaced = 0
-        end, sound = 0.0, True
+        end, sound, start = 0.0, True, None
         entered: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of what is in the filters
 
         def whole() -> Iterator[av.VideoFrame]:
-            nonlocal read, left_out, end, sound
+            nonlocal read, left_out, end, sound, start
             for shown in self._decoded(container, stream):
                 if isinstance(shown, av.error.FFmpegError) or shown.is_corrupt:
                     sound = False
@@ -102,6 +103,8 @@ class Video:
                     continue
                 read += 1
                 time = (read - 1) / self.rate if shown.time is None else float(shown.time)
+                start = time if start is None else start
+                time -= start
                 left_out += not sound
                 if sound:
                     end = time + 1 / self.rate
