@@ -14,7 +14,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
-from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, scrub, taken_in
+from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, refused_failure, scrub, taken_in
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,7 @@ class LocalTransport:
             traffic.up += wire_size(reply)
         except MessageRefused as error:
             self.sent.forget(site)
-            logger.warning("%s: its message was refused: %s", site, scrub(error))
-            return Failure(site, scrub(error))
+            return refused_failure(site, error)
         except Exception as error:
             self.sent.forget(site)
             if task in (Task.CHECK, Task.PREPARE):

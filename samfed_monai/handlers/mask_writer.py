@@ -262,8 +262,8 @@ class MaskWriter:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
         problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
-        unusual: dict[str, Any] = {"amp": amp, "runtime": runtime.removeprefix("onnxruntime"), "classes": self.classes}
-        unusual["views"] = views if views > 1 else None
+        unusual: dict[str, Any] = {"amp": amp, "classes": self.classes, "views": views if views > 1 else None}
+        unusual["runtime"] = runtime if runtime != "onnxruntime" else None
         made_with = {"image_size": image_size, "threshold": threshold} | {k: v for k, v in unusual.items() if v}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)

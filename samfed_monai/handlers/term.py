@@ -28,7 +28,7 @@ from samfed_monai.losses import (
     trust_of_images,
     weighted_pseudo_label_loss,
 )
-from samfed_monai.losses.agreement import LEAST_AGREEMENT, SiteAgreement
+from samfed_monai.losses.agreement import THRESHOLDS, SiteAgreement
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -182,9 +182,9 @@ class AgreedTerm(Term):
     teacher: str = "sam"
     student: str = "weak"
     rule: str = "teacher"
-    tau: float = 0.9
-    delta: float = 0.1
-    least_agreement: float = LEAST_AGREEMENT
+    tau: float = THRESHOLDS["tau"]
+    delta: float = THRESHOLDS["delta"]
+    least_agreement: float = THRESHOLDS["least_agreement"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -268,13 +268,18 @@ class Spooled:
         return self._file.read()
 
 
+def refused_failure(site: str, error: MessageRefused) -> Failure:
+    """The failure of a site whose message is refused, with a line in the log."""
+    logger.warning("%s: its message was refused: %s", site, scrub(error))
+    return Failure(site, scrub(error))
+
+
 def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:
     """A reply out of its bytes, handed to ``on_reply`` (:func:`taken_in`); its site's failure where it is refused."""
     try:
         reply = from_bytes(payload, max_bytes=max_bytes)
     except MessageRefused as error:
-        logger.warning("%s: its message was refused: %s", site, scrub(error))
-        return Failure(site, scrub(error))
+        return refused_failure(site, error)
     return taken_in(site, reply, on_reply)
 
 
@@ -291,8 +296,7 @@ def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
     try:
         on_reply(site, reply)
     except MessageRefused as error:
-        logger.warning("%s: its message was refused: %s", site, scrub(error))
-        return Failure(site, scrub(error))
+        return refused_failure(site, error)
     except Exception as error:
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise
