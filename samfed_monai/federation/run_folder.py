@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+
+#: Seconds for which a lock is waited for: a killed process frees gigabytes of memory before its files.
+PATIENCE = 3.0
 
 WEIGHTS = "global.safetensors"
 
@@ -517,8 +521,9 @@ _held: dict[Path, TextIO] = {}
 def take_lock(folder: Path) -> None:
     """Takes the lock of a run's folder for this process.
 
-    The lock is the operating system's own (``fcntl``): that of a killed process is free at once, and workers that
-    outlive their process do not hold it. It does not work across machines on network file systems without lock service.
+    The lock is the operating system's own (``fcntl``): that of a killed process is free as soon as its memory is,
+    which is waited for, and workers that outlive their process do not hold it. It does not work across machines on
+    network file systems without lock service.
 
     Raises:
         Refused: another run holds it (fault 51).
@@ -527,21 +532,29 @@ def take_lock(folder: Path) -> None:
     owner = str(os.getpid()) if path in _held else ""  # which would lose it if the file were opened and closed again
     if not owner:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            owner = stream.read().strip() or "unknown"
-            stream.close()
-        else:
+        deadline = time.monotonic() + PATIENCE
+        while not (taken := _lock(stream)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if taken:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             _held[path] = stream
             return
+        stream.seek(0)
+        owner = stream.read().strip() or "unknown"
+        stream.close()
     hint = "wait for it, stop it, or choose another output_dir"
     found = f"another run is at work in it (process {owner})"
     raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)
+
+
+def _lock(stream: TextIO) -> bool:
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def site_record(
