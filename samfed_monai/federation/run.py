@@ -36,7 +36,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
-from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, skipped, total_traffic
+from samfed_monai.federation.run_folder import START, RunFolder, judged, round_traffic, skipped, total_traffic
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
@@ -76,6 +76,11 @@ PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anythin
 _NO_ROUND_BETTER = (
     "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
     "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
+)
+
+_NOTHING_TO_JUDGE_BY = (
+    "No site sent scores or expected Dice of any round, so the last round's network is the run's model, however good "
+    "the others were. Masks of a few validation images at one site are enough to choose by."
 )
 
 
@@ -161,6 +166,9 @@ class Run:
             start, caveats = result.against_start, []
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
+            if not any(map(judged, result.records)):
+                caveats.append(_NOTHING_TO_JUDGE_BY)
+                logger.warning("%s", _NOTHING_TO_JUDGE_BY)
             unseen = {name: model["unseen"] for name, model in result.models.items()}
             results = build_results(
                 variant=plan.variant,

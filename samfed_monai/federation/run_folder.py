@@ -653,6 +653,11 @@ def expected_dice(record: Mapping[str, Any]) -> float | None:
     return sum(each["dice"] * each["images"] for each in promised) / images if images else None
 
 
+def judged(record: Mapping[str, Any]) -> bool:
+    """Whether a site said anything of the model after a round: its scores, or what its masks promise."""
+    return any(entry["validation"] or entry.get("expected") for entry in record["sites"].values())
+
+
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
     """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
     return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
@@ -670,7 +675,7 @@ class Bests:
     site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
     site was away; from the round on that scores a site for the first time, those before it are out.
 
-    The network that the run began with is one of them, :data:`START`, where it was scored.
+    The network that the run began with is one of them, :data:`START`, where it and at least one round were scored.
     """
 
     def __init__(self) -> None:
@@ -690,13 +695,13 @@ class Bests:
             start: of the network that they began with.
         """
         if start is not None and self._seen == 0:
-            self._start = self._highest = self._rated(start)
+            self._start = self._rated(start)
         for number in range(self._seen, len(records)):
             rated, begun = self._rated(records[number]), self._start
             worse = rated is not None and begun is not None and rated[0] == begun[0] and rated[1] < begun[1]
             self.below = self.below + 1 if worse else 0
             self._highest = max((each for each in (self._highest, rated) if each is not None), default=None)
-            best = number if self._highest is None else -self._highest[2]
+            best = number if self._highest is None else -max(self._highest, begun or self._highest)[2]
             self.before, self.now = self.now if number else best, best
         self._seen = len(records)
 
@@ -709,7 +714,7 @@ class Bests:
             dice = pool(self._known.values())["dice"]
         if dice is None and not self._known:
             dice = expected_dice(record)
-        return None if dice is None else (len(self._known), dice, -record["round"])
+        return None if dice is None or (self._known and not scored) else (len(self._known), dice, -record["round"])
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:

@@ -307,13 +307,15 @@ def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_feder
     page = page_of(run, listed, small_federation)
     assert page.count("outlines of student and teacher") == 8
     assert "Test images" not in page
+    assert "No site sent scores" not in page, "its masks promise something"
 
 
 def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp_path):
-    listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
+    listed, run = without_masks(small_federation, tmp_path, "site-1", "site-2"), tmp_path / "run"
     job(small_federation, run, rounds=1, warm_start_steps=0, datalist=listed).run()
     page = page_of(run, listed, small_federation)
-    assert "No overlays for: site-1: none of its test images has a mask." in page
+    assert page.count("none of its test images has a mask") == 2
+    assert "No site sent scores or expected Dice of any round" in page
 
 
 def test_a_round_s_model_is_looked_at_too_on_a_part_of_the_images(store, tmp_path, monkeypatch):
