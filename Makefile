@@ -2,7 +2,7 @@
 #              BUNDLE=samfed_polyp: colonoscopy instead of skin)
 # make test    all tests                make check   format, lint, types, size    make test-fast   a part of them, minutes
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
-# make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
+# make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/); make account: what helps
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make related every method of the package, ranked: docs/results/related.md; many hours, resumable (RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0: a part)
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
@@ -26,7 +26,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Index that torch is installed from, for instance PyTorch's own of CPU builds; without it, pip's.
 TORCH_INDEX ?=
 
-.PHONY: help demo light shipped-model kvasir-list polyp-model quality quality-seed quality-page light-teachers light-page account account-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
+.PHONY: help demo light shipped-model kvasir-list polyp-model small-model compression quality quality-seed quality-page light-teachers light-page account account-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -14
 
