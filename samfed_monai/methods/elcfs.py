@@ -39,7 +39,8 @@ def spectrum_windows(images: Tensor, half: int) -> Tensor:
     """Amplitudes of the lowest frequencies, over the number of pixels, so that they do not depend on the size.
 
     Liu et al. (arXiv 2103.06030, section 3.2): the amplitude of the two-dimensional Fourier transform of each colour,
-    at ``|u|, |v| <= half``. The authors' demonstration has ``half = floor(0.003 * 384) = 1``.
+    at ``|u|, |v| <= half``. The authors' demonstration has ``half = floor(0.003 * 384) = 1``; their training code
+    (``fundus_dataloader.py``) has 0, and replaces that amplitude in place of mixing it.
 
     Args:
         images: (B, C, H, W) float, H and W > 2 half.

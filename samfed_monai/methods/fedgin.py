@@ -2,7 +2,8 @@
 
 The authors' client sends its whole state, normalisation layers with it, and the server is Flower's FedAvg
 (github.com/sachugowda/FedGIN). Domain-specific normalisation is an alternative that GIN beats in arXiv 2602.20773; both
-at once is the variant ``fedgin_own_norm``.
+at once is the variant ``fedgin_own_norm``. Their code bends images of one channel and augments no further; ours bends
+three channels, so that a grey image gets colours, behind the bundle's own strong view.
 """
 
 from __future__ import annotations

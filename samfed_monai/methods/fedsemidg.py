@@ -107,7 +107,8 @@ class GapMeter:
     """Says, as a mean of the round, ``KL(global || own)`` over weak views of the site's images, in nats a pixel.
 
     Both networks are in eval mode: the one that the round began with, and the one that it ended with. The authors' code
-    looks at every image of the site, this at the first ``batches`` of a round's order. List it after ``TermLogger``.
+    looks at every image of the site, labelled ones too, and leaves out the background's part of a binary mask; this
+    looks at the first ``batches`` of a round's order, and at both parts. List it after ``TermLogger``.
 
     Args:
         loader: the unlabelled images' loader.

@@ -386,7 +386,9 @@ class RefinedLabelTerm(Term):
 
     As in the public code the loss is the structure loss of each label times the label's mean weight, summed and divided
     by three, however many labels there are; as in the paper a pixel's weight counts inside of it, too. The code's term
-    that pushes predictions away from one half is left out.
+    that pushes predictions away from one half is left out. Its cross entropy is an unweighted mean (``reduce='none'``
+    is true, which means ``mean``) and takes probabilities, stretched to [0, 1], for logits; ours is that of
+    :class:`~samfed_monai.losses.StructureLoss`.
 
     The store of a round is in ``folder``, readable for its owner alone, beside those of the two before, from which
     this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of

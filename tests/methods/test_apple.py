@@ -85,13 +85,16 @@ def test_rounds_of_several_steps_are_those_of_the_authors_code():
     assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
     mixture = shares[0] * core + shares[1] * torch.tensor(OTHER)
     assert numbers_of(sharing.network.state_dict()) == pytest.approx(mixture.tolist()), "what is evaluated"
+    sharing, trainer = made()  # under AdamW the own share 0.75, a factor of the whole gradient, has no effect
+    trainer.optimizer = torch.optim.AdamW(sharing.network.parameters(), lr=0.1, weight_decay=0.0)
+    sharing.receive(1, 3, Kind.WEIGHTS, sent())  # signs of w - target, which is -0.25, -0.5, 1, -0.5, 2, 1
+    assert trained(sharing, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
 
 
 def test_what_the_prior_moves_moves_the_shares():
     sharing, _ = made(rate=0.0)
-    sharing.load_state_dict(
-        {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
-    )
+    state = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
+    sharing.load_state_dict(state)
     sharing.receive(1, 3, Kind.WEIGHTS, sent((0.5, 0.5)))
     assert sharing.state_dict()["shares"].tolist() == [0.25, 0.75]
 
@@ -101,8 +104,7 @@ def test_before_anybody_answered_the_site_trains_what_it_was_sent():
     assert sharing.receive(0, 3, Kind.WEIGHTS, six(OTHER)) == {}
     answer = trained(sharing, trainer)
     assert answer == pytest.approx([o - 0.1 * (o - t) for o, t in zip(OTHER, TARGET, strict=True)])
-    assert answer == numbers_of(sharing.network.state_dict())
-    assert sharing.state_dict()["core"].tolist() == answer
+    assert answer == numbers_of(sharing.network.state_dict()) == sharing.state_dict()["core"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,7 @@ def test_messages_that_do_not_fit_are_refused(change, reason):
 
 def test_the_state_of_another_network_is_refused():
     sharing, _ = made()
-    state = {"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)}
-    sharing.load_state_dict(state)
+    sharing.load_state_dict({"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)})
     with pytest.raises(MessageRefused, match="the core model of another network; start the run again"):
         sharing.receive(1, 3, Kind.WEIGHTS, sent())
 
@@ -183,8 +184,7 @@ def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
 
 
 def test_fault_39_a_core_model_that_went_too_far_is_shortened_for_the_others():
-    strategy = Apple()
-    strategy.attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
+    strategy = Apple().attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
     strategy.configure(0)
     far = Message(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))
     strategy.aggregate(0, {"s0": far, "s1": Message(Kind.WEIGHTS, "s1", 0, 2, n=1, tensors=six([1.0] * 6))})
