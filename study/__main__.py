@@ -97,7 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
     planned.set_defaults(run=related_plan)
 
     listed = commands.add_parser("related-rows", help="print the rows of a part that are to be run, a line each")
-    listed.add_argument("part", help="polyp, labelled, weak, unseen, skin, abdomen, cardiac or cardiac_unseen")
+    listed.add_argument(
+        "part", help="polyp, labelled, weak, unseen, skin, abdomen, abdomen_weak, cardiac or cardiac_unseen"
+    )
     listed.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listed.add_argument("--seed", type=int, metavar="N", help="leave out rows whose run with this seed is recorded")
     _add_only(listed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from samfed_monai.core.words import counted
 from samfed_monai.reports.run_data import RunData
-from study.related import figures_of
-from study.related_plan import EARLIER, runs_of
+from study.related import figures_of, is_the_start
+from study.related_plan import earlier_form, runs_of, with_more_labels
 
 
 def advice(records: str | Path) -> str:
@@ -20,47 +21,61 @@ def advice(records: str | Path) -> str:
     Raises:
         Refused: a record that cannot be read.
     """
-    found = {part: runs_of(part, records) for part in ("polyp", "unseen", "labelled", "weak")}
-    figures = {
-        "free": figures_of(found["polyp"], found["unseen"]),
-        "masks": figures_of(found["labelled"]),
-        "weak": figures_of(found["weak"]),
-    }
+    figures = {part: figures_of(runs_of(part, records)) for part in ("labelled", "weak")}
+    figures["polyp"] = figures_of(runs_of("polyp", records), runs_of("unseen", records))
 
-    def row(kind: str, name: str, column: str = "dice") -> str:
+    def row(part: str, name: str, column: str = "dice") -> str:
         """A method with its mean over seeds, where the records have it; marked where they are of an earlier form."""
-        cell, mark = figures[kind].get(name, {}).get(column), "\\*" if name in EARLIER else ""
+        cell, mark = figures[part].get(name, {}).get(column), "\\*" if earlier_form(part, name) else ""
         return f"`{name}`" if cell is None or cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
-    def rows(kind: str, *names: str, column: str = "dice") -> str:
-        return ", ".join(row(kind, name, column) for name in names)
+    def rows(part: str, *names: str, column: str = "dice") -> str:
+        return ", ".join(row(part, name, column) for name in names)
 
-    organs = _volumes(runs_of("abdomen", records))
-    abdomen = ", ".join(f"`{name}` {dice:.3f}" for name, dice in sorted(organs.items(), key=lambda pair: -pair[1]))
     return _ADVICE.format(
-        abdomen=_ABDOMEN.format(abdomen=abdomen) if organs else _UNMEASURED,
-        masks=rows("masks", "elcfs_labelled", "supervised", "pfedsam", "fedsam", "pfedsam_two_stage"),
-        without=rows("free", "samfed", "dp_only"),
+        abdomen=_abdomen(runs_of("abdomen", records)),
+        masks=rows("labelled", "elcfs_labelled", "supervised", "pfedsam", "fedsam", "pfedsam_two_stage"),
+        without=rows("polyp", "samfed", "dp_only"),
         weak=rows("weak", "see", "weak_labels", "fedicra"),
-        whole=row("masks", "supervised"),
-        modality=rows("free", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
-        seen=rows("free", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
+        whole=row("labelled", "supervised"),
+        modality=rows("polyp", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
+        seen=rows("polyp", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
     )
 
 
-def _volumes(runs: Iterable[RunData]) -> dict[str, float]:
-    """Row to its mean Dice of whole volumes over sites, classes and seeds."""
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        for splits in run.results["sites"].values():
-            classes = ((splits.get("test") or {}).get("volumes") or {}).get("classes") or {}
-            found.setdefault(run.row, []).extend(each["dice"] for each in classes.values() if each["dice"] is not None)
-    return {row: fmean(values) for row, values in found.items() if values}
+def _abdomen(runs: Sequence[RunData]) -> str:
+    """Rows by their Dice of whole volumes, those with labels of the sites apart, and which of them no round helped."""
+    dice = {row: of["dice"].by_seed for row, of in figures_of(runs).items() if of["dice"].n}
+    if not dice:
+        return _UNMEASURED
+    means = {row: fmean(dice[row].values()) for row in sorted(dice, key=lambda row: -fmean(dice[row].values()))}
+    scored = [(run, dice[run.row][run.seed]) for run in runs if run.seed in dice.get(run.row, {})]
+    began = {_start(run): value for run, value in scored if is_the_start(run)}
+    moved = {run.row for run, _ in scored if not is_the_start(run)}
+    lower = means.keys() - {run.row for run, value in scored if value >= began.get(_start(run), 0.0)}
+    labelled = with_more_labels(runs)
+
+    def listed(apart: bool) -> str:
+        rows = [
+            (row, mean, "" if row in moved else _NO_ROUND) for row, mean in means.items() if (row in labelled) is apart
+        ]
+        return ", ".join(f"`{row}` {mean:.3f}{said}" for row, mean, said in rows)
+
+    text = _ABDOMEN.format(seeds=counted(len({run.seed for run in runs}), "seed")) + listed(False)
+    text += f"; with masks of the sites' images: {listed(True)}" if labelled else ""
+    return text + (_LOWER.format(rows=", ".join(f"`{row}`" for row in means if row in lower)) if lower else "")
+
+
+def _start(run: RunData) -> tuple[int, float | None]:
+    """Which network a run began with: its seed, and the validation Dice of that network."""
+    return run.seed, (run.results.get("against_start") or {}).get("start")
 
 
 _UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdomen`)"
-_ABDOMEN = """Dice of whole volumes, means over four organs and both sites, public masks of CT alone, one seed
-([by organ](results/related.md)): {abdomen}"""
+_ABDOMEN = """Dice of whole volumes, means over four organs and both sites, public masks of CT alone, {seeds}
+([by organ](results/related.md)): """
+_NO_ROUND = " (no round was better than the network at the start)"
+_LOWER = """. Of those that began with that network, {rows} ended below it: the round is chosen by Dice of slices"""
 
 _ADVICE = """## Which one for you
 
@@ -77,7 +92,7 @@ publish some labelled images, let these be the public set and all sites learn wi
 site, one pass of it for each image and round, and learns one class; `weak_labels` learns several. First compare with
 what needs no label of a site, where there are public masks: {without}.
 
-**One modality a site**, such as CT at one and MR at another. {abdomen}; on polyps:
+**One modality a site**, such as CT at one and MR at another. {abdomen}. On polyps:
 {modality}. Adapt the teacher to public images of both modalities and begin with
 `samfed`. What to try then: `fedgin` varies intensities and sends nothing more; `fedbn` and `fedgin_own_norm` keep a
 modality's normalisation layers at its site, so that a new hospital has none; `fedda` aligns features; `elcfs` sends

@@ -10,7 +10,7 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
-from study.related_plan import EARLIER, NO_ROW, gains_by_site, runs_of, site_scores
+from study.related_plan import NO_ROW, earlier_form, gains_by_site, runs_of, site_scores
 
 BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
 """Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
@@ -36,9 +36,8 @@ def measured(records: str | Path) -> dict[str, str]:
             text = f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}"
             if base not in (None, other) and (gains := gains_by_site(blocks, scores.get(str(base), {}))):
                 text += f"; {as_difference(fmean(gains.values()))} beside `{base}`, on which it builds"
+            text += f"; of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
             texts.setdefault(row, []).append(text)
-    for row in texts.keys() & EARLIER.keys():
-        texts[row].append(f"of an earlier form: {EARLIER[row]}")
     without = {row: f"not: {why}" for row, why in NO_ROW.items()}
     return without | {row: "; ".join(texts) for row, texts in texts.items()}
 

@@ -113,7 +113,7 @@ like, together if they wish; they keep all updates of a round in memory, where F
 
 ## One by one
 
-*As published*: what agrees with the source, and where it says so, for the methods whose text is not public in full.
+*As published*: what agrees with the source, and where it says so, for methods of which we did not have the whole text.
 *Inferred*: what is not in the source, or different: our reading or our choice; [Method](method.md) and
 [Sites with models of their own](personalised.md) have it in full. *Measured*: test Dice of short runs on polyps, beside
 the same runs of another method ([all of them](results/related.md)).

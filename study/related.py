@@ -28,6 +28,8 @@ from study.related_plan import (
     PARTS,
     YARDSTICK,
     device_of,
+    dice_of,
+    earlier_form,
     gains_by_site,
     hospital_scores,
     on_cpu,
@@ -92,9 +94,13 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
     each = ("up_bytes_per_round", "down_bytes_per_round")
     memory = process.get("memory_bytes")
     measured = {"seconds": _processor_seconds(results), "memory": None if memory is None else memory / 1e6}
+    dice, worst = results["average"]["test"]["dice"], (results["worst"]["test"] or {}).get("dice")
+    if results["average"]["test"].get("volumes"):
+        sites = [of for splits in results["sites"].values() if (of := dice_of(splits["test"])) is not None]
+        dice, worst = fmean(sites) if sites else None, min(sites, default=None)
     return {
-        "dice": results["average"]["test"]["dice"],
-        "worst": (results["worst"]["test"] or {}).get("dice"),
+        "dice": dice,
+        "worst": worst,
         "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
         **(measured if on_cpu(results) else dict.fromkeys(measured)),
     }
@@ -114,17 +120,16 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
     return working / rounds * used / total
 
 
-def table_block(
-    title: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]
-) -> Block:
-    """The table of a part: ranked rows first, the best on top; a column without values is left out."""
+def table_block(part: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]) -> Block:
+    """The table of a part: ranked rows first, the best on top, earlier forms marked; no column without values."""
     order = [*ranked.ranks, *(row for row in sorted(cells, key=place_of) if row not in ranked.ranks)]
     keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
     rows = {}
     for row in order:
         whole = {"rank": _number(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
         rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key), seeds[row]) for key in keys]
-    return Block(title, [HEADS[key] for key in keys], rows, {row: title_of(row) for row in order}, frozenset())
+    titles = {row: title_of(row) + (r" \*" if earlier_form(part, row) else "") for row in order}
+    return Block("Row", [HEADS[key] for key in keys], rows, titles, frozenset())
 
 
 def volumes_table(runs: Sequence[RunData]) -> list[str]:
@@ -387,7 +392,7 @@ def related_page(
         parts += [f"## {PARTS[part]}", ""]
         of_it = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
         parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
-        parts += [block_markdown(table_block("Row", of, ranked, count)), ""]
+        parts += [block_markdown(table_block(part, of, ranked, count)), ""]
         parts += volumes_table(runs)
         if part != "polyp":
             parts += [told_ranks(ranked), "", *told_against(runs)]
@@ -405,18 +410,21 @@ def related_page(
 
 
 READING = (
-    "*Mean rank*: over the blocks, which are site and seed, by test Dice; 1 is the best, and rows that are equal share "
-    "theirs. Only rows that have all blocks in common are ranked; the oracle, which no hospital has, is not. *Dice* is "
-    "the mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean "
-    "of a site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each "
-    "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites, with the model that a run "
-    "which was stopped sends once more. *processor s a round*: training at all sites, server and aggregation, in "
-    "seconds on processors: wall-clock seconds in the share of them that the run's process had, for other work on the "
-    "machine lengthens these alone; not of a run that was stopped and did most of its work before. *extra MB*: the "
-    f"most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory are "
-    f"of runs on a CPU, with seeds with which `{YARDSTICK}` ran on one; other runs count in all other columns. Sites "
-    "of one seed share a network, and seeds of one site its images, so blocks are not independent, and the tests err "
-    "on the side of a difference."
+    "\\*: runs of an earlier form of the method ([what changed](#what-has-not-been-run)). *Mean rank*: over the "
+    "blocks, which are site and seed, by test Dice; 1 is the best, and rows that are equal share theirs. Only rows "
+    "that have all blocks in common are ranked; the oracle, which no hospital has, is not, nor are rows whose sites "
+    "have labels of their own images, beside rows whose sites have none. *Dice* is the mean over the test images of "
+    "all sites of the model that was best on validation, *worst site* the lowest mean of a site, *unseen hospital* "
+    "the Dice on a hospital that took no part, from runs of their own without it, each mean ± sample standard "
+    "deviation over seeds. Of organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes "
+    "instead of images: a site's Dice is the mean over patients and classes, and *Dice* the mean over sites. *MB a "
+    "round*: both ways, all sites, with the model that a run which was stopped sends once more. *processor s a "
+    "round*: training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in the "
+    "share of them that the run's process had, for other work on the machine lengthens these alone; not of a run "
+    "that was stopped and did most of its work before. *extra MB*: the most memory of the run's process above that "
+    f"of `{YARDSTICK}`, all sites in one process. Seconds and memory are of runs on a CPU, with seeds with which "
+    f"`{YARDSTICK}` ran on one; other runs count in all other columns. Sites of one seed share a network, and seeds "
+    "of one site its images, so blocks are not independent, and the tests err on the side of a difference."
 )
 
 
@@ -445,8 +453,12 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
             texts.append(text)
     texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
     texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
-    recorded = {run.row for runs in found.values() for run in runs}
-    texts += [f"- Of an earlier form: {_name(row)}, {what}." for row, what in EARLIER.items() if row in recorded]
+    recorded = {part: {run.row for run in runs} for part, runs in found.items()}
+    before: dict[tuple[str, str], list[str]] = {}
+    for row, what in EARLIER.items():
+        if of := [title for part, title in PARTS.items() if row in recorded[part] and earlier_form(part, row)]:
+            before.setdefault(("; ".join(of), what), []).append(row)
+    texts += [f"- Of an earlier form ({of}): {_names(rows)}, {what}." for (of, what), rows in before.items()]
     return texts
 
 
@@ -469,10 +481,15 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
 
 def _starts(part: str, runs: Sequence[RunData]) -> list[str]:
     """Whose model is the network that the run began with, since no round is better on validation images."""
-    scores = [(run, run.results.get("against_start")) for run in runs]
-    rows = dict.fromkeys(run.row for run, found in scores if found is not None and found["rounds"] <= found["start"])
+    rows = dict.fromkeys(run.row for run in runs if is_the_start(run))
     text = "the network that the run began with is the model, as no round is better, in a run of"
     return [f"- {PARTS[part]}: {text} {_names(rows)}."] if rows else []
+
+
+def is_the_start(run: RunData) -> bool:
+    """Whether a run's model is the network that it began with, since no round is better on validation images."""
+    found = run.results.get("against_start")
+    return found is not None and found["rounds"] <= found["start"]
 
 
 TWINS = ("coordinate_median", "trimmed_mean")

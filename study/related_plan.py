@@ -23,6 +23,7 @@ PARTS = {
     "unseen": "Polyps, trained without Kvasir",
     "skin": "Skin",
     "abdomen": "Organs of the abdomen: a site with CT and one with MR",
+    "abdomen_weak": "Organs of the abdomen, sites with scribbles",
     "cardiac": "Chambers of the heart: three sequences of two hospitals",
     "cardiac_unseen": "Chambers of the heart, trained without late enhancement",
 }
@@ -43,7 +44,8 @@ VOLUMES = (
     ),
     *("pfedsam", "pfedsam_two_stage", "oracle"),
 )
-"""Rows of the parts of several classes."""
+"""Rows of the parts of several classes. FedICRA, which learns from weak labels, is in ``abdomen_weak``: its tree energy
+is 0 with whole masks, where every pixel has a label."""
 
 NEVER_AWAY = {"local_only", "heterogeneous", "pfedsam", "pfedsam_two_stage"}
 """Of them, those of which sites have networks or parts of their own: a hospital that took no part has none of them."""
@@ -78,6 +80,9 @@ EARLIER = {
     "the network is averaged",
 }
 """Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
+
+BEFORE = ("polyp", "weak", "unseen", "skin")
+"""Parts that have such runs; the others were run with the methods as they are now."""
 
 RENAMED = {"spp_fgc": "clustered_sites"}
 """Rows of records to what their method is called now; it computes the same."""
@@ -135,8 +140,9 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
     if part in ("abdomen", "cardiac", "cardiac_unseen"):
         away = NEVER_AWAY if part == "cardiac_unseen" else set()
         return [name for name in named if name in VOLUMES and name not in away]
-    if part == "weak":
-        return [name for name in named if known[name].labels == "weak"]
+    if part in ("weak", "abdomen_weak"):
+        learn = ("one", "several") if part == "weak" else ("several",)
+        return [name for name in named if known[name].labels == "weak" and known[name].classes in learn]
     if part == "labelled":
         return [name for name in named if known[name].labels == "masks" and name != CEILING]
     unlabelled = [name for name in named if known[name].labels not in ("masks", "weak")]
@@ -175,13 +181,24 @@ def on_cpu(results: Mapping[str, Any]) -> bool:
     return device_of(results) == "cpu"
 
 
+def earlier_form(part: str, row: str) -> str | None:
+    """What the method was when a part's row was run, where it is another now."""
+    return EARLIER.get(row) if part in BEFORE else None
+
+
+def dice_of(test: Mapping[str, Any]) -> float | None:
+    """A site's test Dice: of whole volumes where it has some, since most slices lack an organ; else of its images."""
+    dice: float | None = (test.get("volumes") or test)["dice"]
+    return dice
+
+
 def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
-    """Row to (site, seed) to test Dice: the blocks of the ranks; a site that gave no scores has none."""
+    """Row to (site, seed) to :func:`dice_of`: the blocks of the ranks; a site that gave no scores has none."""
     found: dict[str, dict[tuple[str, int], float]] = {}
     for run in runs:
         of = found.setdefault(run.row, {})
         for site, splits in run.results["sites"].items():
-            if (dice := splits["test"]["dice"]) is not None:
+            if (dice := dice_of(splits["test"])) is not None:
                 of[site, run.seed] = dice
     return found
 
@@ -199,13 +216,21 @@ def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[s
 
 
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
-    """Ranks of all rows but the ceiling, which no hospital has."""
+    """Ranks of the rows of :func:`hospital_scores`."""
     return ranking(hospital_scores(runs))
 
 
 def hospital_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
-    """:func:`site_scores` of all rows but the ceiling, which no hospital has."""
-    return {row: of for row, of in site_scores(runs).items() if row != CEILING}
+    """:func:`site_scores` of the rows that may be compared: all but :func:`with_more_labels`."""
+    runs = list(runs)
+    apart = with_more_labels(runs)
+    return {row: of for row, of in site_scores(runs).items() if row not in apart}
+
+
+def with_more_labels(runs: Iterable[RunData]) -> set[str]:
+    """Rows of sites with labels of their own images, where others of the part have none; the ceiling always."""
+    own = {run.row: run.row == CEILING or bool(run.results.get("own_labels")) for run in runs}
+    return {row for row, labels in own.items() if labels and (row == CEILING or not all(own.values()))}
 
 
 @dataclass(frozen=True)

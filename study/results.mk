@@ -400,7 +400,7 @@ define related-run
 	    done; \
 	done
 endef
-# Parts of several classes are asked for by name: make related RELATED_PARTS=abdomen,cardiac,cardiac_unseen. Their list has every slice; a
+# Parts of several classes are asked for by name: make related RELATED_PARTS=abdomen,abdomen_weak,cardiac,cardiac_unseen. Their list has every slice; a
 # run of them is long on a CPU, and --limit_per_site of a trial goes into VOLUMES_MORE.
 VOLUMES_MORE ?=
 ABDOMEN = --classes "['liver','right_kidney','left_kidney','spleen']" $(VOLUMES_MORE)
@@ -424,6 +424,7 @@ related: related-prepared related-plan
 	$(call related-run,unseen,polyp,polyp,$(POLYP_DATA),$(RELATED_UNSEEN))
 	$(call related-run,skin,skin,skin,$(SKIN_DATA))
 	$(call related-run,abdomen,skin,abdomen,$(RELATED_RUN)/abdomen,$(ABDOMEN),abdomen)
+	$(call related-run,abdomen_weak,skin,abdomen-scribbles,$(RELATED_RUN)/abdomen,$(ABDOMEN),abdomen)
 	$(call related-run,cardiac,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC),cardiac)
 	$(call related-run,cardiac_unseen,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC) $(CARDIAC_UNSEEN),cardiac)
 	$(related-write)
@@ -437,7 +438,7 @@ related-plan: $(VENV)/.package
 related-prepared: $(VENV)/.package
 	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_NEEDS)))
 	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_NEEDS)))
-	$(if $(call related-asks,abdomen),$(call needs-data,data/volumes/abdomen_ct_mr))
+	$(if $(call related-asks,abdomen abdomen_weak),$(call needs-data,data/volumes/abdomen_ct_mr))
 	$(if $(call related-asks,cardiac cardiac_unseen),$(call needs-data,data/volumes/cardiac_mr))
 	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
@@ -460,10 +461,14 @@ ifneq (,$(call related-asks,skin))
 	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
 endif
 
-ifneq (,$(call related-asks,abdomen))
+ifneq (,$(call related-asks,abdomen abdomen_weak))
 	$(call volumes-list,abdomen,abdomen_ct_mr,ct_sabs,liver$(comma)right_kidney$(comma)left_kidney$(comma)spleen)
 	@test -f "$(RELATED_RUN)/abdomen.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/abdomen.json" \
 	    --data-root "$(RELATED_RUN)/abdomen" --output "$(RELATED_RUN)/abdomen.safetensors"
+endif
+ifneq (,$(call related-asks,abdomen_weak))
+	@test -f "$(RELATED_RUN)/abdomen-scribbles.json" || $(BIN)/samfed prepare weak "$(RELATED_RUN)/abdomen.json" \
+	    --data-root "$(RELATED_RUN)/abdomen" --kind scribble --output "$(RELATED_RUN)/abdomen-scribbles.json"
 endif
 ifneq (,$(call related-asks,cardiac cardiac_unseen))
 	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc$(comma)public)
@@ -483,12 +488,14 @@ define related-write
 	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
 	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
 	    --part-command "abdomen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(ABDOMEN))" \
+	    --part-command "abdomen_weak=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(ABDOMEN))  (of a list with scribbles)" \
 	    --part-command "cardiac=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC))" \
 	    --part-command "cardiac_unseen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC) $(CARDIAC_UNSEEN))" \
 	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
 	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; see and see_few group features; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, beside other work, which slows caches, too: small differences in processor seconds mean nothing." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone. On skin they are the four of HSSF's lists, with those images that ISIC 2017 has (66 of 100 public ones) and its masks; the rows there are those that stood best on polyps when they were run." \
-	    --caveat "In the abdomen's part a fifth of the CT site's patients is public, every slice of both sites is in the list, and slices have 128 px in their files. Most slices lack an organ, and an organ drawn where there is none counts 0: Dice of whole volumes is the figure to compare there."
+	    --caveat "In the abdomen's part a fifth of the CT site's patients is public, every slice of both sites is in the list, and slices have 128 px in their files. Most slices lack an organ, and an organ drawn where there is none counts 0: ranks and Dice there are of whole volumes." \
+	    --caveat "In the parts of abdomen and heart oracle, fca, pfedsam and pfedsam_two_stage learn from masks of the sites' own images: do not compare them with rows whose sites have none, beside which they are not ranked. fedicra learns from weak labels: its part has scribbles drawn from the masks of the abdomen."
 	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"
 endef
