@@ -151,6 +151,12 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, caps
     told = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
     assert re.search(told, capsys.readouterr().err)
     assert not (out / "rounds").exists()
+    listed = ("--datalist", place / "list.json", "--data-root", place / "slices")
+    check = ("check", "samfed_skin", "--workflow", "train", *listed, "--classes")
+    assert run(*check, "['spleen', 'kidney']") == 2
+    assert "list -> classes: expected ['spleen', 'kidney'], the classes of this run, found" in capsys.readouterr().err
+    assert run(*check, ORGANS) == 0
+    assert "\n  note: ct has 6 empty and 0 full masks; scores count them apart\n" in capsys.readouterr().out
 
 
 def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):

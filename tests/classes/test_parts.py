@@ -358,7 +358,8 @@ def test_a_method_of_one_class_refuses_several_by_name(workflow):
     told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf_compat", overrides=overrides, ready=False)]
     (said,) = [each for each in told if "'hssf_compat'" in each]
     assert "'samfed'" in said
-    assert "which learn 2 classes, found 'hssf_compat'; or make a list of one class" in said
+    assert "which learn 2 classes, found 'hssf_compat', which leaves out several classes: a label that even the" in said
+    assert said.endswith("many among several; or make a list of one class")
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
 
