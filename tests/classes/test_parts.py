@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -365,8 +366,6 @@ def test_a_method_of_one_class_refuses_several_by_name(workflow):
 
 
 def test_a_variant_of_ones_own_says_itself_that_it_learns_several(tmp_path):
-    import shutil
-
     bundle = tmp_path / "mine"
     shutil.copytree(SKIN, bundle, ignore=shutil.ignore_patterns("models"))
     (bundle / "configs" / "variants").mkdir()

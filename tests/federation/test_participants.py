@@ -82,9 +82,7 @@ UNLIKE_OPTIONS = [
 
 
 @pytest.mark.parametrize(("variant", "options", "choice", "shape"), pick(UNLIKE_OPTIONS))
-def test_one_network_with_unlike_options_is_refused_and_should_have_the_same(
-    small_list, variant, options, choice, shape
-):
+def test_one_network_with_unlike_options_is_refused(small_list, variant, options, choice, shape):
     with pytest.raises(Refused, match=rf"{shape}give all sites the same options of this network .* the rank of LoRA"):
         participants(small_list, variant, choices={"site-2": choice}, **options)
 

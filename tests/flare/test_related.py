@@ -24,14 +24,14 @@ from tests.methods import present
 
 SMALL = {**OPTIONS, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
 SURE = {"agreement#tau": 0.5}
-TEACHER = {f"teacher#{name}": value for name, value in {"base": "vit_b", "size": 64, "epochs": 1, "views": 1}.items()}
-REFINED = {
-    "network_def#feature_groups": [],
-    **{
-        f"terms#see#{name}": value
-        for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
-    },
-}
+
+
+def under(place: str, **values: Any) -> dict[str, Any]:
+    return {f"{place}#{name}": value for name, value in values.items()}
+
+
+TEACHER = under("teacher", base="vit_b", size=64, epochs=1, views=1)
+REFINED = under("terms#see", base="vit_b", sam_size=64, views=1, absolute=1.0, relative=1.0)
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": (SURE, "style_swap"),
@@ -42,22 +42,19 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
     "fedgin_own_norm": (SURE, "pseudo_label"),
     "fedicra": (
-        {
-            **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 2},
-            **{"before#parts#share": 0.5, "local_steps": 2},
-        },
+        {**under("sharing", after=0, batches=1, first_batches=2), "before#parts#share": 0.5, "local_steps": 2},
         "tree",
     ),
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
-    "see": (REFINED, "see_labelled"),
+    "see": ({**REFINED, "network_def#feature_groups": []}, "see_labelled"),
     "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
     "heterogeneous": (
         {**TEACHER, "mixed_networks": None, "server_network": "basic_unet", "sharing#gate": "always"},
         "public_kd",
     ),
 }
-#: Those whose sites keep a network or a part of it, or a file of pseudo-labels.
-PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra", "heterogeneous"), ("see",)
+#: Those whose sites keep a network or a part of it, or a file of pseudo-labels; and that in every run of the tests.
+PARTS, PSEUDO_LABELS, FAST = ("fedgin_own_norm", "fedicra", "heterogeneous"), ("see",), ("fedgin_own_norm",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,10 +69,6 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             torch.manual_seed(0)
             torch.save(build_sam("vit_b", None, 64).state_dict(), folder / "sam_vit_b_01ec64.pth")
         yield folder
-
-
-#: One of them in every run of the tests.
-FAST = ("fedgin_own_norm",)
 
 
 @pytest.mark.parametrize(
