@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.ids import Unread
     from samfed_monai.config.strict import inventory, strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import own_variants, variant_files
-    from samfed_monai.data import check_datalist
-    from samfed_monai.data.datalist import DataList, measuring_notes
+    from samfed_monai.data.checks import check_datalist, facts_of
+    from samfed_monai.data.datalist import DataList
 
     root, only = find_bundle(arguments.bundle), arguments.variant
     overrides = overrides_of(arguments.extra)
@@ -69,15 +69,18 @@ def run(arguments: argparse.Namespace) -> int:
         own = overrides if arguments.workflow == "train" else None
         found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
         problems.extend(each for each in found if variant == only or not isinstance(each, Unread))  # another reads it
-    listed, ignored = None, list[Problem]()
+    listed, ignored, notes = None, list[Problem](), list[str]()
     with problems.collected():
-        if arguments.datalist and arguments.data_root is None:
-            raise refused("command line", found="--datalist alone", expected="--data-root DIR beside it")
-        if arguments.data_root and arguments.datalist is None:
-            raise refused("command line", found="--data-root alone", expected="--datalist LIST beside it")
+        if (arguments.datalist is None) != (arguments.data_root is None):
+            one, other = ("data-root", "datalist LIST") if arguments.datalist is None else ("datalist", "data-root DIR")
+            raise refused("command line", found=f"--{one} alone", expected=f"--{other} beside it")
         if arguments.datalist:
+            from samfed_monai.data.quality_report import notes_on
+
             listed = DataList.load(arguments.datalist)
-            problems.extend(check_datalist(listed, arguments.data_root))
+            facts = facts_of(listed, arguments.data_root)
+            problems.extend(check_datalist(listed, arguments.data_root, facts))
+            notes = notes_on(listed, facts)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
         from samfed_monai.federation.run import check_job, check_training
@@ -85,16 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
         if "federate" in workflows:
             found, ignored = check_job(root, chosen, listed)
         else:
-            found = check_training(root, overrides, only)
+            found = check_training(root, overrides, only, listed)
         problems.extend(found)
-    places = {problem.where for problem in problems}
     if problems:  # each place is reported once
-        twice = {"variant"} if "command line -> variant" in places else set()
+        twice = {"variant"} if any(each.where == "command line -> variant" for each in problems) else set()
         every = (problem for problem in problems if problem.where not in twice)
         raise Refused(problem for problem in every if strict.get(problem.where, problem) is problem)
     also = f" and the variant{'s' * (len(variants) > 1)} {', '.join(variants)}" if variants else ""
     lines = [f"{root.name}: no problems in {', '.join(workflows)}{also}"]
-    lines += [f"  note: {problem}" for problem in [*(measuring_notes(listed) if listed else ()), *ignored]]
+    lines += [f"  note: {note}" for note in [*notes, *ignored]]
     if trains and not tried:
         lines.append("  not tried whether a run takes its values: it could run code (--strict says where)")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):

@@ -161,10 +161,11 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
 
     if variant is None or not several(config.content.get("classes")):
         return
-    if read_method(find_variant(bundle_root, variant)).classes != "several":
+    if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")
         expected = f"one of {able}, which learn {len(config.content['classes'])} classes"
-        yield Problem(place, found=repr(variant), expected=expected, hint="or make a list of one class")
+        found = f"{variant!r}" + (f", which leaves out {method.left_out}" if method.left_out else "")
+        yield Problem(place, found=found, expected=expected, hint="or make a list of one class")
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:

@@ -240,18 +240,19 @@ def warnings(datalist: DataList) -> list[str]:
     return sentences
 
 
-def check_datalist(datalist: str | Path | DataList, data_root: str | Path) -> list[Problem]:
+def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen: Sequence[Facts] = ()) -> list[Problem]:
     """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
 
     Where all files are missing, only that is reported.
 
     Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
     the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
-    raised for them; those of :func:`warnings` are in the data report.
+    raised for them; what is only worth a look is in the data report.
 
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
+        seen: facts of every item, of which none are known by default.
 
     Raises:
         Refused: the JSON file itself cannot be loaded.
@@ -260,7 +261,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path) -> li
     files = [name for _, _, item in datalist.items() for name in (item.image, item.label) if name is not None]
     if wrong := wrong_root(files, data_root, f"the list {datalist.name!r}"):
         return wrong
-    facts = {fact.image: fact for fact in facts_of(datalist, data_root)}
+    facts = {fact.image: fact for fact in seen or facts_of(datalist, data_root)}
     problems, hint = Problems(), "restore the file, or make the list again"
     for _, _, item in datalist.items():
         fact = facts[item.image]

@@ -15,10 +15,10 @@ from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import unpack_all
-from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, warnings
+from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
-from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, measuring_notes, require_free
+from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
 from samfed_monai.data.folders import Found, declare_kinds, find_folders, without_mask
 from samfed_monai.data.partitions import (
     Groups,
@@ -32,7 +32,7 @@ from samfed_monai.data.partitions import (
     subset,
 )
 from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
-from samfed_monai.data.quality_report import doubts, write_report
+from samfed_monai.data.quality_report import notes_on, write_report
 from samfed_monai.data.volumes import cut_nifti, volumes_of
 
 logger = logging.getLogger(__name__)
@@ -301,8 +301,7 @@ def finish(
     kept = [facts[item.image] for _, _, item in datalist.items()]
     require(leaks(datalist))
     freeze({output: datalist})
-    sentences = [*measuring_notes(datalist), *warnings(datalist), *doubts(datalist, kept)]
-    sentences += [*reshaped, *caveats, *looked.sentences]
+    sentences = [*notes_on(datalist, kept), *reshaped, *caveats, *looked.sentences]
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)

@@ -21,7 +21,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import Facts, facts_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
-from samfed_monai.data.datalist import DataList, Item, Split, confine
+from samfed_monai.data.datalist import DataList, Item, Split, confine, measuring_notes
 from samfed_monai.data.partitions import subset
 from samfed_monai.data.public import Coverage
 from samfed_monai.data.reading import Picture, read_image, read_mask
@@ -63,6 +63,13 @@ def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts
     }
 
 
+def notes_on(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
+    """Sentences on a list without problems that ``prepare`` and ``check`` print: what it cannot measure, repeated
+    images, and :func:`doubts`.
+    """
+    return [*measuring_notes(datalist), *duplicate_warnings(datalist), *doubts(datalist, facts)]
+
+
 RIM = 0.98
 """Share of a mask's outermost pixels from which it is taken for inverted, unless it is full."""
 
@@ -75,10 +82,10 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
     Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold (fault 65),
-    inverted, not upright, or fitting better when turned (fault 3); classes that no label of a site has.
+    inverted, not upright, or fitting better when turned (fault 3); classes that no label of a site has. Unlike voxels.
     """
     by_image = {fact.image: fact for fact in facts}
-    sentences: list[str] = []
+    sentences, voxels = list[str](), dict[str, list[list[float]]]()
 
     def such(found: Sequence[str], of: str, what: str) -> None:
         sentences.extend([f"{len(found)} of {of}, such as {min(found)}, are {what}"] if found else [])
@@ -86,6 +93,7 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
         images = [by_image[item.image] for item in items]
         masks = [by_image[item.image] for item in items if item.label is not None]
+        voxels |= {name: sides} if (sides := [item.spacing for item in items if item.spacing]) else {}
         dark = [fact for fact in images if fact.brightest <= DARK]
         brightest = max((fact.brightest for fact in dark), default=0)
         bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
@@ -120,7 +128,32 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
                 f"{better} of {len(square)} square masks of {name} fit their images better when transposed or turned: "
                 "look at the overlays"
             )
-    return sentences
+    return sentences + unlike_voxels(voxels)
+
+
+UNLIKE = 1.5
+"""How many times as long as another volume's a side of a voxel may be before it is said."""
+
+
+def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """A sentence where voxels differ much in a side, at one site or between sites: a network sees organs of another
+    size there.
+
+    Args:
+        voxels: site to mm of a row, of a column and between slices, of each of its volumes or slices.
+    """
+    every = [sides for of_site in voxels.values() for sides in of_site]
+    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
+        return []
+    shown = ", ".join(
+        f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
+        for site, of_site in voxels.items()
+    )
+    return [f"volumes have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
+
+
+def _range(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def _by_site(datalist: DataList) -> list[tuple[str, list[Item]]]:
@@ -179,8 +212,7 @@ def report_on(datalist: str | Path | DataList, data_root: str | Path, page: str 
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     facts = facts_of(datalist, data_root)
-    sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
-    return write_report(datalist, facts, data_root, page, warnings=sentences)
+    return write_report(datalist, facts, data_root, page, warnings=notes_on(datalist, facts))
 
 
 def write_report(

@@ -6,7 +6,7 @@ import gzip
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -384,8 +384,7 @@ def cut_nifti(
     volumes, sentences = _volumes_below(root, slices, problems)
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out, kept, notes = list[Path](), set[Path](), dict[str, Any]()
-    blank, voxels = 0, defaultdict[str, list[Sequence[float]]](list)
+    left_out, kept, notes, blank = list[Path](), set[Path](), dict[str, Any](), 0
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
@@ -402,8 +401,6 @@ def cut_nifti(
             kept |= cut.keys()
             blank += single
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
-            if spacing:
-                voxels[each.site.name].append(spacing)
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
             if not len(problems):  # with one, nothing is kept
@@ -419,7 +416,6 @@ def cut_nifti(
         who = counted(len(left_out), "unreadable volume was", "unreadable volumes were")
         sentences.append(f"{who} left out, such as {relative(left_out[0], root)}")
     sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
-    sentences += unlike_voxels(voxels)
     read = [each.path for each in volumes if each.path not in left_out]
     return sentences if reorient else [*sentences, *different_orientations(read)]
 
@@ -444,31 +440,6 @@ def _cut(
         for number in kept.tolist()
     }
     return files, read.voxel, len(shows) - len(kept)
-
-
-UNLIKE = 1.5
-"""How many times as long as another volume's a side of a voxel may be before it is said."""
-
-
-def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
-    """A sentence where voxels differ much in a side, at one site or between sites: a network sees organs of another
-    size there.
-
-    Args:
-        voxels: site to mm of a row, of a column and between slices, of each of its volumes.
-    """
-    every = [sides for of_site in voxels.values() for sides in of_site]
-    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
-        return []
-    shown = ", ".join(
-        f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
-        for site, of_site in voxels.items()
-    )
-    return [f"volumes have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
-
-
-def _range(values: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def _is_unreadable(volume: Path) -> bool:

@@ -526,4 +526,6 @@ def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
             ]
             expected = "one network at all sites: FedAvg averages weights"
             hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
+            if first.rpartition(" (")[2] == other.rpartition(" (")[2]:  # the network's name, behind the site's
+                hint = "give all sites the same options of this network (network_def#...), such as the rank of LoRA"
             raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)

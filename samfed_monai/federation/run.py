@@ -22,6 +22,7 @@ from samfed_monai.core.own_process import device_name, peak_memory
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
+from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, build_network, dry_run, require_starts, run_config
 from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
@@ -584,20 +585,22 @@ def check_job(
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
 
 
-def check_training(bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None) -> list[Problem]:
-    """Problems of components that ``train.json`` trains with, each built once; see :func:`check_job`.
+def check_training(
+    bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None, datalist: DataList | None = None
+) -> list[Problem]:
+    """Other classes than the list's, and problems of what ``train.json`` trains with; see :func:`check_job`.
 
     Args:
         bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
         overrides: ids to values.
         variant: name of a variant; ``None`` is the bundle as it is.
+        datalist: the frozen list; ``None`` where there is none here.
     """
-    files = variant_files(bundle_root, variant) if variant is not None else []
+    files, problems = variant_files(bundle_root, variant) if variant is not None else [], Problems()
     config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
-    name = str(config.optional("network_name"))
-    if config.optional_id("network_def") and not is_sam(config, name):
-        try:
+    name, classes = str(config.optional("network_name")), config.optional("classes")
+    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name} -> classes") if datalist else ())
+    with problems.collected():
+        if config.optional_id("network_def") and not is_sam(config, name):
             dry_run(config, {"the site": name}, {})
-        except Refused as refused:
-            return refused.problems
-    return []
+    return list(problems)

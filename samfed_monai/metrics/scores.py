@@ -208,20 +208,19 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     Returns:
         ``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}``; a mean over no image is ``None``.
         Means of :data:`BESIDE` follow, where every image has them; of several classes ``classes``, name to
-        ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images on which label or prediction holds the class.
+        ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images on which label or prediction holds the class. One that no
+        label holds has no scores, and an ``n`` of 0; images on which it is predicted have lower scores for it.
     """
     table = list(rows)
     measured = [row for row in table if row["empty"] == "none"] if skip_empty else table
     empty: Counter[str] = Counter(row["empty"] for row in table)
     by_class: dict[str, dict[str, Any]] = {}
     for name in table[0].get("classes", ()) if table else ():
-        column = [row["classes"][name] for row in table]
-        found = summarise([row for row in column if row["empty"] != "both"], skip_empty=skip_empty)
+        column = [row["classes"][name] for row in table if row["classes"][name]["empty"] != "both"]
+        found = summarise(column if {row["empty"] for row in column} - {"label"} else (), skip_empty=skip_empty)
         by_class[name] = {key: found[key] for key in (*NAMES, "n")}
     return {
-        "dice": _mean(row["dice"] for row in table),
-        "iou": _mean(row["iou"] for row in table),
-        "hd95": _mean(row["hd95"] for row in measured),
+        **{name: _mean(row[name] for row in (measured if name == "hd95" else table)) for name in NAMES},
         "n": len(table),
         "empty": {which: empty[which] for which in EMPTY},
         **_beside(table),
@@ -231,6 +230,8 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
 
 def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
     """The summary of all images behind several summaries, as :func:`summarise` would give it.
+
+    Images of a site that lacks a class do not count for that class.
 
     A mean that a summary lacks (``None``: no images, or a client that did not send it) does not count; of counts one of
     which is lacking there is no sum, and in the weights of HD95 it is 0. With ``skip_empty`` a class has no HD95 over
@@ -400,9 +401,8 @@ def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     names = dict.fromkeys(name for part in parts for name in part.get("classes") or {})
     by_class = {name: pool_volumes(part["classes"][name] for part in parts) for name in names}
     counts = {count: [part[count] for part in parts] for count in WEIGHTS.values()}
-    means = {key: _weighted(parts, key, counts[count]) for key, count in WEIGHTS.items()}
     return {
-        **means,
+        **{key: _weighted(parts, key, counts[count]) for key, count in WEIGHTS.items()},
         **{count: sum(of) for count, of in counts.items()},
         **({"classes": by_class} if by_class else {}),
     }

@@ -102,31 +102,38 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert re.search(r"whole volumes +n +Dice +HD95 mm\n(.*\n)*mr kidney +1 +0\.\d{3}", capsys.readouterr().out)
 
 
+SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
+OWN = ("--server_network", "basic_unet", "--mixed_networks")
 #: Methods whose server or exchange meets classes, with what they need here.
 FEDERATIONS: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("fedmd", "hssf"), ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']")),
-    "fedproto": ("--mixed_networks", "['basic_unet']", "--rounds", 2),
+    "elcfs": ("--rounds", 2, "--network_name", "basic_unet", "--privacy#least_images", 2),
+    "fca": ("--rounds", 2, *(word for name, value in SAM.items() for word in (f"--{name}", value))),
+    **dict.fromkeys(("fedmd", "hssf"), (*OWN, "['basic_unet','flexible_unet_resnet18']")),
+    "fedproto": (*OWN, "['basic_unet']", "--rounds", 2),
+    "heterogeneous": (*OWN, "['basic_unet']", *TEACHER),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*FEDERATIONS))
 def test_two_classes_are_learned_from_what_travels_besides_weights(place, variant):
-    more = (*FEDERATIONS[variant], "--server_network", "basic_unet")
-    code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *more)
+    code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *FEDERATIONS[variant])
     assert code == 0
     assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
 
 
-SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
 #: Methods whose terms meet classes at a site, with what they need here, and one of those terms.
 TERMS: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": ({}, "style_swap"),
     "drflm": ({}, "local_mixup"),
+    "fedca": ({}, "contrast"),
+    "fedda": ({}, "domain"),
+    "fedgin": ({}, "pseudo_label"),
     "fedicra": ({"before#parts#share": 0.5}, "tree"),
     "fedsemidg": ({}, "dual_guide"),
     "mean_teacher": ({}, "consistency"),
     "no_sam": ({}, "pseudo_label"),
+    "pfedsam": (SAM, "load_balance"),
     "pfedsam_two_stage": (SAM, "mutual_kd"),
     "semifl": ({}, "mixup"),
     "unimatch": ({}, "unimatch"),
@@ -151,6 +158,12 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, caps
     told = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
     assert re.search(told, capsys.readouterr().err)
     assert not (out / "rounds").exists()
+    listed = ("--datalist", place / "list.json", "--data-root", place / "slices")
+    check = ("check", "samfed_skin", "--workflow", "train", *listed, "--classes")
+    assert run(*check, "['spleen', 'kidney']") == 2
+    assert "list -> classes: expected ['spleen', 'kidney'], the classes of this run, found" in capsys.readouterr().err
+    assert run(*check, ORGANS) == 0
+    assert "\n  note: ct has 6 empty and 0 full masks; scores count them apart\n" in capsys.readouterr().out
 
 
 def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):

@@ -15,13 +15,15 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import taken_back_if_refused
+from samfed_monai.data.checks import Facts
+from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.quality_report import doubts
 from samfed_monai.data.volumes import (
     cut_nifti,
     different_orientations,
     nifti_of,
     read_mask_slices,
     read_slices,
-    unlike_voxels,
     volumes_of,
 )
 from tests.data.making import picture, save
@@ -380,11 +382,9 @@ def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_d
     assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
 
 
-def test_unlike_voxels_are_said_and_a_site_can_be_without_spacing(tmp_path):
+def test_a_site_can_be_without_spacing(tmp_path):
     saved(tmp_path / "in/a/images/p1.nii", EMPTY)
     saved(tmp_path / "in/b/images/p2.nii", EMPTY, np.diag([0.5, 0.5, 6.0, 1.0]))
-    [said] = cut_nifti(tmp_path / "in", tmp_path / "out")
-    assert "unlike voxels (mm of rows, columns, slices): a 0.25 x 0.5 x 3, b 0.5 x 0.5 x 6;" in said
     given = {"without_spacing": ["b"]}
     assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
     notes = volumes_of(tmp_path / "without")
@@ -398,8 +398,7 @@ def test_axes_are_told_or_turned(tmp_path):
     saved(tmp_path / "in/a/images/ras.nii", data)
     for kind, values in (("images", data), ("masks", (data == 7).astype(np.uint8))):
         saved(tmp_path / f"in/a/{kind}/sra.nii", values.transpose(2, 0, 1), AFFINE[:, [2, 0, 1, 3]])
-    voxels, axes = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
-    assert "a 0.25 to 0.5 x 0.5 to 3 x 0.25 to 3" in voxels
+    [axes] = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
     assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
     assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
     for number in (1, 2):
@@ -436,10 +435,16 @@ def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path, s
     ("voxels", "shown"),
     [
         ({"a": [(1, 1, 2)], "b": [(1, 1, 3)]}, []),  # 1.5 times as long
-        ({"a": [(1, 1, 2), (1, 1, 3.1)]}, ["a 1 x 1 x 2 to 3.1"]),
+        ({"a": [(1, 1, 2), (1, 1, 3.1)], "b": []}, ["a 1 x 1 x 2 to 3.1"]),
+        ({"a": [(0.25, 0.5, 3)], "b": [(0.5, 0.5, 6)]}, ["a 0.25 x 0.5 x 3, b 0.5 x 0.5 x 6"]),
         ({"a": [(1, 1, 2)], "b": [(1, 2, 2), (1, 2, 2)]}, ["a 1 x 1 x 2, b 1 x 2 x 2"]),
         ({}, []),
     ],
 )
 def test_unlike_voxels_are_said_of_volumes_of_one_site_too(voxels, shown):
-    assert [sentence.partition(": ")[2].partition(";")[0] for sentence in unlike_voxels(voxels)] == shown
+    listed = DataList("list", [], {site: Site() for site in voxels})
+    for site, sides in ((site, sides) for site, found in voxels.items() for sides in found):
+        items = listed.sites[site].unlabelled
+        items.append(Item(f"{site}{len(items)}.png", "", spacing=list(sides)))
+    said = doubts(listed, [Facts(item.image) for _, _, item in listed.items()])
+    assert [sentence.partition("(mm of rows, columns, slices): ")[2].partition(";")[0] for sentence in said] == shown

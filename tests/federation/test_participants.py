@@ -17,6 +17,7 @@ from tests.methods import pick, present
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
 FPN = "mobile_sam_fpn"
+SAM = {"network_name": "sam_vit_t", "image_size": 64}
 
 
 def participants(
@@ -71,11 +72,19 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
     assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
     assert f"site-2 ({R34}) has shape [64, 64, 3, 3]" in text
     assert "--variant heterogeneous" in text
-    choices = {"site-2": {"network_def#features": [4, 8, 16, 16, 16, 4]}}
-    with pytest.raises(
-        Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[4, 3, 3, 3\]"
-    ):
-        participants(small_list, "no_sam", choices=choices)
+
+
+#: Variant, options, those of the second site, and where its network is of another shape then.
+UNLIKE_OPTIONS = [
+    ("no_sam", {}, {"network_def#features": [4, 8, 16, 16, 16, 4]}, r"\(basic_unet\) has shape \[4, 3, 3, 3\]; "),
+    ("pfedsam", SAM, {"network_def#rank": 8}, r"query_a: site-1 .* has shape \[4, 128\], site-2 .* \[8, 128\]; "),
+]
+
+
+@pytest.mark.parametrize(("variant", "options", "choice", "shape"), pick(UNLIKE_OPTIONS))
+def test_one_network_with_unlike_options_is_refused(small_list, variant, options, choice, shape):
+    with pytest.raises(Refused, match=rf"{shape}give all sites the same options of this network .* the rank of LoRA"):
+        participants(small_list, variant, choices={"site-2": choice}, **options)
 
 
 DICE = {"_target_": "monai.losses.DiceLoss"}

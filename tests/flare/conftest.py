@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.cli.main import main
 from samfed_monai.data import render_synthetic
+from samfed_monai.data.synthetic import CLASSES, render_volumes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,3 +49,14 @@ def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 5, "test": 5, "size": (64, 64)}
     render_synthetic(folder, sites=3, labelled=True, **counts).save(folder / "list.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of slices of two organs with ``list.json``: two sites of three volumes, all labelled."""
+    volumes, slices = (tmp_path_factory.mktemp("organs") / name for name in ("volumes", "slices"))
+    render_volumes(volumes, volumes=3, public=2, size=(32, 32), depth=6)
+    made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
+    made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
+    assert main(["prepare", "nifti", str(volumes), *made]) == 0
+    return slices

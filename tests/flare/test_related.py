@@ -1,8 +1,7 @@
-"""The related systems, all of which keep or send more than weights: real images in one process and on a wire."""
+"""The related systems, all of which keep or send more than weights: two organs in one process and on a wire."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.config.variants import methods
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
+from samfed_monai.data.synthetic import CLASSES
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation.run import Run
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
@@ -20,20 +21,17 @@ from tests.federation.wired import Homes
 from tests.flare.carried import hashes, run_here
 from tests.flare.test_equality import OPTIONS
 from tests.methods import present
-from tests.polyps import few_polyps
 
-pytestmark = pytest.mark.slow
-
-SITES = ("site-1", "site-2")
 SMALL = {**OPTIONS, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
 SURE = {"agreement#tau": 0.5}
-REFINED = {
-    "network_def#feature_groups": [],
-    **{
-        f"terms#see#{name}": value
-        for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
-    },
-}
+
+
+def under(place: str, **values: Any) -> dict[str, Any]:
+    return {f"{place}#{name}": value for name, value in values.items()}
+
+
+TEACHER = under("teacher", base="vit_b", size=64, epochs=1, views=1)
+REFINED = under("terms#see", base="vit_b", sam_size=64, views=1, absolute=1.0, relative=1.0)
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": (SURE, "style_swap"),
@@ -44,18 +42,19 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
     "fedgin_own_norm": (SURE, "pseudo_label"),
     "fedicra": (
-        {
-            **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 2},
-            **{"before#parts#share": 0.5, "local_steps": 2},
-        },
+        {**under("sharing", after=0, batches=1, first_batches=2), "before#parts#share": 0.5, "local_steps": 2},
         "tree",
     ),
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
-    "see": (REFINED, "see_labelled"),
+    "see": ({**REFINED, "network_def#feature_groups": []}, "see_labelled"),
     "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
+    "heterogeneous": (
+        {**TEACHER, "mixed_networks": None, "server_network": "basic_unet", "sharing#gate": "always"},
+        "public_kd",
+    ),
 }
-#: Those whose sites keep a part of the network, or a file of pseudo-labels.
-PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra"), ("see",)
+#: Those whose sites keep a network or a part of it, or a file of pseudo-labels; and that in every run of the tests.
+PARTS, PSEUDO_LABELS, FAST = ("fedgin_own_norm", "fedicra", "heterogeneous"), ("see",), ("fedgin_own_norm",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,25 +71,17 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sites of real polyps where ``SAMFED_DATA`` is set, else drawn ones; ``weak.json`` has points for labels."""
-    if os.environ.get("SAMFED_DATA"):
-        folder, data = tmp_path_factory.mktemp("polyps"), request.getfixturevalue("samfed_data") / "data"
-        listed = few_polyps(data, folder, dict(zip(SITES, (("cvc_clinicdb", 0), ("kvasir_seg", 0)), strict=True)))
-        listed.save(folder / "list.json")
-    else:
-        folder = request.getfixturevalue("two_sites")
-    kinds = dict.fromkeys(SITES, "points")
-    weaken_list(DataList.load(folder / "list.json"), folder, kinds).save(folder / "weak.json")
-    return folder
-
-
-@pytest.mark.parametrize("variant", present(*RELATED))
-def test_on_a_wire_and_in_one_process_it_comes_to_the_same(images, tmp_path, variant):
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in present(*RELATED)]
+)
+def test_on_a_wire_and_in_one_process_it_comes_to_the_same(organs, two_sites, tmp_path, variant):
     """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
-    local, apart = tmp_path / "local", tmp_path / "apart"
-    run = run_here(images, local, apart, {**SMALL, **RELATED[variant][0], "variant": variant}, listed="weak.json")
+    local, apart, several = tmp_path / "local", tmp_path / "apart", methods()[variant].classes == "several"
+    images, more = (organs, {"classes": list(CLASSES)}) if several else (two_sites, {})
+    listed = DataList.load(images / "list.json")
+    weaken_list(listed, images, dict.fromkeys(listed.sites, "points")).save(images / "weak.json")
+    options = {**SMALL, **more, **RELATED[variant][0], "variant": variant}
+    run = run_here(images, local, apart, options, listed="weak.json")
     homes = Homes(images, tmp_path / "homes", listed="weak.json")
     Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
     assert list(hashes(local)) == ["000", "001"]
@@ -98,7 +89,7 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(images, tmp_path, var
     records = [read_json(folder / "rounds" / "001" / "round.json") for folder in (local, apart)]
     kept = [record["files"].get("server.safetensors") for record in records]
     assert kept[0] == kept[1]
-    for site in SITES:
+    for site in listed.sites:
         terms = [record["sites"][site]["terms"] for record in records]
         assert terms[0] == terms[1]
         assert terms[0][RELATED[variant][1]] > 0

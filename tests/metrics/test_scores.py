@@ -303,6 +303,11 @@ def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_thei
     skipped = pool(sites, skip_empty=True)["classes"]["kidney"]
     assert skipped["hd95"] is None, "on how many images it was measured is not said"
     assert pool(sites)["classes"]["kidney"]["hd95"] is not None
+    row = scores_by_class(BOTH, KIDNEY_ALONE, 2)
+    lacking = summarise_classes([row, scores_by_class(nothing, nothing, 2)], ["kidney", "spleen"])
+    assert (lacking["kidney"]["n"], over_classes(row).dice) == (1, pytest.approx(1 / 3)), "which is predicted in vain"
+    assert lacking["spleen"] == {"dice": None, "iou": None, "hd95": None, "n": 0}, "no label of this site has it"
+    assert pool([*sides, {**summarise([]), "n": 9, "classes": lacking}])["classes"]["spleen"] == pooled["spleen"]
 
 
 def test_a_number_that_a_site_withheld_is_that_of_all_its_images():
