@@ -48,7 +48,7 @@ def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(th
     listed = DataList.load(three_sites / "list.json")
     places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
-    environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"SAMFED_SITE": str(files), "SAMFED_FLARE_MARK": "", "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parents[2] / "benchmarks" / "on_flare" / "plain_client.py"
     command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), str(script)]
     done = subprocess.run(

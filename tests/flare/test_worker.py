@@ -64,7 +64,7 @@ def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle
 
 def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatch):
     write_json(tmp_path / "plan.json", PLAN)
-    files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
+    files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5), "site-1")
     asked = {}
     monkeypatch.setattr("samfed_monai.federation.site.Site", lambda *_, floor: asked.update(floor=floor))
     settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
