@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,6 +82,11 @@ _NO_ROUND_BETTER = (
 _NOTHING_TO_JUDGE_BY = (
     "No site sent scores or expected Dice of any round, so the last round's network is the run's model, however good "
     "the others were. Masks of a few validation images at one site are enough to choose by."
+)
+
+_AWAY = (
+    "Scores of the final models are missing, all or some, from {} ({}): averages are without them. The same command, "
+    "run again, asks for them."
 )
 
 
@@ -163,7 +169,7 @@ class Run:
                 prepared = total_traffic([], carrier.take_traffic().values())
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
-            start, caveats = result.against_start, []
+            start, caveats = result.against_start, list(starmap(_AWAY.format, result.failed.items()))
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
             if not any(map(judged, result.records)):
@@ -208,6 +214,7 @@ class Run:
                 command=command_line(),
                 start=self._started_from(),
                 caveats=caveats,
+                unscored=result.failed or None,
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
             self._write_quality(result.calibration, own)

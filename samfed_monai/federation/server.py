@@ -35,7 +35,7 @@ from samfed_monai.federation.run_folder import (
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration, groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
-from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
+from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, withheld_reason
 from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
@@ -134,6 +134,7 @@ class RunResult:
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
         calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
         against_start: see :func:`samfed_monai.federation.run_folder.against_start`.
+        failed: site to the reason why its scores of the two models are missing, all or some.
     """
 
     models: dict[str, dict[str, Any]]
@@ -143,6 +144,7 @@ class RunResult:
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     calibration: Calibration | None = None
     against_start: dict[str, Any] | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class RoundController:
@@ -268,10 +270,10 @@ class RoundController:
         found: dict[str, dict[str, Any]] = {site: {} for site in self._everybody}
         for split in splits:
             words = {"split": split, "model": "teacher"}
-            scores, reasons, _ = self._collect({site: self._message(site, extra=words) for site in self._everybody})
+            scores, failed, held = self._collect({site: self._message(site, extra=words) for site in self._everybody})
             for site, summary in scores.items():
                 found[site][split] = summary
-            log_unscored(reasons, f"{split} scores of the teacher")
+            log_unscored(failed | held, f"{split} scores of the teacher")
         return found
 
     def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
@@ -502,15 +504,16 @@ class RoundController:
             models = {"best": self._model("best", best, record)}
             one = best == len(records) - 1  # one model, evaluated once
             models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
-        if (scored := len(self.sites) - len(self.failed)) < self.quorum:
-            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", self.failed)
-        begun = [] if start is None else [start]
-        traffic = total_traffic(chain(begun, records), self.transport.take_traffic().values())
+        failed = {site: reason for site, reason in self.failed.items() if site in self.sites}
+        if (scored := len(self.sites) - len(failed)) < self.quorum:
+            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
+        first = [] if start is None else [start]
+        traffic = total_traffic(chain(first, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in chain((one["seconds"] for one in chain(begun, records)), [clock.seconds]):  # each file read once
+        for each in chain((one["seconds"] for one in chain(first, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        withheld, quality = dict(self.withheld), calibration_of(record)
-        return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))
+        chosen, begun = calibration_of(record), against_start(records, start)
+        return RunResult(models, records, traffic, seconds, self.withheld, chosen, begun, self.failed)
 
     def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
@@ -533,9 +536,6 @@ class RoundController:
             asked = [site for site in (*self.sites, *away) if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked)
             log_unscored(reasons, f"{split} scores of the {name} model")
-            for site, reason in reasons.items():
-                if reason.startswith(WITHHELD):
-                    self.withheld[site, split] = reason
             for site in (*self.sites, *away):
                 tables[site][split] = {**have, **scores}.get(site)
         unseen = {site: tables[site] for site in self.unseen if tables[site].get("test")}
@@ -559,15 +559,18 @@ class RoundController:
                 messages[site] = self._message(site, round=round, extra={**extra, "purpose": "keep"})
             else:
                 messages[site] = self._message(site, Kind.WEIGHTS, round, tensors=dict(weights), extra=extra)
-        scores, reasons, failed = self._collect(messages)
+        scores, failed, held = self._collect(messages)
         if model != "current":
-            self.failed |= {site: reasons[site] for site in failed if site in self.sites}
-        return scores, reasons
+            self.failed |= failed
+            self.withheld |= {(site, split): reason for site, reason in held.items() if reason != NO_IMAGES}
+        return scores, failed | held
 
-    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
-        """Scores by site, the reasons of sites that sent none, and those of them that failed, which ends no run."""
+    def _collect(
+        self, messages: Mapping[str, Message]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, str]]:
+        """Scores by site, and the reasons of sites that failed, which ends no run, and of those that sent none."""
         if not messages:
-            return {}, {}, set()
+            return {}, {}, {}
         inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
         replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
@@ -578,7 +581,7 @@ class RoundController:
         promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
         self.expected = {site: each for site, each in promised.items() if each}
         scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
-        return scores, failures | withheld, set(failures)
+        return scores, failures, withheld
 
     @property
     def _everybody(self) -> tuple[str, ...]:
