@@ -394,6 +394,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
     Where the server could not write the status (a full disk, a killed process), it is what the server's log says.
 
     Raises:
+        Refused: ``output_dir`` has the results of another run, or of one that was not on FLARE; nothing is copied.
         Stopped: FLARE has no results of the job.
         SamFedError: it has none, and the log says how the run ended.
     """
@@ -405,11 +406,19 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
         for status in sorted(where.rglob(f"{RESULTS}/{STATUS}"))[:1]:
+            names = (name for name in (RUN_ID, "run.json") if (Path(output_dir) / name).is_file())
+            if (name := next(names, None)) and not _same(Path(output_dir) / name, status.with_name(name)):
+                hint = f"type `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`: nothing was copied"
+                raise refused(output_dir, "the results of another run", "an empty folder, or this run's", hint)
             shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
         ended = _last_words(where)
         return write_status(output_dir, "stopped", str(ended), ended.exit_code)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:

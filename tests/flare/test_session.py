@@ -269,6 +269,26 @@ def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state
     assert not state or read_status(tmp_path / "out")["message"] == status["message"]
 
 
+@pytest.mark.parametrize(
+    "ours", [{"run.json": "{}"}, {"flare.run.json": "b"}, {"run.json": "{}", "flare.run.json": "b"}]
+)
+def test_results_of_another_run_are_not_written_over(ours, tmp_path):
+    session = downloaded(tmp_path / "job", "", "done")
+    for name, text in {"flare.run.json": "a", "run.json": "{...}", "results.json": "new"}.items():
+        (tmp_path / "job" / "workspace" / "samfed" / name).write_text(text)
+    for name, text in ours.items():
+        (tmp_path / name).write_text(text)
+    again = "type `samfed flare fetch id --kit KIT --output-dir OTHER`: nothing was copied"
+    with pytest.raises(
+        Refused, match=f"expected an empty folder, or this run's, found the results of another run; {again}"
+    ):
+        fetch_results(session, "id", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == ours
+    fetch_results(session, "id", tmp_path / "new")
+    fetch_results(session, "id", tmp_path / "new")
+    assert (tmp_path / "new" / "results.json").read_text() == "new"
+
+
 def test_results_that_flare_cannot_pack_are_said_by_the_log():
     def download(job_id: str, into: str) -> str:
         raise RuntimeError("no space left")
