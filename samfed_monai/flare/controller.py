@@ -79,7 +79,7 @@ def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> No
     if code != ReturnCode.OK:
         reply = f"its FLARE client reported {code}; see the log at the site"
     elif reason := meta.get(FAILURE):
-        reply = str(reason)[:2000]
+        reply = str(reason)
     request.answered(client_task.client.name, reply)
 
 
