@@ -84,10 +84,7 @@ _NOTHING_TO_JUDGE_BY = (
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
 
-_AWAY = (
-    "Scores of the final models are missing, all or some, from {} ({}): averages are without them. The same command, "
-    "run again, asks for them."
-)
+_AWAY = "{} sent no scores of the final models, or not all ({}): averages are without them. Run the same command again."
 
 
 class Run:
@@ -351,7 +348,7 @@ class Run:
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if adapt != "none" and self.teacher.base != BASE:
             logger.info(
-                "start: MobileSAM's own trunk; the trunk of the teacher, a %s, is another network", self.teacher.base
+                "start: MobileSAM's own trunk; that of the teacher, a %s, is another network", self.teacher.base
             )
             return "none"
         return "lora" if adapt == "off" else adapt
@@ -399,9 +396,8 @@ class Run:
                 build = partial(build_network, participants.config, name)
                 starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
             images = server.start_from(participants.first_weights(starts))
-        own = participants.server(
-            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
-        )
+        first = starts.get(participants.server_network)
+        own = participants.server(rounds=plan.rounds, seed=plan.seed, start=first, guard=self.guard)
         if self._warms_later:
             own = replace(own, warm_start=partial(self._warm_up_later, trunk))
         strategy = participants.strategy.attach(own)

@@ -60,9 +60,7 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
     """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
         hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
-        return [
-            Problem("sites", found=str(sites), expected="at least 2, so that no update is averaged alone", hint=hint)
-        ]
+        return [Problem("sites", str(sites), "at least 2, so that no update is averaged alone", hint)]
     if quorum is not None and not 1 <= quorum <= sites:
         expected = f"a number from 1 to {sites}, the number of sites"
         return [Problem("quorum", found=str(quorum), expected=expected)]
@@ -116,6 +114,9 @@ _BELOW = (
     "{} rounds in a row score less than the network that the run began with: what the sites learn from may mislead "
     "them. If no round is better, the run's model is that network."
 )
+
+Reasons = dict[str, str]
+"""Site to why it gave no answer, or sent no scores."""
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
@@ -287,13 +288,8 @@ class RoundController:
             Refused: a site cannot take part; of a run that goes on, in which a site may be away for a while, fewer
                 than the quorum can. Every site's reasons at once.
         """
-        inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
         least = self.quorum if self.folder.store.rounds() else len(messages)
-        replies = self.transport.send_and_receive(
-            task, messages, quorum=least, on_reply=inbox.check, max_bytes=inbox.max_bytes
-        )
-        failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-        agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
+        agreed, failures = self._numbers(task, messages, quorum=least)
         problems = Problems()
         for site, reason in failures.items():
             if len(agreed) >= least:
@@ -483,11 +479,8 @@ class RoundController:
             logger.warning("%s: %s, and the model stays as it was", where, why)
             return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
-            whose = "the faulty update cannot be identified"
-            raise Stopped(
-                f"{where}: the sum of the updates is not a model ({scrub(refused)}); {whose}; {self._kept()}",
-                AGAIN,
-            ) from None
+            why = f"the sum of the updates is not a model ({scrub(refused)}); the faulty update cannot be identified"
+            raise Stopped(f"{where}: {why}; {self._kept()}", AGAIN) from None
         return secure.dropped
 
     def _clock(self) -> Clock:
@@ -565,23 +558,24 @@ class RoundController:
             self.withheld |= {(site, split): reason for site, reason in held.items() if reason != NO_IMAGES}
         return scores, failed | held
 
-    def _collect(
-        self, messages: Mapping[str, Message]
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, str]]:
+    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], Reasons, Reasons]:
         """Scores by site, and the reasons of sites that failed, which ends no run, and of those that sent none."""
         if not messages:
             return {}, {}, {}
-        inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
-        replies = self.transport.send_and_receive(
-            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
-        )
-        answers = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
-        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        answers, failures = self._numbers(Task.EVALUATE, messages, quorum=0)
         withheld = {site: reason for site, reply in answers.items() if (reason := withheld_reason(reply)) is not None}
         promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
         self.expected = {site: each for site, each in promised.items() if each}
         scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
         return scores, failures, withheld
+
+    def _numbers(self, task: Task, messages: Mapping[str, Message], quorum: int) -> tuple[dict[str, Message], Reasons]:
+        """Answers that hold numbers alone, and why the other sites gave none, in the order of sites."""
+        inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
+        options: dict[str, Any] = {"on_reply": inbox.check, "max_bytes": inbox.max_bytes}
+        replies = sorted(self.transport.send_and_receive(task, messages, quorum=quorum, **options).items())
+        failures = {site: reply.reason for site, reply in replies if isinstance(reply, Failure)}
+        return {site: reply for site, reply in replies if isinstance(reply, Message)}, failures
 
     @property
     def _everybody(self) -> tuple[str, ...]:

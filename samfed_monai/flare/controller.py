@@ -195,10 +195,7 @@ class FederationController(Controller):
 
     def federate(self, folder: Path) -> None:
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
-
-        def opened(transport: WireTransport) -> None:
-            self.transport = transport
-
+        opened = partial(setattr, self, "transport")
         run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
 
     def make_post(self) -> Post:

@@ -137,8 +137,7 @@ def write_site_files(
         ``folder``.
     """
     common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
-    common |= {"device": str(places.train["device"])} if "device" in places.train else {}
-    common |= {"threads": threads} if threads is not None else {}
+    common |= {"device": str(places.train.get("device", "")), "threads": threads}
     server = {name: bundle_or_path(getattr(places, name)) for name in ("start_from", "masks_from")}
     server["adapter"] = _here(places.adapter) if places.adapter else None
     parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {

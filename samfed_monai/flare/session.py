@@ -98,9 +98,7 @@ def last_report(log: str) -> ServerReported | None:
     return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
 
-_STORED = re.compile(
-    r"going on after round (\d+) of (\d+)|round (\d+) of (\d+): (?:validation Dice|no validation scores)"
-)
+_STORED = re.compile(r"(?:going on after )?round (\d+) of (\d+)(?:: (?:no )?validation |$)")
 
 
 def stored_rounds(lines: Iterable[str]) -> str:
@@ -108,7 +106,7 @@ def stored_rounds(lines: Iterable[str]) -> str:
     found = [line for line in map(_STORED.match, lines) if line]
     if not found:
         return "no round is stored yet, as far as the server's log says"
-    done, of = (number for number in found[-1].groups() if number)
+    done, of = found[-1].groups()
     return f"{done} of {of} rounds are stored at the server"
 
 

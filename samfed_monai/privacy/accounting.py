@@ -58,9 +58,7 @@ def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
     if not releases:
         return 0.0
     rdp = accountant()
-    spent = sum(
-        rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, count in releases
-    )
+    spent = sum(rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=n, orders=_ORDERS) for noise, n in releases)
     with warnings.catch_warnings():  # "optimal order is the largest alpha": a bound all the same
         warnings.simplefilter("ignore")
         value, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)

@@ -23,7 +23,6 @@ from samfed_monai.protocol.message import MessageRefused
 from tests.flare.test_site_file import site_file
 
 PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
-NOISE = {"differential_privacy": {"noise_multiplier": 2.0}}
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,8 @@ def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(
     write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
     with pytest.raises(Refused) as refused:
         read_plan(tmp_path / "plan.json")
-    assert [problem.where for problem in refused.value.problems] == [
-        "plan -> after#logger#path",
-        "plan -> sharing#plain#split",
-    ]
+    where = [problem.where for problem in refused.value.problems]
+    assert where == ["plan -> after#logger#path", "plan -> sharing#plain#split"]
 
 
 def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle(tmp_path, monkeypatch):
@@ -71,25 +68,23 @@ def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle
 
 @pytest.fixture
 def begun(two_sites, tmp_path):
-    """Builds what answers at site-1, in a run called ab12, with its site file changed, and images taken from its list."""
+    """Builds what answers at site-1, in a run called ab12; its site file may change, and images leave its list."""
     whole = DataList.load(two_sites / "list.json").for_site("site-1")
-    settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path / "first")}
-    settings["state"] = str(tmp_path / "cache" / "state" / "ab12" / "site-1")
+    where = {"plan": "plan.json", "run_folder": "first", "state": "cache/state/ab12/site-1"}
+    settings = {"site": "site-1", **{name: str(tmp_path / path) for name, path in where.items()}}
+    write_json(tmp_path / "plan.json", {**PLAN, "privacy": {"differential_privacy": {"noise_multiplier": 2.0}}})
 
     def begin(less: int = 0, **change: Any) -> Site:
-        write_json(tmp_path / "plan.json", {**PLAN, "privacy": NOISE})
         files = read_site_file(site_file(tmp_path, **change), "site-1")
-        part = replace(whole.sites["site-1"], unlabelled=whole.sites["site-1"].unlabelled[less:])
-        replace(whole, sites={"site-1": part}).save(files.datalist)
+        part = whole.sites["site-1"]
+        replace(whole, sites={"site-1": replace(part, unlabelled=part.unlabelled[less:])}).save(files.datalist)
         return federated_site(settings, files)
 
     return begin
 
 
 def test_a_site_file_may_ask_for_more_privacy_than_the_plan(begun):
-    site = begun(least_images=8, epsilon=2.5)
-    assert site.release.ledger.floor == PrivacyFloor(8, 2.5)
-    assert site.release.privacy.least_images == 8
+    assert begun(least_images=8, epsilon=2.5).release.ledger.floor == PrivacyFloor(8, 2.5)
     assert begun().release.ledger.floor == PrivacyFloor()
 
 
