@@ -165,9 +165,7 @@ class Reached:
         data.read()
         self.lines: dict[str, dict[int, set[str]]] = {}
         for file in sorted(data.measured_files()):
-            by_line = {
-                line: {_test(each) for each in names if each} for line, names in data.contexts_by_lineno(file).items()
-            }
+            by_line = {line: {_test(x) for x in names if x} for line, names in data.contexts_by_lineno(file).items()}
             self.lines[file[file.rindex(f"{PACKAGE}/") :]] = by_line
         #: How many lines a test reaches: the fewer, the more it is about them.
         self.width = Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)

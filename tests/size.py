@@ -76,9 +76,7 @@ def code_lines(text: str) -> int:
 
 def dialect(text: str) -> dict[str, int]:
     """How often each word of :data:`DIALECT` is in a text."""
-    return {
-        word: len(re.findall(rf"(?<![a-z])(?:{pattern})(?![a-z])", text.lower())) for word, pattern in DIALECT.items()
-    }
+    return {word: len(re.findall(rf"(?<![a-z])(?:{found})(?![a-z])", text.lower())) for word, found in DIALECT.items()}
 
 
 def measured(root: Path) -> Iterator[tuple[str, int]]:

@@ -26,9 +26,7 @@ def search_once() -> None:
         parsing.ComponentLocator._find_classes_or_functions = _classes
 
 
-_UNDRAWN: dict[tuple[str, str], Any] = {
-    ("samfed_monai.reports.html", "run_figures"): lambda run: [],
-}
+_UNDRAWN: dict[tuple[str, str], Any] = {("samfed_monai.reports.html", "run_figures"): lambda run: []}
 
 _drawn: dict[tuple[str, str], Any] = {}
 

@@ -97,20 +97,19 @@ class LocalTransport:
             return Failure(site, "no such site in this federation")
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += wire_size(self.sent.shortened(site, message))
+        failure: Failure | None = None
         try:
             with self.progress.iterations(client.engine(task)):
                 reply = client.answer(task, message)
             traffic.up += wire_size(reply)
         except MessageRefused as error:
-            self.sent.forget(site)
-            return refused_failure(site, error)
+            failure = refused_failure(site, error)
         except Exception as error:
-            self.sent.forget(site)
             if task in (Task.CHECK, Task.PREPARE):
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)
-            return Failure(site, scrub(error))
-        taken = taken_in(site, reply, on_reply)
+            failure = Failure(site, scrub(error))
+        taken = failure or taken_in(site, reply, on_reply)
         if isinstance(taken, Failure):
             self.sent.forget(site)
         return taken

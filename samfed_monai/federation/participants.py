@@ -194,9 +194,8 @@ class Participants:
     @property
     def all_networks(self) -> list[str]:
         """Every network that is trained before round 0, once."""
-        return sorted(
-            {*self.networks.values(), *([self.server_network] if self.strategy.exchange.server_model else [])}
-        )
+        own = [self.server_network] if self.strategy.exchange.server_model else []
+        return sorted({*self.networks.values(), *own})
 
     @property
     def supervised(self) -> bool:
@@ -223,10 +222,8 @@ class Participants:
         own, which would have to be loaded for it."""
         names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):
-            return {
-                name: cost_of(build_network(self.config, name), self.config.value("image_size"))
-                for name in sorted(names)
-            }
+            size = self.config.value("image_size")
+            return {name: cost_of(build_network(self.config, name), size) for name in sorted(names)}
 
     def first_weights(self, starts: Mapping[str, Start]) -> dict[str, dict[str, Tensor]]:
         """What sites are sent before round 0, by site: the network, or the part of it, that they keep from then on.
@@ -507,11 +504,8 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
 def _batches(parser: Any) -> dict[str, int]:
     """Images of each training batch, by the option where that decides it and else by id."""
     option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
-    return {
-        ("batch_size" if images == option else name): images
-        for name, images in found.items()
-        if isinstance(images, int)
-    }
+    named = {"batch_size" if images == option else name: images for name, images in found.items()}
+    return {name: images for name, images in named.items() if isinstance(images, int)}
 
 
 def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +84,8 @@ _NOTHING_TO_JUDGE_BY = (
     "No site sent scores or expected Dice of any round, so the last round's network is the run's model, however good "
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
+
+_AWAY = "{} sent no scores of the final models, or not all ({}): averages are without them. Run the same command again."
 
 
 class Run:
@@ -164,7 +167,7 @@ class Run:
                 prepared = total_traffic([], carrier.take_traffic().values())
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
-            start, caveats = result.against_start, []
+            start, caveats = result.against_start, list(starmap(_AWAY.format, result.failed.items()))
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
             if not any(map(judged, result.records)):
@@ -209,6 +212,7 @@ class Run:
                 command=command_line(),
                 start=self._started_from(),
                 caveats=caveats,
+                unscored=result.failed or None,
             )
             write_json(places.output_dir / "results.json", results, mode=PUBLIC)
             self._write_quality(result.calibration, own)
@@ -345,7 +349,7 @@ class Run:
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if adapt != "none" and self.teacher.base != BASE:
             logger.info(
-                "start: MobileSAM's own trunk; the trunk of the teacher, a %s, is another network", self.teacher.base
+                "start: MobileSAM's own trunk; that of the teacher, a %s, is another network", self.teacher.base
             )
             return "none"
         return "lora" if adapt == "off" else adapt
@@ -393,9 +397,8 @@ class Run:
                 build = partial(build_network, participants.config, name)
                 starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
             images = server.start_from(participants.first_weights(starts))
-        own = participants.server(
-            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
-        )
+        first = starts.get(participants.server_network)
+        own = participants.server(rounds=plan.rounds, seed=plan.seed, start=first, guard=self.guard)
         if self._warms_later:
             own = replace(own, warm_start=partial(self._warm_up_later, trunk))
         strategy = participants.strategy.attach(own)

@@ -35,7 +35,7 @@ from samfed_monai.federation.run_folder import (
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration, groups_in
 from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
-from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, WITHHELD, withheld_reason
+from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, withheld_reason
 from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
@@ -60,9 +60,7 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
     """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
         hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
-        return [
-            Problem("sites", found=str(sites), expected="at least 2, so that no update is averaged alone", hint=hint)
-        ]
+        return [Problem("sites", str(sites), "at least 2, so that no update is averaged alone", hint)]
     if quorum is not None and not 1 <= quorum <= sites:
         expected = f"a number from 1 to {sites}, the number of sites"
         return [Problem("quorum", found=str(quorum), expected=expected)]
@@ -117,6 +115,9 @@ _BELOW = (
     "them. If no round is better, the run's model is that network."
 )
 
+Reasons = dict[str, str]
+"""Site to why it gave no answer, or sent no scores."""
+
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 
@@ -134,6 +135,7 @@ class RunResult:
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
         calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
         against_start: see :func:`samfed_monai.federation.run_folder.against_start`.
+        failed: site to the reason why its scores of the two models are missing, all or some.
     """
 
     models: dict[str, dict[str, Any]]
@@ -143,6 +145,7 @@ class RunResult:
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     calibration: Calibration | None = None
     against_start: dict[str, Any] | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class RoundController:
@@ -268,10 +271,10 @@ class RoundController:
         found: dict[str, dict[str, Any]] = {site: {} for site in self._everybody}
         for split in splits:
             words = {"split": split, "model": "teacher"}
-            scores, reasons, _ = self._collect({site: self._message(site, extra=words) for site in self._everybody})
+            scores, failed, held = self._collect({site: self._message(site, extra=words) for site in self._everybody})
             for site, summary in scores.items():
                 found[site][split] = summary
-            log_unscored(reasons, f"{split} scores of the teacher")
+            log_unscored(failed | held, f"{split} scores of the teacher")
         return found
 
     def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
@@ -285,13 +288,8 @@ class RoundController:
             Refused: a site cannot take part; of a run that goes on, in which a site may be away for a while, fewer
                 than the quorum can. Every site's reasons at once.
         """
-        inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
         least = self.quorum if self.folder.store.rounds() else len(messages)
-        replies = self.transport.send_and_receive(
-            task, messages, quorum=least, on_reply=inbox.check, max_bytes=inbox.max_bytes
-        )
-        failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-        agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
+        agreed, failures = self._numbers(task, messages, quorum=least)
         problems = Problems()
         for site, reason in failures.items():
             if len(agreed) >= least:
@@ -481,11 +479,8 @@ class RoundController:
             logger.warning("%s: %s, and the model stays as it was", where, why)
             return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
-            whose = "the faulty update cannot be identified"
-            raise Stopped(
-                f"{where}: the sum of the updates is not a model ({scrub(refused)}); {whose}; {self._kept()}",
-                AGAIN,
-            ) from None
+            why = f"the sum of the updates is not a model ({scrub(refused)}); the faulty update cannot be identified"
+            raise Stopped(f"{where}: {why}; {self._kept()}", AGAIN) from None
         return secure.dropped
 
     def _clock(self) -> Clock:
@@ -502,15 +497,16 @@ class RoundController:
             models = {"best": self._model("best", best, record)}
             one = best == len(records) - 1  # one model, evaluated once
             models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
-        if (scored := len(self.sites) - len(self.failed)) < self.quorum:
-            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", self.failed)
-        begun = [] if start is None else [start]
-        traffic = total_traffic(chain(begun, records), self.transport.take_traffic().values())
+        failed = {site: reason for site, reason in self.failed.items() if site in self.sites}
+        if (scored := len(self.sites) - len(failed)) < self.quorum:
+            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
+        first = [] if start is None else [start]
+        traffic = total_traffic(chain(first, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in chain((one["seconds"] for one in chain(begun, records)), [clock.seconds]):  # each file read once
+        for each in chain((one["seconds"] for one in chain(first, records)), [clock.seconds]):  # each file read once
             seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        withheld, quality = dict(self.withheld), calibration_of(record)
-        return RunResult(models, records, traffic, seconds, withheld, quality, against_start(records, start))
+        chosen, begun = calibration_of(record), against_start(records, start)
+        return RunResult(models, records, traffic, seconds, self.withheld, chosen, begun, self.failed)
 
     def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
@@ -533,9 +529,6 @@ class RoundController:
             asked = [site for site in (*self.sites, *away) if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked)
             log_unscored(reasons, f"{split} scores of the {name} model")
-            for site, reason in reasons.items():
-                if reason.startswith(WITHHELD):
-                    self.withheld[site, split] = reason
             for site in (*self.sites, *away):
                 tables[site][split] = {**have, **scores}.get(site)
         unseen = {site: tables[site] for site in self.unseen if tables[site].get("test")}
@@ -559,26 +552,30 @@ class RoundController:
                 messages[site] = self._message(site, round=round, extra={**extra, "purpose": "keep"})
             else:
                 messages[site] = self._message(site, Kind.WEIGHTS, round, tensors=dict(weights), extra=extra)
-        scores, reasons, failed = self._collect(messages)
+        scores, failed, held = self._collect(messages)
         if model != "current":
-            self.failed |= {site: reasons[site] for site in failed if site in self.sites}
-        return scores, reasons
+            self.failed |= failed
+            self.withheld |= {(site, split): reason for site, reason in held.items() if reason != NO_IMAGES}
+        return scores, failed | held
 
-    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], dict[str, str], set[str]]:
-        """Scores by site, the reasons of sites that sent none, and those of them that failed, which ends no run."""
+    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], Reasons, Reasons]:
+        """Scores by site, and the reasons of sites that failed, which ends no run, and of those that sent none."""
         if not messages:
-            return {}, {}, set()
-        inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
-        replies = self.transport.send_and_receive(
-            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
-        )
-        answers = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
-        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+            return {}, {}, {}
+        answers, failures = self._numbers(Task.EVALUATE, messages, quorum=0)
         withheld = {site: reason for site, reply in answers.items() if (reason := withheld_reason(reply)) is not None}
         promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
         self.expected = {site: each for site, each in promised.items() if each}
         scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
-        return scores, failures | withheld, set(failures)
+        return scores, failures, withheld
+
+    def _numbers(self, task: Task, messages: Mapping[str, Message], quorum: int) -> tuple[dict[str, Message], Reasons]:
+        """Answers that hold numbers alone, and why the other sites gave none, in the order of sites."""
+        inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
+        options: dict[str, Any] = {"on_reply": inbox.check, "max_bytes": inbox.max_bytes}
+        replies = sorted(self.transport.send_and_receive(task, messages, quorum=quorum, **options).items())
+        failures = {site: reply.reason for site, reply in replies if isinstance(reply, Failure)}
+        return {site: reply for site, reply in replies if isinstance(reply, Message)}, failures
 
     @property
     def _everybody(self) -> tuple[str, ...]:

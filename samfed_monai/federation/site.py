@@ -195,6 +195,7 @@ class Site:
         places: this machine's.
         context: what the sites of one process have in common.
         floor: the least privacy that this site requires of a plan; ``None`` accepts any.
+        run: the run's own random name, which no other run has; ``""`` where it has none.
 
     Raises:
         Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
@@ -213,6 +214,7 @@ class Site:
         *,
         context: ProcessContext | None = None,
         floor: PrivacyFloor | None = None,
+        run: str = "",
     ) -> None:
         self.site, self.plan, self.places, self.context = site, plan, places, context
         everybody = [*self.participants.sites, *self.participants.unseen]
@@ -224,17 +226,20 @@ class Site:
         self.method = declared(places.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
+        ledger = PrivacyLedger(places.cache, site, floor, run=run or Path(places.output_dir).name)
         self.release = ReleaseFilter(
             site,
             allowed=lambda: allowed_of(self.client),
             privacy=self.privacy,
             folder=Path(places.output_dir) / "sites" / as_file_name(site),
-            ledger=PrivacyLedger(places.cache, site, floor),
+            ledger=ledger,
             method=self.method,
             rounds=plan.rounds,
             least_seen=floor.least_images,
             sender=self._sender,
         )
+        if run:  # what was sent counts, too, where the run's folder was moved or its audit file taken away
+            self.release.releases |= ledger.of_run()
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
         self._has_network = False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samfed_monai.core.run_log import round_folders
+from samfed_monai.core.words import printable
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
@@ -266,8 +267,9 @@ class WireTransport:
     def _read(
         self, site: str, answer: Answer, on_reply: OnReply, max_bytes: Callable[[str], int] | None
     ) -> Message | Failure:
-        if isinstance(answer, str):
-            logger.warning("%s failed: %s", site, answer)
-            return Failure(site, answer)
+        if isinstance(answer, str):  # a site's own words, which could forge lines of the log
+            reason = printable(answer, keep="")[:2000]
+            logger.warning("%s failed: %s", site, reason)
+            return Failure(site, reason)
         limit = min(MAX_BYTES, max_bytes(site)) if max_bytes else MAX_BYTES
         return received(site, answer.read(), on_reply, max_bytes=limit)

@@ -79,7 +79,7 @@ def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> No
     if code != ReturnCode.OK:
         reply = f"its FLARE client reported {code}; see the log at the site"
     elif reason := meta.get(FAILURE):
-        reply = str(reason)[:2000]
+        reply = str(reason)
     request.answered(client_task.client.name, reply)
 
 
@@ -195,10 +195,7 @@ class FederationController(Controller):
 
     def federate(self, folder: Path) -> None:
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
-
-        def opened(transport: WireTransport) -> None:
-            self.transport = transport
-
+        opened = partial(setattr, self, "transport")
         run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
 
     def make_post(self) -> Post:

@@ -158,9 +158,7 @@ class SiteExecutor(Executor):
                 self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
             except Refused as error:
                 logger.error("%s", error)  # paths of the site do not leave it: keys of its file and what to do alone
-                wrong = (
-                    f"{each.where.rpartition('/')[2]}: {each.hint or each.expected}" for each in error.problems[:5]
-                )
+                wrong = (f"{one.where.rpartition('/')[2]}: {one.hint or one.expected}" for one in error.problems[:5])
                 return packed(b"", failure="; ".join(wrong))
         with ThreadPoolExecutor(max_workers=1) as pool:
             waiting = pool.submit(self._trainer.answer, meta, payload)

@@ -258,9 +258,7 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     known = list(content.get(key) or DEFAULT_CLASS_ALLOW_LIST)
     for name in known:
         if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
-            logger.warning(
-                "%s lists %s: a job may start any command here; take it out, samfed needs none", target, name
-            )
+            logger.warning("%s lists %s: a job may start any command here; take it out, none is needed", target, name)
     content[key] = known + [name for name in (*NEEDED, *more) if name not in known]
     write_json(target, content, mode=PUBLIC)
     return target

@@ -39,11 +39,9 @@ from samfed_monai.flare.session import (
     submit_job,
     wait_for_sites,
 )
-from samfed_monai.flare.site_file import NAME
+from samfed_monai.flare.site_file import MARK, NAME, VARIABLE
 
 logger = logging.getLogger(__name__)
-
-MARK = "SAMFED_FLARE_MARK"
 
 
 class Processes:
@@ -51,13 +49,15 @@ class Processes:
 
     Use it in a ``with`` block: whatever ends the block (an error, a time-out, Ctrl-C, SIGTERM), they are gone after it.
 
+    A site file that the shell names (``SAMFED_SITE``) is not theirs: kits have their own.
+
     Args:
         environment: on top of this process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.mark = secrets.token_hex(8)
-        self.environment = {**os.environ, **(environment or {}), MARK: self.mark}
+        self.environment = {**os.environ, VARIABLE: "", **(environment or {}), MARK: self.mark}
         if weights := self.environment.get("SAMFED_WEIGHTS"):
             self.environment["SAMFED_WEIGHTS"] = _here(Path(weights).expanduser())
         if imports := self.environment.get("PYTHONPATH"):
@@ -137,8 +137,7 @@ def write_site_files(
         ``folder``.
     """
     common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
-    common |= {"device": str(places.train["device"])} if "device" in places.train else {}
-    common |= {"threads": threads} if threads is not None else {}
+    common |= {"device": str(places.train.get("device", "")), "threads": threads}
     server = {name: bundle_or_path(getattr(places, name)) for name in ("start_from", "masks_from")}
     server["adapter"] = _here(places.adapter) if places.adapter else None
     parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {
@@ -230,7 +229,7 @@ def simulate(
     workspace, run_folder = Path(workspace), Path(run_folder)
     log = run_folder / "flare.log"
     words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
-    with _alone(run_folder), Processes({"SAMFED_SITE": _here(site_files), **(environment or {})}) as processes:
+    with _alone(run_folder), Processes({VARIABLE: _here(site_files), **(environment or {})}) as processes:
         merge_allow_list(workspace / "local", more_classes)
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)

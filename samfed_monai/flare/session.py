@@ -98,9 +98,7 @@ def last_report(log: str) -> ServerReported | None:
     return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
 
-_STORED = re.compile(
-    r"going on after round (\d+) of (\d+)|round (\d+) of (\d+): (?:validation Dice|no validation scores)"
-)
+_STORED = re.compile(r"(?:going on after )?round (\d+) of (\d+)(?:: (?:no )?validation |$)")
 
 
 def stored_rounds(lines: Iterable[str]) -> str:
@@ -108,7 +106,7 @@ def stored_rounds(lines: Iterable[str]) -> str:
     found = [line for line in map(_STORED.match, lines) if line]
     if not found:
         return "no round is stored yet, as far as the server's log says"
-    done, of = (number for number in found[-1].groups() if number)
+    done, of = found[-1].groups()
     return f"{done} of {of} rounds are stored at the server"
 
 
@@ -394,6 +392,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
     Where the server could not write the status (a full disk, a killed process), it is what the server's log says.
 
     Raises:
+        Refused: ``output_dir`` has the results of another run, or of one that was not on FLARE; nothing is copied.
         Stopped: FLARE has no results of the job.
         SamFedError: it has none, and the log says how the run ended.
     """
@@ -405,11 +404,19 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
         for status in sorted(where.rglob(f"{RESULTS}/{STATUS}"))[:1]:
+            names = (name for name in (RUN_ID, "run.json") if (Path(output_dir) / name).is_file())
+            if (name := next(names, None)) and not _same(Path(output_dir) / name, status.with_name(name)):
+                hint = f"type `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`: nothing was copied"
+                raise refused(output_dir, "the results of another run", "an empty folder, or this run's", hint)
             shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
         ended = _last_words(where)
         return write_status(output_dir, "stopped", str(ended), ended.exit_code)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:

@@ -51,9 +51,12 @@ def require_run_name(name: str, where: str) -> None:
 
 
 NAME, PLAN = "samfed_site.json", "samfed_plan.json"
-VARIABLE = "SAMFED_SITE"
+VARIABLE, MARK = "SAMFED_SITE", "SAMFED_FLARE_MARK"
+"""Variables of the environment: a site's file or a folder of them, and what ``samfed flare poc`` and ``simulate`` mark
+their processes with."""
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
+_OF_SERVER, _OF_SITES = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
 _ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
 _KINDS = ["spectrum", "features", "prototypes", "graph"]  # StatisticKind, without torch
 _SCHEMA: dict[str, Any] = {
@@ -77,7 +80,7 @@ class SiteFile:
         datalist: this site's data list: the public part and its own images (the server's: the public part).
         data_root: folder that the list's paths start from.
         cache_dir: adapters, soft masks, and the site's state between rounds.
-        output_dir: the run's folder, exactly; or
+        output_dir: the run's folder, exactly, where ``samfed flare poc`` or ``simulate`` wrote the file; or
         runs_dir: a folder that gets one folder per run, named by the job.
         weights: folder of checkpoints (``SAMFED_WEIGHTS``); ``None`` keeps the environment's.
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
@@ -87,7 +90,7 @@ class SiteFile:
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
-        least_images, epsilon, statistics: as :class:`~samfed_monai.privacy.rules.PrivacyFloor` takes
+        least_images, epsilon, statistics: sites only: as :class:`~samfed_monai.privacy.rules.PrivacyFloor` takes
             them; ``None`` leaves it to the run's plan.
     """
 
@@ -155,6 +158,12 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     for name in ("datalist", "data_root", "cache_dir", *(() if "output_dir" in values else ("runs_dir",))):
         if name not in values:
             problems.append(Problem(f"{path.name} -> {name}", "nothing", "a path", "add it; see docs/deploy.md"))
+    others = dict.fromkeys(*((_OF_SITES, "a site's file") if site is None else (_OF_SERVER, "the server's file")))
+    if MARK not in os.environ:
+        others["output_dir"] = "files that `samfed flare poc` and `simulate` write; runs_dir has a folder per run"
+    for name in sorted(others.keys() & values.keys()):
+        expected = f"nothing: it belongs in {others[name]}"
+        problems.append(Problem(f"{path.name} -> {name}", "a value", expected, "take it out; see docs/deploy.md"))
     # from the site's file on: the folder that FLARE works in is the job's
     texts = {name: text for name, text in values.items() if name in (*_PATHS, *_MODELS) and isinstance(text, str)}
     named = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation import child_process
 from samfed_monai.federation.child_process import Answer
@@ -60,16 +61,18 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     """What answers at this site.
 
     Args:
-        settings: ``site``, ``plan`` (a file) and ``run_folder``, from the FLARE client.
+        settings: ``site``, ``plan`` (a file), ``run_folder`` and ``state``, from the FLARE client.
         files: the site's file.
 
     Raises:
+        MessageRefused: the site's part of the data list is another one than in the rounds of this run.
         Refused: a plan that is or could become code, reads images in another way than the site's own bundle, or is
             none; a bundle that is not here.
     """
     from samfed_monai.federation.participants import require_own_images
     from samfed_monai.federation.site import Site
     from samfed_monai.privacy.rules import PrivacyFloor
+    from samfed_monai.protocol.message import message_refused
     from samfed_monai.protocol.statistics import StatisticKind
 
     plan = read_plan(settings["plan"])
@@ -77,7 +80,15 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     require_own_images(plan, places, settings["site"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
-    return Site(settings["site"], plan, places, floor=floor)
+    state = Path(settings["state"])
+    site = Site(settings["site"], plan, places, floor=floor, run=state.parent.name)
+    part, listed = {"list": site.listed().part_hash(site.site)}, state / "list.json"
+    trained = site.release.trainings or any(state.glob("[0-9]*.safetensors"))  # the former may have been moved away
+    if trained and listed.is_file() and read_json(listed) != part:
+        hint = "start a new run where a site's images have changed"
+        raise message_refused("data list", "another part of this site", "the one of this run's rounds", hint)
+    write_json(listed, part)
+    return site
 
 
 if __name__ == "__main__":

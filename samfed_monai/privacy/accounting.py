@@ -58,9 +58,7 @@ def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
     if not releases:
         return 0.0
     rdp = accountant()
-    spent = sum(
-        rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, count in releases
-    )
+    spent = sum(rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=n, orders=_ORDERS) for noise, n in releases)
     with warnings.catch_warnings():  # "optimal order is the largest alpha": a bound all the same
         warnings.simplefilter("ignore")
         value, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)
@@ -124,19 +122,19 @@ class PrivacyLedger:
             forgets what was spent.
         site: whose it is.
         floor: the site's own; without an ``epsilon`` all fits.
+        run: what entries say that they are for.
     """
 
-    def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor) -> None:
+    def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor, *, run: str = "") -> None:
         self.path = Path(folder) / "privacy" / f"{as_file_name(site)}.jsonl"
-        self.floor = floor
+        self.floor, self.run = floor, run
         self._lock = threading.Lock()
 
-    def enter(self, settings: DifferentialPrivacy, *, run: str) -> None:
+    def enter(self, settings: DifferentialPrivacy) -> None:
         """Enters one release of ``settings``'s noise, if it fits; also where nothing is asked yet of later runs.
 
         Args:
             settings: the noise of the release.
-            run: what the entry says it was for; it decides nothing.
 
         Raises:
             MessageRefused: more than the floor's ``epsilon`` would be spent; nothing is entered.
@@ -149,11 +147,16 @@ class PrivacyLedger:
                 found = f"epsilon {spent:.3g} over all of its runs after one more message"
                 expected = f"at most {most:g}, as this site's file says"
                 raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
-            append_line(self.path, stamped({"run": run, "noise_multiplier": settings.noise_multiplier}))
+            append_line(self.path, stamped({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
         """Noise multiplier to the number of releases with it (:func:`count_noise`)."""
         return count_noise(self.path, noise_of_entry)
+
+    def of_run(self) -> Counter[float]:
+        """The same of this run alone; a line that cannot be read is none of its own."""
+        entered = [entry for entry in lines(self.path) if entry and entry.get("run") == self.run]
+        return Counter(float(entry["noise_multiplier"]) for entry in entered)
 
 
 #: What the guarantee is about; the words of ``results.json`` and of the report.
@@ -171,19 +174,22 @@ def privacy_account(
 
     Args:
         privacy: the run's settings.
-        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included. A
-            round after its last one may have had an answer that was lost, and counts as one more.
+        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included; where
+            it does not rise, it began anew, and what was counted before is added. A round after its last one may have
+            had an answer that was lost, and counts as one more.
         withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
         central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
         statistic: the image-derived statistic that sites sent; ``None`` is none.
     """
-    counted: dict[str, int] = {}
-    lost: dict[str, int] = {}  # rounds since then without an answer that counts; it may have been sent
+    counted, sent, before, lost = (Counter[str]() for _ in range(4))
     for record in records:
         for site, entry in record["sites"].items():
-            sent = int(entry.get("releases") or 0)
-            lost[site] = 0 if sent else lost.get(site, 0) + (entry.get("status") == "skipped")
-            counted[site] = max(counted.get(site, 0), sent)
+            if 0 < (now := int(entry.get("releases") or 0)) <= sent[site]:
+                before[site] = counted[site] + lost[site]
+            # rounds since then without an answer that counts; it may have been sent
+            lost[site] = 0 if now else lost[site] + (entry.get("status") == "skipped")
+            sent[site] = now or sent[site]
+            counted[site] = before[site] + sent[site]
     releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in sorted(counted.items())}
 
     def spent(noise_multiplier: float, delta: float) -> dict[str, Any]:

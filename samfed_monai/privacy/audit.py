@@ -76,7 +76,7 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     for number, record in enumerate(lines(path), start=1):
         where = f"{path}, line {number}"
         if record is None:
-            hint = "a line that was cut off: what it was about had not left when the machine stopped"
+            hint = "a line that was cut off, whose message had not left: read a copy of the file without this line"
             raise refused(where, found="no record", expected="JSON", hint=hint)
         if not {"site", "outcome"} <= record.keys():
             raise refused(where, found=f"keys {sorted(record)[:4]}", expected="a record of an audit", hint=hint)

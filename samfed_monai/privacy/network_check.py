@@ -78,9 +78,7 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
             if isinstance(each, torch.Tensor) and sum(side > 1 for side in each.shape[1:]) > 1:
                 maps.add(_summary(each))
 
-    hooks = [
-        module.register_forward_hook(partial(look, name), with_kwargs=True) for name, module in probe.named_modules()
-    ]
+    hooks = [each.register_forward_hook(partial(look, name), with_kwargs=True) for name, each in probe.named_modules()]
     try:
         with torch.no_grad():
             probe(image)

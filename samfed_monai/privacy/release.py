@@ -92,7 +92,6 @@ class ReleaseFilter:
 
     def __post_init__(self) -> None:
         self.audit = AuditLog(self.folder)
-        self._run = Path(self.folder).parent.parent.name if self.folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = count_noise(self.audit.path, _noise_of)
         #: Round to how many times scores, and updates, of it have left, before a restart included.
@@ -251,7 +250,7 @@ class ReleaseFilter:
             expected = "weights or soft masks, to which noise can be added"
             raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
-            self.ledger.enter(settings, run=self._run)
+            self.ledger.enter(settings)
         return self._counted(replace(reply, tensors=tensors), deviation, settings, record)
 
     def _counted(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:

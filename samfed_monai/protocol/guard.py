@@ -171,13 +171,8 @@ class UpdateGuard:
         # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
         if norm(update) + base <= allowed:
             return 1.0
-        length = math.sqrt(
-            sum(
-                float(torch.linalg.vector_norm(update[name] - tensor, dtype=torch.float64)) ** 2
-                for name, tensor in reference.items()
-                if tensor.is_floating_point()
-            )
-        )
+        steps = (update[name] - old for name, old in reference.items() if old.is_floating_point())
+        length = math.sqrt(sum(float(torch.linalg.vector_norm(step, dtype=torch.float64)) ** 2 for step in steps))
         if length <= allowed:
             return 1.0
         if self.action == Action.CLIP:

@@ -72,12 +72,7 @@ class Server:
         return self.sharing()
 
 
-WORDS = {
-    Kind.WEIGHTS: "weights",
-    Kind.SOFT_MASKS: "predictions",
-    Kind.PROTOTYPES: "prototypes",
-    Kind.METRICS: "none",
-}
+WORDS = {Kind.WEIGHTS: "weights", Kind.SOFT_MASKS: "predictions", Kind.PROTOTYPES: "prototypes", Kind.METRICS: "none"}
 """What travels, in the words of ``results.json`` and of methods' declarations, by what sites answer with."""
 
 

@@ -240,11 +240,13 @@ def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
     """What is known of sites without a Dice, one after the other; of many, how many they are."""
     if len(sites) > _MOST_NAMES:
         return [f"{len(sites)} sites have no score"]
-    held, apart, promised = withheld(run, split), run.student_and_teacher(), {each.site: each for each in trust(run)}
+    known = dict.fromkeys(run.results.get("unscored", ()), "sent no score")
+    known |= dict.fromkeys(withheld(run, split), "withheld its score")
+    apart = run.student_and_teacher()
     agree = {site: f", student and teacher agree by a Dice of {fmean(dices):.2f}" for site, dices in apart.items()}
-    expected = {site: f", expected Dice {each.expected:.2f}" for site, each in promised.items()}
-    none = {site: f"{site} has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
-    return [f"{site} withheld its score" if site in held else none[site] for site in sites]
+    expected = {each.site: f", expected Dice {each.expected:.2f}" for each in trust(run)}
+    none = {site: f"has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
+    return [f"{site} {known.get(site, none[site])}" for site in sites]
 
 
 FIRST = 5

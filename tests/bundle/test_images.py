@@ -111,9 +111,7 @@ def test_sites_of_a_process_read_public_images_once(made, monkeypatch):
 
 def test_what_is_read_otherwise_or_is_a_sites_own_is_not_shared(made, monkeypatch):
     monkeypatch.setattr(Counted, "reads", 0)
-    one, other = (
-        SplitDataset(data=images(made), split="public", transform=Compose([Counted(size)])) for size in (4, 8)
-    )
+    one, other = (SplitDataset(data=images(made), split="public", transform=Compose([Counted(n)])) for n in (4, 8))
     assert [len(each[0]["image"]) for each in (one, other)] == [4, 8]
     own, again = (SplitDataset(data=images(made), split="unlabelled", transform=Compose([Counted()])) for _ in range(2))
     assert own._cache is not again._cache

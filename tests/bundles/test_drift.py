@@ -138,8 +138,6 @@ def test_no_option_is_in_two_files_but_those_that_must_and_some_of_these_agree(b
 
 
 def test_a_federation_holds_of_other_files_only_what_differs(bundle):
-    federate, train, teacher = (
-        read_json(bundle / "configs" / f"{name}.json") for name in ("federate", "train", "teacher")
-    )
+    federate, train, teacher = (read_json(bundle / "configs" / f"{x}.json") for x in ("federate", "train", "teacher"))
     assert all(value != train[name] for name, value in federate.items() if name in train)
     assert all(value != teacher[name] for name, value in federate["teacher"].items())

@@ -341,13 +341,8 @@ def test_every_knob_of_its_files_is_in_the_help_at_80_columns(command, monkeypat
         main([command, "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    knobs = [
-        knob
-        for file in FILES[command]
-        for name, table in option_tables()[file].items()
-        if name != "places"
-        for knob in table
-    ]
+    tables = [each for file in FILES[command] for each in option_tables()[file].items()]
+    knobs = [knob for name, table in tables if name != "places" for knob in table]
     # spelled as an option of the command, or as the id
     missing = {knob for knob in knobs if f"--{knob}" not in shown and f"--{knob.replace('_', '-')}" not in shown}
     if command == "federate":
@@ -364,9 +359,8 @@ def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
     assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"
-    assert "--seed" not in {
-        line.split()[0] for line in options_help("train.json", without=["--seed"]).splitlines() if line
-    }
+    rest = options_help("train.json", without=["--seed"])
+    assert "--seed" not in {line.split()[0] for line in rest.splitlines() if line}
 
 
 @pytest.mark.parametrize(

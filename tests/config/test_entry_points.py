@@ -61,12 +61,8 @@ def test_a_network_of_another_package_is_named_by_network_name(lab):
 
 
 def test_a_network_whose_entry_point_cannot_be_used_names_its_owner(lab):
-    names = {
-        "gone_net": "samfed_test_lab_gone:net",
-        "bad_net": "samfed_test_lab_bad:net",
-        "none": "samfed_test_lab_bad",
-    }
-    points = "\n".join(f"{name} = {place}" for name, place in names.items())
+    made = {"gone_net": "samfed_test_lab_gone:net", "bad_net": "samfed_test_lab_bad:net", "none": "samfed_test_lab_bad"}
+    points = "\n".join(f"{name} = {place}" for name, place in made.items())
     lab({"samfed_test_lab_bad.py": "1 / 0"}, points, kind="networks")
     assert "gone_net" not in CLIENT_NETWORKS
     with pytest.raises(Refused, match=r"my-lab 1\.0 -> entry point gone_net = .*the other networks work without it"):

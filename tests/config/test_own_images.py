@@ -150,7 +150,5 @@ def test_a_knob_of_a_strangers_bundle_that_chooses_images_may_not_change():
     loader = {"_target_": "torch.utils.data.DataLoader", "batch_size": "@many", "dataset": dataset}
     own = {"first": [0, 1, 2], "many": 2, "size": 64, "mine": loader}
     assert deviations(own, {**own, "many": 4, "size": 32}) == []
-    assert [problem.where for problem in deviations(own, {**own, "first": [0, 0, 0]})] == [
-        "plan -> first#1",
-        "plan -> first#2",
-    ]
+    found = deviations(own, {**own, "first": [0, 0, 0]})
+    assert [problem.where for problem in found] == ["plan -> first#1", "plan -> first#2"]

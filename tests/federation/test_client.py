@@ -175,9 +175,7 @@ def test_faults_32_to_40_weights_that_do_not_fit_are_refused_before_loading(unfi
 
 
 def test_fault_35_another_dtype_is_refused():
-    tensors = {
-        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in toy_weights().items()
-    }
+    tensors = {name: each.double() if each.is_floating_point() else each for name, each in toy_weights().items()}
     with pytest.raises(MessageRefused, match=r"expected torch\.float32, found torch\.float64"):
         toy_algo().train(given(tensors), CALL)
 

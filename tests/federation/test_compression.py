@@ -35,10 +35,7 @@ def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {
-        path.parent.name: read_json(path)["files"]["global.safetensors"]
-        for path in run.glob("rounds/[0-9]*/round.json")
-    }
+    return {at.parent.name: read_json(at)["files"]["global.safetensors"] for at in run.glob("rounds/[0-9]*/round.json")}
 
 
 def traffic(run: Path) -> list[dict[str, int]]:

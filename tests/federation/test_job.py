@@ -18,18 +18,16 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, Item, Site
-from samfed_monai.federation import FederatedJob, RoundController
+from samfed_monai.federation import FederatedJob, RoundController, site
 from samfed_monai.federation.run import check_job, check_training
+from samfed_monai.reports import RunData
+from samfed_monai.reports.html import answer
 from samfed_monai.results import validate_results
 from tests.methods import needs
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
 
-UNLIKE = {
-    "public_steps": 1,
-    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
-    "server_network": "basic_unet",
-}
+UNLIKE = {"public_steps": 1, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "server_network": "basic_unet"}
 
 
 def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
@@ -103,8 +101,28 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
     assert {name for name in row if name.startswith("term_")} == {"term_supervised"}, "sites have the public set alone"
 
 
-def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_path):
-    results = job(small_federation, tmp_path, variant="oracle", rounds=1).run()
+def test_the_oracle_reads_the_labels_and_a_site_away_at_the_end_is_a_caveat_until_it_is_back(
+    small_federation, tmp_path, monkeypatch
+):
+    evaluate = site.Site._evaluate
+
+    def away(self, message):
+        if self.site == "site-2" and message.extra["model"] != "current":
+            raise TimeoutError(110, "at /data/Jane Doe")
+        return evaluate(self, message)
+
+    alone = {"quorum": 1, "allow_single_site": True}
+    oracle = job(small_federation, tmp_path, variant="oracle", rounds=1, **alone)
+    monkeypatch.setattr(site.Site, "_evaluate", away)
+    results = oracle.run()
+    (reason,) = results["unscored"].values()
+    assert reason.startswith("TimeoutError (Connection timed out) in samfed_monai.federation.site, line ")
+    assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}): aver")
+    assert (results["average"]["test"]["n"], results["average"]["validation"]["n"]) == (2, 4), "by the round's record"
+    assert answer(RunData.read(tmp_path))[0].endswith("images at site-1; site-2 sent no score)")
+    monkeypatch.undo()
+    results = oracle.run()
+    assert (results["average"]["test"]["n"], results["caveats"], results.keys() & {"unscored"}) == (4, [], set())
     assert validate_results(results) == []
 
 

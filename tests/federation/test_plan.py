@@ -72,9 +72,7 @@ def test_every_mistake_is_told_at_once():
 
 def test_a_fingerprint_is_of_the_bundles_content_and_not_of_its_places(tmp_path):
     plan, root = Plan("mine", 1, variant="no_sam"), tmp_path / "elsewhere"
-    configs = {
-        path.name: json.loads(path.read_text()) for path in (find_bundle("samfed_skin") / "configs").glob("*.json")
-    }
+    configs = {at.name: json.loads(at.read_text()) for at in (find_bundle("samfed_skin") / "configs").glob("*.json")}
     (root / "configs").mkdir(parents=True)
 
     def written(**changes) -> str:

@@ -146,15 +146,16 @@ def no_scores(data, extra):
 
 
 def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path, caplog):
-    clients = {**two_clients(), "c": FixedClient("c", dice=0.4)}
-    clients["a"].evaluate = no_scores
-    result = run_clients(tmp_path, clients, rounds=1)
+    clients = {**two_clients(), "c": FixedClient("c", dice=0.4), "d": FixedClient("d")}
+    clients["a"].evaluate = clients["d"].evaluate = no_scores
+    result = run_clients(tmp_path, clients, rounds=1, unseen=["d"])
     entry = result.records[0]["sites"]["a"]
     assert (entry["status"], entry["validation"]) == ("ok", None)
     assert entry["unscored"].startswith("ValueError in ")
     assert result.models["last"]["sites"]["a"] == {"validation": None, "test": None}
     assert result.models["last"]["sites"]["b"]["test"]["dice"] == 0.6
     assert "a has no test scores of the best model: ValueError" in caplog.text
+    assert result.failed == dict.fromkeys("ad", entry["unscored"]), "hospitals that take no part, too"
 
 
 def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(tmp_path):

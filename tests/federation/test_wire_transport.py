@@ -175,15 +175,20 @@ def test_a_pickle_too_many_bytes_and_an_unknown_site_are_that_sites_failure():
             request.answered("site-1", b"\x80\x04cos\nsystem\n")
         if request.site == "site-2":
             request.answered("site-2", bytes(5000))
+        if request.site == "site-4":  # in the terminal, and a line of the log
+            request.answered("site-4", "\x1b]0;owned\n2026-01-01 00:00:00,000 - c - ERROR - refused: " + "x" * 3000)
         return request.site != "site-3"
 
-    transport, _ = make(meddle)
-    asked = {site: message(site) for site in (*SITES, "site-9")}
+    transport, _ = make(meddle, (*SITES, "site-4"))
+    asked = {site: message(site) for site in (*SITES, "site-4", "site-9")}
     replies = transport.send_and_receive(Task.TRAIN, asked, max_bytes=lambda site: 4000)
     assert replies["site-9"] == Failure("site-9", "no such site in this federation")
     assert "safetensors" in replies["site-1"].reason  # type: ignore[union-attr]
     assert "5000 bytes" in replies["site-2"].reason  # type: ignore[union-attr]
     assert isinstance(replies["site-3"], Message)
+    forged = replies["site-4"].reason  # type: ignore[union-attr]
+    assert forged.startswith("\\x1b]0;owned\\n2026-01-01 00:00:00,000 - c - ERROR - refused: xxx")
+    assert len(forged) == 2000
 
 
 def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_inflated(tmp_path):

@@ -21,7 +21,7 @@ from samfed_monai.flare.controller import run_server
 from samfed_monai.flare.executor import Trainer
 from samfed_monai.flare.job import Planned, export_job, planned
 from samfed_monai.flare.local import write_site_files
-from samfed_monai.flare.site_file import VARIABLE, read_site_file
+from samfed_monai.flare.site_file import MARK, VARIABLE, read_site_file
 from tests.forking import fork_workers
 
 NAME = "carried"
@@ -63,6 +63,7 @@ def run_carried(run: Planned, output: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
         fork_workers(patch)
         patch.setenv(VARIABLE, str(files))
+        patch.setenv(MARK, "of this process")
         sites = {site: Trainer(site, read_site_file(app, site), app) for site in run.sites}
         for site in sites.values():
             clients.enter_context(closing(site))

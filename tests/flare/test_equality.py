@@ -26,15 +26,8 @@ pytestmark = pytest.mark.slow
 
 #: What a round does with its weights takes longer than its steps.
 SMALL_NETWORK = {"network_name": "basic_unet", "network_def#features": [8, 8, 8, 8, 8, 8]}
-OPTIONS = {
-    "rounds": 2,
-    "image_size": 32,
-    "batch_size": 2,
-    "local_steps": 2,
-    **SMALL_NETWORK,
-    "warm_start_steps": 2,
-    "amp": False,
-}
+SHORT = {"rounds": 2, "image_size": 32, "batch_size": 2, "local_steps": 2, "warm_start_steps": 2, "amp": False}
+OPTIONS = {**SHORT, **SMALL_NETWORK}
 #: Of ``two_sites``, which has less than five of a kind.
 FEW_IMAGES = {"privacy#least_images": 1}
 

@@ -45,13 +45,8 @@ def test_flares_list_of_classes_is_added_to_and_nothing_is_lost(tmp_path):
 def test_a_job_is_four_json_files_and_no_code(tmp_path):
     job = export_job(tmp_path / "job", {"rounds": 3}, run_name="first", min_clients=2)
     files = sorted(str(path.relative_to(job)) for path in job.rglob("*") if path.is_file())
-    config = "app/config"
-    assert files == [
-        f"{config}/config_fed_client.json",
-        f"{config}/config_fed_server.json",
-        f"{config}/samfed_plan.json",
-        "meta.json",
-    ]
+    config, names = "app/config", ("config_fed_client", "config_fed_server", "samfed_plan")
+    assert files == [*(f"{config}/{name}.json" for name in names), "meta.json"]
     assert read_json(job / "meta.json")["min_clients"] == 2
     assert read_json(job / config / "samfed_plan.json") == {"rounds": 3}
     paths = {read_json(job / config / "config_fed_server.json")["workflows"][0]["path"]}
@@ -86,9 +81,7 @@ def test_a_job_names_no_place_of_a_site(given, match):
 
 @pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
 def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can(name, safe):
-    told = (
-        rf"sites -> {name}: expected letters without accents, .*; call its folder, and the site in the list, '{safe}'"
-    )
+    told = rf"sites -> {name}: expected letters without .*; call its folder, and the site in the list, '{safe}'"
     with pytest.raises(Refused, match=told):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
 

@@ -70,6 +70,7 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
 
     def started(job, *, site_files, sites, **_):
         monkeypatch.setenv("SAMFED_SITE", str(site_files))
+        monkeypatch.setenv("SAMFED_FLARE_MARK", "of the command")
         for name in (*sites, "server"):
             files = read_site_file(tmp_path, name)
             caches = tmp_path / "cache" / "sites" / name if name in sites else tmp_path / "cache"
@@ -92,13 +93,14 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/opt/lib", ""]))
     monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
-    code = "import os; print(os.environ['PYTHONPATH'], os.environ['SAMFED_WEIGHTS'])"
+    monkeypatch.setenv("SAMFED_SITE", "/hospital/site.json")  # kits have files of their own
+    code = "import os; print(*map(os.environ.get, ('PYTHONPATH', 'SAMFED_WEIGHTS', 'SAMFED_SITE')))"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "shown.py").write_text(code)
     with Processes() as processes:
         processes.start("one", "shown", cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
     imports = os.pathsep.join([f"{tmp_path}/lib", "/opt/lib", str(tmp_path)])
-    assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights\n"
+    assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights \n"
 
 
 @pytest.mark.parametrize("way", [simulate, partial(run_poc, port=0)])

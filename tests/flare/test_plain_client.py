@@ -48,12 +48,10 @@ def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(th
     listed = DataList.load(three_sites / "list.json")
     places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
-    environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
+    own = os.environ | {"SAMFED_SITE": str(files), "SAMFED_FLARE_MARK": "", "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parents[2] / "benchmarks" / "on_flare" / "plain_client.py"
     command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), str(script)]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-    )
+    done = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     models = sorted(Path(tmp_path / "ws").rglob("FL_global_model.pt"))
     assert models, done.stdout[-3000:] + done.stderr[-2000:]
     configs = {path.read_text() for path in (tmp_path / "ws").rglob("config_fed_client.json")}

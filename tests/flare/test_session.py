@@ -202,9 +202,7 @@ def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_bo
 @pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
 def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute(status):
     job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
-    told = (
-        rf"(?s)was started again, .*lists job id as {status}, which no process runs; 3 of 4 rounds .*: it is submitted"
-    )
+    told = rf"(?s)was started again, .*lists job id as {status}, which no process runs; 3 of 4 .*: it is submitted"
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
@@ -267,6 +265,26 @@ def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state
     assert said in status["message"]
     assert status["exit_code"] == (0 if state == "done" else 3)
     assert not state or read_status(tmp_path / "out")["message"] == status["message"]
+
+
+@pytest.mark.parametrize(
+    "ours", [{"run.json": "{}"}, {"flare.run.json": "b"}, {"run.json": "{}", "flare.run.json": "b"}]
+)
+def test_results_of_another_run_are_not_written_over(ours, tmp_path):
+    session = downloaded(tmp_path / "job", "", "done")
+    for name, text in {"flare.run.json": "a", "run.json": "{...}", "results.json": "new"}.items():
+        (tmp_path / "job" / "workspace" / "samfed" / name).write_text(text)
+    for name, text in ours.items():
+        (tmp_path / name).write_text(text)
+    again = "type `samfed flare fetch id --kit KIT --output-dir OTHER`: nothing was copied"
+    with pytest.raises(
+        Refused, match=f"expected an empty folder, or this run's, found the results of another run; {again}"
+    ):
+        fetch_results(session, "id", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == ours
+    fetch_results(session, "id", tmp_path / "new")
+    fetch_results(session, "id", tmp_path / "new")
+    assert (tmp_path / "new" / "results.json").read_text() == "new"
 
 
 def test_results_that_flare_cannot_pack_are_said_by_the_log():
@@ -377,13 +395,10 @@ def test_only_what_a_user_wants_to_read_is_told():
     lines = [
         "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
         "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
-        "2026-01-01 10:00:00,123 - samfed_monai.flare - WARNING - site-2: dropped a late answer (its deadline ...)",
+        "2026-01-01 10:00:00,123 - samfed_monai.flare - WARNING - site-2: dropped a late answer (...)",
         "round 1 of 3: written by something else",
     ]
-    assert user_lines(lines) == [
-        "round 1 of 3: validation Dice 0.5, 2 s",
-        "site-2: dropped a late answer (its deadline ...)",
-    ]
+    assert user_lines(lines) == ["round 1 of 3: validation Dice 0.5, 2 s", "site-2: dropped a late answer (...)"]
 
 
 def test_a_port_in_use_is_refused_with_another_one():

@@ -36,7 +36,8 @@ def test_a_site_file_is_found_above_the_jobs_folder(tmp_path):
 
 
 def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
-    site_file(tmp_path, datalst="x", data_root=str(tmp_path / "nowhere"), threads=0, cache_dir="", runs_dir="")
+    floor = {"least_images": 5, "epsilon": 1.0, "statistics": []}
+    site_file(tmp_path, datalst="x", data_root=str(tmp_path / "nowhere"), threads=0, cache_dir="", runs_dir="", **floor)
     with pytest.raises(Refused) as refused:
         read_site_file(tmp_path)
     text = str(refused.value)
@@ -47,6 +48,8 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
     ):
         assert re.search(part, text), part
     assert "cache_dir: expected a path, found nothing" in text
+    for name in floor:
+        assert f"{name}: expected nothing: it belongs in a site's file, found a value; take it out" in text
     assert "runs_dir" in text
 
 
@@ -73,14 +76,16 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
         *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
         ({"statistics": ["weights"]}, r"one of \['spectrum'"),
         ({"statistics": "spectrum"}, "a list or null"),
+        *(({name: "x"}, "nothing: it belongs in the server's file") for name in ("adapter", "start_from")),
+        ({"output_dir": "x"}, "nothing: it belongs in files that `samfed flare poc` and `simulate` write"),
     ],
 )
-def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
+def test_what_a_site_cannot_ask_for_is_refused(tmp_path, change, expected):
     site_file(tmp_path)
     path = tmp_path / "local" / "samfed_site.json"
     path.write_text(json.dumps({**read_json(path), **change}))
     with pytest.raises(Refused, match=f"samfed_site.json -> {next(iter(change))}(#0)?: expected {expected}"):
-        read_site_file(tmp_path)
+        read_site_file(tmp_path, "site-1")
 
 
 SCRIPT = """
@@ -135,6 +140,7 @@ def test_a_start_and_an_adapter_of_the_command_line_are_the_servers_alone(two_si
     models = {"start_from": given, "adapter": "own.safetensors"}
     places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", **models)
     monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, places, ("site-1",))))
+    monkeypatch.setenv("SAMFED_FLARE_MARK", "")
     expected = given if given == "samfed_skin" else str(tmp_path / given)
     assert read_site_file("/").start_from == expected
     assert read_site_file("/").adapter == tmp_path / "own.safetensors"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from multiprocessing.connection import Pipe
+from typing import Any
 
 import pytest
 
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
+from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Plan
+from samfed_monai.federation.site import Site
 from samfed_monai.flare.site_file import read_plan, read_site_file
 from samfed_monai.flare.worker import federated_site, serve
-from samfed_monai.privacy.rules import PrivacyFloor
+from samfed_monai.privacy.accounting import PrivacyLedger
+from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor
+from samfed_monai.protocol.message import MessageRefused
 from tests.flare.test_site_file import site_file
 
 PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
@@ -43,10 +49,8 @@ def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(
     write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
     with pytest.raises(Refused) as refused:
         read_plan(tmp_path / "plan.json")
-    assert [problem.where for problem in refused.value.problems] == [
-        "plan -> after#logger#path",
-        "plan -> sharing#plain#split",
-    ]
+    where = [problem.where for problem in refused.value.problems]
+    assert where == ["plan -> after#logger#path", "plan -> sharing#plain#split"]
 
 
 def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle(tmp_path, monkeypatch):
@@ -62,16 +66,44 @@ def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle
         files.places(Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
 
 
-def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatch):
-    write_json(tmp_path / "plan.json", PLAN)
-    files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
-    asked = {}
-    monkeypatch.setattr("samfed_monai.federation.site.Site", lambda *_, floor: asked.update(floor=floor))
-    settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
-    federated_site(settings, files)
-    assert asked == {"floor": PrivacyFloor(8, 2.5)}
-    federated_site(settings, read_site_file(site_file(tmp_path)))
-    assert asked == {"floor": PrivacyFloor()}
+@pytest.fixture
+def begun(two_sites, tmp_path):
+    """Builds what answers at site-1, in a run called ab12; its site file may change, and images leave its list."""
+    whole = DataList.load(two_sites / "list.json").for_site("site-1")
+    where = {"plan": "plan.json", "run_folder": "first", "state": "cache/state/ab12/site-1"}
+    settings = {"site": "site-1", **{name: str(tmp_path / path) for name, path in where.items()}}
+    write_json(tmp_path / "plan.json", {**PLAN, "privacy": {"differential_privacy": {"noise_multiplier": 2.0}}})
+
+    def begin(less: int = 0, **change: Any) -> Site:
+        files = read_site_file(site_file(tmp_path, **change), "site-1")
+        part = whole.sites["site-1"]
+        replace(whole, sites={"site-1": replace(part, unlabelled=part.unlabelled[less:])}).save(files.datalist)
+        return federated_site(settings, files)
+
+    return begin
+
+
+def test_a_site_file_may_ask_for_more_privacy_than_the_plan(begun):
+    assert begun(least_images=8, epsilon=2.5).release.ledger.floor == PrivacyFloor(8, 2.5)
+    assert begun().release.ledger.floor == PrivacyFloor()
+
+
+def test_a_site_whose_images_changed_since_a_round_takes_no_part_and_one_that_trained_in_none_does(begun, tmp_path):
+    begun()
+    begun(less=1)  # put right after a check that failed
+    (tmp_path / "cache" / "state" / "ab12" / "site-1" / "000.safetensors").touch()
+    begun(less=1)
+    expected = "data list: expected the one of this run's rounds, found another part of this site; start a new run"
+    with pytest.raises(MessageRefused, match=expected):
+        begun()
+
+
+def test_what_was_sent_counts_where_the_audit_file_is_gone(begun, tmp_path):
+    for run in ("ab12", "cd34", "ab12"):
+        ledger = PrivacyLedger(tmp_path / "cache", "site-1", PrivacyFloor(), run=run)
+        ledger.enter(DifferentialPrivacy(noise_multiplier=2.0))
+    ledger.path.open("a").write('{"run": "ab')
+    assert begun().release.releases == {2.0: 2}
 
 
 def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):

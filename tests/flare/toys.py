@@ -80,7 +80,8 @@ def toy_job(folder: Path, **plan: Any) -> Path:
 def toy_site_files(folder: Path, sites: Sequence[str], output: Path, memory: float | None = None) -> Path:
     """A folder of site files."""
     for site in (*sites, "server"):
-        own = {"output_dir": str(output if site == "server" else folder / "out" / site), "threads": 1}
+        place = {"output_dir": str(output)} if site == "server" else {"runs_dir": str(folder / "out" / site)}
+        own: dict[str, Any] = {**place, "threads": 1}
         own |= {"datalist": str(REPO / "setup.cfg"), "data_root": str(REPO), "cache_dir": str(folder / "cache" / site)}
         own |= {"memory_limit_gib": memory} if memory and site != "server" else {}
         write_json(folder / f"{site}.json", own)

@@ -53,9 +53,7 @@ def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alo
         0, (lambda: seen.update(before=weights(network)), (), {})
     )
     expected: list[torch.Tensor] = []
-    trainer.add_event_handler(
-        IterationEvents.LOSS_COMPLETED, lambda engine: expected.append(engine.state.guidance.weak)
-    )
+    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, lambda each: expected.append(each.state.guidance.weak))
     trainer.run()
     assert same(seen["before"], seen["after"])
     assert seen["training"]  # train mode is back for the strong view

@@ -233,9 +233,7 @@ def test_a_class_of_a_method_has_the_numbers_of_its_file_for_defaults(variant):
 
 def components(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Components of a method's file with their ids, those whose arguments have ids of their own as well."""
-    yield from (
-        (join_id(parts), each) for parts, each in walk(content) if isinstance(each, dict) and "_target_" in each
-    )
+    yield from ((join_id(parts), at) for parts, at in walk(content) if isinstance(at, dict) and "_target_" in at)
     for name in content:
         if name.endswith("#_target_"):
             place = name.removesuffix("_target_")

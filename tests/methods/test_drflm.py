@@ -88,8 +88,6 @@ def test_images_and_labels_are_mixed_in_one_proportion():
     first = weighted_pseudo_label_loss(logits, labels, sure)
     second = weighted_pseudo_label_loss(logits, labels.flip(0), sure.flip(0))
     torch.testing.assert_close(value, share * first + (1 - share) * second)
-    first, second = (
-        weighted_pseudo_label_loss(logits, each, torch.ones_like(sure)) for each in (labels, labels.flip(0))
-    )
+    first, second = (weighted_pseudo_label_loss(logits, x, torch.ones_like(sure)) for x in (labels, labels.flip(0)))
     everywhere = share * first + (1 - share) * second
     torch.testing.assert_close(engine.state.terms["local_mixup_all"], everywhere, msg="over all pixels, sure or not")

@@ -96,23 +96,19 @@ def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> li
 
 def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
     random, counts = np.random.default_rng(0), [1, 2, 5]
-    start = {
-        "x_a": random.normal(size=(2, 5)),
-        "x_b": random.normal(size=(7, 2)),
-        "decoder": random.normal(size=(3, 3)),
-    }
-    weights = {name: torch.tensor(values, dtype=torch.float32) for name, values in start.items()}
+    old = {"x_a": random.normal(size=(2, 5)), "x_b": random.normal(size=(7, 2)), "decoder": random.normal(size=(3, 3))}
+    weights = {name: torch.tensor(values, dtype=torch.float32) for name, values in old.items()}
     sites = [f"s{number}" for number in range(3)]
     strategy = ClientTailored(threshold=0.2, patterns=["*_[ab]"])
     strategy.attach(Server(sites, 3, weights=weights)).configure(0)
-    sent = [{name: values + random.normal(size=values.shape) for name, values in start.items()} for _ in sites]
+    sent = [{name: values + random.normal(size=values.shape) for name, values in old.items()} for _ in sites]
     updates = {}
     for site, n, own in zip(sites, counts, sent, strict=True):
         tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in own.items()}
         updates[site] = Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=tensors)
     strategy.aggregate(0, updates)
     for name in ("x_a", "x_b"):
-        for site, expected in zip(sites, in_loops(start[name], [own[name] for own in sent], counts), strict=True):
+        for site, expected in zip(sites, in_loops(old[name], [own[name] for own in sent], counts), strict=True):
             np.testing.assert_allclose(strategy.evaluation(site)[name].numpy(), expected, atol=1e-6)
     mean = sum(n * own["decoder"] for n, own in zip(counts, sent, strict=True)) / 8
     for site in sites:

@@ -130,8 +130,6 @@ def test_the_whole_state_is_averaged_and_normalisation_stays_at_the_site_by_name
     network = client_network("lite0_fpn", load=False)
     personal = client_config(find_bundle("samfed_skin"), variant, {}).optional("personal") or []
     kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    norms = {
-        f"{at}.{name}" for at, each in network.named_modules() if isinstance(each, kinds) for name in each.state_dict()
-    }
+    norms = {f"{at}.{name}" for at, x in network.named_modules() if isinstance(x, kinds) for name in x.state_dict()}
     assert norms
     assert set(network_split(network, personal).personal) == (norms if stays else set())

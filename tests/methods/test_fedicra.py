@@ -238,9 +238,7 @@ def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
         network(other)
         value = term.value(None, engine_of(output=output))  # type: ignore[arg-type]
         term._features.stop()
-        chances, pixels, unknown = (
-            each[..., ::step, ::step] for each in (network(image).sigmoid(), image, label == 255)
-        )
+        chances, pixels, unknown = (x[..., ::step, ::step] for x in (network(image).sigmoid(), image, label == 255))
         features = network.encoder(image).relu()
         torch.testing.assert_close(value, fedicra.tree_energy(chances, pixels, unknown, features, sigma=0.5))
         assert value > 0.005

@@ -97,11 +97,8 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
     assert term.collected.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
     assert trainer.state.output["loss"].item() == 0.0
     several = fedproto.PrototypeTerm(network=network, classes=["one", "two"])
-    train(
-        several,
-        network,
-        label=torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]]),
-    )
+    label = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
+    train(several, network, label=label)
     assert several.collected is not None
     assert several.collected.counts.tolist() == [1.0, 1.0, 2.0]
 
@@ -192,13 +189,8 @@ def answer(site: str, means: list, counts: list) -> Message:
 
 def test_the_mean_is_weighted_by_pixels_class_by_class():
     made = strategy(a=2, b=2)
-    a_round(
-        made,
-        {
-            "a": answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]),
-            "b": answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0]),
-        },
-    )
+    one, other = answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]), answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0])
+    a_round(made, {"a": one, "b": other})
     assert made.means["prototypes"].tolist() == [[2.0, 1.0], [8.0, 0.0]]
     assert made.means["counts"].tolist() == [4.0, 1.0]
 

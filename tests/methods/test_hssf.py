@@ -441,9 +441,7 @@ def test_a_federation_warms_up_by_the_conventions_too(small_network, small_feder
     warm = Run(asked, made.places).warm_config("hssf_resnet18")[0].parser()
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own options go before it"
     listed = DataList.load(small_federation / "list.json")
-    trained, untrained = (
-        warm_start(config, datalist=listed, steps=count, seed=0, cache_dir=tmp_path)[0] for count in (2, 0)
-    )
+    trained, untrained = (warm_start(config, datalist=listed, steps=n, seed=0, cache_dir=tmp_path)[0] for n in (2, 0))
     head = [name for name in trained if name.startswith("confidence") and name.endswith("weight")]
     assert head
     assert not any(torch.equal(trained[name], untrained[name]) for name in head), "the confidence is learned there, too"

@@ -72,10 +72,7 @@ class TestGroups:
             (2, pytest.approx(0.85), pytest.approx(0.75)),
         ]
         margins = sorted(margin(*pair) for pair in ((0.9, 0.9), (0.1, 0.2), (0.8, 0.6), (0.2, 0.0), (0.5, 0.5)))
-        assert [each.margin for each in found] == [
-            pytest.approx(sum(margins[:3]) / 3),
-            pytest.approx(sum(margins[3:]) / 2),
-        ]
+        assert [each.margin for each in found] == pytest.approx([sum(margins[:3]) / 3, sum(margins[3:]) / 2])
 
     @pytest.mark.parametrize(
         ("drawn", "empty", "least", "images"),

@@ -55,9 +55,7 @@ def test_networks_are_light_statistics_of_batch_norms_stay_and_an_image_does_not
 
 def test_the_trunk_is_the_checkpoints_or_the_teachers_with_lora_merged(checkpoint, adapter, monkeypatch):
     monkeypatch.setattr("samfed_monai.networks.fpn.find_checkpoint", lambda *_: checkpoint)
-    plain, merged = (
-        client_network("mobile_sam_fpn", weights=each).encoder.state_dict() for each in (checkpoint, adapter)
-    )
+    plain, merged = (client_network("mobile_sam_fpn", weights=x).encoder.state_dict() for x in (checkpoint, adapter))
     trunk = build_sam("vit_t", checkpoint, SIZE).image_encoder.trunk.state_dict()
     assert plain.keys() == merged.keys() == trunk.keys()
     assert all(torch.equal(value, trunk[key]) for key, value in plain.items())

@@ -52,6 +52,10 @@ def test_the_account_of_a_run_follows_each_site_s_own_count():
     assert noise["epsilon"] == {"Basel": epsilon(2.0, 4, DELTA), "Bern": epsilon(2.0, 3, DELTA)}
     assert noise["epsilon_per_round"] == epsilon(2.0, 1, DELTA)
     assert noise["epsilon_total"] == noise["epsilon"]["Basel"]
+    # an audit file that was taken away: Basel counts anew, and whether its skipped answers were sent is not known
+    anew = [{"sites": {"Basel": {"releases": number}}} for number in (1, 2)]
+    account = privacy_account(Privacy(5, DifferentialPrivacy(noise_multiplier=2.0)), [*records, *anew, *anew], {})
+    assert account["differential_privacy"]["releases"] == {"Basel": 8, "Bern": 3}
 
 
 def test_a_missing_accountant_is_refused_with_the_command(monkeypatch):
@@ -60,43 +64,43 @@ def test_a_missing_accountant_is_refused_with_the_command(monkeypatch):
         epsilon(1.2345, 1, DELTA)
 
 
-def ledger(folder, floor=FLOOR) -> PrivacyLedger:
-    return PrivacyLedger(folder, "Bern", floor)
+def ledger(folder, floor=FLOOR, run="a") -> PrivacyLedger:
+    return PrivacyLedger(folder, "Bern", floor, run=run)
 
 
 def test_three_run_names_do_not_spend_the_floor_three_times(tmp_path):
-    ledger(tmp_path, PrivacyFloor()).enter(ONE, run="first")  # before the site asks for an epsilon
-    ledger(tmp_path).enter(ONE, run="second")
+    ledger(tmp_path, PrivacyFloor(), "first").enter(ONE)  # before the site asks for an epsilon
+    ledger(tmp_path, run="second").enter(ONE)
     expected = "privacy budget: expected at most 8, as this site's file says, found eps"
     with pytest.raises(MessageRefused, match=expected):
-        ledger(tmp_path).enter(ONE, run="third")
+        ledger(tmp_path, run="third").enter(ONE)
     path = tmp_path / "privacy" / "Bern.jsonl"
     runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
     assert runs == ["first", "second"], "what is refused is not entered"
     assert path.stat().st_mode & 0o777 == 0o600
     assert ledger(tmp_path).spent() == {1.0: 2}
-    PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE, run="first")  # another site has a budget of its own
+    PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE)  # another site has a budget of its own
 
 
 def test_each_release_is_priced_at_its_own_noise(tmp_path):
     own = ledger(tmp_path)
     for noise in (1.0, 1.0, 100.0):  # three at 100 would be 0.1: what was sent at 1 stays as dear as it was
-        own.enter(DifferentialPrivacy(noise_multiplier=noise), run="a")
+        own.enter(DifferentialPrivacy(noise_multiplier=noise))
     assert own.spent() == {1.0: 2, 100.0: 1}
     both = epsilon_of({1.0: 2, 100.0: 1}, 1e-5)
     assert epsilon(1.0, 2, 1e-5) < both < epsilon(1.0, 2, 1e-5) + 0.05
     with pytest.raises(MessageRefused, match="privacy budget"):
-        own.enter(ONE, run="a")
+        own.enter(ONE)
 
 
 def test_a_large_delta_of_the_plan_makes_nothing_cheaper(tmp_path):
     loose = DifferentialPrivacy(noise_multiplier=1.0, delta=0.1)
     assert epsilon(1.0, 3, 0.1) < 8.0
     own = ledger(tmp_path)
-    own.enter(loose, run="a")
-    own.enter(loose, run="a")
+    own.enter(loose)
+    own.enter(loose)
     with pytest.raises(MessageRefused, match="privacy budget"):
-        own.enter(loose, run="a")
+        own.enter(loose)
 
 
 @pytest.mark.parametrize(("sent", "spent"), [((4.0, 2.0), {2.0: 2, 4.0: 1}), ((), {1.0: 1})])
@@ -104,7 +108,7 @@ def test_a_line_that_was_cut_off_counts_with_the_least_noise_of_the_others_or_1(
     own = ledger(tmp_path)
     own.path.parent.mkdir()
     for noise in sent:
-        own.enter(DifferentialPrivacy(noise_multiplier=noise), run="a")
+        own.enter(DifferentialPrivacy(noise_multiplier=noise))
     with own.path.open("a") as stream:
         stream.write('{"time": "2026')
     assert own.spent() == spent

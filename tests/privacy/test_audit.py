@@ -22,7 +22,7 @@ def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_ba
         log.write({"deviation": float("nan")})
 
 
-CUT_OFF = "a line that was cut off: what it was about had not left when the machine stopped"
+CUT_OFF = "a line that was cut off, whose message had not left: read a copy of the file without this line"
 
 
 @pytest.mark.parametrize(

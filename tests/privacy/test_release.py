@@ -248,7 +248,7 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
 def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
     for number in (1, 2, 3):
         gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")
-        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0))
+        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0), run=f"run-{number}")
         if number < 3:
             gate(Task.TRAIN, request(tensors=RECEIVED), reply())
     expected = r"at most 20, as this site's file says, found epsilon 2\d.* over all of its"

@@ -387,9 +387,7 @@ def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federati
     page = Path(Report(run_folder=tmp_path, overlays=False).write())
     assert "Updates were added under masks" in page.read_text()
     audit = read_audit(tmp_path / "sites" / "site-1" / "audit.jsonl")
-    told = [
-        (line["task"], line["outcome"], line["kind"]) for line in audit if line["task"] not in ("evaluate", "check")
-    ]
+    told = [(x["task"], x["outcome"], x["kind"]) for x in audit if x["task"] not in ("evaluate", "check")]
     steps = [(step, "sent", "secure") for step in ("keys", "shares", "masked", "unmask")]
     assert told[-5:] == [("train", "masked", "weights"), *steps]
     assert json.loads((tmp_path / "run.json").read_text())["config"]["privacy"]["secure_aggregation"] == {}

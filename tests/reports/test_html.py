@@ -192,7 +192,9 @@ def test_what_an_image_costs_has_its_memory_where_a_run_measured_it_and_the_teac
 
 
 def test_rounds_of_one_reason_share_a_row(rendered):
-    page = rendered(skipped=[{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)])
+    skipped = [{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)]
+    page = rendered(skipped=skipped, unscored={"Porto": "no answer"})
+    assert "all images of all sites that sent scores (missing, all or some: Porto); the worst is" in page
     assert '<tr><td>Porto</td><td class="left">6–8, 10</td><td class="left warn">no answer</td></tr>' in page
 
 

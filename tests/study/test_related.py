@@ -228,9 +228,7 @@ def test_the_plan_counts_the_core_hours_that_are_left(records):
 def test_what_is_recorded_is_not_run_again(records):
     assert rows_to_run("polyp", records, only=["samfed", "cpss"], seed=0) == ["cpss"]
     assert rows_to_run("polyp", records, only=["samfed", "weak_labels"], seed=2) == ["samfed"], "those have scribbles"
-    assert rows_to_run("skin", records) == ["samfed", "fedper", "no_sam", "dp_only", "oracle"], (
-        "the best, in their order"
-    )
+    assert rows_to_run("skin", records) == ["samfed", "fedper", "no_sam", "dp_only", "oracle"], "the best, ordered"
 
 
 def test_the_commands(records, tmp_path, capsys):

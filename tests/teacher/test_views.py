@@ -69,9 +69,7 @@ def test_a_view_is_a_function_of_seed_part_and_image():
 
 def test_ranges_of_nothing_leave_mirrors_and_quarter_turns():
     image = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    views = [
-        torch.rot90(image.flip(-1) if mirror else image, turns, (-2, -1)) for mirror in (0, 1) for turns in range(4)
-    ]
+    views = [torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)) for flip in (0, 1) for turns in range(4)]
     found = set()
     for seed in range(40):
         moved, _ = seen({"image": image, "label": torch.zeros(1, SIZE, SIZE)}, seed, size=SIZE, **STILL)
