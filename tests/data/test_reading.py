@@ -176,11 +176,23 @@ def test_the_levels_of_a_mask_are_those_that_it_was_cut_in(tmp_path):
     assert decode_mask(path.read_bytes(), "m.png", 128)[1] == [0, 127, 128, 255]
 
 
-def test_fault_13_dark_noise_of_a_jpeg_mask_is_not_foreground():
-    content = jpeg(Image.fromarray(np.eye(16, dtype=np.uint8)), quality=100)
-    with pytest.raises(Refused, match="grey levels"):
-        decode_mask(content, "m.jpg", None)
-    assert decode_mask(content, "m.jpg", 128)[0].sum() == 0
+LOSSY = [("jpg", {"quality": 100}), ("tif", {"compression": "jpeg"}), ("webp", {"quality": 90}), ("heif", {})]
+
+
+@pytest.mark.parametrize(("suffix", "options"), LOSSY)
+def test_fault_13_dark_noise_of_a_lossy_mask_is_not_foreground(tmp_path, suffix, options):
+    if suffix == "heif":
+        pytest.importorskip("pillow_heif", reason="pip install samfed-monai[heif]").register_heif_opener()
+    path = save(tmp_path / f"m.{suffix}", disc().point(bool), **options)
+    with pytest.raises(Refused, match=r"expected a binary mask, {0, 255}, found a lossy mask with .*; save it from"):
+        read_mask(path)
+    assert read_mask(path, 128).sum() == 0
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("webp", {"lossless": True}), ("tif", {"compression": "tiff_lzw"})])
+def test_fault_13_a_mask_of_a_lossless_kind_is_read_whatever_its_values(tmp_path, suffix, options):
+    path = save(tmp_path / f"m.{suffix}", disc().point(bool), icc_profile=b"VP8", **options)
+    assert np.array_equal(read_mask(path), np.asarray(disc()) > 0)
 
 
 def test_of_a_mask_with_colours_the_brightest_channel_counts_where_a_threshold_is_declared(tmp_path):
