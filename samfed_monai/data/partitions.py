@@ -12,6 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -311,9 +312,8 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
         Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
             one of its parts would be called like another site.
     """
+    require(whole("--divide", parts, least=1))
     problems = Problems()
-    problems.extend(whole("--divide", parts, least=1))
-    problems.refuse_if_any()
     changed: Places = {}
     sentences = []
     sites = _sites(places, public=True)
@@ -510,12 +510,9 @@ def _text(path: Path) -> tuple[str, str]:
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = [mark] if mark else ["utf-8", "cp1252"]
     for encoding in guesses:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text, encoding
+        with suppress(UnicodeDecodeError):
+            if "\0" not in (text := content.decode(encoding)):
+                return text, encoding
     found = f"bytes that are no {' and no '.join(guesses)}"
     raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
 
