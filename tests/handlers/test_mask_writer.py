@@ -66,10 +66,7 @@ def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path
     ("content", "problem"),
     [
         ("[]", r"threshold: expected 0.5, as now, found nothing; choose another --output-dir \(output_dir\)$"),
-        (
-            '{"threshold": 0.7}',
-            r"threshold: expected 0.5, as now, found 0.7; choose another --output-dir \(output_dir\)$",
-        ),
+        ('{"threshold": 0.7}', r"threshold: expected 0.5, .* found 0.7; choose another --output-dir \(output_dir\)$"),
         ("{", "expected valid JSON"),
     ],
 )
