@@ -116,6 +116,7 @@ polyp-model: kvasir-list
 	$(call kvasir-run,polyp,1,$(KVASIR),kvasir,$(KVASIR_POLYP))
 	$(call kvasir-run,polyp,2,$(KVASIR),kvasir,$(KVASIR_POLYP))
 	@$(BIN)/samfed model "$$($(best-run) "$(KVASIR_RUN)"/polyp-[012])" --output bundles/samfed_polyp/models/model.pt
+	@rm -rf "$(KVASIR_RUN)/validation"  # of another model.pt
 	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --calibrate \
 	    --output-dir "$(KVASIR_RUN)/validation"
 

@@ -278,8 +278,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
 def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
     """:func:`survey` of every item of a list."""
     listed = [item for _, _, item in datalist.items()]
-    threshold, classes = datalist.mask_threshold, datalist.classes
-    return survey(listed, data_root, threshold=threshold, classes=classes)
+    return survey(listed, data_root, threshold=datalist.mask_threshold, classes=datalist.classes)
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:

@@ -185,8 +185,7 @@ def read_coco(path: Path) -> list[Annotated]:
         Refused: what does not follow :data:`COCO_SCHEMA`; then, ids that are there twice, or of nothing.
     """
     content, problems = read_json(path), Problems()
-    problems.extend(departures(content, COCO_SCHEMA, str(path)))
-    problems.refuse_if_any()
+    require(departures(content, COCO_SCHEMA, str(path)))
     pictures: dict[Any, Annotated] = {}
     names = Counter(entry["file_name"] for entry in content["images"])
     for place, entry in enumerate(content["images"]):
@@ -375,8 +374,7 @@ def draw_coco(
             is in the way. Nothing is written then.
     """
     root, problems = Path(root), Problems()
-    problems.extend(require_pycocotools(str(root)))
-    problems.refuse_if_any()
+    require(require_pycocotools(str(root)))
     files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root)}
     spared = Path(output).resolve() if output is not None else None
     files = {site: [path for path in paths if path.resolve() != spared] for site, paths in files.items()}

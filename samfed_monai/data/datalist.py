@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,21 +52,14 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         hint = "list only paths inside the data root, relative to it, with forward slashes"
         raise refused(where, found=reason, expected="a relative path inside the data root", hint=hint)
     root = Path(root).resolve()
-    try:
-        path = (root / relative).resolve()
-    except (OSError, RuntimeError):  # Python 3.13 raises the one, older ones the other
-        raise Refused([_loop(where)]) from None
-    if path.is_symlink():  # Python 3.13 leaves a link that leads to itself as it is
-        raise Refused([_loop(where)])
+    path = Path(os.path.realpath(root / relative))  # which leaves a link that leads to itself as it is
+    if any(map(Path.is_symlink, (path, *path.parents))):
+        hint = "put the file itself there, or delete the link"
+        raise refused(where, found="a link that leads back to itself", expected="a file", hint=hint)
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or make the folder that really holds the files the data root"
         raise refused(where, f"{relative!r} is a link out of the data root", "a file inside it", hint)
     return path
-
-
-def _loop(where: str) -> Problem:
-    hint = "put the file itself there, or delete the link"
-    return Problem(where, found="a link that leads back to itself", expected="a file", hint=hint)
 
 
 class Split(str, Enum):
@@ -134,9 +128,7 @@ class Site:
 
     def splits(self) -> Iterator[tuple[Split, list[Item]]]:
         """The three splits with their names, in the order in which the JSON lists them."""
-        yield Split.UNLABELLED, self.unlabelled
-        yield Split.VALIDATION, self.validation
-        yield Split.TEST, self.test
+        return ((split, getattr(self, split.value)) for split in SITE_SPLITS)
 
 
 SERVER_NAMES = frozenset({"", "public", "server"})

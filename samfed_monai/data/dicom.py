@@ -6,7 +6,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -341,12 +341,10 @@ def numbers_of(content: Any, name: str) -> list[float]:
     value = value.split("\\") if isinstance(value, str) else value
     values = value if isinstance(value, Sequence) else [value]
     listed = [str("" if each is None else each).strip(" \0").replace(",", ".") for each in values]
-    try:
+    with suppress(ValueError):
         numbers = [float(text) for text in listed] if any(listed) else []
         if all(map(math.isfinite, numbers)):
             return numbers
-    except ValueError:
-        pass
     raise _wrong(name, ", ".join(map(repr, listed)), "finite numbers")
 
 

@@ -20,7 +20,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, NIFTI_SUFFIXES, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
-from samfed_monai.data.reading import SUFFIXES, decode_grey, decode_image, decode_mask, read_bytes
+from samfed_monai.data.reading import SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
 MASK_ENDINGS = ("_segmentation", "_mask")
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
@@ -357,12 +357,9 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
 def _is_mask(path: Path) -> bool | None:
     """Whether a file has black and white pixels and no others; ``None`` where it cannot be read."""
     try:
-        content = read_bytes(path)
-        decode_image(content, path.name)
-    except Refused:
+        return len(decode_mask(read_bytes(path), path.name, None)[1]) == BLACK_AND_WHITE
+    except Unreadable:
         return None
-    try:
-        return len(decode_mask(content, path.name, None)[1]) == BLACK_AND_WHITE
     except Refused:
         return False
 

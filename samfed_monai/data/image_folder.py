@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,10 @@ _STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"II*\0": "TIFF", b"M
 
 
 def _head(path: Path) -> bytes:
-    try:
+    with suppress(OSError):
         if path.is_file():  # no pipe, which would have to be waited for
             with path.open("rb") as stream:
                 return stream.read(132)
-    except OSError:
-        pass
     return b""
 
 

@@ -12,6 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -107,7 +108,7 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     if not 1 <= sites <= len(together):
         found = f"{sites} sites for {len(together)} independent groups of images"
         raise refused("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")
-    order = _random(seed, "iid").permutation(len(together))
+    order = np.random.default_rng(derive_seed(seed, "iid")).permutation(len(together))
     parts: list[list[int]] = [[] for _ in range(sites)]
     for index in sorted(order.tolist(), key=lambda index: -len(together[index])):
         min(parts, key=len).extend(together[index])
@@ -139,15 +140,12 @@ def hold_out(
     splits: list[set[int]] = []
     for number, share in enumerate(shares):
         target = round(share * scale * len(found))
-        drawn = draw([len(cluster) for cluster in together], target, _random(seed, f"hold-out-{number}"), leave=leave)
+        random = np.random.default_rng(derive_seed(seed, f"hold-out-{number}"))
+        drawn = draw([len(cluster) for cluster in together], target, random, leave=leave)
         splits.append({index for cluster in drawn for index in together[cluster]})
         together = [cluster for index, cluster in enumerate(together) if index not in drawn]
     splits.append(set(range(len(found))).difference(*splits))
     return [[one for index, one in enumerate(found) if index in split] for split in splits]
-
-
-def _random(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(derive_seed(seed, purpose))
 
 
 def _clusters_of(found: Sequence[Found]) -> Clusters:
@@ -260,7 +258,7 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     Raises:
         Refused: no such site, no site left to train on, or nothing left to measure with.
     """
-    sites = _sites(places)
+    sites = list(dict.fromkeys(site for site, _ in places if site))
     problems = Problems()
     for name in names:
         problems.extend(one_of("--unseen", name, sites, "give names of sites, with commas between them"))
@@ -311,12 +309,11 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
         Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
             one of its parts would be called like another site.
     """
+    require(whole("--divide", parts, least=1))
     problems = Problems()
-    problems.extend(whole("--divide", parts, least=1))
-    problems.refuse_if_any()
     changed: Places = {}
     sentences = []
-    sites = _sites(places, public=True)
+    sites = list(dict.fromkeys(site for site, _ in places))
     for site in sites:
         mine = [(split, one) for (name, split), ones in places.items() if name == site for one in ones]
         if not site or site in spared:
@@ -357,10 +354,6 @@ def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[in
         load[part] += shares[index]
         owner[index] = part
     return owner
-
-
-def _sites(places: Places, *, public: bool = False) -> list[str]:
-    return list(dict.fromkeys(site for site, _ in places if site or public))
 
 
 class Groups:
@@ -510,12 +503,9 @@ def _text(path: Path) -> tuple[str, str]:
     mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
     guesses = [mark] if mark else ["utf-8", "cp1252"]
     for encoding in guesses:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text, encoding
+        with suppress(UnicodeDecodeError):
+            if "\0" not in (text := content.decode(encoding)):
+                return text, encoding
     found = f"bytes that are no {' and no '.join(guesses)}"
     raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
 

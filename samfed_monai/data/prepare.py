@@ -56,7 +56,7 @@ class Options:
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
-        by_folder: whether all images below one folder of ``images`` are a group, as the slices of a volume are.
+        by_folder: whether all images below one folder of ``images`` are a group; slices of volumes always are.
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
@@ -112,10 +112,20 @@ class Options:
 
         Args:
             found: images.
-            known: whether an image that the file does not name keeps the group that its source knows.
+            known: whether images whose source knows a group (a volume, a video) stay together: the file gives all of
+                them its group, also those that it does not name.
+
+        Raises:
+            Refused: the file has two groups for images that stay together.
         """
-        of = self.groups_read.of if self.groups_read else lambda image: None
-        return [replace(one, group=of(one.image) or (one.group if known else None)) for one in found]
+        found = [one if known else replace(one, group=None) for one in found]
+        of, given = self.groups_read.of if self.groups_read else lambda image: None, dict[str, str]()
+        for one in found:
+            whole, group = one.group or one.image, of(one.image)
+            if group and given.setdefault(whole, group) != group:
+                where, expected = f"{given[whole]!r} and {group!r} for images of {whole}", "one group for all of them"
+                raise refused(self.groups, where, expected, "correct the rows: they are one volume, folder or video")
+        return [replace(one, group=given.get(one.group or one.image, one.group)) for one in found]
 
 
 @dataclass(frozen=True)
@@ -340,6 +350,7 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
+    options = replace(options, by_folder=options.by_folder or bool(volumes_of(root)))
     folders = find_folders(root, public=options.public, output=options.output)
     found = {
         site: options.grouped(map(_by_folder, ones) if options.by_folder else ones, known=options.by_folder)
@@ -423,7 +434,7 @@ def prepare_nifti(
             skip_unreadable=options.skip_unreadable,
             written=written,
         )
-        return prepare_folders(slices, replace(options, by_folder=True), caveats=caveats)
+        return prepare_folders(slices, options, caveats=caveats)
 
 
 def prepare_isic(root: str | Path, options: Options) -> Prepared:
@@ -497,7 +508,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
 
     Args:
         root: folder of collections; it is the data root of the list. See :func:`~.public.find_polyps`.
-        options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
+        options: see :class:`Options`. A ``groups`` file replaces what is known of the videos it names.
 
     Raises:
         Refused: with everything that is wrong with the collections, the files and the list.

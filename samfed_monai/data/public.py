@@ -60,7 +60,7 @@ from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, require
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import (
@@ -219,7 +219,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             masks = _masks_folder(images, pairing, match) if match else None
             if match is None or masks is None:
                 continue
-            site = collection.name + pairing.site.format(**_upper(match))
+            site = collection.name + pairing.site.format(**{key: of.upper() for key, of in match.groupdict().items()})
             group = pairing.group.format(**match.groupdict())
             if (site, group) in used:  # the same images once more, as PNG beside TIF
                 logger.info("%s: %s is left out, its images are elsewhere too", site, relative(images, root))
@@ -288,10 +288,6 @@ def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
             problems.add(relative(path, root), found=f"the key of {there.name}", expected="one file each", hint=hint)
     problems.refuse_if_any()
     return dict(sorted(found.items()))
-
-
-def _upper(match: re.Match[str]) -> dict[str, str]:
-    return {name: value.upper() for name, value in match.groupdict().items()}
 
 
 IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
@@ -420,8 +416,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     """
     path, root = Path(split), Path(root)
     clients: dict[str, dict[str, list[str]]] = read_json(path)
-    if problems := departures(clients, PUBLISHED_SCHEMA, path.name):
-        raise Refused(problems)
+    require(departures(clients, PUBLISHED_SCHEMA, path.name))
     pools = _pools(list(clients), root, folders or {})
     places: dict[tuple[str, Split], list[Found]] = {}
     coverage = []
@@ -452,7 +447,8 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
     pools = {}
     for client in clients:
         like = folders.get(client) or _folder_like(client, present)
-        names = [like] if like else [name for name in present if _is_part(name, client)]
+        parts = COMBINED.get(client, ())
+        names = [like] if like else [name for name in present if (of := collection_of(name)) and of.name in parts]
         if found := [one for name in names for one in _found_in(root / name, root, client)]:
             pools[client] = _by_stem(found, NUMBERED_FROM.get(client, 0))
     return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
@@ -474,11 +470,6 @@ def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
     pool = {stem(one.image): one for one in found}
     numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]
     return {str(int(name) + shift): pool[name] for name in numbers} | pool
-
-
-def _is_part(folder: str, client: str) -> bool:
-    collection = collection_of(folder)
-    return collection is not None and collection.name in COMBINED.get(client, ())
 
 
 def _found_in(folder: Path, root: Path, client: str) -> list[Found]:

@@ -99,7 +99,7 @@ def _markers(content: bytes) -> tuple[int, list[int]] | None:
 
 PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, WebPImagePlugin)
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; nothing else is tried
-LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
+JPEGS = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
@@ -157,8 +157,8 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
     """Reads a mask as (H, W) in {0, 1}.
 
     Args:
-        path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (JPEG: {0, 255}; of
-            16 bit and more also {0, 65535}); whole numbers may be of any type.
+        path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (lossy JPEG, TIFF, WebP
+            and HEIC: {0, 255}; of 16 bit and more also {0, 65535}); whole numbers may be of any type.
         threshold: grey level (1 to 255, after scaling 16 bit by type) from which a mask that is not binary counts as
             foreground; ``None`` refuses such masks. Of a mask with colours (one for each class) the brightest channel
             counts.
@@ -209,14 +209,16 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     if raw.info.get("deep") and max(values) < (threshold or 255):
         hint = "save it as 8-bit grey"
         raise refused(name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint=hint)
-    levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
+    lossy = raw.info["lossy"]
+    levels = {0, 255} if lossy else set(values) | {0}
     if set(values) <= levels and any(levels <= binary for binary in BINARY):
         return (grey > 0).astype(np.uint8), values
     if threshold is None or raw.mode == "F" or not to_8_bit(grey).any():
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
-        hint = TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=raw.format in LOSSY)
-        found = f"a mask with {len(values)} grey levels ({shown})"
-        raise refused(name, found=found, expected="a binary mask, {0, 1} or {0, 255}", hint=hint)
+        hint = TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=lossy)
+        found = f"a {'lossy ' if lossy else ''}mask with {len(values)} grey levels ({shown})"
+        expected = "a binary mask, {0, 255}" if lossy else "a binary mask, {0, 1} or {0, 255}"
+        raise refused(name, found=found, expected=expected, hint=hint)
     grey = to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey)
 
@@ -224,8 +226,8 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
 def decode_grey(content: bytes, name: str) -> Picture:
     """The grey values of an 8-bit image as they are stored, (H, W), upright; colours and palettes are refused."""
     raw = _decode(content, name, numbers=True)
-    if raw.format in LOSSY or raw.mode not in ("1", "L"):
-        found = f"{raw.format} with {raw.mode!r} pixels"
+    if raw.info["lossy"] or raw.mode not in ("1", "L"):
+        found = f"{'lossy ' if raw.info['lossy'] else ''}{raw.format} with {raw.mode!r} pixels"
         raise refused(name, found=found, expected="8-bit grey without loss", hint="save it as an 8-bit grey PNG")
     return np.array(_upright(raw, name).convert("L"))
 
@@ -242,6 +244,8 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
         )
     levels = _levels(to_8_bit(grey))
     highest = max(levels)
+    if lossy and highest < MIDDLE:
+        return "save it from its source without loss, as PNG: of values this low, compression changes the pixels"
     if highest == 0:
         return f"save it as 8 bit with 0 and 255: of 16 bits, {int(grey.max())} is nearly black"
     if len(levels) <= FEW_LEVELS and highest < MIDDLE:
@@ -253,7 +257,10 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
 
 
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
-    """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now."""
+    """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now.
+
+    ``info["lossy"]`` says whether it was compressed with loss; of JPEG 2000 and HEIC it always does.
+    """
     try:
         return _opened(content, name, numbers)
     except Refused as refusal:
@@ -271,12 +278,13 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=_formats(content, name))
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        frames = getattr(image, "n_frames", 1) if image.format not in LOSSY else 1  # an MPO's first is its picture
+        frames = getattr(image, "n_frames", 1) if image.format not in JPEGS else 1  # an MPO's first is its picture
         image.load()
+        image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
         image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
         if image.format == "PNG":
             Image.open(io.BytesIO(content), formats=("PNG",)).verify()
-        fault = scan_fault(content) if image.format in LOSSY else None
+        fault = scan_fault(content) if image.format in JPEGS else None
     except Refused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -403,6 +411,7 @@ REDUCED, TRANSPARENCY = 1, 4  # bits of tag 254
 OLD_REDUCED = 2  # of tag 255
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied by alpha
 UNCOMPRESSED, DEFLATE = 1, (8, 32946)  # of tag 259
+LOSSLESS = {UNCOMPRESSED, *DEFLATE, 2, 3, 4, 5, 32771, 32773, 34925, 34933, 50000}  # also CCITT, LZW, LZMA, PNG, ZSTD
 MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may lack
 SPLIT = "save the one you mean, or each, as a file of its own (for instance with `tiffsplit`)"
@@ -447,6 +456,7 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
     if 0 in image.size:
         raise ValueError("no pixels")
     image.format = "TIFF"
+    image.info |= {"lossy": page.compression not in LOSSLESS}
     image.info |= {"deep": colours, "turned": page.tags.valueof(274, 1) in range(2, 9)}
     return image
 
@@ -474,9 +484,6 @@ class _Tags:
         shown = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
         return refused(self.name, found=shown, expected=expected, hint=hint)
 
-    def _alpha(self) -> list[int]:
-        return [each for each in self.extra if each in (ASSOCIATED, UNASSOCIATED)]
-
     def refuse_unread(self, numbers: bool) -> None:
         """Refuses what neither Pillow nor :func:`_by_tifffile` reads rightly."""
         if self.photometric is None:
@@ -492,7 +499,8 @@ class _Tags:
             raise self.refusal(339, what, "whole numbers")
         if self.photometric == WHITE_IS_ZERO and (self.kind != UNSIGNED or self.bits not in (1, 2, 4, 8, 16)):
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
-        if self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and self.samples - len(self._alpha()) > 1:
+        alpha = sum(each in (ASSOCIATED, UNASSOCIATED) for each in self.extra)
+        if self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and self.samples - alpha > 1:
             raise self.refusal(277, f"{self.samples} channels of grey", "one", SPLIT)
         if self.samples > MOST_SAMPLES:
             raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")

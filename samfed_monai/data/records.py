@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.checks import NO_FILE, RESTORE, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
+
+_warn_once = lru_cache(logging.getLogger(__name__).warning)
 
 
 def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool = True) -> str:
@@ -98,7 +102,8 @@ def load_records(
         if public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
         ``classes`` (how many, where the labels have several) where there are any. Where one image has a ``group`` or a
         weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``. Those to measure
-        with that are slices say their ``volume``, ``slice`` and ``spacing``, which is zeros where it is not known.
+        with that are slices of a volume whose slices are all among them say their ``volume``, ``slice`` and
+        ``spacing``, which is zeros where it is not known; a warning tells of other volumes.
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
@@ -117,7 +122,9 @@ def load_records(
     files = [name for item in items for name in (item.image, item.label if with_labels else None) if name is not None]
     require(wrong_root(files, data_root, place))
     owner = "" if split == Split.PUBLIC else site
-    ids = ids_of([item.image for each, _, item in datalist.items() if each == owner])
+    own, kept = [item for each, _, item in datalist.items() if each == owner], {(i.volume, i.slice) for i in items}
+    parted = {item.volume for item in own if (item.volume, item.slice) not in kept}
+    ids = ids_of([item.image for item in own])
     problems, records = Problems(), []
     for index, item in enumerate(items):
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
@@ -134,7 +141,9 @@ def load_records(
                 record["classes"] = len(datalist.classes)
         if item.group is not None:
             record["group"] = item.group
-        if item.volume is not None and split in (Split.VALIDATION, Split.TEST):
+        if item.volume in parted and split in (Split.VALIDATION, Split.TEST):
+            _warn_once(f"{place}: volumes with slices that are left out or in another split are not scored as a whole")
+        elif item.volume is not None and split in (Split.VALIDATION, Split.TEST):
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import AGAIN, Problems, refused
+from samfed_monai.core.errors import AGAIN, refused
 from samfed_monai.core.io import make_folder, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,12 @@ class SoftMaskStore:
         """
         path = self._path(image_sha256)
         values = probabilities.detach().float().cpu().numpy()
-        problems = Problems()
         if values.ndim != 3 or len(values) == 2 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
             expected = "shape (1, h, w), or of K classes (K + 1, h, w)"
-            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected=expected)
-        elif not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
+            raise refused(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected=expected)
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
             found = f"values from {values.min():.9g} to {values.max():.9g}"
-            problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
-        problems.refuse_if_any()
+            raise refused(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
         pixels = np.rint(values.astype(np.float64) * 255).astype(np.uint8).tobytes()
         header = _HEADER.pack(_MAGIC, *values.shape, self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):

@@ -584,8 +584,7 @@ def render_volumes(
             for index in range(count):
                 scanner = SCANNERS.get(site) or (CT, MR)[index % 2]
                 random = np.random.default_rng(derive_seed(seed, "synthetic", "volumes", site, index))
-                parts = zip(("images", "masks"), render_volume(random, shape, scanner), strict=True)
-                for kind, data in parts:
+                for kind, data in zip(("images", "masks"), render_volume(random, shape, scanner), strict=True):
                     image = nibabel.Nifti1Image(data, affine_of(scanner, shape))
                     image.header.set_xyzt_units("mm")
                     content = gzip.compress(image.to_bytes(), mtime=0)

@@ -301,6 +301,7 @@ class SiteEvaluation:
         network = self.evaluator.network
         if not self.loaded:
             network.load_state_dict(trained_weights(network, self.model), strict=False)
+        (self.output_dir / "metrics.json").unlink(missing_ok=True)  # those of other tables than are written now
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
         result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}

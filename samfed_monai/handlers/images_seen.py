@@ -38,12 +38,10 @@ class Seen:
         """Counts a batch; says of each of its items whether its image was there before."""
         repeats = []
         for identity, hashed in identities(batch):
+            repeats.append(identity in self.images)
             if identity:
-                repeats.append(identity in self.images)
                 self.images.add(identity)
                 self.drawn, self.hashed = self.drawn + 1, self.hashed and hashed
-            else:
-                repeats.append(False)
         return repeats
 
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 RECORD = "inference.json"
 """File beside the masks that says what they were made with."""
 
-_HINT = "choose another --output (output_dir)"
+_HINT = "choose another --output-dir (output_dir)"
 _AHEAD = 16  # masks at their images' size that may wait to be written
 
 
@@ -48,15 +48,17 @@ class MaskFolder:
 
     Args:
         folder: where the masks go; names with folders in them make sub-folders.
-        made_with: what decides the masks, as JSON content; it is written to :data:`RECORD` with the first mask, and
+        made_with: what decides the masks, as JSON content; it is written to ``record`` with the first mask, and
             what is there is compared before anything is computed. Empty: no record.
+        record: name of that file.
 
     Raises:
         Refused: by :meth:`write`, a file of that name with another content.
     """
 
-    def __init__(self, folder: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: str | Path, made_with: Mapping[str, Any] | None = None, record: str = RECORD) -> None:
         self.folder, self.made_with = Path(folder).expanduser(), dict(made_with or {})
+        self.record = self.folder / record
 
     def problems(self, names: Iterable[str] = (), *, images: Sources | None = None) -> list[Problem]:
         """What is wrong with writing masks of these names here, before any is computed.
@@ -69,7 +71,7 @@ class MaskFolder:
         for source in [images] if isinstance(images, str | Path) else images or ():
             if self._inside(Path(source).expanduser()):
                 expected = f"a folder outside of {source}, in which everything is read as an image"
-                return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, hint=_HINT)]
+                return [Problem("--output-dir (output_dir)", found=str(self.folder), expected=expected, hint=_HINT)]
         return self._other_masks(names) or self._unwritable()
 
     def write(self, name: str, content: bytes) -> None:
@@ -79,23 +81,27 @@ class MaskFolder:
             if path.read_bytes() != content:
                 raise refused(path, "another file", "none, or the same mask", _HINT)
             return
-        if self.made_with and not (self.folder / RECORD).exists():
-            write_json(self.folder / RECORD, self.made_with)
+        self.note()
         write_bytes(path, content)
+
+    def note(self) -> None:
+        """Writes what the files are made with, unless that is there."""
+        if self.made_with and not self.record.exists():
+            write_json(self.record, self.made_with)
 
     def _inside(self, images: Path) -> bool:
         folder = self.folder.resolve()  # samefile: a file system may ignore upper and lower case
         return images.is_dir() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
 
     def _other_masks(self, names: Iterable[str]) -> list[Problem]:
-        record, problems = self.folder / RECORD, Problems()
+        record, problems = self.record, Problems()
         if not self.made_with:
             return []
         if not record.exists():
             taken = [name for name in names if (self.folder / name).exists()]
             if taken:
                 found = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
-                expected = f"no file of a mask's name, or {RECORD} beside them"
+                expected = f"no file of that name, or {record.name} beside it"
                 problems.add(str(self.folder), found=found, expected=expected, hint=_HINT)
             return list(problems)
         with problems.collected():

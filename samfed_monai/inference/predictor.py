@@ -22,12 +22,13 @@ from torch import Tensor
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.io import write_json
+from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.core.own_process import best_device
+from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
-from samfed_monai.handlers.mask_writer import MaskWriter, Prediction, predicted
+from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, Prediction, predicted
 from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
 from samfed_monai.inference.model import Kind, TrainedModel, scored_as
 from samfed_monai.metrics import pool
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.metrics.quality import Colours
 
+SCORED = "evaluation.json"
+"""File beside ``metrics.json`` that says which model was scored, on what, with which options."""
 TEACHER = "teacher#"
 """Before an id of ``teacher.json``."""
 EXPORTED_READ = frozenset({"dataloader", "postprocessing", "inferer", "threshold"})
@@ -241,7 +244,7 @@ class Predictor:
 
         Sites of a run that have models of their own are each scored on theirs, sites that the run does not know on the
         server's. A teacher is scored as students are, on labels of the bundle's ``image_size``; ``metrics.json`` then
-        says what it is.
+        says what it is. A folder takes the scores of one evaluation, which may be run again.
 
         Args:
             datalist: file of the list.
@@ -253,10 +256,12 @@ class Predictor:
                 that it was trained on they look better than they are.
 
         Raises:
-            Refused: too few images to calibrate on, before any is scored.
+            Refused: before any image is scored, too few of them to calibrate on; a folder with scores of another
+                model, list or split, or made with other options.
         """
         split = split or ("validation" if calibrate else "test")
-        listed = DataList.load(datalist).sites
+        whole, run = DataList.load(datalist), self.model.run
+        listed = whole.sites
         images = {name: getattr(listed[name], split) for name in ([site] if site in listed else listed)}
         hashes = {name: [item.sha256 for item in items] for name, items in images.items() if items}
         if calibrate:
@@ -264,12 +269,21 @@ class Predictor:
         else:
             quality = self.model.quality  # refused before anything is scored, if it is of other weights
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
+        owners = {"": ""}
+        if run is not None and run.personal:
+            names = [site] if site else sorted(hashes)
+            owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
+        made_with = {name: str(value) for name, value in self._asked("views").items()}
+        made_with |= {"bundle": self.model.bundle.name, "list": whole.hash, "split": split, "site": site or "all"}
+        made_with |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
+        folder = MaskFolder(output_dir, made_with, SCORED)
+        require(folder.problems(["metrics.json", *(f"{name}/{split}/scores.csv" for name in listed)]))
         if self.model.kind is Kind.ADAPTER:
-            result = self._score_teacher(given)
-        elif self.model.run is not None and self.model.run.personal:
-            result = self._score_each(given, [site] if site else sorted(hashes))
+            result = self._score_teacher(given, folder)
+        elif "" in owners:
+            result = self._score(given, owners[""], folder)  # of a personal run it refuses, and says why
         else:
-            result = self._score(given, "")
+            result = self._score_each(given, owners, folder)
         pairs = scored_pairs(Path(output_dir), result)
         everywhere = [pair for of_site in pairs.values() for pair in of_site]
         if calibrate:
@@ -297,26 +311,24 @@ class Predictor:
         config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
-    def _score_each(self, given: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
-        """``metrics.json`` of sites with models of their own."""
-        run: Any = self.model.run
-        owners = {name: name if name in run.sites else "" for name in sites}
-        for owner in owners.values():  # before the first one takes its time
-            run.require(owner)
-        results = [self._score({**given, "site": name}, owner) for name, owner in owners.items()]
-        if not results:
-            return self._score(given, run.sites[0])  # refuses, and says why
+    def _score_each(self, given: Mapping[str, Any], owners: Mapping[str, str], folder: MaskFolder) -> dict[str, Any]:
+        """``metrics.json`` of sites with models of their own, or of the server: site to owner."""
+        results = [self._score({**given, "site": name}, owner, folder) for name, owner in owners.items()]
         rows = {name: row for result in results for name, row in result["sites"].items()}
         skip = results[0]["convention"]["empty"] == "skipped"
         own = {name: result["model"] for result in results for name in result["sites"]}
         return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
 
-    def _score(self, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    def _score(self, given: Mapping[str, Any], owner: str, folder: MaskFolder) -> dict[str, Any]:
         """``metrics.json`` of the model of ``owner``; "" is the server's."""
         asked = self._asked("validate#inferer#views")
         own = scored_as(self.model.run.run) if self.model.run is not None else {}
         ids = {**given, **self.model.ids("evaluate", own | asked, owner)}
-        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", ids, asked=asked)[-1]
+
+        def prepared(job: Any) -> None:
+            job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.note)
+
+        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", ids, asked=asked, prepared=prepared)[-1]
         return result
 
     def _asked(self, views: str) -> dict[str, Any]:
@@ -340,7 +352,7 @@ class Predictor:
         named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
         return config, TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written
 
-    def _score_teacher(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _score_teacher(self, given: dict[str, Any], folder: MaskFolder) -> dict[str, Any]:
         config, stage = self._teacher("evaluate", given)
         teacher = stage.fitted(self.model.path)
         scores, preprocessing = config.values("validate#scores", "validate#preprocessing")
@@ -358,6 +370,7 @@ class Predictor:
             val_handlers=[scores, BatchBar(what="scoring")],
             decollate=False,
         )
+        evaluator.add_event_handler(Events.STARTED, folder.note)
         options = {"loaded": True, "batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
         evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}

@@ -177,6 +177,9 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
     assert {item.group for item in site_a.test} == {f"a/images/{name}" for name in volumes[-1]}
+    again = ("folders", tmp_path / "out", "--output", tmp_path / "again.json", *words[-1:])
+    assert run(*again, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
+    assert DataList.load(tmp_path / "again.json").sites["a"] == site_a, "slices are known by volumes.json"
     with pytest.raises(Refused, match="unknown"):
         run(*words[:3], tmp_path / "two", "--output", tmp_path / "b.json", "--public", "unknown")
     assert not (tmp_path / "two").exists()

@@ -132,15 +132,6 @@ def test_fault_13_the_lists_threshold_is_used(tmp_path):
     assert told(DataList("list", items, mask_threshold=128), tmp_path) == []
 
 
-def test_fault_16_the_same_image_at_two_sites_is_a_warning(tmp_path):
-    for name in ("a", "b"):
-        save(tmp_path / name / f"{name}.png", picture(5))
-    sites = {name: Site([item(tmp_path, f"{name}/{name}.png")]) for name in ("a", "b")}
-    datalist = DataList("list", [], sites)
-    assert told(datalist, tmp_path) == []
-    assert warnings(datalist) == ["1 image is both at a and at b"]
-
-
 @pytest.mark.parametrize("trained_on", ["p0", "u0", "v0"], ids=["public", "unlabelled", "validation"])
 def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trained_on):
     datalist = small_list(tmp_path)
@@ -192,10 +183,15 @@ def test_fault_29_a_file_that_changed_is_told(tmp_path):
     assert all("SHA-256" in problem and "restore the file, or make the list again" in problem for problem in problems)
 
 
-def test_repeated_bytes_are_a_warning(tmp_path):
-    items = [pair(tmp_path, name, 0) for name in "abc"]
-    assert warnings(DataList("list", items, {"a": Site(items[:1])})) == [
-        "1 image is both at a and at the public set",
+def test_fault_16_repeated_bytes_are_a_warning(tmp_path):
+    items = [pair(tmp_path, name, 0) for name in "abcde"]
+    datalist = DataList("list", items[:3], {"a": Site(items[3:4]), "b": Site(items[4:])})
+    assert told(datalist, tmp_path) == []
+    assert warnings(datalist) == [
+        *(
+            f"1 image is both at {places}"
+            for places in ("a and at b", "a and at the public set", "b and at the public set")
+        ),
         "2 images of the public set repeat the bytes of another one there",
     ]
 

@@ -112,11 +112,13 @@ def test_a_file_is_read_or_refused_with_the_values_that_no_class_has(tmp_path):
     (tmp_path / "x.png").write_bytes(png([0, 1], [2, 2]))
     assert read_classes(tmp_path / "x.png", ORGANS).tolist() == read_classes(tmp_path / "x.png", 2).tolist()
     assert read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
+    tiff = save(tmp_path / "x.tif", picture(0).convert("L"), compression="jpeg").read_bytes()
     for content, told in (
         (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name every class"),
         (png(range(9)), "found the class values 3, 4, 5, 6, 7, 8; name"),
         (png(range(10)), "found the class values 3, 4, 5, 6, 7, 8, …; name"),
-        (jpeg(picture(0).convert("L")), "8-bit grey without loss, found JPEG with 'L' pixels"),
+        (jpeg(picture(0).convert("L")), "8-bit grey without loss, found lossy JPEG with 'L' pixels"),
+        (tiff, "8-bit grey without loss, found lossy TIFF with 'L' pixels"),
         (png_of(np.zeros((2, 2, 3), np.uint8)), "8-bit grey without loss, found PNG with 'RGB' pixels"),
     ):
         with pytest.raises(Refused, match=rf"b/7\.png: expected .*{told}"):

@@ -99,24 +99,15 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
         ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected one, found no such key"),
         ({"images": [{**IMAGE, "height": "4", "width": 0}]}, "0#height: expected a number(?s:.*)0#width"),
         ({"images": [{**IMAGE, "height": 4.5}]}, "0#height: expected pixels, found 4.5"),
-        (
-            {"images": [IMAGE, {**IMAGE, "id": 2}]},
-            "images#1: expected each picture once, found 'a.png' or its id twice",
-        ),
-        (
-            {"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]},
-            "images#1: expected each picture once, found 'b.png' or",
-        ),
+        ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "#1: expected each picture once, found 'a.png' or its id twice"),
+        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, "#1: expected each picture once, found 'b.png' or"),
         ({"annotations": [{"image_id": 1}]}, "annotations#0#category_id: expected an id, found no such key"),
         *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in (None, True, 1.5)),
         *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in ("", [1])),
         ({"annotations": [of(1, 2)]}, r"#0: expected the id of one of its categories, \[1\], found category_id 2"),
         ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected an id of its own, found id 1 a second time"),
         ({"categories": ["lesion"]}, "categories#0: expected an object, found 'lesion'"),
-        (
-            {"annotations": [{**of(1), "id": n} for n in (7, "7")]},
-            "#1: expected an id of its own, found id 7 a second t",
-        ),
+        ({"annotations": [of(1) | {"id": n} for n in (7, "7")]}, "#1: expected an id of its own, found id 7 a second"),
         ({"annotations": [of(9)]}, "expected the id of one of its images, found image_id 9; export the file anew"),
     ],
 )

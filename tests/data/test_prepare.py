@@ -113,6 +113,18 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
     told = "images of a have names that others have in other folders, such as"
     assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
+    rows = "image,group\nimages/p1/b/1.png,x\nimages/p2/b/3.png,x\n"
+    (tmp_path / "g.csv").write_text(rows)
+    chosen = options(tmp_path / "c", public="public", validation=0.3, by_folder=True, groups=tmp_path / "g.csv")
+    groups = [item.group for _, _, item in prepare_folders(root, chosen).datalist.items()]
+    assert [groups.count(each) for each in ("x", "a/images/p3", None)] == [8, 4, 3], (
+        "what is named stands for its folder"
+    )
+    (tmp_path / "g.csv").write_text(f"{rows}images/p2/images/0.png,y\n")
+    with pytest.raises(
+        Refused, match="expected one group for all of them, found 'x' and 'y' for images of a/images/p2;"
+    ):
+        prepare_folders(root, options(tmp_path / "d", public="public", by_folder=True, groups=tmp_path / "g.csv"))
 
 
 def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):

@@ -49,7 +49,7 @@ def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
     assert {record["group"] for record in train} != {record["group"] for record in held_out}
 
 
-def test_slices_to_measure_with_say_their_place_in_a_volume_and_other_images_of_the_batch_that_they_have_none(tmp_path):
+def test_slices_say_their_place_in_a_volume_that_is_there_as_a_whole(tmp_path, caplog):
     one = pair(tmp_path, "a", 0)
     places = [{"volume": "v.nii", "slice": 2, "spacing": [1, 2, 3]}, {"volume": "w.nii"}, {}]
     items = [replace(one, **place) for place in places]
@@ -60,6 +60,12 @@ def test_slices_to_measure_with_say_their_place_in_a_volume_and_other_images_of_
         found = [[record[key] for key in keys] for record in records]
         assert found == [["v.nii", 2, [1, 2, 3]], ["w.nii", 1, [0, 0, 0]], ["", 0, [0, 0, 0]]]
     assert not set(keys) & load_records(datalist, tmp_path, split="unlabelled", site="a")[0].keys()
+    slices = [replace(pair(tmp_path, f"s{n}", n), volume=f"{n % 2}.nii", slice=n) for n in range(1, 5)]
+    datalist = DataList("parted", [], {"a": Site(slices[3:], [], slices[:3])})  # a slice of 0.nii is to train on
+    found, few = (load_records(datalist, tmp_path, split="test", site="a", limit=limit) for limit in (None, 1))
+    assert [each["volume"] for each in found] == ["1.nii", "", "1.nii"]
+    assert not few[0].keys() & set(keys)
+    assert caplog.text.count("parted -> a -> test: volumes with slices that are left out or in another split") == 1
 
 
 def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):

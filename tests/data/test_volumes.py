@@ -365,13 +365,6 @@ def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_pat
     assert not (tmp_path / "other").exists()
 
 
-def test_volumes_that_are_only_numbered_are_no_channels(tmp_path):
-    for name in ("images/p_0000", "masks/p_0000", "images/p_0001", "masks/p_0001"):
-        saved(tmp_path / f"in/a/{name}.nii.gz", np.zeros((4, 3, 1), np.uint8))
-    cut_nifti(tmp_path / "in", tmp_path / "out")
-    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
-
-
 def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(tmp_path):
     data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
     data[0, 0, 1] = drawn[0, 0, 2] = 1

@@ -151,6 +151,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
         ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, that of masks"),
         ([[*range(10)]], 1, r"other values \(2, 3, 4, 5, 6, 7\);"),
         ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
+        ([[[0, 1, 255]]], 1, "expected 8-bit grey without loss, found PNG with 'RGB' pixels"),
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
 )
@@ -308,21 +309,6 @@ def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, t
     assert [told in str(problem) for problem in caught.value.problems] == [True] * 11
     assert "if its site has masks alone, --label-kind SITE=mask" in str(caught.value)
     assert not (tmp_path / "list.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("label", "told"),
-    [
-        ([[1, 255]], "found foreground without background"),
-        ([[0, 1, 2]], r"found other values \(2\); save it without loss"),
-        ([[0, 1, 2, 255]], r"found other values \(2\)"),
-        ([[[0, 1, 255]]], "expected 8-bit grey without loss, found PNG with 'RGB' pixels"),
-    ],
-)
-def test_a_file_that_is_no_weak_label_is_refused_as_such(root, tmp_path, label, told):
-    (root / "a" / "masks" / "a_019.png").write_bytes(png_of(np.array(label, np.uint8)))
-    with pytest.raises(Refused, match=rf"a_019\.png: .*{told}"):
-        prepared(tmp_path, {"": "scribble", "c": "mask"})
 
 
 def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):

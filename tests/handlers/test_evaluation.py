@@ -127,12 +127,9 @@ def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
     assert len({safe_name("a/b"), safe_name("a\\b"), safe_name("a_b")}) == 3, "changed ids never share a file"
 
 
-def test_an_image_without_a_label_is_refused():
+def test_an_image_without_a_label_and_switches_that_are_not_true_or_false_are_refused():
     with pytest.raises(Refused, match="an image without a label; evaluate a split whose items have labels"):
         ScoreHandler()(engine_with({"pred": torch.zeros(1, 2, 2)}))
-
-
-def test_its_switches_are_true_or_false():
     with pytest.raises(Refused, match=r"(?s)pooled: expected true or false, found 'yes'.*skip_empty.*found 1"):
         ScoreHandler(pooled="yes", skip_empty=1)
 

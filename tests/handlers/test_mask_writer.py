@@ -45,8 +45,8 @@ def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path
     for name in ("b.png", "c.png", "other.png"):
         (tmp_path / name).write_bytes(b"label")
     folder = MaskFolder(tmp_path, MADE_WITH)
-    expected = f"{tmp_path}: expected no file of a mask's name, or inference.json beside them, found "
-    hint = "; choose another --output (output_dir)"
+    expected = f"{tmp_path}: expected no file of that name, or inference.json beside it, found "
+    hint = "; choose another --output-dir (output_dir)"
     assert told(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
     assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
     assert told(folder, "a.png") == []
@@ -55,7 +55,7 @@ def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path
 def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
-    hint = "choose another --output (output_dir), or delete this one"
+    hint = "choose another --output-dir (output_dir), or delete this one"
     assert told(other, "new.png") == [
         f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {hint}",
         f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {hint}",
@@ -65,8 +65,8 @@ def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("[]", r"threshold: expected 0.5, as now, found nothing; choose another --output \(output_dir\)$"),
-        ('{"threshold": 0.7}', r"threshold: expected 0.5, as now, found 0.7; choose another --output \(output_dir\)$"),
+        ("[]", r"threshold: expected 0.5, as now, found nothing; choose another --output-dir \(output_dir\)$"),
+        ('{"threshold": 0.7}', r"threshold: expected 0.5, .* found 0.7; choose another --output-dir \(output_dir\)$"),
         ("{", "expected valid JSON"),
     ],
 )
@@ -82,8 +82,8 @@ def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path
     (tmp_path / "link").symlink_to(tmp_path / "images")
     [problem] = told(MaskFolder(tmp_path / place), images=tmp_path / "images")
     assert problem == (
-        f"output_dir (--output): expected a folder outside of {tmp_path}/images, in which everything is read as an "
-        f"image, found {tmp_path / place}; choose another --output (output_dir)"
+        f"--output-dir (output_dir): expected a folder outside of {tmp_path}/images, in which everything is read as an "
+        f"image, found {tmp_path / place}; choose another --output-dir (output_dir)"
     )
     assert list((tmp_path / "images").iterdir()) == []
 

@@ -67,14 +67,10 @@ def optimizer(rate: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate)
 
 
-def test_cosine_by_hand() -> None:
-    schedule = RoundLearningRate(optimizer=optimizer())
-    assert [schedule.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
-
-
-def test_warm_up_rises_in_a_straight_line_and_the_floor_holds() -> None:
-    schedule = RoundLearningRate(optimizer=optimizer(), warmup=2, floor=0.2)
-    assert [schedule.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
+def test_cosine_by_hand_and_a_warm_up_in_a_straight_line_and_a_floor() -> None:
+    plain, warm = (RoundLearningRate(optimizer=optimizer(), **more) for more in ({}, {"warmup": 2, "floor": 0.2}))
+    assert [plain.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
+    assert [warm.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
 
 
 def test_a_run_may_go_through_a_part_of_the_schedule() -> None:

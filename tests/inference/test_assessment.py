@@ -295,11 +295,13 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert made.colours is not None
     images = [item.sha256 for site in listed.sites.values() for item in site.validation]
     assert not any(each in Path("model.quality.json").read_text() for each in images), "no image can be recognised"
+    words[-1] = "again"
     assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--site", "site-1"]) == 0
     assert "these 10 images calibrated this model" in capsys.readouterr().out
+    words[-1] = "test"
     assert main(["evaluate", "samfed_skin", *words]) == 0
     assert "calibrated this model" not in capsys.readouterr().out, "test images are others"
-    assert read_json("scores/metrics.json")["quality"]["calibrated"]
+    assert read_json("test/metrics.json")["quality"]["calibrated"]
     chosen = [*model, "--areas", "areas.csv", "--only-sure", "--flag-below", "100%", "--page", "looks.html"]
     assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
     assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out

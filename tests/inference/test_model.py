@@ -22,6 +22,7 @@ from samfed_monai.core.io import read_json, save_tensors, sha256_file
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.handlers import SiteEvaluation
 from samfed_monai.inference import Kind, Predictor
 from samfed_monai.inference.model import TrainedModel, scored_as
 from samfed_monai.networks import Teacher
@@ -315,14 +316,37 @@ def test_what_is_wrong_with_either_file_is_refused_together(with_teacher, capsys
     assert "site-9" in capsys.readouterr().err
 
 
-def test_a_student_is_scored_over_views(work, tmp_path):
-    small_model(tmp_path / "student.safetensors")
-    words = [*data(work), "--site", "site-1", "--limit", "2", "--model", str(tmp_path / "student.safetensors")]
+def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder(work, tmp_path, capsys, monkeypatch):
+    model = small_model(tmp_path / "student.safetensors")
+    words = ["evaluate", str(BUNDLE), *data(work), "--site", "site-1", "--limit", "2", "--model", str(model)]
     dice = []
     for views in ([], ["--views", "1"], ["--views", "4"]):
-        assert main(["evaluate", str(BUNDLE), *words, "--output-dir", str(tmp_path), *views]) == 0
-        dice.append(read_json(tmp_path / "metrics.json")["average"]["dice"])
+        output = tmp_path / str(len(dice))
+        assert main([*words, "--output-dir", str(output), *views]) == 0
+        dice.append(read_json(output / "metrics.json")["average"]["dice"])
     assert dice[0] == dice[1] != dice[2]
+    words, before = [*words, "--output-dir", str(output)], (output / "metrics.json").read_bytes()
+    save_tensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)})
+    for more, told in (
+        (["--model", str(tmp_path / "b.safetensors")], "model: expected "),
+        (["--split", "validation"], "split: expected validation, as now, found test; choose another --output-dir"),
+        (["--site", "site-2"], "site: expected site-2, as now, found site-1"),
+        (["--limit", "1"], "limit: expected 1, as now, found 2"),
+        (["--views", "2"], "views: expected 2, as now, found 4"),
+    ):
+        assert main([*words, *views, *more]) == 2
+        assert f"{output}/evaluation.json -> {told}" in capsys.readouterr().err
+    assert (output / "metrics.json").read_bytes() == before
+    with monkeypatch.context() as stopped:
+        stopped.setattr(SiteEvaluation, "_one_site", lambda *_: 1 / 0)
+        assert main([*words, *views]) == 1
+    assert not (output / "metrics.json").exists(), "a table may be another one by now"
+    assert main([*words, *views]) == 0
+    assert (output / "metrics.json").read_bytes() == before
+    (output / "evaluation.json").unlink()
+    assert main([*words, *views]) == 2
+    told = "expected no file of that name, or evaluation.json beside it, found metrics.json and 1 more"
+    assert told in capsys.readouterr().err
 
 
 def test_a_damaged_adapter_is_refused(with_teacher, work, tmp_path, capsys):
