@@ -6,17 +6,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.core.model_file import read_header
+from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.handlers import BestWeightsSaver
-from tests.handlers.toy import toy_network
+from tests.handlers.toy import next_round, toy_network, toy_trainer
 
 
 def engine_and_evaluator() -> tuple[Any, Any]:
     evaluator = SimpleNamespace(state=SimpleNamespace(metrics={}))
-    state = SimpleNamespace(epoch=0, max_epochs=4, term_means={"supervised": 1.5})
+    output = {"image": torch.zeros(2, 3, 16, 16), "pred": torch.zeros(2, 1, 16, 16)}
+    state = SimpleNamespace(epoch=0, max_epochs=4, term_means={"supervised": 1.5}, output=output)
     return SimpleNamespace(network=toy_network(), state=state), evaluator
 
 
@@ -30,7 +33,21 @@ def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
         saver(engine)
         tensors = safe_load(tmp_path / "sub" / "best.safetensors")
         assert tensors["0.bias"][0] == min(epoch, 2)
-    assert read_header(tmp_path / "sub" / "best.safetensors") == {"metric": "dice", "value": "0.5", "epoch": "2"}
+    assert read_header(tmp_path / "sub" / "best.safetensors") == {
+        **{"metric": "dice", "value": "0.5", "epoch": "2", "image_size": "16"}
+    }
+
+
+def test_a_second_training_does_not_replace_the_model_of_the_first(tmp_path: Path) -> None:
+    def trainer() -> Any:
+        return toy_trainer([BestWeightsSaver(evaluator=engine_and_evaluator()[1], path=tmp_path / "best.safetensors")])
+
+    first = trainer()
+    next_round(first, 0, 2)
+    next_round(first, 1, 2)  # it goes on
+    with pytest.raises(Refused, match=r"best\.safetensors: expected no such file .*; choose another output_dir"):
+        trainer().run()
+    assert settings_of(tmp_path / "best.safetensors") == {"image_size": 16}
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
