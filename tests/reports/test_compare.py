@@ -80,6 +80,20 @@ def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(other).notes
 
 
+def test_an_average_over_hospitals_that_took_no_part_is_over_all_of_them(tmp_path):
+    runs = [RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, unseen=0.4)) for seed in range(3)]
+    for run, hard in zip(runs, (None, {"validation": summary(0.6)}, {"test": summary(0.6)}), strict=True):
+        run.results["unseen"] |= {"hard": hard} if hard else {}
+    table = comparison_table(runs)
+    cells = table.row("samfed").cells
+    assert (table.unseen, cells["unseen:hard"].by_seed) == (["far", "hard"], {2: 0.6})
+    assert cells["unseen"].by_seed == pytest.approx({2: 0.5})
+    (note,) = [note for note in table.notes if "images of hospitals that took no part" in note]
+    assert (
+        "(samfed, seed 0: 1 of 2; samfed, seed 1: 1 of 2): a site gave no scores there, so their average over" in note
+    )
+
+
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
     other = write_run(tmp_path / "other", "no_sam", 0, 0.8, datalist="e" * 64)
     with pytest.raises(Refused) as refused:
