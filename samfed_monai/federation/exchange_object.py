@@ -156,9 +156,7 @@ def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, 
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
     """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
     numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
-    return {
-        name: value for name, value in numbers.items() if metric_range(name) is not None and type(value) in (int, float)
-    }
+    return {name: n for name, n in numbers.items() if metric_range(name) is not None and type(n) in (int, float)}
 
 
 @dataclass(frozen=True)

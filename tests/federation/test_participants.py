@@ -85,6 +85,8 @@ TAILORED = {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": [
 OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
 PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
+OF_TERM = {"terms#pseudo_label#loss": {"_target_": "monai.losses.MaskedDiceLoss"}}
+OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
 LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them"
@@ -125,6 +127,18 @@ REFUSED = [
         {"loss": {"_target_": "torch.nn.BCELoss"}},
         r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
     ),
+    (
+        "samfed",
+        OF_TERM | {"terms#pseudo_label#labels": "hard"},
+        r"terms#pseudo_label#loss: .*found MaskedDiceLoss: 1\.03",
+    ),
+    ("samfed", OF_TERM | TWO, r"  - terms#pseudo_label#loss: .*found MaskedDiceLoss: .* take structure or dice_ce"),
+    (
+        "samfed",
+        {"terms#pseudo_label#loss": {"_target_": "monai.losses.DiceCELoss", "sigmoid": True}},
+        r"loss: .*labels and weights of pixels, found DiceCELoss, which does not take them \(.*3 positional",
+    ),
+    ("heterogeneous", OWN_WIDTH, r"^refused: 1 problem\n  - federate\.json -> sites#site-1#network_def: expected the "),
     (
         "supervised",
         {"images#weak_labels": True},
