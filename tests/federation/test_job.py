@@ -25,11 +25,7 @@ from tests.methods import needs
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
 
-UNLIKE = {
-    "public_steps": 1,
-    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
-    "server_network": "basic_unet",
-}
+UNLIKE = {"public_steps": 1, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "server_network": "basic_unet"}
 
 
 def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
@@ -209,12 +205,8 @@ def test_a_plan_out_of_range():
 
 
 def test_privacy_networks_and_teacher_are_told_together():
-    found = told(
-        privacy={"least_image": 3},
-        teacher={"base": "mobile_sam", "size": 300},
-        teacher_adapt="LoRA",
-        network_name="deeplabv3_resnet18",
-    )
+    names = {"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"}
+    found = told(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
     starts = (
         "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",

@@ -112,11 +112,11 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
 
 @pytest.mark.parametrize("option", ["start_from", "masks_from"])
 def test_the_weights_that_a_folder_gives_count(bundle, option):
-    (bundle / "models").mkdir()
-    (bundle / "models" / "model.safetensors").write_bytes(b"one")
+    (weights := bundle / "models" / "model.safetensors").parent.mkdir()
+    weights.write_bytes(b"one")
     run = done(bundle, "mine", (f"--{option}={bundle}",))
     assert run.is_done()
-    (bundle / "models" / "model.safetensors").write_bytes(b"another")
+    weights.write_bytes(b"another")
     assert not run.is_done()
 
 

@@ -38,23 +38,16 @@ def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
     }
 
 
-def test_a_second_training_does_not_replace_the_model_of_the_first(tmp_path: Path) -> None:
+def test_without_validation_the_last_epoch_is_kept_which_a_second_training_does_not_replace(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+
     def trainer() -> Any:
-        return toy_trainer([BestWeightsSaver(evaluator=engine_and_evaluator()[1], path=tmp_path / "best.safetensors")])
+        return toy_trainer([BestWeightsSaver(evaluator=engine_and_evaluator()[1], path=path)])
 
     first = trainer()
-    next_round(first, 0, 2)
-    next_round(first, 1, 2)  # it goes on
+    for number in range(2):  # it goes on
+        next_round(first, number, 2)
+    assert safe_load(path)["0.bias"].equal(first.network.state_dict()["0.bias"])
     with pytest.raises(Refused, match=r"best\.safetensors: expected no such file .*; choose another output_dir"):
         trainer().run()
-    assert settings_of(tmp_path / "best.safetensors") == {"image_size": 16}
-
-
-def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    engine, evaluator = engine_and_evaluator()
-    saver = BestWeightsSaver(evaluator=evaluator, path=tmp_path / "best.safetensors")
-    for epoch in (1, 2):
-        with torch.no_grad():
-            engine.network[0].bias.fill_(epoch)
-        saver(engine)
-    assert safe_load(tmp_path / "best.safetensors")["0.bias"][0] == 2
+    assert settings_of(path) == {"image_size": 16}

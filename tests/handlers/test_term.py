@@ -48,9 +48,8 @@ def test_every_schedule_stays_in_0_1_and_never_falls(name: str, rounds: int, fra
 
 
 def test_fault_25_unknown_schedule_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(
-        Refused, match=r"schedule: expected one of .* found 'gausian_ramp'; did you mean 'gaussian_ramp'"
-    ):
+    message = r"schedule: expected one of .* found 'gausian_ramp'; did you mean 'gaussian_ramp'"
+    with pytest.raises(Refused, match=message):
         SCHEDULES["gausian_ramp"]
 
 
@@ -81,14 +80,10 @@ def a_round(start: dict[str, torch.Tensor], terms: list[Any], *, misleading: boo
     loaders = toy_loader(), site_loader(misleading=misleading)
     stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide()])
     handlers = [SeedHandler(loaders=loaders), *terms, stream, TermLogger()]  # stream and terms in any order
-    trainer = toy_trainer(handlers, network=network, loader=loaders[0], steps=5)
-    if own:
+    trainer = toy_trainer(handlers, network=network, loader=loaders[0], steps=5, epochs=2)
+    for round in range(0 if before else 1, 2):
         network.load_state_dict(start)
-        trainer.state.max_epochs = 2
-        trainer.run()
-    for round in range(2 if own else 0 if before else 1, 2):
-        network.load_state_dict(start)
-        next_round(trainer, round, 2)
+        trainer.run() if own else next_round(trainer, round, 2)
     return trainer
 
 
