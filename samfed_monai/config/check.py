@@ -17,15 +17,7 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import check_code, check_override_ids, check_reading, unread
-from samfed_monai.config.options import (
-    GROUPS,
-    LARGEST,
-    MONAI_IDS,
-    TEACHER,
-    options_in,
-    shipped,
-    training_layers,
-)
+from samfed_monai.config.options import GROUPS, LARGEST, MONAI_IDS, TEACHER, options_in, shipped, training_layers
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     FEDERATE,

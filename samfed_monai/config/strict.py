@@ -229,10 +229,8 @@ def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
 def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value: Any, where: str) -> Iterator[Problem]:
     """A place out of reach in a file's component, there or in the id of the file that it refers to."""
     if isinstance(value, str) and value.startswith("@"):
-        leads_to = split_id(value[1:])
-        value = (
-            None if _names_place(leads_to[-1]) else lookup(content, leads_to)
-        )  # an option for a path is plain to see
+        leads_to = split_id(value[1:])  # an option for a path is plain to see
+        value = None if _names_place(leads_to[-1]) else lookup(content, leads_to)
     if len(_in_its_workflow(parts)) < 2 or not _names_place(parts[-1]) or not isinstance(value, str):
         return
     path = PureWindowsPath(value)  # it takes both kinds of slashes

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.core.registry import Elsewhere
 from samfed_monai.core.validators import one_of, require
 
@@ -53,10 +54,6 @@ DENIED_PREFIXES = (
     "torch.utils.cpp_extension.",
 )
 """Inside the allowed packages, what downloads, compiles, unpickles or runs other code, and the audit's attacks."""
-
-
-CATALOGUE = "samfed_monai.networks.client_network"
-"""The component that builds a client network by its name."""
 
 
 def in_catalogue(parser: Any) -> bool:
@@ -187,8 +184,9 @@ def _importable(name: str) -> bool:
         return False
 
 
-COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
-"""Keys of a component that MONAI reads itself; they are no arguments."""
+_BOOLEAN: Schema = {"type": "boolean"}  # MONAI takes any value, and most of them for false
+COMPONENT_KEYS = {**dict.fromkeys(("_target_", "_requires_", "_desc_", "_mode_"), Schema()), "_disabled_": _BOOLEAN}
+"""Keys of a component that MONAI reads itself, with the schema of each; they are no arguments."""
 
 NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},
@@ -264,7 +262,7 @@ def component_schema(component: Any) -> Schema:
         if not parameters_of(base)[1]:
             anything = not base.__module__.startswith("samfed_monai.")
             break
-    others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | {key: {} for key in COMPONENT_KEYS}
+    others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | COMPONENT_KEYS
     return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
 
 

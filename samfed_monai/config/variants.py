@@ -112,20 +112,14 @@ class Method:
 
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
 _TEXT = {"type": "string"}
+_BUILDER = {**_TEXT, "pattern": r"\w\.\w", "description": "where its builder is, `package.module.name`"}
 _SCHEMA = {
     "type": "object",
     "properties": {
         **dict.fromkeys(("title", "note", "source", "published", "inferred", "left_out", "base", "use"), _TEXT),
         **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
         "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
-        "networks": {
-            "type": "object",
-            "additionalProperties": {
-                **_TEXT,
-                "pattern": r"\w\.\w",
-                "description": "where its builder is, `package.module.name`",
-            },
-        },
+        "networks": {"type": "object", "additionalProperties": _BUILDER},
         "place": {"type": "integer"},
     },
     "additionalProperties": False,

@@ -24,8 +24,10 @@ BASE_SAM = "base_sam"
 USAGE = "usage"
 """Key under which a file says how its network is used: text for a reader (:func:`usage_of`)."""
 
+CATALOGUE = "samfed_monai.networks.client_network"
+"""The component that builds a client network by its name."""
+
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
-_CATALOGUE = "samfed_monai.networks.client_network"
 _SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
 _NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
 
@@ -167,7 +169,7 @@ def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
         "classes": json.dumps(names) if isinstance(names := client.get("classes"), list) and len(names) > 1 else "",
     }
     declared = client.get(ARGUMENTS)
-    if isinstance(declared, dict) and declared.get("_target_") == _CATALOGUE:
+    if isinstance(declared, dict) and declared.get("_target_") == CATALOGUE:
         inside = {key.partition("#")[2]: value for key, value in own.items() if key.startswith(f"{ARGUMENTS}#")}
         known[ARGUMENTS] = json.dumps(_plain({**declared, **inside}))
     return {key: str(value) for key, value in known.items() if value}

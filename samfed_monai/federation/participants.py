@@ -28,7 +28,7 @@ from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
 from samfed_monai.handlers.guide import GlobalGuide
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
@@ -176,8 +176,7 @@ class Participants:
         Raises:
             Refused: as :func:`dry_run`.
         """
-        server = {SERVER: self.server_network} if self.strategy.exchange.server_model else {}
-        dry_run(self.config, {**self.networks, **server}, self.overrides, self.strategy)
+        dry_run(self.config, self._of_all, self.overrides, self.strategy)
 
     @property
     def exchange(self) -> str:
@@ -194,8 +193,12 @@ class Participants:
     @property
     def all_networks(self) -> list[str]:
         """Every network that is trained before round 0, once."""
-        own = [self.server_network] if self.strategy.exchange.server_model else []
-        return sorted({*self.networks.values(), *own})
+        return sorted({*self._of_all.values()})
+
+    @property
+    def _of_all(self) -> dict[str, str]:
+        """Who (a site, or the server where it has one) to the name of their network."""
+        return self.networks | ({SERVER: self.server_network} if self.strategy.exchange.server_model else {})
 
     @property
     def supervised(self) -> bool:
@@ -315,7 +318,7 @@ def _trains_or_not(
     return tuple(sorted(known - away - idle)), tuple(sorted(away | idle))
 
 
-Shapes = dict[str, tuple[int, ...]]
+Built = tuple[str, dict[str, list[int]]]
 #: Ids of the training batches that a client network sees.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
 #: What a site's labels go through on their way to the loss.
@@ -350,7 +353,7 @@ def dry_run(
             learned from, missing weights of SAM, names that the strategy cannot do with, or unlike networks where it
             averages weights.
     """
-    problems, found = Problems(), dict[str, tuple[str, Shapes]]()
+    problems, found = Problems(), dict[str, Built]()
     for site, name in networks.items():
         own = {**overrides.get(site, {}), "network_name": name}
         key = json.dumps(own, sort_keys=True, default=repr)
@@ -359,6 +362,7 @@ def dry_run(
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
         with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
+            common = network if len(own) == 1 else build_network(config, name)
         size = parsed(parser, "image_size")
         if isinstance(size, int):
             problems.extend(size_problems(network, height=size, width=size))
@@ -374,8 +378,9 @@ def dry_run(
                 problems.extend(_of_server(term) for term in terms or () if term.of_server or copies & {*term.reads})
         problems.extend(_optimizer_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
-        if parts["loss"] is not None:
-            problems.extend(_loss_problems(parts["loss"], classes))
+        of_terms = ((term.loss, term) for term in terms or () if isinstance(term, PseudoLabelTerm))
+        for loss, term in ((parts["loss"], None), *of_terms):
+            problems.extend(_loss_problems(loss, classes, term) if callable(loss) else ())
         weak, built = parsed(parser, "images#weak_labels") is True, [parts[part] for part in (*OF_LABELS, "loss")]
         if weak and all(part is not None for part in built):
             problems.extend(_weak_label_problems(parts, classes))
@@ -386,11 +391,19 @@ def dry_run(
         if strategy is not None and terms is not None:
             with problems.collected():
                 strategy.require_terms([term.name for term in terms])
-        shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        found[key] = f"{site} ({name})", shapes
+        mine, usual = ({key: list(of.shape) for key, of in each.state_dict().items()} for each in (network, common))
+        found[key], other = (f"{site} ({name})", mine), (f"the run's {name}", usual)
+        where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run begins with"
+        hint = "set it for all sites, or give this site another network"
+        if strategy is not None and strategy.exchange.alike:
+            other, where = next(iter(found.values())), "sites"
+            expected = "one network at all sites: FedAvg averages weights"
+            hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
+            if other[0].endswith(f" ({name})"):
+                hint = "give all sites the same options of this network (network_def#...), such as the rank of LoRA"
+        if unlike := _unlike(other, found[key]):
+            problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
-    if strategy is not None and strategy.exchange.alike:
-        _require_alike(list(found.values()))
 
 
 def _part(parser: Any, name: str, problems: Problems) -> Any:
@@ -438,8 +451,8 @@ def _optimizer_problems(optimizer: Any) -> list[Problem]:
     return problems
 
 
-def _loss_problems(loss: Any, outputs: int) -> list[Problem]:
-    """A loss for probabilities, where the network gives logits.
+def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> list[Problem]:
+    """A loss for probabilities, where the network gives logits; of a ``term``, also one without weights of pixels.
 
     Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
     pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
@@ -448,19 +461,23 @@ def _loss_problems(loss: Any, outputs: int) -> list[Problem]:
     for value in range(1, max(2, outputs)):  # a corner each
         label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
     right = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
+    given: tuple[torch.Tensor, ...] = (label,)
+    where, takes, other = "train.json -> loss", "the network's logits", "a loss with logits, such as BCEWithLogitsLoss"
+    if term is not None:
+        given = right if term.labels == "soft" else label.long(), torch.ones_like(label)
+        where, takes, other = f"{term.where}#loss", f"{takes}, labels and weights of pixels", "structure or dice_ce"
     values, found = list[float](), ""
     for answer in (right, 8 * right - 4):
         try:
-            values.append(float(loss(answer, label)))
+            values.append(float(loss(answer, *given)))
         except Exception as error:  # a loss of the user's own may raise anything
-            if not values:
+            if not values and term is None:
                 return []  # it takes neither: reported where a site trains
             found = f"{type(loss).__name__}, which does not take them ({str(error).splitlines()[0]})"
     if len(values) == 2 and values[1] > values[0]:
         found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
-    hint = "add sigmoid true, or softmax for several classes, or take a loss with logits, such as BCEWithLogitsLoss"
-    expected = "one that takes the network's logits"
-    return [Problem("train.json -> loss", found=found, expected=expected, hint=hint)] if found else []
+    hint = f"add sigmoid true, or softmax for several classes, or take {other}"
+    return [Problem(where, found, f"one that takes {takes}", hint)] if found else []
 
 
 def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem]:
@@ -504,22 +521,11 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
 def _batches(parser: Any) -> dict[str, int]:
     """Images of each training batch, by the option where that decides it and else by id."""
     option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
-    named = {"batch_size" if images == option else name: images for name, images in found.items()}
-    return {name: images for name, images in named.items() if isinstance(images, int)}
+    return {"batch_size" if n == option else name: n for name, n in found.items() if isinstance(n, int)}
 
 
-def _require_alike(built: Sequence[tuple[str, Shapes]]) -> None:
-    """Refuses networks that cannot be averaged; it names two sites and the first tensor in which theirs differ."""
-    (first, shapes), *others = built
-    for other, theirs in others:
-        key = next((key for key in [*shapes, *theirs] if shapes.get(key) != theirs.get(key)), None)
-        if key is not None:
-            sides = [
-                f"{who} has {f'shape {list(each[key])}' if key in each else 'no such tensor'}"
-                for who, each in ((first, shapes), (other, theirs))
-            ]
-            expected = "one network at all sites: FedAvg averages weights"
-            hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
-            if first.rpartition(" (")[2] == other.rpartition(" (")[2]:  # the network's name, behind the site's
-                hint = "give all sites the same options of this network (network_def#...), such as the rank of LoRA"
-            raise refused("sites", found=f"{key}: {', '.join(sides)}", expected=expected, hint=hint)
+def _unlike(first: Built, other: Built) -> str:
+    """The first tensor in which two networks differ, and what each has there; empty where they are alike."""
+    name = next((name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)), "")
+    sides = (f"{who} has {f'shape {of[name]}' if name in of else 'no such tensor'}" for who, of in (first, other))
+    return name and f"{name}: {', '.join(sides)}"

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samfed_monai.config.overrides import normal_ids
-from samfed_monai.config.parse import MISSING, flat, follow
+from samfed_monai.config.parse import flat, led
 from samfed_monai.config.variants import declared, variant_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
@@ -416,7 +416,7 @@ class Run:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
         content = self.participants.config.parser().get()
         said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@id" is an option of the run
-        own = {key: value if MISSING is (there := follow(content, (), value)[1]) else there for key, value in said}
+        own = {key: led(content, value) for key, value in said}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
@@ -457,10 +457,8 @@ def versions() -> dict[str, str]:
     """Version by package, and Python's own; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

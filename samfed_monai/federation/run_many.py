@@ -271,19 +271,25 @@ class Run:
         """What the run depends on, as it is now: its options, and the files of its configuration without their notes.
 
         Where its bundle, images, cache and results are is no part of it: the data list names every image by its hash,
-        and an option that is the path of a file counts with the file's content.
+        and an option that is the path of a file counts with the file's content. So does the weights file of a run or a
+        bundle that a run begins with, or takes its masks from.
         """
         overrides = normal_ids(parse_pairs(self.extra, samfed_value))
         options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}
         asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
         files = configs_of(self.bundle, self.variant, overrides)
         return {
-            "asked": {option: _counted(value) for option, value in asked.items()},
+            "asked": {option: _counted(option, value) for option, value in asked.items()},
             "configs": [[path.name, canonical_hash(_without_notes(read_json(path)))] for path in files],
         }
 
 
-def _counted(value: Any) -> str:
+def _counted(option: str, value: Any) -> str:
+    if option in ("start_from", "masks_from") and isinstance(value, str):
+        from samfed_monai.federation.run_models import starting_file
+
+        with suppress(SamFedError):  # reported where the run reads it
+            value = str(starting_file(value))
     if isinstance(value, str):
         return f"sha256:{sha256_file(value)}" if os.path.isfile(value) else value
     return json.dumps(value, default=repr)

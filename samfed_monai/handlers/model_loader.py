@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
-from samfed_monai.core.errors import Problem
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import check_tensors, safe_load, save_tensors
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.validators import require
@@ -30,8 +30,13 @@ class BestWeightsSaver:
 
     Args:
         evaluator: whose ``state.metrics`` is read.
-        path: ``.safetensors`` file, replaced atomically; its header names metric, value and epoch.
+        path: ``.safetensors`` file, replaced atomically; its header names metric, value and epoch, the image size and,
+            of a network of the catalogue, its name, classes and arguments. Nothing is said of a network of one's own
+            with several classes, whose names are not known here.
         metric: name of the metric, larger is better.
+
+    Raises:
+        Refused: at ``STARTED``, a file that an earlier training wrote.
 
     Example::
 
@@ -41,10 +46,16 @@ class BestWeightsSaver:
 
     def __init__(self, *, evaluator: Engine, path: str | Path, metric: str = "dice") -> None:
         self.evaluator, self.path, self.metric = evaluator, Path(path), metric
-        self._best = float("-inf")
+        self._best, self._written = float("-inf"), False
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._require_none)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _require_none(self, engine: Any) -> None:
+        if self.path.exists() and not self._written:
+            expected, hint = "no such file before the training", "choose another output_dir, or move the file away"
+            raise refused(str(self.path), "the model of an earlier training", expected, hint)
 
     def __call__(self, engine: Any) -> None:
         """Saves when there is something better to save."""
@@ -52,10 +63,20 @@ class BestWeightsSaver:
         if value is not None and value <= self._best:
             return
         metadata = {"metric": self.metric, "value": str(value), "epoch": str(engine.state.epoch)}
-        save_tensors(self.path, engine.network.state_dict(), metadata)
+        save_tensors(self.path, engine.network.state_dict(), _settings(engine) | metadata)
+        self._written = True
         if value is not None:
             self._best = float(value)
             logger.info("epoch %d: best %s so far, %.4f, kept in %s", engine.state.epoch, self.metric, value, self.path)
+
+
+def _settings(engine: Any) -> dict[str, str]:
+    """How the network was made and trained, in the words of :func:`samfed_monai.core.model_file.settings_in`."""
+    output, known = engine.state.output, dict[str, str](getattr(engine.network, "samfed_settings", {}))
+    last = output[0] if isinstance(output, list) else output  # MONAI's `decollate` makes a list of images
+    if known or last["pred"].shape[-3] == 1:
+        known["image_size"] = str(last["image"].shape[-1])
+    return known
 
 
 _FEW = 5  # problems of a file that are worth a line each

@@ -18,7 +18,7 @@ from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
-from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.rounds import round_of, when_round_starts
 from samfed_monai.losses import (
     AgreementSettings,
     StructureLoss,
@@ -204,7 +204,7 @@ class AgreedTerm(Term):
 
     def attach(self, engine: Any) -> None:
         """Binds the term, which at the start of a round forgets what it learned for its rule."""
-        engine.add_event_handler(Events.STARTED, _forget_sites)
+        when_round_starts(engine, _forget_sites)
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:

@@ -23,7 +23,7 @@ from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import BELOW_1, in_range, require, whole
 from samfed_monai.handlers.guide import GlobalGuide, Guidance, say_read
 from samfed_monai.handlers.records import record
-from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.rounds import round_of, when_round_starts
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import entropy, hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
@@ -31,6 +31,7 @@ from samfed_monai.networks.features import LastFeatures, feature_dropout, requir
 from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
+_MOST = 2**24  # numbers that `torch.quantile` takes; of more, every n-th is looked at
 
 
 def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: float) -> Tensor:
@@ -201,7 +202,7 @@ class DualGuideTerm(Term):
     def attach(self, engine: Any) -> None:
         """Binds the term; a round begins without a threshold."""
         super().attach(engine)
-        engine.add_event_handler(Events.STARTED, self._forget)
+        when_round_starts(engine, self._forget)
 
     def _forget(self, engine: Any) -> None:
         self._threshold = None
@@ -220,7 +221,8 @@ class DualGuideTerm(Term):
         steps = engine.state.epoch_length or 1
         step = (engine.state.iteration - 1) % steps
         share = self.start + (self.end - self.start) * (number + step / steps) / rounds
-        found = entropy(probabilities(engine.state.output["pred"].detach())).flatten().quantile(share)
+        found = entropy(probabilities(engine.state.output["pred"].detach())).flatten()
+        found = found[:: -(-len(found) // _MOST)].quantile(share)
         old = self._threshold
         self._threshold = found if old is None else self.memory * old + (1 - self.memory) * found
         return self._threshold

@@ -12,6 +12,7 @@ from torch import nn
 from samfed_monai.config.targets import brought
 from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.model_file import ARGUMENTS, CATALOGUE, settings_in
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data.classes import class_problems, outputs_of
@@ -116,7 +117,11 @@ def client_network(
         load_trunk(network, encoder_weights_file(start, name))
     elif start is not None and load:
         load_encoder_weights(network, start, name=name)
-    return network if site_channels is None else select_channels(network, site_channels)
+    if site_channels is not None:
+        network, kwargs["site_channels"] = select_channels(network, site_channels), site_channels
+    made = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
+    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # a weights file says it
+    return network
 
 
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)

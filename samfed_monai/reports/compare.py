@@ -30,7 +30,7 @@ from samfed_monai.reports.rows import (
     title_of,
     with_tests,
 )
-from samfed_monai.reports.run_data import RunData, teacher_alone
+from samfed_monai.reports.run_data import RunData, scored, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
 
 
@@ -56,22 +56,38 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if mixed := sorted(unlike):
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
         notes.append(f"{what}: its mean and spread are over both.")
-    counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
-    most = max(counts.values())
-    if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
-        notes.append(
-            f"Some runs were scored on fewer test images than others ({fewer}): a site gave no scores there, so "
-            "averages, worst sites and verdicts are not over the same images."
-        )
+    for images, so in _LACKING.items():
+        counts = {f"{run.row}, seed {run.seed}": _scored_images(run.results)[images] for run in runs}
+        most = max(counts.values())
+        if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
+            text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
+            notes.append(f"{text} {so}.")
     if silent := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
         notes.append(f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent}).")
-    if not most:
+    if not any(row.cells["dice"].n for group in groups for row in group.rows):
         return notes  # without a test image there is neither a gap nor a spread
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
         notes.append("Fewer than three seeds: the spread is not to be relied on.")
     return notes
+
+
+_LACKING = {
+    "test images": "averages, worst sites and verdicts are not over the same images",
+    "test images of hospitals that took no part": "their average over these is left out, or over other images",
+}
+"""Images that a run is scored on, with what follows where runs differ in their number."""
+
+
+def _scored_images(results: Mapping[str, Any]) -> dict[str, int]:
+    of_sites, away = results["average"].get("test", {}).get("n", 0), _away(results).values()
+    return dict(zip(_LACKING, (of_sites, sum(summary["n"] for summary in away)), strict=True))
+
+
+def _away(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Test scores of hospitals that took no part, of those that have any."""
+    return {name: splits["test"] for name, splits in results.get("unseen", {}).items() if scored(splits)}
 
 
 def _convention(runs: Sequence[RunData]) -> dict[str, str] | None:
@@ -118,12 +134,12 @@ class Table:
     """A comparison: groups of rows in the order of :data:`samfed_monai.reports.rows.VARIANTS`.
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
-    ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
-    ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
-    (megabytes per round, both directions, all sites), ``parameters`` (millions, of the largest network at a
-    site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of sites without masks
-    ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own images, and over all
-    of these), where the runs' folders have the tables.
+    ``unseen`` (of all their images, in runs with scores of all these hospitals), ``dice``, ``iou``, ``hd95`` (pixels)
+    and ``worst`` (Dice) of the selected model, ``last`` (average Dice of the last model), ``teacher`` (average Dice of
+    the run's teacher alone), ``traffic`` (megabytes per round, both directions, all sites), ``parameters`` (millions,
+    of the largest network at a site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of
+    sites without masks ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own
+    images, and over all of these), where the runs' folders have the tables.
 
     ``costs`` is what one image costs networks that were measured one after the other: ``run`` (row and seed of the run
     that measured them) and ``networks``, name to ``parameters`` (count), ``milliseconds`` and, but in older runs,
@@ -178,16 +194,17 @@ def comparison_table(runs: Runs) -> Table:
             sites (their rows would not be comparable); everything is listed.
     """
     read = read_runs(runs)
+    unseen = list(dict.fromkeys(name for run in read for name in _away(run.results)))
     by_group: dict[tuple[str, int], list[RunData]] = {}
     for run in read:
         key = (str(run.about.get("setting", "")), MODES.index(mode_of(run.results)))
         by_group.setdefault(key, []).append(run)
-    groups = [_group(MODES[mode], setting, _by_row(of)) for (setting, mode), of in sorted(by_group.items())]
+    groups = [_group(MODES[mode], setting, _by_row(of), unseen) for (setting, mode), of in sorted(by_group.items())]
     first = read[0].results
     packages = sorted({name for run in read for name in run.results["versions"]})
     return Table(
         sites=list(first["sites"]),
-        unseen=list(dict.fromkeys(name for run in read for name in run.results.get("unseen", {}))),
+        unseen=unseen,
         groups=groups,
         notes=_notes(groups, read),
         datalist=first["hashes"].get("datalist"),
@@ -275,8 +292,8 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
     return f"unlike {than}: {', '.join(changes)}" if changes else f"the options of {than}"
 
 
-def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
-    rows = [*(_row(name, runs) for name, runs in by_row.items()), *_teachers(mode, by_row)]
+def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> Group:
+    rows = [*(_row(name, runs, unseen) for name, runs in by_row.items()), *_teachers(mode, by_row, unseen)]
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
     floor, ceiling, made = group.dice_of(FLOOR), group.dice_of(CEILING), list[Row]()
     for row in group.rows:
@@ -296,16 +313,16 @@ def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
     return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
 
 
-def _row(name: str, runs: Sequence[RunData]) -> Row:
+def _row(name: str, runs: Sequence[RunData], unseen: Sequence[str]) -> Row:
     about, variant = runs[0].about, runs[0].results["variant"]
-    cells = {**_cells({run.seed: run.results for run in runs}), **_between(runs)}
+    cells = {**_cells({run.seed: run.results for run in runs}, unseen), **_between(runs)}
     note = str(about.get("note") or (NOTES.get(name, "") if name == variant else ""))
     sweep, place = str(about.get("sweep", "")), int(about.get("place", 0))
     seeds = sorted(cells["dice"].by_seed) or sorted({run.seed for run in runs})
     return Row(name, seeds, cells, None, str(about.get("as") or variant), _titled(runs[0]), note, sweep, place)
 
 
-def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
+def _cells(results: Mapping[int, Mapping[str, Any]], unseen: Sequence[str]) -> dict[str, Cell]:
     def computed(value_of: Callable[[Mapping[str, Any]], Any]) -> Cell:
         values = {seed: value_of(content) for seed, content in sorted(results.items())}
         return Cell({seed: float(value) for seed, value in values.items() if value is not None})
@@ -316,8 +333,10 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
     some = next(iter(results.values()))
     return {
         **{f"site:{site}": cell("sites", site, "test", "dice") for site in some["sites"]},
-        **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in some.get("unseen", {})},
-        "unseen": computed(_unseen),
+        **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in unseen},
+        "unseen": computed(
+            lambda content: pool(found.values())["dice"] if len(found := _away(content)) == len(unseen) else None
+        ),
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
@@ -336,12 +355,6 @@ def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
     }
     every = {seed: fmean([dice for dices in found.values() for dice in dices]) for seed, found in by_seed.items()}
     return {**{key: cell for key, cell in cells.items() if cell.n}, "between": Cell(every)}
-
-
-def _unseen(results: Mapping[str, Any]) -> float | None:
-    """Mean Dice over all test images of the hospitals that took no part."""
-    dice: float | None = pool([each["test"] for each in results.get("unseen", {}).values() if "test" in each])["dice"]
-    return dice
 
 
 def _parameters(results: Mapping[str, Any]) -> float | None:
@@ -370,7 +383,7 @@ def _at(content: Any, path: Iterable[str]) -> Any:
     return content
 
 
-def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
+def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
     """The teacher that SAM-Fed used, else that of the first row with an adapted one; and the sites' own, if any had."""
     names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
     rows: dict[str, Row] = {}
@@ -379,6 +392,6 @@ def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
         own = any("self_training_epochs" in run.results["teacher"] for run in by_row[name] if run.seed in scores)
         role = OWN_TEACHER if own else TEACHER
         if scores and role not in rows and by_row[name][0].results["variant"] != "unadapted_sam":
-            cells = _cells(scores)
+            cells = _cells(scores, unseen)
             rows[role] = Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role])
     return list(rows.values())

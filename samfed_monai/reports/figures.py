@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
 from samfed_monai.reports.run_data import TERM, RunData, series
-from samfed_monai.reports.style import (
-    FAINT,
-    INK,
-    PALETTE,
-    Picture,
-    line_style,
-    png,
-    quiet,
-    shortened,
-    subplots,
-)
+from samfed_monai.reports.style import FAINT, INK, PALETTE, Picture, line_style, png, quiet, shortened, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,15 +22,7 @@ from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, Shown, make_overlays, make_own_images
 from samfed_monai.reports.rows import interval, title_of
 from samfed_monai.reports.run_data import RunData, scored, teacher_alone
-from samfed_monai.reports.style import (
-    CAVEATS,
-    DEFAULT_CONVENTION,
-    PRIVACY,
-    Picture,
-    as_ranges,
-    environment,
-    sentences,
-)
+from samfed_monai.reports.style import CAVEATS, DEFAULT_CONVENTION, PRIVACY, Picture, as_ranges, environment, sentences
 
 logger = logging.getLogger(__name__)
 

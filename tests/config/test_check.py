@@ -79,6 +79,7 @@ def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewri
         ({"steps": 2.0}, "steps: expected a whole number or null, found 2.0 (float); write 2"),
         ({"amp": 1}, "amp: expected true or false, found 1 (int)"),
         ({"loss#sigmoid": "yes"}, "loss#sigmoid: expected true or false, found 'yes' (str)"),
+        ({"terms#first#_disabled_": "yes"}, "terms#first#_disabled_: expected true or false, found 'yes' (str)"),
         (
             {"loss#_target_": "monai.losses.DieLoss"},
             "loss#_target_: expected a component that exists in monai.losses, found 'monai.losses.DieLoss'; "

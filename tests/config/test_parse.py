@@ -17,13 +17,8 @@ from samfed_monai.config.parse import REFERRING, BundleConfig, flat, parsed, rea
 
 def test_nested_values_become_ids_and_components_stay_whole():
     component = {"_target_": "torch.nn.Identity"}
-    assert flat({"a": {"b": {"c": 1}, "d": component}, "e": 2, "f#g": 3, "h": {}}) == {
-        "a#b#c": 1,
-        "a#d": component,
-        "e": 2,
-        "f#g": 3,
-        "h": {},
-    }
+    nested = {"a": {"b": {"c": 1}, "d": component}, "e": 2, "f#g": 3, "h": {}}
+    assert flat(nested) == {"a#b#c": 1, "a#d": component, "e": 2, "f#g": 3, "h": {}}
 
 
 def test_what_a_parser_has_at_an_id_is_built_and_what_it_has_not_is_the_default():
@@ -105,9 +100,8 @@ def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
     content = {"rate": 0.9, "rule": "teacher", "guides": guides, "train": {"masks_for": "@guides#sam"}}
     found = reached(content, ["train"])
     assert found == {"rule": "teacher", "guides": {"sam": guides["sam"]}, "train": content["train"]}
-    assert reached({**content, "train": {"masks_for": "@guides#sam#key"}}, ["train"])["guides"] == {
-        "sam": {"key": "@rule"}
-    }
+    key = {**content, "train": {"masks_for": "@guides#sam#key"}}
+    assert reached(key, ["train"])["guides"] == {"sam": {"key": "@rule"}}
     assert reached({**content, "train": ["@guides#sam", "@guides"]}, ["train"])["guides"] == guides
 
 
@@ -124,17 +118,9 @@ def test_a_reference_brings_all_of_what_holds_its_aim(content) -> None:
 
 
 def test_knobs_are_the_plain_values_above_the_first_object():
-    content = {
-        "_note_": "text",
-        "imports": ["$import os"],
-        "rate": 0.1,
-        "sites": ["a", "b"],
-        "root": None,
-        "device": "$torch.device('cpu')",
-        "net": {"_target_": "torch.nn.ReLU"},
-        "later": 3,
-    }
-    assert options_of(content) == {"rate": 0.1, "sites": ["a", "b"], "root": None}
+    options = {"rate": 0.1, "sites": ["a", "b"], "root": None}
+    computed = {"device": "$torch.device('cpu')", "net": {"_target_": "torch.nn.ReLU"}, "later": 3}
+    assert options_of({"_note_": "text", "imports": ["$import os"], **options, **computed}) == options
 
 
 def test_code_amid_plain_values_is_an_option_and_imports_below_the_options_end_them():

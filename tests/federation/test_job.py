@@ -227,12 +227,8 @@ def test_a_plan_out_of_range():
 
 
 def test_privacy_networks_and_teacher_are_told_together():
-    found = told(
-        privacy={"least_image": 3},
-        teacher={"base": "mobile_sam", "size": 300},
-        teacher_adapt="LoRA",
-        network_name="deeplabv3_resnet18",
-    )
+    names = {"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"}
+    found = told(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
     starts = (
         "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",

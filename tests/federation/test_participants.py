@@ -94,9 +94,15 @@ TAILORED = {"_target_": "samfed_monai.methods.fca.ClientTailored", "patterns": [
 OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
 PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
+HARD = {"terms#pseudo_label#labels": "hard"}
+OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
 LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them"
+
+
+def of_term(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"terms#pseudo_label#loss": {"_target_": f"monai.losses.{name}", **arguments}}
 
 
 #: Variant, options, and what is refused before anything is computed.
@@ -134,6 +140,10 @@ REFUSED = [
         {"loss": {"_target_": "torch.nn.BCELoss"}},
         r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
     ),
+    ("samfed", of_term("MaskedDiceLoss") | HARD, r"terms#pseudo_label#loss: .*found MaskedDiceLoss: 1\.03 for the"),
+    ("samfed", of_term("MaskedDiceLoss") | TWO, r"  - terms#pseudo_label#loss: .* take structure or dice_ce"),
+    ("samfed", of_term("DiceCELoss", sigmoid=True), r"logits, labels and weights of pixels, found DiceCELoss, which "),
+    ("heterogeneous", OWN_WIDTH, r"^refused: 1 problem\n  - federate\.json -> sites#site-1#network_def: expected the "),
     (
         "supervised",
         {"images#weak_labels": True},
@@ -157,31 +167,28 @@ def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_l
         participants(small_list, variant, **options).dry_run()
 
 
+def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
+    return "no_sam", {"loss": {"_target_": name, **arguments}, "classes": list(classes)}
+
+
 @pytest.mark.parametrize(
-    ("loss", "classes"),
+    ("variant", "options"),
     [
-        ({"_target_": "monai.losses.DiceCELoss", "sigmoid": True}, ["a"]),
-        ({"_target_": "monai.losses.TverskyLoss", "sigmoid": True}, ["a"]),
-        ({"_target_": "torch.nn.BCEWithLogitsLoss"}, ["a"]),
-        ({"_target_": "monai.losses.DiceLoss", "softmax": True, "to_onehot_y": True}, ["a", "b", "c"]),
-        ({"_target_": "monai.losses.DiceFocalLoss", "softmax": True, "to_onehot_y": True}, ["a", "b"]),
+        of_loss("monai.losses.DiceCELoss", "a", sigmoid=True),
+        of_loss("monai.losses.TverskyLoss", "a", sigmoid=True),
+        of_loss("torch.nn.BCEWithLogitsLoss", "a"),
+        of_loss("monai.losses.DiceLoss", *"abc", softmax=True, to_onehot_y=True),
+        of_loss("monai.losses.DiceFocalLoss", *"ab", softmax=True, to_onehot_y=True),
+        ("samfed", of_term("MaskedDiceLoss", sigmoid=True)),
+        *(("weak_labels", options) for options in ({}, TWO)),  # unlabelled pixels are left out
+        ("weak_labels", {"loss": {"_target_": "monai.losses.DiceCELoss", "other_act": 1}}),  # refused where it is built
+        ("supervised", {"images#weak_labels": False}),
+        ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's places
+        ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
     ],
 )
-def test_a_loss_of_logits_is_taken(small_list, loss, classes):
-    participants(small_list, "no_sam", loss=loss, classes=classes).dry_run()
-
-
-def test_weak_labels_are_let_in_where_unlabelled_pixels_are_left_out(small_list):
-    participants(small_list, "weak_labels").dry_run()
-    participants(small_list, "weak_labels", classes=["a", "b"]).dry_run()
-    participants(small_list, "supervised", **{"images#weak_labels": False}).dry_run()
-    unlike = {"_target_": "monai.losses.DiceCELoss", "other_act": 1}
-    participants(small_list, "weak_labels", loss=unlike).dry_run()  # refused where a site builds it
-
-
-def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_there_is_none(small_list):
-    term = {"_target_": "os.fspath", "path": "@store_dir"}
-    participants(small_list, **{"terms#own": term}).dry_run()
+def test_what_a_run_can_do_with_is_taken(small_list, variant, options):
+    participants(small_list, variant, **options).dry_run()
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,8 @@ def test_every_mistake_is_told_at_once():
     assert "expected a whole number, found '3' (str)" in str(caught.value)
     with pytest.raises(Refused, match="plan -> train: expected plain values, found something that JSON cannot hold"):
         Plan("b", 1, train={"x": {1, 2}})
-    with pytest.raises(
-        Refused, match=r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"
-    ):
+    message = r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"
+    with pytest.raises(Refused, match=message):
         Plan("b", 0, seed=-1, warm_start_steps=-5)
     for never in (0, -3.0):
         with pytest.raises(Refused, match="plan -> timeout: expected above 0, found"):
@@ -88,9 +87,8 @@ def test_a_fingerprint_is_of_the_bundles_content_and_not_of_its_places(tmp_path)
 
 
 def test_places_are_parted_from_what_decides():
-    decides, places = split_places(
-        {"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"}
-    )
+    given = {"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"}
+    decides, places = split_places(given)
     assert decides == {"image_size": 64, "terms#a#weight": 1}
     assert places == {"device": "cpu", "data_root": "/x"}
 
@@ -151,9 +149,8 @@ def test_files_and_overrides_are_merged_in_order(bundle):
 
 
 def test_an_unknown_variant_is_refused_with_the_names_that_exist_and_so_is_an_unknown_id(bundle):
-    with pytest.raises(
-        Refused, match=r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
-    ):
+    message = r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
+    with pytest.raises(Refused, match=message):
         client_config(bundle, "samfeed", {})
     with pytest.raises(Refused, match=r"samfed\.json -> teacher_adapt: .*found no such id"):
         client_config(bundle, "samfed", {}).value("teacher_adapt")

@@ -110,6 +110,16 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
     assert Run(moved / "bundle", "mine", 0, moved / "mine", options, extra).is_done()
 
 
+@pytest.mark.parametrize("option", ["start_from", "masks_from"])
+def test_the_weights_that_a_folder_gives_count(bundle, option):
+    (weights := bundle / "models" / "model.safetensors").parent.mkdir()
+    weights.write_bytes(b"one")
+    run = done(bundle, "mine", (f"--{option}={bundle}",))
+    assert run.is_done()
+    weights.write_bytes(b"another")
+    assert not run.is_done()
+
+
 @pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
 def test_a_value_of_any_kind_counts(bundle, before, after):
     assert not replace(done(bundle, "mine", (f"--sizes={before}",)), extra=(f"--sizes={after}",)).is_done()

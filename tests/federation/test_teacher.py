@@ -277,10 +277,7 @@ def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished
             {"classes": '["disc", "cup"]'},
             r"masks_from -> classes: expected \['disc', 'cup'\], as .* was trained, found",
         ),
-        (
-            {"network_name": "flexible_unet_resnet18"},
-            r"expected all tensors of this network, found \d+ of them",
-        ),
+        ({"network_name": "flexible_unet_resnet18"}, r"expected all tensors of this network, found \d+ of them"),
     ],
 )
 def test_a_file_of_another_kind_makes_no_masks(small_federation, finished, tmp_path, header, found):

@@ -181,9 +181,8 @@ def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None
 
 def test_a_guide_nobody_provides_is_refused_with_the_hint() -> None:
     trainer = toy_trainer([GlobalDistillationTerm(), UnlabelledStream(loader=toy_loader())])  # in any order
-    with pytest.raises(
-        Refused, match=r"found the guide 'global'; add or enable a guide of that name, or disable terms#global_kd"
-    ):
+    message = r"found the guide 'global'; add or enable a guide of that name, or disable terms#global_kd"
+    with pytest.raises(Refused, match=message):
         trainer.run()
 
 

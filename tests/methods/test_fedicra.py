@@ -329,15 +329,11 @@ def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
 
 
 def test_sites_without_a_place_and_networks_without_codes_are_refused() -> None:
-    with pytest.raises(
-        Refused,
-        match=r"strategy: expected .*knows its site, found no weights selection\.codes; set network_def#site_channels",
-    ):
+    message = r"strategy: expected .*knows its site, found no weights selection\.codes; set network_def#site_channels"
+    with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().require_names(["w"])
-    with pytest.raises(
-        Refused,
-        match=r"site_channels: expected at most 1, the places of the network, found 2 sites; set it to 2 or more",
-    ):
+    message = r"site_channels: expected at most 1, the places of the network, found 2 sites; set it to 2 or more"
+    with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 1)}))
     full = fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 2)})).configure(0)
     assert full["b"].tensors[NAME].tolist() == [[0, 1], [1, 1]], "as many sites as places"

@@ -135,10 +135,10 @@ def test_a_rounds_first_threshold_is_that_of_its_first_batch_alone():
     assert [seen[0], seen[4]] == pytest.approx(firsts)
 
 
-def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quantile():
+def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quantile(monkeypatch):
     term = fedsemidg.DualGuideTerm()
     chances = torch.tensor([0.99, 0.9, 0.5])
-    low, middle, _ = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
+    low, middle, high = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
     engine = engine_of(rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
     # the mean of the first two is one half, but both are sure; of the third one alone; of the fourth none
     one = torch.tensor([0.999, 0.999, 0.999, 0.6]).view(1, 1, 2, 2)
@@ -157,6 +157,10 @@ def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quanti
     engine.state.iteration = 2  # a quarter of the run is over: rho is 0.1875
     term.value(guidance, engine)
     assert term._threshold.item() == pytest.approx(0.9 * first + 0.1 * (low + 0.375 * (middle - low)), abs=1e-5)
+    monkeypatch.setattr(fedsemidg, "_MOST", 2)  # every second number counts
+    term._forget(engine)
+    term.value(guidance, engine)
+    assert term._threshold.item() == pytest.approx(low + 0.1875 * (high - low), abs=1e-5)
 
 
 def test_a_pixel_counts_up_to_the_threshold_and_its_label_is_that_of_the_mean():

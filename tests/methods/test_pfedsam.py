@@ -149,9 +149,8 @@ def test_in_a_stage_its_half_moves_and_what_belongs_to_both_and_the_rest_does_no
 
 
 def test_a_pattern_of_both_that_matches_nothing_trained_is_refused():
-    with pytest.raises(
-        Refused, match=r"both: expected at least one, found no trained name like 'sam\.decoder\.\*'; corr"
-    ):
+    message = r"both: expected at least one, found no trained name like 'sam\.decoder\.\*'; corr"
+    with pytest.raises(Refused, match=message):
         sam_trainer([pfedsam.DecoupledStages(both=["sam.decoder.*"])], steps=2).run()
     with pytest.raises(Refused, match=r"both: expected a list of patterns, found 'sam\.\*'; for instance"):
         pfedsam.DecoupledStages(both="sam.*")

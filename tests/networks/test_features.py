@@ -77,9 +77,8 @@ def test_another_part_than_the_head_can_be_listened_to() -> None:
 
 def test_a_network_whose_head_or_encoder_is_not_known_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 1, 1))
-    with pytest.raises(
-        Refused, match=r"network: expected a network with .*'segmentation_head'.*found Sequential; use a"
-    ):
+    message = r"network: expected a network with .*'segmentation_head'.*found Sequential; use a"
+    with pytest.raises(Refused, match=message):
         LastFeatures(network)
     with pytest.raises(Refused, match=r"method: .*found Sequential; choose such a network, or set the weight"):
         require_encoder(network, "method")

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.networks import nets
 from torch import nn
 
-from samfed_monai.config.targets import CATALOGUE
+from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.networks import client_network
 from samfed_monai.privacy.network_check import reading_layers, require_plain_network
 from samfed_monai.protocol import MessageRefused

@@ -48,10 +48,8 @@ def test_sites_own_teachers_have_a_row_beside_the_servers(tmp_path):
         write_row(tmp_path / "b", "mine", "samfed", 0, 0.82, teacher={**about, "self_training_epochs": 10}),
     ]
     rows = [row for row in comparison_table(runs).rows if row.variant == "teacher"]
-    assert {row.name: row.title for row in rows} == {
-        "teacher": "SAM teacher alone",
-        "own_teacher": "SAM teacher alone, each site's own",
-    }
+    titles = {"teacher": "SAM teacher alone", "own_teacher": "SAM teacher alone, each site's own"}
+    assert {row.name: row.title for row in rows} == titles
     assert [row.cells["dice"].mean for row in rows] == pytest.approx([0.85, 0.85])
 
 
@@ -78,6 +76,18 @@ def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
     assert "seed 0: 1 of 2): a site gave no scores there" in note
     other = [write_run(tmp_path / name, name, 0, 0.8, rounds=n) for name, n in {"samfed": 5, "oracle": 9}.items()]
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(other).notes
+
+
+def test_an_average_over_hospitals_that_took_no_part_is_over_all_of_them(tmp_path):
+    runs = [RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, unseen=0.4)) for seed in range(3)]
+    for run, split in zip(runs[1:], ("validation", "test"), strict=True):
+        run.results["unseen"]["hard"] = {split: summary(0.6)}
+    table = comparison_table(runs)
+    cells = table.row("samfed").cells
+    assert (table.unseen, cells["unseen:hard"].by_seed) == (["far", "hard"], {2: 0.6})
+    assert cells["unseen"].by_seed == pytest.approx({2: 0.5})
+    (note,) = [note for note in table.notes if "images of hospitals that took no part" in note]
+    assert "(samfed, seed 0: 1 of 2; samfed, seed 1: 1 of 2): a site gave no scores there, so their average" in note
 
 
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
@@ -109,11 +119,8 @@ def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say
         ("slow", [0], "SAM-Fed, slow"),
         ("same", [0], "SAM-Fed, same"),
     ]
-    assert [row.note for row in rows] == [
-        "",
-        "unlike plain/0: learning_rate 0.0001 instead of 0.001, terms#sam_kd#weight 0 instead of null",
-        "the options of plain/0",
-    ]
+    unlike = "unlike plain/0: learning_rate 0.0001 instead of 0.001, terms#sam_kd#weight 0 instead of null"
+    assert [row.note for row in rows] == ["", unlike, "the options of plain/0"]
     assert difference(table, "slow", "plain/0").by_seed == pytest.approx({0: -0.1})
     assert [row.name for row in comparison_table(plain).rows if row.variant == "samfed"] == ["samfed"]
     alike = [run(f"{name}/run", 0, 0.8) for name in "ab"]  # told apart by the folders above them
@@ -228,6 +235,5 @@ def test_a_run_without_a_teacher_or_without_its_scores_has_none(tmp_path, about)
 
 def test_a_teacher_that_was_not_scored_is_named(tmp_path):
     silent = write_run(tmp_path / "f", "samfed", 0, 0.8, teacher={"score": False})
-    assert comparison_table([silent]).notes[0] == (
-        "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
-    )
+    note = "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
+    assert comparison_table([silent]).notes[0] == note
