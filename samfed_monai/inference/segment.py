@@ -79,8 +79,8 @@ def segment(
         raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
-        scratch, volumes = Path(folder), list[_Volume]()  # volumes of a folder are not to be reported as not read
-        pictures = listed
+        # volumes of a folder are not to be reported as not read
+        scratch, volumes, pictures = Path(folder), list[_Volume](), listed
         if found:
             places = {str(path) for _, path in found}
             others = [each for each in listed if each not in places]
@@ -141,9 +141,10 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
     """Moves doubtful PNG masks into :data:`APART`; a file that is there stays, for it may have been corrected since, or
     be of another image."""
     every = ((name, f"{name}{end}") for name in sorted(also.assessed) for end in (".png", ".probability.png"))
+    others = {problem.where for problem in also.problems}  # in the place of a mask
     for name, file in every:
         fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
-        if not fresh.is_file() or not (doubtful or there.exists()):  # no file: a volume's mask is NIfTI
+        if not fresh.is_file() or str(fresh) in others or not (doubtful or there.exists()):  # or a volume's, NIfTI
             continue
         with also.problems.collected():
             content, placed = fresh.read_bytes(), fresh
