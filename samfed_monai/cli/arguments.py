@@ -20,15 +20,21 @@ OVERRIDES_HELP += "what nothing in this run would read is refused"
 
 
 def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", help=f"a bundle's folder, or the name of a packaged one (samfed_skin){others}"
-    )
+    about = f"a bundle's folder, or the name of a packaged one (samfed_skin){others}"
+    parser.add_argument("bundle", metavar="BUNDLE", help=about)
 
 
 def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
-    """Adds ``--model``; ``others`` are kinds that this command takes besides."""
+    """Adds ``--model``, ``--views`` and ``--device``; ``others`` are kinds of model that this command takes besides.
+
+    Any other option of ``teacher.json`` has ``--teacher#`` before it.
+    """
     about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
     parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, where it has one)")
+    about = "test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
+    about += "network (default: 1; of a teacher's adapter that of teacher.json, whose other options are --teacher#…)"
+    parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help=about)
+    add_device(parser)
 
 
 def add_site(parser: argparse.ArgumentParser) -> None:
@@ -39,17 +45,6 @@ def add_other_size(parser: argparse.ArgumentParser) -> None:
     """Adds ``--allow-other-size``, without which ``--image_size`` is the one that the model was trained at."""
     about = "take --image_size although the model was trained at another one, which lowers its scores"
     parser.add_argument("--allow-other-size", action="store_true", help=about)
-
-
-def add_views(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--views``; any other option of ``teacher.json`` has ``--teacher#`` before it."""
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 2, 4, 8),
-        help="test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
-        "network (default: 1; of a teacher's adapter that of teacher.json, whose other options are --teacher#…)",
-    )
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -22,18 +22,13 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     )
     add_bundle(parser)
     add_data(parser, required=False)
-    parser.add_argument(
-        "--workflow", metavar="NAME", help="train, teacher, federate, evaluate or inference; default: all"
-    )
+    about = "train, teacher, federate, evaluate or inference; default: all"
+    parser.add_argument("--workflow", metavar="NAME", help=about)
     parser.add_argument("--variant", metavar="NAME", help="this variant, too (default: the bundle's own ones)")
-    parser.add_argument(
-        "--strict", action="store_true", help="refuse whatever could become code, too: for a bundle from elsewhere"
-    )
-    parser.add_argument(
-        "--inventory",
-        action="store_true",
-        help="print every target prefix, package, file, hash and licence of the bundle (and of --variant)",
-    )
+    about = "refuse whatever could become code, too: for a bundle from elsewhere"
+    parser.add_argument("--strict", action="store_true", help=about)
+    about = "print every target prefix, package, file, hash and licence of the bundle (and of --variant)"
+    parser.add_argument("--inventory", action="store_true", help=about)
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
     return parser

@@ -13,16 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from samfed_monai.cli.arguments import (
-    absolute,
-    add_bundle,
-    add_data,
-    add_device,
-    add_model,
-    add_other_size,
-    add_views,
-    take_overrides,
-)
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 from samfed_monai.core.model_file import any_image_size
@@ -47,9 +38,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
     about = "also write what the expected Dice of masks is worth on these images beside the model, for `samfed infer`"
     parser.add_argument("--calibrate", action="store_true", help=f"{about}; other images then say how far it holds")
-    add_views(parser)
     add_other_size(parser)
-    add_device(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
     return parser

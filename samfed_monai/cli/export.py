@@ -123,9 +123,8 @@ def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
 
     records, read = image_folder(images_of(words)), config.value("preprocessing")
     chosen = torch.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).round().int().tolist()
-    images = torch.stack(
-        [torch.as_tensor(read(dict(records[index]))["image"]).as_subclass(torch.Tensor) for index in chosen]
-    )
+    seen = [torch.as_tensor(read(dict(records[index]))["image"]).as_subclass(torch.Tensor) for index in chosen]
+    images = torch.stack(seen)
     return images if len(images) > 1 else images.repeat(2, 1, 1, 1)
 
 

@@ -31,18 +31,13 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
     about = "second generation: soft masks by the model of a bundle, a finished run or a weights file in place of SAM's"
     parser.add_argument("--masks-from", metavar="BUNDLE|RUN|MODEL", help=about)
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="hash every image again; without it those whose size and date are as they were when checked are taken as "
-        "they are, but for a few that are hashed at each start",
-    )
+    about = "hash every image again; without it those whose size and date are as they were when checked are taken as "
+    about += "they are, but for a few that are hashed at each start"
+    parser.add_argument("--verify", action="store_true", help=about)
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
-    parser.set_defaults(
-        run=run,
-        kept="what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start",
-    )
+    kept = "what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start"
+    parser.set_defaults(run=run, kept=kept)
     return parser
 
 

@@ -9,17 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.cli.arguments import (
-    EMPTY_PATH,
-    absolute,
-    add_bundle,
-    add_device,
-    add_model,
-    add_other_size,
-    add_site,
-    add_views,
-    take_overrides,
-)
+from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_other_size, add_site, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problems, refused
 from samfed_monai.core.model_file import any_image_size
@@ -30,7 +20,7 @@ logger = logging.getLogger(__name__)
 FORMS = {
     "overlays": ("DIR", "pictures with the masks' outlines; of a video, a video in which doubtful ones are framed"),
     "geojson": ("DIR", "the masks' polygons (for QuPath)"),
-    "coco": ("FILE.json", "COCO annotations: polygons, run lengths where there are holes (the extra coco)"),
+    "coco": ("FILE.json", "COCO annotations as run lengths (the extra coco)"),
     "dicom_seg": ("DIR", "DICOM segmentations, one of a series' slices, one of any other object (the extra dicom)"),
     "areas": ("FILE.csv", "a table: pixels, share, pieces, mm², how far each mask is to be trusted (expected Dice)"),
     "page": ("FILE.html", "a page that any browser shows: outlines, areas, most doubtful masks first"),
@@ -81,8 +71,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add_site(parser)
     about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
     parser.add_argument("--reorient", action="store_true", help=about)
-    add_views(parser)
-    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,6 +131,8 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     from samfed_monai.data.image_folder import is_system
 
     problems, paths, systems = Problems(), list[str](), list[str]()
+    with problems.collected():
+        absolute("" if "" in words else None)  # refuses an empty path
     for word in words:
         path = Path(word).expanduser()
         pattern = glob.has_magic(word) and not path.exists()
@@ -154,8 +144,6 @@ def images_of(words: Sequence[str]) -> str | list[str]:
             place = Path(found)
             place = place.resolve() if place.is_dir() else place.parent.resolve() / place.name
             (systems if any(map(is_system, Path(found).parts[max(fitted, 0) :])) else paths).append(str(place))
-    if "" in words:
-        problems.add("IMAGES", found="an empty path", expected="images, patterns or folders", hint=EMPTY_PATH)
     if not words:
         hint = "samfed infer BUNDLE IMAGES …"
         problems.add("IMAGES", found="none", expected="images, patterns or folders", hint=hint)

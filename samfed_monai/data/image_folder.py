@@ -261,7 +261,7 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
 def _unreadable(images: list[tuple[str, Path, Path]]) -> dict[Path, list[Problem]]:
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # which raises nothing of a loop
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
             read_image(path)

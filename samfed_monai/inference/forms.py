@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.config.parse import lookup
-from samfed_monai.core.errors import Problems
-from samfed_monai.core.io import read_json, to_csv
+from samfed_monai.core.errors import Problems, Refused
+from samfed_monai.core.io import read_json, sha256_bytes, to_csv
 from samfed_monai.core.words import near, printable
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
@@ -65,17 +65,20 @@ class MaskForms:
         #: How far each mask is to be trusted, by its picture's name.
         self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+        #: Files that could not be written; whoever writes refuses them when all others are there.
+        self.problems = Problems()
 
-    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[Any]) -> None:
+    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[Any], output: str) -> None:
         """Before anything is computed: no outlines among the images, no file in the place of another.
 
         Args:
             images: folders of images, and images.
             objects: headers of DICOM objects.
+            output: folder for the masks.
 
         Raises:
-            Refused: a folder is in one of the images', or cannot be written to; a file is something else; no DICOM
-                segmentation can be made of an object.
+            Refused: a folder is in one of the images', or cannot be written to; a file is something else; two forms
+                have one path; no DICOM segmentation can be made of an object.
         """
         problems = Problems()
         if "dicom_seg" in self.folders:
@@ -88,7 +91,14 @@ class MaskForms:
                 option, hint = f"--{form.replace('_', '-')}", "choose another folder"
                 problems.add(option, found=problem.found, expected=problem.expected, hint=hint)
         begins = {"areas": to_csv(COLUMNS, []).strip(), "coco": json.dumps(coco_of([], [], []))[:40], "page": _MARK}
+        pictures = {form: each.folder for form, each in self.folders.items() if form == "overlays"}
+        taken = {Path(output).resolve(): "output-dir"}
+        for form, path in {**pictures, **self.files}.items():
+            if (other := taken.setdefault(path.resolve(), form)) != form:
+                expected = f"another path than that of --{other}"
+                problems.add(f"--{form}", found=str(path), expected=expected, hint="choose another name")
         for form, file in self.files.items():
+            problems.extend(MaskFolder(file.parent).problems())
             if file.exists() and not (file.is_file() and begins[form].encode() in file.read_bytes()[:400]):
                 expected, hint = f"none, or the same {FILES[form]}", "choose another name"
                 problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
@@ -130,10 +140,9 @@ class MaskForms:
         """
         self.assessed[name] = assessed
         if "overlays" in self.folders and seconds is None:
-            self.folders["overlays"].write(f"{name}.png", png_of(outlined(picture, mask)))
+            self.put("overlays", f"{name}.png", png_of(outlined(picture, mask)))
         if "geojson" in self.folders:
-            content = geojson_of(mask, labels=self.classes or ("foreground",))
-            self.folders["geojson"].write(f"{name}.geojson", content)
+            self.put("geojson", f"{name}.geojson", geojson_of(mask, labels=self.classes or ("foreground",)))
         area = area_of(name, mask > 0, pixel_area)
         if "areas" in self.files:
             more = assessed.row() | ({} if seconds is None else {"seconds": round(seconds, 3)})
@@ -162,16 +171,25 @@ class MaskForms:
         for group in series_of([header for _, header, _ in objects]):
             name = objects[group[0]][0]
             masks = [mask for index in group for mask in objects[index][2]]
-            content = segmentation_of([objects[index][1] for index in group], masks, labels=self.labels, model=model)
-            there = folder.folder / f"{name}.dcm"
-            if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
-                folder.write(f"{name}.dcm", content)
+            there, headers = folder.folder / f"{name}.dcm", [objects[index][1] for index in group]
+            with self.problems.collected():
+                content = segmentation_of(headers, masks, labels=self.labels, model=model)
+                if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+                    folder.write(f"{name}.dcm", content)
+
+    def put(self, form: str, name: str, content: bytes) -> None:
+        """Writes a file into the folder of a form; where there is another one, that is a problem for the end."""
+        with self.problems.collected():
+            self.folders[form].write(name, content)
 
     def write(self) -> None:
         """The table of areas, COCO's annotations in the order of the pictures' names, and the page."""
         made = {"areas": self._table, "coco": self._annotations, "page": self.page.html}
         for form, file in self.files.items():
-            MaskFolder(file.parent).write(file.name, made[form]().encode())
+            with self.problems.collected():
+                if (written := write_beside(file, made[form]().encode())) != file:
+                    expected, hint = f"none, or the same {FILES[form]}", f"this run's is {written}"
+                    self.problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
 
     def _table(self) -> str:
         return to_csv((*COLUMNS, "class") if self.classes else COLUMNS, self.rows)
@@ -186,6 +204,21 @@ class MaskForms:
         places += [f"{FILES[form]}: {near(file)}" for form, file in self.files.items()]
         none = "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
         return "; ".join(places) or none
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Writes a file; where there is one with another content, under a name with a part of its SHA-256.
+
+    Returns:
+        what was written.
+    """
+    folder = MaskFolder(path.parent)
+    try:
+        folder.write(path.name, content)
+    except Refused:
+        path = path.with_name(f"{path.stem}-{sha256_bytes(content)[:8]}{path.suffix}")
+        folder.write(path.name, content)
+    return path
 
 
 def foreground_of(bundle: Path) -> str:

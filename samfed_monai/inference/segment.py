@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
-from samfed_monai.core.io import make_folder, read_json
+from samfed_monai.core.io import read_json
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
@@ -25,9 +27,9 @@ from samfed_monai.data.reading import read_image
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference.assessment import EMPTY, Assessment
-from samfed_monai.inference.forms import MaskForms
+from samfed_monai.inference.forms import MaskForms, write_beside
 from samfed_monai.inference.predictor import muted
-from samfed_monai.inference.video import Video, segment_video
+from samfed_monai.inference.video import AT_ONCE, Video, segment_video
 
 if TYPE_CHECKING:
     from samfed_monai.inference.predictor import Predictor
@@ -66,72 +68,103 @@ def segment(
 
     Raises:
         Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
-            before anything is computed.
+            before anything is computed. Files with another content in the place of a volume's mask or of another form:
+            after all others are written.
     """
     listed = [sources] if isinstance(sources, str) else sources
     videos, listed = _videos(listed, every, skip_unreadable=skip_unreadable)
-    found, others = volumes_in([Path(source) for source in listed])
-    report_not_read("; ".join(source for source in listed if Path(source).is_dir()), others)
+    found, rest = volumes_in([Path(source) for source in listed])
+    report_not_read("; ".join(source for source in listed if Path(source).is_dir()), rest)
     if reorient and not any(kind_of(path) == NIFTI for _, path in found):
         raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
     options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
-    pictures: str | list[str] = listed[0] if len(listed) == 1 and Path(listed[0]).is_dir() else listed
     with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
-        scratch, volumes = Path(folder), list[_Volume]()  # volumes of a folder are not to be reported as not read
+        # volumes of a folder are not to be reported as not read
+        scratch, volumes, pictures = Path(folder), list[_Volume](), listed
         if found:
             places = {str(path) for _, path in found}
-            pictures = [
-                each for each in listed if each not in places and (image_paths(each) or not Path(each).is_dir())
-            ]
+            others = [each for each in listed if each not in places]
+            pictures = [each for each in others if image_paths(each) or not Path(each).is_dir()]
             volumes, unread = _cut(found, scratch / "slices", reorient=reorient)
             _leave_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable)
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
-            names = [name for name, _ in image_paths(pictures)]
-            _refuse_twins([*names, *(name for volume in volumes for name in volume.slices.values())])
-        also.refuse_misplaced(listed, [volume.header for volume in volumes if volume.header is not None])
-        if volumes or videos:
-            require(MaskFolder(output).problems(images=listed))
+        if skip_unreadable and (volumes or videos) and (unread := _unreadable(pictures)):
+            _leave_out(unread, True, skip_unreadable=True)
+            pictures = []
+        headers = [volume.header for volume in volumes if volume.header is not None]
+        if only_sure and not (pictures or videos or headers):
+            hint = "leave it out; --areas FILE.csv lists their doubtful slices"
+            raise refused("--only-sure", "NIfTI volumes alone", "an image that gets a PNG mask", hint)
+        names = list({name for name, _ in image_paths(pictures)})  # of two pictures image_folder says more
+        names += [name for volume in volumes for name in volume.slices.values()]
+        _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
+        also.refuse_misplaced(listed, headers, output)
+        record = Path(output) / RECORD
+        if volumes or videos:  # without a record, what has a mask's name is no mask of ours
+            there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
+            require(there.problems([file for volume in volumes for file in volume.files()], images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
-        if volumes:
-            masks, record = scratch / "masks", Path(output) / RECORD
-            if record.is_file():  # what is there was made with: another model is refused before it computes
-                masks.mkdir()
-                shutil.copy(record, masks / RECORD)
+        assessed, masks = dict[str, Assessment](), scratch / "masks"
+        if volumes and record.is_file():  # what is there was made with: another model is refused before it computes
+            masks.mkdir()
+            shutil.copy(record, masks / RECORD)
+        for part, some in groupby(volumes, attrgetter("part")):
             try:
                 with muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
-                    assessed = predictor.write(str(scratch / "slices"), str(masks), parts=True, **options)
+                    assessed |= predictor.write(str(scratch / "slices" / part), str(masks), parts=True, **options)
             except Refused as error:
-                there = [replace(each, where=each.where.replace(str(masks), output)) for each in error.problems]
-                raise Refused(there) from None
-            _write(volumes, scratch, output, also, assessed, reorient=reorient)
+                ours = (replace(each, where=each.where.replace(str(masks), output)) for each in error.problems)
+                raise Refused(ours) from None
+            _write(some, masks, output, also, reorient=reorient)
+        if volumes:
+            _add(volumes, scratch, also, assessed)
     for video in videos:
         with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
             segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
     if only_sure:
-        _set_apart(sorted(name for name, assessed in also.assessed.items() if assessed.doubtful), Path(output))
+        _set_apart(also, Path(output))
+        whole = [volume for volume in volumes if volume.header is None]
+        if stay := [each.name for each in whole if any(also.assessed[of].doubtful for of in each.slices.values())]:
+            logger.warning("--only-sure: NIfTI masks with doubtful slices stay beside sure ones: %s", ", ".join(stay))
     if volumes:
         number = counted(len(volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
     logger.info("%s", also.places())
+    also.problems.refuse_if_any()
 
 
-def _set_apart(names: Sequence[str], folder: Path) -> None:
-    """Moves PNG masks into :data:`APART`; a file that is there stays, for it may have been corrected since."""
-    for file in (f"{name}{end}" for name in names for end in (".png", ".probability.png")):
-        fresh, there = folder / file, folder / APART / file
-        if not fresh.is_file():  # a volume's NIfTI
+def _set_apart(also: MaskForms, folder: Path) -> None:
+    """Moves doubtful PNG masks into :data:`APART`; a file that is there stays, for it may have been corrected since, or
+    be of another image."""
+    every = ((name, f"{name}{end}") for name in sorted(also.assessed) for end in (".png", ".probability.png"))
+    others = {problem.where for problem in also.problems}  # in the place of a mask
+    for name, file in every:
+        fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
+        if not fresh.is_file() or str(fresh) in others or not (doubtful or there.exists()):  # or a volume's, NIfTI
             continue
-        if not there.exists():
-            make_folder(there.parent)
-            fresh.replace(there)
-            continue
-        if fresh.read_bytes() != there.read_bytes():
-            logger.warning("%s is not what the network says now (corrected by hand?): it stays as it is", there)
-        fresh.unlink()
+        with also.problems.collected():
+            content, placed = fresh.read_bytes(), fresh
+            if doubtful:
+                placed = write_beside(there, content)
+                fresh.unlink()
+            if content != there.read_bytes():
+                why = "not what the network says now (corrected by hand, or of another image of that name?)"
+                logger.warning("%s stays as it is, %s; the network's mask is %s", there, why, placed)
+
+
+def _unreadable(pictures: list[str]) -> Problems:
+    """What is wrong with pictures of which none can be read; nothing of one that is not there at all."""
+    problems = Problems()
+    for _, path in image_paths(pictures):
+        with problems.collected():
+            if path.is_symlink() or path.exists():
+                read_image(path)
+            return Problems()
+    return problems
 
 
 def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
@@ -168,6 +201,7 @@ class _Volume(NamedTuple):
             the only one, else with a number behind it.
         pixel_area: mm² of a pixel, where the file says it.
         header: of a DICOM object.
+        part: folder that has its slices, with those of others, up to some :data:`AT_ONCE`.
     """
 
     name: str
@@ -175,6 +209,13 @@ class _Volume(NamedTuple):
     slices: Mapping[str, str]
     pixel_area: float | None
     header: Any
+    part: str
+
+    def files(self, form: str = "") -> list[str]:
+        """Names of its masks, or, with ``.probability``, of its maps of probabilities."""
+        if self.header is None:
+            return [f"{self.name}{form}.nii.gz"]
+        return [f"{name}{form}.png" for name in self.slices.values()]
 
 
 def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
@@ -182,7 +223,7 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -
 
     Args:
         volumes: name and path of each.
-        folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
+        folder: where the slices go, ``<part>/<number of the volume>/<number of the slice>.png``.
         reorient: whether NIfTI volumes are turned to RAS+ first.
 
     Returns:
@@ -192,60 +233,67 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -
         Refused: a name that no table can hold.
     """
     require(name_problems(name for name, _ in volumes))
-    problems, found = Problems(), list[_Volume]()
+    problems, found, total = Problems(), list[_Volume](), 0
     for name, path in progress_bar(volumes, desc="reading", unit="volume"):
         with problems.collected():
             read = read_slices(path, reorient=reorient)
             keys = [f"{len(found):06d}/{number:06d}" for number in range(len(read.pictures))]
-            (folder / keys[0]).parent.mkdir(parents=True)
+            part = f"{total // AT_ONCE}"
+            (folder / part / keys[0]).parent.mkdir(parents=True)
             for key, picture in zip(keys, read.pictures, strict=True):
-                Image.fromarray(picture).save(folder / f"{key}.png")
+                Image.fromarray(picture).save(folder / part / f"{key}.png")
             names = [f"{name}/{number:04d}" for number in range(1, len(keys) + 1)] if len(keys) > 1 else [name]
             header = read_object(path, pixels=False) if kind_of(path) == DICOM else None
-            found.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header))
+            found.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header, part))
+            total += len(keys)
     return found, problems
 
 
-def _write(
-    volumes: Sequence[_Volume],
-    scratch: Path,
-    output: str,
-    also: MaskForms,
-    assessed: Mapping[str, Assessment],
-    *,
-    reorient: bool,
-) -> None:
-    """A NIfTI of each volume, a PNG of each DICOM frame, likewise of probabilities if there are any, and other forms.
+def _write(volumes: Iterable[_Volume], masks: Path, output: str, also: MaskForms, *, reorient: bool) -> None:
+    """A NIfTI of each volume, a PNG of each DICOM frame, likewise of probabilities if there are any.
+
+    Args:
+        volumes: as :func:`_cut` has them.
+        masks: folder with the masks of their slices.
+        output: folder for the masks.
+        also: takes what is refused.
+        reorient: whether volumes were turned.
+    """
+    folder = MaskFolder(output, read_json(masks / RECORD))
+    for volume, form in ((volume, form) for volume in volumes for form in ("", ".probability")):
+        files = [masks / f"{key}{form}.png" for key in volume.slices]
+        if not files[0].exists():
+            continue
+        contents = [file.read_bytes() for file in files]
+        if volume.header is None:
+            drawn = [np.array(Image.open(file)) for file in files]
+            drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
+            contents = [nifti_of(drawn, volume.path, reorient=reorient)]
+        for name, content in zip(volume.files(form), contents, strict=True):
+            with also.problems.collected():
+                folder.write(name, content)
+
+
+def _add(volumes: Sequence[_Volume], scratch: Path, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
+    """The other forms of all volumes.
 
     Args:
         volumes: as :func:`_cut` has them.
         scratch: folder with ``slices`` and ``masks``.
-        output: folder for the masks.
         also: the other forms.
         assessed: how far each mask is to be trusted, by its slice's file.
-        reorient: whether volumes were turned.
     """
-    made_with, masks, objects = read_json(scratch / "masks" / RECORD), dict[str, Any](), list[Any]()
-    folder, assessed = MaskFolder(output, made_with), {**assessed, **_of_nothing(volumes, assessed)}
+    assessed, objects = {**assessed, **_of_nothing(volumes, assessed)}, list[Any]()
     for volume in volumes:
-        for form in ("", ".probability"):
-            files = [scratch / "masks" / f"{key}{form}.png" for key in volume.slices]
-            if volume.header is None and files[0].exists():
-                drawn = [np.array(Image.open(file)) for file in files]
-                drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
-                folder.write(f"{volume.name}{form}.nii.gz", nifti_of(drawn, volume.path, reorient=reorient))
-            elif files[0].exists():
-                for name, file in zip(volume.slices.values(), files, strict=True):
-                    folder.write(f"{name}{form}.png", file.read_bytes())
         masks = {key: also.mask_in(scratch / "masks" / f"{key}.png") for key in volume.slices}
         file_name = (Path(volume.name).parent / volume.path.name).as_posix()
         for number, (key, name) in enumerate(volume.slices.items(), start=1):
             entry = {"file_name": file_name, **({"frame": number} if len(masks) > 1 else {})}
-            picture = read_image(scratch / "slices" / f"{key}.png")
+            picture = read_image(scratch / "slices" / volume.part / f"{key}.png")
             also.add(name, picture, masks[key], entry, assessed[key], pixel_area=volume.pixel_area)
         if volume.header is not None:
             objects.append((volume.name, volume.header, list(masks.values())))
-    also.add_objects(objects, str(made_with["model_sha256"]))
+    also.add_objects(objects, str(read_json(scratch / "masks" / RECORD)["model_sha256"]))
 
 
 def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) -> dict[str, Assessment]:
@@ -258,7 +306,7 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
     return {key: assessed[key].of_nothing() for keys in empty for key in keys}
 
 
-def _refuse_twins(names: Sequence[str]) -> None:
-    twins = sorted({name for name in names if names.count(name) > 1})
+def _refuse_twins(names: Iterable[str]) -> None:
+    twins = sorted(name for name, number in Counter(names).items() if number > 1)
     hint = "rename one of them: both masks would have the same name"
     require(Problem(name, "it twice", "one image or volume of that name", hint) for name in twins)

@@ -19,7 +19,6 @@ from PIL import Image
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.words import counted
-from samfed_monai.handlers.mask_writer import MaskFolder
 from samfed_monai.reports.overlays import outlined
 
 if TYPE_CHECKING:
@@ -258,9 +257,10 @@ def segment_video(
     """
     name, every = video.path.stem, every or max(1, round(video.rate / PER_SECOND))
     frames, total, doubtful = video.frames(every), 0, 0
-    outlines = also.folders.get("overlays")
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
-        overlay = OutlineVideo(Path(scratch) / "outlines.mp4", video.rate / every) if outlines else None
+        overlay = (
+            OutlineVideo(Path(scratch) / "outlines.mp4", video.rate / every) if "overlays" in also.folders else None
+        )
         while some := list(islice(frames, AT_ONCE)):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / name).mkdir()
@@ -276,8 +276,8 @@ def segment_video(
                 if overlay:
                     overlay.add(outlined(frame.picture, mask), frame.seconds, marked=found.doubtful)
                 total, doubtful = total + 1, doubtful + found.doubtful
-        if overlay and outlines:
+        if overlay:
             overlay.close()
-            MaskFolder(outlines.folder).write(f"{name}.mp4", (Path(scratch) / "outlines.mp4").read_bytes())
+            also.put("overlays", f"{name}.mp4", (Path(scratch) / "outlines.mp4").read_bytes())
     made = f"masks of {counted(total, 'frame')} (1 of {every}), {doubtful} doubtful"
     logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

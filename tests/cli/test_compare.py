@@ -33,22 +33,11 @@ def write(tmp_path):
 
 
 def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
-    path = write(
-        {
-            "_note": "the rules",
-            "title": "Agreement rule",
-            "setting": "ImageNet encoder",
-            "overrides": {"agreement#tau": 0.8},
-            "rows": {
-                "samfed": {"variant": "samfed", "title": "Default", "_why": "as it is"},
-                "inter": {
-                    "variant": "samfed",
-                    "note": "labels where both agree",
-                    "overrides": {"agreement::rule": "average", "agreement#tau": 0.9},
-                },
-            },
-        }
-    )
+    overrides = {"agreement::rule": "average", "agreement#tau": 0.9}
+    rows = {"samfed": {"variant": "samfed", "title": "Default", "_why": "as it is"}}
+    rows["inter"] = {"variant": "samfed", "note": "labels where both agree", "overrides": overrides}
+    about = {"_note": "the rules", "title": "Agreement rule", "setting": "ImageNet encoder"}
+    path = write({**about, "overrides": {"agreement#tau": 0.8}, "rows": rows})
     first, second = read_rows(path)
     assert first == NamedRow(
         *("samfed", "samfed", {"agreement#tau": 0.8}, "Default", "", "ImageNet encoder", "Agreement rule")
@@ -61,18 +50,9 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
 
 
 def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
-    path = write(
-        {
-            "titel": "x",
-            "rows": {
-                "a/b": {"variant": "samfed"},
-                "cache": {"variant": "samfed"},
-                "c": {"overrides": [], "note": 3},
-                "d": {"variant": "samfed", "overrides": {"rounds": 9, "variant": "no_sam"}},
-                "e": "samfed",
-            },
-        }
-    )
+    rows = {"a/b": {"variant": "samfed"}, "cache": {"variant": "samfed"}, "c": {"overrides": [], "note": 3}}
+    rows |= {"d": {"variant": "samfed", "overrides": {"rounds": 9, "variant": "no_sam"}}, "e": "samfed"}
+    path = write({"titel": "x", "rows": rows})
     with pytest.raises(Refused) as refused:
         read_rows(path)
     text = str(refused.value)
@@ -224,14 +204,8 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
 
 
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):
-    rows = {
-        "rows": {
-            "good": {"variant": "samfed", "overrides": {"agreement#tau": 0.8}},
-            "bad": {"variant": "samfed", "overrides": {"agreement#tua": 0.8}},
-            "ugly": {"variant": "samfde"},
-        }
-    }
-    code, runs = compare(rows)
+    good, bad = ({"variant": "samfed", "overrides": {f"agreement#{name}": 0.8}} for name in ("tau", "tua"))
+    code, runs = compare({"rows": {"good": good, "bad": bad, "ugly": {"variant": "samfde"}}})
     assert (code, runs) == (2, [])
     message = capsys.readouterr().err
     assert "row bad: command line -> agreement#tua: expected an id that this workflow has" in message

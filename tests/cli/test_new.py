@@ -59,11 +59,7 @@ def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tm
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        (
-            "method",
-            "Equal-Share",
-            "NAME: expected at most 40 .*found 'Equal-Share'; type samfed new method equal_share",
-        ),
+        ("method", "Equal-Share", "NAME: expected at most .*found 'Equal-Share'; type samfed new method equal_share"),
         ("term", "myTerm", "type samfed new term my_term"),
         ("term", "class", "for instance samfed new term my_term"),
         ("term", "7", "for instance samfed new term my_term"),

@@ -44,9 +44,10 @@ def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
     [
         (["R", "--output-dir", "C", "--title", "T"], r"--output-dir: .* the report of one run(.|\n)*--title"),
         (["R", "S", "--no-overlays"], "--no-overlays: expected no such option there, found it with a comparison"),
+        (["no/such/R", "--watch"], "R: expected that of a run at work, found no such folder"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(parser, words, message):
+def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(parser, words, message):
     args = parser.parse_args(["report", *words])
     with pytest.raises(Refused, match=message):
         args.run(args)
@@ -108,8 +109,3 @@ def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):
     store(tmp_path, 2, scored=False)
     assert watch(Report(tmp_path, unfinished=True)) == 0
     assert "–" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(Refused, match="expected that of a run at work, found no such folder"):
-        watch(Report(tmp_path / "typo", unfinished=True))

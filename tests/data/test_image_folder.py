@@ -7,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.data.image_folder import (
-    DICOM,
-    NIFTI,
-    PICTURE,
-    is_left_out,
-    kind_of,
-    not_read,
-    volumes_in,
-    walk,
-)
+from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, is_left_out, kind_of, not_read, volumes_in, walk
 
 OBJECT = bytes(128) + b"DICM"
 

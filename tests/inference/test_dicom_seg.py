@@ -265,10 +265,12 @@ def test_infer_gives_objects_and_series_segmentations_equal_to_their_masks(infer
     before = Path("segs/mole.dcm").read_bytes()
     assert infer(*words) == 0  # once more: it stays, though its date would be another
     assert Path("segs/mole.dcm").read_bytes() == before
-    Path("segs/mole.dcm").write_text("mine")
-    assert infer(*words) == 2
-    assert "segs/mole.dcm: expected none, or the same mask" in capsys.readouterr().err
-    assert Path("segs/mole.dcm").read_text() == "mine"
+    mine = Path("segs/mole.dcm"), Path("masks/mole.png")
+    for path in mine:
+        path.write_text("mine")
+    assert infer(*words, "--only-sure", "--flag-below", "100%") == 2
+    said = capsys.readouterr().err
+    assert [path.read_text() for path in mine if f"{path}: expected none, or the same mask" in said] == ["mine", "mine"]
 
 
 def test_infer_writes_nothing_where_one_cannot_have_one(infer, tmp_path, capsys):

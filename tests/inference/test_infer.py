@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 
 from samfed_monai.cli.infer import images_of
 from samfed_monai.cli.main import main
+from samfed_monai.inference import Predictor
 from tests.modes import open_to_others
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
@@ -125,7 +127,9 @@ def test_another_inference_into_the_same_folder_is_refused_before_it_computes_an
 
 
 @pytest.mark.parametrize(("threshold", "first"), [("0.5", False), ("0.999999", True)])
-def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_path, monkeypatch, threshold, first):
+def test_empty_masks_are_doubtful_unless_other_slices_hold_something(
+    given, tmp_path, monkeypatch, capsys, threshold, first
+):
     """The first slice of two is plain; above 0.999999 nothing is foreground."""
     monkeypatch.chdir(tmp_path)
     words = ["--image_size", "128", "--allow-other-size", "--threshold", threshold]
@@ -135,20 +139,68 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(given, tmp_
     assert rows["scan/0001"]["flags"].startswith("empty")
     assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
+    assert ("NIfTI masks with doubtful slices stay beside sure ones: scan" in capsys.readouterr().err) is first
+    assert main(["infer", str(BUNDLE), str(given / "scan.nii.gz"), *words]) == 2
+    assert "--only-sure: expected an image that gets a PNG mask, found NIfTI volumes alone" in capsys.readouterr().err
 
 
-def test_a_doubtful_mask_that_was_corrected_stays(infer, given, capsys):
-    """Above 0.999999 nothing of the picture is foreground."""
-    words = (str(given / "photo.png"), "--threshold", "0.999999", "--only-sure")
-    assert infer(*words) == 0 == infer(*words)
-    corrected = Path("masks/doubtful/photo.png")
-    said = "masks/doubtful/photo.png is not what the network says now (corrected by hand?): it stays as it is"
+def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
+    """Above 0.999999 nothing of the picture is foreground; a mask there was corrected, or is another patient's."""
+    words = ("a/photo.png", "--threshold", "0.999999", "--only-sure", "--flag-below")
+    shutil.copytree(given, "a")
+    assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
+    there, said = (
+        Path("masks/doubtful/photo.png"),
+        "/photo.png stays as it is, not what the network says now (corrected",
+    )
+    network = there.read_bytes()
     assert said not in capsys.readouterr().err
-    corrected.write_bytes(b"corrected")
-    assert infer(*words) == 0
-    assert corrected.read_bytes() == b"corrected"
-    assert capsys.readouterr().err.count(said) == 1
+    there.write_bytes(b"another")
+    assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
     assert sorted(path.name for path in Path("masks").iterdir()) == ["doubtful", "inference.json"]
+    (beside,) = there.parent.glob("photo-????????.png")
+    assert (there.read_bytes(), beside.read_bytes()) == (b"another", network)
+    assert infer(*words, "0") == 0
+    assert (there.read_bytes(), Path("masks/photo.png").read_bytes()) == (b"another", network)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert [Path(line.rpartition(" ")[2]).name for line in warnings] == [beside.name, beside.name, "photo.png"]
+    beside.write_bytes(b"corrected")
+    assert infer(*words, "0.7") == 2
+    assert beside.read_bytes() == b"corrected"
+    shutil.copytree("a", "a/doubtful")
+    assert infer("a", "--only-sure") == 2
+    assert "  - doubtful/photo: expected one image or volume of that name, found it twice" in capsys.readouterr().err
+
+
+def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch, capsys):
+    """A mask that was corrected, and a table of an earlier run; each volume is written before the next is segmented."""
+    monkeypatch.setattr(importlib.import_module("samfed_monai.inference.segment"), "AT_ONCE", 1)
+    shutil.copytree(given, "in")
+    shutil.copytree(given, "masks")
+    assert infer("masks/scan.nii.gz") == 2  # would replace its image
+    assert "expected no file of a mask's name, or inference.json beside them, found scan.nii" in capsys.readouterr().err
+    shutil.rmtree("masks")
+    assert infer("in/scan.nii.gz", "--areas", "areas.csv") == 0
+    first, corrected = Path("areas.csv").read_bytes(), Path("masks/scan.nii.gz")
+    corrected.write_bytes(b"corrected")
+    for name in ("tomo", "xray"):
+        shutil.copy("in/scan.nii.gz", f"in/{name}.nii.gz")
+    write, before = Predictor.write, list[int]()
+
+    def watched(*given, **options):
+        before.append(len(list(Path("masks").glob("*.nii.gz"))))
+        return write(*given, **options)
+
+    monkeypatch.setattr(Predictor, "write", watched)
+    assert infer("in", "--areas", "areas.csv", "--page", "looks.html") == 2
+    (made,) = Path().glob("areas-????????.csv")
+    assert f"another file; this run's is {made.absolute()}\n" in (said := capsys.readouterr().err)
+    assert "masks/scan.nii.gz: expected none, or the same mask, found another file" in said
+    assert (corrected.read_bytes(), Path("areas.csv").read_bytes()) == (b"corrected", first)
+    assert [*areas(made)] == ["photo", *(f"{name}/000{n}" for name in ("scan", "tomo", "xray") for n in (1, 2))]
+    assert before == [1, 1, 1, 2], "of the photo and of each volume"
+    assert drawn_in(Path("masks/xray.nii.gz")).shape == (2, 96, 128)
+    assert Path("looks.html").is_file()
 
 
 def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given, tmp_path, capsys):
@@ -195,23 +247,24 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
 
 
 @pytest.mark.parametrize(
-    ("option", "file", "what"),
-    [("areas", "areas.csv", "areas"), ("coco", "coco.json", "annotations"), ("page", "looks.html", "page")],
+    ("words", "said"),
+    [
+        (["--areas", "mine"], "mine: expected none, or the same areas, found another file"),
+        (["--coco", "mine"], "mine: expected none, or the same annotations, found another file"),
+        (["--page", "mine"], "mine: expected none, or the same page, found another file"),
+        (["--page", "mine/looks.html"], "mine: expected a folder that can be written to, found File exists"),
+        (["--areas", "new", "--page", "new"], "--page: expected another path than that of --areas, found "),
+        (["--overlays", "masks"], "--overlays: expected another path than that of --output-dir, found "),
+        (["--overlays", "IN/looks"], "--overlays: expected a folder outside of IN, in which everything is read as"),
+        (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN, in which everything is read as"),
+    ],
 )
-def test_a_file_of_another_program_stays(infer, given, capsys, option, file, what):
-    Path(file).write_text("<html>mine")
-    assert infer(str(given / "photo.png"), f"--{option}", file) == 2
-    assert f"{file}: expected none, or the same {what}, found another file" in capsys.readouterr().err
-    assert Path(file).read_text() == "<html>mine"
-
-
-def test_nothing_is_drawn_among_the_images(infer, given, capsys):
-    assert infer(str(given), "--overlays", str(given / "looks"), "--geojson", str(given / "polygons")) == 2
-    said = capsys.readouterr().err
-    for option in ("--overlays", "--geojson"):
-        assert f"{option}: expected a folder outside of {given}" in said
-    assert not Path("masks").exists()
-    assert sorted(path.name for path in given.iterdir()) == ["photo.png", "scan.nii.gz"]
+def test_a_form_that_could_not_be_written_is_refused_before_masks_are_made(infer, given, capsys, words, said):
+    Path("mine").write_text("<html>mine")
+    assert infer(str(given), *(word.replace("IN", str(given)) for word in words)) == 2
+    assert said.replace("IN", str(given)) in capsys.readouterr().err
+    assert Path("mine").read_text() == "<html>mine"
+    assert sorted(path.name for path in (*Path().iterdir(), *given.iterdir())) == ["mine", "photo.png", "scan.nii.gz"]
 
 
 @pytest.fixture
@@ -284,6 +337,7 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     broken = ["broken2.nii", "broken3.dcm", "broken.jpg"]
     for name in broken:
         (mixed / name).write_bytes(b"damaged")
+    (mixed / "loop.jpg").symlink_to("loop.jpg")
     assert infer(str(mixed)) == 2
     said = capsys.readouterr().err
     assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or --skip-unreadable goes on without it", said)
@@ -294,9 +348,12 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     assert {path.name for path in Path("masks").iterdir()} == {"inference.json", "scan.nii.gz", *drawn}
     assert {path.name for path in Path("looks").iterdir()} == {"scan", *drawn}
     left = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
-    assert [name for text in left for name in broken if name in text] == broken
-    assert infer(str(mixed / "photo.png"), str(mixed / "broken2.nii"), "--skip-unreadable") == 0
-    assert capsys.readouterr().err.count("left out: ") == 1
+    assert [name for text in left for name in [*broken, "loop.jpg"] if name in text] == [*broken, "loop.jpg"]
+    for sound, damaged in (("photo.png", "broken2.nii"), ("scan.nii.gz", "loop.jpg")):
+        assert infer(str(mixed / sound), str(mixed / damaged), "--skip-unreadable") == 0
+        assert capsys.readouterr().err.count("left out: ") == 1
+    assert infer(str(mixed / "scan.nii.gz"), str(mixed / "phot.png"), "--skip-unreadable") == 2
+    assert "found no such folder or image; did you mean 'photo.png'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[31mb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
