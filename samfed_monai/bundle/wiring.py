@@ -129,7 +129,8 @@ class SiteAlone(HandlerGroup):
         interval: epochs from one validation to the next.
 
     Raises:
-        Refused: at ``STARTED``, without an image to train on: an epoch of no step would end as if it had trained.
+        Refused: at ``STARTED``, without an image to train on: an epoch of no step would end as if it had trained; or
+            where ``best.safetensors`` of an earlier training is there.
 
     Example::
 

@@ -57,8 +57,9 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
         notes.append(f"{what}: its mean and spread are over both.")
     for images, so in _LACKING.items():
-        counts = {f"{run.row}, seed {run.seed}": _scored_images(run.results)[images] for run in runs}
-        most = max(counts.values())
+        scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
+        counts = {run: of[images] for run, of in scores.items() if images in of}
+        most = max(counts.values(), default=0)
         if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
             text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
             notes.append(f"{text} {so}.")
@@ -77,12 +78,13 @@ _LACKING = {
     "test images": "averages, worst sites and verdicts are not over the same images",
     "test images of hospitals that took no part": "their average over these is left out, or over other images",
 }
-"""Images that a run is scored on, with what follows where runs differ in their number."""
+"""Images that a run is scored on, with what follows where runs differ in their number. Some methods have no model for
+hospitals that took no part, and a run of theirs names none."""
 
 
 def _scored_images(results: Mapping[str, Any]) -> dict[str, int]:
-    of_sites, away = results["average"].get("test", {}).get("n", 0), _away(results).values()
-    return dict(zip(_LACKING, (of_sites, sum(summary["n"] for summary in away)), strict=True))
+    of_sites, away = results["average"].get("test", {}).get("n", 0), [each["n"] for each in _away(results).values()]
+    return dict(zip(_LACKING, (of_sites, sum(away)) if results.get("unseen") else (of_sites,), strict=False))
 
 
 def _away(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

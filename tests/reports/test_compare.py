@@ -82,7 +82,7 @@ def test_an_average_over_hospitals_that_took_no_part_is_over_all_of_them(tmp_pat
     runs = [RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, unseen=0.4)) for seed in range(3)]
     for run, split in zip(runs[1:], ("validation", "test"), strict=True):
         run.results["unseen"]["hard"] = {split: summary(0.6)}
-    table = comparison_table(runs)
+    table = comparison_table([*runs, write_run(tmp_path / "alone", "local_only", 0, 0.7)])  # it has no model for them
     cells = table.row("samfed").cells
     assert (table.unseen, cells["unseen:hard"].by_seed) == (["far", "hard"], {2: 0.6})
     assert cells["unseen"].by_seed == pytest.approx({2: 0.5})
