@@ -38,7 +38,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
-from samfed_monai.federation.run_folder import START, RunFolder, judged, round_traffic, skipped, total_traffic
+from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, skipped, total_traffic
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
@@ -170,7 +170,8 @@ class Run:
             start, caveats = result.against_start, list(starmap(_AWAY.format, result.failed.items()))
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
-            if not any(map(judged, result.records)):
+            sites = (entry for record in result.records for entry in record["sites"].values())
+            if not any(entry["validation"] or entry.get("expected") for entry in sites):
                 caveats.append(_NOTHING_TO_JUDGE_BY)
                 logger.warning("%s", _NOTHING_TO_JUDGE_BY)
             unseen = {name: model["unseen"] for name, model in result.models.items()}

@@ -653,11 +653,6 @@ def expected_dice(record: Mapping[str, Any]) -> float | None:
     return sum(each["dice"] * each["images"] for each in promised) / images if images else None
 
 
-def judged(record: Mapping[str, Any]) -> bool:
-    """Whether a site said anything of the model after a round: its scores, or what its masks promise."""
-    return any(entry["validation"] or entry.get("expected") for entry in record["sites"].values())
-
-
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
     """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
     return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
