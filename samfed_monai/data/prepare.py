@@ -112,20 +112,20 @@ class Options:
 
         Args:
             found: images.
-            known: whether images whose source knows a group (a volume, a video) stay together: the file gives all of
-                them its group, also those that it does not name.
+            known: whether an image that the file does not name keeps the group that its source knows. A folder's images
+                (``by_folder``) stay together: all of them get the group that the file gives to some.
 
         Raises:
-            Refused: the file has two groups for images that stay together.
+            Refused: the file has two groups for images of one folder.
         """
         found = [one if known else replace(one, group=None) for one in found]
-        of, given = self.groups_read.of if self.groups_read else lambda image: None, dict[str, str]()
+        of, given = self.groups_read.of if self.groups_read else lambda image: None, dict[str | None, str]()
         for one in found:
-            whole, group = one.group or one.image, of(one.image)
+            whole, group = (one.group if self.by_folder else None) or one.image, of(one.image)
             if group and given.setdefault(whole, group) != group:
-                where, expected = f"{given[whole]!r} and {group!r} for images of {whole}", "one group for all of them"
-                raise refused(self.groups, where, expected, "correct the rows: they are one volume, folder or video")
-        return [replace(one, group=given.get(one.group or one.image, one.group)) for one in found]
+                there, expected = f"{given[whole]!r} and {group!r} for images of {whole}", "one group for all of them"
+                raise refused(self.groups, there, expected, "correct the rows: they are one volume, or one folder")
+        return [replace(one, group=given.get(one.image, given.get(one.group, one.group))) for one in found]
 
 
 @dataclass(frozen=True)
@@ -508,7 +508,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
 
     Args:
         root: folder of collections; it is the data root of the list. See :func:`~.public.find_polyps`.
-        options: see :class:`Options`. A ``groups`` file replaces what is known of the videos it names.
+        options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
 
     Raises:
         Refused: with everything that is wrong with the collections, the files and the list.
