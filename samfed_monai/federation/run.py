@@ -416,8 +416,8 @@ class Run:
     def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
         content = self.participants.config.parser().get()
-        said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@id" is an option of the run
-        own = {key: led(content, value) for key, value in said}
+        # over dp_only; "@id" is an option of the run
+        own = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}

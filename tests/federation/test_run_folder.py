@@ -138,8 +138,7 @@ def test_fault_51_another_process_is_refused_and_the_lock_of_one_that_ends_is_wa
         ([0.5, 0.7, 0.7, None], None, 1, 0),  # the earliest among equals
         ([None, None], None, 1, 0),
         ([], None, 0, 0),
-        ([0.7, 0.79], 0.8, START, 2),
-        ([0.8, 0.7], 0.8, START, 1),
+        ([0.8, 0.7, 0.79], 0.8, START, 2),  # a tie is not better
         ([0.7, 0.875, 0.7, 0.7], 0.8, 1, 2),
         ([0.5], 0.0, 0, 0),
         ([None, None], 0.8, 1, 0),  # nothing is known of the rounds
