@@ -1,6 +1,6 @@
 """Bytes of a site and round against Dice, of runs that differ in ``federate.json -> compression`` alone.
 
-``make compression SAMFED_DATA=DATA`` makes the runs: ``python benchmarks/compression.py runs/kvasir/compression-*``.
+``make compression SAMFED_DATA=DATA`` makes the runs: ``python benchmarks/compression.py runs/kvasir/compression-polyp-*``.
 """
 
 from __future__ import annotations

@@ -142,12 +142,12 @@ KVASIR_SKIN := --rounds 5 --local_steps 24 --unseen "['domain1']"
 COMPRESSION_FORMS ?= float32 bfloat16 int8 32 16 8 4
 COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
 compression: kvasir-list
-	$(call needs-data,$(SKIN_NEEDS))
 	$(weights)
-	@$(BIN)/samfed prepare list $(SKIN_LIST) --output "$(KVASIR_RUN)/skin.json"
 	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
-	$(call kvasir-teacher,skin,$(SKIN_DATA),skin)
 	$(call compressed-runs,polyp,$(KVASIR),kvasir)
+	$(call needs-data,$(SKIN_NEEDS))
+	@$(BIN)/samfed prepare list $(SKIN_LIST) --output "$(KVASIR_RUN)/skin.json"
+	$(call kvasir-teacher,skin,$(SKIN_DATA),skin)
 	$(call compressed-runs,skin,$(SKIN_DATA),skin)
 
 # $(1) collection $(2) images $(3) list

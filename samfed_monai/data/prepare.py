@@ -350,18 +350,20 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
-    options = replace(options, by_folder=options.by_folder or bool(volumes_of(root)))
+    asked, volumes = options.by_folder, volumes_of(root)
+    options = replace(options, by_folder=asked or bool(volumes))
+
+    def known(one: Found) -> Found:
+        return _by_folder(one) if asked or PurePosixPath(one.image).parent.as_posix() in volumes else one
+
     folders = find_folders(root, public=options.public, output=options.output)
-    found = {
-        site: options.grouped(map(_by_folder, ones) if options.by_folder else ones, known=options.by_folder)
-        for site, ones in folders.sites.items()
-    }
+    found = {site: options.grouped(map(known, ones), known=options.by_folder) for site, ones in folders.sites.items()}
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
     spared |= {options.public: "they are the public images"} if options.public is not None else {}
     classes = len(options.classes) or 1
     found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
     others = [*folders.caveats, *caveats]
-    others += [] if options.by_folder or options.groups or options.test_only else _of_one_name(found)
+    others += [] if asked or options.groups or options.test_only else _of_one_name(found)
     return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
 
 

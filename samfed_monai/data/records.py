@@ -123,7 +123,7 @@ def load_records(
     require(wrong_root(files, data_root, place))
     owner = "" if split == Split.PUBLIC else site
     own, kept = [item for each, _, item in datalist.items() if each == owner], {(i.volume, i.slice) for i in items}
-    parted = {item.volume for item in own if (item.volume, item.slice) not in kept}
+    parted = {item.volume for item in own if (item.volume, item.slice) not in kept} & {item.volume for item in items}
     ids = ids_of([item.image for item in own])
     problems, records = Problems(), []
     for index, item in enumerate(items):
@@ -142,7 +142,7 @@ def load_records(
         if item.group is not None:
             record["group"] = item.group
         if item.volume in parted and split in (Split.VALIDATION, Split.TEST):
-            _warn_once(f"{place}: volumes with slices that are left out or in another split are not scored as a whole")
+            _warn_once(f"{place}: {counted(len(parted), 'volume')} cut by a limit or split, not scored as a whole")
         elif item.volume is not None and split in (Split.VALIDATION, Split.TEST):
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)

@@ -394,13 +394,13 @@ def dry_run(
         mine, usual = ({key: list(of.shape) for key, of in each.state_dict().items()} for each in (network, common))
         found[key], other = (f"{site} ({name})", mine), (f"the run's {name}", usual)
         where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run begins with"
-        hint = "set it for all sites, or give this site another network"
+        hint = "set it for the run (network_def#..., not below sites), or give this site another network"
         if strategy is not None and strategy.exchange.alike:
             other, where = next(iter(found.values())), "sites"
             expected = "one network at all sites: FedAvg averages weights"
             hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
             if other[0].endswith(f" ({name})"):
-                hint = "give all sites the same options of this network (network_def#...), such as the rank of LoRA"
+                hint = "set network_def#..., such as the rank of LoRA, for the run and not below sites"
         if unlike := _unlike(other, found[key]):
             problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
@@ -471,9 +471,9 @@ def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> lis
         try:
             values.append(float(loss(answer, *given)))
         except Exception as error:  # a loss of the user's own may raise anything
-            if not values and term is None:
-                return []  # it takes neither: reported where a site trains
-            found = f"{type(loss).__name__}, which does not take them ({str(error).splitlines()[0]})"
+            if not values and (term is None or not isinstance(error, TypeError)):
+                return []  # it takes neither, or another size: reported where a site trains
+            found = f"{type(loss).__name__}, which does not take them ({(str(error) or repr(error)).splitlines()[0]})"
     if len(values) == 2 and values[1] > values[0]:
         found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
     hint = f"add sigmoid true, or softmax for several classes, or take {other}"

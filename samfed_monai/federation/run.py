@@ -85,7 +85,7 @@ _NOTHING_TO_JUDGE_BY = (
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
 
-_AWAY = "{} sent no scores of the final models, or not all ({}): averages are without them. Run the same command again."
+_AWAY = "{} sent no scores of the final models, or not all ({}): no average has them. Run the same command again."
 
 
 class Run:

@@ -538,16 +538,14 @@ def take_lock(folder: Path) -> None:
             time.sleep(0.05)
         if taken:
             stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
+            print(os.getpid(), file=stream, flush=True)
             _held[path] = stream
             return
         stream.seek(0)
         owner = stream.read().strip() or "unknown"
         stream.close()
     hint = "wait for it, stop it, or choose another output_dir"
-    found = f"another run is at work in it (process {owner})"
-    raise refused(path.parent, found=found, expected="a folder of its own", hint=hint)
+    raise refused(path.parent, f"another run is at work in it (process {owner})", "a folder of its own", hint)
 
 
 def _lock(stream: TextIO) -> bool:

@@ -404,8 +404,9 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
         for status in sorted(where.rglob(f"{RESULTS}/{STATUS}"))[:1]:
-            names = (name for name in (RUN_ID, "run.json") if (Path(output_dir) / name).is_file())
-            if (name := next(names, None)) and not _same(Path(output_dir) / name, status.with_name(name)):
+            own = (n for n in (RUN_ID, "results.json", "rounds/000/round.json") if (Path(output_dir) / n).is_file())
+            if (name := next(own, None)) and not _same(Path(output_dir) / name, status.parent / name):
+                raise_for_status(read_status(status.parent))
                 hint = f"type `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`: nothing was copied"
                 raise refused(output_dir, "the results of another run", "an empty folder, or this run's", hint)
             shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)

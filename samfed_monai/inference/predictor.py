@@ -259,8 +259,7 @@ class Predictor:
             Refused: before any image is scored, too few of them to calibrate on; a folder with scores of another
                 model, list or split, or made with other options.
         """
-        split = split or ("validation" if calibrate else "test")
-        whole, run = DataList.load(datalist), self.model.run
+        split, whole, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
         listed = whole.sites
         images = {name: getattr(listed[name], split) for name in ([site] if site in listed else listed)}
         hashes = {name: [item.sha256 for item in items] for name, items in images.items() if items}
@@ -277,6 +276,8 @@ class Predictor:
         made_with |= {"bundle": self.model.bundle.name, "list": whole.hash, "split": split, "site": site or "all"}
         made_with |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
         folder = MaskFolder(output_dir, made_with, SCORED)
+        if not any([*Path(output_dir).glob("*/*/scores.csv"), *Path(output_dir).glob("metrics.json")]):
+            folder.record.unlink(missing_ok=True)  # of an evaluation that scored nothing
         require(folder.problems(["metrics.json", *(f"{name}/{split}/scores.csv" for name in listed)]))
         if self.model.kind is Kind.ADAPTER:
             result = self._score_teacher(given, folder)

@@ -65,7 +65,7 @@ def test_slices_say_their_place_in_a_volume_that_is_there_as_a_whole(tmp_path, c
     found, few = (load_records(datalist, tmp_path, split="test", site="a", limit=limit) for limit in (None, 1))
     assert [each["volume"] for each in found] == ["1.nii", "", "1.nii"]
     assert not few[0].keys() & set(keys)
-    assert caplog.text.count("parted -> a -> test: volumes with slices that are left out or in another split") == 1
+    assert caplog.text.count("parted -> a -> test: 1 volume cut by a limit or split, not scored as a whole") == 1
 
 
 def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):

@@ -83,7 +83,7 @@ UNLIKE_OPTIONS = [
 
 @pytest.mark.parametrize(("variant", "options", "choice", "shape"), pick(UNLIKE_OPTIONS))
 def test_one_network_with_unlike_options_is_refused(small_list, variant, options, choice, shape):
-    with pytest.raises(Refused, match=rf"{shape}give all sites the same options of this network .* the rank of LoRA"):
+    with pytest.raises(Refused, match=rf"{shape}set network_def#..., such as the rank of LoRA, for the run"):
         participants(small_list, variant, choices={"site-2": choice}, **options)
 
 

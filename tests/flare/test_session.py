@@ -268,7 +268,7 @@ def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state
 
 
 @pytest.mark.parametrize(
-    "ours", [{"run.json": "{}"}, {"flare.run.json": "b"}, {"run.json": "{}", "flare.run.json": "b"}]
+    "ours", [{"results.json": "{}"}, {"flare.run.json": "b"}, {"run.json": "{}", "flare.run.json": "b"}]
 )
 def test_results_of_another_run_are_not_written_over(ours, tmp_path):
     session = downloaded(tmp_path / "job", "", "done")
@@ -277,11 +277,11 @@ def test_results_of_another_run_are_not_written_over(ours, tmp_path):
     for name, text in ours.items():
         (tmp_path / name).write_text(text)
     again = "type `samfed flare fetch id --kit KIT --output-dir OTHER`: nothing was copied"
-    with pytest.raises(
-        Refused, match=f"expected an empty folder, or this run's, found the results of another run; {again}"
-    ):
+    with pytest.raises(Refused, match=f"or this run's, found the results of another run; {again}"):
         fetch_results(session, "id", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == ours
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.json").write_text("of a run that was refused before its first round")
     fetch_results(session, "id", tmp_path / "new")
     fetch_results(session, "id", tmp_path / "new")
     assert (tmp_path / "new" / "results.json").read_text() == "new"

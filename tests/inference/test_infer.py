@@ -178,7 +178,7 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     shutil.copytree(given, "in")
     shutil.copytree(given, "masks")
     assert infer("masks/scan.nii.gz") == 2  # would replace its image
-    assert "expected no file of a mask's name, or inference.json beside them, found scan.nii" in capsys.readouterr().err
+    assert "expected no file of that name, or inference.json beside it, found scan.nii" in capsys.readouterr().err
     shutil.rmtree("masks")
     assert infer("in/scan.nii.gz", "--areas", "areas.csv") == 0
     first, corrected = Path("areas.csv").read_bytes(), Path("masks/scan.nii.gz")
