@@ -1,6 +1,7 @@
 """Bytes of a site and round against Dice, of runs that differ in ``federate.json -> compression`` alone.
 
-``make compression SAMFED_DATA=DATA`` makes the runs: ``python benchmarks/compression.py runs/kvasir/compression-polyp-*``.
+``make compression SAMFED_DATA=DATA`` makes the runs:
+``python benchmarks/compression.py runs/kvasir/compression-skin-*``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import re
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.core.errors import Refused
@@ -177,9 +178,13 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
     assert {item.group for item in site_a.test} == {f"a/images/{name}" for name in volumes[-1]}
+    (photos := tmp_path / "out" / "photo" / "images" / "kind").mkdir(parents=True)
+    for name in "xyz":
+        Image.fromarray(random.integers(0, 255, (24, 24), np.uint8)).save(photos / f"{name}.png")
     again = ("folders", tmp_path / "out", "--output", tmp_path / "again.json", *words[-1:])
     assert run(*again, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
     assert DataList.load(tmp_path / "again.json").sites["a"] == site_a, "slices are known by volumes.json"
+    assert {item.group for item in DataList.load(tmp_path / "again.json").sites["photo"].unlabelled} == {None}
     with pytest.raises(Refused, match="unknown"):
         run(*words[:3], tmp_path / "two", "--output", tmp_path / "b.json", "--public", "unknown")
     assert not (tmp_path / "two").exists()

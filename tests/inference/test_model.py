@@ -18,7 +18,7 @@ from PIL import Image
 from samfed_monai.cli.main import main
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, save_tensors, sha256_file
+from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -345,8 +345,11 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     assert (output / "metrics.json").read_bytes() == before
     (output / "evaluation.json").unlink()
     assert main([*words, *views]) == 2
-    told = "expected no file of that name, or evaluation.json beside it, found metrics.json and 1 more"
-    assert told in capsys.readouterr().err
+    assert "or evaluation.json beside it, found metrics.json and 1 more" in capsys.readouterr().err
+    (output / "metrics.json").rename(tmp_path / "aside")
+    next(output.glob("*/*/scores.csv")).unlink()
+    write_json(output / "evaluation.json", {"limit": "of an evaluation that scored nothing"})
+    assert main([*words, *views]) == 0
 
 
 def test_a_damaged_adapter_is_refused(with_teacher, work, tmp_path, capsys):

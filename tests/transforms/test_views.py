@@ -120,7 +120,5 @@ def test_a_pixel_of_a_label_of_classes_has_one_of_them():
 
 
 def test_another_way_to_resize_labels_is_refused_when_it_is_built():
-    with pytest.raises(
-        Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
-    ):
+    with pytest.raises(Refused, match=r"json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"):
         ResizeWithLabeld(["image", "label"], [4, 4], ["area", "bilinear"])
