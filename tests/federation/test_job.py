@@ -117,7 +117,7 @@ def test_the_oracle_reads_the_labels_and_a_site_away_at_the_end_is_a_caveat_unti
     results = oracle.run()
     (reason,) = results["unscored"].values()
     assert reason.startswith("TimeoutError (Connection timed out) in samfed_monai.federation.site, line ")
-    assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}): aver")
+    assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}): no")
     assert (results["average"]["test"]["n"], results["average"]["validation"]["n"]) == (2, 4), "by the round's record"
     assert answer(RunData.read(tmp_path))[0].endswith("images at site-1; site-2 sent no score)")
     monkeypatch.undo()
