@@ -108,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     chosen = commands.add_parser("related-options", help="print what a row is given beside what all rows are")
     chosen.add_argument("row", help="name of a method")
     chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps of a site in a round")
+    chosen.add_argument("--adapter", metavar="FILE", required=True, help="of the teacher, where a row has one")
     chosen.set_defaults(run=related_options)
 
     staged = commands.add_parser("stage-volumes", help="copy a collection of volumes into folders of sites")
@@ -295,7 +296,7 @@ def related_options(args: argparse.Namespace) -> None:
     """Prints the words that a row's command line has beside those of all rows."""
     from study.related_plan import options_of
 
-    sys.stdout.write(" ".join(options_of(args.row, local_steps=args.local_steps)) + "\n")
+    sys.stdout.write(" ".join(options_of(args.row, local_steps=args.local_steps, adapter=args.adapter)) + "\n")
 
 
 def _names_of(text: str) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from samfed_monai.config.variants import methods
+from samfed_monai.config.variants import methods, variant_files
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import CEILING, FLOOR, place_of
 from samfed_monai.reports.run_data import RunData
@@ -149,19 +150,22 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
     return [*unlabelled, CEILING] if part == "polyp" else [name for name in unlabelled if name not in NOT_UNSEEN]
 
 
-def options_of(row: str, *, local_steps: int) -> list[str]:
+def options_of(row: str, *, local_steps: int, adapter: str) -> list[str]:
     """What a row is given beside what all rows are, as words of the command line.
 
     Where sites have networks of their own, they and the server learn from the public set, too: as many steps a round as
-    a site takes on its own images. One pass, the default, is four times as many here.
+    a site takes on its own images. One pass, the default, is four times as many here. Where a site's network is SAM
+    itself, there is no teacher, and so no adapter of one.
 
     Args:
         row: name of a method.
         local_steps: of a site in a round.
+        adapter: file of the teacher that all others have.
     """
     method = methods()[row]
     own = method.kind == "heterogeneous" and method.exchange != "none"
-    return ["--public_steps", str(local_steps)] if own else []
+    sam = any(str(read_json(path).get("network_name")).startswith("sam_") for path in variant_files(None, row))
+    return [*([] if sam else ["--adapter", adapter]), *(["--public_steps", str(local_steps)] if own else [])]
 
 
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:

@@ -401,8 +401,8 @@ define related-run
 	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
 	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
 	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
-	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(or $(6),$(2)).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) \
-	            $$($(BIN)/python -m study related-options $$row --local-steps $(RELATED_STEPS)) $(5) \
+	            --cache-dir "$(RELATED_RUN)/cache" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) \
+	            $$($(BIN)/python -m study related-options $$row --local-steps $(RELATED_STEPS) --adapter "$(RELATED_RUN)/$(or $(6),$(2)).safetensors") $(5) \
 	        && $(BIN)/python -m study record "$(RELATED_RUN)/$(1)" --to "$(RECORDS)/related-$(1).jsonl"; code=$$?; \
 	        test $$code -ne 130 && test $$code -ne 143 || exit $$code; \
 	        test $$code -eq 0 || echo "$(1): $$row, seed $$seed" >> "$(RELATED_RUN)/failed.txt"; \

@@ -171,9 +171,10 @@ def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_no
     assert figures_of(runs_of("polyp", tmp_path))["no_sam"]["seconds"].by_seed == expected  # 8 s in 4 rounds x 36 / 4
 
 
-@pytest.mark.parametrize(("row", "options"), [("samfed", []), ("local_only", []), ("hssf", ["--public_steps", "7"])])
-def test_sites_of_unlike_networks_take_as_many_public_steps_as_steps_of_their_own(row, options):
-    assert options_of(row, local_steps=7) == options
+@pytest.mark.parametrize("row", ["samfed", "local_only", "hssf", "pfedsam", "fca"])
+def test_sites_of_unlike_networks_take_public_steps_and_those_of_sam_no_adapter(row):
+    options = {"hssf": ["--adapter", "a", "--public_steps", "7"], "pfedsam": [], "fca": []}
+    assert options_of(row, local_steps=7, adapter="a") == options.get(row, ["--adapter", "a"])
 
 
 def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
@@ -245,8 +246,8 @@ def test_the_commands(records, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
     assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, a guess" in told
-    assert main(["related-options", "hssf", "--local-steps", "24"]) == 0
-    assert capsys.readouterr().out == "--public_steps 24\n"
+    assert main(["related-options", "hssf", "--local-steps", "24", "--adapter", "a"]) == 0
+    assert capsys.readouterr().out == "--adapter a --public_steps 24\n"
 
 
 @pytest.mark.parametrize(
