@@ -29,7 +29,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
-    about = "of a run at work: write its report anew after every round, until it is finished; an open page reloads"
+    about = "of a run at work: write its report anew after every round, to its end; an open page reloads itself"
     parser.add_argument("--watch", action="store_true", help=about)
     parser.set_defaults(run=report)
     return parser
