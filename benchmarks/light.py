@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from samfed_monai.networks import CLIENT_NETWORKS, Teacher, build_sam, client_network
+from samfed_monai.networks.fpn import FoldedConvNorm
 from samfed_monai.networks.inferer import autocast
 
 STUDENT = "mobile_sam_fpn"
@@ -75,20 +76,32 @@ def train_step(network: nn.Module, images: Tensor, masks: Tensor) -> None:
     binary_cross_entropy_with_logits(logits.float(), masks).backward()
 
 
-def layouts(repeats: int) -> list[Figure]:
-    """What channels last is worth to ``lite0_fpn``, in training and at inference."""
+def apart(network: nn.Module) -> nn.Module:
+    """The same network with batch norms behind their convolutions, as timm has them."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FoldedConvNorm):
+                setattr(parent, name, nn.Sequential(child.conv, child.bn))
+    return network
+
+
+def choices(repeats: int) -> list[Figure]:
+    """What two choices are worth, in training and at inference: channels last, norms folded into convolutions."""
     images, figures = torch.rand(8, 3, 224, 224), []
     masks = (torch.rand(8, 1, 224, 224) > 0.5).float()
-    for what, work in (
-        ("a training step of 8 images", partial(train_step, images=images, masks=masks)),
-        ("inference on 8 images", partial(segment, image=images)),
+    for name, otherwise, choice in (
+        ("lite0_fpn", planes, "channels last against planes of channels"),
+        ("mobile_sam_fpn", apart, "batch norms folded into convolutions against norms of their own"),
     ):
-        both = [client_network("lite0_fpn").train(work.func is train_step) for _ in range(2)]
-        times = side_by_side(
-            partial(work, planes(both[0])), partial(work, both[1]), repeats=repeats, clock=time.process_time
-        )
-        text = f"lite0_fpn, 224 px, {what}: channels last against planes of channels"
-        figures.append(Figure(text, times["ratio"], bound=1.0, details=times))
+        for what, work in (
+            ("a training step of 8 images", partial(train_step, images=images, masks=masks)),
+            ("inference on 8 images", partial(segment, image=images)),
+        ):
+            both = [client_network(name).train(work.func is train_step) for _ in range(2)]
+            times = side_by_side(
+                partial(work, otherwise(both[0])), partial(work, both[1]), repeats=repeats, clock=time.process_time
+            )
+            figures.append(Figure(f"{name}, 224 px, {what}: {choice}", times["ratio"], bound=1.0, details=times))
     return figures
 
 
@@ -130,7 +143,7 @@ def main() -> None:
         what = f"teacher, {TEACHER_SIZE} px, {views} view{'s' if views > 1 else ''}: its time against {STUDENT}'s"
         figures += [Figure(f"{what.partition(':')[0]}: milliseconds an image", 1000 * times["second"], unit="ms")]
         figures += [Figure(what, times["ratio"], details=times)]
-    record(__file__, [*figures, *layouts(options.repeats)])
+    record(__file__, [*figures, *choices(options.repeats)])
 
 
 if __name__ == "__main__":

@@ -154,6 +154,32 @@ class FPNDecoder(nn.Module):
         return smoothed
 
 
+class FoldedConvNorm(nn.Module):
+    """A convolution and the batch norm behind it, computed as one convolution; both are trained, under their names.
+
+    The norm's statistics are those that it came with, so it only scales what the convolution gives: the same function
+    up to rounding, and neither forward nor backward pass goes through the maps twice.
+
+    Args:
+        conv: without a bias.
+        bn: whose running statistics are used, in train mode, too.
+    """
+
+    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv, self.bn = conv, bn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the two give one after the other."""
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None
+        assert variance is not None
+        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
+        weight, bias = self.conv.weight * scale.view(-1, 1, 1, 1), self.bn.bias - mean * scale
+        # without short names: torch.jit.script finds constants of self.conv, not of a variable
+        return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation, self.conv.groups)
+
+
 BASE = "vit_t"
 """Name of the SAM whose trunk this is."""
 _CHANNELS = (64, 128, 160, 320)
@@ -176,7 +202,7 @@ class TinyViTFeatures(PyramidEncoder):
     def __init__(self, frozen_stages: int = 0) -> None:
         super().__init__()
         require(one_of("network_def#frozen_stages", frozen_stages, (0, 1, 2)))
-        trunk = tiny_vit_trunk()
+        trunk = tiny_vit_trunk(FoldedConvNorm)
         self.patch_embed, self.stages, self.out_channels = trunk.patch_embed, trunk.stages, _CHANNELS
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)

@@ -15,7 +15,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
 from samfed_monai.networks.features import feature_width
-from samfed_monai.networks.fpn import FeatureGroups, FPNDecoder, GroupAttention
+from samfed_monai.networks.fpn import FeatureGroups, FoldedConvNorm, FPNDecoder, GroupAttention
 from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 
@@ -83,6 +83,21 @@ def test_weights_in_eval_mode_are_those_that_were_loaded_last(checkpoint):
         network.load_state_dict(other.state_dict())
         assert torch.equal(network(images), other(images))
         assert torch.equal(copy.deepcopy(network)(images), other(images)), "and those of a copy"
+
+
+def test_a_folded_norm_gives_what_convolution_and_norm_give_one_after_the_other():
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False).double(), nn.BatchNorm2d(8).double().eval()
+    for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+        tensor.data.uniform_(0.5, 2)
+    folded, x = FoldedConvNorm(conv, bn).train(), torch.rand(2, 6, 9, 9, dtype=torch.float64)
+    bn.eval()
+    assert folded.state_dict().keys() == nn.ModuleDict({"conv": conv, "bn": bn}).state_dict().keys()
+    together, apart = folded(x), bn(conv(x))
+    torch.testing.assert_close(together, apart)
+    parameters = [conv.weight, bn.weight, bn.bias]
+    gradients = [torch.autograd.grad(out.square().sum(), parameters) for out in (together, apart)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_leading_parts_can_be_frozen():

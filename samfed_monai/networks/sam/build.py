@@ -261,8 +261,11 @@ _RENAMES = (
 )
 
 
-def tiny_vit_trunk() -> Any:
+def tiny_vit_trunk(conv_norm: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] | None = None) -> Any:
     """timm's TinyViT-5M as MobileSAM has it, with random weights: no head, and the last stage stays at stride 16.
+
+    Args:
+        conv_norm: makes of a convolution and its batch norm what stands in their place; ``None`` leaves timm's.
 
     Returns:
         a module with ``patch_embed`` (64 channels at stride 4) and ``stages`` (64, 128, 160 and 320 channels at strides
@@ -274,6 +277,8 @@ def tiny_vit_trunk() -> Any:
     trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
     trunk.head = nn.Identity()
     trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+    if conv_norm is not None:
+        replace_conv_norms(trunk, lambda pair: conv_norm(pair.conv, pair.bn))
     for module in trunk.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
@@ -316,14 +321,18 @@ def fold_batch_norms(encoder: nn.Module) -> None:
     never trained. The names of the folded layers' tensors change: load weights before, and keep
     only those of LoRA and decoder afterwards. Other encoders have no batch norm and are left as they are.
     """
+    if isinstance(encoder, TinyViTEncoder):
+        replace_conv_norms(encoder, lambda pair: pair.fuse().requires_grad_(False))
+
+
+def replace_conv_norms(network: nn.Module, made_of: Callable[[Any], nn.Module]) -> None:
+    """Puts something in the place of every convolution of a TinyViT with its batch norm (timm's ``ConvNorm``)."""
     from timm.models.tiny_vit import ConvNorm
 
-    if not isinstance(encoder, TinyViTEncoder):
-        return
-    for parent in list(encoder.modules()):
+    for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConvNorm):
-                setattr(parent, name, child.fuse().requires_grad_(False))
+                setattr(parent, name, made_of(child))
 
 
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
