@@ -1,7 +1,12 @@
-"""The related systems, all of which keep or send more than weights: two organs in one process and on a wire."""
+"""The related systems, all of which keep or send more than weights: two organs in one process, and apart.
+
+Apart is in FLARE's simulator for one of them, and on a wire, which is quicker, for the others;
+``SAMFED_SIMULATOR=1`` sends all of them through the simulator, with the real MobileSAM of ``SAMFED_DATA``.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +21,13 @@ from samfed_monai.data import DataList
 from samfed_monai.data.synthetic import CLASSES
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation.run import Run
+from samfed_monai.flare.job import Planned, export_job
+from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from tests.federation.wired import Homes
 from tests.flare.carried import hashes, run_here
-from tests.flare.test_equality import OPTIONS
+from tests.flare.test_equality import OPTIONS, SMALL_NETWORK
+from tests.flare.toys import REPO
 from tests.methods import present
 
 SMALL = {**OPTIONS, "local_steps": 1, "warm_start_steps": 1, "privacy#least_images": 1}
@@ -30,8 +38,10 @@ def under(place: str, **values: Any) -> dict[str, Any]:
     return {f"{place}#{name}": value for name, value in values.items()}
 
 
-TEACHER = under("teacher", base="vit_b", size=64, epochs=1, views=1)
-REFINED = under("terms#see", base="vit_b", sam_size=64, views=1, absolute=1.0, relative=1.0)
+EVERY = bool(os.environ.get("SAMFED_SIMULATOR"))
+BASE = "vit_t" if EVERY else "vit_b"
+TEACHER = under("teacher", base=BASE, size=64, epochs=1, views=1)
+REFINED = under("terms#see", base=BASE, sam_size=64, views=1, absolute=1.0, relative=1.0)
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "cpss": (SURE, "style_swap"),
@@ -53,53 +63,91 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
         "public_kd",
     ),
 }
-#: Those whose sites keep a network or a part of it, or a file of pseudo-labels; and that in every run of the tests.
-PARTS, PSEUDO_LABELS, FAST = ("fedgin_own_norm", "fedicra", "heterogeneous"), ("see",), ("fedgin_own_norm",)
+OF_SAM = {**dict.fromkeys(SMALL_NETWORK), "image_size": 64, "local_steps": 2}
+if EVERY:  # SAM itself at the sites; tests/federation/test_personal_jobs.py has it on a wire
+    RELATED |= dict.fromkeys(("fca", "pfedsam", "pfedsam_two_stage"), (OF_SAM, "supervised"))
+    RELATED |= {"fedgin": RELATED["fedgin_own_norm"]}
+#: Those whose sites keep a network or a part of it, or a file of pseudo-labels; and those in the simulator.
+PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra", "heterogeneous", "pfedsam", "pfedsam_two_stage"), ("see",)
+SIMULATED = tuple(RELATED) if EVERY else ("fedgin_own_norm",)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of weights in which ViT-B is a small SAM, here as in the processes that train."""
-    folder = tmp_path_factory.mktemp("weights")
+    """A folder of weights in which ViT-B is a small SAM, here as in the processes that train; or the real ones."""
+    if EVERY and "SAMFED_DATA" not in os.environ:
+        pytest.skip("SAMFED_SIMULATOR needs MobileSAM's weights: SAMFED_DATA is not set")
+    folder = Path(os.environ["SAMFED_DATA"]) / "weights" if EVERY else tmp_path_factory.mktemp("weights")
     with pytest.MonkeyPatch.context() as patch:
         small = {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
         patch.setitem(SAM_BUILDERS._entries, "vit_b", lambda size: vit_encoder(size, **small))
         patch.setenv("SAMFED_WEIGHTS", str(folder))
+        if EVERY:
+            yield folder
+            return
         with torch.random.fork_rng():
             torch.manual_seed(0)
             torch.save(build_sam("vit_b", None, 64).state_dict(), folder / "sam_vit_b_01ec64.pth")
         yield folder
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in present(*RELATED)]
-)
-def test_on_a_wire_and_in_one_process_it_comes_to_the_same(organs, two_sites, tmp_path, variant):
+def on_a_wire(run: Planned, images: Path, folder: Path, name: str) -> Path:
+    """Runs what was planned with sites in this process that have nothing in common; returns what they keep."""
+    homes = Homes(images, folder, listed=name)
+    Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
+    return folder
+
+
+def in_the_simulator(run: Planned, images: Path, folder: Path, name: str) -> Path:
+    """Runs what was planned in FLARE's simulator; returns what sites keep."""
+    assert run.datalist is not None
+    files = write_site_files(folder / "files", run.datalist, run.places, run.sites, threads=1)
+    job = export_job(folder / "job", run.plan.to_json(), run_name="related", min_clients=len(run.sites))
+    output = Path(run.places.output_dir)
+    simulate(
+        job, sites=run.sites, workspace=folder / "flare", run_folder=output, site_files=files, timeout=400,
+        environment={"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    return output.parent
+
+
+def kept(folder: Path, name: str, site: str) -> Path:
+    """The one file of this name that a site keeps, in a folder of the site or of the server's run."""
+    (path,) = (path for path in folder.rglob(name) if site in path.parts and "rounds" not in path.parts)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", present(*RELATED))
+def test_apart_and_in_one_process_it_comes_to_the_same(organs, two_sites, tmp_path, variant):
     """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
-    local, apart, several = tmp_path / "local", tmp_path / "apart", methods()[variant].classes == "several"
+    local, apart, several = tmp_path / "local", tmp_path / "apart" / "run", methods()[variant].classes == "several"
     images, more = (organs, {"classes": list(CLASSES)}) if several else (two_sites, {})
-    listed = DataList.load(images / "list.json")
+    listed, name = (
+        DataList.load(images / "list.json"),
+        "list.json" if methods()[variant].labels == "masks" else "weak.json",
+    )
     weaken_list(listed, images, dict.fromkeys(listed.sites, "points")).save(images / "weak.json")
     options = {**SMALL, **more, **RELATED[variant][0], "variant": variant}
-    run = run_here(images, local, apart, options, listed="weak.json")
-    homes = Homes(images, tmp_path / "homes", listed="weak.json")
-    Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
+    options = {name: value for name, value in options.items() if value is not None or name not in SMALL_NETWORK}
+    run = run_here(images, local, apart, options, listed=name)
+    homes = (in_the_simulator if variant in SIMULATED else on_a_wire)(run, images, tmp_path / "apart", name)
     assert list(hashes(local)) == ["000", "001"]
     assert hashes(local) == hashes(apart)
     records = [read_json(folder / "rounds" / "001" / "round.json") for folder in (local, apart)]
-    kept = [record["files"].get("server.safetensors") for record in records]
-    assert kept[0] == kept[1]
+    states = [record["files"].get("server.safetensors") for record in records]
+    assert states[0] == states[1]
     for site in listed.sites:
         terms = [record["sites"][site]["terms"] for record in records]
         assert terms[0] == terms[1]
         assert terms[0][RELATED[variant][1]] > 0
         if variant in PARTS:
-            there = safe_load(tmp_path / "homes" / site / "states" / "001.safetensors")
+            there = safe_load(kept(homes, "001.safetensors", site))
             here = safe_load(local / "rounds" / "001" / "clients" / f"{site}.safetensors")
             assert there.keys() == here.keys()
             assert [name for name in here if not torch.equal(there[name], here[name])] == []
         if variant in PSEUDO_LABELS:
-            labels = [run / "pseudo_labels" / site / "0001.safetensors" for run in (local, tmp_path / "homes" / site)]
+            labels = [kept(folder, "0001.safetensors", site) for folder in (local, homes)]
             assert labels[0].read_bytes() == labels[1].read_bytes()
     scores = [read_json(folder / "results.json")["models"]["last"]["sites"] for folder in (local, apart)]
     assert scores[0] == scores[1]
