@@ -26,7 +26,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Index that torch is installed from, for instance PyTorch's own of CPU builds; without it, pip's.
 TORCH_INDEX ?=
 
-.PHONY: help demo light shipped-model kvasir-list polyp-model small-model compression second-generation quality quality-seed quality-page light-teachers light-page account account-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
+.PHONY: help demo light shipped-model kvasir-list polyp-model small-model compression second-generation quality quality-seed quality-page light-teachers light-page account account-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real flare-real-data test test-fast delete-methods mutate size sbom check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -14
 

@@ -28,7 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     paged = commands.add_parser("page", help="write a page of comparisons, and their figures beside it")
     _add_page_arguments(paged)
-    paged.add_argument("--published", choices=("polyp", "skin"), help="show published numbers in a table beside it")
     paged.set_defaults(run=page)
 
     swept = commands.add_parser("ablation", help="write a page of sweeps against a default row")
@@ -168,7 +167,7 @@ def page(args: argparse.Namespace) -> None:
 
     sections = read_sections(args.section, args.section_command)
     texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_page(args.page, sections, published=args.published, **texts)
+    write_page(args.page, sections, **texts)
     sys.stdout.write(f"{args.page}\n")
 
 

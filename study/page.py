@@ -15,7 +15,6 @@ from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS
 from study.notes import notes_on_teachers
-from study.published import published_markdown
 from study.record import SUFFIX, read_record, runs_in
 
 
@@ -77,7 +76,6 @@ def sections_page(
     title: str = TITLE,
     command: str | None = None,
     caveats: Iterable[str] = (),
-    published: str | None = None,
     figures: Sequence[str] = (),
 ) -> str:
     """The page in Markdown; the same sections and arguments give the same bytes.
@@ -87,7 +85,6 @@ def sections_page(
         title: heading of the page.
         command: command line that made all runs, shown on top; a section's own stands below its heading.
         caveats: sentences, beside the marks that every table carries.
-        published: ``polyp`` or ``skin``: published rows in a table of their own.
         figures: path of each section's figure relative to the page; empty for none.
     """
     tables = [section.table for section in sections]
@@ -97,7 +94,6 @@ def sections_page(
         parts += answers(
             section.table, command=section.command, figure=figures[index] if index < len(figures) else None
         )
-    parts += ["## Published numbers", "", published_markdown(published)] if published else []
     parts += ["## How to read the tables", "", *(f"- {line}" for line in reading(tables)), ""]
     parts += [*row_notes(tables), "## Caveats", ""]
     parts += [*(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", ""]
@@ -134,11 +130,10 @@ def write_page(
     title: str = TITLE,
     command: str | None = None,
     caveats: Iterable[str] = (),
-    published: str | None = None,
 ) -> None:
     """Writes :func:`sections_page` to ``page``, and every section's figure beside it."""
     names = write_figures(page, sections)
-    text = sections_page(sections, title=title, command=command, caveats=caveats, published=published, figures=names)
+    text = sections_page(sections, title=title, command=command, caveats=caveats, figures=names)
     write_text(page, text)
 
 

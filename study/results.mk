@@ -1,5 +1,5 @@
 # The comparisons of docs/results/, included by the Makefile: make light | pfedsam | related runs what is missing and writes the page,
-# make light-page | account-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
+# make light-page | account-page | pfedsam-page | related-page | ablation-page only writes it, from the records of runs.
 comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
@@ -14,13 +14,6 @@ record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).
 # Runs of the first edition and of pFedSAM have labels that are resized as the bundles did at first; runs added to them must have it, too.
 LABELS := --label_resize nearest
 LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
-
-# The pages skin, polyp and ablation are of the first edition: client networks from scratch or from ImageNet at 128 px, hard labels, a
-# teacher at 512 px. Rows and seeds are added to their records in a checkout of this commit, the last with its bundles.
-FIRST := git checkout 760a4fd; make
-
-# The first sections of a page have the full number of rounds; those beside them, and the ablations, have fewer.
-SIDE_ROUNDS := 6
 
 # What a comparison needs before anything runs: its images, and the weights.
 # $(1) what SAMFED_DATA must hold
@@ -249,77 +242,26 @@ account-page: $(VENV)/.package
 	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
-# ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
-SKIN_SEEDS ?= 0,1,2
-SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
-SKIN_UNSEEN := --unseen "['domain1']"
-SKIN_PUBLIC := --public_steps 6
-SKIN_ROUNDS := 12
-SKIN_STEPS := 8
-SKIN_WARM := 400
-SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
-    --terms\#pseudo_label\#fraction 0.2 --validate\#inferer\#enabled auto $(LABELS)
-SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
-SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
-
-skin-section = $(call section,$(1),skin-$(2),$(FIRST) skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(3)))
-
-skin-page: $(VENV)/.package
-	@$(BIN)/python -m study page $(PAGES)/skin.md --published skin \
-	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command '$(FIRST) skin SAMFED_DATA=DATA' \
-	    $(call skin-section,From scratch and one network,one,$(SKIN_MAIN)) \
-	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_SIDE) $(SKIN_PUBLIC)) \
-	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(SKIN_SIDE) $(IMAGENET)) \
-	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_SIDE) $(SKIN_UNSEEN)) \
-	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds (in the first section; $(SIDE_ROUNDS) in the others) of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of mean_teacher are of when its ramp took 40 % of the rounds, not 20 % as in the other rows. The teacher is fitted once, with one seed, and shared by all rows that use it." \
-	    $(LABELS_CAVEAT)
-
-# ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
-# Two hospitals, also cut into four sites; for the unseen one, the other is cut into two. Finished runs are kept: a second call goes on where the first one stopped.
-POLYP_SEEDS ?= 0,1,2
-POLYP_DATA = $(SAMFED_DATA)/data/polyp
-POLYP_ROUNDS := 12
-POLYP_STEPS := 10
-POLYP_LONG_ROUNDS := 30
-POLYP_LONG_STEPS := 25
-POLYP_WARM := 300
-polyp-scale = --rounds $(1) --image_size 128 --batch_size 4 --local_steps $(2) --warm_start_steps $(POLYP_WARM) --overlays false \
-    --terms\#pseudo_label\#fraction 0.2 --validate\#inferer\#enabled auto $(LABELS)
-POLYP_MAIN := $(call polyp-scale,$(POLYP_ROUNDS),$(POLYP_STEPS))
-POLYP_SIDE := $(call polyp-scale,$(SIDE_ROUNDS),$(POLYP_STEPS))
-POLYP_LONG := $(call polyp-scale,$(POLYP_LONG_ROUNDS),$(POLYP_LONG_STEPS))
-POLYP_PUBLIC := --public_steps 6 --public_images 96 \
-    --mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']" --server_network deeplabv3plus_resnet34
-POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
-IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --encoder_weights efficientnet_lite0
-polyp-section = $(call section,$(1),polyp-$(2),$(FIRST) polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
-
-polyp-page: $(VENV)/.package
-	@$(BIN)/python -m study page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
-	    --published polyp --command '$(FIRST) polyp SAMFED_DATA=DATA' \
-	    $(call polyp-section,From scratch and one network,one,$(POLYP_MAIN)) \
-	    $(call polyp-section,From scratch and one network: six times as many steps,long,$(POLYP_LONG)) \
-	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_MAIN) $(POLYP_PUBLIC)) \
-	    $(call polyp-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_SIDE) $(IMAGENET)) \
-	    $(call polyp-section,From scratch and four sites: both hospitals cut in two,four,$(POLYP_SIDE)) \
-	    $(call polyp-section,Unseen hospital: trained without Kvasir,no-kvasir,$(POLYP_SIDE) $(POLYP_UNSEEN)) \
-	    $(call polyp-section,Unseen hospital and unlike networks,no-kvasir-mixed,$(POLYP_SIDE) $(POLYP_UNSEEN) $(POLYP_PUBLIC)) \
-	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET)) \
-	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds of $(POLYP_STEPS) steps (in the sections of one network and of unlike networks from scratch; $(POLYP_LONG_ROUNDS) of $(POLYP_LONG_STEPS) in the long one, $(SIDE_ROUNDS) of $(POLYP_STEPS) in the others) after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other. The long section has runs of two seeds; its teacher is an earlier one, whose LoRA learned at 0.0005, not at 0.005 (Dice of each teacher: below the section's tables)." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of own_teachers are of when the global network's distillation weighed 0.5, not 0.1, and of that earlier teacher. The teacher is fitted once, with one seed, and shared by all rows that use it." \
-	    $(LABELS_CAVEAT)
-
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
+# Of the first edition: client networks from scratch at 128 px, hard labels, a teacher at 512 px. Rows and seeds are added to its records in
+# a checkout of this commit, the last with its bundles.
+FIRST := git checkout 760a4fd; make
+SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
+POLYP_DATA = $(SAMFED_DATA)/data/polyp
+POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
+ABLATION_SEEDS ?= 0,1,2
+ABLATION_ROUNDS := 6
+ablation-scale = --rounds $(ABLATION_ROUNDS) --image_size 128 --batch_size 4 --local_steps $(1) --warm_start_steps $(2)
+ABLATION_TAIL := --terms\#pseudo_label\#fraction 0.2 --validate\#inferer\#enabled auto $(LABELS)
+ABLATION_POLYP := $(call ablation-scale,10,300) --overlays false $(ABLATION_TAIL)
+ABLATION_SKIN := $(call ablation-scale,8,400) $(ABLATION_TAIL)
 ablation-section = $(call section,$(1),ablation-$(2),$(FIRST) ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
 
 ablation-page: $(VENV)/.package
 	@$(BIN)/python -m study ablation $(PAGES)/ablation.md --default samfed \
-	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
-	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
-	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
+	    $(call ablation-section,Polyp,polyp,--seeds $(ABLATION_SEEDS) $(ABLATION_POLYP)) \
+	    $(call ablation-section,Skin,skin,--seeds $(ABLATION_SEEDS) $(ABLATION_SKIN)) \
+	    --caveat "Small on purpose, for two processor cores: client networks from scratch at 128 px, $(ABLATION_ROUNDS) rounds of 10 steps (skin: 8) in batches of 4 after a warm start of 300 steps (skin: 400). All images of two of HSSF's four polyp sites, at most 160 unlabelled ones a site; of skin the images that ISIC 2017 has, at most 100 unlabelled ones a site. Rows without a figure have not been run on that collection." \
 	    --caveat "Rows of the rules confidence (with their tau and delta), average and reliability are of when SAM was distilled at every pixel, also where the rule had decided for the student; now it is distilled where the label is SAM's." \
 	    --caveat "no_global_kd left the distillation out and agreement as it was; the variant of that name now takes SAM's label everywhere, too." \
 	    --caveat "The rules intersection and reliability are no longer part of the package; their rows are records of earlier runs." \

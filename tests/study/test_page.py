@@ -62,12 +62,12 @@ def test_the_command_writes_a_page_and_its_figures(collection, tmp_path, capsys,
     page = tmp_path / "docs" / "polyp.md"
     words = ["--section", f"A={collection}", "--section", f"B={collection}", "--command", "make polyp"]
     words += ["--caveat", "A subset.", "--caveat", "Small."]
-    words += ["--default", "mine"] if kind == "ablation" else ["--title", "Polyps", "--published", "polyp"]
+    words += ["--default", "mine"] if kind == "ablation" else ["--title", "Polyps"]
     assert main([kind, str(page), *words]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Ablations\n" if kind == "ablation" else "# Polyps\n\n```\nmake polyp\n```\n\n## A\n")
-    assert ("vs mine" in text, "## Published numbers" in text) == (kind == "ablation", kind == "page")
+    assert ("vs mine" in text) == (kind == "ablation")
     assert "- A subset.\n- Small.\n" in text
     assert sorted(path.name for path in page.parent.iterdir()) == ["polyp-a.png", "polyp-b.png", "polyp.md"]
 
