@@ -205,7 +205,11 @@ def embed(sam: PromptFreeSam, images: Tensor, size: int, bf16: Switch) -> Tensor
     Returns:
         ``(B, 256, size / 16, size / 16)`` float32.
     """
-    inputs = pad(sam.normalise(place(images.float(), size)), size)
+    return encode(sam, pad(sam.normalise(place(images.float(), size)), size), bf16)
+
+
+def encode(sam: PromptFreeSam, inputs: Tensor, bf16: Switch) -> Tensor:
+    """The last step of :func:`embed`, of ``(B, 3, size, size)``."""
     with autocast(inputs.device.type, bf16_possible(bf16, inputs.device.type)):
         return sam.encode(inputs).float()
 

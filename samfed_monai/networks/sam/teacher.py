@@ -12,7 +12,11 @@ from samfed_monai.core.validators import require
 from samfed_monai.losses.pixelwise import probabilities
 from samfed_monai.networks.inferer import VIEWS, Switch, views_problems
 from samfed_monai.networks.sam.adapter import load_adapter
-from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, fold_batch_norms
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, encode, fold_batch_norms, pad, place
+
+AT_ONCE = 448**2
+"""Pixels of SAM's input that are looked at together: four views of 224 px, in less than three times the time of one
+(``benchmarks/light.py``); larger inputs come one by one."""
 
 
 class Teacher(nn.Module):
@@ -90,15 +94,15 @@ class Teacher(nn.Module):
             resize to (H, W) puts it in register with the image. Of K classes ``(B, K + 1, h, w)``, the background's
             first, which sum to 1.
         """
-        images = images.to(self.sam.pixel_mean.device)
-        views = VIEWS[self.views]
-        total = sum(view.undo(probabilities(self.logits(view.apply(images)))) for view in views)
-        return torch.as_tensor(total) / len(views)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """One view of :meth:`probabilities`, before the sigmoid."""
-        height, width = images.shape[-2:]
-        return crop(self.sam.decode(embed(self.sam, images, self.size, self.bf16)), height, width, self.size)
+        placed, views = place(images.to(self.sam.pixel_mean.device).float(), self.size), VIEWS[self.views]
+        viewed = [view.apply(placed) for view in views]
+        inputs = torch.cat([pad(self.sam.normalise(each), self.size) for each in viewed])
+        few = max(1, AT_ONCE // self.size**2)
+        logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(few)])
+        total = torch.zeros(())
+        for view, each, of_view in zip(views, viewed, logits.chunk(len(views)), strict=True):
+            total = total + view.undo(probabilities(crop(of_view, each.shape[-2], each.shape[-1], self.size)))
+        return total / len(views)
 
     def embed(self, images: Tensor) -> Tensor:
         """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""

@@ -28,11 +28,14 @@ def test_probabilities_cover_exactly_the_image(teacher, image, mask):
     assert not probabilities.requires_grad
 
 
-def test_views_are_averaged_in_the_frame_of_the_image(teacher, monkeypatch):
-    image = torch.rand(1, 3, 30, 40)
-    expected = torch.stack([view.undo(teacher.logits(view.apply(image)).sigmoid()) for view in VIEWS[4]]).mean(0)
-    monkeypatch.setattr(teacher, "views", 4)
-    torch.testing.assert_close(teacher.probabilities(image), expected)
+@pytest.mark.parametrize(("views", "size"), [(4, (30, 40)), (8, (300, 100))])
+def test_views_are_averaged_in_the_frame_of_the_image(teacher, monkeypatch, views, size):
+    """Several are looked at together; here each alone, scaled by itself."""
+    images = torch.rand(2, 3, *size)
+    turned = [(view, view.apply(images)) for view in VIEWS[views]]
+    alone = [view.undo(teacher.decode(teacher.embed(each), *each.shape[-2:]).sigmoid()) for view, each in turned]
+    monkeypatch.setattr(teacher, "views", views)
+    torch.testing.assert_close(teacher.probabilities(images), torch.stack(alone).mean(0))
 
 
 def test_bf16_moves_probabilities_little(teacher, monkeypatch):
