@@ -44,10 +44,16 @@ def advice(records: str | Path) -> str:
 
 
 def _abdomen(runs: Sequence[RunData]) -> str:
-    """Rows by their Dice of whole volumes, those with labels of the sites apart, and which of them no round helped."""
-    dice = {row: of["dice"].by_seed for row, of in figures_of(runs).items() if of["dice"].n}
-    if not dice:
+    """Rows by their Dice of whole volumes, those with labels of the sites apart, and which of them no round helped.
+
+    Over the seeds that all rows have, if there are any, as rows stand beside each other.
+    """
+    seeds = [set(of["dice"].by_seed) for of in figures_of(runs).values() if of["dice"].n]
+    if not seeds:
         return _UNMEASURED
+    common = set.intersection(*seeds)
+    runs = [run for run in runs if run.seed in common or not common]
+    dice = {row: of["dice"].by_seed for row, of in figures_of(runs).items() if of["dice"].n}
     means = {row: fmean(dice[row].values()) for row in sorted(dice, key=lambda row: -fmean(dice[row].values()))}
     scored = [(run, dice[run.row][run.seed]) for run in runs if run.seed in dice.get(run.row, {})]
     began = {_start(run): value for run, value in scored if is_the_start(run)}

@@ -95,12 +95,15 @@ def test_parts_of_several_classes_have_the_methods_that_learn_them():
 
 @pytest.mark.parametrize(("best", "named"), [(0.69, True), (0.7, True), (0.71, False)])
 def test_organs_are_ranked_by_whole_volumes_and_a_model_of_the_start_is_named(tmp_path, best, named):
-    """Slices have another order; pfedsam learns from masks of the sites, fedgin's run on polyps is an earlier form."""
+    """Slices have another order; pfedsam learns from masks of the sites, fedgin's run on polyps is an earlier form.
+
+    Advice is of the seed that all have: samfed's second one is not in it.
+    """
     organ, absent = ({"dice": dice, "hd95_mm": None, "n": 4, "measured": 0} for dice in (0.8125, None))
     dices = {"samfed": (0.7, 0.4), "fedgin": (0.6, 0.5), "no_sam": (0.8, 0.3), "pfedsam": (0.9, 0.9)}
-    for row, (slices, volumes) in dices.items():
+    for row, seed, (slices, volumes) in [*((row, 0, both) for row, both in dices.items()), ("samfed", 1, (0.7, 0.9))]:
         scores = {"by": "validation Dice", "start": 0.7, "rounds": best if row == "samfed" else 0.8}
-        run = write_row(tmp_path / row / "seed-0", row, row, 0, slices, against_start=scores)
+        run = write_row(tmp_path / row / f"seed-{seed}", row, row, seed, slices, against_start=scores)
         if row == "fedgin":
             add_to_record(tmp_path / "related-polyp.jsonl", [run])
         results = read_json(run / "results.json")
