@@ -269,7 +269,7 @@ def tiny_vit_trunk(conv_norm: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] |
     """timm's TinyViT-5M as MobileSAM has it, with random weights: no head, and the last stage stays at stride 16.
 
     Args:
-        conv_norm: makes of a convolution and its batch norm what stands in their place; ``None`` leaves timm's.
+        conv_norm: makes of a convolution and its batch norm what takes their place; ``None`` leaves timm's.
 
     Returns:
         a module with ``patch_embed`` (64 channels at stride 4) and ``stages`` (64, 128, 160 and 320 channels at strides
