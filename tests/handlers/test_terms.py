@@ -179,13 +179,6 @@ def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None
     assert trainer.state.iteration == 0
 
 
-def test_a_guide_nobody_provides_is_refused_with_the_hint() -> None:
-    trainer = toy_trainer([GlobalDistillationTerm(), UnlabelledStream(loader=toy_loader())])  # in any order
-    message = r"found the guide 'global'; add or enable a guide of that name, or disable terms#global_kd"
-    with pytest.raises(Refused, match=message):
-        trainer.run()
-
-
 def test_a_term_without_a_stream_is_refused() -> None:
     with pytest.raises(Refused, match=r"terms#sam_kd: expected an UnlabelledStream .* enable stream, or disable"):
         toy_trainer([SamDistillationTerm()]).run()
