@@ -19,8 +19,9 @@ from tests.speedups import flushed, pictures, search_once, small_networks
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
 
-# Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save;
+# and sums of more threads are other sums. Processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Objects of torch and MONAI, half a million, live as long as the process: not looked through, tests take less.
 gc.disable()
 

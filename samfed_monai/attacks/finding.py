@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -35,15 +34,13 @@ class Shown:
 
     def png(self) -> bytes:
         """The rows below each other as a PNG; each picture at least 96 pixels wide, by nearest neighbours."""
-        from PIL import Image
+        from samfed_monai.data.reading import png_of
 
         framed = functional.pad(torch.stack(list(self.rows.values())).detach().cpu(), (1, 1, 1, 1), value=1.0)
         rows, count, _, height, width = framed.shape
-        pixels = framed.permute(0, 3, 1, 4, 2).reshape(rows * height, count * width, 3)
-        picture = Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
-        factor, stream = math.ceil(96 / width), io.BytesIO()
-        picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(stream, "PNG")
-        return stream.getvalue()
+        pixels = (framed.clamp(0, 1) * 255).round().byte().permute(0, 3, 1, 4, 2)
+        factor, picture = math.ceil(96 / width), pixels.reshape(rows * height, count * width, 3)
+        return png_of(picture.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -212,15 +212,12 @@ def _listening(network: nn.Module) -> Iterator[Any]:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
         kept.append((inputs[0].mean(axes), inputs[0].var(axes, unbiased=False)))
 
-    hooks = [norm.register_forward_pre_hook(keep) for norm in _norms(network)]
-
     def seen() -> list[tuple[Tensor, Tensor]]:
         found = list(kept)
         kept.clear()
         return found
 
-    try:
+    with ExitStack() as hooks:
+        for norm in _norms(network):
+            hooks.enter_context(norm.register_forward_pre_hook(keep))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -53,9 +53,13 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose ``--help`` also lists the options of the bundle's files, from ``config/options.json``."""
+    """A parser that takes no abbreviated options, and whose ``--help`` also lists those of the bundle's files, from
+    ``config/options.json``."""
 
     option_files: tuple[str, ...] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens."""

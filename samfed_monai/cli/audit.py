@@ -35,7 +35,6 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
         "  samfed audit runs/first --attack membership,planted\n"
         "  samfed audit runs/first --attack lira --shadows 32 --shadow-steps 500    # typed again, it goes on",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("path", metavar="FILE|RUN", help="audit.jsonl in the site's folder of a run; a finished run")
     parser.add_argument("--attack", metavar="NAME[,NAME]", help="what to try, of the list above")

@@ -18,7 +18,6 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
         "keys, wrong types, unknown components, code in options, values that a run would refuse. With a data list, "
         "every image is decoded and hashed.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     add_data(parser, required=False)

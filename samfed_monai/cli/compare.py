@@ -33,7 +33,6 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
         description="Runs every row with every seed into OUTPUT/<row>/seed-<seed>/ and writes one table with "
         "mean and spread. A row is a variant, or a variant with overrides from a file of rows. Finished runs are kept, "
         "interrupted ones go on where they stopped; adapters and soft masks are shared.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     add_data(parser)

@@ -27,7 +27,6 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         help="score a model on a data list",
         description="Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site. Of a run whose "
         "sites have models of their own, each is scored on its own.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     add_model(parser)

@@ -35,7 +35,6 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         description="Writes a network that takes (B, 3, H, W) float32 in [0, 1], any B, and gives logits, in a format "
         "that runs without this package. What was written is compared with the network on sample images, and the table "
         "says what it costs; one that predicts something else is not kept.",
-        allow_abbrev=False,
     )
     about = "a finished run's folder, a weights file, or a bundle whose own it is (default: the skin bundle)"
     parser.add_argument("model", metavar="RUN|MODEL", nargs="?", help=about)
@@ -149,7 +148,6 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="write a run's model, or one site's own, to a file",
         description="Puts a model of a finished run together: what sites share, with what is one site's own. "
         "`samfed evaluate` and `samfed infer` take the file as --model.",
-        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")

@@ -19,7 +19,6 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         description="Runs a whole federation in this process and leaves a run folder with results.json and "
         "report.html. Typed again, it goes on from the last complete round; what exists (adapter, soft masks, warm "
         "start) is reused by hash. What is not given here is taken from the bundle's federate.json.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     add_data(parser, required=False)

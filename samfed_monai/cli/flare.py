@@ -38,7 +38,6 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
         description="Runs a federation on NVIDIA FLARE with the bundle's federate.json as it is; results are those of "
         "`samfed federate`. Needs `pip install 'samfed-monai[flare]'`; docs/deploy.md is the operator's guide.",
-        allow_abbrev=False,
     )
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
     for way, about in _ABOUT.items():
@@ -47,7 +46,7 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 
 def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
-    parser = ways.add_parser(way, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    parser = ways.add_parser(way, help=about, description=f"{about[0].upper()}{about[1:]}.")
     parser.set_defaults(run=run, way=way, data_root=None, output_dir=None, cache_dir=None)
     add, local = parser.add_argument, way in ("simulate", "poc")
     if way == "fetch":

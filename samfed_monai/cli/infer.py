@@ -37,7 +37,6 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "size and under its own name; one NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM "
         "object and of every n-th frame of a video. Nothing of the image's metadata is copied, but into a DICOM "
         "segmentation, and no file is replaced.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     about = "images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
@@ -164,7 +163,6 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
         description="Prints an address. Pictures, NIfTI volumes, DICOM objects and videos that are dropped there are "
         "segmented as `samfed infer` does it; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
         "listens to 127.0.0.1 alone, loads nothing from the net, and deletes all images when it ends.",
-        allow_abbrev=False,
     )
     about = "a bundle's folder, or the name of a packaged one (default: samfed_skin)"
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)

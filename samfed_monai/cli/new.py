@@ -28,7 +28,6 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
         description="Writes a small package that works, to edit: pyproject.toml with the entry point by which samfed "
         "finds it once it is installed, a module, of a method the JSON that turns it on, a README and a test that "
         "passes. An existing folder is never written into.",
-        allow_abbrev=False,
     )
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
     parser.add_argument("name", metavar="NAME", help="small letters, digits and _, for instance equal_mean")

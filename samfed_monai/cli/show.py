@@ -27,7 +27,6 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         "option, and every other id that the variant or the command line sets: its value, the file that says it, and "
         "what it replaced. A star marks what nothing that the workflow runs reads. Nothing "
         "is built or evaluated; `samfed check` says whether a run would take the values.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     about = "train (default), teacher, federate, evaluate or inference"

@@ -24,7 +24,6 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="adapt SAM to the public images",
         description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
         "shows the time left, and the adapter's Dice. What is not given here is taken from the bundle's teacher.json.",
-        allow_abbrev=False,
     )
     add_bundle(parser)
     add_data(parser)

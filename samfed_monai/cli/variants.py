@@ -24,7 +24,6 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         "exchanges, what labels of its own a site needs and what leaves it. With a variant, prints its file as well.",
         epilog="MONAI's own command takes a variant as a second file: python -m monai.bundle run "
         "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
-        allow_abbrev=False,
     )
     about = "a bundle's folder, or the name of a packaged one; or a variant, whose file is printed"
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)

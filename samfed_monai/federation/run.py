@@ -38,7 +38,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
-from samfed_monai.federation.run_folder import START, RunFolder, round_traffic, skipped, total_traffic
+from samfed_monai.federation.run_folder import START, RunFolder, skipped, total_traffic
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
@@ -64,7 +64,7 @@ from samfed_monai.protocol.compression import NONE, Compression, compression_pro
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.transport import Transport
-from samfed_monai.results import build_results
+from samfed_monai.results.build import build_results, round_traffic
 
 if TYPE_CHECKING:
     from torch import Tensor

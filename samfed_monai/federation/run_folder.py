@@ -38,6 +38,7 @@ from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
+from samfed_monai.results.build import BYTES, round_traffic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -622,16 +623,11 @@ def round_line(record: Mapping[str, Any]) -> str:
     return f"round {record['round'] + 1} of {record['rounds']}: {', '.join(parts)}"
 
 
-def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:
-    """``up_bytes`` and ``down_bytes`` of a round, over all sites."""
-    return {name: sum(entry[name] for entry in record["sites"].values()) for name in ("up_bytes", "down_bytes")}
-
-
 def total_traffic(records: Iterable[Mapping[str, Any]], others: Iterable[Traffic]) -> dict[str, int]:
     """``up_bytes`` and ``down_bytes`` of all rounds, and of what was sent beside them."""
     counted = [round_traffic(record) for record in records]
     counted += [{"up_bytes": other.up, "down_bytes": other.down} for other in others]
-    return {name: sum(each[name] for each in counted) for name in ("up_bytes", "down_bytes")}
+    return {name: sum(each[name] for each in counted) for name in BYTES}
 
 
 def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

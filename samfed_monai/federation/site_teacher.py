@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused, SamFedError
-from samfed_monai.core.io import atomic_write, read_json, sha256_bytes, sha256_file, to_csv, write_bytes, write_json
+from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, to_csv, write_bytes, write_json
 from samfed_monai.data import DataList, load_records
+from samfed_monai.data.reading import png_of
 from samfed_monai.data.records import different
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.federation.exchange_object import metrics_of_parts
@@ -346,9 +346,8 @@ class Disagreement:
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
             for whose in ("student", "teacher") if name else ():
-                with atomic_write(folder / whose / name) as stream:
-                    values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
-                    Image.fromarray(values).save(stream, format="PNG")
+                values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
+                write_bytes(folder / whose / name, png_of(values))
             named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
         kept = {row["mask"] for row in named}

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ignite.engine import Events
 from monai.data import decollate_batch
-from PIL import Image
 
 from samfed_monai.core.errors import refused
-from samfed_monai.core.io import atomic_write, require_writable, to_csv, write_bytes, write_json
+from samfed_monai.core.io import require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.validators import require, switch
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
+from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.losses import probabilities
 from samfed_monai.metrics import (
@@ -189,9 +189,7 @@ class ScoreHandler:
         self._seen[name] += 1
         repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
         file_name = f"{safe_name(name)}{repeat}.png"
-        with atomic_write(folder / file_name) as stream:
-            values = prediction.astype(np.uint8) * (1 if self.classes else 255)
-            Image.fromarray(values).save(stream, format="PNG")
+        write_bytes(folder / file_name, png_of(prediction.astype(np.uint8) * (1 if self.classes else 255)))
         return file_name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, refused
@@ -23,6 +21,7 @@ from samfed_monai.core.validators import in_range
 from samfed_monai.core.words import counted, near
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_paths
+from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.evaluation import images_of
 from samfed_monai.metrics.quality import estimate
 
@@ -296,9 +295,9 @@ class MaskWriter:
 
     def _write(self, found: Prediction) -> None:
         mask, *map_of_probabilities = self._files(found.name)
-        self.masks.write(mask, _png(found.mask))
+        self.masks.write(mask, png_of(found.mask))
         for file in map_of_probabilities:
-            self.masks.write(file, _png(np.rint(found.probability * 255)))
+            self.masks.write(file, png_of(np.rint(found.probability * 255).astype(np.uint8)))
         self._written += 1
         self._empty += not found.mask.any()
 
@@ -317,9 +316,3 @@ class MaskWriter:
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
-    return stream.getvalue()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from torch import Tensor
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.registry import Registry
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of, when_round_starts
@@ -29,6 +29,7 @@ from samfed_monai.losses import (
     weighted_pseudo_label_loss,
 )
 from samfed_monai.losses.agreement import THRESHOLDS, SiteAgreement
+from samfed_monai.networks.features import LastFeatures
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -157,6 +158,50 @@ class Term(ABC):
         record(engine, self.name, value)
         factor = self.weight * self._schedule(*round_of(engine), self.fraction)
         engine.state.output["loss"] = engine.state.output["loss"] + factor * value
+
+
+@dataclass(kw_only=True, eq=False)
+class GuidedTerm(Term):
+    """A term that asks for one guide.
+
+    Args:
+        guide: its name; ``weak`` is the student's own weak view.
+        name, weight, schedule, fraction: see :class:`Term`.
+    """
+
+    guide: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.guide,)
+
+
+@dataclass(kw_only=True, eq=False)
+class FeatureTerm(Term):
+    """A term that reads what the network's head, or another part of it, was given in this iteration.
+
+    Args:
+        network: the site's network.
+        name, weight, schedule, fraction: see :class:`Term`.
+
+    Raises:
+        Refused: a network whose head is not known.
+    """
+
+    network: nn.Module
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._features = LastFeatures(self.network, self.part)
+
+    @property
+    def part(self) -> nn.Module | None:
+        """Of the network, in place of its head."""
+        return None
+
+    def attach(self, engine: Any) -> None:
+        super().attach(engine)
+        self._features.attach(engine)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -308,13 +353,14 @@ class SamDistillationTerm(AgreedTerm):
         {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
     """
 
+    checks: ClassVar = {"temperature": POSITIVE}
+
     name: str = "sam_kd"
     adaptive: bool = True
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
         self.by_image = self.adaptive
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
@@ -330,7 +376,7 @@ class SamDistillationTerm(AgreedTerm):
 
 
 @dataclass(kw_only=True, eq=False)
-class GlobalDistillationTerm(Term):
+class GlobalDistillationTerm(GuidedTerm):
     """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
 
     Args:
@@ -347,18 +393,12 @@ class GlobalDistillationTerm(Term):
         {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.1}
     """
 
+    checks: ClassVar = {"temperature": POSITIVE}
+
     name: str = "global_kd"
     guide: str = "global"
     temperature: float = 2.0
     weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(in_range(f"{self.where}#temperature", self.temperature, above=0))
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.guide,)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_G``."""

@@ -17,10 +17,9 @@ from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
 
 #: Where the exponential schedule ends (the authors' code).
@@ -161,8 +160,7 @@ class AppleSharing(TrainerSharing):
         core = self._core if self._core.numel() else _flat(trained.values())
         if core.numel() != sum(weight.numel() for weight in trained.values()):
             hint = "start the run again in another output_dir"
-            found = "the core model of another network"
-            raise MessageRefused([Problem("site", found=found, expected="this network's", hint=hint)])
+            raise message_refused("site", "the core model of another network", "this network's", hint)
         device = next(iter(trained.values())).device
         rows = [
             core.to(device) if place == self._place else _flat(tensors[core_name(place, n)].to(device) for n in trained)
@@ -179,7 +177,7 @@ class AppleSharing(TrainerSharing):
         sound = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
         if not sound or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
             expected, hint = "a prior of every site, and this site's place in it", "use the strategy Apple"
-            raise MessageRefused([Problem("message -> prior", found="something else", expected=expected, hint=hint)])
+            raise message_refused("message -> prior", "something else", expected, hint)
         others = [each for each in range(len(prior)) if each != int(place)]
         first, state = core_name(others[0], ""), get_state_dict(self.network)
         names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()

@@ -180,11 +180,11 @@ class ClusteredFedAvg(FedAvg):
         super().configure(round)
         for model in self._models:
             model.configure(round)
-        sent = {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
+        sent = {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
         return self._collected.asking(sent) if self.clusters > 1 else sent
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
-        return self._sent(site)
+        return self.evaluation(site)
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._collected.expected(site, self.global_weights)
@@ -206,15 +206,15 @@ class ClusteredFedAvg(FedAvg):
         elif len(known) >= self.clusters * self.least:
             self._group()
 
-    def evaluation(self, site: str) -> dict[str, Tensor] | None:
-        return self._sent(site)
+    def evaluation(self, site: str) -> dict[str, Tensor]:
+        return self._models[self._place[site]].global_weights if site in self._place else self.global_weights
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {**super().state_dict(), **self._collected.state_dict()}
         for number, site in enumerate(self.server.sites):
             if site in self._place:
                 state[f"cluster@{number}"] = torch.tensor(self._place[site])
-        return {**state, **self._stored({site: self._sent(site) for site in self._place})}
+        return {**state, **self._stored({site: self.evaluation(site) for site in self._place})}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
@@ -223,9 +223,6 @@ class ClusteredFedAvg(FedAvg):
         self._place = {site: int(state[f"cluster@{n}"]) for n, site in sites if f"cluster@{n}" in state}
         models = {self._place[site]: own for site, own in self._restored(state).items()}
         self._models = [self._model(models[place]) for place in sorted(models)]
-
-    def _sent(self, site: str) -> dict[str, Tensor]:
-        return self._models[self._place[site]].global_weights if site in self._place else self.global_weights
 
     def _model(self, weights: Mapping[str, Tensor]) -> FedAvg:
         server, model = self.server, FedAvg()

@@ -16,7 +16,7 @@ from samfed_monai.core.validators import COUNT, FRACTION, one_of
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.handlers.rounds import in_federation, round_of
-from samfed_monai.handlers.term import SCHEDULES, Term
+from samfed_monai.handlers.term import SCHEDULES, GuidedTerm
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
@@ -73,7 +73,7 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
 
 
 @dataclass(kw_only=True, eq=False)
-class StyleSwapTerm(Term):
+class StyleSwapTerm(GuidedTerm):
     """The loss of images whose features have swapped their patches' styles: those of the public set and of the site.
 
     Both batches pass the network together once more, their fine feature maps in patches with styles in random order, so
@@ -115,10 +115,6 @@ class StyleSwapTerm(Term):
     stride: int = 4
     labelled: bool = True
     label_schedule: str = "gaussian_ramp"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.guide,)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean of both batches' losses, that of the site's own images by its factor."""

@@ -8,17 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.validators import FRACTION, NOT_NEGATIVE, POSITIVE, one_of, require, whole
 from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
-from samfed_monai.handlers.term import SCHEDULES, Term
+from samfed_monai.handlers.term import SCHEDULES, FeatureTerm
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
-from samfed_monai.networks.features import LastFeatures
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import require_least
 
@@ -227,7 +226,7 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Te
 
 
 @dataclass(kw_only=True, eq=False)
-class EpisodicTerm(Term):
+class EpisodicTerm(FeatureTerm):
     """The loss after a look-ahead step, on the labelled batch in the styles of other sites, and the boundary contrast.
 
     Boundary-oriented episodic learning (Liu et al., section 3.3; their public code): from the batch's own loss comes
@@ -271,7 +270,6 @@ class EpisodicTerm(Term):
     }
     checks |= {"label_schedule": partial(one_of, known=SCHEDULES)}
 
-    network: nn.Module
     name: str = "episode"
     inner: float = 1e-3
     clip: float = 100.0
@@ -283,12 +281,10 @@ class EpisodicTerm(Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.windows: Tensor | None = None
-        self._features = LastFeatures(self.network)
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
         say_read(engine, ("weak",))
-        self._features.attach(engine)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term, once there are windows."""

@@ -95,10 +95,10 @@ class ClientTailored(FedAvg):
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
         self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
-        return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
+        return {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
-        return self._sent(site)
+        return self.evaluation(site)
 
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
@@ -107,7 +107,7 @@ class ClientTailored(FedAvg):
     @torch.no_grad()
     def finish(self, round: int) -> None:
         sites = sorted(self._answers)
-        before = {site: self._sent(site) for site in sites}
+        before = {site: self.evaluation(site) for site in sites}
         counts = torch.tensor([float(self._answers[site][0]) for site in sites])
         super().finish(round)
         models: dict[str, dict[str, Tensor]] = {site: dict(self.global_weights) for site in sites}
@@ -128,7 +128,7 @@ class ClientTailored(FedAvg):
             logger.debug("%s: %.0f of %d units are common", site, float(common[sites.index(site)]), units)
         self._answers = {}
 
-    def evaluation(self, site: str) -> dict[str, Tensor] | None:
+    def evaluation(self, site: str) -> dict[str, Tensor]:
         return self._models.get(site, self.global_weights)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -139,9 +139,6 @@ class ClientTailored(FedAvg):
         self._models = self._restored(state)
         self._answers = {}
         self._chosen = self._matched(list(self.global_weights))
-
-    def _sent(self, site: str) -> dict[str, Tensor]:
-        return self._models.get(site, self.global_weights)
 
     def _tailored_names(self) -> list[str]:
         weights = self.global_weights

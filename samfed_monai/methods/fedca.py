@@ -24,7 +24,7 @@ from samfed_monai.methods.fedavg import FedAvg, FedAvgWithStatistics
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
-from samfed_monai.protocol.strategy import Server
+from samfed_monai.protocol.strategy import Server, Strategy
 
 if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
@@ -309,7 +309,7 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         if self.statistic is None:
             self.exchange = FedAvg.exchange
 
-    def attach(self, server: Server) -> ContrastBeforeLabels:
+    def attach(self, server: Server) -> Strategy:
         if self.rounds_before_warm_start >= server.rounds:
             found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
             hint = "raise rounds, or lower terms#contrast#rounds"
@@ -320,8 +320,7 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
             width = features_of(network, lambda: network(torch.zeros(1, 3, 64, 64))).shape[1]
             like = {FEATURES: torch.zeros(self.entries, width)}
         self.collected = Collected(StatisticKind.FEATURES, like)
-        super().attach(server)
-        return self
+        return super().attach(server)
 
     def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
         more = self.statistic is not None and round < self.rounds_before_warm_start - 1

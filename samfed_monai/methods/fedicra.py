@@ -17,11 +17,11 @@ from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import COUNT, POSITIVE, in_range, require, whole
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import FeatureTerm
 from samfed_monai.losses import probabilities, without_label
 from samfed_monai.methods.fedala import AdaptiveMixing
 from samfed_monai.methods.fedavg import PersonalFedAvg
-from samfed_monai.networks.features import CODES, LastFeatures, head_of, selection_of
+from samfed_monai.networks.features import CODES, ChannelSelection, head_of, selection_of
 from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Server
@@ -301,7 +301,7 @@ def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tenso
 
 
 @dataclass(kw_only=True, eq=False)
-class TreeEnergyTerm(Term):
+class TreeEnergyTerm(FeatureTerm):
     """:func:`tree_energy` of the labelled batch: pixels without a label follow those of like colour and features.
 
     FedICRA's network has three more heads whose outputs guide three filters in turn; ours has none: the features are
@@ -325,19 +325,10 @@ class TreeEnergyTerm(Term):
     unlabelled = False
     checks: ClassVar = {"sigma": POSITIVE, "step": partial(COUNT, what="a number of pixels")}
 
-    network: nn.Module
     name: str = "tree"
     sigma: float = 0.02
     step: int = 1
     weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._features = LastFeatures(self.network)
-
-    def attach(self, engine: Any) -> None:
-        super().attach(engine)
-        self._features.attach(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The tree energy."""
@@ -389,7 +380,7 @@ class SiteCodes(PersonalFedAvg):
 
 
 @dataclass(kw_only=True, eq=False)
-class SiteContrastTerm(Term):
+class SiteContrastTerm(FeatureTerm):
     """FedICRA's site contrast: channels are chosen unlike those that another site would choose of the same images.
 
     ``-1/(S - 1) sum_j mean (h(x, own) - h(x, j))^2`` over the other sites j, with ``h`` the channel weights of the
@@ -411,22 +402,16 @@ class SiteContrastTerm(Term):
 
     unlabelled = False
 
-    network: nn.Module
     name: str = "sites"
     weight: float = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.selection = selection_of(self.network, self.where)
-        self._features = LastFeatures(self.network, self.selection)
-
-    def attach(self, engine: Any) -> None:
-        super().attach(engine)
-        self._features.attach(engine)
+    @property
+    def part(self) -> ChannelSelection:
+        return selection_of(self.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared distance to the other sites' channel weights, negative."""
-        selection, features = self.selection, self._features.kept[0].float()  # other batches may follow
+        selection, features = self.part, self._features.kept[0].float()  # other batches may follow
         own, others = selection.heat(features, selection.codes[0]), selection.others()
         with torch.no_grad():
             theirs = [selection.heat(features, code) for code in others]

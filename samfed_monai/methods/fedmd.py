@@ -84,10 +84,9 @@ class Consensus(Strategy):
         )
         self.average = Average(average)
 
-    def attach(self, server: Server) -> Consensus:
+    def attach(self, server: Server) -> Strategy:
         self.sharing = server.make_sharing("fedmd")
-        super().attach(server)
-        return self
+        return super().attach(server)
 
     def requirements(self) -> dict[str, str]:
         return {"public": self.sharing.public_hash}

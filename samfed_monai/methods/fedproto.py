@@ -9,17 +9,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from ignite.engine import Events
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import in_range
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record_supervised
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import FeatureTerm
 from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
-from samfed_monai.networks.features import LastFeatures, feature_width
+from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Server, Strategy
@@ -87,7 +87,7 @@ def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tenso
 
 
 @dataclass(kw_only=True, eq=False)
-class PrototypeTerm(Term):
+class PrototypeTerm(FeatureTerm):
     """``weight * mean |prototype_c - global_c|^2``, and the site's own prototypes of the round (FedProto, 2105.00243).
 
     Features are the input of the network's head. A pixel belongs to the class of its label on the public batch, and to
@@ -112,7 +112,6 @@ class PrototypeTerm(Term):
     unlabelled = False
     checks: ClassVar = {"tau": partial(in_range, least=0.5, below=1)}
 
-    network: nn.Module
     name: str = "prototype"
     tau: float = 0.9
     classes: Sequence[str] | None = None
@@ -125,8 +124,6 @@ class PrototypeTerm(Term):
         #: Sums over the round that was trained last; ``None`` before the first step.
         self.collected: ClassSums | None = None
         self._batch: ClassSums
-        # in an iteration the network trains on the public batch first, then on the private strong view
-        self._features = LastFeatures(self.network)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -135,7 +132,6 @@ class PrototypeTerm(Term):
     def attach(self, engine: Any) -> None:
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._reset)
-        self._features.attach(engine)
 
     def __call__(self, engine: Any) -> None:
         """Collects, and adds the term where there are prototypes to pull towards."""
@@ -151,7 +147,7 @@ class PrototypeTerm(Term):
         return prototype_loss(self._batch, *(each.to(self._batch.sums.device) for each in self.prototypes))
 
     def _sums(self, engine: Any) -> ClassSums:
-        features = self._features.kept
+        features = self._features.kept  # of the public batch first, then of the private strong view
         labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
         labels = labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels
         sums = class_sums(features[0].float(), labels, classes=self.count)
@@ -233,7 +229,7 @@ class Prototypes(Strategy):
     def __init__(self, *, classes: Sequence[str] | None = None) -> None:
         self.classes = with_background(classes)
 
-    def attach(self, server: Server) -> Prototypes:
+    def attach(self, server: Server) -> Strategy:
         widths = {site: feature_width(server.networks[site]()) for site in server.sites}
         first = server.sites[0]
         for site, width in widths.items():
@@ -242,8 +238,7 @@ class Prototypes(Strategy):
                 hint = "choose networks of one width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
                 raise refused("sites", found=found, expected="features of one width", hint=hint)
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
-        super().attach(server)
-        return self
+        return super().attach(server)
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers: dict[str, ClassSums] = {}

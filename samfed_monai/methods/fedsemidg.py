@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from ignite.engine import Events
 from monai.networks.utils import eval_mode
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import refused
@@ -24,10 +24,10 @@ from samfed_monai.core.validators import BELOW_1, in_range, require, whole
 from samfed_monai.handlers.guide import GlobalGuide, Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of, when_round_starts
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import FeatureTerm, Term
 from samfed_monai.losses import entropy, hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
-from samfed_monai.networks.features import LastFeatures, feature_dropout, require_encoder
+from samfed_monai.networks.features import feature_dropout, require_encoder
 from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
@@ -229,7 +229,7 @@ class DualGuideTerm(Term):
 
 
 @dataclass(kw_only=True, eq=False)
-class DropoutAlignmentTerm(Term):
+class DropoutAlignmentTerm(FeatureTerm):
     """``mean |f - f'|^2`` of the strong view's last features without and with channels dropped (FGASL, PIA).
 
     Features are the input of the network's head; ``f'`` comes of encoder maps of which each channel is dropped with a
@@ -252,7 +252,6 @@ class DropoutAlignmentTerm(Term):
 
     checks: ClassVar = {"drop": partial(BELOW_1, what="a chance")}
 
-    network: nn.Module
     name: str = "alignment"
     drop: float = 0.3
     weight: float = 0.3
@@ -260,11 +259,6 @@ class DropoutAlignmentTerm(Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_encoder(self.network, self.where)
-        self._features = LastFeatures(self.network)
-
-    def attach(self, engine: Any) -> None:
-        super().attach(engine)
-        self._features.attach(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared difference."""

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, Subset
 
 from samfed_monai.core import training_state
-from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -24,7 +23,7 @@ from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, hssf_kl
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import Exchange, Server, Sharing, Strategy
 from samfed_monai.transforms import PublicTargets
 from samfed_monai.transforms.loading import GATE, KEY
@@ -229,8 +228,7 @@ class PublicMaskSharing(Sharing):
     def _server(self) -> nn.Module:
         if self._server_network is None:
             hint = "set sharing#server_network, or exchange predictions"
-            found = "no server_network"
-            raise MessageRefused([Problem("sharing", found=found, expected="the server's architecture", hint=hint)])
+            raise message_refused("sharing", "no server_network", "the server's architecture", hint)
         return self._server_network().to(self.predictor.device)
 
 
@@ -313,10 +311,9 @@ class CondensationFusion(Strategy):
         self._answers: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
 
-    def attach(self, server: Server) -> CondensationFusion:
+    def attach(self, server: Server) -> Strategy:
         self.sharing = server.make_sharing("heterogeneous")
-        super().attach(server)
-        return self
+        return super().attach(server)
 
     def requirements(self) -> dict[str, str]:
         return {"public": self.sharing.public_hash}

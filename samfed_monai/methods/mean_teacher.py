@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.handlers.guide import Guidance
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import GuidedTerm
 from samfed_monai.losses import probabilities
 
 
@@ -24,7 +24,7 @@ def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True, eq=False)
-class ConsistencyTerm(Term):
+class ConsistencyTerm(GuidedTerm):
     """Mean squared distance of the strong view's probabilities from a guide's: with ``ema``, mean teacher.
 
     Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
@@ -43,10 +43,6 @@ class ConsistencyTerm(Term):
     name: str = "consistency"
     guide: str = "ema"
     schedule: str = "gaussian_ramp"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.guide,)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """The distance."""

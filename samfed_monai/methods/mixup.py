@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samfed_monai.core.validators import FRACTION, POSITIVE
 from samfed_monai.handlers.guide import Guidance
-from samfed_monai.handlers.term import Term
+from samfed_monai.handlers.term import GuidedTerm
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 
 
@@ -39,7 +39,7 @@ class Mixture:
 
 
 @dataclass(kw_only=True, eq=False)
-class NeighbourMixUp(Term):
+class NeighbourMixUp(GuidedTerm):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'`` (Zhang et al., arXiv 1710.09412).
 
     ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the neighbour of ``x`` in it. Labels are the
@@ -59,7 +59,6 @@ class NeighbourMixUp(Term):
     checks: ClassVar = {"tau": FRACTION, "alpha": POSITIVE}
 
     name: str
-    guide: str
     tau: float
     alpha: float
 
@@ -67,10 +66,6 @@ class NeighbourMixUp(Term):
         super().__post_init__()
         alpha = torch.tensor(float(self.alpha))
         self._beta = torch.distributions.Beta(alpha, alpha)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.guide,)
 
     @abstractmethod
     def neighbours(self, sure: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.mixup import NeighbourMixUp
 from samfed_monai.protocol.message import Message
-from samfed_monai.protocol.strategy import Exchange, Server
+from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 if TYPE_CHECKING:
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
@@ -76,10 +76,9 @@ class ServerTuned(FedAvg):
 
     exchange = Exchange(mean=True)
 
-    def attach(self, server: Server) -> ServerTuned:
+    def attach(self, server: Server) -> Strategy:
         self._sharing: PublicMaskSharing = server.make_sharing("semifl")
-        super().attach(server)
-        return self
+        return super().attach(server)
 
     def state_dict(self) -> dict[str, Tensor]:
         return training_state.pack(self._sharing.optimizer)

@@ -10,9 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol.message import Message, MessageRefused
+from samfed_monai.protocol.message import Message, message_refused
 from samfed_monai.protocol.strategy import Exchange
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class LearnedWeights(FedAvg):
         if name not in update.metrics:
             expected = f"the mean of the term {self.number!r}, which decides this site's weight"
             hint = "let strategy -> number be a term of the bundle that is on"
-            raise MessageRefused([Problem(f"message -> metrics -> {name}", "nothing", expected, hint)])
+            raise message_refused(f"message -> metrics -> {name}", "nothing", expected, hint)
         return float(update.metrics[name])
 
     def learn(self, round: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,12 +30,10 @@ def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> 
     Raises:
         Refused: a network that does not show its encoder.
     """
-    handles = _hooks(network, change)
-    try:
+    with ExitStack() as hooks:
+        for hook in _hooks(network, change):
+            hooks.enter_context(hook)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:

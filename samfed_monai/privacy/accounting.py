@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, as_file_name, locked
 from samfed_monai.privacy.audit import lines, stamped
-from samfed_monai.protocol.message import MessageRefused
+from samfed_monai.protocol.message import message_refused
 
 if TYPE_CHECKING:
     from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, PrivacyFloor
@@ -145,8 +145,7 @@ class PrivacyLedger:
             spent = 0.0 if most is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
             if most is not None and spent > most:
                 found = f"epsilon {spent:.3g} over all of its runs after one more message"
-                expected = f"at most {most:g}, as this site's file says"
-                raise MessageRefused([Problem("privacy budget", found=found, expected=expected)])
+                raise message_refused("privacy budget", found, f"at most {most:g}, as this site's file says")
             append_line(self.path, stamped({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:

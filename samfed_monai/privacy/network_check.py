@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,7 @@ from torch import nn
 
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.targets import in_catalogue
-from samfed_monai.core.errors import Problem
-from samfed_monai.protocol.message import MessageRefused
+from samfed_monai.protocol.message import message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,13 +78,10 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
             if isinstance(each, torch.Tensor) and sum(side > 1 for side in each.shape[1:]) > 1:
                 maps.add(_summary(each))
 
-    hooks = [each.register_forward_hook(partial(look, name), with_kwargs=True) for name, each in probe.named_modules()]
-    try:
-        with torch.no_grad():
-            probe(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, each in probe.named_modules():
+            hooks.enter_context(each.register_forward_hook(partial(look, name), with_kwargs=True))
+        probe(image)
     return rows
 
 
@@ -127,4 +124,4 @@ def require_plain_network(client: Any) -> None:
         found, expected = "a network that cannot be looked at", "one that takes an image of this size"
     if found:
         hint = "name a network of the catalogue, or install it at the site as a package that registers it"
-        raise MessageRefused([Problem("plan -> network_def", found, expected, hint)])
+        raise message_refused("plan -> network_def", found, expected, hint)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from samfed_monai.core.errors import Problem, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import append_line
 from samfed_monai.privacy.accounting import count_noise, epsilon, epsilon_of, noise_of_entry
 from samfed_monai.privacy.audit import stamped
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,11 +80,11 @@ def noisy_update(
     """
     if any(name not in received or received[name].shape != tensor.shape for name, tensor in update.items()):
         expected = "weights of the same network in the request, to which the update is compared"
-        raise MessageRefused([Problem("differential privacy", "other tensors", expected)])
+        raise message_refused("differential privacy", "other tensors", expected)
     steps = _steps(update, received, learned)
     length = _length(steps.values())
     if not math.isfinite(length):
-        raise MessageRefused([Problem("message -> tensors", "NaN or infinity", "finite values")])
+        raise message_refused("message -> tensors", "NaN or infinity", "finite values")
     sent = {name: tensor.detach().cpu().clone() for name, tensor in received.items() if name in update}
     for name, step in steps.items():
         moved = _share(clip, length) * step + 2.0 * clip * noise_multiplier * _drawn(noise, step)

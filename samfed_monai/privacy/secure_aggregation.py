@@ -28,11 +28,11 @@ import numpy as np
 import torch
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, locked, read_json, write_json
 from samfed_monai.privacy.audit import lines
 from samfed_monai.protocol.guard import Inbox
-from samfed_monai.protocol.message import Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 from samfed_monai.protocol.transport import Failure, Task, Transport
 
 if TYPE_CHECKING:
@@ -515,7 +515,7 @@ class SecureServer:
             MessageRefused: it says no images to weigh it by.
         """
         if update.n < 1:
-            raise MessageRefused([Problem("message -> n", found=str(update.n), expected="at least 1")])
+            raise message_refused("message -> n", str(update.n), "at least 1")
         self._images[site] = update.n
 
     def finish(self, round: int) -> None:
@@ -659,4 +659,4 @@ def _rows(message: Message, width: int, members: int) -> dict[int, bytes]:
 
 
 def _refusal(found: str, expected: str, hint: str = "") -> MessageRefused:
-    return MessageRefused([Problem("secure aggregation", found, expected, hint)])
+    return message_refused("secure aggregation", found, expected, hint)

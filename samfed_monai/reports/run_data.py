@@ -17,6 +17,7 @@ from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.metrics import pool, worst
 from samfed_monai.results import build_results, validate_results
+from samfed_monai.results.build import BYTES, round_traffic
 
 TERM = "term_"
 """Begins the columns of a round's means: the loss terms, ``reliability`` and ``agreement``."""
@@ -260,10 +261,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
     if best["average"]["validation"]["dice"] is None:
         best = last
     sites = dict.fromkeys(site for record in records for site in record["sites"])
-    traffic = [
-        {way: sum(entry[way] for entry in record["sites"].values()) for way in ("up_bytes", "down_bytes")}
-        for record in records
-    ]
+    traffic = [round_traffic(record) for record in records]
     return build_results(
         variant=run["config"].get("variant") or "samfed",
         rounds=len(records),
@@ -272,7 +270,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
             for name, record in (("best", best), ("last", last))
         },
         model_rounds={"best": best["round"], "last": last["round"]},
-        traffic={way: sum(one[way] for one in traffic) for way in ("up_bytes", "down_bytes")},
+        traffic={way: sum(one[way] for one in traffic) for way in BYTES},
         rounds_traffic=traffic,
         seconds={name: sum(record["seconds"].get(name, 0.0) for record in records) for name in OF_A_ROUND},
         hashes=run.get("hashes"),

@@ -24,6 +24,11 @@ BYTES = ("up_bytes", "down_bytes")
 BEST = "best"
 
 
+def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of a stored round to and from all sites, in the words of ``results.json``."""
+    return {name: sum(entry[name] for entry in record["sites"].values()) for name in BYTES}
+
+
 def build_results(
     *,
     variant: str,

@@ -164,12 +164,9 @@ class RandomViewd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.output_keys = ensure_tuple(output_key)
-        names, given = (
-            f"{type(self).__name__} -> output_key",
-            f"{len(self.output_keys)} names for {len(self.keys)} keys",
-        )
+        where, names = f"{type(self).__name__} -> output_key", f"{len(self.output_keys)} names"
         fits = len(self.output_keys) == len(self.keys)
-        require(*found, [] if fits else [Problem(names, given, "one name for each key")])
+        require(*found, [] if fits else [Problem(where, f"{names} for {len(self.keys)} keys", "one name for each key")])
 
     @abstractmethod
     def view(self, image: Any) -> Tensor:

@@ -147,10 +147,3 @@ def test_a_teacher_may_be_fitted_on_few_of_the_public_images(made):
     assert (len(few.train), len(few.held_out)) == (1, 1)
     assert chosen == known[:2]  # by hash
     assert len(images(made).records("public")) == 4  # what the students learn from stays whole
-
-
-@pytest.mark.parametrize("limit", [1, 0])
-def test_a_public_limit_that_leaves_nothing_to_fit_or_to_hold_out_is_refused(made, limit):
-    message = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null takes"
-    with pytest.raises(Refused, match=message):
-        public_set(made, limit=limit)

@@ -32,9 +32,8 @@ Build = Callable[..., ConfigWorkflow]
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Any:
-    """One thread, and MONAI's global switch as it was."""
+    """MONAI's global switch as it was."""
     before = monai.data.get_track_meta()
-    torch.set_num_threads(1)
     yield
     monai.data.set_track_meta(before)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -17,12 +14,9 @@ from PIL import Image
 from samfed_monai.cli.main import main
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.variants import methods, variant_files
-from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, write_json
-from samfed_monai.data import DataList
+from samfed_monai.core.io import read_json
 from samfed_monai.data.synthetic import CLASSES, render_volumes
 from samfed_monai.data.volumes import cut_nifti
-from samfed_monai.federation.site import Site
 from tests.methods import present
 from tests.workflow import workflow
 
@@ -166,27 +160,7 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, caps
     assert "\n  note: ct has 6 empty and 0 full masks; scores count them apart\n" in capsys.readouterr().out
 
 
-def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):
-    other = replace(DataList.load(place / "list.json"), classes=["liver", "spleen"])
-    config = SimpleNamespace(optional=lambda name: list(CLASSES), value=lambda name: "lora")
-    node = SimpleNamespace(site="mr", listed=lambda: other, participants=SimpleNamespace(config=config))
-    with caplog.at_level(logging.ERROR):
-        (problem,) = Site._other_classes(node)
-    assert str(problem) == (
-        "data list -> classes: expected ['kidney', 'spleen'], the classes of this run, found others, which this site's "
-        "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"
-    )
-    assert "found the classes ['liver', 'spleen']" in caplog.text
-
-
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
     cut_nifti(place / "organs", tmp_path / "s", labels=[2])
     values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
     assert values == {0, 255}
-
-
-def test_a_list_of_classes_can_be_hurt_in_no_way_that_is_not_told(place, tmp_path):
-    content = read_json(place / "list.json")
-    write_json(tmp_path / "list.json", {**content, "classes": ["kidney", "liver"]})
-    with pytest.raises(Refused, match="the list was changed after it was made"):
-        DataList.load(tmp_path / "list.json")

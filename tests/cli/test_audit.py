@@ -14,21 +14,6 @@ def test_the_table_of_a_site_is_shown(tmp_path, capsys):
     assert lines[-1] == "sent w: 1 messages, 9 bytes"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"dice": 0.9, "site": "a"}\n', "line 1: expected a record of an audit, found keys ['dice', 'site']"),
-        ("", "expected an audit file: this site sent nothing yet, found an empty file"),
-        (None, "expected an audit file, found no such file"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused(tmp_path, capsys, text, message):
-    if text is not None:
-        (tmp_path / "other.jsonl").write_text(text)
-    assert main(["audit", str(tmp_path / "other.jsonl")]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_a_folder_needs_an_attack(tmp_path, capsys):
     expected = "expected an audit file, found a folder; name a site's file in it, {}, or an attack"
     assert main(["audit", str(tmp_path)]) == 2

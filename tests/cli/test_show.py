@@ -186,8 +186,6 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
         (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
-        (["--workflow", "federate", "--sites#a#rat", "1"], r"command line -> sites#a#rat: .*did you mean 'rate'"),
-        (["--workflow", "federate", "--teacher#sice", "1"], r"command line -> teacher#sice: .*did you mean 'size'\?"),
         (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
         (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
         (["--variant", "gentel"], r"variant: expected one of \[.*\], found 'gentel'; did you mean 'gentle'\?"),

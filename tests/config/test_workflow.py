@@ -20,7 +20,7 @@ from monai.utils import instantiate
 from samfed_monai.config import require_checked
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.config.workflow import component_refusal, install_exit_hook, unwrap, unwrapped
-from samfed_monai.core.errors import Problem, Refused, Stopped, Terminated
+from samfed_monai.core.errors import Problem, Refused, Terminated
 from tests.config.conftest import Write
 from tests.forking import start
 
@@ -72,7 +72,6 @@ def under_monai(monkeypatch):
     ("error", "code", "text"),
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
-        (Stopped("the disk is full", "type it again"), 3, "stopped: the disk is full\n  to go on: type it again\n"),
         (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
         (
             Terminated(),

@@ -315,9 +315,7 @@ def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
 
-def test_too_few_sites_for_the_quorum_and_for_the_strategy(small_list):
-    [quorum] = told(small_list, **{"job#quorum": 3})
-    assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
+def test_too_few_sites_for_the_strategy(small_list):
     [clusters] = told(small_list, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 4 sites or more, for 2 clusters of at least 2, found 2; lower str")
 

@@ -137,14 +137,6 @@ def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_i
             models.tensors("a", states=other)
 
 
-def test_a_damaged_state_is_refused(tmp_path):
-    run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)})
-    path = run / "rounds" / "001" / "clients" / "a.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(Stopped, match=r"the state of a of round 1 is missing or damaged \(.*a\.safetensors\)"):
-        RunModels(run).tensors("a")
-
-
 def refusal(work: Callable[[], object]) -> str:
     with pytest.raises(Refused) as caught:
         work()

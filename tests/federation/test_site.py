@@ -73,7 +73,7 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, s
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
 
 
-def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_them(weak, tmp_path):
+def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_them(weak, tmp_path, caplog):
     own = write_site_lists(DataList.load(weak / "list.json"), tmp_path)["site-1"]
     replace(DataList.load(own), classes=["liver", "spleen"]).save(own)
     node = Site("site-1", replace(ALIKE, variant="supervised"), places(weak, own, tmp_path / "home"))
@@ -86,6 +86,7 @@ def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_
         "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
     ]
     assert "liver" not in scrub(caught.value), "its own names do not leave a site"
+    assert "found the classes ['liver', 'spleen']" in caplog.text
     [line] = [json.loads(line) for line in next(tmp_path.rglob("audit.jsonl")).read_text().splitlines()]
     assert scrub(caught.value) in json.dumps(line)
 

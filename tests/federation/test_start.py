@@ -106,12 +106,6 @@ def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, na
     assert "expected a bundle that has weights, a finished run's folder, or a weights file" in str(refused.value)
 
 
-def test_a_run_that_is_not_finished_is_no_start(tmp_path):
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(Refused, match=r"expected a finished run, found no results.json in it"):
-        starting_file(tmp_path)
-
-
 def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
     assert RunModels(finished).header()["usage"] == usage_of(32)
     assert usage_of(64, ["disc", "cup"]).endswith("; then the largest of 3 logits decides: background, disc, cup")

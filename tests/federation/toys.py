@@ -23,7 +23,6 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
-torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"
 QUIET = Progress(show=False)
 

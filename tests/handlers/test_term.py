@@ -1,8 +1,9 @@
-"""Schedules by hand; what is learned of teacher and student during a round, and forgotten after it."""
+"""Terms: their schedules; what they add, record and refuse; what is learned of teacher and student in a round."""
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,22 +11,37 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset
+from monai.engines.utils import IterationEvents
 from monai.transforms import Compose
+from torch import Tensor
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     SCHEDULES,
     BatchGuide,
     EndlessSampler,
+    GlobalDistillationTerm,
+    GlobalGuide,
+    Guidance,
     PseudoLabelTerm,
     SamDistillationTerm,
     SeedHandler,
+    Term,
     TermLogger,
     UnlabelledStream,
     constant,
     gaussian_ramp,
 )
-from samfed_monai.losses import hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses import (
+    AgreementSettings,
+    StructureLoss,
+    agree,
+    distillation_kl,
+    hard_label,
+    sure_agreement,
+    trust_of_images,
+    weighted_pseudo_label_loss,
+)
 from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 
@@ -47,10 +63,201 @@ def test_every_schedule_stays_in_0_1_and_never_falls(name: str, rounds: int, fra
     assert values == sorted(values)
 
 
-def test_fault_25_unknown_schedule_is_refused_with_a_suggestion() -> None:
-    message = r"schedule: expected one of .* found 'gausian_ramp'; did you mean 'gaussian_ramp'"
+def guidance() -> Guidance:
+    generator = torch.Generator().manual_seed(0)
+    weak, sam, other = (torch.rand(2, 1, 4, 4, generator=generator) for _ in range(3))
+    student = torch.randn(2, 1, 4, 4, generator=generator)
+    return Guidance(student=student, weak_view=weak, guides={"sam": sam, "global": other, "ema": weak.roll(1, 3)})
+
+
+def engine_at(round: int, rounds: int, given: Guidance | None = None) -> Any:
+    state = SimpleNamespace(round=round, rounds=rounds, iteration=1, guidance=given, output={"loss": torch.tensor(2.0)})
+    return SimpleNamespace(state=state)
+
+
+class Three(Term):
+    """A term of value 3 that needs nothing."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"name": "three", "weight": 1.0, "schedule": "constant", "fraction": 0.4, **kwargs})
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        return torch.tensor(3.0)
+
+
+def test_loss_plus_weight_times_schedule_times_value() -> None:
+    engine = engine_at(2, 10, guidance())
+    Three(weight=0.5, schedule="gaussian_ramp")(engine)  # half of the ramp: t = 2 / 4
+    assert engine.state.output["loss"].item() == pytest.approx(2 + 0.5 * math.exp(-5 * 0.25) * 3)
+    assert {name: value.item() for name, value in engine.state.terms.items()} == {"supervised": 2.0, "three": 3.0}
+
+
+def test_terms_add_up_supervised_stays_the_first_and_records_start_empty_at_every_iteration() -> None:
+    engine = engine_at(0, 1, guidance())
+    Three()(engine)
+    Three(name="four", weight=2.0)(engine)
+    assert engine.state.output["loss"].item() == 2 + 3 + 6
+    assert engine.state.terms["supervised"].item() == 2
+    engine.state.iteration = 2
+    Three(name="new")(engine)
+    assert set(engine.state.terms) == {"supervised", "new"}
+
+
+def test_pseudo_label_term_is_the_agreed_loss() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    settings = {"tau": 0.7, "delta": 0.05, "rule": "confidence"}
+    PseudoLabelTerm(schedule="constant", **settings)(engine)
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], **settings)
+    expected = weighted_pseudo_label_loss(given.student, agreement.label, agreement.weight)
+    torch.testing.assert_close(engine.state.terms["pseudo_label"], expected)
+    torch.testing.assert_close(engine.state.terms["reliability"], agreement.reliability.mean())
+    torch.testing.assert_close(engine.state.terms["agreement"], agreement.agreed.float().mean())
+
+
+def test_a_soft_label_has_the_probabilities_of_whoever_decided_it() -> None:
+    given = guidance()
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], tau=0.7, delta=0.05, rule="confidence")
+    of_sam = agreement.label == hard_label(given.guides["sam"])[0]
+    soft = torch.where(of_sam, given.guides["sam"], given.weak)
+    assert not bool(of_sam.all())
+    engine = engine_at(0, 1, given)
+    term = {"rule": "confidence", "tau": 0.7, "delta": 0.05, "schedule": "constant"}
+    PseudoLabelTerm(labels="soft", loss="structure", **term)(engine)
+    expected = StructureLoss()(given.student, soft, agreement.weight)
+    assert torch.equal(engine.state.terms["pseudo_label"], expected)
+    engine = engine_at(0, 1, given)
+    PseudoLabelTerm(labels="hard", loss="structure", **term)(engine)
+    expected = StructureLoss()(given.student, agreement.label, agreement.weight)
+    assert torch.equal(engine.state.terms["pseudo_label"], expected)
+
+
+def test_pseudo_labels_may_have_a_loss_of_your_own() -> None:
+    given, asked = guidance(), []
+    PseudoLabelTerm(loss=lambda *tensors: asked.extend(tensors) or tensors[0].sum())(engine_at(0, 1, given))
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
+    for found, expected in zip(asked, (given.student, agreement.label, agreement.weight), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_students_strong_view_may_be_compared_with_sam() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    PseudoLabelTerm(student="strong", schedule="constant")(engine)
+    agreement = agree(given.guides["sam"], given.student.sigmoid(), given.guides["ema"])
+    assert torch.equal(engine.state.terms["agreement"], agreement.agreed.float().mean())
+    assert not given.probabilities("strong", asked_by="test").requires_grad
+
+
+def test_unknown_labels_and_losses_are_refused_with_a_suggestion() -> None:
+    message = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
     with pytest.raises(Refused, match=message):
-        SCHEDULES["gausian_ramp"]
+        PseudoLabelTerm(labels="sotf", loss="structur")
+    with pytest.raises(Refused, match="terms#pseudo_label#labels: expected 'hard' beside the loss dice_ce"):
+        PseudoLabelTerm(labels="soft", loss="dice_ce")
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("rule", ["confidence", "average", "student", "teacher"])
+def test_sam_term_distils_only_where_the_label_is_sams_by_agreement_and_reliability(rule: str, adaptive: bool) -> None:
+    given = guidance()
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], rule=rule)
+    engine = engine_at(0, 1, given)
+    SamDistillationTerm(rule=rule, adaptive=adaptive)(engine)
+    weight = torch.where(agreement.label == hard_label(given.guides["sam"])[0], agreement.weight, torch.tensor(0.0))
+    scale = agreement.reliability if adaptive else torch.ones(2)
+    expected = distillation_kl(given.student, given.guides["sam"], 2.0, weight, scale)
+    assert torch.equal(engine.state.terms["sam_kd"], expected)
+    everywhere = distillation_kl(given.student, given.guides["sam"], 2.0, agreement.weight, scale)
+    assert torch.equal(expected, everywhere) == (rule == "teacher")
+
+
+def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    GlobalDistillationTerm()(engine)
+    expected = distillation_kl(given.student, given.guides["global"], 2.0)
+    torch.testing.assert_close(engine.state.output["loss"], 2.0 + 0.1 * expected)
+
+
+def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("samfed_monai.handlers.guide.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
+    engine = engine_at(0, 1, guidance())
+    PseudoLabelTerm(rule="student")(engine)
+    SamDistillationTerm(rule="student")(engine)
+    assert len(calls) == 1
+    SamDistillationTerm(rule="student", tau=0.8)(engine)
+    assert len(calls) == 2
+
+
+def test_the_student_may_be_its_average() -> None:
+    given = guidance()
+    found = given.agree(AgreementSettings(student="ema"), asked_by="terms#x")
+    expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.reliability, expected.reliability)
+
+
+def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide(), GlobalGuide()])
+    trainer = toy_trainer([stream, PseudoLabelTerm(teacher="sma")])
+    expected = r"terms#pseudo_label: expected one of \['global', 'sam', 'strong', 'weak'\], "
+    with pytest.raises(Refused, match=expected + r".*'sma'; did you mean 'sam'\?"):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+def test_a_term_without_a_stream_is_refused() -> None:
+    with pytest.raises(Refused, match=r"terms#sam_kd: expected an UnlabelledStream .* enable stream, or disable"):
+        toy_trainer([SamDistillationTerm()]).run()
+
+
+def test_bad_arguments_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"):
+        Three(weight=-1, fraction=1.5)
+
+
+@pytest.mark.parametrize("term", [PseudoLabelTerm, SamDistillationTerm])
+def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> None:
+    with pytest.raises(Refused, match=r"terms#\w+#rule: .*did you mean 'teacher'"):
+        term(rule="teachr")
+    with pytest.raises(Refused, match=r"terms#\w+#schedule: .*did you mean 'constant'"):
+        term(schedule="constnt")
+
+
+@pytest.mark.parametrize("term", [SamDistillationTerm, GlobalDistillationTerm])
+def test_a_temperature_of_zero_is_refused(term: Any) -> None:
+    with pytest.raises(Refused, match="temperature: expected a number > 0, found 0"):
+        term(temperature=0)
+    assert term(temperature=0.5).temperature == 0.5
+
+
+@pytest.mark.parametrize("first", ["logger", "terms"])
+def test_means_of_a_round_whatever_the_order_of_handlers(first: str) -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
+    terms = [stream, PseudoLabelTerm(schedule="constant"), Three(weight=2.0)]
+    handlers = [TermLogger(), *terms] if first == "logger" else [*terms, TermLogger()]
+    trainer = toy_trainer(handlers, steps=3)
+    losses: list[float] = []
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    next_round(trainer, 0, 1)
+    means = trainer.state.term_means
+    assert set(means) == {"supervised", "pseudo_label", "three", "reliability", "agreement"}
+    assert means["three"] == 3
+    assert means["supervised"] + means["pseudo_label"] + 6 == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+def test_means_start_anew_with_every_round(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = toy_trainer([TermLogger()], steps=1)
+    with caplog.at_level("DEBUG", logger="samfed_monai"):
+        next_round(trainer, 0, 2)
+        first = trainer.state.term_means["supervised"]
+        next_round(trainer, 1, 2)
+    assert trainer.state.term_means["supervised"] == trainer.state.output[0]["loss"] != first
+    assert f"round 1 of 2: supervised {first:.4f}" in caplog.text
 
 
 TAU = 0.6

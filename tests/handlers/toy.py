@@ -15,7 +15,6 @@ from samfed_monai.losses import StructureLoss
 from samfed_monai.transforms import StrongViewd, WeakViewd
 
 SIZE = 16
-torch.set_num_threads(1)  # these tensors are too small to share
 
 
 def toy_network(seed: int = 0) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One thread for small tensors, and the skin bundle's trainer with any variant."""
+"""The skin bundle's trainer with any variant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import find_bundle, variant_files
-from tests.networks.conftest import one_thread  # noqa: F401  a fixture, of this room, too
 from tests.workflow import workflow
 
 

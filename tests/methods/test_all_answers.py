@@ -39,13 +39,12 @@ def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
     assert strategy.global_weights["w"].tolist() == [15.0]
 
 
-@pytest.mark.parametrize("forget", ["configure", "load_state_dict", "finish"])
-def test_answers_of_a_round_are_forgotten(forget):
+def test_answers_of_a_round_that_was_not_finished_are_forgotten():
     strategy = attached()
     strategy.configure(0)
     for site in "ab":
         strategy.accept(0, site, sent(site, 1.0))
-    getattr(strategy, forget)(*((START, {}) if forget == "load_state_dict" else (1,)))
+    strategy.configure(1)
     strategy.accept(1, "c", sent("c", 1.0))
     strategy.finish(1)
     assert strategy.global_weights["w"].tolist() == [0.5]

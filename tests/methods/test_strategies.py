@@ -144,5 +144,6 @@ def test_going_back_to_a_round_forgets_the_answers_of_one_that_was_not_finished(
 def test_a_bundle_without_sharing_is_refused(name):
     module, _, kind = name.partition(".")
     made = getattr(import_module(f"samfed_monai.methods.{module}"), kind)()
-    with pytest.raises(Refused, match=rf"strategy: expected a PublicMaskSharing, found no sharing .*{module}"):
+    told = f"strategy: expected a PublicMaskSharing, found no sharing in the bundle; use a variant .* instance {module}"
+    with pytest.raises(Refused, match=told):
         made.attach(Server(SITES, 1))

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Interrupted, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
@@ -25,7 +25,6 @@ from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
 from tests.federation.toys import FixedClient, controller, weights
-from tests.methods import present
 
 LEARNED = ("w", "b")
 
@@ -199,14 +198,6 @@ def test_noise_comes_from_the_system_and_not_from_the_seed(tmp_path):
         central.finish(0)
         models.append(central.strategy.global_weights["w"])
     assert not models[0].equal(models[1])
-
-
-@pytest.mark.parametrize("variant", present("krum", "hssf", "apple")[:1])
-def test_what_is_no_mean_is_refused_before_any_work(small_federation, tmp_path, variant):
-    privacy = {"least_images": 1, "central_differential_privacy": {}}
-    with pytest.raises(Refused, match="expected a strategy that takes the mean of the sites' weights"):
-        job(small_federation, tmp_path, variant=variant, privacy=privacy).run()
-    assert not (tmp_path / "cache").exists()
 
 
 def test_noise_at_the_server_is_in_the_results_and_in_the_report(small_federation, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.protocol import Exchange, Kind, Message, Server, Strategy
 from samfed_monai.protocol.guard import UpdateGuard
@@ -122,14 +121,3 @@ def test_what_is_expected_evaluated_and_gone_on_from_by_default():
 )
 def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so(written, exchange):
     assert type("Own", (FedAvg,), written).exchange == exchange
-
-
-def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():
-    made = object()
-    assert Server(["a"], 1, sharing=lambda: made).make_sharing("fedmd") is made
-    with pytest.raises(Refused) as caught:
-        Server(["a"], 1).make_sharing("fedmd")
-    assert str(caught.value.problems[0]) == (
-        "strategy: expected a PublicMaskSharing, found no sharing in the bundle; "
-        "use a variant that has one, for instance fedmd"
-    )

@@ -1,4 +1,4 @@
-"""Pages of the docs that are made from what the package declares: the methods, and the tables of options."""
+"""Pages of the docs that are made from what the package declares: methods, tables of options, the results' schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
 from study.methods_page import methods_page
 from study.options_page import options_page
+from study.results_schema import schema_markdown
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -52,3 +53,8 @@ def test_the_tables_of_options_are_those_of_the_source():
 def test_a_page_that_has_no_table_of_ours_is_refused(text, found):
     with pytest.raises(Refused, match=rf"one of <!-- federate\.json: \w+ -->, .*, found {found}"):
         options_page(text, [find_bundle("samfed_skin")])
+
+
+def test_the_page_of_the_results_is_their_schema():
+    hint = "run `python -m study.results_schema docs/results-schema.md`"
+    assert (DOCS / "results-schema.md").read_text(encoding="utf-8") == schema_markdown(), hint

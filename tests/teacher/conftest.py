@@ -1,11 +1,11 @@
-"""The random MobileSAM of the networks' tests, their one thread, and a small teacher for tests of its use."""
+"""The random MobileSAM of the networks' tests, and a small teacher for tests of its use."""
 
 import pytest
 import torch
 
 from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.build import assemble, vit_encoder
-from tests.networks.conftest import checkpoint, one_thread  # noqa: F401
+from tests.networks.conftest import checkpoint  # noqa: F401
 
 SHA256 = "ab" * 32
 

@@ -88,11 +88,6 @@ def test_fault_29_an_adapter_of_another_base_size_or_public_set_is_refused(writt
     assert hints["base_sha256"].startswith("put the weights of SAM in place that it was fitted on (`samfed weights`)")
 
 
-def test_fault_28_a_missing_adapter_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"none\.safetensors: expected a teacher's adapter, found no such file"):
-        read_header(tmp_path / "none.safetensors")
-
-
 def test_files_that_are_no_adapter_or_one_of_another_version_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"\x08\x00")

@@ -60,12 +60,6 @@ def test_identity_depends_on_everything_that_decides_the_masks():
     assert len(identities) == 5
 
 
-def test_fault_28_missing_weights_are_refused_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
-    with pytest.raises(Refused, match=r"run `samfed weights mobile_sam --from FILE\|URL\|registry`"):
-        Teacher.load("vit_t")
-
-
 def test_an_odd_number_of_views_is_refused(teacher):
     with pytest.raises(Refused, match=r"teacher -> views: expected one of \[1, 2, 4, 8\], found 3"):
         Teacher(teacher.sam, sha256="x", size=256, views=3)
