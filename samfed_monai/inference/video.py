@@ -267,7 +267,7 @@ def segment_video(
                 for frame in some:
                     picture = Image.fromarray(frame.picture)
                     picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
-                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True)
+                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, also=also)
             for frame in some:
                 called = f"{name}/{frame.number:06d}"
                 mask, found = also.mask_in(Path(output) / f"{called}.png"), assessed[called]
