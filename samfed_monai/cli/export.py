@@ -161,6 +161,9 @@ def run_model(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
+    other = Path(arguments.output).with_suffix(".pt" if arguments.output.endswith("s") else ".safetensors")
+    if other.exists():  # one file says how far masks of that name are to be trusted
+        raise refused("--output", f"{other} beside it", "a name of its own", "choose another one")
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

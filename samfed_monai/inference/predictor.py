@@ -120,9 +120,8 @@ class Predictor:
         """
         found: list[Prediction] = []
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
-            self._run(
-                _sources(images, Path(folder)), f"{folder}/masks", lambda made, image, threshold: found.append(made)
-            )
+            given = _sources(images, Path(folder))
+            self._run(given, f"{folder}/masks", lambda made, image, threshold: found.append(made))
         return found
 
     def write(
@@ -178,9 +177,8 @@ class Predictor:
             def look(engine: Engine) -> None:
                 batch: Any = engine.state.batch
                 shown = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
-                for found, image in zip(
-                    predicted(engine, threshold=threshold, classes=self.classes), shown, strict=True
-                ):
+                made = predicted(engine, threshold=threshold, classes=self.classes)
+                for found, image in zip(made, shown, strict=True):
                     look_at(found, image, threshold)
 
             engine.add_event_handler(Events.ITERATION_COMPLETED, look)

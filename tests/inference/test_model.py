@@ -57,9 +57,9 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert found["average"] == results["average"]["test"]
     assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
-    files = [tmp_path / "two.safetensors", tmp_path / "half.pt"]
-    for file in files:
-        assert main(["model", str(run), "--site", "site-2", "--output", str(file)]) == 0
+    files = [tmp_path / name for name in ("two.safetensors", "half.pt", "two.pt")]
+    codes = [main(["model", str(run), "--site", "site-2", "--output", str(file)]) for file in files]
+    assert (codes, f"{files[0]} beside it" in capsys.readouterr().err) == ([0, 0, 2], True)
     alone = evaluate(files[0], small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
     state = torch.load(files[1], weights_only=True)  # a plain state dict in half precision

@@ -239,7 +239,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, c
     assert len(list(Video(Path("looks/clip.mp4")).frames(1))) == 4
     assert Path("looks.html").read_text().count("<article") == 5
     Path("masks/clip/000006.png").write_bytes(b"corrected")
-    also = MaskForms(predictor.model.bundle, [], **(files | {"page": "again.html"}))
+    also = MaskForms(predictor.model.bundle, [], page="again.html")
     with pytest.raises(Refused, match=r"^refused: 1 problem\n.*clip/000006\.png: expected none, or the same mask"):
         segment(predictor, [str(path), "photo.png"], "masks", also)
     assert Path("again.html").read_text().count("<article") == 5
