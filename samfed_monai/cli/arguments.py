@@ -62,7 +62,10 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens."""
+        """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens.
+
+        Where there may be overrides, each is a pair of words, wherever it is.
+        """
         known = {word for action in self._actions for word in action.option_strings}
 
         def kebab(word: str) -> str:
@@ -71,7 +74,19 @@ class CommandParser(argparse.ArgumentParser):
             return f"{spelt}{equals}{value}" if option not in known and spelt in known else word
 
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([kebab(word) if word.startswith("--") else word for word in words], namespace)
+        words = [kebab(word) if word.startswith("--") else word for word in words]
+        if not self.get_default("takes_overrides"):
+            return super().parse_known_args(words, namespace)
+        own, pairs, takes = list[str](), list[str](), False  # takes: whether a pair's value may come next
+        for word in words:
+            option = word.startswith("--")
+            pair = word.partition("=")[0] not in known if option else takes
+            takes = option and pair and "=" not in word
+            (pairs if pair else own).append(word)
+        found, rest = super().parse_known_args(own, namespace)
+        if hasattr(found, "sources"):  # images behind an option, which argparse leaves over
+            found.sources, rest = [*found.sources, *rest], []
+        return found, [*rest, *pairs]
 
     def format_help(self) -> str:
         """The help of ``argparse`` and, below it, a line or two of every option."""

@@ -8,16 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.words import aligned
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -45,12 +42,13 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
+    from samfed_monai.handlers.evaluation import tables_of
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.assessment import scored_pairs, sentences
     from samfed_monai.metrics.quality_file import quality_path
     from samfed_monai.reports.rows import interval
 
-    logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
+    logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # its table is printed here
     overrides = overrides_of(arguments.extra)
     predictor = Predictor(arguments.bundle, arguments.model, views=arguments.views, overrides=overrides)
     replaced = quality_path(predictor.model.path).is_file()
@@ -67,22 +65,3 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
     sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")
     return int(ExitCode.DONE)
-
-
-def tables_of(result: Mapping[str, Any]) -> str:
-    """A row for each site, and the mean over all images; ``empty`` counts those with an empty mask. Below it a row for
-    each site and class of whole volumes, where slices of volumes were scored."""
-    rows: list[tuple[str, ...]] = [(result["split"], "n", "Dice", "IoU", "HD95", "empty")]
-    volumes: list[tuple[str, ...]] = [("whole volumes", "n", "Dice", "HD95 mm")]
-    for site, row in {**result["sites"], "average": result["average"]}.items():
-        scores = (_number(row[name], form) for name, form in (("dice", ".3f"), ("iou", ".3f"), ("hd95", ".1f")))
-        rows.append((site, str(row["n"]), *scores, str(sum(row["empty"].values()))))
-        whole = row.get("volumes")
-        classes = {f"{site} {name}": part for name, part in whole.get("classes", {}).items()} if whole else {}
-        for name, part in ({site: whole} | classes if whole else {}).items():
-            volumes.append((name, str(part["n"]), _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")))
-    return aligned(rows) + (aligned(volumes) if len(volumes) > 1 else "")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

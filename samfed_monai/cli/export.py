@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
@@ -77,19 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
         network = filled_network(config)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
     classes = config.optional("classes")
-    rows = export_network(
-        network,
-        to,
-        output,
-        images=images,
-        int8=arguments.int8,
-        bundle=model.bundle,
-        shipped=(model.bundle / "models") in model.path.parents,
-        threshold=config.value("threshold"),
-        classes=classes if several(classes) else (),
-        quality=model.quality,
-        exporter=outside,
-    )
+    about: dict[str, Any] = {"bundle": model.bundle, "shipped": (model.bundle / "models") in model.path.parents}
+    about |= {"threshold": config.value("threshold"), "classes": classes if several(classes) else ()}
+    options = about | {"quality": model.quality, "int8": arguments.int8, "exporter": outside}
+    rows = export_network(network, to, output, images=images, **options)
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")
@@ -168,6 +159,9 @@ def run_model(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
+    other = Path(arguments.output).with_suffix(".pt" if arguments.output.endswith("s") else ".safetensors")
+    if other.exists():  # one file says how far masks of that name are to be trusted
+        raise refused("--output", f"{other} beside it", "a name of its own", "choose another one")
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

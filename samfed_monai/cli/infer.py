@@ -82,15 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     sources, output = images_of(arguments.sources), str(absolute(arguments.output_dir))
     from samfed_monai.inference import Kind, MaskForms, Predictor, segment
 
-    predictor = Predictor(
-        arguments.bundle,
-        arguments.model,
-        site=arguments.site,
-        views=arguments.views,
-        runtime=arguments.runtime,
-        doubtful_below=arguments.flag_below,
-        overrides=overrides,
-    )
+    chosen = {name: getattr(arguments, name) for name in ("site", "views", "runtime")}
+    chosen |= {"doubtful_below": arguments.flag_below, "overrides": overrides}
+    predictor = Predictor(arguments.bundle, arguments.model, **chosen)
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
         raise refused("--device", found=arguments.device, expected=expected, hint=hint)
@@ -98,13 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
     options = {name: getattr(arguments, name) for name in ("probabilities", "reorient", "skip_unreadable")}
     options |= {"every": arguments.every, "only_sure": arguments.only_sure}
-    with any_image_size(arguments.allow_other_size):
-        segment(predictor, sources, output, also, **options)
-    doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
-    how = "" if predictor.model.quality.calibration else ", not calibrated"
-    first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
-    of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
-    sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
+    try:
+        with any_image_size(arguments.allow_other_size):
+            segment(predictor, sources, output, also, **options)
+    finally:  # also where a file is refused when all others are written
+        doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
+        how = "" if all(each.lower_bound is not None for each in also.assessed.values()) else ", not calibrated"
+        first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
+        of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
+        if also.assessed:
+            sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
     return int(ExitCode.DONE)
 
 

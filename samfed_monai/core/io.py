@@ -396,6 +396,9 @@ def safe_load(path: str | Path, *, like: Mapping[str, Tensor] | None = None) -> 
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    if path.suffix in (".ts", ".pt2", ".onnx") and path.is_file():
+        hint = "name the weights or run that it was exported from; `samfed infer` runs .onnx, too"
+        raise refused(path, found="an exported program", expected="a weights file", hint=hint)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:

@@ -217,7 +217,7 @@ def _nifti(path: Path, reorient: bool) -> Slices:
     numbers = data.dtype
     if numbers.names:  # NIfTI's RGB24 and RGBA32
         data = np.stack([data[channel] for channel in numbers.names[:3]], axis=-1)
-    elif data.size == np.prod(shape) and numbers.kind in "buif":
+    elif 0 < data.size == np.prod(shape) and numbers.kind in "buif":
         data = np.repeat(_to_grey(path, data.reshape(shape))[..., None], 3, axis=-1)
     if len(shape) not in (2, 3) or data.shape != (*shape, 3) or data.dtype != np.uint8:
         found = f"{numbers} of {' x '.join(map(str, image.shape))}"

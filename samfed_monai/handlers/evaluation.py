@@ -18,23 +18,15 @@ from samfed_monai.core.errors import refused
 from samfed_monai.core.io import require_writable, to_csv, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.validators import require, switch
+from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.losses import probabilities
-from samfed_monai.metrics import (
-    BESIDE,
-    NAMES,
-    convention,
-    over_classes,
-    pool,
-    scores_by_class,
-    segmentation_scores,
-    summarise,
-)
+from samfed_monai.metrics import BESIDE, NAMES, convention, over_classes, pool, scores_by_class, segmentation_scores
 from samfed_monai.metrics.quality import estimate
-from samfed_monai.metrics.scores import Volume, summarise_volumes
+from samfed_monai.metrics.scores import Volume, summarise, summarise_volumes
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -305,15 +297,7 @@ class SiteEvaluation:
         result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}
         result["convention"] = self.scores.convention
         write_json(self.output_dir / "metrics.json", result)
-        rows: dict[str, Any] = {**sites, "average": average}
-        for name, row in rows.items():
-            far = "-" if row["hd95"] is None else f"{row['hd95']:.1f} px"
-            means = (row["dice"], row["iou"], far, row["n"], sum(row["empty"].values()))
-            text = "%s, %s: Dice %.4f, IoU %.4f, HD95 %s, %d images, %d with an empty mask"
-            logger.info(text, name, self.split, *means)
-            for each, of_class in (row.get("classes") or {}).items():
-                if of_class["dice"] is not None:
-                    logger.info("  %s: Dice %.4f on %d images that hold it", each, of_class["dice"], of_class["n"])
+        logger.info("%s", tables_of(result).rstrip())
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
@@ -341,3 +325,26 @@ class SiteEvaluation:
         self.evaluator.run()
         summary: dict[str, Any] = self.evaluator.state.score_summary
         return summary
+
+
+def tables_of(result: Mapping[str, Any]) -> str:
+    """A row for each site and its classes, and of all images; ``empty`` counts empty masks. Below it a row for
+    each site and class of whole volumes, where slices of volumes were scored; HD95 is ``of`` those that have it."""
+    rows: list[tuple[str, ...]] = [(result["split"], "n", "Dice", "IoU", "HD95", "empty")]
+    volumes: list[tuple[str, ...]] = [("whole volumes", "n", "Dice", "HD95 mm", "of")]
+    for site, row in {**result["sites"], "average": result["average"]}.items():
+        for name, part in _with_classes(site, row).items():
+            scores = (_number(part[key], form) for key, form in (("dice", ".3f"), ("iou", ".3f"), ("hd95", ".1f")))
+            rows.append((name, str(part["n"]), *scores, str(sum(part["empty"].values())) if part is row else ""))
+        for name, part in _with_classes(site, row["volumes"]).items() if row.get("volumes") else ():
+            dice, far = _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")
+            volumes.append((name, str(part["n"]), dice, far, str(part["measured"])))
+    return aligned(rows) + (aligned(volumes) if len(volumes) > 1 else "")
+
+
+def _with_classes(site: str, summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {site: summary, **{f"{site} {name}": part for name, part in (summary.get("classes") or {}).items()}}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -15,7 +15,7 @@ from ignite.engine import Events
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.core.validators import in_range
 from samfed_monai.core.words import counted, near
@@ -130,6 +130,19 @@ def _short(value: Any) -> str:
     return "nothing" if value is None else str(value)[:12]
 
 
+class OtherFiles(Refused):
+    """Files in the place of masks, which stay as they are; all other masks are written.
+
+    Args:
+        problems: one of each.
+        masks: what would have been written, PNG by path.
+    """
+
+    def __init__(self, problems: Iterable[Problem], masks: Mapping[Path, bytes]) -> None:
+        super().__init__(problems)
+        self.masks = masks
+
+
 class Prediction(NamedTuple):
     """What a network found in one image.
 
@@ -218,7 +231,7 @@ class MaskWriter:
     the next images; a mask that cannot be written ends the run at one of the next batches, or at its end.
 
     A file that is there is never replaced, see :class:`MaskFolder`: the same inference may be run again into the same
-    folder, another one is refused.
+    folder, another one is refused; a mask that was corrected since stays, and is refused once all others are written.
 
     Args:
         output_dir: folder to write to; names with folders in them make sub-folders.
@@ -238,7 +251,8 @@ class MaskWriter:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
             written to, is in the folder of images, or has files of these names that this inference did not write; one
             image's mask would have the name of another's probabilities.
-            When it is built, as far as ``images`` and ``model`` are given, else with the first such mask.
+            When it is built, as far as ``images`` and ``model`` are given.
+        OtherFiles: at the end, files in the place of masks.
 
     Example::
 
@@ -280,6 +294,7 @@ class MaskWriter:
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = self._empty = 0
+        self._others: tuple[Problems, dict[Path, bytes]] = Problems(), {}
         self._pool, self._pending = ThreadPoolExecutor(1, thread_name_prefix="masks"), deque[Future[None]]()
 
     def attach(self, engine: Engine) -> None:
@@ -294,10 +309,13 @@ class MaskWriter:
             self._pending.popleft().result()
 
     def _write(self, found: Prediction) -> None:
-        mask, *map_of_probabilities = self._files(found.name)
-        self.masks.write(mask, png_of(found.mask))
-        for file in map_of_probabilities:
-            self.masks.write(file, png_of(np.rint(found.probability * 255).astype(np.uint8)))
+        problems, others = self._others
+        pixels = found.mask, np.rint(found.probability * 255).astype(np.uint8)
+        for file, content in zip(self._files(found.name), map(png_of, pixels), strict=False):
+            others[self.masks.folder / file] = content
+            with problems.collected():
+                self.masks.write(file, content)
+                del others[self.masks.folder / file]
         self._written += 1
         self._empty += not found.mask.any()
 
@@ -312,7 +330,10 @@ class MaskWriter:
             self._pending.popleft().result()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
         logger.info("%s in %s%s", counted(self._written, "mask"), near(self.masks.folder), empty)
-        self._written = self._empty = 0
+        problems, others = self._others
+        self._written, self._empty, self._others = 0, 0, (Problems(), {})
+        if problems:
+            raise OtherFiles(problems, others)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -205,6 +205,7 @@ def _to_onnx(network: nn.Module, path: Path, images: Tensor, about: dict[str, st
 def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, str], *, whole: Path) -> Run:
     """Matrix products of the ONNX file ``whole`` in 8 bits, by ONNX Runtime's own quantiser; convolutions, which scaled
     image by image are far less exact and no faster, stay in float32."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -212,6 +213,8 @@ def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, st
     quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
     options: dict[str, Any] = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8}
     quantize_dynamic(str(ready), str(path), per_channel=True, **options)
+    if not any(node.op_type == "DynamicQuantizeLinear" for node in onnx.load(path).graph.node):
+        raise refused("--int8", "a network without any", "matrix products to convert", "leave it out")
     return _with_texts(path, about)
 
 

@@ -65,6 +65,8 @@ class MaskForms:
         #: How far each mask is to be trusted, by its picture's name.
         self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+        #: Masks in whose place there are other files, PNG by path.
+        self.instead: dict[Path, bytes] = {}
         #: Files that could not be written; whoever writes refuses them when all others are there.
         self.problems = Problems()
 
@@ -114,6 +116,9 @@ class MaskForms:
 
     def mask_in(self, path: Path) -> NDArray[Any]:
         """A written mask (H, W): bool, or of several classes their values."""
+        if path in self.instead:
+            drawn = np.array(Image.open(io.BytesIO(self.instead[path])))
+            return drawn if self.classes else drawn > 0
         return read_classes(path, self.classes) if self.classes else read_mask(path) > 0
 
     def add(

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.workflow import run_workflow
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.core.own_process import best_device
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
-from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, Prediction, predicted
+from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, OtherFiles, Prediction, predicted
 from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
 from samfed_monai.inference.model import Kind, TrainedModel, scored_as
 from samfed_monai.metrics import pool
@@ -39,6 +39,7 @@ from samfed_monai.teacher.exam import TeacherNetwork, read_image_tensor
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.inference.forms import MaskForms
     from samfed_monai.metrics.quality import Colours
 
 SCORED = "evaluation.json"
@@ -119,9 +120,8 @@ class Predictor:
         """
         found: list[Prediction] = []
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
-            self._run(
-                _sources(images, Path(folder)), f"{folder}/masks", lambda made, image, threshold: found.append(made)
-            )
+            given = _sources(images, Path(folder))
+            self._run(given, f"{folder}/masks", lambda made, image, threshold: found.append(made))
         return found
 
     def write(
@@ -132,6 +132,7 @@ class Predictor:
         probabilities: bool = False,
         skip_unreadable: bool = False,
         parts: bool = False,
+        also: MaskForms | None = None,
     ) -> dict[str, Assessment]:
         """Writes a PNG mask of every image (:class:`~samfed_monai.handlers.mask_writer.MaskWriter`).
 
@@ -141,6 +142,7 @@ class Predictor:
             probabilities: whether to write 8-bit maps of probabilities, too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
             parts: whether images are slices or frames, whose empty masks are no more doubtful than others.
+            also: takes masks in whose place there are other files; ``None`` refuses these when all others are written.
 
         Returns:
             how far each mask is to be trusted, by the image's name.
@@ -151,7 +153,13 @@ class Predictor:
             options: dict[str, Any] = {"doubtful_below": self.doubtful_below, "parts": parts}
             assessed[found.name] = assess(found, image, self.model.quality, threshold=threshold, **options)
 
-        self._run(images, str(output_dir), look_at, probabilities=probabilities, skip_unreadable=skip_unreadable)
+        try:
+            self._run(images, str(output_dir), look_at, probabilities=probabilities, skip_unreadable=skip_unreadable)
+        except OtherFiles as error:
+            if also is None:
+                raise
+            also.problems.extend(error.problems)
+            also.instead |= error.masks
         return assessed
 
     def _run(
@@ -169,9 +177,8 @@ class Predictor:
             def look(engine: Engine) -> None:
                 batch: Any = engine.state.batch
                 shown = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
-                for found, image in zip(
-                    predicted(engine, threshold=threshold, classes=self.classes), shown, strict=True
-                ):
+                made = predicted(engine, threshold=threshold, classes=self.classes)
+                for found, image in zip(made, shown, strict=True):
                     look_at(found, image, threshold)
 
             engine.add_event_handler(Events.ITERATION_COMPLETED, look)
@@ -207,15 +214,9 @@ class Predictor:
             records = image_folder(images, skip_unreadable=skip_unreadable)
             loader = DataLoader(Dataset(records, _at_native_size), batch_size=1)
         set_track_meta(True)  # as the bundle's own `initialize` does
-        evaluator = SupervisedEvaluator(
-            device=device,
-            val_data_loader=loader,
-            network=network,
-            inferer=inferer,
-            postprocessing=postprocessing,
-            val_handlers=[writer, BatchBar(what="segmenting")],
-            decollate=postprocessing is not None,
-        )
+        handlers = [writer, BatchBar(what="segmenting")]
+        steps = {"inferer": inferer, "postprocessing": postprocessing, "decollate": postprocessing is not None}
+        evaluator = SupervisedEvaluator(device, loader, network, val_handlers=handlers, **steps)
         attach(evaluator, threshold)
         evaluator.run()
 
@@ -264,6 +265,9 @@ class Predictor:
         images = {name: getattr(listed[name], split) for name in ([site] if site in listed else listed)}
         hashes = {name: [item.sha256 for item in items] for name, items in images.items() if items}
         if calibrate:
+            if self.views not in (None, 1):
+                expected = "one view, as masks have by default: those of more keep the bounds of one"
+                raise refused("--views", found=f"{self.views} with --calibrate", expected=expected, hint="leave it out")
             require_enough(sum(map(len, hashes.values())), split)
         else:
             quality = self.model.quality  # refused before anything is scored, if it is of other weights
@@ -363,14 +367,8 @@ class Predictor:
             label = torch.as_tensor(preprocessing(dict(record))["label"])
             return {**record, **_at_native_size(record), "label": label}
 
-        evaluator = SupervisedEvaluator(
-            device=best_device(),
-            val_data_loader=[],
-            network=TeacherNetwork(teacher),
-            prepare_batch=_with_size,
-            val_handlers=[scores, BatchBar(what="scoring")],
-            decollate=False,
-        )
+        own: dict[str, Any] = {"prepare_batch": _with_size, "val_handlers": [scores, BatchBar(what="scoring")]}
+        evaluator = SupervisedEvaluator(best_device(), [], TeacherNetwork(teacher), decollate=False, **own)
         evaluator.add_event_handler(Events.STARTED, folder.note)
         options = {"loaded": True, "batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
         evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)

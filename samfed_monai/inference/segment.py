@@ -77,7 +77,7 @@ def segment(
     report_not_read("; ".join(source for source in listed if Path(source).is_dir()), rest)
     if reorient and not any(kind_of(path) == NIFTI for _, path in found):
         raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
-    options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
+    options: dict[str, Any] = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
         # volumes of a folder are not to be reported as not read
         scratch, volumes, pictures = Path(folder), list[_Volume](), listed
@@ -106,7 +106,7 @@ def segment(
             there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
             require(there.problems([file for volume in volumes for file in volume.files()], images=listed))
         if pictures:
-            also.of_images(pictures, Path(output), predictor.write(pictures, output, **options))
+            also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"
         if volumes and record.is_file():  # what is there was made with: another model is refused before it computes
             masks.mkdir()
@@ -138,8 +138,8 @@ def segment(
 
 
 def _set_apart(also: MaskForms, folder: Path) -> None:
-    """Moves doubtful PNG masks into :data:`APART`; a file that is there stays, for it may have been corrected since, or
-    be of another image."""
+    """Moves doubtful PNG masks into :data:`APART`, and others out of it; another file that is there stays, for it may
+    have been corrected since, or be of another image."""
     every = ((name, f"{name}{end}") for name in sorted(also.assessed) for end in (".png", ".probability.png"))
     others = {problem.where for problem in also.problems}  # in the place of a mask
     for name, file in every:
@@ -154,6 +154,8 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
             if content != there.read_bytes():
                 why = "not what the network says now (corrected by hand, or of another image of that name?)"
                 logger.warning("%s stays as it is, %s; the network's mask is %s", there, why, placed)
+            elif not doubtful:
+                there.unlink()  # the same mask, which an earlier run called doubtful
 
 
 def _unreadable(pictures: list[str]) -> Problems:

@@ -258,16 +258,15 @@ def segment_video(
     name, every = video.path.stem, every or max(1, round(video.rate / PER_SECOND))
     frames, total, doubtful = video.frames(every), 0, 0
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
-        overlay = (
-            OutlineVideo(Path(scratch) / "outlines.mp4", video.rate / every) if "overlays" in also.folders else None
-        )
+        place = Path(scratch) / "outlines.mp4"
+        overlay = OutlineVideo(place, video.rate / every) if "overlays" in also.folders else None
         while some := list(islice(frames, AT_ONCE)):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / name).mkdir()
                 for frame in some:
                     picture = Image.fromarray(frame.picture)
                     picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
-                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True)
+                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, also=also)
             for frame in some:
                 called = f"{name}/{frame.number:06d}"
                 mask, found = also.mask_in(Path(output) / f"{called}.png"), assessed[called]
@@ -278,6 +277,6 @@ def segment_video(
                 total, doubtful = total + 1, doubtful + found.doubtful
         if overlay:
             overlay.close()
-            also.put("overlays", f"{name}.mp4", (Path(scratch) / "outlines.mp4").read_bytes())
+            also.put("overlays", f"{name}.mp4", place.read_bytes())
     made = f"masks of {counted(total, 'frame')} (1 of {every}), {doubtful} doubtful"
     logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

@@ -130,9 +130,8 @@ def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) 
     """
     prediction, label = np.asarray(prediction), np.asarray(label)
     if prediction.ndim != 2 or prediction.shape != label.shape:
-        raise ValueError(
-            f"expected two masks (H, W) of one size, found prediction {prediction.shape} and label {label.shape}"
-        )
+        found = f"prediction {prediction.shape} and label {label.shape}"
+        raise ValueError(f"expected two masks (H, W) of one size, found {found}")
     prediction, label = prediction.astype(bool, copy=False), label.astype(bool, copy=False)
     size_p, size_l = int(np.count_nonzero(prediction)), int(np.count_nonzero(label))
     if not size_p and not size_l:
@@ -140,14 +139,9 @@ def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) 
     if not size_p or not size_l:
         return Scores(0.0, 0.0, math.hypot(*label.shape), "label" if size_p else "prediction", 0.0, 0.0, 0.0)
     overlap = int(np.count_nonzero(prediction & label))
-    return Scores(
-        dice=2 * overlap / (size_p + size_l),
-        iou=overlap / (size_p + size_l - overlap),
-        hd95=hausdorff95(prediction, label, pooled=pooled),
-        sensitivity=overlap / size_l,
-        precision=overlap / size_p,
-        area=min(size_p, size_l) / max(size_p, size_l),
-    )
+    dice, iou = 2 * overlap / (size_p + size_l), overlap / (size_p + size_l - overlap)
+    beside = overlap / size_l, overlap / size_p, min(size_p, size_l) / max(size_p, size_l)
+    return Scores(dice, iou, hausdorff95(prediction, label, pooled=pooled), "none", *beside)
 
 
 def scores_by_class(prediction: Mask, label: Mask, count: int, *, pooled: bool = False) -> list[Scores]:

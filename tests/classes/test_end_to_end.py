@@ -93,7 +93,7 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert whole["n"] == sum(site["test"]["volumes"]["n"] for site in results["sites"].values()) == 2
     assert whole["classes"]["kidney"]["dice"] != known["kidney"]["dice"], "slices of a volume count together"
     assert read_json(place / "scores/metrics.json")["average"]["volumes"] == whole
-    assert re.search(r"whole volumes +n +Dice +HD95 mm\n(.*\n)*mr kidney +1 +0\.\d{3}", capsys.readouterr().out)
+    assert re.search(r"whole volumes +n +Dice +HD95 mm  of\n(.*\n)*mr kidney +1 +0\.\d{3}", capsys.readouterr().out)
 
 
 SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}

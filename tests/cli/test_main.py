@@ -20,8 +20,7 @@ import torch
 from samfed_monai import __version__
 from samfed_monai.cli import main as cli
 from samfed_monai.cli.arguments import options_help
-from samfed_monai.cli.evaluate import tables_of
-from samfed_monai.cli.main import main
+from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import find_bundle, packaged_bundles, workflow
 from samfed_monai.config.options import option_tables
 from samfed_monai.core.errors import Problem, Refused, Stopped
@@ -31,6 +30,7 @@ from samfed_monai.core.own_process import print_safely
 from samfed_monai.core.run_log import NAME, RunLog
 from samfed_monai.federation import run_many
 from samfed_monai.federation.signals import ASKED, Terminated, Termination
+from samfed_monai.handlers.evaluation import tables_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
@@ -296,12 +296,17 @@ def test_bundles_are_found_by_path_and_by_name(tmp_path):
 
 def test_evaluate_prints_a_row_per_site():
     row = {"n": 20, "dice": 0.8, "iou": 0.7, "hd95": 12.345, "empty": {"both": 1, "prediction": 2, "label": 0}}
-    result = {"split": "test", "sites": {"site-1": row, "site-2": {**row, "hd95": None}}, "average": row}
-    assert tables_of(result).splitlines() == [
-        "test     n   Dice   IoU    HD95  empty",
-        "site-1   20  0.800  0.700  12.3  3",
-        "site-2   20  0.800  0.700  -     3",
-        "average  20  0.800  0.700  12.3  3",
+    of_classes = {"classes": {"liver": {"n": 9, "dice": 0.6, "iou": 0.5, "hd95": 3.0}}}
+    volumes = {"volumes": {"dice": 0.9, "hd95_mm": 2.5, "n": 3, "measured": 1}}
+    sites = {"site-1": row | of_classes, "site-2": {**row, "hd95": None}}
+    assert tables_of({"split": "test", "sites": sites, "average": row | volumes}).splitlines() == [
+        "test          n   Dice   IoU    HD95  empty",
+        "site-1        20  0.800  0.700  12.3  3",
+        "site-1 liver  9   0.600  0.500  3.0",
+        "site-2        20  0.800  0.700  -     3",
+        "average       20  0.800  0.700  12.3  3",
+        "whole volumes  n  Dice   HD95 mm  of",
+        "average        3  0.900  2.5      1",
     ]
 
 
@@ -324,6 +329,15 @@ def test_a_run_of_a_comparison_can_be_typed_by_hand(tmp_path):
 def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
     assert main(["check", "samfed_skin", "--workflow", "inference", "--datalist", "lst.json", f"{given}=."]) == 2
     assert "lst.json: expected a readable file" in capsys.readouterr().err
+
+
+def test_overrides_are_pairs_and_images_may_be_behind_options():
+    pair = ["--threshold", "0.4"]
+    words = ["infer", *pair, "samfed_skin", "--output-dir", "masks", "a.png", "--seed=1", "b.png", "--amp"]
+    found, extra = build_parser().parse_known_args(words)
+    assert (found.bundle, found.sources, extra) == ("samfed_skin", ["a.png", "b.png"], [*pair, "--seed=1", "--amp"])
+    found, extra = build_parser().parse_known_args(["export", "--to", "onnx", *pair])
+    assert (found.model, extra) == (None, pair), "not a model of that name"
 
 
 FILES = {"federate": ["federate.json", "train.json"], "teach": ["teacher.json"]}

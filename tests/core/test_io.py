@@ -334,7 +334,11 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object):
         files.safe_load(tmp_path / "w.pt")
 
 
-def test_a_missing_weights_file_is_refused(tmp_path: Path):
+def test_a_missing_weights_file_and_an_exported_program_are_refused(tmp_path: Path):
+    for name in ("net.ts", "net.pt2"):
+        (tmp_path / name).touch()
+        with pytest.raises(Refused, match=rf"{name}: expected a weights file, found an exported program; name the wei"):
+            files.safe_load(tmp_path / name)
     for name in ("none.safetensors", "none.pt"):
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found no such file; check the path"):
             files.safe_load(tmp_path / name)

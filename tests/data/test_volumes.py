@@ -133,6 +133,7 @@ def test_both_places_of_a_volume_are_kept(tmp_path):
         (np.zeros((4, 3, 2, 5), np.int16), r"found int16 of 4 x 3 x 2 x 5"),
         (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a file"),
         (np.zeros((4, 3, 2), np.complex64), r"found complex64 of 4 x 3 x 2"),
+        (np.zeros((4, 3, 0), np.int16), r"found int16 of 4 x 3 x 0"),
         (np.full((2, 2, 1), np.nan, np.float32), r"found values that are no numbers"),
     ],
 )

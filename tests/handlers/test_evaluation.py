@@ -198,4 +198,4 @@ def test_the_average_is_over_images_not_over_sites(tmp_path: Path, skip_empty: b
     assert result["average"] == {**{key: pytest.approx(value) for key, value in means.items()}, "empty": empty}
     assert result["convention"]["empty"] == ("skipped" if skip_empty else "diagonal")
     assert read_json(tmp_path / "out" / "metrics.json")["convention"] == result["convention"]
-    assert f"a, test: Dice 0.5000, IoU 0.4000, HD95 {'-' if skip_empty else '10.0 px'}, 1 images, 1 with" in caplog.text
+    assert f"a        1  0.500  0.400  {'-   ' if skip_empty else '10.0'}  1\n" in caplog.text

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWriter
+from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWriter, OtherFiles
 
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
@@ -30,15 +30,6 @@ def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_pa
         folder.write("deep/a.png", b"mask")
     assert read_json(tmp_path / "out" / RECORD) == MADE_WITH
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
-
-
-def test_another_file_of_that_name_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"label")
-    message = rf"{re.escape(str(tmp_path))}/a.png: expected none, or the same mask, found another file; choose another"
-    with pytest.raises(Refused, match=message):
-        MaskFolder(tmp_path).write("a.png", b"mask")
-    assert (tmp_path / "a.png").read_bytes() == b"label"
-    assert not (tmp_path / RECORD).exists()
 
 
 def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path: Path) -> None:
@@ -128,14 +119,24 @@ def test_when_an_engine_is_done_every_mask_is_written_in_order(tmp_path: Path) -
 
 
 def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_computed(tmp_path: Path) -> None:
-    (tmp_path / "002.png").write_bytes(b"corrected by hand")
+    (tmp_path / "002.png").mkdir()
     writer, seen = MaskWriter(output_dir=tmp_path), []
     engine = Engine(lambda _, name: [predicted(seen.append(name) or name)])  # type: ignore[func-returns-value]
     writer.attach(engine)
-    with pytest.raises(Refused, match=r"002\.png: expected none, or the same mask, found another file"):
+    with pytest.raises(IsADirectoryError):
         engine.run(range(20 * _AHEAD))
     assert len(seen) <= 3 + _AHEAD
-    assert (tmp_path / "002.png").read_bytes() == b"corrected by hand"
+
+
+def test_another_file_of_that_name_stays_and_is_refused_when_all_other_masks_are_written(tmp_path: Path) -> None:
+    (tmp_path / "001.png").write_bytes(b"corrected by hand")
+    message = (
+        rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose another"
+    )
+    with pytest.raises(OtherFiles, match=message) as stays:
+        engine_with(MaskWriter(output_dir=tmp_path)).run(range(3))
+    first, corrected, last = ((tmp_path / f"00{name}.png").read_bytes() for name in range(3))
+    assert (corrected, last, stays.value.masks) == (b"corrected by hand", first, {tmp_path / "001.png": first})
 
 
 @pytest.mark.parametrize(("option", "value", "usual"), [("amp", "auto", False), ("views", 4, 1)])

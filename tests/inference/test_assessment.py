@@ -33,7 +33,6 @@ from samfed_monai.inference.forms import COLUMNS as TABLE
 from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
 from samfed_monai.metrics.quality_file import (
     digests_of,
-    quality_of,
     quality_path,
     read_quality,
     recognised,
@@ -258,11 +257,6 @@ class TestFile:
         assert (tmp_path / "quality.json").is_file()
         assert read_quality(tmp_path) == Quality(HALF)
 
-    @pytest.mark.parametrize("content", ["{", "[]", {"schema": 1, "calibration": {"images": 40}}])
-    def test_with_other_content_is_refused(self, content):
-        with pytest.raises(Refused, match=r"x.quality.json.*: expected .*; delete it, or make it anew"):
-            quality_of(content, "x.quality.json")
-
 
 def test_a_dice_may_be_a_percentage():
     for word, number in (("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("100%", 1)):
@@ -286,6 +280,8 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert "model_sha256: expected the SHA-256 of model.safetensors" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--split", "test", "--calibrate"]) == 2
     assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
+    assert main(["evaluate", "samfed_skin", *words, "--calibrate", "--views", "4"]) == 2
+    assert "--views: expected one view, as masks have by default: those of more keep" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
     said = capsys.readouterr().out
     assert "these 20 images calibrated this model" in said

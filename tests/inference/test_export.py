@@ -225,25 +225,21 @@ def test_ids_that_an_onnx_file_has_settled_are_refused_before_anything_is_read(e
 
 
 @needs_onnx
-def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, exported, tmp_path, monkeypatch, capsys):
-    float32 = exported("onnx")[0]  # made once, as it takes long
-
-    def to_onnx(network, path, images, about):
-        shutil.copy(float32, path)
-        return OnnxNetwork(path)
-
-    monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", to_onnx))
-    output = tmp_path / "net.onnx"
-    command = ["export", str(model), "--to", "onnx", "--int8", "--output", str(output)]
+def test_int8_is_written_if_there_is_what_to_convert_and_masks_stay(model, exported, tmp_path, monkeypatch, capsys):
+    network, output = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.Linear(32, 32)), tmp_path / "net.onnx"
+    options = {"images": batch(2), "int8": True, "quality": HALF}
     monkeypatch.setattr(export, "SAME_MASKS", 1.1)
-    assert main(command) == 2
-    assert "--int8: expected at least 1.1, found a Dice of " in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Refused, match=r"--int8: expected at least 1\.1, found a Dice of "):
+        export.export_network(network, "onnx", output, **options)
     monkeypatch.setattr(export, "SAME_MASKS", 0.9)
-    assert main(command) == 0
-    rows = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:5]]
-    assert rows == ["torch, float32", "onnx, int8", "onnx, float32"]
+    rows = [row.name for row in export.export_network(network, "onnx", output, **options)]
+    assert rows[:3] == ["torch, float32", "onnx, int8", "onnx, float32"]
     assert OnnxNetwork(output).quality == HALF
+    float32 = exported("onnx")[0]  # made once, as it takes long
+    monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", lambda *given: OnnxNetwork(shutil.copy(float32, given[1]))))
+    assert main(["export", str(model), "--to", "onnx", "--int8", "--output", str(tmp_path / "none.onnx")]) == 2
+    assert "--int8: expected matrix products to convert, found a network without any; leave" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [output]
 
 
 @pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])

@@ -93,11 +93,8 @@ def test_coco_annotations_draw_the_same_masks(in_all_forms, tmp_path):
 
     folder, _ = in_all_forms
     read = json.loads((folder / "t" / "coco.json").read_text())
-    assert [(one["id"], one["file_name"], one.get("frame")) for one in read["images"]] == [
-        (1, "photo.png", None),
-        (2, "scan.nii.gz", 1),
-        (3, "scan.nii.gz", 2),
-    ]
+    listed = [(one["id"], one["file_name"], one.get("frame")) for one in read["images"]]
+    assert listed == [(1, "photo.png", None), (2, "scan.nii.gz", 1), (3, "scan.nii.gz", 2)]
     assert read["categories"] == [{"id": 1, "name": "lesion"}]
     read["images"] = [{**one, "file_name": f"{one['id']}"} for one in read["images"]]
     (tmp_path / "renamed.json").write_text(json.dumps(read))
@@ -139,7 +136,9 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(
     assert rows["scan/0001"]["flags"].startswith("empty")
     assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
-    assert ("NIfTI masks with doubtful slices stay beside sure ones: scan" in capsys.readouterr().err) is first
+    said = capsys.readouterr()
+    assert ("NIfTI masks with doubtful slices stay beside sure ones: scan" in said.err) is first
+    assert ("0.7, not calibrated)" in said.out) is first, "a calibration is for the usual threshold"
     assert main(["infer", str(BUNDLE), str(given / "scan.nii.gz"), *words]) == 2
     assert "--only-sure: expected an image that gets a PNG mask, found NIfTI volumes alone" in capsys.readouterr().err
 
@@ -149,11 +148,12 @@ def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
     words = ("a/photo.png", "--threshold", "0.999999", "--only-sure", "--flag-below")
     shutil.copytree(given, "a")
     assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
-    there, said = (
-        Path("masks/doubtful/photo.png"),
-        "/photo.png stays as it is, not what the network says now (corrected",
-    )
+    there = Path("masks/doubtful/photo.png")
+    said = "/photo.png stays as it is, not what the network says now (corrected"
     network = there.read_bytes()
+    assert infer(*words, "0") == 0
+    assert ([*there.parent.iterdir()], Path("masks/photo.png").read_bytes()) == ([], network), "it is sure now"
+    assert infer(*words, "0.7") == 0
     assert said not in capsys.readouterr().err
     there.write_bytes(b"another")
     assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
@@ -181,8 +181,9 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     assert "expected no file of that name, or inference.json beside it, found scan.nii" in capsys.readouterr().err
     shutil.rmtree("masks")
     assert infer("in/scan.nii.gz", "--areas", "areas.csv") == 0
-    first, corrected = Path("areas.csv").read_bytes(), Path("masks/scan.nii.gz")
-    corrected.write_bytes(b"corrected")
+    first, corrected = Path("areas.csv").read_bytes(), [Path("masks/scan.nii.gz"), Path("masks/photo.png")]
+    for file in corrected:
+        file.write_bytes(b"corrected")
     for name in ("tomo", "xray"):
         shutil.copy("in/scan.nii.gz", f"in/{name}.nii.gz")
     write, before = Predictor.write, list[int]()
@@ -194,9 +195,11 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     monkeypatch.setattr(Predictor, "write", watched)
     assert infer("in", "--areas", "areas.csv", "--page", "looks.html") == 2
     (made,) = Path().glob("areas-????????.csv")
-    assert f"another file; this run's is {made.absolute()}\n" in (said := capsys.readouterr().err)
-    assert "masks/scan.nii.gz: expected none, or the same mask, found another file" in said
-    assert (corrected.read_bytes(), Path("areas.csv").read_bytes()) == (b"corrected", first)
+    out, said = capsys.readouterr()
+    assert f"another file; this run's is {made.absolute()}\n" in said
+    assert all(f"masks/{each.name}: expected none, or the same mask, found another file" in said for each in corrected)
+    assert out.splitlines()[-1].startswith("doubtful: ")
+    assert [file.read_bytes() for file in (*corrected, Path("areas.csv"))] == [b"corrected", b"corrected", first]
     assert [*areas(made)] == ["photo", *(f"{name}/000{n}" for name in ("scan", "tomo", "xray") for n in (1, 2))]
     assert before == [1, 1, 1, 2], "of the photo and of each volume"
     assert drawn_in(Path("masks/xray.nii.gz")).shape == (2, 96, 128)

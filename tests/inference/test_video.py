@@ -231,14 +231,18 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, c
     assert sorted(str(mask.relative_to("masks"))[:-4] for mask in Path("masks").rglob("*.png")) == [*names, "photo"]
     with open("areas.csv", newline="") as stream:
         rows = {row["name"]: row for row in csv.DictReader(stream)}
-    assert [rows[name]["seconds"] for name in names] == ["0.0", "0.5", "1.0", "1.5"]
-    assert rows["photo"]["seconds"] == ""
+    assert [rows[name]["seconds"] for name in (*names, "photo")] == ["0.0", "0.5", "1.0", "1.5", ""]
     for name, row in rows.items():
         assert int(row["foreground_pixels"]) == (np.array(Image.open(f"masks/{name}.png")) > 0).sum()
         assert (float(row["expected_dice"]) < 0.7) == (row["doubtful"] == "yes")
     assert sorted(each.name for each in Path("looks").iterdir()) == ["clip.mp4", "photo.png"]
     assert len(list(Video(Path("looks/clip.mp4")).frames(1))) == 4
     assert Path("looks.html").read_text().count("<article") == 5
+    Path("masks/clip/000006.png").write_bytes(b"corrected")
+    also = MaskForms(predictor.model.bundle, [], page="again.html")
+    with pytest.raises(Refused, match=r"^refused: 1 problem\n.*clip/000006\.png: expected none, or the same mask"):
+        segment(predictor, [str(path), "photo.png"], "masks", also)
+    assert Path("again.html").read_text().count("<article") == 5
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,6 @@ def test_what_is_known_of_a_model_survives_json():
     for each in (known, Quality(), Quality(known.calibration)):
         assert quality_of(json.dumps(each.as_dict()), "x") == each
     one, two = ({"schema": 1, "colours": {"low": [1], **more}} for more in ({}, {"high": [2]}))
-    for wrong in ([], {"schema": 2}, one, two, "[" * 100_000):
+    for wrong in ([], {"schema": 2}, one, two, "{", "[" * 100_000):
         with pytest.raises(Refused, match=r"x.*: expected .*; delete it"):
             quality_of(wrong, "x", hint="delete it")
