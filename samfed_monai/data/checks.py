@@ -21,7 +21,16 @@ from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
-from samfed_monai.data.reading import Picture, Unreadable, decode_image, decode_mask, is_turned, misfit, read_bytes
+from samfed_monai.data.reading import (
+    MIDDLE,
+    Picture,
+    Unreadable,
+    decode_image,
+    decode_mask,
+    is_turned,
+    misfit,
+    read_bytes,
+)
 from samfed_monai.data.weak_labels import decode_weak_label
 
 
@@ -270,9 +279,22 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
         for name, found, expected in pairs:
             if name and found and found != expected:
                 problems.add(name, found=f"SHA-256 {found[:12]}…", expected=f"{str(expected)[:12]}…", hint=hint)
+    problems.extend(unlike_foreground(facts.values(), datalist.mask_threshold))
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)
+
+
+def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
+    """The problem of masks of 0 and 1, which are binary, beside masks whose 1 is cut off by a threshold."""
+    masks = [fact for fact in facts if fact.mask_values]
+    cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < MIDDLE]
+    binary = [fact for fact in masks if fact.mask_values[-1] == 1]
+    if not (threshold and threshold > 1 and cut and binary):
+        return []
+    found = f"0 and 1 alone, so that 1 is foreground, and in {cut[0].label} 1 is below --mask-threshold {threshold}"
+    hint = f"save the foreground of all masks as 255 (there are {len(binary)} of 0 and 1)"
+    return [Problem(str(binary[0].label), found, "masks in which a value means the same", hint)]
 
 
 def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
