@@ -381,14 +381,17 @@ def cut_nifti(
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
+    if 0 in labels or len({*labels}) < len(labels):
+        found, expected = f"the values {', '.join(map(str, labels))}", "each value once, and none 0, the background's"
+        problems.add("--label", found=found, expected=expected)
     volumes, sentences = _volumes_below(root, slices, problems)
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out, kept, notes, blank = list[Path](), set[Path](), dict[str, Any](), 0
+    left_out, kept, notes, blank, shown = list[Path](), set[Path](), dict[str, Any](), 0, set[bool | None]()
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
-                cut, voxel, single = _cut(each, labels, classes, reorient)
+                cut, voxel, single, drawn = _cut(each, labels, classes, reorient)
             except Refused as refusal:
                 unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
                 if unreadable and skip_unreadable:
@@ -400,12 +403,16 @@ def cut_nifti(
                 continue
             kept |= cut.keys()
             blank += single
+            shown.add(drawn)
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
             if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
+        if labels and not classes and shown & {True, False} == {False}:
+            found = f"{' and '.join(map(str, labels))}, which no mask holds"
+            problems.add("--label", found=found, expected="the value of foreground in masks", hint="look into one")
         if not len(problems):  # of a volume with one, no slices are known
             problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
@@ -422,14 +429,16 @@ def cut_nifti(
 
 def _cut(
     volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
-) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int]:
-    """The files of a volume's slices and of their masks, mm of its voxels, and how many slices were left out."""
+) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, bool | None]:
+    """The files of a volume's slices and of their masks, mm of its voxels, how many slices were left out, and whether
+    the mask, if any, has foreground."""
     read = read_slices(volume.path, reorient=reorient)
     shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
-    kinds = {"images": read.pictures}
+    kinds, drawn = {"images": read.pictures}, None
     if volume.mask is not None:
         given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient}
         kinds["masks"] = read_mask_slices(volume.mask, volume.path, **given)
+        drawn = bool(kinds["masks"].any())
         shows |= kinds["masks"].any((1, 2))
         kinds["masks"] = kinds["masks"] if classes else 255 * kinds["masks"]
     kept = np.flatnonzero(shows | ~shows.any())
@@ -439,7 +448,7 @@ def _cut(
         for kind, pictures in kinds.items()
         for number in kept.tolist()
     }
-    return files, read.voxel, len(shows) - len(kept)
+    return files, read.voxel, len(shows) - len(kept), drawn
 
 
 def _is_unreadable(volume: Path) -> bool:
