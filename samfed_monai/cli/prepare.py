@@ -175,9 +175,7 @@ OPTIONS = {
     "--images-per-site": _option("unlabelled images of each site", "N", type=int),
     "--kind": _list("scribble, points, box or block, of all sites or of one", "[SITE=]KIND", required=True),
     "--label": _list("value of foreground in masks, or of each class", "N", type=int, dest="labels"),
-    "--label-kind": _list(
-        "scribble, points, box or block (0, 1 and 255: not labelled), or mask", "[SITE=]KIND", dest="label_kinds"
-    ),
+    "--label-kind": _list("mask, or scribble, points, box, block (255: no label)", "[SITE=]KIND", dest="label_kinds"),
     "--labelled": _switch("give unlabelled images masks, too (for the oracle)"),
     "--leave-out": _list("collections to pass over", "NAME[,NAME]", type=_names),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
@@ -197,13 +195,11 @@ OPTIONS = {
     "--skip-unreadable": _switch("leave out images that do not decode, or whose mask does not"),
     "--slices": _option("where the slices go, which is the data root then", "DIR", type=Path, required=True),
     "--split": _option("the published JSON file", "FILE", type=Path, required=True),
-    "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
+    "--test": _option("share of images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
     "--unpack": _switch("unpack DIR/*.zip first"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
-    "--validation": _option(
-        "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
-    ),
+    "--validation": _option("share of images to validate on, of those with masks", "SHARE", type=float, default=SHARE),
     "--volumes": _option("of each site", "N", type=int),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
     "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),

@@ -22,7 +22,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
 from samfed_monai.data.reading import (
-    MIDDLE,
+    HALF,
     Picture,
     Unreadable,
     decode_image,
@@ -97,11 +97,7 @@ class Listed(Protocol):
 
 
 def survey(
-    listed: Iterable[Any],
-    data_root: str | Path,
-    *,
-    threshold: int | None = None,
-    classes: Sequence[str] = (),
+    listed: Iterable[Any], data_root: str | Path, *, threshold: int | None = None, classes: Sequence[str] = ()
 ) -> list[Facts]:
     """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
 
@@ -288,7 +284,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
 def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
     """The problem of masks of 0 and 1, which are binary, beside masks whose 1 is cut off by a threshold."""
     masks = [fact for fact in facts if fact.mask_values]
-    cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < MIDDLE]
+    cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < HALF]
     binary = [fact for fact in masks if fact.mask_values[-1] == 1]
     if not (threshold and threshold > 1 and cut and binary):
         return []

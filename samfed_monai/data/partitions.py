@@ -32,9 +32,8 @@ from samfed_monai.data.reading import SUFFIXES
 Clusters = list[list[int]]
 Places = dict[tuple[str, Split], list[Found]]
 """Images by site and split; those of the site ``""`` are public."""
-OTHERS = "these are other patients or videos"
-Volumes = Mapping[str, str] | None
-"""Folder of slices to the path of the volume that they are of."""
+Names = Sequence[str]
+SHARED = "those of images elsewhere, too; if they are other patients, give the groups of each site names of their own"
 FOLDER = "folder"
 """In the place of a number of sites: each folder of a pool is a site."""
 
@@ -216,12 +215,7 @@ def share_problems(validation: float, test: float) -> list[Problem]:
 
 
 def draw_measuring(
-    by_site: Mapping[str, list[Found]],
-    shares: Sequence[float],
-    *,
-    beside: Sequence[Found],
-    seed: int,
-    unseen: Sequence[str] = (),
+    by_site: Mapping[str, list[Found]], shares: Sequence[float], beside: Sequence[Found], seed: int, unseen: Names = ()
 ) -> tuple[Places, list[str]]:
     """Draws each site's validation and test images; the rest is unlabelled.
 
@@ -253,19 +247,14 @@ def draw_measuring(
         own = [mask and all(len(owners[key]) == 1 for key in keys(one)) for one, mask in zip(ones, masked, strict=True)]
         drawn = hold_out(ones, own, shares, seed=seed)
         places |= zip([(site, split) for split in (Split.VALIDATION, Split.TEST, Split.UNLABELLED)], drawn, strict=True)
-        groups = [one.group for one, mask in zip(ones, masked, strict=True) if mask and one.group]
+        groups = Counter(one.group for one, mask in zip(ones, masked, strict=True) if mask and one.group)
         bare = {one.group for one, mask in zip(ones, masked, strict=True) if not mask}
-        shared = [group for group in groups if len(owners[f"group {group}"]) > 1]
-        for of, why in (
-            (shared, f"those of images elsewhere, too; if {OTHERS}, give the groups of each site names of their own"),
-            (
-                [group for group in groups if group in bare and group not in shared],
-                "those of images without a mask, too",
-            ),
-        ):
+        shared = {group for group in groups if len(owners[f"group {group}"]) > 1}
+        for of, why in ((shared, SHARED), (groups.keys() & bare - shared, "those of images without a mask, too")):
             if of and any(shares) and site not in unseen:
-                who = counted(len(of), f"image of {site} has a mask and is", f"images of {site} have masks and are")
-                sentences.append(f"{who} not measured with: their groups, such as {of[0]!r}, are {why}")
+                count = sum(groups[group] for group in of)
+                who = counted(count, f"image of {site} has a mask and is", f"images of {site} have masks and are")
+                sentences.append(f"{who} not measured with: their groups, such as {min(of)!r}, are {why}")
     return places, sentences
 
 
@@ -395,18 +384,16 @@ class Groups:
             its end, whichever folder it or the image's starts at: a row ``a/1.png`` is of ``site/a/1.png`` and not of
             ``b/1.png``. An empty group means none. Names and groups are compared as :func:`normal` writes them.
         column: name of the group's column (``lesion_id``, ``patient`` ...), in upper or lower case.
-        of_folders: whether a row may name the folder of images that no row names.
-        volumes: folder of slices to the path of the volume that they are of, which a row may name, too.
+        volumes: folder of slices to the path of the volume that they are of, which a row may name where none names the
+            image, or any folder of images; ``None``: rows name images alone.
 
     Raises:
         Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
             of its columns, two rows that contradict each other.
     """
 
-    def __init__(
-        self, path: str | Path, column: str = "group", *, of_folders: bool = False, volumes: Volumes = None
-    ) -> None:
-        self.path, self.column, self.of_folders, self.volumes = Path(path), column, of_folders, volumes or {}
+    def __init__(self, path: str | Path, column: str = "group", volumes: Mapping[str, str] | None = None) -> None:
+        self.path, self.column, self.of_folders, self.volumes = Path(path), column, volumes is not None, volumes or {}
         self.rows = _read(self.path, column)
         self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
         for listed, group in self.rows:

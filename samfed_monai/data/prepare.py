@@ -102,8 +102,12 @@ class Options:
     @cached_property
     def groups_read(self) -> Groups | None:
         """Content of the file of groups."""
-        how: dict[str, Any] = {"of_folders": self.by_folder, "volumes": self.volumes}
-        return Groups(self.groups, self.group_column, **how) if self.groups else None
+        return Groups(self.groups, self.group_column, self.volumes if self.by_folder else None) if self.groups else None
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """By what validation and test images are drawn."""
+        return {"shares": (self.validation, self.test), "seed": self.seed, "unseen": self.unseen}
 
     @property
     def called(self) -> str:
@@ -224,12 +228,7 @@ def look_at(
 
 
 def of_sites(
-    found: Sites,
-    root: Path,
-    options: Options,
-    *,
-    known: Iterable[Problem] = (),
-    caveats: Sequence[str] = (),
+    found: Sites, root: Path, options: Options, *, known: Iterable[Problem] = (), caveats: Sequence[str] = ()
 ) -> Prepared:
     """Makes a list of sites, of which one may be the public one.
 
@@ -255,7 +254,7 @@ def of_sites(
     else:
         private = {site: ones for site, ones in looked.found.items() if site != options.public}
         public = looked.found.get(options.public, []) if options.public is not None else []
-        places, left = drawn(public, private, options)
+        places, left = draw_measuring(private, beside=public, **options.drawing)
         caveats = [*caveats, *left]
     return finish(places, looked, root, options, caveats=caveats)
 
@@ -272,14 +271,8 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
     looked = look_at({"": found}, Path(root), options, known)
     public, rest = draw_public(looked.found[""], options.public, options.seed)
     by_site = divide(rest, options.sites, options.seed)
-    places, caveats = drawn(public, by_site, options)
+    places, caveats = draw_measuring(by_site, beside=public, **options.drawing)
     return finish(places, looked, Path(root), options, caveats=caveats)
-
-
-def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], options: Options) -> tuple[Places, list[str]]:
-    """:func:`~.partitions.draw_measuring` by the options' shares."""
-    shares = options.validation, options.test
-    return draw_measuring(sites, shares, beside=public, seed=options.seed, unseen=options.unseen)
 
 
 def finish(

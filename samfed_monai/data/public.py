@@ -63,15 +63,7 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures, require
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
-from samfed_monai.data.folders import (
-    Finding,
-    Found,
-    list_images,
-    lonely_sentence,
-    match_masks,
-    others_in,
-    relative,
-)
+from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
 from samfed_monai.data.image_folder import is_left_out, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES
 

@@ -125,13 +125,10 @@ def read_mask_slices(
         found = f"corners up to {apart:.4g} mm from the volume's"
         hint = "resample the mask to the volume; of the same grid, copy the volume's affine"
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
-    data = _numbers(path, mask)
-    if data.dtype.names or data.size != np.prod(shapes[0]):
-        raise refused(path, "colours", "whole numbers: 0 and a mask's value")
+    data, expected = _numbers(path, mask), "whole numbers: 0 and a mask's value"
+    if data.dtype.names or data.size != np.prod(shapes[0]) or np.iscomplexobj(data):
+        raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
-    expected = "whole numbers: 0 and a mask's value"
-    if np.iscomplexobj(data):
-        raise refused(path, "complex numbers", expected)
     values = np.unique(data)
     part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # what is infinite or no number is a part, too
     if part.size:
@@ -434,11 +431,10 @@ def _cut(
     the mask, if any, has foreground."""
     read = read_slices(volume.path, reorient=reorient)
     shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
-    kinds, drawn = {"images": read.pictures}, None
+    kinds = {"images": read.pictures}
     if volume.mask is not None:
         given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient}
         kinds["masks"] = read_mask_slices(volume.mask, volume.path, **given)
-        drawn = bool(kinds["masks"].any())
         shows |= kinds["masks"].any((1, 2))
         kinds["masks"] = kinds["masks"] if classes else 255 * kinds["masks"]
     kept = np.flatnonzero(shows | ~shows.any())
@@ -448,6 +444,7 @@ def _cut(
         for kind, pictures in kinds.items()
         for number in kept.tolist()
     }
+    drawn = bool(kinds["masks"].any()) if "masks" in kinds else None
     return files, read.voxel, len(shows) - len(kept), drawn
 
 

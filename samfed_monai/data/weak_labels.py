@@ -174,12 +174,7 @@ def _block(mask: Picture, random: np.random.Generator, points: int, width: int) 
     return label
 
 
-WEAK = {
-    LabelKind.SCRIBBLE: _scribble,
-    LabelKind.POINTS: _points,
-    LabelKind.BOX: _box,
-    LabelKind.BLOCK: _block,
-}
+WEAK = {LabelKind.SCRIBBLE: _scribble, LabelKind.POINTS: _points, LabelKind.BOX: _box, LabelKind.BLOCK: _block}
 
 
 def weaken_list(

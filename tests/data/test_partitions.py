@@ -105,7 +105,7 @@ def test_an_image_that_rows_of_two_groups_match_equally_well_is_refused(tmp_path
 
 def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
-    groups = table(tmp_path, rows, "patient", of_folders=True)
+    groups = table(tmp_path, rows, "patient", volumes={})
     assert groups.of("a/images/ed/ed_0001.png") == "one"
     assert groups.of("b/images/ed/ed_0007.png") == "two"
     assert groups.of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
@@ -113,7 +113,7 @@ def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     assert table(tmp_path, rows, "patient").of("a/images/ed/ed_0001.png") is None
     rows = "image,patient\na\\images\\p1\\t1.nii.gz,one\np2/t1.nii,two\nt2.nii.gz,three\n"  # as they are called
     volumes = {f"a/images/{p}_{t}": f"a/images/{p}/{t}.nii.gz" for p in ("p1", "p2", "p3") for t in ("t1", "t2")}
-    groups = table(tmp_path, rows, "patient", of_folders=True, volumes=volumes)
+    groups = table(tmp_path, rows, "patient", volumes=volumes)
     slices = [f"{folder}/{folder[9:]}_0001.png" for folder in volumes]
     assert [groups.of(each) for each in slices] == ["one", "three", "two", "three", None, "three"]
     assert "1 name is in g.csv without a folder, and of several images each" in groups.sentences(slices)[1]

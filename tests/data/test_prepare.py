@@ -84,7 +84,7 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     made = prepare_folders(root, replace(chosen, validation=0.2, test=0.2))
     assert [each for each in made.warnings if "not measured" in each] == [
         "5 images of a have masks and are not measured with: their groups, such as 'sequence 0', are those of images "
-        "elsewhere, too; if these are other patients or videos, give the groups of each site names of their own",
+        "elsewhere, too; if they are other patients, give the groups of each site names of their own",
         "4 images of a have masks and are not measured with: their groups, such as 'sequence 5', are those of images "
         "without a mask, too",
     ]
