@@ -6,7 +6,6 @@ import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +67,7 @@ def test_a_smaller_subset_lies_inside_a_larger_one():
     assert subset(hashes, None) == subset(hashes, 9) == [0, 1, 2, 3]
 
 
-def table(folder: Path, content: str | bytes, column: str = "group", **how: Any) -> Groups:
+def table(folder: Path, content: str | bytes, column: str = "group", **how: dict[str, str]) -> Groups:
     """What a CSV file says."""
     (folder / "g.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     return Groups(folder / "g.csv", column, **how)
