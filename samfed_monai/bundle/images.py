@@ -202,7 +202,7 @@ class PublicSet:
         self._list, self._data_root = DataList.load(datalist), data_root
         self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
         self.hash = self._list.hash
-        public = load_records(self._list, data_root, split="public", limit=limit)
+        public = load_records(self._list, data_root, split="public", limit=limit, verify=True)
         self.train, self.held_out = split_public(public, held_out_fraction, seed)
 
     @cached_property

@@ -103,8 +103,9 @@ def test_synthetic(tmp_path):
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert output.read_bytes() == before
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
-    with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
-        run("synthetic", tmp_path / "data", *words, "--output", output, "--seed", 1)
+    for other in (("--seed", 1), ("--scene", "polyp")):
+        with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
+            run("synthetic", tmp_path / "data", *words, "--output", output, *other)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")

@@ -36,10 +36,8 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
     datalist, root = small_list(tmp_path / "right"), tmp_path / "wrong"
     if found.startswith("none"):
         root.mkdir()
-    assert told(datalist, root) == [
-        f"{root.resolve()}: expected 10 files of the list 'small', found {found}; "
-        "is this the data root that the list was made for?"
-    ]
+    hint = "is this the data root that the list was made for?"
+    assert told(datalist, root) == [f"{root.resolve()}: expected 10 files of the list 'small', found {found}; {hint}"]
     assert told(DataList("empty", []), root) == []
 
 
@@ -67,11 +65,8 @@ def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_p
 
 
 def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
-    assert ids_of(["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]) == {
-        "a/images/p1/0.png": "p1/0",
-        "a/images/p2/0.png": "p2/0",
-        "a/images/p2/1.x.png": "1.x",
-    }
+    images = ["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]
+    assert ids_of(images) == dict(zip(images, ["p1/0", "p2/0", "1.x"], strict=True))
     assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
 
 

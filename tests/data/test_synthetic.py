@@ -153,12 +153,6 @@ def test_bad_arguments_are_refused_together(tmp_path):
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_the_command_takes_the_scene(tmp_path, capsys):
-    words = ("--sites", 1, "--images-per-site", 1, "--public", 1, "--size", 64, 64, "--no-report")
-    assert run("synthetic", tmp_path, "--scene", "polyp", *words, "--output", tmp_path / "list.json") == 0
-    assert "synthetic-polyp-0: 1 public image, 1 site\n" in capsys.readouterr().out
-
-
 SMALL = {"volumes": 3, "public": 2, "size": (32, 40), "depth": 4}
 
 
