@@ -16,7 +16,10 @@ from monai.transforms import RandomizableTrait, Transform
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import require, whole
-from samfed_monai.data.datalist import SERVER_NAMES
+from samfed_monai.data.classes import other_classes
+from samfed_monai.data.datalist import SERVER_NAMES, DataList
+from samfed_monai.data.partitions import subset
+from samfed_monai.data.records import load_records, split_public
 from samfed_monai.handlers.images_seen import IMAGE_READ
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
@@ -68,9 +71,6 @@ class SiteImages:
         Raises:
             Refused: unknown site or split, missing files.
         """
-        from samfed_monai.data import load_records
-        from samfed_monai.data.partitions import subset
-
         require(self._other_classes)
         if split == "public":
             return load_records(self.datalist, self.data_root, split=split)
@@ -93,9 +93,6 @@ class SiteImages:
 
     @cached_property
     def _other_classes(self) -> list[Problem]:
-        from samfed_monai.data import DataList
-        from samfed_monai.data.classes import other_classes
-
         listed = DataList.load(self.datalist)
         return other_classes(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
 
@@ -202,12 +199,10 @@ class PublicSet:
         limit: int | None = None,
     ) -> None:
         check_public_limit(limit)
-        from samfed_monai.data import DataList, load_records, split_public
-
         self._list, self._data_root = DataList.load(datalist), data_root
         self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
         self.hash = self._list.hash
-        public = load_records(self._list, data_root, split="public", limit=limit)
+        public = load_records(self._list, data_root, split="public", limit=limit, verify=True)
         self.train, self.held_out = split_public(public, held_out_fraction, seed)
 
     @cached_property

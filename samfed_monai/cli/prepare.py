@@ -55,7 +55,8 @@ def run_weak(arguments: argparse.Namespace) -> int:
 
     datalist = DataList.load(arguments.datalist)
     by_site = _by_name(arguments.kind, "--kind")
-    kinds = (dict.fromkeys(datalist.sites, by_site.pop("")) if "" in by_site else {}) | by_site
+    training = [name for name, site in datalist.sites.items() if site.unlabelled]
+    kinds = (dict.fromkeys(training, by_site.pop("")) if "" in by_site else {}) | by_site
     require_free(arguments.output, name=datalist.name)
     given = _matching(weaken_list, vars(arguments)) | {"datalist": datalist, "kinds": kinds}
     return _freeze(weaken_list(**given), arguments.data_root, arguments)
@@ -138,7 +139,7 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> int:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    return [name for name in map(str.strip, text.split(",")) if name]
 
 
 def number_or_folder(text: str) -> int | str:
@@ -174,9 +175,7 @@ OPTIONS = {
     "--images-per-site": _option("unlabelled images of each site", "N", type=int),
     "--kind": _list("scribble, points, box or block, of all sites or of one", "[SITE=]KIND", required=True),
     "--label": _list("value of foreground in masks, or of each class", "N", type=int, dest="labels"),
-    "--label-kind": _list(
-        "scribble, points, box or block (0, 1 and 255: not labelled), or mask", "[SITE=]KIND", dest="label_kinds"
-    ),
+    "--label-kind": _list("mask, or scribble, points, box, block (255: no label)", "[SITE=]KIND", dest="label_kinds"),
     "--labelled": _switch("give unlabelled images masks, too (for the oracle)"),
     "--leave-out": _list("collections to pass over", "NAME[,NAME]", type=_names),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
@@ -196,13 +195,11 @@ OPTIONS = {
     "--skip-unreadable": _switch("leave out images that do not decode, or whose mask does not"),
     "--slices": _option("where the slices go, which is the data root then", "DIR", type=Path, required=True),
     "--split": _option("the published JSON file", "FILE", type=Path, required=True),
-    "--test": _option("share of a site's images to test on, of those with masks", "SHARE", type=float, default=SHARE),
+    "--test": _option("share of images to test on, of those with masks", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("every image that has a mask is a test image (DIR may be a single site)"),
     "--unpack": _switch("unpack DIR/*.zip first"),
     "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
-    "--validation": _option(
-        "share of a site's images to validate on, of those with masks", "SHARE", type=float, default=SHARE
-    ),
+    "--validation": _option("share of images to validate on, of those with masks", "SHARE", type=float, default=SHARE),
     "--volumes": _option("of each site", "N", type=int),
     "--width": _option("of scribbles and points, in pixels of the image, odd", "N", type=int, default=3),
     "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),
@@ -210,9 +207,7 @@ OPTIONS = {
 }
 """Every option once; what follows a colon tells those of one name apart."""
 
-COMMON = (
-    "--output --groups --group-column --limit-per-site --mask-threshold --classes --skip-unreadable --seed --no-report"
-)
+COMMON = "--output --groups --group-column --limit-per-site --skip-unreadable --seed --no-report"
 MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
 OF_POOL = f"--public --sites {MEASURING} {COMMON}"
@@ -232,39 +227,39 @@ SOURCES = (
     Source(
         "folders",
         "DIR/<site>/{images,masks}; masks may be missing except for the public one",
-        f"root --label-kind --by-folder {OF_SITES}",
+        f"root --label-kind --by-folder {OF_SITES} --mask-threshold --classes",
     ),
     Source(
         "coco",
         "COCO annotations, DIR/<site>/{images,annotations/*.json}, drawn as masks into DIR/<site>/masks",
-        f"root --category --without-annotation --by-folder {OF_SITES}",
+        f"root --category --without-annotation --by-folder {OF_SITES} --mask-threshold",
     ),
     Source(
         "nifti",
         "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; those of one volume stay together",
-        f"root --slices --label --reorient --without-spacing {OF_SITES}",
+        f"root --slices --label --reorient --without-spacing {OF_SITES} --classes",
     ),
     Source(
         "isic",
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        f"root --unpack {OF_POOL}",
+        f"root --unpack {OF_POOL} --mask-threshold",
         defaults={"public": "100"},
     ),
     Source(
         "list",
         "a published list of who had which image (HSSF's format)",
-        f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON}",
+        f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON} --mask-threshold --classes",
     ),
     Source(
         "polyp",
         "public polyp collections as they unpack, one folder each: one hospital, one site",
-        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON}",
+        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON} --mask-threshold",
         defaults={"public": "CVC-ColonDB"},
     ),
     Source(
         "source",
         "what a source of another installed package finds, by its name",
-        f"name_of_source root {OF_POOL}",
+        f"name_of_source root {OF_POOL} --mask-threshold --classes",
         defaults={"public": "0.25"},
     ),
     Source(

@@ -21,7 +21,16 @@ from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
-from samfed_monai.data.reading import Picture, Unreadable, decode_image, decode_mask, is_turned, misfit, read_bytes
+from samfed_monai.data.reading import (
+    HALF,
+    Picture,
+    Unreadable,
+    decode_image,
+    decode_mask,
+    is_turned,
+    misfit,
+    read_bytes,
+)
 from samfed_monai.data.weak_labels import decode_weak_label
 
 
@@ -88,11 +97,7 @@ class Listed(Protocol):
 
 
 def survey(
-    listed: Iterable[Any],
-    data_root: str | Path,
-    *,
-    threshold: int | None = None,
-    classes: Sequence[str] = (),
+    listed: Iterable[Any], data_root: str | Path, *, threshold: int | None = None, classes: Sequence[str] = ()
 ) -> list[Facts]:
     """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
 
@@ -262,17 +267,36 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
     if wrong := wrong_root(files, data_root, f"the list {datalist.name!r}"):
         return wrong
     facts = {fact.image: fact for fact in seen or facts_of(datalist, data_root)}
-    problems, hint = Problems(), "restore the file, or make the list again"
+    problems = Problems()
     for _, _, item in datalist.items():
         fact = facts[item.image]
         problems.extend(fact.problems)
         pairs = (item.image, fact.sha256, item.sha256), (item.label, fact.label_sha256, item.label_sha256)
         for name, found, expected in pairs:
-            if name and found and found != expected:
-                problems.add(name, found=f"SHA-256 {found[:12]}…", expected=f"{str(expected)[:12]}…", hint=hint)
+            if name and found:
+                problems.extend(changed(name, found, expected))
+    problems.extend(unlike_foreground(facts.values(), datalist.mask_threshold))
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)
+
+
+def changed(name: str, found: str, expected: str | None) -> list[Problem]:
+    """What is wrong with a file that does not have the SHA-256 of the list (fault 29)."""
+    hint = "restore the file, or make the list again"
+    return [] if found == expected else [Problem(name, f"SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", hint)]
+
+
+def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
+    """The problem of masks of 0 and 1, which are binary, beside masks whose 1 is cut off by a threshold."""
+    masks = [fact for fact in facts if fact.mask_values]
+    cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < HALF]
+    binary = [fact for fact in masks if fact.mask_values[-1] == 1]
+    if not (threshold and threshold > 1 and cut and binary):
+        return []
+    found = f"0 and 1 alone, so that 1 is foreground, and in {cut[0].label} 1 is below --mask-threshold {threshold}"
+    hint = f"save the foreground of all masks as 255 (there are {len(binary)} of 0 and 1)"
+    return [Problem(str(binary[0].label), found, "masks in which a value means the same", hint)]
 
 
 def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:

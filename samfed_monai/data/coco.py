@@ -386,10 +386,13 @@ def draw_coco(
         with problems.collected():
             pictures += read_coco(file)
     problems.refuse_if_any()
-    pictures = of_categories(pictures, categories)
-    for site in [site for site, paths in files.items() if paths]:
+    pictures, of = of_categories(pictures, categories), f" of {' or '.join(categories)}" if categories else ""
+    for site, paths in files.items():
+        if not paths:
+            sentences.append(f"{site.name} has no COCO file (*.json, annotations/*.json): taken as it is")
+            continue
         known, blank = _Images(site), 0
-        of_site = [one for one in pictures if one.where in files[site]]
+        of_site = [one for one in pictures if one.where in paths]
         for one in progress_bar(of_site, desc=f"drawing {site.name}", unit="mask"):
             with problems.collected():
                 path = known.image_of(one, skip_unreadable)
@@ -399,7 +402,7 @@ def draw_coco(
                 if not one.annotations and not blank_is_empty:
                     blank += 1
                     if place.exists():  # of an earlier call: it would be taken for the picture's mask
-                        expected, hint = "none: its picture has no annotation", "move it away, or annotate the picture"
+                        expected, hint = f"none: its picture has no annotation{of}", "move it away, or annotate it"
                         raise refused(place, found="a mask", expected=expected, hint=hint)
                 elif place in masks:
                     hint = "keep one of them"
@@ -408,7 +411,7 @@ def draw_coco(
                     masks[place] = png_of(one.mask() * np.uint8(255))
         if blank:
             who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
-            sentences.append(f"{who} no annotation: taken as unlabelled")
+            sentences.append(f"{who} no annotation{of}: taken as unlabelled")
         if known.unlisted:
             who = counted(len(known.unlisted), f"picture of {site.name} is", f"pictures of {site.name} are")
             sentences.append(f"{who} in no COCO file, such as {relative(next(iter(known.unlisted)), root)}")

@@ -243,17 +243,10 @@ class DataList:
 
     def content(self) -> dict[str, Any]:
         """The list as JSON content, without its hash."""
-        return {
-            "schema": SCHEMA,
-            "name": self.name,
-            "mask_threshold": self.mask_threshold,
-            **self._of_classes(),
-            "public": [_item_json(item) for item in self.public],
-            "sites": {
-                name: {split.value: [_item_json(item) for item in items] for split, items in site.splits()}
-                for name, site in self.sites.items()
-            },
+        sites = {
+            name: {split.value: _json(items) for split, items in site.splits()} for name, site in self.sites.items()
         }
+        return {"schema": SCHEMA, "name": self.name, **self._meaning(), "public": _json(self.public), "sites": sites}
 
     def for_site(self, name: str) -> DataList:
         """What one site needs: the public images and its own.
@@ -272,8 +265,7 @@ class DataList:
 
     def public_hash(self) -> str:
         """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
-        public = [_item_json(item) for item in self.public]
-        return canonical_hash({"mask_threshold": self.mask_threshold, **self._of_classes(), "public": public})
+        return canonical_hash({**self._meaning(), "public": _json(self.public)})
 
     def part_hash(self, name: str) -> str:
         """SHA-256 of one site's part; the same in the whole list and in that site's own.
@@ -281,14 +273,12 @@ class DataList:
         Raises:
             Refused: the list has no such site.
         """
-        part = self.for_site(name)
-        splits = {split.value: [_item_json(item) for item in items] for split, items in part.sites[name].splits()}
-        own = {"mask_threshold": self.mask_threshold, **self._of_classes(), "site": name}
-        return canonical_hash({**own, **splits})
+        return canonical_hash({**self._meaning(), "site": name, **self.for_site(name).content()["sites"][name]})
 
-    def _of_classes(self) -> dict[str, list[str]]:
-        """The key ``classes``, where there are several."""
-        return {"classes": list(self.classes)} if self.classes else {}
+    def _meaning(self) -> dict[str, Any]:
+        """What decides which pixels of labels are foreground, or of which class, where there are several."""
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {"mask_threshold": self.mask_threshold, **classes}
 
     def items(self) -> Iterator[tuple[str, Split, Item]]:
         """Every item as (site, split, item); the public ones first, with the site ``""``."""
@@ -321,8 +311,8 @@ class DataList:
         return read_list(read_json(path), Path(path).name)
 
 
-def _item_json(item: Item) -> dict[str, Any]:
-    return {key: value for key, value in vars(item).items() if value is not None}
+def _json(items: list[Item]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in vars(item).items() if value is not None} for item in items]
 
 
 HINT = "choose another name, or delete it"

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems, or_skip
@@ -140,7 +140,7 @@ def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKin
     return found, others
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: PurePath) -> str:
     """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
     lower = path.name.lower()
     suffix = next((each for each in (*NIFTI_SUFFIXES, *DICOM_SUFFIXES) if lower.endswith(each)), "")

@@ -26,11 +26,14 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
 from samfed_monai.data.folders import Found
+from samfed_monai.data.image_folder import stem_of
 from samfed_monai.data.reading import SUFFIXES
 
 Clusters = list[list[int]]
 Places = dict[tuple[str, Split], list[Found]]
 """Images by site and split; those of the site ``""`` are public."""
+Names = Sequence[str]
+SHARED = "those of images elsewhere, too; if they are other patients, give the groups of each site names of their own"
 FOLDER = "folder"
 """In the place of a number of sites: each folder of a pool is a site."""
 
@@ -212,8 +215,8 @@ def share_problems(validation: float, test: float) -> list[Problem]:
 
 
 def draw_measuring(
-    by_site: Mapping[str, list[Found]], shares: Sequence[float], *, beside: Sequence[Found], seed: int
-) -> Places:
+    by_site: Mapping[str, list[Found]], shares: Sequence[float], beside: Sequence[Found], seed: int, unseen: Names = ()
+) -> tuple[Places, list[str]]:
     """Draws each site's validation and test images; the rest is unlabelled.
 
     What is also elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
@@ -224,6 +227,10 @@ def draw_measuring(
         shares: of the site's images, to validate and to test on, each in [0, 1).
         beside: the public images.
         seed: of the draws.
+        unseen: sites whose splits :func:`make_unseen` joins again.
+
+    Returns:
+        The places, with the public images, and sentences on masks that cannot be measured with for their groups.
     """
     owners: dict[str, set[str]] = {}
 
@@ -233,13 +240,22 @@ def draw_measuring(
     for site, ones in [("", beside), *by_site.items()]:
         for key in (key for one in ones for key in keys(one)):
             owners.setdefault(key, set()).add(site)
-    places: Places = {}
+    places: Places = {("", Split.PUBLIC): list(beside)}
+    sentences = list[str]()
     for site, ones in by_site.items():
         masked = [one.label is not None and one.label_kind is None for one in ones]
         own = [mask and all(len(owners[key]) == 1 for key in keys(one)) for one, mask in zip(ones, masked, strict=True)]
         drawn = hold_out(ones, own, shares, seed=seed)
         places |= zip([(site, split) for split in (Split.VALIDATION, Split.TEST, Split.UNLABELLED)], drawn, strict=True)
-    return places
+        groups = Counter(one.group for one, mask in zip(ones, masked, strict=True) if mask and one.group)
+        bare = {one.group for one, mask in zip(ones, masked, strict=True) if not mask}
+        shared = {group for group in groups if len(owners[f"group {group}"]) > 1}
+        for of, why in ((shared, SHARED), (groups.keys() & bare - shared, "those of images without a mask, too")):
+            if of and any(shares) and site not in unseen:
+                count = sum(groups[group] for group in of)
+                who = counted(count, f"image of {site} has a mask and is", f"images of {site} have masks and are")
+                sentences.append(f"{who} not measured with: their groups, such as {min(of)!r}, are {why}")
+    return places, sentences
 
 
 def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
@@ -274,6 +290,7 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
         labelled = [one for one in everything if one.label is not None]
         new = [one for one in labelled if one.sha256 not in hashes]
         kept = [one for one in new if one.group not in groups]
+        of_site = list[str]()
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
             (len(labelled) - len(new), "is also", "are also", "elsewhere, and the site is to be unseen"),
@@ -281,10 +298,12 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
         ):
             if count:
                 who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
-                sentences.append(f"{who} {why}: left out")
+                of_site.append(f"{who} {why}: left out")
+        sentences += of_site
         if not kept:
             hint = "give masks of images that are nowhere else, or leave it out of --unseen"
-            problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", hint=hint)
+            found = "; ".join(["no image to measure with", *of_site])
+            problems.add(f"--unseen {name}", found=found, expected="some with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
     return changed, sentences
@@ -365,15 +384,16 @@ class Groups:
             its end, whichever folder it or the image's starts at: a row ``a/1.png`` is of ``site/a/1.png`` and not of
             ``b/1.png``. An empty group means none. Names and groups are compared as :func:`normal` writes them.
         column: name of the group's column (``lesion_id``, ``patient`` ...), in upper or lower case.
-        of_folders: whether a row may name the folder of images that no row names, as the volume that slices are of.
+        volumes: folder of slices to the path of the volume that they are of, which a row may name where none names the
+            image, or any folder of images; ``None``: rows name images alone.
 
     Raises:
         Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
             of its columns, two rows that contradict each other.
     """
 
-    def __init__(self, path: str | Path, column: str = "group", *, of_folders: bool = False) -> None:
-        self.path, self.column, self.of_folders = Path(path), column, of_folders
+    def __init__(self, path: str | Path, column: str = "group", volumes: Mapping[str, str] | None = None) -> None:
+        self.path, self.column, self.of_folders, self.volumes = Path(path), column, volumes is not None, volumes or {}
         self.rows = _read(self.path, column)
         self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
         for listed, group in self.rows:
@@ -391,6 +411,9 @@ class Groups:
         if not rows and self.of_folders:
             here = here.parent
             rows = self._by_stem.get(here.name, [])
+        if not rows and (volume := self.volumes.get(PurePosixPath(image).parent.as_posix())):
+            here = PurePosixPath(normal(volume))
+            rows = self._by_stem.get(stem_of(here), [])
         counts = [(parts_in_common(here, listed), group) for listed, group in rows]
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder is of another image
         groups = {group for count, group in counts if count == longest}
@@ -412,7 +435,7 @@ class Groups:
             found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
             hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
             raise refused(self.path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
-        count = Counter(map(stem, images))
+        count = Counter([*map(stem, images), *map(stem_of, map(PurePosixPath, self.volumes.values()))])
         bare = {name for name, group in self.rows if group and "/" not in name}
         several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
@@ -532,7 +555,8 @@ def _value(text: str) -> str:
 def _stems(name: str) -> set[str]:
     """What an image's stem may be to go with a name; what follows the last dot need not be a suffix."""
     last = PurePosixPath(name)
-    return {last.name, last.stem if last.suffix.lower() in SUFFIXES else _WHOLE.sub(r"\1", last.name)}
+    bare = last.stem if last.suffix.lower() in SUFFIXES else stem_of(last)  # of a volume without .nii.gz
+    return {last.name, _WHOLE.sub(r"\1", bare) if bare == last.name else bare}
 
 
 def parts_in_common(one: PurePosixPath, other: PurePosixPath) -> int:

@@ -15,7 +15,7 @@ from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import unpack_all
-from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey
+from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, unlike_foreground
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
@@ -57,6 +57,7 @@ class Options:
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
         by_folder: whether all images below one folder of ``images`` are a group; slices of volumes always are.
+        volumes: folder of slices to the path of their volume, which ``groups`` may name.
         by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
             are; what is drawn from it later keeps videos whole.
         label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
@@ -83,6 +84,7 @@ class Options:
     groups: str | Path | None = None
     group_column: str = "group"
     by_folder: bool = False
+    volumes: Mapping[str, str] = field(default_factory=dict)
     by_sequence: bool = False
     label_kinds: Mapping[str, str] = field(default_factory=dict)
     leave_out: Sequence[str] = ()
@@ -100,7 +102,12 @@ class Options:
     @cached_property
     def groups_read(self) -> Groups | None:
         """Content of the file of groups."""
-        return Groups(self.groups, self.group_column, of_folders=self.by_folder) if self.groups else None
+        return Groups(self.groups, self.group_column, self.volumes if self.by_folder else None) if self.groups else None
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """By what validation and test images are drawn."""
+        return {"shares": (self.validation, self.test), "seed": self.seed, "unseen": self.unseen}
 
     @property
     def called(self) -> str:
@@ -209,6 +216,7 @@ def look_at(
     some_left = not all(fact.unreadable for fact in facts.values())
     for fact in facts.values():
         problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
+    problems.extend(unlike_foreground(facts.values(), options.mask_threshold))
     sites = ((place[0] if isinstance(place, tuple) else place, ones) for place, ones in found.items())
     problems.extend(repeated_stems((site, one.image) for site, ones in sites for one in ones))
     problems.refuse_if_any()
@@ -220,12 +228,7 @@ def look_at(
 
 
 def of_sites(
-    found: Sites,
-    root: Path,
-    options: Options,
-    *,
-    known: Iterable[Problem] = (),
-    caveats: Sequence[str] = (),
+    found: Sites, root: Path, options: Options, *, known: Iterable[Problem] = (), caveats: Sequence[str] = ()
 ) -> Prepared:
     """Makes a list of sites, of which one may be the public one.
 
@@ -251,7 +254,8 @@ def of_sites(
     else:
         private = {site: ones for site, ones in looked.found.items() if site != options.public}
         public = looked.found.get(options.public, []) if options.public is not None else []
-        places = drawn(public, private, options)
+        places, left = draw_measuring(private, beside=public, **options.drawing)
+        caveats = [*caveats, *left]
     return finish(places, looked, root, options, caveats=caveats)
 
 
@@ -267,13 +271,8 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
     looked = look_at({"": found}, Path(root), options, known)
     public, rest = draw_public(looked.found[""], options.public, options.seed)
     by_site = divide(rest, options.sites, options.seed)
-    return finish(drawn(public, by_site, options), looked, Path(root), options)
-
-
-def drawn(public: Sequence[Found], sites: Mapping[str, list[Found]], options: Options) -> Places:
-    """The public images, and those of each site drawn to validate and to test on."""
-    shares = options.validation, options.test
-    return {("", Split.PUBLIC): list(public), **draw_measuring(sites, shares, beside=public, seed=options.seed)}
+    places, caveats = draw_measuring(by_site, beside=public, **options.drawing)
+    return finish(places, looked, Path(root), options, caveats=caveats)
 
 
 def finish(
@@ -350,8 +349,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     """
     check_first(options)
     root = Path(root)
-    asked, volumes = options.by_folder, volumes_of(root)
-    options = replace(options, by_folder=asked or bool(volumes))
+    asked, volumes = options.by_folder, {folder: note["volume"] for folder, note in volumes_of(root).items()}
+    options = replace(options, by_folder=asked or bool(volumes), volumes=volumes)
 
     def known(one: Found) -> Found:
         return _by_folder(one) if asked or PurePosixPath(one.image).parent.as_posix() in volumes else one

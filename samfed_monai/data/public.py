@@ -58,20 +58,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from samfed_monai.core.errors import Problem, Problems, Refused, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures, require
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
-from samfed_monai.data.folders import (
-    Finding,
-    Found,
-    list_images,
-    lonely_sentence,
-    match_masks,
-    others_in,
-    relative,
-)
+from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
 from samfed_monai.data.image_folder import is_left_out, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES
 
@@ -441,9 +433,12 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
     if unknown := sorted(folders.keys() - set(clients)):
         hint = "for instance Kvasir=kvasir_seg"
         raise refused("--folder", found=str(unknown), expected=f"clients among {clients}", hint=hint)
-    if (root / "images").is_dir():
-        return dict.fromkeys(clients, _by_stem(_pair_up(root, root, "")))
     present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if lacking := [(client, name) for client, name in folders.items() if not (root / name).is_dir()]:
+        client, name = lacking[0]
+        raise refused(f"--folder {client}", f"no folder {name!r}", f"one of {root}", did_you_mean(name, present))
+    if (root / "images").is_dir() and not folders:
+        return dict.fromkeys(clients, _by_stem(_pair_up(root, root, "")))
     pools = {}
     for client in clients:
         like = folders.get(client) or _folder_like(client, present)

@@ -249,6 +249,7 @@ def write_report(
         coverage=coverage,
         warnings=warnings,
         galleries=_galleries(datalist, by_image, Path(data_root)),
+        colours={name: colour_of(place) for place, name in enumerate(datalist.classes, start=1)},
         csv=page.with_suffix(".csv").name,
         version=__version__,
     )
@@ -297,7 +298,7 @@ def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str
         there = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
         mask, note = read_classes(path, classes), f"{note} · {', '.join(there) or 'none'}"
     elif path:
-        mask, note = read_mask(path, datalist.mask_threshold), f"{note} · {fact.foreground or 0:.0%} lesion"
+        mask, note = read_mask(path, datalist.mask_threshold), f"{note} · {fact.foreground or 0:.0%} foreground"
     return {
         "name": Path(item.image).stem,
         "picture": data_uri(overlay(picture, mask, classes=len(classes))),

@@ -17,15 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, refused
 
@@ -104,7 +96,7 @@ SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff",
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
-FEW_LEVELS, MIDDLE = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
+FEW_LEVELS, HALF = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
 ORIENTATION = 0x0112  # the only EXIF entry that is ever looked at
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -244,15 +236,15 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
         )
     levels = _levels(to_8_bit(grey))
     highest = max(levels)
-    if lossy and highest < MIDDLE:
+    if lossy and highest < HALF:
         return "save it from its source without loss, as PNG: of values this low, compression changes the pixels"
     if highest == 0:
         return f"save it as 8 bit with 0 and 255: of 16 bits, {int(grey.max())} is nearly black"
-    if len(levels) <= FEW_LEVELS and highest < MIDDLE:
+    if len(levels) <= FEW_LEVELS and highest < HALF:
         lowest = min(level for level in levels if level)
         rest = "" if len(levels) <= 2 else "; if only one of them is, save that one as 255"
         return f"if all but 0 is foreground, declare that for the list: `--mask-threshold {lowest}`{rest}"
-    middle = MIDDLE if highest >= MIDDLE else (highest + 1) // 2
+    middle = HALF if highest >= HALF else (highest + 1) // 2
     return f"threshold it, or declare a threshold for the list: `--mask-threshold {middle}`"
 
 
@@ -451,7 +443,7 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         else:
             try:
                 image = _by_pillow(content, index, tags, numbers)
-            except UnidentifiedImageError:
+            except Image.UnidentifiedImageError:
                 image = _by_tifffile(page, tags)
     if 0 in image.size:
         raise ValueError("no pixels")

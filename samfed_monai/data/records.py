@@ -15,7 +15,7 @@ from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import NO_FILE, RESTORE, ids_of, wrong_root
+from samfed_monai.data.checks import NO_FILE, RESTORE, changed, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
 
@@ -82,10 +82,11 @@ def load_records(
     with_labels: bool | None = None,
     limit: int | None = None,
     weak_labels: bool = False,
+    verify: bool = False,
 ) -> list[Record]:
     """Records of one split, with absolute paths that are known to lie inside the data root.
 
-    Files must exist; their content is not read (:func:`samfed_monai.data.check_datalist` does that).
+    Files must exist; their content is not decoded (:func:`samfed_monai.data.check_datalist` does that).
 
     Args:
         datalist: the list, or the JSON file that holds it.
@@ -96,6 +97,7 @@ def load_records(
             where the list has any, must be asked for (the oracle variant does).
         limit: keep that many images, chosen by hash, in the list's order; ``None`` keeps all.
         weak_labels: whether the caller can use labels of other kinds than masks.
+        verify: whether files must have the SHA-256 of the list, where nothing has checked it before.
 
     Returns:
         One dictionary per image with ``image``, ``id`` (:func:`~.checks.ids_of`), ``image_sha256`` and ``site`` (``""``
@@ -130,9 +132,9 @@ def load_records(
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
             record["index"] = index
-        record["image"] = _existing(data_root, item.image, problems)
+        record["image"] = _existing(data_root, item.image, problems, item.sha256 if verify else None)
         if with_labels and item.label is not None:
-            record["label"] = _existing(data_root, item.label, problems)
+            record["label"] = _existing(data_root, item.label, problems, item.label_sha256 if verify else None)
             if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
@@ -212,7 +214,7 @@ def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
     return datalist.public if split == Split.PUBLIC else getattr(datalist.sites[str(site)], split)
 
 
-def _existing(root: str | Path, relative: str, problems: Problems) -> str:
+def _existing(root: str | Path, relative: str, problems: Problems, sha256: str | None) -> str:
     try:
         path = confine(root, relative, where=relative)
     except Refused as refusal:
@@ -220,10 +222,9 @@ def _existing(root: str | Path, relative: str, problems: Problems) -> str:
         return ""
     if not path.is_file():
         problems.add(str(path), found=NO_FILE, expected="a file that the list names", hint=RESTORE)
+    elif sha256 is not None:
+        problems.extend(changed(relative, sha256_file(path), sha256))
     return str(path)
-
-
-SERVER = "server"
 
 
 def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Path]:
@@ -244,7 +245,7 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
     if not datalist.sites:
         found, hint = "no sites", "give the list of all sites"
         raise refused(f"{datalist.name} -> sites", found=found, expected="sites to divide by", hint=hint)
-    parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
+    parts = {"server": datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
     written = {name: Path(output_dir) / f"{name}.json" for name in parts}
     freeze({written[name]: part for name, part in parts.items()})
     return written

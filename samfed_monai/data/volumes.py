@@ -125,13 +125,10 @@ def read_mask_slices(
         found = f"corners up to {apart:.4g} mm from the volume's"
         hint = "resample the mask to the volume; of the same grid, copy the volume's affine"
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
-    data = _numbers(path, mask)
-    if data.dtype.names or data.size != np.prod(shapes[0]):
-        raise refused(path, "colours", "whole numbers: 0 and a mask's value")
+    data, expected = _numbers(path, mask), "whole numbers: 0 and a mask's value"
+    if data.dtype.names or data.size != np.prod(shapes[0]) or np.iscomplexobj(data):
+        raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
-    expected = "whole numbers: 0 and a mask's value"
-    if np.iscomplexobj(data):
-        raise refused(path, "complex numbers", expected)
     values = np.unique(data)
     part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # what is infinite or no number is a part, too
     if part.size:
@@ -381,14 +378,17 @@ def cut_nifti(
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
+    if 0 in labels or len({*labels}) < len(labels):
+        found, expected = f"the values {', '.join(map(str, labels))}", "each value once, and none 0, the background's"
+        problems.add("--label", found=found, expected=expected)
     volumes, sentences = _volumes_below(root, slices, problems)
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out, kept, notes, blank = list[Path](), set[Path](), dict[str, Any](), 0
+    left_out, kept, notes, blank, shown = list[Path](), set[Path](), dict[str, Any](), 0, set[bool | None]()
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
-                cut, voxel, single = _cut(each, labels, classes, reorient)
+                cut, voxel, single, drawn = _cut(each, labels, classes, reorient)
             except Refused as refusal:
                 unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
                 if unreadable and skip_unreadable:
@@ -400,12 +400,16 @@ def cut_nifti(
                 continue
             kept |= cut.keys()
             blank += single
+            shown.add(drawn)
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
             if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
+        if labels and not classes and shown & {True, False} == {False}:
+            found = f"{' and '.join(map(str, labels))}, which no mask holds"
+            problems.add("--label", found=found, expected="the value of foreground in masks", hint="look into one")
         if not len(problems):  # of a volume with one, no slices are known
             problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
@@ -422,8 +426,9 @@ def cut_nifti(
 
 def _cut(
     volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
-) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int]:
-    """The files of a volume's slices and of their masks, mm of its voxels, and how many slices were left out."""
+) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, bool | None]:
+    """The files of a volume's slices and of their masks, mm of its voxels, how many slices were left out, and whether
+    the mask, if any, has foreground."""
     read = read_slices(volume.path, reorient=reorient)
     shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
     kinds = {"images": read.pictures}
@@ -439,7 +444,8 @@ def _cut(
         for kind, pictures in kinds.items()
         for number in kept.tolist()
     }
-    return files, read.voxel, len(shows) - len(kept)
+    drawn = bool(kinds["masks"].any()) if "masks" in kinds else None
+    return files, read.voxel, len(shows) - len(kept), drawn
 
 
 def _is_unreadable(volume: Path) -> bool:

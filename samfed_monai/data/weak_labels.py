@@ -174,12 +174,7 @@ def _block(mask: Picture, random: np.random.Generator, points: int, width: int) 
     return label
 
 
-WEAK = {
-    LabelKind.SCRIBBLE: _scribble,
-    LabelKind.POINTS: _points,
-    LabelKind.BOX: _box,
-    LabelKind.BLOCK: _block,
-}
+WEAK = {LabelKind.SCRIBBLE: _scribble, LabelKind.POINTS: _points, LabelKind.BOX: _box, LabelKind.BLOCK: _block}
 
 
 def weaken_list(
@@ -210,6 +205,8 @@ def weaken_list(
             a mask, a file that cannot be read or written. No file is written then.
     """
     problems = Problems()
+    if not kinds:
+        problems.add(f"{datalist.name} -> sites", found="none that trains", expected="sites with training images")
     for site, kind in kinds.items():
         wrong = one_of("--kind", site, sorted(datalist.sites)) or one_of(f"--kind of {site}", kind, WEAK)
         if wrong:

@@ -254,7 +254,7 @@ class SiteEvaluation:
 
     Raises:
         Refused: weights that were trained with other settings, when it is built; later those that do not fit, an
-            unknown site or split, images without a label.
+            unknown site or split, images without a label, files that have changed since the list was made.
 
     Example::
 
@@ -305,10 +305,8 @@ class SiteEvaluation:
 
         listed = DataList.load(self.datalist)
         names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
-        found: dict[str, list[dict[str, Any]]] = {
-            name: load_records(listed, self.data_root, split=self.split, site=name, with_labels=True, limit=self.limit)
-            for name in names
-        }
+        how: dict[str, Any] = {"split": self.split, "with_labels": True, "limit": self.limit, "verify": True}
+        found = {name: load_records(listed, self.data_root, site=name, **how) for name in names}
         found = {name: records for name, records in found.items() if records}
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"

@@ -92,14 +92,10 @@ def evaluation_records(
         return {}
     from samfed_monai.data import DataList, load_records
 
-    sites = {}
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    for site in datalist.sites:
-        records = load_records(datalist, data_root, split=split, site=site, with_labels=True, limit=limit)
-        labelled = [record for record in records if "label" in record]
-        if labelled:
-            sites[site] = labelled
-    return sites
+    how: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
+    sites = {site: load_records(datalist, data_root, site=site, **how) for site in datalist.sites}
+    return {site: records for site, records in sites.items() if records}
 
 
 class Exam:

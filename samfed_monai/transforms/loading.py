@@ -20,8 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import did_you_mean, refused
+from samfed_monai.core.errors import Problem, did_you_mean, refused
+from samfed_monai.core.validators import require
+from samfed_monai.data.classes import planes_of, read_classes
+from samfed_monai.data.datalist import LabelKind
+from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
+from samfed_monai.data.weak_labels import read_weak_label
 
 
 def plain(value: Any) -> Tensor:
@@ -53,17 +58,13 @@ class LoadRGBd(MapTransform):
         {"_target_": "samfed_monai.transforms.LoadRGBd", "keys": ["image", "label"]}
     """
 
-    def __init__(self, keys: KeysCollection = ("image", "label"), *, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection = ("image", "label")) -> None:
+        super().__init__(keys)
         self.image_key, *self.label_keys = self.keys
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        from samfed_monai.data.reading import read_image
-
         result = dict(data)
         if self.image_key not in data:
-            if self.allow_missing_keys:
-                return result
             raise KeyError(f"LoadRGBd: the item has no {self.image_key!r}, only {sorted(map(str, data))}")
         image = read_image(data[self.image_key])
         result[self.image_key] = torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
@@ -80,11 +81,6 @@ def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np
     Raises:
         Refused: the file cannot be read, or is no label of that kind.
     """
-    from samfed_monai.data.classes import planes_of, read_classes
-    from samfed_monai.data.datalist import LabelKind
-    from samfed_monai.data.reading import read_mask
-    from samfed_monai.data.weak_labels import read_weak_label
-
     weak, classes = record.get("label_kind", LabelKind.MASK) != LabelKind.MASK, record.get("classes")
     if classes is not None:
         read = read_weak_label if weak else read_classes
@@ -102,8 +98,6 @@ class RGBReader(ImageReader):
         return True
 
     def read(self, data: Sequence[PathLike] | PathLike, **options: Any) -> NDArray[np.uint8]:
-        from samfed_monai.data.reading import read_image
-
         return read_image(Path(data if isinstance(data, str | os.PathLike) else data[0]))
 
     def get_data(self, img: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -277,6 +271,12 @@ class LoadSoftMaskd(Transform):
         return result
 
 
+def one_each(names: Sequence[Any], keys: Sequence[Any], where: str) -> list[Problem]:
+    """What is wrong with names that are not as many as keys."""
+    found = f"{len(names)} names for {len(keys)} keys"
+    return [] if len(names) == len(keys) else [Problem(where, found, "one name for each key")]
+
+
 class RenameItemsd(MapTransform):
     """Gives items other names; what had such a name before is gone.
 
@@ -298,9 +298,7 @@ class RenameItemsd(MapTransform):
     def __init__(self, keys: KeysCollection, names: KeysCollection, *, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.names = ensure_tuple(names)
-        if len(self.names) != len(self.keys):
-            found = f"{len(self.names)} names for {len(self.keys)} keys"
-            raise refused("RenameItemsd -> names", found=found, expected="one name for each key")
+        require(one_each(self.names, self.keys, "RenameItemsd -> names"))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import in_range, require
-from samfed_monai.transforms.loading import plain
+from samfed_monai.transforms.loading import one_each, plain
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -115,10 +115,8 @@ def cutmix(
     batch, (height, width) = images.shape[0], images.shape[-2:]
     for position, other in enumerate(others):
         if other.shape[0] != batch or other.shape[-2:] != (height, width):
-            raise ValueError(
-                f"cutmix: tensor {position + 2} has shape {tuple(other.shape)}, "
-                f"expected ({batch}, ..., {height}, {width}) like the images; resize it first"
-            )
+            wanted = f"expected ({batch}, ..., {height}, {width}) like the images; resize it first"
+            raise ValueError(f"cutmix: tensor {position + 2} has shape {tuple(other.shape)}, {wanted}")
     if not (0 <= prob <= 1 and 0 < area[0] <= area[1] <= 1):
         raise ValueError(f"cutmix: expected prob in [0, 1] and 0 < area[0] <= area[1] <= 1, found {prob} and {area}")
     # Five numbers an image, drawn even where unused, so that boxes do not depend on which images are mixed.
@@ -164,9 +162,7 @@ class RandomViewd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.output_keys = ensure_tuple(output_key)
-        where, names = f"{type(self).__name__} -> output_key", f"{len(self.output_keys)} names"
-        fits = len(self.output_keys) == len(self.keys)
-        require(*found, [] if fits else [Problem(where, f"{names} for {len(self.keys)} keys", "one name for each key")])
+        require(*found, one_each(self.output_keys, self.keys, f"{type(self).__name__} -> output_key"))
 
     @abstractmethod
     def view(self, image: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,12 @@ def test_a_teacher_may_be_fitted_on_few_of_the_public_images(made):
     assert (len(few.train), len(few.held_out)) == (1, 1)
     assert chosen == known[:2]  # by hash
     assert len(images(made).records("public")) == 4  # what the students learn from stays whole
+
+
+def test_files_of_a_teacher_that_have_changed_are_refused(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for folder in ("site-1", "public"):
+        for path in (tmp_path / folder / "masks").iterdir():
+            path.write_bytes(b"another")
+        with pytest.raises(Refused, match=f"{folder}/masks/.*: expected .*, found SHA-256 .*; restore"):
+            assert public_set(tmp_path).tests

@@ -78,6 +78,10 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
         run("list", *words, "--folder", "Clinic")
     with pytest.raises(Refused, match="--folder: expected a value behind the name and '=', found 'Clinic='"):
         run("list", *words, "--folder", "Clinic=")
+    with pytest.raises(
+        Refused, match=r"--folder Clinic: expected one of .*, found no folder 'imags'; did you mean 'im"
+    ):
+        run("list", *words, "--folder", "Clinic=imags")
 
 
 def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
@@ -87,13 +91,6 @@ def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
     assert "c: 0 unlabelled, 0 validation, 10 test" in said
-
-
-def test_isic(tmp_path):
-    for number in range(12):
-        save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))
-    with pytest.raises(Refused, match="no labelled images to draw from"):
-        run("isic", tmp_path, "--output", tmp_path / "list.json", "--public", "4", "--sites", "2")
 
 
 def test_synthetic(tmp_path):
@@ -106,8 +103,9 @@ def test_synthetic(tmp_path):
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert output.read_bytes() == before
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
-    with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
-        run("synthetic", tmp_path / "data", *words, "--output", output, "--seed", 1)
+    for other in (("--seed", 1), ("--scene", "polyp")):
+        with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
+            run("synthetic", tmp_path / "data", *words, "--output", output, *other)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
@@ -150,10 +148,17 @@ def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path,
     words += ("--category", "polyp", "--test", 0.25, "--validation", 0)
     with pytest.raises(Refused, match=r"a_000\.png: .*; or --skip-unreadable"):
         run(*words)
+    for source, option in (
+        ("coco", ("--classes", "a,b")),
+        ("polyp", ("--classes", "a,b")),
+        ("nifti", ("--mask-thr", 9)),
+    ):
+        with pytest.raises(SystemExit):  # nothing would read it
+            run(source, *words[1:6], *option, *(("--slices", tmp_path) if source == "nifti" else ()))
     assert run(*words, "--skip-unreadable") == 0
     said = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in said
-    assert "worth a look: 2 pictures of a have no annotation: taken as unlabelled" in said
+    assert "worth a look: 2 pictures of a have no annotation of polyp: taken as unlabelled" in said
     assert "worth a look: 1 unreadable image was left out, such as a/images/a_000.png" in said
     [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")

@@ -18,12 +18,6 @@ def told(datalist, root) -> list[str]:
     return [str(problem) for problem in check_datalist(datalist, root)]
 
 
-def test_a_sound_list_has_no_problems(tmp_path):
-    datalist = small_list(tmp_path)
-    datalist.save(tmp_path / "list.json")
-    assert check_datalist(tmp_path / "list.json", tmp_path) == []
-
-
 def test_fault_01_a_missing_mask_is_told_with_its_image_and_that_both_are_missing_with_another_hint(tmp_path):
     datalist = small_list(tmp_path)
     for gone in ("masks/p1.png", "images/u0.png", "masks/u0.png"):
@@ -42,10 +36,8 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
     datalist, root = small_list(tmp_path / "right"), tmp_path / "wrong"
     if found.startswith("none"):
         root.mkdir()
-    assert told(datalist, root) == [
-        f"{root.resolve()}: expected 10 files of the list 'small', found {found}; "
-        "is this the data root that the list was made for?"
-    ]
+    hint = "is this the data root that the list was made for?"
+    assert told(datalist, root) == [f"{root.resolve()}: expected 10 files of the list 'small', found {found}; {hint}"]
     assert told(DataList("empty", []), root) == []
 
 
@@ -73,11 +65,8 @@ def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_p
 
 
 def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
-    assert ids_of(["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]) == {
-        "a/images/p1/0.png": "p1/0",
-        "a/images/p2/0.png": "p2/0",
-        "a/images/p2/1.x.png": "1.x",
-    }
+    images = ["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]
+    assert ids_of(images) == dict(zip(images, ["p1/0", "p2/0", "1.x"], strict=True))
     assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
 
 
@@ -87,7 +76,6 @@ def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part
         (disc(24, 30), "m.png: expected 32 x 24 as a.png, found 30 x 24 pixels; resize the mask"),
         (disc().transpose(Image.Transpose.TRANSPOSE), "m.png: expected 32 x 24 as a.png, found a transposed mask, 24"),
     ],
-    ids=["another size", "transposed"],
 )
 def test_fault_02_and_fault_03_a_mask_that_does_not_lie_on_its_image_is_told(tmp_path, mask, problem):
     save(tmp_path / "a.png", picture(0))
@@ -116,20 +104,8 @@ def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):
     (tmp_path / "images" / "p0.png").write_bytes(b"")
     save(tmp_path / "masks" / "p1.png", disc().convert("P"))
     (tmp_path / "images" / "u0.png").write_text("not found")
-    problems = told(datalist, tmp_path)
-    assert [problem.split(":")[0] for problem in problems if "SHA-256" not in problem] == [
-        "images/p0.png",
-        "masks/p1.png",
-        "images/u0.png",
-    ]
-
-
-def test_fault_13_the_lists_threshold_is_used(tmp_path):
-    save(tmp_path / "a.png", picture(0))
-    save(tmp_path / "m.png", disc(value=200))
-    items = [item(tmp_path, "a.png", "m.png")]
-    assert "`--mask-threshold 128`" in told(DataList("list", items), tmp_path)[0]
-    assert told(DataList("list", items, mask_threshold=128), tmp_path) == []
+    files = [problem.split(":")[0] for problem in told(datalist, tmp_path) if "SHA-256" not in problem]
+    assert files == ["images/p0.png", "masks/p1.png", "images/u0.png"]
 
 
 @pytest.mark.parametrize("trained_on", ["p0", "u0", "v0"], ids=["public", "unlabelled", "validation"])
@@ -148,22 +124,6 @@ def test_fault_17_a_test_image_that_a_later_site_trains_on_is_told(tmp_path):
     (problem,) = told(DataList("list", [], sites), tmp_path)
     places = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
     assert problem.startswith(f"images/u.png: expected an image of test in no other split, {places}; take it out")
-
-
-def test_fault_19_a_link_out_of_the_root_is_told(tmp_path):
-    root = tmp_path / "root"
-    datalist = small_list(root)
-    (root / "images" / "u0.png").rename(tmp_path / "u0.png")
-    (root / "images" / "u0.png").symlink_to(tmp_path / "u0.png")
-    (problem,) = told(datalist, root)
-    assert "'images/u0.png' is a link out of the data root" in problem
-
-
-def test_fault_20_unicode_and_spaces_work(tmp_path):
-    names = ["Läsion 1", "病变 2", "o\u0308 3"]
-    items = [pair(tmp_path, name, seed) for seed, name in enumerate(names)]
-    DataList("Söllö", items, {"Klinik Süd": Site()}).save(tmp_path / "Liste ä.json")
-    assert told(DataList.load(tmp_path / "Liste ä.json"), tmp_path) == []
 
 
 def test_fault_22_the_same_stem_with_two_extensions_is_told():
@@ -187,13 +147,8 @@ def test_fault_16_repeated_bytes_are_a_warning(tmp_path):
     items = [pair(tmp_path, name, 0) for name in "abcde"]
     datalist = DataList("list", items[:3], {"a": Site(items[3:4]), "b": Site(items[4:])})
     assert told(datalist, tmp_path) == []
-    assert warnings(datalist) == [
-        *(
-            f"1 image is both at {places}"
-            for places in ("a and at b", "a and at the public set", "b and at the public set")
-        ),
-        "2 images of the public set repeat the bytes of another one there",
-    ]
+    both = [f"1 image is both at {of}" for of in ("a and at b", "a and at the public set", "b and at the public set")]
+    assert warnings(datalist) == [*both, "2 images of the public set repeat the bytes of another one there"]
 
 
 def test_groups_that_straddle_splits_are_a_warning_and_those_that_look_the_same_are_one(tmp_path):

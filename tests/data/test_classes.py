@@ -155,7 +155,10 @@ def test_a_site_whose_labels_have_another_class_is_refused_and_one_that_lacks_a_
         "no label of b has spleen: look whether it was drawn there; where it was not, a network is taught, and scored "
         "as if, it were absent"
     ]
-    assert "kidney, spleen" in made.report.read_text(encoding="utf-8")
+    page = made.report.read_text(encoding="utf-8")
+    assert "kidney, spleen" in page
+    assert '<b style="color: rgb(230, 159, 0)">kidney</b>, <b style="color: rgb(86, 180, 233)">spleen</b>.' in page
+    assert "yellow" not in page
     striped(tmp_path / "data", "b", values=(0, 3))
     with pytest.raises(Refused, match=r"b/masks/b0.png: expected 0 to 2: the background, kidney, spleen, found .* 3"):
         prepared(tmp_path, output=tmp_path / "wrong.json")

@@ -230,10 +230,11 @@ def test_masks_are_those_that_were_annotated(tmp_path: Path) -> None:
     (tmp_path / "b/annotations/a.json").rename(tmp_path / "b/b.json")
     save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
     said = draw_coco(tmp_path, output=tmp_path / "list.json")
-    assert said == ["1 picture of a has no annotation: taken as unlabelled"]
+    bare = "c has no COCO file (*.json, annotations/*.json): taken as it is"
+    assert said == ["1 picture of a has no annotation: taken as unlabelled", bare]
     wanted = {"a/masks/0.png": DISC, "a/masks/1.png": DISC & ~SMALL, "b/masks/0.png": SMALL}
     np.testing.assert_equal(masks_in(tmp_path), wanted)
-    assert draw_coco(tmp_path, blank_is_empty=True) == []  # once more: nothing is in the way
+    assert draw_coco(tmp_path, blank_is_empty=True) == [bare]  # once more: nothing is in the way
     assert not masks_in(tmp_path)["a/masks/2.png"].any()
     with pytest.raises(Refused, match=r"a/masks/2\.png: expected none: its picture has no annotation, found a mask"):
         draw_coco(tmp_path)  # the empty one, which would be taken for true
@@ -248,7 +249,7 @@ def test_categories_are_chosen_by_name_of_one_file_and_of_all(tmp_path: Path) ->
     ):
         with pytest.raises(Refused, match=told):
             draw_coco(tmp_path, categories=categories)
-    assert draw_coco(tmp_path, categories=["mole"]) == ["1 picture of a has no annotation: taken as unlabelled"]
+    assert draw_coco(tmp_path, categories=["mole"]) == ["1 picture of a has no annotation of mole: taken as unlabelled"]
     np.testing.assert_equal(masks_in(tmp_path), {"a/masks/mole.png": DISC})
     assert draw_coco(tmp_path, categories=["mole", "hair"]) == []
 

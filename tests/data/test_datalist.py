@@ -241,13 +241,6 @@ def test_fault_29_another_list_is_not_replaced_and_nothing_else_is_written(tmp_p
     assert DataList.load(tmp_path / "list.json") == ONE
 
 
-@pytest.mark.parametrize("content", ["", "my notes", "[1]", '{"schema": 1}'])
-def test_what_is_no_list_is_refused_before_anything_is_read(tmp_path, content):
-    (tmp_path / "notes.json").write_text(content)
-    with pytest.raises(Refused, match=r"found something else \(.*\); choose another name, or delete it"):
-        require_free(tmp_path / "notes.json", name="notes")
-
-
 def items(name: str, count: int, *, masks: bool = True) -> list[Item]:
     label = ("m.png", "b" * 64) if masks else (None, None)
     return [Item(f"{name}/{number}.png", "a" * 64, *label) for number in range(count)]

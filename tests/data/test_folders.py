@@ -207,16 +207,6 @@ def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_
         prepare_folders(root, options(tmp_path, public="public"))
 
 
-def test_fault_66_a_folder_that_is_nearly_images_is_named(root):
-    site(root, "b", 2, 2, first=90)
-    (root / "a" / "images").rename(root / "a" / "imgs")
-    [sentence] = find_folders(root, public="public").caveats
-    assert sentence.endswith("was not read: if it is a site, rename a/imgs to a/images")
-    (root / "public" / "images").rename(root / "public" / "imgs")
-    with pytest.raises(Refused, match="found no such folder; rename public/imgs to public/images"):
-        find_folders(root, public="public")
-
-
 def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
     (root / "a" / "images").rename(root / "a" / "x")
     (root / "a" / "masks").rename(root / "a" / "images")

@@ -67,7 +67,7 @@ def test_a_smaller_subset_lies_inside_a_larger_one():
     assert subset(hashes, None) == subset(hashes, 9) == [0, 1, 2, 3]
 
 
-def table(folder: Path, content: str | bytes, column: str = "group", **how: bool) -> Groups:
+def table(folder: Path, content: str | bytes, column: str = "group", **how: dict[str, str]) -> Groups:
     """What a CSV file says."""
     (folder / "g.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     return Groups(folder / "g.csv", column, **how)
@@ -104,12 +104,18 @@ def test_an_image_that_rows_of_two_groups_match_equally_well_is_refused(tmp_path
 
 def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
-    groups = table(tmp_path, rows, "patient", of_folders=True)
+    groups = table(tmp_path, rows, "patient", volumes={})
     assert groups.of("a/images/ed/ed_0001.png") == "one"
     assert groups.of("b/images/ed/ed_0007.png") == "two"
     assert groups.of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
     assert groups.of("c/images/ed/ed_0001.png") is None
     assert table(tmp_path, rows, "patient").of("a/images/ed/ed_0001.png") is None
+    rows = "image,patient\na\\images\\p1\\t1.nii.gz,one\np2/t1.nii,two\nt2.nii.gz,three\n"  # as they are called
+    volumes = {f"a/images/{p}_{t}": f"a/images/{p}/{t}.nii.gz" for p in ("p1", "p2", "p3") for t in ("t1", "t2")}
+    groups = table(tmp_path, rows, "patient", volumes=volumes)
+    slices = [f"{folder}/{folder[9:]}_0001.png" for folder in volumes]
+    assert [groups.of(each) for each in slices] == ["one", "three", "two", "three", None, "three"]
+    assert "1 name is in g.csv without a folder, and of several images each" in groups.sentences(slices)[1]
 
 
 def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path):
@@ -366,5 +372,6 @@ def test_bad_unseen_names_are_refused():
         make_unseen(places, ["c"])
     with pytest.raises(Refused, match="expected at least one site left to train at, found every site"):
         make_unseen(places, ["a", "b"])
-    with pytest.raises(Refused, match="--unseen a: expected some with masks, found no image to measure with"):
+    told = "--unseen a: expected some with masks, found no image to measure with; 2 images of a have no mask: left out"
+    with pytest.raises(Refused, match=told):
         make_unseen(places, ["a"])

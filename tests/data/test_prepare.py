@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
@@ -75,10 +78,20 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     site(root, "public", 4, 4)
     site(root, "a", 30, 30, first=100)
     rows = [f"a_{n:03d},sequence {n // 5}" for n in range(30)] + ["public_000,sequence 0"]
+    (root / "a/masks/a_029.png").unlink()
     (tmp_path / "groups.csv").write_text("id,group\n" + "\n".join(rows))
-    chosen = options(tmp_path, groups=tmp_path / "groups.csv")
-    datalist = prepare_folders(root, replace(chosen, public="public", validation=0.2, test=0.2)).datalist
-    where = places(datalist)
+    chosen = options(tmp_path, groups=tmp_path / "groups.csv", public="public")
+    made = prepare_folders(root, replace(chosen, validation=0.2, test=0.2))
+    assert [each for each in made.warnings if "not measured" in each] == [
+        "5 images of a have masks and are not measured with: their groups, such as 'sequence 0', are those of images "
+        "elsewhere, too; if they are other patients, give the groups of each site names of their own",
+        "4 images of a have masks and are not measured with: their groups, such as 'sequence 5', are those of images "
+        "without a mask, too",
+    ]
+    site(root, "b", 5, 5, first=200)
+    unseen = replace(chosen, unseen=["a"], output=tmp_path / "unseen.json")
+    assert "not measured" not in str(prepare_folders(root, unseen).warnings), "all that have a mask are, at once"
+    datalist, where = made.datalist, places(made.datalist)
     assert where.pop("sequence 0") == {("", "public"), ("a", "unlabelled")}
     where.pop(None)
     assert all(len(each) == 1 for each in where.values())
@@ -123,6 +136,22 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
     (tmp_path / "g.csv").write_text(f"{rows}images/p2/images/0.png,y\n")
     with pytest.raises(Refused, match="one group for all of them, found 'x' and 'y' for images of a/images/p2;"):
         prepare_folders(root, options(tmp_path / "d", public="public", by_folder=True, groups=tmp_path / "g.csv"))
+
+
+def test_a_threshold_above_1_is_refused_where_other_masks_are_of_0_and_1(tmp_path):
+    site(tmp_path / "data", "public", 2, 2)
+    site(tmp_path / "data", "a", 2, 2, first=100)
+    save(tmp_path / "data/public/masks/public_001.png", disc(value=1))
+    chosen = options(tmp_path, public="public", mask_threshold=2)
+    datalist = prepare_folders(tmp_path / "data", chosen).datalist
+    organs = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 256).reshape(24, 32))  # of which 2 is meant
+    save(tmp_path / "data/a/masks/a_001.png", organs)
+    told = r"public_001\.png: expected masks in which a value means the same, found 0 and 1 alone, so that 1 is "
+    told += r"foreground, and in a/masks/a_001\.png 1 is below --mask-threshold 2; save .* \(there are 1 of 0 and 1\)"
+    with pytest.raises(Refused, match=told):
+        prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "b.json"))
+    assert re.search(told, "\n".join(map(str, check_datalist(datalist, tmp_path / "data"))))
+    prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "c.json", mask_threshold=1))
 
 
 def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):

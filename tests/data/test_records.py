@@ -18,7 +18,7 @@ from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.records import load_records, split_public
 from samfed_monai.teacher.exam import public_hash as hash_of_adapters
 from samfed_monai.transforms.loading import read_label
-from tests.data.making import disc, item, pair, save, small_list
+from tests.data.making import disc, item, pair, picture, save, small_list
 
 
 def test_records_hold_absolute_paths_and_hashes(tmp_path):
@@ -83,12 +83,8 @@ def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
 
 def test_labels_of_unlabelled_images_must_be_asked_for_and_a_threshold_travels_with_labels(tmp_path):
     datalist = replace(small_list(tmp_path), mask_threshold=128)
-    for split, asked, labelled in (
-        ("unlabelled", None, False),
-        ("unlabelled", True, True),
-        ("test", None, True),
-        ("test", False, False),
-    ):
+    cases = (("unlabelled", None, 0), ("unlabelled", True, 1), ("test", None, 1), ("test", False, 0))
+    for split, asked, labelled in cases:
         (record,) = load_records(datalist, tmp_path, split=split, site="site-1", with_labels=asked)
         assert ("label" in record, record.get("mask_threshold")) == (labelled, 128 if labelled else None)
 
@@ -178,6 +174,11 @@ def test_a_list_and_its_records_agree_until_a_mask_changes(tmp_path):
     assert hash_of_adapters(records) == public_hash(datalist, ordered=False)
     save(tmp_path / "masks" / "p0.png", disc(radius=9))
     assert public_hash(records) != public_hash(datalist)
+    save(tmp_path / "images" / "p1.png", picture(9))
+    with pytest.raises(
+        Refused, match=r"(?s)2 problems.*masks/p0\.png: .*, found SHA-256 .*images/p1\.png: .*; restore"
+    ):
+        load_records(datalist, tmp_path, split="public", verify=True)
 
 
 def test_an_image_without_its_mask_is_refused(tmp_path):

@@ -334,8 +334,9 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
     saved(tmp_path / "in/a/masks/place.nii", EMPTY, np.eye(4))
     save(tmp_path / "in/b/images/photo.png", picture(0))
     with pytest.raises(Refused) as refused:
-        cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[1], classes=["liver", "spleen"])
+        cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[0], classes=["liver", "spleen"])
     told = str(refused.value)
+    assert "--label: expected each value once, and none 0, the background's, found the values 0" in told
     assert "--slices: expected a folder outside of" in told
     assert "--label: expected one for each of ['liver', 'spleen'], in their order, found 1 values; give it once" in told
     assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
@@ -345,6 +346,18 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
     assert not (tmp_path / "in/out").exists()
     with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
         cut_nifti(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tmp_path):
+    data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    for name, mask in (("a", data % 3), ("b", data * 0)):
+        saved(tmp_path / f"in/a/images/{name}.nii", data)
+        saved(tmp_path / f"in/a/masks/{name}.nii", mask)
+    for labels, told in (([7, 9], "the value of foreground in masks, found 7 and 9, which"), ([2, 2], "each value on")):
+        with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {told}"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", labels=labels)
+    assert not (tmp_path / "out").exists()
+    cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
 
 
 def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_path):

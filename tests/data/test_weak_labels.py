@@ -230,7 +230,15 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
 
 def test_the_command_draws_a_kind_for_each_site_and_refuses_two(masks, tmp_path, capsys):
     given = ["prepare", "weak", str(masks[0] / "list.json"), "--data-root", str(masks[0])]
-    given += ["--output", str(tmp_path / "weak.json"), "--kind", "points", "--kind", "site-2=box"]
+    unseen, server = replace(masks[1], sites={**masks[1].sites, "site-3": Site()}), masks[1].for_server()
+    unseen.save(tmp_path / "unseen.json")
+    server.save(tmp_path / "server.json")
+    given[2:3], kind = [str(tmp_path / "unseen.json")], ["--kind", "points"]
+    assert (
+        main([*given[:2], str(tmp_path / "server.json"), *given[3:], *kind, "--output", str(tmp_path / "b.json")]) == 2
+    )
+    assert "sites: expected sites with training images, found none that trains" in capsys.readouterr().err
+    given += ["--output", str(tmp_path / "weak.json"), *kind, "--kind", "site-2=box"]
     assert main([*given, "--kind", "box", "--kind", "site-2=points"]) == 2
     told = capsys.readouterr().err
     assert "two values for all sites" in told

@@ -154,26 +154,25 @@ def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:
     return SiteEvaluation(**(plain | kwargs))
 
 
-def test_a_split_without_images_or_an_unknown_site_is_refused(tmp_path: Path) -> None:
+def test_a_split_without_images_an_unknown_site_and_a_changed_file_are_refused(tmp_path: Path) -> None:
     settings = {"images_per_site": 1, "public": 1, "validation": 0, "test": 1, "size": (64, 64)}
     render_synthetic(tmp_path, sites=1, **settings).save(tmp_path / "list.json")  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"list.json -> sites -> validation: expected at least one, found no image"):
         evaluation(tmp_path, split="validation").run()
     with pytest.raises(Refused, match="site: expected one of"):
         evaluation(tmp_path, site="sito").run()
+    next((tmp_path / "site-1/masks").iterdir()).write_bytes(b"another")
+    with pytest.raises(Refused, match=r"masks/.*: expected .*…, found SHA-256 .*…; restore the file, or make the list"):
+        evaluation(tmp_path).run()
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_were_trained_with_other_settings_are_refused_when_it_is_built(tmp_path: Path) -> None:
     model = tmp_path / "m.safetensors"
     save_tensors(model, {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "32"})
-    message = (
-        r"2 problems\n"
-        r"  - network_name: expected 'basic_unet', as m.safetensors was trained, found 'unet'; "
-        r"give --network_name basic_unet\n"
-        r"  - image_size: expected 32, as m.safetensors was trained, found 256; give --image_size 32$"
-    )
-    with pytest.raises(Refused, match=message):
+    message = r"2 problems\n  - network_name: expected 'basic_unet', as m.safetensors was trained, found 'unet'; give "
+    message += r"--network_name basic_unet\n  - image_size: expected 32, as m.safetensors was trained, found 256; give "
+    with pytest.raises(Refused, match=f"{message}--image_size 32$"):
         evaluation(tmp_path, model=model, settings={"network_name": "unet", "image_size": 256, "batch_size": 1})
     evaluation(tmp_path, model=model, settings={"image_size": 32})
     evaluation(tmp_path, model=model)
