@@ -93,6 +93,13 @@ def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
     assert "c: 0 unlabelled, 0 validation, 10 test" in said
 
 
+def test_isic(tmp_path):
+    for number in range(12):
+        save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))
+    with pytest.raises(Refused, match="no labelled images to draw from"):
+        run("isic", tmp_path, "--output", tmp_path / "list.json", "--public", "4", "--sites", "2")
+
+
 def test_synthetic(tmp_path):
     output = tmp_path / "list.json"
     words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
