@@ -138,6 +138,7 @@ def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command)
         ("teacher#adapt", "--teacher_adapt"),
         ("sites#A#strategy", "--strategy"),
         ("sites#A#teacher_adapt", "--teacher_adapt"),
+        ("sites#A#personal", "--personal"),
     ],
 )
 def test_the_option_that_is_read_is_in_the_hint(option, read):
@@ -187,7 +188,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
     assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
     of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train}
-    tried = {"loss", "terms", "optimizer", "images", "job", "initialize"}
+    tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device"}
     assert asked <= TRAINING_READS | TEACHER_READS | on_top | tried
 
 
@@ -230,6 +231,33 @@ def test_an_option_of_the_teacher_is_refused_where_the_run_has_none():
     assert not check_bundle(SKIN, "federate", overrides={**given, "variant": "samfed"}, ready=False)
     trunk = {key: value for key, value in given.items() if key != "network_name"}
     assert not check_bundle(SKIN, "federate", overrides=trunk, ready=False), "the trunk of a teacher, to start from"
+
+
+@pytest.mark.parametrize(
+    ("given", "unread", "hint"),
+    [
+        ({"adapt": "decoder"}, "rank lora_learning_rate", "leave it out: adapt decoder has no use for it"),
+        ({"adapt": "lora"}, "cached_views", "leave it out: adapt lora has no use for it"),
+        ({"adapt": "none"}, "epochs batch_size rank cached_views", "leave it out: adapt none has no use for it"),
+        ({"teacher_adapt": "decoder"}, "rank", "leave it out: adapt decoder has no use for it"),
+        ({"teacher_adapt": "none"}, "epochs rank public_limit", "leave it out: this run takes SAM as it is"),
+        ({"adapter": "a.safetensors"}, "epochs rank public_limit", "leave it out: this run takes the given adapter as"),
+        ({"masks_from": "RUN"}, "epochs base public_limit", "leave it out: masks_from makes the masks"),
+        ({"masks_from": "RUN", "network_name": "mobile_sam_fpn"}, "", ""),
+    ],
+)
+def test_an_option_of_the_teachers_fit_is_refused_where_the_fit_or_nothing_reads_it(given, unread, hint):
+    group = "" if "adapt" in given else "teacher#"
+    options = {"epochs": 3, "batch_size": 2, "rank": 16, "lora_learning_rate": 0.1, "cached_views": 2}
+    options |= {"base": "vit_b", "public_limit": 8} if group else {}
+    own = {"network_name": "basic_unet"} if group else {}
+    overrides = own | {f"{group}{name}": value for name, value in options.items()} | {f"{group}size": 448} | given
+    found = check_bundle(SKIN, "federate" if group else "teacher", overrides=overrides, ready=False)
+    hints = {each.where.removeprefix("command line -> "): each.hint for each in found if isinstance(each, Unread)}
+    assert {f"{group}{name}" for name in unread.split()} <= hints.keys()
+    assert f"{group}size" not in hints
+    assert all(hints[f"{group}{name}"].startswith(hint) for name in unread.split())
+    assert unread or hints.keys() == {"teacher#cached_views"}, "the trunk is that of an adapter that is fitted"
 
 
 @pytest.mark.parametrize(
