@@ -128,13 +128,14 @@ class Run:
         return None if source is None else packed(source, self.participants)
 
     def _seen_before(self) -> list[str]:
-        """That weights or masks come of a run in which hospitals trained that are unseen here."""
+        """That weights or masks come of a run in which hospitals trained that are unseen here; the log says so, too."""
         found = []
         for name in ("start_from", "masks_from"):
             source = Path(getattr(self.places, name) or "")
-            if self.participants.unseen and (source / "run.json").is_file():
-                seen = [site for site in self.participants.unseen if site in RunModels(source).trained]
-                found += [_SEEN_BEFORE.format(name, ", ".join(seen))] if seen else []
+            trained = RunModels(source).trained if (source / "run.json").is_file() else ()
+            if seen := [site for site in self.participants.unseen if site in trained]:
+                found.append(_SEEN_BEFORE.format(name, ", ".join(seen)))
+                logger.warning("%s", found[-1])
         return found
 
     @cached_property
@@ -150,12 +151,10 @@ class Run:
 
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
         started, plan, places = time.perf_counter(), self.plan, self.places
-        process: dict[str, float | str | None] = {}
-        if transport is None:
-            process["device"] = device_name(self.participants.config.optional("device"))
-        else:
+        if transport is not None:
             require_no_paths_of_sites(places)
         datalist, participants, begins = self.datalist, self.participants, self._check()
+        here = {"device": device_name(participants.config.optional("device"))} if transport is None else {}
         seen = self._seen_before()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
@@ -223,7 +222,7 @@ class Run:
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
-                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **here},
                 command=command_line(),
                 start=self._started_from(),
                 caveats=caveats,
