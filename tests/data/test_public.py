@@ -234,11 +234,7 @@ def test_an_absent_client_is_missing_as_a_whole(tmp_path):
 @pytest.mark.parametrize(
     ("names", "content", "told"),
     [
-        (
-            "",
-            {"a": {"train": [], "val_list": "x"}, "b": []},
-            r"3 problems.*mine\.json -> a#train: expected one of \[",
-        ),
+        ("", {"a": {"train": [], "val_list": "x"}, "b": []}, r"3 problems.*mine\.json -> a#train: expected one of \["),
         ("images/1.png images/a/1.png images/2.png", LIST, "2 problems.*1.png.*found a stem that other images have"),
         ("open_set/images/0.png", LIST, "found none of the images of mine.json"),
     ],

@@ -125,12 +125,7 @@ def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, p
             ],
         ),
         (
-            {
-                "statistics": {
-                    "graph": {"noise_multiplier": 1.0},
-                    "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
-                }
-            },
+            {"statistics": {"graph": {"noise_multiplier": 1.0}, "prototypes": {"clip": 1.0, "noise_multiplier": 1.0}}},
             [
                 "#statistics#graph#noise_multiplier: expected a clip, which says how much noise that is, "
                 "found 1 without a clip; set clip, or noise_multiplier to 0",
