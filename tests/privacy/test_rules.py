@@ -269,6 +269,8 @@ def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest():
     budget, mean = told(privacy, Prototypes(), rounds=2)
     assert budget.startswith(f"{WHERE}#central_differential_privacy#epsilon: expected at most 5, found 7.")
     assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that takes the mean")
+    (budget,) = told(Privacy(differential_privacy=DifferentialPrivacy(epsilon=5.0)), FedAvg(), rounds=2)
+    assert budget.startswith(f"{WHERE}#differential_privacy#epsilon: expected at most 5, found 7.")
 
 
 NETWORKS = "expected weights of one network, or predictions, found {}; choose a variant that exchanges those"
@@ -339,8 +341,7 @@ def test_a_site_with_too_few_images_is_told_so_before_round_0(strategy, options,
 
 
 def test_too_many_rounds_for_the_budget_are_refused_with_a_multiplier_that_does():
-    expected = r"epsilon: expected at most 5, found 19\S* after 10 rounds; noise_mul"
-    with pytest.raises(Refused, match=expected) as error:
+    with pytest.raises(Refused, match=r"epsilon: expected at most 5, found 19\S* after 10 rounds; noise_mul") as error:
         require_budget(CentralPrivacy(noise_multiplier=1.0, epsilon=5.0), 10)
     enough = float(error.value.problems[0].hint.split()[1].rstrip(","))
     require_budget(CentralPrivacy(noise_multiplier=enough * 1.01, epsilon=5.0), 10)
