@@ -238,8 +238,8 @@ UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
         ({"adapter": "a.safetensors"}, {"base", "size"}, "this run takes the given adapter as it is"),
         ({"masks_from": "RUN", **UNET}, {"size"}, "masks_from makes the masks"),
         ({"masks_from": "RUN"}, ALL - {"cached_views"}, "adapt lora has no use for it"),
-        ({"variant": "no_sam", **UNET}, set(), "this run has no teacher"),
         ({"variant": "no_sam"}, ALL, ""),
+        ({"variant": "no_sam", "start_from": "RUN"}, set(), "this run has no teacher"),
     ],
 )
 def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read, hint):
@@ -266,4 +266,6 @@ def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, usele
     problems = check_bundle(SKIN, "federate", overrides=given, ready=False)
     unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
     assert bool(unused) is useless
+    again = check_bundle(SKIN, "federate", overrides={"start_from": "RUN", "encoder_weights": "teacher"}, ready=False)
+    assert again[0].hint == "leave it out: start_from has all weights of the network"
     assert not useless or "leave it out: " in unused[0].hint
