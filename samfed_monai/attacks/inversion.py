@@ -125,13 +125,7 @@ def observed(
 
 
 def invert(
-    network: nn.Module,
-    loss: Any,
-    update: Update,
-    shape: Sequence[int],
-    masks: Tensor,
-    blank: Tensor,
-    options: Options,
+    network: nn.Module, loss: Any, update: Update, shape: Sequence[int], masks: Tensor, blank: Tensor, options: Options
 ) -> Tensor:
     """Images whose update is like the one seen.
 

@@ -296,8 +296,9 @@ def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
     from samfed_monai.networks.weights import TEACHER as OF_TEACHER
     from samfed_monai.networks.weights import takes_teacher
 
-    if config.content.get("teacher_adapt") != "off":
-        return True
+    has = config.content.get("teacher_adapt") != "off" and config.content.get("masks_from") is None
+    if has or config.content.get("start_from") is not None:
+        return has
     contents = [config.content, *(part.content for part in parts)]
     names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
     mixed = config.content.get("mixed_networks")

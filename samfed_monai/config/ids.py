@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from samfed_monai.config.options import (
+    FEDERATION_ALONE,
+    FITTED_BY,
     GIVEN,
     GROUPS,
     MONAI_IDS,
@@ -17,6 +19,7 @@ from samfed_monai.config.options import (
     TEACHER_GIVEN,
     TEACHER_READS,
     TRAINING_READS,
+    USE_OF_TEACHER,
     all_options,
     is_plain,
     is_value,
@@ -263,9 +266,13 @@ def _is_python(text: str) -> bool:
 
 
 OF_SERVER = frozenset(
-    {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights"}
+    {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights", "personal"}
 )
 """Ids on top of ``train.json`` that a federation asks for once, and no site has its own of."""
+
+
+_OF_MASKS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
+"""Ids on top of ``teacher.json`` that masks by a trained model are made with."""
 
 
 class Unread(Problem):
@@ -281,7 +288,9 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
         teacher: whether a federation has a teacher.
     """
     if config.group == (TEACHER,):
-        return [_of_teacher(config.content)] if teacher else []
+        student = not teacher and config.federation.content.get("masks_from") is not None
+        known = _OF_MASKS if student else config.content.keys() if teacher else ()
+        return [{name: value for name, value in _of_teacher(config.content).items() if name in known}]
     if config.group:
         return [_of_training(config.content, site=True)]
     runs = [reached(config.content, reads)]
@@ -330,6 +339,8 @@ def unread(
         expected, hint = f"an option that {who} reads", ""
         if not is_read(runs, parts[:1] if federates and not config.group and parts[0] in GROUPS else parts):
             hint = _way_out(config, parts, teacher)
+        elif config.layers[0][0] == TEACHER_FILE and value != lookup(config.below(top), parts):
+            hint = _left_aside(config, parts[0])
         if federates and not config.group:
             expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
@@ -349,7 +360,20 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         return f"an option {of_run}", "leave it out: this run takes SAM as it is"
     if name == "adapter" and value is not None and not teacher:
         return f"an option {of_run}", "leave it out: no teacher here"
+    if name == "encoder_weights" and content.get("start_from") is not None:
+        return f"an option {of_run}", "leave it out: start_from has all weights of the network"
     return None
+
+
+def _left_aside(config: BundleConfig, name: str) -> str:
+    """What to do about an option of the teacher's fit, where there is no fit, or one that does not read it."""
+    federation, grouped = config.federation.content, config.group == (TEACHER,)
+    adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
+    taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
+    if grouped and taken and name not in USE_OF_TEACHER | FEDERATION_ALONE:
+        return f"leave it out: this run takes {taken} as it is"
+    users = FITTED_BY.get(name, ())
+    return f"leave it out: adapt {adapt} has no use for it" if users and adapt not in (*users, "off") else ""
 
 
 def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
@@ -357,7 +381,8 @@ def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
     name, option, content, file = parts[0], join_id(parts), config.content, config.layers[0][0]
     of_teacher = config.group == (TEACHER,)
     if of_teacher and not teacher:
-        return "leave it out: this run has no teacher"
+        student = config.federation.content.get("masks_from") is not None
+        return f"leave it out: {'masks_from makes the masks' if student else 'this run has no teacher'}"
     for depth in range(1, len(parts) + 1):
         part, place = lookup(content, parts[:depth]), join_id(parts[:depth])
         if isinstance(part, Mapping) and part.get(DISABLED) is True:

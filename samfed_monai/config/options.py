@@ -119,6 +119,13 @@ FEDERATION_ALONE = frozenset({"score"})
 USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf16"})
 """Ids on top of ``teacher.json`` that say how an adapter that is there is used."""
 
+FITTED_BY = {
+    **dict.fromkeys(("rank", "lora_learning_rate"), ("lora",)),
+    **{"cached_views": ("decoder",)},
+    **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
+}
+"""Ids on top of ``teacher.json`` that only some values of ``adapt`` have a use for."""
+
 TRAINING_READS = (
     OPTIONAL
     | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}

@@ -142,9 +142,15 @@ def best_device() -> torch.device:
     """
     import torch
 
-    asked = os.environ.get(DEVICE, "")
-    if not asked:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked := os.environ.get(DEVICE, ""):
+        return usable_device(asked, f"--device ({DEVICE})")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def usable_device(asked: str, where: str) -> torch.device:
+    """A device of this machine by its name; ``where`` is what a refusal names."""
+    import torch
+
     try:
         device = torch.device(asked)
         torch.zeros(1, device=device).item()  # a device without memory, as meta, cannot say what it holds
@@ -152,7 +158,7 @@ def best_device() -> torch.device:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
-        raise refused(f"--device ({DEVICE})", found=repr(asked), expected=expected, hint=hint) from None
+        raise refused(where, found=repr(asked), expected=expected, hint=hint) from None
     return device
 
 

@@ -26,13 +26,7 @@ from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
 from samfed_monai.core.validators import one_of, require
-from samfed_monai.federation.exchange_object import (
-    HEADER,
-    Call,
-    as_own_tensors,
-    metrics_of_parts,
-    sendable,
-)
+from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, metrics_of_parts, sendable
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.images_seen import ImagesSeen, identities
@@ -339,10 +333,7 @@ class SamFedAlgo(MonaiAlgo):
             folder = self.output_dir / model / str(self.client_name) / split
         self._go_to(self.evaluator, split, folder)
         restored = restored_after(self.evaluator.network, own.split.frozen)
-        with (
-            own_random_state(call.derive_seed("evaluate")),
-            restored if self.trainer is not None else nullcontext(),
-        ):
+        with own_random_state(call.derive_seed("evaluate")), restored if self.trainer is not None else nullcontext():
             self._evaluated.forget()
             with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")

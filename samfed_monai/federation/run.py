@@ -19,7 +19,7 @@ from samfed_monai.config.parse import flat, led
 from samfed_monai.config.variants import declared, variant_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
-from samfed_monai.core.own_process import device_name, peak_memory
+from samfed_monai.core.own_process import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
@@ -39,6 +39,7 @@ from samfed_monai.federation.preparation import (
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
 from samfed_monai.federation.run_folder import START, RunFolder, skipped, total_traffic
+from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
@@ -85,6 +86,8 @@ _NOTHING_TO_JUDGE_BY = (
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
 
+_SEEN_BEFORE = "The run that {} names trained at {}, unseen in this one: scores there are not those of a new hospital."
+
 _AWAY = "{} sent no scores of the final models, or not all ({}): no average has them. Run the same command again."
 
 
@@ -124,6 +127,17 @@ class Run:
         source = self.places.masks_from
         return None if source is None else packed(source, self.participants)
 
+    def _seen_before(self) -> list[str]:
+        """That weights or masks come of a run in which hospitals trained that are unseen here; the log says so, too."""
+        found = []
+        for name in ("start_from", "masks_from"):
+            source = Path(getattr(self.places, name) or "")
+            trained = RunModels(source).trained if (source / "run.json").is_file() else ()
+            if seen := [site for site in self.participants.unseen if site in trained]:
+                found.append(_SEEN_BEFORE.format(name, ", ".join(seen)))
+                logger.warning("%s", found[-1])
+        return found
+
     @cached_property
     def adapt(self) -> str:
         """How SAM is adapted to the public images; ``off`` has no teacher."""
@@ -137,12 +151,11 @@ class Run:
 
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
         started, plan, places = time.perf_counter(), self.plan, self.places
-        process: dict[str, float | str | None] = {}
-        if transport is None:
-            process["device"] = device_name(places.train.get("device"))
-        else:
+        if transport is not None:
             require_no_paths_of_sites(places)
         datalist, participants, begins = self.datalist, self.participants, self._check()
+        here = {"device": device_name(participants.config.optional("device"))} if transport is None else {}
+        seen = self._seen_before()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
         with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
@@ -167,7 +180,7 @@ class Run:
                 prepared = total_traffic([], carrier.take_traffic().values())
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
-            start, caveats = result.against_start, list(starmap(_AWAY.format, result.failed.items()))
+            start, caveats = result.against_start, [*seen, *starmap(_AWAY.format, result.failed.items())]
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
             sites = (entry for record in result.records for entry in record["sites"].values())
@@ -209,7 +222,7 @@ class Run:
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
-                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **here},
                 command=command_line(),
                 start=self._started_from(),
                 caveats=caveats,
@@ -241,6 +254,12 @@ class Run:
             logger.warning("%s", note)
         require(plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites)))
         participants.dry_run()
+        problems, own = Problems(), participants.overrides.items()
+        devices = {f"sites#{site}#device": choices["device"] for site, choices in own if "device" in choices}
+        for where, device in {"device": participants.config.optional("device"), **devices}.items():
+            with problems.collected():
+                usable_device(str(device), where)
+        problems.refuse_if_any()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
         self.teacher.dry_run(self.adapt)

@@ -111,8 +111,8 @@ class RunFolder:
             seeds: by name; a difference is refused.
 
         Raises:
-            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
-                another configuration; every differing key is named.
+            Refused: the folder cannot be written (fault 54), another run holds it (51), it has rounds of which nothing
+                says what was asked for, or belongs to a run with another configuration; every differing key is named.
         """
         self._require_writable()
         take_lock(self.path)
@@ -127,10 +127,15 @@ class RunFolder:
             }
             self.store.clean()
             holds_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
-            if holds_results and (self.path / "run.json").exists():
-                self._compare(read_json(self.path / "run.json"), content)
+            asked = self.path / "run.json"
+            if holds_results and not asked.exists():
+                expected, found = "what the rounds or results beside it were made with", "no such file"
+                hint = "put it back from a copy of the run folder, or choose another output_dir"
+                raise refused(asked, found=found, expected=expected, hint=hint)
+            if holds_results:
+                self._compare(read_json(asked), content)
             else:
-                write_json(self.path / "run.json", content, mode=PUBLIC)
+                write_json(asked, content, mode=PUBLIC)
         except BaseException:
             self.close()
             raise

@@ -16,16 +16,7 @@ from samfed_monai.core.words import printable
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size
-from samfed_monai.protocol.transport import (
-    NOT_HELD,
-    Failure,
-    OnReply,
-    SentWeights,
-    Spooled,
-    Task,
-    Traffic,
-    received,
-)
+from samfed_monai.protocol.transport import NOT_HELD, Failure, OnReply, SentWeights, Spooled, Task, Traffic, received
 
 logger = logging.getLogger(__name__)
 

@@ -214,12 +214,7 @@ def _close(session: Any) -> None:
 
 
 def wait_for_sites(
-    session: Any,
-    sites: Sequence[str],
-    *,
-    timeout: float,
-    least: int | None = None,
-    gone: Callable[[], str] = str,
+    session: Any, sites: Sequence[str], *, timeout: float, least: int | None = None, gone: Callable[[], str] = str
 ) -> None:
     """Waits until all ``sites`` are connected to the server.
 

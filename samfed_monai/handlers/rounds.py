@@ -106,13 +106,7 @@ class RoundLearningRate:
     """
 
     def __init__(
-        self,
-        *,
-        optimizer: Optimizer,
-        schedule: str = "cosine",
-        warmup: int = 0,
-        floor: float = 0.0,
-        part: float = 1.0,
+        self, *, optimizer: Optimizer, schedule: str = "cosine", warmup: int = 0, floor: float = 0.0, part: float = 1.0
     ) -> None:
         require(
             whole("RoundLearningRate -> warmup", warmup, "a number of rounds", least=0),

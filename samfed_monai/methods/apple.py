@@ -89,13 +89,7 @@ class AppleSharing(TrainerSharing):
     """
 
     def __init__(
-        self,
-        *,
-        mu: float = 0.1,
-        rate: float = 0.001,
-        momentum: float = 0.9,
-        fraction: float = 0.1,
-        **others: Any,
+        self, *, mu: float = 0.1, rate: float = 0.001, momentum: float = 0.9, fraction: float = 0.1, **others: Any
     ) -> None:
         require(
             in_range("sharing#mu", mu, least=0),

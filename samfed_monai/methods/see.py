@@ -425,10 +425,7 @@ class RefinedLabelTerm(Term):
         }
     """
 
-    checks: ClassVar = {
-        "split": partial(one_of, known=["labelled", "unlabelled"]),
-        "views": views_problems,
-    }
+    checks: ClassVar = {"split": partial(one_of, known=["labelled", "unlabelled"]), "views": views_problems}
     checks |= {"every": COUNT, "sam_size": side_problems}
     checks |= dict.fromkeys(("absolute", "relative"), partial(in_range, what="a share", above=0, most=1))
 

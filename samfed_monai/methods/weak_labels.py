@@ -106,10 +106,7 @@ def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
     height, width = tensor.shape[-2:]
     rows, shifted = slice(0, max(height - down, 0)), slice(min(down, height), height)
     left, over = max(-right, 0), max(right, 0)
-    return (
-        tensor[..., rows, left : max(width - over, left)],
-        tensor[..., shifted, over : max(width - left, over)],
-    )
+    return (tensor[..., rows, left : max(width - over, left)], tensor[..., shifted, over : max(width - left, over)])
 
 
 @dataclass(kw_only=True, eq=False)

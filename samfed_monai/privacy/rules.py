@@ -304,7 +304,7 @@ def require_possible(
         strategy: of the run; says which image-derived statistic sites send, if any.
         method: what the variant says of itself; ``None`` is not asked.
         guard: of the run; with secure aggregation it sees the mean alone.
-        rounds: of the run, whose noise at the server has to stay within its ``epsilon``; ``None`` is not asked.
+        rounds: of the run, whose noise has to stay within its ``epsilon``; ``None`` is not asked.
         sites: that train, of which a sum under masks needs its threshold; ``None`` is not asked.
 
     Raises:
@@ -329,9 +329,10 @@ def require_possible(
         problems.extend([*_no_mean(strategy, where), *_looking(guard, where)])
         with problems.collected():
             require_cryptography(where)
-    if central is not None:
+    for noise in filter(None, (central, local)):
         with problems.collected():
-            require_budget(central, rounds or 0)
+            require_budget(noise, rounds or 0)
+    if central is not None:
         problems.extend(_no_mean(strategy, f"{WHERE}#central_differential_privacy"))
     if local is not None:
         problems.extend(_unprotected(strategy))
@@ -435,7 +436,7 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
     return [Problem("images", found="fewer", expected=expected, hint=hint)]
 
 
-def require_budget(settings: CentralPrivacy, rounds: int) -> None:
+def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:
     """Refuses a run whose rounds would spend more than its ``epsilon``, before anything is computed.
 
     Args:
@@ -453,6 +454,7 @@ def require_budget(settings: CentralPrivacy, rounds: int) -> None:
         enough *= 1.05
         again = epsilon(enough, rounds, settings.delta)
     if spent > settings.epsilon:
-        where, expected = f"{WHERE}#central_differential_privacy#epsilon", f"at most {settings.epsilon:g}"
+        part = f"{'central_' if isinstance(settings, CentralPrivacy) else ''}differential_privacy"
+        where, expected = f"{WHERE}#{part}#epsilon", f"at most {settings.epsilon:g}"
         hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
         raise refused(where, f"{spent:.3g} after {rounds} rounds", expected, hint)

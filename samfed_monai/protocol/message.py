@@ -170,12 +170,7 @@ class Message:
         return {**fields, "kind": str(Kind(self.kind).value), "metrics": self.metrics, "extra": self.extra}
 
     def check(
-        self,
-        *,
-        up: bool,
-        like: Mapping[str, Tensor] | None = None,
-        site: str | None = None,
-        round: int | None = None,
+        self, *, up: bool, like: Mapping[str, Tensor] | None = None, site: str | None = None, round: int | None = None
     ) -> None:
         """Refuses a message with anything wrong in it.
 

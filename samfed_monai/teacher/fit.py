@@ -13,7 +13,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 
-from samfed_monai.core.errors import Problems, Refused
+from samfed_monai.core.errors import Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.own_process import best_device
 from samfed_monai.core.run_log import progress_bar
@@ -175,6 +175,9 @@ class TeacherFit:
         tests = {name: public_hash(records) for name, records in self.test_records.items()}
         hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": tests})}
         reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
+        if self.output.exists() and not reused:
+            found, expected = f"{self.output}, the adapter of another fit", "a file that is not there, or of this fit"
+            raise refused("teacher.json -> output", found, expected, "choose another name: no adapter is replaced")
         if reused:
             logger.info("teacher: %s was fitted like this already; reused", self.output)
             if (recorded := self._recorded(hashes)) is not None:

@@ -126,10 +126,7 @@ class FitState:
 
 
 def save_state(
-    path: Path,
-    state: FitState,
-    optimizer: torch.optim.Optimizer,
-    weights: Mapping[str, Mapping[str, Tensor]],
+    path: Path, state: FitState, optimizer: torch.optim.Optimizer, weights: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Writes progress, optimiser moments and named sets of weights (current, averaged, kept), atomically."""
     tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}

@@ -43,10 +43,7 @@ def test_running_statistics_give_the_batchs_own_away():
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items()), "it is copied"
     network(image)
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
-    for name, own, error in (
-        ("1.running_mean", mean, 1e-5),
-        ("1.running_var", variance * pixels / (pixels - 1), 1e-4),
-    ):
+    for name, own, error in (("1.running_mean", mean, 1e-5), ("1.running_var", variance * pixels / (pixels - 1), 1e-4)):
         assert torch.allclose((network.state_dict()[name] - 0.9 * before[name]) / 0.1, own, atol=error)
 
 

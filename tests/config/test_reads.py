@@ -138,6 +138,7 @@ def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command)
         ("teacher#adapt", "--teacher_adapt"),
         ("sites#A#strategy", "--strategy"),
         ("sites#A#teacher_adapt", "--teacher_adapt"),
+        ("sites#A#personal", "--personal"),
     ],
 )
 def test_the_option_that_is_read_is_in_the_hint(option, read):
@@ -187,7 +188,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
     assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
     of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train}
-    tried = {"loss", "terms", "optimizer", "images", "job", "initialize"}
+    tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device"}
     assert asked <= TRAINING_READS | TEACHER_READS | on_top | tried
 
 
@@ -223,13 +224,32 @@ def test_a_disabled_component_is_named_with_the_option_that_enables_it():
     )
 
 
-def test_an_option_of_the_teacher_is_refused_where_the_run_has_none():
-    given = {"variant": "no_sam", "network_name": "basic_unet", "teacher#size": 512}
-    (problem,) = check_bundle(SKIN, "federate", overrides=given, ready=False)
-    assert problem.hint == "leave it out: this run has no teacher"
-    assert not check_bundle(SKIN, "federate", overrides={**given, "variant": "samfed"}, ready=False)
-    trunk = {key: value for key, value in given.items() if key != "network_name"}
-    assert not check_bundle(SKIN, "federate", overrides=trunk, ready=False), "the trunk of a teacher, to start from"
+FIT = {"epochs": 3, "batch_size": 2, "public_limit": 8, "rank": 16, "lora_learning_rate": 0.1, "cached_views": 2}
+UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "hint"),
+    [
+        ({"adapt": "decoder"}, ALL - {"rank", "lora_learning_rate"}, "adapt decoder has no use for it"),
+        ({"adapt": "lora"}, ALL - {"cached_views"}, "adapt lora has no use for it"),
+        ({"adapt": "none"}, {"public_limit", "base", "size"}, "adapt none has no use for it"),
+        ({"teacher_adapt": "none"}, {"base", "size"}, "this run takes SAM as it is"),
+        ({"adapter": "a.safetensors"}, {"base", "size"}, "this run takes the given adapter as it is"),
+        ({"masks_from": "RUN", **UNET}, {"size"}, "masks_from makes the masks"),
+        ({"masks_from": "RUN"}, ALL - {"cached_views"}, "adapt lora has no use for it"),
+        ({"variant": "no_sam"}, ALL, ""),
+        ({"variant": "no_sam", "start_from": "RUN"}, set(), "this run has no teacher"),
+    ],
+)
+def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read, hint):
+    group, options = "" if "adapt" in given else "teacher#", FIT | {"base": "vit_b", "size": 448}
+    overrides = given | {f"{group}{name}": value for name, value in options.items()}
+    found = check_bundle(SKIN, "federate" if group else "teacher", overrides=overrides, ready=False)
+    hints = {
+        each.where.removeprefix(f"command line -> {group}"): each.hint for each in found if isinstance(each, Unread)
+    }
+    assert (hints.keys(), {*hints.values()}) == (options.keys() - read, {f"leave it out: {hint}"} if hint else set())
 
 
 @pytest.mark.parametrize(
@@ -246,4 +266,6 @@ def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, usele
     problems = check_bundle(SKIN, "federate", overrides=given, ready=False)
     unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
     assert bool(unused) is useless
+    again = check_bundle(SKIN, "federate", overrides={"start_from": "RUN", "encoder_weights": "teacher"}, ready=False)
+    assert again[0].hint == "leave it out: start_from has all weights of the network"
     assert not useless or "leave it out: " in unused[0].hint

@@ -94,6 +94,9 @@ def test_what_was_computed_is_not_written_over_by_another_configuration(tmp_path
     (tmp_path / held).write_text("{}")
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(Refused, match=r"run.json: expected what the rounds or results .* found no such file; put it"):
+        RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
 
 
 def test_fault_51_a_second_run_in_the_same_process_is_refused_until_the_lock_is_given_back(tmp_path):

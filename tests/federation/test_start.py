@@ -38,11 +38,12 @@ def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, fi
     unmoved = {**CLIENT, "learning_rate": 0.0}  # the round then leaves the weights as they were
     options = {"rounds": 1, "warm_start_steps": 0, "start_from": str(finished), "train": unmoved}
     with caplog.at_level(logging.INFO, "samfed_monai"):
-        results = job(small_federation, tmp_path / "b", **options).run()
+        results = job(small_federation, tmp_path / "b", unseen=["site-2"], allow_single_site=True, **options).run()
     assert same(model_of(tmp_path / "b", 0), model_of(finished, 0))
     assert results["start"] == {"name": "first", "sha256": sha256_file(file), "warm_start_steps": 0}
     assert read_json(tmp_path / "b" / "run.json")["hashes"]["start"] == sha256_file(file)
     assert "start: the weights of first, then no steps of warm start" in caplog.text
+    assert "The run that start_from names trained at site-2, unseen in this one" in results["caveats"][0]
 
 
 def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, tmp_path):

@@ -17,11 +17,7 @@ from tests.methods.rounds import a_round
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
 UPDATES = torch.tensor(
-    [
-        [[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]],
-        [[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]],
-        [[3.0, 0.0], [-1.0, -1.0], [0.0, 0.0]],
-    ]
+    [[[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]], [[3.0, 0.0], [-1.0, -1.0], [0.0, 0.0]]]
 )
 
 

@@ -124,12 +124,7 @@ def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, p
             ],
         ),
         (
-            {
-                "statistics": {
-                    "graph": {"noise_multiplier": 1.0},
-                    "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
-                }
-            },
+            {"statistics": {"graph": {"noise_multiplier": 1.0}, "prototypes": {"clip": 1.0, "noise_multiplier": 1.0}}},
             [
                 "#statistics#graph#noise_multiplier: expected a clip, which says how much noise that is, "
                 "found 1 without a clip; set clip, or noise_multiplier to 0",
@@ -276,6 +271,8 @@ def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest_with_a_mul
     large = CentralPrivacy(noise_multiplier=enough * 1.01, epsilon=5.0)
     require_possible(Privacy(central_differential_privacy=large), FedAvg(), rounds=2)
     assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that takes the mean")
+    (budget,) = told(Privacy(differential_privacy=DifferentialPrivacy(epsilon=5.0)), FedAvg(), rounds=2)
+    assert budget.startswith(f"{WHERE}#differential_privacy#epsilon: expected at most 5, found 7.")
 
 
 NETWORKS = "expected weights of one network, or predictions, found {}; choose a variant that exchanges those"

@@ -284,10 +284,7 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
 
 @pytest.mark.parametrize(
     ("name", "good", "bad", "what"),
-    [
-        ("1.norm.running_var", [1.0, 0.0], [1.0, -1e-9], "variances"),
-        ("1.norm.num_batches_tracked", 0, -1, "counters"),
-    ],
+    [("1.norm.running_var", [1.0, 0.0], [1.0, -1e-9], "variances"), ("1.norm.num_batches_tracked", 0, -1, "counters")],
 )
 def test_faults_89_and_94_a_variance_or_a_counter_below_zero_is_refused(name, good, bad, what):
     like = {name: torch.tensor(good), "1.norm.running_mean": torch.zeros(2)}

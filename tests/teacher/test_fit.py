@@ -116,7 +116,9 @@ def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, records, t
         for label in (records[0]["label"], records[1]["label"])
     )
     assert (wrong["reused"], wrong["after"] != corrected["after"]) == (True, True), "a corrected mask is scored"
-    assert not make(tmp_path / path.name, epochs=1).run()["reused"]
+    with pytest.raises(Refused, match=r"output: .* found .*, the adapter of another fit; choose another name"):
+        make(tmp_path / path.name, epochs=1).run()
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_another_setting_of_lora_or_of_views_is_another_fit_and_the_decoder_has_no_lora(fit):
