@@ -320,6 +320,15 @@ _Place = tuple[str, ...]
 _CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
 
 
+_SPLITS = {
+    "train": ("public", "unlabelled", "labelled"),
+    "unlabelled": ("unlabelled", "labelled"),
+    "validate": ("validation",),
+    "test": ("test",),
+}
+"""Data sets of train.json to the splits that they may have: none is trained on, or chosen by, what measures it."""
+
+
 def check_components(config: BundleConfig) -> Iterator[Problem]:
     """Unknown or forbidden components, unexpected and missing arguments, and values of another kind or range.
 
@@ -356,6 +365,8 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
             if value is not None and value is not MISSING:
                 schemas.setdefault(split_id(name), []).append(_of_option(keywords))
                 values.setdefault(split_id(name), value)
+    for name, splits in _SPLITS.items():
+        schemas.get((name, "dataset", "split"), []).append({"enum": list(splits)})
     given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
     every: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
     for problem in departures(given, {"properties": every}, ""):

@@ -140,6 +140,11 @@ def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path)
     assert zoom == "command line -> weak_view#zoom: expected a list, found 1.2 (float)"
     assert split.startswith("command line -> train#dataset#split: expected one of ['public', 'unlabelled', ")
     assert split.endswith("found 'pubic'; did you mean 'public'?")
+    for name, wrong, right in (("validate", "test", "validation"), ("test", "validation", "test")):
+        (split,) = told_of_skin("federate", **{f"{name}#dataset#split": wrong})
+        assert split == f"command line -> {name}#dataset#split: expected one of ['{right}'], found '{wrong}'"
+    (split,) = told_of_skin("federate", **{"sites#a#train#dataset#split": "validation"})
+    assert "train#dataset#split: expected one of ['public', 'unlabelled', 'labelled'], found 'validation'" in split
     assert "expected a whole number, found 224.5 (float)" in told(edited(tmp_path, image_size=224.5), ready=False)[0]
 
 
