@@ -21,7 +21,7 @@ def advice(records: str | Path) -> str:
     Raises:
         Refused: a record that cannot be read.
     """
-    figures = {part: figures_of(runs_of(part, records)) for part in ("labelled", "weak")}
+    figures = {part: figures_of(runs_of(part, records)) for part in ("labelled", "weak", "abdomen_weak")}
     figures["polyp"] = figures_of(runs_of("polyp", records), runs_of("unseen", records))
 
     def row(part: str, name: str, column: str = "dice") -> str:
@@ -37,6 +37,7 @@ def advice(records: str | Path) -> str:
         masks=rows("labelled", "elcfs_labelled", "supervised", "pfedsam", "fedsam", "pfedsam_two_stage"),
         without=rows("polyp", "samfed", "dp_only"),
         weak=rows("weak", "see", "weak_labels", "fedicra"),
+        organs=rows("abdomen_weak", "weak_labels", "fedicra"),
         whole=row("labelled", "supervised"),
         modality=rows("polyp", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
         seen=rows("polyp", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
@@ -95,8 +96,9 @@ sites with masks of their own: {masks}. `supervised` is the simplest; `elcfs_lab
 publish some labelled images, let these be the public set and all sites learn without labels: {without}.
 
 **Scribbles**, points or boxes at the sites: {weak}; whole masks of the same images: {whole}. `see` needs SAM at every
-site, one pass of it for each image and round, and learns one class; `weak_labels` learns several. First compare with
-what needs no label of a site, where there are public masks: {without}.
+site, one pass of it for each image and round, and learns one class; `weak_labels` learns several. On organs
+of the abdomen, of whole volumes: {organs}. First compare with what needs no label of a site, where there are public
+masks: {without}.
 
 **One modality a site**, such as CT at one and MR at another. {abdomen}. On polyps:
 {modality}. Adapt the teacher to public images of both modalities and begin with
