@@ -47,7 +47,7 @@ def advice(records: str | Path) -> str:
 def _abdomen(runs: Sequence[RunData]) -> str:
     """Rows by their Dice of whole volumes, those with labels of the sites apart, and which of them no round helped.
 
-    Over the seeds that all rows have, if there are any, as rows stand beside each other.
+    Over the seeds that all rows have, if there are any, so that rows can be compared.
     """
     seeds = [set(of["dice"].by_seed) for of in figures_of(runs).values() if of["dice"].n]
     if not seeds:

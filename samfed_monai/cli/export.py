@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
@@ -77,10 +77,19 @@ def run(arguments: argparse.Namespace) -> int:
         network = filled_network(config)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
     classes = config.optional("classes")
-    about: dict[str, Any] = {"bundle": model.bundle, "shipped": (model.bundle / "models") in model.path.parents}
-    about |= {"threshold": config.value("threshold"), "classes": classes if several(classes) else ()}
-    options = about | {"quality": model.quality, "int8": arguments.int8, "exporter": outside}
-    rows = export_network(network, to, output, images=images, **options)
+    rows = export_network(
+        network,
+        to,
+        output,
+        images=images,
+        int8=arguments.int8,
+        bundle=model.bundle,
+        shipped=(model.bundle / "models") in model.path.parents,
+        threshold=config.value("threshold"),
+        classes=classes if several(classes) else (),
+        quality=model.quality,
+        exporter=outside,
+    )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")

@@ -121,7 +121,7 @@ USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf1
 
 FITTED_BY = {
     **dict.fromkeys(("rank", "lora_learning_rate"), ("lora",)),
-    **{"cached_views": ("decoder",)},
+    "cached_views": ("decoder",),
     **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
 }
 """Ids on top of ``teacher.json`` that only some values of ``adapt`` have a use for."""

@@ -130,9 +130,9 @@ class Run:
     def _seen_before(self) -> list[str]:
         """That weights or masks come of a run in which hospitals trained that are unseen here; the log says so, too."""
         found = []
-        for name in ("start_from", "masks_from"):
-            source = Path(getattr(self.places, name) or "")
-            trained = RunModels(source).trained if (source / "run.json").is_file() else ()
+        named = {"start_from": self.places.start_from, "masks_from": self.places.masks_from}
+        for name, source in named.items():
+            trained = RunModels(source).trained if source and (Path(source) / "run.json").is_file() else ()
             if seen := [site for site in self.participants.unseen if site in trained]:
                 found.append(_SEEN_BEFORE.format(name, ", ".join(seen)))
                 logger.warning("%s", found[-1])

@@ -139,9 +139,14 @@ def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) 
     if not size_p or not size_l:
         return Scores(0.0, 0.0, math.hypot(*label.shape), "label" if size_p else "prediction", 0.0, 0.0, 0.0)
     overlap = int(np.count_nonzero(prediction & label))
-    dice, iou = 2 * overlap / (size_p + size_l), overlap / (size_p + size_l - overlap)
-    beside = overlap / size_l, overlap / size_p, min(size_p, size_l) / max(size_p, size_l)
-    return Scores(dice, iou, hausdorff95(prediction, label, pooled=pooled), "none", *beside)
+    return Scores(
+        dice=2 * overlap / (size_p + size_l),
+        iou=overlap / (size_p + size_l - overlap),
+        hd95=hausdorff95(prediction, label, pooled=pooled),
+        sensitivity=overlap / size_l,
+        precision=overlap / size_p,
+        area=min(size_p, size_l) / max(size_p, size_l),
+    )
 
 
 def scores_by_class(prediction: Mask, label: Mask, count: int, *, pooled: bool = False) -> list[Scores]:

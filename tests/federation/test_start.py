@@ -32,7 +32,8 @@ def model_of(folder: Path, round: int) -> dict[str, torch.Tensor]:
     return safe_load(folder / "rounds" / f"{round:03d}" / "global.safetensors")
 
 
-def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, finished, tmp_path, caplog):
+def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, finished, tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(finished)  # which only start_from names
     file = finished / "rounds" / "000" / "global.safetensors"
     assert starting_file(finished) == starting_file(file) == file
     unmoved = {**CLIENT, "learning_rate": 0.0}  # the round then leaves the weights as they were
@@ -44,6 +45,7 @@ def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, fi
     assert read_json(tmp_path / "b" / "run.json")["hashes"]["start"] == sha256_file(file)
     assert "start: the weights of first, then no steps of warm start" in caplog.text
     assert "The run that start_from names trained at site-2, unseen in this one" in results["caveats"][0]
+    assert sum("trained at" in caveat for caveat in results["caveats"]) == 1
 
 
 def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, tmp_path):

@@ -94,15 +94,15 @@ class Teacher(nn.Module):
             resize to (H, W) puts it in register with the image. Of K classes ``(B, K + 1, h, w)``, the background's
             first, which sum to 1.
         """
-        placed, views = place(images.to(self.sam.pixel_mean.device).float(), self.size), VIEWS[self.views]
-        viewed = [view.apply(placed) for view in views]
-        inputs = torch.cat([pad(self.sam.normalise(each), self.size) for each in viewed])
+        images, views = images.to(self.sam.pixel_mean.device).float(), VIEWS[self.views]
+        normalised = self.sam.normalise(place(images, self.size))
+        viewed = [view.apply(normalised) for view in views]
+        inputs = torch.cat([pad(each, self.size) for each in viewed])
         few = max(1, AT_ONCE // self.size**2)
         logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(few)])
-        total = torch.zeros(())
-        for view, each, of_view in zip(views, viewed, logits.chunk(len(views)), strict=True):
-            total = total + view.undo(probabilities(crop(of_view, each.shape[-2], each.shape[-1], self.size)))
-        return total / len(views)
+        parts = zip(views, viewed, logits.chunk(len(views)), strict=True)
+        masks = [(view, crop(part, each.shape[-2], each.shape[-1], self.size)) for view, each, part in parts]
+        return torch.stack([view.undo(probabilities(mask)) for view, mask in masks]).mean(0)
 
     def embed(self, images: Tensor) -> Tensor:
         """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""
