@@ -153,7 +153,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
     about = "at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
     parser.add_argument("--states", metavar="DIR", help=about)
-    about = "file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
+    about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)
     parser.set_defaults(run=run_model)
     return parser
@@ -168,9 +168,9 @@ def run_model(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
-    other = Path(arguments.output).with_suffix(".pt" if arguments.output.endswith("s") else ".safetensors")
-    if other.exists():  # one file says how far masks of that name are to be trusted
-        raise refused("--output", f"{other} beside it", "a name of its own", "choose another one")
+    files = [Path(arguments.output).with_suffix(suffix) for suffix in (".safetensors", ".pt")]
+    if taken := [str(file) for file in files if file.exists()]:  # they share the file that says how good masks are
+        raise refused("--output", f"{taken[0]}, which exists", "a new name", "choose another one")
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
