@@ -12,7 +12,9 @@ from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Refused, refused
+from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
+from samfed_monai.core.validators import require
 from samfed_monai.data.classes import several
 
 if TYPE_CHECKING:
@@ -168,9 +170,8 @@ def run_model(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
-    files = [Path(arguments.output).with_suffix(suffix) for suffix in (".safetensors", ".pt")]
-    if taken := [str(file) for file in files if file.exists()]:  # they share the file that says how good masks are
-        raise refused("--output", f"{taken[0]}, which exists", "a new name", "choose another one")
+    for suffix in (".safetensors", ".pt"):  # they share the file that says how far masks are to be trusted
+        require(absent("--output", Path(arguments.output).with_suffix(suffix)))
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

@@ -319,7 +319,6 @@ NEAR_MISSES = {
     },
 }
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
-BLACK_AND_WHITE = 2
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 _ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
 
@@ -355,7 +354,7 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
 def _is_mask(path: Path) -> bool | None:
     """Whether a file has black and white pixels and no others; ``None`` where it cannot be read."""
     try:
-        return len(decode_mask(read_bytes(path), path.name, None)[1]) == BLACK_AND_WHITE
+        return len(decode_mask(read_bytes(path), path.name, None)[1]) == 2
     except Unreadable:
         return None
     except Refused:

@@ -238,24 +238,20 @@ def test_too_few_images_are_refused():
         calibrated_on([(0.5, 0.4)] * 19 + [(0.0, 1.0)] * 4, "test")
 
 
-class TestFile:
-    def test_is_beside_the_weights_names_them_and_is_refused_beside_others(self, tmp_path):
-        model = tmp_path / "model.pt"
-        model.write_bytes(b"weights")
-        assert read_quality(model) == Quality()
-        path = write_quality(Quality(HALF), model)
-        assert path == quality_path(model) == tmp_path / "model.quality.json"
-        assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
-        assert read_quality(model) == Quality(HALF)
-        model.write_bytes(b"others")
-        expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
-        with pytest.raises(Refused, match=expected):
-            read_quality(model)
-
-    def test_of_a_run_is_in_its_folder(self, tmp_path):
-        write_quality(Quality(HALF), tmp_path)
-        assert (tmp_path / "quality.json").is_file()
-        assert read_quality(tmp_path) == Quality(HALF)
+def test_the_file_is_beside_the_weights_and_refused_beside_others_or_in_a_runs_folder(tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    assert read_quality(model) == Quality()
+    path = write_quality(Quality(HALF), model)
+    assert path == quality_path(model) == tmp_path / "model.quality.json"
+    assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
+    assert read_quality(model) == Quality(HALF)
+    model.write_bytes(b"others")
+    expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
+    with pytest.raises(Refused, match=expected):
+        read_quality(model)
+    assert write_quality(Quality(HALF), tmp_path) == tmp_path / "quality.json"
+    assert read_quality(tmp_path) == Quality(HALF)
 
 
 def test_a_dice_may_be_a_percentage():

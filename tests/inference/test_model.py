@@ -349,15 +349,12 @@ def test_a_runs_own_way_of_scoring_is_taken_over():
     assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
 
 
-def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
+def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
     own = tmp_path / "own"
     shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
     assert "--model: expected one: own ships no weights, found none; name one with --model" in capsys.readouterr().err
-
-
-def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:
     told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
     with pytest.raises(Refused, match=told):
         TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()
