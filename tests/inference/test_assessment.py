@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor, set_track_meta
+from monai.transforms import Resized
 
 from samfed_monai.cli.infer import dice
 from samfed_monai.cli.main import main
@@ -85,6 +87,18 @@ def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     (found,) = predictions(batch, {"pred": logits})
     # areas: 3 above 0.05 to 0.35, 2 above 0.45 and 0.55, 1 above 0.65 to 0.95
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
+
+
+def test_what_a_bundles_own_postprocessing_leaves_out_is_refused() -> None:
+    set_track_meta(True)  # as MONAI comes
+    image, right, wrong = MetaTensor(torch.zeros(3, 2, 4)), torch.ones(1, 2, 4), torch.ones(1, 3, 3)
+    small = Resized("image", (3, 3))({"image": image})["image"]
+    assert next(predictions([{"id": "a", "image": small}], [{"pred": right, "probability": right}])).mask.all()
+    told = r"both of the image's size \(2, 4\), and probabilities from 0 to 1, found .*; let it have InvertResized"
+    for mask, chances in ((wrong, wrong), (right, wrong), (right, right * 2), (right, right / 0), (right, None)):
+        made = {"pred": mask} if chances is None else {"pred": mask, "probability": chances}
+        with pytest.raises(Refused, match=f"postprocessing -> pred, probability: expected {told}"):
+            next(predictions([{"id": "a", "image": small}], [made]))
 
 
 def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
