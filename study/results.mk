@@ -94,6 +94,7 @@ light-teachers: $(VENV)/.package
 
 # The weights that the skin bundle ships: LIGHT_ROWS=samfed LIGHT_SEEDS=0 is enough.
 shipped-model: $(VENV)/.package
+	@rm -f bundles/samfed_skin/models/model.pt
 	@$(BIN)/samfed model "$(LIGHT_RUN)/skin-encoder/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
 
 # The weights that the polyp bundle ships: Kvasir-SEG alone, a part of it public and the rest three hospitals; of three seeds the one with
@@ -116,6 +117,7 @@ polyp-model: kvasir-list
 	$(call kvasir-run,polyp,0,$(KVASIR),kvasir,$(KVASIR_POLYP))
 	$(call kvasir-run,polyp,1,$(KVASIR),kvasir,$(KVASIR_POLYP))
 	$(call kvasir-run,polyp,2,$(KVASIR),kvasir,$(KVASIR_POLYP))
+	@rm -f bundles/samfed_polyp/models/model.pt
 	@$(BIN)/samfed model "$$($(best-run) "$(KVASIR_RUN)"/polyp-[012])" --output bundles/samfed_polyp/models/model.pt
 	@rm -rf "$(KVASIR_RUN)/validation"  # of another model.pt
 	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --calibrate \

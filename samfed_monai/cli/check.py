@@ -38,9 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
     from samfed_monai.config.ids import Unread
+    from samfed_monai.config.options import groups_of
+    from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.config.strict import inventory, strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import own_variants, variant_files
-    from samfed_monai.data.checks import check_datalist, facts_of
+    from samfed_monai.data.checks import Facts, check_datalist, facts_of
     from samfed_monai.data.datalist import DataList
 
     root, only = find_bundle(arguments.bundle), arguments.variant
@@ -72,8 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
             from samfed_monai.data.quality_report import notes_on
 
             listed = DataList.load(arguments.datalist)
-            facts = facts_of(listed, arguments.data_root)
-            problems.extend(check_datalist(listed, arguments.data_root, facts))
+            sites = groups_of(BundleConfig.of_workflow(root, "federate", chosen))[SITES]
+            facts = list[Facts]()
+            for part, there in listed.by_root(arguments.data_root, sites):
+                facts += (seen := facts_of(part, there))
+                problems.extend(check_datalist(part, there, seen))
             notes = notes_on(listed, facts)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:

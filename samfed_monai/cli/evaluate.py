@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     with any_image_size(arguments.allow_other_size):
         result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
     lines = list[str]()
-    dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site]
+    dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site.values()]
     if (found := interval(dices)) is not None:
         lines.append(f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
     lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]

@@ -12,7 +12,9 @@ from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Refused, refused
+from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
+from samfed_monai.core.validators import require
 from samfed_monai.data.classes import several
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
     about = "at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
     parser.add_argument("--states", metavar="DIR", help=about)
-    about = "file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
+    about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)
     parser.set_defaults(run=run_model)
     return parser
@@ -168,9 +170,8 @@ def run_model(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
-    other = Path(arguments.output).with_suffix(".pt" if arguments.output.endswith("s") else ".safetensors")
-    if other.exists():  # one file says how far masks of that name are to be trusted
-        raise refused("--output", f"{other} beside it", "a name of its own", "choose another one")
+    for suffix in (".safetensors", ".pt"):  # they share the file that says how far masks are to be trusted
+        require(absent("--output", Path(arguments.output).with_suffix(suffix)))
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from samfed_monai import __version__
 from samfed_monai.config.bundles import packaged_bundle
-from samfed_monai.core.errors import ExitCode, Problems, refused
-from samfed_monai.core.io import atomic_folder
+from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.io import absent, atomic_folder
+from samfed_monai.core.validators import require
 
 KINDS = ("method", "term", "network")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -121,9 +122,7 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     if taken or importlib.util.find_spec(package) is not None:
         found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"
         problems.add("NAME", found=found, expected="a new name", hint=f"for instance samfed new {kind} my_{name}")
-    if target.exists():
-        hint = "name a folder that does not exist yet with --output-dir"
-        problems.add(str(target), found="it exists already", expected="a new folder", hint=hint)
+    problems.extend(absent("--output-dir", target))
     problems.refuse_if_any()
 
 
@@ -162,9 +161,7 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     """
     source = packaged_bundle(name)
     target = Path(folder).expanduser().absolute()
-    if target.exists():
-        hint = "name a folder that does not exist yet"
-        raise refused(str(target), found="it exists already", expected="a new folder", hint=hint)
+    require(absent("DIR", target))
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from samfed_monai.core.errors import did_you_mean, refused
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_SHELVES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -23,7 +22,7 @@ def _is_bundle(folder: Path) -> bool:
 def packaged_bundles() -> Mapping[str, Path]:
     """Names and folders of the bundles that come with the package; the wheel's come before a checkout's."""
     found: dict[str, Path] = {}
-    for shelf in _SHELVES:
+    for shelf in (_PACKAGE / "bundles", _PACKAGE.parent / "bundles"):
         for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
             if _is_bundle(folder):
                 found.setdefault(folder.name, folder)

@@ -223,7 +223,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
-_TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 AGAIN = "type the same command again"
 """How to go on after most of what stops a run: what is complete is not done again."""
 _PLACES = {
@@ -249,7 +248,7 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
         names: of files and folders, or their paths.
         where: what names them.
     """
-    odd = [f"'{printable(name, keep='')}'" for name in names if any(map(_is_no_letter, name))]
+    odd = [f"'{printable(name, keep='')}'" for name in names if {"Cc", "Cs"} & {*map(unicodedata.category, name)}]
     if not odd:
         return []
     encoding = sys.getfilesystemencoding()
@@ -258,10 +257,6 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     more = f" and {len(odd) - EXAMPLES} more" if len(odd) > EXAMPLES else ""
     expected = "UTF-8 without control characters"
     return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
-
-
-def _is_no_letter(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 # pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words
@@ -298,7 +293,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     if error.errno in DRIVE_GONE and place:
         reason = f"{place} answers with {os.strerror(error.errno or 0)!r}; what was complete is kept"
         return Stopped(reason, f"see that its drive is connected, then {AGAIN}")
-    if error.errno in _TOO_MANY_OPEN:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
         return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), then {AGAIN}")
     if error.errno in _PLACES and place:
         return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])

@@ -354,6 +354,11 @@ def sha256_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def absent(where: str, path: Path) -> list[Problem]:
+    """A problem if something is where a new file or folder is to be written."""
+    return [Problem(where, f"{path}, which exists", "a new name", "choose another one")] if path.exists() else []
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file in lower-case hexadecimal, read in 1 MiB pieces."""
     digest = hashlib.sha256()

@@ -134,12 +134,9 @@ def size_problems(path: str | Path, overrides: Mapping[str, Any], usual: Any) ->
         Problem(f"--{name}", found=repr(asked), expected=says, hint=hint)
         for name, asked in overrides.items()
         if name.rpartition("#")[2] in _SIZES and not _ANY_SIZE.get()
-        if any(type(side) in (int, float) and side != (trained or usual) for side in _listed(asked))
+        for sides in [asked if isinstance(asked, list) else [asked]]
+        if any(type(side) in (int, float) and side != (trained or usual) for side in sides)
     ]
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:

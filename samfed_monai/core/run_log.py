@@ -22,7 +22,6 @@ from samfed_monai.core.words import printable
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
-FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _BEFORE = 10_000  # records that wait for a folder; a run logs some tens before it has one
 
 _EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # in a sentence, by whoever catches them
@@ -80,7 +79,7 @@ class RunLog:
         with suppress(OSError):
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE))
         self._file = logging.FileHandler(path, encoding="utf-8", delay=True)
-        self._file.setFormatter(PrintableFormatter(FORMAT))
+        self._file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()
         self._waiting.capacity = 1  # one record at a time: a killed run has its last line

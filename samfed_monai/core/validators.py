@@ -116,14 +116,10 @@ def _is_number(_: TypeChecker, value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_integer(_: TypeChecker, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 _CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
     {
         "number": _is_number,
-        "integer": _is_integer,
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
         "array": lambda _, value: isinstance(value, (list, tuple)),
         "object": lambda _, value: isinstance(value, Mapping),
     }

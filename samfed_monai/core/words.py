@@ -66,11 +66,10 @@ def _is_seen(letter: str) -> bool:
 # control characters (of a terminal's escape sequences, too), line and paragraph separators, marks that change the
 # direction of what follows, and halves of characters: Python's spelling of bytes that are no UTF-8
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_LAYOUT = frozenset("\n\t")
 _BYTES = 0xDC00  # byte 0xfc of a file name that is no UTF-8 is U+DCFC (PEP 383)
 
 
-def printable(text: str, *, keep: Collection[str] = _LAYOUT) -> str:
+def printable(text: str, *, keep: Collection[str] = "\n\t") -> str:
     """``text`` with what a terminal or a page would obey instead of showing written as ``\\x1b``.
 
     Args:

@@ -314,7 +314,7 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
     problems = Problems()
     first: dict[tuple[str, str], str] = {}
     for site, image in images:
-        there = first.setdefault((site, unending(image)), image)
+        there = first.setdefault((site, normal(str(PurePosixPath(image).with_suffix("")))), image)
         if there != image:
             hint = "if they are one image, move one of the files away; if not, rename one, with its mask"
             problems.add(image, found=f"the same stem as {there}", expected="one file per stem", hint=hint)
@@ -335,11 +335,6 @@ def ids_of(images: Sequence[str]) -> dict[str, str]:
         common = os.path.commonpath([PurePosixPath(image).parent for image in ones])
         ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in ones}
     return ids
-
-
-def unending(path: str) -> str:
-    """A path without its extension, in its normal form."""
-    return normal(PurePosixPath(path).with_suffix("").as_posix())
 
 
 def stem(path: str) -> str:

@@ -263,6 +263,18 @@ class DataList:
         """What a server needs that holds no site's images: the public ones."""
         return replace(self, sites={})
 
+    def by_root(self, data_root: str | Path, sites: Mapping[str, Any]) -> Iterator[tuple[DataList, str | Path]]:
+        """The list in parts, each with the folder that its paths start from.
+
+        Args:
+            data_root: of all sites but those with a ``data_root`` of their own, which read the public images from
+                there, too.
+            sites: choices of each site.
+        """
+        own = {name: there for name in self.sites if (there := sites.get(name, {}).get("data_root")) is not None}
+        yield replace(self, sites={name: site for name, site in self.sites.items() if name not in own}), data_root
+        yield from ((self.for_site(name), str(there)) for name, there in own.items())
+
     def public_hash(self) -> str:
         """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
         return canonical_hash({**self._meaning(), "public": _json(self.public)})

@@ -195,8 +195,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
 
     A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; a volume of nnU-Net is called ``<stem>_0000``.
-    Where folders below ``images`` and ``masks`` have the same names, as those of patients do, a mask belongs to an
-    image of its own folder.
+    Where both are in folders below ``images`` and ``masks``, as those of patients, these have the same name.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
@@ -211,7 +210,6 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
     if kind == PICTURE:
         _refuse_swapped(folder, images, drawn)
     below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
-    shared = {below[path] for path in images} & {below[path] for path in drawn} - {""}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(_name(path), []).append(path)
@@ -223,10 +221,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
         ones = next((by_stem[name] for name in names if name in by_stem), [])
         own = [one for one in ones if below[one] == below[path]]
-        if not own and (len(ones) > 1 or below[path] in shared or any(below[one] in shared for one in ones)):
-            own = [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
-        else:
-            own = own or ones
+        own = own or [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
         if len({below[one] for one in own}) > 1:
             several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
             hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
@@ -260,6 +255,9 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
     """
     bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
     for path in sorted(masks)[:LOOKED_THROUGH]:
+        if (one := mask_stem(path)) in bare:
+            there = f"{path.parent.name}/{path.name} is in another folder than the image {one}"
+            return f"{there}: if it is its mask, give both folders one name"
         for one in bare:  # img_1 is in img_1_gt, but not in img_10_gt
             if re.search(rf"(?<!\d){re.escape(one)}(?!\d)", stem(path.name), re.IGNORECASE):
                 return f"rename for instance {path.name} to {one}{path.suffix}"
@@ -321,7 +319,6 @@ NEAR_MISSES = {
     },
 }
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
-BLACK_AND_WHITE = 2
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 _ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
 
@@ -357,7 +354,7 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
 def _is_mask(path: Path) -> bool | None:
     """Whether a file has black and white pixels and no others; ``None`` where it cannot be read."""
     try:
-        return len(decode_mask(read_bytes(path), path.name, None)[1]) == BLACK_AND_WHITE
+        return len(decode_mask(read_bytes(path), path.name, None)[1]) == 2
     except Unreadable:
         return None
     except Refused:

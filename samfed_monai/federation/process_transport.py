@@ -38,7 +38,6 @@ from samfed_monai.protocol.transport import Task, scrub
 
 logger = logging.getLogger(__name__)
 
-PROCESS = "samfed_monai.federation.process_transport"
 _LOOK = 0.05  # seconds between two looks at a thread
 
 
@@ -200,7 +199,7 @@ class _SiteProcess:
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
             **brief_spins(),
         }
-        self.sites, self.child = sites, Child(PROCESS, settings, environment=environment)
+        self.sites, self.child = sites, Child(__name__, settings, environment=environment)
         self.thread = ThreadPoolExecutor(1)  # one site after the other
         self.closed = False
 

@@ -161,7 +161,8 @@ class Run:
         with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
-            check_data(own, places.data_root, cache_dir=places.cache, verify=places.verify)
+            for part, root in own.by_root(places.data_root, places.sites):
+                check_data(part, root, cache_dir=places.cache, verify=places.verify)
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)

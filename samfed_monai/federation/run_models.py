@@ -211,10 +211,9 @@ class RunModels:
 
     def _has_state(self, site: str) -> bool:
         names = tensor_names(self._round / CLIENTS / state_file(site))
-        return bool(split_state(dict.fromkeys(names, _NOTHING))[0])
+        return bool(split_state(dict.fromkeys(names, torch.empty(0)))[0])
 
 
-_NOTHING = torch.empty(0)
 _EXPECTED = "a bundle that has weights, a finished run's folder, or a weights file"
 _NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a traced program"}
 

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 WORKER = "samfed_monai.flare.worker"
 #: Entry of the data that holds a message's bytes, and of the metadata that holds a failure's reason.
 MESSAGE, FAILURE = "message", "failure"
-_RUN_CHARACTERS = frozenset("0123456789abcdef")
 
 
 def packed(payload: bytes, **meta: Any) -> Shareable:
@@ -104,7 +103,7 @@ class Trainer:
         return self.files.cache_dir / "state" / run / self.site
 
     def _child_of(self, run: str, run_name: str) -> Child:
-        if not run or set(run) - _RUN_CHARACTERS:
+        if not run or set(run) - set("0123456789abcdef"):
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
         if self._run not in (None, (run, run_name)):  # the run's folder counts what a site was asked in a round

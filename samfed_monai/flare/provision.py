@@ -23,7 +23,6 @@ from nvflare.security.security import COMMAND_CATEGORIES
 
 from samfed_monai.core.io import read_json, write_json
 
-POLICY = "authorization.json"
 #: FLARE's rights to run what a job brings, or what it names of Flower's; :mod:`nvflare.private.fed.utils.app_authz`.
 CODE = ("byoc", "server-predeployed-flwr")
 
@@ -40,7 +39,7 @@ def forbid_code(local: str | Path) -> Path:
     Raises:
         Refused: the folder has neither file.
     """
-    own, default = Path(local) / POLICY, Path(local) / ProvFileName.AUTHORIZATION_JSON_DEFAULT
+    own, default = Path(local) / "authorization.json", Path(local) / ProvFileName.AUTHORIZATION_JSON_DEFAULT
     policy = dict(read_json(own if own.is_file() else default))
     policy["permissions"] = {role: _without_code(rights) for role, rights in policy["permissions"].items()}
     write_json(own, policy)

@@ -174,7 +174,8 @@ def predictions(
         classes: names of several classes; empty for one.
 
     Raises:
-        Refused: another number of channels than that of the classes.
+        Refused: another number of channels than that of the classes; a mask of another size than its image; no
+            probability in [0, 1].
     """
     for item in images_of(batch, output):
         if "native_size" in item:
@@ -182,7 +183,7 @@ def predictions(
             probabilities = _probabilities(item["pred"], (height, width))
             foreground = probabilities[0] >= threshold
         else:
-            foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
+            foreground, probabilities = _postprocessed(item)
         channels = len(classes) + 1
         if len(probabilities) != channels:
             expected = f"{channels}, as classes are {list(classes) or 'one'}"
@@ -193,6 +194,19 @@ def predictions(
         else:
             mask, probability = np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
         yield Prediction(item["id"], mask, probability, estimate(probabilities, threshold))
+
+
+def _postprocessed(item: Mapping[str, Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Foreground (H, W) and probabilities (C, H, W) that a bundle's own ``postprocessing`` has made of an image."""
+    made, chances = item["pred"], item.get("probability", torch.zeros(1))
+    done = getattr(item.get("image"), "applied_operations", [])  # the first notes the size that the image was read in
+    size = tuple(map(int, done[0].get("orig_size", ()) if done else made.shape[1:]))
+    if not made.shape[1:] == chances.shape[1:] == size or not 0 <= chances.min() <= chances.max() <= 1:
+        found = f"{tuple(made.shape[1:])} and {tuple(chances.shape[1:])}, {chances.min():.3g} to {chances.max():.3g}"
+        expected = f"both of the image's size {size}, and probabilities from 0 to 1"
+        hint = "let it have InvertResized, Activationsd and CopyItemsd to probability, in this order"
+        raise refused("postprocessing -> pred, probability", found, expected, hint)
+    return made[0].cpu().numpy() > 0, chances.cpu().numpy()
 
 
 def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> list[Prediction]:

@@ -5,7 +5,6 @@ What estimates were worth on images with labels, and the calibration that follow
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from scipy.ndimage import binary_dilation, label, maximum_filter, minimum_filter
 from scipy.stats import spearmanr
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.io import from_csv
 from samfed_monai.core.words import counted
 from samfed_monai.handlers.mask_writer import Prediction
 from samfed_monai.metrics.quality import DOUBTFUL, FEWEST, Calibration, Quality, colours_of, estimate_of, groups_of
@@ -142,17 +142,17 @@ FEWEST_RANKED = 5
 """Images without which no rank correlation is given."""
 
 
-def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Estimate and Dice of every image of ``samfed evaluate``, by site, from the tables that it wrote.
+def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Estimate and Dice of every image of ``samfed evaluate``, by site and id, from the tables that it wrote.
 
     Args:
         output_dir: its folder.
         result: content of its ``metrics.json``.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, dict[str, tuple[float, float]]] = {}
     for site, summary in result["sites"].items():
         with (output_dir / site / result["split"] / "scores.csv").open(encoding="utf-8", newline="") as stream:
-            found[site] = [(estimate_of(row, summary), float(row["dice"])) for row in csv.DictReader(stream)]
+            found[site] = {row["id"]: (estimate_of(row, summary), float(row["dice"])) for row in from_csv(stream)}
     return found
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
-from samfed_monai.core.io import PUBLIC, parse_json, read_json, require_writable, write_json, write_text
+from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import aligned
@@ -51,7 +51,6 @@ SAME_MASKS = 0.995
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST_BATCH = 4096  # torch.export needs an upper bound; this one is above any batch
-_REPEATS = 3
 _FIRST_LINE = 200  # characters of another library's error
 
 Run = Callable[[Tensor], Tensor]
@@ -334,8 +333,7 @@ def export_network(
 def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Problem]:
     """What is wrong with an export before any network is built: the place, the packages, what does not go together."""
     problems = Problems()
-    if output.exists():
-        problems.add("--output", found=f"{output}, which exists", expected="a new name", hint="choose another one")
+    problems.extend(absent("--output", output))
     if int8 and to != "onnx":
         problems.add("--int8", found=f"--to {to}", expected="--to onnx, whose runtime has the quantiser")
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
@@ -403,7 +401,7 @@ def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Ten
     return Measured(
         name,
         megabytes=megabytes,
-        images_per_second=len(images) / min(timeit.repeat(lambda: run(images), number=1, repeat=_REPEATS)),
+        images_per_second=len(images) / min(timeit.repeat(lambda: run(images), number=1, repeat=3)),
         difference=float(max((found - logits).abs().max(), (alone - logits[:1]).abs().max())),
         pixels=float((ours != theirs).float().mean()),
         dice=2 * int(((ours == theirs) & (ours > 0)).sum()) / both if both else 1.0,

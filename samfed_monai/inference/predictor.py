@@ -26,6 +26,7 @@ from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.core.own_process import best_device
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
+from samfed_monai.data.checks import ids_of
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, OtherFiles, Prediction, predicted
@@ -262,19 +263,19 @@ class Predictor:
         """
         split, whole, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
         listed = whole.sites
-        images = {name: getattr(listed[name], split) for name in ([site] if site in listed else listed)}
-        hashes = {name: [item.sha256 for item in items] for name, items in images.items() if items}
+        sites = [site] if site in listed else listed
+        images = {name: items for name in sites if (items := getattr(listed[name], split))}
         if calibrate:
             if self.views not in (None, 1):
                 expected = "one view, as masks have by default: those of more keep the bounds of one"
                 raise refused("--views", found=f"{self.views} with --calibrate", expected=expected, hint="leave it out")
-            require_enough(sum(map(len, hashes.values())), split)
+            require_enough(sum(map(len, images.values())), split)
         else:
             quality = self.model.quality  # refused before anything is scored, if it is of other weights
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
         owners = {"": ""}
         if run is not None and run.personal:
-            names = [site] if site else sorted(hashes)
+            names = [site] if site else sorted(images)
             owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
         made_with = {name: str(value) for name, value in self._asked("views").items()}
         made_with |= {"bundle": self.model.bundle.name, "list": whole.hash, "split": split, "site": site or "all"}
@@ -290,7 +291,9 @@ class Predictor:
         else:
             result = self._score_each(given, owners, folder)
         pairs = scored_pairs(Path(output_dir), result)
-        everywhere = [pair for of_site in pairs.values() for pair in of_site]
+        everywhere = [pair for of_site in pairs.values() for pair in of_site.values()]
+        ids = {name: ids_of([item.image for of, _, item in whole.items() if of == name]) for name in pairs}
+        hashes = {name: [one.sha256 for one in images[name] if ids[name][one.image] in pairs[name]] for name in pairs}
         if calibrate:
             write_json(Path(output_dir) / "metrics.json", result)  # stays, if there is too little to calibrate on
             colours = self._public_colours(datalist, data_root, result["sites"])

@@ -130,7 +130,7 @@ class AdaptiveMixing(TrainerSharing):
         self._weights, self._ends = {}, {}
 
     def _count(self, tensors: int) -> int:
-        return max(1, round_half_up(self.upper * tensors)) if tensors else 0
+        return max(1, int(self.upper * tensors + 0.5)) if tensors else 0  # a half is rounded up
 
     @torch.no_grad()
     def _mix(self, ends: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -150,8 +150,3 @@ class AdaptiveMixing(TrainerSharing):
         self._mix(self._ends)
         for weight in self.network.parameters():
             weight.grad = None  # the optimizer passes over what has no gradient: nothing but W has moved
-
-
-def round_half_up(number: float) -> int:
-    """The whole number nearest to ``number`` >= 0."""
-    return int(number + 0.5)

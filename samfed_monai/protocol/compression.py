@@ -65,7 +65,7 @@ class Compression:
 
     def like(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names, shapes and dtypes of the message that ``weights`` become, without values."""
-        return _by_name(weights, lambda name: _blank(*_sides(weights[name]), self.form))
+        return _by_name(weights, lambda name: _blank(*weights[name].reshape(len(weights[name]), -1).shape, self.form))
 
     @torch.no_grad()
     def packed(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,10 +97,6 @@ class Compression:
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim > 1 and tensor.numel() > 0 and tensor.is_floating_point() and not name.startswith(PREFIX)
-
-
-def _sides(matrix: Tensor) -> tuple[int, int]:
-    return len(matrix), matrix.numel() // len(matrix)
 
 
 def _by_name(weights: Mapping[str, Tensor], parts_of: Callable[[str], Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Lines = dict[str, list[tuple[int, float]]]
 
-EXPERT = "expert_"
 LEAST_SPAN = 0.1
 """Least height of an axis of Dice or of trust: seeds of one run differ by some 0.01."""
 TRUST = {
@@ -67,7 +66,7 @@ def term_figures(run: RunData) -> list[Picture]:
     names = dict.fromkeys(name for row in run.rounds for name in row.values if name.startswith(TERM))
     terms = {name.removeprefix(TERM): series(run.rounds, name) for name in names}
     trust = {title: terms.pop(name) for name, title in TRUST.items() if name in terms}
-    experts = {name: terms.pop(name) for name in sorted(terms) if name.startswith(EXPERT)}
+    experts = {name: terms.pop(name) for name in sorted(terms) if name.startswith("expert_")}
     losses = {name: lines for name, lines in terms.items() if any(value for of in lines.values() for _, value in of)}
     made = (
         ("reliability", "Trust in the teacher", RELIABILITY, trust, None),

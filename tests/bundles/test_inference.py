@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.io import save_tensors
-from samfed_monai.networks import client_network
+from tests.inference.models import small_model
 
 SIZES = {"a": (40, 60), "Läsion 7 (links)": (33, 20), "deep/er/b": (64, 64)}  # height, width
 CANARY = "canary-patient-name"
@@ -22,11 +20,7 @@ CANARY = "canary-patient-name"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "global.safetensors"
-    network = client_network("basic_unet")
-    save_tensors(path, network.state_dict(), {"network_name": "basic_unet", "image_size": "32"})
-    return path
+    return small_model(tmp_path_factory.mktemp("model") / "global.safetensors")
 
 
 @pytest.fixture(scope="module")

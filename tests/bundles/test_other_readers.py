@@ -17,8 +17,8 @@ from monai.data import MetaTensor, set_track_meta
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.io import safe_load, save_tensors
-from samfed_monai.networks import client_network
+from samfed_monai.core.io import safe_load
+from tests.inference.models import small_model
 
 from .conftest import BUNDLES
 
@@ -37,10 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("made")
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(made / "a.png")
-    torch.manual_seed(0)
-    settings = {"network_name": "basic_unet", "image_size": "32"}
-    save_tensors(made / "w.safetensors", client_network("basic_unet").state_dict(), settings)
-    words = ["--model", str(made / "w.safetensors"), "--output-dir", str(made / "out")]
+    words = ["--model", str(small_model(made / "w.safetensors")), "--output-dir", str(made / "out")]
     assert main(["infer", str(BUNDLE), str(made / "a.png"), *words]) == 0
     return made
 

@@ -279,7 +279,7 @@ def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):
     assert (copy / "models").is_dir()
     assert list((tmp_path / "new").iterdir()) == [copy]
     assert main(["init", "samfed_skin", str(copy)]) == 2
-    assert "expected a new folder, found it exists already" in capsys.readouterr().err
+    assert "expected a new name, found" in capsys.readouterr().err
     assert main(["init", "samfed_skni", str(tmp_path / "x")]) == 2
     assert "did you mean 'samfed_skin'?" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

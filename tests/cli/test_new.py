@@ -54,6 +54,8 @@ def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tm
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     for path in folder.rglob("*.py"):
         compile(path.read_text(), str(path), "exec")
+    with pytest.raises(Refused, match=r"--output-dir: expected a new name, found .*, which exists"):
+        new_package(kind, "mine", folder)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,3 @@ def test_a_name_that_cannot_be_taken_is_refused_with_one_that_can(kind, name, me
     with pytest.raises(Refused, match=message):
         new_package(kind, name, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_folder_is_left_as_it_is(tmp_path):
-    (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(Refused, match="it exists already; name a folder that does not exist yet with --output-dir"):
-        new_package("method", "fresh_rule", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]

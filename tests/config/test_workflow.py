@@ -68,16 +68,15 @@ def under_monai(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
 
 
+KEPT = "what was complete is kept\n  to go on: type the same command again\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
-        (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
-        (
-            Terminated(),
-            3,
-            "stopped: asked to end (SIGTERM); what was complete is kept\n  to go on: type the same command again\n",
-        ),
+        (KeyboardInterrupt(), 130, f"interrupted: {KEPT}"),
+        (Terminated(), 3, f"stopped: asked to end (SIGTERM); {KEPT}"),
     ],
 )
 def test_under_monai_each_error_has_its_exit_code(under_monai, capsys, error, code, text):

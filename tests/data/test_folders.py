@@ -40,8 +40,8 @@ def test_images_find_their_masks_by_stem(tmp_path):
     [
         ("p1/0 p2/0", "p1/0 p2/0_mask", {"p1/0": "p1/0", "p2/0": "p2/0_mask"}, 0),
         ("p1/0 p2/0 1", "p2/0 1", {"p2/0": "p2/0", "1": "1"}, 0),
-        ("p1/0 p2/1", "p1/0 p1/1 p2/0", {"p1/0": "p1/0"}, 2),  # another patient's
-        ("part_1/0 part_2/1", "m/0 1", {"part_1/0": "m/0", "part_2/1": "1"}, 0),  # folders of other names say nothing
+        ("p1/0 p2/1", "p1/0 p1/1 p2/0", {"p1/0": "p1/0"}, 2),
+        ("part_1/0 part_2/1", "m/0 1", {"part_2/1": "1"}, 1),  # another patient's
         ("Su\u0308d/0 b/0", "S\u00fcd/0 b/0", {"Su\u0308d/0": "S\u00fcd/0", "b/0": "b/0"}, 0),
         ("0 p1/0", "0 p1/0", {"0": "0", "p1/0": "p1/0"}, 0),
         ("0\u00a0a 1", "0\u200b\u00a0a 1", {"0\u00a0a": "0\u200b\u00a0a", "1": "1"}, 0),
@@ -110,6 +110,8 @@ def test_fault_01_public_images_without_masks_are_told_with_the_rule_where_no_ma
 def test_an_example_of_renaming_is_of_a_mask_whose_image_its_name_tells(masks, images, example):
     found = [Found(f"a/images/{image}") for image in images]
     assert renaming([Path(mask) for mask in masks], found) == f"rename for instance {example}"
+    other = "p2/1_mask.png is in another folder than the image 1: if it is its mask, give both folders one name"
+    assert renaming([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
 
 
 def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
@@ -214,6 +216,10 @@ def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
     with pytest.raises(Refused, match=r"1 problem\n.*a: expected pictures in 'images'.*swapped: exchange their names"):
         prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
     assert not (tmp_path / "list.json").exists()
+    for number in range(2):  # grey photographs are no masks
+        save(tmp_path / "b" / "images" / f"{number}.png", picture(number).convert("L"))
+        save(tmp_path / "b" / "masks" / f"{number}.png", disc())
+    assert len(prepare_folders(tmp_path / "b", options(tmp_path, test_only=True)).datalist.sites["b"].test) == 2
 
 
 def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root, tmp_path):
@@ -263,10 +269,3 @@ def test_a_list_that_only_measures(root, tmp_path):
     save(root / "a" / "masks" / "a_003_gt.png", disc())
     with pytest.raises(Refused, match=r"measure with, found 1 mask of a belongs to no image; .* to a_003\.png"):
         prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
-
-
-def test_picture_folders_of_grey_photographs_are_not_swapped(tmp_path):
-    for number in range(2):
-        save(tmp_path / "a" / "images" / f"{number}.png", picture(number).convert("L"))
-        save(tmp_path / "a" / "masks" / f"{number}.png", disc())
-    assert len(prepare_folders(tmp_path / "a", options(tmp_path, test_only=True)).datalist.sites["a"].test) == 2

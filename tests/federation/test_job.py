@@ -334,3 +334,16 @@ def test_what_trains_alone_is_built_once_by_check(given, variant, message):
     found = check_training(find_bundle("samfed_skin"), given, variant)
     assert bool(found) is bool(message)
     assert re.search(message, "\n".join(map(str, found)))
+
+
+def test_a_site_with_a_data_root_of_its_own_is_checked_there(small_federation, small_list, tmp_path, capsys):
+    shutil.copytree(small_federation, tmp_path / "own")
+    image = small_list.sites["site-2"].unlabelled[0].image
+    shutil.copy(small_federation / small_list.public[0].image, tmp_path / "own" / image)
+    sites = {"site-1": {}, "site-2": {"data_root": str(tmp_path / "own")}}
+    with pytest.raises(Refused, match=f"1 problem\n  - {image}: expected .*, found SHA-256"):
+        job(small_federation, tmp_path / "run", sites=sites).run()
+    data = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
+    words = ["check", "samfed_skin", "--workflow", "federate", *data, "--sites#site-2#data_root"]
+    assert [main([*words, str(root)]) for root in (tmp_path / "own", small_federation)] == [2, 0]
+    assert f"{image}: expected" in capsys.readouterr().err

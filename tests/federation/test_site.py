@@ -35,11 +35,6 @@ ALIKE = replace(PLAN, sites={"site-1": {}, "site-2": {}})
 OWN = replace(PLAN, variant="hssf", train={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
 
 
-@pytest.fixture(scope="module")
-def lists(small_federation, tmp_path_factory):
-    return write_site_lists(DataList.load(small_federation / "list.json"), tmp_path_factory.mktemp("lists"))
-
-
 @pytest.fixture
 def node(small_federation, lists, tmp_path):
     def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> Site:

@@ -32,7 +32,7 @@ def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_pa
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
 
 
-def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path: Path) -> None:
+def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
     for name in ("b.png", "c.png", "other.png"):
         (tmp_path / name).write_bytes(b"label")
     folder = MaskFolder(tmp_path, MADE_WITH)
@@ -41,6 +41,8 @@ def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path
     assert told(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
     assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
     assert told(folder, "a.png") == []
+    [problem] = told(MaskFolder(tmp_path / "b.png" / "out"))
+    assert "b.png/out: expected a folder that can be written to, found" in problem
 
 
 def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
@@ -89,12 +91,6 @@ def test_a_mask_that_would_have_the_name_of_anothers_probabilities_is_refused(tm
     MaskWriter(**made)
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    [problem] = told(MaskFolder(tmp_path / "file" / "out"))
-    assert "file/out: expected a folder that can be written to, found" in problem
-
-
 def predicted(name: int) -> dict[str, object]:
     """A batch of one image, 4 x 6 px, whose left half is foreground."""
     mask = torch.zeros(1, 1, 4, 6)
@@ -130,9 +126,7 @@ def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_co
 
 def test_another_file_of_that_name_stays_and_is_refused_when_all_other_masks_are_written(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"corrected by hand")
-    message = (
-        rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose another"
-    )
+    message = rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose"
     with pytest.raises(OtherFiles, match=message) as stays:
         engine_with(MaskWriter(output_dir=tmp_path)).run(range(3))
     first, corrected, last = ((tmp_path / f"00{name}.png").read_bytes() for name in range(3))

@@ -11,12 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor, set_track_meta
+from monai.transforms import Resized
 
 from samfed_monai.cli.infer import dice
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, sha256_file, write_json
 from samfed_monai.data import render_synthetic
+from samfed_monai.data.partitions import subset
 from samfed_monai.handlers import mask_writer
 from samfed_monai.handlers.mask_writer import predicted, predictions
 from samfed_monai.inference.assessment import (
@@ -85,6 +88,18 @@ def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     (found,) = predictions(batch, {"pred": logits})
     # areas: 3 above 0.05 to 0.35, 2 above 0.45 and 0.55, 1 above 0.65 to 0.95
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
+
+
+def test_what_a_bundles_own_postprocessing_leaves_out_is_refused() -> None:
+    set_track_meta(True)  # as MONAI comes
+    image, right, wrong = MetaTensor(torch.zeros(3, 2, 4)), torch.ones(1, 2, 4), torch.ones(1, 3, 3)
+    small = Resized("image", (3, 3))({"image": image})["image"]
+    assert next(predictions([{"id": "a", "image": small}], [{"pred": right, "probability": right}])).mask.all()
+    told = r"both of the image's size \(2, 4\), and probabilities from 0 to 1, found .*; let it have InvertResized"
+    for mask, chances in ((wrong, wrong), (right, wrong), (right, right * 2), (right, right / 0), (right, None)):
+        made = {"pred": mask} if chances is None else {"pred": mask, "probability": chances}
+        with pytest.raises(Refused, match=f"postprocessing -> pred, probability: expected {told}"):
+            next(predictions([{"id": "a", "image": small}], [made]))
 
 
 def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
@@ -216,10 +231,10 @@ def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
     rows = "x,0,prediction,0.99\ny,1,both,0.98\nz,0.8,,0.9\nw,0,label,0.7\n"
     (tmp_path / "a" / "test" / "scores.csv").write_text(f"id,dice,empty,estimate\n{rows}")
     pairs = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {}, "b": {}}})
-    assert pairs == {"a": [(0, 0), (0, 1), (0.9, 0.8), (0.7, 0)], "b": [(1, 0.25)]}
+    assert pairs == {"a": {"x": (0, 0), "y": (0, 1), "z": (0.9, 0.8), "w": (0.7, 0)}, "b": {"y": (1, 0.25)}}
     assert HALF(0.0) == (0, 0)
     of_volumes = scored_pairs(tmp_path, {"split": "test", "sites": {"a": {"volumes": {}}}})
-    assert of_volumes["a"][:2] == [(0.99, 0), (0.98, 1)]
+    assert [of_volumes["a"][name] for name in "xy"] == [(0.99, 0), (0.98, 1)]
 
 
 def test_the_worst_that_are_not_among_the_doubtful_are_missed():
@@ -238,24 +253,20 @@ def test_too_few_images_are_refused():
         calibrated_on([(0.5, 0.4)] * 19 + [(0.0, 1.0)] * 4, "test")
 
 
-class TestFile:
-    def test_is_beside_the_weights_names_them_and_is_refused_beside_others(self, tmp_path):
-        model = tmp_path / "model.pt"
-        model.write_bytes(b"weights")
-        assert read_quality(model) == Quality()
-        path = write_quality(Quality(HALF), model)
-        assert path == quality_path(model) == tmp_path / "model.quality.json"
-        assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
-        assert read_quality(model) == Quality(HALF)
-        model.write_bytes(b"others")
-        expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
-        with pytest.raises(Refused, match=expected):
-            read_quality(model)
-
-    def test_of_a_run_is_in_its_folder(self, tmp_path):
-        write_quality(Quality(HALF), tmp_path)
-        assert (tmp_path / "quality.json").is_file()
-        assert read_quality(tmp_path) == Quality(HALF)
+def test_the_file_is_beside_the_weights_and_refused_beside_others_or_in_a_runs_folder(tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    assert read_quality(model) == Quality()
+    path = write_quality(Quality(HALF), model)
+    assert path == quality_path(model) == tmp_path / "model.quality.json"
+    assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
+    assert read_quality(model) == Quality(HALF)
+    model.write_bytes(b"others")
+    expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
+    with pytest.raises(Refused, match=expected):
+        read_quality(model)
+    assert write_quality(Quality(HALF), tmp_path) == tmp_path / "quality.json"
+    assert read_quality(tmp_path) == Quality(HALF)
 
 
 def test_a_dice_may_be_a_percentage():
@@ -271,10 +282,10 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     """Twenty images; a calibration of other weights does not keep it from being made anew."""
     monkeypatch.chdir(tmp_path)
     small_model(Path("model.safetensors"))
-    listed = render_synthetic("images", sites=2, images_per_site=1, public=2, validation=10, test=1, size=(64, 64))
+    listed = render_synthetic("images", sites=2, images_per_site=1, public=2, validation=11, test=1, size=(64, 64))
     listed.save("list.json")
     model = ["--model", "model.safetensors"]
-    words = [*model, "--datalist", "list.json", "--data-root", "images", "--output-dir", "scores"]
+    words = [*model, "--limit", "10", "--datalist", "list.json", "--data-root", "images", "--output-dir", "scores"]
     write_json("model.quality.json", {"schema": 1, "model_sha256": "0" * 64})
     assert main(["evaluate", "samfed_skin", *words]) == 2
     assert "model_sha256: expected the SHA-256 of model.safetensors" in capsys.readouterr().err
@@ -289,8 +300,11 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     made = read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None
-    images = [item.sha256 for site in listed.sites.values() for item in site.validation]
-    assert not any(each in Path("model.quality.json").read_text() for each in images), "no image can be recognised"
+    hashes = {name: [item.sha256 for item in site.validation] for name, site in listed.sites.items()}
+    used = {name: [own[index] for index in subset(own, 10)] for name, own in hashes.items()}
+    assert made.images == digests_of(used), "not those of the split that were left out"
+    known = Path("model.quality.json").read_text()
+    assert not any(each in known for own in used.values() for each in own), "no image can be recognised"
     words[-1] = "again"
     assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--site", "site-1"]) == 0
     assert "these 10 images calibrated this model" in capsys.readouterr().out
@@ -300,10 +314,10 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert read_json("test/metrics.json")["quality"]["calibrated"]
     chosen = [*model, "--areas", "areas.csv", "--only-sure", "--flag-below", "100%", "--page", "looks.html"]
     assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0
-    assert "doubtful: 12 of 12 masks (expected Dice below 1); look first at" in capsys.readouterr().out
+    assert "doubtful: 13 of 13 masks (expected Dice below 1); look first at" in capsys.readouterr().out
     assert "below 1.0" in " ".join(Path("looks.html").read_text().split()), "the value that was asked for"
     with open("areas.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert all(0 <= float(row["lower_bound"]) <= 1 for row in rows)
     assert not list(Path("masks").glob("*.png"))
-    assert len(list(Path("masks/doubtful").glob("*.png"))) == 12
+    assert len(list(Path("masks/doubtful").glob("*.png"))) == 13

@@ -57,9 +57,10 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert found["average"] == results["average"]["test"]
     assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
-    files = [tmp_path / name for name in ("two.safetensors", "half.pt", "two.pt")]
+    files = [tmp_path / name for name in ("two.safetensors", "half.pt", "two.pt", "half.pt")]
     codes = [main(["model", str(run), "--site", "site-2", "--output", str(file)]) for file in files]
-    assert (codes, f"{files[0]} beside it" in capsys.readouterr().err) == ([0, 0, 2], True)
+    told, there = capsys.readouterr().err, [f"expected a new name, found {file}, which exists" for file in files[:2]]
+    assert (codes, [each in told for each in there]) == ([0, 0, 2, 2], [True, True])
     alone = evaluate(files[0], small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
     state = torch.load(files[1], weights_only=True)  # a plain state dict in half precision
@@ -277,7 +278,10 @@ def test_masks_have_each_images_size_and_are_the_teachers(with_teacher, work, tm
     assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
 
 
-def test_another_size_or_sam_is_refused_with_what_to_do(with_teacher, work, tmp_path, monkeypatch, capsys):
+def test_a_torn_file_another_size_or_sam_is_refused(with_teacher, work, tmp_path, monkeypatch, capsys):
+    (tmp_path / "torn.safetensors").write_bytes((work / "teacher.safetensors").read_bytes()[:-1000])
+    assert with_teacher("evaluate", "--model", str(tmp_path / "torn.safetensors")) == 2
+    assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
     assert with_teacher("evaluate", "--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
     assert told in capsys.readouterr().err
@@ -337,13 +341,6 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     assert main([*words, *views]) == 0
 
 
-def test_a_damaged_adapter_is_refused(with_teacher, work, tmp_path, capsys):
-    content = (work / "teacher.safetensors").read_bytes()
-    (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
-    assert with_teacher("evaluate", "--model", str(tmp_path / "torn.safetensors")) == 2
-    assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
-
-
 def test_a_runs_own_way_of_scoring_is_taken_over():
     validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
     client = {"label_resize": "nearest", "validate": validate}
@@ -352,15 +349,12 @@ def test_a_runs_own_way_of_scoring_is_taken_over():
     assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
 
 
-def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
+def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
     own = tmp_path / "own"
     shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
     assert "--model: expected one: own ships no weights, found none; name one with --model" in capsys.readouterr().err
-
-
-def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:
     told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
     with pytest.raises(Refused, match=told):
         TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()

@@ -15,7 +15,6 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item
-from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Plan, SamFedAlgo, Site
 from samfed_monai.federation.exchange_object import HEADER
 from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
@@ -31,11 +30,6 @@ from tests.methods import needs
 
 PLAN = Plan("samfed_skin", 2, variant="no_sam", train=CLIENT, sites={"site-1": {}, "site-2": {}})
 Made = Callable[..., Site]
-
-
-@pytest.fixture(scope="module")
-def lists(small_federation, tmp_path_factory):
-    return write_site_lists(DataList.load(small_federation / "list.json"), tmp_path_factory.mktemp("lists"))
 
 
 @pytest.fixture
