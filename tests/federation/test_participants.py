@@ -95,6 +95,7 @@ OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
 PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
 HARD = {"terms#pseudo_label#labels": "hard"}
+OWN_SCORES = {"network": R18, "image_size": 64, "label_resize": "nearest", "validate#scores#pooled": True}
 OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
@@ -145,6 +146,12 @@ REFUSED = [
     ("samfed", of_term("DiceCELoss", sigmoid=True), r"logits, labels and weights of pixels, found DiceCELoss, which "),
     ("heterogeneous", OWN_WIDTH, r"^refused: 1 problem\n  - federate\.json -> sites#site-1#network_def: expected the "),
     (
+        "hssf",
+        {"choices": {"site-1": OWN_SCORES}},
+        r"3 problems\n  - federate\.json -> sites#site-1#image_size: expected the run's own value: scores of all sites "
+        r"are averaged, found 64; set --image_size for (.|\n)*#label_resize(.|\n)*#validate#scores#pooled",
+    ),
+    (
         "supervised",
         {"images#weak_labels": True},
         r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
@@ -185,6 +192,7 @@ def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
         ("supervised", {"images#weak_labels": False}),
         ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's places
         ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
+        ("hssf", {"choices": {"site-1": {"network": R18, "image_size": 32}}}),  # as the run has it
     ],
 )
 def test_what_a_run_can_do_with_is_taken(small_list, variant, options):
