@@ -111,6 +111,15 @@ def small_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def site_lists(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The list of ``small_federation`` as each site has it, with its own images alone."""
+    from samfed_monai.data import DataList
+    from samfed_monai.data.records import write_site_lists
+
+    return write_site_lists(DataList.load(small_federation / "list.json"), tmp_path_factory.mktemp("lists"))
+
+
 @pytest.fixture
 def small_list(small_federation: Path) -> DataList:
     """The list of :func:`small_federation`."""
