@@ -112,8 +112,8 @@ def small_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lists(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What its server and each of its sites need of the list."""
+def site_lists(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The list of ``small_federation`` as each site has it, with its own images alone."""
     from samfed_monai.data import DataList
     from samfed_monai.data.records import write_site_lists
 

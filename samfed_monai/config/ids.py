@@ -341,10 +341,19 @@ def unread(
             hint = _way_out(config, parts, teacher)
         elif config.layers[0][0] == TEACHER_FILE and value != lookup(config.below(top), parts):
             hint = _left_aside(config, parts[0])
+        elif key == "oracle" and value is True and not _takes_labels(config.content):
+            hint = "leave it out, or take --variant oracle: nothing here learns from these labels"
         if federates and not config.group:
             expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
             yield Unread(config.place(top, parts), clipped(repr(value)), expected, hint)
+
+
+def _takes_labels(content: Mapping[str, Any]) -> bool:
+    """Whether a guide or term may read the label of an unlabelled batch: one that names it, or any from elsewhere."""
+    found = (each for each in walk(reached(content, ("guides", "terms"))) if each[0][:1] in (("guides",), ("terms",)))
+    ours = "samfed_monai."
+    return any(text == "label" or (parts[-1] == "_target_" and not str(text).startswith(ours)) for parts, text in found)
 
 
 def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -> tuple[str, str] | None:

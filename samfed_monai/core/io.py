@@ -360,12 +360,16 @@ def absent(where: str, path: Path) -> list[Problem]:
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file in lower-case hexadecimal, read in 1 MiB pieces."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file in lower-case hexadecimal."""
+    return file_digest(path, hashlib.sha256())
+
+
+def file_digest(path: str | Path, digest: Any) -> str:
+    """What a digest of :mod:`hashlib`'s kind makes of a file, in hexadecimal, read in 1 MiB pieces."""
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def canonical_hash(content: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 import xxhash
 
-from samfed_monai.core.io import sha256_file
+from samfed_monai.core.io import file_digest, sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,11 +104,7 @@ def digest_like(path: str | Path, known: str) -> str:
 
 def state_digest(path: str | Path) -> str:
     """The checksum of a file that :func:`write_state` wrote."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return _CHECKSUM + digest.hexdigest()
+    return _CHECKSUM + file_digest(path, xxhash.xxh3_128())
 
 
 def _write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None, digest: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.config.own_images import deviations
-from samfed_monai.config.parse import lookup, parsed, reached
+from samfed_monai.config.parse import lookup, parsed, reached, split_id
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
@@ -323,6 +323,8 @@ Built = tuple[str, dict[str, list[int]]]
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
 #: What a site's labels go through on their way to the loss.
 OF_LABELS = "resize", "binary_label"
+#: What decides how a site's images are scored.
+SCORES = "validate#preprocessing", "validate#scores"
 #: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has.
 PARTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer", "images", "terms", "loss")),
@@ -350,8 +352,8 @@ def dry_run(
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
             term does not take, a guide that a term names and that is not there, a term that reads the server's network
             where each site trains its own, weak labels (``images#weak_labels``) whose unlabelled pixels would be
-            learned from, missing weights of SAM, names that the strategy cannot do with, or unlike networks where it
-            averages weights.
+            learned from, missing weights of SAM, names that the strategy cannot do with, unlike networks where it
+            averages weights, or a site that alone would score images of another size or in another way.
     """
     problems, found = Problems(), dict[str, Built]()
     for site, name in networks.items():
@@ -360,6 +362,7 @@ def dry_run(
         if key in found:
             continue
         parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
+        problems.extend(_scored_otherwise(config.parser().get(), parser.get(), site, overrides.get(site, {})))
         with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
             common = network if len(own) == 1 else build_network(config, name)
@@ -404,6 +407,15 @@ def dry_run(
         if unlike := _unlike(other, found[key]):
             problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
+
+
+def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values of one site alone that change what its scores mean: averages over sites would mix unlike numbers."""
+    of_run, here = (reached(content, SCORES) for content in (usual, own))
+    for name, value in overrides.items():
+        if lookup(of_run, split_id(name)) != lookup(here, split_id(name)):
+            where, hint = f"federate.json -> sites#{site}#{name}", f"set --{name} for the run, or leave it out"
+            yield Problem(where, repr(value), "the run's own value: scores of all sites are averaged", hint)
 
 
 def _part(parser: Any, name: str, problems: Problems) -> Any:

@@ -141,8 +141,7 @@ class Run:
     @cached_property
     def adapt(self) -> str:
         """How SAM is adapted to the public images; ``off`` has no teacher."""
-        adapt: str = self.participants.config.value("teacher_adapt")
-        return adapt
+        return str(self.participants.config.value("teacher_adapt"))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """See :meth:`FederatedJob.run`."""
@@ -271,8 +270,7 @@ class Run:
 
     @cached_property
     def _convention(self) -> dict[str, Any]:
-        convention: dict[str, Any] = self.participants.config.parser().get_parsed_content("validate#scores").convention
-        return convention
+        return dict(self.participants.config.parser().get_parsed_content("validate#scores").convention)
 
     @contextmanager
     def _carrier(

@@ -232,9 +232,10 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
 
     Images of a site that lacks a class do not count for that class.
 
-    A mean that a summary lacks (``None``: no images, or a client that did not send it) does not count; of counts one of
-    which is lacking there is no sum, and in the weights of HD95 it is 0. With ``skip_empty`` a class has no HD95 over
-    several sites: how many of its images it was measured on is not said.
+    A summary without Dice (no images, or a client that sent no scores) does not count. Of a mean that another one lacks
+    (a client sent its Dice alone) there is none: it would not be of the images that Dice is of. Of counts one of which
+    is lacking there is no sum, and in the weights of HD95 it is 0. With ``skip_empty`` a class has no HD95 over several
+    sites: how many of its images it was measured on is not said.
 
     Args:
         summaries: what :func:`summarise` returned for each site.
@@ -244,7 +245,7 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
     counts = {which: [part["empty"][which] for part in parts] for which in EMPTY}
     measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
-    shown = [{name for name in BESIDE if part.get(name) is not None} for part in parts if part["n"]]
+    beside = {name: _weighted(parts, name, images) for name in BESIDE}
     by_class: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for part in parts for name in part.get("classes") or {}):
         of_class = [(part.get("classes") or {}).get(name, {"n": 0}) for part in parts]
@@ -257,7 +258,7 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
         "empty": {which: _sum(found) for which, found in counts.items()},
-        **{name: _weighted(parts, name, images) for name in BESIDE if shown and all(name in each for each in shown)},
+        **{name: mean for name, mean in beside.items() if mean is not None},
         **({"classes": by_class} if by_class else {}),
         **({"volumes": pool_volumes(of_volumes)} if of_volumes else {}),
     }
@@ -303,9 +304,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _weighted(parts: Sequence[Mapping[str, Any]], name: str, weights: Sequence[int]) -> float | None:
-    counted = [(part[name], n) for part, n in zip(parts, weights, strict=True) if n and part.get(name) is not None]
-    total = sum(n for _, n in counted)
-    return sum(value * n for value, n in counted) / total if total else None
+    counted = [(part.get(name), n) for part, n in zip(parts, weights, strict=True) if n and part["dice"] is not None]
+    known, total = [(value, n) for value, n in counted if value is not None], sum(n for _, n in counted)
+    return sum(value * n for value, n in known) / total if total and len(known) == len(counted) else None
 
 
 @dataclass

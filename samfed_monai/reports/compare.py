@@ -19,7 +19,6 @@ from samfed_monai.reports.rows import (
     FLOOR,
     MODES,
     NOTES,
-    OWN_TEACHER,
     TEACHER,
     VARIANTS,
     Cell,
@@ -295,7 +294,7 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
 
 
 def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> Group:
-    rows = [*(_row(name, runs, unseen) for name, runs in by_row.items()), *_teachers(mode, by_row, unseen)]
+    rows = [*(_row(name, runs, unseen) for name, runs in by_row.items()), *_teacher(mode, by_row, unseen)]
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
     floor, ceiling, made = group.dice_of(FLOOR), group.dice_of(CEILING), list[Row]()
     for row in group.rows:
@@ -385,15 +384,14 @@ def _at(content: Any, path: Iterable[str]) -> Any:
     return content
 
 
-def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
-    """The teacher that SAM-Fed used, else that of the first row with an adapted one; and the sites' own, if any had."""
+def _teacher(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
+    """The teacher that SAM-Fed used, else that of the first row with an adapted one; none where no run had one."""
     names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
-    rows: dict[str, Row] = {}
     for name in names:
         scores = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
-        own = any("self_training_epochs" in run.results["teacher"] for run in by_row[name] if run.seed in scores)
-        role = OWN_TEACHER if own else TEACHER
-        if scores and role not in rows and by_row[name][0].results["variant"] != "unadapted_sam":
+        if scores and by_row[name][0].results["variant"] != "unadapted_sam":
             cells = _cells(scores, unseen)
-            rows[role] = Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role])
-    return list(rows.values())
+            return [
+                Row(TEACHER, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(TEACHER), NOTES[TEACHER])
+            ]
+    return []

@@ -12,7 +12,7 @@ from samfed_monai.core.words import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.rows import LEVEL as CONFIDENCE
-from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, PairedTest, Row, as_p
+from samfed_monai.reports.rows import TEACHER, VARIANTS, Cell, Group, PairedTest, Row, as_p
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, environment, sentences
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
@@ -111,7 +111,7 @@ class Block:
     rows: dict[str, list[str]]
     titles: dict[str, str] = field(default_factory=dict)
     strong: frozenset[str] = frozenset()
-    quiet: frozenset[str] = frozenset({TEACHER, OWN_TEACHER})
+    quiet: frozenset[str] = frozenset({TEACHER})
 
 
 def blocks(table: Table) -> list[Block]:

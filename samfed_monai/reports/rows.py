@@ -15,24 +15,16 @@ from samfed_monai.core.words import counted
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import as_difference
 
-TEACHER, OWN_TEACHER = "teacher", "own_teacher"
+TEACHER = "teacher"
 
-_TEACHERS = {
-    TEACHER: Method(
-        TEACHER, "SAM teacher alone", "the frozen SAM that the students learn from, on the same test images", place=30
-    ),
-    OWN_TEACHER: Method(
-        OWN_TEACHER,
-        "SAM teacher alone, each site's own",
-        "the same after every site trained its copy further on its own unlabelled images",
-        place=40,
-    ),
-}
+_ALONE = Method(
+    TEACHER, "SAM teacher alone", "the frozen SAM that the students learn from, on the same test images", place=30
+)
 
-_METHODS = dict(sorted((methods() | _TEACHERS).items(), key=lambda item: item[1].place))
+_METHODS = dict(sorted((methods() | {TEACHER: _ALONE}).items(), key=lambda item: item[1].place))
 
 VARIANTS = {name: method.title for name, method in _METHODS.items()}
-"""Variants in the order of every table, with their titles, as they declare them; and the teachers beside them."""
+"""Variants in the order of every table, with their titles, as they declare them; and the teacher beside them."""
 
 NOTES = {name: method.note for name, method in _METHODS.items()}
 """What each variant is, in one line below the table."""

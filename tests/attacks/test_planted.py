@@ -18,8 +18,7 @@ from samfed_monai.attacks.planted import (
     planted_weights,
 )
 from samfed_monai.config.strict import strict_problems
-from samfed_monai.data import DataList, load_records
-from samfed_monai.data.records import write_site_lists
+from samfed_monai.data import load_records
 from samfed_monai.federation import Plan, Site
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
@@ -86,10 +85,9 @@ PLAN = Plan(
 
 
 @pytest.fixture
-def node(small_federation, tmp_path) -> Callable[[], Site]:
+def node(small_federation, site_lists, tmp_path) -> Callable[[], Site]:
     """A site with images and masks that got the plan."""
-    lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
-    return lambda: Site("site-1", PLAN, places(small_federation, lists["site-1"], tmp_path / "site-1"))
+    return lambda: Site("site-1", PLAN, places(small_federation, site_lists["site-1"], tmp_path / "site-1"))
 
 
 def sent(tensors: dict[str, torch.Tensor]) -> Message:

@@ -224,6 +224,13 @@ def test_a_disabled_component_is_named_with_the_option_that_enables_it():
     )
 
 
+@pytest.mark.parametrize(("variant", "found"), [("no_sam", [Unread]), ("oracle", [])])
+@pytest.mark.parametrize("option", ["oracle", "sites#A#oracle"])
+def test_labels_of_unlabelled_images_are_refused_where_nothing_learns_from_them(option, variant, found):
+    problems = check_bundle(SKIN, "federate", overrides={"variant": variant, option: True}, ready=False)
+    assert [type(problem) for problem in problems] == found
+
+
 FIT = {"epochs": 3, "batch_size": 2, "public_limit": 8, "rank": 16, "lora_learning_rate": 0.1, "cached_views": 2}
 UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
 

@@ -95,6 +95,7 @@ OF_SERVER = {"guides#global#_disabled_": False, "agreement#student": "global"}
 PERSONAL = {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
 TWO = {"classes": ["a", "b"]}
 HARD = {"terms#pseudo_label#labels": "hard"}
+OWN_SCORES = {"network": R18, "image_size": 64, "label_resize": "nearest", "validate#scores#pooled": True}
 OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
@@ -144,6 +145,11 @@ REFUSED = [
     ("samfed", of_term("MaskedDiceLoss") | TWO, r"  - terms#pseudo_label#loss: .* take structure or dice_ce"),
     ("samfed", of_term("DiceCELoss", sigmoid=True), r"logits, labels and weights of pixels, found DiceCELoss, which "),
     ("heterogeneous", OWN_WIDTH, r"^refused: 1 problem\n  - federate\.json -> sites#site-1#network_def: expected the "),
+    (
+        "hssf",
+        {"choices": {"site-1": OWN_SCORES}},
+        r"3 problems\n.*site-1#image_size: .*run's own value: .* found 64; set (.|\n)*#label_resize(.|\n)*#pooled",
+    ),
     (
         "supervised",
         {"images#weak_labels": True},

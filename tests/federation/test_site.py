@@ -36,9 +36,9 @@ OWN = replace(PLAN, variant="hssf", train={**CLIENT, "public_steps": 1, "server_
 
 
 @pytest.fixture
-def node(small_federation, lists, tmp_path):
+def node(small_federation, site_lists, tmp_path):
     def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> Site:
-        return Site(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
+        return Site(site, plan, places(small_federation, site_lists[site], tmp_path / site), **options)
 
     return made
 
@@ -52,16 +52,16 @@ def message(kind: Kind = Kind.METRICS, **fields) -> Message:
 
 
 def test_a_site_of_another_plan_and_networks_that_cannot_be_averaged_are_refused(
-    small_federation, lists, tmp_path, node
+    small_federation, site_lists, tmp_path, node
 ):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
-        Site("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
+        Site("site-9", ALIKE, places(small_federation, site_lists["site-1"], tmp_path))
     with pytest.raises(Refused, match="expected one network at all sites"):
         node(PLAN)
 
 
-def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, small_federation, tmp_path, caplog):
-    wrong = Site("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
+def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(site_lists, small_federation, tmp_path, caplog):
+    wrong = Site("site-1", ALIKE, places(small_federation, site_lists["site-2"], tmp_path))
     with pytest.raises(MessageRefused, match="data list: expected one with this site's part, found none") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
@@ -86,7 +86,7 @@ def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_
     assert scrub(caught.value) in json.dumps(line)
 
 
-def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
+def test_each_site_knows_its_network_from_the_plan_alone(node):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
@@ -97,8 +97,8 @@ def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     assert Participants.of(settled, node().places, whole).settled(settled) == settled
 
 
-def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, lists, tmp_path):
-    here = places(small_federation, lists["site-1"], tmp_path / "site-1")
+def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, site_lists, tmp_path):
+    here = places(small_federation, site_lists["site-1"], tmp_path / "site-1")
     bundle = tmp_path / "samfed_skin"
     shutil.copytree(here.bundle_root, bundle)
     (bundle / "configs" / "variants").mkdir()
@@ -199,12 +199,13 @@ def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
         node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
 
 
-def test_the_audit_of_a_site_is_in_a_folder_of_its_own_whatever_it_is_called(small_federation, lists, tmp_path):
+def test_the_audit_of_a_site_is_in_a_folder_of_its_own_whatever_it_is_called(small_federation, site_lists, tmp_path):
     plan = replace(ALIKE, sites={"../../a/b": {}, "site-2": {}}, rounds=3)
-    release = Site("../../a/b", plan, places(small_federation, lists["site-1"], tmp_path / "home")).release
+    home = places(small_federation, site_lists["site-1"], tmp_path / "home")
+    release = Site("../../a/b", plan, home).release
     assert (release.rounds, release.least_seen, release.privacy.least_images) == (3, 1, 1)
     folder = release.audit.path.parent
-    assert folder == places(small_federation, lists["site-1"], tmp_path / "home").output_dir / "sites" / folder.name
+    assert folder == home.output_dir / "sites" / folder.name
     assert folder.name == "..%2F..%2Fa%2Fb"
 
 

@@ -172,6 +172,8 @@ def test_the_mean_is_over_images_and_a_score_that_is_missing_does_not_count():
     assert pooled["dice"] == pytest.approx(0.5)
     assert (pooled["n"], pooled["empty"]["both"]) == (9, 1)
     assert pool([of_site(0.2, 1), of_site(0.6, 3, both=None)])["empty"]["both"] is None
+    pooled = pool([of_site(0.2, 1), {**of_site(0.6, 3), "iou": None, "hd95": None}])
+    assert (pooled["dice"], pooled["iou"], pooled["hd95"]) == (pytest.approx(0.5), None, None), "not of one site's"
     assert pool([])["dice"] is None
 
 

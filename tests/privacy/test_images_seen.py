@@ -33,11 +33,11 @@ Made = Callable[..., Site]
 
 
 @pytest.fixture
-def node(small_federation, lists, tmp_path) -> Made:
+def node(small_federation, site_lists, tmp_path) -> Made:
     """A site that asks for two images; its plan was not compared with its bundle."""
     logging.disable(logging.WARNING)
 
-    def made(client, *, least=2, own=2, datalist=lists["site-1"], images=small_federation, **plan) -> Site:
+    def made(client, *, least=2, own=2, datalist=site_lists["site-1"], images=small_federation, **plan) -> Site:
         given = replace(PLAN, train={**CLIENT, **client}, privacy={"least_images": least}, **plan)
         there = places(images, datalist, tmp_path / "site-1")
         return Site("site-1", given, there, floor=PrivacyFloor(least_images=own))
@@ -134,9 +134,9 @@ def test_transforms_that_repeat_an_image_do_not_repeat_it_in_the_count(node):
         answered(node(client), Task.TRAIN)
 
 
-def test_two_files_of_the_same_bytes_are_one_image(node, small_federation, lists, tmp_path):
+def test_two_files_of_the_same_bytes_are_one_image(node, small_federation, site_lists, tmp_path):
     shutil.copytree(small_federation, tmp_path / "images")
-    own = DataList.load(lists["site-1"])
+    own = DataList.load(site_lists["site-1"])
     images = own.sites["site-1"]
 
     def copied(item: Item) -> Item:

@@ -41,18 +41,6 @@ def test_spreads_and_differences_are_over_seeds_and_paired_by_them(table):
     assert Cell().mean is None
 
 
-def test_sites_own_teachers_have_a_row_beside_the_servers(tmp_path):
-    about = {"base": "vit_t", "adapt": "lora", "size": 512, "views": 4}
-    runs = [
-        write_row(tmp_path / "a", "samfed", "samfed", 0, 0.8, teacher=about),
-        write_row(tmp_path / "b", "mine", "samfed", 0, 0.82, teacher={**about, "self_training_epochs": 10}),
-    ]
-    rows = [row for row in comparison_table(runs).rows if row.variant == "teacher"]
-    titles = {"teacher": "SAM teacher alone", "own_teacher": "SAM teacher alone, each site's own"}
-    assert {row.name: row.title for row in rows} == titles
-    assert [row.cells["dice"].mean for row in rows] == pytest.approx([0.85, 0.85])
-
-
 def test_without_floor_or_ceiling_or_where_it_does_not_lead_there_is_no_share(runs, tmp_path):
     table = comparison_table([run for run in runs if "oracle" not in run.name])
     assert table.row("samfed").gap is None
