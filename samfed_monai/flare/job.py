@@ -22,7 +22,10 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
+from samfed_monai.federation.job import federate_parser, job_of
+from samfed_monai.federation.participants import Participants
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.run import plan_problems
 from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.executor import SiteExecutor
@@ -88,8 +91,6 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.run import plan_problems
     from samfed_monai.privacy import Privacy, notes_on_statistics
 
     root = find_bundle(bundle)
