@@ -26,26 +26,20 @@ from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
 
-def federate_parser(bundle_root: Path, overrides: Mapping[str, Any]) -> Any:
-    """A federation's files with the command line's values on top, as a MONAI ``ConfigParser``; nothing is built."""
+def job_of(bundle_root: Path, overrides: Mapping[str, Any]) -> tuple[FederatedJob, Any]:
+    """The job of a federation's files with the command line's values on top, and their MONAI ``ConfigParser``.
+
+    Raises:
+        Refused: a value that the job does not take.
+    """
     from samfed_monai.config.monai_parser import ConfigParser
 
     given = {"bundle_root": str(bundle_root), **normal_ids(dict(overrides))}
     config, parser = BundleConfig.of_workflow(bundle_root, "federate", given), ConfigParser()
     parser.read_config([str(path) for path in config.files])
     parser.update(pairs=pairs_for_monai(config))
-    return parser
-
-
-def job_of(parser: Any) -> FederatedJob:
-    """The job, built and not run.
-
-    Raises:
-        Refused: a value that it does not take.
-    """
     with unwrapped(parser):
-        job: FederatedJob = parser.get_parsed_content("job")
-    return job
+        return parser.get_parsed_content("job"), parser
 
 
 class FederatedJob:
@@ -190,7 +184,7 @@ def check_job(
         build: whether what trains is built, too, which takes a second or so.
     """
     try:
-        job = job_of(federate_parser(Path(bundle_root), overrides))
+        job, _ = job_of(Path(bundle_root), overrides)
     except Refused as refused:
         return JobCheck(refused.problems, [])
     plan, places, problems, participants = job.plan, job.places, Problems(), None

@@ -138,8 +138,7 @@ class Run:
     @cached_property
     def adapt(self) -> str:
         """How SAM is adapted to the public images; ``off`` has no teacher."""
-        adapt: str = self.participants.config.value("teacher_adapt")
-        return adapt
+        return str(self.participants.config.value("teacher_adapt"))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """See :meth:`FederatedJob.run`."""
@@ -267,8 +266,7 @@ class Run:
 
     @cached_property
     def _convention(self) -> dict[str, Any]:
-        convention: dict[str, Any] = self.participants.config.parser().get_parsed_content("validate#scores").convention
-        return convention
+        return dict(self.participants.config.parser().get_parsed_content("validate#scores").convention)
 
     @contextmanager
     def _carrier(
@@ -311,8 +309,7 @@ class Run:
         """What the report says of weights that the run began with; ``None`` without any."""
         if self.start is None:
             return None
-        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
-        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": steps}
+        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": self._warm_steps}
 
     def _weight_hashes(self, begins: str) -> dict[str, str]:
         start = {"start": self.start.sha256} if self.start is not None else {}
@@ -358,18 +355,17 @@ class Run:
         starts = any(map(takes_teacher, self.participants.all_networks))
         if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
-        if not self.datalist.public and not self.places.adapter:
-            logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
-            return "none"
         plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), config.overrides)
         plain = plain.without_lost()  # options of what only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
-        if adapt != "none" and self.teacher.base != BASE:
-            logger.info(
-                "start: MobileSAM's own trunk; that of the teacher, a %s, is another network", self.teacher.base
-            )
-            return "none"
-        return "lora" if adapt == "off" else adapt
+        if not self.datalist.public and not self.places.adapter:
+            why = "there are no public images to adapt a teacher to"
+        elif adapt != "none" and self.teacher.base != BASE:
+            why = f"that of the teacher, a {self.teacher.base}, is another network"
+        else:
+            return "lora" if adapt == "off" else adapt
+        logger.info("start: MobileSAM's own trunk; %s", why)
+        return "none"
 
     def _trunk(self, adapt: str) -> Path | None:
         """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
@@ -422,7 +418,8 @@ class Run:
         if (secure := self.privacy.secure_aggregation) is not None:
             entered = server.folder.path / "secure_sum.json"
             server.secure = SecureServer(secure, strategy, server.transport, entered, timeout=plan.timeout)
-        server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
+        trained = self.start is not None or self._warm_steps > 0
+        server.score_start = trained and not self._warms_later and not strategy.keeps_states
         server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 
     @property
@@ -440,10 +437,9 @@ class Run:
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     @property
-    def _begins_trained(self) -> bool:
-        """Whether the network that the rounds begin with was trained: on the public images, or before this run."""
-        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
-        return self.start is not None or steps > 0
+    def _warm_steps(self) -> int:
+        """Steps on the public images before the rounds, of the network that those begin with."""
+        return self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
