@@ -12,7 +12,7 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import write_text
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.results.build import validate_results
+from samfed_monai.results import validate_results
 
 SUFFIX = ".jsonl"
 _KEYS = frozenset({"about", "results"})

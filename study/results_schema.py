@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from samfed_monai.core.io import PUBLIC, write_text
-from samfed_monai.results.build import RESULTS_SCHEMA
+from samfed_monai.results import RESULTS_SCHEMA
 
 Schema = dict[str, Any]
 _DEFINED: dict[str, Schema] = RESULTS_SCHEMA["$defs"]

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             notes = notes_on(listed, facts)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:
-        from samfed_monai.federation.run import check_job, check_training
+        from samfed_monai.federation.job import check_job, check_training
 
         if "federate" in workflows:
             found, ignored = check_job(root, chosen, listed)

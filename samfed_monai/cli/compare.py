@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks all rows first, runs what is missing, and writes the table."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
+    from samfed_monai.federation.job import check_job
     from samfed_monai.federation.preparation import check_data
-    from samfed_monai.federation.run import check_job
     from samfed_monai.federation.run_many import Run, run_all
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison

@@ -2,8 +2,9 @@
 
 from .client import SamFedAlgo
 from .exchange_object import from_exchange_object, to_exchange_object
+from .job import FederatedJob
 from .local_transport import LocalTransport
-from .plan import FederatedJob, Places, Plan
+from .plan import Places, Plan
 from .process_transport import ProcessTransport
 from .progress import Progress
 from .run_folder import COLUMNS, RoundStore, RunFolder

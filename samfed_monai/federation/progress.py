@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from samfed_monai.results.build import round_traffic
+from samfed_monai.results import round_traffic
 
 logger = logging.getLogger(__name__)
 

@@ -12,21 +12,19 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import flat, led
-from samfed_monai.config.variants import declared, variant_files
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.config.variants import declared
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.own_process import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
-from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, build_network, dry_run, require_starts, run_config
-from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
+from samfed_monai.federation.participants import Participants, build_network, require_starts
+from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
@@ -58,14 +56,13 @@ from samfed_monai.privacy import (
     privacy_account,
     require_possible,
     settings_of,
-    unsent_rules,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
 from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.transport import Transport
-from samfed_monai.results.build import build_results, round_traffic
+from samfed_monai.results import build_results, round_traffic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -313,8 +310,7 @@ class Run:
         """What the report says of weights that the run began with; ``None`` without any."""
         if self.start is None:
             return None
-        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
-        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": steps}
+        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": self._warm_steps}
 
     def _weight_hashes(self, begins: str) -> dict[str, str]:
         start = {"start": self.start.sha256} if self.start is not None else {}
@@ -360,18 +356,17 @@ class Run:
         starts = any(map(takes_teacher, self.participants.all_networks))
         if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
-        if not self.datalist.public and not self.places.adapter:
-            logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
-            return "none"
         plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), config.overrides)
         plain = plain.without_lost()  # options of what only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
-        if adapt != "none" and self.teacher.base != BASE:
-            logger.info(
-                "start: MobileSAM's own trunk; that of the teacher, a %s, is another network", self.teacher.base
-            )
-            return "none"
-        return "lora" if adapt == "off" else adapt
+        if not self.datalist.public and not self.places.adapter:
+            why = "there are no public images to adapt a teacher to"
+        elif adapt != "none" and self.teacher.base != BASE:
+            why = f"that of the teacher, a {self.teacher.base}, is another network"
+        else:
+            return "lora" if adapt == "off" else adapt
+        logger.info("start: MobileSAM's own trunk; %s", why)
+        return "none"
 
     def _trunk(self, adapt: str) -> Path | None:
         """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
@@ -424,7 +419,8 @@ class Run:
         if (secure := self.privacy.secure_aggregation) is not None:
             entered = server.folder.path / "secure_sum.json"
             server.secure = SecureServer(secure, strategy, server.transport, entered, timeout=plan.timeout)
-        server.score_start = not self._warms_later and not strategy.keeps_states and self._begins_trained
+        trained = self.start is not None or self._warm_steps > 0
+        server.score_start = trained and not self._warms_later and not strategy.keeps_states
         server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 
     @property
@@ -442,10 +438,9 @@ class Run:
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     @property
-    def _begins_trained(self) -> bool:
-        """Whether the network that the rounds begin with was trained: on the public images, or before this run."""
-        steps = self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
-        return self.start is not None or steps > 0
+    def _warm_steps(self) -> int:
+        """Steps on the public images before the rounds, of the network that those begin with."""
+        return self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
@@ -555,72 +550,4 @@ def plan_problems(
         problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             participants.strategy.require_sites(participants.sites)
-    return list(problems)
-
-
-class JobCheck(NamedTuple):
-    """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
-
-    Notes are no mistakes; there are none beside problems.
-    """
-
-    problems: list[Problem]
-    notes: list[Problem]
-
-
-def check_job(
-    bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None, *, build: bool = True
-) -> JobCheck:
-    """Checks a run of ``federate.json`` without data, and whether its components can be built.
-
-    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
-    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
-        overrides: ids of ``federate.json`` to values.
-        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
-        build: whether what trains is built, too, which takes a second or so.
-    """
-    try:
-        job = job_of(federate_parser(Path(bundle_root), overrides))
-    except Refused as refused:
-        return JobCheck(refused.problems, [])
-    plan, places, problems, participants = job.plan, job.places, Problems(), None
-    if datalist is None and not plan.sites:
-        plan = replace(plan, sites={"a site": {}})
-    with problems.collected():
-        participants = Participants.of(plan, places, datalist or DataList("", []))
-    sites = len(participants.sites) if datalist is not None and participants is not None else None
-    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
-    if build and participants is not None:
-        with problems.collected():
-            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
-                participants.dry_run()
-    if build:
-        with problems.collected():
-            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
-    if problems or participants is None:
-        return JobCheck(list(dict.fromkeys(problems)), [])
-    return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))
-
-
-def check_training(
-    bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None, datalist: DataList | None = None
-) -> list[Problem]:
-    """Other classes than the list's, and problems of what ``train.json`` trains with; see :func:`check_job`.
-
-    Args:
-        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
-        overrides: ids to values.
-        variant: name of a variant; ``None`` is the bundle as it is.
-        datalist: the frozen list; ``None`` where there is none here.
-    """
-    files, problems = variant_files(bundle_root, variant) if variant is not None else [], Problems()
-    config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
-    name, classes = str(config.optional("network_name")), config.optional("classes")
-    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name} -> classes") if datalist else ())
-    with problems.collected():
-        if config.optional_id("network_def") and not is_sam(config, name):
-            dry_run(config, {"the site": name}, {})
     return list(problems)

@@ -38,7 +38,7 @@ from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
-from samfed_monai.results.build import BYTES, round_traffic
+from samfed_monai.results import BYTES, round_traffic
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,7 +22,10 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places, Plan, federate_parser, job_of
+from samfed_monai.federation.job import job_of
+from samfed_monai.federation.participants import Participants
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.run import plan_problems
 from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.executor import SiteExecutor
@@ -88,16 +91,13 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.run import plan_problems
     from samfed_monai.privacy import Privacy, notes_on_statistics
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
     if problems:
         raise Refused(problems)
-    parser = federate_parser(root, overrides)
-    job = job_of(parser)
+    job, parser = job_of(root, overrides)
     _require_no_paths(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:

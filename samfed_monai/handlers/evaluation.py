@@ -321,8 +321,7 @@ class SiteEvaluation:
         self.evaluator.data_loader = loader
         self.evaluator.state.epoch_length = len(loader)
         self.evaluator.run()
-        summary: dict[str, Any] = self.evaluator.state.score_summary
-        return summary
+        return dict(self.evaluator.state.score_summary)
 
 
 def tables_of(result: Mapping[str, Any]) -> str:

@@ -16,8 +16,7 @@ from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.metrics import pool, worst
-from samfed_monai.results import build_results, validate_results
-from samfed_monai.results.build import BYTES, round_traffic
+from samfed_monai.results import BYTES, build_results, round_traffic, validate_results
 
 TERM = "term_"
 """Begins the columns of a round's means: the loss terms, ``reliability`` and ``agreement``."""

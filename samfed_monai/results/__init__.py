@@ -1,5 +1,176 @@
-"""``results.json``: schema, check and assembly. The federation writes it, reports read it."""
+"""``results.json``: its JSON Schema (``results.schema.json``), a check, and its assembly from tables of scores."""
 
-import lazy_loader
+from __future__ import annotations
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.core.validators import departures
+from samfed_monai.metrics import pool, summarise, worst
+
+RESULTS_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("results.schema.json"))
+_PROPERTIES = RESULTS_SCHEMA["properties"]
+SCHEMA_VERSION: int = _PROPERTIES["schema"]["enum"][0]
+SPLITS = ("validation", "test")
+TIMES = tuple(_PROPERTIES["seconds"]["properties"])
+
+Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
+"""Site to split to what :func:`samfed_monai.metrics.summarise` says of its images; ``None`` where it sent nothing."""
+
+BYTES = ("up_bytes", "down_bytes")
+BEST = "best"
+
+
+def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of a stored round to and from all sites, in the words of ``results.json``."""
+    return {name: sum(entry[name] for entry in record["sites"].values()) for name in BYTES}
+
+
+def build_results(
+    *,
+    variant: str,
+    rounds: int,
+    scores: Mapping[str, Summaries],
+    model_rounds: Mapping[str, int | None] | None = None,
+    teacher_scores: Summaries | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    traffic: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    hashes: Mapping[str, str | None] | None = None,
+    versions: Mapping[str, str] | None = None,
+    seeds: Mapping[str, int] | None = None,
+    skipped: Iterable[Mapping[str, Any]] = (),
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+    unseen: Mapping[str, Summaries] | None = None,
+    rounds_traffic: Sequence[Mapping[str, int]] | None = None,
+    preparation: Mapping[str, int] | None = None,
+    **stated: Any,
+) -> dict[str, Any]:
+    """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
+
+    The average is the mean over all images of all sites, the worst is the site with the lowest Dice (docs/method.md).
+
+    Args:
+        variant: name of the variant, for instance ``samfed`` or ``dp_only``.
+        rounds: federated rounds that were run.
+        scores: by model (``best``, which the top level repeats, and ``last``).
+        model_rounds: the round that produced each model.
+        teacher_scores: the teacher's own; ``None`` in runs without a teacher.
+        teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
+        traffic: ``up_bytes`` and ``down_bytes``; 0 where missing.
+        seconds: by name of :data:`samfed_monai.results.TIMES`; 0 where missing, ``total`` then their sum.
+        hashes: SHA-256 by name, ``datalist`` among them.
+        versions: version by package.
+        seeds: ``seed`` and others.
+        skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
+        command: command line, for the report.
+        caveats: sentences for the report, beside those that every report has.
+        unseen: those of hospitals that took no part, by model of ``scores``.
+        rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
+        preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
+        stated: other keys of the schema, as they are; what is ``None`` has no key in the result.
+
+    Raises:
+        Refused: the result would not follow the schema; every departure is listed.
+    """
+    skip = (stated.get("convention") or {}).get("empty") == "skipped"
+    models = {
+        name: {"round": (model_rounds or {}).get(name), **site_tables(tables, skip_empty=skip)}
+        for name, tables in scores.items()
+    }
+    for name, tables in (unseen or {}).items():
+        models.setdefault(name, {})["unseen"] = _present(tables)
+    times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
+    times["total"] = times["total"] or sum(times.values())
+    chosen = models[BEST]
+    moved = {key: int((traffic or {}).get(key, 0)) for key in BYTES}
+    of_a_round = rounds_traffic or ()
+    means = {f"{key}_per_round": sum(one[key] for one in of_a_round) / len(of_a_round) for key in BYTES if of_a_round}
+    before = {f"{key}_before": int(preparation[key]) for key in BYTES} if preparation else {}
+    results = {
+        "schema": SCHEMA_VERSION,
+        "variant": variant,
+        "rounds": rounds,
+        "selected": BEST,
+        **{key: chosen[key] for key in ("sites", "average", "worst")},
+        **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
+        "models": models,
+        **{name: value for name, value in stated.items() if value is not None},
+        "teacher": _teacher(teacher_scores, teacher, set(chosen["sites"]), skip_empty=skip),
+        "traffic": {**moved, **means, **before},
+        "seconds": times,
+        "hashes": dict(hashes or {}),
+        "versions": dict(versions or {}),
+        "seeds": dict(seeds or {}),
+        "skipped": [dict(update) for update in skipped],
+        "command": command,
+        "caveats": list(caveats),
+    }
+    if problems := validate_results(results):
+        raise Refused(problems)
+    return results
+
+
+def site_tables(tables: Summaries, *, splits: Sequence[str] = SPLITS, skip_empty: bool = False) -> dict[str, Any]:
+    """``sites``, ``average`` and ``worst`` of one model.
+
+    Args:
+        tables: of its sites; a split that a site lacks has no images.
+        splits: which.
+        skip_empty: images with an empty mask are left out of HD95, as :func:`samfed_monai.metrics.summarise` does.
+    """
+    sites = {site: {split: dict(of.get(split) or summarise(())) for split in splits} for site, of in tables.items()}
+    by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
+    return {
+        "sites": sites,
+        "average": {split: pool(of.values(), skip_empty=skip_empty) for split, of in by_split.items()},
+        "worst": {split: worst(of) for split, of in by_split.items()},
+    }
+
+
+def _present(tables: Summaries) -> dict[str, Any]:
+    """Of hospitals that took no part; a split that one lacks is left out."""
+    return {name: {split: dict(found or summarise(())) for split, found in of.items()} for name, of in tables.items()}
+
+
+def _teacher(
+    tables: Summaries | None, about: Mapping[str, Any] | None, trained: set[str], *, skip_empty: bool
+) -> dict[str, Any] | None:
+    """The teacher's part: its average is over the sites that trained, as that of a model."""
+    if tables is None and about is None:
+        return None
+    here = {site: of for site, of in (tables or {}).items() if site in trained}
+    away = {site: of for site, of in (tables or {}).items() if site not in trained}
+    splits = [split for split in SPLITS if any(split in of for of in (tables or {}).values())]
+    made = site_tables(here, splits=splits, skip_empty=skip_empty)
+    return {
+        **dict(about or {}),
+        "sites": made["sites"],
+        "average": made["average"],
+        **({"unseen": _present(away)} if away else {}),
+    }
+
+
+def validate_results(results: Any, *, where: str = "results.json") -> list[Problem]:
+    """Every departure from :data:`RESULTS_SCHEMA`, each with its place; an empty list when there is none.
+
+    Unknown keys are allowed, so that a run may record more than this version knows.
+
+    Args:
+        results: content of a ``results.json``.
+        where: file name for the messages.
+    """
+    problems = departures(results, RESULTS_SCHEMA, where)
+    if problems:
+        return problems
+    if results["selected"] not in results["models"]:
+        found, names = repr(results["selected"]), sorted(results["models"])
+        problems.append(Problem(f"{where} -> selected", found=found, expected=f"one of the models {names}"))
+    for name in sorted(results.get("unseen", {}).keys() & results["sites"].keys()):
+        expected = "a hospital that is no site of the training"
+        problems.append(Problem(f"{where} -> unseen#{name}", found="a site of the same name", expected=expected))
+    return problems

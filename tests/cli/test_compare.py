@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item, Site
 from samfed_monai.federation import run_many
-from samfed_monai.federation.run import JobCheck, check_job
+from samfed_monai.federation.job import JobCheck, check_job
 from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 from tests.reports.runs import write_run
 
@@ -136,7 +136,7 @@ def compare(tmp_path, monkeypatch):
     importlib.import_module("samfed_monai.config.workflow")  # imported later, it would keep the replacement for good
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
     monkeypatch.setattr("samfed_monai.federation.preparation.check_data", lambda *_, **__: None)
-    monkeypatch.setattr("samfed_monai.federation.run.check_job", lambda *_, **__: JobCheck([], []))
+    monkeypatch.setattr("samfed_monai.federation.job.check_job", lambda *_, **__: JobCheck([], []))
 
     def compare(rows, *words):
         path = tmp_path / "sweep.json"
@@ -187,7 +187,7 @@ def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(comp
 
 
 def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compare, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("samfed_monai.federation.run.check_job", check_job)
+    monkeypatch.setattr("samfed_monai.federation.job.check_job", check_job)
     items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}
     public = [Item("p.png", "a" * 64, "m.png", "b" * 64)]
     DataList("list", public, {name: Site(own) for name, own in items.items()}).save(tmp_path / "l.json")

@@ -19,7 +19,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, Item, Site
 from samfed_monai.federation import FederatedJob, RoundController, site
-from samfed_monai.federation.run import check_job, check_training
+from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.reports import RunData
 from samfed_monai.reports.html import answer
 from samfed_monai.results import validate_results

@@ -31,7 +31,7 @@ from samfed_monai.federation.run_folder import (
 from samfed_monai.metrics import pool
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Traffic
-from samfed_monai.results.build import round_traffic
+from samfed_monai.results import round_traffic
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": (1, 2)}}
 

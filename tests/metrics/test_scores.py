@@ -31,7 +31,7 @@ from samfed_monai.metrics import (
 )
 from samfed_monai.metrics import summarise as summarise_rows
 from samfed_monai.metrics.scores import Volume, pool_volumes, summarise_volumes, volume_scores
-from samfed_monai.results.build import RESULTS_SCHEMA
+from samfed_monai.results import RESULTS_SCHEMA
 
 
 def summarise(scores: Iterable[Scores], **how: bool) -> dict[str, Any]:
