@@ -130,6 +130,7 @@ def test_in_hssfs_convention_hd95_leaves_out_images_with_an_empty_mask():
 
 def test_summaries_that_skipped_every_image_do_not_break_the_average():
     none = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {"both": 0, "prediction": 2, "label": 0}}
-    results = build(scores={"best": {"a": {"test": none}, "b": {"test": of(row(0.5))}}})
+    scores, skipped = {"a": {"test": none}, "b": {"test": of(row(0.5))}}, {"hd95": "pooled", "empty": "skipped"}
+    results = build(scores={"best": scores}, convention=skipped)
     assert results["average"]["test"]["hd95"] == 5.0
     assert results["average"]["test"]["dice"] == pytest.approx(0.5 / 3)
