@@ -106,8 +106,7 @@ def _export(arguments: argparse.Namespace) -> None:
     classes = job.with_name(f"{job.name}.class_allow_list.json")
     write_json(classes, ALLOW_LIST, mode=PUBLIC)
     logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
-    sites = len((*plan.sites, *plan.unseen))
-    logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, sites)
+    logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, len(plan.sites) + len(plan.unseen))
 
 
 def _on_this_machine(arguments: argparse.Namespace) -> None:

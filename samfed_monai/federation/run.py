@@ -207,7 +207,7 @@ class Run:
                     self.privacy,
                     result.records,
                     result.withheld,
-                    central=server.central.account() if server.central else None,
+                    central=server.central.account(len(result.records)) if server.central else None,
                     statistic=participants.strategy.statistic,
                 ),
                 seconds={**result.seconds, **self.clock.seconds, "total": time.perf_counter() - started},

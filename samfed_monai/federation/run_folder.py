@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,7 +89,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
-        self._bests = Bests()
+        self.bests = Bests()
         self._terms: list[str] = []  # heads of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
 
@@ -114,11 +115,20 @@ class RunFolder:
             Refused: the folder cannot be written (fault 54), another run holds it (51), it has rounds of which nothing
                 says what was asked for, or belongs to a run with another configuration; every differing key is named.
         """
-        self._require_writable()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            require_writable(self.path)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
+            hint = "choose another output_dir, or fix its permissions"
+            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
         take_lock(self.path)
         try:
             content: dict[str, Any] = {
                 "schema": 1,
+                "run": secrets.token_hex(8),
                 "config_hash": canonical_hash(config),
                 "config": dict(config),
                 "hashes": dict(hashes or {}),
@@ -175,15 +185,10 @@ class RunFolder:
         records.append(stored)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
-        self._bests.follow(records, self.store.start())
-        bests = {self._bests.now, self._bests.before, START}
+        self.bests.follow(records, self.store.start())
+        bests = {self.bests.now, self.bests.before, START}
         self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
         return stored
-
-    @property
-    def rounds_below_start(self) -> int:
-        """Rounds, up to the last one that was written, that score less than the network that the run began with."""
-        return self._bests.below
 
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
         """Keeps of a run that has its results what can still be of use: the best and the last model.
@@ -216,17 +221,6 @@ class RunFolder:
             rows_of_all = (row for record in records for row in _rows(record))
             write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
         self._written = len(records)
-
-    def _require_writable(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            require_writable(self.path)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise
-            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
-            hint = "choose another output_dir, or fix its permissions"
-            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()

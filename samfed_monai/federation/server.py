@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
@@ -433,7 +432,7 @@ class RoundController:
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", round_line(stored))
-            if self.folder.rounds_below_start == BELOW_START:
+            if self.folder.bests.below == BELOW_START:
                 logger.warning("%s", _BELOW.format(BELOW_START))
 
     def _expected(self, site: str) -> Mapping[str, Tensor] | None:
@@ -511,8 +510,8 @@ class RoundController:
     def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
         known = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
-        scores = self.of_model(name, max(round, 0), known)  # of START by round 0
-        return {"round": round, "sha256": record["files"][WEIGHTS], **scores}
+        # START is scored as round 0
+        return {"round": round, "sha256": record["files"][WEIGHTS], **self.of_model(name, max(round, 0), known)}
 
     def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
@@ -590,5 +589,4 @@ class RoundController:
         return Stopped(reason, f"fix it, then {AGAIN}")
 
     def _kept(self) -> str:
-        done = len(self.folder.store.rounds())
-        return f"{done} of {self.rounds} rounds are kept in {Path(self.folder.path)}"
+        return f"{len(self.folder.store.rounds())} of {self.rounds} rounds are kept in {self.folder.path}"

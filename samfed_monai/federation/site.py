@@ -14,7 +14,7 @@ from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import as_file_name
+from samfed_monai.core.io import as_file_name, read_json
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import one_of, require
@@ -195,7 +195,7 @@ class Site:
         places: this machine's.
         context: what the sites of one process have in common.
         floor: the least privacy that this site requires of a plan; ``None`` accepts any.
-        run: the run's own random name, which no other run has; ``""`` where it has none.
+        run: the run's own random name, which no other run has; ``""`` takes that of ``run.json`` in its folder, if any.
 
     Raises:
         Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
@@ -226,12 +226,14 @@ class Site:
         self.method = declared(places.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
-        ledger = PrivacyLedger(places.cache, site, floor, run=run or Path(places.output_dir).name)
+        if not run and (asked := places.output_dir / "run.json").is_file():  # of a run whose sites share a machine
+            run = str(read_json(asked).get("run", ""))
+        ledger = PrivacyLedger(places.cache, site, floor, run=run or places.output_dir.name)
         self.release = ReleaseFilter(
             site,
             allowed=lambda: allowed_of(self.client),
             privacy=self.privacy,
-            folder=Path(places.output_dir) / "sites" / as_file_name(site),
+            folder=places.output_dir / "sites" / as_file_name(site),
             ledger=ledger,
             method=self.method,
             rounds=plan.rounds,
@@ -300,7 +302,7 @@ class Site:
             expected = "none: the plan does not have it, or this site does not train"
             raise message_refused("secure aggregation", "a step of it", expected)
         if self._secure is None:
-            sums = Path(self.places.cache) / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
+            sums = self.places.cache / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 

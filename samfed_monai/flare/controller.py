@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -120,10 +119,10 @@ def run_server(
 
 
 def run_identifier(folder: Path) -> str:
-    """The run's own random name: made with its folder, the same when it goes on."""
+    """The run's own random name: that of its ``run.json`` at first, the same when it goes on."""
     path = folder / RUN_ID
     if not path.is_file():
-        write_json(path, {"run": secrets.token_hex(8)})
+        write_json(path, {"run": read_json(folder / "run.json")["run"]})
     return str(read_json(path)["run"])
 
 

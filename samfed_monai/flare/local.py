@@ -30,8 +30,8 @@ from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
 from samfed_monai.flare.session import (
+    STATUS,
     ShownLog,
-    clear_status,
     last_report,
     open_session,
     raise_for_status,
@@ -195,7 +195,7 @@ def _alone(run_folder: Path) -> Iterator[None]:
     RunFolder(run_folder).close()  # the server, which is another process, takes it
     take_lock(own)
     with RunFolder(own):
-        clear_status(run_folder)
+        (run_folder / STATUS).unlink(missing_ok=True)  # how an earlier start of the run ended
         yield
 
 

@@ -49,11 +49,6 @@ def read_status(folder: str | Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": 1}
 
 
-def clear_status(folder: str | Path) -> None:
-    """Forgets how an earlier start of the run ended."""
-    (Path(folder) / STATUS).unlink(missing_ok=True)
-
-
 _FOR_USERS = re.compile(
     r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
     r"|.*: its message was refused: .*|teacher: .*|warm start: .*"

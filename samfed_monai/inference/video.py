@@ -212,8 +212,9 @@ class OutlineVideo:
 
         self.container = av.open(str(path), "w")
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        rate_of_stream = Fraction(rate).limit_denominator(1000)
-        self.stream = cast("av.VideoStream", self.container.add_stream(codec, rate=rate_of_stream))
+        options = {"mbtree": "0"}  # which reads memory that x264 never wrote: the same pictures would be other bytes
+        stream = self.container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000), options=options)
+        self.stream = cast("av.VideoStream", stream)
         self.stream.pix_fmt = "yuv420p"
         self.stream.codec_context.time_base = Fraction(1, 1000)
         self._last = -1

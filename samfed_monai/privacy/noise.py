@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,9 +254,9 @@ class CentralNoise:
         self._sites = self._within = 0
         return {name: tensor for name, tensor in state.items() if name != _CLIP}
 
-    def account(self) -> dict[str, Any]:
-        """``results.json -> privacy -> central_differential_privacy``."""
-        settings, spent = self.settings, count_noise(self.ledger, noise_of_entry)
+    def account(self, rounds: int) -> dict[str, Any]:
+        """``results.json -> privacy -> central_differential_privacy`` of a run with so many stored rounds."""
+        settings, spent = self.settings, self._spent(rounds)
         return {
             "unit": UNIT,
             **{name: getattr(settings, name) for name in ("clip", "quantile", "noise_multiplier", "delta")},
@@ -266,10 +267,18 @@ class CentralNoise:
             "epsilon_replaced": epsilon_of({noise / 2: count for noise, count in spent.items()}, settings.delta),
         }
 
+    def _spent(self, rounds: int) -> Counter[float]:
+        """Noise multiplier to the number of releases: those of the ledger, at least one for each stored round."""
+        spent = count_noise(self.ledger, noise_of_entry)
+        if (lost := rounds - spent.total()) > 0:
+            text = "%s has %d of at least %d releases: rounds that were repeated do not count; put it back from a copy"
+            logger.warning(text, self.ledger, spent.total(), rounds)
+            spent[self.settings.noise_multiplier] += lost
+        return spent
+
     def _enter(self, round: int) -> None:
         noise, most = self.settings.noise_multiplier, self.settings.epsilon
-        after = count_noise(self.ledger, noise_of_entry)
-        after[noise] += 1
+        after = self._spent(round) + Counter([noise])
         if most is not None and (spent := epsilon_of(after, self.settings.delta)) > most:
             reason = f"epsilon would be {spent:.3g} after one more mean, of at most {most:g}; repeated rounds count"
             raise Stopped(reason, "take the last model as it is; more rounds spend more")

@@ -119,7 +119,7 @@ def run(path: Path, personal: list[str], *, rounds: int) -> Any:
     clients = {site: toy_algo(site, bundle={"personal": personal}, output_dir=path / "evaluation") for site in SITES}
     nodes, sent = {}, list[bytes]()
     for site, client in clients.items():
-        client.evaluator.add_event_handler(Events.COMPLETED, remember, client)
+        client.evaluator.add_event_handler(Events.COMPLETED, lambda _, c=client: setattr(c, "evaluated", state_of(c)))
         allowed = {"allowed": lambda c=client: allowed_of(c), "privacy": Privacy(least_images=1)}
         nodes[site] = ClientAlgoSite(site, client, ReleaseFilter(site, **allowed))
         wired(nodes[site], sent)
@@ -131,10 +131,6 @@ def run(path: Path, personal: list[str], *, rounds: int) -> Any:
 
 def state_of(client: Any) -> dict[str, Tensor]:
     return copied(client.trainer.network.state_dict())
-
-
-def remember(_: Any, client: Any) -> None:
-    client.evaluated = state_of(client)
 
 
 @pytest.fixture(scope="module")

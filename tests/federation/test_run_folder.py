@@ -57,6 +57,7 @@ def test_run_json_says_what_was_asked_for(tmp_path):
     opened(tmp_path / "a/b")
     content = read_json(tmp_path / "a/b/run.json")
     assert len(content.pop("config_hash")) == 64
+    assert len(content.pop("run")) == 16
     config = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}
     parts = {"config": config, "hashes": HASHES, "seeds": SEEDS, "versions": VERSIONS}
     assert content == {"schema": 1, **parts}

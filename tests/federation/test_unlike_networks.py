@@ -73,16 +73,10 @@ def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
         assert not same(seen[site, "best", "test"], seen[site, "last", "test"])
 
 
-def with_nan(masks):
-    floats = masks.float() / 255
-    floats[0, 0, 0, 0] = float("nan")
-    return floats
-
-
 BAD = {
     "count": (lambda m: m[:-1], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (5, 1, 8, 8)"),
     "size": (lambda m: m[..., :4], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (6, 1, 8, 4)"),
-    "nan": (with_nan, {}, "message -> tensors: expected torch.uint8, found torch.float32"),
+    "nan": (lambda m: m * float("nan"), {}, "message -> tensors: expected torch.uint8, found torch.float32"),
     "dtype": (lambda m: m.long(), {}, "message -> tensors: expected torch.uint8, found torch.int64"),
     "kind": (
         lambda m: m,

@@ -16,18 +16,13 @@ from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
 
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 TERMINATED = r"asked to end \(SIGTERM\)(.|\n)*type the same command again"
 
 
 @pytest.mark.parametrize(
     ("ends", "raised"),
     [
-        (interrupt, pytest.raises(KeyboardInterrupt)),
+        (partial(signal.default_int_handler, signal.SIGINT, None), pytest.raises(KeyboardInterrupt)),
         (partial(os.kill, os.getpid(), signal.SIGTERM), pytest.raises(Stopped, match=TERMINATED)),
     ],
     ids=["ctrl-c", "sigterm"],

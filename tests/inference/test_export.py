@@ -101,12 +101,6 @@ def ours(model, images, tmp_path_factory) -> Path:
     return drawn_by(model, images, tmp_path_factory.mktemp("ours"))
 
 
-def network_of(model: Path) -> torch.nn.Module:
-    network = client_network("basic_unet").eval()
-    network.load_state_dict(safe_load(model))
-    return network
-
-
 def batch(size: int) -> torch.Tensor:
     return torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -120,7 +114,8 @@ def test_a_program_predicts_the_same_for_a_batch_of_any_size(to, model, exported
     assert lines[3].split()[-3:] == ["0.000", "%", "1.0000"]
     assert lines[-1] == file.name
     load = {"torchscript": torch.jit.load, "pt2": lambda file: torch.export.load(file).module(), "onnx": OnnxNetwork}
-    program, network = load[to](file), network_of(model)
+    program, network = load[to](file), client_network("basic_unet").eval()
+    network.load_state_dict(safe_load(model))
     with torch.no_grad():
         for size in (1, 2, 5):
             assert (program(batch(size)) - network(batch(size))).abs().max() <= export.SAME_LOGITS

@@ -71,7 +71,7 @@ def test_the_mean_is_of_steps_no_longer_than_the_clip_and_every_site_counts_alik
 def test_noise_on_the_mean_is_multiplier_times_clip_over_sites(tmp_path, sites):
     central = attached(tmp_path, fixed(clip=0.5, noise_multiplier=4.0), noise=ones)
     central.finish(0)  # a round without answers spends nothing, and moves nothing
-    assert central.account()["releases"] == 0
+    assert central.account(0)["releases"] == 0
     for index in range(sites):
         central.take(0, str(index), answer(str(index), 0.0, weights()))
     central.finish(0)
@@ -153,18 +153,21 @@ def run(folder, settings, rounds, *, noise=ones, b=None):
         return made.run(), made.central
 
 
-def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_stopped(tmp_path):
+def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_stopped(tmp_path, caplog):
     settings = CentralPrivacy(clip=0.5, noise_multiplier=2.0)
     _, whole = run(tmp_path / "whole", settings, 3)
     run(tmp_path / "stopped", settings, 1)
     _, resumed = run(tmp_path / "stopped", settings, 3)
-    assert resumed.account() == whole.account()
-    assert whole.account()["releases"] == 3
-    assert whole.account()["epsilon_total"] == epsilon(2.0, 3, 1e-5)
-    assert whole.account()["epsilon_replaced"] == epsilon(1.0, 3, 1e-5)
-    assert whole.account()["clip_last"] != 0.5
+    assert resumed.account(3) == whole.account(3)
+    assert whole.account(3)["releases"] == 3
+    assert whole.account(3)["epsilon_total"] == epsilon(2.0, 3, 1e-5)
+    assert whole.account(3)["epsilon_replaced"] == epsilon(1.0, 3, 1e-5)
+    assert whole.account(3)["clip_last"] != 0.5
     last = [safe_load(tmp_path / name / "rounds/002/global.safetensors")["w"] for name in ("whole", "stopped")]
     assert last[0].equal(last[1])
+    whole.ledger.unlink()
+    assert whole.account(3)["releases"] == 3, "one for each stored round, at least"
+    assert f"{whole.ledger} has 0 of at least 3 releases: rounds that were repeated do not count" in caplog.text
 
 
 def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(tmp_path):
@@ -176,8 +179,8 @@ def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(t
     with pytest.raises(Interrupted):
         run(tmp_path, fixed(), 1, b=Interrupting("b"))
     _, central = run(tmp_path, fixed(), 1)
-    assert central.account()["releases"] == 2
-    assert central.account()["epsilon_total"] == epsilon(1.0, 2, 1e-5) > epsilon(1.0, 1, 1e-5)
+    assert central.account(1)["releases"] == 2
+    assert central.account(1)["epsilon_total"] == epsilon(1.0, 2, 1e-5) > epsilon(1.0, 1, 1e-5)
 
 
 def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
