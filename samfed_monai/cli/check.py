@@ -7,7 +7,7 @@ import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
@@ -105,4 +105,3 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.inventory:
         lines.append("\n" + inventory(root, variant_files(root, only) if only else ()).removesuffix("\n"))
     sys.stdout.write("\n".join(lines) + "\n")
-    return int(ExitCode.DONE)

@@ -13,7 +13,6 @@ from statistics import fmean
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
 from samfed_monai.core.model_file import any_image_size
 
 
@@ -40,7 +39,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.handlers.evaluation import tables_of
     from samfed_monai.inference import Predictor
@@ -64,4 +63,3 @@ def run(arguments: argparse.Namespace) -> int:
         said = " (the one that was there is replaced)" if replaced else ""
         lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
     sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")
-    return int(ExitCode.DONE)

@@ -11,7 +11,7 @@ from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Refused, refused
+from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.validators import require
@@ -57,7 +57,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the file or folder; prints the table of what it costs, and its name."""
     from samfed_monai.config.targets import brought
     from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
@@ -95,7 +95,6 @@ def run(arguments: argparse.Namespace) -> int:
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")
-    return int(ExitCode.DONE)
 
 
 def model_of(path: str | None, bundle: str | None) -> TrainedModel:
@@ -161,7 +160,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def run_model(arguments: argparse.Namespace) -> int:
+def run_model(arguments: argparse.Namespace) -> None:
     """Writes the file and prints its name."""
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.metrics.quality import Quality
@@ -178,4 +177,3 @@ def run_model(arguments: argparse.Namespace) -> int:
     if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
         write_quality(quality, written)
     sys.stdout.write(f"{written}\n")
-    return int(ExitCode.DONE)

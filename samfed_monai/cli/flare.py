@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         add("--no-wait", action="store_true", help="submit and return; `samfed flare fetch` gets the results")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Runs one way.
 
     Raises:
@@ -91,7 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise refused("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)
     ways = {"export": _export, "submit": _submit, "fetch": _fetch}
     ways.get(arguments.way, _on_this_machine)(arguments)
-    return int(ExitCode.DONE)
 
 
 def _export(arguments: argparse.Namespace) -> None:

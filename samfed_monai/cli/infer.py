@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_other_size, add_site, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted, printable
 
@@ -72,7 +72,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reorient", action="store_true", help=about)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Segments all sources with :class:`samfed_monai.inference.Predictor`; prints how many masks are to be looked at,
     and which first."""
     overrides = overrides_of(arguments.extra)
@@ -102,7 +102,6 @@ def run(arguments: argparse.Namespace) -> int:
         of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
         if also.assessed:
             sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
-    return int(ExitCode.DONE)
 
 
 def dice(word: str) -> float:
@@ -169,11 +168,10 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     return parser
 
 
-def run_app(arguments: argparse.Namespace) -> int:
+def run_app(arguments: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.app import App
 
     predictor = Predictor(arguments.bundle, arguments.model, site=arguments.site, views=arguments.views)
     App(predictor, port=arguments.port, reorient=arguments.reorient).run()
-    return int(ExitCode.DONE)

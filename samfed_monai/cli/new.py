@@ -12,7 +12,7 @@ from pathlib import Path
 
 from samfed_monai import __version__
 from samfed_monai.config.bundles import packaged_bundle
-from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import absent, atomic_folder
 from samfed_monai.core.validators import require
 
@@ -37,7 +37,7 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the package and says what to type next."""
     folder = new_package(arguments.kind, arguments.name, arguments.output_dir)
     try_it = {
@@ -47,7 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     }
     sys.stdout.write(f"{folder}\n  install:  pip install -e {folder}\n")
     sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
-    return int(ExitCode.DONE)
 
 
 def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
@@ -144,13 +143,12 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     return parser
 
 
-def run_init(arguments: argparse.Namespace) -> int:
+def run_init(arguments: argparse.Namespace) -> None:
     """Copies the bundle and says where it is."""
     path = copy_bundle(arguments.name, arguments.folder)
     options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  options: {options}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
-    return int(ExitCode.DONE)
 
 
 def copy_bundle(name: str, folder: str | Path) -> Path:
