@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PLACES = ("bundle", "datalist", "data_root", "output_dir")
 
 
-def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
     from samfed_monai.attacks.audit import ALL, ATTACKS, Options
 
@@ -45,7 +45,6 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
         words = f"{option.metadata['words']} (default: {option.default})"
         parser.add_argument(_spelt(option.name), metavar="N", type=int, help=words)
     parser.set_defaults(run=run, kept="attacks that were done, and shadow models, are kept")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 
 
-def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D] [--strict]``."""
     parser = subparsers.add_parser(
         "check",
@@ -30,7 +30,6 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--inventory", action="store_true", help=about)
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows,
 logger = logging.getLogger(__name__)
 
 
-def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed compare BUNDLE --variants a,b --rows FILE --seeds 0,1 ... --output-dir R``."""
     parser = subparsers.add_parser(
         "compare",
@@ -47,7 +47,6 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

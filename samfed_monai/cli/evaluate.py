@@ -16,7 +16,7 @@ from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.model_file import any_image_size
 
 
-def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed evaluate BUNDLE --datalist L --data-root D [--model W] [--site S] [--split test]``."""
     parser = subparsers.add_parser(
         "evaluate",
@@ -36,7 +36,6 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     add_other_size(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "c
 _SAMPLES = 8  # images: enough that a mask of each kind of scene is among them, seconds on one core
 
 
-def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8]``."""
     parser = subparsers.add_parser(
         "export",
@@ -54,7 +54,6 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="no file is left half written")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -142,7 +141,7 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
     parser = subparsers.add_parser(
         "model",
@@ -157,7 +156,6 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)
     parser.set_defaults(run=run_model)
-    return parser
 
 
 def run_model(arguments: argparse.Namespace) -> None:

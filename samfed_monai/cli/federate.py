@@ -10,7 +10,7 @@ from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.config.overrides import overrides_of
 
 
-def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed federate BUNDLE [--datalist L] [--data-root D] [--rounds N] [--output-dir R] [--variant V]``."""
     parser = subparsers.add_parser(
         "federate",
@@ -36,7 +36,6 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     kept = "what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start"
     parser.set_defaults(run=run, kept=kept)
-    return parser
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:

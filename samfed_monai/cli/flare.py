@@ -31,9 +31,9 @@ _ABOUT = {
 }
 
 
-def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed flare export|simulate|poc|submit BUNDLE ...`` and ``samfed flare fetch JOB``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "flare",
         help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
         description="Runs a federation on NVIDIA FLARE with the bundle's federate.json as it is; results are those of "
@@ -42,7 +42,6 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
     for way, about in _ABOUT.items():
         _add_way(ways, way, about)
-    return parser
 
 
 def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:

@@ -28,7 +28,7 @@ FORMS = {
 """Options that write something beside the masks: what they take, and what they write."""
 
 
-def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--overlays DIR] …``."""
     parser = subparsers.add_parser(
         "infer",
@@ -61,7 +61,6 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
-    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -151,9 +150,9 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
 
 
-def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed app [BUNDLE] [--model MODEL] [--port N] …``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "app",
         help="segment images that are dropped into a browser of this machine",
         description="Prints an address. Pictures, NIfTI volumes, DICOM objects and videos that are dropped there are "
@@ -165,7 +164,6 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     _add_model(parser)
     parser.add_argument("--port", metavar="N", type=int, default=7860, help="to listen to; 0: a free one (7860)")
     parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
-    return parser
 
 
 def run_app(arguments: argparse.Namespace) -> None:

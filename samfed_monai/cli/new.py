@@ -21,7 +21,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 40  # characters of a name, which becomes that of files and folders
 
 
-def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed new method|term|network NAME [--output-dir DIR]``."""
     parser = subparsers.add_parser(
         "new",
@@ -34,7 +34,6 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     parser.add_argument("name", metavar="NAME", help="small letters, digits and _, for instance equal_mean")
     parser.add_argument("--output-dir", metavar="DIR", help="new folder for the package (default: ./samfed-NAME)")
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -129,7 +128,7 @@ _WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
 _OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
 
 
-def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_init_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed init NAME DIR``."""
     parser = subparsers.add_parser(
         "init",
@@ -140,7 +139,6 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
     parser.set_defaults(run=run_init)
-    return parser
 
 
 def run_init(arguments: argparse.Namespace) -> None:

@@ -286,8 +286,8 @@ SOURCES = (
 )
 
 
-def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Adds ``prepare`` and its sources; each sets ``run``, a function from the parsed arguments to an exit code.
+def add_prepare_parser(subparsers: Any) -> None:
+    """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
 
     Args:
         subparsers: what ``ArgumentParser.add_subparsers`` returned.
@@ -304,7 +304,6 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
             for name in options:
                 _add(group, name, source.defaults)
         parser.set_defaults(run=source.run)
-    return prepare
 
 
 def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from samfed_monai.reports.html import Report
 
 
-def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds the command; ``args.run(args)`` carries it out."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "report",
         help="write report.html of a run, or compare several runs",
         description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
@@ -32,7 +32,6 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     about = "of a run at work: write its report anew after every round, to its end; an open page reloads itself"
     parser.add_argument("--watch", action="store_true", help=about)
     parser.set_defaults(run=report)
-    return parser
 
 
 def report(args: argparse.Namespace) -> None:

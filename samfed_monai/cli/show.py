@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from samfed_monai.config.parse import BundleConfig
 
 
-def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed show BUNDLE [--workflow W] [--variant V] [--id ID] [--all] [--json]``."""
     parser = subparsers.add_parser(
         "show",
@@ -37,7 +37,6 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser.add_argument("--json", action="store_true", help="write a JSON object, with long values whole")
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:

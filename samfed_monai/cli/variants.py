@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
 
 
-def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed variants [BUNDLE | VARIANT] [--path NAME]``."""
     parser = subparsers.add_parser(
         "variants",
@@ -29,7 +29,6 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
     parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
