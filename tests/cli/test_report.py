@@ -17,23 +17,21 @@ from samfed_monai.reports import Report
 from tests.federation.test_progress import record
 
 
-@pytest.fixture
-def parser():
+def report(*words: object) -> None:
     parser = argparse.ArgumentParser()
     add_report_parser(parser.add_subparsers())
-    return parser
-
-
-def test_one_run_gets_its_report(parser, run_folder, tmp_path, capsys):
-    shutil.copytree(run_folder, tmp_path / "R")
-    args = parser.parse_args(["report", str(tmp_path / "R"), "--no-overlays"])
+    args = parser.parse_args(["report", *map(str, words)])
     args.run(args)
+
+
+def test_one_run_gets_its_report(run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "R")
+    report(tmp_path / "R", "--no-overlays")
     assert capsys.readouterr().out == f"{tmp_path / 'R' / 'report.html'}\n"
 
 
-def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
-    args = parser.parse_args(["report", *map(str, runs), "--output-dir", str(tmp_path / "C"), "--title", "Skin"])
-    args.run(args)
+def test_several_runs_are_compared(runs, tmp_path, capsys):
+    report(*runs, "--output-dir", tmp_path / "C", "--title", "Skin")
     out = capsys.readouterr().out
     assert "0.860 ± 0.020" in out
     assert out.endswith(f"{tmp_path / 'C' / 'comparison.html'}\n")
@@ -47,10 +45,9 @@ def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
         (["no/such/R", "--watch"], "R: expected that of a run at work, found no such folder"),
     ],
 )
-def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(parser, words, message):
-    args = parser.parse_args(["report", *words])
+def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(words, message):
     with pytest.raises(Refused, match=message):
-        args.run(args)
+        report(*words)
 
 
 def store(folder, count, *, scored=True):

@@ -17,11 +17,11 @@ from tests.networks.fakes import fake_checkpoint
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 
 
-def parse(*words: str) -> argparse.Namespace:
+def teach(*words: str) -> None:
     parser = argparse.ArgumentParser()
     add_teach_parser(parser.add_subparsers())
     arguments, arguments.extra = parser.parse_known_args(["teach", *words])
-    return arguments
+    arguments.run(arguments)
 
 
 @pytest.fixture
@@ -36,8 +36,7 @@ def listed(tmp_path, monkeypatch):
 def test_it_runs_the_bundle_with_what_has_no_argument_as_an_override(listed, tmp_path):
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "adapter.safetensors"), "--size", "64", "--epochs", "1"]
     words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
-    arguments = parse(*words)
-    arguments.run(arguments)
+    teach(*words)
     header = read_header(tmp_path / "adapter.safetensors")
     assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
     assert "held_out" in read_json(tmp_path / "adapter.fit.json")["after"]
@@ -47,23 +46,19 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
     words += ["--epochs", "2", "--optimizer#weight_decay", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
-    arguments = parse(*words, "--train#handlers", guard)
     with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights hold) NaN"):
-        arguments.run(arguments)
-    misspelt = parse(*words, "--train#handlers", guard.replace("site", "sight"))
+        teach(*words, "--train#handlers", guard)
     with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
-        misspelt.run(misspelt)
+        teach(*words, "--train#handlers", guard.replace("site", "sight"))
 
 
 def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work(listed, tmp_path, monkeypatch):
     words = [str(BUNDLE), *listed[2:], "--output", str(tmp_path / "a.safetensors"), "--datalist"]
-    arguments = parse(*words, str(tmp_path / "no.json"))
     with pytest.raises(Refused, match=r"no\.json"):
-        arguments.run(arguments)
+        teach(*words, str(tmp_path / "no.json"))
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nowhere"))
-    arguments = parse(*words, listed[1])
     with pytest.raises(Refused, match="samfed weights mobile_sam"):
-        arguments.run(arguments)
+        teach(*words, listed[1])
 
 
 def run(*words: str) -> None:
