@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_data
-from samfed_monai.core.errors import ExitCode, Problem, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import require, whole
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PLACES = ("bundle", "datalist", "data_root", "output_dir")
 
 
-def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
     from samfed_monai.attacks.audit import ALL, ATTACKS, Options
 
@@ -45,10 +45,9 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
         words = f"{option.metadata['words']} (default: {option.default})"
         parser.add_argument(_spelt(option.name), metavar="N", type=int, help=words)
     parser.set_defaults(run=run, kept="attacks that were done, and shadow models, are kept")
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the table, or attacks."""
     from samfed_monai.attacks import audit
 
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         from samfed_monai.privacy.audit import audit_table, read_audit
 
         sys.stdout.write(audit_table(read_audit(arguments.path)) + "\n")
-        return int(ExitCode.DONE)
+        return
     names, least = audit.named(arguments.attack), {each.name: each.metadata["least"] for each in fields(audit.Options)}
     require(*(whole(_spelt(name), value, least=least[name]) for name, value in given.items()))
     options = audit.Options(**given)
@@ -71,7 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     content = read_json(page.parent / audit.NUMBERS)
     asked = {**content, "findings": [each for each in content["findings"] if each["attack"] in names]}
     sys.stdout.write(f"{audit.as_text(asked)}{page}\n")
-    return int(ExitCode.DONE)
 
 
 def _spelt(name: str) -> str:

@@ -7,10 +7,10 @@ import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, refused
 
 
-def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D] [--strict]``."""
     parser = subparsers.add_parser(
         "check",
@@ -30,10 +30,9 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--inventory", action="store_true", help=about)
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
@@ -105,4 +104,3 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.inventory:
         lines.append("\n" + inventory(root, variant_files(root, only) if only else ()).removesuffix("\n"))
     sys.stdout.write("\n".join(lines) + "\n")
-    return int(ExitCode.DONE)

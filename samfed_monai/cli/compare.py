@@ -17,7 +17,7 @@ from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of, samfed_value
-from samfed_monai.core.errors import ExitCode, Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.validators import require
 from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows, read_rows
@@ -25,7 +25,7 @@ from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows,
 logger = logging.getLogger(__name__)
 
 
-def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed compare BUNDLE --variants a,b --rows FILE --seeds 0,1 ... --output-dir R``."""
     parser = subparsers.add_parser(
         "compare",
@@ -47,10 +47,9 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     parser.set_defaults(run=run)
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Checks all rows first, runs what is missing, and writes the table."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
@@ -105,7 +104,6 @@ def run(arguments: argparse.Namespace) -> int:
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
     path = write_comparison(output, folders, command=command, title=arguments.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(folders))}\n{path}\n")
-    return int(ExitCode.DONE)
 
 
 def words_of(overrides: Mapping[str, Any]) -> tuple[str, ...]:

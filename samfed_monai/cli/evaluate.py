@@ -13,11 +13,10 @@ from statistics import fmean
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
 from samfed_monai.core.model_file import any_image_size
 
 
-def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed evaluate BUNDLE --datalist L --data-root D [--model W] [--site S] [--split test]``."""
     parser = subparsers.add_parser(
         "evaluate",
@@ -37,10 +36,9 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     add_other_size(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Scores the model with :class:`samfed_monai.inference.Predictor` and prints one line per site."""
     from samfed_monai.handlers.evaluation import tables_of
     from samfed_monai.inference import Predictor
@@ -64,4 +62,3 @@ def run(arguments: argparse.Namespace) -> int:
         said = " (the one that was there is replaced)" if replaced else ""
         lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
     sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")
-    return int(ExitCode.DONE)

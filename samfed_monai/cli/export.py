@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
-from samfed_monai.config.bundles import bundle_of_command, packaged_bundles
+from samfed_monai.config.bundles import bundle_of_command, is_bundle, packaged_bundles
+from samfed_monai.config.options import shipped
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Refused, refused
+from samfed_monai.config.own_images import shown
+from samfed_monai.config.parse import MISSING, join_id, led, walk
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.validators import require
@@ -26,10 +30,13 @@ if TYPE_CHECKING:
 _DEFAULT_BUNDLE = "samfed_skin"
 _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
 """Ids of ``inference.json`` that an export asks for."""
+_AROUND = ("preprocessing", "inferer", "postprocessing")
+"""Those of what is done around the network, which every exported form takes to be what the packaged bundles have."""
+_SETTLED = ("image_size", "threshold", "classes", "amp")  # of what is around it, an exported form has its own
 _SAMPLES = 8  # images: enough that a mask of each kind of scene is among them, seconds on one core
 
 
-def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8]``."""
     parser = subparsers.add_parser(
         "export",
@@ -54,10 +61,9 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="no file is left half written")
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the file or folder; prints the table of what it costs, and its name."""
     from samfed_monai.config.targets import brought
     from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
@@ -70,12 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
     if model.kind is Kind.ADAPTER:
         hint = "export the network of a run that this teacher guided"
         raise refused(model.path, found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
-    if problems := export_problems(to, output, int8=arguments.int8):  # before the network is built
-        raise Refused(problems)
+    require(export_problems(to, output, int8=arguments.int8))  # before the network is built
     asked = overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
         ids = model.ids("inference", asked, arguments.site)
         config = model.config("inference", ids, asked=asked, reads=_READ, ready=False)
+        require(around_problems(config.parser().get()))
         network = filled_network(config)
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
     classes = config.optional("classes")
@@ -95,7 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
     sys.stdout.write(f"{head}\n{table_of(rows)}{output}\n")
-    return int(ExitCode.DONE)
 
 
 def model_of(path: str | None, bundle: str | None) -> TrainedModel:
@@ -106,7 +111,8 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     """
     from samfed_monai.inference.model import TrainedModel
 
-    if path is not None and path in packaged_bundles() and bundle is None and not Path(path).exists():
+    named = path in packaged_bundles() and not Path(str(path)).exists()
+    if path is not None and bundle is None and (named or is_bundle(Path(path).expanduser())):
         return TrainedModel(path)
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
@@ -114,6 +120,30 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
         expected, hint = f"{own}, the bundle of {path}", "export where the run was started, or name it: --bundle DIR"
         raise refused("--bundle", f"none, and no folder {own} here", expected, hint)
     return TrainedModel(own, path) if own else model
+
+
+def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a bundle's ``inference.json`` does around the network in another way than every exported form takes it.
+
+    Args:
+        content: merged, with the command line's ids.
+    """
+    packaged = {**shipped("inference.json")[0], **{name: content[name] for name in _SETTLED if name in content}}
+    hint = f"undo it, or export with --bundle {_DEFAULT_BUNDLE} and do this where the network is run"
+    for section in _AROUND:
+        ours, theirs = (
+            {
+                place: led(each, value)
+                for place, value in walk(each.get(section, {}))
+                if not isinstance(value, dict | list)
+            }
+            for each in (content, packaged)
+        )
+        differs = (place for place in {**ours, **theirs} if ours.get(place, MISSING) != theirs.get(place, MISSING))
+        if (place := next(differs, None)) is not None:
+            found, expected = (shown(each[place]) if place in each else "nothing" for each in (ours, theirs))
+            where = f"inference.json -> {join_id((section, *place))}"
+            yield Problem(where, found, f"{expected}, as in the packaged bundles", hint)
 
 
 def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
@@ -143,7 +173,7 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
     parser = subparsers.add_parser(
         "model",
@@ -158,10 +188,9 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)
     parser.set_defaults(run=run_model)
-    return parser
 
 
-def run_model(arguments: argparse.Namespace) -> int:
+def run_model(arguments: argparse.Namespace) -> None:
     """Writes the file and prints its name."""
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.metrics.quality import Quality
@@ -178,4 +207,3 @@ def run_model(arguments: argparse.Namespace) -> int:
     if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
         write_quality(quality, written)
     sys.stdout.write(f"{written}\n")
-    return int(ExitCode.DONE)

@@ -8,10 +8,9 @@ from typing import Any
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
 
 
-def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed federate BUNDLE [--datalist L] [--data-root D] [--rounds N] [--output-dir R] [--variant V]``."""
     parser = subparsers.add_parser(
         "federate",
@@ -37,7 +36,6 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
     kept = "what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start"
     parser.set_defaults(run=run, kept=kept)
-    return parser
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -57,9 +55,8 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Runs the bundle's ``federate.json``."""
     from samfed_monai.config.workflow import run_workflow
 
     run_workflow(arguments.bundle, "federate", overrides_from(arguments))
-    return int(ExitCode.DONE)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import ExitCode, Problem, Refused, refused
+from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ _ABOUT = {
 }
 
 
-def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed flare export|simulate|poc|submit BUNDLE ...`` and ``samfed flare fetch JOB``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "flare",
         help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
         description="Runs a federation on NVIDIA FLARE with the bundle's federate.json as it is; results are those of "
@@ -42,7 +42,6 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
     for way, about in _ABOUT.items():
         _add_way(ways, way, about)
-    return parser
 
 
 def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
@@ -80,7 +79,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         add("--no-wait", action="store_true", help="submit and return; `samfed flare fetch` gets the results")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Runs one way.
 
     Raises:
@@ -91,7 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise refused("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)
     ways = {"export": _export, "submit": _submit, "fetch": _fetch}
     ways.get(arguments.way, _on_this_machine)(arguments)
-    return int(ExitCode.DONE)
 
 
 def _export(arguments: argparse.Namespace) -> None:

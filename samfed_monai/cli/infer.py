@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_other_size, add_site, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.words import counted, printable
 
@@ -28,7 +28,7 @@ FORMS = {
 """Options that write something beside the masks: what they take, and what they write."""
 
 
-def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--overlays DIR] …``."""
     parser = subparsers.add_parser(
         "infer",
@@ -61,7 +61,6 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run, kept="masks that were written are complete")
-    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reorient", action="store_true", help=about)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Segments all sources with :class:`samfed_monai.inference.Predictor`; prints how many masks are to be looked at,
     and which first."""
     overrides = overrides_of(arguments.extra)
@@ -102,7 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
         of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
         if also.assessed:
             sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
-    return int(ExitCode.DONE)
 
 
 def dice(word: str) -> float:
@@ -152,9 +150,9 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
 
 
-def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed app [BUNDLE] [--model MODEL] [--port N] …``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "app",
         help="segment images that are dropped into a browser of this machine",
         description="Prints an address. Pictures, NIfTI volumes, DICOM objects and videos that are dropped there are "
@@ -166,14 +164,12 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     _add_model(parser)
     parser.add_argument("--port", metavar="N", type=int, default=7860, help="to listen to; 0: a free one (7860)")
     parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
-    return parser
 
 
-def run_app(arguments: argparse.Namespace) -> int:
+def run_app(arguments: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.app import App
 
     predictor = Predictor(arguments.bundle, arguments.model, site=arguments.site, views=arguments.views)
     App(predictor, port=arguments.port, reorient=arguments.reorient).run()
-    return int(ExitCode.DONE)

@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show_records()
         _refuse_unnameable(sys.argv[1:] if argv is None else argv)
         with Termination(), _device(getattr(arguments, "device", None)):
-            code = int(arguments.run(arguments) or 0)
+            arguments.run(arguments)
         sys.stdout.flush()
-        return code
+        return int(ExitCode.DONE)
     except (SamFedError, KeyboardInterrupt) as error:
         return _report(error)
     except Terminated:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from samfed_monai import __version__
 from samfed_monai.config.bundles import packaged_bundle
-from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import absent, atomic_folder
 from samfed_monai.core.validators import require
 
@@ -21,7 +21,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 40  # characters of a name, which becomes that of files and folders
 
 
-def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed new method|term|network NAME [--output-dir DIR]``."""
     parser = subparsers.add_parser(
         "new",
@@ -34,10 +34,9 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentP
     parser.add_argument("name", metavar="NAME", help="small letters, digits and _, for instance equal_mean")
     parser.add_argument("--output-dir", metavar="DIR", help="new folder for the package (default: ./samfed-NAME)")
     parser.set_defaults(run=run)
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes the package and says what to type next."""
     folder = new_package(arguments.kind, arguments.name, arguments.output_dir)
     try_it = {
@@ -47,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     }
     sys.stdout.write(f"{folder}\n  install:  pip install -e {folder}\n")
     sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
-    return int(ExitCode.DONE)
 
 
 def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
@@ -130,7 +128,7 @@ _WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
 _OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
 
 
-def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_init_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed init NAME DIR``."""
     parser = subparsers.add_parser(
         "init",
@@ -141,16 +139,14 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
     parser.set_defaults(run=run_init)
-    return parser
 
 
-def run_init(arguments: argparse.Namespace) -> int:
+def run_init(arguments: argparse.Namespace) -> None:
     """Copies the bundle and says where it is."""
     path = copy_bundle(arguments.name, arguments.folder)
     options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  options: {options}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
-    return int(ExitCode.DONE)
 
 
 def copy_bundle(name: str, folder: str | Path) -> Path:

@@ -21,7 +21,7 @@ MORE = 0.3  # share of the images to validate, and to test on, where a tenth is 
 SITES, SHARE = 4, 0.1  # defaults
 
 
-def run_source(arguments: argparse.Namespace) -> int:
+def run_source(arguments: argparse.Namespace) -> None:
     """Makes a list with the function of ``data/prepare.py`` that is called as the source."""
     from samfed_monai.data import prepare
 
@@ -37,19 +37,18 @@ def run_source(arguments: argparse.Namespace) -> int:
         given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
     options = prepare.Options(**_matching(prepare.Options, given))
     make = getattr(prepare, f"prepare_{arguments.source}")
-    return _print(make(options=options, **_matching(make, given)), given)
+    _print(make(options=options, **_matching(make, given)), given)
 
 
-def run_split(arguments: argparse.Namespace) -> int:
+def run_split(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.records import write_site_lists
 
     for name, path in write_site_lists(DataList.load(arguments.datalist), arguments.output_dir).items():
         sys.stdout.write(f"{name}: {path}\n")
-    return 0
 
 
-def run_weak(arguments: argparse.Namespace) -> int:
+def run_weak(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.datalist import DataList, require_free
     from samfed_monai.data.weak_labels import weaken_list
 
@@ -59,17 +58,17 @@ def run_weak(arguments: argparse.Namespace) -> int:
     kinds = (dict.fromkeys(training, by_site.pop("")) if "" in by_site else {}) | by_site
     require_free(arguments.output, name=datalist.name)
     given = _matching(weaken_list, vars(arguments)) | {"datalist": datalist, "kinds": kinds}
-    return _freeze(weaken_list(**given), arguments.data_root, arguments)
+    _freeze(weaken_list(**given), arguments.data_root, arguments)
 
 
-def run_synthetic(arguments: argparse.Namespace) -> int:
+def run_synthetic(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.synthetic import render_synthetic
 
     rendered = render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments)))
-    return _freeze(rendered, arguments.root, arguments)
+    _freeze(rendered, arguments.root, arguments)
 
 
-def run_synthetic_volumes(arguments: argparse.Namespace) -> int:
+def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
     """NIfTI files of two sites and a public set, and the command that makes a list of them."""
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
@@ -78,7 +77,6 @@ def run_synthetic_volumes(arguments: argparse.Namespace) -> int:
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
     sys.stdout.write(f"next    {shlex.join(words)} --output list.json\n")
-    return 0
 
 
 def _matching(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
     return given
 
 
-def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> int:
+def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> None:
     """Writes a list that was made without a source, with its report, and prints both."""
     from samfed_monai.data.datalist import freeze
     from samfed_monai.data.prepare import Prepared
@@ -111,10 +109,10 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> in
 
     freeze({arguments.output: datalist})
     page = report_on(datalist, root, arguments.output.with_suffix(".report.html")) if arguments.report else None
-    return _print(Prepared(datalist, arguments.output, page), vars(arguments))
+    _print(Prepared(datalist, arguments.output, page), vars(arguments))
 
 
-def _print(prepared: Prepared, given: Mapping[str, Any]) -> int:
+def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
     """Prints what was made."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
@@ -135,7 +133,6 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> int:
     elif prepared.report:
         lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
 
 
 def _names(text: str) -> list[str]:
@@ -219,7 +216,7 @@ class Source(NamedTuple):
     name: str
     about: str
     options: str
-    run: Callable[[argparse.Namespace], int] = run_source
+    run: Callable[[argparse.Namespace], None] = run_source
     defaults: Mapping[str, Any] = {}
 
 
@@ -289,8 +286,8 @@ SOURCES = (
 )
 
 
-def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Adds ``prepare`` and its sources; each sets ``run``, a function from the parsed arguments to an exit code.
+def add_prepare_parser(subparsers: Any) -> None:
+    """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
 
     Args:
         subparsers: what ``ArgumentParser.add_subparsers`` returned.
@@ -307,7 +304,6 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
             for name in options:
                 _add(group, name, source.defaults)
         parser.set_defaults(run=source.run)
-    return prepare
 
 
 def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:

@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import Problems, refused
 
 if TYPE_CHECKING:
     from samfed_monai.reports.html import Report
 
 
-def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds the command; ``args.run(args)`` carries it out and returns an exit code."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command; ``args.run(args)`` carries it out."""
+    parser = subparsers.add_parser(
         "report",
         help="write report.html of a run, or compare several runs",
         description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
@@ -32,10 +32,9 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     about = "of a run at work: write its report anew after every round, to its end; an open page reloads itself"
     parser.add_argument("--watch", action="store_true", help=about)
     parser.set_defaults(run=report)
-    return parser
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> None:
     """Writes the report or the comparison, and says where it is."""
     _refuse_what_does_not_fit(args)
     if len(args.runs) == 1:
@@ -44,19 +43,19 @@ def report(args: argparse.Namespace) -> int:
         given = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
         run = Report(args.runs[0], **given, unfinished=args.watch)
         if args.watch:
-            return watch(run)
-        sys.stdout.write(f"{run.write()}\n")
-        return int(ExitCode.DONE)
+            watch(run)
+        else:
+            sys.stdout.write(f"{run.write()}\n")
+        return
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     output_dir = args.output_dir or args.runs[0].resolve().parent / "comparison"
     path = write_comparison(output_dir, args.runs, title=args.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(args.runs))}\n{path}\n")
-    return int(ExitCode.DONE)
 
 
-def watch(report: Report, seconds: float = 2.0) -> int:
+def watch(report: Report, seconds: float = 2.0) -> None:
     """Writes a run's report whenever a round was stored, and once more when the run is finished; Ctrl-C ends it, too.
 
     Args:
@@ -81,7 +80,6 @@ def watch(report: Report, seconds: float = 2.0) -> int:
                     sys.stdout.flush()
             time.sleep(seconds)
         sys.stdout.write(f"finished: {report.write()}\n")
-    return int(ExitCode.DONE)
 
 
 def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:

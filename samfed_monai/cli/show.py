@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samfed_monai.cli.arguments import add_bundle, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of
-from samfed_monai.core.errors import ExitCode, Problems, refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.words import aligned, clipped
 
 if TYPE_CHECKING:
     from samfed_monai.config.parse import BundleConfig
 
 
-def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed show BUNDLE [--workflow W] [--variant V] [--id ID] [--all] [--json]``."""
     parser = subparsers.add_parser(
         "show",
@@ -37,10 +37,9 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser.add_argument("--json", action="store_true", help="write a JSON object, with long values whole")
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes a table, or a JSON object."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.ids import lost
@@ -59,14 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         content = {"#".join(each.parts): each.to_json() for each in chosen}
         sys.stdout.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
-        return int(ExitCode.DONE)
+        return
     sys.stdout.write(f"{root.name}, {arguments.workflow}: {', '.join(sources)}\n\n")
     sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(each.columns() for each in chosen)]))
     if not all(each.read for each in chosen):
         sys.stdout.write("\n* nothing that this workflow runs reads it\n")
     if arguments.id is None and len(chosen) < len(every):
         sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
-    return int(ExitCode.DONE)
 
 
 class Shown(NamedTuple):

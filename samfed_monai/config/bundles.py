@@ -14,7 +14,8 @@ from samfed_monai.core.errors import did_you_mean, refused
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def _is_bundle(folder: Path) -> bool:
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle."""
     return (folder / "configs" / "metadata.json").is_file()
 
 
@@ -24,7 +25,7 @@ def packaged_bundles() -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for shelf in (_PACKAGE / "bundles", _PACKAGE.parent / "bundles"):
         for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
-            if _is_bundle(folder):
+            if is_bundle(folder):
                 found.setdefault(folder.name, folder)
     return MappingProxyType(found)
 
@@ -49,7 +50,7 @@ def find_bundle(path_or_name: str | Path) -> Path:
         Refused: neither a bundle folder nor a packaged bundle's name.
     """
     folder = Path(path_or_name).expanduser()
-    if _is_bundle(folder):
+    if is_bundle(folder):
         return folder.resolve()
     if folder.exists() or len(folder.parts) > 1:
         found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"

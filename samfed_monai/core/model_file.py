@@ -98,45 +98,22 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
         )
         for name in SETTINGS
         if name in trained and name in settings and trained[name] != settings[name]
-        if name != "image_size" or not _ANY_SIZE.get()
+        if name != "image_size" or not ANY_SIZE.get()
     ]
 
 
-_ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)
+ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)
+"""Whether a network may be shown images of another size than it was trained at."""
 
 
 @contextmanager
 def any_image_size(allowed: bool) -> Iterator[None]:
-    """Whether a network may be shown images of another size than it was trained at, for the time of a block."""
-    before = _ANY_SIZE.set(allowed)
+    """Sets :data:`ANY_SIZE` for the time of a block."""
+    before = ANY_SIZE.set(allowed)
     try:
         yield
     finally:
-        _ANY_SIZE.reset(before)
-
-
-_SIZES = ("image_size", "spatial_size")
-
-
-def size_problems(path: str | Path, overrides: Mapping[str, Any], usual: Any) -> list[Problem]:
-    """What is wrong with the image sizes with which the command line would use weights.
-
-    Args:
-        path: weights file.
-        overrides: ids and values; those that end in one of :data:`_SIZES` are looked at.
-        usual: the bundle's size, which is expected where nothing says at which the weights were trained.
-    """
-    trained = settings_of(path).get("image_size")
-    says = f"{trained}, as {Path(path).name} was trained" if trained else f"{usual}, the bundle's"
-    unknown = "" if trained else f"; nothing says at which size {Path(path).name} was trained"
-    hint = f"leave it out{unknown}; scores are lower at another size: --allow-other-size to insist"
-    return [
-        Problem(f"--{name}", found=repr(asked), expected=says, hint=hint)
-        for name, asked in overrides.items()
-        if name.rpartition("#")[2] in _SIZES and not _ANY_SIZE.get()
-        for sides in [asked if isinstance(asked, list) else [asked]]
-        if any(type(side) in (int, float) and side != (trained or usual) for side in sides)
-    ]
+        ANY_SIZE.reset(before)
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:

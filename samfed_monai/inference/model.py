@@ -5,23 +5,32 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle
-from samfed_monai.config.parse import lookup, split_id, workflow_files
+from samfed_monai.config.parse import (
+    COMMAND_LINE,
+    BundleConfig,
+    follow,
+    lookup,
+    reached,
+    split_id,
+    walk,
+    workflow_files,
+)
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import as_file_name, read_json
+from samfed_monai.core.io import as_file_name
 from samfed_monai.core.model_file import (
+    ANY_SIZE,
     SETTINGS,
     base_sam_of,
     network_overrides,
     read_header,
     settings_of,
-    size_problems,
     trained_otherwise,
 )
 from samfed_monai.core.validators import require
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
+_SIZES = frozenset({"image_size", "spatial_size"})
+"""Keys whose value is a side of the images at the network, in pixels, or all sides."""
 _WORDS = ("area", "nearest", "auto")
 
 
@@ -148,17 +159,15 @@ class TrainedModel:
         """Ids with which a workflow builds a site's network as it was trained, its file, and ``own`` on top of them.
 
         Raises:
-            Refused: the file was trained on another SAM than the one that is here, or at another image size than
-                ``own`` names.
+            Refused: the file was trained on another SAM than the one that is here, or at another image size than the
+                bundle or ``own`` says.
         """
         from samfed_monai.federation.preparation import base_sam
         from samfed_monai.federation.workflow import WorkflowConfig
 
         weights, files = self.weights(site), workflow_files(self.bundle, workflow)
-        contents = [read_json(path) for path in reversed(files) if path.is_file()]
-        usual = next((content["image_size"] for content in contents if "image_size" in content), None)
-        require(size_problems(weights, own, usual))
         ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
+        require(size_problems(BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
         if wanted := base_sam_of(weights):
             config = WorkflowConfig(self.bundle, tuple(map(str, files)), ids)
             found = base_sam(config, str(ids.get("network_name", "")))
@@ -193,6 +202,29 @@ class TrainedModel:
         require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked), problems)
         files = workflow_files(self.bundle, workflow)
         return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
+
+
+def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
+    """Image sizes that a workflow takes, wherever they are written, at which its weights were not trained.
+
+    Args:
+        config: merged, with the command line's ids on top.
+        weights: file; where nothing says at which size it was trained, that on top of the bundle's files is expected.
+    """
+    content, trained = config.content, settings_of(weights).get("image_size")
+    usual = trained or config.below(len(config.layers) - 1).get("image_size")
+    says = f"{trained}, as {weights.name} was trained" if trained else f"{usual}, the bundle's"
+    unknown = "" if trained else f"; nothing says at which size {weights.name} was trained"
+    for parts, value in walk(reached(content, ["run"])):
+        if ANY_SIZE.get() or not _SIZES.intersection(parts[-1:]):
+            continue
+        there, asked = follow(content, parts, value)
+        for place, side in (follow(content, there, side) for side in (asked if isinstance(asked, list) else [asked])):
+            if type(side) in (int, float) and side != usual:
+                where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
+                do = "leave it out" if where.startswith("--") else "let it be @image_size"
+                hint = f"{do}{unknown}; scores are lower at another size: --allow-other-size to insist"
+                yield Problem(where, found, says, hint)
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from tests.data.making import disc, picture, save, site
 from tests.modes import open_to_others
 
 
-def run(*words: object) -> int:
+def run(*words: object) -> None:
     parser = argparse.ArgumentParser(prog="samfed")
     add_prepare_parser(parser.add_subparsers())
     arguments = parser.parse_args(["prepare", *map(str, words)])
-    return arguments.run(arguments)
+    arguments.run(arguments)
 
 
 def sites(folder, *names: str, images: int = 4, masks: int = 4) -> None:
@@ -41,7 +41,7 @@ def test_folders_with_what_was_not_read_counted_by_kind_but_for_files_of_systems
     for folder in ("#recycle", ".Trashes", "__MACOSX"):
         site(tmp_path, folder, 1, 0, first=300)
     output = tmp_path / "list.json"
-    assert run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4) == 0
+    run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4)
     said = capsys.readouterr().out
     assert "list: 2 public images, 2 sites\n" in said
     assert "a: 4 unlabelled, 1 validation, 1 test" in said
@@ -57,21 +57,21 @@ def test_folders_with_what_was_not_read_counted_by_kind_but_for_files_of_systems
 def test_folders_without_a_public_one(tmp_path, capsys):
     for number, name in enumerate("ab"):
         site(tmp_path, name, 10, 10, first=100 * number)
-    assert run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report") == 0
+    run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report")
     assert "list: 0 public images, 2 sites" in capsys.readouterr().out
     parent = re.escape(f"found the folder 'images' of a single site; give {tmp_path.resolve()}, where it lies beside")
     with pytest.raises(Refused, match=rf"/a: expected a folder of sites, .*{parent}.* --public none or --test-only"):
         run("folders", tmp_path / "a", "--public", "public", "--output", tmp_path / "one.json")
     for words in (("--public", "none"), ("--test-only",)):
         output = tmp_path / f"one{words[0]}.json"
-        assert run("folders", tmp_path / "a", *words, "--output", output, "--no-report") == 0
+        run("folders", tmp_path / "a", *words, "--output", output, "--no-report")
 
 
 def test_list_tells_what_is_missing(tmp_path, capsys):
     save(tmp_path / "images" / "1.png", picture(1))
     (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
     words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
-    assert run("list", *words) == 0
+    run("list", *words)
     assert "not at hand: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
     assert not (tmp_path / "l.report.html").exists()
     with pytest.raises(Refused, match="--folder: expected clients among"):
@@ -87,7 +87,7 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
 def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
     sites(tmp_path, "a", "b", "c", images=10, masks=10)
     words = ("--public", "public", "--output", tmp_path / "list.json", "--no-report", "--test", 0.2)
-    assert run("folders", tmp_path, *words, "--validation", 0.2, "--unseen", "b,c", "--divide", 2) == 0
+    run("folders", tmp_path, *words, "--validation", 0.2, "--unseen", "b,c", "--divide", 2)
     said = capsys.readouterr().out
     assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
     assert "c: 0 unlabelled, 0 validation, 10 test" in said
@@ -103,11 +103,11 @@ def test_isic(tmp_path):
 def test_synthetic(tmp_path):
     output = tmp_path / "list.json"
     words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
-    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    run("synthetic", tmp_path / "data", *words, "--output", output)
     assert len(DataList.load(output).sites) == 2
     assert open_to_others(tmp_path / "data", output, *tmp_path.glob("list.report.*")) == []
     before = output.read_bytes()
-    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    run("synthetic", tmp_path / "data", *words, "--output", output)
     assert output.read_bytes() == before
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
     for other in (("--seed", 1), ("--scene", "polyp")):
@@ -121,8 +121,8 @@ def test_synthetic(tmp_path):
 
 def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
     sites(tmp_path, "a", "b", images=2, masks=2)
-    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
-    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
+    run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
     assert f"b: {tmp_path / 'lists' / 'b.json'}" in capsys.readouterr().out
     whole = DataList.load(tmp_path / "list.json")
     of_b, of_server = (DataList.load(tmp_path / "lists" / f"{name}.json") for name in ("b", "server"))
@@ -130,7 +130,7 @@ def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
     assert of_server.sites == {}
     assert of_b.public_hash() == of_server.public_hash() == whole.public_hash()
     assert of_b.part_hash("b") == whole.part_hash("b") != whole.part_hash("a")
-    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
     of_b.for_server().save(tmp_path / "lists" / "a.json")
     (tmp_path / "lists" / "b.json").unlink()
     with pytest.raises(Refused, match=r"lists/a\.json: expected no file, or the very list to be written"):
@@ -162,7 +162,7 @@ def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path,
     ):
         with pytest.raises(SystemExit):  # nothing would read it
             run(source, *words[1:6], *option, *(("--slices", tmp_path) if source == "nifti" else ()))
-    assert run(*words, "--skip-unreadable") == 0
+    run(*words, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in said
     assert "worth a look: 2 pictures of a have no annotation of polyp: taken as unlabelled" in said
@@ -183,7 +183,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
         volume(tmp_path / "in" / name / "images" / f"{name}{number}.nii.gz", data)
         volume(tmp_path / "in" / name / "masks" / f"{name}{number}.nii.gz", (data > 150).astype(np.uint8))
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "list.json", "--no-report")
-    assert run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
+    run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3)
     assert "list: 4 public images, 1 site\n" in capsys.readouterr().out
     assert open_to_others(tmp_path / "out", tmp_path / "list.json") == []
     site_a = DataList.load(tmp_path / "list.json").sites["a"]
@@ -194,7 +194,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     for name in "xyz":
         Image.fromarray(random.integers(0, 255, (24, 24), np.uint8)).save(photos / f"{name}.png")
     again = ("folders", tmp_path / "out", "--output", tmp_path / "again.json", *words[-1:])
-    assert run(*again, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
+    run(*again, "--public", "public", "--test", 0.3, "--validation", 0.3)
     assert DataList.load(tmp_path / "again.json").sites["a"] == site_a, "slices are known by volumes.json"
     assert {item.group for item in DataList.load(tmp_path / "again.json").sites["photo"].unlabelled} == {None}
     with pytest.raises(Refused, match="unknown"):
@@ -214,7 +214,7 @@ def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path,
         run(*words, "--test-only", "--validation", 0.2, "--unseen", "a")
     with pytest.raises(Refused, match=r"v0\.nii: .*; or --skip-unreadable goes on .*\n.*v1\.nii: .*; or --skip-unread"):
         run(*words, "--test-only")
-    assert run(*words, "--test-only", "--skip-unreadable") == 0
+    run(*words, "--test-only", "--skip-unreadable")
     said = capsys.readouterr().out
     assert "0 validation, 4 test" in said
     assert "worth a look: a/images: not read: 1 text (notes.txt)" in said
@@ -228,7 +228,7 @@ def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_pat
     words = ("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json")
     with pytest.raises(Refused, match=r"a_001\.png: .*--skip-unreadable goes on without it\n.*a_002\.png: .*--skip"):
         run(*words)
-    assert run(*words, "--skip-unreadable") == 0
+    run(*words, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "a: 4 unlabelled, 0 validation, 0 test" in said
     assert "worth a look: 2 unreadable images were left out, such as a/images/a_001.png" in said

@@ -17,23 +17,21 @@ from samfed_monai.reports import Report
 from tests.federation.test_progress import record
 
 
-@pytest.fixture
-def parser():
+def report(*words: object) -> None:
     parser = argparse.ArgumentParser()
     add_report_parser(parser.add_subparsers())
-    return parser
+    args = parser.parse_args(["report", *map(str, words)])
+    args.run(args)
 
 
-def test_one_run_gets_its_report(parser, run_folder, tmp_path, capsys):
+def test_one_run_gets_its_report(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / "R")
-    args = parser.parse_args(["report", str(tmp_path / "R"), "--no-overlays"])
-    assert args.run(args) == 0
+    report(tmp_path / "R", "--no-overlays")
     assert capsys.readouterr().out == f"{tmp_path / 'R' / 'report.html'}\n"
 
 
-def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
-    args = parser.parse_args(["report", *map(str, runs), "--output-dir", str(tmp_path / "C"), "--title", "Skin"])
-    assert args.run(args) == 0
+def test_several_runs_are_compared(runs, tmp_path, capsys):
+    report(*runs, "--output-dir", tmp_path / "C", "--title", "Skin")
     out = capsys.readouterr().out
     assert "0.860 ± 0.020" in out
     assert out.endswith(f"{tmp_path / 'C' / 'comparison.html'}\n")
@@ -47,10 +45,9 @@ def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
         (["no/such/R", "--watch"], "R: expected that of a run at work, found no such folder"),
     ],
 )
-def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(parser, words, message):
-    args = parser.parse_args(["report", *words])
+def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(words, message):
     with pytest.raises(Refused, match=message):
-        args.run(args)
+        report(*words)
 
 
 def store(folder, count, *, scored=True):
@@ -83,7 +80,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
         pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
 
     sleeps += [lambda: store(tmp_path, 1), keep_page, lambda: store(tmp_path, 2), keep_page]
-    assert watch(Report(tmp_path, unfinished=True)) == 0
+    watch(Report(tmp_path, unfinished=True))
     page = tmp_path / "report.html"
     assert capsys.readouterr().out.splitlines() == [f"1 round: {page}", f"2 rounds: {page}"]
     assert all('<meta http-equiv="refresh" content="10">' in each for each in pages)
@@ -98,7 +95,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
 
 def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_path, sleeps, capsys):
     shutil.copytree(run_folder, tmp_path / "R")
-    assert watch(Report(tmp_path / "R", unfinished=True, overlays=False)) == 0
+    watch(Report(tmp_path / "R", unfinished=True, overlays=False))
     assert capsys.readouterr().out == f"finished: {tmp_path / 'R' / 'report.html'}\n"
     page = (tmp_path / "R" / "report.html").read_text(encoding="utf-8")
     assert "so far" not in page
@@ -107,5 +104,5 @@ def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_pat
 
 def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):
     store(tmp_path, 2, scored=False)
-    assert watch(Report(tmp_path, unfinished=True)) == 0
+    watch(Report(tmp_path, unfinished=True))
     assert "–" in (tmp_path / "report.html").read_text(encoding="utf-8")

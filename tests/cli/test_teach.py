@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.teach import add_teach_parser, add_weights_parser
+from samfed_monai.cli.main import build_parser
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.data import render_synthetic
@@ -17,11 +16,9 @@ from tests.networks.fakes import fake_checkpoint
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 
 
-def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_teach_parser(parser.add_subparsers())
-    arguments, arguments.extra = parser.parse_known_args(["teach", *words])
-    return arguments
+def run(*words: str) -> None:
+    arguments, arguments.extra = build_parser().parse_known_args(words)
+    arguments.run(arguments)
 
 
 @pytest.fixture
@@ -36,8 +33,7 @@ def listed(tmp_path, monkeypatch):
 def test_it_runs_the_bundle_with_what_has_no_argument_as_an_override(listed, tmp_path):
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "adapter.safetensors"), "--size", "64", "--epochs", "1"]
     words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
-    arguments = parse(*words)
-    assert arguments.run(arguments) == 0
+    run("teach", *words)
     header = read_header(tmp_path / "adapter.safetensors")
     assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
     assert "held_out" in read_json(tmp_path / "adapter.fit.json")["after"]
@@ -47,38 +43,27 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
     words += ["--epochs", "2", "--optimizer#weight_decay", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
-    arguments = parse(*words, "--train#handlers", guard)
     with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights hold) NaN"):
-        arguments.run(arguments)
-    misspelt = parse(*words, "--train#handlers", guard.replace("site", "sight"))
+        run("teach", *words, "--train#handlers", guard)
     with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
-        misspelt.run(misspelt)
+        run("teach", *words, "--train#handlers", guard.replace("site", "sight"))
 
 
 def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work(listed, tmp_path, monkeypatch):
     words = [str(BUNDLE), *listed[2:], "--output", str(tmp_path / "a.safetensors"), "--datalist"]
-    arguments = parse(*words, str(tmp_path / "no.json"))
     with pytest.raises(Refused, match=r"no\.json"):
-        arguments.run(arguments)
+        run("teach", *words, str(tmp_path / "no.json"))
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nowhere"))
-    arguments = parse(*words, listed[1])
     with pytest.raises(Refused, match="samfed weights mobile_sam"):
-        arguments.run(arguments)
-
-
-def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_weights_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["weights", *words])
-    return arguments.run(arguments)
+        run("teach", *words, listed[1])
 
 
 def test_without_a_source_it_finds_and_downloads_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     with pytest.raises(Refused, match="samfed weights mobile_sam --from"):
-        run("mobile_sam")
+        run("weights", "mobile_sam")
     (tmp_path / "mobile_sam.pt").write_bytes(b"x")
-    assert run("mobile_sam") == 0
+    run("weights", "mobile_sam")
     assert capsys.readouterr().out == f"{tmp_path / 'mobile_sam.pt'}\n"
 
 
@@ -86,10 +71,10 @@ def test_fault_29_a_wrong_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "wrong.pt").write_bytes(b"x")
     with pytest.raises(Refused, match=r"expected SHA-256 6dbb90523a35330f"):
-        run("mobile_sam", "--from", str(tmp_path / "wrong.pt"))
+        run("weights", "mobile_sam", "--from", str(tmp_path / "wrong.pt"))
 
 
 def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
-    assert run("mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt")) == 0
+    run("weights", "mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt"))
     assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226

@@ -23,11 +23,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from samfed_monai.cli.export import model_of
+from samfed_monai.cli.export import around_problems, model_of
 from samfed_monai.cli.main import main
-from samfed_monai.config import bundle_of_command
+from samfed_monai.config import bundle_of_command, find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import safe_load, save_tensors
+from samfed_monai.core.io import read_json, safe_load, save_tensors
 from samfed_monai.inference import Predictor, export
 from samfed_monai.inference.export import Measured, OnnxNetwork, exported_metadata, table_of
 from samfed_monai.metrics.quality import Calibration, Quality
@@ -268,6 +268,7 @@ def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bu
     monkeypatch.chdir(tmp_path)
     assert model_of("samfed_polyp", None).path.parts[-3:] == ("samfed_polyp", "models", "model.pt")
     assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
+    assert model_of(str(find_bundle("samfed_polyp")), None).bundle == find_bundle("samfed_polyp")
     (tmp_path / "run").mkdir()
     results = {"models": {"best": {"round": 0}}, "selected": "best"}
     for command in ("mine", "samfed_polyp"):
@@ -403,8 +404,8 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
     [
         (["--to", "pt2", "--image_size", "64"], "image_size: expected 32, as small.safetensors was trained, found 64"),
         (["--to", "pt2", "--int8"], "--int8: expected --to onnx, whose runtime has the quantiser, found --to pt2"),
-        (["--to", "pt2", "--site", "site-1"], "--site: expected a run, found a weights file, which is one model"),
         (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
+        (["--to", "pt2", "--preprocessing#transforms#2#b_max", "2"], "b_max: expected 1, as in the packaged bundles"),
         (["--to", "onnx"], "found no package no_such_package; pip install 'samfed-monai[export]'"),
         (["--to", "torchscript", "--output", "there"], "there, which exists; choose another one"),
     ],
@@ -417,6 +418,14 @@ def test_what_cannot_be_exported_writes_nothing(words, message, model, tmp_path,
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert Path("there").read_text() == "something else"
+
+
+def test_what_an_edited_bundle_does_around_its_network_is_in_no_exported_form():
+    content = read_json(find_bundle("samfed_skin") / "configs" / "inference.json") | {"image_size": 32, "amp": True}
+    content["preprocessing"]["transforms"][3]["spatial_size"] = [32, 32]  # as @image_size says it
+    assert list(around_problems(content)) == []
+    content["views"], content["postprocessing"]["transforms"][3]["threshold"] = 4, 0.7
+    assert [each.where.rpartition("#")[2] for each in around_problems(content)] == ["views", "threshold"]
 
 
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config import BundleConfig, find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.data import DataList, load_records, render_synthetic
@@ -24,7 +24,7 @@ from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import SiteEvaluation
 from samfed_monai.inference import Kind, Predictor
-from samfed_monai.inference.model import TrainedModel, scored_as
+from samfed_monai.inference.model import TrainedModel, scored_as, size_problems
 from samfed_monai.networks import Teacher
 from samfed_monai.teacher.exam import read_image_tensor
 from tests.federation.test_job import CLIENT, job
@@ -120,6 +120,15 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
         ids = TrainedModel("samfed_skin", tmp_path / "w.safetensors").ids(workflow, own)
         assert ids.pop("model") == str(tmp_path / "w.safetensors")
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
+
+
+def test_a_size_in_the_json_itself_must_be_that_of_training_too(tmp_path):
+    config, model = BundleConfig(), small_model(tmp_path / "w.safetensors")
+    config.put("a.json", {"run": ["@resize"], "resize": {"spatial_size": [64, "@image_size"]}})
+    config.put("command line", {"image_size": 32})
+    found = [str(each).partition(";")[0] for each in size_problems(config, model)]
+    expected = "expected 32, as w.safetensors was trained, found [64, '@image_size']"
+    assert found == [f"a.json -> resize#spatial_size: {expected}"]
 
 
 @pytest.fixture
