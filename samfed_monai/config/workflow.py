@@ -148,13 +148,15 @@ def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
 """What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
 
+_NEEDED = {"evaluate": ("run", "validate#evaluator"), "inference": ("run", "evaluator")}
+"""Ids that this module, or what calls it, asks for by name."""
+
 
 def run_workflow(
     bundle: str | Path,
     workflow: str,
     overrides: Mapping[str, Any],
     *,
-    variant: str | None = None,
     asked: Collection[str] | None = None,
     prepared: Callable[[Any], None] = lambda job: None,
 ) -> Any:
@@ -167,7 +169,6 @@ def run_workflow(
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
-        variant: variant, laid on the workflow's first file; not for ``federate``, where it is an option.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
         prepared: called with MONAI's workflow when it is initialized, to attach handlers to its ``evaluator``.
 
@@ -179,9 +180,9 @@ def run_workflow(
         Stopped: as raised inside, unwrapped from MONAI's own error.
     """
     root = find_bundle(bundle)
-    require(check_bundle(root, workflow, variant=variant, overrides=overrides, asked=asked))
+    require(check_bundle(root, workflow, overrides=overrides, asked=asked))
     given = {"bundle_root": str(root), **normal_ids(dict(overrides))}
-    config = BundleConfig.of_workflow(root, workflow, given, variant=variant)
+    config = BundleConfig.of_workflow(root, workflow, given)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
         from samfed_monai.config.monai_parser import ConfigWorkflow
@@ -193,8 +194,9 @@ def run_workflow(
         workflow_type=WORKFLOW_TYPES[workflow],
         **pairs_for_monai(config),
     )
-    if "run" not in job.parser:
-        raise refused(config.files[-1].name, "none", "an id run, which says what the workflow does", "add it")
+    for name in _NEEDED.get(workflow, ("run",)):
+        if name not in job.parser:
+            raise refused(config.files[-1 if name == "run" else 0].name, "none", f"an id {name}", "name it so")
     with unwrapped(job.parser):
         job.initialize()
         prepared(job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.cli.prepare import add_prepare_parser
+from samfed_monai.cli.main import build_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import DataList
 from tests.data.making import disc, picture, save, site
@@ -20,9 +19,7 @@ from tests.modes import open_to_others
 
 
 def run(*words: object) -> None:
-    parser = argparse.ArgumentParser(prog="samfed")
-    add_prepare_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["prepare", *map(str, words)])
+    arguments = build_parser().parse_args(["prepare", *map(str, words)])
     arguments.run(arguments)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from samfed_monai.cli import report as command
-from samfed_monai.cli.report import add_report_parser, watch
+from samfed_monai.cli.main import build_parser
+from samfed_monai.cli.report import watch
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.run_folder import RunFolder
@@ -18,9 +18,7 @@ from tests.federation.test_progress import record
 
 
 def report(*words: object) -> None:
-    parser = argparse.ArgumentParser()
-    add_report_parser(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, words)])
+    args = build_parser().parse_args(["report", *map(str, words)])
     args.run(args)
 
 

@@ -127,8 +127,9 @@ def test_a_size_in_the_json_itself_must_be_that_of_training_too(tmp_path):
     config.put("a.json", {"run": ["@resize"], "resize": {"spatial_size": [64, "@image_size"]}})
     config.put("command line", {"image_size": 32})
     found = [str(each).partition(";")[0] for each in size_problems(config, model)]
-    expected = "expected 32, as w.safetensors was trained, found [64, '@image_size']"
-    assert found == [f"a.json -> resize#spatial_size: {expected}"]
+    assert found == [
+        "a.json -> resize#spatial_size: expected 32, as w.safetensors was trained, found [64, '@image_size']"
+    ]
 
 
 @pytest.fixture
@@ -164,6 +165,10 @@ def test_overrides_and_views_count(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     predictor.write([str(tmp_path / "a.png")], tmp_path / "masks")
     assert read_json(tmp_path / "masks" / "inference.json")["views"] == 4
+    file = Path(shutil.copytree(BUNDLE, tmp_path / "mine")) / "configs" / "inference.json"
+    file.write_text(file.read_text().replace('evaluator"', 'judge"'))
+    with pytest.raises(Refused, match=r"inference\.json: expected an id evaluator, found none; name it so"):
+        Predictor(tmp_path / "mine", model)([picture])
 
 
 @pytest.mark.parametrize(
