@@ -30,6 +30,7 @@ from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.executor import SiteExecutor
 from samfed_monai.flare.site_file import PLAN, read_plan, require_run_name
+from samfed_monai.privacy import Privacy, notes_on_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +92,6 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.privacy import Privacy, notes_on_statistics
-
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
     if problems:

@@ -17,16 +17,16 @@ from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWr
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
 
-def told(folder: MaskFolder, *names: str, images: Path | None = None) -> list[str]:
+def says(folder: MaskFolder, *names: str, images: Path | None = None) -> list[str]:
     return [str(problem) for problem in folder.problems(names, images=images)]
 
 
 def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_path: Path) -> None:
-    assert told(MaskFolder(tmp_path / "out", MADE_WITH)) == []
+    assert says(MaskFolder(tmp_path / "out", MADE_WITH)) == []
     assert not (tmp_path / "out").exists(), "a folder that was only looked at is not made"
     for _ in range(2):
         folder = MaskFolder(tmp_path / "out", MADE_WITH)
-        assert told(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
+        assert says(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
         folder.write("deep/a.png", b"mask")
     assert read_json(tmp_path / "out" / RECORD) == MADE_WITH
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
@@ -38,10 +38,10 @@ def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
     folder = MaskFolder(tmp_path, MADE_WITH)
     expected = f"{tmp_path}: expected no file of that name, or inference.json beside it, found "
     hint = "; choose another --output-dir (output_dir)"
-    assert told(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
-    assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
-    assert told(folder, "a.png") == []
-    [problem] = told(MaskFolder(tmp_path / "b.png" / "out"))
+    assert says(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
+    assert says(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
+    assert says(folder, "a.png") == []
+    [problem] = says(MaskFolder(tmp_path / "b.png" / "out"))
     assert "b.png/out: expected a folder that can be written to, found" in problem
 
 
@@ -49,7 +49,7 @@ def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
     hint = "choose another --output-dir (output_dir), or delete this one"
-    assert told(other, "new.png") == [
+    assert says(other, "new.png") == [
         f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {hint}",
         f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {hint}",
     ]
@@ -65,7 +65,7 @@ def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path
 )
 def test_a_file_of_the_records_name_is_left_as_it_is(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / RECORD).write_text(content)
-    assert re.search(problem, told(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
+    assert re.search(problem, says(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
     assert (tmp_path / RECORD).read_text() == content
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_the_records_name_is_left_as_it_is(tmp_path: Path, content: st
 def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "images")
-    [problem] = told(MaskFolder(tmp_path / place), images=tmp_path / "images")
+    [problem] = says(MaskFolder(tmp_path / place), images=tmp_path / "images")
     assert problem == (
         f"--output-dir (output_dir): expected a folder outside of {tmp_path}/images, in which everything is read as an "
         f"image, found {tmp_path / place}; choose another --output-dir (output_dir)"

@@ -59,8 +59,8 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
     files = [tmp_path / name for name in ("two.safetensors", "half.pt", "two.pt", "half.pt")]
     codes = [main(["model", str(run), "--site", "site-2", "--output", str(file)]) for file in files]
-    told, there = capsys.readouterr().err, [f"expected a new name, found {file}, which exists" for file in files[:2]]
-    assert (codes, [each in told for each in there]) == ([0, 0, 2, 2], [True, True])
+    printed, there = capsys.readouterr().err, [f"expected a new name, found {file}, which exists" for file in files[:2]]
+    assert (codes, [each in printed for each in there]) == ([0, 0, 2, 2], [True, True])
     alone = evaluate(files[0], small_federation, tmp_path / "one", "--site", "site-2")
     assert alone["sites"] == {"site-2": rows["site-2"]}
     state = torch.load(files[1], weights_only=True)  # a plain state dict in half precision
