@@ -52,6 +52,8 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Checks all rows first, runs what is missing, and writes the table."""
     from samfed_monai.config.bundles import find_bundle
+    from samfed_monai.config.options import groups_of
+    from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.data import DataList
     from samfed_monai.federation.job import check_job
     from samfed_monai.federation.preparation import check_data
@@ -92,13 +94,16 @@ def run(arguments: argparse.Namespace) -> None:
         runs.append(Run(root, row.variant, int(seed), folder, common, words, row.about(place)))
     if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
         datalist, impossible = DataList.load(places["datalist"]), defaultdict[Problem, list[str]](list)
+        parts = dict[tuple[str, str], DataList]()
         for name, run in waiting.items():  # a quorum of more sites, noise that a method bars, …
             asked = {**places, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
             for problem in check_job(root, asked | own[name], datalist, build=False).problems:
                 impossible[problem].append(name)
+            sites = groups_of(BundleConfig.of_workflow(root, "federate", asked | own[name]))[SITES]
+            parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(places["data_root"], sites)}
         require(_named(impossible, len(waiting)))
-        # once for all rows, which find it in the cache
-        check_data(datalist, places["data_root"], cache_dir=cache)
+        for (_, there), part in parts.items():  # once for all rows, which find it in the cache
+            check_data(part, there, cache_dir=cache)
     folders = [run.folder for run in runs]
     run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))

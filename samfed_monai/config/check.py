@@ -26,9 +26,11 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     follow,
+    image_sides,
     is_code,
     join_id,
     lookup,
+    reached,
     split_id,
     walk,
     workflow_files,
@@ -138,6 +140,30 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
     if found != declared.strip().lower():
         hint = "it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file"
         yield Problem(config.where((f"{name}_sha256",)), f"{found} in {str(path)!r}", f"SHA-256 {declared}", hint)
+
+
+def check_sizes(config: BundleConfig) -> Iterator[Problem]:
+    """Sizes at which a training resizes images other than ``image_size``, which its model notes as the one it knows."""
+    size = config.content.get("image_size")
+    for place, side in image_sides(config.content, ["train"]) if isinstance(size, int) else ():
+        resizes = "Resize" in str(lookup(config.content, (*place[:-1], "_target_")))
+        if resizes and side != size:
+            found, expected = repr(lookup(config.content, place)), f"{size}, the image_size, which the model notes"
+            yield Problem(config.where(place), found, expected, "let it be @image_size, and set image_size")
+
+
+def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
+    """Thresholds of masks other than ``threshold``, which is noted beside them and decides how they are calibrated."""
+    threshold = config.content.get("threshold")
+    for place, value in walk(reached(config.content, ["postprocessing", "handlers"])):
+        if (
+            threshold is not None
+            and place[-1:] == ("threshold",)
+            and type(value) in (int, float)
+            and value != threshold
+        ):
+            expected = f"{threshold}, the threshold, which is noted beside the masks"
+            yield Problem(config.where(place), repr(value), expected, "let it be @threshold, and set threshold")
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -255,6 +281,8 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
         check_reading(config),
         check_imports(config, ready=imports),
         check_components(config),
+        check_sizes(config),
+        check_thresholds(config),
         check_files(config, root, ready=ready),
     ):
         found.setdefault(problem.where, _typed(problem))  # one place is reported once

@@ -396,6 +396,21 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
     return {name: _only(value, (name,), found, holders) for name, value in content.items() if (name,) in holders}
 
 
+_SIZES = frozenset({"image_size", "spatial_size"})
+"""Keys whose value is a side of images in pixels, or all sides."""
+
+
+def image_sides(content: Mapping[str, Any], roots: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Sides of images, in pixels, that what ``roots`` lead to says as numbers, each with the id that says it."""
+    for parts, value in walk(reached(content, roots)):
+        if not _SIZES.intersection(parts[-1:]):
+            continue
+        there, asked = follow(content, parts, value)
+        for place, side in (follow(content, there, side) for side in (asked if isinstance(asked, list) else [asked])):
+            if type(side) in (int, float):
+                yield place, side
+
+
 def _there(content: Any, path: _Path) -> _Path:
     """The part of ``path`` that leads through dictionaries to something that is there."""
     for depth, part in enumerate(path):

@@ -15,11 +15,9 @@ from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import (
     COMMAND_LINE,
     BundleConfig,
-    follow,
+    image_sides,
     lookup,
-    reached,
     split_id,
-    walk,
     workflow_files,
 )
 from samfed_monai.core.errors import Problem, refused
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
-_SIZES = frozenset({"image_size", "spatial_size"})
-"""Keys whose value is a side of the images at the network, in pixels, or all sides."""
 _WORDS = ("area", "nearest", "auto")
 
 
@@ -215,16 +211,12 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
     usual = trained or config.below(len(config.layers) - 1).get("image_size")
     says = f"{trained}, as {weights.name} was trained" if trained else f"{usual}, the bundle's"
     unknown = "" if trained else f"; nothing says at which size {weights.name} was trained"
-    for parts, value in walk(reached(content, ["run"])):
-        if ANY_SIZE.get() or not _SIZES.intersection(parts[-1:]):
-            continue
-        there, asked = follow(content, parts, value)
-        for place, side in (follow(content, there, side) for side in (asked if isinstance(asked, list) else [asked])):
-            if type(side) in (int, float) and side != usual:
-                where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
-                do = "leave it out" if where.startswith("--") else "let it be @image_size"
-                hint = f"{do}{unknown}; scores are lower at another size: --allow-other-size to insist"
-                yield Problem(where, found, says, hint)
+    for place, side in () if ANY_SIZE.get() else image_sides(content, ["run"]):
+        if side != usual:
+            where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
+            do = "leave it out" if where.startswith("--") else "let it be @image_size"
+            hint = f"{do}{unknown}; scores are lower at another size: --allow-other-size to insist"
+            yield Problem(where, found, says, hint)
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:

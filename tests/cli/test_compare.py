@@ -186,6 +186,22 @@ def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(comp
     assert len(checked) == 2
 
 
+def test_a_site_that_a_row_reads_from_elsewhere_is_checked_there(compare, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        "samfed_monai.federation.preparation.check_data",
+        lambda datalist, data_root, *, cache_dir: checked.append((list(datalist.sites), data_root)),
+    )
+    DataList("list", [], {name: Site([Item(f"{name}.png", name[-1] * 64)]) for name in ("s1", "s2")}).save(
+        tmp_path / "l.json"
+    )
+    own = tmp_path / "own"
+    own.mkdir()
+    there = {"variant": "samfed", "overrides": {"sites#s1#data_root": str(own)}}
+    assert compare({"rows": {"all": {"variant": "samfed"}, "there": there}})[0] == 0
+    assert checked == [(["s1", "s2"], str(tmp_path / "d")), (["s2"], str(tmp_path / "d")), (["s1"], str(own))]
+
+
 def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compare, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("samfed_monai.federation.job.check_job", check_job)
     items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}

@@ -127,6 +127,26 @@ def test_everything_is_told_at_once(bundle, rewrite):
         assert any(part in message for message in messages)
 
 
+@pytest.mark.parametrize("workflow", ["train", "federate", "evaluate"])
+def test_images_are_trained_on_at_the_size_that_the_model_notes(workflow):
+    def said(value):
+        return [
+            str(each) for each in check_bundle(SKIN, workflow, overrides={"resize#spatial_size": value}, ready=False)
+        ]
+
+    (refusal,) = said([64, 64])
+    assert "resize#spatial_size: expected 224, the image_size, which the model notes, found [64, 64]" in refusal
+    assert said(["@image_size", 224]) == []
+
+
+def test_masks_have_the_threshold_that_is_noted_beside_them():
+    place = "postprocessing#transforms#3#threshold"
+    expected = f"command line -> {place}: expected 0.5, the threshold, which is noted beside the masks, found 0.3"
+    (refusal,) = told_of_skin("inference", **{place: 0.3})
+    assert refusal.startswith(expected)
+    assert told_of_skin("inference", threshold=0.3) == told_of_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
+
+
 def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path):
     assert told(bundle, overrides={"rate": "fast", "amp": "true", "spare": 3}) == [
         "command line -> rate: expected a number, found 'fast' (str)",
