@@ -17,11 +17,12 @@ from samfed_monai.config.parse import (
     BundleConfig,
     image_sides,
     lookup,
+    reached,
     split_id,
     workflow_files,
 )
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import as_file_name
+from samfed_monai.core.io import as_file_name, canonical_hash
 from samfed_monai.core.model_file import (
     ANY_SIZE,
     SETTINGS,
@@ -224,6 +225,14 @@ def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
     client = run.get("config", {}).get("client", {})
     found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
     return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
+
+
+def scoring_hash(bundle: Path) -> str:
+    """SHA-256 of what ``evaluate.json`` of a bundle leads to, without paths: how its images are read and scored."""
+    from samfed_monai.federation.workflow import PLACES
+
+    made_of = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
+    return canonical_hash({name: value for name, value in made_of.items() if name not in PLACES})
 
 
 def shipped_model(bundle: Path) -> Path:

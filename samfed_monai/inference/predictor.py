@@ -31,7 +31,7 @@ from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, OtherFiles, Prediction, predicted
 from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
-from samfed_monai.inference.model import Kind, TrainedModel, scored_as
+from samfed_monai.inference.model import Kind, TrainedModel, scored_as, scoring_hash
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
@@ -278,7 +278,8 @@ class Predictor:
             names = [site] if site else sorted(images)
             owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
         made_with = {name: str(value) for name, value in self._asked("views").items()}
-        made_with |= {"bundle": self.model.bundle.name, "list": whole.hash, "split": split, "site": site or "all"}
+        made_with |= {"bundle": self.model.bundle.name, "scoring": scoring_hash(self.model.bundle)}
+        made_with |= {"list": whole.hash, "split": split, "site": site or "all"}
         made_with |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
         folder = MaskFolder(output_dir, made_with, SCORED)
         if not any([*Path(output_dir).glob("*/*/scores.csv"), *Path(output_dir).glob("metrics.json")]):

@@ -24,7 +24,7 @@ from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import SiteEvaluation
 from samfed_monai.inference import Kind, Predictor
-from samfed_monai.inference.model import TrainedModel, scored_as, size_problems
+from samfed_monai.inference.model import TrainedModel, scored_as, scoring_hash, size_problems
 from samfed_monai.networks import Teacher
 from samfed_monai.teacher.exam import read_image_tensor
 from tests.federation.test_job import CLIENT, job
@@ -361,6 +361,20 @@ def test_a_runs_own_way_of_scoring_is_taken_over():
     own = {"label_resize": "nearest", "validate#scores#pooled": True, "validate#inferer#enabled": "auto"}
     assert scored_as({"config": {"client": client}}) == own
     assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
+
+
+def test_an_evaluation_notes_how_its_bundle_scores(tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(BUNDLE, own)
+
+    def edited(name, **options):
+        path = own / "configs" / name
+        write_json(path, read_json(path) | options)
+        return scoring_hash(own)
+
+    usual = scoring_hash(BUNDLE)
+    assert edited("train.json", learning_rate=0.5, data_root="here") == usual
+    assert edited("train.json", label_resize="nearest") != usual
 
 
 def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
