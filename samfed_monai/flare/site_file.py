@@ -64,8 +64,8 @@ _SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
-        **dict.fromkeys(("memory_limit_gib", "threads", "epsilon"), _ABOVE_0),
-        "least_images": {"type": ["integer", "null"], "minimum": 1},
+        **dict.fromkeys(("memory_limit_gib", "epsilon"), _ABOVE_0),
+        **dict.fromkeys(("threads", "least_images"), {"type": ["integer", "null"], "minimum": 1}),
         "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
     },
 }
@@ -223,4 +223,4 @@ def limit(files: SiteFile) -> None:
     if files.threads is not None:
         import torch
 
-        torch.set_num_threads(int(files.threads))
+        torch.set_num_threads(files.threads)

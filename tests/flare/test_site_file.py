@@ -44,7 +44,7 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
     for part in (
         r"datalst: expected one of \[.*'datalist'",
         "nowhere, which does not exist",
-        "threads: expected above 0",
+        "threads: expected at least 1",
     ):
         assert re.search(part, text), part
     assert "cache_dir: expected a path, found nothing" in text
@@ -72,6 +72,7 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
     [
         ({"least_images": 0}, "at least 1"),
         *(({"least_images": value}, "a whole number or null") for value in (2.0, True, "5")),
+        ({"threads": 1.5}, "a whole number or null"),
         *(({"epsilon": value}, "above 0") for value in (0, -1.0)),
         *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
         ({"statistics": ["weights"]}, r"one of \['spectrum'"),
