@@ -53,7 +53,9 @@ _FOR_USERS = re.compile(
     r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
     r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
 )
-_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
+_WARNS = frozenset(("guard", "noise", "progress", "run", "run_folder", "server", "transport", "wire_transport"))
+"""Modules whose warnings at a server are for users; FLARE's log has the last part of a logger's name."""
+_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:([\w.]+) - )?(INFO|WARNING) - (?:\[.*?\]: )?(.*)")
 _ENDED = re.compile(
     r"^\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*(?:\n  .*)*)", re.MULTILINE
 )
@@ -80,8 +82,9 @@ class ShownLog:
 
 def user_lines(lines: Iterable[str]) -> list[str]:
     """Lines of a FLARE log that are meant for users, without FLARE's prefix."""
-    found = (_LINE.match(line) for line in lines)
-    return [line[1].strip() for line in found if line and _FOR_USERS.fullmatch(line[1].strip())]
+    found = (line.groups() for line in map(_LINE.match, lines) if line)
+    texts = ((text.strip(), level == "WARNING" and name in _WARNS) for name, level, text in found)
+    return [text for text, warns in texts if warns or _FOR_USERS.fullmatch(text)]
 
 
 def last_report(log: str) -> ServerReported | None:
