@@ -65,7 +65,7 @@ _SCHEMA: dict[str, Any] = {
     "properties": {
         **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
         **dict.fromkeys(("memory_limit_gib", "epsilon"), _ABOVE_0),
-        **dict.fromkeys(("threads", "least_images"), {"type": ["integer", "null"], "minimum": 1}),
+        **{key: {"type": ["integer", "null"], "minimum": 1} for key in ("threads", "least_images")},
         "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
     },
 }
