@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, message_and_code
 
@@ -38,12 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
     systems = commands.add_parser("related", help="write the page of the related systems, and its figures beside it")
     systems.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     _add_related_arguments(systems)
-    systems.add_argument("--title", metavar="TEXT", help="heading of the page")
-    systems.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
     systems.add_argument(
         "--part-command", metavar="PART=TEXT", action="append", default=[], help="command to show at a part's table"
     )
-    systems.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+    _add_texts(systems)
     systems.set_defaults(run=related)
 
     listing = commands.add_parser("methods", help="write the page of methods, with what was measured of each")
@@ -145,9 +144,17 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="command to show in that section (default: as `samfed compare` left it in DIR/comparison.json)",
     )
+    _add_texts(parser)
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     parser.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
     parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+
+
+def _texts(args: argparse.Namespace) -> dict[str, Any]:
+    return {"title": args.title, "command": args.command, "caveats": args.caveat}
 
 
 def record(args: argparse.Namespace) -> None:
@@ -163,32 +170,28 @@ def record(args: argparse.Namespace) -> None:
 
 def page(args: argparse.Namespace) -> None:
     """Writes a page of comparisons."""
-    from study.page import TITLE, read_sections, write_page
+    from study.page import read_sections, write_page
 
-    sections = read_sections(args.section, args.section_command)
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_page(args.page, sections, **texts)
+    write_page(args.page, read_sections(args.section, args.section_command), **_texts(args))
     sys.stdout.write(f"{args.page}\n")
 
 
 def ablation(args: argparse.Namespace) -> None:
     """Writes a page of ablations."""
-    from study.ablation import TITLE, write_ablation
+    from study.ablation import write_ablation
     from study.page import read_sections
 
     sections = read_sections(args.section, args.section_command)
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_ablation(args.page, sections, default=args.default, **texts)
+    write_ablation(args.page, sections, default=args.default, **_texts(args))
     sys.stdout.write(f"{args.page}\n")
 
 
 def related(args: argparse.Namespace) -> None:
     """Writes the page of the related systems."""
-    from study.related import TITLE, related_page, write_related
+    from study.related import related_page, write_related
 
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
     commands = _parts_of(args.part_command, "--part-command", "TEXT")
-    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **texts)
+    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **_texts(args))
     write_related(args.page, text, pictures)
     sys.stdout.write(f"{args.page}\n")
 

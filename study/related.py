@@ -353,7 +353,7 @@ def related_page(
     records: str | Path,
     seeds: Sequence[int],
     *,
-    title: str = TITLE,
+    title: str | None = None,
     command: str | None = None,
     commands: Mapping[str, str] | None = None,
     caveats: Iterable[str] = (),
@@ -363,7 +363,7 @@ def related_page(
     Args:
         records: folder of ``related-<part>.jsonl``.
         seeds: that the whole table would have.
-        title: heading.
+        title: heading; ``None`` is :data:`TITLE`.
         command: command line that makes all of it.
         commands: part to the command that made its runs.
         caveats: what a reader must know, beside what is under every table.
@@ -372,7 +372,7 @@ def related_page(
         Refused: a record that cannot be read.
     """
     found = {part: runs_of(part, records) for part in PARTS}
-    parts, pictures = [f"# {title}", ""], {}
+    parts, pictures = [f"# {title or TITLE}", ""], {}
     parts += ["```", command, "```", ""] if command else []
     cells = figures_of(found["polyp"], found["unseen"])
     ranks = {part: ranked_rows(runs) for part, runs in found.items()}
