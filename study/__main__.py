@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, message_and_code
+from samfed_monai.core.validators import one_of, require
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -188,9 +189,13 @@ def ablation(args: argparse.Namespace) -> None:
 
 def related(args: argparse.Namespace) -> None:
     """Writes the page of the related systems."""
+    from study.page import pairs_of
     from study.related import related_page, write_related
 
-    commands = _parts_of(args.part_command, "--part-command", "TEXT")
+    problems = Problems()
+    commands = pairs_of(args.part_command, "--part-command", "PART=TEXT", problems)
+    problems.refuse_if_any()
+    _refuse_unknown(commands, "--part-command")
     text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **_texts(args))
     write_related(args.page, text, pictures)
     sys.stdout.write(f"{args.page}\n")
@@ -274,7 +279,8 @@ def related_plan(args: argparse.Namespace) -> None:
     from study.related_plan import BEST, plan_text, rows_of, rows_to_run, runs_of, share_of
 
     seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
-    parts = _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", "")
+    parts = _names_of(args.parts)
+    _refuse_unknown(parts, "--parts")
     for part in parts:
         known = part != "skin" or runs_of("polyp", args.records)
         rows = rows_to_run(part, args.records, only=only) if known else []
@@ -289,7 +295,7 @@ def related_rows(args: argparse.Namespace) -> None:
     """Prints the names of a part's rows that are to be run."""
     from study.related_plan import rows_to_run
 
-    _parts_of([f"{args.part}="], "PART", "")
+    _refuse_unknown([args.part], "PART")
     rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
     sys.stdout.write("".join(f"{row}\n" for row in rows))
 
@@ -305,18 +311,10 @@ def _names_of(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _parts_of(words: Sequence[str], option: str, what: str) -> dict[str, str]:
+def _refuse_unknown(parts: Iterable[str], option: str) -> None:
     from study.related_plan import PARTS
 
-    problems, found = Problems(), dict[str, str]()
-    for word in words:
-        part, equals, value = (text.strip() for text in word.partition("="))
-        if part not in PARTS or not equals:
-            found_, asked = (repr(word), f"PART={what}, where PART is") if what else (repr(part), "")
-            problems.add(option, found=found_, expected=f"{asked} one of {', '.join(PARTS)}".strip())
-        found[part] = value
-    problems.refuse_if_any()
-    return found
+    require(*(one_of(option, part, PARTS) for part in parts))
 
 
 def _seeds_of(text: str) -> list[int]:

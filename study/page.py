@@ -53,8 +53,8 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
         Refused: a word without ``=``, a title twice or unknown, a folder without runs, or runs that cannot be compared.
     """
     problems = Problems()
-    folders = _pairs(given, "--section", "DIR", problems)
-    shown = _pairs(commands, "--section-command", "COMMAND", problems)
+    folders = pairs_of(given, "--section", "TITLE=DIR", problems)
+    shown = pairs_of(commands, "--section-command", "TITLE=COMMAND", problems)
     for title in shown.keys() - folders.keys():
         problems.add("--section-command", found=repr(title), expected=f"a section's title: {', '.join(folders)}")
     sections = []
@@ -133,14 +133,15 @@ def _command_of(folder: Path) -> str | None:
     return command if isinstance(command, str) else None
 
 
-def _pairs(words: Iterable[str], option: str, what: str, problems: Problems) -> dict[str, str]:
+def pairs_of(words: Iterable[str], option: str, form: str, problems: Problems) -> dict[str, str]:
+    """What words of the command line say, ``form`` being ``TITLE=DIR``; adds what is wrong with them."""
     pairs: dict[str, str] = {}
     for word in words:
-        title, equals, value = (part.strip() for part in word.partition("="))
-        if not (title and equals and value):
-            problems.add(option, found=repr(word), expected=f"TITLE={what}")
-        elif title in pairs:
-            problems.add(option, found=f"{title!r} twice", expected="each title once")
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not (name and equals and value):
+            problems.add(option, found=repr(word), expected=form)
+        elif name in pairs:
+            problems.add(option, found=f"{name!r} twice", expected=f"each {form.partition('=')[0].lower()} once")
         else:
-            pairs[title] = value
+            pairs[name] = value
     return pairs
