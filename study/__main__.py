@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, message_and_code
+from samfed_monai.core.validators import one_of, require
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,12 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     systems = commands.add_parser("related", help="write the page of the related systems, and its figures beside it")
     systems.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     _add_related_arguments(systems)
-    systems.add_argument("--title", metavar="TEXT", help="heading of the page")
-    systems.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
     systems.add_argument(
         "--part-command", metavar="PART=TEXT", action="append", default=[], help="command to show at a part's table"
     )
-    systems.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+    _add_texts(systems)
     systems.set_defaults(run=related)
 
     listing = commands.add_parser("methods", help="write the page of methods, with what was measured of each")
@@ -145,9 +145,17 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="command to show in that section (default: as `samfed compare` left it in DIR/comparison.json)",
     )
+    _add_texts(parser)
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     parser.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
     parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+
+
+def _texts(args: argparse.Namespace) -> dict[str, Any]:
+    return {"title": args.title, "command": args.command, "caveats": args.caveat}
 
 
 def record(args: argparse.Namespace) -> None:
@@ -163,32 +171,32 @@ def record(args: argparse.Namespace) -> None:
 
 def page(args: argparse.Namespace) -> None:
     """Writes a page of comparisons."""
-    from study.page import TITLE, read_sections, write_page
+    from study.page import read_sections, write_page
 
-    sections = read_sections(args.section, args.section_command)
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_page(args.page, sections, **texts)
+    write_page(args.page, read_sections(args.section, args.section_command), **_texts(args))
     sys.stdout.write(f"{args.page}\n")
 
 
 def ablation(args: argparse.Namespace) -> None:
     """Writes a page of ablations."""
-    from study.ablation import TITLE, write_ablation
+    from study.ablation import write_ablation
     from study.page import read_sections
 
     sections = read_sections(args.section, args.section_command)
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    write_ablation(args.page, sections, default=args.default, **texts)
+    write_ablation(args.page, sections, default=args.default, **_texts(args))
     sys.stdout.write(f"{args.page}\n")
 
 
 def related(args: argparse.Namespace) -> None:
     """Writes the page of the related systems."""
-    from study.related import TITLE, related_page, write_related
+    from study.page import pairs_of
+    from study.related import related_page, write_related
 
-    texts = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
-    commands = _parts_of(args.part_command, "--part-command", "TEXT")
-    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **texts)
+    problems = Problems()
+    commands = pairs_of(args.part_command, "--part-command", "PART=TEXT", problems)
+    problems.refuse_if_any()
+    _refuse_unknown(commands, "--part-command")
+    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **_texts(args))
     write_related(args.page, text, pictures)
     sys.stdout.write(f"{args.page}\n")
 
@@ -271,7 +279,8 @@ def related_plan(args: argparse.Namespace) -> None:
     from study.related_plan import BEST, plan_text, rows_of, rows_to_run, runs_of, share_of
 
     seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
-    parts = _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", "")
+    parts = _names_of(args.parts)
+    _refuse_unknown(parts, "--parts")
     for part in parts:
         known = part != "skin" or runs_of("polyp", args.records)
         rows = rows_to_run(part, args.records, only=only) if known else []
@@ -286,7 +295,7 @@ def related_rows(args: argparse.Namespace) -> None:
     """Prints the names of a part's rows that are to be run."""
     from study.related_plan import rows_to_run
 
-    _parts_of([f"{args.part}="], "PART", "")
+    _refuse_unknown([args.part], "PART")
     rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
     sys.stdout.write("".join(f"{row}\n" for row in rows))
 
@@ -302,18 +311,10 @@ def _names_of(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _parts_of(words: Sequence[str], option: str, what: str) -> dict[str, str]:
+def _refuse_unknown(parts: Iterable[str], option: str) -> None:
     from study.related_plan import PARTS
 
-    problems, found = Problems(), dict[str, str]()
-    for word in words:
-        part, equals, value = (text.strip() for text in word.partition("="))
-        if part not in PARTS or not equals:
-            found_, asked = (repr(word), f"PART={what}, where PART is") if what else (repr(part), "")
-            problems.add(option, found=found_, expected=f"{asked} one of {', '.join(PARTS)}".strip())
-        found[part] = value
-    problems.refuse_if_any()
-    return found
+    require(*(one_of(option, part, PARTS) for part in parts))
 
 
 def _seeds_of(text: str) -> list[int]:

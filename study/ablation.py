@@ -133,27 +133,27 @@ def block(title: str, lines: Sequence[Line], sections: Sequence[Section], defaul
     return Block(title, [*heads, *(["Mean difference"] if average else [])], rows, titles)
 
 
-def ablation_page(
+def write_ablation(
+    page: str | Path,
     sections: Sequence[Section],
     *,
     default: str = "samfed",
-    title: str = TITLE,
+    title: str | None = None,
     command: str | None = None,
     caveats: Iterable[str] = (),
-    figures: Sequence[str] = (),
-) -> str:
-    """The page in Markdown; the same sections and arguments give the same bytes.
+) -> None:
+    """Writes the page in Markdown, and every section's figure beside it; the same arguments give the same bytes.
 
     Args:
+        page: its file.
         sections: one per collection.
         default: name of the row that the others are compared with.
-        title: heading.
+        title: heading; ``None`` is :data:`TITLE`.
         command: command line that made all runs, shown on top.
         caveats: sentences, beside the marks that every table carries.
-        figures: path of each section's figure relative to the page; empty for none.
     """
     found = sweeps(sections, default)
-    parts = [f"# {title}", "", f"**{MARK}**", ""]
+    parts = [f"# {title or TITLE}", "", f"**{MARK}**", ""]
     for shown in [command, *(section.command for section in sections)]:
         parts += ["```", shown, "```", ""] if shown else []
     parts += [f"- {name}: {verdict(lines, sections)}" for name, lines in found.items()]
@@ -161,7 +161,7 @@ def ablation_page(
         parts += ["", f"## {name}", "", block_markdown(block("Average Dice", lines, sections, default)), ""]
         parts += [f"- `{line.row.name}`: {line.row.note}" for line in lines if line.row.note]
     parts += ["", READING, ""]
-    for figure, section in zip(figures, sections, strict=False):
+    for figure, section in zip(write_figures(page, sections), sections, strict=True):
         parts += [f"![{section.title}: average test Dice of every row and seed]({figure})", ""]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats])]
     notes = [
@@ -173,22 +173,7 @@ def ablation_page(
     parts += [*(f"- {note}" for note in notes), "", "## Provenance", ""]
     for section in sections:
         parts += section.provenance()
-    return "\n".join(parts) + "\n"
-
-
-def write_ablation(
-    page: str | Path,
-    sections: Sequence[Section],
-    *,
-    default: str = "samfed",
-    title: str = TITLE,
-    command: str | None = None,
-    caveats: Iterable[str] = (),
-) -> None:
-    """Writes :func:`ablation_page` to ``page``, and every section's figure beside it."""
-    figures = write_figures(page, sections)
-    text = ablation_page(sections, default=default, title=title, command=command, caveats=caveats, figures=figures)
-    write_text(page, text)
+    write_text(page, "\n".join(parts) + "\n")
 
 
 def _line(row: Row, sections: Sequence[Section], default: str) -> Line:

@@ -32,15 +32,13 @@ class Section:
     table: Table
     command: str | None = None
 
-    @property
-    def slug(self) -> str:
-        """The title as a part of a file name."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-
     def provenance(self) -> list[str]:
         """Data list, versions and seeds, as lines of Markdown below the title."""
-        lines = provenance(self.table)
-        return [f"### {self.title}", "", *lines, ""] if self.title else lines
+        parts = [f"### {self.title}", ""] if self.title else []
+        parts += [f"- data list: `{self.table.datalist or 'unknown'}` (SHA-256)"]
+        parts += [f"- {name}: {', '.join(found)}" for name, found in self.table.versions.items()]
+        parts += dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in self.table.rows)
+        return [*parts, *([""] if self.title else [])]
 
 
 def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Section]:
@@ -55,8 +53,8 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
         Refused: a word without ``=``, a title twice or unknown, a folder without runs, or runs that cannot be compared.
     """
     problems = Problems()
-    folders = _pairs(given, "--section", "DIR", problems)
-    shown = _pairs(commands, "--section-command", "COMMAND", problems)
+    folders = pairs_of(given, "--section", "TITLE=DIR", problems)
+    shown = pairs_of(commands, "--section-command", "TITLE=COMMAND", problems)
     for title in shown.keys() - folders.keys():
         problems.add("--section-command", found=repr(title), expected=f"a section's title: {', '.join(folders)}")
     sections = []
@@ -70,71 +68,44 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
     return sections
 
 
-def sections_page(
-    sections: Sequence[Section],
-    *,
-    title: str = TITLE,
-    command: str | None = None,
-    caveats: Iterable[str] = (),
-    figures: Sequence[str] = (),
-) -> str:
-    """The page in Markdown; the same sections and arguments give the same bytes.
-
-    Args:
-        sections: comparisons; a title becomes a heading.
-        title: heading of the page.
-        command: command line that made all runs, shown on top; a section's own stands below its heading.
-        caveats: sentences, beside the marks that every table carries.
-        figures: path of each section's figure relative to the page; empty for none.
-    """
-    tables = [section.table for section in sections]
-    parts = [f"# {title}", "", *(["```", command, "```", ""] if command else [])]
-    for index, section in enumerate(sections):
-        parts += [f"## {section.title}", ""] if section.title else []
-        parts += answers(
-            section.table, command=section.command, figure=figures[index] if index < len(figures) else None
-        )
-    parts += ["## How to read the tables", "", *(f"- {line}" for line in reading(tables)), ""]
-    parts += [*row_notes(tables), "## Caveats", ""]
-    parts += [*(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", ""]
-    for section in sections:
-        parts += section.provenance()
-    return "\n".join(parts) + "\n"
-
-
-def answers(table: Table, *, command: str | None = None, figure: str | None = None) -> list[str]:
-    """Lines of Markdown: the command, the answers on top, the verdicts, the tables, the figure."""
-    parts = ["```", command, "```", ""] if command else []
-    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
-    parts += [*(f"- {text}" for text in verdicts(table)), "", to_markdown(table)]
-    return [*parts, *([f"![Average test Dice of every row and seed]({figure})", ""] if figure else [])]
-
-
-def row_notes(tables: Sequence[Table]) -> list[str]:
-    """What each row is, as lines of Markdown; a row of several tables once."""
-    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
-    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
-
-
-def provenance(table: Table) -> list[str]:
-    """Data list, versions and seeds, as lines of Markdown."""
-    parts = [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
-    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
-    return [*parts, *dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)]
-
-
 def write_page(
     page: str | Path,
     sections: Sequence[Section],
     *,
-    title: str = TITLE,
+    title: str | None = None,
     command: str | None = None,
     caveats: Iterable[str] = (),
 ) -> None:
-    """Writes :func:`sections_page` to ``page``, and every section's figure beside it."""
-    names = write_figures(page, sections)
-    text = sections_page(sections, title=title, command=command, caveats=caveats, figures=names)
-    write_text(page, text)
+    """Writes a page of comparisons in Markdown, and every section's figure beside it.
+
+    The same sections and arguments give the same bytes.
+
+    Args:
+        page: its file.
+        sections: comparisons; a title becomes a heading.
+        title: heading of the page; ``None`` is :data:`~samfed_monai.reports.compare_forms.TITLE`.
+        command: command line that made all runs, shown on top; a section's own is below its heading.
+        caveats: sentences, beside the marks that every table carries.
+    """
+    tables = [section.table for section in sections]
+    parts = [f"# {title or TITLE}", "", *_ran(command)]
+    for section, figure in zip(sections, write_figures(page, sections), strict=True):
+        parts += [f"## {section.title}", ""] if section.title else []
+        parts += _ran(section.command)
+        parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(section.table)]
+        parts += [*(f"- {text}" for text in verdicts(section.table)), "", to_markdown(section.table)]
+        parts += [f"![Average test Dice of every row and seed]({figure})", ""]
+    parts += ["## How to read the tables", "", *(f"- {line}" for line in reading(tables)), ""]
+    if notes := {row.name: row.note for table in tables for row in table.rows if row.note}:
+        parts += [*(f"- `{name}`: {note}" for name, note in notes.items()), ""]
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", ""]
+    for section in sections:
+        parts += section.provenance()
+    write_text(page, "\n".join(parts) + "\n")
+
+
+def _ran(command: str | None) -> list[str]:
+    return ["```", command, "```", ""] if command else []
 
 
 def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
@@ -151,7 +122,7 @@ def unique_slugs(sections: Sequence[Section]) -> list[str]:
     """A part of a file name for each section; equal ones get a number."""
     slugs: list[str] = []
     for section in sections:
-        slug = section.slug
+        slug = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
         slugs.append(slug if slug not in slugs else f"{slug}-{len(slugs) + 1}")
     return slugs
 
@@ -162,14 +133,15 @@ def _command_of(folder: Path) -> str | None:
     return command if isinstance(command, str) else None
 
 
-def _pairs(words: Iterable[str], option: str, what: str, problems: Problems) -> dict[str, str]:
+def pairs_of(words: Iterable[str], option: str, form: str, problems: Problems) -> dict[str, str]:
+    """What words of the command line say, ``form`` being ``TITLE=DIR``; adds what is wrong with them."""
     pairs: dict[str, str] = {}
     for word in words:
-        title, equals, value = (part.strip() for part in word.partition("="))
-        if not (title and equals and value):
-            problems.add(option, found=repr(word), expected=f"TITLE={what}")
-        elif title in pairs:
-            problems.add(option, found=f"{title!r} twice", expected="each title once")
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not (name and equals and value):
+            problems.add(option, found=repr(word), expected=form)
+        elif name in pairs:
+            problems.add(option, found=f"{name!r} twice", expected=f"each {form.partition('=')[0].lower()} once")
         else:
-            pairs[title] = value
+            pairs[name] = value
     return pairs

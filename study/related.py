@@ -18,7 +18,7 @@ from samfed_monai.metrics import pool
 from samfed_monai.reports.compare_forms import Block, block_markdown
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_score
 from study.ranks import ALPHA, Ranking, against, ranks_figure
 from study.related_plan import (
     BEST,
@@ -126,7 +126,7 @@ def table_block(part: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Rank
     keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
     rows = {}
     for row in order:
-        whole = {"rank": _number(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
+        whole = {"rank": as_score(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
         rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key), seeds[row]) for key in keys]
     titles = {row: title_of(row) + (r" \*" if earlier_form(part, row) else "") for row in order}
     return Block("Row", [HEADS[key] for key in keys], rows, titles, frozenset())
@@ -162,10 +162,6 @@ def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
     mean = as_difference(cell.mean, digits) if key == "memory" else f"{cell.mean:.{digits}f}"
     text = mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
     return f"{text} ({cell.n})" if key == "unseen" and cell.n != seeds else text
-
-
-def _number(value: float | None, digits: int) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def told_ranks(ranked: Ranking) -> str:
@@ -251,7 +247,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
     best, ahead = max(dice, key=lambda row: dice[row]), sum(gain > 0 for gain in dice.values())
     parts = [
         f"{ahead} of {counted(len(dice), 'row')} {'has' if ahead == 1 else 'have'} a higher Dice than "
-        f"{_name(YARDSTICK)} ({_number(base['dice'].mean, 3)}), the most {_name(best)} ({as_difference(dice[best])})."
+        f"{_name(YARDSTICK)} ({as_score(base['dice'].mean, 3)}), the most {_name(best)} ({as_difference(dice[best])})."
     ]
     if grouped := _by_kind({row: gains[row] for row in dice if row != FLOOR}):
         parts.append(f"Middle values over rows: {'; '.join(grouped)}.")
@@ -261,7 +257,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
         above, below = ([row for row, gap in over.items() if (gap >= 0) is wanted] for wanted in (True, False))
         word, listed = ("At or above", above) if len(above) <= len(below) else ("Below", below)
         texts = _names(listed) if listed else "none"
-        parts.append(f"{word} the public set alone ({_number(floor.mean, 3)}), over the seeds in common: {texts}.")
+        parts.append(f"{word} the public set alone ({as_score(floor.mean, 3)}), over the seeds in common: {texts}.")
     return " ".join(parts)
 
 
@@ -353,7 +349,7 @@ def related_page(
     records: str | Path,
     seeds: Sequence[int],
     *,
-    title: str = TITLE,
+    title: str | None = None,
     command: str | None = None,
     commands: Mapping[str, str] | None = None,
     caveats: Iterable[str] = (),
@@ -363,7 +359,7 @@ def related_page(
     Args:
         records: folder of ``related-<part>.jsonl``.
         seeds: that the whole table would have.
-        title: heading.
+        title: heading; ``None`` is :data:`TITLE`.
         command: command line that makes all of it.
         commands: part to the command that made its runs.
         caveats: what a reader must know, beside what is under every table.
@@ -372,7 +368,7 @@ def related_page(
         Refused: a record that cannot be read.
     """
     found = {part: runs_of(part, records) for part in PARTS}
-    parts, pictures = [f"# {title}", ""], {}
+    parts, pictures = [f"# {title or TITLE}", ""], {}
     parts += ["```", command, "```", ""] if command else []
     cells = figures_of(found["polyp"], found["unseen"])
     ranks = {part: ranked_rows(runs) for part, runs in found.items()}

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise refused("command line", found=f"--{next(iter(overrides))}", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
-    variants = [only] if only else own_variants(root) if trains else []
+    variants = [only] if only else list(own_variants(root)) if trains else []
     chosen = {**overrides, **({"variant": only} if only else {})}
     problems, code = Problems(), strict_bundle_problems(root)
     if arguments.strict:  # first: what it says of a place is plainer

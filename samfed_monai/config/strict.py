@@ -135,7 +135,6 @@ SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"}
 """Ids that say what a workflow does rather than with which values."""
 
 _LOGGING = re.compile(r"(?:.*[/\\])?logging[^/\\]*\.(?:conf|ini|cfg|json|ya?ml|toml)", re.IGNORECASE)
-_MOST_LEVELS = 32  # the deepest value of the package's bundles and variants lies 5 levels down
 _REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 
 
@@ -166,7 +165,10 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     options = options_of(content) if file else {}
     problems: dict[Problem, None] = {}
     refused: list[tuple[str, ...]] = []
-    for parts, value in _values(content):
+    for keys, value in walk(dict(content)):
+        if not keys:
+            continue
+        parts = tuple(part for key in keys for part in split_id(str(key)))
         where = f"{source} -> {join_id(parts)}"
         found = list(_of_id(parts, value, where, file))
         if file:
@@ -180,26 +182,9 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     return list(problems)
 
 
-def _values(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Ids with their values; an id below the deepest level counted is not looked into, but reported as too deep."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
-    while waiting:
-        parts, value = waiting.pop()
-        if parts:
-            yield parts, value
-        if len(parts) > _MOST_LEVELS:
-            continue
-        if isinstance(value, Mapping):
-            waiting += [((*parts, *split_id(str(key))), item) for key, item in reversed(list(value.items()))]
-        elif isinstance(value, list):
-            waiting += [((*parts, str(index)), item) for index, item in reversed(list(enumerate(value)))]
-
-
 def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterator[Problem]:
     last = parts[-1]
-    if len(parts) > _MOST_LEVELS:
-        yield Problem(where, found="values inside values without end", expected=f"at most {_MOST_LEVELS} levels")
-    if not (value is None or isinstance(value, (Mapping, list, str, bool, int, float))):
+    if not (value is None or isinstance(value, (dict, list, str, bool, int, float))):
         yield Problem(where, found=type(value).__name__, expected="a value that JSON has")
     if last == "_target_":
         yield from strict_target(value, where)

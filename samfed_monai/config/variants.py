@@ -180,20 +180,16 @@ def packaged_methods() -> Mapping[str, Path]:
     return MappingProxyType(others | {path.stem: path for path in PACKAGED.glob("*.json")})
 
 
-def networks_of_methods() -> dict[str, Elsewhere]:
-    """Client networks that installed methods bring, by name."""
+@functools.cache
+def networks_elsewhere() -> dict[str, Elsewhere]:
+    """Client networks that installed packages bring: by entry points of their own, and by their methods."""
     points = brought("methods").points
-    return {
+    of_methods = {
         network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
         for name, path in packaged_methods().items()
         for network, place in read_method(path).networks.items()
     }
-
-
-@functools.cache
-def networks_elsewhere() -> dict[str, Elsewhere]:
-    """Client networks that installed packages bring: by entry points of their own, and by their methods."""
-    return {**brought("networks").found, **networks_of_methods()}
+    return {**brought("networks").found, **of_methods}
 
 
 def methods() -> dict[str, Method]:
@@ -202,19 +198,15 @@ def methods() -> dict[str, Method]:
     return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
 
 
-def own_variants(bundle_root: str | Path) -> list[str]:
-    """Names of the files in a bundle's ``configs/variants``."""
-    return sorted(_own(bundle_root))
-
-
-def _own(bundle_root: str | Path | None) -> dict[str, Path]:
+def own_variants(bundle_root: str | Path | None) -> dict[str, Path]:
+    """Files in a bundle's ``configs/variants`` by the names of the variants; none without a bundle."""
     folder = Path(bundle_root) / "configs" / "variants" if bundle_root is not None else None
-    return {path.stem: path for path in folder.glob("*.json")} if folder else {}
+    return {path.stem: path for path in sorted(folder.glob("*.json"))} if folder else {}
 
 
 def known_variants(bundle_root: str | Path | None = None) -> list[str]:
     """Names of installed variants and of the bundle's own; without a bundle, of the former."""
-    return sorted({*_own(bundle_root), *packaged_methods()})
+    return sorted({*own_variants(bundle_root), *packaged_methods()})
 
 
 FEDAVG = "fedavg"
@@ -233,7 +225,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
             the message says whose.
     """
-    files, broken = {**packaged_methods(), **_own(bundle_root)}, brought("methods").broken
+    files, broken = {**packaged_methods(), **own_variants(bundle_root)}, brought("methods").broken
     if isinstance(name, str):  # a file may say anything
         if name in files:
             return files[name]

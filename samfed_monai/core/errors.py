@@ -139,7 +139,7 @@ class Terminated(BaseException):
     """The process was asked to end (SIGTERM). Not an ``Exception``: no handling of failures may swallow it."""
 
 
-class Problems:
+class Problems(list[Problem]):
     """A list of problems that grows while input is checked and is refused once, at the end.
 
     Example::
@@ -149,19 +149,13 @@ class Problems:
         problems.refuse_if_any()
     """
 
-    def __init__(self) -> None:
-        self._problems: list[Problem] = []
-
     def add(self, where: str, *, found: str, expected: str, hint: str = "") -> None:
-        self._problems.append(Problem(where=where, found=found, expected=expected, hint=hint))
+        self.append(Problem(where=where, found=found, expected=expected, hint=hint))
 
     def unless(self, holds: bool, where: str, found: object, expected: str, hint: str = "") -> None:
         """Adds a problem unless a condition holds; ``found`` is the value itself, shown as Python writes it."""
         if not holds:
             self.add(where, found=repr(found), expected=expected, hint=hint)
-
-    def extend(self, problems: Iterable[Problem]) -> None:
-        self._problems.extend(problems)
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -171,16 +165,10 @@ class Problems:
         except Refused as refused:
             self.extend(refused.problems)
 
-    def __iter__(self) -> Iterator[Problem]:
-        return iter(self._problems)
-
-    def __len__(self) -> int:
-        return len(self._problems)
-
     def refuse_if_any(self) -> None:
         """Raises :class:`Refused` with everything collected so far; does nothing when there is nothing."""
-        if self._problems:
-            raise Refused(self._problems)
+        if self:
+            raise Refused(self)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -391,15 +391,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None), mode=PUBLIC)
 
 
-def safe_load(path: str | Path, *, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def safe_load(path: str | Path) -> dict[str, Tensor]:
     """Reads tensors without ever unpickling code, and checks them.
 
     Args:
         path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
-        like: names to tensors whose names, shapes and dtypes the file must match exactly; ``None`` skips that check.
 
     Raises:
-        Refused: missing or unreadable file, names, shapes or dtypes that do not match, NaN or infinity.
+        Refused: missing or unreadable file, NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -427,7 +426,7 @@ def safe_load(path: str | Path, *, like: Mapping[str, Tensor] | None = None) -> 
         raise refused(path, found=type(error).__name__, expected="tensors only", hint=hint) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise refused(path, found="something that is not a state dict", expected="names to tensors")
-    if problems := check_tensors(tensors, like=like, where=path.name):
+    if problems := check_tensors(tensors, where=path.name):
         raise Refused(problems)
     return tensors
 

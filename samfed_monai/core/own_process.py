@@ -25,7 +25,7 @@ def set_up_process() -> None:
     """
     print_safely()
     keep_freed_memory()
-    spin_briefly()
+    os.environ.update(brief_spins())
     gc.set_threshold(50_000)  # MONAI makes half a million objects that live as long as the process
 
 
@@ -106,12 +106,7 @@ def peak_memory() -> int | None:
 
 
 def brief_spins() -> dict[str, str]:
-    """Environment of :func:`spin_briefly`; nothing where the user chose."""
-    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() else {"GOMP_SPINCOUNT": "1000"}
-
-
-def spin_briefly() -> bool:
-    """Has threads that wait for each other sleep after a thousand spins instead of some hundred thousand.
+    """Environment in which threads that wait for each other sleep after a thousand spins, not some hundred thousand.
 
     GNU's OpenMP expects a machine that does nothing else: beside other work a thread spins on the processor that the
     thread which it waits for needs, and training takes a multiple of its time. Alone it costs little
@@ -119,11 +114,9 @@ def spin_briefly() -> bool:
     import torch: the library reads the variable when it is loaded. Other OpenMPs (macOS, Windows) do not know it.
 
     Returns:
-        whether it was set; not where the user chose with ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
+        nothing where the user chose with ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
     """
-    spins = brief_spins()
-    os.environ.update(spins)
-    return bool(spins)
+    return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() else {"GOMP_SPINCOUNT": "1000"}
 
 
 DEVICE = "SAMFED_DEVICE"

@@ -30,14 +30,20 @@ ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz
 
 
 def unpack_all(root: Path, *, apart: bool = False) -> None:
-    """Unpacks the zip files of a folder there, after a look at each; logs archives of other kinds.
+    """Unpacks the zip files of a folder there, after a look at every member of each.
+
+    Backslashes in them are slashes, as older programs for Windows write them. A file that is there with another content
+    stays as it is, with a warning: it may have been corrected. Archives of other kinds, and archives in archives, are
+    logged and not unpacked.
 
     Args:
         root: the folder.
         apart: each into a folder of its name.
 
     Raises:
-        Refused: what :func:`unpack` refuses, of all archives at once; nothing is unpacked then.
+        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
+            place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive; of
+            all archives at once, and none is unpacked then.
     """
     archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
     zips = [path for path in archives if path.suffix.lower() == ".zip"]
@@ -46,30 +52,15 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
     problems = Problems()
     for path in zips:
         with problems.collected():
-            _members(path, root)
+            _members(path)
     problems.refuse_if_any()
     for path in zips:
-        unpack(path, root / path.stem if apart else root)
+        _unpack(path, root / path.stem if apart else root)
 
 
-def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
-    """Unpacks an archive after looking at every member; refuses it whole when one of them is suspicious.
-
-    Args:
-        archive: a zip file; backslashes in it are slashes, as older programs for Windows write them.
-        folder: where to unpack; it is created. A file that is there with another content stays as it is, with a
-            warning: it may have been corrected.
-
-    Returns:
-        Its files. Archives among them are logged, and not unpacked.
-
-    Raises:
-        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
-            place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive.
-    """
-    archive, folder = Path(archive), Path(folder)
-    members = _members(archive, folder)
-    kept = {member.filename: member for member in members if _differs(folder / member.filename, member)}
+def _unpack(archive: Path, folder: Path) -> None:
+    members = _members(archive)  # once more: the disk may have less room now
+    kept = [member.filename for member in members if _differs(folder / member.filename, member)]
     with _readable(archive) as opened:
         make_folder(folder)
         for member in (member for member in members if member.filename not in kept):
@@ -77,13 +68,12 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
             (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     if kept:
         who = counted(len(kept), "file differs from the archive's and was", "files differ from the archive's and were")
-        first = folder / next(iter(kept))
+        first = folder / kept[0]
         logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, who, first)
-    files = [folder / member.filename for member in members if not member.is_dir()]
-    if inside := [path.name for path in files if path.suffix.lower() in ARCHIVES]:
+    names = [PurePosixPath(member.filename).name for member in members if not member.is_dir()]
+    if inside := [name for name in names if PurePosixPath(name).suffix.lower() in ARCHIVES]:
         who = counted(len(inside), "archive")
         logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, who, inside[0])
-    return files
 
 
 def _differs(path: Path, member: zipfile.ZipInfo) -> bool:
@@ -103,8 +93,8 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
         raise refused(str(archive), found=found, expected="a zip archive", hint=hint) from None
 
 
-def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
-    """The members of an archive with the names that they get, all of them safe to write below the folder."""
+def _members(archive: Path) -> list[zipfile.ZipInfo]:
+    """The members of an archive with the names that they get, all of them safe to write below a folder beside it."""
     problems, places = Problems(), dict[str, zipfile.ZipInfo]()
     with _readable(archive) as opened:
         members = opened.infolist()
@@ -126,7 +116,7 @@ def _members(archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
             where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
             problems.add(where, found=found, expected="a folder above it", hint=OTHERWISE)
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
-    free = shutil.disk_usage(next(each for each in (folder, *folder.resolve().parents) if each.exists())).free
+    free = shutil.disk_usage(archive.parent).free
     for most, allowed in (
         (MAX_BYTES, f"{MAX_BYTES // GIB} GiB"),
         (free, f"the free {free / GIB:.1f} GiB"),

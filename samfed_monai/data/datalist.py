@@ -246,7 +246,7 @@ class DataList:
         sites = {
             name: {split.value: _json(items) for split, items in site.splits()} for name, site in self.sites.items()
         }
-        return {"schema": SCHEMA, "name": self.name, **self._meaning(), "public": _json(self.public), "sites": sites}
+        return {"schema": SCHEMA, "name": self.name, **self.meaning(), "public": _json(self.public), "sites": sites}
 
     def for_site(self, name: str) -> DataList:
         """What one site needs: the public images and its own.
@@ -277,7 +277,7 @@ class DataList:
 
     def public_hash(self) -> str:
         """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
-        return canonical_hash({**self._meaning(), "public": _json(self.public)})
+        return canonical_hash({**self.meaning(), "public": _json(self.public)})
 
     def part_hash(self, name: str) -> str:
         """SHA-256 of one site's part; the same in the whole list and in that site's own.
@@ -285,9 +285,9 @@ class DataList:
         Raises:
             Refused: the list has no such site.
         """
-        return canonical_hash({**self._meaning(), "site": name, **self.for_site(name).content()["sites"][name]})
+        return canonical_hash({**self.meaning(), "site": name, **self.for_site(name).content()["sites"][name]})
 
-    def _meaning(self) -> dict[str, Any]:
+    def meaning(self) -> dict[str, Any]:
         """What decides which pixels of labels are foreground, or of which class, where there are several."""
         classes = {"classes": list(self.classes)} if self.classes else {}
         return {"mask_threshold": self.mask_threshold, **classes}

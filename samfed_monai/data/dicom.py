@@ -34,16 +34,18 @@ _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5
 class _NotUnderstood(ValueError):
     """What is wrong with an object, for a refusal that names its file."""
 
-    def __init__(self, found: str, expected: str, hint: str = "correct the tag, or export the image anew") -> None:
+    def __init__(self, found: str, expected: str, hint: str) -> None:
         super().__init__(found)
         self.found, self.expected, self.hint = found, expected, hint
 
 
-def _wrong(name: str, found: object, expected: str) -> _NotUnderstood:
+def _wrong(
+    name: str, found: object, expected: str, hint: str = "correct the tag, or export the image anew"
+) -> _NotUnderstood:
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
 
-    return _NotUnderstood(f"{name} {Tag(tag_for_keyword(name) or 0)} {found}", expected)
+    return _NotUnderstood(f"{name} {Tag(tag_for_keyword(name) or 0)} {found}", expected, hint)
 
 
 def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
@@ -189,14 +191,12 @@ def _decoded(content: Any) -> NDArray[Any]:
         hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
     if not installed:
         hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
-        found = _wrong("TransferSyntaxUID", syntax.name, "").found
-        raise _NotUnderstood(found, "an encoding for which a decoder is installed", hint)
+        raise _wrong("TransferSyntaxUID", syntax.name, "an encoding for which a decoder is installed", hint)
     try:
         pixels = pixel_array(content)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        found = _wrong("TransferSyntaxUID", f"{syntax.name}, but pixels that cannot be decoded ({reason})", "").found
-        raise _NotUnderstood(found, "pixels that pydicom decodes", hint) from None
+        found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
+        raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
     frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted = int(content.get("NumberOfFrames") or 1)

@@ -50,8 +50,7 @@ def read_as(datalist: DataList) -> dict[str, Any]:
 
     For keys of what was trained on the public set.
     """
-    threshold = {} if datalist.mask_threshold is None else {"mask_threshold": datalist.mask_threshold}
-    return threshold | ({"classes": list(datalist.classes)} if datalist.classes else {})
+    return {name: value for name, value in datalist.meaning().items() if value is not None}
 
 
 def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:

@@ -56,14 +56,12 @@ class Slices:
     """What one file holds, as pictures.
 
     Args:
-        kind: ``nifti`` or ``dicom``.
         pictures: (N, H, W, 3) uint8, RGB: slices of a volume along its last axis, rows and columns swapped so that its
             first axis runs to the right; or the frames of a DICOM object.
         pixel_area: mm² of a pixel, where the file says it; of a volume by its affine.
         voxel: of a volume, mm from row to row, from column to column and from slice to slice.
     """
 
-    kind: str
     pictures: Picture
     pixel_area: float | None = None
     voxel: tuple[float, float, float] | None = None
@@ -84,7 +82,7 @@ def read_slices(path: str | Path, *, reorient: bool = False) -> Slices:
             not give its position.
     """
     path = Path(path)
-    return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices("dicom", *read_frames(path))
+    return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices(*read_frames(path))
 
 
 def read_mask_slices(
@@ -228,7 +226,7 @@ def _nifti(path: Path, reorient: bool) -> Slices:
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     area = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
     voxel = (round(float(sides[1]), 6), round(float(sides[0]), 6), round(float(sides[2]), 6))
-    return Slices("nifti", data.transpose(2, 1, 0, 3), area, voxel if len(shape) > 2 else None)
+    return Slices(data.transpose(2, 1, 0, 3), area, voxel if len(shape) > 2 else None)
 
 
 def _millimetres(path: Path, image: Any) -> NDArray[Any]:

@@ -103,7 +103,6 @@ class Block:
         rows: spelt cells by the row's name.
         titles: titles by the row's name.
         strong: rows to show in bold.
-        quiet: rows to show faintly.
     """
 
     title: str
@@ -111,7 +110,6 @@ class Block:
     rows: dict[str, list[str]]
     titles: dict[str, str] = field(default_factory=dict)
     strong: frozenset[str] = frozenset()
-    quiet: frozenset[str] = frozenset({TEACHER})
 
 
 def blocks(table: Table) -> list[Block]:

@@ -28,7 +28,7 @@ from tests.methods import present
 
 
 def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
-    assert own_variants(bundle) == ["gentle"]
+    assert list(own_variants(bundle)) == ["gentle"]
     assert known_variants(bundle) == sorted([*known_variants(), "gentle"])
     assert {"samfed", "dp_only", "no_sam", "oracle"} <= set(known_variants())
     assert find_variant(bundle, "no_sam") == find_variant(None, "no_sam") == PACKAGED / "no_sam.json"
