@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from samfed_monai.handlers.images_seen import IMAGE_READ
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
 
 
+@dataclass(kw_only=True, eq=False)
 class SiteImages:
     """Records of each split of one site, and of the public set, out of a data list.
 
@@ -47,21 +49,17 @@ class SiteImages:
          "site": "@site", "oracle": "@oracle", "limit": "@limit", "classes": "@classes"}
     """
 
-    def __init__(
-        self,
-        *,
-        datalist: str | Path,
-        data_root: str | Path,
-        site: str | None = "",
-        oracle: bool = False,
-        limit: int | None = None,
-        weak_labels: bool = False,
-        classes: Sequence[str] | None = None,
-    ) -> None:
+    datalist: str | Path
+    data_root: str | Path
+    site: str | None = ""
+    oracle: bool = False
+    limit: int | None = None
+    weak_labels: bool = False
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
         hint = "null takes all images"
-        require(whole("train.json -> limit", limit, "a number of images", least=1, or_null=True, hint=hint))
-        self.datalist, self.data_root, self.site = datalist, data_root, site
-        self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
+        require(whole("train.json -> limit", self.limit, "a number of images", least=1, or_null=True, hint=hint))
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
