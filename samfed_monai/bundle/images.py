@@ -21,6 +21,7 @@ from samfed_monai.data.classes import other_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList
 from samfed_monai.data.partitions import subset
 from samfed_monai.data.records import load_records, split_public
+from samfed_monai.handlers.evaluation import labelled_records
 from samfed_monai.handlers.images_seen import IMAGE_READ
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
@@ -205,9 +206,10 @@ class PublicSet:
 
     @cached_property
     def tests(self) -> dict[str, Records]:
-        from samfed_monai.teacher import evaluation_records
-
-        return evaluation_records(self._list, self._data_root, self._evaluate_on, self._evaluate_limit)
+        if self._evaluate_on is None:
+            return {}
+        where, limit = self._data_root, self._evaluate_limit
+        return labelled_records(self._list, where, self._list.sites, split=self._evaluate_on, limit=limit)
 
 
 def check_public_limit(limit: int | None) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from monai.engines import SupervisedEvaluator
     from torch import Tensor
+
+    from samfed_monai.data import DataList
 
 
 logger = logging.getLogger(__name__)
@@ -230,6 +232,28 @@ def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
     return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
 
 
+def labelled_records(
+    listed: DataList, data_root: str | Path, sites: Iterable[str], *, split: str, limit: int | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Labelled records of a split by site, each file as it was listed; sites without any are left out.
+
+    Args:
+        listed: the data list.
+        data_root: folder that its paths start from.
+        sites: names of sites.
+        split: ``"validation"`` or ``"test"``.
+        limit: at most so many images per site, chosen by hash; ``None`` takes all.
+
+    Raises:
+        Refused: unknown site or split, images without a label, files that have changed since the list was made.
+    """
+    from samfed_monai.data import load_records
+
+    how: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
+    found = {site: load_records(listed, data_root, site=site, **how) for site in sites}
+    return {site: records for site, records in found.items() if records}
+
+
 @dataclass(kw_only=True)
 class SiteEvaluation:
     """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
@@ -298,13 +322,11 @@ class SiteEvaluation:
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
-        from samfed_monai.data import DataList, load_records
+        from samfed_monai.data import DataList
 
         listed = DataList.load(self.datalist)
         names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
-        how: dict[str, Any] = {"split": self.split, "with_labels": True, "limit": self.limit, "verify": True}
-        found = {name: load_records(listed, self.data_root, site=name, **how) for name in names}
-        found = {name: records for name, records in found.items() if records}
+        found = labelled_records(listed, self.data_root, names, split=self.split, limit=self.limit)
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
             raise refused(where, "no image", "at least one", "choose another split")
