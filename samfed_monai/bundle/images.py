@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,13 @@ from samfed_monai.data.classes import other_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList
 from samfed_monai.data.partitions import subset
 from samfed_monai.data.records import load_records, split_public
+from samfed_monai.handlers.evaluation import labelled_records
 from samfed_monai.handlers.images_seen import IMAGE_READ
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
 
 
+@dataclass(kw_only=True, eq=False)
 class SiteImages:
     """Records of each split of one site, and of the public set, out of a data list.
 
@@ -47,21 +50,17 @@ class SiteImages:
          "site": "@site", "oracle": "@oracle", "limit": "@limit", "classes": "@classes"}
     """
 
-    def __init__(
-        self,
-        *,
-        datalist: str | Path,
-        data_root: str | Path,
-        site: str | None = "",
-        oracle: bool = False,
-        limit: int | None = None,
-        weak_labels: bool = False,
-        classes: Sequence[str] | None = None,
-    ) -> None:
+    datalist: str | Path
+    data_root: str | Path
+    site: str | None = ""
+    oracle: bool = False
+    limit: int | None = None
+    weak_labels: bool = False
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
         hint = "null takes all images"
-        require(whole("train.json -> limit", limit, "a number of images", least=1, or_null=True, hint=hint))
-        self.datalist, self.data_root, self.site = datalist, data_root, site
-        self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
+        require(whole("train.json -> limit", self.limit, "a number of images", least=1, or_null=True, hint=hint))
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
@@ -207,9 +206,10 @@ class PublicSet:
 
     @cached_property
     def tests(self) -> dict[str, Records]:
-        from samfed_monai.teacher import evaluation_records
-
-        return evaluation_records(self._list, self._data_root, self._evaluate_on, self._evaluate_limit)
+        if self._evaluate_on is None:
+            return {}
+        where, limit = self._data_root, self._evaluate_limit
+        return labelled_records(self._list, where, self._list.sites, split=self._evaluate_on, limit=limit)
 
 
 def check_public_limit(limit: int | None) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,6 +65,7 @@ class ChildDied(Exception):
     """The process that trains ended without an answer; the text may travel (a signal or a code, nothing else)."""
 
 
+@dataclass
 class Child:
     """Starts ``python -m <module>``, which calls :func:`serve`, and asks it.
 
@@ -78,19 +80,13 @@ class Child:
         cwd: folder that it runs in, and that Python imports from first; ``None`` is this process's own.
     """
 
-    def __init__(
-        self,
-        module: str,
-        settings: Mapping[str, Any],
-        *,
-        log: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> None:
-        self.module, self.settings, self.log, self.cwd = module, dict(settings), log, cwd
-        self.environment = {**os.environ, **environment} if environment else None
-        self._process: subprocess.Popen | None = None
-        self._pipe: Connection | None = None
+    module: str
+    settings: Mapping[str, Any]
+    log: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    _process: subprocess.Popen | None = field(default=None, init=False)
+    _pipe: Connection | None = field(default=None, init=False)
 
     @property
     def alive(self) -> bool:
@@ -115,7 +111,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=(number,),
-                env=self.environment,
+                env={**os.environ, **self.environment},
                 cwd=self.cwd,
             )
         logger.info("the process that trains is %d", self._process.pid)

@@ -228,8 +228,7 @@ class SamFedAlgo(MonaiAlgo):
         problems = strict_bundle_problems(Path(app_root) / self.bundle_root)
         for name, overrides in self._given.items():
             problems += strict_problems(overrides, name, file=True)
-        if problems:
-            raise Refused(problems)
+        require(problems)
 
     def train(self, data: ExchangeObject, extra: dict | None = None) -> None:
         """Runs the local epochs of one round from the weights in ``data``."""

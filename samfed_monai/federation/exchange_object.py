@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,16 +56,8 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
         fields = {**header, "kind": Kind(header["kind"]), "metrics": dict(exchange.metrics or {})}
         return Message(tensors=tensors, **fields)
     statistics = exchange.statistics or {}
-    return Message(
-        kind=Kind.WEIGHTS if tensors else Kind.METRICS,
-        site=request.site,
-        round=request.round,
-        rounds=request.rounds,
-        seed=request.seed,
-        n=int(statistics.get(FlStatistics.NUM_EXECUTED_ITERATIONS, 0)),
-        tensors=tensors,
-        metrics=dict(exchange.metrics or {}),
-    )
+    kind, n = Kind.WEIGHTS if tensors else Kind.METRICS, int(statistics.get(FlStatistics.NUM_EXECUTED_ITERATIONS, 0))
+    return replace(request, kind=kind, n=n, tensors=tensors, metrics=dict(exchange.metrics or {}), extra={})
 
 
 def as_own_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,11 +43,7 @@ class LocalTransport:
         }
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
-        self.sent = SentWeights()
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return tuple(self.clients)
+        self.sites, self.sent = tuple(self.clients), SentWeights()
 
     def send_and_receive(
         self,

@@ -147,6 +147,7 @@ class RunResult:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True, eq=False)
 class RoundController:
     """Runs a federation; the same class on every transport.
 
@@ -171,10 +172,9 @@ class RoundController:
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
         classes: names of the classes, for the scores by class.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
-        progress: where progress is shown; ``None`` shows it on a terminal only.
+        progress: where progress is shown; by default on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
-        counts: numbers of training images that sites reported before round 0; ``None`` takes those of their first
-            updates.
+        counts: numbers of training images that sites reported before round 0; by default those of their first updates.
         central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
         compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
@@ -185,50 +185,43 @@ class RoundController:
             :meth:`run`, before round 0, sites that cannot take part (another public set).
     """
 
-    def __init__(
-        self,
-        *,
-        transport: Transport,
-        strategy: Strategy,
-        folder: RunFolder,
-        rounds: int,
-        seed: int = 0,
-        quorum: int | None = None,
-        timeout: float | None = None,
-        allow_single_site: bool = False,
-        splits: tuple[str, ...] = ("validation", "test"),
-        unseen: Iterable[str] = (),
-        classes: Sequence[str] = (),
-        skip_empty: bool = False,
-        progress: Progress | None = None,
-        on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
-        counts: Counts | None = None,
-        central: CentralNoise | None = None,
-        secure: SecureServer | None = None,
-        compression: Compression | None = None,
-    ) -> None:
-        self.central, self.secure = central, secure
-        #: Whether the strategy's first weights are a trained model for all sites.
-        self.score_start = False
-        self.sender = None if compression is None else Sender(compression)
+    transport: Transport
+    strategy: Strategy
+    folder: RunFolder
+    rounds: int
+    seed: int = 0
+    quorum: int | None = None
+    timeout: float | None = None
+    allow_single_site: bool = False
+    splits: tuple[str, ...] = ("validation", "test")
+    unseen: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    skip_empty: bool = False
+    progress: Progress = field(default_factory=Progress)
+    on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None
+    counts: Counts = field(default_factory=lambda: Counts({}))
+    central: CentralNoise | None = None
+    secure: SecureServer | None = None
+    compression: Compression | None = None
+    #: Whether the strategy's first weights are a trained model for all sites.
+    score_start: bool = False
+    #: What masks promise in the last answers to :meth:`scores`, by site, as :func:`expected_scores` has it.
+    expected: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    #: (site, split) to the reason why a site did not send its scores of the best or the last model.
+    withheld: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
+    #: Sites that failed in the evaluation of the best or the last model, with the last reason.
+    failed: dict[str, str] = field(default_factory=dict, init=False)
+    _writing: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.sites = tuple(site for site in self.transport.sites if site not in self.unseen)
+        self.sender = None if self.compression is None else Sender(self.compression)
         #: Of the transport; one that has none sends whole models to sites.
-        self.sent: SentWeights = getattr(transport, "sent", None) or SentWeights()
-        self.on_round, self.counts = on_round, counts or Counts({})
-        self.transport, self.strategy, self.folder = transport, strategy, folder
-        self.rounds, self.seed, self.timeout = rounds, seed, timeout
-        self.splits, self.classes, self.skip_empty = splits, classes, skip_empty
-        self.progress = progress or Progress()
-        self.unseen = tuple(sorted(unseen))
-        self.sites = tuple(site for site in transport.sites if site not in self.unseen)
-        self.quorum = quorum_of(len(self.sites), quorum, allow_single_site=allow_single_site)
-        #: What masks promise in the last answers to :meth:`scores`, by site, as :func:`expected_scores` has it.
-        self.expected: dict[str, dict[str, Any]] = {}
-        #: (site, split) to the reason why a site did not send its scores of the best or the last model.
-        self.withheld: dict[tuple[str, str], str] = {}
-        #: Sites that failed in the evaluation of the best or the last model, with the last reason.
-        self.failed: dict[str, str] = {}
-        self._writing = 0.0
-        require(quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site))
+        self.sent: SentWeights = getattr(self.transport, "sent", None) or SentWeights()
+        alone = self.allow_single_site
+        #: Answers that a round needs.
+        self.least = quorum_of(len(self.sites), self.quorum, allow_single_site=alone)
+        require(quorum_problems(len(self.sites), self.quorum, allow_single_site=alone))
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
         """Has every site compare the ``fingerprints`` of its own with what it has.
@@ -287,7 +280,7 @@ class RoundController:
             Refused: a site cannot take part; of a run that goes on, in which a site may be away for a while, fewer
                 than the quorum can. Every site's reasons at once.
         """
-        least = self.quorum if self.folder.store.rounds() else len(messages)
+        least = self.least if self.folder.store.rounds() else len(messages)
         agreed, failures = self._numbers(task, messages, quorum=least)
         problems = Problems()
         for site, reason in failures.items():
@@ -399,7 +392,7 @@ class RoundController:
                 replies = self.transport.send_and_receive(
                     Task.TRAIN,
                     messages,
-                    quorum=self.quorum,
+                    quorum=self.least,
                     timeout=self.timeout,
                     on_reply=take,
                     max_bytes=inbox.max_bytes,
@@ -463,7 +456,7 @@ class RoundController:
 
     def _require_quorum(self, round: int, replies: Mapping[str, Message | Failure]) -> None:
         failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-        if (came := len(replies) - len(failures)) < self.quorum:
+        if (came := len(replies) - len(failures)) < self.least:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {len(replies)} updates", failures)
 
     def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
@@ -497,7 +490,7 @@ class RoundController:
             one = best == len(records) - 1  # one model, evaluated once
             models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
         failed = {site: reason for site, reason in self.failed.items() if site in self.sites}
-        if (scored := len(self.sites) - len(failed)) < self.quorum:
+        if (scored := len(self.sites) - len(failed)) < self.least:
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
         first = [] if start is None else [start]
         traffic = total_traffic(chain(first, records), self.transport.take_traffic().values())
@@ -585,7 +578,7 @@ class RoundController:
 
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
-        reason = f"{came}, {needed or self.quorum} needed{reasons}\n  {self._kept()}"
+        reason = f"{came}, {needed or self.least} needed{reasons}\n  {self._kept()}"
         return Stopped(reason, f"fix it, then {AGAIN}")
 
     def _kept(self) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,7 @@ def adapter_message(file: Path | None, *, sam: str | None, teacher: str) -> tupl
     return tensors, {**words, _ADAPTER: sha256_bytes(content)}
 
 
+@dataclass
 class SiteTeacher:
     """The teacher at one site.
 
@@ -118,19 +119,13 @@ class SiteTeacher:
         trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
     """
 
-    def __init__(
-        self,
-        stage: TeacherStage,
-        masks: SiteMasks,
-        *,
-        adapt: str,
-        config: WorkflowConfig,
-        memory: Path,
-        trains: bool = True,
-    ) -> None:
-        self.stage, self.masks, self.adapt, self.config = stage, masks, adapt, config
-        self.memory, self.trains = memory, trains
-        self._sha256: str | None = None
+    stage: TeacherStage
+    masks: SiteMasks
+    adapt: str
+    config: WorkflowConfig
+    memory: Path
+    trains: bool = True
+    _sha256: str | None = field(default=None, init=False)
 
     @property
     def sha256(self) -> str:
@@ -258,6 +253,7 @@ ROUND = "current"
 COLUMNS = ("id", "image_sha256", "dice", "estimate", "mask")
 
 
+@dataclass
 class Disagreement:
     """Compares a student's masks of a site's unlabelled images with the soft masks that the teacher left there.
 
@@ -280,24 +276,18 @@ class Disagreement:
     Example::
 
         compare = Disagreement(
-            records, lambda: store, preprocessing, batch_size=8, folder="run/evaluation", site="a"
+            records, lambda: store, preprocessing, batch_size=8, folder=Path("run/evaluation"), site="a"
         )
         compare(evaluator, "best")
     """
 
-    def __init__(
-        self,
-        records: Sequence[Mapping[str, Any]],
-        store: Callable[[], SoftMaskStore],
-        preprocessing: Callable[[Any], Any],
-        *,
-        batch_size: int,
-        folder: str | Path,
-        site: str,
-        parts: bool = False,
-    ) -> None:
-        self.records, self.store, self.preprocessing = records, store, preprocessing
-        self.batch_size, self._folder, self.site, self.parts = batch_size, Path(folder), site, parts
+    records: Sequence[Mapping[str, Any]]
+    store: Callable[[], SoftMaskStore]
+    preprocessing: Callable[[Any], Any]
+    batch_size: int
+    folder: Path
+    site: str
+    parts: bool = False
 
     def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> list[float]:
         """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it.
@@ -309,9 +299,9 @@ class Disagreement:
         try:
             records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
             rows = self._rows(evaluator, records)
-            self._write(rows, self._folder / model / self.site / "unlabelled")
+            self._write(rows, self.folder / model / self.site / "unlabelled")
             if model == "best":
-                shutil.rmtree(self._folder / ROUND / self.site, ignore_errors=True)
+                shutil.rmtree(self.folder / ROUND / self.site, ignore_errors=True)
             return [row["estimate"] for row in rows]
         except (SamFedError, OSError) as error:
             logger.warning("student and teacher could not be compared on images without masks: %s", error)

@@ -113,7 +113,7 @@ class WireTransport:
         progress: Progress | None = None,
         spool: Path | None = None,
     ) -> None:
-        self.post, self._sites, self.run = post, tuple(sorted(sites)), run
+        self.post, self.sites, self.run = post, tuple(sorted(sites)), run
         self.patience, self.notice, self.spool = patience, notice, spool
         self.progress = progress or Progress()
         self.sent = SentWeights()
@@ -123,10 +123,6 @@ class WireTransport:
         self._came: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
         self._rounds: Path | None = None
         self._keep: list[int] = []
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return self._sites
 
     def send_and_receive(
         self,
@@ -143,7 +139,7 @@ class WireTransport:
         self._keep = [number for number, folder in stored.items() if (folder / CLIENTS).is_dir()]
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
         replies: dict[str, Message | Failure] = {
-            site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
+            site: Failure(site, "no such site in this federation") for site in messages if site not in self.sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
         started = noticed = time.monotonic()  # writing a model to hundreds of sites is none of their time

@@ -19,8 +19,9 @@ from nvflare.job_config.api import FedJob
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
+from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.job import job_of
 from samfed_monai.federation.participants import Participants
@@ -77,8 +78,7 @@ def _require_names(plan: Plan) -> None:
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
             hint = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
             problems.append(Problem(f"sites -> {name}", repr(name), expected, hint))
-    if problems:
-        raise Refused(problems)
+    require(problems)
 
 
 def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
@@ -93,9 +93,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         Refused: with every problem of the bundle, the overrides or the list.
     """
     root = find_bundle(bundle)
-    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ)
-    if problems:
-        raise Refused(problems)
+    require(check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ))
     job, parser = job_of(root, overrides)
     _require_no_paths(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
@@ -106,8 +104,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
     plan = participants.settled(job.plan)
     _require_names(plan)
-    if problems := plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)):
-        raise Refused(problems)
+    require(plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
     return Planned(plan, job.places, datalist, report=lambda: parser.get_parsed_content("report"))
@@ -120,10 +117,9 @@ def _require_no_paths(places: Places, *, here: bool) -> None:
     asked += [name for name in places.train if not (here and name == "device")]  # which goes into all their files
     if not here:  # of the server, which would fit another teacher
         asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(places, name)]
-    if asked:
-        expected = "nothing: paths are configured at each participant"
-        hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
-        raise Refused(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
+    expected = "nothing: paths are configured at each participant"
+    hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
+    require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
     unused = {"verify": places.verify, "workers": places.workers != 1}
     if names := [name for name, wanted in unused.items() if wanted]:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))

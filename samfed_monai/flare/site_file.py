@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.bundles import find_bundle, packaged_bundle, packaged_bundles
 from samfed_monai.config.strict import strict_problems
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.own_process import DEVICE
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, require
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
@@ -172,8 +172,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         if name in paths and not paths[name].exists():
             found = f"{values[name]}, which does not exist"
             problems.append(Problem(f"{path.name} -> {name}", found, "an existing path"))
-    if problems:
-        raise Refused(problems)
+    require(problems)
     models = {name: str(paths[name]) for name in _MODELS & paths.keys()}
     statistics = {"statistics": tuple(values["statistics"])} if "statistics" in values else {}
     return SiteFile(path=path, **{**values, **paths, **models, **statistics})
@@ -206,8 +205,7 @@ def read_plan(path: str | Path) -> Plan:
         problems += strict_problems(dict(choices), f"plan -> sites -> {site}")
     if "/" in plan.bundle or "\\" in plan.bundle or plan.bundle.startswith("."):
         problems.append(Problem("plan -> bundle", found=repr(plan.bundle), expected="a bundle's name, not a path"))
-    if problems:
-        raise Refused(problems)
+    require(problems)
     return plan
 
 

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from monai.engines import SupervisedEvaluator
     from torch import Tensor
+
+    from samfed_monai.data import DataList
 
 
 logger = logging.getLogger(__name__)
@@ -229,6 +232,29 @@ def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
     return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
 
 
+def labelled_records(
+    listed: DataList, data_root: str | Path, sites: Iterable[str], *, split: str, limit: int | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Labelled records of a split by site, each file as it was listed; sites without any are left out.
+
+    Args:
+        listed: the data list.
+        data_root: folder that its paths start from.
+        sites: names of sites.
+        split: ``"validation"`` or ``"test"``.
+        limit: at most so many images per site, chosen by hash; ``None`` takes all.
+
+    Raises:
+        Refused: unknown site or split, images without a label, files that have changed since the list was made.
+    """
+    from samfed_monai.data import load_records
+
+    how: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
+    found = {site: load_records(listed, data_root, site=site, **how) for site in sites}
+    return {site: records for site, records in found.items() if records}
+
+
+@dataclass(kw_only=True)
 class SiteEvaluation:
     """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
 
@@ -261,53 +287,46 @@ class SiteEvaluation:
         {"_target_": "samfed_monai.handlers.SiteEvaluation", "evaluator": "@validate#evaluator", "model": "@model"}
     """
 
-    def __init__(
-        self,
-        *,
-        evaluator: SupervisedEvaluator,
-        scores: ScoreHandler,
-        model: str | Path,
-        datalist: str | Path,
-        data_root: str | Path,
-        split: str = "test",
-        site: str | None = "",
-        preprocessing: Callable[[Mapping[str, Any]], Any],
-        batch_size: int = 8,
-        output_dir: str | Path,
-        limit: int | None = None,
-        settings: Mapping[str, Any] | None = None,
-        loaded: bool = False,
-    ) -> None:
-        require(trained_otherwise(model, settings or {}))
-        self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
-        self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
-        self.preprocessing, self.batch_size = preprocessing, batch_size
-        self.output_dir, self.limit, self.loaded = Path(output_dir), limit, loaded
+    evaluator: SupervisedEvaluator
+    scores: ScoreHandler
+    model: str | Path
+    datalist: str | Path
+    data_root: str | Path
+    split: str = "test"
+    site: str | None = ""
+    preprocessing: Callable[[Mapping[str, Any]], Any]
+    batch_size: int = 8
+    output_dir: str | Path
+    limit: int | None = None
+    settings: Mapping[str, Any] | None = None
+    loaded: bool = False
+
+    def __post_init__(self) -> None:
+        require(trained_otherwise(self.model, self.settings or {}))
+        self.folder = Path(self.output_dir)
 
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
-        require_writable(self.output_dir / "metrics.json")
+        require_writable(self.folder / "metrics.json")
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:
             network.load_state_dict(trained_weights(network, self.model), strict=False)
-        (self.output_dir / "metrics.json").unlink(missing_ok=True)  # those of other tables than are written now
+        (self.folder / "metrics.json").unlink(missing_ok=True)  # those of other tables than are written now
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
-        result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}
+        result = {"model": Path(self.model).name, "split": self.split, "sites": sites, "average": average}
         result["convention"] = self.scores.convention
-        write_json(self.output_dir / "metrics.json", result)
+        write_json(self.folder / "metrics.json", result)
         logger.info("%s", tables_of(result).rstrip())
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
-        from samfed_monai.data import DataList, load_records
+        from samfed_monai.data import DataList
 
         listed = DataList.load(self.datalist)
         names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
-        how: dict[str, Any] = {"split": self.split, "with_labels": True, "limit": self.limit, "verify": True}
-        found = {name: load_records(listed, self.data_root, site=name, **how) for name in names}
-        found = {name: records for name, records in found.items() if records}
+        found = labelled_records(listed, self.data_root, names, split=self.split, limit=self.limit)
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
             raise refused(where, "no image", "at least one", "choose another split")
@@ -317,7 +336,7 @@ class SiteEvaluation:
         from monai.data import DataLoader, Dataset
 
         loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
-        self.scores.output_dir = self.output_dir / name / self.split
+        self.scores.output_dir = self.folder / name / self.split
         self.evaluator.data_loader = loader
         self.evaluator.state.epoch_length = len(loader)
         self.evaluator.run()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.validators import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,13 +55,9 @@ class PartsInTurn(ABC):
         Raises:
             Refused: such a part, and an epoch that has no step for one of them.
         """
-        problems = Problems()
-        for part, weights in parts.items():
-            if not weights:
-                found = f"nothing of the {part} part to train"
-                problems.add(self.where, found=found, expected="a layer of each part", hint=hint)
-        problems.extend(self.too_few(engine.state.epoch_length))
-        problems.refuse_if_any()
+        empty = (f"nothing of the {part} part to train" for part, weights in parts.items() if not weights)
+        lacking = (Problem(self.where, found, "a layer of each part", hint) for found in empty)
+        require(lacking, self.too_few(engine.state.epoch_length))
         first, second = parts.values()
         self.resting = {True: second, False: first}
 

@@ -13,7 +13,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
@@ -135,12 +135,10 @@ class Term(ABC):
     def check(self, engine: Any) -> None:
         """Refuses, before any work, a trainer that cannot give what this term asks for."""
         known = getattr(engine.state, "guide_names", None)
-        problems = Problems()
-        if known is None and self.unlabelled:
-            problems.extend([no_stream(self.where)])
-        elif known is not None:
-            problems.extend(self.missing_guides(known))
-        problems.refuse_if_any()
+        if known is not None:
+            require(self.missing_guides(known))
+        elif self.unlabelled:
+            require([no_stream(self.where)])
         for require_fit in self.of_network:
             require_fit(engine.network, self.where)
 

@@ -12,7 +12,7 @@ from monai.networks.utils import eval_mode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.guide import Guidance, is_read
 from samfed_monai.handlers.records import record_supervised
@@ -131,12 +131,12 @@ class UnlabelledStream:
     ) -> None:
         given = list(guides.values()) if isinstance(guides, Mapping) else list(guides)
         self.guides = [guide for guide in given if guide is not None]  # a reference to a disabled guide is None
-        problems = Problems()
         names = [guide.name for guide in self.guides]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            problems.add("guides", found=f"two guides named {name!r}", expected="one name each", hint="rename one")
-        problems.extend(in_range("stream#cutmix", cutmix, "a probability", least=0, most=1))
-        problems.refuse_if_any()
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(
+            (Problem("guides", f"two guides named {name!r}", "one name each", "rename one") for name in twice),
+            in_range("stream#cutmix", cutmix, "a probability", least=0, most=1),
+        )
         self.loader, self.cutmix = loader, cutmix
         self._batches: Iterator[Mapping[str, Any]] | None = None
 
@@ -181,11 +181,12 @@ class UnlabelledStream:
         if batch is None:
             self._batches = iter(self.loader)
             batch = next(self._batches)
-        hint, problems = "let WeakViewd write the weak view and StrongViewd the strong one", Problems()
-        for key in sorted({"image", "image_strong"} - batch.keys()):
-            found = f"a batch with {sorted(batch)}"
-            problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", hint=hint)
-        problems.refuse_if_any()
+        where, hint = (
+            "stream#loader (UnlabelledStream)",
+            "let WeakViewd write the weak view and StrongViewd the strong one",
+        )
+        missing = sorted({"image", "image_strong"} - batch.keys())
+        require(Problem(where, f"a batch with {sorted(batch)}", f"the key {key!r}", hint) for key in missing)
         device, non_blocking = engine.state.device, engine.non_blocking
         return {
             key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value

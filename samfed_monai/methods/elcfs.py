@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import require_least
-
-if TYPE_CHECKING:
-    from samfed_monai.bundle import SiteImages
 
 WINDOWS = "windows"
 COLOURS = 3
@@ -108,6 +105,7 @@ class StyleExchange(FedAvgWithStatistics):
         require_least(sites, 2, "the styles of others", "take the variant no_sam or, at a site with labels, supervised")
 
 
+@dataclass(kw_only=True, eq=False)
 class SpectrumWindows(MeansOfGroups):
     """The site's amplitude windows, each the mean over several of its images; and what it takes of the others.
 
@@ -131,21 +129,12 @@ class SpectrumWindows(MeansOfGroups):
     """
 
     kind, name = StatisticKind.SPECTRUM, WINDOWS
+    term: EpisodicTerm
+    entries: int = 4
+    half: int = 1
 
-    def __init__(
-        self,
-        *,
-        data: SiteImages,
-        transform: Callable[[Any], Any],
-        term: EpisodicTerm,
-        entries: int = 4,
-        half: int = 1,
-        seed: int = 0,
-        site: str = "",
-    ) -> None:
-        require(whole("statistics#entries", entries, least=1), whole("statistics#half", half, least=0))
-        super().__init__(data=data, transform=transform, entries=entries, seed=seed, site=site)
-        self.term, self.half = term, half
+    def __post_init__(self) -> None:
+        require(whole("statistics#entries", self.entries, least=1), whole("statistics#half", self.half, least=0))
 
     def like(self) -> Mapping[str, Tensor]:
         side = 2 * self.half + 1

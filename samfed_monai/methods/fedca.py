@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ignite.engine import Events
@@ -25,9 +25,6 @@ from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import Server, Strategy
-
-if TYPE_CHECKING:
-    from samfed_monai.bundle import SiteImages
 
 
 def contrastive_loss(
@@ -220,6 +217,7 @@ def features_of(network: nn.Module, run: Callable[[], object]) -> Tensor:
 FEATURES = "features"
 
 
+@dataclass(kw_only=True, eq=False)
 class SharedFeatures(MeansOfGroups):
     """A site's part of the common dictionary, which it sends after each round of contrast; and what it takes of others.
 
@@ -245,21 +243,9 @@ class SharedFeatures(MeansOfGroups):
     """
 
     kind, name = StatisticKind.FEATURES, FEATURES
-
-    def __init__(
-        self,
-        *,
-        data: SiteImages,
-        transform: Callable[[Any], Any],
-        network: nn.Module,
-        term: ContrastiveTerm,
-        entries: int = 16,
-        seed: int = 0,
-        site: str = "",
-    ) -> None:
-        require(whole("statistics#entries", entries, least=1))
-        super().__init__(data=data, transform=transform, entries=entries, seed=seed, site=site)
-        self.network, self.term = network, term
+    network: nn.Module
+    term: ContrastiveTerm
+    entries: int = 16
 
     def like(self) -> Mapping[str, Tensor]:
         return {FEATURES: torch.zeros(self.entries, len(self.entry(torch.zeros(3, 64, 64))))}

@@ -184,11 +184,9 @@ class ReleaseFilter:
             line = {"site": self.site, "round": None, "task": None, "outcome": "declared", "kind": Kind.WEIGHTS.value}
             self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
 
-    def failed(self, task: Task, request: Message, error: Exception) -> str:
-        """Writes a line about an answer that there is none of; returns the words about it that may leave."""
-        words = scrub(error)
-        self._write(task, request, outcome="failed", problems=[words])
-        return words
+    def failed(self, task: Task, request: Message, error: Exception) -> None:
+        """Writes a line about an answer that there is none of, in the words about it that may leave."""
+        self._write(task, request, outcome="failed", problems=[scrub(error)])
 
     def _write(self, task: Task, request: Message, **record: Any) -> None:
         self.audit.write({"site": self.site, "round": request.round, "task": Task(task).value, **record})

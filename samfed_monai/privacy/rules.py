@@ -152,12 +152,6 @@ class Privacy:
         }
         return cls(given.get("least_images", cls.least_images), **parts, statistics=rules)
 
-    def to_json(self) -> dict[str, Any]:
-        """What :meth:`from_json` reads."""
-        rules = {kind.value: rule and asdict(rule) for kind, rule in self.statistics.items()}
-        content = {**asdict(replace(self, statistics={})), "statistics": rules}
-        return content if rules else {name: value for name, value in content.items() if name != "statistics"}
-
 
 @dataclass(frozen=True)
 class PrivacyFloor:

@@ -19,7 +19,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -466,6 +466,7 @@ class OtherMembers(Exception):
         super().__init__(f"its sum was begun with {', '.join(begun)}, and {', '.join(missing)} did not come back")
 
 
+@dataclass
 class SecureServer:
     """The server's part: it has the sites' updates added, for a strategy that needs their mean alone.
 
@@ -483,20 +484,14 @@ class SecureServer:
         timeout: seconds that each of the four exchanges may take; ``None`` waits.
     """
 
-    def __init__(
-        self,
-        settings: SecureAggregation,
-        strategy: Strategy,
-        transport: Transport,
-        begun: str | Path,
-        *,
-        timeout: float | None = None,
-    ) -> None:
-        self.settings, self.strategy, self.transport, self.timeout = settings, strategy, transport, timeout
-        self.begun = Path(begun)
-        #: Site to why its update is not in the last sum, although it trained.
-        self.dropped: dict[str, Failure] = {}
-        self._images: dict[str, int] = {}
+    settings: SecureAggregation
+    strategy: Strategy
+    transport: Transport
+    begun: Path
+    timeout: float | None = None
+    #: Site to why its update is not in the last sum, although it trained.
+    dropped: dict[str, Failure] = field(default_factory=dict, init=False)
+    _images: dict[str, int] = field(default_factory=dict, init=False)
 
     @cached_property
     def sites(self) -> list[str]:

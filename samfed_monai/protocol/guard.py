@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True)
 class Inbox:
     """Checks the answers of one round as they arrive.
 
@@ -33,24 +34,18 @@ class Inbox:
         kind: what these tensors must be; ``None`` takes every kind.
     """
 
-    def __init__(
-        self,
-        *,
-        round: int,
-        sites: Iterable[str],
-        like: Callable[[str], Mapping[str, Tensor] | None] | None,
-        kind: Kind | None = None,
-    ) -> None:
-        self.round, self.like, self.kind = round, like, kind
-        self._asked = frozenset(sites)
-        self._answered: set[str] = set()
+    round: int
+    sites: Container[str]
+    like: Callable[[str], Mapping[str, Tensor] | None] | None
+    kind: Kind | None = None
+    _answered: set[str] = field(default_factory=set, init=False)
 
     def max_bytes(self, sender: str) -> int:
         """Bytes of the largest answer that ``sender`` may send: twice what its tensors need, and 1 MiB for the header.
 
         A transport decodes, and inflates, no more than that (fault 37).
         """
-        like = self.like(sender) if self.like and sender in self._asked else None
+        like = self.like(sender) if self.like and sender in self.sites else None
         return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
     def check(self, sender: str, message: Message) -> None:
@@ -62,7 +57,7 @@ class Inbox:
         """
         if sender in self._answered:
             raise message_refused("message", "a second answer", "one answer per site and round")
-        if sender not in self._asked:
+        if sender not in self.sites:
             raise message_refused("message", "an unknown sender", "a site of this federation")
         if self.kind is not None and message.kind != self.kind:
             expected = f"{self.kind.value}, which this round exchanges"

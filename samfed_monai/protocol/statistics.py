@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.validators import require, whole
 from samfed_monai.data.records import different
 from samfed_monai.protocol.message import STATISTICS, Message, message_refused
 
@@ -159,6 +160,7 @@ class Statistic(ABC):
         raise message_refused("message -> statistics", names, "none: this site takes none")
 
 
+@dataclass(kw_only=True, eq=False)
 class MeansOfGroups(Statistic):
     """Entries that are each the mean over several of the site's images, as many as the policy asks for, at least.
 
@@ -170,15 +172,21 @@ class MeansOfGroups(Statistic):
         transform: reads one and brings it to the training size, without random changes.
         entries: that leave, >= 1.
         seed, site: of the run.
+
+    Raises:
+        Refused: no entry.
     """
 
-    name: str
+    name: ClassVar[str]
     """Of its tensor."""
+    data: SiteImages
+    transform: Callable[[Any], Any]
+    entries: int = 1
+    seed: int = 0
+    site: str = ""
 
-    def __init__(
-        self, *, data: SiteImages, transform: Callable[[Any], Any], entries: int = 1, seed: int = 0, site: str = ""
-    ) -> None:
-        self.data, self.transform, self.entries, self.seed, self.site = data, transform, entries, seed, site
+    def __post_init__(self) -> None:
+        require(whole("statistics#entries", self.entries, least=1))
 
     @abstractmethod
     def entry(self, image: Tensor) -> Tensor:

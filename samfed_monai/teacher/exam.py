@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,6 @@ from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.build import place
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.transforms.loading import read_label
-
-if TYPE_CHECKING:
-    from samfed_monai.data import DataList
-
 
 Records = Sequence[dict[str, Any]]
 
@@ -69,33 +64,6 @@ def read_image_tensor(record: dict[str, Any]) -> Tensor:
     from samfed_monai.data import read_image
 
     return torch.tensor(read_image(record["image"])).permute(2, 0, 1)[None]
-
-
-def public_hash(records: Records) -> str:
-    """Hash of a public set: its images and masks, in whatever order or folder they lie."""
-    from samfed_monai.data import public_hash as hash_of
-
-    return hash_of(records, ordered=False)
-
-
-def evaluation_records(
-    datalist: str | Path | DataList, data_root: str | Path, split: str | None = "test", limit: int | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Labelled records of every site's ``split``; sites without labels are left out.
-
-    Args:
-        datalist, data_root: see ``samfed_monai.data.load_records``.
-        split: ``"validation"`` or ``"test"``; ``None`` gives an empty dict.
-        limit: at most so many images per site, chosen by hash.
-    """
-    if split is None:
-        return {}
-    from samfed_monai.data import DataList, load_records
-
-    datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    how: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
-    sites = {site: load_records(datalist, data_root, site=site, **how) for site in datalist.sites}
-    return {site: records for site, records in sites.items() if records}
 
 
 class Exam:

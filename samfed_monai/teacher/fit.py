@@ -19,6 +19,7 @@ from samfed_monai.core.own_process import best_device
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, whole
+from samfed_monai.data import public_hash
 from samfed_monai.networks import find_checkpoint
 from samfed_monai.networks.inferer import Switch, switch_problems
 from samfed_monai.networks.sam.adapter import (
@@ -32,7 +33,7 @@ from samfed_monai.networks.sam.adapter import (
 )
 from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, fold_batch_norms, side_problems
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.teacher.exam import Exam, Records, mean, public_hash
+from samfed_monai.teacher.exam import Exam, Records, mean
 from samfed_monai.teacher.training import (
     LORA_LEARNING_RATE,
     TRAINER,
@@ -171,8 +172,8 @@ class TeacherFit:
         require_writable(self.output)
         self.base_sha256 = sha256_file(self.checkpoint)
         self._require_start("base_sha256", "outputs")
-        self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
-        tests = {name: public_hash(records) for name, records in self.test_records.items()}
+        self.public_hash = public_hash(self.records["train"] + self.records["held_out"], ordered=False)
+        tests = {name: public_hash(records, ordered=False) for name, records in self.test_records.items()}
         hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": tests})}
         reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
         if self.output.exists() and not reused:

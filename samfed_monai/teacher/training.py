@@ -24,9 +24,9 @@ from samfed_monai.core.model_file import read_header
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import WeightAverage
-from samfed_monai.networks.inferer import Switch, autocast, bf16_possible
+from samfed_monai.networks.inferer import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
-from samfed_monai.networks.sam.build import PromptFreeSam
+from samfed_monai.networks.sam.build import PromptFreeSam, encode
 from samfed_monai.teacher.exam import as_good_as, mean
 from samfed_monai.teacher.views import ViewedImages
 
@@ -178,9 +178,7 @@ class TrainedSam(nn.Module):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Normalised, padded images to float32 embeddings."""
-        inputs = inputs.to(self.sam.pixel_mean.device)
-        with autocast(inputs.device.type, bf16_possible(self.bf16, inputs.device.type)):
-            return self.sam.encode(inputs).float()
+        return encode(self.sam, inputs.to(self.sam.pixel_mean.device), self.bf16)
 
     def train(self, mode: bool = True) -> TrainedSam:
         """Leaves SAM in evaluation mode."""

@@ -16,7 +16,6 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data import public_hash
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.records import load_records, split_public
-from samfed_monai.teacher.exam import public_hash as hash_of_adapters
 from samfed_monai.transforms.loading import read_label
 from tests.data.making import disc, item, pair, picture, save, small_list
 
@@ -171,7 +170,7 @@ def test_a_list_and_its_records_agree_until_a_mask_changes(tmp_path):
     datalist = small_list(tmp_path)
     records = load_records(datalist, tmp_path, split="public")
     assert public_hash(records) == public_hash(datalist)
-    assert hash_of_adapters(records) == public_hash(datalist, ordered=False)
+    assert public_hash(records[::-1], ordered=False) == public_hash(datalist, ordered=False)
     save(tmp_path / "masks" / "p0.png", disc(radius=9))
     assert public_hash(records) != public_hash(datalist)
     save(tmp_path / "images" / "p1.png", picture(9))

@@ -23,7 +23,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import SamNetwork, build_sam, split_keys
-from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, read_audit
 from samfed_monai.privacy.accounting import PrivacyLedger
 from samfed_monai.privacy.allowed import (
@@ -167,8 +167,7 @@ def test_a_line_is_written_before_a_message_leaves(tmp_path):
     with pytest.raises(MessageRefused):
         gate(Task.TRAIN, request(), reply(tensors={SECRET: MASKS}))
     gate(Task.EVALUATE, request(), numbers(n=3))
-    words = gate.failed(Task.TRAIN, request(), FileNotFoundError(2, "No such file", f"/data/{SECRET}.png"))
-    assert words == "FileNotFoundError (No such file or directory)", "fault 58"
+    gate.failed(Task.TRAIN, request(), FileNotFoundError(2, "No such file", f"/data/{SECRET}.png"))
     # numbers by name come before those of classes, and as many as terms may leave do
     gate(Task.EVALUATE, request(), numbers(metrics={"dice_class_1": 0.5, "seconds": 1.0}))
     gate(Task.TRAIN, request(), reply(metrics={f"term_a{number}": 0.0 for number in range(64)}))
@@ -180,7 +179,8 @@ def test_a_line_is_written_before_a_message_leaves(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert (refused["outcome"], len(refused["problems"])) == ("refused", 2)
     assert (held["n"], held["withheld"], held["metrics"]) == (0, ["withheld"], [])
-    assert (failed["outcome"], failed["problems"]) == ("failed", [words])
+    assert failed["problems"] == ["FileNotFoundError (No such file or directory)"], "fault 58"
+    assert failed["outcome"] == "failed"
     assert (named["metrics"], len(many["metrics"])) == (["seconds", "dice_class_1"], 64)
     assert [line["outcome"] for line in (masked, sent)] == ["masked", "sent"]
     assert SECRET not in path.read_text()
@@ -308,11 +308,11 @@ class Declared(ToyNet):
 
 
 def test_fault_56_a_network_s_own_declaration_is_kept_and_of_sam_vit_b_lora_leaves_which_is_0_60_megabytes():
-    assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
-    assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
+    assert allowed_weights(Declared(), network_split(Declared())).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
+    assert allowed_weights(Declared(), network_split(Declared(), ["0.bias"])).like[Kind.WEIGHTS].keys() == {"0.weight"}
     with torch.device("meta"):  # the shapes of ViT-B
         network = SamNetwork(build_sam("vit_b", size=256), 256)
-    allowed = allowed_weights(network).like[Kind.WEIGHTS]
+    allowed = allowed_weights(network, network.key_split()).like[Kind.WEIGHTS]
     assert allowed.keys() == set(network.key_split().shared)
     assert sum(4 * tensor.numel() for tensor in allowed.values()) == 12 * 2 * 4 * (768 + 768) * 4
 

@@ -63,8 +63,7 @@ LOCAL, CENTRAL, SECURE = "differential_privacy", "central_differential_privacy",
     ],
 )
 def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy):
-    assert Privacy.from_json(content) == Privacy.from_json(privacy.to_json()) == privacy
-    assert ("statistics" in privacy.to_json()) is bool(privacy.statistics)
+    assert Privacy.from_json(content) == privacy
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
 
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.networks.sam.build import place
 from samfed_monai.teacher import exam as room
-from samfed_monai.teacher import fill_store, public_hash
+from samfed_monai.teacher import fill_store
 from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
 from tests.networks.fakes import fake_records
 
 from .conftest import SHA256
-
-
-def test_the_public_hash_is_of_images_and_masks_in_any_order(tmp_path):
-    records = fake_records(tmp_path, 3)
-    before = public_hash(records)
-    assert public_hash(records[::-1]) == before
-    assert public_hash(records[:2]) != before
-    Image.new("L", (32, 32), 255).save(records[0]["label"])
-    assert public_hash(records) != before
 
 
 def test_a_pair_is_read_at_its_native_size(tmp_path):
