@@ -100,7 +100,7 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
         members = opened.infolist()
     for member in members:
         mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _name(member)
-        place = member.filename.rstrip("/")
+        place = str(PurePosixPath(member.filename))  # "./a" and "b//c" are written where "a" and "b/c" are
         reason = unsafe(member.filename)
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
             reason = f"a link or a device, {member.filename!r}"
@@ -111,8 +111,9 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
         if reason is not None:
             expected, hint = "plain members inside the archive's own folder, each in a place of its own", OTHERWISE
             problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
-    for place, member in places.items():
-        if above := next((str(each) for each in PurePosixPath(place).parents if str(each) in places), None):
+    for member in members:
+        inside = PurePosixPath(member.filename, "x") if member.is_dir() else PurePosixPath(member.filename)
+        if above := next((str(each) for each in inside.parents if str(each) in places), None):
             where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
             problems.add(where, found=found, expected="a folder above it", hint=OTHERWISE)
     size, packed = sum(member.file_size for member in members), archive.stat().st_size

@@ -16,7 +16,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, n
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.data.dicom import no_image
-from samfed_monai.data.reading import SUFFIXES, read_image
+from samfed_monai.data.reading import FORMATS, STARTS, SUFFIXES, read_image
 
 logger = logging.getLogger(__name__)
 counted_only = logging.getLogger(f"{__name__}.not_read")
@@ -61,7 +61,7 @@ def kind_of(path: Path) -> str:
     head = b"" if name.endswith(DICOM_SUFFIXES) else _head(path)
     if name.endswith(DICOM_SUFFIXES) or head[128:] == b"DICM":
         return DICOM
-    picture = next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
+    picture = next((kind for start, kind in STARTS.items() if kind in FORMATS and head.startswith(start)), None)
     if picture:
         return f"{picture} without its suffix"
     major = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
@@ -73,9 +73,6 @@ def kind_of(path: Path) -> str:
 
 _TYPES = mimetypes.MimeTypes()  # Python's own table, without the machine's
 _TYPES.add_type("video/x-matroska", ".mkv")
-
-
-_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
 
 def _head(path: Path) -> bytes:

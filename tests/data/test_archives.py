@@ -41,8 +41,8 @@ EACH = "expected plain members inside the archive's own folder, each in a place 
         ([special(stat.S_IFLNK)], f"{EACH} a link or a device, 'x'"),
         ([special(stat.S_IFIFO)], f"{EACH} a link or a device, 'x'"),
         (["a/1", "a\\1"], rf"a\\1: {EACH} the place of 'a/1'"),
-        (["a/1", "a/1"], f"a/1: {EACH} the place of 'a/1'"),
-        (["a", "a/1"], "a/1: expected a folder above it, found the file 'a' above it"),
+        *((["a/1", name], f"{name}: {EACH} the place of 'a/1'") for name in ("a/1", "./a/1", "a//1", "a/./1")),
+        *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),
     ],
 )
 def test_fault_30_an_archive_with_a_suspicious_member_is_refused_whole(tmp_path, members, told):
