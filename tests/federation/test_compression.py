@@ -17,9 +17,7 @@ from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.compression import Compression, Sender
 from tests.federation.test_job import job
-from tests.federation.test_wired_jobs import at_server
 from tests.federation.toys import FixedClient, RogueClient, die, run_clients, weights
-from tests.federation.wired import Homes
 
 THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
 
@@ -36,12 +34,6 @@ def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
 
 def hashes(run: Path) -> dict[str, str]:
     return {at.parent.name: read_json(at)["files"]["global.safetensors"] for at in run.glob("rounds/[0-9]*/round.json")}
-
-
-def traffic(run: Path) -> list[dict[str, int]]:
-    names = ("up_bytes", "down_bytes", "whole_models")
-    records = [read_json(path) for path in sorted(run.glob("rounds/[0-9]*/round.json"))]
-    return [{name: entry.get(name) for name in names} for record in records for entry in record["sites"].values()]
 
 
 def test_steps_are_averaged_by_number_of_images(tmp_path):
@@ -102,21 +94,6 @@ def together(three_sites, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A run of two rounds in one process: its folder and its results."""
     folder = tmp_path_factory.mktemp("together")
     return folder, job(three_sites, folder, compression=2, **THREE).run()
-
-
-def test_the_same_bits_and_bytes_in_one_process_and_over_a_wire(three_sites, together, tmp_path):
-    folder, results = together
-    homes = Homes(three_sites, tmp_path / "homes")
-    apart = at_server(three_sites, homes, tmp_path / "apart", compression=2).run(homes)
-    assert len(hashes(folder)) == 2
-    assert hashes(folder) == hashes(tmp_path / "apart")
-    assert results["sites"] == apart["sites"]
-    for here, there in zip(traffic(folder), traffic(tmp_path / "apart"), strict=True):
-        assert here == {**there, "up_bytes": pytest.approx(there["up_bytes"], abs=64)}, "but for digits of seconds"
-    whole = (folder / "rounds" / "001" / "global.safetensors").stat().st_size
-    for each in traffic(folder)[2:]:  # of a network so small, half of a message is names
-        assert max(each["up_bytes"], each["down_bytes"]) < 0.55 * whole
-    assert read_json(folder / "run.json")["config"]["compression"] == 2
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(three_sites, together, tmp_path, monkeypatch):

@@ -159,22 +159,6 @@ def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_p
     assert not (tmp_path / "run" / "rounds").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.data
-def test_sam_guides_the_sites(small_federation, samfed_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
-    teacher = {"adapt": "decoder", "size": 256, "epochs": 1, "cached_views": 1, "views": 1, "progress": False}
-    run = job(small_federation, tmp_path, variant="samfed", rounds=1, teacher=teacher)
-    results = run.run()
-    assert validate_results(results) == []
-    assert results["teacher"]["base"] == "vit_t"
-    assert set(results["teacher"]["sites"]) == {"site-1", "site-2"}
-    rows = list(csv.DictReader((tmp_path / "federation.csv").open()))
-    for row in rows:
-        assert {"term_pseudo_label", "term_sam_kd", "term_global_kd", "term_reliability"} <= set(row)
-        assert 0 <= float(row["term_reliability"]) <= 1
-
-
 def told(datalist: DataList | None = None, **overrides) -> list[str]:
     return [str(problem) for problem in check_job(find_bundle("samfed_skin"), overrides, datalist).problems]
 

@@ -90,7 +90,7 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_of_them(small_federation, tmp_path):
-    folder, rounds = tmp_path / "run", 5
+    folder, rounds = tmp_path / "run", 3
     process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
     deadline = time.monotonic() + 180
     while not (folder / "rounds/000/round.json").exists():

@@ -10,7 +10,7 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.handlers import PublicPredictor
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
-from tests.federation.toys import RogueClient, ended_after, same, toy_algo
+from tests.federation.toys import RogueClient, same, toy_algo
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
 
 
@@ -34,16 +34,6 @@ def test_sites_that_exchange_nothing_do_not_pass_over_the_public_set_for_its_has
     monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("nobody asked for it")))
     result, _, _ = run_unlike(tmp_path, rounds=1, strategy=LocalOnly(), exchange="none")
     assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    whole, _, _ = run_unlike(tmp_path / "whole", rounds=3, augment=True)
-    with ended_after(1):
-        run_unlike(tmp_path / "parts", rounds=3, augment=True)
-    torch.manual_seed(12345)
-    resumed, _, _ = run_unlike(tmp_path / "parts", rounds=3, augment=True)
-    assert resumed.records[2]["files"] == whole.records[2]["files"]
-    assert resumed.models["best"]["sites"] == whole.models["best"]["sites"]
 
 
 def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
@@ -75,16 +65,12 @@ def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
 
 BAD = {
     "count": (lambda m: m[:-1], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (5, 1, 8, 8)"),
-    "size": (lambda m: m[..., :4], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (6, 1, 8, 4)"),
     "nan": (lambda m: m * float("nan"), {}, "message -> tensors: expected torch.uint8, found torch.float32"),
-    "dtype": (lambda m: m.long(), {}, "message -> tensors: expected torch.uint8, found torch.int64"),
     "kind": (
         lambda m: m,
         {"kind": "weights"},
         "message: expected soft_masks, which this round exchanges, found weights",
     ),
-    "n": (lambda m: m, {"n": 0}, "message -> n: expected a whole number from 1 to 10000000, found 0"),
-    "stale": (lambda m: m, {"round": 7}, "message -> round: expected round 0, found round 7"),
 }
 
 

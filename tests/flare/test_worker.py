@@ -44,15 +44,6 @@ def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path,
         read_plan(tmp_path / "plan.json")
 
 
-def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(tmp_path):
-    table = {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": "/home/v/.bashrc"}
-    write_json(tmp_path / "plan.json", {**PLAN, "train": {"after#logger": table, "sharing#plain#split": "test"}})
-    with pytest.raises(Refused) as refused:
-        read_plan(tmp_path / "plan.json")
-    where = [problem.where for problem in refused.value.problems]
-    assert where == ["plan -> after#logger#path", "plan -> sharing#plain#split"]
-
-
 def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle(tmp_path, monkeypatch):
     write_json(tmp_path / "samfed_skin" / "configs" / "metadata.json", {})
     write_json(tmp_path / "mine" / "configs" / "metadata.json", {})
