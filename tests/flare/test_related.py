@@ -1,7 +1,7 @@
 """The related systems, all of which keep or send more than weights: two organs in one process, and apart.
 
-Apart is in FLARE's simulator for one of them, and on a wire, which is quicker, for the others;
-``SAMFED_SIMULATOR=1`` sends all of them through the simulator, with the real MobileSAM of ``SAMFED_DATA``.
+Apart is on a wire: ``test_spy.py`` compares the simulator's bits, and ``test_faults.py`` needs what sites keep there.
+``SAMFED_SIMULATOR=1`` sends all of them through it, with the real MobileSAM of ``SAMFED_DATA``.
 """
 
 from __future__ import annotations
@@ -44,13 +44,10 @@ TEACHER = under("teacher", base=BASE, size=64, epochs=1, views=1)
 REFINED = under("terms#see", base=BASE, sam_size=64, views=1, absolute=1.0, relative=1.0)
 #: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
 RELATED: dict[str, tuple[dict[str, Any], str]] = {
-    "cpss": (SURE, "style_swap"),
     "drflm": ({**SURE, "strategy#step": 5.0}, "local_mixup"),
     "elcfs": ({"privacy#least_images": 2}, "episode"),
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, "pseudo_label"),
-    "fedda": ({"terms#domain#weight": 1.0}, "domain"),
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
-    "fedgin_own_norm": (SURE, "pseudo_label"),
     "fedicra": (
         {**under("sharing", after=0, batches=1, first_batches=2), "before#parts#share": 0.5, "local_steps": 2},
         "tree",
@@ -64,12 +61,12 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 OF_SAM = {**dict.fromkeys(SMALL_NETWORK), "image_size": 64, "local_steps": 2}
-if EVERY:  # SAM itself at the sites; tests/federation/test_personal_jobs.py has it on a wire
+if EVERY:  # and SAM itself at the sites; tests/federation/test_personal_jobs.py has it on a wire
     RELATED |= dict.fromkeys(("fca", "pfedsam", "pfedsam_two_stage"), (OF_SAM, "supervised"))
-    RELATED |= {"fedgin": RELATED["fedgin_own_norm"]}
-#: Those whose sites keep a network or a part of it, or a file of pseudo-labels; and those in the simulator.
+    RELATED |= dict.fromkeys(("fedgin", "fedgin_own_norm"), (SURE, "pseudo_label"))
+    RELATED |= {"cpss": (SURE, "style_swap"), "fedda": RELATED["fedda_cyclic"]}
+#: Those whose sites keep a network or a part of it, or a file of pseudo-labels.
 PARTS, PSEUDO_LABELS = ("fedgin_own_norm", "fedicra", "heterogeneous", "pfedsam", "pfedsam_two_stage"), ("see",)
-SIMULATED = tuple(RELATED) if EVERY else ("fedgin_own_norm",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +128,7 @@ def test_apart_and_in_one_process_it_comes_to_the_same(organs, two_sites, tmp_pa
     options = {**SMALL, **more, **RELATED[variant][0], "variant": variant}
     options = {name: value for name, value in options.items() if value is not None or name not in SMALL_NETWORK}
     run = run_here(images, local, apart, options, listed=name)
-    homes = (in_the_simulator if variant in SIMULATED else on_a_wire)(run, images, tmp_path / "apart", name)
+    homes = (in_the_simulator if EVERY else on_a_wire)(run, images, tmp_path / "apart", name)
     assert list(hashes(local)) == ["000", "001"]
     assert hashes(local) == hashes(apart)
     records = [read_json(folder / "rounds" / "001" / "round.json") for folder in (local, apart)]

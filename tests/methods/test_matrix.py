@@ -45,7 +45,7 @@ IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_st
 
 #: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one. Of the
 #: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``,
-#: ``drflm``, ``fedda`` and ``fedda_cyclic`` in ``flare/``.
+#: ``drflm`` and ``fedda_cyclic`` in ``flare/``.
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "apple": (SURE, {"share_0", "share_1"}),
     "cpss": (SURE, {"style_swap"}),
