@@ -209,6 +209,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return said or isinstance(error, MemoryError)
 
 
+def failure_of(error: Exception) -> str:
+    """What code of others raised, in words, to be refused; memory that ran out is raised as it is."""
+    if is_out_of_memory(error):
+        raise error
+    return f"{type(error).__name__}: {error}"
+
+
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
 AGAIN = "type the same command again"

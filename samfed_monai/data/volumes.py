@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory, or_skip, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, or_skip, refused
 from samfed_monai.core.io import Written, read_json, taken_back_if_refused, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
@@ -195,9 +195,7 @@ def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise refused(path, f"{type(error).__name__}: {error}", expected, hint) from None
+        raise refused(path, failure_of(error), expected, hint) from None
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:
