@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, message_and_code
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, reported
 from samfed_monai.core.validators import one_of, require
 
 
@@ -331,9 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except SamFedError as error:
-        message, code = message_and_code(error)
-        sys.stderr.write(f"{message}\n")
-        return int(code)
+        return reported(error)
     return int(ExitCode.DONE)
 
 

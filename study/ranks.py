@@ -113,18 +113,17 @@ def friedman(table: np.ndarray) -> tuple[float, float]:
     return float(statistic), float(p)
 
 
-def critical_difference(rows: int, blocks: int, alpha: float = ALPHA) -> float:
-    """Nemenyi's critical difference of mean ranks, q_alpha * sqrt(k (k + 1) / (6 N)) (Demšar 2006, section 3.2.2).
+def critical_difference(rows: int, blocks: int) -> float:
+    """Nemenyi's critical difference of mean ranks at :data:`ALPHA`, q * sqrt(k (k + 1) / (6 N)) (Demšar 2006, 3.2.2).
 
-    ``q_alpha`` is the studentized range of ``rows`` with infinite degrees of freedom over the square root of 2.
+    ``q`` is the studentized range of ``rows`` with infinite degrees of freedom over the square root of 2.
     scikit-posthocs and autorank have the same from the same distribution, with pandas and statsmodels beside it.
 
     Args:
         rows: k, 2 or more.
         blocks: N, 1 or more.
-        alpha: level, in (0, 1).
     """
-    q = float(studentized_range.ppf(1 - alpha, rows, math.inf)) / math.sqrt(2)
+    q = float(studentized_range.ppf(1 - ALPHA, rows, math.inf)) / math.sqrt(2)
     return q * math.sqrt(rows * (rows + 1) / (6 * blocks))
 
 
@@ -168,7 +167,7 @@ def against(scores: Scores, row: str) -> dict[str, Against]:
     }
 
 
-def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> bytes:
+def ranks_figure(ranked: Ranking) -> bytes:
     """Mean ranks with half a critical difference to either side, PNG: rows whose bars do not meet differ.
 
     The shaded part is within one critical difference of the best row. With many rows this is easier to read than
@@ -176,7 +175,6 @@ def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> by
 
     Args:
         ranked: with at least one row.
-        titles: of rows; a row without one has its name.
     """
     rows = list(ranked.ranks)
     figure, (ax,) = subplots(height=1.1 + 0.24 * len(rows))
@@ -188,7 +186,7 @@ def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> by
         rank = ranked.ranks[row]
         ax.plot([rank - half, rank + half], [place, place], color=FAINT, linewidth=1.2)
         ax.plot([rank], [place], marker="o", markersize=5, color=PALETTE[0])
-    ax.set_yticks(range(len(rows)), [(titles or {}).get(row, row) for row in rows])
+    ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(f"mean rank over {len(ranked.blocks)} blocks, 1 is the best; bars: half a critical difference")
     quiet(ax, grid="x")

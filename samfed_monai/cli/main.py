@@ -23,8 +23,8 @@ from samfed_monai.core.errors import (
     SamFedError,
     Stopped,
     Terminated,
-    message_and_code,
     name_problems,
+    reported,
 )
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.core.run_log import is_news
@@ -92,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(ExitCode.DONE)
     except (SamFedError, KeyboardInterrupt) as error:
-        return _report(error)
+        return reported(error)
     except Terminated:
         kept = getattr(arguments, "kept", "what was complete is kept")
-        return _report(Stopped(f"{ASKED}; {kept}", AGAIN))
+        return reported(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if known is not None:
-            return _report(known)
+            return reported(known)
         traceback.print_exc()
         sys.stderr.write(f"\n{BUG_NOTE}\n")
         return int(ExitCode.FAILED)
@@ -152,12 +152,6 @@ def _device(asked: str | None) -> Iterator[None]:
             del os.environ[DEVICE]
         else:
             os.environ[DEVICE] = before
-
-
-def _report(error: SamFedError | KeyboardInterrupt) -> int:
-    message, code = message_and_code(error)
-    sys.stderr.write(f"{message}\n")
-    return int(code)
 
 
 class _StderrHandler(logging.StreamHandler):

@@ -37,7 +37,7 @@ from samfed_monai.config.parse import (
 )
 from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
 from samfed_monai.config.variants import find_variant, methods, read_method
-from samfed_monai.core.errors import Problem, Problems, Refused, closest
+from samfed_monai.core.errors import Problem, Problems, Refused, closest, failure_of
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures
 
@@ -113,7 +113,7 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
                 imported = importlib.import_module(module)
                 found = f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
             except Exception as error:  # of another package: its import may raise anything
-                found = f"{module}, which ends in {type(error).__name__}: {error}"
+                found = f"{module}, which ends in {failure_of(error)}"
             if found:
                 hint = "correct it: MONAI would go on without it"
                 yield Problem(place, found, "a module that can be imported", hint)

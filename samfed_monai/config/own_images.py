@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from samfed_monai.config.options import is_value
 from samfed_monai.config.parse import MISSING, follow, join_id, lookup, split_id, walk
 from samfed_monai.config.targets import component_schema, resolve_target
 from samfed_monai.core.errors import Problem, Refused
@@ -157,7 +158,7 @@ class _Comparison:
         elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
             for index, pair in enumerate(zip(mine, theirs, strict=True)):
                 yield from self.of(*pair, (*here, str(index)), free=free)
-        elif mine != theirs and not (free and all(each is MISSING or _plain(each) for each in (mine, theirs))):
+        elif mine != theirs and not (free and all(each is MISSING or is_value(each) for each in (mine, theirs))):
             yield self._problem(mine, theirs, here)
 
     def _of_mapping(self, mine: Mapping[str, Any], theirs: Any, place: tuple[str, ...]) -> Iterator[Problem]:
@@ -185,12 +186,6 @@ class _Comparison:
 
 def _number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_plain(each) for each in value)
-    return _number(value) or (isinstance(value, str) and not value.startswith(("@", "$", "%")))
 
 
 def shown(value: Any) -> str:

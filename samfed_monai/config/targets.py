@@ -23,7 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, failure_of, refused
 from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.core.registry import Elsewhere
 from samfed_monai.core.validators import one_of, require
@@ -98,9 +98,8 @@ def resolve_target(target: Any, where: str) -> Any:
     except Refused:
         raise
     except Exception as error:  # of another package: its import may raise anything
-        if is_out_of_memory(error):
-            raise
-        found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        failure = failure_of(error)
+        found = str(error) if isinstance(error, ImportError) else failure
         owners = [owner for module, owner in _modules_brought().items() if path.startswith(f"{module}.")]
         hint = f"update or uninstall {owners[0].partition(' ')[0]}, which brings it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
@@ -325,9 +324,7 @@ def brought(kind: str) -> Brought:
             _require(kind, point)
             everything.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
-            if is_out_of_memory(error):
-                raise
-            reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
+            reasons = error.problems if isinstance(error, Refused) else [failure_of(error)]
             package = owner.partition(" ")[0] if point.dist else owner
             everything.broken[point.name] = Problem(
                 f"{owner} -> entry point {point.name} = {point.value} of {group}",

@@ -27,8 +27,8 @@ from samfed_monai.core.errors import (
     Stopped,
     Terminated,
     machine_failure,
-    message_and_code,
     refused,
+    reported,
 )
 from samfed_monai.core.own_process import keep_freed_memory
 from samfed_monai.core.validators import one_of, require
@@ -74,9 +74,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, where: Traceback
     if known is None:
         sys.__excepthook__(kind, error, where)
         return
-    message, code = message_and_code(known)
-    sys.stderr.write(f"{message}\n")
-    raise SystemExit(int(code)) from None
+    raise SystemExit(reported(known)) from None
 
 
 def require_checked(bundle_root: str | Path, workflow: str) -> None:

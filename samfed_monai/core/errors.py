@@ -209,6 +209,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return said or isinstance(error, MemoryError)
 
 
+def failure_of(error: Exception) -> str:
+    """What code of others raised, in words, to be refused; memory that ran out is raised as it is."""
+    if is_out_of_memory(error):
+        raise error
+    return f"{type(error).__name__}: {error}"
+
+
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
 AGAIN = "type the same command again"
@@ -294,8 +301,9 @@ BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; 
 """The line below the traceback of an unexpected error."""
 
 
-def message_and_code(error: SamFedError | KeyboardInterrupt) -> tuple[str, ExitCode]:
-    """What to write to standard error, and the exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED, ExitCode.INTERRUPTED
-    return str(error), ExitCode(error.exit_code)
+def reported(error: SamFedError | KeyboardInterrupt) -> int:
+    """Writes what ended a command to standard error; returns its exit code."""
+    interrupted = (_INTERRUPTED, ExitCode.INTERRUPTED)
+    text, code = interrupted if isinstance(error, KeyboardInterrupt) else (str(error), error.exit_code)
+    sys.stderr.write(f"{text}\n")
+    return int(code)

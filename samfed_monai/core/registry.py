@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from samfed_monai.core.errors import did_you_mean, is_out_of_memory, refused
+from samfed_monai.core.errors import did_you_mean, failure_of, refused
 
 T = TypeVar("T")
 
@@ -37,9 +37,7 @@ class Elsewhere:
         try:
             return getattr(importlib.import_module(module), name)
         except Exception as error:  # of another package: its import may raise anything
-            if is_out_of_memory(error):
-                raise
-            found = f"{self.place}, which fails: {type(error).__name__}: {error}"
+            found = f"{self.place}, which fails: {failure_of(error)}"
             owner = self.owner or module.partition(".")[0]
             hint = f"update or uninstall {owner.partition(' ')[0]}"
             raise refused(where, found=found, expected=f"what {owner} brings", hint=hint) from error

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import refused
+from samfed_monai.core.errors import failure_of, is_out_of_memory, refused
 
 Picture = NDArray[np.uint8]
 
@@ -134,7 +134,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     except _NotUnderstood as error:
         raise refused(path, error.found, error.expected, error.hint) from None
     except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
-        found = f"a header that cannot be read ({type(error).__name__}: {error})"
+        found = f"a header that cannot be read ({failure_of(error)})"
         raise refused(path, found, "a DICOM image", "export the image anew") from None
 
 
@@ -146,7 +146,7 @@ def _opened(path: Path) -> Any:
     except InvalidDicomError:
         raise _NotUnderstood("a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
     except Exception as error:
-        raise _NotUnderstood(f"{type(error).__name__}: {error}", "a DICOM object", "copy it again") from None
+        raise _NotUnderstood(failure_of(error), "a DICOM object", "copy it again") from None
 
 
 def _check(content: Any) -> None:
@@ -195,6 +195,8 @@ def _decoded(content: Any) -> NDArray[Any]:
     try:
         pixels = pixel_array(content)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)

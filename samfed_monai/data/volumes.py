@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, or_skip, refused
 from samfed_monai.core.io import Written, read_json, taken_back_if_refused, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
@@ -191,11 +191,11 @@ def _loaded(path: Path) -> Any:
 
 @contextmanager
 def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
-    """Refuses whatever is raised: nibabel and zlib raise a dozen kinds."""
+    """Refuses whatever is raised, but for memory that ran out: nibabel and zlib raise a dozen kinds."""
     try:
         yield
     except Exception as error:
-        raise refused(path, f"{type(error).__name__}: {error}", expected, hint) from None
+        raise refused(path, failure_of(error), expected, hint) from None
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:

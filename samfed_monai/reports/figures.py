@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +130,13 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
 
 def _average(lines: Lines, weights: Mapping[str, int]) -> list[tuple[int, float]]:
     # rounds count from 1 on every picture, as in the log, and from 0 in files
-    found: dict[int, list[tuple[float, int]]] = {}
+    sums, images = defaultdict[int, float](float), Counter[int]()
     for site, line in lines.items():
         for number, value in line:
-            found.setdefault(number, []).append((value, weights.get(site, 1) or 1))
-    return [(number + 1, fmean(*zip(*found[number], strict=True))) for number in sorted(found)]
+            weight = weights.get(site, 1) or 1
+            sums[number] += weight * value
+            images[number] += weight
+    return [(number + 1, sums[number] / images[number]) for number in sorted(sums)]
 
 
 def comparison_figure(table: Table) -> Picture:

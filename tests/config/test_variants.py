@@ -18,7 +18,6 @@ from samfed_monai.config.variants import (
     PACKAGED,
     declared,
     methods,
-    own_variants,
     read_method,
 )
 from samfed_monai.core.errors import Refused
@@ -28,7 +27,6 @@ from tests.methods import present
 
 
 def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
-    assert list(own_variants(bundle)) == ["gentle"]
     assert known_variants(bundle) == sorted([*known_variants(), "gentle"])
     assert {"samfed", "dp_only", "no_sam", "oracle"} <= set(known_variants())
     assert find_variant(bundle, "no_sam") == find_variant(None, "no_sam") == PACKAGED / "no_sam.json"

@@ -26,6 +26,7 @@ from samfed_monai.data.reading import (
     read_mask,
     scan_fault,
 )
+from samfed_monai.data.volumes import read_slices
 from tests.data.making import disc, jpeg, picture, save
 
 
@@ -256,15 +257,16 @@ def test_a_transposed_mask_of_a_square_picture_fits_worse_and_of_others_nothing_
     assert misfit(0 * picture, mask) == misfit(picture[:32], mask[:32]) == 0
 
 
-def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [("PIL.PngImagePlugin.PngImageFile.load", "a.png"), ("nibabel.load", "a.nii"), ("pydicom.dcmread", "a.dcm")],
+)
+def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch, reader, name):
+    pytest.importorskip(reader.partition(".")[0])
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-
-    def load(_: Image.Image) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    monkeypatch.setattr(reader, lambda *_, **__: np.empty(1 << 50))
     with pytest.raises(MemoryError):
-        read_image(tmp_path / "a.png")
+        (read_image if name == "a.png" else read_slices)(tmp_path / name)
 
 
 COLOURS = np.asarray(picture(0))

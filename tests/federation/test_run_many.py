@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.core.errors import Stopped, message_and_code
+from samfed_monai.core.errors import Stopped, reported
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.run_many import Run, RunsRefused, configs_of, failure, last_words, run_all
 
@@ -221,7 +221,7 @@ def test_a_run_s_last_words(tmp_path, text, code, words):
 def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are_and_others_are(tmp_path):
     refused, fault = run_of(tmp_path, "a", REFUSED, code=2), run_of(tmp_path, "b", "it broke")
     all_refused = failure([refused], 3)
-    assert (type(all_refused), message_and_code(all_refused)[1]) == (RunsRefused, 2)
+    assert (type(all_refused), reported(all_refused)) == (RunsRefused, 2)
     assert str(all_refused).splitlines() == [
         "refused: 1 of 3 runs",
         f"    a, seed 0 ({tmp_path / 'a' / 'log.txt'}):",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, message_and_code
+from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.local import _until_done, refuse_busy_port
@@ -331,7 +331,7 @@ def test_a_run_that_failed_by_our_mistake_ends_the_command_with_1(tmp_path):
     write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
     with pytest.raises(ServerReported, match="TypeError: a mistake") as told:
         raise_for_status(read_status(tmp_path))
-    assert message_and_code(told.value)[1] == 1
+    assert reported(told.value) == 1
 
 
 def test_the_status_of_a_run_is_its_own_file(tmp_path):

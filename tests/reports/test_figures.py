@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.reports import RunData, comparison_table, figures
-from samfed_monai.reports.figures import LEAST_SPAN, _site_lines, curves, panels, run_figures
+from samfed_monai.reports.figures import _average, _site_lines, curves, panels, run_figures
 from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
@@ -31,6 +31,11 @@ def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch):
         assert curves(run).text.startswith(f"Dice of {who}")
 
 
+def test_the_thick_line_is_the_mean_over_images():
+    lines = {"a": [(0, 0.5)], "b": [(0, 0.8), (1, 0.2)]}
+    assert _average(lines, {"a": 1, "b": 2}) == [(1, pytest.approx(0.7)), (2, pytest.approx(0.2))]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"), [((0.79, 0.81), (0.75, 0.85)), ((0.2, 0.8), (0.17, 0.83)), ((0.5, 0.5), (0.45, 0.55))]
 )
@@ -38,7 +43,6 @@ def test_an_axis_does_not_turn_noise_into_a_collapse(values, expected):
     _, (ax,) = subplots()
     _site_lines(ax, {"a": list(enumerate(values))}, ["a"])
     assert ax.get_ylim() == pytest.approx(expected, abs=0.006)
-    assert LEAST_SPAN == 0.1
 
 
 def test_one_round_has_one_tick_and_a_site_keeps_its_colour_where_another_has_no_values():
