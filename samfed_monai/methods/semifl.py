@@ -16,7 +16,6 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.mixup import NeighbourMixUp
-from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 if TYPE_CHECKING:
@@ -89,21 +88,15 @@ class ServerTuned(FedAvg):
         if state:
             training_state.unpack(self._sharing.optimizer, state)
 
-    def configure(self, round: int) -> dict[str, Message]:
-        self._answered = False
-        return super().configure(round)
+    def finish(self, round: int) -> None:
+        self._answered = self._total > 0
+        super().finish(round)
 
-    def accept(self, round: int, site: str, update: Message) -> None:
-        super().accept(round, site, update)
-        self._answered = True
-
-    @torch.no_grad()
     def refine(self, round: int) -> None:
         if not self._answered:
             return
         self._answered = False
-        with torch.enable_grad():
-            tuned = self.tune(dict(self.global_weights), round)
+        tuned = self.tune(dict(self.global_weights), round)
         where = f"training at the server, round {round + 1}"
         if problems := check_tensors(tuned, like=self.global_weights, where=where):
             raise Stopped(str(problems[0]), "lower learning_rate")

@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from samfed_monai.bundle.images import SplitDataset
+from samfed_monai.config.parse import parsed
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.metrics.quality import PREFIX
-from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.privacy.rules import Privacy, forbidden_problems
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic
@@ -63,12 +64,21 @@ class Allowed:
     keeps: bool = False
 
 
-def allowed_weights(network: nn.Module, split: KeySplit) -> Allowed:
-    """The shared names of a network, as :func:`network_split` has them: frozen and personal ones never leave."""
+def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
+    """The shared names of a network: those that it declares itself (``key_split()``), without the personal ones.
+
+    Args:
+        network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
+            personal names never leave.
+        personal: patterns of names that never leave (:func:`network_split`).
+
+    Raises:
+        Refused: a pattern that matches nothing.
+    """
     from monai.networks.utils import get_state_dict
 
     state = get_state_dict(network)
-    shared = {name: state[name] for name in split.shared}
+    shared = {name: state[name] for name in network_split(network, personal).shared}
     learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
     return Allowed({Kind.WEIGHTS: shared}, learned=learned, momentum=_largest_momentum(network, shared))
 
@@ -163,13 +173,15 @@ def allowed_of(client: Any) -> Allowed:
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
-    split, sharing = client.own.split, client.own.sharing
+    network, seen = client.trainer.network, getattr(client, "trained_on", None)
+    sharing = getattr(getattr(client, "own", None), "sharing", None)
+    personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
-        allowed_weights(client.trainer.network, split),
+        allowed_weights(network, personal=personal),
         batch=_smallest_batch(client.trainer),
-        statistic=client.statistic,
-        seen=client.trained_on.least(),
-        keeps=sharing is not None or bool(split.personal),
+        statistic=getattr(client, "statistic", None),
+        seen=seen.least() if seen is not None else None,
+        keeps=sharing is not None or bool(network_split(network, personal).personal),
     )
     if sharing is None:
         return weights

@@ -121,11 +121,7 @@ class Exam:
         teacher = self.teacher
         image = image.to(teacher.sam.pixel_mean.device)
         if not self.keep_embeddings or views != 1:
-            before, teacher.views = teacher.views, views
-            try:
-                return teacher.probabilities(image).cpu()
-            finally:
-                teacher.views = before
+            return teacher.probabilities(image, views).cpu()
         if key not in self._embeddings:
             self._embeddings[key] = teacher.embed(image).half()
         return probabilities(teacher.decode(self._embeddings[key].float(), *image.shape[-2:])).cpu()

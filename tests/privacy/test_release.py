@@ -23,7 +23,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import SamNetwork, build_sam, split_keys
-from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter, read_audit
 from samfed_monai.privacy.accounting import PrivacyLedger
 from samfed_monai.privacy.allowed import (
@@ -308,11 +308,11 @@ class Declared(ToyNet):
 
 
 def test_fault_56_a_network_s_own_declaration_is_kept_and_of_sam_vit_b_lora_leaves_which_is_0_60_megabytes():
-    assert allowed_weights(Declared(), network_split(Declared())).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
-    assert allowed_weights(Declared(), network_split(Declared(), ["0.bias"])).like[Kind.WEIGHTS].keys() == {"0.weight"}
+    assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
+    assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
     with torch.device("meta"):  # the shapes of ViT-B
         network = SamNetwork(build_sam("vit_b", size=256), 256)
-    allowed = allowed_weights(network, network.key_split()).like[Kind.WEIGHTS]
+    allowed = allowed_weights(network).like[Kind.WEIGHTS]
     assert allowed.keys() == set(network.key_split().shared)
     assert sum(4 * tensor.numel() for tensor in allowed.values()) == 12 * 2 * 4 * (768 + 768) * 4
 

@@ -82,11 +82,12 @@ class Teacher(nn.Module):
         return cls(sam, sha256=sha256, size=size, views=views, bf16=bf16).to(device)
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
+    def probabilities(self, images: Tensor, views: int | None = None) -> Tensor:
         """Mean probability over test-time views.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
+            views: in place of the teacher's own number of them.
 
         Returns:
             ``(B, 1, h, w)`` float32 in [0, 1] that covers exactly the image: the padding is cut off, the longer side
@@ -94,13 +95,13 @@ class Teacher(nn.Module):
             resize to (H, W) puts it in register with the image. Of K classes ``(B, K + 1, h, w)``, the background's
             first, which sum to 1.
         """
-        images, views = images.to(self.sam.pixel_mean.device).float(), VIEWS[self.views]
+        images, symmetries = images.to(self.sam.pixel_mean.device).float(), VIEWS[views or self.views]
         normalised = self.sam.normalise(place(images, self.size))
-        viewed = [view.apply(normalised) for view in views]
+        viewed = [view.apply(normalised) for view in symmetries]
         inputs = torch.cat([pad(each, self.size) for each in viewed])
         few = max(1, AT_ONCE // self.size**2)
         logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(few)])
-        parts = zip(views, viewed, logits.chunk(len(views)), strict=True)
+        parts = zip(symmetries, viewed, logits.chunk(len(symmetries)), strict=True)
         masks = [(view, crop(part, each.shape[-2], each.shape[-1], self.size)) for view, each, part in parts]
         return torch.stack([view.undo(probabilities(mask)) for view, mask in masks]).mean(0)
 
