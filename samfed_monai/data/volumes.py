@@ -180,8 +180,7 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
     for form in ("qform", "sform"):  # they may differ, and a viewer take either
         matrix, code = getattr(source, f"get_{form}")(coded=True)
         getattr(image, f"set_{form}")(matrix, int(code))
-    content: bytes = gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
-    return content
+    return gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
 
 
 def _loaded(path: Path) -> Any:
@@ -242,7 +241,8 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
     axes = len(_space(image)[:3])
     sides = np.linalg.norm(affine[:3, :axes], axis=0)
     size = abs(np.linalg.det(affine[:3, :3])) if axes > 2 else np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1]))
-    if not np.isfinite(affine).all() or not size > SINGULAR * np.prod(sides):
+    given = [affine, *(form[:3, :3] for form in forms.values() if form is not None)]
+    if not all(np.isfinite(each).all() for each in given) or not size > SINGULAR * np.prod(sides):
         raise refused(path, "an affine in which voxels have no extent", "one that is not singular", REPAIR)
     if all(form is not None for form in forms.values()):
         others = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
