@@ -39,11 +39,11 @@ class _NotUnderstood(ValueError):
         self.found, self.expected, self.hint = found, expected, hint
 
 
-def _wrong(name: str, found: object, expected: str) -> _NotUnderstood:
+def _wrong(name: str, found: object, expected: str, *hint: str) -> _NotUnderstood:
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
 
-    return _NotUnderstood(f"{name} {Tag(tag_for_keyword(name) or 0)} {found}", expected)
+    return _NotUnderstood(f"{name} {Tag(tag_for_keyword(name) or 0)} {found}", expected, *hint)
 
 
 def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
@@ -189,14 +189,13 @@ def _decoded(content: Any) -> NDArray[Any]:
         hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
     if not installed:
         hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
-        found = _wrong("TransferSyntaxUID", syntax.name, "").found
-        raise _NotUnderstood(found, "an encoding for which a decoder is installed", hint)
+        raise _wrong("TransferSyntaxUID", syntax.name, "an encoding for which a decoder is installed", hint)
     try:
         pixels = pixel_array(content)
     except Exception as error:
         reason = " ".join(str(error).split())
-        found = _wrong("TransferSyntaxUID", f"{syntax.name}, but pixels that cannot be decoded ({reason})", "").found
-        raise _NotUnderstood(found, "pixels that pydicom decodes", hint) from None
+        found = f"{syntax.name}, but pixels that cannot be decoded ({reason})"
+        raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
     frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted = int(content.get("NumberOfFrames") or 1)
@@ -277,6 +276,7 @@ def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.
     if len(described) != 3 or data is None:
         raise _wrong(f"{name}Descriptor", f"{described} without {name}Data" if data is None else described, "a table")
     count, first, bits = described[0] % 2**16 or 2**16, *described[1:]
+    first -= 2**16 * int(first >= 2**15 > numbers.max())  # without VRs, pydicom takes the sign for that of the pixels
     order = "<" if item.original_encoding[1] is not False else ">"
     raw = data if isinstance(data, bytes) else np.atleast_1d(data).astype("u2").astype(f"{order}u2").tobytes()
     size = len(raw) // count
