@@ -360,6 +360,16 @@ def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tm
     cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
 
 
+def test_foreground_has_one_value_in_all_masks_but_1_and_255_are_one(tmp_path):
+    for name, value in (("a", 1), ("b", 255), ("c", 0)):
+        saved(tmp_path / f"in/a/images/{name}.nii", np.arange(24, dtype=np.uint8).reshape(4, 3, 2))
+        saved(tmp_path / f"in/a/masks/{name}.nii", np.full((4, 3, 2), value, np.uint8))
+    cut_nifti(tmp_path / "in", tmp_path / "out")
+    saved(tmp_path / "in/a/masks/c.nii", np.full((4, 3, 2), 4, np.uint8))
+    with pytest.raises(Refused, match=r"--label: expected one value of foreground .*, found 1 in a/masks/a.nii and 4"):
+        cut_nifti(tmp_path / "in", tmp_path / "other")
+
+
 def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_path):
     numbered = ("images/n_0000", "masks/n_0000", "images/n_0007", "masks/n_0007")
     for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", *numbered):
@@ -367,10 +377,8 @@ def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_pat
     saved(tmp_path / "in/b/images/b_0000.nii.gz", EMPTY)  # no mask; called as the others are
     cut_nifti(tmp_path / "in", tmp_path / "out")
     folders = {path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
-    assert folders == {
-        *("a/images/a_1", "a/masks/a_1", "a/images/a_2", "b/images/b"),
-        *(f"a/{name}" for name in numbered),
-    }, "a table of patients names cases, which have no channel"
+    cases = {"a/images/a_1", "a/masks/a_1", "a/images/a_2", "b/images/b", *(f"a/{name}" for name in numbered)}
+    assert folders == cases, "a table of patients names cases, which have no channel"
     for name in ("a_1_0001", "a_2_0001"):
         saved(tmp_path / f"in/a/images/{name}.nii.gz", EMPTY)
     told = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
