@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Facts:
         mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
         turned: whether the file's EXIF asks for an orientation other than upright.
         brightest: the highest value of the image's channels in 0..255.
+        mask_like: whether the image is black and white, as a mask is (:func:`mask_like`).
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
@@ -62,6 +63,7 @@ class Facts:
     mode: str = ""
     turned: bool = False
     brightest: int = 255
+    mask_like: bool = False
     label: str | None = None
     label_sha256: str | None = None
     mask_values: tuple[int, ...] = ()
@@ -88,21 +90,13 @@ def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list
     return [Problem(str(root.resolve()), found, f"{counted(len(files), 'file')} of {listed}", hint)]
 
 
-class Listed(Protocol):
-    """An image that a source found, or an item of a list."""
-
-    image: str
-    label: str | None
-    label_kind: str | None
-
-
 def survey(
     listed: Iterable[Any], data_root: str | Path, *, threshold: int | None = None, classes: Sequence[str] = ()
 ) -> list[Facts]:
     """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
 
     Args:
-        listed: images and their labels (:class:`Listed`), relative to ``data_root``.
+        listed: images that a source found, or items of a list, with paths relative to ``data_root``.
         data_root: folder that nothing may lie outside of.
         threshold: as in :func:`~.reading.read_mask`.
         classes: names of the classes of labels that have several; empty for binary masks.
@@ -113,8 +107,13 @@ def survey(
         return list(progress_bar(found, total=len(different), desc="reading images", unit="image"))
 
 
-def look(one: Listed, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
-    """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction)."""
+def look(one: Any, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
+    """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction).
+
+    Args:
+        one: an image that a source found, or an item of a list.
+        data_root, threshold, classes: see :func:`survey`.
+    """
     problems = Problems()
     facts: dict[str, Any] = {"image": one.image, "label": one.label}
     picture = mask = None
@@ -124,7 +123,7 @@ def look(one: Listed, data_root: str | Path, threshold: int | None = None, class
         facts["sha256"] = sha256_bytes(content)
         picture, stored = decode_image(content, one.image)
         facts |= {"height": picture.shape[0], "width": picture.shape[1], "brightest": int(picture.max())}
-        facts |= {"mode": stored.mode, "turned": is_turned(stored)}
+        facts |= {"mode": stored.mode, "turned": is_turned(stored), "mask_like": mask_like(picture)}
     except Refused as refusal:
         facts["unreadable"] = isinstance(refusal, Unreadable)
         problems.extend(refusal.problems)
@@ -148,6 +147,15 @@ def look(one: Listed, data_root: str | Path, threshold: int | None = None, class
         problems.extend(wrong)
         facts["misfit"] = 0.0 if wrong or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
+
+
+def mask_like(picture: Picture) -> bool:
+    """Whether a picture (H, W, 3) is a mask, or line art: 95 % of its values are within 15 of 0 or 255, some of each.
+
+    A JPEG's loss is along borders. Of our photographs and slices none has more than 90 % of such values (ours).
+    """
+    black, white = (picture < 16).mean(), (picture > 239).mean()
+    return bool(black and white and black + white > 0.95)
 
 
 NO_FILE = "no such file"

@@ -395,8 +395,9 @@ def measuring_notes(datalist: DataList) -> list[str]:
     """
     if not any(site.validation or site.test for site in datalist.sites.values()):
         return [
-            "nothing here can be scored: no site has a validation or test image, that is one with a mask; rounds are "
-            "not compared, the last one is taken, and only looking at its masks shows whether it is good"
+            "nothing here can be scored: no site has a validation or test image, that is one with a mask, drawn by a "
+            "share of its site (larger ones: --validation, --test); rounds are not compared, the last one is taken, "
+            "and only looking at its masks shows whether it is good"
         ]
     bare, few = [], []
     for name, site in datalist.sites.items():

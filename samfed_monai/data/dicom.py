@@ -279,6 +279,7 @@ def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.
     if len(described) != 3 or data is None:
         raise _wrong(f"{name}Descriptor", f"{described} without {name}Data" if data is None else described, "a table")
     count, first, bits = described[0] % 2**16 or 2**16, *described[1:]
+    first -= 2**16 * int(first >= 2**15 > numbers.max())  # without VRs, pydicom takes the sign for that of the pixels
     order = "<" if item.original_encoding[1] is not False else ">"
     raw = data if isinstance(data, bytes) else np.atleast_1d(data).astype("u2").astype(f"{order}u2").tobytes()
     size = len(raw) // count

@@ -61,8 +61,7 @@ def kind_of(path: Path) -> str:
     head = b"" if name.endswith(DICOM_SUFFIXES) else _head(path)
     if name.endswith(DICOM_SUFFIXES) or head[128:] == b"DICM":
         return DICOM
-    picture = next((kind for start, kind in STARTS.items() if kind in FORMATS and head.startswith(start)), None)
-    if picture:
+    if picture := next((kind for start, kind in STARTS.items() if kind in FORMATS and head.startswith(start)), None):
         return f"{picture} without its suffix"
     major = (_TYPES.guess_type(name)[0] or "").partition("/")[0]
     if major in ("audio", "text", VIDEO):
@@ -126,8 +125,7 @@ def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKin
         volumes: list[Path] = []
         for kind, paths in walk(source).items():
             for path in paths:
-                other = no_image(path) if kind == DICOM else ""
-                if other:
+                if kind == DICOM and (other := no_image(path)):
                     others[f"DICOM without an image: {other}"].append(path)
                 elif kind in (NIFTI, DICOM):
                     volumes.append(path)

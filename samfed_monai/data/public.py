@@ -459,8 +459,7 @@ def _pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
 def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
     count = Counter(stem(one.image) for one in found)
     hint = "a published list names images by their stems: move away the ones that it does not mean"
-    twins = [one.image for one in found if count[stem(one.image)] > 1]
-    if twins:
+    if twins := [one.image for one in found if count[stem(one.image)] > 1]:
         raise Refused(Problem(image, "a stem that other images have, too", "each once", hint) for image in twins)
     pool = {stem(one.image): one for one in found}
     numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]

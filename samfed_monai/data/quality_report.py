@@ -81,8 +81,9 @@ DARK = 64
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
-    Images: dark, as of 12 bits in 16. Masks: empty or full, with nothing as bright as the list's threshold (fault 65),
-    inverted, not upright, or fitting better when turned (fault 3); classes that no label of a site has. Unlike voxels.
+    Images: dark, as of 12 bits in 16, or black and white, as masks. Masks: empty or full, with nothing as bright as the
+    list's threshold (fault 65), inverted, not upright, or fitting better when turned (fault 3); classes that no label
+    of a site has. Unlike voxels.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences, voxels = list[str](), dict[str, list[list[float]]]()
@@ -100,6 +101,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         look = f"dark: nothing in them is brighter than {brightest} of 255"
         look += bits if any(fact.mode.startswith("I") for fact in dark) else ""
         such([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", look)
+        look = "black and white alone, as masks are: if they are masks, move them out of the images"
+        such([fact.image for fact in images if fact.mask_like], f"{counted(len(images), 'image')} of {name}", look)
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")

@@ -263,7 +263,6 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
     if not content:
         raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     kind = next((kind for start, kind in STARTS.items() if content.startswith(start)), "")
-    fault = None
     try:
         if kind == "TIFF":
             return _decode_tiff(content, name, numbers)

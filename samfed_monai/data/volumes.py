@@ -48,6 +48,7 @@ TOLERANCE = 0.1
 ROUNDING = 1e-3
 """How far from whole a mask's numbers may be: programs that scale them (scl_slope) do not hit them exactly."""
 SINGULAR, AGREEMENT = 1e-6, 0.01  # shares of a voxel: of its volume; of its sides in qform and sform
+WHICH = "say which are foreground: --label N, or name each as a class: --classes A,B"
 REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affine)"
 
 
@@ -92,6 +93,7 @@ def read_mask_slices(
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     reorient: bool = False,
+    held: set[int] | None = None,
 ) -> NDArray[np.uint8]:
     """The foreground of a NIfTI mask, in the order and orientation of the pictures of its volume.
 
@@ -102,6 +104,7 @@ def read_mask_slices(
             their order, and every other is background; empty takes 1, 2, … and refuses every other.
         classes: names of several classes; empty for one.
         reorient: as the volume's pictures are read.
+        held: takes the values of the mask beside 0.
 
     Returns:
         (N, H, W) in 0..K, as :class:`Slices` has its pictures; K is 1 without ``classes``.
@@ -140,13 +143,12 @@ def read_mask_slices(
         hint = "name every class with --classes, or say with --label which value each of them has"
         raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
     if not labels and not classes and len(there) > 1:
-        hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
-        raise refused(path, f"the labels {shown}", "one beside 0", hint)
-    drawn = np.zeros(data.shape)
+        raise refused(path, f"the labels {shown}", "one beside 0", WHICH)
+    (set() if held is None else held).update(there)
+    drawn = np.zeros(data.shape, np.uint8)
     for number, value in enumerate(wanted, start=1):
         drawn[data == value] = number if classes else 1
-    drawn = drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1)
-    return _turned(drawn, directions).transpose(2, 1, 0)
+    return _turned(drawn.reshape(shapes[0][0], shapes[0][1], -1), directions).transpose(2, 1, 0)
 
 
 def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
@@ -178,8 +180,7 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
     for form in ("qform", "sform"):  # they may differ, and a viewer take either
         matrix, code = getattr(source, f"get_{form}")(coded=True)
         getattr(image, f"set_{form}")(matrix, int(code))
-    content: bytes = gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
-    return content
+    return gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
 
 
 def _loaded(path: Path) -> Any:
@@ -240,7 +241,8 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
     axes = len(_space(image)[:3])
     sides = np.linalg.norm(affine[:3, :axes], axis=0)
     size = abs(np.linalg.det(affine[:3, :3])) if axes > 2 else np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1]))
-    if not np.isfinite(affine).all() or not size > SINGULAR * np.prod(sides):
+    given = [affine, *(form[:3, :3] for form in forms.values() if form is not None)]
+    if not all(np.isfinite(each).all() for each in given) or not size > SINGULAR * np.prod(sides):
         raise refused(path, "an affine in which voxels have no extent", "one that is not singular", REPAIR)
     if all(form is not None for form in forms.values()):
         others = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
@@ -356,7 +358,8 @@ def cut_nifti(
     Args:
         root: folder of sites, or one site's own folder.
         slices: where the pictures go; the data root of a list.
-        labels, classes: see :func:`read_mask_slices`; slices of several classes hold their values.
+        labels, classes: see :func:`read_mask_slices`; slices of several classes hold their values. Without either, all
+            masks have one value of foreground; 1 and 255 count as one.
         reorient: see :func:`read_slices`.
         without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
         skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
@@ -382,11 +385,11 @@ def cut_nifti(
     volumes, sentences = _volumes_below(root, slices, problems)
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out, kept, notes, blank, shown = list[Path](), set[Path](), dict[str, Any](), 0, set[bool | None]()
+    left_out, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
     with taken_back_if_refused(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
-                cut, voxel, single, drawn = _cut(each, labels, classes, reorient)
+                cut, voxel, single, values = _cut(each, labels, classes, reorient)
             except Refused as refusal:
                 unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
                 if unreadable and skip_unreadable:
@@ -398,14 +401,18 @@ def cut_nifti(
                 continue
             kept |= cut.keys()
             blank += single
-            shown.add(drawn)
+            held = {value: each.mask for value in values if each.mask} | held
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
             if not len(problems):  # with one, nothing is kept
                 with problems.collected():
                     write_new(cut, files)
-        if labels and not classes and shown & {True, False} == {False}:
+        foreground = held.keys() - {0}
+        if not labels and not classes and len(foreground) > 1 and foreground != {1, 255}:
+            found = " and ".join(f"{value} in {relative(held[value], root)}" for value in sorted(foreground)[:4])
+            problems.add("--label", found=found, expected="one value of foreground in all masks", hint=WHICH)
+        if labels and not classes and held and not foreground & {*labels}:
             found = f"{' and '.join(map(str, labels))}, which no mask holds"
             problems.add("--label", found=found, expected="the value of foreground in masks", hint="look into one")
         if not len(problems):  # of a volume with one, no slices are known
@@ -424,26 +431,24 @@ def cut_nifti(
 
 def _cut(
     volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
-) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, bool | None]:
-    """The files of a volume's slices and of their masks, mm of its voxels, how many slices were left out, and whether
-    the mask, if any, has foreground."""
+) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, set[int]]:
+    """The files of a volume's slices and of their masks, mm of its voxels, how many slices were left out, and the
+    values of the mask, if any, and 0."""
     read = read_slices(volume.path, reorient=reorient)
     shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
-    kinds = {"images": read.pictures}
+    kinds, values = {"images": read.pictures}, {0}
     if volume.mask is not None:
-        given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient}
+        given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient, "held": values}
         kinds["masks"] = read_mask_slices(volume.mask, volume.path, **given)
         shows |= kinds["masks"].any((1, 2))
         kinds["masks"] = kinds["masks"] if classes else 255 * kinds["masks"]
     kept = np.flatnonzero(shows | ~shows.any())
-    where = {kind: volume.site / kind / volume.name for kind in kinds}
     files = {
-        where[kind] / f"{volume.name}_{number + 1:04d}.png": png_of(pictures[number])
+        volume.site / kind / volume.name / f"{volume.name}_{number + 1:04d}.png": png_of(pictures[number])
         for kind, pictures in kinds.items()
         for number in kept.tolist()
     }
-    drawn = bool(kinds["masks"].any()) if "masks" in kinds else None
-    return files, read.voxel, len(shows) - len(kept), drawn
+    return files, read.voxel, len(shows) - len(kept), values
 
 
 def _is_unreadable(volume: Path) -> bool:

@@ -118,9 +118,8 @@ def _scribble(mask: Picture, random: np.random.Generator, points: int, width: in
 def _points(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
     def chosen(region: np.ndarray) -> np.ndarray:
         places = np.flatnonzero(region)
-        line = np.zeros(region.size, bool)
-        line[random.choice(places, size=min(points, len(places)), replace=False)] = True
-        return line.reshape(region.shape)
+        drawn = random.choice(places, size=min(points, len(places)), replace=False)
+        return np.isin(np.arange(region.size), drawn).reshape(region.shape)
 
     return _drawn(mask, chosen, width)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import heapq
 import io
 import json
@@ -283,11 +282,10 @@ class LooksPage:
         small, stream = Image.fromarray(picture), io.BytesIO()
         small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         small.save(stream, "JPEG", quality=80, optimize=True)
-        photo = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
         lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
         layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])  # transparent elsewhere
         look = {"area": area, "assessed": assessed, "seconds": seconds, "size": small.size}
-        look |= {"picture": photo, "outline": data_url(png_of(layer))}
+        look |= {"picture": data_url(stream.getvalue(), "jpeg"), "outline": data_url(png_of(layer))}
         (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, (*place, look))
 
     @property

@@ -122,9 +122,9 @@ def sentences(template: str, **values: Any) -> list[str]:
     return [" ".join(item.split()) for item in f"\n{text}".split("\n- ")[1:]]
 
 
-def data_url(content: bytes) -> str:
-    """PNG bytes as a URL that needs no file."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def data_url(content: bytes, kind: str = "png") -> str:
+    """A picture's bytes as a URL that needs no file."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 # Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which white paper would swallow.

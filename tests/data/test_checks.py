@@ -128,10 +128,8 @@ def test_fault_17_a_test_image_that_a_later_site_trains_on_is_told(tmp_path):
 
 def test_fault_22_the_same_stem_with_two_extensions_is_told():
     (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
-    assert str(problem) == (
-        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; if they are one image, "
-        "move one of the files away; if not, rename one, with its mask"
-    )
+    hint = "if they are one image, move one of the files away; if not, rename one, with its mask"
+    assert str(problem) == f"a/1.jpg: expected one file per stem, found the same stem as a/1.png; {hint}"
 
 
 def test_fault_29_a_file_that_changed_is_told(tmp_path):

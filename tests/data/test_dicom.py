@@ -58,9 +58,8 @@ def made(
         content.PlanarConfiguration = 0
     content.BitsAllocated, content.BitsStored, content.HighBit = bits, bits, bits - 1
     content.PixelRepresentation = int(pixels.dtype.kind == "i")
-    content.add_new(
-        "PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
-    )
+    order = ">" if syntax == BIG else "<"
+    content.add_new("PixelData", "OW", pixels.astype(pixels.dtype.newbyteorder(order)).tobytes())
     for name, value in elements.items():
         if value is None:
             del content[name]
@@ -109,6 +108,7 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         (row(0, 100, 255, dtype="u1"), {**INVERTED, "PresentationLUTShape": "INVERSE"}, [255, 155, 0]),
         (row(0, 1, 2), {"ModalityLUTSequence": [table([40, 20, 0], first=0, bits=16)]}, [255, 128, 0]),
         (row(0, 1, 7), {"VOILUTSequence": [table([0, 100, 255], first=1, bits=8)]}, [0, 0, 255]),
+        (row(0, 1), {"RescaleIntercept": "-2", "VOILUTSequence": [table([9, 255], first=65534, bits=8)]}, [9, 255]),
         (row(0, 300, 599), {"VOILUTSequence": [table(RAMP, first=0, bits=8)]}, [0, 127, 255]),
         (row(-5, 0, 5, dtype="i2"), {"VOILUTSequence": [table([0, 4095, 2048], first=-5, bits=12)]}, [0, 128, 128]),
         (row(0, 500, 1000), {"PixelPaddingValue": 0}, [0, 0, 255]),  # the range is 500 to 1000

@@ -68,8 +68,7 @@ def test_polypgen_is_a_site_for_each_centre_and_one_of_sequences(tmp_path):
     first, top = found["PolypGen-C1"][0], "PolypGen2021_MultiCenterData_v3/data_C1"
     assert (first.image, first.label) == (f"{top}/images_C1/x1.jpg", f"{top}/masks_C1/x1_mask.jpg")
     assert all(one.label for ones in found.values() for one in ones)
-    groups = [one.group for one in found["PolypGen-sequences"]]
-    assert groups == ["polypgen_seq1"] * 3 + ["polypgen_seq2"] * 3
+    assert [one.group for one in found["PolypGen-sequences"]] == ["polypgen_seq1"] * 3 + ["polypgen_seq2"] * 3
 
 
 def test_every_colour_of_neopolyp_is_polyp(tmp_path):
