@@ -24,8 +24,15 @@ def test_records_hold_absolute_paths_and_hashes(tmp_path):
     datalist = small_list(tmp_path)
     datalist.save(tmp_path / "list.json")
     first, second = load_records(tmp_path / "list.json", tmp_path, split="public")
-    paths = {key: f"{tmp_path.resolve()}/{folder}/p0.png" for key, folder in (("image", "images"), ("label", "masks"))}
-    assert first == {"id": "p0", **paths, "image_sha256": datalist.public[0].sha256, "site": "", "index": 0}
+    root = tmp_path.resolve()
+    assert first == {
+        "id": "p0",
+        "image": str(root / "images" / "p0.png"),
+        "label": str(root / "masks" / "p0.png"),
+        "image_sha256": datalist.public[0].sha256,
+        "site": "",
+        "index": 0,
+    }
     assert (second["id"], second["index"]) == ("p1", 1)
     assert "index" not in load_records(datalist, tmp_path, split="test", site="site-1")[0]
     assert load_records(DataList("list", [], {"a": Site()}), tmp_path, split="test", site="a") == []
