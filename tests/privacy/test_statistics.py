@@ -139,7 +139,6 @@ def test_a_sites_own_file_names_the_only_kinds_that_leave():
     assert PrivacyFloor(20, None, (SPECTRUM,)).under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=20)
     none = PrivacyFloor(statistics=()).under(plan)
     assert [none.rule(kind) for kind in StatisticKind] == [None] * 4
-    assert Privacy.from_json(plan.to_json()) == plan
 
 
 def test_what_is_forbidden_is_refused_before_any_work():
