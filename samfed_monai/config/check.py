@@ -23,14 +23,14 @@ from samfed_monai.config.parse import (
     FEDERATE,
     MISSING,
     SITES,
+    SIZES,
     WORKFLOWS,
     BundleConfig,
     follow,
-    image_sides,
     is_code,
     join_id,
     lookup,
-    reached,
+    numbers_at,
     split_id,
     walk,
     workflow_files,
@@ -145,7 +145,7 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
 def check_sizes(config: BundleConfig) -> Iterator[Problem]:
     """Sizes at which a training resizes images other than ``image_size``, which its model notes as the one it knows."""
     size = config.content.get("image_size")
-    for place, side in image_sides(config.content, ["train"]) if isinstance(size, int) else ():
+    for place, side in numbers_at(config.content, SIZES, ["train"]) if isinstance(size, int) else ():
         resizes = "Resize" in str(lookup(config.content, (*place[:-1], "_target_")))
         if resizes and side != size:
             found, expected = repr(lookup(config.content, place)), f"{size}, the image_size, which the model notes"
@@ -154,15 +154,10 @@ def check_sizes(config: BundleConfig) -> Iterator[Problem]:
 
 def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
     """Thresholds of masks other than ``threshold``, which is noted beside them and decides how they are calibrated."""
-    threshold = config.content.get("threshold")
-    for place, value in walk(reached(config.content, ["postprocessing", "handlers"])):
-        if (
-            threshold is not None
-            and place[-1:] == ("threshold",)
-            and type(value) in (int, float)
-            and value != threshold
-        ):
-            expected = f"{threshold}, the threshold, which is noted beside the masks"
+    content = config.content
+    for place, value in numbers_at(content, ["threshold"], ["postprocessing", "handlers"]):
+        if value != content.get("threshold", value):
+            expected = f"{content['threshold']}, the threshold, which is noted beside the masks"
             yield Problem(config.where(place), repr(value), expected, "let it be @threshold, and set threshold")
 
 

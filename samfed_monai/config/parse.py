@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,9 @@ FEDERATE = WORKFLOWS["federate"][-1]
 _OWN = frozenset(name for files in WORKFLOWS.values() for name in files)
 
 COMMAND_LINE = "command line"
+
+SIZES = ("image_size", "spatial_size")
+"""Keys whose value is a side of images in pixels, or all sides."""
 
 
 def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
@@ -396,19 +399,17 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
     return {name: _only(value, (name,), found, holders) for name, value in content.items() if (name,) in holders}
 
 
-_SIZES = frozenset({"image_size", "spatial_size"})
-"""Keys whose value is a side of images in pixels, or all sides."""
-
-
-def image_sides(content: Mapping[str, Any], roots: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Sides of images, in pixels, that what ``roots`` lead to says as numbers, each with the id that says it."""
+def numbers_at(
+    content: Mapping[str, Any], keys: Collection[str], roots: Iterable[str]
+) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Numbers that what ``roots`` lead to has under ``keys``, alone or in lists, each with the id that says it."""
     for parts, value in walk(reached(content, roots)):
-        if not _SIZES.intersection(parts[-1:]):
+        if not set(keys).intersection(parts[-1:]):
             continue
         there, asked = follow(content, parts, value)
-        for place, side in (follow(content, there, side) for side in (asked if isinstance(asked, list) else [asked])):
-            if type(side) in (int, float):
-                yield place, side
+        for place, number in (follow(content, there, each) for each in (asked if isinstance(asked, list) else [asked])):
+            if type(number) in (int, float):
+                yield place, number
 
 
 def _there(content: Any, path: _Path) -> _Path:

@@ -144,7 +144,8 @@ def read_mask_slices(
         raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
     if not labels and not classes and len(there) > 1:
         raise refused(path, f"the labels {shown}", "one beside 0", WHICH)
-    (set() if held is None else held).update(there)
+    if held is not None:
+        held.update(there)
     drawn = np.zeros(data.shape, np.uint8)
     for number, value in enumerate(wanted, start=1):
         drawn[data == value] = number if classes else 1

@@ -493,14 +493,13 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     Raises:
         Refused: with every site that is missing, and every client that is not named.
     """
-    known, there = {*participants.sites, *participants.unseen}, set(transport.sites)
-    away = "none of that name", "a client that the transport can reach"
-    hint = "name it in federate.json -> sites, or leave it out of the job"
-    stranger = "a client that the plan does not name", "a site of the plan", hint
-    require(
-        (Problem(f"site {site}", *away) for site in sorted(known - there)),
-        (Problem(f"site {site}", *stranger) for site in sorted(there - known)),
-    )
+    problems, known, there = Problems(), {*participants.sites, *participants.unseen}, set(transport.sites)
+    for site in sorted(known - there):
+        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
+    for site in sorted(there - known):
+        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
+    problems.refuse_if_any()
 
 
 def plan_problems(

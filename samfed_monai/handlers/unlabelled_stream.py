@@ -181,10 +181,8 @@ class UnlabelledStream:
         if batch is None:
             self._batches = iter(self.loader)
             batch = next(self._batches)
-        where, hint = (
-            "stream#loader (UnlabelledStream)",
-            "let WeakViewd write the weak view and StrongViewd the strong one",
-        )
+        where = "stream#loader (UnlabelledStream)"
+        hint = "let WeakViewd write the weak view and StrongViewd the strong one"
         missing = sorted({"image", "image_strong"} - batch.keys())
         require(Problem(where, f"a batch with {sorted(batch)}", f"the key {key!r}", hint) for key in missing)
         device, non_blocking = engine.state.device, engine.non_blocking

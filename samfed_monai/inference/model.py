@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import (
     COMMAND_LINE,
+    SIZES,
     BundleConfig,
-    image_sides,
     lookup,
+    numbers_at,
     reached,
     split_id,
     workflow_files,
@@ -212,7 +213,7 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
     usual = trained or config.below(len(config.layers) - 1).get("image_size")
     says = f"{trained}, as {weights.name} was trained" if trained else f"{usual}, the bundle's"
     unknown = "" if trained else f"; nothing says at which size {weights.name} was trained"
-    for place, side in () if ANY_SIZE.get() else image_sides(content, ["run"]):
+    for place, side in () if ANY_SIZE.get() else numbers_at(content, SIZES, ["run"]):
         if side != usual:
             where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
             do = "leave it out" if where.startswith("--") else "let it be @image_size"

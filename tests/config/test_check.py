@@ -129,21 +129,19 @@ def test_everything_is_told_at_once(bundle, rewrite):
 
 @pytest.mark.parametrize("workflow", ["train", "federate", "evaluate"])
 def test_images_are_trained_on_at_the_size_that_the_model_notes(workflow):
-    def said(value):
-        return [
-            str(each) for each in check_bundle(SKIN, workflow, overrides={"resize#spatial_size": value}, ready=False)
-        ]
-
-    (refusal,) = said([64, 64])
+    (refusal,) = told_of_skin(workflow, **{"resize#spatial_size": [64, 64]})
     assert "resize#spatial_size: expected 224, the image_size, which the model notes, found [64, 64]" in refusal
-    assert said(["@image_size", 224]) == []
+    assert told_of_skin(workflow, **{"resize#spatial_size": ["@image_size", 224]}) == []
 
 
-def test_masks_have_the_threshold_that_is_noted_beside_them():
+def test_masks_have_the_threshold_that_is_noted_beside_them(tmp_path):
     place = "postprocessing#transforms#3#threshold"
     expected = f"command line -> {place}: expected 0.5, the threshold, which is noted beside the masks, found 0.3"
     (refusal,) = told_of_skin("inference", **{place: 0.3})
     assert refusal.startswith(expected)
+    own = edited(tmp_path, file="inference.json", doubt=0.3)
+    (refusal,) = told(own, "inference", overrides={place: "@doubt"}, ready=False)
+    assert refusal.startswith("inference.json -> doubt: expected 0.5, the threshold")
     assert told_of_skin("inference", threshold=0.3) == told_of_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
 
 

@@ -154,7 +154,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("qform", "sform", "other", "told"),
+    ("qform", "sform", "other", "message"),
     [
         (None, np.diag([0.5, 0, 2, 1]), {}, "an affine in which voxels have no extent; export it again"),
         (None, np.diag([np.nan, 1, 1, 1]), {}, "an affine in which voxels have no extent"),
@@ -165,7 +165,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
         (None, AFFINE, {"xyzt_units": 5}, "expected units and a qform that can be read"),
     ],
 )
-def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, other, told):
+def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, other, message):
     image = nibabel.Nifti1Image(EMPTY, AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     for key, value in other.items():
@@ -173,7 +173,7 @@ def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qfo
     content = bytearray(image.to_bytes())
     content[280:328] = sform[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
     (tmp_path / "a.nii").write_bytes(content)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         read_slices(tmp_path / "a.nii")
 
 
