@@ -15,14 +15,13 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.core.words import counted
 from samfed_monai.metrics import pool
-from samfed_monai.reports.compare_forms import Block, block_markdown
+from samfed_monai.reports.compare_forms import Block, block_markdown, piped
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_score
 from study.ranks import ALPHA, Ranking, against, ranks_figure
 from study.related_plan import (
     BEST,
-    EARLIER,
     NO_ROW,
     NOT_UNSEEN,
     PARTS,
@@ -30,14 +29,12 @@ from study.related_plan import (
     device_of,
     dice_of,
     earlier_form,
-    gains_by_site,
     hospital_scores,
     on_cpu,
     ranked_rows,
     rows_of,
     runs_of,
     share_of,
-    site_scores,
 )
 
 TITLE = "The related systems"
@@ -120,15 +117,15 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
     return working / rounds * used / total
 
 
-def table_block(part: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]) -> Block:
-    """The table of a part: ranked rows first, the best on top, earlier forms marked; no column without values."""
+def table_block(cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]) -> Block:
+    """The table of a part: ranked rows first, the best on top; no column without values."""
     order = [*ranked.ranks, *(row for row in sorted(cells, key=place_of) if row not in ranked.ranks)]
     keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
     rows = {}
     for row in order:
         whole = {"rank": as_score(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
         rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key), seeds[row]) for key in keys]
-    titles = {row: title_of(row) + (r" \*" if earlier_form(part, row) else "") for row in order}
+    titles = {row: title_of(row) for row in order}
     return Block("Row", [HEADS[key] for key in keys], rows, titles, frozenset())
 
 
@@ -193,7 +190,7 @@ def told_ranks(ranked: Ranking) -> str:
 
 
 def told_against(runs: Iterable[RunData]) -> list[str]:
-    """Which rows are higher or lower than the yardstick when each is compared with it alone; a paragraph, or none."""
+    """Which rows are higher or lower than the yardstick when each is compared with it alone; lines, or none."""
     scores = hospital_scores(runs)
     base = scores.get(YARDSTICK)
     if len(scores) < 2 or not base:
@@ -202,23 +199,19 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
     most = max(blocks.values())
     few = [row for row, number in blocks.items() if number < most]  # and no p that could pass
     found = against({row: of for row, of in scores.items() if row not in few}, YARDSTICK)
-    differ = {row: of for row, of in found.items() if of.p < ALPHA}
-    text = f"**Against {_name(YARDSTICK)} alone**, block by block (Wilcoxon's signed-rank test, with Holm's correction "
-    text += f"for {counted(len(found), 'row')}{f' of {most} blocks; not {_names(few)}, of fewer' if few else ''}): "
+    text = f"**Against {_name(YARDSTICK)}**, which federates without SAM, over {counted(most, 'block')} each, "
+    text += f"{counted(len(found), 'row')}{f' (not {_names(few)}, of fewer)' if few else ''}: "
     if 2 / 2**most * len(found) >= ALPHA:
-        return [f"{text}{counted(most, 'block')} are too few to tell any from it.", ""]
+        return [f"{text}too few blocks to tell any row from it.", ""]
+    differ = {row: of for row, of in found.items() if of.p < ALPHA}
     texts = [
-        f"{word} {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
+        f"- {word}: {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
         for word, higher in (("higher", True), ("lower", False))
         if (those := {row: of for row, of in differ.items() if (of.gain > 0) is higher})
     ]
     if not texts:
         return [f"{text}none can be told from it.", ""]
-    rest = counted(len(found) - len(differ), "row")
-    return [
-        f"{text}{'; '.join(texts)}; {rest} cannot be told from it. In brackets, in how many blocks a row is higher.",
-        "",
-    ]
+    return [text.rstrip(), "", *texts, f"- not to be told from it: {counted(len(found) - len(differ), 'row')}", ""]
 
 
 def _as_p(p: float) -> str:
@@ -235,106 +228,52 @@ GROUPS = {
 """What rows of a kind (``_method -> kind``) have in common, in words."""
 
 
-def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
-    """What helps: gains over the yardstick, by what kind of method a row is, and against the public set alone."""
+def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
+    """What helps: the rows at or above the public set alone, and gains over the yardstick by kind of method; lines."""
     base = cells.get(YARDSTICK)
     if base is None:
-        return f"{_name(YARDSTICK)} has not been run, so that there is nothing to measure the others against."
-    gains = _gains(cells)
-    dice = {row: gain for row, of in gains.items() if (gain := of["dice"]) is not None}
-    if not dice:
-        return "No other row has been run yet."
-    best, ahead = max(dice, key=lambda row: dice[row]), sum(gain > 0 for gain in dice.values())
-    parts = [
-        f"{ahead} of {counted(len(dice), 'row')} {'has' if ahead == 1 else 'have'} a higher Dice than "
-        f"{_name(YARDSTICK)} ({as_score(base['dice'].mean, 3)}), the most {_name(best)} ({as_difference(dice[best])})."
-    ]
-    if grouped := _by_kind({row: gains[row] for row in dice if row != FLOOR}):
-        parts.append(f"Middle values over rows: {'; '.join(grouped)}.")
+        return [f"{_name(YARDSTICK)} has not been run, so that there is nothing to measure the others against.", ""]
+    text = f"{_name(YARDSTICK)} has Dice {as_score(base['dice'].mean, 3)}"
     floor = cells.get(FLOOR, {}).get("dice", Cell())
-    over = {row: gap for row in dice if row != FLOOR and (gap := cells[row]["dice"].minus(floor).mean) is not None}
+    over = {row: gap for row, of in cells.items() if (gap := of["dice"].minus(floor).mean) is not None}
+    above = [row for row, gap in over.items() if gap >= 0 and row not in (FLOOR, CEILING)]
     if over:
-        above, below = ([row for row, gap in over.items() if (gap >= 0) is wanted] for wanted in (True, False))
-        word, listed = ("At or above", above) if len(above) <= len(below) else ("Below", below)
-        texts = _names(listed) if listed else "none"
-        parts.append(f"{word} the public set alone ({as_score(floor.mean, 3)}), over the seeds in common: {texts}.")
-    return " ".join(parts)
+        text += f", the public set alone {as_score(floor.mean, 3)}. At or above the latter, over the seeds in common: "
+        text += _names(above) if above else "no row"
+    gains = {row: of for row, of in _gains(cells).items() if of["dice"] is not None and row != FLOOR}
+    rows = _by_kind(gains)
+    heads = [f"Middle gain over {_name(YARDSTICK)}", "Rows", *(HEADS[key] for key in GAINS)]
+    return [f"{text}.", "", *(_table(heads, rows) if rows else [])]
 
 
-def told_when(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) -> str:
-    """When it helps: at the worst site, at a hospital that took no part, site by site, and what few bytes cost."""
-    gains, parts = _gains(cells), []
-    for key, where in (("worst", "At the worst site"), ("unseen", "At the hospital that took no part")):
-        found = {row: gain for row, of in gains.items() if (gain := of[key]) is not None}
-        if found:
-            first, last = (choose(found, key=lambda row: found[row]) for choose in (max, min))
-            parts.append(
-                f"{where} {_name(first)} gains most ({as_difference(found[first])}), "
-                f"{_name(last)} least ({as_difference(found[last])})."
-            )
-    parts += _by_site(runs)
-    parts += _cheap(cells) if YARDSTICK in cells else []
-    return " ".join(parts)
+GAINS = ("dice", "worst", "unseen")
+"""Columns of which a gain over the yardstick is taken."""
 
 
 def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float | None]]:
     """Of every row but the yardstick and the ceiling, what it gains over the yardstick, paired by seed."""
     base = cells.get(YARDSTICK, {})
     return {
-        row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in ("dice", "worst", "unseen")}
+        row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in GAINS}
         for row, of in cells.items()
         if row not in (YARDSTICK, CEILING)
     }
 
 
-def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Middle gains of rows of one kind: one row that failed says nothing of the others."""
-    known, texts = methods(), []
+def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
+    """Middle gains of kinds of three rows and more, spelt: one row that failed says nothing of the others."""
+    known, table = methods(), []
     for kind, what in GROUPS.items():
         rows = [row for row in gains if row in known and known[row].kind == kind]
-        said = [
-            f"{word} {as_difference(median(values))}"
-            for key, word in (("dice", "Dice"), ("worst", "worst site"), ("unseen", "unseen hospital"))
-            if (values := [gain for row in rows if (gain := gains[row][key]) is not None])
-        ]
-        if said:
-            texts.append(f"{what} ({len(rows)}) {', '.join(said)}")
-    return texts
+        values = [[gain for row in rows if (gain := gains[row][key]) is not None] for key in GAINS]
+        if len(rows) > 2:  # the middle one of three is not the worst
+            table.append([what, str(len(rows)), *(as_difference(median(of)) if of else MISSING for of in values)])
+    return table
 
 
-def _by_site(runs: Sequence[RunData]) -> list[str]:
-    """Where a rival is worth most: at each site the row that gains most over the yardstick, over seeds in common."""
-    scores = site_scores(runs)
-    base = scores.get(YARDSTICK, {})
-    gains = {row: gains_by_site(of, base) for row, of in scores.items() if row not in (YARDSTICK, CEILING)}
-    texts = []
-    for site in dict.fromkeys(site for site, _ in base):
-        at_site = {row: of[site] for row, of in gains.items() if site in of}
-        if at_site:
-            first = max(at_site, key=lambda row: at_site[row])
-            plain = fmean(dice for block, dice in base.items() if block[0] == site)
-            texts.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(at_site[first])}")
-    return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(texts)}."] if texts else []
-
-
-def _cheap(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
-    """Rows that send at most half of the yardstick's bytes, with their distance to its Dice."""
-    sent = cells[YARDSTICK].get("megabytes", Cell()).mean
-    if not sent:
-        return []
-    few = {
-        row: mean
-        for row, of in cells.items()
-        if row not in (FLOOR, CEILING, YARDSTICK)
-        and (mean := of.get("megabytes", Cell()).mean) is not None
-        and mean <= sent / 2
-    }
-    texts = [
-        f"{_name(row)} ({mean:.2f} MB, Dice {as_difference(gap)})"
-        for row, mean in few.items()
-        if (gap := cells[row]["dice"].minus(cells[YARDSTICK]["dice"]).mean) is not None
-    ]
-    return [f"At most half of its {sent:.0f} MB a round, with the Dice beside it: {'; '.join(texts)}."] if texts else []
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> list[str]:
+    """Lines of a Markdown table; numbers are set to the right."""
+    return [*map(piped, [heads, ["---", *["---:" if numbers else "---"] * (len(heads) - 1)], *rows]), ""]
 
 
 def _name(row: str) -> str:
@@ -370,16 +309,15 @@ def related_page(
     found = {part: runs_of(part, records) for part in PARTS}
     parts, pictures = [f"# {title or TITLE}", ""], {}
     parts += ["```", command, "```", ""] if command else []
-    cells = figures_of(found["polyp"], found["unseen"])
-    ranks = {part: ranked_rows(runs) for part, runs in found.items()}
+    now = {part: [run for run in runs if not earlier_form(part, run.row)] for part, runs in found.items()}
+    cells = figures_of(now["polyp"], now["unseen"])
+    ranks = {part: ranked_rows(runs) for part, runs in now.items()}
     if not any(found.values()):
         parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
-        parts += ["**What helps.** " + told_help(cells), "", "**When.** " + told_when(cells, found["polyp"]), ""]
-        parts += ["**How sure, all rows on the blocks in common.** " + told_ranks(ranks["polyp"]), ""]
-        parts += told_against(found["polyp"])
-    for part, runs in found.items():
+        parts += ["## In short: polyps, sites without labels", "", *told_against(now["polyp"]), *told_help(cells)]
+    for part, runs in now.items():
         if part == "unseen" or not runs:  # its column is in the first table
             continue
         ranked = ranks[part]
@@ -388,74 +326,76 @@ def related_page(
         parts += [f"## {PARTS[part]}", ""]
         of_it = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
         parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
-        parts += [block_markdown(table_block(part, of, ranked, count)), ""]
+        parts += [block_markdown(table_block(of, ranked, count)), ""]
         parts += volumes_table(runs)
-        if part != "polyp":
-            parts += [told_ranks(ranked), "", *told_against(runs)]
+        parts += [told_ranks(ranked), "", *(told_against(runs) if part != "polyp" else [])]
         if len(ranked.ranks) > 1:
             pictures[part] = ranks_figure(ranked)
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
-    parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
+    parts += ["## What has not been run", "", *_not_run(found, seeds, records), "", *_earlier(found)]
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
     texts = [
-        text for tell in (_machines, _adapters, _starts) for part, runs in found.items() for text in tell(part, runs)
+        *_machines(found),
+        *(text for tell in (_adapters, _starts) for part, runs in found.items() for text in tell(part, runs)),
     ]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *texts]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
 
 
-READING = (
-    "\\*: runs of an earlier form of the method ([what changed](#what-has-not-been-run)). *Mean rank*: over the "
-    "blocks, which are site and seed, by test Dice; 1 is the best, and rows that are equal share theirs. Only rows "
-    "that have all blocks in common are ranked; the oracle, which no hospital has, is not, nor are rows whose sites "
-    "have labels of their own images, beside rows whose sites have none. *Dice* is the mean over the test images of "
-    "all sites of the model that was best on validation, *worst site* the lowest mean of a site, *unseen hospital* "
-    "the Dice on a hospital that took no part, from runs of their own without it, each mean ± sample standard "
-    "deviation over seeds. Of organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes "
-    "instead of images: a site's Dice is the mean over patients and classes, and *Dice* the mean over sites. *MB a "
-    "round*: both ways, all sites, with the model that a run which was stopped sends once more. *processor s a "
-    "round*: training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in the "
-    "share of them that the run's process had, for other work on the machine lengthens these alone; not of a run "
-    "that was stopped and did most of its work before. *extra MB*: the most memory of the run's process above that "
-    f"of `{YARDSTICK}`, all sites in one process. Seconds and memory are of runs on a CPU, with seeds with which "
-    f"`{YARDSTICK}` ran on one; other runs count in all other columns. Sites of one seed share a network, and seeds "
-    "of one site its images, so blocks are not independent, and the tests err on the side of a difference."
-)
+READING = f"""\
+- [Runs of an earlier form](#runs-of-an-earlier-form) of a method are in a table of their own, and not ranked.
+- *Mean rank*: over the blocks, which are site and seed, by test Dice; 1 is the best. Only rows that have all blocks in
+  common are ranked. The oracle, which no hospital has, is not, nor are rows whose sites have masks of their own images
+  beside rows whose sites have none.
+- *Dice*: mean over the test images of all sites, of the model that was best on validation. *Worst site*: the lowest
+  mean of a site. *Unseen hospital*: Dice at a hospital that took no part, from runs of their own without it. Each is
+  the mean ± sample standard deviation over seeds.
+- Of organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes instead of images: a site's Dice is
+  the mean over patients and classes, and *Dice* the mean over sites.
+- *MB a round*: both ways, all sites, with the model that a run which was stopped sends once more.
+- *processor s a round*: training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in
+  the share of them that the run's process had, for other work on the machine lengthens these alone; not of a run that
+  was stopped and did most of its work before.
+- *extra MB*: the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and
+  memory are of runs on a CPU, with seeds with which `{YARDSTICK}` ran on one; other runs count in all other columns.
+- *Against a row, higher, lower*: Wilcoxon's signed-rank test over blocks with Holm's correction for the number of rows;
+  in brackets, in how many blocks a row is higher. Sites of one seed share a network, and seeds of one site its images,
+  so blocks are not independent, and the tests err on the side of a difference."""
 
 
 def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
-    texts = []
+    """Lines of what is missing of each part, and of the rows that are not meant to run in one."""
+    rows = []
     for part, title in PARTS.items():
         if part == "skin" and not found["skin"]:
-            texts.append(
-                f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run, "
-                f"{_names([FLOOR, YARDSTICK, CEILING])} beside them."
-            )
+            best = f"the {BEST} rows with the best mean ranks on polyps, {_names([FLOOR, YARDSTICK, CEILING])}"
+            rows.append([title, "all", best, MISSING])
             continue
         share = share_of(part, rows_of(part, records=records), seeds, records)
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
-        partly = [row for row, _ in share.todo if row not in never]
-        if part == "unseen" and not share.done:
-            texts.append(
-                f"- {title}: nothing; its rows are those of the first table without the oracle, but where said below."
-            )
-        elif not share.done:
-            texts.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
-        elif share.todo:
-            text = f"- {title}: {len(share.todo)} of {len(share.rows) * len(seeds)} runs are missing."
-            text += f" No run: {_names(never)}." if never else ""
-            text += f" Fewer than {counted(len(seeds), 'seed')}: {_names(dict.fromkeys(partly))}." if partly else ""
-            texts.append(text)
+        partly = dict.fromkeys(row for row, _ in share.todo if row not in never)
+        if share.todo:
+            missing = f"{len(share.todo)} of {len(share.rows) * len(seeds)}" if share.done else "all"
+            rows.append([title, missing, *(_names(of) if of else MISSING for of in (never, partly))])
+    heads = ["Part", "Runs missing", "Rows without a run", f"Rows with fewer than {counted(len(seeds), 'seed')}"]
+    texts = _table(heads, rows, numbers=False) if rows else []
     texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
     texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
-    recorded = {part: {run.row for run in runs} for part, runs in found.items()}
-    before: dict[tuple[str, str], list[str]] = {}
-    for row, what in EARLIER.items():
-        if of := [title for part, title in PARTS.items() if row in recorded[part] and earlier_form(part, row)]:
-            before.setdefault(("; ".join(of), what), []).append(row)
-    texts += [f"- Of an earlier form ({of}): {_names(rows)}, {what}." for (of, what), rows in before.items()]
     return texts
+
+
+def _earlier(found: Mapping[str, Sequence[RunData]]) -> list[str]:
+    """Lines of a table of the rows whose runs are of an earlier form of their method, and what was other; or none."""
+    rows = []
+    for part, runs in found.items():
+        unseen = found["unseen"] if part == "polyp" else ()
+        cells = figures_of([run for run in runs if earlier_form(part, run.row)], unseen)
+        for row in sorted(cells, key=place_of) if part != "unseen" else ():
+            scores = [_spelt(key, cells[row].get(key), cells[row]["dice"].n) for key in GAINS]
+            rows.append([f"{title_of(row)} ({_name(row)})", PARTS[part], *scores, str(earlier_form(part, row))])
+    heads = ["Row", "Part", *(HEADS[key] for key in GAINS), "What the runs are of"]
+    return ["### Runs of an earlier form", "", *_table(heads, rows, numbers=False)] if rows else []
 
 
 def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
@@ -492,22 +432,26 @@ TWINS = ("coordinate_median", "trimmed_mean")
 """With four sites the two are one rule: the mean of the middle two of four numbers."""
 
 
-def _machines(part: str, runs: Sequence[RunData]) -> list[str]:
-    """On which devices a part ran, seed by seed, where there were two, and how far runs of one rule lie apart."""
-    texts = _seed_by_seed([(run, f"on {device_of(run.results)}") for run in runs])
-    if texts is None:
+def _machines(found: Mapping[str, Sequence[RunData]]) -> list[str]:
+    """Which parts ran on more than one device, and how far runs of one rule lie apart there."""
+    mixed = [part for part, runs in found.items() if len({device_of(run.results) for run in runs}) > 1]
+    if not mixed:
         return []
-    text = f"- {PARTS[part]}: runs were made on more than one machine: {texts}."
-    text += " Each fitted its own warm starts, so runs of different ones do not begin with the same weights."
-    dice = {(run.row, run.seed): run.results["average"]["test"]["dice"] for run in runs if run.row in TWINS}
-    apart = {
-        seed: abs(dice[TWINS[0], seed] - dice[TWINS[1], seed])
-        for row, seed in dice
-        if row == TWINS[1] and (TWINS[0], seed) in dice
+    text = f"- Runs of these parts were made on more than one machine: {'; '.join(PARTS[part] for part in mixed)}. "
+    text += "Each machine fitted its own warm starts, so runs of different ones do not begin with the same weights."
+    dice = {
+        (part, run.seed, run.row): run.results["average"]["test"]["dice"]
+        for part in mixed
+        for run in found[part]
+        if run.row in TWINS
     }
+    apart = [
+        abs(dice[part, seed, TWINS[0]] - dice[part, seed, TWINS[1]])
+        for part, seed, row in dice
+        if row == TWINS[1] and (part, seed, TWINS[0]) in dice
+    ]
     if apart:
-        each = ", ".join(f"{gap:.4f} with seed {seed}" for seed, gap in sorted(apart.items()))
-        text += f" How much that is: {_names(TWINS)} are one rule where four sites train, and differ by {each}."
+        text += f" {_names(TWINS)} are one rule where four sites train, and differ by up to {max(apart):.4f}."
     return [text]
 
 
