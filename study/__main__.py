@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     swept = commands.add_parser("ablation", help="write a page of sweeps against a default row")
     _add_page_arguments(swept)
-    swept.add_argument("--default", metavar="ROW", default="samfed", help="the default row (default: samfed)")
+    help = "the row that others are compared with (default: samfed), and rows in its place in sweeps that have one"
+    swept.add_argument("--default", metavar="ROW[,ROW...]", default="samfed", help=help)
     swept.set_defaults(run=ablation)
 
     systems = commands.add_parser("related", help="write the page of the related systems, and its figures beside it")
@@ -183,7 +184,7 @@ def ablation(args: argparse.Namespace) -> None:
     from study.page import read_sections
 
     sections = read_sections(args.section, args.section_command)
-    write_ablation(args.page, sections, default=args.default, **_texts(args))
+    write_ablation(args.page, sections, defaults=args.default.split(","), **_texts(args))
     sys.stdout.write(f"{args.page}\n")
 
 

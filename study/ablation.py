@@ -19,13 +19,14 @@ OTHERS = "Variants"
 MARK = "The agreement rule is our reading of the paper's abstract and of summaries of it."
 READING = (
     "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, for "
-    "every collection. *vs* columns are the difference to the default row's run with the same seed; *mean difference*"
+    "every collection. *vs* columns are the difference to the first row's run with the same seed; *mean difference*"
     " is their mean over the collections; *its teacher* is the Dice of the row's SAM alone. **Bold** is the best of a"
     " table in that column, among the rows that a federation could have run (not the teacher alone, the public set "
-    "alone or the oracle). A row *leads* or *trails* the default where the mean difference is larger than its "
+    "alone or the oracle). A row *leads* or *trails* the first one where the mean difference is larger than its "
     "standard deviation over seeds."
 )
 _NO_CANDIDATES = (TEACHER, FLOOR, CEILING)
+_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ class Line:
         return fmean(mean for mean in means if mean is not None) if all(m is not None for m in means) else None
 
 
-def sweeps(sections: Sequence[Section], default: str = "samfed") -> dict[str, list[Line]]:
-    """Lines of every sweep by its title, each sweep with the default on top, in the order of the files of rows.
+def sweeps(sections: Sequence[Section], default: str = "samfed", *others: str) -> dict[str, list[Line]]:
+    """Lines of every sweep by its title, each sweep with its default on top, in the order of the files of rows.
 
     Args:
         sections: the collections.
         default: name of the row that the others are compared with.
+        others: rows in place of ``default`` in the sweeps that have one of them.
 
     Raises:
         Refused: a collection lacks the default row.
@@ -70,10 +72,14 @@ def sweeps(sections: Sequence[Section], default: str = "samfed") -> dict[str, li
     for section in sections:
         for row in section.table.rows:
             rows.setdefault(row.name, row)
-    found: dict[str, list[Line]] = {}
+    by_title: dict[str, list[Row]] = {}
     for row in sorted((row for row in rows.values() if row.name != default), key=_order):
-        lines = found.setdefault(row.sweep or OTHERS, [_line(rows[default], sections, default)])
-        lines.append(_line(row, sections, default))
+        by_title.setdefault(row.sweep or OTHERS, []).append(row)
+    found = {}
+    for title, those in by_title.items():
+        base = next((row for row in those if row.name in others), rows[default])
+        compared = [base, *(row for row in those if row is not base)]
+        found[title] = [_line(row, sections, base.name) for row in compared]
     return found
 
 
@@ -90,14 +96,17 @@ def best_of(lines: Sequence[Line]) -> Line | None:
 
 
 def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
-    """One sentence: which row of a sweep is the best, and whether it beats the default beyond the spread."""
+    """One sentence: what each of a few rows is to the default, or which of many is the best, and by how much."""
     best, default = best_of(lines), lines[0]
     others = candidates(lines)[1:]
     if others and all(line.mean_difference is None for line in others):
-        return f"No row was run on all collections, so none is held against the default, {_named(default.row)}."
+        return f"No row was run on all collections, so none is held against {_named(default.row)}."
+    if len(sections) == 1 and len(lines) <= _FEW:
+        texts = [f"{_named(line.row)} {spell('vs:dice', line.differences[0])}" for line in lines[1:]]
+        return f"{_named(default.row)} {spell('dice', default.dice[0])}; {'; '.join(texts)}."
     if best is None or best is default:
         average = ", on average over the collections" if len(sections) > 1 else ""
-        return f"No row is better than the default, {_named(default.row)}{average}."
+        return f"No row is better than {_named(default.row)}{average}."
     texts = [
         f"{section.title or 'Dice'} {spell('vs:dice', cell)} ({word_of(cell)})"
         for section, cell in zip(sections, best.differences, strict=True)
@@ -107,8 +116,9 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     return f"Best: {_named(best.row)}, to the default: {'; '.join(texts)}{'; ' + beyond if beyond else ''}."
 
 
-def block(title: str, lines: Sequence[Line], sections: Sequence[Section], default: str) -> Block:
+def block(title: str, lines: Sequence[Line], sections: Sequence[Section]) -> Block:
     """The table of one sweep; the best cells are bold."""
+    default = lines[0].row.name
     taught = len({cell.mean for line in lines for cell in line.teacher[:1]}) > 1
     extra = ["its teacher"] if taught else []
     heads = [head for s in sections for head in (s.title or "Dice", f"vs {default}", *extra)]
@@ -137,7 +147,7 @@ def write_ablation(
     page: str | Path,
     sections: Sequence[Section],
     *,
-    default: str = "samfed",
+    defaults: Sequence[str] = ("samfed",),
     title: str | None = None,
     command: str | None = None,
     caveats: Iterable[str] = (),
@@ -147,18 +157,18 @@ def write_ablation(
     Args:
         page: its file.
         sections: one per collection.
-        default: name of the row that the others are compared with.
+        defaults: see :func:`sweeps`.
         title: heading; ``None`` is :data:`TITLE`.
         command: command line that made all runs, shown on top.
         caveats: sentences, beside the marks that every table carries.
     """
-    found = sweeps(sections, default)
+    found = sweeps(sections, *defaults)
     parts = [f"# {title or TITLE}", "", f"**{MARK}**", ""]
     for shown in [command, *(section.command for section in sections)]:
         parts += ["```", shown, "```", ""] if shown else []
     parts += [f"- {name}: {verdict(lines, sections)}" for name, lines in found.items()]
     for name, lines in found.items():
-        parts += ["", f"## {name}", "", block_markdown(block("Average Dice", lines, sections, default)), ""]
+        parts += ["", f"## {name}", "", block_markdown(block("Average Dice", lines, sections)), ""]
         parts += [f"- `{line.row.name}`: {line.row.note}" for line in lines if line.row.note]
     parts += ["", READING, ""]
     for figure, section in zip(write_figures(page, sections), sections, strict=True):

@@ -239,7 +239,7 @@ account: light-teachers
 	@$(MAKE) account-page
 
 account-page: $(VENV)/.package
-	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed $(call account-section,Polyp,polyp) \
+	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed,samfed_wrong_at_one,samfed_wrong $(call account-section,Polyp,polyp) \
 	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
 	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
 	    --caveat "Rows of a teacher that is wrong everywhere have one adapter, and other rows another of the same recipe, from another machine: samfed_wrong, run with that one, had 0.826." \
