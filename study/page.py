@@ -10,10 +10,20 @@ from pathlib import Path
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import read_json, write_bytes, write_text
 from samfed_monai.reports.compare import Table, comparison_table
-from samfed_monai.reports.compare_forms import TITLE, headlines, reading, to_markdown, verdicts
+from samfed_monai.reports.compare_forms import (
+    OVER,
+    TITLE,
+    headlines,
+    piped,
+    reading,
+    spell,
+    to_markdown,
+    verdicts,
+)
 from samfed_monai.reports.figures import comparison_figure
+from samfed_monai.reports.rows import CEILING
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import CAVEATS
+from samfed_monai.reports.style import CAVEATS, MISSING
 from study.notes import notes_on_teachers
 from study.record import SUFFIX, read_record, runs_in
 
@@ -88,7 +98,7 @@ def write_page(
         caveats: sentences, beside the marks that every table carries.
     """
     tables = [section.table for section in sections]
-    parts = [f"# {title or TITLE}", "", *_ran(command)]
+    parts = [f"# {title or TITLE}", "", *_ran(command), *(in_short(sections) if len(sections) > 1 else [])]
     for section, figure in zip(sections, write_figures(page, sections), strict=True):
         parts += [f"## {section.title}", ""] if section.title else []
         parts += _ran(section.command)
@@ -102,6 +112,34 @@ def write_page(
     for section in sections:
         parts += section.provenance()
     write_text(page, "\n".join(parts) + "\n")
+
+
+def in_short(sections: Iterable[Section]) -> list[str]:
+    """Lines of a table of all sections: the method's Dice, and that of what it has to beat; none without the method."""
+    beside = {**OVER, CEILING: "oracle"}
+    heads, rows = (
+        [
+            "Setting",
+            "Method",
+            "Dice",
+            "Worst site",
+            "Unseen hospital",
+            *(of[:1].upper() + of[1:] for of in beside.values()),
+        ],
+        [],
+    )
+    for section in sections:
+        for group in section.table.groups:
+            if group.hero is not None:
+                cells = [group.hero.cells.get(key) for key in ("dice", "worst", "unseen")]
+                cells += [group.dice_of(name) for name in beside]
+                rows.append([section.title, f"`{group.hero.name}`", *(spell("dice", cell) for cell in cells)])
+    if not rows:
+        return []
+    kept = [index for index in range(len(heads)) if any(row[index] != MISSING for row in rows)]
+    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)], *rows]
+    table = [piped([line[index] for index in kept]) for line in lines]
+    return ["## In short", "", *table, "", "Average test Dice. Each setting has a section below.", ""]
 
 
 def _ran(command: str | None) -> list[str]:

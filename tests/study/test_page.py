@@ -66,7 +66,8 @@ def test_the_command_writes_a_page_and_its_figures(collection, tmp_path, capsys,
     assert main([kind, str(page), *words]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("# Ablations\n" if kind == "ablation" else "# Polyps\n\n```\nmake polyp\n```\n\n## A\n")
+    assert text.startswith("# Ablations\n" if kind == "ablation" else "# Polyps\n\n```\nmake polyp\n```\n\n## In")
+    assert ("| B | `samfed` |" in text) == (kind == "page")
     assert ("vs mine" in text) == (kind == "ablation")
     assert "- A subset.\n- Small.\n" in text
     assert sorted(path.name for path in page.parent.iterdir()) == ["polyp-a.png", "polyp-b.png", "polyp.md"]
