@@ -34,6 +34,7 @@ VOLUMES = (
     *(
         "local_only",
         "no_sam",
+        "self_training",
         "samfed",
         "fedgin",
         "fedda",

@@ -226,7 +226,7 @@ LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand
 # at one site and one that is wrong everywhere. Some 70 core-hours; finished runs are kept, and a second call goes on.
 ACCOUNT_ROWS ?= dp_only
 ACCOUNT_SEEDS ?= 0,1,2
-account-files = --rows study/rows/account.rows.json --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
+account-files = --rows study/rows/account.rows.json --rows study/rows/masks.rows.json --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
 account-compare = @$(BIN)/samfed compare samfed_$(1) --rounds 10 --variants $(ACCOUNT_ROWS) $(call account-files,$(1)) --seeds $(ACCOUNT_SEEDS) \
     --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" \
     --adapter "$(LIGHT_RUN)/$(1).safetensors" --overlays false --output-dir "$(LIGHT_RUN)/$(1)-account" \
@@ -239,7 +239,7 @@ account: light-teachers
 	@$(MAKE) account-page
 
 account-page: $(VENV)/.package
-	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed,samfed_wrong_at_one,samfed_wrong $(call account-section,Polyp,polyp) \
+	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed,samfed_again,samfed_wrong_at_one,samfed_wrong $(call account-section,Polyp,polyp) \
 	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
 	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
 	    --caveat "Rows of a teacher that is wrong everywhere have one adapter, and other rows another of the same recipe, from another machine: samfed_wrong, run with that one, had 0.826." \

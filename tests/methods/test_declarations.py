@@ -33,7 +33,7 @@ AGREEMENTS = {
 SOFT, HARD, SELF = ("soft", "constant"), ("hard", "constant"), ("hard", "gaussian_ramp")
 #: Labels are soft where somebody else gives them, and hard and ramped where they are a site's own.
 LABELS = {
-    **{"samfed": SOFT, "heterogeneous": SOFT, "oracle": SOFT, "semifl": HARD},
+    **{"samfed": SOFT, "self_training": SOFT, "heterogeneous": SOFT, "oracle": SOFT, "semifl": HARD},
     **{"no_sam": SELF, "fedprox": SELF, "hssf": SELF},
 }
 #: Terms and guides that are on, of methods without a SAM.
@@ -41,6 +41,7 @@ TERMS = {
     "mean_teacher": ({"consistency"}, {"ema"}),
     "unimatch": ({"unimatch"}, set()),
     "fedprox": ({"pseudo_label", "proximal"}, set()),
+    "self_training": ({"pseudo_label", "global_kd"}, {"global"}),
     "semifl": ({"pseudo_label", "mixup"}, {"global"}),
 }
 

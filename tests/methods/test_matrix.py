@@ -68,6 +68,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "norm_clipping": (WITHOUT_SAM, {"pseudo_label"}),
     "see": (SMALL_SAM, {"see_labelled", "crf"}),
     "see_few": (SMALL_SAM, {"see_labelled"}),
+    "self_training": ({}, {"pseudo_label", "global_kd"}),
     "semifl": (SURE, {"mixup"}),
     "clustered_sites": ({**SURE, "strategy#least": 1}, {"pseudo_label"}),
     "supervised": ({}, {"supervised"}),
