@@ -348,7 +348,6 @@ KNOWN = {
 }
 """Names of HSSF's lists by their SHA-256."""
 COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
-NUMBERED_FROM = {"CVC-300": 612}  # the list goes on after ClinicDB's 612 where the release starts at 1
 PARTS = {
     "labeled_train": Split.PUBLIC,
     "unlabeled_train": Split.UNLABELLED,
@@ -376,10 +375,6 @@ class Coverage:
     split: Split
     listed: int
     missing: list[str] = field(default_factory=list)
-
-    @property
-    def found(self) -> int:
-        return self.listed - len(self.missing)
 
 
 @dataclass(frozen=True)
@@ -445,7 +440,7 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
         parts = COMBINED.get(client, ())
         names = [like] if like else [name for name in present if (of := collection_of(name)) and of.name in parts]
         if found := [one for name in names for one in _found_in(root / name, root, client)]:
-            pools[client] = _by_stem(found, NUMBERED_FROM.get(client, 0))
+            pools[client] = _by_stem(found, of.numbered_from if (of := collection_of(client)) else 0)
     return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
 
 
