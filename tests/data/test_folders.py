@@ -28,6 +28,9 @@ def test_images_find_their_masks_by_stem(tmp_path):
     found = folders.sites
     assert (folders.problems, folders.caveats) == ((), ())
     assert list(found) == ["Süd 1", "public"]
+    (tmp_path / "Su\u0308d 1" / "images").mkdir(parents=True)
+    with pytest.raises(Refused, match="expected one folder for each site, found a second 'Süd 1' for a reader; move"):
+        find_folders(tmp_path, public="public")
     assert [(one.image, one.label) for one in found["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
         ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
