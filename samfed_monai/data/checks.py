@@ -28,6 +28,7 @@ from samfed_monai.data.reading import (
     decode_image,
     decode_mask,
     is_turned,
+    mask_like,
     misfit,
     read_bytes,
 )
@@ -147,15 +148,6 @@ def look(one: Any, data_root: str | Path, threshold: int | None = None, classes:
         problems.extend(wrong)
         facts["misfit"] = 0.0 if wrong or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
-
-
-def mask_like(picture: Picture) -> bool:
-    """Whether a picture (H, W, 3) is a mask, or line art: 95 % of its values are within 15 of 0 or 255, some of each.
-
-    A JPEG's loss is along borders. Of our photographs and slices none has more than 90 % of such values (ours).
-    """
-    black, white = (picture < 16).mean(), (picture > 239).mean()
-    return bool(black and white and black + white > 0.95)
 
 
 NO_FILE = "no such file"

@@ -20,9 +20,8 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, NIFTI_SUFFIXES, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
-from samfed_monai.data.reading import SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
+from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
-MASK_ENDINGS = ("_segmentation", "_mask")
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """What the mask of an image may be called, for messages."""
 FIRST_CHANNEL = "_0000"  # of nnU-Net's images; masks are called without it
