@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -103,11 +104,15 @@ def segment(
         names = list({name for name, _ in image_paths(pictures)})  # of two pictures image_folder says more
         names += [name for volume in volumes for name in volume.slices.values()]
         _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
+        forms = ("", ".probability")[: 1 + probabilities]
+        files = [file for volume in volumes for form in forms for file in volume.files(form)]
+        endings = [*(f"{form}.png" for form in forms), *([".geojson"] if "geojson" in also.folders else [])]
+        _refuse_long([*files, *(f"{name}{ending}" for name in names for ending in endings)])
         also.refuse_misplaced(listed, headers, output)
         record = Path(output) / RECORD
         if volumes or videos:  # without a record, what has a mask's name is no mask of ours
             there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
-            require(there.problems([file for volume in volumes for file in volume.files()], images=listed))
+            require(there.problems(files, images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"
@@ -147,7 +152,7 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
     others = {problem.where for problem in also.problems}  # in the place of a mask
     for name, file in every:
         fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
-        if not fresh.is_file() or str(fresh) in others or not (doubtful or there.exists()):  # or a volume's, NIfTI
+        if not os.path.isfile(fresh) or str(fresh) in others or not (doubtful or there.exists()):  # or NIfTI
             continue
         with also.problems.collected():
             content, placed = fresh.read_bytes(), fresh
@@ -301,6 +306,14 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
         groups[header.get("SeriesInstanceUID") or index].extend(volume.slices)
     empty = [keys for keys in groups.values() if all(EMPTY in assessed[key].flags for key in keys)]
     return {key: assessed[key].of_nothing() for keys in empty for key in keys}
+
+
+def _refuse_long(files: Iterable[str]) -> None:
+    """Refuses what no file system would take as the name of a file, before it is computed."""
+    sizes = {file: len(os.fsencode(Path(file).name)) for file in files}
+    expected, hint = f"at most {LONGEST_NAME}", "rename the image: its masks and other forms are called by it"
+    long = {file: f"a name of {size} bytes" for file, size in sizes.items() if size > LONGEST_NAME}
+    require(Problem(file, found, expected, hint) for file, found in long.items())
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
