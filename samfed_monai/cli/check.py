@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.config.strict import inventory, strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import own_variants, variant_files
-    from samfed_monai.data.checks import Facts, check_datalist, facts_of
+    from samfed_monai.data.checks import Facts, check_datalist, facts_of, leaks
     from samfed_monai.data.datalist import DataList
 
     root, only = find_bundle(arguments.bundle), arguments.variant
@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             for part, there in listed.by_root(arguments.data_root, sites):
                 facts += (seen := facts_of(part, there))
                 problems.extend(check_datalist(part, there, seen))
+            problems.extend(each for each in leaks(listed) if each not in problems)
             notes = notes_on(listed, facts)
     tried = bool(trains) and not code  # a check runs no code of a bundle
     if tried and not problems:

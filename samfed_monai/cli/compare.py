@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.config.options import groups_of
     from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.data import DataList
+    from samfed_monai.data.checks import leaks
     from samfed_monai.federation.job import check_job
     from samfed_monai.federation.preparation import check_data
     from samfed_monai.federation.run_many import Run, run_all
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
                 impossible[problem].append(name)
             sites = groups_of(BundleConfig.of_workflow(root, "federate", asked | own[name]))[SITES]
             parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(places["data_root"], sites)}
-        require(_named(impossible, len(waiting)))
+        require(_named(impossible, len(waiting)), leaks(datalist))
         for (_, there), part in parts.items():  # once for all rows, which find it in the cache
             check_data(part, there, cache_dir=cache)
     folders = [run.folder for run in runs]

@@ -7,7 +7,6 @@ import logging
 import shlex
 from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_over
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
+from samfed_monai.core.validators import installed, require
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -85,9 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message has the command that installs it.
     """
-    if find_spec("nvflare") is None:
-        hint = "install it with `pip install 'samfed-monai[flare]'`"
-        raise refused("NVIDIA FLARE", found="not installed", expected="nvflare 2.9 or later", hint=hint)
+    require(installed("nvflare", "flare", "NVIDIA FLARE", "not installed", "nvflare 2.9 or later"))
     ways = {"export": _export, "submit": _submit, "fetch": _fetch}
     ways.get(arguments.way, _on_this_machine)(arguments)
 

@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
@@ -26,8 +26,8 @@ def run_source(arguments: argparse.Namespace) -> None:
     from samfed_monai.data import prepare
 
     given = vars(arguments)
-    if given.get("public") == "none":
-        given["public"] = None
+    if given.get("public") is not None:
+        given["public"] = None if given["public"] == "none" else normal(given["public"])
     for name, option in (("label_kinds", "--label-kind"), ("folders", "--folder")):
         if name in given:
             given[name] = _by_name(given[name], option)
@@ -92,6 +92,7 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
     problems, given = Problems(), dict[str, str]()
     for word in words:
         name, _, value = word.rpartition("=")
+        name = normal(name)
         if not value:
             problems.add(option, found=repr(word), expected="a value behind the name and '='")
         elif name in given:
@@ -136,7 +137,7 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in map(str.strip, text.split(",")) if name]
+    return [name for name in map(normal, text.split(",")) if name]
 
 
 def number_or_folder(text: str) -> int | str:

@@ -175,7 +175,8 @@ Written = dict[Path, bytes | None]
 
 @contextmanager
 def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
-    """Takes the files that are written; if anything is refused, they are as before, and folders empty then are deleted.
+    """Takes the files that are written; after a refusal or another error, also an interruption, they are as before, and
+    folders empty then are deleted.
 
     Args:
         written: files that an earlier step wrote, which are taken back, too.
@@ -183,12 +184,13 @@ def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
     written = {} if written is None else written
     try:
         yield written
-    except Refused:
+    except BaseException:
         for path, before in written.items():
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
+            if before is not None:
                 write_bytes(path, before)
+                continue
+            with suppress(OSError):  # not there yet, or in the place of a folder
+                path.unlink()
         for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
             with suppress(OSError):
                 folder.rmdir()

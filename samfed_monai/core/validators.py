@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -102,6 +103,19 @@ def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list
     if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in words):  # True is no 1
         return []
     return [Problem(where, repr(value), f"one of {words}", did_you_mean(str(value), map(str, words)) or hint)]
+
+
+def installed(package: str, extra: str, where: str, found: str, expected: str) -> list[Problem]:
+    """A problem unless an optional package is there.
+
+    Args:
+        package: as it is imported.
+        extra: of this package, that installs it.
+        where: what asks for it.
+        found, expected: for the message.
+    """
+    there, hint = importlib.util.find_spec(package) is not None, f"pip install 'samfed-monai[{extra}]'"
+    return [] if there else [Problem(where, found, expected, hint)]
 
 
 def switch(where: str, value: Any) -> list[Problem]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problems, machine_failure, refused
-from samfed_monai.core.io import PRIVATE, make_folder
+from samfed_monai.core.io import PRIVATE, make_folder, taken_back_if_refused
 from samfed_monai.core.words import counted
 from samfed_monai.data.datalist import unsafe
 
@@ -43,7 +43,7 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
     Raises:
         Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
             place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive; of
-            all archives at once, and none is unpacked then.
+            all archives at once, and none is unpacked then; one that turns out to be damaged later leaves no file.
     """
     archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
     zips = [path for path in archives if path.suffix.lower() == ".zip"]
@@ -61,9 +61,10 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     members = _members(archive)  # once more: the disk may have less room now
     kept = [member.filename for member in members if _differs(folder / member.filename, member)]
-    with _readable(archive) as opened:
+    with taken_back_if_refused() as written, _readable(archive) as opened:  # a part would be taken for the whole
         make_folder(folder)
-        for member in (member for member in members if member.filename not in kept):
+        for member in (member for member in members if not (folder / member.filename).is_file()):
+            written |= {} if member.is_dir() else {folder / member.filename: None}
             opened.extract(member, folder)
             (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     if kept:

@@ -28,6 +28,7 @@ from samfed_monai.data.reading import (
     decode_image,
     decode_mask,
     is_turned,
+    mask_like,
     misfit,
     read_bytes,
 )
@@ -149,15 +150,6 @@ def look(one: Any, data_root: str | Path, threshold: int | None = None, classes:
     return Facts(**facts, problems=tuple(problems))
 
 
-def mask_like(picture: Picture) -> bool:
-    """Whether a picture (H, W, 3) is a mask, or line art: 95 % of its values are within 15 of 0 or 255, some of each.
-
-    A JPEG's loss is along borders. Of our photographs and slices none has more than 90 % of such values (ours).
-    """
-    black, white = (picture < 16).mean(), (picture > 239).mean()
-    return bool(black and white and black + white > 0.95)
-
-
 NO_FILE = "no such file"
 RESTORE = "restore it, or check the data root"
 
@@ -226,22 +218,18 @@ def leaks(datalist: DataList) -> list[Problem]:
 
 def warnings(datalist: DataList) -> list[str]:
     """Sentences about repeated images, and groups that straddle places, where that is allowed but matters."""
-    places: dict[str, set[str]] = {}
+    places: dict[str, Counter[str]] = {}
     groups: dict[str, set[tuple[str, Split]]] = {}
-    counts: Counter[tuple[str, str]] = Counter()
     for site, split, item in datalist.items():
-        places.setdefault(site or "the public set", set()).add(item.sha256)
-        counts[site, item.sha256] += 1
+        places.setdefault(site or "the public set", Counter())[item.sha256] += 1
         if group := normal(item.group or ""):
             groups.setdefault(group, set()).add((site, split))
     sentences = []
     for one, other in combinations(sorted(places), 2):
-        if count := len(places[one] & places[other]):
+        if count := len(places[one].keys() & places[other].keys()):
             sentences.append(f"{counted(count, 'image is', 'images are')} both at {one} and at {other}")
-    for site in ["", *datalist.sites]:
-        twice = sum(count - 1 for (place, _), count in counts.items() if place == site)
-        if twice:
-            place = site or "the public set"
+    for place, images in places.items():
+        if twice := images.total() - len(images):
             who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
             sentences.append(f"{who} the bytes of another one there")
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections import Counter
@@ -15,10 +14,10 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused, or_skip, refused
+from samfed_monai.core.errors import Problems, Refused, or_skip, refused
 from samfed_monai.core.io import Written, read_json, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import departures, one_of, require
+from samfed_monai.core.validators import departures, installed, one_of, require
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import list_images, relative, sites_in
@@ -29,17 +28,6 @@ Mask = NDArray[np.bool_]
 
 OUTSIDE = 1.0
 """Pixels that an outline may leave its picture by, as hand-drawn ones do at its border; it is cut off there."""
-
-
-def require_pycocotools(where: str) -> list[Problem]:
-    """What is wrong if ``pycocotools`` is not there.
-
-    Args:
-        where: what asks for it.
-    """
-    hint = "pip install 'samfed-monai[coco]'"
-    there = importlib.util.find_spec("pycocotools") is not None
-    return [] if there else [Problem(where, found="no pycocotools", expected="it, for COCO", hint=hint)]
 
 
 def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -374,8 +362,8 @@ def draw_coco(
             is in the way. Nothing is written then.
     """
     root, problems = Path(root), Problems()
-    require(require_pycocotools(str(root)))
-    files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root)}
+    require(installed("pycocotools", "coco", str(root), "no pycocotools", "it, for COCO"))
+    files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root).values()}
     spared = Path(output).resolve() if output is not None else None
     files = {site: [path for path in paths if path.resolve() != spared] for site, paths in files.items()}
     if not any(files.values()):

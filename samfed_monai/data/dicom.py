@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import failure_of, is_out_of_memory, refused
+from samfed_monai.core.validators import installed, require
 
 Picture = NDArray[np.uint8]
 
@@ -84,8 +84,6 @@ def no_image(path: Path) -> str:
 
     Empty for an image, for a file that pydicom cannot read, and without pydicom.
     """
-    if importlib.util.find_spec("pydicom") is None:
-        return ""
     try:
         return _no_image(read_object(path, pixels=False))
     except Exception:  # reading its pixels says what is wrong
@@ -116,9 +114,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
         Refused: pydicom is not installed; no DICOM object, no image, pixels that cannot be decoded, or a tag whose
             value is not understood.
     """
-    if importlib.util.find_spec("pydicom") is None:
-        hint = "pip install 'samfed-monai[dicom]'"
-        raise refused(path, found="a DICOM file", expected="pydicom to read it with", hint=hint)
+    require(installed("pydicom", "dicom", str(path), "a DICOM file", "pydicom to read it with"))
     try:
         with _quiet():
             content = _opened(path)
@@ -145,8 +141,6 @@ def _opened(path: Path) -> Any:
         return read_object(path)
     except InvalidDicomError:
         raise _NotUnderstood("a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
-    except Exception as error:
-        raise _NotUnderstood(failure_of(error), "a DICOM object", "copy it again") from None
 
 
 def _check(content: Any) -> None:

@@ -20,9 +20,8 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, NIFTI_SUFFIXES, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
-from samfed_monai.data.reading import SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
+from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
-MASK_ENDINGS = ("_segmentation", "_mask")
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """What the mask of an image may be called, for messages."""
 FIRST_CHANNEL = "_0000"  # of nnU-Net's images; masks are called without it
@@ -36,8 +35,8 @@ class Found:
     Args:
         image: path relative to the data root, with forward slashes.
         label: its mask, or ``None``.
-        origin: folder it was found under (site, or part of an archive), for partitions by folder.
-        group: sequence or patient, if known; kept in its normal form.
+        origin: folder it was found under (site, or part of an archive), for partitions by folder; in its normal form.
+        group: sequence or patient, if known; likewise.
         label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
         sha256: of the image file, once that was read.
     """
@@ -50,6 +49,7 @@ class Found:
     sha256: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", normal(self.origin))
         object.__setattr__(self, "group", normal(self.group or "") or None)
 
 
@@ -92,14 +92,25 @@ def _name(path: Path) -> str:
     return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
 
 
-def site_folders(root: Path) -> list[Path]:
-    """Folders of ``root`` with ``images`` in them, sorted; none of a system's."""
-    return sorted(path.parent for path in root.glob("*/images") if path.is_dir() and not is_left_out(path.parent.name))
+def site_folders(root: Path) -> dict[str, Path]:
+    """Folders of ``root`` with ``images`` in them by their names' normal form, sorted; none of a system's.
+
+    Raises:
+        Refused: two folders whose names no reader tells apart.
+    """
+    paths = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
+    problems, folders = Problems(), dict[str, Path]()
+    for path in (path for path in paths if not is_left_out(path.name)):
+        if folders.setdefault(normal(path.name), path) != path:
+            expected, hint = "one folder for each site", "move the images of one into the other"
+            problems.add(str(path), found=f"a second {path.name!r} for a reader", expected=expected, hint=hint)
+    problems.refuse_if_any()
+    return folders
 
 
-def sites_in(root: Path) -> list[Path]:
+def sites_in(root: Path) -> dict[str, Path]:
     """Folders with ``images``: those in the root, or, where there is none, the root itself, a single site's own."""
-    return site_folders(root) or ([root] if (root / "images").is_dir() else [])
+    return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
 
 
 def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
@@ -115,14 +126,12 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
         Refused: no such folder, or nothing beside the public one.
     """
     root = Path(root)
-    folders = {path.name: path for path in site_folders(root)}
+    folders = site_folders(root) if public is not None else sites_in(root)
     caveats: list[str] = []
-    if not folders and public is None and (root / "images").is_dir():
-        folders = {root.resolve().name: root}
-    elif not folders or (public is not None and public not in folders):
+    if not folders or (public is not None and public not in folders):
         raise Refused([_not_there(root, list(folders), public, output)])
-    else:
-        caveats += passed_over(root, folders, output=output)
+    if root not in folders.values():
+        caveats += passed_over(root, [path.name for path in folders.values()], output=output)
     if len(folders) < 2 and public is not None:
         hint = "; ".join(caveats) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise refused(root, found=f"only {public!r}", expected="at least one site beside it", hint=hint)

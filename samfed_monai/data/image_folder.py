@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems, or_skip
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import no_image
-from samfed_monai.data.reading import FORMATS, STARTS, SUFFIXES, read_image
+from samfed_monai.data.reading import FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
 
 logger = logging.getLogger(__name__)
 counted_only = logging.getLogger(f"{__name__}.not_read")
@@ -203,16 +204,16 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(name_problems(f"{name}{path.suffix}" for name, path, _ in images))
     problems.extend(_twins(images))
-    unreadable = _unreadable(images)
-    some_left = len(unreadable) < len(images)
-    for problem in (problem for found in unreadable.values() for problem in found):
-        if skip_unreadable and some_left:
-            logger.warning("left out: %s", problem)
-        else:
-            problems.extend([or_skip(problem) if some_left else problem])
+    unreadable, like = _looked_at(images)
+    wrong = [problem for found in unreadable.values() for problem in found]
+    problems.extend(left_out(wrong, len(unreadable) < len(images), skip_unreadable=skip_unreadable))
     problems.refuse_if_any()
     for source, kinds in others.items():
         report_not_read(source, kinds, (PICTURE,))
+    of_masks = {f"{name}{ending}".lower() for name, _, _ in images for ending in MASK_ENDINGS}
+    if masks := [path for name, path, _ in images if path in like or name.lower() in of_masks]:
+        who = counted(len(masks), "image is a mask by its pixels or name", "images are masks by their pixels or names")
+        logger.warning("%s, such as %s: segmented like any other; if so, move them out of the images", who, masks[0])
     return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
@@ -253,17 +254,20 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     return list(problems)
 
 
-def _unreadable(images: list[tuple[str, Path, Path]]) -> dict[Path, list[Problem]]:
+def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path]]:
+    """What is wrong with images, and those that are black and white alone."""
+    like = set[Path]()
+
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
         if not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # which raises nothing of a loop
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
-            read_image(path)
+            like.update([path] if mask_like(read_image(path)) else [])
         except Refused as refusal:
             return refusal.problems
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image")
-        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}
+        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}, like

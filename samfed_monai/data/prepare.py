@@ -13,7 +13,7 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
 from samfed_monai.core.io import taken_back_if_refused
 from samfed_monai.core.validators import require, whole
-from samfed_monai.core.words import counted
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, unlike_foreground
 from samfed_monai.data.classes import list_class_problems
@@ -379,7 +379,9 @@ def _of_one_name(sites: Sites) -> list[str]:
 def _by_folder(one: Found) -> Found:
     """The image with the folder behind ``images`` that it is below as its group, as that of a patient's visits."""
     parts = PurePosixPath(one.image).parts
-    end = 3 if parts[:2] == (one.origin, "images") else 2  # one site's own folder has no site in its paths
+    end = (
+        3 if (normal(parts[0]), *parts[1:2]) == (one.origin, "images") else 2
+    )  # one site's own folder has no site in its paths
     return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
 
 

@@ -61,6 +61,7 @@ from pathlib import Path
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures, require
+from samfed_monai.core.words import normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
@@ -72,7 +73,7 @@ logger = logging.getLogger(__name__)
 
 def plain(name: str) -> str:
     """A folder's name in lower case, without spaces, dashes, dots and underscores."""
-    return re.sub(r"[\W_]", "", name).lower()
+    return re.sub(r"[\W_]", "", normal(name)).lower()
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,6 @@ KNOWN = {
 }
 """Names of HSSF's lists by their SHA-256."""
 COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
-NUMBERED_FROM = {"CVC-300": 612}  # the list goes on after ClinicDB's 612 where the release starts at 1
 PARTS = {
     "labeled_train": Split.PUBLIC,
     "unlabeled_train": Split.UNLABELLED,
@@ -376,10 +376,6 @@ class Coverage:
     split: Split
     listed: int
     missing: list[str] = field(default_factory=list)
-
-    @property
-    def found(self) -> int:
-        return self.listed - len(self.missing)
 
 
 @dataclass(frozen=True)
@@ -409,6 +405,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     path, root = Path(split), Path(root)
     clients: dict[str, dict[str, list[str]]] = read_json(path)
     require(departures(clients, PUBLISHED_SCHEMA, path.name))
+    clients = {normal(client): parts for client, parts in clients.items()}
     pools = _pools(list(clients), root, folders or {})
     places: dict[tuple[str, Split], list[Found]] = {}
     coverage = []
@@ -433,7 +430,8 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
     if unknown := sorted(folders.keys() - set(clients)):
         hint = "for instance Kvasir=kvasir_seg"
         raise refused("--folder", found=str(unknown), expected=f"clients among {clients}", hint=hint)
-    present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    named = {normal(path.name): path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else {}
+    present, folders = sorted(named.values()), {client: named.get(normal(of), of) for client, of in folders.items()}
     if lacking := [(client, name) for client, name in folders.items() if not (root / name).is_dir()]:
         client, name = lacking[0]
         raise refused(f"--folder {client}", f"no folder {name!r}", f"one of {root}", did_you_mean(name, present))
@@ -445,7 +443,7 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
         parts = COMBINED.get(client, ())
         names = [like] if like else [name for name in present if (of := collection_of(name)) and of.name in parts]
         if found := [one for name in names for one in _found_in(root / name, root, client)]:
-            pools[client] = _by_stem(found, NUMBERED_FROM.get(client, 0))
+            pools[client] = _by_stem(found, of.numbered_from if (of := collection_of(client)) else 0)
     return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
 
 

@@ -11,6 +11,7 @@ import io
 import logging
 import re
 import zlib
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, refused
+from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, or_skip, refused
+from samfed_monai.core.validators import installed, require
 
+logger = logging.getLogger(__name__)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is refused here
+MASK_ENDINGS = ("_segmentation", "_mask")  # behind the stem of a mask's image
 TO_8_BIT = "save it as 8-bit RGB or grey"
 END, START_OF_SCAN = 0xD9, 0xDA
 STANDALONE = range(0xD0, 0xD8)  # restarts
@@ -122,11 +126,9 @@ def _formats(content: bytes, name: str) -> tuple[str, ...]:
     """What Pillow tries: :data:`FORMATS`, or HEIF for what iPhones write, which ``pillow-heif`` decodes."""
     if content[4:8] != b"ftyp" or content[8:12] not in _HEIC:
         return FORMATS
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        hint = "pip install 'samfed-monai[heif]', or save it as JPEG or PNG"
-        raise refused(name, found="a HEIC picture", expected="pillow-heif to read it with", hint=hint) from None
+    require(installed("pillow_heif", "heif", name, "a HEIC picture", "pillow-heif to read it with, or a JPEG or PNG"))
+    from pillow_heif import register_heif_opener
+
     register_heif_opener()
     return ("HEIF",)
 
@@ -160,6 +162,15 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
             that are not binary.
     """
     return decode_mask(read_bytes(path), str(path), threshold)[0]
+
+
+def left_out(problems: Sequence[Problem], some: bool, *, skip_unreadable: bool) -> list[Problem]:
+    """Problems of files that cannot be read; none, but a warning each, where they are left out and ``some`` can be."""
+    if not (some and skip_unreadable):
+        return [or_skip(problem) if some else problem for problem in problems]
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return []
 
 
 def png_of(pixels: NDArray[np.uint8]) -> bytes:
@@ -390,6 +401,15 @@ def misfit(picture: Picture, mask: Picture) -> float:
     others = (as_is.T, np.rot90(as_is), np.rot90(as_is, 2), np.rot90(as_is, 3), np.rot90(as_is.T, 2))
     distances = [(grey[each].mean() - grey[~each].mean()) ** 2 for each in (as_is, *others)]
     return float(as_is.mean() * (1 - as_is.mean()) * (max(distances[1:]) - distances[0]) / grey.var())
+
+
+def mask_like(picture: Picture) -> bool:
+    """Whether a picture (H, W, 3) is a mask, or line art: 95 % of its values are within 15 of 0 or 255, some of each.
+
+    A JPEG's loss is along borders. Of our photographs and slices none has more than 90 % of such values (ours).
+    """
+    black, white = (picture < 16).mean(), (picture > 239).mean()
+    return bool(black and white and black + white > 0.95)
 
 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3

@@ -462,7 +462,7 @@ def _is_unreadable(volume: Path) -> bool:
 def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
     """Pictures that would be taken for slices or their masks, by folder, and are none of those that were cut."""
     others = defaultdict[Path, list[str]](list)
-    for folder in (site / kind for site in site_folders(slices) for kind in ("images", "masks")):
+    for folder in (site / kind for site in site_folders(slices).values() for kind in ("images", "masks")):
         for path in (path for path in list_images(folder) if path not in cut):
             others[path.parent].append(path.name)
     expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
@@ -473,16 +473,16 @@ def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
-    sentences = passed_over(root, [site.name for site in sites], kind=NIFTI) if root not in sites else []
-    for site in sites:
-        where = slices / (site.resolve().name if site == root else site.name)
+    inside = [site.name for site in sites.values()]
+    sentences = passed_over(root, inside, kind=NIFTI) if root not in sites.values() else []
+    for called, site in sites.items():
         with problems.collected():
             found, lonely = match_masks(site, root, "", NIFTI)
             sentences += [*others_in(site, NIFTI), *lonely_sentence(site.name, lonely)]
             for one in found:
                 path, mask = root / one.image, root / one.label if one.label else None
                 name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
-                volumes.append(_Volume(where, name, path, mask))
+                volumes.append(_Volume(slices / called, name, path, mask))
     if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in volumes):
         expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
         for number, each in enumerate(volumes):

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import Written, sha256_bytes, taken_back_if_refused, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.validators import one_of, whole
+from samfed_monai.core.validators import installed, one_of, require, whole
 from samfed_monai.core.words import counted
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
@@ -107,11 +107,9 @@ def _regions(mask: Picture) -> dict[int, np.ndarray]:
 
 
 def _scribble(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
-    try:
-        from skimage.morphology import skeletonize
-    except ImportError:
-        hint = "pip install 'samfed-monai[weak]', or take points, box or block"
-        raise refused("scikit-image", found="not installed", expected="it, for scribbles", hint=hint) from None
+    require(installed("skimage", "weak", "scikit-image", "not installed", "it, for scribbles"))
+    from skimage.morphology import skeletonize
+
     return _drawn(mask, skeletonize, width)
 
 

@@ -22,6 +22,7 @@ from samfed_monai.core.own_process import device_name, peak_memory, usable_devic
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
+from samfed_monai.data.checks import leaks
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, build_network, require_starts
 from samfed_monai.federation.plan import Places, Plan
@@ -157,6 +158,7 @@ class Run:
         with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
+            require(leaks(own))  # of sites with data roots of their own, too
             for part, root in own.by_root(places.data_root, places.sites):
                 check_data(part, root, cache_dir=places.cache, verify=places.verify)
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import uuid
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
+from samfed_monai.core.validators import installed
 from samfed_monai.data.dicom import numbers_of, read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
@@ -39,10 +39,7 @@ _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 def require_highdicom() -> list[Problem]:
     """What is wrong if ``highdicom`` is not there."""
-    if importlib.util.find_spec("highdicom") is not None:
-        return []
-    hint = "pip install 'samfed-monai[dicom]'"
-    return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", hint=hint)]
+    return installed("highdicom", "dicom", "--dicom-seg", "no highdicom", "highdicom to write with")
 
 
 def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:

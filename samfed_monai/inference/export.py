@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
-from samfed_monai.core.validators import require
+from samfed_monai.core.validators import installed, require
 from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import class_problems, outputs_of, several
 from samfed_monai.metrics.quality import Quality
@@ -41,8 +41,8 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
 CLASSES = "classes"
 """Property of an ONNX file that holds the names of several classes, as JSON."""
-RUNTIMES = {"onnxruntime": "samfed-monai[export]", "openvino": "samfed-monai[openvino]"}
-"""What runs an ONNX file, and what `pip install` takes for it."""
+RUNTIMES = {"onnxruntime": "export", "openvino": "openvino"}
+"""What runs an ONNX file, and the extra that installs it."""
 SAME_LOGITS = 1e-3
 """Largest difference of logits, as a share of the largest logit where that is above 1. Float32 sums in another order
 differ by about 1e-5; a network that was exported wrongly differs by whole logits."""
@@ -89,9 +89,7 @@ class OnnxNetwork(nn.Module):
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime: expected one of {', '.join(RUNTIMES)}, found {runtime!r}")
         for package in dict.fromkeys(("onnxruntime", runtime)):
-            if importlib.util.find_spec(package) is None:
-                hint = f"pip install '{RUNTIMES[package]}'"
-                raise refused(path, found="an ONNX file", expected=f"{package} to run it with", hint=hint)
+            require(installed(package, RUNTIMES[package], str(path), "an ONNX file", f"{package} to run it with"))
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -16,9 +16,10 @@ from PIL import Image
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import read_json, sha256_bytes, to_csv
+from samfed_monai.core.validators import installed
 from samfed_monai.core.words import near, printable
 from samfed_monai.data.classes import colour_of, read_classes
-from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
+from samfed_monai.data.coco import annotations_of, coco_of
 from samfed_monai.data.image_folder import image_paths
 from samfed_monai.data.reading import png_of, read_image, read_mask
 from samfed_monai.handlers.mask_writer import MaskFolder
@@ -85,7 +86,7 @@ class MaskForms:
         if "dicom_seg" in self.folders:
             problems.extend(require_highdicom() or refusals_of(objects, self.labels))
         if "coco" in self.files:
-            problems.extend(require_pycocotools("--coco"))
+            problems.extend(installed("pycocotools", "coco", "--coco", "no pycocotools", "it, for COCO"))
         problems.refuse_if_any()  # before folders are looked at, which are made for that
         for form, folder in self.folders.items():
             for problem in folder.problems(images=images):

@@ -381,15 +381,16 @@ class Predictor:
 
 
 @contextmanager
-def muted(name: str) -> Iterator[None]:
-    """Without records and warnings of a module."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def muted(*names: str) -> Iterator[None]:
+    """Without records and warnings of modules."""
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
-from samfed_monai.data.reading import read_image
+from samfed_monai.data.reading import left_out, read_image
 from samfed_monai.data.volumes import different_orientations, nifti_of, read_slices
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference.assessment import EMPTY, Assessment
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OF_PARTS = "samfed_monai.handlers.mask_writer", "samfed_monai.data.image_folder"
+"""What would report on single slices and frames, whose folder is gone afterwards."""
+LONGEST_NAME = 255  # bytes; what most file systems take
 APART = "doubtful"
 """Folder below the masks for those that are doubtful."""
 
@@ -86,12 +90,12 @@ def segment(
             others = [each for each in listed if each not in places]
             pictures = [each for each in others if image_paths(each) or not Path(each).is_dir()]
             volumes, unread = _cut(found, scratch / "slices", reorient=reorient)
-            _leave_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable)
+            require(left_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable))
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
                 logger.warning("%s", sentence)
         if skip_unreadable and (volumes or videos) and (unread := _unreadable(pictures)):
-            _leave_out(unread, True, skip_unreadable=True)
+            left_out(unread, True, skip_unreadable=True)
             pictures = []
         headers = [volume.header for volume in volumes if volume.header is not None]
         if only_sure and not (pictures or videos or headers):
@@ -100,11 +104,15 @@ def segment(
         names = list({name for name, _ in image_paths(pictures)})  # of two pictures image_folder says more
         names += [name for volume in volumes for name in volume.slices.values()]
         _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
+        forms = ("", ".probability")[: 1 + probabilities]
+        files = [file for volume in volumes for form in forms for file in volume.files(form)]
+        endings = [*(f"{form}.png" for form in forms), *([".geojson"] if "geojson" in also.folders else [])]
+        _refuse_long([*files, *(f"{name}{ending}" for name in names for ending in endings)])
         also.refuse_misplaced(listed, headers, output)
         record = Path(output) / RECORD
         if volumes or videos:  # without a record, what has a mask's name is no mask of ours
             there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
-            require(there.problems([file for volume in volumes for file in volume.files()], images=listed))
+            require(there.problems(files, images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"
@@ -113,7 +121,7 @@ def segment(
             shutil.copy(record, masks / RECORD)
         for part, some in groupby(volumes, attrgetter("part")):
             try:
-                with muted("samfed_monai.handlers.mask_writer"):  # of single slices, whose folder is gone afterwards
+                with muted(*OF_PARTS):
                     assessed |= predictor.write(str(scratch / "slices" / part), str(masks), parts=True, **options)
             except Refused as error:
                 ours = (replace(each, where=each.where.replace(str(masks), output)) for each in error.problems)
@@ -122,7 +130,7 @@ def segment(
         if volumes:
             _add(volumes, scratch, also, assessed)
     for video in videos:
-        with muted("samfed_monai.handlers.mask_writer"):  # of some of its frames
+        with muted(*OF_PARTS):
             segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
     also.write()
     if only_sure:
@@ -144,7 +152,7 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
     others = {problem.where for problem in also.problems}  # in the place of a mask
     for name, file in every:
         fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
-        if not fresh.is_file() or str(fresh) in others or not (doubtful or there.exists()):  # or a volume's, NIfTI
+        if not os.path.isfile(fresh) or str(fresh) in others or not (doubtful or there.exists()):  # or NIfTI
             continue
         with also.problems.collected():
             content, placed = fresh.read_bytes(), fresh
@@ -181,16 +189,8 @@ def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) 
     for path in named:
         with problems.collected():
             videos.append(Video(path))
-    _leave_out(problems, bool(videos) or len(named) < len(listed), skip_unreadable=skip_unreadable)
+    require(left_out(problems, bool(videos) or len(named) < len(listed), skip_unreadable=skip_unreadable))
     return videos, [source for source in listed if Path(source) not in named]
-
-
-def _leave_out(problems: Problems, some: bool, *, skip_unreadable: bool) -> None:
-    """Files that cannot be read are refused, or left out with a warning each, as long as ``some`` can be read."""
-    if problems and not (some and skip_unreadable):
-        raise Refused([or_skip(problem) if some else problem for problem in problems])
-    for problem in problems:
-        logger.warning("left out: %s", problem)
 
 
 class _Volume(NamedTuple):
@@ -306,6 +306,14 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
         groups[header.get("SeriesInstanceUID") or index].extend(volume.slices)
     empty = [keys for keys in groups.values() if all(EMPTY in assessed[key].flags for key in keys)]
     return {key: assessed[key].of_nothing() for keys in empty for key in keys}
+
+
+def _refuse_long(files: Iterable[str]) -> None:
+    """Refuses what no file system would take as the name of a file, before it is computed."""
+    sizes = {file: len(os.fsencode(Path(file).name)) for file in files}
+    expected, hint = f"at most {LONGEST_NAME}", "rename the image: its masks and other forms are called by it"
+    long = {file: f"a name of {size} bytes" for file, size in sizes.items() if size > LONGEST_NAME}
+    require(Problem(file, found, expected, hint) for file, found in long.items())
 
 
 def _refuse_twins(names: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import tempfile
 from collections import deque
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.validators import installed, require
 from samfed_monai.core.words import counted
 from samfed_monai.reports.overlays import outlined
 
@@ -66,9 +66,7 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if importlib.util.find_spec("av") is None:
-            hint = "pip install 'samfed-monai[video]'"
-            raise refused(path, found="a video", expected="PyAV to read it with", hint=hint)
+        require(installed("av", "video", str(path), "a video", "PyAV to read it with"))
         with self._opened() as (container, stream):
             self.rate = float(stream.average_rate or stream.guessed_rate or 25)
             # a recorder's clock may run on from an earlier recording; Matroska's length counts from its zero

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, as_file_name, locked
+from samfed_monai.core.validators import installed, require
 from samfed_monai.privacy.audit import lines, stamped
 from samfed_monai.protocol.message import message_refused
 
@@ -71,13 +71,11 @@ def accountant() -> Any:
     Raises:
         Refused: it is not installed.
     """
-    try:
-        with warnings.catch_warnings():  # of Opacus about torch
-            warnings.simplefilter("ignore")
-            from opacus.accountants.analysis import rdp
-    except ImportError:
-        where, hint = "federate.json -> privacy#differential_privacy", "pip install 'samfed-monai[privacy]'"
-        raise refused(where, found="no Opacus", expected="its accountant", hint=hint) from None
+    where = "federate.json -> privacy#differential_privacy"
+    require(installed("opacus", "privacy", where, "no Opacus", "its accountant"))
+    with warnings.catch_warnings():  # of Opacus about torch
+        warnings.simplefilter("ignore")
+        from opacus.accountants.analysis import rdp
     return rdp
 
 

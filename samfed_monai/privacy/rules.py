@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, installed
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
-from samfed_monai.privacy.secure_aggregation import require_cryptography
 from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import Kind, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule
@@ -321,8 +320,7 @@ def require_possible(
             with problems.collected():
                 secure.require_threshold(sites)
         problems.extend([*_no_mean(strategy, where), *_looking(guard, where)])
-        with problems.collected():
-            require_cryptography(where)
+        problems.extend(installed("cryptography", "privacy", where, "no cryptography", "its keys and ciphers"))
     for noise in filter(None, (central, local)):
         with problems.collected():
             require_budget(noise, rounds or 0)

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, locked, read_json, write_json
 from samfed_monai.privacy.audit import lines
 from samfed_monai.protocol.guard import Inbox
@@ -51,22 +50,6 @@ PRIME = 2**521 - 1
 SECRET, KEYS, SHARE = 32, 64, 66
 SEALED = 12 + 2 * SHARE + 16
 _TABLE, _VECTOR, _MEAN = "table", "masked", "mean"
-
-
-def require_cryptography(where: str) -> None:
-    """Refuses a run whose masks cannot be made.
-
-    Args:
-        where: the setting that needs the package.
-
-    Raises:
-        Refused: ``cryptography`` is not installed.
-    """
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        hint = "pip install 'samfed-monai[privacy]'"
-        raise refused(where, "no cryptography", "its keys and ciphers", hint) from None
 
 
 def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:

@@ -71,6 +71,9 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
     run("list", *words)
     assert "not at hand: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
     assert not (tmp_path / "l.report.html").exists()
+    save(tmp_path / "Su\u0308d" / "images" / "3.png", picture(3))
+    with pytest.raises(Refused, match=r"found none of the images of mine\.json"):  # and the folder is there
+        run("list", *words, "--folder", "Clinic=S\u00fcd")
     with pytest.raises(Refused, match="--folder: expected clients among"):
         run("list", *words, "--folder", "Clinic")
     with pytest.raises(Refused, match="--folder: expected a value behind the name and '=', found 'Clinic='"):
@@ -82,19 +85,15 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
 
 
 def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
-    sites(tmp_path, "a", "b", "c", images=10, masks=10)
-    words = ("--public", "public", "--output", tmp_path / "list.json", "--no-report", "--test", 0.2)
-    run("folders", tmp_path, *words, "--validation", 0.2, "--unseen", "b,c", "--divide", 2)
+    sites(tmp_path, "a", "b", "Ko\u0308ln", "Su\u0308d", images=10, masks=10)  # typed in another form of Unicode
+    (tmp_path / "public").rename(tmp_path / "c")
+    words = ("--output", tmp_path / "list.json", "--no-report", "--test", 0.2, "--label-kind", "K\u00f6ln=mask")
+    words += ("--public", "S\u00fcd", "--by-folder")
+    run("folders", tmp_path, *words, "--validation", 0.2, "--unseen", "b,K\u00f6ln,c", "--divide", 2)
     said = capsys.readouterr().out
+    assert "list: 10 public images, 5 sites" in said
     assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
-    assert "c: 0 unlabelled, 0 validation, 10 test" in said
-
-
-def test_isic(tmp_path):
-    for number in range(12):
-        save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))
-    with pytest.raises(Refused, match="no labelled images to draw from"):
-        run("isic", tmp_path, "--output", tmp_path / "list.json", "--public", "4", "--sites", "2")
+    assert "K\u00f6ln: 0 unlabelled, 0 validation, 10 test" in said
 
 
 def test_synthetic(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from enum import Enum
 
 import numpy as np
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.validators import departures, in_range, one_of, require, switch, whole
+from samfed_monai.core.validators import departures, in_range, installed, one_of, require, switch, whole
 
 
 class Word(str, Enum):
@@ -50,6 +51,13 @@ def test_words_of_an_enum_or_a_list():
     (near,), (far,) = one_of("x", "sofd", Word, "see docs"), one_of("x", None, [1, 2], "see docs")
     assert str(near) == "x: expected one of ['soft', 'hard'], found 'sofd'; did you mean 'soft'?"
     assert str(far) == "x: expected one of [1, 2], found None; see docs"
+
+
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    [problem] = installed("av", "video", "a.mp4", "a video", "PyAV to read it with")
+    assert str(problem) == "a.mp4: expected PyAV to read it with, found a video; pip install 'samfed-monai[video]'"
+    assert installed("numpy", "", "", "", "") == []
 
 
 def test_a_switch_is_true_or_false():

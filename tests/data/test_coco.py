@@ -21,7 +21,6 @@ from samfed_monai.data.coco import (
     draw_coco,
     mask_of,
     read_coco,
-    require_pycocotools,
 )
 from tests.data.making import disc, picture, save
 
@@ -193,12 +192,6 @@ def test_an_outline_that_contradicts_what_is_beside_it_is_refused(changes: dict[
 )
 def test_what_programs_round_is_no_contradiction(changes: dict[str, Any]) -> None:
     assert Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask().any()
-
-
-def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    [problem] = require_pycocotools("--coco")
-    assert str(problem) == "--coco: expected it, for COCO, found no pycocotools; pip install 'samfed-monai[coco]'"
 
 
 DISC, SMALL = (np.array(disc(radius=radius)) > 0 for radius in (8, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -266,8 +267,9 @@ def test_an_object_knows_whether_it_has_an_image_and_what_is_none_is_refused(tmp
 
 
 def test_without_pydicom_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samfed_monai.data.dicom.importlib.util.find_spec", lambda name: None)
-    assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == ""
+    file = made(tmp_path, row(1), SOPClassUID=SEG)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert no_image(file) == ""
     with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
         read_slices(tmp_path / "a.dcm")
 

@@ -13,6 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.folders import Found, find_folders, match_masks, near_miss, passed_over, renaming
+from samfed_monai.data.image_folder import image_folder
 from samfed_monai.data.prepare import prepare_folders
 from tests.data.making import disc, drawn, options, picture, save, site
 
@@ -28,6 +29,9 @@ def test_images_find_their_masks_by_stem(tmp_path):
     found = folders.sites
     assert (folders.problems, folders.caveats) == ((), ())
     assert list(found) == ["Süd 1", "public"]
+    (tmp_path / "Su\u0308d 1" / "images").mkdir(parents=True)
+    with pytest.raises(Refused, match="expected one folder for each site, found a second 'Süd 1' for a reader; move"):
+        find_folders(tmp_path, public="public")
     assert [(one.image, one.label) for one in found["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
         ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
@@ -66,6 +70,12 @@ def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images
 
 
 RULE = "called by the image's stem: <stem>, <stem>_segmentation or <stem>_mask"
+
+
+def test_masks_among_the_images_are_counted(tmp_path, caplog):
+    drawn(tmp_path, "a.png", "a_Mask.png", "b_mask.png", "masks/c.png")
+    assert len(image_folder(tmp_path)) == 4
+    assert caplog.messages[0].startswith(f"2 images are masks by their pixels or names, such as {tmp_path}/a_Mask.png")
 
 
 def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):

@@ -102,7 +102,7 @@ def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_ima
     monkeypatch.setattr("skimage.morphology.skeletonize", lambda region: region & False)
     label = weaken(SQUARE, "scribble", random=random(), width=1)
     assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
-    monkeypatch.setitem(sys.modules, "skimage.morphology", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(Refused, match=r"scikit-image: expected it, for scribbles, .*pip install 'samfed-monai\[weak\]"):
         weaken(SQUARE, "scribble", random=random())
 

@@ -331,3 +331,15 @@ def test_a_site_with_a_data_root_of_its_own_is_checked_there(small_federation, s
     words = ["check", "samfed_skin", "--workflow", "federate", *data, "--sites#site-2#data_root"]
     assert [main([*words, str(root)]) for root in (tmp_path / "own", small_federation)] == [2, 0]
     assert f"{image}: expected" in capsys.readouterr().err
+    (tested,) = small_list.sites["site-1"].test[:1]
+    shutil.copy(small_federation / tested.image, tmp_path / "own" / "again.png")
+    again = Site([*small_list.sites["site-2"].unlabelled, Item("again.png", tested.sha256)])
+    twice = replace(small_list, sites={**small_list.sites, "site-2": again})
+    twice.save(tmp_path / "twice.json")
+    data[1], sites["site-2"] = str(tmp_path / "twice.json"), {"data_root": str(tmp_path / "own")}
+    shutil.copy(small_federation / image, tmp_path / "own" / image)
+    leak = "again.png: expected an image of test in no other split, found the same bytes in site-2's unlabelled"
+    with pytest.raises(Refused, match=f"1 problem\n  - {leak}"):
+        job(small_federation, tmp_path / "run2", datalist=data[1], sites=sites).run()
+    assert main([*words[:4], *data, *words[-1:], str(tmp_path / "own")]) == 2
+    assert leak in capsys.readouterr().err

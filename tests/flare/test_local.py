@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from functools import partial
 
@@ -114,7 +115,7 @@ def test_fault_51_a_second_command_is_refused_before_anything_of_the_first_is_re
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     from samfed_monai.cli.main import main
 
-    monkeypatch.setattr("samfed_monai.cli.flare.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "nvflare", None)
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, gene
 
 from samfed_monai.data.dicom import read_object  # noqa: E402
 from samfed_monai.inference import dicom_seg  # noqa: E402
-from samfed_monai.inference.dicom_seg import refusals_of, require_highdicom, series_of  # noqa: E402
+from samfed_monai.inference.dicom_seg import refusals_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"]
@@ -280,11 +279,3 @@ def test_infer_writes_nothing_where_one_cannot_have_one(infer, tmp_path, capsys)
     assert "--dicom-seg: " in (said := capsys.readouterr().err)
     assert "b.dcm: expected an object that a segmentation can refer to, found no SeriesInstanceUID" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "b.dcm"]
-
-
-def test_without_objects_or_the_package_nothing_can_be_made(monkeypatch):
-    [problem] = refusals_of([])
-    assert str(problem).startswith("--dicom-seg: expected DICOM objects to refer to, found none among the images")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    [problem] = require_highdicom()
-    assert str(problem).endswith("found no highdicom; pip install 'samfed-monai[dicom]'")

@@ -373,6 +373,14 @@ def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
 
 
+@pytest.mark.parametrize("word", ["--probabilities", "--geojson=shapes"])
+def test_a_name_that_is_too_long_for_what_is_made_of_it_is_refused_before_work(infer, given, tmp_path, capsys, word):
+    shutil.copy(given / "photo.png", f"{'a' * 248}.png")
+    assert infer(f"{'a' * 248}.png", word) == 2
+    assert re.search(r"a{248}\.\w+(\.png)?: expected at most 255, found a name of 2\d\d bytes", capsys.readouterr().err)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
 @pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
 def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, capsys, images, masks):
     monkeypatch.chdir(tmp_path)

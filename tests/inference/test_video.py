@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import logging
 import os
 import re
@@ -191,13 +190,6 @@ def test_where_nothing_can_be_read_it_is_refused(tmp_path, content, found):
         Video(path)
     with pytest.raises(Refused, match=r"gone.mp4: expected a video.*, found no video \(No such file"):
         Video(tmp_path / "gone.mp4")
-
-
-def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else there(name))
-    with pytest.raises(Refused, match=r"pip install 'samfed-monai\[video\]'"):
-        Video(tmp_path / "clip.mp4")
 
 
 def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path):

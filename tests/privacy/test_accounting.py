@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
 from samfed_monai.privacy.accounting import PrivacyLedger, epsilon_of
 from samfed_monai.privacy.rules import PrivacyFloor
@@ -56,12 +54,6 @@ def test_the_account_of_a_run_follows_each_site_s_own_count():
     anew = [{"sites": {"Basel": {"releases": number}}} for number in (1, 2)]
     account = privacy_account(Privacy(5, DifferentialPrivacy(noise_multiplier=2.0)), [*records, *anew, *anew], {})
     assert account["differential_privacy"]["releases"] == {"Basel": 8, "Bern": 3}
-
-
-def test_a_missing_accountant_is_refused_with_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
-    with pytest.raises(Refused, match=r"pip install 'samfed-monai\[privacy\]'"):
-        epsilon(1.2345, 1, DELTA)
 
 
 def ledger(folder, floor=FLOOR, run="a") -> PrivacyLedger:

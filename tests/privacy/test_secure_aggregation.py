@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
@@ -34,7 +33,6 @@ from samfed_monai.privacy.secure_aggregation import (
     as_vector,
     enter_sum,
     joined,
-    require_cryptography,
     require_keys,
     split,
     stream,
@@ -524,12 +522,6 @@ def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
     shares = {holder: {0: seeds[0][holder], 1: seeds[1][holder], 2: other[holder]} for holder in range(2)}
     with pytest.raises(MessageRefused, match="shares of another key"):
         unmasked(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
-
-
-def test_without_the_package_a_run_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(Refused, match=r"found no cryptography; pip install 'samfed-monai\[privacy\]'"):
-        require_cryptography("privacy#secure_aggregation")
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
