@@ -35,6 +35,7 @@ from samfed_monai.data.folders import (
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import png_of
+from samfed_monai.data.weak_labels import IGNORE
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ TOLERANCE = 0.1
 ROUNDING = 1e-3
 """How far from whole a mask's numbers may be: programs that scale them (scl_slope) do not hit them exactly."""
 SINGULAR, AGREEMENT = 1e-6, 0.01  # shares of a voxel: of its volume; of its sides in qform and sform
-WHICH = "say which are foreground: --label N, or name each as a class: --classes A,B"
+WHICH = "name every value with --classes A,B, or say with --label N which is foreground, or which each class has"
+NOT_LABELLED = "; if 255 is background, make it 0; if it was not labelled: weak labels are read from pictures alone"
 REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affine)"
 
 
@@ -101,7 +103,8 @@ def read_mask_slices(
         path: the mask: whole numbers to :data:`ROUNDING`, of the volume's shape and place.
         like: the volume.
         labels: values that are foreground; empty takes the only one beside 0. Of several classes, the value of each, in
-            their order, and every other is background; empty takes 1, 2, … and refuses every other.
+            their order, and every other is background, but for 255 alone, which scribbles have where nothing is
+            labelled; empty takes 1, 2, … and refuses every other.
         classes: names of several classes; empty for one.
         reorient: as the volume's pictures are read.
         held: takes the values of the mask beside 0.
@@ -136,14 +139,13 @@ def read_mask_slices(
         raise refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
     data, values = np.rint(data), np.unique(np.rint(values))
     there = [int(value) for value in values if value]
-    shown = ", ".join(map(str, there[:8]))
-    wanted = list(labels) or (list(range(1, len(classes) + 1)) if classes else there)
-    if not labels and classes and not set(there) <= set(wanted):
-        named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
-        hint = "name every class with --classes, or say with --label which value each of them has"
-        raise refused(path, f"the labels {shown}", f"0 and {named}", hint)
-    if not labels and not classes and len(there) > 1:
-        raise refused(path, f"the labels {shown}", "one beside 0", WHICH)
+    wanted = list(labels) or list(range(1, len(classes) + 1)) or there[:1]
+    alien = set(there) - set(wanted)
+    if alien == {IGNORE} or (alien and not labels):
+        named = [f"{value} {name}" for value, name in zip(wanted, classes, strict=False)] or map(str, labels)
+        found, expected = ", ".join(map(str, there[:8])), ", ".join(named)
+        hint = WHICH + (NOT_LABELLED if IGNORE in alien else "")
+        raise refused(path, f"the labels {found}", f"0 and {expected}" if expected else "one beside 0", hint)
     if held is not None:
         held.update(there)
     drawn = np.zeros(data.shape, np.uint8)
@@ -494,8 +496,7 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
     listed: dict[tuple[Path, str], _Volume] = {}
     for each in volumes:
         if listed.setdefault((each.site, each.name), each) != each:
-            found_here, expected = f"a second {each.name}", "one volume of that name in a site"
-            problems.add(str(each.path), found=found_here, expected=expected)
+            problems.add(str(each.path), found=f"a second {each.name}", expected="one volume of that name in a site")
     if not sites:
         hint = "; ".join(sentences) or "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)

@@ -210,9 +210,7 @@ class Participants:
         config = self.config.with_overrides(self.overrides.get(site, {}))
         if not isinstance(config.parser().get().get("images"), Mapping):
             return False  # images of the bundle's own, which refuse what they cannot read
-        if self.supervised:
-            return not config.optional("images#weak_labels")
-        return config.optional("oracle") is True
+        return not config.optional("images#weak_labels") if self.supervised else config.optional("oracle") is True
 
     def learned(self) -> frozenset[str]:
         """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""

@@ -197,7 +197,7 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
 def label_problems(datalist: DataList, participants: Participants, where: str) -> list[Problem]:
     """Problems of labels at sites whose method learns from them, every site's at once.
 
-    Weak ones where it learns from masks alone, and none at all.
+    Weak ones where it learns from masks alone, and none at all; an image without one where it reads those of all.
 
     Args:
         datalist: the frozen list, or one end's part of it; sites that it does not have are not looked at.
@@ -206,14 +206,15 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
     """
     problems = Problems()
     for site in filter(datalist.sites.__contains__, participants.sites):
-        kinds = [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]
-        if kinds and participants.needs_masks(site):
-            problems.extend(masks_only(kinds, f"{where} -> {site} -> unlabelled"))
-        if participants.supervised and all(item.label is None for item in datalist.sites[site].unlabelled):
-            found, expected = "none of this site's own images has one", "labels: this variant learns from them"
-            hint = "list masks or weak labels with `samfed prepare`, name the site in `unseen` to leave it out of "
-            hint += "training, or choose a variant that needs none, for instance samfed"
-            problems.add(f"{where} -> {site} -> labels", found=found, expected=expected, hint=hint)
+        own, at, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", participants.needs_masks(site)
+        if masks and (kinds := [str(item.label_kind) for item in own if item.weak]):
+            problems.extend(masks_only(kinds, f"{at} -> unlabelled"))
+        labelled = sum(item.label is not None for item in own)
+        if not labelled if participants.supervised else masks and labelled < len(own):
+            found = f"{labelled} of this site's {len(own)} images with one"
+            expected = f"labels{'' if participants.supervised else ' of all images'}: this variant learns from them"
+            hint = "list labels with `samfed prepare`, name the site in `unseen`, or choose a variant that needs none"
+            problems.add(f"{at} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
     return list(problems)
 
 

@@ -20,7 +20,6 @@ from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.quality_report import doubts
 from samfed_monai.data.volumes import (
     cut_nifti,
-    different_orientations,
     nifti_of,
     read_mask_slices,
     read_slices,
@@ -38,14 +37,6 @@ def saved(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(data, affine), path)
     return path
-
-
-def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path):
-    data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)  # X, Y, Z
-    pictures = read_slices(saved(tmp_path / "a.nii.gz", data)).pictures
-    assert pictures.shape == (2, 3, 4, 3)
-    assert pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
-    assert np.ptp(pictures, axis=-1).max() == 0
 
 
 SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0, 0, 1.0]])
@@ -203,15 +194,6 @@ def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, 
         assert np.array_equal(mask.affine, affine)
 
 
-def test_axes_that_run_in_different_directions_are_told_of_several_volumes(tmp_path):
-    names = {"b": AFFINE, "a": AFFINE, "c": AFFINE @ np.diag([-1, 1, 1, 1]), "d": AFFINE[:, [1, 2, 0, 3]]}
-    paths = [saved(tmp_path / f"{name}.nii", EMPTY, affine) for name, affine in names.items()]
-    assert different_orientations(paths[:2]) == []
-    [told] = different_orientations(paths)
-    assert "1 ASR (such as d.nii), 1 LAS (such as c.nii), 2 RAS (such as b.nii); slices are cut along the last" in told
-    assert "--reorient turns all to RAS+" in told
-
-
 @pytest.mark.parametrize(("slope", "inter"), [(1 / 255, 0), (3e-5, 0.0), (1 / 32767, 0.5)])
 def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slope, inter):
     volume = saved(tmp_path / "a.nii", EMPTY)
@@ -248,12 +230,26 @@ def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path
     assert not read_mask_slices(mask, volume, labels=[9]).any()
     named = read_mask_slices(mask, volume, labels=[2, 1], classes=["spleen", "kidney"])
     assert np.array_equal(named, np.array([0, 2, 1])[values])
-    ways = r"found the labels 1, 2; say which are foreground: --label N, or name each as a class: --classes A,B"
-    with pytest.raises(Refused, match=rf"m\.nii: expected one beside 0, {ways}"):
+    with pytest.raises(
+        Refused, match=r"m\.nii: expected one beside 0, found the labels 1, 2; name .* say with --label N"
+    ):
         read_mask_slices(mask, volume)
     mask = saved(tmp_path / "m.nii", (data + 1).astype(np.uint8))
-    with pytest.raises(Refused, match="expected 0 and 1 kidney, 2 spleen, found the labels 1, 2, 3; name every cla"):
+    with pytest.raises(Refused, match="expected 0 and 1 kidney, 2 spleen, found the labels 1, 2, 3; name every value"):
         read_mask_slices(mask, volume, classes=["kidney", "spleen"])
+
+
+def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
+    one, two = {"labels": [1]}, {"labels": [1, 2], "classes": ["kidney", "spleen"]}
+    volume, held = saved(tmp_path / "a.nii", EMPTY), {"one beside 0": {}, "0 and 1": one, "0 and 1 kidney, 2 sp": two}
+    for values, expected in [([1], "one beside 0"), ([1], "0 and 1"), ([], "0 and 1"), ([1], "0 and 1 kidney, 2 sp")]:
+        mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, *values, 255]), EMPTY.shape))
+        told = f"expected {expected}.*, found the labels .*255; .*; if 255 is background, make it 0; if it was not lab"
+        with pytest.raises(Refused, match=told):
+            read_mask_slices(mask, volume, **held[expected])
+    mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, 1, 9, 255]), EMPTY.shape))
+    assert set(np.unique(read_mask_slices(mask, volume, **one))) == {0, 1}, "255 is one structure of several"
+    assert read_mask_slices(mask, volume, labels=[1, 9, 255], classes=["a", "b", "c"]).max() == 3
 
 
 @pytest.mark.parametrize(
@@ -312,7 +308,8 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     }
     for number in (1, 2, 3):
         seen = data[..., number - 1].T
-        assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
+        shown = np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))
+        assert np.array_equal(shown, np.repeat(seen[..., None], 3, axis=-1)), "8 bits as they are, x to the right"
         assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
     assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
     (tmp_path / "in/b").rename(tmp_path / "withdrawn")
@@ -410,11 +407,13 @@ def test_a_site_can_be_without_spacing(tmp_path):
 
 def test_axes_are_told_or_turned(tmp_path):
     data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
-    saved(tmp_path / "in/a/images/ras.nii", data)
+    for name in ("ras", "too"):
+        saved(tmp_path / f"in/a/images/{name}.nii", data)
     for kind, values in (("images", data), ("masks", (data == 7).astype(np.uint8))):
         saved(tmp_path / f"in/a/{kind}/sra.nii", values.transpose(2, 0, 1), AFFINE[:, [2, 0, 1, 3]])
     [axes] = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
-    assert "1 RAS (such as ras.nii), 1 SRA (such as sra.nii)" in axes
+    assert "2 RAS (such as ras.nii), 1 SRA (such as sra.nii); slices are cut along the last axis of each, so" in axes
+    assert "--reorient turns all to RAS+" in axes
     assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
     for number in (1, 2):
         seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]

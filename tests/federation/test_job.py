@@ -194,22 +194,20 @@ def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(
 def test_what_a_run_would_refuse_of_its_list_is_refused_by_check():
     item = Item("a.png", "0" * 64)
     bare = DataList("own", [Item("p.png", "1" * 64, "m.png", "2" * 64)], {"bare": Site(unlabelled=[item] * 5)})
-    (labels,) = told(bare, variant="weak_labels", allow_single_site=True, quorum=1)
-    assert labels.startswith("own -> bare -> labels: expected labels: this variant learns from them, found none")
-    assert "name the site in `unseen`" in labels
-    (public,) = told(replace(bare, public=[]), variant="samfed", allow_single_site=True, quorum=1)
+    alone = {"allow_single_site": True, "quorum": 1}
+    (labels,) = told(bare, variant="weak_labels", **alone)
+    learns, found = "this variant learns from them, found", "of this site's 5 images with one; list labels with"
+    assert labels.startswith(f"own -> bare -> labels: expected labels: {learns} 0 {found}")
+    part = replace(bare, sites={"bare": Site(unlabelled=[replace(bare.public[0], image="a.png"), *[item] * 4])})
+    assert told(part, variant="weak_labels", **alone) == []
+    (unread,) = told(part, variant="oracle", **alone)
+    assert unread.startswith(f"own -> bare -> labels: expected labels of all images: {learns} 1 {found}")
+    (public,) = told(replace(bare, public=[]), variant="samfed", **alone)
     assert public.startswith("own -> public: expected public images with masks")
-    (classes,) = told(bare, allow_single_site=True, quorum=1, classes=["kidney", "spleen"])
+    (classes,) = told(bare, **alone, classes=["kidney", "spleen"])
     assert classes.startswith("own -> classes: expected ['kidney', 'spleen'], the classes of this run, found binary")
     (adapt,) = told(teacher_adapt="none", classes=["kidney", "spleen"])
     assert adapt.startswith("train.json -> teacher_adapt: expected an adapted SAM")
-
-
-def test_a_plan_out_of_range():
-    assert told(rounds=0, seed=-1) == [
-        "plan -> rounds: expected at least 1, found 0",
-        "plan -> seed: expected at least 0, found -1",
-    ]
 
 
 def test_privacy_networks_and_teacher_are_told_together():
