@@ -174,7 +174,7 @@ Written = dict[Path, bytes | None]
 
 
 @contextmanager
-def taken_back_if_refused(written: Written | None = None) -> Iterator[Written]:
+def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
     """Takes the files that are written; after a refusal or another error, also an interruption, they are as before, and
     folders empty then are deleted.
 

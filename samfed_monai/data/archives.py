@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problems, machine_failure, refused
-from samfed_monai.core.io import PRIVATE, make_folder, taken_back_if_refused
+from samfed_monai.core.io import PRIVATE, make_folder, taken_back_on_error
 from samfed_monai.core.words import counted
 from samfed_monai.data.datalist import unsafe
 
@@ -61,7 +61,7 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     members = _members(archive)  # once more: the disk may have less room now
     kept = [member.filename for member in members if _differs(folder / member.filename, member)]
-    with taken_back_if_refused() as written, _readable(archive) as opened:  # a part would be taken for the whole
+    with taken_back_on_error() as written, _readable(archive) as opened:  # a part would be taken for the whole
         make_folder(folder)
         for member in (member for member in members if not (folder / member.filename).is_file()):
             written |= {} if member.is_dir() else {folder / member.filename: None}

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
-from samfed_monai.core.io import taken_back_if_refused
+from samfed_monai.core.io import taken_back_on_error
 from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.archives import unpack_all
@@ -379,9 +379,8 @@ def _of_one_name(sites: Sites) -> list[str]:
 def _by_folder(one: Found) -> Found:
     """The image with the folder behind ``images`` that it is below as its group, as that of a patient's visits."""
     parts = PurePosixPath(one.image).parts
-    end = (
-        3 if (normal(parts[0]), *parts[1:2]) == (one.origin, "images") else 2
-    )  # one site's own folder has no site in its paths
+    below_its_site = (normal(parts[0]), *parts[1:2]) == (one.origin, "images")  # one site's own folder is not
+    end = 3 if below_its_site else 2
     return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
 
 
@@ -397,7 +396,7 @@ def prepare_coco(
         without_annotation: what pictures without one are, ``unlabelled`` or ``empty``.
     """
     check_first(options)
-    with taken_back_if_refused() as written:
+    with taken_back_on_error() as written:
         caveats = draw_coco(
             root,
             categories=categories,
@@ -426,7 +425,7 @@ def prepare_nifti(
         slices: where the slices go; it is the data root of the list.
     """
     check_first(options)
-    with taken_back_if_refused() as written:
+    with taken_back_on_error() as written:
         caveats = cut_nifti(
             root,
             slices,

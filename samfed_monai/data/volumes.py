@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, or_skip, refused
-from samfed_monai.core.io import Written, read_json, taken_back_if_refused, write_json, write_new
+from samfed_monai.core.io import Written, read_json, taken_back_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted
@@ -389,7 +389,7 @@ def cut_nifti(
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
     left_out, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
-    with taken_back_if_refused(written) as files:
+    with taken_back_on_error(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
                 cut, voxel, single, values = _cut(each, labels, classes, reorient)

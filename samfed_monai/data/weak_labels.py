@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import Written, sha256_bytes, taken_back_if_refused, write_new
+from samfed_monai.core.io import Written, sha256_bytes, taken_back_on_error, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import installed, one_of, require, whole
@@ -219,7 +219,7 @@ def weaken_list(
     problems.refuse_if_any()
     work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
-    with taken_back_if_refused() as written:
+    with taken_back_on_error() as written:
         for site, item in progress_bar(work, desc="weak labels", unit="image"):
             made[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
     sites = {
