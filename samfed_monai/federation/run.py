@@ -14,7 +14,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.parse import flat, led
+from samfed_monai.config.parse import flat, led, lookup
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
@@ -192,7 +192,7 @@ class Run:
                 model_rounds={name: model["round"] for name, model in result.models.items()},
                 unseen=unseen if participants.unseen else None,
                 networks=participants.networks,
-                exchange=participants.exchange,
+                exchange=participants.strategy.exchange.word,
                 own_models=participants.strategy.keeps_states,
                 own_labels=participants.supervised,
                 traffic=result.traffic,
@@ -259,10 +259,8 @@ class Run:
         problems.refuse_if_any()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
-        self.teacher.dry_run(self.adapt)
         begins = self._start_adapt()
-        if self.adapt == "off" and begins != "none":
-            self.teacher.dry_run(begins)
+        self.teacher.dry_run(begins if self.adapt == "off" and begins != "none" else self.adapt)
         return begins
 
     @cached_property
@@ -516,9 +514,7 @@ def plan_problems(
     problems, privacy = Problems(), Privacy()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    guard = None
-    with problems.collected():
-        guard = UpdateGuard.from_json(plan.update_guard)
+    guard = UpdateGuard.from_json(plan.update_guard)
     if participants is None:
         return list(problems)
     with problems.collected():
@@ -539,9 +535,15 @@ def plan_problems(
         expected = f"null with {named}: each site has a network of its own"
         hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
         problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
-    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
-        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
-        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+    if participants.config.value("teacher_adapt") == "off":
+        if places.masks_from is not None:
+            expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
+            problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+        stream = lookup(participants.config.parser().get(), ("stream", "_disabled_")) is not True
+        if stream and (guide := participants.config.optional("soft_mask#masks_for")) is not None:
+            found, expected = f"'off', with guides#{guide.name}", "a teacher, whose masks that guide reads"
+            hint = "leave it out, or take a variant without SAM, such as no_sam"
+            problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
