@@ -83,6 +83,8 @@ _NOTHING_TO_JUDGE_BY = (
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
 
+_BY_PROMISES = "No site has masks: the round was chosen by expected Dice, not calibrated; a wrong SAM raises it."
+
 _SEEN_BEFORE = "The run that {} names trained at {}, unseen in this one: scores there are not those of a new hospital."
 
 _AWAY = "{} sent no scores of the final models, or not all ({}): no average has them. Run the same command again."
@@ -180,17 +182,16 @@ class Run:
             start, caveats = result.against_start, [*seen, *starmap(_AWAY.format, result.failed.items())]
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
-            sites = (entry for record in result.records for entry in record["sites"].values())
-            if not any(entry["validation"] or entry.get("expected") for entry in sites):
-                caveats.append(_NOTHING_TO_JUDGE_BY)
-                logger.warning("%s", _NOTHING_TO_JUDGE_BY)
-            unseen = {name: model["unseen"] for name, model in result.models.items()}
+            sites = [entry for record in result.records for entry in record["sites"].values()]
+            if not any(entry["validation"] for entry in sites):
+                caveats.append(_BY_PROMISES if any(each.get("expected") for each in sites) else _NOTHING_TO_JUDGE_BY)
+                logger.warning("%s", caveats[-1])
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
                 scores={name: model["sites"] for name, model in result.models.items()},
                 model_rounds={name: model["round"] for name, model in result.models.items()},
-                unseen=unseen if participants.unseen else None,
+                unseen={name: of["unseen"] for name, of in result.models.items()} if participants.unseen else None,
                 networks=participants.networks,
                 exchange=participants.strategy.exchange.word,
                 own_models=participants.strategy.keeps_states,
@@ -233,8 +234,7 @@ class Run:
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
         """Writes ``quality.json``: what masks' promises are worth, and the colours of the public images."""
         if calibration is None:
-            text = "expected Dice is not calibrated: fewer than %d validation images say what it is worth"
-            logger.info(text, FEWEST)
+            logger.info("expected Dice is not calibrated: fewer than %d validation images say what it is worth", FEWEST)
         colours = public_colours(self.participants.config, datalist, self.places.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         used = digests_of(sites) if calibration else ()
