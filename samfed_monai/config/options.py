@@ -206,9 +206,5 @@ def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
         return overrides
     pairs = {key: value for key, value in overrides.items() if split_id(key)[0] not in GROUPS}
     whole = groups_of(config) | {"job#train": training_values(config)}
-    return pairs | {name: as_it_is(value) for name, value in whole.items()}
-
-
-def as_it_is(value: Any) -> dict[str, Any]:
-    """A component of which MONAI makes ``value``, and nothing of what is in it."""
-    return {"_target_": functools.partial(copy.deepcopy, value)}
+    # components of which MONAI makes the values, and nothing of what is in them
+    return pairs | {name: {"_target_": functools.partial(copy.deepcopy, value)} for name, value in whole.items()}

@@ -396,8 +396,8 @@ def measuring_notes(datalist: DataList) -> list[str]:
     if not any(site.validation or site.test for site in datalist.sites.values()):
         return [
             "nothing here can be scored: no site has a validation or test image, that is one with a mask, drawn by a "
-            "share of its site (larger ones: --validation, --test); rounds are not compared, the last one is taken, "
-            "and only looking at its masks shows whether it is good"
+            "share of its site (larger ones: --validation, --test); a run takes the round whose masks promise most, or "
+            "the last one where no teacher is used, and only looking at its masks shows whether it is good"
         ]
     bare, few = [], []
     for name, site in datalist.sites.items():

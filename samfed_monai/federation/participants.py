@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from samfed_monai.bundle.images import SiteImages, SplitName
 from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import lookup, parsed, reached, split_id
 from samfed_monai.config.targets import in_catalogue
@@ -25,6 +26,7 @@ from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
+from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
 from samfed_monai.handlers.guide import GlobalGuide
@@ -35,7 +37,6 @@ from samfed_monai.metrics import cost_of
 from samfed_monai.networks import named, starts_from
 from samfed_monai.networks.catalogue import network_problems
 from samfed_monai.networks.input_size import batch_problems, size_problems
-from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.strategy import Server, Strategy
@@ -178,11 +179,6 @@ class Participants:
         """
         dry_run(self.config, self._of_all, self.overrides, self.strategy)
 
-    @property
-    def exchange(self) -> str:
-        """What travels, in the words of ``results.json``."""
-        return self.strategy.exchange.word
-
     @cached_property
     def server_network(self) -> str:
         """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
@@ -215,8 +211,7 @@ class Participants:
     def learned(self) -> frozenset[str]:
         """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""
         with own_random_state(0):  # nothing that is drawn here is used
-            network = build_network(self.config, self.server_network)
-        return frozenset(name for name, _ in network.named_parameters())
+            return frozenset(name for name, _ in build_network(self.config, self.server_network).named_parameters())
 
     def costs(self) -> dict[str, dict[str, float]]:
         """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
@@ -323,11 +318,20 @@ BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sh
 OF_LABELS = "resize", "binary_label"
 #: What decides how a site's images are scored.
 SCORES = "validate#preprocessing", "validate#scores"
-#: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has.
+#: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has. The
+#: trainer refers to most others, but of it the first problem alone is found.
 PARTS: dict[str, Any] = {
-    **dict.fromkeys(("optimizer", "images", "terms", "loss")),
+    **dict.fromkeys(("optimizer", "images", "terms", "loss", "soft_mask", "weak_view", "strong_view")),
+    **dict.fromkeys(("before", "stream", "sharing", "statistics", "train#trainer", "validate#evaluator")),
     **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
 }
+
+
+class _ImagesToCome(SiteImages):
+    """A site's images before there is one: a record of each split, which nothing reads."""
+
+    def records(self, split: SplitName) -> list[dict[str, Any]]:
+        return [{"image": "", "label": "", "image_sha256": ""}]
 
 
 def dry_run(
@@ -359,7 +363,10 @@ def dry_run(
         key = json.dumps(own, sort_keys=True, default=repr)
         if key in found:
             continue
-        parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
+        # on no device, and without what only a site that trains alone has
+        parser = unfilled(config.with_overrides({**own, "network": "@network_def", "standalone": {}}).parser())
+        if lookup(parser.config, ("images", "_target_")) == "samfed_monai.bundle.SiteImages":
+            parser["images#_target_"] = _ImagesToCome
         problems.extend(_scored_otherwise(config.parser().get(), parser.get(), site, overrides.get(site, {})))
         with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
@@ -386,7 +393,7 @@ def dry_run(
         if weak and all(part is not None for part in built):
             problems.extend(_weak_label_problems(parts, classes))
         with problems.collected():
-            split = network_split(network, parsed(parser, "personal") or ())
+            split = OwnNetwork.of(network, parser, trains=False).split
             if strategy is not None:
                 strategy.require_names(split.shared)
         if strategy is not None and terms is not None:
@@ -425,11 +432,11 @@ def _part(parser: Any, name: str, problems: Problems) -> Any:
     try:
         built = parsed(parser, name, PARTS[name])
         return PARTS[name] if built is None else built  # null is as good as none
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the second of a reference to what is not there
         found = unwrap_own(error)
         if found is None and name == "optimizer":
             found = component_refusal(error, parser.get(), file="train.json")
-        problems.extend(found.problems if isinstance(found, Refused) else [])
+        problems.extend(each for each in (found.problems if isinstance(found, Refused) else []) if each not in problems)
     return None
 
 

@@ -14,7 +14,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.parse import flat, led
+from samfed_monai.config.parse import flat, led, lookup
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
@@ -83,6 +83,8 @@ _NOTHING_TO_JUDGE_BY = (
     "No site sent scores or expected Dice of any round, so the last round's network is the run's model, however good "
     "the others were. Masks of a few validation images at one site are enough to choose by."
 )
+
+_BY_PROMISES = "No site has masks: the round was chosen by expected Dice, not calibrated; a wrong SAM raises it."
 
 _SEEN_BEFORE = "The run that {} names trained at {}, unseen in this one: scores there are not those of a new hospital."
 
@@ -182,19 +184,18 @@ class Run:
             start, caveats = result.against_start, [*seen, *starmap(_AWAY.format, result.failed.items())]
             if start is not None and result.models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
-            sites = (entry for record in result.records for entry in record["sites"].values())
-            if not any(entry["validation"] or entry.get("expected") for entry in sites):
-                caveats.append(_NOTHING_TO_JUDGE_BY)
-                logger.warning("%s", _NOTHING_TO_JUDGE_BY)
-            unseen = {name: model["unseen"] for name, model in result.models.items()}
+            sites = [entry for record in result.records for entry in record["sites"].values()]
+            if not any(entry["validation"] for entry in sites):
+                caveats.append(_BY_PROMISES if any(each.get("expected") for each in sites) else _NOTHING_TO_JUDGE_BY)
+                logger.warning("%s", caveats[-1])
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
                 scores={name: model["sites"] for name, model in result.models.items()},
                 model_rounds={name: model["round"] for name, model in result.models.items()},
-                unseen=unseen if participants.unseen else None,
+                unseen={name: of["unseen"] for name, of in result.models.items()} if participants.unseen else None,
                 networks=participants.networks,
-                exchange=participants.exchange,
+                exchange=participants.strategy.exchange.word,
                 own_models=participants.strategy.keeps_states,
                 own_labels=participants.supervised,
                 traffic=result.traffic,
@@ -235,8 +236,7 @@ class Run:
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
         """Writes ``quality.json``: what masks' promises are worth, and the colours of the public images."""
         if calibration is None:
-            text = "expected Dice is not calibrated: fewer than %d validation images say what it is worth"
-            logger.info(text, FEWEST)
+            logger.info("expected Dice is not calibrated: fewer than %d validation images say what it is worth", FEWEST)
         colours = public_colours(self.participants.config, datalist, self.places.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         used = digests_of(sites) if calibration else ()
@@ -261,10 +261,8 @@ class Run:
         problems.refuse_if_any()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
-        self.teacher.dry_run(self.adapt)
         begins = self._start_adapt()
-        if self.adapt == "off" and begins != "none":
-            self.teacher.dry_run(begins)
+        self.teacher.dry_run(begins if self.adapt == "off" and begins != "none" else self.adapt)
         return begins
 
     @cached_property
@@ -518,9 +516,7 @@ def plan_problems(
     problems, privacy = Problems(), Privacy()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    guard = None
-    with problems.collected():
-        guard = UpdateGuard.from_json(plan.update_guard)
+    guard = UpdateGuard.from_json(plan.update_guard)
     if participants is None:
         return list(problems)
     with problems.collected():
@@ -541,9 +537,15 @@ def plan_problems(
         expected = f"null with {named}: each site has a network of its own"
         hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
         problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
-    if places.masks_from is not None and participants.config.value("teacher_adapt") == "off":
-        expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
-        problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+    if participants.config.value("teacher_adapt") == "off":
+        if places.masks_from is not None:
+            expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
+            problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+        stream = lookup(participants.config.parser().get(), ("stream", "_disabled_")) is not True
+        if stream and (guide := participants.config.optional("soft_mask#masks_for")) is not None:
+            found, expected = f"'off', with guides#{guide.name}", "a teacher, whose masks that guide reads"
+            hint = "leave it out, or take a variant without SAM, such as no_sam"
+            problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
         problems.extend(no_public_images(datalist, supervised=participants.supervised))

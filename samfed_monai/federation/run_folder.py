@@ -608,11 +608,11 @@ def round_record(
 
 
 def round_line(record: Mapping[str, Any]) -> str:
-    """One line about a round: ``round 3 of 30: validation Dice 0.834, expected 0.850, lowest 0.790 (site-2), 18 s``."""
+    """One line about a round: ``round 3 of 30: validation Dice 0.834, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
     parts = [f"validation Dice {dice:.3f}"] if dice is not None else ["no validation scores"]
     if (expected := expected_dice(record)) is not None:
-        parts.append(f"expected {expected:.3f}")
+        parts.append(f"expected {expected:.3f} (not calibrated)")
     if lowest is not None:
         parts.append(f"lowest {lowest['dice']:.3f} ({lowest['site']})")
     skipped = sorted(site for site, entry in record["sites"].items() if entry["status"] != "ok")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -382,7 +382,7 @@ class Site:
         if planned:
             self._check_failed = False
             listed, strategy = self.listed(), self.participants.strategy
-            sam = self.sam_fingerprint() if "base_sam" in message.extra else {}
+            sam = sam_fingerprint(self.config, self.config.value("network_name")) if "base_sam" in message.extra else {}
             own = own_fingerprints(self.plan, self.places.bundle_root, listed, self.site, sam)
             problems.extend(differences(message.extra, own))
             unfit = self._other_classes() + label_problems(listed, self.participants, "data list")
@@ -444,7 +444,8 @@ class Site:
             client = self.make_client()
             require_plain_network(client)
             if client.own is not None and client.own.sharing is not None:
-                require_public_images(client.own.sharing, self.public_records)
+                public = partial(load_records, self.datalist, self.data_root, split="public")
+                require_public_images(client.own.sharing, public)
             self._algo = ClientAlgoSite(self.site, client)
             if client.own is not None:
                 self.release.declare(client.own.split)
@@ -483,10 +484,6 @@ class Site:
             expected, hint = "one with this site's part", "this site's log says why"
             raise message_refused("data list", "none that can be used", expected, hint) from None
 
-    def public_records(self) -> list[dict[str, Any]]:
-        """The public images of this site's own list, as files here."""
-        return load_records(self.datalist, self.data_root, split="public")
-
     def training_images(self) -> int:
         """How many different images of its own this site trains on: all, or those with a label where it learns from
         labels."""
@@ -501,10 +498,6 @@ class Site:
             return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
         own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
         return self.participants.config.with_overrides(own)
-
-    def sam_fingerprint(self) -> dict[str, str]:
-        """Hash of the SAM under this site's network, of the file that is here."""
-        return sam_fingerprint(self.config, self.config.value("network_name"))
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:

@@ -236,7 +236,8 @@ def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
     known |= dict.fromkeys(withheld(run, split), "withheld its score")
     apart = run.student_and_teacher()
     agree = {site: f", student and teacher agree by a Dice of {fmean(dices):.2f}" for site, dices in apart.items()}
-    expected = {each.site: f", expected Dice {each.expected:.2f}" for each in trust(run)}
+    how = "" if read_quality(run.folder).calibration else " (not calibrated)"
+    expected = {each.site: f", expected Dice {each.expected:.2f}{how}" for each in trust(run)}
     none = {site: f"has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
     return [f"{site} {known.get(site, none[site])}" for site in sites]
 

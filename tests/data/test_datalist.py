@@ -262,4 +262,4 @@ def test_sites_with_a_small_split_to_measure_on_are_named():
     assert few.startswith("few to measure with at few to validate, few to test, none drawn, few unseen: fewer than 5")
     assert measuring_notes(DataList("list", [], {"test only": sites["few unseen"]})) == []
     (nothing,) = measuring_notes(DataList("list", [], {"none drawn": sites["none drawn"]}))
-    assert "one with a mask, drawn by a share of its site (larger ones: --validation, --test); rounds" in nothing
+    assert "one with a mask, drawn by a share of its site (larger ones: --validation, --test); a run takes" in nothing

@@ -227,6 +227,7 @@ def test_privacy_networks_and_teacher_are_told_together():
     ("given", "message"),
     [
         ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
+        ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; leave"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
         ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not read it, found 0"),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),

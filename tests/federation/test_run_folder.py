@@ -308,7 +308,7 @@ def test_a_round_is_told_in_one_line():
     record = round_record(2, 30, {"a": scored, "b": missing}, {"training": 17.2, "controller": 0.4})
     assert round_line(record) == "round 3 of 30: validation Dice 0.500, lowest 0.500 (a), skipped b, 18 s"
     missing["expected"] = {"dice": 0.75, "images": 4, "groups": []}
-    assert "validation Dice 0.500, expected 0.750, lowest 0.500 (a), skipped b," in round_line(record)
+    assert "validation Dice 0.500, expected 0.750 (not calibrated), lowest 0.500 (a), skipped b," in round_line(record)
     del missing["expected"]
     assert round_line(round_record(0, 1, {"b": missing}, {})) == "round 1 of 1: no validation scores, skipped b, 0 s"
 

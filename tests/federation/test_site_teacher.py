@@ -308,6 +308,7 @@ def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_feder
     assert page.count("outlines of student and teacher") == 8
     assert "Test images" not in page
     assert "No site sent scores" not in page, "its masks promise something"
+    assert "the round was chosen by expected Dice, not calibrated" in page
 
 
 def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp_path):

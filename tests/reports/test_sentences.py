@@ -177,7 +177,7 @@ def test_a_run_ends_with_dice_its_interval_places_and_the_next_command(two):
 
 def test_a_site_without_masks_says_how_far_student_and_teacher_agree_and_a_missing_or_withheld_score_is_one(two):
     compared(two, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
-    assert "; Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85)" in answer(two)[0]
+    assert "Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85 (not" in answer(two)[0]
     two.results["unscored"] = {"Basel": "no answer within 60 s"}
     assert answer(two)[0].endswith("4 images at Porto; Basel sent no score)")
     two.results["privacy"] = {"withheld": [{"site": "Basel", "split": "test", "reason": "withheld"}]}
