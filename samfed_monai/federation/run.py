@@ -516,7 +516,9 @@ def plan_problems(
     problems, privacy = Problems(), Privacy()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    guard = UpdateGuard.from_json(plan.update_guard)
+    guard = None
+    with problems.collected():
+        guard = UpdateGuard.from_json(plan.update_guard)
     if participants is None:
         return list(problems)
     with problems.collected():
