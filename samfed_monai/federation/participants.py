@@ -321,7 +321,7 @@ SCORES = "validate#preprocessing", "validate#scores"
 #: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has. The
 #: trainer refers to most others, but of it the first problem alone is found.
 PARTS: dict[str, Any] = {
-    **dict.fromkeys(("optimizer", "images", "terms", "loss", "soft_mask", "weak_view", "strong_view")),
+    **dict.fromkeys(("optimizer", "images", "terms", "loss", "weak_view", "strong_view")),
     **dict.fromkeys(("before", "stream", "sharing", "statistics", "train#trainer", "validate#evaluator")),
     **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
 }

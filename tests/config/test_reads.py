@@ -188,7 +188,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
     assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
     of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train}
-    tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device"}
+    tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device", "soft_mask"}
     assert asked <= TRAINING_READS | TEACHER_READS | on_top | tried
 
 
