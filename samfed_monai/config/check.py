@@ -143,13 +143,14 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
 
 
 def check_sizes(config: BundleConfig) -> Iterator[Problem]:
-    """Sizes at which a training resizes images other than ``image_size``, which its model notes as the one it knows."""
-    size = config.content.get("image_size")
-    for place, side in numbers_at(config.content, SIZES, ["train"]) if isinstance(size, int) else ():
-        resizes = "Resize" in str(lookup(config.content, (*place[:-1], "_target_")))
-        if resizes and side != size:
-            found, expected = repr(lookup(config.content, place)), f"{size}, the image_size, which the model notes"
-            yield Problem(config.where(place), found, expected, "let it be @image_size, and set image_size")
+    """Sizes of images in training other than ``image_size``, or a teacher's ``size``, which the model is noted with."""
+    name, kind = ("image_size", "Resize") if "image_size" in config.content else ("size", "Pad")
+    size = config.content.get(name)
+    for place, side in numbers_at(config.content, SIZES, ["train", "fit"]) if isinstance(size, int) else ():
+        decides = kind in str(lookup(config.content, (*place[:-1], "_target_")))
+        if decides and side != size:
+            found, expected = repr(lookup(config.content, place)), f"{size}, the {name}, which the model notes"
+            yield Problem(config.where(place), found, expected, f"let it be @{name}, and set {name}")
 
 
 def check_thresholds(config: BundleConfig) -> Iterator[Problem]:

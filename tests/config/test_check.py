@@ -127,11 +127,12 @@ def test_everything_is_told_at_once(bundle, rewrite):
         assert any(part in message for message in messages)
 
 
-@pytest.mark.parametrize("workflow", ["train", "federate", "evaluate"])
+@pytest.mark.parametrize("workflow", ["train", "federate", "evaluate", "teacher"])
 def test_images_are_trained_on_at_the_size_that_the_model_notes(workflow):
-    (refusal,) = told_of_skin(workflow, **{"resize#spatial_size": [64, 64]})
-    assert "resize#spatial_size: expected 224, the image_size, which the model notes, found [64, 64]" in refusal
-    assert told_of_skin(workflow, **{"resize#spatial_size": ["@image_size", 224]}) == []
+    place, name = ("pad", "size") if workflow == "teacher" else ("resize", "image_size")
+    (refusal,) = told_of_skin(workflow, **{f"{place}#spatial_size": [64, 64]})
+    assert f"{place}#spatial_size: expected 224, the {name}, which the model notes, found [64, 64]" in refusal
+    assert told_of_skin(workflow, **{f"{place}#spatial_size": [f"@{name}", 224]}) == []
 
 
 def test_masks_have_the_threshold_that_is_noted_beside_them(tmp_path):
