@@ -242,7 +242,7 @@ account-page: $(VENV)/.package
 	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed,samfed_again,samfed_wrong_at_one,samfed_wrong $(call account-section,Polyp,polyp) \
 	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
 	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
-	    --caveat "Rows of a teacher that is wrong everywhere have one adapter, and other rows another of the same recipe, from another machine: samfed_wrong, run with that one, had 0.826." \
+	    --caveat "Rows of a teacher that is wrong everywhere and those without SAM's masks have one adapter, and other rows another of the same recipe, from another machine: samfed_wrong, run with that one, had 0.826. In samfed_wrong the learned trust in SAM is below 0.04 in every round, so its sites train on their global network's labels, as those of self_training do: 0.839 and 0.826 show how far apart such runs can end." \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------

@@ -211,18 +211,11 @@ def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
 
 
-def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam):
-    homes = Homes(small_federation, tmp_path / "homes")
+def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam, monkeypatch):
     federated = job(small_federation, tmp_path / "run", variant="fedsam", train=toy_sam)
-
-    def otherwise(plan: Any) -> Any:
-        transport = homes(plan)
-        node = homes.nodes["site-2"]
-        node.sam_fingerprint = lambda: {"base_sam": "0" * 64}
-        return transport
-
+    monkeypatch.setattr("samfed_monai.federation.site.sam_fingerprint", lambda *_: {"base_sam": "0" * 64})
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):
-        federated.run(otherwise)
+        federated.run(Homes(small_federation, tmp_path / "homes"))
 
 
 def test_a_start_that_trained_what_is_frozen_is_refused(toy_sam):

@@ -51,7 +51,7 @@ def test_a_method_exchanges_and_needs_what_it_declares(name: str) -> None:
     method, choices = declared(BUNDLE, name), {"a": {}, "b": {}}
     participants = Participants(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
     if method.leaves_site:  # else it is of one site alone, and no federation
-        assert participants.exchange == method.exchange
+        assert participants.strategy.exchange.word == method.exchange
     own_labels = participants.supervised or participants.config.optional("oracle") is True
     assert own_labels == (method.labels in ("masks", "weak"))
     assert bool(participants.config.optional("images#weak_labels")) == (method.labels == "weak")
