@@ -137,9 +137,14 @@ def in_short(sections: Iterable[Section]) -> list[str]:
     if not rows:
         return []
     kept = [index for index in range(len(heads)) if any(row[index] != MISSING for row in rows)]
-    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)], *rows]
-    table = [piped([line[index] for index in kept]) for line in lines]
-    return ["## In short", "", *table, "", "Average test Dice. Each setting has a section below.", ""]
+    lines = table([heads[index] for index in kept], [[row[index] for index in kept] for row in rows], texts=2)
+    return ["## In short", "", *lines, "Average test Dice. Each setting has a section below.", ""]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> list[str]:
+    """Lines of a Markdown table and an empty one; columns behind the first ``texts`` hold numbers, set to the right."""
+    sides = ["---"] * texts + ["---:"] * (len(heads) - texts)
+    return [*map(piped, [heads, sides, *rows]), ""]
 
 
 def _ran(command: str | None) -> list[str]:

@@ -15,10 +15,11 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.core.words import counted
 from samfed_monai.metrics import pool
-from samfed_monai.reports.compare_forms import Block, block_markdown, piped
+from samfed_monai.reports.compare_forms import Block, block_markdown
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_score
+from study.page import table
 from study.ranks import ALPHA, Ranking, against, ranks_figure
 from study.related_plan import (
     BEST,
@@ -210,8 +211,8 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
         if (those := {row: of for row, of in differ.items() if (of.gain > 0) is higher})
     ]
     if not texts:
-        return [f"{text}none can be told from it.", ""]
-    return [text.rstrip(), "", *texts, f"- not to be told from it: {counted(len(found) - len(differ), 'row')}", ""]
+        return [f"{text}no difference is shown for any row.", ""]
+    return [text.rstrip(), "", *texts, f"- no difference shown: {counted(len(found) - len(differ), 'row')}", ""]
 
 
 def _as_p(p: float) -> str:
@@ -243,7 +244,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
     gains = {row: of for row, of in _gains(cells).items() if of["dice"] is not None and row != FLOOR}
     rows = _by_kind(gains)
     heads = [f"Middle gain over {_name(YARDSTICK)}", "Rows", *(HEADS[key] for key in GAINS)]
-    return [f"{text}.", "", *(_table(heads, rows) if rows else [])]
+    return [f"{text}.", "", *(table(heads, rows) if rows else [])]
 
 
 GAINS = ("dice", "worst", "unseen")
@@ -269,11 +270,6 @@ def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]
         if len(rows) > 2:  # the middle one of three is not the worst
             table.append([what, str(len(rows)), *(as_difference(median(of)) if of else MISSING for of in values)])
     return table
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> list[str]:
-    """Lines of a Markdown table; numbers are set to the right."""
-    return [*map(piped, [heads, ["---", *["---:" if numbers else "---"] * (len(heads) - 1)], *rows]), ""]
 
 
 def _name(row: str) -> str:
@@ -379,7 +375,7 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
             missing = f"{len(share.todo)} of {len(share.rows) * len(seeds)}" if share.done else "all"
             rows.append([title, missing, *(_names(of) if of else MISSING for of in (never, partly))])
     heads = ["Part", "Runs missing", "Rows without a run", f"Rows with fewer than {counted(len(seeds), 'seed')}"]
-    texts = _table(heads, rows, numbers=False) if rows else []
+    texts = table(heads, rows, texts=len(heads)) if rows else []
     texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
     texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
     return texts
@@ -395,7 +391,7 @@ def _earlier(found: Mapping[str, Sequence[RunData]]) -> list[str]:
             scores = [_spelt(key, cells[row].get(key), cells[row]["dice"].n) for key in GAINS]
             rows.append([f"{title_of(row)} ({_name(row)})", PARTS[part], *scores, str(earlier_form(part, row))])
     heads = ["Row", "Part", *(HEADS[key] for key in GAINS), "What the runs are of"]
-    return ["### Runs of an earlier form", "", *_table(heads, rows, numbers=False)] if rows else []
+    return ["### Runs of an earlier form", "", *table(heads, rows, texts=len(heads))] if rows else []
 
 
 def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:

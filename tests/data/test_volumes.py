@@ -244,8 +244,8 @@ def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
     volume, held = saved(tmp_path / "a.nii", EMPTY), {"one beside 0": {}, "0 and 1": one, "0 and 1 kidney, 2 sp": two}
     for values, expected in [([1], "one beside 0"), ([1], "0 and 1"), ([], "0 and 1"), ([1], "0 and 1 kidney, 2 sp")]:
         mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, *values, 255]), EMPTY.shape))
-        told = f"expected {expected}.*, found the labels .*255; .*; if 255 is background, make it 0; if it was not lab"
-        with pytest.raises(Refused, match=told):
+        text = f"expected {expected}.*, found the labels .*255; .*; if 255 is background, make it 0; if it was not lab"
+        with pytest.raises(Refused, match=text):
             read_mask_slices(mask, volume, **held[expected])
     mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, 1, 9, 255]), EMPTY.shape))
     assert set(np.unique(read_mask_slices(mask, volume, **one))) == {0, 1}, "255 is one structure of several"
