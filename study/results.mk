@@ -42,8 +42,8 @@ LIGHT_SAMS_TRUNK := $(LIGHT) --encoder_weights pretrained
 # A teacher of eight public images, fitted by the run itself; students start from its trunk in both rows.
 LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
 LIGHT_EIGHT_ROWS ?= samfed,no_sam
-# A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start.
-LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --encoder_weights pretrained
+# A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start, so that its masks are all it has of SAM.
+LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --encoder_weights pretrained --rows study/rows/masks.rows.json
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
 LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96
