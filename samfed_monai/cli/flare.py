@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
 from samfed_monai.core.validators import installed, require
 
@@ -95,8 +95,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
     overrides = overrides_from(arguments)
     expected, hint = "nothing: paths are configured at each participant", "leave it out"
-    if given := [name for name in ("data_root", "output_dir") if name in overrides]:
-        raise Refused([Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given])
+    given = [name for name in ("data_root", "output_dir") if name in overrides]
+    require(Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given)
     plan = planned(arguments.bundle, overrides, here=False).plan
     job = export_plan(str(absolute(arguments.job)), plan, run_name=_run_name(arguments, plan))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
@@ -141,8 +141,7 @@ def _submit(arguments: argparse.Namespace) -> None:
         if any((Path(arguments.bundle) / part).exists() for part in ("meta.json", "app")):
             given = sorted(overrides.keys() - {"output_dir"}) + ["run-name"] * bool(arguments.run_name)
             found, hint = f"beside the job {arguments.bundle}", "export it again with it, or submit the bundle instead"
-            if given:
-                raise Refused([Problem(f"--{name}", found, "nothing: the job has it", hint) for name in given])
+            require(Problem(f"--{name}", found, "nothing: the job has it", hint) for name in given)
             job, plan = exported_again(arguments.bundle, folder)
         else:
             plan = planned(arguments.bundle, overrides, here=False).plan

@@ -15,11 +15,10 @@ from samfed_monai.config.workflow import training_values_of_command, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import other_classes
-from samfed_monai.federation.participants import Participants, dry_run, run_config
+from samfed_monai.federation.participants import Participants, dry_run
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
-from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.guard import UpdateGuard
@@ -175,13 +174,13 @@ def check_job(
     """Checks a run of ``federate.json`` without data, and whether its components can be built.
 
     Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
-    are run in any case. A variant that trains SAM itself is not built, for which its weights would have to be here.
+    are run in any case.
 
     Args:
         bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
         overrides: ids of ``federate.json`` to values.
         datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
-        build: whether what trains is built, too, which takes a second or so.
+        build: as in :func:`plan_problems`.
     """
     try:
         job, _ = job_of(Path(bundle_root), overrides)
@@ -193,14 +192,7 @@ def check_job(
     with problems.collected():
         participants = Participants.of(plan, places, datalist or DataList("", []))
     sites = len(participants.sites) if datalist is not None and participants is not None else None
-    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites))
-    if build and participants is not None:
-        with problems.collected():
-            if not any(is_sam(participants.config, name) for name in participants.networks.values()):
-                participants.dry_run()
-    if build:
-        with problems.collected():
-            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
+    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites, build=build))
     if problems or participants is None:
         return JobCheck(list(dict.fromkeys(problems)), [])
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))

@@ -24,7 +24,7 @@ from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import leaks
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Participants, build_network, require_starts
+from samfed_monai.federation.participants import Participants, build_network, require_starts, run_config
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import (
     check_data,
@@ -503,22 +503,32 @@ def require_sites(transport: Transport, participants: Participants) -> None:
 
 
 def plan_problems(
-    plan: Plan, places: Places, participants: Participants | None, datalist: DataList | None, *, sites: int | None
+    plan: Plan,
+    places: Places,
+    participants: Participants | None,
+    datalist: DataList | None,
+    *,
+    sites: int | None,
+    build: bool = False,
 ) -> list[Problem]:
-    """What a run of this plan cannot work with, before anything is built, written or sent.
+    """What a run of this plan cannot work with, before anything is written or sent.
 
     Args:
         plan, places: of the run.
         participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
         datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
         sites: number of sites that train; ``None`` where it is not known.
+        build: whether what trains is built, too, and the fit of a teacher, which takes a second or so; but SAM that
+            trains itself, for which its weights would have to be here.
     """
-    problems, privacy = Problems(), Privacy()
+    problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    guard = None
     with problems.collected():
         guard = UpdateGuard.from_json(plan.update_guard)
+    if build:
+        with problems.collected():
+            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
     if participants is None:
         return list(problems)
     with problems.collected():
@@ -556,4 +566,7 @@ def plan_problems(
         problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             participants.strategy.require_sites(participants.sites)
+    if build and not any(is_sam(participants.config, name) for name in participants.networks.values()):
+        with problems.collected():
+            participants.dry_run()
     return list(problems)

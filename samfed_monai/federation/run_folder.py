@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -70,7 +70,7 @@ _RESTORE = "put the file back from a copy of the run folder and go on, or run ag
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
     "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
+    "empty_both", "empty_prediction", "empty_label", "uncalibrated_expected_dice", "seconds", "up_bytes", "down_bytes",
 )  # fmt: skip
 
 
@@ -641,18 +641,25 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def expected_dice(record: Mapping[str, Any]) -> float | None:
     """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
-    promised = _promised(record)
-    images = sum(each["images"] for each in promised)
-    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
+    return _over_images(_promised(record).values())
 
 
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
     """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
-    return Calibration.fit(Group(**group) for each in _promised(record) for group in each["groups"])
+    return Calibration.fit(Group(**group) for each in _promised(record).values() for group in each["groups"])
 
 
-def _promised(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [entry["expected"] for entry in record["sites"].values() if entry.get("expected")]
+def _promised(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {site: entry["expected"] for site, entry in record["sites"].items() if entry.get("expected")}
+
+
+def _over_images(promised: Collection[Mapping[str, Any]]) -> float | None:
+    images = sum(each["images"] for each in promised)
+    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
+
+
+_Rated = tuple[bool, int, float, int]
+"""Whether by true scores, number of sites that ever sent any, Dice, and the negative round: the largest is the best."""
 
 
 class Bests:
@@ -660,8 +667,8 @@ class Bests:
 
     The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it
     is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
-    site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
-    site was away; from the round on that scores a site for the first time, those before it are out.
+    site that sent nothing in a round counts there with what it sent last, so that no round looks good because a hard
+    site was away; from the round on to which a site sends for the first time, those before it are out.
 
     The network that the run began with is one of them, :data:`START`, where it and at least one round were scored.
     """
@@ -672,8 +679,9 @@ class Bests:
         self.below = 0
         self._seen = 0
         self._known: dict[str, Mapping[str, Any]] = {}
-        self._highest: tuple[int, float, int] | None = None
-        self._start: tuple[int, float, int] | None = None
+        self._promised: dict[str, Mapping[str, Any]] = {}
+        self._highest: _Rated | None = None
+        self._start: _Rated | None = None
 
     def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
         """Looks at those of ``records`` that were not looked at.
@@ -686,23 +694,23 @@ class Bests:
             self._start = self._rated(start)
         for number in range(self._seen, len(records)):
             rated, begun = self._rated(records[number]), self._start
-            worse = rated is not None and begun is not None and rated[0] == begun[0] and rated[1] < begun[1]
+            worse = rated is not None and begun is not None and rated[:2] == begun[:2] and rated[2] < begun[2]
             self.below = self.below + 1 if worse else 0
             self._highest = max((each for each in (self._highest, rated) if each is not None), default=None)
-            best = number if self._highest is None else -max(self._highest, begun or self._highest)[2]
+            best = number if self._highest is None else -max(self._highest, begun or self._highest)[3]
             self.before, self.now = self.now if number else best, best
         self._seen = len(records)
 
-    def _rated(self, record: Mapping[str, Any]) -> tuple[int, float, int] | None:
-        """Number of sites that were ever scored, Dice, and the negative round: the largest is the best."""
+    def _rated(self, record: Mapping[str, Any]) -> _Rated | None:
         scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
         self._known |= scored
-        dice = record["average"]["validation"]["dice"]
-        if self._known.keys() != scored.keys():
-            dice = pool(self._known.values())["dice"]
-        if dice is None and not self._known:
-            dice = expected_dice(record)
-        return None if dice is None or (self._known and not scored) else (len(self._known), dice, -record["round"])
+        self._promised |= (promised := _promised(record))
+        sent, dice = self._known, record["average"]["validation"]["dice"]
+        if sent.keys() != scored.keys():
+            dice = pool(sent.values())["dice"] if scored else None
+        if promised and not sent:
+            sent, dice = self._promised, _over_images(self._promised.values())
+        return None if dice is None else (sent is self._known, len(sent), dice, -record["round"])
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
@@ -742,7 +750,7 @@ def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = entry.get("validation") or {}
     plain = {name: entry.get(name) for name in ("status", "reason", "n", "seconds", "up_bytes", "down_bytes")}
     row = {"round": round, "site": site, **plain, **{name: scores.get(name) for name in ("dice", "iou", "hd95")}}
-    row["images"], row["expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
+    row["images"], row["uncalibrated_expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
     row.update({f"empty_{side}": count for side, count in (scores.get("empty") or {}).items()})
     row.update({f"term_{name}": value for name, value in (entry.get("terms") or {}).items()})
     return {name: "" if value is None else value for name, value in row.items()}

@@ -228,7 +228,8 @@ class Site:
         self._sender = None if compression is None or not self.trains else Sender(compression)
         if not run and (asked := places.output_dir / "run.json").is_file():  # of a run whose sites share a machine
             run = str(read_json(asked).get("run", ""))
-        ledger = PrivacyLedger(places.cache, site, floor, run=run or places.output_dir.name)
+        self.run = run or places.output_dir.name
+        ledger = PrivacyLedger(places.cache, site, floor, run=self.run)
         self.release = ReleaseFilter(
             site,
             allowed=lambda: allowed_of(self.client),
@@ -506,7 +507,8 @@ class Site:
         if adapt == "off":
             return None
         stage = TeacherStage.of(self.plan, self.places)
-        memory = self.places.cache / "prepared" / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
+        name = f"{self.run}.{self.plan.hash[:16]}.{as_file_name(self.site)}.json"  # runs of one plan may differ in it
+        memory = self.places.cache / "prepared" / name
         config = self.participants.config
         return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
 

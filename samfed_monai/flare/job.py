@@ -96,15 +96,14 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     require(check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ))
     job, parser = job_of(root, overrides)
     _require_no_paths(job.places, here=here)
-    has_list = bool(overrides.get("datalist"))
-    if not has_list and not job.plan.sites:
+    datalist = DataList.load(job.places.datalist) if overrides.get("datalist") else None
+    if datalist is None and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
         raise refused("sites", "no list and no names", "the federation's sites", hint)
-    datalist = DataList.load(job.places.datalist) if has_list else None
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
     plan = participants.settled(job.plan)
     _require_names(plan)
-    require(plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites)))
+    require(plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites), build=True))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
     return Planned(plan, job.places, datalist, report=lambda: parser.get_parsed_content("report"))

@@ -163,7 +163,6 @@ class Sender:
     def __init__(self, compression: Compression) -> None:
         self.compression = compression
         self._left: dict[str, Tensor] = {}
-        self._sent = 0
 
     @torch.no_grad()
     def packed(
@@ -190,16 +189,14 @@ class Sender:
         tensors = self.compression.packed(weights, steps)
         restored = self.compression.restored(tensors, base)
         self._left = {name: step - (restored[name].float() - base[name].float()) for name, step in steps.items()}
-        self._sent += 1
         return tensors, restored
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it has left out, and how often it has sent; never empty, so that the start is a state as well."""
-        return {_SENT: torch.tensor(self._sent), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
+        """What it has left out; never empty, so that the start is a state as well."""
+        return {_SENT: torch.tensor(0), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Puts back what :meth:`state_dict` returned; returns the other names."""
-        self._sent = int(state.get(_SENT, 0))
         self._left = {name.removeprefix(_LEFT): tensor for name, tensor in state.items() if name.startswith(_LEFT)}
         return {name: tensor for name, tensor in state.items() if name != _SENT and not name.startswith(_LEFT)}
 

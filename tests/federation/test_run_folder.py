@@ -137,26 +137,27 @@ def test_fault_51_another_process_is_refused_and_the_lock_of_one_that_ends_is_wa
 
 
 @pytest.mark.parametrize(
-    ("dice", "start", "best", "below"),
+    ("dice", "start", "expected"),
     [
-        ([0.5, 0.7, 0.7, None], None, 1, 0),  # the earliest among equals
-        ([None, None], None, 1, 0),
-        ([], None, 0, 0),
-        ([0.8, 0.7, 0.79], 0.8, START, 2),  # a tie is not better
-        ([0.7, 0.875, 0.7, 0.7], 0.8, 1, 2),
-        ([0.5], 0.0, 0, 0),
-        ([None, None], 0.8, 1, 0),  # nothing is known of the rounds
-        ([None, 0.7, None], 0.8, START, 0),
+        ([0.5, 0.7, 0.7, None], None, (1, 1, 0)),  # the earliest among equals
+        ([None, 0.5, 0.4, 0.9], None, (1, 3, 0)),
+        ([None, None], None, (0, 1, 0)),
+        ([], None, (0, 0, 0)),
+        ([0.8, 0.7, 0.79], 0.8, (START, START, 2)),  # a tie is not better
+        ([0.7, 0.875, 0.7, 0.7], 0.8, (1, 1, 2)),
+        ([0.5], 0.0, (0, 0, 0)),
+        ([None, None], 0.8, (0, 1, 0)),  # nothing is known of the rounds
+        ([None, 0.7, None], 0.8, (START, START, 0)),
     ],
 )
-def test_the_best_is_the_earliest_of_the_highest_and_the_start_where_no_round_is_better(dice, start, best, below):
+def test_the_best_is_the_earliest_of_the_highest_and_the_start_where_no_round_is_better(dice, start, expected):
     records = [scored(number, a=value) for number, value in enumerate(dice)]
     begun = None if start is None else scored(START, a=start)
-    assert best_round(records, begun) == best
+    assert best_round(records, begun) == expected[1]
     bests = Bests()
     for count in range(1, len(records) + 1):
         bests.follow(records[:count], begun)
-    assert (bests.now, bests.below) == (best, below)
+    assert (bests.before, bests.now, bests.below) == expected
     known = [value for value in dice if value is not None]
     compared = {"by": "validation Dice", "start": start, "rounds": max(known)} if known and start is not None else None
     assert against_start(records, begun) == compared
@@ -189,9 +190,10 @@ def test_without_masks_the_best_round_is_the_one_whose_masks_promise_most():
     assert best_round([*rounds[:2], scored(2, a=0.1)]) == 2, "true scores are believed first"
     assert expected_dice(promised(0)) is None
     for start, best in ((0.9, START), (0.7, 1)):
-        begun = promised(START, a=start)
+        begun = promised(START, a=start, b=start)
         assert best_round(rounds, begun) == best
-        assert against_start(rounds, begun) == {"by": "expected Dice", "start": start, "rounds": pytest.approx(0.8)}
+        compared = {"by": "expected Dice", "start": pytest.approx(start), "rounds": pytest.approx(0.8)}
+        assert against_start(rounds, begun) == compared
     assert against_start([scored(0)], promised(START, a=0.9)) is None
 
 
@@ -213,15 +215,9 @@ def test_a_round_is_not_the_best_because_a_hard_site_was_away():
     assert best_round([first, scored(1, a=0.9, b=0.9), scored(2, a=0.8, b=0.8, hard=0.3)]) == 1
     assert best_round([scored(0, a=0.9), scored(1, a=0.8, b=0.2)]) == 1, "before, not all sites were known"
     assert best_round([scored(0, a=0.5, b=0.5)], scored(START, a=0.9)) == 0, "nor by the start"
-
-
-def test_the_best_round_and_the_one_as_of_the_round_before_are_found_as_rounds_come():
-    records = [scored(number, a=dice) for number, dice in enumerate([None, 0.5, 0.4, 0.9, None, 0.9])]
-    bests, found = Bests(), []
-    for last in range(1, 7):
-        bests.follow(records[:last])
-        found.append((bests.before, bests.now))
-    assert found == [(0, 0), (0, 1), (1, 1), (1, 3), (3, 3), (3, 3)]
+    begun = promised(0, a=0.8, b=0.5)  # the same where no site has masks
+    assert best_round([begun, promised(1, a=0.85), promised(2, a=0.84, b=0.7)]) == 2
+    assert best_round([begun, promised(1, a=0.7)], promised(START, a=0.8, b=0.4)) == 0
 
 
 def save_state(folder):
@@ -272,6 +268,7 @@ def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
     RunFolder(tmp_path).write_table([{"round": 0, "sites": {"a": ok, "b, c": bare}}])
     first, second = csv.DictReader((tmp_path / "federation.csv").open())
     assert tuple(first) == (*COLUMNS, "term_sam_kd")
+    assert first["uncalibrated_expected_dice"] == "0.75"
     assert ";".join(first.values()) == "0;a;ok;;4;0.5;0.4;3.0;2;1;0;0;0.75;1.5;10;20;0.25"
     assert ";".join(second.values()) == "0;b, c;skipped;late;;;;;;;;;;1.5;10;20;"
 
@@ -325,7 +322,7 @@ def test_bytes_of_rounds_and_of_what_was_sent_beside_them_and_answers_that_were_
 def test_a_site_s_part_of_a_record_in_full():
     metrics = {"term_sam_kd": 0.5, "term_dice": 2.0, "seconds": 1.5, "iterations": 3, "releases": 4.0, "loss": 9.0}
     update = Message(Kind.WEIGHTS, "a", 1, 3, n=7, metrics=metrics)
-    assert site_record(update, SCORES, None, Traffic(up=10, down=20)) == {
+    full = {
         "status": "ok",
         "reason": None,
         "n": 7,
@@ -337,18 +334,11 @@ def test_a_site_s_part_of_a_record_in_full():
         "up_bytes": 10,
         "down_bytes": 20,
     }
+    assert site_record(update, SCORES, None, Traffic(up=10, down=20)) == full
     assert type(site_record(update, None, None, None)["releases"]) is int
-    assert site_record(Failure("a", "late"), None, "away", None) == {
-        "status": "skipped",
-        "reason": "late",
-        "n": None,
-        "seconds": None,
-        "terms": {},
-        "validation": None,
-        "unscored": "away",
-        "up_bytes": 0,
-        "down_bytes": 0,
-    }
+    full |= {"status": "skipped", "reason": "late", "terms": {}, "unscored": "away", "up_bytes": 0, "down_bytes": 0}
+    full |= dict.fromkeys(("n", "seconds", "validation"))
+    assert site_record(Failure("a", "late"), None, "away", None) | {"releases": 4} == full
     bare = site_record(Message(Kind.WEIGHTS, "a", 1, 3, n=7), None, None, None)
     assert (bare["seconds"], bare["terms"], "releases" in bare) == (None, {}, False)
 

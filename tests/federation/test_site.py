@@ -19,7 +19,9 @@ from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.preparation import own_fingerprints
 from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, scrub
+from tests.federation.fake_sam import fake_sam, fitted
 from tests.federation.test_job import CLIENT
+from tests.federation.test_site_teacher import sent
 from tests.federation.toys import FixedClient, weights
 from tests.federation.wired import places
 
@@ -191,10 +193,15 @@ def test_a_missed_lesion_calibrates_nothing_but_where_slices_are_scored(node, mo
     assert sum(value for name, value in sent.items() if name.startswith("quality_images_")) == images
 
 
-def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
-    here = node(replace(ALIKE, variant="samfed"))
+def test_a_site_has_the_adapter_of_its_run_or_does_not_train(node, tmp_path, monkeypatch):
+    fake_sam(tmp_path, monkeypatch)
+    plan, teachers = replace(ALIKE, rounds=1, variant="samfed"), {}
+    for run in ("first", "second"):  # of one plan, such as a first and a second generation
+        node(plan, run=run).answer(Task.PREPARE, request := sent(tmp_path, fitted(name=run)))
+        teachers[run] = request.extra["teacher"]
+    assert {run: node(plan, run=run).teacher.sha256 for run in teachers} == teachers, "also where they start again"
     with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
-        here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
+        node(replace(plan, rounds=2)).answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     with pytest.raises(MessageRefused, match="teacher: expected one, found none in this plan"):
         node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
 

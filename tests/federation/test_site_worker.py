@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -113,13 +114,13 @@ def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tm
 
 
 def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_path):
-    for day, run in enumerate(("first", "second", "third", "fourth"), 1):
+    for run, days in {"first": 5, "second": 4, "third": 0.5, "fourth": 0.4, "fifth": 0.3}.items():
         trained(SiteState(tmp_path / run / "site-1", Counter()), 0)
         (tmp_path / run / "site-1" / "worker.log").touch()
-        os.utime(tmp_path / run / "site-1" / "000.safetensors", (day * 86400, day * 86400))
-    assert forget_old_runs(tmp_path, "first", kept=2, now=3.5 * 86400) == ["second"], "third was in use a moment ago"
-    assert forget_old_runs(tmp_path, "fifth", kept=2, now=10 * 86400) == ["third", "first"]
-    assert [path.parent.parent.name for path in tmp_path.glob("*/*/*.safetensors")] == ["fourth"]
+        os.utime(tmp_path / run / "site-1" / "000.safetensors", (time.time() - days * 86400,) * 2)
+    for run, left in {"first": ["fifth", "first", "fourth", "third"], "sixth": ["fifth", "fourth", "third"]}.items():
+        forget_old_runs(tmp_path, run)  # third was in use a moment ago
+        assert sorted(path.parent.parent.name for path in tmp_path.glob("*/*/*.safetensors")) == left
     assert (tmp_path / "first" / "site-1" / "worker.log").is_file()
     again = SiteState(tmp_path / "first" / "site-1", Counter())
     for task, round in ((Task.TRAIN, 1), (Task.EVALUATE, 0)):

@@ -102,6 +102,8 @@ def test_a_job_that_could_never_run_is_refused_before_flare_starts():
         planned("samfed_skin", {**given, "job#quorum": 9, "privacy#secure_aggregation": {"threshold": 5}}, here=False)
     with pytest.raises(Refused, match=r"sites: expected at least 2"):
         planned("samfed_skin", {"rounds": 2, "sites": {"site-1": {}}}, here=False)
+    with pytest.raises(Refused, match=r"(?s)image height: .*found 65.*learning rate of 7"):  # what only a site builds
+        planned("samfed_skin", {**given, "image_size": 65, "optimizer#lr": 7}, here=False)
 
 
 @pytest.fixture(scope="module")
