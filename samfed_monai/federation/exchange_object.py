@@ -120,8 +120,8 @@ def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
 def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
     """``{"classes": {name: {"dice", "iou", "hd95", "n"}}, "volumes": …}`` of a message's metrics, as its site had them.
 
-    A number that is not there is ``None``. There are no ``classes`` of a single one, and no ``volumes`` where none was
-    scored or sent.
+    A number that is not there, a count as well, is ``None``: the site withheld it. Of a class that it lacks it sends 0.
+    There are no ``classes`` of a single one, and no ``volumes`` where none was scored or sent.
 
     Args:
         metrics: of a message.
@@ -129,18 +129,17 @@ def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, 
     """
     several = list(enumerate(classes, start=1)) if len(classes) > 1 else []
 
-    def read(words: Mapping[str, str], name: str, none: int | None) -> dict[str, Any]:
+    def read(words: Mapping[str, str], name: str) -> dict[str, Any]:
         found: dict[str, Any] = {key: metrics.get(name.format(word)) for word, key in words.items()}
-        counts = {key: found[key] for key in found if key in _COUNTS}
-        return {**found, **{key: none if count is None else int(count) for key, count in counts.items()}}
+        return found | {key: int(found[key]) for key in _COUNTS & found.keys() if found[key] is not None}
 
     parts: dict[str, Any] = {}
     if several:
-        parts["classes"] = {name: read(_OF_CLASS, f"{{}}_class_{number}", None) for number, name in several}
+        parts["classes"] = {name: read(_OF_CLASS, f"{{}}_class_{number}") for number, name in several}
     if "volume_n" in metrics:
-        parts["volumes"] = read(_OF_VOLUMES, "volume_{}", 0)
+        parts["volumes"] = read(_OF_VOLUMES, "volume_{}")
         if several:
-            of_class = {name: read(_OF_VOLUMES, f"volume_{{}}_class_{number}", 0) for number, name in several}
+            of_class = {name: read(_OF_VOLUMES, f"volume_{{}}_class_{number}") for number, name in several}
             parts["volumes"]["classes"] = of_class
     return parts
 

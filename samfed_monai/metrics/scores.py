@@ -303,7 +303,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _weighted(parts: Sequence[Mapping[str, Any]], name: str, weights: Sequence[int]) -> float | None:
+def _weighted(parts: Sequence[Mapping[str, Any]], name: str, weights: Sequence[int | None]) -> float | None:
     counted = [(part.get(name), n) for part, n in zip(parts, weights, strict=True) if n and part["dice"] is not None]
     known, total = [(value, n) for value, n in counted if value is not None], sum(n for _, n in counted)
     return sum(value * n for value, n in known) / total if total and len(known) == len(counted) else None
@@ -394,6 +394,8 @@ WEIGHTS = {"dice": "n", "hd95_mm": "measured"}
 def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of all volumes behind several sites' summaries.
 
+    A site that withheld scores counts in none of their means, and what it withheld of a count has no sum.
+
     Args:
         summaries: what :func:`summarise_volumes` returned for each site, with the same classes.
     """
@@ -403,6 +405,6 @@ def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     counts = {count: [part[count] for part in parts] for count in WEIGHTS.values()}
     return {
         **{key: _weighted(parts, key, counts[count]) for key, count in WEIGHTS.items()},
-        **{count: sum(of) for count, of in counts.items()},
+        **{count: _sum(of) for count, of in counts.items()},
         **({"classes": by_class} if by_class else {}),
     }

@@ -24,6 +24,7 @@ from samfed_monai.federation.server import site_scores
 from samfed_monai.handlers.evaluation import ScoreHandler
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import agree
+from samfed_monai.metrics.scores import pool_volumes
 from samfed_monai.networks import client_network
 from samfed_monai.networks.inferer import logits_of
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter
@@ -224,32 +225,24 @@ KIDNEY = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "n": 8}
 SUMMARY = {"classes": {"kidney": KIDNEY, "spleen": {"dice": None, "iou": None, "hd95": None, "n": 0}}}
 
 
-def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server():
-    metrics = metrics_of_parts(SUMMARY)
-    assert metrics == {
-        **{"dice_class_1": 0.5, "iou_class_1": 0.4, "hd95_class_1": 2.0, "images_class_1": 8},
-        "images_class_2": 0,
-    }
-    assert sendable(metrics) == metrics
-    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics=metrics)
-    message.check(up=True)
-    assert site_scores(message, ORGANS)["classes"] == SUMMARY["classes"]
-    assert "classes" not in site_scores(message, ["lesion"])
-
-
 WHOLE = {"dice": 0.75, "hd95_mm": 4.0, "n": 20, "measured": 12}
 ABSENT = {"dice": None, "hd95_mm": None, "n": 0, "measured": 0}
 VOLUMES = {"volumes": {**WHOLE, "classes": {"kidney": WHOLE, "spleen": ABSENT}}}
 
 
-def test_scores_of_whole_volumes_travel_by_number_and_a_class_absent_at_a_site_stays_undefined():
-    metrics = metrics_of_parts(VOLUMES)
-    assert metrics["volume_dice_class_1"] == 0.75
-    assert "volume_dice_class_2" not in metrics
+def test_scores_travel_by_number_and_have_their_names_at_the_server_where_a_class_absent_at_a_site_stays_undefined():
+    metrics = metrics_of_parts({**SUMMARY, **VOLUMES})
+    assert metrics == {
+        **{"dice_class_1": 0.5, "iou_class_1": 0.4, "hd95_class_1": 2.0, "images_class_1": 8},
+        **{f"volume_{key}{which}": value for which in ("", "_class_1") for key, value in WHOLE.items()},
+        **{"images_class_2": 0, "volume_n_class_2": 0, "volume_measured_class_2": 0},
+    }
     assert sendable(metrics) == metrics
     message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics)
     message.check(up=True)
-    assert site_scores(message, ORGANS)["volumes"] == VOLUMES["volumes"]
+    found = site_scores(message, ORGANS)
+    assert {key: found[key] for key in ("classes", "volumes")} == {**SUMMARY, **VOLUMES}
+    assert "classes" not in site_scores(message, ["lesion"])
     assert "volumes" not in site_scores(Message(Kind.METRICS, "a", 0, 1, n=100), ORGANS)
     assert metrics_of_parts({}) == {}
 
@@ -257,8 +250,12 @@ def test_scores_of_whole_volumes_travel_by_number_and_a_class_absent_at_a_site_s
 @pytest.mark.parametrize(("volumes", "left"), [(4, {""}), (0, {"", "_class_1"}), (17, {""}), (20, {"", "_class_1"})])
 def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a_site(volumes, left):
     metrics = metrics_of_parts({"volumes": {**WHOLE, "classes": {"kidney": {**WHOLE, "n": volumes}}}})
-    kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5).metrics
-    assert set(kept) == {f"volume_{key}{which}" for key in WHOLE for which in left}
+    kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5)
+    assert set(kept.metrics) == {f"volume_{key}{which}" for key in WHOLE for which in left}
+    found, sent = site_scores(kept, ORGANS)["volumes"], "_class_1" in left
+    assert found["classes"]["kidney"]["n"] == (volumes if sent else None), "withheld is not absent"
+    whole = pool_volumes([found, VOLUMES["volumes"]])["classes"]["kidney"]
+    assert (whole["dice"], whole["n"]) == (0.75, volumes + WHOLE["n"] if sent else None)
 
 
 @pytest.mark.parametrize(
