@@ -83,7 +83,6 @@ def refused(workflow: str, overrides: Mapping[str, Any], **options: Any) -> set[
     return {problem.where.removeprefix("command line -> ") for problem in problems}
 
 
-ON_FLARE = frozenset({"job#datalist", "job#adapter", "job#cache_dir"})
 COMMANDS = {
     "teach": ("teacher", MONAI_IDS),
     "python -m monai.bundle run train.json": ("train", MONAI_IDS),
