@@ -194,7 +194,8 @@ def _decoded(content: Any) -> NDArray[Any]:
         found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
-    frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted = int(content.get("NumberOfFrames") or 1)
     if len(frames) != wanted:
         raise _wrong("NumberOfFrames", wanted, f"{len(frames)}, as the pixels are")
@@ -256,7 +257,7 @@ def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
     window = Dataset()
     window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
     window.WindowCenter, window.WindowWidth = center[0], width[0]
-    window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR")
+    window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR").strip()
     try:
         windowed: NDArray[Any] = apply_windowing(numbers, window)
     except ValueError as error:
