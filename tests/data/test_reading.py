@@ -215,8 +215,7 @@ def test_fault_21_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tm
         read_image(path)
 
 
-OPTIONS = [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
-OPTIONS += [{"quality": 5}]
+OPTIONS = [{"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"quality": 5}]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
