@@ -453,7 +453,7 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unread(numbers)
         colours = tags.samples > 1 and tags.bits == 16
-        loose = tags.loose_planes and (colours or tags.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB))
+        loose = tags.loose_planes and (colours or tags.photometric != CMYK)
         if loose or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW or page.compression == WEBP:
             image = _by_tifffile(page, tags)
         else:
@@ -500,11 +500,9 @@ class _Tags:
             found = getattr(self.photometric, "name", str(self.photometric))
             raise self.refusal(262, f"pixels of the kind {found}", "grey, RGB, palette, CMYK, YCbCr or CIELab")
         what = f"{KINDS.get(self.kind, 'other')} samples of {self.bits} bits"
-        if not numbers and (self.kind, self.bits) not in BY_PILLOW:
-            expected = "unsigned samples of 1, 2, 4, 8, 12 or 16 bits"
+        if self.kind not in KINDS or not (numbers or (self.kind, self.bits) in BY_PILLOW):
+            expected = "whole numbers" if numbers else "unsigned samples of 1, 2, 4, 8, 12 or 16 bits"
             raise self.refusal(258 if self.kind == UNSIGNED else 339, what, expected)
-        if self.kind not in KINDS:
-            raise self.refusal(339, what, "whole numbers")
         if self.photometric == WHITE_IS_ZERO and (self.kind != UNSIGNED or self.bits not in (1, 2, 4, 8, 16)):
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
         alpha = sum(each in (ASSOCIATED, UNASSOCIATED) for each in self.extra)
@@ -514,6 +512,9 @@ class _Tags:
             raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")
         if self.photometric == CMYK and self.page.tags.valueof(332, 1) != 1:
             raise self.refusal(332, "inks that are not CMYK", "CMYK or RGB")
+        shares = self.page.tags.valueof(530, (1, 1))
+        if self.photometric == YCBCR and self.page.compression == UNCOMPRESSED and shares != (1, 1):
+            raise self.refusal(530, f"one colour for {shares[0]} x {shares[1]} pixels, uncompressed", "one for each")
         if int(self.page.tags.valueof(32997, 1)) > 1:
             raise self.refusal(32997, f"a volume of {self.page.imagedepth} slices", "one image", SPLIT)
 
@@ -596,13 +597,16 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         hint = "pip install 'samfed-monai[tiff]', or save it without compression"
         raise tags.refusal(259, f"the compression {page.compression.name}", "one that is read", hint) from None
     values = np.moveaxis(values, 0, -1) if tags.planar else values
+    if tags.photometric == WHITE_IS_ZERO:
+        values = np.iinfo(values.dtype).max - values
     if tags.samples > 1:
-        values = values[..., :3] if tags.photometric == RGB else values[..., 0]
-    if tags.photometric == RGB:
-        image = Image.fromarray(values if tags.bits == 8 else to_8_bit(values))
+        colours = len("RGB") if tags.photometric == RGB else 1
+        alpha = [colours + place for place, kind in enumerate(tags.extra) if kind == UNASSOCIATED]
+        values = values[..., [*range(colours), *alpha[:1]] if unsigned else 0]
+    if values.ndim > 2:
+        image = Image.fromarray(to_8_bit(values))
     elif unsigned or (tags.bits == 8 and values.min() >= 0):
-        values = values.astype(f"u{values.itemsize}")
-        image = Image.fromarray(values if tags.photometric == BLACK_IS_ZERO else np.iinfo(values.dtype).max - values)
+        image = Image.fromarray(values.astype(f"u{values.itemsize}"))
     elif tags.kind == FLOAT:
         image = Image.fromarray(values.astype(np.float32))
     else:
