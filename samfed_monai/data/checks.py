@@ -138,7 +138,11 @@ def look(one: Any, data_root: str | Path, threshold: int | None = None, classes:
                 mask = decode_weak_label(content, one.label, len(classes) or 1)
                 facts["mask_values"] = tuple(np.unique(mask).tolist())
             else:
-                mask, values = _decoded(content, one.label, threshold, classes)
+                if classes:
+                    of_classes = decode_classes(content, one.label, classes)
+                    mask, values = (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
+                else:
+                    mask, values = decode_mask(content, one.label, threshold)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refusal:
             facts["unreadable"] = facts.get("unreadable", False) or isinstance(refusal, Unreadable)
@@ -159,16 +163,6 @@ def _content(data_root: str | Path, name: str, expected: str, hint: str) -> byte
     if not path.exists():
         raise refused(path, NO_FILE, expected, hint)
     return read_bytes(path)
-
-
-def _decoded(
-    content: bytes, label: str, threshold: int | None, classes: Sequence[str]
-) -> tuple[Picture, Sequence[int]]:
-    """Foreground (H, W) in {0, 1}, of all classes together, and the values that the file holds."""
-    if classes:
-        of_classes = decode_classes(content, label, classes)
-        return (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
-    return decode_mask(content, label, threshold)
 
 
 def _border(mask: Picture) -> float:

@@ -115,9 +115,11 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
             value is not understood.
     """
     require(installed("pydicom", "dicom", str(path), "a DICOM file", "pydicom to read it with"))
+    from pydicom.errors import InvalidDicomError
+
     try:
         with _quiet():
-            content = _opened(path)
+            content = read_object(path)
             _check(content)
             frames = _decoded(content)
             if content.PhotometricInterpretation in GREYS:
@@ -127,20 +129,13 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
             else:
                 pictures = _to_8_bit(frames, 0, 2**content.BitsStored - 1)
             return pictures, _pixel_area(content, len(frames))
+    except InvalidDicomError:
+        raise refused(path, "a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
     except _NotUnderstood as error:
         raise refused(path, error.found, error.expected, error.hint) from None
     except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
         found = f"a header that cannot be read ({failure_of(error)})"
         raise refused(path, found, "a DICOM image", "export the image anew") from None
-
-
-def _opened(path: Path) -> Any:
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        return read_object(path)
-    except InvalidDicomError:
-        raise _NotUnderstood("a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
 
 
 def _check(content: Any) -> None:
@@ -194,7 +189,8 @@ def _decoded(content: Any) -> NDArray[Any]:
         found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
-    frames: NDArray[Any] = pixels.reshape(-1, *(size if size[2] > 1 else size[:2]))
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted = int(content.get("NumberOfFrames") or 1)
     if len(frames) != wanted:
         raise _wrong("NumberOfFrames", wanted, f"{len(frames)}, as the pixels are")
@@ -256,7 +252,7 @@ def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
     window = Dataset()
     window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
     window.WindowCenter, window.WindowWidth = center[0], width[0]
-    window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR")
+    window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR").strip()
     try:
         windowed: NDArray[Any] = apply_windowing(numbers, window)
     except ValueError as error:

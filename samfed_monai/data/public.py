@@ -61,7 +61,7 @@ from pathlib import Path
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures, require
-from samfed_monai.core.words import normal
+from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
@@ -203,7 +203,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
     """
     places = _folders(folder)
     sites: dict[str, list[Found]] = {}
-    used, apart = set[tuple[str, str]](), list[Path]()
+    used, apart = set[tuple[str, str, str]](), list[Path]()
     for pairing in collection.layouts:
         if sites and not pairing.site:
             break
@@ -214,19 +214,20 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
                 continue
             site = collection.name + pairing.site.format(**{key: of.upper() for key, of in match.groupdict().items()})
             group = pairing.group.format(**match.groupdict())
-            if (site, group) in used:  # the same images once more, as PNG beside TIF
-                logger.info("%s: %s is left out, its images are elsewhere too", site, relative(images, root))
-                continue
             found, lonely = _pair(images, masks, pairing, collection, root, site, group)
-            if found:
+            keys = [(site, group, stem(one.image).lstrip("0")) for one in found]
+            fresh = [one for key, one in zip(keys, found, strict=True) if key not in used]
+            if len(fresh) < len(found):  # the same images once more, as PNG beside TIF
+                who = counted(len(found) - len(fresh), "image")
+                logger.info("%s: %s of %s left out, called as others there", site, who, relative(images, root))
+            if fresh:
                 apart += lonely
-                used.add((site, group))
-                sites.setdefault(site, []).extend(found)
+                used.update(keys)
+                sites.setdefault(site, []).extend(fresh)
     if not sites:
         hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
-        expected = f"{collection.name} as it was released"
-        below = [relative(path, folder) for path in places[1:6]]
-        raise refused(str(folder), found=f"the folders {below}", expected=expected, hint=hint)
+        found_here = f"the folders {[relative(path, folder) for path in places[1:6]]}"
+        raise refused(folder, found_here, f"{collection.name} as it was released", hint)
     _report_rest(folder, root, [one for ones in sites.values() for one in ones], apart)
     return dict(sorted(sites.items()))
 

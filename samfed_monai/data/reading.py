@@ -453,16 +453,13 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unread(numbers)
         colours = tags.samples > 1 and tags.bits == 16
-        if (
-            (colours and tags.loose_planes)
-            or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW
-            or page.compression == WEBP
-        ):
+        loose = tags.loose_planes and (colours or tags.photometric != CMYK)
+        if loose or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW or page.compression == WEBP:
             image = _by_tifffile(page, tags)
         else:
             try:
                 image = _by_pillow(content, index, tags, numbers)
-            except Image.UnidentifiedImageError:
+            except (Image.UnidentifiedImageError, ValueError):  # the latter of pixels that it knows and does not read
                 image = _by_tifffile(page, tags)
     if 0 in image.size:
         raise ValueError("no pixels")
@@ -503,11 +500,9 @@ class _Tags:
             found = getattr(self.photometric, "name", str(self.photometric))
             raise self.refusal(262, f"pixels of the kind {found}", "grey, RGB, palette, CMYK, YCbCr or CIELab")
         what = f"{KINDS.get(self.kind, 'other')} samples of {self.bits} bits"
-        if not numbers and (self.kind, self.bits) not in BY_PILLOW:
-            expected = "unsigned samples of 1, 2, 4, 8, 12 or 16 bits"
+        if self.kind not in KINDS or not (numbers or (self.kind, self.bits) in BY_PILLOW):
+            expected = "whole numbers" if numbers else "unsigned samples of 1, 2, 4, 8, 12 or 16 bits"
             raise self.refusal(258 if self.kind == UNSIGNED else 339, what, expected)
-        if self.kind not in KINDS:
-            raise self.refusal(339, what, "whole numbers")
         if self.photometric == WHITE_IS_ZERO and (self.kind != UNSIGNED or self.bits not in (1, 2, 4, 8, 16)):
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
         alpha = sum(each in (ASSOCIATED, UNASSOCIATED) for each in self.extra)
@@ -515,10 +510,11 @@ class _Tags:
             raise self.refusal(277, f"{self.samples} channels of grey", "one", SPLIT)
         if self.samples > MOST_SAMPLES:
             raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")
-        if self.loose_planes and ASSOCIATED in self.extra:
-            raise self.refusal(338, "separate planes of colours multiplied by alpha", "alpha apart, or none")
         if self.photometric == CMYK and self.page.tags.valueof(332, 1) != 1:
             raise self.refusal(332, "inks that are not CMYK", "CMYK or RGB")
+        shares = self.page.tags.valueof(530, (1, 1))
+        if self.photometric == YCBCR and self.page.compression == UNCOMPRESSED and shares != (1, 1):
+            raise self.refusal(530, f"one colour for {shares[0]} x {shares[1]} pixels, uncompressed", "one for each")
         if int(self.page.tags.valueof(32997, 1)) > 1:
             raise self.refusal(32997, f"a volume of {self.page.imagedepth} slices", "one image", SPLIT)
 
@@ -555,6 +551,9 @@ def _is_smaller(page: Any, than: Any) -> bool:
 
 
 def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.Image:
+    if tags.page.planarconfig == 2 and tags.samples == 1:  # Pillow would not invert the only plane, nor turn its bits
+        at, order = tags.page.tags[284].valueoffset, tags.page.parent.byteorder
+        content = content[:at] + np.array(1, f"{order}u2").tobytes() + content[at + 2 :]
     image: Image.Image = Image.open(io.BytesIO(content), formats=("TIFF",))
     if index:
         image.seek(index)
@@ -584,9 +583,10 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
     if not all(page.databytecounts):
         raise ValueError("strips or tiles without bytes")
     if page.compression in DEFLATE:  # tifffile puts no bound on what a strip becomes
+        most = prod(page.chunks) * page.dtype.itemsize
         for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
             unpacking = zlib.decompressobj()
-            unpacking.decompress(content, page.nbytes + 1)
+            unpacking.decompress(content, most + 1)
             if unpacking.unconsumed_tail:
                 raise ValueError("strips or tiles that are larger than the image")
     try:
@@ -597,13 +597,16 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         hint = "pip install 'samfed-monai[tiff]', or save it without compression"
         raise tags.refusal(259, f"the compression {page.compression.name}", "one that is read", hint) from None
     values = np.moveaxis(values, 0, -1) if tags.planar else values
-    if tags.photometric == RGB:
-        values = values[..., :3]
-        image = Image.fromarray(values if tags.bits == 8 else to_8_bit(values))
+    if tags.photometric == WHITE_IS_ZERO:
+        values = np.iinfo(values.dtype).max - values
+    if tags.samples > 1:
+        colours = len("RGB") if tags.photometric == RGB else 1
+        alpha = [colours + place for place, kind in enumerate(tags.extra) if kind == UNASSOCIATED]
+        values = values[..., [*range(colours), *alpha[:1]] if unsigned else 0]
+    if values.ndim > 2:
+        image = Image.fromarray(to_8_bit(values))
     elif unsigned or (tags.bits == 8 and values.min() >= 0):
-        values = values[..., 0] if tags.samples > 1 else values
-        values = values.astype(f"u{values.itemsize}")
-        image = Image.fromarray(values if tags.photometric == BLACK_IS_ZERO else np.iinfo(values.dtype).max - values)
+        image = Image.fromarray(values.astype(f"u{values.itemsize}"))
     elif tags.kind == FLOAT:
         image = Image.fromarray(values.astype(np.float32))
     else:

@@ -132,7 +132,7 @@ def area_of(name: str, mask: NDArray[np.bool_], pixel_area: float | None = None)
     pixels, (height, width) = int(mask.sum()), mask.shape
     pieces = int(label(mask, np.ones((3, 3)))[1])
     row = dict(zip(COLUMNS, (name, width, height, pixels, round(pixels / mask.size, 6), pieces), strict=False))
-    return row if pixel_area is None else row | {"mm2": round(pixels * pixel_area, 3)}
+    return row if pixel_area is None else row | {"mm2": float(f"{pixels * pixel_area:.6g}")}
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[list[list[list[float]]]]:

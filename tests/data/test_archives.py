@@ -39,8 +39,7 @@ EACH = "expected plain members inside the archive's own folder, each in a place 
     ("members", "told"),
     [
         *((["good.txt", name], EACH) for name in OUTSIDE),
-        ([special(stat.S_IFLNK)], f"{EACH} a link or a device, 'x'"),
-        ([special(stat.S_IFIFO)], f"{EACH} a link or a device, 'x'"),
+        *(([special(kind)], f"{EACH} a link or a device, 'x'") for kind in (stat.S_IFLNK, stat.S_IFIFO)),
         (["a/1", "a\\1"], rf"a\\1: {EACH} the place of 'a/1'"),
         *((["a/1", name], f"{name}: {EACH} the place of 'a/1'") for name in ("a/1", "./a/1", "a//1", "a/./1")),
         *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),

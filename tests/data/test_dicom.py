@@ -113,6 +113,7 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         (row(0, 300, 599), {"VOILUTSequence": [table(RAMP, first=0, bits=8)]}, [0, 127, 255]),
         (row(-5, 0, 5, dtype="i2"), {"VOILUTSequence": [table([0, 4095, 2048], first=-5, bits=12)]}, [0, 128, 128]),
         (row(0, 500, 1000), {"PixelPaddingValue": 0}, [0, 0, 255]),  # the range is 500 to 1000
+        (row(0, 500, 1000), {"PixelPaddingValue": 1000, "syntax": BIG}, [0, 255, 0]),
         (row(-2000, 0, 100, dtype="i2"), {"PixelPaddingValue": -2000}, [0, 0, 255]),
         (row(0, 3, 9, 20), {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 3}, [0, 0, 0, 255]),
         (row(0, 100, 255, dtype="u1"), {**INVERTED, "PixelPaddingValue": 0}, [0, 155, 0]),

@@ -42,12 +42,15 @@ def test_an_official_layout_is_a_site_of_pairs_in_their_videos(tmp_path, name, s
     assert [one.group for one in ones] == [number and f"{groups[0]}{number}" for number in groups[1:]]
 
 
-def test_clinicdb_as_png_beside_tif_counts_once(tmp_path):
+def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well(tmp_path, caplog):
+    caplog.set_level("INFO")
+    polyp_folders.clinicdb(tmp_path, (26, 30), inside="more/")
     polyp_folders.clinicdb(tmp_path, suffix="png", inside="PNG/")
     polyp_folders.clinicdb(tmp_path, suffix="tif", inside="TIF/")
     [first, *others] = find_polyps(tmp_path).sites["CVC-ClinicDB"]
     assert (first.image, first.label) == ("CVC-ClinicDB/PNG/Original/1.png", "CVC-ClinicDB/PNG/Ground Truth/1.png")
-    assert len(others) == 2
+    assert [one.image.split("/")[1] for one in others] == ["PNG", "PNG", "more"]
+    assert "1 image of CVC-ClinicDB/more/Original left out, called as others there" in caplog.text
 
 
 def test_jpeg_masks_are_read_at_the_threshold_of_their_collection(tmp_path):
@@ -91,8 +94,7 @@ def test_every_collection_is_understood_as_images_and_masks(tmp_path):
 
 
 def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair_counted(tmp_path, caplog):
-    assert collection_of("Kvasir-Instrument") is None
-    assert collection_of("CVC-VideoClinicDB") is None
+    assert collection_of("Kvasir-Instrument") is collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
     drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg", "Kvasir-SEG/masks/gone.png")
     (tmp_path / "Kvasir-SEG/images/b.gif").touch()

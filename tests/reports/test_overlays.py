@@ -160,6 +160,7 @@ def test_a_row_of_areas() -> None:
     assert row == {
         "name": "a", "width": 5, "height": 4, "foreground_pixels": 4, "share": 0.2, "components": 2, "mm2": 1.0
     }  # fmt: skip
+    assert area_of("a", mask, 1.21e-7)["mm2"] == 4.84e-7, "of a microscope"
     assert "mm2" not in area_of("a", mask)
 
 
