@@ -79,35 +79,33 @@ def _start(run: RunData) -> tuple[int, float | None]:
 
 
 _UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdomen`)"
-_ABDOMEN = """Dice of whole volumes, means over four organs and both sites, public masks of CT alone, {seeds}
+_ABDOMEN = """Mean Dice of whole volumes over four organs and both sites, with public masks of CT only, {seeds}
 ([by organ](results/related.md)): """
 _NO_ROUND = " (no round was better than the network at the start)"
-_LOWER = """. Of those that began with that network, {rows} ended below it: the round is chosen by Dice of slices"""
+_LOWER = """. Of those that began with that network, {rows} ended below it: Dice of slices chooses the best round"""
 
 _ADVICE = """## Which one for you
 
-Figures are mean test Dice of short runs on polyps, four sites, three seeds ([tables and
-spread](results/related.md)), with \\* of an earlier form of the method (below). Under 0.01 most differences are within
-the spread: measure the two or three that fit you on your own validation images (`samfed compare`).
+Numbers are mean test Dice of short runs on polyps, four sites, three seeds ([tables and spread](results/related.md));
+\\* marks an earlier form of the method (below). Most differences under 0.01 are within the spread: compare the two or
+three methods that fit you on your own validation images (`samfed compare`).
 
-**Labels at some sites.** All sites of a run learn from the same kind of label, and one without it is refused. Among
-sites with masks of their own: {masks}. `supervised` is the simplest; `elcfs_labelled` also sends spectra of images;
-`pfedsam` sends a hundredth of the bytes. The other hospitals use that model as unseen sites (`--unseen`). If a site may
-publish some labelled images, let these be the public set and all sites learn without labels: {without}.
+**Sites with masks.** All sites of a run learn from the same kind of label; a site without it is refused. {masks}.
+`supervised` is the simplest; `elcfs_labelled` also sends spectra of images; `pfedsam` sends a hundredth of the bytes.
+Hospitals without masks can use the model as unseen sites (`--unseen`). If a site may publish some labelled images, make
+them the public set, and all sites learn without labels: {without}.
 
-**Scribbles**, points or boxes at the sites: {weak}; whole masks of the same images: {whole}. `see` needs SAM at every
-site, one pass of it for each image and round, and learns one class; `weak_labels` learns several. On organs
-of the abdomen, of whole volumes: {organs}. First compare with what needs no label of a site, where there are public
-masks: {without}.
+**Scribbles, points or boxes at the sites.** {weak}; with masks of the same images {whole}. `see` runs SAM at every site
+on each image in each round, and learns one class; `weak_labels` learns several. On whole volumes of the abdomen:
+{organs}. If there are public masks, first compare with methods that need no label of a site: {without}.
 
-**One modality a site**, such as CT at one and MR at another. {abdomen}. On polyps:
+**One modality per site**, such as CT at one and MR at another. {abdomen}. On polyps:
 {modality}. Adapt the teacher to public images of both modalities and begin with
-`samfed`. What to try then: `fedgin` varies intensities and sends nothing more; `fedbn` and `fedgin_own_norm` keep a
-modality's normalisation layers at its site, so that a new hospital has none; `fedda` aligns features; `elcfs` sends
-spectra of images.
+`samfed`. Then try `fedgin`, which varies intensities; `fedbn` and `fedgin_own_norm`, which keep normalisation layers at
+their site, so that a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
 
-**One centre unseen.** Dice at the hospital that took no part: {seen}. A method that keeps layers at the sites (`fedbn`,
-`fedper`, `fedrep`, `pfedsam`) or a network for each (`ditto`, `apple`) has nothing of that hospital: a site must be
-chosen for it ([how](personalised.md)). `cpss_adapt` goes on there from a finished model, without labels.
+**An unseen hospital.** Dice at the hospital that took no part: {seen}. Methods that keep layers at the sites (`fedbn`,
+`fedper`, `fedrep`, `pfedsam`) or a network for each (`ditto`, `apple`) have no such parts for it ([what it
+uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` trains a finished model further there, without labels.
 
 """

@@ -64,35 +64,34 @@ def _needs(method: Method) -> str:
 
 _PAGE = """# Methods
 
-For everyone who chooses or compares methods: what `--variant` can name.
+All values of `--variant`. To choose one, begin with [Which one for you](#which-one-for-you).
 
 ```bash
 samfed federate samfed_skin --variant ditto --datalist list.json --data-root DATA --output-dir runs/ditto
 samfed variants ditto        # prints its JSON
 ```
 
-Each method is a JSON file in `samfed_monai/methods/`, with its code beside it if it has any. This page is made of their
-blocks `_method` and of the records of finished runs (`make related-page`). What a method
-does not declare does not [leave a site](privacy.md). How to write one: [a method of your
-own](extending.md#a-method-of-your-own).
+Each method is a JSON file in `samfed_monai/methods/`, with its code beside it. `make related-page` writes this page
+from these files and from the records of finished runs. What a method does not declare does not [leave a
+site](privacy.md). To write one, see [a method of your own](extending.md#a-method-of-your-own).
 
 | variant | what it is | exchange | labels | classes |
 | --- | --- | --- | --- | --- |
 {rows}
 
-Two options change what the table says: with `exchange` of `heterogeneous`, `hssf` and `hssf_compat`, `weights` are
-exchanged instead of predictions, and `personal` keeps part of a network at its site.
+Two options change what the table says: `exchange` of `heterogeneous`, `hssf` and `hssf_compat` can exchange `weights`
+instead of predictions, and `personal` keeps part of a network at its site.
 
 | column | word | means |
 | --- | --- | --- |
 {words}
 
-Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
+With every method, sites also send their number of images, seconds and steps; of a failure one line without paths.
 
-{advice}## Sites that lie: what so many sites allow
+{advice}## Dishonest sites: how many each rule tolerates
 
-FedAvg, and every method above that averages, believes each site. Four rules tolerate so many sites that send what they
-like, together if they wish; they keep all updates of a round in memory, where FedAvg keeps two models.
+FedAvg, and every method above that averages, trusts each site. Four rules tolerate the following numbers of sites that
+send arbitrary updates, also together. They keep all updates of a round in memory; FedAvg keeps two models.
 
 | sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
 | --- | --- | --- | --- | --- |
@@ -102,20 +101,19 @@ like, together if they wish; they keep all updates of a round in memory, where F
 | 5, 6 | 2 | 2 | 1 | steps of one length |
 | 7, 8 | 3 | 2 | 2 (`faulty` 2), else 1 | steps of one length |
 
-- **Two sites**: which of the two is wrong cannot be seen. Clipping removes the gain of a longer step, and
-  `job#update_guard#largest_share` that of a larger number of images; a wrong step of ordinary length is half of the
-  model.
-- **Four sites**, as in most federations of hospitals: median and trimmed mean outvote one that lies, not two; Krum
-  needs a fifth site. The number may still be the most harmful one that an honest site sent.
-- `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
-- No rule excludes a backdoor within the differences of honest sites; and the more honest sites differ, the more often
-  one is left out.
+- **Two sites**: the wrong one of two cannot be identified. Clipping limits the length of its update, and
+  `job#update_guard#largest_share` its number of images; a wrong update of ordinary length is half of the model.
+- **Four sites**, as in most federations of hospitals: median and trimmed mean tolerate one dishonest site, not two;
+  Krum needs a fifth site.
+- `norm_clipping` only stops scaled updates: flipped signs or labels at ordinary length keep their share of the mean.
+- No rule excludes a backdoor within the differences of honest sites. The more honest sites differ, the more often one
+  of them is left out.
 
 ## One by one
 
-*As published*: what agrees with the source, and where it says so, for methods of which we did not have the whole text.
-*Inferred*: what is not in the source, or different: our reading or our choice; [Method](method.md) and
-[Sites with models of their own](personalised.md) have it in full. *Measured*: test Dice of short runs on polyps, beside
-the same runs of another method ([all of them](results/related.md)).
+*As published*: what agrees with the source, for methods of which we did not have the whole text. *Inferred*: what is
+not in the source, or different: our reading or our choice. *Measured*: test Dice of short runs on polyps, and the
+difference to another method in the same runs ([all of them](results/related.md)). SAM-Fed, HSSF and SAM at the sites
+are described in full in [Method](method.md) and [Sites with models of their own](personalised.md).
 
 {sections}"""

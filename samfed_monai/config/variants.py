@@ -32,10 +32,10 @@ KINDS = ("method", "ablation", "baseline", "personalised", "heterogeneous", "lab
 of their own; one whose sites learn from labels of their own; a floor or ceiling of tables."""
 
 EXCHANGES = {
-    "weights": "Weights travel: sites send theirs, the server sends the global network's.",
-    "predictions": "Soft masks on the public set travel; no weights leave a site.",
-    "prototypes": "Class prototypes travel; neither weights nor masks leave a site.",
-    "none": "Nothing travels: every site trains alone.",
+    "weights": "Sites send the weights of their networks, the server those of the global network.",
+    "predictions": "Soft masks of the public images are sent; no weights leave a site.",
+    "prototypes": "Class prototypes are sent; neither weights nor masks leave a site.",
+    "none": "Nothing is sent: every site trains alone.",
 }
 """What a round can exchange."""
 

@@ -88,8 +88,8 @@ def test_a_baseline_trains_its_terms_with_its_guides_and_no_other(variant: str) 
     assert (*on, content["teacher_adapt"]) == (*TERMS[variant], "off")
 
 
-#: Method to component to numbers: [P] of docs/method.md and docs/personalised.md, and where a docstring says that a
-#: number is the authors'.
+#: Method to component to numbers: [P] of docs/method.md and docs/personalised.md, what docs/methods.md has as
+#: published, and where a docstring says that a number is the authors'.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "apple": {"sharing": {"mu": 0.1, "rate": 0.001, "momentum": 0.9, "fraction": 0.1}},  # the authors' code
     "elcfs": {  # Liu et al., section 3.3, and the authors' code, whose demonstration has half 1
