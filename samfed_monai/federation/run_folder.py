@@ -70,7 +70,7 @@ _RESTORE = "put the file back from a copy of the run folder and go on, or run ag
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
     "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
-    "empty_both", "empty_prediction", "empty_label", "uncalibrated_expected_dice", "seconds", "up_bytes", "down_bytes",
+    "empty_both", "empty_prediction", "empty_label", "expected_dice", "seconds", "up_bytes", "down_bytes",
 )  # fmt: skip
 
 
@@ -750,7 +750,7 @@ def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = entry.get("validation") or {}
     plain = {name: entry.get(name) for name in ("status", "reason", "n", "seconds", "up_bytes", "down_bytes")}
     row = {"round": round, "site": site, **plain, **{name: scores.get(name) for name in ("dice", "iou", "hd95")}}
-    row["images"], row["uncalibrated_expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
+    row["images"], row["expected_dice"] = scores.get("n"), (entry.get("expected") or {}).get("dice")
     row.update({f"empty_{side}": count for side, count in (scores.get("empty") or {}).items()})
     row.update({f"term_{name}": value for name, value in (entry.get("terms") or {}).items()})
     return {name: "" if value is None else value for name, value in row.items()}

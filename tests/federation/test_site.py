@@ -197,7 +197,8 @@ def test_a_site_has_the_adapter_of_its_run_or_does_not_train(node, tmp_path, mon
     fake_sam(tmp_path, monkeypatch)
     plan, teachers = replace(ALIKE, rounds=1, variant="samfed"), {}
     for run in ("first", "second"):  # of one plan, such as a first and a second generation
-        node(plan, run=run).answer(Task.PREPARE, request := sent(tmp_path, fitted(name=run)))
+        request = sent(tmp_path, fitted(name=run))
+        node(plan, run=run).answer(Task.PREPARE, request)
         teachers[run] = request.extra["teacher"]
     assert {run: node(plan, run=run).teacher.sha256 for run in teachers} == teachers, "also where they start again"
     with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
