@@ -27,12 +27,12 @@ BOUNDS = {
     "package, files": 200,
     "tests, raw lines": 40_000,
     "README, words": 600,
-    "docs, words": 27_000,
+    "docs, words": 27_100,
     "CHANGELOG, words": 600,
 }
 """The budget; other numbers have none."""
 
-REACHED = {"package, code lines": 30_969, "package, files": 227, "tests, raw lines": 48_086}
+REACHED = {"package, code lines": 30_968, "package, files": 227, "tests, raw lines": 48_083}
 """Where the budget is not reached yet, the limit that ``--check`` holds meanwhile. It goes down; it went up once, for
 compression, generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 

@@ -303,6 +303,7 @@ TITLE = "Comparison"
 OVER = {
     "dp_only": "public set",
     "no_sam": "no SAM",
+    "self_training": "self-training",
     TEACHER: "SAM alone",
     "hssf": "HSSF",
     "local_only": "sites alone",
