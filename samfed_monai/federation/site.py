@@ -507,8 +507,8 @@ class Site:
         if adapt == "off":
             return None
         stage = TeacherStage.of(self.plan, self.places)
-        name = f"{self.run}.{self.plan.hash[:16]}.{as_file_name(self.site)}.json"  # runs of one plan may differ in it
-        memory = self.places.cache / "prepared" / name
+        notes = self.places.cache / "prepared" / self.run  # runs of one plan may differ in their teachers
+        memory = notes / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         config = self.participants.config
         return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
 

@@ -38,7 +38,7 @@ SCHEMA: Mapping[str, Any] = {
 _LARGEST = 127
 #: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two leave 31 % of a step out, three 29, one 42.
 _ITERATIONS = 2
-_LEFT, _SENT = "compression.left.", "compression.sent"
+_LEFT, _MARK = "compression.left.", "compression.sent"
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,12 @@ class Sender:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What it has left out; never empty, so that the start is a state as well."""
-        return {_SENT: torch.tensor(0), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
+        return {_MARK: torch.tensor(0), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Puts back what :meth:`state_dict` returned; returns the other names."""
         self._left = {name.removeprefix(_LEFT): tensor for name, tensor in state.items() if name.startswith(_LEFT)}
-        return {name: tensor for name, tensor in state.items() if name != _SENT and not name.startswith(_LEFT)}
+        return {name: tensor for name, tensor in state.items() if name != _MARK and not name.startswith(_LEFT)}
 
 
 @dataclass(frozen=True)
