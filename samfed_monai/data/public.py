@@ -65,7 +65,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
-from samfed_monai.data.image_folder import is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import is_left_out, outside, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,7 @@ def find_polyps(root: str | Path) -> Finding:
         names = [collection.name for collection in COLLECTIONS]
         raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
     caveats = [f"the folder {name} is no known collection and was not read" for name in unknown]
+    caveats += outside(root, [path.name for path in folders])
     return Finding(sites, (), caveats, max((one.threshold for one in known if one.threshold), default=None))
 
 
