@@ -29,7 +29,7 @@ OTHERWISE = "if you trust it, unpack it with another program"
 ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 
 
-def unpack_all(root: Path, *, apart: bool = False) -> None:
+def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
     """Unpacks the zip files of a folder there, after a look at every member of each.
 
     Backslashes in them are slashes, as older programs for Windows write them. A file that is there with another content
@@ -39,6 +39,9 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
     Args:
         root: the folder.
         apart: each into a folder of its name.
+
+    Returns:
+        the zip files.
 
     Raises:
         Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
@@ -56,6 +59,7 @@ def unpack_all(root: Path, *, apart: bool = False) -> None:
     problems.refuse_if_any()
     for path in zips:
         _unpack(path, root / path.stem if apart else root)
+    return zips
 
 
 def _unpack(archive: Path, folder: Path) -> None:

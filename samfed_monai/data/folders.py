@@ -5,7 +5,6 @@ Masks are matched to images by name; folders that are misnamed or swapped are re
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
-from samfed_monai.data.image_folder import NIFTI, NIFTI_SUFFIXES, PICTURE, is_left_out, kind_of, not_read, stem_of, walk
+from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_left_out, kind_of, not_read, outside, stem_of, walk
 from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
@@ -127,11 +126,10 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     """
     root = Path(root)
     folders = site_folders(root) if public is not None else sites_in(root)
-    caveats: list[str] = []
     if not folders or (public is not None and public not in folders):
         raise Refused([_not_there(root, list(folders), public, output)])
-    if root not in folders.values():
-        caveats += passed_over(root, [path.name for path in folders.values()], output=output)
+    names = [path.name for path in folders.values()]
+    caveats = passed_over(root, names, output=output) if root not in folders.values() else []
     if len(folders) < 2 and public is not None:
         hint = "; ".join(caveats) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise refused(root, found=f"only {public!r}", expected="at least one site beside it", hint=hint)
@@ -187,12 +185,11 @@ def without_mask(found: list[Found], hint: str = "add it, or move the image") ->
 def others_in(site: Path, kind: str = PICTURE) -> list[str]:
     """Sentences on what was not read: files of other kinds in ``images`` and ``masks``, and a folder like ``masks``."""
     folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
-    sentences = [(folder, not_read(walk(site / folder), (kind,))) for folder in folders]
-    said = [f"{name}/{folder}: {sentence}" for folder, sentence in sentences if sentence]
+    said = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
     if near := _near_masks(site, kind):
         advice = f"if it holds {name}'s masks, rename it to {name}/masks"
         said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
-    return said
+    return [*said, *outside(site, [*folders, near or ""], kind)]
 
 
 def _near_masks(site: Path, kind: str) -> str | None:
@@ -273,10 +270,6 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
     return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
 
 
-RESULTS = frozenset({"run.json", "results.json", "compare.json"})
-"""Files by which a folder of runs is known: the pictures in it are results."""
-
-
 def passed_over(
     root: Path, sites: Collection[str], *, output: str | Path | None = None, kind: str = PICTURE
 ) -> list[str]:
@@ -291,32 +284,17 @@ def passed_over(
         kind: of images, pictures or NIfTI volumes.
     """
     written = Path(output).resolve().parents if output is not None else ()
-    sentences = []
+    sentences = outside(root, _folders_in(root), kind)
     for folder in (root / name for name in _folders_in(root) if name not in sites):
         if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
-        image = _first_image(folder, tuple(SUFFIXES) if kind == PICTURE else NIFTI_SUFFIXES)
-        if image is not None:
+        for image in below(folder, kind)[:1]:
             near = near_miss(folder, "images")
-            hint = f"rename {folder.name}/{near}" if near else "move them"
+            hint = f"rename {folder.name}/{near}" if near else "unpack or move them"
             place = "<site>" if folder.name == "images" else folder.name
-            sentences.append(
-                f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
-                f"read: if it is a site, {hint} to {place}/images"
-            )
+            holds = f"{folder.name} holds images or archives, such as {relative(image, root)}, but no folder 'images'"
+            sentences.append(f"{holds}, and was not read: if it is a site, {hint} to {place}/images")
     return sentences
-
-
-def _first_image(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
-    for place, folders, files in os.walk(folder):
-        if RESULTS.intersection(files):
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not is_left_out(name))
-        for name in sorted(files):
-            if name.lower().endswith(suffixes) and not is_left_out(name):
-                return Path(place) / name
-    return None
 
 
 NEAR_MISSES = {

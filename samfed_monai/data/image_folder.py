@@ -16,6 +16,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, n
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
+from samfed_monai.data.archives import ARCHIVES
 from samfed_monai.data.dicom import no_image
 from samfed_monai.data.reading import FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
 
@@ -108,6 +109,31 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+RESULTS = frozenset({"run.json", "results.json", "compare.json"})
+"""Files by which a folder of runs is known: the pictures in it are results."""
+
+
+def below(folder: Path, kind: str = PICTURE) -> list[Path]:
+    """Images of a kind below a folder, and archives that have no folder of their name beside them; none of runs."""
+    found, images = list[Path](), tuple(SUFFIXES) if kind == PICTURE else NIFTI_SUFFIXES
+    for place, folders, files in os.walk(folder):
+        if RESULTS.intersection(files):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not is_left_out(name))
+        for name in sorted(name for name in files if not is_left_out(name)):
+            packed = PurePath(name).suffix.lower() in ARCHIVES and PurePath(name).stem not in folders
+            found += [Path(place, name)] if packed or name.lower().endswith(images) else []
+    return found
+
+
+def outside(folder: Path, read: Collection[str], kind: str = PICTURE) -> list[str]:
+    """A sentence on what :func:`below` finds in a folder, but not in those of its folders that are read; or none."""
+    found = [each for path in below(folder, kind) if (each := path.relative_to(folder)).parts[0] not in read]
+    who = counted(len(found), "image or archive", "images or archives") + " beside the folders that are read"
+    return [f"{folder.resolve().name}: {who}, such as {found[0].as_posix()}, left out"] if found else []
+
+
 def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKinds]:
     """Every volume and DICOM image in files and folders, and what else is in the folders but pictures.
 
@@ -157,8 +183,7 @@ def not_read(found: FileKinds, read: Collection[str] = ()) -> str:
 
 def report_not_read(where: object, found: FileKinds, read: Collection[str] = ()) -> None:
     """Logs a warning with :func:`not_read`, if there is anything to say."""
-    sentence = not_read(found, read)
-    if sentence:
+    if sentence := not_read(found, read):
         counted_only.warning("%s: %s", where, sentence)
 
 

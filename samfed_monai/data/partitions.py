@@ -138,8 +138,7 @@ def hold_out(
     everything = _clusters_of(found)
     together = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
     leave = int(len(together) == len(everything))
-    available = sum(map(len, together))
-    scale = min(1.0, available / (sum(shares) * len(found))) if sum(shares) and found else 1.0
+    scale = min(1.0, sum(map(len, together)) / (sum(shares) * len(found))) if sum(shares) and found else 1.0
     splits: list[set[int]] = []
     for number, share in enumerate(shares):
         target = round(share * scale * len(found))
@@ -423,7 +422,7 @@ class Groups:
         return (groups.pop() or None) if groups else None
 
     def sentences(self, images: Iterable[str]) -> list[str]:
-        """Sentences on images that have no group, and on names without folders that several images have.
+        """Sentences on images without a group, on names without folders that several images have, and on those of none.
 
         Raises:
             Refused: not one of the images has a group.
@@ -435,16 +434,18 @@ class Groups:
             found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
             hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
             raise refused(self.path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
-        count = Counter([*map(stem, images), *map(stem_of, map(PurePosixPath, self.volumes.values()))])
+        count = Counter([*map(stem, images), *(stem_of(PurePosixPath(normal(path))) for path in self.volumes.values())])
+        folders = {PurePosixPath(normal(image)).parent.name for image in images if self.of_folders}
         bare = {name for name, group in self.rows if group and "/" not in name}
         several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
+        none = [name for name in dict(self.rows) if not _stems(name) & (count.keys() | folders)]
+        alike = (
+            "without a folder, and of several images each, such as {}: all of them have that row's group; give paths"
+        )
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
-        if several:
-            who = counted(len(several), "name is", "names are")
-            sentences.append(
-                f"{who} in {self.path.name} without a folder, and of several images each, such as {several[0]!r}: all "
-                "of them have that row's group; give paths to tell them apart"
-            )
+        for names, what in ((several, f"{alike} to tell them apart"), (none, "of no image, such as {}")):
+            who = counted(len(names), "name is", "names are")
+            sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
         return sentences
 
 
@@ -529,8 +530,7 @@ def _text(path: Path) -> tuple[str, str]:
         with suppress(UnicodeDecodeError):
             if "\0" not in (text := content.decode(encoding)):
                 return text, encoding
-    found = f"bytes that are no {' and no '.join(guesses)}"
-    raise refused(path, found, "a CSV file", "save it as CSV (UTF-8)")
+    raise refused(path, f"bytes that are no {' and no '.join(guesses)}", "a CSV file", "save it as CSV (UTF-8)")
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:

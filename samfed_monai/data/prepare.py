@@ -450,9 +450,8 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
     check_first(options)
-    if options.unpack:
-        unpack_all(Path(root))
-    found = options.grouped(find_isic(root, kinds_read=["ZIP"] if options.unpack else []))
+    unpacked = unpack_all(Path(root)) if options.unpack else []
+    found = options.grouped(find_isic(root, read=unpacked))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
 

@@ -65,7 +65,7 @@ from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
-from samfed_monai.data.image_folder import is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import is_left_out, outside, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,7 @@ def find_polyps(root: str | Path) -> Finding:
         names = [collection.name for collection in COLLECTIONS]
         raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
     caveats = [f"the folder {name} is no known collection and was not read" for name in unknown]
+    caveats += outside(root, [path.name for path in folders])
     return Finding(sites, (), caveats, max((one.threshold for one in known if one.threshold), default=None))
 
 
@@ -288,12 +289,12 @@ IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
 MASK = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)_segmentation\.png", re.IGNORECASE)
 
 
-def find_isic(root: str | Path, *, kinds_read: Sequence[str] = ()) -> list[Found]:
+def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
     """All images under a folder, with their masks wherever under it they are; other files are counted in a warning.
 
     Args:
         root: folder that one year's archives were unpacked into. An image's origin is the archive's folder.
-        kinds_read: kinds of other files that were read already, as archives are.
+        read: other files that were read already, as archives are.
 
     Raises:
         Refused: no ISIC image at all, or one image in two places (fault 22: two years in one folder).
@@ -316,20 +317,20 @@ def find_isic(root: str | Path, *, kinds_read: Sequence[str] = ()) -> list[Found
         Found(place, labels.get(name), place.partition("/")[0] if "/" in place else "")
         for name, place in places.items()
     ]
-    _report_rest(root, root, ones, lonely, kinds_read)
+    _report_rest(root, root, ones, lonely, read)
     return ones
 
 
 def _report_rest(
-    folder: Path, root: Path, found: Iterable[Found], lonely: Sequence[Path], kinds_read: Sequence[str] = ()
+    folder: Path, root: Path, found: Iterable[Found], lonely: Sequence[Path], others: Sequence[Path] = ()
 ) -> None:
-    """Logs the masks without an image, and how many files below a folder are neither image nor mask."""
-    files = [*lonely, *(root / name for one in found for name in (one.image, one.label) if name)]
+    """Logs the masks without an image, and how many files below a folder are neither image nor mask, nor ``others``."""
+    files = [*lonely, *others, *(root / name for one in found for name in (one.image, one.label) if name)]
     read = {place for path in files for place in (path, *path.parents)}  # a folder of them may be a link
     for sentence in lonely_sentence(folder.resolve().name, lonely):
         logger.warning("%s", sentence)
     rest = {kind: [path for path in paths if path not in read] for kind, paths in walk(folder).items()}
-    report_not_read(folder, rest, kinds_read)
+    report_not_read(folder, rest)
 
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:

@@ -82,8 +82,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
     Images: dark, as of 12 bits in 16, or black and white, as masks. Masks: empty or full, with nothing as bright as the
-    list's threshold (fault 65), inverted, not upright, or fitting better when turned (fault 3); classes that no label
-    of a site has. Unlike voxels.
+    list's threshold (fault 65), weak labels cut at it, inverted, not upright, or fitting better when turned (fault 3);
+    classes that no label of a site has. Unlike voxels.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences, voxels = list[str](), dict[str, list[list[float]]]()
@@ -111,26 +111,25 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         highest = max((max(fact.mask_values) for fact in lost), default=0)
         look = f"empty because nothing in them is as bright as --mask-threshold {threshold}: their highest value is"
         such([str(fact.label) for fact in lost], of, f"{look} {highest}")
+        weak = [fact for fact in masks if (threshold or 0) > 1 and {1, 255} <= set(fact.mask_values) <= {0, 1, 255}]
+        look = f"of 0, 1 and 255, of which --mask-threshold {threshold} makes 255 alone foreground: if 255 is what was"
+        such([str(fact.label) for fact in weak], of, f"{look} not labelled, give --label-kind [SITE=]KIND")
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
         look = "foreground all along the border and background inside: they look inverted; if they are, exchange black"
         such([str(fact.label) for fact in inverted], of, f"{look} and white in them")
         there = {value for fact in masks for value in fact.mask_values}
         lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in there]
         if lacking and masks:
-            sentences.append(
-                f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not, a "
-                "network is taught, and scored as if, it were absent"
-            )
+            absent = f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not"
+            sentences.append(f"{absent}, a network is taught, and scored as if, it were absent")
         if turned := sum(fact.turned for fact in masks):
             who = counted(turned, f"labelled image of {name} carries", f"labelled images of {name} carry")
             sentences.append(f"{who} an EXIF orientation, which is applied; look whether the masks follow it")
         square = [fact.misfit for fact in masks if fact.misfit]
         better = sum(misfit > 0.02 for misfit in square)
         if len(square) >= 8 and better > len(square) / 2:
-            sentences.append(
-                f"{better} of {len(square)} square masks of {name} fit their images better when transposed or turned: "
-                "look at the overlays"
-            )
+            fit = f"{better} of {len(square)} square masks of {name} fit their images better when transposed or turned"
+            sentences.append(f"{fit}: look at the overlays")
     return sentences + unlike_voxels(voxels)
 
 

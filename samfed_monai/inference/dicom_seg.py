@@ -64,9 +64,9 @@ def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> l
 def series_of(objects: Sequence[Any]) -> list[list[int]]:
     """Which objects are the slices of one series and get one segmentation; every other object has one of its own.
 
-    Slices of one series are of one study, kind, size, orientation and frame of reference, have one frame each, and each
-    a place of its own along their normal: objects at the same place (phases, echoes, a file that is there twice) stay
-    apart, with the whole of their series.
+    Slices of one series are of one study, kind, size, spacing, thickness, orientation and frame of reference, have one
+    frame each, and each a place of its own along their normal: objects at the same place (phases, echoes, a file that
+    is there twice) stay apart, with the whole of their series.
 
     Args:
         objects: headers of DICOM objects, as :func:`samfed_monai.data.dicom.read_object` reads them.
@@ -80,12 +80,13 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
         key: object = index
         along = 0.0
         try:
-            position, turned = (numbers_of(header, f"Image{name}Patient") for name in ("Position", "Orientation"))
+            names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+            position, turned, sides, thick = (numbers_of(header, name) for name in names)
         except ValueError as error:
             raise _refused(header, str(error), "the place of the slice", _INSTEAD) from None
         if _placed(header) and (len(position), len(turned)) == (3, 6):
             same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
-            key = (*(header.get(name) for name in same), tuple(round(value, 4) for value in turned))
+            key = (*(header.get(name) for name in same), *(round(value, 4) for value in (*turned, *sides, *thick)))
             along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
     found = []
@@ -244,8 +245,7 @@ def _one_frame(content: Any) -> Any:
     import pydicom
 
     single = deepcopy(content)
-    if "NumberOfFrames" in single:
-        single.NumberOfFrames = 1
+    single.NumberOfFrames = 1
     for name in ("FrameOfReferenceUID", "PixelSpacing", "PerFrameFunctionalGroupsSequence"):
         single.pop(name, None)
     group = pydicom.Dataset()

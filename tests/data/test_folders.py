@@ -26,13 +26,11 @@ def test_images_find_their_masks_by_stem(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "images").write_text("no folder")
     folders = find_folders(tmp_path, public="public")
-    found = folders.sites
-    assert (folders.problems, folders.caveats) == ((), ())
-    assert list(found) == ["Süd 1", "public"]
+    assert (folders.problems, folders.caveats, list(folders.sites)) == ((), (), ["Süd 1", "public"])
     (tmp_path / "Su\u0308d 1" / "images").mkdir(parents=True)
     with pytest.raises(Refused, match="expected one folder for each site, found a second 'Süd 1' for a reader; move"):
         find_folders(tmp_path, public="public")
-    assert [(one.image, one.label) for one in found["Süd 1"]] == [
+    assert [(one.image, one.label) for one in folders.sites["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
         ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
         ("Süd 1/images/Süd 1_002.png", None),
@@ -137,8 +135,8 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
 def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path):
     drawn(tmp_path, "hospital/1.png", "public/1.png")
     told = {
-        name: f"{name} holds images, such as {name}/1.png, but no folder 'images', and was not read: if it is a site, "
-        f"move them to {name}/images"
+        name: f"{name} holds images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
+        f"if it is a site, unpack or move them to {name}/images"
         for name in ("hospital", "public")
     }
     start = "expected images, found no such folder; "
@@ -158,14 +156,13 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
 def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "hospital_c/img/deep/1.jpg", "hospital_d/Images/1.png", "hospital_e/2.png", "hospital_e/1.png")
-    ending = "but no folder 'images', and was not read: if it is a site, rename"
+    holds, unless = "holds images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
+    hints = {"c/img/deep/1.jpg": "rename hospital_c/img", "d/Images/1.png": "rename hospital_d/Images"}
     assert passed_over(tmp_path, ["a"]) == [
-        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/img to hospital_c/images",
-        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/Images to hospital_d/images",
-        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} "
-        "hospital_e/images",
+        f"hospital_{first[0]} {holds} hospital_{first}, {unless} {hint} to hospital_{first[0]}/images"
+        for first, hint in {**hints, "e/1.png": "unpack or move them"}.items()
     ]
-    with pytest.raises(Refused, match=r"found only 'a'; hospital_c holds images, such as hospital_c/img/deep/1\.jpg"):
+    with pytest.raises(Refused, match=rf"found only 'a'; hospital_c {holds} hospital_c/img/deep/1\.jpg"):
         find_folders(tmp_path, public="a")
 
 
@@ -174,10 +171,20 @@ def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
     drawn(tmp_path, "masks/1.png", ".cache/1.png", "b/__MACOSX/1.png", "b/._1.png")
     drawn(tmp_path, "lists/figures/1.png", "runs/first/overlays/1.png")
     (tmp_path / "runs" / "first" / "run.json").write_text("{}")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "1.txt").write_text("")
     assert passed_over(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
     assert len(passed_over(tmp_path, ["a"])) == 1
+
+
+def test_images_and_archives_beside_the_folders_that_are_read_are_counted(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    drawn(tmp_path, "1.png", "a/2.png", "a/test/deep/3.png")
+    for name in ("a.zip", "b.zip", "a/images.zip", "a/more.7z", "a/notes.txt"):  # two of them were unpacked
+        (tmp_path / name).touch()
+    said = "beside the folders that are read, such as"
+    assert find_folders(tmp_path, public=None).caveats == (
+        f"{tmp_path.name}: 2 images or archives {said} 1.png, left out",
+        f"a: 3 images or archives {said} 2.png, left out",
+    )
 
 
 @pytest.fixture
@@ -188,17 +195,12 @@ def root(tmp_path: Path) -> Path:
 
 
 MASKS = ["labels", "label", "mask", "Masks", "Ground Truth", "maks", "segmentations", "_gt"]
-IMAGES = ["imgs", "image", "Images", "photos", "iamges"]
+NEAR = {"masks": MASKS, "images": ["imgs", "image", "Images", "photos", "iamges"]}
+OTHERS = [("labels", "images", False), ("imgs", "masks", False), ("notes", "masks", False)]
+SUSPECTED = [(name, wanted, True) for wanted, names in NEAR.items() for name in names]
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted", "suspected"),
-    [
-        *((name, "masks", True) for name in MASKS),
-        *((name, "images", True) for name in IMAGES),
-        *(("labels", "images", False), ("imgs", "masks", False), ("notes", "masks", False)),
-    ],
-)
+@pytest.mark.parametrize(("name", "wanted", "suspected"), [*SUSPECTED, *OTHERS])
 def test_fault_66_a_folder_that_is_nearly_called_so_is_suspected_and_no_other(tmp_path, name, wanted, suspected):
     (tmp_path / name).mkdir()
     assert near_miss(tmp_path, wanted) == (name if suspected else None)
@@ -220,9 +222,8 @@ def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_
 
 
 def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
-    (root / "a" / "images").rename(root / "a" / "x")
-    (root / "a" / "masks").rename(root / "a" / "images")
-    (root / "a" / "x").rename(root / "a" / "masks")
+    for name, other in (("images", "x"), ("masks", "images"), ("x", "masks")):
+        (root / "a" / name).rename(root / "a" / other)
     with pytest.raises(Refused, match=r"1 problem\n.*a: expected pictures in 'images'.*swapped: exchange their names"):
         prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
     assert not (tmp_path / "list.json").exists()
@@ -239,10 +240,8 @@ def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root
     for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
         save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
     warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
-    assert [s for s in warnings if "invert" in s] == [
-        "2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and background inside: they "
-        "look inverted; if they are, exchange black and white in them"
-    ]
+    [told] = [sentence for sentence in warnings if "look inverted; if they are, exchange black and white" in sentence]
+    assert told.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
 
 
 def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):

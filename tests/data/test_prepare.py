@@ -256,14 +256,15 @@ def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
     assert "ISIC_0000015.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
 
 
-def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
+def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic, caplog):
     root = tmp_path / "zipped"
-    root.mkdir()
-    shutil.make_archive(str(root / "all"), "zip", isic)
+    for name in ("all", "part/more"):
+        shutil.make_archive(str(root / name), "zip", isic)
     with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
         prepare_isic(root, options(tmp_path, public="4"))
     made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
     assert sum(1 for _ in made.datalist.items()) == 20
+    assert caplog.messages[-1] == f"{root}: not read: 1 ZIP (more.zip)"
 
 
 @pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str among them")])
@@ -321,10 +322,8 @@ def test_a_groups_file_goes_before_what_is_known(tmp_path, polyps):
 def test_a_site_that_shares_all_sequences_with_the_public_set_measures_nothing(tmp_path, root):
     polyp_folders.cvc300(root)  # frames 1, 39 and 300: sequences 1, 2 and 15
     polyp_folders.colondb(root, (274,))
-    (root / "more").mkdir()
     made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"]))
     assert sizes(made.datalist)["CVC-300"] == [3, 0, 0]
-    assert "the folder more is no known collection and was not read" in made.warnings
     assert "Kvasir-SEG" not in made.datalist.sites
 
 

@@ -142,12 +142,9 @@ def test_every_frame_of_every_class_comes_back_exactly_and_refers_to_its_own(sou
     assert [int(each.get("ReferencedFrameNumber", 1)) for each in references] == frames * len(labels)
     assert ("FrameOfReferenceUID" in plain) is (source.name in ("CT_small.dcm", "enhanced.dcm"))
     if source.name == "enhanced.dcm":
-        own = given.PerFrameFunctionalGroupsSequence
-        places, expected = (
-            [group.PlanePositionSequence[0].ImagePositionPatient for group in each] for each in (groups, own)
-        )
-        assert places == expected * len(labels)
-        assert sorted({place[2] for place in places}) == [0, 5, 10]
+        own = [*given.PerFrameFunctionalGroupsSequence] * len(labels)
+        assert [group.PlanePositionSequence for group in groups] == [group.PlanePositionSequence for group in own]
+        assert sorted({group.PlanePositionSequence[0].ImagePositionPatient[2] for group in own}) == [0, 5, 10]
 
 
 def test_what_it_says_of_itself_of_the_patient_and_of_its_classes(tmp_path):
@@ -229,9 +226,11 @@ def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
     one = ct_series(tmp_path / "one", [0.0, 5.0])
     other = ct_series(tmp_path / "other", [10.0])
     twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
-    turned = ct_series(tmp_path / "turned", [1.0], ImageOrientationPatient=[0, 1, 0, 0, 0, 1])
-    moles = [photograph(tmp_path / f"{name}.dcm") for name in "ab"]
-    assert series_of(headers([*one, *other, *twice, *turned, *moles])) == [[0, 1], [2], [3], [4], [5], [6], [7], [8]]
+    same = {"SeriesInstanceUID": pydicom.dcmread(one[0]).SeriesInstanceUID}
+    unlike = {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1], "PixelSpacing": [0.9, 0.9], "SliceThickness": 8}
+    lone = [ct_series(tmp_path / name, [1.0], **same, **{name: value})[0] for name, value in unlike.items()]
+    apart = [*other, *twice, *lone, *(photograph(tmp_path / f"{name}.dcm") for name in "ab")]
+    assert series_of(headers([*one, *apart])) == [[0, 1], *([number] for number in range(2, 11))]
 
 
 @pytest.fixture
