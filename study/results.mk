@@ -230,7 +230,8 @@ LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand
 # at one site and one that is wrong everywhere. Some 70 core-hours; finished runs are kept, and a second call goes on.
 ACCOUNT_ROWS ?= dp_only
 ACCOUNT_SEEDS ?= 0,1,2
-account-files = --rows study/rows/account.rows.json --rows study/rows/masks.rows.json --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
+account-files = --rows study/rows/account.rows.json --rows study/rows/masks.rows.json --rows study/rows/frozen.rows.json \
+    --rows study/rows/wrong.rows.json --rows study/rows/wrong-$(1).rows.json
 account-compare = @$(BIN)/samfed compare samfed_$(1) --rounds 10 --variants $(ACCOUNT_ROWS) $(call account-files,$(1)) --seeds $(ACCOUNT_SEEDS) \
     --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" \
     --adapter "$(LIGHT_RUN)/$(1).safetensors" --overlays false --output-dir "$(LIGHT_RUN)/$(1)-account" \
