@@ -439,11 +439,10 @@ class Groups:
         bare = {name for name, group in self.rows if group and "/" not in name}
         several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
         none = [name for name in dict(self.rows) if not _stems(name) & (count.keys() | folders)]
-        alike = (
-            "without a folder, and of several images each, such as {}: all of them have that row's group; give paths"
-        )
+        alike = "without a folder, and of several images each, such as {}: all of them have that row's group"
+        notes = ((several, f"{alike}; give paths to tell them apart"), (none, "that no image has, such as {}"))
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
-        for names, what in ((several, f"{alike} to tell them apart"), (none, "of no image, such as {}")):
+        for names, what in notes:
             who = counted(len(names), "name is", "names are")
             sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
         return sentences
