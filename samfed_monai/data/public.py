@@ -55,8 +55,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from PIL import Image, ImageChops, ImageStat
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
@@ -66,7 +69,7 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
 from samfed_monai.data.image_folder import is_left_out, outside, report_not_read, walk
-from samfed_monai.data.reading import SUFFIXES
+from samfed_monai.data.reading import SUFFIXES, Unreadable, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,10 @@ class Pairing:
     group: str = ""
 
 
+PLAIN = Pairing("images?", "masks?")
+"""How benchmarks pass every collection on."""
+
+
 @dataclass(frozen=True)
 class Collection:
     """A published collection of polyp images.
@@ -120,11 +127,6 @@ class Collection:
     numbered_from: int = 0
     frames: int = 1000
 
-    @property
-    def layouts(self) -> tuple[Pairing, ...]:
-        """The official layouts, then the plain one."""
-        return (*self.pairings, Pairing("images?", "masks?"))
-
     def sequence(self, frame: str) -> str | None:
         """Group of an image by its key, where that is a number of a known video."""
         number = int(frame) if frame.isascii() and frame.isdigit() else 0
@@ -144,6 +146,7 @@ COLLECTIONS = tuple(
 
 
 UNPACK = "unpack them, zip files with --unpack"
+UNLIKE = 4.0  # of 255, the mean over 16 x 16 pixels; as JPEG and in another size, an image differs by less than 1
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 
@@ -200,12 +203,12 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
         root: the data root that paths are relative to.
 
     Raises:
-        Refused: none of the layouts, or one key twice.
+        Refused: none of the layouts, or one key twice, also of unlike images in two folders.
     """
     places = _folders(folder)
     sites: dict[str, list[Found]] = {}
-    used, apart = set[tuple[str, str, str]](), list[Path]()
-    for pairing in collection.layouts:
+    used, apart = dict[tuple[str, str, str], str](), list[Path]()
+    for pairing in (*collection.pairings, PLAIN):
         if sites and not pairing.site:
             break
         for images in places:
@@ -216,14 +219,14 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             site = collection.name + pairing.site.format(**{key: of.upper() for key, of in match.groupdict().items()})
             group = pairing.group.format(**match.groupdict())
             found, lonely = _pair(images, masks, pairing, collection, root, site, group)
-            keys = [(site, group, stem(one.image).lstrip("0")) for one in found]
-            fresh = [one for key, one in zip(keys, found, strict=True) if key not in used]
-            if len(fresh) < len(found):  # the same images once more, as PNG beside TIF
-                who = counted(len(found) - len(fresh), "image")
+            keys = {one.image: (site, group, stem(one.image).lstrip("0")) for one in found}
+            if again := {image: used[key] for image, key in keys.items() if key in used}:
+                _require_copies(again, root)  # the same images once more, as PNG beside TIF
+                who = counted(len(again), "image")
                 logger.info("%s: %s of %s left out, called as others there", site, who, relative(images, root))
-            if fresh:
+            if fresh := [one for one in found if one.image not in again]:
                 apart += lonely
-                used.update(keys)
+                used |= {keys[one.image]: one.image for one in fresh}
                 sites.setdefault(site, []).extend(fresh)
     if not sites:
         hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
@@ -231,6 +234,19 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
         raise refused(folder, found_here, f"{collection.name} as it was released", hint)
     _report_rest(folder, root, [one for ones in sites.values() for one in ones], apart)
     return dict(sorted(sites.items()))
+
+
+def _require_copies(again: Mapping[str, str], root: Path) -> None:
+    """Refuses an image that is called as another one, by which it is given here, and does not look like it.
+
+    Format and size are not looked at. Files that cannot be decoded are named when the list is checked.
+    """
+    for names in again.items():
+        with suppress(Unreadable):
+            small = [Image.fromarray(read_image(root / each)).resize((16, 16), Image.Resampling.BOX) for each in names]
+            if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > UNLIKE:
+                hint = "rename the files of one of the two folders"
+                raise refused(names[0], f"another image than {names[1]}", "one image of each name", hint)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -271,18 +287,21 @@ def _pair(
 
 def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
     deeper = [path for path in sorted(folder.iterdir()) if path.is_dir() and plain(path.name) == plain(folder.name)]
-    found: dict[str, Path] = {}
-    problems = Problems()
-    for path in sorted(folder.iterdir()) if not deeper else sorted(deeper[0].iterdir()):
-        match = re.fullmatch(pattern, stem(path.name)) if path.suffix.lower() in SUFFIXES else None
-        if match is None or is_left_out(path.name):
-            continue
-        there = found.setdefault(match[1], path)
-        if there != path:
-            hint = "delete or rename one of them"
-            problems.add(relative(path, root), found=f"the key of {there.name}", expected="one file each", hint=hint)
+    paths = [path for path in sorted((deeper or [folder])[0].iterdir()) if path.suffix.lower() in SUFFIXES]
+    matches = [(path, re.fullmatch(pattern, stem(path.name))) for path in paths if not is_left_out(path.name)]
+    problems, hint = Problems(), "delete or rename one of them"
+    found = _each_once(((match[1], path) for path, match in matches if match), root, problems, hint)
     problems.refuse_if_any()
     return dict(sorted(found.items()))
+
+
+def _each_once(named: Iterable[tuple[str, Path]], root: Path, problems: Problems, hint: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if (there := found.setdefault(name, path)) != path:
+            twice = f"{name} also as {relative(there, root)}"
+            problems.add(relative(path, root), found=twice, expected="each once", hint=hint)
+    return found
 
 
 IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
@@ -300,10 +319,8 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
         Refused: no ISIC image at all, or one image in two places (fault 22: two years in one folder).
     """
     root = Path(root)
-    problems = Problems()
-    files = list_images(root)
-    images = _by_id(files, IMAGE, root, problems)
-    masks = _by_id(files, MASK, root, problems)
+    problems, files = Problems(), list_images(root)
+    images, masks = (_by_id(files, pattern, root, problems) for pattern in (IMAGE, MASK))
     problems.refuse_if_any()
     if not images:
         archives = sorted(path.name for path in root.glob("*.zip"))
@@ -314,8 +331,7 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
     labels = {name: relative(path, root) for name, path in masks.items() if name in images}
     lonely = [path for name, path in masks.items() if name not in images]
     ones = [
-        Found(place, labels.get(name), place.partition("/")[0] if "/" in place else "")
-        for name, place in places.items()
+        Found(path, labels.get(name), path.partition("/")[0] if "/" in path else "") for name, path in places.items()
     ]
     _report_rest(root, root, ones, lonely, read)
     return ones
@@ -334,15 +350,10 @@ def _report_rest(
 
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:
-    found: dict[str, Path] = {}
     hint = "move one of the two folders out of DIR if it is a copy; of two years' archives give one year's folder"
-    for path in files:
-        if match := pattern.fullmatch(path.name):
-            name = match[1].upper().replace("_DOWNSAMPLED", "_downsampled")
-            if (there := found.setdefault(name, path)) != path:
-                twice = f"{name} also as {relative(there, root)}"
-                problems.add(relative(path, root), found=twice, expected="each once", hint=hint)
-    return found
+    matches = ((pattern.fullmatch(path.name), path) for path in files)
+    named = ((match[1].upper().replace("_DOWNSAMPLED", "_downsampled"), path) for match, path in matches if match)
+    return _each_once(named, root, problems, hint)
 
 
 KNOWN = {

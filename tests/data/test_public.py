@@ -47,10 +47,12 @@ def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well
     polyp_folders.clinicdb(tmp_path, (26, 30), inside="more/")
     polyp_folders.clinicdb(tmp_path, suffix="png", inside="PNG/")
     polyp_folders.clinicdb(tmp_path, suffix="tif", inside="TIF/")
-    [first, *others] = find_polyps(tmp_path).sites["CVC-ClinicDB"]
-    assert (first.image, first.label) == ("CVC-ClinicDB/PNG/Original/1.png", "CVC-ClinicDB/PNG/Ground Truth/1.png")
-    assert [one.image.split("/")[1] for one in others] == ["PNG", "PNG", "more"]
+    ones = find_polyps(tmp_path).sites["CVC-ClinicDB"]
+    assert [one.image.split("/")[1] for one in ones] == ["PNG", "PNG", "PNG", "more"]
     assert "1 image of CVC-ClinicDB/more/Original left out, called as others there" in caplog.text
+    save(tmp_path / "CVC-ClinicDB/more/Original/26.tif", picture(1))
+    with pytest.raises(Refused, match=r"more/Original/26\.tif: expected one image of each name, found another"):
+        find_polyps(tmp_path)
 
 
 def test_jpeg_masks_are_read_at_the_threshold_of_their_collection(tmp_path):
@@ -122,7 +124,7 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
         (
             find_polyps,
             "Kvasir-SEG/images/1.jpg Kvasir-SEG/images/1.png Kvasir-SEG/masks/1.png",
-            r"1\.png: expected one file each, found the key of 1\.jpg",
+            r"1\.png: expected each once, found 1 also as Kvasir-SEG/images/1\.jpg; delete or rename one",
         ),
         (find_isic, "", "found no file such as ISIC_0000000.jpg; for images/ and .* use `samfed prepare folders`"),
         (find_isic, "ISIC-2017_Training_Data.zip", "no ISIC image, but the archives .*; unpack them, zip files with"),
@@ -171,7 +173,6 @@ def test_other_names_have_no_sequence():
         ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth", "_segmentation"),
         ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth", "_segmentation"),
     ],
-    ids=["2016", "2017", "2018"],
 )
 def test_official_archives_of_isic(tmp_path, images, masks, ending, caplog):
     drawn(tmp_path / images, "ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png")
@@ -258,8 +259,7 @@ def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
 
 def test_fault_29_a_changed_file_does_not_carry_the_published_name(tmp_path):
     save(tmp_path / "images" / "1.png", picture(1))
-    found = find_published(published(tmp_path, name="isic_hssf.json"), tmp_path)
-    assert found.name == "isic_hssf (changed)"
+    assert find_published(published(tmp_path, name="isic_hssf.json"), tmp_path).name == "isic_hssf (changed)"
 
 
 def test_the_published_files_are_known(samfed_data, monkeypatch):
