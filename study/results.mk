@@ -43,7 +43,8 @@ LIGHT_SAMS_TRUNK := $(LIGHT) --encoder_weights pretrained
 LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
 LIGHT_EIGHT_ROWS ?= samfed,no_sam
 # A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start, so that its masks are all it has of SAM.
-LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --encoder_weights pretrained --rows study/rows/masks.rows.json
+LIGHT_AGAIN := $(LIGHT) --rows study/rows/masks.rows.json
+LIGHT_IMAGENET := $(LIGHT_AGAIN) --network_name lite0_fpn --encoder_weights pretrained
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
 LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96
@@ -58,7 +59,7 @@ light-section = $(call section,$(1),light-$(2)$(5),make light SAMFED_DATA=DATA  
 
 light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice)
-	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
+	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
@@ -208,7 +209,7 @@ light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
 	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
-	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
+	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder) \
 	    $(call light-section,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-section,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
 	    $(call light-section,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
