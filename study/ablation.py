@@ -189,11 +189,11 @@ def write_ablation(
 def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
     dice, teacher, differences = [], [], []
     for section in sections:
-        by_name = {found.name: found for found in reversed(section.table.rows)}
-        cells = by_name[row.name].cells if row.name in by_name else {}
+        by_name = {found.name: found.cells for found in reversed(section.table.rows)}
+        cells, base = (by_name.get(name, {}) for name in (row.name, default))
         dice.append(cells.get("dice", Cell()))
         teacher.append(cells.get("teacher", Cell()))
-        differences.append(dice[-1].minus(by_name[default].cells["dice"]))
+        differences.append(dice[-1].minus(base.get("dice", Cell())))
     return Line(row, dice, teacher, differences)
 
 

@@ -240,8 +240,8 @@ def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root
     for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
         save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
     warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
-    [told] = [sentence for sentence in warnings if "look inverted; if they are, exchange black and white" in sentence]
-    assert told.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
+    [inverted] = [each for each in warnings if "look inverted; if they are, exchange black and white" in each]
+    assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
 
 
 def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):

@@ -70,9 +70,9 @@ def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, col
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
     table = comparison_table([*(p.parent for p in (collections / "Polyp").glob("*/results.json")), *extra])
     both = [Section("Polyp", table), sections[1]]
-    assert verdict(sweeps(both)["Teacher"], both) == (
-        "No row was run on all collections, so none is held against SAM-Fed (`samfed`)."
-    )
+    said = "No row was run on all collections, so none is held against SAM-Fed (`samfed`)."
+    assert verdict(sweeps(both)["Teacher"], both) == said
+    assert sweeps(both, "samfed", "only_polyp")["Teacher"][0].differences[1].mean is None, "nor against itself there"
 
 
 def test_another_default_is_taken_and_a_missing_one_is_refused(sections):
