@@ -32,7 +32,12 @@ LIGHT_RUN ?= runs/light
 LIGHT_SEEDS ?= 0,1,2
 LIGHT_JOBS ?= 2
 LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam,unadapted_sam
-LIGHT := --rounds 10 --local_steps 36 --overlays false
+# The default does not train the first layers of mobile_sam_fpn. Runs of before trained all, and those added to them must, too.
+ALL_LAYERS := --network_def\#frozen_stages 0
+LIGHT := --rounds 10 --local_steps 36 --overlays false $(ALL_LAYERS)
+# The bundles' own defaults; what SAM's masks add to self-training beside them.
+LIGHT_NOW := --rounds 10 --overlays false
+LIGHT_NOW_ROWS ?= samfed,dp_only,self_training
 # A hospital that took no part: Kvasir, and the first of four sites of skin. Of polyps ClinicDB is left, cut into two sites.
 LIGHT_UNSEEN_ROWS ?= samfed,dp_only
 LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
@@ -49,8 +54,8 @@ LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
 LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96
 LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
-# The default on polyps; sections beside it have half of the steps, as skin.
-LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false
+# The default's steps on polyps; sections beside it have half of them, as skin.
+LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false $(ALL_LAYERS)
 LIGHT_TWICE_ROWS ?= samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(or $(6),$(1)).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" $(if $(7),,--adapter "$(LIGHT_RUN)/$(1).safetensors") \
@@ -58,6 +63,8 @@ light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIG
 light-section = $(call section,$(1),light-$(2)$(5),make light SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(4) --seeds $(LIGHT_SEEDS) $(subst ",,$(3)))
 
 light: light-teachers
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_NOW),$(LIGHT_NOW_ROWS),-frozen)
+	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_NOW),$(LIGHT_NOW_ROWS),-frozen)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
@@ -143,12 +150,12 @@ kvasir-teacher = @test -f "$(KVASIR_RUN)/$(1).safetensors" || $(BIN)/samfed teac
 # $(1) collection $(2) seed $(3) images $(4) list $(5) options: a run; finished ones are kept
 kvasir-run = @test -f "$(KVASIR_RUN)/$(1)-$(2)/results.json" || $(BIN)/samfed federate samfed_$(1) --datalist "$(KVASIR_RUN)/$(4).json" \
     --data-root "$(3)" --adapter "$(KVASIR_RUN)/$(1).safetensors" --seed $(2) --overlays false $(5) --output-dir "$(KVASIR_RUN)/$(1)-$(2)"
-KVASIR_POLYP := --local_steps 48
-KVASIR_SKIN := --rounds 5 --local_steps 24 --unseen "['domain1']"
+KVASIR_POLYP := --local_steps 48 $(ALL_LAYERS)
+KVASIR_SKIN := --rounds 5 --local_steps 24 $(ALL_LAYERS) --unseen "['domain1']"
 
 # What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
 COMPRESSION_FORMS ?= float32 bfloat16 int8 32 16 8 4
-COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0
+COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0 $(ALL_LAYERS)
 compression: kvasir-list
 	$(weights)
 	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
@@ -208,8 +215,10 @@ quality-page: $(VENV)/.package
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
-	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
-	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder) \
+	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_NOW),$(LIGHT_NOW_ROWS),-frozen) \
+	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_NOW),$(LIGHT_NOW_ROWS),-frozen) \
+	    $(call light-section,Polyps with all layers trained,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
+	    $(call light-section,Skin with all layers trained,skin,$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder) \
 	    $(call light-section,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-section,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
 	    $(call light-section,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
@@ -221,7 +230,7 @@ light-page: $(VENV)/.package
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make light adds them."
 
 LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
-    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row, unless a section says otherwise; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
+    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters, its first layers as the adapted SAM has them where no frozen_stages 0 is given) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row, unless a section says otherwise; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
     --caveat "The teacher is fitted once, with one seed, and shared by all rows, unless a section says otherwise; its row is scored on its own soft masks, with the views that the store is filled with." \
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
@@ -236,8 +245,8 @@ account-files = --rows study/rows/account.rows.json --rows study/rows/masks.rows
 account-compare = @$(BIN)/samfed compare samfed_$(1) --rounds 10 --variants $(ACCOUNT_ROWS) $(call account-files,$(1)) --seeds $(ACCOUNT_SEEDS) \
     --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" \
     --adapter "$(LIGHT_RUN)/$(1).safetensors" --overlays false --output-dir "$(LIGHT_RUN)/$(1)-account" \
-    $(call record,account-$(1),$(LIGHT_RUN)/$(1)-account)
-account-section = $(call section,$(1),account-$(2),make account SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(ACCOUNT_ROWS) $(call account-files,$(2)) --seeds $(ACCOUNT_SEEDS) --rounds 10 --overlays false)
+    $(ALL_LAYERS) $(call record,account-$(1),$(LIGHT_RUN)/$(1)-account)
+account-section = $(call section,$(1),account-$(2),make account SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(ACCOUNT_ROWS) $(call account-files,$(2)) --seeds $(ACCOUNT_SEEDS) --rounds 10 --overlays false $(ALL_LAYERS))
 
 account: light-teachers
 	$(call account-compare,polyp,$(POLYP_DATA))
@@ -342,7 +351,7 @@ RELATED_SEEDS ?= 0,1,2
 RELATED_ROWS ?=
 RELATED_IMAGES := 96
 RELATED_STEPS := 24
-RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false
+RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false $(ALL_LAYERS)
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
 related-asks = $(filter $(1),$(subst $(comma), ,$(RELATED_PARTS)))

@@ -93,8 +93,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
             if key != _PLAIN:
                 index, _, name = key.partition(".")
                 state.setdefault(int(index), {})[name] = tensor
-        groups = [{**group, **_tuples(group)} for group in plain["groups"]]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
     except (KeyError, ValueError, TypeError) as error:
         expected = f"the state of this {type(optimizer).__name__}"
         raise refused("optimizer state", found=str(error), expected=expected) from error
@@ -117,10 +116,6 @@ def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
         if not all(all_finite(value) for value in moments if isinstance(value, torch.Tensor)):
             optimizer.state.clear()
             logger.warning("%s: the optimizer's moments were not finite and were forgotten", owner)
-
-
-def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) for name, value in group.items() if isinstance(value, list) and name != "params"}
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from samfed_monai.networks.catalogue import network_problems
 from samfed_monai.networks.input_size import batch_problems, size_problems
 from samfed_monai.networks.weights import encoder_weights_file
 from samfed_monai.protocol.guard import UpdateGuard
-from samfed_monai.protocol.strategy import Server, Strategy
+from samfed_monai.protocol.strategy import Server, Strategy, trained_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -209,9 +209,9 @@ class Participants:
         return not config.optional("images#weak_labels") if self.supervised else config.optional("oracle") is True
 
     def learned(self) -> frozenset[str]:
-        """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""
+        """Names of what is trained of the server's network; the rest is frozen, or running statistics and counters."""
         with own_random_state(0):  # nothing that is drawn here is used
-            return frozenset(name for name, _ in build_network(self.config, self.server_network).named_parameters())
+            return frozenset(trained_weights(build_network(self.config, self.server_network)))
 
     def costs(self) -> dict[str, dict[str, float]]:
         """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's

@@ -18,7 +18,7 @@ from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.privacy.rules import Privacy, forbidden_problems
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic
-from samfed_monai.protocol.strategy import WORDS
+from samfed_monai.protocol.strategy import WORDS, trained_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Allowed:
     Args:
         like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Soft masks must equal
             these to the bit. Messages without tensors (``metrics``) need no entry.
-        learned: names of the network's parameters; the rest of its state is running statistics and counters.
+        learned: names of what is trained; the rest of its state is frozen, or running statistics and counters.
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
         statistic: what the site measures of its images for others; ``None`` is nothing.
@@ -79,7 +79,7 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
 
     state = get_state_dict(network)
     shared = {name: state[name] for name in network_split(network, personal).shared}
-    learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
+    learned = frozenset(trained_weights(network))  # no noise in frozen layers, which nothing would train away
     return Allowed({Kind.WEIGHTS: shared}, learned=learned, momentum=_largest_momentum(network, shared))
 
 
