@@ -33,6 +33,8 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network",
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
 Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
 imported when they are asked for."""
+PYRAMIDS = ("mobile_sam_fpn", "lite0_fpn", "lite0_fpn_96", "lite0_fpn_small")
+"""Those whose coarsest features can be in groups."""
 
 
 def network_problems(name: str, where: str) -> list[Problem]:
@@ -42,9 +44,7 @@ def network_problems(name: str, where: str) -> list[Problem]:
         name: of the network.
         where: the place that names it, for the message.
     """
-    if name in CLIENT_NETWORKS:
-        return []
-    broken = brought("networks").broken
+    broken = {} if name in CLIENT_NETWORKS else brought("networks").broken
     return [broken[name]] if name in broken else one_of(where, name, CLIENT_NETWORKS)
 
 
@@ -102,6 +102,7 @@ def client_network(
         out_channels = outputs_of(classes)
     require(network_problems(name, "train.json -> network_name"))
     if feature_groups:
+        require(one_of("network_def#feature_groups -> network_name", name, PYRAMIDS))
         kwargs["feature_groups"] = feature_groups
     start = starts_from(name, weights)
     if frozen_stages is None and start is not None and takes_teacher(name):
@@ -159,8 +160,7 @@ def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
 def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
     from monai.networks.nets import FlexibleUNet
 
-    settings: dict[str, Any] = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
-    return require_intake(FlexibleUNet(in_channels, out_channels, **settings), multiple=32)
+    return require_intake(FlexibleUNet(in_channels, out_channels, **{"backbone": "resnet18", **kwargs}), multiple=32)
 
 
 @CLIENT_NETWORKS.register("basic_unet")

@@ -173,18 +173,18 @@ def test_features_can_be_grouped_and_a_network_without_groups_is_as_it_was(name)
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lite0_fpn", {"feature_groups": [4]}, "feature_groups: expected two whole numbers of 1 or more"),
-        ("lite0_fpn", {"feature_groups": [4, 0]}, "feature_groups: expected two whole numbers of 1 or more"),
-        ("lite0_fpn", {"feature_groups": [4.0, 2]}, "feature_groups: expected two whole numbers of 1 or more"),
-        ("basic_unet", {"feature_groups": [4, 2]}, "arguments that basic_unet takes, .* argument 'feature_groups'"),
-        ("deeplabv3plus_resnet18", {"frozen_stages": 2}, "arguments that deeplab.* argument 'frozen_stages'"),
-        ("mobile_sam_fpn", {"in_channels": 1}, "in_channels: expected 3: MobileSAM's trunk takes RGB, found 1"),
-        ("mobile_sam_fpn", {"frozen_stages": 5}, r"frozen_stages: expected one of \[0, 1, 2\], found 5"),
-        ("lite0_fpn", {"stages": 3}, r"stages: expected one of \[5, 4\], found 3"),
+        ("lite0_fpn", {"feature_groups": [4]}, "#feature_groups: expected two whole numbers of 1 or more"),
+        ("lite0_fpn", {"feature_groups": [4, 0]}, "#feature_groups: expected two whole numbers of 1 or more"),
+        ("lite0_fpn", {"feature_groups": [4.0, 2]}, "#feature_groups: expected two whole numbers of 1 or more"),
+        ("basic_unet", {"feature_groups": [4]}, "#feature_groups -> network_name: expected one of .*lite0_fpn.*found"),
+        ("deeplabv3plus_resnet18", {"frozen_stages": 2}, ": expected arguments that deeplab.* 'frozen_stages'"),
+        ("mobile_sam_fpn", {"in_channels": 1}, "#in_channels: expected 3: MobileSAM's trunk takes RGB, found 1"),
+        ("mobile_sam_fpn", {"frozen_stages": 5}, r"#frozen_stages: expected one of \[0, 1, 2\], found 5"),
+        ("lite0_fpn", {"stages": 3}, r"#stages: expected one of \[5, 4\], found 3"),
     ],
 )
 def test_an_argument_that_a_network_does_not_take_is_refused(name, options, message):
-    with pytest.raises(Refused, match=f"network_def.*{message}"):
+    with pytest.raises(Refused, match=f"network_def{message}"):
         client_network(name, **options)
 
 
