@@ -1,8 +1,9 @@
 """A step of the default against a plain PyTorch loop of the same passes: what handlers, guides and terms cost.
 
-The plain loop has the default's network, loss, optimizer and precision, and its batches, read beforehand: labelled
-images and strong views with gradient, the round's network on the weak views without, one backward pass. The same loop
-without the round's network says what that pass costs.
+The plain loop has the default's network, whose first layers are not trained, loss, optimizer and precision, and its
+batches, read beforehand: labelled images and strong views with gradient, the round's network on the weak views without,
+one backward pass. The same loop without the round's network says what that pass costs, and the default with all layers
+trained what is saved by leaving the first ones.
 """
 
 from __future__ import annotations
@@ -83,15 +84,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = prepare(Path(folder), images=options.batch * options.steps)
         settings |= {"image_size": options.size, "batch_size": options.batch, "local_steps": options.steps}
-        default = Training({**settings, "encoder_weights": None})
+        settings |= {"encoder_weights": None}
+        default, all_layers = (Training({**settings, "network_def#frozen_stages": stages}) for stages in (2, 0))
         same, without = (PlainLoop(default, steps=options.steps, guided=guided) for guided in (True, False))
         what = (
             f"mobile_sam_fpn, {options.size} px, {options.batch} labelled and {options.batch} unlabelled images: a step"
         )
-        times, of_round = timed(same, default), timed(without, same)
+        times, of_round, of_layers = timed(same, default), timed(without, same), timed(all_layers, default)
     figures = [
         Figure(f"{what} of the default against a plain loop of the same passes", times["ratio"], 1.05, details=times),
         Figure("that plain loop against one without the round's network", of_round["ratio"], details=of_round),
+        Figure("that step against one with all layers trained", of_layers["ratio"], 1.0, details=of_layers),
     ]
     record(__file__, figures)
 
