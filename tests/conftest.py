@@ -33,7 +33,8 @@ TESTS = Path(__file__).parent
 FLARE = TESTS / "flare"
 # Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
 FORKING = {
-    *(FLARE / "test_equality.py", TESTS / "config" / "test_workflow.py"),
+    *(FLARE / f"test_{name}.py" for name in ("equality", "plain_client", "spy", "submit")),
+    *(TESTS / "config" / "test_workflow.py", TESTS / "test_notebooks.py"),
     *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
 }
 # Whose tests look at the curves of runs.

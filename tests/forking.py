@@ -33,16 +33,19 @@ def forking() -> ForkServerContext:
     return context
 
 
-def start(work: Callable[..., Any], *arguments: Any, errors: Path | None = None) -> ForkServerProcess:
+def start(
+    work: Callable[..., Any], *arguments: Any, errors: Path | None = None, daemon: bool = True
+) -> ForkServerProcess:
     """Starts ``work(*arguments)`` in a process and a session of its own, with this one's environment and one thread.
 
     Args:
         work: a function of a module; the code of a ``SystemExit`` in it is the process's exit code.
         *arguments: for it, all picklable.
         errors: file of its standard error; ``None`` drops it.
+        daemon: whether it ends with this process, and has no process of ``multiprocessing`` itself.
     """
     process = forking().Process(
-        target=_run, args=(work, arguments, dict(os.environ), str(errors or os.devnull)), daemon=True
+        target=_run, args=(work, arguments, dict(os.environ), str(errors or os.devnull)), daemon=daemon
     )
     process.start()
     return process

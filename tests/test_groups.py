@@ -14,7 +14,7 @@ from tests.conftest import FLARE, FORKING, TESTS, group_of, pytest_collection_mo
 
 def test_a_file_is_a_group_but_for_those_that_fork() -> None:
     assert group_of(Path(__file__)) == __file__
-    forks = re.compile(r"\nfrom tests.forking import|\nfrom tests.flare.carried import .*in_both")
+    forks = re.compile(r"\nfrom tests.(forking|commands) import|\nfrom tests.flare.carried import .*in_both|\bforked\b")
     assert {path for path in TESTS.rglob("test_*.py") if forks.search(path.read_text())} == FORKING
     assert {group_of(path) for path in FORKING} == {"forking"}
 

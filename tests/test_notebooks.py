@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.cli.main import COMMANDS
-from tests.commands import forked_samfed
+from tests.commands import forked_commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
@@ -39,7 +39,7 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[
         text = text.replace(whole, part)
     book = nbformat.reads(text, as_version=4)
     client = nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}})
-    with forked_samfed() as commands:
+    with forked_commands() as commands:
         monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
         client.execute()
     told = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))

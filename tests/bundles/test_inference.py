@@ -116,13 +116,6 @@ def test_every_bad_image_is_told_at_once_and_fault_19_a_link_out_of_the_folder(m
     assert "found a link that leads out of the folder" in capsys.readouterr().err
 
 
-def test_single_images_and_patterns_have_masks_of_their_own_names(masks, model, made, tmp_path):
-    images = [str(made / "a.jpg"), str(made / "deep" / "**" / "*.jpg")]
-    assert main(["infer", "samfed_skin", *images, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "inference.json"}
-    assert (tmp_path / "out" / "b.png").read_bytes() == (masks / "deep" / "er" / "b.png").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -23,7 +23,7 @@ from samfed_monai.networks import KeySplit, network_split
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task
-from tests.federation.toys import ToyNet, copied, run_clients, run_toy, toy_algo, toy_weights
+from tests.federation.toys import ToyNet, copied, run_clients, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import leaks, server_files, wired
 
@@ -145,13 +145,6 @@ def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, wh
         needles = {name: [tensor.numpy().tobytes(), name.encode()] for name, tensor in state.items()}
         assert leaks(sent, server_files(folder), {name: needles[name] for name in stay if name in needles}) == []
         assert leaks(sent, [], {"0.weight": needles["0.weight"]}), "the spy sees what does travel"
-
-
-def test_nothing_personal_is_plain_fedavg_to_the_bit(tmp_path):
-    plain = run_toy(tmp_path / "plain", rounds=1)
-    parted = run(tmp_path / "parted", [], rounds=1)[0]
-    assert parted.models["last"]["sha256"] == plain.models["last"]["sha256"]
-    assert parted.models["last"]["sites"] == plain.models["last"]["sites"]
 
 
 def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(whole):

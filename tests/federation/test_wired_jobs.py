@@ -138,21 +138,18 @@ def test_a_server_names_every_site_and_none_of_its_paths(three_sites, tmp_path, 
         at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
 
 
-#: What a site keeps that no message has: its network, weights of others, or a part of the network.
-KEPT = {"hssf": "network.", "apple": "sharing.shares", "fedbn": ".adn.N."}
-
-
-def of_variant(variant: str) -> dict[str, Any]:
-    client = {**CLIENT, "local_steps": 1, **(UNLIKE if variant == "hssf" else {})}
-    return {"variant": variant, "train": client, "rounds": 2, "privacy": {"least_images": 1}}
+#: What a site keeps that no message has: weights of others, or a part of the network. Sites that keep a whole network
+#: are in ``flare/test_related.py``, and unlike ones in ``test_process_transport.py``.
+KEPT = {"apple": "sharing.shares", "fedbn": ".adn.N."}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*KEPT))
 def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
-    together = job(three_sites, tmp_path / "together", **of_variant(variant)).run()
+    options = {"variant": variant, "train": {**CLIENT, "local_steps": 1}, "rounds": 2, "privacy": {"least_images": 1}}
+    together = job(three_sites, tmp_path / "together", **options).run()
     homes = Homes(three_sites, tmp_path / "homes")
-    apart = at_server(three_sites, homes, tmp_path / "apart", **of_variant(variant)).run(homes)
+    apart = at_server(three_sites, homes, tmp_path / "apart", **options).run(homes)
     assert validate_results(apart) == []
     for part in ("sites", "average", "unseen", "networks", "exchange", "skipped"):
         assert apart[part] == together[part], part

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from ignite.engine import Events
 from monai.fl.utils.constants import ExtraItems
@@ -184,23 +182,3 @@ def run_toy(path: Path, *, rounds: int, sites: Sequence[str] = ("site-1", "site-
     """A whole federation on the toy bundle, as a user's job would run it."""
     clients = {site: toy_algo(site, output_dir=path / "evaluation") for site in sites}
     return run_clients(path, clients, start=toy_weights(), rounds=rounds, **options)
-
-
-@contextmanager
-def ended_after(round: int) -> Iterator[None]:
-    """Ends the run in the block once it has stored this round."""
-    write_round = RunFolder.write_round
-
-    class Enough(Exception):
-        pass
-
-    def write_and_end(self: RunFolder, *arguments: Any, **options: Any) -> dict[str, Any]:
-        stored = write_round(self, *arguments, **options)
-        if stored["round"] == round:
-            raise Enough
-        return stored
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "write_round", write_and_end)
-        with pytest.raises(Enough):
-            yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from samfed_monai.cli.main import main
 from samfed_monai.data import render_synthetic
 from samfed_monai.data.synthetic import CLASSES, render_volumes
+from tests.commands import forked_commands
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/flare" in str(item.path):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[None]:
+    """FLARE's processes, and those that they start, are forked from one that has torch and MONAI.
+
+    ``test_faults.py``, and a whole system in ``test_equality.py``, have processes that begin as everywhere.
+    """
+    with forked_commands() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(folder / "python"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 
 from samfed_monai.flare.local import write_site_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked")]
 
 RECIPE = """
 import shutil, sys

@@ -25,7 +25,7 @@ from tests.flare.toys import REPO
 from tests.privacy.spy import leaks, server_files
 from tests.privacy.test_spy import SITES, hospital, needles
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked")]
 __all__ = ["hospital"]
 CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False}
 

@@ -73,7 +73,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def system(two_sites, tmp_path_factory):
+def system(two_sites, forked, tmp_path_factory):
     """One system for all tests of this file, which follow each other: the later ones kill parts of it."""
     at = tmp_path_factory.mktemp("hospitals")
     poc = Poc(at / "system", SITES, port=free_port(), more_classes=["tests."])

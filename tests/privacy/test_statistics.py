@@ -16,7 +16,6 @@ from samfed_monai.privacy import (
     Privacy,
     ReleaseFilter,
     audit_table,
-    notes_on_statistics,
     privacy_account,
     read_audit,
     require_possible,
@@ -25,7 +24,6 @@ from samfed_monai.privacy import (
 from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
 from samfed_monai.protocol.statistics import with_statistics
-from tests.methods import needs
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
 OWN = {"windows": torch.tensor([[3.0, 4.0], [0.0, 0.5]])}
@@ -191,18 +189,6 @@ def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
     ):
         with pytest.raises(MessageRefused, match=problem):
             prototype_gate({"prototypes": rule})(Task.TRAIN, request(), prototypes())
-
-
-@needs("fedproto")
-def test_fedproto_says_so_and_can_be_forbidden():
-    from samfed_monai.config.variants import declared
-    from samfed_monai.methods.fedproto import Prototypes
-
-    method = declared(None, "fedproto")
-    require_possible(Privacy(), Prototypes(), method)
-    assert "one mean feature per class" in notes_on_statistics(Privacy(), Prototypes(), "fedproto")[0]
-    with pytest.raises(Refused, match="statistics#prototypes"):
-        require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
 
 
 def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
