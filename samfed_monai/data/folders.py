@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
@@ -297,14 +298,7 @@ def passed_over(
     return sentences
 
 
-NEAR_MISSES = {
-    "images": {"image", "img", "imgs", "picture", "pictures", "photo", "photos", "frames", "jpegimages", "original"},
-    "masks": {
-        *("mask", "label", "labels", "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt"),
-        *("groundtruth", "groundtruths", "annotation", "annotations", "lesions", "target", "targets", "maskimages"),
-        "labelstr",  # nnU-Net's
-    },
-}
+NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 _ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
+from samfed_monai.core.io import read_json
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
@@ -28,14 +29,7 @@ PICTURE, NIFTI, DICOM, VIDEO = "picture", "NIfTI volume", "DICOM object", "video
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
-_SYSTEM = frozenset(
-    """__macosx|.ds_store|.appledouble|.trashes|.trash|.fseventsd|.temporaryitems|.spotlight-v100|.documentrevisions-v100
-.apdisk|.volumeicon.icns|icon\r|network trash folder|$recycle.bin|recycler|recycled|system volume information
-thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|@eadir|@tmp|@recycle|@recently-snapshot|@appstore|#recycle
-#snapshot|.@__thumb|@sharebin|.snapshot|.snapshots|.zfs|~snapshot|lost+found|.directory|.nfs""".replace(
-        "\n", "|"
-    ).split("|")
-)
+_SYSTEM = frozenset(read_json(Path(__file__).with_name("system_names.json")))
 """What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
 

@@ -356,10 +356,7 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
     return _each_once(named, root, problems, hint)
 
 
-KNOWN = {
-    "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7": "isic_hssf",
-    "535b6a8e6333b47d6bb5f0e8d7fafd37cb9254966c8d522ce7c1498243b71ef3": "polyp_hssf",
-}
+KNOWN: dict[str, str] = _TABLES["lists"]
 """Names of HSSF's lists by their SHA-256."""
 COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
 PARTS = {
@@ -368,9 +365,7 @@ PARTS = {
     "val_list": Split.VALIDATION,
     "test_list": Split.TEST,
 }
-_LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
-_CLIENT = {"type": "object", "properties": _LISTS, "additionalProperties": False}
-PUBLISHED_SCHEMA = {"type": "object", "additionalProperties": _CLIENT}
+PUBLISHED_SCHEMA = read_json(Path(__file__).with_name("published.schema.json"))
 """What a published list looks like: parts, which are lists of file names, by client."""
 
 

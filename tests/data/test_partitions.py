@@ -97,11 +97,6 @@ def test_names_are_paths_files_or_stems_that_match_from_their_ends(tmp_path, row
     assert {image: of(image) for image in groups} == groups
 
 
-def test_an_image_that_rows_of_two_groups_match_equally_well_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
-        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
-
-
 def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
     groups = table(tmp_path, rows, "patient", volumes={})
@@ -127,7 +122,9 @@ def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path
     assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv that no image has, such as '2.png'"]
 
 
-def test_a_file_that_gives_no_image_a_group_is_refused_with_the_names_of_both_sides(tmp_path):
+def test_a_file_that_gives_no_image_a_group_or_one_two_alike_is_refused_with_the_names_of_both_sides(tmp_path):
+    with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
+        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
     rows = "id,group,empty\nfirst,,\nframe 7,x,\n"
     with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups of names like 'frame 7'; give"):
         table(tmp_path, rows).sentences(["a/7.png"])
