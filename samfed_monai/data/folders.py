@@ -190,7 +190,7 @@ def others_in(site: Path, kind: str = PICTURE) -> list[str]:
     if near := _near_masks(site, kind):
         advice = f"if it holds {name}'s masks, rename it to {name}/masks"
         said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
-    return [*said, *outside(site, [*folders, near or ""], kind)]
+    return [*said, *outside(site, [*folders, near or ""])]
 
 
 def _near_masks(site: Path, kind: str) -> str | None:
@@ -271,9 +271,7 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
     return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
 
 
-def passed_over(
-    root: Path, sites: Collection[str], *, output: str | Path | None = None, kind: str = PICTURE
-) -> list[str]:
+def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
     """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
 
     Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
@@ -282,16 +280,15 @@ def passed_over(
         root: folder of sites.
         sites: names of its subfolders that are sites.
         output: file that is to be written.
-        kind: of images, pictures or NIfTI volumes.
     """
     written = Path(output).resolve().parents if output is not None else ()
-    sentences = outside(root, _folders_in(root), kind)
+    sentences = outside(root, _folders_in(root))
     for folder in (root / name for name in _folders_in(root) if name not in sites):
         if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
-        for image in below(folder, kind)[:1]:
+        for image in below(folder)[:1]:
             near = near_miss(folder, "images")
-            hint = f"rename {folder.name}/{near}" if near else "unpack or move them"
+            hint = f"rename {folder.name}/{near}" if near else "unpack, convert or move them"
             place = "<site>" if folder.name == "images" else folder.name
             holds = f"{folder.name} holds images or archives, such as {relative(image, root)}, but no folder 'images'"
             sentences.append(f"{holds}, and was not read: if it is a site, {hint} to {place}/images")

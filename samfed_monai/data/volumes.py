@@ -476,7 +476,7 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
     inside = [site.name for site in sites.values()]
-    sentences = passed_over(root, inside, kind=NIFTI) if root not in sites.values() else []
+    sentences = passed_over(root, inside) if root not in sites.values() else []
     for called, site in sites.items():
         with problems.collected():
             found, lonely = match_masks(site, root, "", NIFTI)
