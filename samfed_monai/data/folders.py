@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,6 +112,25 @@ def site_folders(root: Path) -> dict[str, Path]:
 def sites_in(root: Path) -> dict[str, Path]:
     """Folders with ``images``: those in the root, or, where there is none, the root itself, a single site's own."""
     return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
+
+
+def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
+    """Classes that have another value in the ``dataset.json`` (nnU-Net's) of the root or of a site.
+
+    Args:
+        root: folder of sites, or one site's own.
+        values: of each class in masks.
+    """
+    problems, hint = Problems(), "give --classes in the order of the values there, or --label for each, all sites alike"
+    known = {name.casefold(): value for name, value in values.items()}
+    for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
+        with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # none, or another program's
+            for key, value in read_json(path)["labels"].items():
+                name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
+                if (wanted := known.get(normal(name).casefold(), number)) != number:
+                    expected = f"{wanted}, as of the classes {', '.join(values)}"
+                    problems.add(f"{path} -> labels#{key}", found=f"{number} for {name}", expected=expected, hint=hint)
+    return list(problems)
 
 
 def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:

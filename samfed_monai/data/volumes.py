@@ -27,6 +27,7 @@ from samfed_monai.data.folders import (
     lonely_sentence,
     mask_stem,
     match_masks,
+    other_values,
     others_in,
     passed_over,
     relative,
@@ -386,6 +387,7 @@ def cut_nifti(
         found, expected = f"the values {', '.join(map(str, labels))}", "each value once, and none 0, the background's"
         problems.add("--label", found=found, expected=expected)
     volumes, sentences = _volumes_below(root, slices, problems)
+    problems.extend(other_values(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
     left_out, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()

@@ -354,6 +354,12 @@ def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tm
         with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {told}"):
             cut_nifti(tmp_path / "in", tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
+    named, found = tmp_path / "in/a/dataset.json", r"a/dataset.json -> labels#{}: expected 7, as .*, found 2 for spleen"
+    for text, place in (('{"Liver": 1, "spleen": 2}', "spleen"), ('{"0": "background", "2": "spleen"}', "2")):
+        named.write_text(f'{{"labels": {text}}}')
+        with pytest.raises(Refused, match=f"1 problem\n  - .*{found.format(place)}; give --classes in"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
+    named.write_text('["another program\'s"]')
     cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
 
 
