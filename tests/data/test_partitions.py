@@ -120,6 +120,8 @@ def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path
     assert lacking == "3 of 8 images have no group in g.csv"
     assert several.startswith("2 names are in g.csv without a folder, and of several images each, such as '1': all of")
     assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv that no image has, such as '2.png'"]
+    [sentence] = table(tmp_path, "id,group\n1,N/A\n2,na\n3,x\n").sentences(["1.png", "2.png", "3.png"])
+    assert sentence.startswith("2 images have groups that may mean none, such as 'N/A', and stay together")
 
 
 def test_a_file_that_gives_no_image_a_group_or_one_two_alike_is_refused_with_the_names_of_both_sides(tmp_path):
