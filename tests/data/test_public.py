@@ -50,8 +50,9 @@ def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well
     ones = find_polyps(tmp_path).sites["CVC-ClinicDB"]
     assert [one.image.split("/")[1] for one in ones] == ["PNG", "PNG", "PNG", "more"]
     assert "1 image of CVC-ClinicDB/more/Original left out, called as others there" in caplog.text
-    save(tmp_path / "CVC-ClinicDB/more/Original/26.tif", picture(1))
-    with pytest.raises(Refused, match=r"more/Original/26\.tif: expected one image of each name, found another"):
+    for image in ("more/Original/26.tif", "TIF/Original/1.tif"):
+        save(tmp_path / "CVC-ClinicDB" / image, picture(1))
+    with pytest.raises(Refused, match=r"2 problems.*\n.*: expected one image of each name, found another image than"):
         find_polyps(tmp_path)
 
 
