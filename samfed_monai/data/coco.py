@@ -144,25 +144,7 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         yield f"area {area:g}", f"about {number} pixels, as its outline has"
 
 
-_ID: dict[str, Any] = {"type": ["number", "string"], "multipleOf": 1, "pattern": r"\S", "description": "an id"}
-_SIDE = {"type": "number", "exclusiveMinimum": 0, "multipleOf": 1, "description": "pixels"}
-
-
-def _entries(*optional: str, **properties: Any) -> dict[str, Any]:
-    required = [name for name in properties if name not in optional]
-    item = {"type": "object", "required": required, "properties": properties}
-    return {"type": "array", "items": item, "description": "a list of COCO's object annotations"}
-
-
-COCO_SCHEMA = {
-    "type": "object",
-    "required": ["images", "annotations", "categories"],
-    "properties": {
-        "images": _entries(id=_ID, file_name={"type": "string"}, height=_SIDE, width=_SIDE),
-        "annotations": _entries("id", id={**_ID, "type": [*_ID["type"], "null"]}, image_id=_ID, category_id=_ID),
-        "categories": _entries(id=_ID),
-    },
-}
+COCO_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("coco.schema.json"))
 """What is read of a COCO file."""
 
 

@@ -185,7 +185,7 @@ def _name_problems(name: str, where: str) -> list[Problem]:
     if not SITE_NAME.fullmatch(name) or unsafe(name):
         hint = "rename the site: its name becomes a folder, and a value of the configuration"
         return [Problem(where, repr(name), "a name without slashes, or one of . @ $ % in front", hint)]
-    hint = "rename the site, or its folder: the server is called so"
+    hint = f"if its images are the public ones, give --public {name}; otherwise rename it: the server is called so"
     return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
 

@@ -27,16 +27,13 @@ _SYNTAXES: dict[Any, str] = {
     (False, False): "1.2.840.10008.1.2.2",
 }
 """Of objects without file meta information: uncompressed, by implicit VR and little endian."""
+_STARTS = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # of a frame of JPEG, JPEG-LS or JPEG 2000
 _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
 """Storage classes of what is laid out in rows but is no image: parametric maps, spectra, segmentations, doses."""
 
 
 class _NotUnderstood(ValueError):
-    """What is wrong with an object, for a refusal that names its file."""
-
-    def __init__(self, found: str, expected: str, hint: str) -> None:
-        super().__init__(found)
-        self.found, self.expected, self.hint = found, expected, hint
+    """What is wrong with an object, for a refusal that names its file: found, expected and hint."""
 
 
 def _wrong(
@@ -132,7 +129,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     except InvalidDicomError:
         raise refused(path, "a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
     except _NotUnderstood as error:
-        raise refused(path, error.found, error.expected, error.hint) from None
+        raise refused(path, *error.args) from None
     except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
         found = f"a header that cannot be read ({failure_of(error)})"
         raise refused(path, found, "a DICOM image", "export the image anew") from None
@@ -166,6 +163,7 @@ def _check(content: Any) -> None:
 
 def _decoded(content: Any) -> NDArray[Any]:
     """(N, H, W) of grey values and palettes, (N, H, W, 3) of RGB, which YCbCr becomes, too; without unused bits."""
+    from pydicom.encaps import generate_fragmented_frames
     from pydicom.pixels import get_decoder, pixel_array
 
     syntax = content.file_meta.get("TransferSyntaxUID")
@@ -191,9 +189,12 @@ def _decoded(content: Any) -> NDArray[Any]:
     size = (content.Rows, content.Columns, content.SamplesPerPixel)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
-    wanted = int(content.get("NumberOfFrames") or 1)
-    if len(frames) != wanted:
-        raise _wrong("NumberOfFrames", wanted, f"{len(frames)}, as the pixels are")
+    wanted, there = int(content.get("NumberOfFrames") or 1), len(frames)
+    if wanted == 1 and syntax.is_compressed:  # without offsets, pydicom takes all fragments for those of the first
+        fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
+        there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
+    if there != wanted:
+        raise _wrong("NumberOfFrames", wanted, f"{there}, as the pixels are")
     return frames
 
 

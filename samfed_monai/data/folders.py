@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
@@ -112,6 +114,25 @@ def sites_in(root: Path) -> dict[str, Path]:
     return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
 
 
+def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
+    """Classes that have another value in the ``dataset.json`` (nnU-Net's) of the root or of a site.
+
+    Args:
+        root: folder of sites, or one site's own.
+        values: of each class in masks.
+    """
+    problems, hint = Problems(), "give --classes in the order of the values there, or --label for each, all sites alike"
+    known = {name.casefold(): value for name, value in values.items()}
+    for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
+        with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # none, or another program's
+            for key, value in read_json(path)["labels"].items():
+                name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
+                if (wanted := known.get(normal(name).casefold(), number)) != number:
+                    expected = f"{wanted}, as of the classes {', '.join(values)}"
+                    problems.add(f"{path} -> labels#{key}", found=f"{number} for {name}", expected=expected, hint=hint)
+    return list(problems)
+
+
 def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
     """What each site's folder holds.
 
@@ -189,7 +210,7 @@ def others_in(site: Path, kind: str = PICTURE) -> list[str]:
     if near := _near_masks(site, kind):
         advice = f"if it holds {name}'s masks, rename it to {name}/masks"
         said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
-    return [*said, *outside(site, [*folders, near or ""], kind)]
+    return [*said, *outside(site, [*folders, near or ""])]
 
 
 def _near_masks(site: Path, kind: str) -> str | None:
@@ -270,9 +291,7 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
     return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
 
 
-def passed_over(
-    root: Path, sites: Collection[str], *, output: str | Path | None = None, kind: str = PICTURE
-) -> list[str]:
+def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
     """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
 
     Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
@@ -281,30 +300,22 @@ def passed_over(
         root: folder of sites.
         sites: names of its subfolders that are sites.
         output: file that is to be written.
-        kind: of images, pictures or NIfTI volumes.
     """
     written = Path(output).resolve().parents if output is not None else ()
-    sentences = outside(root, _folders_in(root), kind)
+    sentences = outside(root, _folders_in(root))
     for folder in (root / name for name in _folders_in(root) if name not in sites):
         if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
-        for image in below(folder, kind)[:1]:
+        for image in below(folder)[:1]:
             near = near_miss(folder, "images")
-            hint = f"rename {folder.name}/{near}" if near else "unpack or move them"
+            hint = f"rename {folder.name}/{near}" if near else "unpack, convert or move them"
             place = "<site>" if folder.name == "images" else folder.name
             holds = f"{folder.name} holds images or archives, such as {relative(image, root)}, but no folder 'images'"
             sentences.append(f"{holds}, and was not read: if it is a site, {hint} to {place}/images")
     return sentences
 
 
-NEAR_MISSES = {
-    "images": {"image", "img", "imgs", "picture", "pictures", "photo", "photos", "frames", "jpegimages", "original"},
-    "masks": {
-        *("mask", "label", "labels", "seg", "segs", "segmentation", "segmentations", "segmentationclass", "gt"),
-        *("groundtruth", "groundtruths", "annotation", "annotations", "lesions", "target", "targets", "maskimages"),
-        "labelstr",  # nnU-Net's
-    },
-}
+NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
 """Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 _ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"

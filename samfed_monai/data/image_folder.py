@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
+from samfed_monai.core.io import read_json
 from samfed_monai.core.own_process import usable_cores
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
@@ -24,18 +25,11 @@ logger = logging.getLogger(__name__)
 counted_only = logging.getLogger(f"{__name__}.not_read")
 """Reports files that were not read; a caller that reads them in another way mutes it."""
 
-PICTURE, NIFTI, DICOM, VIDEO = "picture", "NIfTI volume", "DICOM object", "video"
+IMAGES = (PICTURE, NIFTI, DICOM, VIDEO) = "picture", "NIfTI volume", "DICOM object", "video"
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
-_SYSTEM = frozenset(
-    """__macosx|.ds_store|.appledouble|.trashes|.trash|.fseventsd|.temporaryitems|.spotlight-v100|.documentrevisions-v100
-.apdisk|.volumeicon.icns|icon\r|network trash folder|$recycle.bin|recycler|recycled|system volume information
-thumbs.db|ehthumbs.db|ehthumbs_vista.db|desktop.ini|@eadir|@tmp|@recycle|@recently-snapshot|@appstore|#recycle
-#snapshot|.@__thumb|@sharebin|.snapshot|.snapshots|.zfs|~snapshot|lost+found|.directory|.nfs""".replace(
-        "\n", "|"
-    ).split("|")
-)
+_SYSTEM = frozenset(read_json(Path(__file__).with_name("system_names.json")))
 """What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
 
@@ -113,23 +107,23 @@ RESULTS = frozenset({"run.json", "results.json", "compare.json"})
 """Files by which a folder of runs is known: the pictures in it are results."""
 
 
-def below(folder: Path, kind: str = PICTURE) -> list[Path]:
-    """Images of a kind below a folder, and archives that have no folder of their name beside them; none of runs."""
-    found, images = list[Path](), tuple(SUFFIXES) if kind == PICTURE else NIFTI_SUFFIXES
+def below(folder: Path) -> list[Path]:
+    """Images of every kind below a folder, and archives with no folder of their name beside them; none of runs."""
+    found = list[Path]()
     for place, folders, files in os.walk(folder):
         if RESULTS.intersection(files):
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not is_left_out(name))
-        for name in sorted(name for name in files if not is_left_out(name)):
-            packed = PurePath(name).suffix.lower() in ARCHIVES and PurePath(name).stem not in folders
-            found += [Path(place, name)] if packed or name.lower().endswith(images) else []
+        for path in (Path(place, name) for name in sorted(files) if not is_left_out(name)):
+            packed = path.suffix.lower() in ARCHIVES and path.stem not in folders
+            found += [path] if packed or kind_of(path) in IMAGES else []
     return found
 
 
-def outside(folder: Path, read: Collection[str], kind: str = PICTURE) -> list[str]:
+def outside(folder: Path, read: Collection[str]) -> list[str]:
     """A sentence on what :func:`below` finds in a folder, but not in those of its folders that are read; or none."""
-    found = [each for path in below(folder, kind) if (each := path.relative_to(folder)).parts[0] not in read]
+    found = [each for path in below(folder) if (each := path.relative_to(folder)).parts[0] not in read]
     who = counted(len(found), "image or archive", "images or archives") + " beside the folders that are read"
     return [f"{folder.resolve().name}: {who}, such as {found[0].as_posix()}, left out"] if found else []
 

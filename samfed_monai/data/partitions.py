@@ -422,13 +422,15 @@ class Groups:
         return (groups.pop() or None) if groups else None
 
     def sentences(self, images: Iterable[str]) -> list[str]:
-        """Sentences on images without a group, on names without folders that several images have, and on those of none.
+        """Sentences on images without a group, or with one that may mean none, on names without folders that several
+        images have, and on those of none.
 
         Raises:
             Refused: not one of the images has a group.
         """
         images = sorted(set(images))
-        lacking = [image for image in images if self.of(image) is None]
+        groups = {image: self.of(image) for image in images}
+        lacking = [image for image, group in groups.items() if group is None]
         if images and len(lacking) == len(images):
             named = [name for name, group in self.rows if group]
             found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
@@ -442,6 +444,11 @@ class Groups:
         alike = "without a folder, and of several images each, such as {}: all of them have that row's group"
         notes = ((several, f"{alike}; give paths to tell them apart"), (none, "that no image has, such as {}"))
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
+        if unsure := [group for group in groups.values() if group and group.casefold() in UNSURE]:
+            stay = "have groups that may mean none, such as"
+            sentences.append(
+                f"{len(unsure)} images {stay} {unsure[0]!r}, and stay together: leave them empty if they do"
+            )
         for names, what in notes:
             who = counted(len(names), "name is", "names are")
             sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
@@ -452,6 +459,8 @@ NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "file
 """Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
 NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
 """Values that mean no group: what pandas, R, databases and Excel write where a value is missing."""
+UNSURE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown", "missing", "-", "?", "."})
+"""Groups, in small letters, that mean none in some tables and are a patient's name in others."""
 _WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number

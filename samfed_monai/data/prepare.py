@@ -19,7 +19,7 @@ from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey,
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
-from samfed_monai.data.folders import Found, declare_kinds, find_folders, without_mask
+from samfed_monai.data.folders import Found, declare_kinds, find_folders, other_values, without_mask
 from samfed_monai.data.partitions import (
     Groups,
     Places,
@@ -363,6 +363,7 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
     others = [*folders.caveats, *caveats]
     others += [] if asked or options.groups or options.test_only else _of_one_name(found)
+    wrong += other_values(root, {name: value for value, name in enumerate(options.classes, start=1)})
     return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
 
 

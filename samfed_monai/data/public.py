@@ -207,7 +207,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
     """
     places = _folders(folder)
     sites: dict[str, list[Found]] = {}
-    used, apart = dict[tuple[str, str, str], str](), list[Path]()
+    used, copies, apart = dict[tuple[str, str, str], str](), dict[str, str](), list[Path]()
     for pairing in (*collection.pairings, PLAIN):
         if sites and not pairing.site:
             break
@@ -221,13 +221,14 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             found, lonely = _pair(images, masks, pairing, collection, root, site, group)
             keys = {one.image: (site, group, stem(one.image).lstrip("0")) for one in found}
             if again := {image: used[key] for image, key in keys.items() if key in used}:
-                _require_copies(again, root)  # the same images once more, as PNG beside TIF
+                copies |= again  # the same images once more, as PNG beside TIF
                 who = counted(len(again), "image")
                 logger.info("%s: %s of %s left out, called as others there", site, who, relative(images, root))
             if fresh := [one for one in found if one.image not in again]:
                 apart += lonely
                 used |= {keys[one.image]: one.image for one in fresh}
                 sites.setdefault(site, []).extend(fresh)
+    _require_copies(copies, root)
     if not sites:
         hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
         found_here = f"the folders {[relative(path, folder) for path in places[1:6]]}"
@@ -237,16 +238,18 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
 
 
 def _require_copies(again: Mapping[str, str], root: Path) -> None:
-    """Refuses an image that is called as another one, by which it is given here, and does not look like it.
+    """Refuses images that are called as others, by which they are given here, and do not look like them.
 
     Format and size are not looked at. Files that cannot be decoded are named when the list is checked.
     """
+    problems, hint = Problems(), "rename the files of one of the two folders"
     for names in again.items():
         with suppress(Unreadable):
             small = [Image.fromarray(read_image(root / each)).resize((16, 16), Image.Resampling.BOX) for each in names]
             if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > UNLIKE:
-                hint = "rename the files of one of the two folders"
-                raise refused(names[0], f"another image than {names[1]}", "one image of each name", hint)
+                found, expected = f"another image than {names[1]}", "one image of each name"
+                problems.add(names[0], found=found, expected=expected, hint=hint)
+    problems.refuse_if_any()
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -356,10 +359,7 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
     return _each_once(named, root, problems, hint)
 
 
-KNOWN = {
-    "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7": "isic_hssf",
-    "535b6a8e6333b47d6bb5f0e8d7fafd37cb9254966c8d522ce7c1498243b71ef3": "polyp_hssf",
-}
+KNOWN: dict[str, str] = _TABLES["lists"]
 """Names of HSSF's lists by their SHA-256."""
 COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
 PARTS = {
@@ -368,9 +368,7 @@ PARTS = {
     "val_list": Split.VALIDATION,
     "test_list": Split.TEST,
 }
-_LISTS = {part: {"type": "array", "items": {"type": "string", "description": "a file name"}} for part in PARTS}
-_CLIENT = {"type": "object", "properties": _LISTS, "additionalProperties": False}
-PUBLISHED_SCHEMA = {"type": "object", "additionalProperties": _CLIENT}
+PUBLISHED_SCHEMA = read_json(Path(__file__).with_name("published.schema.json"))
 """What a published list looks like: parts, which are lists of file names, by client."""
 
 

@@ -488,14 +488,7 @@ SCANNERS = {"ct": CT, "mr": MR}
 """Scanners of the sites; the public volumes are of both, in turn."""
 
 
-PARTS = (
-    (1, (0.0, 0.0, 0.0), (0.9, 0.78, 9.0)),
-    (2, (0.0, 0.0, 0.0), (0.78, 0.66, 9.0)),
-    (3, (0.0, 0.46, 0.0), (0.13, 0.13, 9.0)),
-    *((4, (across, -0.25, along), (0.14, 0.14, 0.4)) for across, along in ((-0.2, -0.5), (0.15, 0.0), (0.0, 0.6))),
-    (5, (-0.45, 0.2, -0.1), (0.2, 0.28, 0.65)),
-    (6, (0.48, 0.0, 0.1), (0.2, 0.36, 0.65)),
-)
+PARTS = read_json(Path(__file__).with_name("synthetic_organs.json"))
 """Ellipsoids of fat, muscle, bone, gut, kidney and spleen: tissue, centre, half axes, in half sides of the volume."""
 
 

@@ -27,6 +27,7 @@ from samfed_monai.data.folders import (
     lonely_sentence,
     mask_stem,
     match_masks,
+    other_values,
     others_in,
     passed_over,
     relative,
@@ -386,6 +387,7 @@ def cut_nifti(
         found, expected = f"the values {', '.join(map(str, labels))}", "each value once, and none 0, the background's"
         problems.add("--label", found=found, expected=expected)
     volumes, sentences = _volumes_below(root, slices, problems)
+    problems.extend(other_values(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
     left_out, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
@@ -476,7 +478,7 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
     """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
     inside = [site.name for site in sites.values()]
-    sentences = passed_over(root, inside, kind=NIFTI) if root not in sites.values() else []
+    sentences = passed_over(root, inside) if root not in sites.values() else []
     for called, site in sites.items():
         with problems.collected():
             found, lonely = match_masks(site, root, "", NIFTI)

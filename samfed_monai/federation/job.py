@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samfed_monai.config.ids import check_override_ids
 from samfed_monai.config.options import pairs_for_monai
 from samfed_monai.config.overrides import normal_ids
-from samfed_monai.config.parse import BundleConfig
+from samfed_monai.config.parse import COMMAND_LINE, BundleConfig
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import training_values_of_command, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import other_classes
-from samfed_monai.federation.participants import Participants, dry_run
+from samfed_monai.federation.participants import NETWORK, Participants, dry_run
 from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
@@ -139,6 +141,10 @@ class FederatedJob:
             **paths,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
+        training = of_train | train_paths
+        all_training = [training, *({**training, **own, **there} for own, there in choices.values())]
+        found = [each for values in all_training for each in _unknown(self.places, "train", values, variant)]
+        require(dict.fromkeys([*found, *_unknown(self.places, "teacher", of_teacher | teacher_paths)]))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """Runs what is left to do and writes ``results.json``.
@@ -156,6 +162,16 @@ class FederatedJob:
             Stopped: half-way, with the last complete round kept.
         """
         return Run(self.plan, self.places).run(transport)
+
+
+def _unknown(places: Places, workflow: str, given: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
+    """Values for ids that the bundle does not have, which the run would pass over."""
+    values = {name: value for name, value in given.items() if name != NETWORK}
+    config = BundleConfig.of_workflow(places.bundle_root, workflow, values, variant=variant)
+    for problem in check_override_ids(config, at_once=True):
+        layer, _, name = problem.where.partition(" -> ")
+        if layer == COMMAND_LINE:
+            yield replace(problem, where=f"FederatedJob -> {name}")
 
 
 class JobCheck(NamedTuple):

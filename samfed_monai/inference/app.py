@@ -33,7 +33,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from samfed_monai.core.errors import Refused, SamFedError, name_problems, refused
-from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, VIDEO, is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import DICOM, IMAGES, NIFTI, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.inference.predictor import Predictor
@@ -43,7 +43,6 @@ from samfed_monai.reports.style import environment
 logger = logging.getLogger(__name__)
 
 ADDRESS, PORT = "127.0.0.1", 7860
-READ = (PICTURE, NIFTI, DICOM, VIDEO)
 LARGEST = 4 * 2**30
 """Bytes of one file."""
 KEPT = 8
@@ -105,8 +104,8 @@ class Drop:
 
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
         found = walk(self.given)
-        report_not_read("left out", found, READ)
-        read = [path for kind in READ for path in found.get(kind, ())]
+        report_not_read("left out", found, IMAGES)
+        read = [path for kind in IMAGES for path in found.get(kind, ())]
         paths = [str(path) for path in read or self.given.iterdir()]
         places = {"overlays": "outlines", "areas": "areas.csv", "page": "looks.html"}
         if DICOM in found and not require_highdicom():

@@ -83,7 +83,7 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
             names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
             position, turned, sides, thick = (numbers_of(header, name) for name in names)
         except ValueError as error:
-            raise _refused(header, str(error), "the place of the slice", _INSTEAD) from None
+            raise _refused(header, error.args[0], "the place of the slice", _INSTEAD) from None
         if _placed(header) and (len(position), len(turned)) == (3, 6):
             same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
             key = (*(header.get(name) for name in same), *(round(value, 4) for value in (*turned, *sides, *thick)))

@@ -117,6 +117,8 @@ def test_synthetic(tmp_path):
 
 def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
     sites(tmp_path, "a", "b", images=2, masks=2)
+    with pytest.raises(Refused, match="found 'public'; if its images are the public ones, give --public public;"):
+        run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report")
     run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
     run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
     assert f"b: {tmp_path / 'lists' / 'b.json'}" in capsys.readouterr().out

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.dicom import no_image, numbers_of, read_object
 from samfed_monai.data.volumes import read_slices
+from tests.data.making import jpeg
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
 
 VL_PHOTO, SEG, SR, SPECTRUM = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11", "4.2"))
-LITTLE, BIG, MPEG4 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.102"
+LITTLE, BIG, JPEG, MPEG4 = (f"1.2.840.10008.1.2.{end}" for end in ("1", "2", "4.50", "4.102"))
 
 
 def item(**elements: Any) -> Any:
@@ -222,14 +224,22 @@ def test_what_is_not_understood_is_refused_by_its_tag(tmp_path: Path, elements: 
         read_slices(made(tmp_path, row(0, 1, 2), **elements))
 
 
-def test_compressed_pixels_without_a_decoder_are_refused_by_their_encoding(tmp_path: Path) -> None:
-    path = made(tmp_path, row(0, 1))
-    content = pydicom.dcmread(path)
-    content.file_meta.TransferSyntaxUID = MPEG4
-    content.PixelData = pydicom.encaps.encapsulate([bytes(8)])
+def test_compressed_pixels_need_a_decoder_and_as_many_frames_as_are_said(tmp_path: Path) -> None:
+    path = made(tmp_path, np.zeros((8, 8), np.uint8), NumberOfFrames=1)
+    content, frames = pydicom.dcmread(path), [jpeg(Image.new("L", (8, 8), grey)) for grey in (10, 200)]
+    for syntax, there, offsets, told in (
+        (MPEG4, [bytes(8)], True, r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"),
+        (JPEG, frames, True, "expected 2, as the pixels are, found NumberOfFrames"),
+        (JPEG, frames, False, "expected 2, as the pixels are, found NumberOfFrames"),  # not one frame of four fragments
+    ):
+        content.file_meta.TransferSyntaxUID = syntax
+        content.PixelData = pydicom.encaps.encapsulate(there, fragments_per_frame=2, has_bot=offsets)
+        content.save_as(path)
+        with pytest.raises(Refused, match=told):
+            read_slices(path)
+    content.PixelData = pydicom.encaps.encapsulate(frames[:1], fragments_per_frame=2, has_bot=False)
     content.save_as(path)
-    with pytest.raises(Refused, match=r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"):
-        read_slices(path)
+    assert read_slices(path).pictures.shape == (1, 8, 8, 3)
 
 
 def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) -> None:

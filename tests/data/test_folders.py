@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_bytes
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.folders import Found, find_folders, match_masks, near_miss, passed_over, renaming
@@ -136,7 +137,7 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
     drawn(tmp_path, "hospital/1.png", "public/1.png")
     told = {
         name: f"{name} holds images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
-        f"if it is a site, unpack or move them to {name}/images"
+        f"if it is a site, unpack, convert or move them to {name}/images"
         for name in ("hospital", "public")
     }
     start = "expected images, found no such folder; "
@@ -156,11 +157,14 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
 def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "hospital_c/img/deep/1.jpg", "hospital_d/Images/1.png", "hospital_e/2.png", "hospital_e/1.png")
+    for name in ("hospital_f/1.2.3", "hospital_g/1.nii", "hospital_h/1.mp4"):  # a DICOM object by its content
+        write_bytes(tmp_path / name, bytes(128) + b"DICM")
     holds, unless = "holds images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
     hints = {"c/img/deep/1.jpg": "rename hospital_c/img", "d/Images/1.png": "rename hospital_d/Images"}
+    others = dict.fromkeys(["e/1.png", "f/1.2.3", "g/1.nii", "h/1.mp4"], "unpack, convert or move them")
     assert passed_over(tmp_path, ["a"]) == [
         f"hospital_{first[0]} {holds} hospital_{first}, {unless} {hint} to hospital_{first[0]}/images"
-        for first, hint in {**hints, "e/1.png": "unpack or move them"}.items()
+        for first, hint in {**hints, **others}.items()
     ]
     with pytest.raises(Refused, match=rf"found only 'a'; hospital_c {holds} hospital_c/img/deep/1\.jpg"):
         find_folders(tmp_path, public="a")
@@ -231,17 +235,6 @@ def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
         save(tmp_path / "b" / "images" / f"{number}.png", picture(number).convert("L"))
         save(tmp_path / "b" / "masks" / f"{number}.png", disc())
     assert len(prepare_folders(tmp_path / "b", options(tmp_path, test_only=True)).datalist.sites["b"].test) == 2
-
-
-def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root, tmp_path):
-    lesion = np.array(disc())
-    half = np.zeros_like(lesion)
-    half[:, :16] = 255
-    for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
-        save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
-    warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
-    [inverted] = [each for each in warnings if "look inverted; if they are, exchange black and white" in each]
-    assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
 
 
 def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):

@@ -97,11 +97,6 @@ def test_names_are_paths_files_or_stems_that_match_from_their_ends(tmp_path, row
     assert {image: of(image) for image in groups} == groups
 
 
-def test_an_image_that_rows_of_two_groups_match_equally_well_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
-        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
-
-
 def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
     groups = table(tmp_path, rows, "patient", volumes={})
@@ -125,9 +120,13 @@ def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path
     assert lacking == "3 of 8 images have no group in g.csv"
     assert several.startswith("2 names are in g.csv without a folder, and of several images each, such as '1': all of")
     assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv that no image has, such as '2.png'"]
+    [sentence] = table(tmp_path, "id,group\n1,N/A\n2,na\n3,x\n").sentences(["1.png", "2.png", "3.png"])
+    assert sentence.startswith("2 images have groups that may mean none, such as 'N/A', and stay together")
 
 
-def test_a_file_that_gives_no_image_a_group_is_refused_with_the_names_of_both_sides(tmp_path):
+def test_a_file_that_gives_no_image_a_group_or_one_two_alike_is_refused_with_the_names_of_both_sides(tmp_path):
+    with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
+        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
     rows = "id,group,empty\nfirst,,\nframe 7,x,\n"
     with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups of names like 'frame 7'; give"):
         table(tmp_path, rows).sentences(["a/7.png"])

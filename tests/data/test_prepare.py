@@ -247,15 +247,6 @@ def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
         prepare_isic(tmp_path / "isic", options(tmp_path, sites="folder"))
 
 
-def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
-    root = shutil.copytree(isic, tmp_path / "isic")
-    next(root.glob("*Test_Part1*/*_0000015_segmentation.png")).unlink()
-    next(root.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
-    with pytest.raises(Refused, match="2 problems") as caught:
-        prepare_isic(root, options(tmp_path, public="ISIC-2017_Test_Data"))
-    assert "ISIC_0000015.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
-
-
 def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic, caplog):
     root = tmp_path / "zipped"
     for name in ("all", "part/more"):
@@ -345,15 +336,18 @@ def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
             prepare_polyp(tmp_path / "data", options(tmp_path, public=public))
     made = prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen-C1", test=0.4))
     assert list(made.datalist.sites) == [*(f"PolypGen-C{n}" for n in range(2, 7)), "PolypGen-sequences"]
-
-
-def test_a_single_collection_has_no_site_beside_it(tmp_path):
-    polyp_folders.kvasir(tmp_path / "data")
+    polyp_folders.kvasir(tmp_path / "alone")
     with pytest.raises(Refused, match="--public: expected a site beside it, found only Kvasir-SEG; put at least one"):
-        prepare_polyp(tmp_path / "data", options(tmp_path, public="kvasir"))
+        prepare_polyp(tmp_path / "alone", options(tmp_path, public="kvasir"))
 
 
-def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
+def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root, isic):
+    archives = shutil.copytree(isic, tmp_path / "isic")
+    next(archives.glob("*Test_Part1*/*_0000015_segmentation.png")).unlink()
+    next(archives.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
+    with pytest.raises(Refused, match="2 problems") as caught:
+        prepare_isic(archives, options(tmp_path, public="ISIC-2017_Test_Data"))
+    assert "ISIC_0000015.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
     next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
     with pytest.raises(Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no.*zero bytes"):

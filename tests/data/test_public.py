@@ -50,8 +50,9 @@ def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well
     ones = find_polyps(tmp_path).sites["CVC-ClinicDB"]
     assert [one.image.split("/")[1] for one in ones] == ["PNG", "PNG", "PNG", "more"]
     assert "1 image of CVC-ClinicDB/more/Original left out, called as others there" in caplog.text
-    save(tmp_path / "CVC-ClinicDB/more/Original/26.tif", picture(1))
-    with pytest.raises(Refused, match=r"more/Original/26\.tif: expected one image of each name, found another"):
+    for image in ("more/Original/26.tif", "TIF/Original/1.tif"):
+        save(tmp_path / "CVC-ClinicDB" / image, picture(1))
+    with pytest.raises(Refused, match=r"2 problems.*\n.*: expected one image of each name, found another image than"):
         find_polyps(tmp_path)
 
 
@@ -142,12 +143,16 @@ def test_fault_22_and_what_is_no_official_layout_is_refused_with_what_to_do(tmp_
         find(tmp_path)
 
 
+NO_FRAMES = ("", "0", "p1", "1a", "-1", "²", "٣", "cju0qkwl")
+
+
 @pytest.mark.parametrize(("sequence", "frames", "count"), [(clinicdb_sequence, 612, 29), (colondb_sequence, 380, 15)])
 def test_every_frame_has_one_sequence(sequence, frames, count):
     groups = [sequence(str(number)) for number in range(1, frames + 1)]
     assert None not in groups
     assert len(set(groups)) == count
     assert sum(one != other for one, other in pairwise(groups)) == count - 1  # each is one run of frames
+    assert all(sequence(name) is cvc300_sequence(name) is None for name in NO_FRAMES)
     assert sequence(str(frames + 1)) is None
 
 
@@ -159,11 +164,6 @@ def test_sizes_of_some_sequences_and_the_two_ways_to_number_cvc_300():
     assert cvc300_sequence("1") == cvc300_sequence("613") == "colondb_seq1"
     assert cvc300_sequence("300") == cvc300_sequence("912") == "colondb_seq15"  # after ClinicDB's 612
     assert cvc300_sequence("913") is None
-
-
-def test_other_names_have_no_sequence():
-    for name in ("", "0", "p1", "1a", "-1", "²", "٣", "cju0qkwl"):
-        assert clinicdb_sequence(name) is colondb_sequence(name) is cvc300_sequence(name) is None
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,8 @@ def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
     assert found.places["Clinic A", Split.TEST][0].image == "open_set/images/5.png"
     with pytest.raises(Refused, match="--folder: expected clients among"):
         find_published(tmp_path / "mine.json", tmp_path, folders={"Clinic B": "x"})
-
-
-def test_an_absent_client_is_missing_as_a_whole(tmp_path):
-    save(tmp_path / "open_set" / "images" / "1.png", picture(1))
-    found = find_published(published(tmp_path), tmp_path)
+    save(tmp_path / "absent" / "open_set" / "images" / "1.png", picture(1))
+    found = find_published(tmp_path / "mine.json", tmp_path / "absent")
     assert [(len(part.missing), part.listed) for part in found.coverage] == [(1, 2), (1, 1), (1, 1), (2, 2)]
 
 
@@ -243,16 +240,13 @@ def test_an_absent_client_is_missing_as_a_whole(tmp_path):
         ("open_set/images/0.png", LIST, "found none of the images of mine.json"),
     ],
 )
-def test_another_format_images_of_one_stem_and_none_at_hand_are_refused(tmp_path, names, content, told):
+def test_of_a_pool_nothing_is_left_out_in_silence(tmp_path, names, content, told, caplog):
     drawn(tmp_path, *names.split())
     with pytest.raises(Refused, match=f"(?s){told}"):
         find_published(published(tmp_path, content), tmp_path)
-
-
-def test_what_was_not_read_of_a_pool_is_told(tmp_path, caplog):
-    drawn(tmp_path, "images/1.png", "masks/gone.png")
-    (tmp_path / "images" / "notes.txt").write_text("x")
-    find_published(published(tmp_path), tmp_path)
+    drawn(tmp_path / "pool", "images/1.png", "masks/gone.png")
+    (tmp_path / "pool" / "images" / "notes.txt").write_text("x")
+    find_published(published(tmp_path), tmp_path / "pool")
     assert "/images: not read: 1 text (notes.txt)" in caplog.text
     assert "belongs to no image; left out, such as gone.png" in caplog.text
 

@@ -294,10 +294,10 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     for name in ("b/images/sub/p1.nii", "b/labelsTr/p1.nii", "c/imagesTr/p3.nii", "images/p4.nii"):
         saved(tmp_path / "in" / name, data[..., :1])
     said = cut_nifti(tmp_path / "in", tmp_path / "out")
-    unread = "but no folder 'images', and was not read: if it is a site,"
+    holds, unread = "holds images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
     assert said == [
-        f"c holds images or archives, such as c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
-        f"images holds images or archives, such as images/p4.nii, {unread} unpack or move them to <site>/images",
+        f"c {holds} c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
+        f"images {holds} images/p4.nii, {unread} unpack, convert or move them to <site>/images",
         "1 mask of a belongs to no image; left out, such as gone.nii",
         "b has no folder 'masks', and b/labelsTr was not read: if it holds b's masks, rename it to b/masks",
     ]
@@ -354,6 +354,12 @@ def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tm
         with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {told}"):
             cut_nifti(tmp_path / "in", tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
+    named, found = tmp_path / "in/a/dataset.json", r"a/dataset.json -> labels#{}: expected 7, as .*, found 2 for spleen"
+    for text, place in (('{"Liver": 1, "spleen": 2}', "spleen"), ('{"0": "background", "2": "spleen"}', "2")):
+        named.write_text(f'{{"labels": {text}}}')
+        with pytest.raises(Refused, match=f"1 problem\n  - .*{found.format(place)}; give --classes in"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
+    named.write_text('["another program\'s"]')
     cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
 
 

@@ -142,6 +142,11 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
         ({"unseen": ["site-2"]}, r"sites: expected at least 2, .*--allow_single_site true"),
         ({"sites": {"site-1": {"device": "cuda:99"}}}, r"sites#site-1#device: expected a device of this machine: cpu"),
         ({"train": {**CLIENT, "device": "gpu"}}, r"- device: expected a device of this machine: cpu"),
+        (
+            {"train": {"loca_steps": 1}, "teacher": {"epochz": 1}},
+            r"(?s)FederatedJob -> loca_st.* FederatedJob -> epochz:",
+        ),
+        ({"sites": {"site-1": {"terms#no#weight": 1}}}, r"FederatedJob -> terms#no#weight: .* an unknown id"),
         ({"quorum": 3}, r"quorum: expected a number from 1 to 2"),
         ({"variant": "samfed", "teacher": {"size": 300}}, r"teacher -> size: expected a multiple of 16"),
     ],
