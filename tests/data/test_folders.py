@@ -237,6 +237,17 @@ def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
     assert len(prepare_folders(tmp_path / "b", options(tmp_path, test_only=True)).datalist.sites["b"].test) == 2
 
 
+def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root, tmp_path):
+    lesion = np.array(disc())
+    half = np.zeros_like(lesion)
+    half[:, :16] = 255
+    for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
+        save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
+    warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
+    [inverted] = [each for each in warnings if "look inverted" in each]
+    assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
+
+
 def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):
     for path in (root / "a" / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) // 255 * 2).save(path)
