@@ -445,10 +445,8 @@ class Groups:
         notes = ((several, f"{alike}; give paths to tell them apart"), (none, "that no image has, such as {}"))
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
         if unsure := [group for group in groups.values() if group and group.casefold() in UNSURE]:
-            stay = "have groups that may mean none, such as"
-            sentences.append(
-                f"{len(unsure)} images {stay} {unsure[0]!r}, and stay together: leave them empty if they do"
-            )
+            who = counted(len(unsure), "image has a group", "images have groups") + " that may mean none"
+            sentences.append(f"{who}, such as {unsure[0]!r}, and stay together: leave them empty if they do")
         for names, what in notes:
             who = counted(len(names), "name is", "names are")
             sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []

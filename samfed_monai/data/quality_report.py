@@ -81,9 +81,9 @@ DARK = 64
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Sentences on images and masks that exist and decode, but look odd.
 
-    Images: dark, as of 12 bits in 16, or black and white, as masks. Masks: empty or full, with nothing as bright as the
-    list's threshold (fault 65), weak labels cut at it, inverted, not upright, or fitting better when turned (fault 3);
-    classes that no label of a site has. Unlike voxels.
+    Images: dark, as of 12 bits in 16, black and white, as masks, or called as another with an ending, as superpixels.
+    Masks: empty or full, with nothing as bright as the list's threshold (fault 65), weak labels cut at it, inverted,
+    not upright, or fitting better when turned (fault 3); classes that no label of a site has. Unlike voxels.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences, voxels = list[str](), dict[str, list[list[float]]]()
@@ -103,6 +103,10 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         such([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", look)
         look = "black and white alone, as masks are: if they are masks, move them out of the images"
         such([fact.image for fact in images if fact.mask_like], f"{counted(len(images), 'image')} of {name}", look)
+        kinds = dict(fact.image.rpartition(".")[::2] for fact in images)
+        made = [f"{one}.{kind}" for one, kind in kinds.items() if kinds.get(one.rpartition("_")[0], kind) != kind]
+        look = "called as another with an ending, and of another format: if they were made of it, as superpixels are,"
+        such(made, f"{counted(len(images), 'image')} of {name}", f"{look} move them out of the images")
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")

@@ -160,13 +160,8 @@ class Places:
         return self.cache_dir or self.output_dir / "cache"
 
     def to_json(self) -> dict[str, Any]:
-        """Places as JSON content, for a process of the same machine."""
+        """Places as JSON content, its arguments, for a process of the same machine."""
         return _as_json(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Places:
-        """Reads what :meth:`to_json` wrote."""
-        return cls(**content)
 
     def overrides(self) -> dict[str, Any]:
         """Ids of ``train.json`` that are paths, with their values here."""

@@ -247,7 +247,7 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
 
     set_up_process()
     torch.set_num_threads(int(settings["threads"]))
-    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
+    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places(**settings["places"])
     contexts: list[ProcessContext] = []
 
     def make_site(name: str) -> Site:

@@ -141,13 +141,15 @@ def test_the_overlay_draws_the_masks_outline():
     assert outline(np.zeros((3, 3), bool)).sum() == 0
 
 
-def test_masks_among_the_images_are_named(tmp_path):
-    saved = {"1.png": picture(0), "1_mask.png": disc(), "2_mask.jpg": disc(64, 64, radius=20), "3.png": disc(value=128)}
+def test_masks_and_pictures_made_of_others_among_the_images_are_named(tmp_path):
+    saved = {"1.png": picture(0), "1_mask.png": disc(), "1_seg.jpg": disc(64, 64, radius=20), "3.png": disc(value=128)}
     for name, image in saved.items():
         save(tmp_path / name, image)
     datalist = DataList("list", [], {"a": Site([Item(name, "0") for name in saved])})
     look = "are black and white alone, as masks are: if they are masks, move them out of the images"
-    assert doubts(datalist, facts_of(datalist, tmp_path)) == [f"2 of 4 images of a, such as 1_mask.png, {look}"]
+    masks, made = doubts(datalist, facts_of(datalist, tmp_path))
+    assert masks == f"2 of 4 images of a, such as 1_mask.png, {look}"
+    assert made.startswith("1 of 4 images of a, such as 1_seg.jpg, are called as another with an ending, and of")
 
 
 def test_dark_images_are_named_with_the_bits_that_they_use():

@@ -121,7 +121,7 @@ def test_places_are_paths_and_come_back_from_json_as_they_were():
     places = Places("bundle", "list.json", "data", "run", **given)
     assert places.cache == Path("cache")
     assert places.overrides()["bundle_root"] == "bundle"
-    assert Places.from_json(places.to_json()) == places
+    assert Places(**places.to_json()) == places
 
 
 @pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])

@@ -302,8 +302,7 @@ def test_a_site_refuses_a_network_that_is_none(three_sites, finished, tmp_path):
     run = Run(made.plan, made.places)
     site = homes.node("site-1", run.participants.settled(made.plan)).teacher
     content = packed(finished, run.participants)
-    wrong = {b"noise": "a file without network_name and image_size", content[:-9]: "file not fully covered"}
-    for bad, found in wrong.items():
+    for bad, found in ((b"noise", "a file without network_name and image_size"), (content[:-9], "not fully covered")):
         message = sent(bad)
         with pytest.raises(MessageRefused, match=found):
             site.take(message)
