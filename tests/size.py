@@ -32,7 +32,7 @@ BOUNDS = {
 }
 """The budget; other numbers have none."""
 
-REACHED = {"package, code lines": 30_968, "package, files": 227, "tests, raw lines": 48_084}
+REACHED = {"package, code lines": 30_967, "package, files": 227, "tests, raw lines": 48_084}
 """Where the budget is not reached yet, the limit that ``--check`` holds meanwhile. It goes down; it went up once, for
 compression, generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 
