@@ -63,9 +63,8 @@ def _serve(server: socket.socket) -> None:
 def _answer(link: socket.socket) -> None:
     with link:
         _, descriptors, *_ = socket.recv_fds(link, 1, 64)
-        process = start(
-            _called, *json.loads(link.makefile(encoding="utf-8").readline()), *map(Passed, descriptors), daemon=False
-        )
+        call = json.loads(link.makefile(encoding="utf-8").readline())
+        process = start(_called, *call, *map(Passed, descriptors), daemon=False)
         for descriptor in descriptors:
             os.close(descriptor)
         if process.sentinel in wait([process.sentinel, link]):

@@ -142,7 +142,7 @@ class FederatedJob:
         )
         UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
         training = of_train | train_paths
-        all_training = [training, *({**training, **own, **there} for own, there in choices.values())]
+        all_training = [training, *({**training, **own, **there} for own, there in choices.values() if own or there)]
         found = [each for values in all_training for each in _unknown(self.places, "train", values, variant)]
         require(dict.fromkeys([*found, *_unknown(self.places, "teacher", of_teacher | teacher_paths)]))
 

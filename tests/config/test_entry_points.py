@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
 from tests.data.making import disc, picture, save
-from tests.inference.models import two_layers
+from tests.inference.models import small_model
 
 NETWORK = """
 from torch import nn
@@ -110,7 +110,7 @@ def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp
     monkeypatch.chdir(tmp_path)
     points = "\n".join(f"{name} = samfed_test_lab_export:{name}" for name in ("script", "wrong", "idle"))
     lab({"samfed_test_lab_export.py": EXPORTER}, points, kind="exporters")
-    two_layers(tmp_path / "small.safetensors", monkeypatch)
+    small_model(tmp_path / "small.safetensors")
     assert main(["export", "small.safetensors", "--to", "script"]) == 0
     assert capsys.readouterr().out.splitlines()[3].startswith("script, float32 ")
     assert torch.jit.load(tmp_path / "small.script")(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)

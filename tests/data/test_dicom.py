@@ -227,7 +227,7 @@ def test_what_is_not_understood_is_refused_by_its_tag(tmp_path: Path, elements: 
 def test_compressed_pixels_need_a_decoder_and_as_many_frames_as_are_said(tmp_path: Path) -> None:
     path = made(tmp_path, np.zeros((8, 8), np.uint8), NumberOfFrames=1)
     content, frames = pydicom.dcmread(path), [jpeg(Image.new("L", (8, 8), grey)) for grey in (10, 200)]
-    for syntax, there, offsets, told in (
+    for syntax, there, offsets, message in (
         (MPEG4, [bytes(8)], True, r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"),
         (JPEG, frames, True, "expected 2, as the pixels are, found NumberOfFrames"),
         (JPEG, frames, False, "expected 2, as the pixels are, found NumberOfFrames"),  # not one frame of four fragments
@@ -235,7 +235,7 @@ def test_compressed_pixels_need_a_decoder_and_as_many_frames_as_are_said(tmp_pat
         content.file_meta.TransferSyntaxUID = syntax
         content.PixelData = pydicom.encaps.encapsulate(there, fragments_per_frame=2, has_bot=offsets)
         content.save_as(path)
-        with pytest.raises(Refused, match=told):
+        with pytest.raises(Refused, match=message):
             read_slices(path)
     content.PixelData = pydicom.encaps.encapsulate(frames[:1], fragments_per_frame=2, has_bot=False)
     content.save_as(path)

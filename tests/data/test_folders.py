@@ -244,7 +244,7 @@ def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root
     for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
         save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
     warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
-    [inverted] = [each for each in warnings if "look inverted" in each]
+    [inverted] = [each for each in warnings if "look inverted; if they are, exchange black and white" in each]
     assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
 
 

@@ -138,8 +138,7 @@ def test_a_server_names_every_site_and_none_of_its_paths(three_sites, tmp_path, 
         at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
 
 
-#: What a site keeps that no message has: weights of others, or a part of the network. Sites that keep a whole network
-#: are in ``flare/test_related.py``, and unlike ones in ``test_process_transport.py``.
+#: What a site keeps that no message has: weights of others, or a part of the network.
 KEPT = {"apple": "sharing.shares", "fedbn": ".adn.N."}
 
 

@@ -14,7 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from samfed_monai.inference.export import Measured, OnnxNetwork, exported_metada
 from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.metrics.quality_file import quality_of, write_quality
 from samfed_monai.networks import client_network
-from tests.inference.models import ORGANS, small_model, two_layers
+from tests.inference.models import ORGANS, small_model
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
@@ -313,10 +313,8 @@ def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(without
 
 
 @pytest.fixture(scope="module")
-def organs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a network that is exported in less time; files of one class are of a real one."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield two_layers(tmp_path_factory.mktemp("organs") / "organs.safetensors", patch, classes=ORGANS)
+def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("organs") / "organs.safetensors", classes=ORGANS)
 
 
 def test_a_bundle_of_classes_gives_their_values_as_infer_does(without_us, our_organs):
@@ -445,10 +443,10 @@ def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(tmp_path, cap
     assert list(out.iterdir()) == []
 
 
-def test_a_program_that_predicts_something_else_is_not_kept(organs, tmp_path, monkeypatch, capsys):
+def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, monkeypatch, capsys):
     load = torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda path: lambda images: load(path)(images) + 0.5)
-    assert main(["export", str(organs), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
+    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
     assert "--to torchscript: expected at most " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
+from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods.rounds import a_round
 
@@ -172,3 +174,17 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
     begun(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
     told = "clusters: 2 where 3 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
     assert told in caplog.text
+
+
+def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
+    method, strategy = declared(None, "clustered_sites"), ClusteredFedAvg()
+    require_possible(Privacy(), strategy, method)
+    assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
+    with pytest.raises(Refused, match="statistics#graph: expected a method without them"):
+        require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
+    require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    noisy = Privacy.from_json({"statistics": {"graph": {"clip": 1.0, "noise_multiplier": 2.0}}})
+    records = [{"sites": {"a": {"releases": 1}, "b": {"releases": 1}}}]
+    account = privacy_account(noisy, records, {}, statistic=StatisticKind.GRAPH)["statistics"]
+    assert account["epsilon"]["a"] == account["epsilon"]["b"] == pytest.approx(2.2, abs=0.05)
