@@ -1,6 +1,6 @@
-"""A process that works for another one over a pipe: started when needed, asked, killed, replaced when it died.
+"""A child process that serves requests over a pipe: started on demand, killed, or restarted after it died.
 
-Nothing here imports torch: the process that asks, a FLARE client for instance, stays light.
+Nothing here imports torch, so the parent process (for instance a FLARE client) stays light.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 logger = logging.getLogger(__name__)
 
 Answer = tuple[Mapping[str, Any], bytes]
-"""JSON content and any number of bytes."""
+"""A reply: JSON content, and a payload of any number of bytes."""
 _CLOSED = (EOFError, OSError)
 
 
@@ -37,12 +37,12 @@ def _receive(pipe: Connection) -> tuple[dict[str, Any], bytes]:
 
 
 def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], Answer]]) -> NoReturn:
-    """The child's end of the pipe, whose number is ``sys.argv[1]``: answers, one after the other, until it is closed.
+    """Serves requests in the child process, one at a time, until the pipe (file descriptor ``sys.argv[1]``) is closed.
 
-    When the process that asks is gone, this one ends at once, whatever it does.
+    When the parent process ends, this process exits at once, even during a request.
 
     Args:
-        start: from the settings, what answers a question: ``answer(head, payload)`` returns a head and bytes.
+        start: takes the settings, returns the request handler: ``answer(head, payload)`` returns a head and bytes.
     """
     pipe = Connection(int(sys.argv[1]))
     settings, _ = _receive(pipe)
@@ -62,22 +62,22 @@ def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], An
 
 
 class ChildDied(Exception):
-    """The process that trains ended without an answer; the text may travel (a signal or a code, nothing else)."""
+    """The child process ended without a reply; the text may leave the site (a signal or an exit code, nothing else)."""
 
 
 @dataclass
 class Child:
-    """Starts ``python -m <module>``, which calls :func:`serve`, and asks it.
+    """Starts ``python -m <module>``, which calls :func:`serve`, and sends it requests.
 
-    The process stays in the caller's process group, so that a signal to the group reaches it, too; it ends itself when
-    the caller is gone.
+    The process stays in the caller's process group, so signals to the group reach it too; it exits when the caller is
+    gone.
 
     Args:
-        module: of the process: :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.process_transport`.
-        settings: JSON content that it gets first.
-        log: file that its output is appended to; ``None`` passes it on.
-        environment: on top of this process's own.
-        cwd: folder that it runs in, and that Python imports from first; ``None`` is this process's own.
+        module: module to run: :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.process_transport`.
+        settings: JSON content that is sent first.
+        log: file to append its output to; ``None`` inherits this process's output.
+        environment: variables on top of this process's own.
+        cwd: working directory, from which Python imports first; ``None`` is this process's own.
     """
 
     module: str
@@ -90,16 +90,16 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process that can be asked."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Its number; ``None`` when there is none."""
+        """Process id; ``None`` before :meth:`start` and after :meth:`stop`."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Starts a fresh process; one that is there is ended first."""
+        """Starts a new process, after ending one that still runs."""
         self.stop()
         self._pipe, theirs = Pipe()
         with contextlib.ExitStack() as stack:
@@ -118,10 +118,10 @@ class Child:
         self._exchange(lambda pipe: _send(pipe, self.settings, b""))
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """Sends JSON content and bytes, and waits for the answer.
+        """Sends JSON content and bytes, and waits for the reply.
 
         Raises:
-            ChildDied: it ended before it had answered.
+            ChildDied: the process ended before it replied.
         """
 
         def exchange(pipe: Connection) -> tuple[dict[str, Any], bytes]:
@@ -131,8 +131,8 @@ class Child:
         return self._exchange(exchange)
 
     def kill(self) -> None:
-        """Ends the process at once; :meth:`ask`, in another thread, then raises :class:`ChildDied`."""
-        process = self._process  # another thread may be starting a fresh one
+        """Ends the process at once; a pending :meth:`ask` in another thread then raises :class:`ChildDied`."""
+        process = self._process  # another thread may be starting a new one
         if process is not None:
             process.kill()
 

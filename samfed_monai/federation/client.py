@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
-    """Sets a trainer's epoch and iteration to what ``call.round`` rounds lead to, whatever it ran before."""
+    """Sets a trainer's round, epoch and iteration to the start of ``call.round``, whatever it ran before."""
     if call.round is None:
         return
     state = trainer.state
@@ -58,8 +58,8 @@ def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator
     """Restores a network after a block that loads weights into it: weights, buffers and modes.
 
     Args:
-        network: of the trainer.
-        frozen: names that no message has, most of a SAM; they are not copied.
+        network: the trainer's network.
+        frozen: names of frozen weights (most of a SAM), which no message has; they are not copied.
     """
     modes = [(module, module.training) for module in network.modules()]
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in frozen}
@@ -76,9 +76,9 @@ LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
 def private_count(workflow: Any) -> int:
-    """Number of different images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
+    """Number of distinct images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
 
-    A data set that is none of this package's, nor around one, has as many as it says.
+    It is the length of a data set that neither is nor wraps one of this package's.
     """
     parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
@@ -96,58 +96,58 @@ def _different_items(dataset: Any) -> int:
         inner = getattr(inner, "dataset", getattr(inner, "data", None))
     if inner is None:
         return len(dataset)
-    with own_random_state(0):  # nothing that is drawn here is used
+    with own_random_state(0):  # random numbers drawn here are not used
         return len({each for index in range(len(dataset)) for each, _ in identities(dataset[index])})
 
 
 COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"}
-"""Evaluations, as (model, split), after which a site without masks compares student and teacher; with their name."""
+"""(model, split) of evaluations after which a site without masks compares student and teacher, to a name."""
 
 
 def expected_of(estimates: Sequence[float]) -> dict[str, float]:
-    """The mean of estimates of masks, and of how many, as metrics of a message; nothing of none."""
+    """Mean and number of mask quality estimates as metrics of a message; empty without estimates."""
     return {"expected_dice": fmean(estimates), "expected_images": len(estimates)} if estimates else {}
 
 
 class SamFedAlgo(MonaiAlgo):
     """Trains and evaluates a bundle at one site, for any FL system that uses MONAI FL's ``ClientAlgo``.
 
-    What it changes in ``MonaiAlgo`` (MONAI 1.6.1):
+    Differences from ``MonaiAlgo`` (MONAI 1.6.1):
 
-    - weights that arrive must have the network's names, shapes and dtypes and be finite; MONAI reshapes tensors that
-      do not fit and loads a message with missing ones in part;
-    - weights that leave are copies, not the live parameters;
-    - the position of the trainer (epoch, iteration) and every random number are functions of (seed, site, round), so a
-      round gives the same bits in a fresh process and leaves other clients' random state alone;
-    - a round that failed does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
+    - received weights must have the network's names, shapes and dtypes and be finite; MONAI reshapes tensors that do
+      not fit, and loads a message that lacks some in part;
+    - sent weights are copies, not the live parameters;
+    - the trainer's position (epoch, iteration) and every random number are functions of (seed, site, round), so a round
+      gives the same bits in a fresh process and leaves other clients' random state alone;
+    - a failed round does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
     - trainer and evaluator share one network;
-    - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()`` both
-      are, until ``initialize`` is.
+    - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()``, both
+      ``train`` and ``evaluate`` are refused until ``initialize`` is called.
 
     An FL system that does not use this package's messages (FLARE's own FedAvg, say) may send NumPy arrays in its own
-    precision and the whole network, of which frozen and personal parts are then not read; the answer has the names that
-    it sent, except personal ones. With ``send_weight_diff`` the answer is the difference to what was received; this
-    package's own strategies take full weights alone.
+    precision, and the whole network: frozen and personal parts are ignored, and the reply has the names that were sent,
+    except personal ones. With ``send_weight_diff`` the reply is the difference from the received weights; this
+    package's own strategies accept full weights only.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
-    ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
+    ``get_weights`` returns ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
     ``evaluate`` reads ``extra["split"]`` (``validation`` or ``test``, the bundle's ``validate#dataloader`` and
-    ``test#dataloader``) and answers with Dice, IoU, HD95 and counts; the table per image stays here, in
-    :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``, as in the run's last
+    ``test#dataloader``) and returns Dice, IoU, HD95 and counts; the table per image stays at the site, in
+    :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` is ``best`` or ``last``, as in the run's final
     evaluation, which is of test images.
 
-    With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
-    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
-    frozen, messages hold its shared names alone, personal values are part of
-    :meth:`state_dict`, and what is evaluated is the site's own model: the weights sent and the personal ones.
+    With a ``sharing`` in the bundle and an ``extra["purpose"]`` other than ``replace``, the site keeps its own network
+    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. If part of a network is personal or
+    frozen, messages hold only the shared names, personal values are part of :meth:`state_dict`, and the site's own
+    model is evaluated: the received weights with the personal ones.
 
     Args:
         bundle_root: the bundle's folder.
         vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in options);
             only silences MONAI's warning that it executes a bundle.
-        keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
+        keep_optimizer: keep the optimizer's moments from round to round; False resets them in every round.
         output_dir: folder of this site's evaluation files; ``None`` writes none.
-        **monai: arguments of ``MonaiAlgo``; ``send_weight_diff`` is False here unless given.
+        **monai: arguments of ``MonaiAlgo``; ``send_weight_diff`` defaults to False.
     """
 
     def __init__(
@@ -165,14 +165,14 @@ class SamFedAlgo(MonaiAlgo):
         self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
         self.vetted, self.keep_optimizer = vetted, keep_optimizer
         self.output_dir = Path(output_dir) if output_dir is not None else None
-        #: Tables of the last evaluation of each split, as ScoreHandler leaves them.
+        #: Tables of the last evaluation of each split, in ScoreHandler's format.
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
-            # called once the workflow asks for @network, when there is a trainer
+            # called when the workflow resolves @network; the trainer exists by then
             of_trainer = {"_target_": lambda: self.trainer and self.trainer.network}
             self.eval_kwargs = {**self.eval_kwargs, "network": of_trainer}
         #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
-        #: the model's name; ``None`` does nothing.
+        #: the model's name; ``None`` for no call.
         self.on_evaluated: Callable[[SupervisedEvaluator, str], list[float]] | None = None
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
@@ -180,31 +180,31 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = 0.0
         self._received: dict[str, float] = {}
         self._frozen_too = False
-        self._validation: Any = None  # the evaluator's own loader, where the bundle has no id for it
-        #: Whether the last evaluation left images of its split out.
+        self._validation: Any = None  # the evaluator's own loader, if the bundle has no id for it
+        #: Whether the last evaluation left out images of its split.
         self.scored_a_part = False
-        #: Images that the last training saw, and those of the last evaluation.
+        #: Images used in the last training and in the last evaluation.
         self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
-        #: What of the network stays at this site; ``None`` before :meth:`initialize`.
+        #: The site's network and the parts that stay here; ``None`` before :meth:`initialize`.
         self.own: OwnNetwork | None = None
-        #: The image-derived statistic that this site sends; ``None`` where the bundle has no ``statistics``.
+        #: The image-derived statistic that this site sends; ``None`` without ``statistics`` in the bundle.
         self.statistic: Statistic | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name.
 
-        A relative ``bundle_root`` starts from ``extra[ExtraItems.APP_ROOT]``, a folder that the FL system fills: that
-        bundle, and the overrides that came with it, must pass the strict check, since MONAI executes what they say
-        (GHSA-873f-pvrv-4x83, GHSA-x6pr-233j-x5cw). A logging configuration of the FL system is left unread: it is code
-        as well.
+        A relative ``bundle_root`` is resolved against ``extra[ExtraItems.APP_ROOT]``, a folder that the FL system
+        fills: that bundle and the overrides given with it must pass the strict check, since MONAI executes their
+        contents (GHSA-873f-pvrv-4x83, GHSA-x6pr-233j-x5cw). The FL system's logging configuration is ignored: it is
+        code, too.
 
         Raises:
-            Refused: a bundle that came with a job and contains code, or names a component that may run some.
+            Refused: a bundle that came with a job contains code, or names a component that may run some.
         """
         extra = {key: value for key, value in (extra or {}).items() if key != ExtraItems.LOGGING_FILE}
         self._require_harmless(str(extra.get(ExtraItems.APP_ROOT) or ""))
         site = extra.get(ExtraItems.CLIENT_NAME, "noname")
-        logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # one line per weight load, likewise
+        logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # it logs a line per weight load
         with own_random_state(derive_seed(extra.get("seed", 0), site, "initialize")), warnings.catch_warnings():
             if self.vetted:
                 warnings.filterwarnings("ignore", message="executing the bundle config under")
@@ -283,14 +283,14 @@ class SamFedAlgo(MonaiAlgo):
         return {}
 
     def count(self) -> int:
-        """Number of images that this site trains on, as its answers report it; 0 where it only evaluates."""
+        """Number of images that this site trains on, as its replies report it; 0 if it only evaluates."""
         if self.trainer is None:
             return 0
         with own_random_state(derive_seed(0, str(self.client_name), "count")):
             return private_count(self.train_workflow)
 
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
-        """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
+        """Returns a copy of the weights with the number of private images, mean loss terms, and seconds."""
         kind, own = Kind.WEIGHTS, self.own
         if own is not None and own.sharing is not None and Call.of(self.client_name, extra).keeps_network:
             kind, tensors = own.sharing.share()
@@ -334,7 +334,7 @@ class SamFedAlgo(MonaiAlgo):
         restored = restored_after(self.evaluator.network, own.split.frozen)
         with own_random_state(call.derive_seed("evaluate")), restored if self.trainer is not None else nullcontext():
             self._evaluated.forget()
-            with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
+            with warnings.catch_warnings():  # in every round at a site without masks
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
             found = self._found(self.evaluator, split)
@@ -346,7 +346,7 @@ class SamFedAlgo(MonaiAlgo):
         return answer
 
     def _go_to(self, evaluator: SupervisedEvaluator, split: str, folder: Path | None) -> None:
-        """Gives the evaluator a split's data loader, and its handlers with an ``output_dir`` the folder to write into.
+        """Sets the evaluator's data loader to that of a split, and ``output_dir`` of its handlers to ``folder``.
 
         Raises:
             Refused: no such split, or the bundle has no data loader for it.
@@ -364,10 +364,10 @@ class SamFedAlgo(MonaiAlgo):
         state.metrics, state.scores, state.score_summary = {}, None, None
 
     def _found(self, evaluator: SupervisedEvaluator, split: str) -> dict[str, float]:
-        """What a run of the evaluator left, as metrics of a message; its table stays in :attr:`scores`.
+        """Returns the results of the evaluator's run as metrics of a message; the table stays in :attr:`scores`.
 
         Raises:
-            MessageRefused: the scores are not those of the images that were read, each of them once.
+            MessageRefused: the scores do not cover each image that was read exactly once.
         """
         state, seen = evaluator.state, self._evaluated.batch
         summary, dataset = dict(state.score_summary or {}), getattr(evaluator.data_loader, "dataset", None)
@@ -381,7 +381,7 @@ class SamFedAlgo(MonaiAlgo):
         return {**empty, **metrics_of_parts(summary), **expected}
 
     def abort(self, extra: dict | None = None) -> None:
-        """Stops the engine that runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
+        """Stops the running engine, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
         self._closed = "aborted"
         super().abort(extra)
 
@@ -391,10 +391,10 @@ class SamFedAlgo(MonaiAlgo):
         super().finalize(extra)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next round needs and the server does not send, as named tensors.
+        """State that the next round needs and the server does not send, as named tensors.
 
-        The optimizer's state, and the network, or the part of it, that this site keeps. Guides (EMA, global model) hold
-        nothing across rounds: they are re-synced when a round starts.
+        It holds the optimizer's state and the network, or the part of it, that this site keeps. Guides (EMA, global
+        model) are not part of it: they are re-synced when a round starts.
         """
         state: dict[str, Tensor] = {}
         if self.trainer is not None and self.keep_optimizer:
@@ -402,7 +402,7 @@ class SamFedAlgo(MonaiAlgo):
         return {**state, **(self.own.state_dict() if self.own is not None else {})}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what :meth:`state_dict` returned; nothing for an empty one."""
+        """Restores the state of :meth:`state_dict`; an empty one leaves network and optimizer unchanged."""
         kept, rest = split_state(state)
         if kept:
             self.load_network(kept)
@@ -415,7 +415,7 @@ class SamFedAlgo(MonaiAlgo):
         """Loads the weights that stay at this site, for instance those of a warm start.
 
         Args:
-            weights: of its own network, but for frozen names; of its personal names, where it keeps those alone.
+            weights: its whole own network except frozen names, or only its personal names if it keeps no more.
 
         Raises:
             MessageRefused: they are those of another network.
@@ -428,7 +428,7 @@ class SamFedAlgo(MonaiAlgo):
             own.sharing.reset()
 
     def _require_public_set(self, call: Call) -> None:
-        if not call.public:  # computing the own hash reads all public images
+        if not call.public:  # the site's own hash takes reading all public images
             return
         hash = self.own.sharing.public_hash if self.own is not None and self.own.sharing is not None else ""
         if call.public != hash:
@@ -437,7 +437,7 @@ class SamFedAlgo(MonaiAlgo):
             raise message_refused("public set", found, expected, hint)
 
     def _keeps_network(self, call: Call) -> bool:
-        """Whether the site's own network stays as it is in this call, and nothing of the server's replaces it."""
+        """Whether this call leaves the site its own network instead of replacing it with the server's weights."""
         return self._its_own.sharing is not None and call.keeps_network
 
     @property
@@ -451,7 +451,7 @@ class SamFedAlgo(MonaiAlgo):
         return self.own
 
     def _in_own_tensors(self, data: ExchangeObject) -> ExchangeObject:
-        """The message unchanged if it has this package's header; else its shared part, in this network's dtypes."""
+        """Returns a message with this package's header as it is; else its shared part, in this network's dtypes."""
         if HEADER in data or self.own is None or not isinstance(data, ExchangeObject):
             return data
         self._frozen_too = not set(self.own.split.frozen).isdisjoint(data.weights or {})

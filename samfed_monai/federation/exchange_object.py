@@ -18,12 +18,12 @@ from samfed_monai.protocol.message import Kind, Message, MessageRefused, message
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Entry of an ExchangeObject (which is a dict) under which a message's header travels.
+#: Key of an ExchangeObject (a dict) that holds a message's header.
 HEADER = "samfed"
 
 
 def to_exchange_object(message: Message) -> ExchangeObject:
-    """An ExchangeObject that refers to the message's tensors; they are not copied."""
+    """Returns an ExchangeObject that refers to the message's tensors without copying them."""
     exchange = ExchangeObject(
         weights=message.tensors or None,
         metrics=message.metrics or None,
@@ -39,13 +39,13 @@ def call_extra(message: Message) -> dict[str, Any]:
 
 
 def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Message:
-    """What a client answered to ``request``.
+    """Returns a client's reply to ``request`` as a message.
 
-    A :class:`SamFedAlgo` answers with a header of its own. Any other MONAI FL client is taken to answer the request it
-    was given, and the number of iterations it ran is taken as its number of images, as in NVIDIA FLARE's examples.
+    A :class:`SamFedAlgo` replies with a header of its own. Any other MONAI FL client is assumed to reply to the request
+    it was given, and its number of iterations is used as its number of images, as in NVIDIA FLARE's examples.
 
     Raises:
-        MessageRefused: weight differences, which the strategies here do not add up.
+        MessageRefused: the reply has weight differences, which the strategies here do not accept.
     """
     if exchange.weight_type == WeightType.WEIGHT_DIFF:
         hint = "create the client with send_weight_diff=False"
@@ -61,18 +61,18 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
 
 
 def as_own_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights from an FL system that knows no header of ours, as tensors that this network could have sent itself.
+    """Converts weights from an FL system without this package's header to tensors as this network could have sent them.
 
     Such systems send NumPy arrays, average in their own precision, and average integers (the counter of a batch norm)
-    into floats: floating values are cast to the network's dtype, integers are rounded. What is no array of numbers, has
-    another shape or is not finite stays as it came, to be refused by the check of every message.
+    into floats: floating values are cast to the network's dtype, or rounded for an integer tensor. Wrong shapes and
+    values that are not finite are left for the check of every message, which refuses them.
 
     Args:
         weights: names to tensors or NumPy arrays.
         like: the network's state.
 
     Raises:
-        MessageRefused: values that are neither.
+        MessageRefused: values that are neither tensors nor arrays of numbers.
     """
     tensors, problems = {}, []
     for name, value in (weights or {}).items():
@@ -102,11 +102,11 @@ _COUNTS = {"n", "measured"}
 
 
 def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of several classes, and of whole volumes, as metrics of a message, which knows classes by their numbers.
+    """Returns scores by class and of whole volumes as metrics of a message, which identifies classes by number.
 
     Args:
-        summary: of a set of images (:func:`samfed_monai.metrics.scores.summarise_volumes`); one of a single class,
-            without slices of volumes, gives none.
+        summary: of a set of images (:func:`samfed_monai.metrics.scores.summarise_volumes`); with a single class and no
+            volumes the result is empty.
     """
     volumes = summary.get("volumes") or {}
     parts = [(_OF_VOLUMES, "volume_{}", volumes)] if volumes else []
@@ -118,10 +118,10 @@ def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
-    """``{"classes": {name: {"dice", "iou", "hd95", "n"}}, "volumes": …}`` of a message's metrics, as its site had them.
+    """Reads ``{"classes": {name: {"dice", "iou", "hd95", "n"}}, "volumes": …}`` from a message's metrics.
 
-    A number that is not there, a count as well, is ``None``: the site withheld it. Of a class that it lacks it sends 0.
-    There are no ``classes`` of a single one, and no ``volumes`` where none was scored or sent.
+    A missing score or count is ``None``: the site withheld it. For a class without images the site sends a count of 0.
+    ``classes`` is left out if there is only one, ``volumes`` if none were scored or sent.
 
     Args:
         metrics: of a message.
@@ -145,26 +145,25 @@ def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, 
 
 
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
-    """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
+    """Filters a client's ``metrics`` to those that may leave the site: allow-listed names with plain numbers."""
     numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
     return {name: value for name, value in numbers.items() if metric_range(name) and type(value) in (int, float)}
 
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of ``train``, ``get_weights`` or ``evaluate`` at one site asks for.
+    """Arguments of one call of ``train``, ``get_weights`` or ``evaluate`` at one site.
 
     Args:
         site: the client's name.
-        round: the round, from 0; ``None`` from an FL system that counts none.
-        rounds: how many there are; ``None`` where it is not known.
-        seed: of the run.
-        split: which images ``evaluate`` scores, ``validation`` or ``test``.
-        model: what the model is called: ``initial``, ``current``, ``best``, ``last``, ``teacher``; ``None`` is none of
-            them.
-        purpose: what the tensors are for: ``replace`` the site's weights with them, ``distil`` from them, or ``keep``
-            the network as it is.
-        public: hash that the site's public set must have; empty asks for none.
+        round: the round, from 0; ``None`` if the FL system does not count rounds.
+        rounds: number of rounds; ``None`` if unknown.
+        seed: the run's seed.
+        split: images that ``evaluate`` scores, ``validation`` or ``test``.
+        model: name of the model: ``initial``, ``current``, ``best``, ``last``, ``teacher``; ``None`` for any other.
+        purpose: use of the tensors: ``replace`` the site's weights with them, ``distil`` from them, or ``keep`` the
+            network as it is.
+        public: hash that the site's public set must have; empty for no check.
     """
 
     site: str
@@ -178,10 +177,10 @@ class Call:
 
     @classmethod
     def of(cls, site: Any, extra: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None) -> Call:
-        """The call in which MONAI FL hands a client ``data`` and ``extra``.
+        """Reads the call from the ``data`` and ``extra`` that MONAI FL passes to a client.
 
-        The words travel in the header of ``data`` and are in ``extra`` once more, where FL systems without our header
-        have theirs: ``extra`` goes before the header's own fields, and those before the header's ``extra``.
+        Values come from the header of ``data`` and from ``extra``, which is all that other FL systems send. ``extra``
+        takes precedence over the header's own fields, and these over the header's ``extra``.
         """
         header = (data or {}).get(HEADER) or {}
         words = {**(header.get("extra") or {}), **header, **(extra or {})}
@@ -190,14 +189,14 @@ class Call:
 
     @property
     def keeps_network(self) -> bool:
-        """Whether a site that has a network of its own keeps it in this call: any purpose but ``replace``."""
+        """Whether a site with a network of its own keeps it in this call: any purpose except ``replace``."""
         return self.purpose != "replace"
 
     def derive_seed(self, *what: str) -> int | None:
-        """Seed of ``what`` at this site in this round; ``None`` where no round is named."""
+        """Seed of ``what`` at this site in this round; ``None`` without a round."""
         return None if self.round is None else derive_seed(self.seed, self.site, self.round, *what)
 
     def header(self, kind: Kind, *, n: int) -> dict[str, Any]:
-        """The header of an answer with ``n`` images behind it."""
+        """Header of a reply that is based on ``n`` images."""
         rounds = 1 if self.rounds is None else self.rounds
         return Message(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()

@@ -1,4 +1,4 @@
-"""``FederatedJob``, which ``federate.json`` names, and the checks of one before it runs."""
+"""``FederatedJob``, the job that ``federate.json`` names, and checks of a job before it runs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from samfed_monai.protocol.transport import Transport
 
 
 def job_of(bundle_root: Path, overrides: Mapping[str, Any]) -> tuple[FederatedJob, Any]:
-    """The job of a federation's files with the command line's values on top, and their MONAI ``ConfigParser``.
+    """Builds the job of ``federate.json`` with command-line values on top; returns it and its MONAI ``ConfigParser``.
 
     Raises:
-        Refused: a value that the job does not take.
+        Refused: a value that the job does not accept.
     """
     from samfed_monai.config.monai_parser import ConfigParser
 
@@ -44,43 +44,44 @@ def job_of(bundle_root: Path, overrides: Mapping[str, Any]) -> tuple[FederatedJo
 
 
 class FederatedJob:
-    """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
+    """Runs a federation over any transport: check, teacher, soft masks, warm start, rounds, evaluation, in this order.
 
     Args:
         bundle_root: folder of the bundle.
         datalist: file made by ``samfed prepare``.
         data_root: folder that the list's paths are relative to.
         output_dir: the run's folder.
-        rounds: federated rounds.
-        cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
-        variant: an override file of ``configs/variants``.
-        seed: of everything but the teacher, which has its own (``teacher#seed``).
-        warm_start_steps: optimiser steps on the public set before round 0; none unless the bundle says how many.
-        warm_start_held_out: part of the public images, in [0, 1), that the warm start does not train on and that says
-            which of its weights are kept; 0 takes the last ones.
-        adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
-        start_from: weights that the network begins with: a bundle (name or folder), a finished run's folder or a
-            weights file; the warm start then goes on from them. ``None`` builds the network anew.
-        masks_from: a model (likewise) that makes the soft masks of the sites' images in place of SAM: the student of an
-            earlier run, for a second generation. ``None`` takes SAM.
-        train: ids of ``train.json`` that this federation replaces, to values; ``None`` takes those that
-            ``federate.json`` and the command line of ``python -m monai.bundle run`` set, where that runs it.
-        teacher: ids of ``teacher.json`` to values.
-        sites: site to its own choices: ``network`` (a name of the catalogue) and ids of ``train.json``.
-        unseen: sites of the list that take no part and are evaluated at the end; a site without unlabelled images is
-            one in any case.
+        rounds: number of federated rounds.
+        cache_dir: folder of adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
+        variant: name of an override file in ``configs/variants``.
+        seed: random seed of everything except the teacher, which has its own (``teacher#seed``).
+        warm_start_steps: optimiser steps on the public set before round 0; 0 unless the bundle sets a number.
+        warm_start_held_out: fraction of the public images, in [0, 1), that the warm start does not train on and uses to
+            select its weights; 0 takes the last weights.
+        adapter: an adapter to use as it is; ``None`` fits one, or reuses one that was fitted before.
+        start_from: initial weights of the network: a bundle (name or folder), a finished run's folder or a weights
+            file; the warm start continues from them. ``None`` builds a new network.
+        masks_from: a model, named as for ``start_from``, that makes the soft masks of the sites' images in place of
+            SAM: the student of an earlier run, for a second generation. ``None`` uses SAM.
+        train: overrides of ``train.json``, ids to values; ``None`` takes those set by ``federate.json`` and by the
+            command line of ``python -m monai.bundle run``, if that started the job.
+        teacher: overrides of ``teacher.json``, ids to values.
+        sites: site to its own overrides: ``network`` (a name of the catalogue) and ids of ``train.json``.
+        unseen: sites of the list that do not train and are evaluated at the end; a site without unlabelled images is
+            always one of them.
         keep_optimizer: keep each site's optimizer moments from round to round.
         update_guard: arguments of :class:`UpdateGuard`, which limits the norm of updates and, if asked for, a site's
-            share of the mean; ``None`` is its defaults.
-        quorum: sites that must answer in a round; ``None`` is more than half.
-        timeout: seconds that a round may take; ``None`` waits.
+            share of the mean; ``None`` takes its defaults.
+        quorum: number of sites that must reply in a round; ``None`` is more than half.
+        timeout: seconds that a round may take; ``None`` sets no limit.
         allow_single_site: permit a federation of one site.
-        privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
-        compression: how weights travel: ``float32`` (whole), ``bfloat16``, ``int8``, or the rank of their differences.
-        workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
-            takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
-            threads; a run may go on with another one. A transport that is given has its own ways.
-        verify: hash every image again, although size and date are those that were checked before.
+        privacy: rules for outgoing data, see ``docs/privacy.md``; ``None`` takes the package's defaults.
+        compression: encoding of sent weights: ``float32`` (uncompressed), ``bfloat16``, ``int8``, or the rank of their
+            differences.
+        workers: number of processes that run sites in parallel; 1 runs them one after the other in this process,
+            ``"auto"`` takes one for each site and core. Only the last bits of results depend on it, through the number
+            of threads; a run may be resumed with another number. Not used with a transport of the caller's own.
+        verify: hash every image again, even if its size and date are unchanged since the last check.
 
     Example::
 
@@ -140,32 +141,32 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             **paths,
         )
-        UpdateGuard.from_json(self.plan.update_guard)  # a limit that is none is refused before anything else
+        UpdateGuard.from_json(self.plan.update_guard)  # refuses an invalid limit before anything else
         training = of_train | train_paths
         all_training = [training, *({**training, **own, **there} for own, there in choices.values() if own or there)]
         found = [each for values in all_training for each in _unknown(self.places, "train", values, variant)]
         require(dict.fromkeys([*found, *_unknown(self.places, "teacher", of_teacher | teacher_paths)]))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
-        """Runs what is left to do and writes ``results.json``.
+        """Runs the job, or what is left of it, and writes ``results.json``.
 
         Args:
-            transport: makes what carries messages from the plan in which every site is named, and with it the sites,
-                which make themselves ready from that plan (:class:`Site`). Of the list, only the public
-                images are then read here. ``None`` runs all sites in this process.
+            transport: makes the transport from the plan with every site named; its sites set themselves up from that
+                plan (:class:`Site`), and only the public images of the list are read here. ``None`` runs all sites on
+                this machine.
 
         Returns:
             The content of ``results.json`` (``docs/results-schema.md``).
 
         Raises:
             Refused: bad input, here or at a site; no round was computed.
-            Stopped: half-way, with the last complete round kept.
+            Stopped: part of the way, with the last complete round kept.
         """
         return Run(self.plan, self.places).run(transport)
 
 
 def _unknown(places: Places, workflow: str, given: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
-    """Values for ids that the bundle does not have, which the run would pass over."""
+    """Yields a problem for each override of an id that the bundle does not have, which the run would ignore."""
     values = {name: value for name, value in given.items() if name != NETWORK}
     config = BundleConfig.of_workflow(places.bundle_root, workflow, values, variant=variant)
     for problem in check_override_ids(config, at_once=True):
@@ -177,7 +178,7 @@ def _unknown(places: Places, workflow: str, given: Mapping[str, Any], variant: s
 class JobCheck(NamedTuple):
     """Errors that block a run, and settings that it ignores: rules for statistics that its variant does not send.
 
-    Notes are no mistakes; there are none beside problems.
+    Notes are not errors; there are none if there are problems.
     """
 
     problems: list[Problem]
@@ -189,13 +190,13 @@ def check_job(
 ) -> JobCheck:
     """Checks a run of ``federate.json`` without data, and whether its components can be built.
 
-    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``), or that
-    are run in any case.
+    Components of the bundle are instantiated, so use it only for bundles without code (``samfed check --strict``) or
+    bundles that are run anyway.
 
     Args:
         bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
         overrides: ids of ``federate.json`` to values.
-        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or assumes one site.
         build: as in :func:`plan_problems`.
     """
     try:
@@ -217,13 +218,13 @@ def check_job(
 def check_training(
     bundle_root: str | Path, overrides: Mapping[str, Any], variant: str | None = None, datalist: DataList | None = None
 ) -> list[Problem]:
-    """Other classes than the list's, and problems of what ``train.json`` trains with; see :func:`check_job`.
+    """Checks the classes and the training components of ``train.json``; see :func:`check_job`.
 
     Args:
         bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
         overrides: ids to values.
-        variant: name of a variant; ``None`` is the bundle as it is.
-        datalist: the frozen list; ``None`` where there is none here.
+        variant: name of a variant; ``None`` is the bundle without one.
+        datalist: the frozen list; ``None`` skips the comparison of classes.
     """
     files, problems = variant_files(bundle_root, variant) if variant is not None else [], Problems()
     config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))

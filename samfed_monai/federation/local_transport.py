@@ -1,4 +1,4 @@
-"""A federation in one process: clients answer one after the other, and nothing is serialised."""
+"""A federation in one process: clients run one after the other, and nothing is serialised."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ class LocalTransport:
     """Runs sites in this process, in the order of their names.
 
     An exception in one site's round becomes that site's :class:`Failure`; its traceback goes to the log of this
-    process, which here is the site's own. What a site raises while it gets ready goes through, as do
-    ``KeyboardInterrupt`` and a termination signal. Bytes are those that the messages would have on the wire, counted
-    and not serialised.
+    process, which here is also the site's log. In ``CHECK`` and ``PREPARE`` only :class:`MessageRefused` is caught;
+    ``KeyboardInterrupt`` and termination signals never are. Traffic is the size that the messages would have on the
+    wire, computed without serialising them.
 
-    A deadline cannot interrupt a client that shares this process: once it has passed, the clients that have not
-    started are left out.
+    A deadline cannot interrupt a client in this process: once it has passed, clients that have not started are skipped.
 
     Args:
-        clients: site to a :class:`Site` or :class:`ClientAlgoSite`, or to a MONAI FL client
-            (``ClientAlgo``) that is initialized.
-        progress: where progress is shown; ``None`` shows it on a terminal only.
+        clients: site to a :class:`Site` or :class:`ClientAlgoSite`, or to an initialized MONAI FL client
+            (``ClientAlgo``).
+        progress: progress bars; ``None`` shows them on a terminal only.
     """
 
     def __init__(self, clients: Mapping[str, Any], *, progress: Progress | None = None) -> None:

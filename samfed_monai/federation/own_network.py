@@ -1,4 +1,4 @@
-"""What of a site's network stays at the site: parts of it by name, or all of it where the bundle has a ``sharing``."""
+"""Parts of a site's network that stay at the site: named ones, or the whole network if the bundle has a ``sharing``."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _PREFIX, _SHARING = "network.", "sharing."
 
 
 class OwnNetwork:
-    """A site's network, the names of it that are shared, personal and frozen, and its ``sharing``.
+    """A site's network with its shared, personal and frozen names, and its ``sharing``.
 
-    With a ``sharing``, ``purpose`` of a call says what its tensors are for: ``distil`` from them, or ``keep`` the
-    network as it is. With ``replace``, the default, shared weights are replaced as in MONAI FL.
+    With a ``sharing``, the ``purpose`` of a call is to ``distil`` from its tensors or to ``keep`` the network as it is.
+    With ``replace``, the default, shared weights are replaced as in MONAI FL.
 
     Args:
-        network: the one that the site trains; at a site that only evaluates, the one that it evaluates.
-        split: of its names. Frozen weights are the same everywhere, and no state holds them.
-        sharing: the bundle's, with which training continues from the site's own weights; ``None`` has none.
+        network: the network that the site trains, or evaluates if it does not train.
+        split: of its names. Frozen weights are the same everywhere, and no state contains them.
+        sharing: the bundle's, with which training continues from the site's own weights; ``None`` if it has none.
     """
 
     def __init__(self, network: nn.Module, split: KeySplit, sharing: Sharing | None = None) -> None:
@@ -43,15 +43,15 @@ class OwnNetwork:
 
     @classmethod
     def of(cls, network: nn.Module, parser: Any, *, trains: bool) -> OwnNetwork:
-        """That of a bundle, by the network's own declaration and by ``personal`` and ``sharing`` of ``train.json``.
+        """Reads it from the network's own declaration and from ``personal`` and ``sharing`` of ``train.json``.
 
         Args:
             network: of the trainer, or of the evaluator of a site that does not train.
             parser: of the bundle's workflow.
-            trains: whether there is a trainer; a ``sharing`` is of no use to others.
+            trains: whether there is a trainer; only then the ``sharing`` is built.
 
         Raises:
-            Refused: patterns that :func:`network_split` refuses, or patterns beside a ``sharing``.
+            Refused: patterns that :func:`network_split` refuses, or patterns together with a ``sharing``.
         """
         patterns = parsed(parser, "personal") or ()
         if patterns and parser.get("sharing") is not None:
@@ -60,18 +60,18 @@ class OwnNetwork:
         return cls(network, network_split(network, patterns), parsed(parser, "sharing") if trains else None)
 
     def shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The part of a network's state, or of an answer, that may be sent."""
+        """Returns the part of a network's state, or of a reply, that may be sent."""
         stay = {*self.split.personal, *self.split.frozen}
         return {name: tensor for name, tensor in state.items() if name not in stay}
 
     def kept(self, *, whole: bool) -> dict[str, Tensor]:
-        """The tensors that stay here, not copied: the personal ones, or the ``whole`` network but for frozen ones."""
+        """Returns the tensors that stay here, uncopied: the personal ones, or the ``whole`` network but frozen ones."""
         state = get_state_dict(self.network)
         names = [name for name in state if name not in self.split.frozen] if whole else self.split.personal
         return {name: state[name] for name in names}
 
     def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
-        """Has the sharing learn from a message with purpose ``distil``; returns its finite numbers."""
+        """Lets the sharing learn from a message with purpose ``distil``; returns its finite metrics."""
         if call.purpose != "distil" or self.sharing is None:
             return {}
         kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
@@ -80,8 +80,7 @@ class OwnNetwork:
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
     def with_own(self, data: ExchangeObject, *, whole: bool) -> ExchangeObject:
-        """The message ``data`` with what is kept here beside its tensors, or with the ``whole`` network in their place:
-        the site's own model, for MONAI FL to load."""
+        """Returns the site's own model for MONAI FL: ``data`` plus the personal tensors, or the ``whole`` network."""
         if not (whole or self.split.personal):
             return data
         weights = {**({} if whole else dict(data.weights or {})), **self.kept(whole=whole)}
@@ -90,20 +89,20 @@ class OwnNetwork:
         return model
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights that stay here, and the sharing's state, each with a prefix (:func:`split_state`)."""
+        """Weights that stay here and the sharing's state, each with a prefix (:func:`split_state`)."""
         weights = {_PREFIX + name: tensor for name, tensor in self.kept(whole=self.sharing is not None).items()}
         state = self.sharing.state_dict() if self.sharing is not None else {}
         return {**weights, **{_SHARING + name: tensor for name, tensor in state.items()}}
 
     def load_sharing(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gives the sharing its part of a client's state; returns the rest."""
+        """Loads the sharing's part of a client's state; returns the rest."""
         if self.sharing is not None:
             self.sharing.load_state_dict(_taken(state, _SHARING))
         return {name: tensor for name, tensor in state.items() if not name.startswith(_SHARING)}
 
     @contextmanager
     def restored_on_error(self, call: Call) -> Iterator[None]:
-        """Restores what stays here when the block raises: it would keep a NaN. Shared weights are sent again."""
+        """Restores what stays at the site if the block raises, so that no NaN remains."""
         whole, copies = self.sharing is not None, []
         kept = self.kept(whole=whole) if call.keeps_network or not whole else {}
         for tensors in (kept, self.sharing.state_dict() if self.sharing is not None else {}):
@@ -119,7 +118,7 @@ class OwnNetwork:
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights that stay at a site (empty where none do), and the rest of a client's state."""
+    """Splits a client's state into the weights that stay at the site (empty if there are none) and the rest."""
     return _taken(state, _PREFIX), {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
 
 

@@ -1,6 +1,6 @@
 """The participants of a run: sites that train, hospitals that do not, their networks and initial weights.
 
-What they are made of is built once, without data, so that errors are found before anything is computed.
+Their components are built once, without data, so that errors are found before anything is computed.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ NETWORK = "network"
 
 
 def run_config(plan: Plan, places: Places) -> WorkflowConfig:
-    """``train.json`` of a plan on this machine, with its variant and its values."""
+    """``train.json`` of a plan on this machine, with its variant and overrides."""
     return client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
 
 
 def require_own_images(plan: Plan, places: Places, site: str) -> None:
-    """Refuses a plan with which a site would read its images in another way than its own bundle says.
+    """Refuses a plan that changes how a site reads its images, compared with the site's own bundle.
 
     Raises:
-        Refused: every such place, or ids that the bundle does not have.
+        Refused: every such change, or ids that the bundle does not have.
     """
     own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
     choices = {name: value for name, value in plan.sites.get(site, {}).items() if name != NETWORK}
@@ -77,7 +77,7 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
 
 
 def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
-    """An empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
+    """Builds a network by name as ``train.json``, with a site's ``overrides``, declares it, without loading weights."""
     own = config.with_overrides({**(overrides or {}), "network_name": name})
     network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
     return network
@@ -86,14 +86,14 @@ def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any
 def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
     """Refuses pretrained weights that are missing, or of another network, before the teacher is fitted.
 
-    Of weights with a name the file has to be there: its content is known by its hash. A file of one's own is read.
+    Weights with a name only have to exist, since their content is known by its hash. A user's own file is read.
 
     Args:
         config: the run's ``train.json``.
         names: networks that are trained before round 0.
 
     Raises:
-        Refused: with what is wrong for every network.
+        Refused: with the problems of every network.
     """
     parser, problems = config.parser(), Problems()
     if not in_catalogue(parser):
@@ -106,7 +106,7 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
         with problems.collected():
             encoder_weights_file(start, name)
             if named(str(start)) is None:
-                with own_random_state(0):  # nothing that is drawn here is used
+                with own_random_state(0):  # random numbers drawn here are not used
                     config.with_overrides({"network_name": name}).value("network_def")
     problems.refuse_if_any()
 
@@ -119,13 +119,13 @@ class Participants:
 
     Args:
         config: ``train.json`` with the variant and the run's overrides.
-        datalist: the frozen list. One without sites, as of a server without images, needs ``choices`` and ``unseen`` to
-            name every site.
+        datalist: the frozen list. If it has no sites (a server without images), ``choices`` and ``unseen`` must name
+            every site.
         choices: ``federate.json -> sites``.
-        unseen: names of sites that take no part; those without unlabelled images are added.
+        unseen: names of sites that do not train; those without unlabelled images are added.
 
     Raises:
-        Refused: an unknown name; unlike networks with a strategy that averages them.
+        Refused: an unknown name, or different networks with a strategy that averages them.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class Participants:
         if not isinstance(mixed, list):
             raise refused("mixed_networks", found=repr(mixed), expected="a list of networks, or null")
         turns = [common] if self.strategy.exchange.alike or not mixed else mixed
-        #: Site to the name of its network: its own choice, else the next of ``mixed_networks``, which count only where
-        #: each site keeps a network of its own, else the common one.
+        #: Site to the name of its network: its own choice, else the next of ``mixed_networks`` (only if each site
+        #: keeps a network of its own), else the common one.
         self.networks: dict[str, str] = {
             site: self.overrides[site].get("network_name") or turns[place % len(turns)]
             for place, site in enumerate(self.sites)
@@ -167,7 +167,7 @@ class Participants:
 
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
-        """That of a plan on this machine."""
+        """Reads the participants of a plan on this machine."""
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
         return cls(run_config(plan, places), datalist, choices=choices, unseen=plan.unseen)
 
@@ -181,19 +181,19 @@ class Participants:
 
     @cached_property
     def server_network(self) -> str:
-        """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
+        """The server's network: the sites' if they share one, else ``server_network``, else ``network_name``."""
         if self.strategy.exchange.alike and self.networks:
             return self.networks[self.sites[0]]
         return self.config.optional("server_network") or self.config.value("network_name")
 
     @property
     def all_networks(self) -> list[str]:
-        """Every network that is trained before round 0, once."""
+        """Names of the networks that are trained before round 0, sorted, each once."""
         return sorted({*self._of_all.values()})
 
     @property
     def _of_all(self) -> dict[str, str]:
-        """Who (a site, or the server where it has one) to the name of their network."""
+        """Participant (a site, or the server if it has a model) to the name of its network."""
         return self.networks | ({SERVER: self.server_network} if self.strategy.exchange.server_model else {})
 
     @property
@@ -202,29 +202,31 @@ class Participants:
         return bool(lookup(self.config.parser().get(), ("train", "dataset", "split")) == "labelled")
 
     def needs_masks(self, site: str) -> bool:
-        """Whether a site reads labels of its own images of which only masks will do; weak ones it cannot use."""
+        """Whether a site reads labels of its own images that must be masks, not weak labels."""
         config = self.config.with_overrides(self.overrides.get(site, {}))
         if not isinstance(config.parser().get().get("images"), Mapping):
-            return False  # images of the bundle's own, which refuse what they cannot read
+            return False  # the bundle's own image reader, which refuses unsuitable labels itself
         return not config.optional("images#weak_labels") if self.supervised else config.optional("oracle") is True
 
     def learned(self) -> frozenset[str]:
-        """Names of what is trained of the server's network; the rest is frozen, or running statistics and counters."""
-        with own_random_state(0):  # nothing that is drawn here is used
+        """Names of the server network's trained weights; the rest is frozen, or running statistics and counters."""
+        with own_random_state(0):  # random numbers drawn here are not used
             return frozenset(trained_weights(build_network(self.config, self.server_network)))
 
     def costs(self) -> dict[str, dict[str, float]]:
-        """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
-        own, which would have to be loaded for it."""
+        """Cost of one image for each of the sites' networks, see :func:`samfed_monai.metrics.cost_of`.
+
+        It is empty if the network is SAM itself, whose weights would have to be loaded.
+        """
         names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):
             size = self.config.value("image_size")
             return {name: cost_of(build_network(self.config, name), size) for name in sorted(names)}
 
     def first_weights(self, starts: Mapping[str, Start]) -> dict[str, dict[str, Tensor]]:
-        """What sites are sent before round 0, by site: the network, or the part of it, that they keep from then on.
+        """Weights sent to sites before round 0, by site: the network, or the part of it, that they keep from then on.
 
-        A hospital that takes no part is given the personal part of the server's network as it was warmed up.
+        An unseen hospital gets the personal part of the server's network after the warm start.
         """
         first = {}
         for site, name in self.networks.items():
@@ -234,11 +236,11 @@ class Participants:
         return {site: weights for site, weights in first.items() if weights}
 
     def sam_fingerprint(self, site: str | None = None) -> dict[str, str]:
-        """Hash of the SAM under a site's network, as :func:`sam_fingerprint` gives it; ``None`` is the server."""
+        """Hash of the SAM under a site's network, see :func:`sam_fingerprint`; ``None`` is the server's."""
         return sam_fingerprint(self.config, self.networks.get(site or "", self.server_network))
 
     def content(self) -> dict[str, Any]:
-        """The part that decides the result, for ``run.json``; empty where all sites are alike and take part."""
+        """Settings that decide the result, for ``run.json``; empty if all sites are alike and train."""
         content: dict[str, Any] = {}
         if self.strategy.exchange.own_networks or any(self.overrides.values()):
             content["sites"] = {site: {**self.overrides[site], "network": self.networks[site]} for site in self.sites}
@@ -247,16 +249,16 @@ class Participants:
         return content
 
     def settled(self, plan: Plan) -> Plan:
-        """The plan with every site and its network named, so that a site needs no other list than its own."""
+        """The plan with every site and its network named, so that a site needs no list but its own."""
         choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
         return replace(plan, sites=choices, unseen=self.unseen)
 
     def at_server(self) -> WorkflowConfig:
-        """The configuration as the server has it: with its own network, and no site."""
+        """The configuration at the server: with its own network, and without sites."""
         return self.config.with_overrides({"network_name": self.server_network})
 
     def server(self, *, rounds: int, seed: int, start: Start | None, guard: UpdateGuard) -> Server:
-        """What the strategy is given; ``start`` is that of the server's network, where it has one."""
+        """Returns what the strategy is attached to; ``start`` is that of the server's network, if it has one."""
         weights: Mapping[str, Tensor] = {}
         if start is not None:
             weights = start.shared if self.strategy.exchange.alike else start.whole
@@ -265,7 +267,7 @@ class Participants:
             config = self.at_server().with_overrides({"site": SERVER, "seed": seed, "standalone": {}})
             parser = config.parser()
             with own_random_state(derive_seed(seed, SERVER, "bench")):
-                if "initialize" in parser:  # first, as in MONAI's workflow: no other may have run in this process
+                if "initialize" in parser:  # first, as in MONAI's workflow, which may not have run in this process
                     parser.get_parsed_content("initialize")
                 made: PublicMaskSharing = parser.get_parsed_content("sharing")
             return made
@@ -312,14 +314,14 @@ def _trains_or_not(
 
 
 Built = tuple[str, dict[str, list[int]]]
-#: Ids of the training batches that a client network sees.
+#: Ids of the batch sizes that a client network is trained with.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
-#: What a site's labels go through on their way to the loss.
+#: Ids of the components that process a site's labels before the loss.
 OF_LABELS = "resize", "binary_label"
-#: What decides how a site's images are scored.
+#: Ids of the components that decide how a site's images are scored.
 SCORES = "validate#preprocessing", "validate#scores"
-#: Ids whose components read no image and compute nothing when they are built, to what a bundle without them has. The
-#: trainer refers to most others, but of it the first problem alone is found.
+#: Ids of components that read no image and compute nothing when they are built, to their defaults. The trainer refers
+#: to most of the others, but building it finds its first problem only.
 PARTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer", "images", "terms", "loss", "weak_view", "strong_view")),
     **dict.fromkeys(("before", "stream", "sharing", "statistics", "train#trainer", "validate#evaluator")),
@@ -328,7 +330,7 @@ PARTS: dict[str, Any] = {
 
 
 class _ImagesToCome(SiteImages):
-    """A site's images before there is one: a record of each split, which nothing reads."""
+    """Placeholder for a site's images in a dry run: one record per split, which is never read."""
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         return [{"image": "", "label": "", "image_sha256": ""}]
@@ -340,22 +342,21 @@ def dry_run(
     overrides: Mapping[str, Mapping[str, Any]],
     strategy: Strategy | None = None,
 ) -> None:
-    """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it;
-    with it its optimizer, its terms and what reads its images.
+    """Builds each network of a run once, with its optimizer, terms and image readers, and checks that they fit.
 
     Args:
         config: the run's ``train.json``.
-        networks: who (a site, or the server) to the name of their network.
-        overrides: what each changes in ``train.json``; sites without changes may be missing.
-        strategy: of the run; ``None`` is a site that trains alone.
+        networks: participant (a site, or the server) to the name of its network.
+        overrides: participant to its changes of ``train.json``; sites without changes may be missing.
+        strategy: of the run; ``None`` for a site that trains alone.
 
     Raises:
-        Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
+        Refused: an image size or a batch that a network cannot take (the message has the nearest possible one), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
-            term does not take, a guide that a term names and that is not there, a term that reads the server's network
-            where each site trains its own, weak labels (``images#weak_labels``) whose unlabelled pixels would be
-            learned from, missing weights of SAM, names that the strategy cannot do with, unlike networks where it
-            averages weights, or a site that alone would score images of another size or in another way.
+            term does not accept, a missing guide that a term names, a term that reads the server's network where each
+            site trains its own, weak labels (``images#weak_labels``) whose unlabelled pixels the loss would learn from,
+            missing weights of SAM, names that the strategy cannot use, different networks where it averages weights, or
+            a single site that would score images of another size or in another way.
     """
     problems, found = Problems(), dict[str, Built]()
     for site, name in networks.items():
@@ -363,12 +364,12 @@ def dry_run(
         key = json.dumps(own, sort_keys=True, default=repr)
         if key in found:
             continue
-        # on no device, and without what only a site that trains alone has
+        # without a device, and without the components of a site that trains alone
         parser = unfilled(config.with_overrides({**own, "network": "@network_def", "standalone": {}}).parser())
         if lookup(parser.config, ("images", "_target_")) == "samfed_monai.bundle.SiteImages":
             parser["images#_target_"] = _ImagesToCome
         problems.extend(_scored_otherwise(config.parser().get(), parser.get(), site, overrides.get(site, {})))
-        with own_random_state(0), unwrapped(parser):  # nothing that is drawn here is used
+        with own_random_state(0), unwrapped(parser):  # random numbers drawn here are not used
             network = parser.get_parsed_content("network_def")
             common = network if len(own) == 1 else build_network(config, name)
         size = parsed(parser, "image_size")
@@ -415,7 +416,7 @@ def dry_run(
 
 
 def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, Any]) -> Iterator[Problem]:
-    """Values of one site alone that change what its scores mean: averages over sites would mix unlike numbers."""
+    """Overrides of a single site that change the meaning of its scores and so invalidate averages over sites."""
     of_run, here = (reached(content, SCORES) for content in (usual, own))
     for name, value in overrides.items():
         if lookup(of_run, split_id(name)) != lookup(here, split_id(name)):
@@ -424,15 +425,15 @@ def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, A
 
 
 def _part(parser: Any, name: str, problems: Problems) -> Any:
-    """A part of ``train.json``, built; ``None`` where it cannot be built without a site.
+    """Builds a part of ``train.json``; returns ``None`` if it cannot be built without a site.
 
-    What it refuses itself is a problem; any other error is reported where a site builds it, but of the optimizer, which
-    needs nothing of a site.
+    Its own refusals are added to ``problems``. Other errors are reported when a site builds the part, except those of
+    the optimizer, which needs nothing from a site.
     """
     try:
         built = parsed(parser, name, PARTS[name])
-        return PARTS[name] if built is None else built  # null is as good as none
-    except (RuntimeError, ValueError) as error:  # the second of a reference to what is not there
+        return PARTS[name] if built is None else built  # null counts as missing
+    except (RuntimeError, ValueError) as error:  # ValueError: a reference to an id that does not exist
         found = unwrap_own(error)
         if found is None and name == "optimizer":
             found = component_refusal(error, parser.get(), file="train.json")
@@ -441,21 +442,21 @@ def _part(parser: Any, name: str, problems: Problems) -> Any:
 
 
 def _terms(parser: Any, built: Any) -> list[Term] | None:
-    """The terms that a site trains with; ``None`` where one cannot be built."""
+    """The terms that a site trains with; ``None`` if one cannot be built."""
     if "terms" not in reached(parser.get(), [TRAIN]):
         return []
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
 def _of_server(term: Term) -> Problem:
-    """A term that would take a site's own network, with which a round starts there, for the server's."""
+    """The problem of a term that reads the server's network, where it would get the site's own instead."""
     found, expected = "one that would take the site's own for it", "a term that does not read the server's network"
     hint = f"set {term.where}#_disabled_ to true, or, where its student is global, agreement#student to weak"
     return Problem(term.where, found, f"{expected}, as each site trains one of its own", hint)
 
 
 def _optimizer_problems(optimizer: Any) -> list[Problem]:
-    """Learning rates that no network of this package has learned with, and options of groups that torch passes over."""
+    """Problems of learning rates outside [0, 1] (no network here learned with one) and group options torch ignores."""
     groups, where = getattr(optimizer, "param_groups", ()), "train.json -> optimizer"
     rates = {float(group["lr"]) for group in groups if "lr" in group}
     hint = "set learning_rate, or lr of the optimizer and of its groups"
@@ -469,13 +470,13 @@ def _optimizer_problems(optimizer: Any) -> list[Problem]:
 
 
 def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> list[Problem]:
-    """A loss for probabilities, where the network gives logits; of a ``term``, also one without weights of pixels.
+    """Problems of a loss that expects probabilities instead of logits; for a ``term``, also one without pixel weights.
 
-    Of two answers to the same label, logits of 4 and -4 are the better ones, and 0 and 1 as logits the worse. Few
-    pixels are foreground: without this, a Dice of logits would fall below zero, and look like the best of all.
+    For the same label, logits of 4 and -4 must give a lower loss than logits of 1 and 0. The label has few foreground
+    pixels: otherwise a Dice of logits could fall below zero and appear to be the best.
     """
     label = torch.zeros(1, 1, 32, max(32, 8 * outputs))
-    for value in range(1, max(2, outputs)):  # a corner each
+    for value in range(1, max(2, outputs)):  # one corner per class
         label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
     right = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
     given: tuple[torch.Tensor, ...] = (label,)
@@ -489,7 +490,7 @@ def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> lis
             values.append(float(loss(answer, *given)))
         except Exception as error:  # a loss of the user's own may raise anything
             if not values and (term is None or not isinstance(error, TypeError)):
-                return []  # it takes neither, or another size: reported where a site trains
+                return []  # it fails on both, or needs another size: reported when a site trains
             found = f"{type(loss).__name__}, which does not take them ({(str(error) or repr(error)).splitlines()[0]})"
     if len(values) == 2 and values[1] > values[0]:
         found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
@@ -498,12 +499,12 @@ def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> lis
 
 
 def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem]:
-    """What takes an unlabelled pixel of a weak label for one with a label, where a site reads weak labels.
+    """Problems of components that treat unlabelled pixels of weak labels as labelled.
 
-    A label with all three kinds of pixels goes through the site's transforms and its loss; of several classes as
-    planes, none of which has the pixels without a label.
+    A label with all three kinds of pixels goes through the site's transforms and its loss. With several classes it has
+    a plane per class, and unlabelled pixels are in none of them.
     """
-    label = torch.full((1, 17, 17), float(IGNORE))  # of a size that no resizing keeps pixel by pixel
+    label = torch.full((1, 17, 17), float(IGNORE))  # a size that resizing always changes
     label[:, :4], label[:, 4:8] = 0, 1
     if outputs > 1:
         label = torch.cat([label == value for value in range(outputs)]).float()
@@ -525,7 +526,7 @@ def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem
 
 
 def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
-    """How a loss takes unlabelled pixels for labelled ones; empty where no gradient reaches them."""
+    """Describes how a loss learns from unlabelled pixels; empty if no gradient reaches them."""
     logits = torch.zeros(1, outputs, *label.shape[1:], requires_grad=True)
     try:
         loss(logits, label[None]).backward()
@@ -536,13 +537,13 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
 
 
 def _batches(parser: Any) -> dict[str, int]:
-    """Images of each training batch, by the option where that decides it and else by id."""
+    """Batch sizes of training: by the option ``batch_size`` if that sets them, else by id."""
     option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
     return {"batch_size" if n == option else name: n for name, n in found.items() if isinstance(n, int)}
 
 
 def _unlike(first: Built, other: Built) -> str:
-    """The first tensor in which two networks differ, and what each has there; empty where they are alike."""
+    """Describes the first tensor in which two networks differ; empty if they are alike."""
     name = next((name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)), "")
     sides = (f"{who} has {f'shape {of[name]}' if name in of else 'no such tensor'}" for who, of in (first, other))
     return name and f"{name}: {', '.join(sides)}"

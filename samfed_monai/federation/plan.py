@@ -1,4 +1,4 @@
-"""A job as data: its ``Plan`` decides the result, its ``Places`` are paths."""
+"""A job as data: its ``Plan`` decides the result, its ``Places`` are paths on one machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMA: Mapping[str, Any] = {
     },
     "additionalProperties": False,
 }
-"""Of a plan's JSON content."""
+"""JSON schema of a plan."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Plan:
 
     Args:
         bundle: the bundle's name.
-        train, teacher: ids of ``train.json`` and ``teacher.json`` that are no paths, to values.
-        sites: site to its own choices that are no paths. :meth:`Participants.settled` names every site.
+        train, teacher: overrides of ``train.json`` and ``teacher.json``, ids to values, without paths.
+        sites: site to its own overrides, without paths. :meth:`Participants.settled` names every site.
 
-    The others are those of :class:`FederatedJob`.
+    The other arguments are those of :class:`FederatedJob`.
 
     Raises:
-        Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
+        Refused: a field of the wrong type or out of range, or content that is not JSON; all problems at once.
 
     Example::
 
@@ -91,10 +91,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: Any) -> Plan:
-        """Reads what :meth:`to_json` wrote.
+        """Reads the result of :meth:`to_json`.
 
         Raises:
-            Refused: unknown or missing keys, or values of another type; every problem at once.
+            Refused: unknown or missing keys, or values of the wrong type; all problems at once.
         """
         require(departures(content, SCHEMA, "plan"))
         return cls(**content)
@@ -106,12 +106,12 @@ class Plan:
 
     @property
     def updates_hash(self) -> str:
-        """SHA-256 of what decides the sites' updates of a round: without whom the server waits for, and its guard."""
+        """SHA-256 of all settings that decide the sites' updates: not quorum, timeout, one-site permit and guard."""
         plain = replace(self, timeout=None, quorum=None, allow_single_site=False, update_guard={})
         return canonical_hash(plain.to_json())
 
     def fingerprint(self, bundle_root: str | Path) -> str:
-        """SHA-256 of the plan and of the bundle's files that it runs with; paths and notes in them do not count."""
+        """SHA-256 of the plan and of the bundle's files that it uses, without paths and notes."""
         return canonical_hash({"plan": self.to_json(), "bundle": bundle_content(bundle_root, self.variant)})
 
 
@@ -121,15 +121,15 @@ class Places:
 
     Args:
         datalist: file made by ``samfed prepare``; at a site, one with its own images is enough.
-        start_from, masks_from: read at the server alone, which sends their weights to the sites; the hash of their
+        start_from, masks_from: read only at the server, which sends their weights to the sites; the hash of their
             content is in ``run.json -> hashes``.
         train, teacher: ids that are paths or devices (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
 
-    The others are those of :class:`FederatedJob`; nothing of the result depends on them.
+    The other arguments are those of :class:`FederatedJob`; the result does not depend on them.
 
     Raises:
-        Refused: another number of workers.
+        Refused: an invalid number of workers.
     """
 
     bundle_root: Path
@@ -160,7 +160,7 @@ class Places:
         return self.cache_dir or self.output_dir / "cache"
 
     def to_json(self) -> dict[str, Any]:
-        """Places as JSON content, its arguments, for a process of the same machine."""
+        """The arguments as JSON content, for another process on this machine."""
         return _as_json(self)
 
     def overrides(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Places:
 
 
 def split_places(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Overrides by id, as (settings that decide the result, paths)."""
+    """Splits overrides by id into (settings that decide the result, paths)."""
     pairs = flat(overrides)
     there = {name: value for name, value in pairs.items() if name in PLACES}
     return {name: value for name, value in pairs.items() if name not in PLACES}, there

@@ -1,4 +1,4 @@
-"""Checks before round 0: fingerprints that both ends compare, and images, labels and classes of a list."""
+"""Checks before round 0: fingerprints that server and sites compare, and images, labels and classes of a list."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def is_sam(config: WorkflowConfig, network: str) -> bool:
 
 
 def base_sam(config: WorkflowConfig, network: str) -> str | None:
-    """SHA-256 of the checkpoint under a client network; ``None`` for one that is no SAM.
+    """SHA-256 of the SAM checkpoint under a client network; ``None`` if the network is not a SAM.
 
     Args:
         config: a run's or a site's ``train.json``.
         network: name of the network.
 
     Raises:
-        Refused: there is no such file here; the message has the command that fetches it.
+        Refused: the file is missing here; the message has the command that fetches it.
     """
     if not is_sam(config, network):
         return None
@@ -61,7 +61,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-#: Word of the message to its name in messages, and how to fix a difference.
+#: Fingerprint to its name in error messages, and how to fix a difference.
 _MEANING = {
     "plan": ("plan and bundle", "give both the same bundle and the same job; paths may differ, nothing else"),
     "version": ("samfed-monai", "install the same version at both ends"),
@@ -81,7 +81,7 @@ _MEANING = {
 
 
 def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
-    """The hash of the SAM under a site's network, where it is one; none where the file is missing."""
+    """Hash of the SAM under a site's network; empty if the network is not a SAM or the file is missing."""
     try:
         found = base_sam(config, network)
     except (Refused, OSError) as error:
@@ -93,13 +93,14 @@ def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
 def own_fingerprints(
     plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """What server and site compare: the version, and hashes of plan and bundle, public images and the site's part.
+    """Fingerprints that server and site compare: the version, and hashes of plan and bundle, public images and site's
+    part.
 
     Args:
         plan: of the run.
         bundle_root: folder of the bundle.
-        datalist: the list; its part of the site counts where it has one.
-        site: whose.
+        datalist: the list; the site's part is included if the list has it.
+        site: name of the site.
         sam: its :func:`sam_fingerprint`.
     """
     part = {"list": datalist.part_hash(site)} if site in datalist.sites else {}
@@ -108,7 +109,7 @@ def own_fingerprints(
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
-    """One problem for each word of ``wanted`` in which this site differs; words of other kinds are passed over."""
+    """One problem for each fingerprint in ``wanted`` that differs at this site; other words are ignored."""
     return [
         Problem(name, found=own.get(word, "none")[:12], expected=f"the server's {wanted[word][:12]}", hint=hint)
         for word, (name, hint) in _MEANING.items()
@@ -116,28 +117,28 @@ def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Probl
     ]
 
 
-#: Files that are hashed again at each start of a run whose data were checked before.
+#: Number of files hashed again at each start of a run whose data were checked before.
 SAMPLE = 32
 
 
 def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path, verify: bool = False) -> None:
-    """Decodes and hashes every file of the list, or recognises that it did so before.
+    """Decodes and hashes every file of the list, unless they passed this check before.
 
-    A check that passed is remembered by the list's hash and by the sizes and modification times of all files, so that
-    a comparison of many runs reads the images once. A disk that lost a bit keeps both: :data:`SAMPLE` files are hashed
-    again each time, others each time, until all were (fault 68).
+    A passed check is recorded with the list's hash and the sizes and modification times of all files, so that a
+    comparison of many runs reads the images once. Bit errors on disk change neither size nor time: :data:`SAMPLE` other
+    files are hashed again at each start until all were (fault 68).
 
     Args:
         datalist: the frozen list.
-        data_root: folder that its paths start from.
-        cache_dir: where a check that passed is remembered.
-        verify: reads everything again, whatever is remembered.
+        data_root: folder that its paths are relative to.
+        cache_dir: folder where a passed check is recorded.
+        verify: read everything again, even after a passed check.
 
     Raises:
         Refused: with every problem of every file.
     """
     seal = _seal(datalist, Path(data_root))
-    list_hash = datalist.hash  # once: every look at it writes out the whole list
+    list_hash = datalist.hash  # read once: each access serialises the whole list
     memory = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
     known = read_json(memory) if memory.is_file() else {}
     looks = known.get("looks", 0)
@@ -153,7 +154,7 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
 
 
 def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) -> list[Problem]:
-    """Files whose bytes are not those that were listed, among the :data:`SAMPLE` whose turn it is."""
+    """Problems of files whose bytes have changed, among the :data:`SAMPLE` whose turn it is."""
     files = {item.image: item.sha256 for _, _, item in datalist.items()}
     files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
     order = sorted(files, key=lambda name: derive_seed(0, list_hash, name))
@@ -170,7 +171,7 @@ def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) ->
 def image_problems(
     datalist: DataList, data_root: str | Path, *, cache_dir: str | Path, verify: bool = False
 ) -> list[Problem]:
-    """What :func:`check_data` finds, in words that may leave a site: how much it is; the log has what."""
+    """Result of :func:`check_data` that may leave a site: only a number of problems; the site's log has them."""
     try:
         check_data(datalist, data_root, cache_dir=cache_dir, verify=verify)
     except Refused as refused:
@@ -185,7 +186,7 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
 
     Args:
         datalist: the frozen list, or the server's part of it.
-        supervised: whether sites learn from labels of their own, which takes no public images.
+        supervised: whether sites learn from labels of their own, which needs no public images.
     """
     if datalist.public or supervised:
         return []
@@ -195,12 +196,12 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
 
 
 def label_problems(datalist: DataList, participants: Participants, where: str) -> list[Problem]:
-    """Problems of labels at sites whose method learns from them, every site's at once.
+    """Problems of labels at sites whose method learns from them, all sites at once.
 
-    Weak ones where it learns from masks alone, and none at all; an image without one where it reads those of all.
+    These are weak labels where masks are needed, no labels at all, or images without one where all need a label.
 
     Args:
-        datalist: the frozen list, or one end's part of it; sites that it does not have are not looked at.
+        datalist: the frozen list, or a site's or the server's part of it; sites that it does not have are skipped.
         participants: of the run.
         where: the list, for the messages.
     """
@@ -219,10 +220,10 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
 
 
 def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:
-    """Problems of a list's classes: names other than the run's, or a teacher that segments one class only.
+    """Problems of a list's classes: names that differ from the run's, or a teacher that segments only one class.
 
     Args:
-        datalist: the frozen list, or one end's part of it.
+        datalist: the frozen list, or a site's or the server's part of it.
         config: the run's ``train.json``.
     """
     classes, problems = config.optional("classes"), Problems()
@@ -245,7 +246,7 @@ def _seal(datalist: DataList, data_root: Path) -> str:
 
 
 def public_colours(config: WorkflowConfig, datalist: DataList, data_root: str | Path) -> Colours | None:
-    """The range of colours of a list's public images, as ``validate#preprocessing`` gives them to a network."""
+    """Range of colours of a list's public images after ``validate#preprocessing``."""
     preprocessing = config.value("validate#preprocessing")
     records = load_records(datalist, data_root, split="public", with_labels=True)
     return Colours.of(colours_of(np.asarray(preprocessing(dict(record))["image"])) for record in records)

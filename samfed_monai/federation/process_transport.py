@@ -1,8 +1,8 @@
-"""A federation on one machine whose sites work side by side, each in one of a few processes.
+"""A federation on one machine whose sites run in parallel in a few processes.
 
-Such a process is ``python -m samfed_monai.federation.process_transport PIPE``. What is logged there is sent with the
-answers and logged by the process that asked, which runs on the same machine, for the same user; what a site raises
-before round 0 is raised there, too.
+Each process is ``python -m samfed_monai.federation.process_transport PIPE``. Its log records are sent with the replies
+and logged by the parent process, which runs on the same machine, for the same user; errors that a site raises before
+round 0 are raised in the parent, too.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from samfed_monai.protocol.transport import Task, scrub
 
 logger = logging.getLogger(__name__)
 
-_LOOK = 0.05  # seconds between two looks at a thread
+_LOOK = 0.05  # seconds between two checks of a thread
 
 
 def workers_of(places: Places, sites: int) -> int:
-    """How many processes ``sites`` sites of this machine work in; 1 is this one.
+    """Number of processes for ``sites`` sites on this machine; 1 is this process.
 
-    ``auto`` takes a process for each site, at most one for each core that this process may use, and one where a GPU
-    does the work, since several would share it and its memory.
+    ``auto`` takes one process per site, at most one per core that this process may use; on a GPU it takes one, since
+    several would share the GPU and its memory.
     """
     if places.workers != AUTO:
         return min(int(places.workers), sites)
@@ -55,23 +55,23 @@ def workers_of(places: Places, sites: int) -> int:
 
 
 class ProcessTransport(WireTransport):
-    """Runs the sites of this machine in processes of their own, side by side.
+    """Runs the sites of this machine in parallel, in processes of their own.
 
-    Site *i* is always with process *i* modulo ``workers``; the sites of one process answer one after the other. Every
-    process has its share of the threads that this one would use. Messages, answers and the sums made of them are those
-    of :class:`LocalTransport`, to the bit where the threads of a process are as many as there; so are the states that
-    :meth:`save_state` leaves, out of a folder of this run in which each site keeps its own.
+    Site *i* always runs in process *i* modulo ``workers``; the sites of one process run one after the other. The
+    threads of this process are divided among the processes. Messages, replies and their sums equal those of
+    :class:`LocalTransport`, to the bit if each process has as many threads as there; so do the states that
+    :meth:`save_state` stores, from a folder of this run in which each site keeps its own.
 
-    A process that ends (killed, out of memory) is the :class:`Failure` of the site that it worked for. It is started
-    again for the next site that it has, which goes on from its last state. A deadline ends the processes that are still
-    at work. What sites raise in ``CHECK`` and ``PREPARE`` is raised here. Classes that a script registered in this
-    process are not known in the others: name their module in the bundle's ``imports``.
+    If a process ends (killed, out of memory), the site it worked for gets a :class:`Failure`. The process is restarted
+    for its next site, which continues from its last state. A deadline kills the processes that are still working.
+    Exceptions of sites in ``CHECK`` and ``PREPARE`` are raised here. Classes that a script registered in this process
+    are unknown to the others: name their module in the bundle's ``imports``.
 
     Args:
         plan: with every site named.
         places: of this machine.
-        workers: processes.
-        progress: where progress is shown; ``None`` shows it on a terminal only.
+        workers: number of processes.
+        progress: progress bars; ``None`` shows them on a terminal only.
 
     Use it in a ``with`` block, or :meth:`close` it: no process is left behind.
     """
@@ -93,21 +93,21 @@ class ProcessTransport(WireTransport):
         super().__init__(self, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
 
     def send(self, request: Request) -> _Ticket:
-        """Has the thread of the site's process ask it, as a :class:`Post`."""
+        """Sends a request from the thread of the site's process, see :class:`Post`."""
         process = next(process for process in self.processes if request.site in process.sites)
         ticket = _Ticket(request, process)
         ticket.work = process.thread.submit(self._ask, ticket)
         return ticket
 
     def cancel(self, ticket: _Ticket) -> bool:
-        """Ends the process that works on a request."""
+        """Drops a request that has not started, or kills the process that works on it."""
         ticket.cancelled = True
         if not ticket.work.cancel():
             ticket.process.kill_until(ticket.work)
         return True
 
     def check_stop(self) -> None:
-        """Raises what a site raised before round 0."""
+        """Raises an error that a site raised before round 0."""
         if self._error is not None:
             raise self._error
 
@@ -131,17 +131,17 @@ class ProcessTransport(WireTransport):
                 _link(path, self._states / as_file_name(site) / f"{int(Path(folder).parent.name):03d}.safetensors")
 
     def finalize(self) -> None:
-        """Ends the sites, then the processes."""
+        """Finalizes the sites, then ends the processes."""
         for process in self.processes:
             try:
                 if process.child.alive:
                     process.ask({"task": "finalize"})
-            except ChildDied as error:  # all that it had to do was done
+            except ChildDied as error:  # its work was already done
                 logger.warning("%s: %s", ", ".join(process.sites), error)
         self.close()
 
     def close(self) -> None:
-        """Ends the processes, whatever they do; requests that wait are dropped. Safe to call at any time."""
+        """Kills the processes and drops waiting requests. Safe to call at any time."""
         opened = [process for process in self.processes if not process.closed]
         for process in opened:
             process.closed = True
@@ -180,7 +180,7 @@ class ProcessTransport(WireTransport):
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name of a file that is only ever replaced; a copy where the disk has no such names."""
+    """Hard-links a file that is only ever replaced, never changed; copies it if the disk has no hard links."""
     make_folder(target.parent)
     try:
         os.link(source, target)
@@ -189,11 +189,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 class _SiteProcess:
-    """One process, its sites, and the thread that asks it."""
+    """One process, its sites, and the thread that sends it requests."""
 
     def __init__(self, sites: Sequence[str], settings: Mapping[str, Any]) -> None:
         environment = {
-            # as multiprocessing does it: what can be imported here can be imported there
+            # as in multiprocessing: the same imports work in both processes
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
@@ -204,20 +204,20 @@ class _SiteProcess:
         self.closed = False
 
     def start(self, ticket: _Ticket) -> None:
-        """Starts the process where there is none and one is still wanted."""
+        """Starts the process if it is not running and still needed."""
         if not (self.child.alive or ticket.cancelled or self.closed):
             if self.child.pid is not None:
                 logger.warning("the process of %s is started again", ", ".join(self.sites))
             self.child.start()
 
     def kill_until(self, work: Future[None]) -> None:
-        """Ends the process until the thread is done."""
+        """Kills the process, again and again, until the thread is done."""
         while not work.done():
-            self.child.kill()  # at every look: it may just have been started again
+            self.child.kill()  # every time: it may just have been restarted
             time.sleep(_LOOK)
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """An answer; log records of that process are logged here.
+        """Returns the reply to a request; log records of the process are logged here.
 
         Raises:
             ChildDied: the process ended.
@@ -231,7 +231,7 @@ class _SiteProcess:
 
 @dataclass
 class _Ticket:
-    """A request, the process that it is for, its thread's work on it, and whether an answer is still wanted."""
+    """A request, its process, the thread's work on it, and whether it was cancelled."""
 
     request: Request
     process: _SiteProcess
@@ -240,7 +240,7 @@ class _Ticket:
 
 
 def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
-    """What answers questions in this process, with sites made from the plan, as in a process that has them all."""
+    """Returns the request handler of this process, with sites made from the plan."""
     import torch
 
     from samfed_monai.federation.site import ProcessContext, Site
@@ -275,7 +275,7 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
 
 
 class _Log(logging.Handler):
-    """Keeps what is logged until it travels."""
+    """Keeps log records until they are sent."""
 
     def __init__(self, level: int) -> None:
         super().__init__()
@@ -288,13 +288,13 @@ class _Log(logging.Handler):
         self._kept.append((record.name, record.levelno, self.format(record)))
 
     def take(self) -> list[tuple[str, int, str]]:
-        """What was logged since this was last called."""
+        """Returns the records logged since the last call."""
         kept, self._kept = self._kept, []
         return kept
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """An error that the asking process raises as it would have been raised there (:func:`as_raised`)."""
+    """Describes an error as JSON content, for the parent process to raise it (:func:`as_raised`)."""
     known = unwrap(error)
     if isinstance(known, Refused):
         return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
@@ -305,7 +305,7 @@ def described(error: Exception) -> dict[str, Any]:
 
 
 def as_raised(words: Mapping[str, Any], site: str) -> Exception:
-    """The error that a process described."""
+    """Rebuilds an error from its description (:func:`described`)."""
     if "problems" in words:
         return Refused(Problem(*parts) for parts in words["problems"])
     if "stopped" in words:
@@ -316,8 +316,8 @@ def as_raised(words: Mapping[str, Any], site: str) -> Exception:
 
 
 def main() -> None:
-    """Answers until the process that asks is gone."""
-    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
+    """Serves requests until the parent process is gone."""
+    # Ctrl-C in a terminal, or a signal to the whole group, is handled by the parent process, which ends this one
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     serve(_start)

@@ -1,4 +1,4 @@
-"""What a run shows while it works: bars on the terminal, seconds by activity, scalars for TensorBoard."""
+"""Progress of a run: bars on the terminal, seconds by activity, scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Clock:
-    """Adds up seconds per activity; the innermost activity is the one that is charged.
+    """Adds up seconds per activity; time is charged to the innermost activity.
 
     Example::
 
@@ -66,7 +66,7 @@ class Progress:
 
     @contextmanager
     def rounds(self, total: int, done: int) -> Iterator[tqdm]:
-        """The bar of the run; ``done`` rounds were finished before. Log lines go above the bars meanwhile."""
+        """The bar of the run; ``done`` rounds were finished before. Log lines appear above the bars."""
         loggers = [logging.root, logging.getLogger("samfed_monai")]
         with logging_redirect_tqdm(loggers), self._bar(total, "rounds", 0, initial=done, leave=True) as bar:
             yield bar
@@ -101,14 +101,14 @@ class Progress:
 
 
 TENSORBOARD = "tensorboard"
-"""The folder of a run that TensorBoard is pointed at, and the name of its package."""
+"""Name of a run's folder of TensorBoard events, and of the package."""
 
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a round's record has for TensorBoard, by tag.
+    """Scalars of a round's record for TensorBoard, by tag.
 
     ``dice/<site>`` and ``dice/mean`` (over all validation images), ``terms/<name>/<site>``, ``seconds/<activity>``,
-    ``MB/up`` and ``MB/down`` (all sites together, millions of bytes). What a round lacks has no tag.
+    ``MB/up`` and ``MB/down`` (all sites together, millions of bytes). Missing values have no tag.
 
     Args:
         record: content of ``round.json``.
@@ -124,12 +124,12 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Tracking:
-    """Writes every round of a run once it is stored. A failure is reported, ends the writing, and never the run.
+    """Writes every stored round of a run to TensorBoard. A failure is logged and stops the writing, but never the run.
 
-    Its steps are the rounds, from 1.
+    Steps are rounds, from 1.
 
     Args:
-        folder: the run's folder; its ``tensorboard/`` is added to.
+        folder: the run's folder; events are added to its ``tensorboard/``.
 
     Example::
 
@@ -141,7 +141,7 @@ class Tracking:
         self.folder = Path(folder)
         self._writer: Any = None
         package = find_spec(TENSORBOARD)
-        self._works = package is not None and package.origin is not None  # without one it is a mere folder, a run's
+        self._works = package is not None and package.origin is not None  # without one it is only a run's folder
 
     def __enter__(self) -> Tracking:
         return self
@@ -151,12 +151,12 @@ class Tracking:
             self._writer.close()
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the last of ``records``, which are those of all rounds so far."""
+        """Writes the last of ``records``, the records of all rounds so far."""
         if not self._works:
             return
         try:
             self._write(records[-1])
-        except Exception as error:  # a broken TensorBoard, a full disk: what matters is stored already
+        except Exception as error:  # a broken TensorBoard, a full disk: the round itself is already stored
             self._works = False
             logger.warning("%s is not written any more: %s: %s", TENSORBOARD, type(error).__name__, error)
 
@@ -164,7 +164,7 @@ class Tracking:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # of a run that goes on after a stop, what was written of later rounds counts no more
+            # when a run is resumed, events of rounds that are run again are dropped
             self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=record["round"] + 1)
         for tag, value in scalars_of(record).items():
             self._writer.add_scalar(tag, value, record["round"] + 1)

@@ -92,7 +92,7 @@ _AWAY = "{} sent no scores of the final models, or not all ({}): no average has 
 
 
 class Run:
-    """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
+    """Check, teacher, soft masks, warm start, rounds and evaluation, in this order, over any transport.
 
     Args:
         plan: the settings that decide the result.
@@ -112,23 +112,23 @@ class Run:
 
     @cached_property
     def participants(self) -> Participants:
-        """Who takes part, and with which network."""
+        """The sites of the run and their networks."""
         return Participants.of(self.plan, self.places, self.datalist)
 
     @cached_property
     def start(self) -> StartingPoint | None:
-        """Weights that the network begins with; ``None`` where it is built anew."""
+        """Initial weights of the network; ``None`` to build it anew."""
         source = self.places.start_from
         return None if source is None else StartingPoint.read(source, self.participants)
 
     @cached_property
     def student(self) -> bytes | None:
-        """The network of an earlier run that makes the soft masks, as it is sent; ``None`` where SAM makes them."""
+        """Serialised network of an earlier run that makes the soft masks; ``None`` if SAM makes them."""
         source = self.places.masks_from
         return None if source is None else packed(source, self.participants)
 
     def _seen_before(self) -> list[str]:
-        """That weights or masks come of a run in which hospitals trained that are unseen here; the log says so, too."""
+        """Caveats on weights or masks of a run in which hospitals trained that are unseen here; also logged."""
         found = []
         named = {"start_from": self.places.start_from, "masks_from": self.places.masks_from}
         for name, source in named.items():
@@ -140,7 +140,7 @@ class Run:
 
     @cached_property
     def adapt(self) -> str:
-        """How SAM is adapted to the public images; ``off`` has no teacher."""
+        """How SAM is adapted to the public images; ``off`` means no teacher."""
         return str(self.participants.config.value("teacher_adapt"))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Run:
         with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
-            require(leaks(own))  # of sites with data roots of their own, too
+            require(leaks(own))  # also of sites with data roots of their own
             for part, root in own.by_root(places.data_root, places.sites):
                 check_data(part, root, cache_dir=places.cache, verify=places.verify)
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
@@ -173,7 +173,7 @@ class Run:
                     )
                 )
                 about, teacher_sha256 = self._teach(server, context)
-                costs = participants.costs()  # right after the teacher's, so that the times may be compared
+                costs = participants.costs()  # right after the teacher's, so that times are comparable
                 if about is not None:
                     costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
                 teacher_scores = server.teacher_scores(self.teacher.scored) if about is not None else None
@@ -234,7 +234,7 @@ class Run:
         return results
 
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
-        """Writes ``quality.json``: what masks' promises are worth, and the colours of the public images."""
+        """Writes ``quality.json``: the calibration of expected Dice, and the colours of the public images."""
         if calibration is None:
             logger.info("expected Dice is not calibrated: fewer than %d validation images say what it is worth", FEWEST)
         colours = public_colours(self.participants.config, datalist, self.places.data_root)
@@ -243,10 +243,10 @@ class Run:
         write_quality(Quality(calibration, colours, used), self.places.output_dir)
 
     def _check(self) -> str:
-        """Refuses what could not work, before anything is written and any site is asked.
+        """Refuses settings that cannot work, before anything is written or sent to a site.
 
         Returns:
-            How the teacher is adapted that networks start from, see :meth:`_start_adapt`.
+            How the teacher that networks start from is adapted, see :meth:`_start_adapt`.
         """
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
@@ -273,7 +273,7 @@ class Run:
     def _carrier(
         self, transport: Callable[[Plan], Transport] | None, settled: Plan, context: ProcessContext
     ) -> Iterator[Transport]:
-        """The transport and, where sites are on this machine, the sites, finalized at the end of the block."""
+        """Yields the transport; sites on this machine are finalized at the end of the block."""
         everybody = (*context.participants.sites, *context.participants.unseen)
         workers = workers_of(self.places, len(everybody))
         if transport is not None:
@@ -307,7 +307,7 @@ class Run:
         }
 
     def _started_from(self) -> dict[str, Any] | None:
-        """What the report says of weights that the run began with; ``None`` without any."""
+        """Entry of ``results.json`` on the weights that the run started from; ``None`` without any."""
         if self.start is None:
             return None
         return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": self._warm_steps}
@@ -323,7 +323,7 @@ class Run:
         return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
 
     def _teach(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
-        """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
+        """Finds or fits the teacher and sends it to the sites; returns its part of ``results.json`` and its SHA-256."""
         adapt, places = self.adapt, self.places
         if adapt == "off":
             return None, None
@@ -343,21 +343,21 @@ class Run:
             tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             server.hand_out(tensors, words)
-            context.teacher = None  # frees it: the rounds do not need it
+            context.teacher = None  # frees its memory: the rounds do not need it
         return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
     def _start_adapt(self) -> str:
-        """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
+        """How the teacher whose trunk the networks start from is adapted; ``none`` if no network starts from one.
 
-        A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
-        comparison differ in what they learn from and not in what they begin with.
+        A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that variants in a
+        comparison differ in what they learn from and not in their initial weights.
         """
         config = self.participants.config
         starts = any(map(takes_teacher, self.participants.all_networks))
         if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
         plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), config.overrides)
-        plain = plain.without_lost()  # options of what only this variant has
+        plain = plain.without_lost()  # drops options of components that only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if not self.datalist.public and not self.places.adapter:
             why = "there are no public images to adapt a teacher to"
@@ -369,7 +369,7 @@ class Run:
         return "none"
 
     def _trunk(self, adapt: str) -> Path | None:
-        """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
+        """The adapter of the teacher that the networks start from; fits it if there is none yet."""
         if adapt == "none":
             return None
         with self.clock("teacher"):
@@ -378,7 +378,7 @@ class Run:
             )
 
     def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
-        """What asks the sites; the weights that its rounds begin with follow, see :meth:`_begin`."""
+        """Returns the round controller; :meth:`_begin` sets the weights that its rounds start from."""
         plan, participants, strategy = self.plan, self.participants, self.participants.strategy
         noise = self.privacy.central_differential_privacy
         learned = participants.learned() if noise is not None else ()
@@ -399,7 +399,7 @@ class Run:
         )
 
     def _begin(self, server: RoundController, trunk: Path | None) -> None:
-        """Warm start and initial weights for every site, and for the server's strategy."""
+        """Runs the warm start and sets the initial weights of every site and of the server's strategy."""
         plan, participants = self.plan, self.participants
         if (begun := self._started_from()) is not None:
             steps = begun["warm_start_steps"] or "no"
@@ -428,9 +428,9 @@ class Run:
         return self.participants.strategy.rounds_before_warm_start > 0
 
     def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
-        """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
+        """``train.json`` and steps of a network's warm start: the run's own, then the variant's ``warm_start``."""
         content = self.participants.config.parser().get()
-        # over dp_only; "@id" is an option of the run
+        # applied on top of dp_only; "@id" is an option of the run
         own = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
@@ -439,11 +439,11 @@ class Run:
 
     @property
     def _warm_steps(self) -> int:
-        """Steps on the public images before the rounds, of the network that those begin with."""
+        """Warm-start steps of the server's network on the public images; 0 without such images."""
         return self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
 
     def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
-        """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
+        """A network's weights after its warm start; ``instead`` replaces arguments of :func:`warm_start`."""
         config, steps = self.warm_config(network)
         options: dict[str, Any] = {
             "datalist": self.datalist,
@@ -461,7 +461,7 @@ class Run:
         return {**begun, **warm_start(config, **options)[0]}
 
     def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
+        """Warm start of a run whose strategy starts with other rounds: continues from the weights of those."""
         with self.clock("warm_start"):
             weights = self._warmed(self.participants.server_network, trunk, begin=begin)
         return {name: weights[name] for name in begin}
@@ -477,7 +477,7 @@ def versions() -> dict[str, str]:
 
 
 def require_no_paths_of_sites(places: Places) -> None:
-    """Refuses a path that was set for a site outside of this process.
+    """Refuses paths of sites that run outside this process.
 
     Raises:
         Refused: with every such path.
@@ -511,15 +511,15 @@ def plan_problems(
     sites: int | None,
     build: bool = False,
 ) -> list[Problem]:
-    """What a run of this plan cannot work with, before anything is written or sent.
+    """Problems that block a run of this plan, found before anything is written or sent.
 
     Args:
         plan, places: of the run.
-        participants: of the plan; ``None`` where they could not be made, and only the plan itself is looked at.
-        datalist: the frozen list; ``None`` where there is none here, and its images and labels are not asked.
-        sites: number of sites that train; ``None`` where it is not known.
-        build: whether what trains is built, too, and the fit of a teacher, which takes a second or so; but SAM that
-            trains itself, for which its weights would have to be here.
+        participants: of the plan; ``None`` if they could not be made: only the plan itself is then checked.
+        datalist: the frozen list; ``None`` skips checks of its images and labels.
+        sites: number of sites that train; ``None`` if unknown.
+        build: whether to also build the training components and the teacher's fit, which takes a second or so;
+            networks that are SAM itself are not built, since that takes SAM's weights.
     """
     problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():

@@ -1,4 +1,4 @@
-"""A run is a folder: what was asked for, its rounds, one table, and a lock while a process works on it.
+"""The folder of a run: its settings, its rounds, one table, and a lock while a process works on it.
 
 Each round is written atomically, with checksums of its files.
 """
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""File of a run's folder that says whether a run is at work in it; it has the process id of its owner and stays."""
+"""Lock file of a run's folder; it has the process id of its owner and is not removed."""
 
-#: Seconds for which a lock is waited for: a killed process frees gigabytes of memory before its files.
+#: Seconds to wait for a lock: a killed process frees gigabytes of memory before its files.
 PATIENCE = 3.0
 
 WEIGHTS = "global.safetensors"
@@ -58,10 +58,10 @@ CLIENTS = "clients"
 
 SERVER = "server.safetensors"
 
-#: Number of what comes before round 0: the network that a run begins with, which is scored as rounds are.
+#: Round number of a run's initial network, which is scored like the rounds.
 START = -1
 
-#: Key and value of ``round.json`` where the sites' states of the round are with the sites.
+#: Key and value of ``round.json`` if the sites keep their states of the round themselves.
 STATES, AT_SITES = "states", "at the sites"
 
 _RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
@@ -90,7 +90,7 @@ class RunFolder:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
         self.bests = Bests()
-        self._terms: list[str] = []  # heads of the table beside COLUMNS
+        self._terms: list[str] = []  # columns of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
 
     def open(
@@ -101,19 +101,20 @@ class RunFolder:
         hashes: Mapping[str, str] | None = None,
         seeds: Mapping[str, int] | None = None,
     ) -> RunFolder:
-        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
+        """Locks the folder, and writes ``run.json`` or compares the existing one with the arguments.
 
-        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+        If an earlier run ended before its first round was complete, there is nothing to resume: ``run.json`` is
+        replaced.
 
         Args:
-            config: the resolved configuration, JSON content; machine paths do not belong in it.
+            config: the resolved configuration as JSON content, without machine paths.
             versions: of packages; a difference is logged, because results may then differ in the last bits.
-            hashes: of what was read (data list, weights, adapter); a difference is refused.
+            hashes: of input files (data list, weights, adapter); a difference is refused.
             seeds: by name; a difference is refused.
 
         Raises:
-            Refused: the folder cannot be written (fault 54), another run holds it (51), it has rounds of which nothing
-                says what was asked for, or belongs to a run with another configuration; every differing key is named.
+            Refused: the folder cannot be written (fault 54), another run holds it (51), it has results but no
+                ``run.json``, or it belongs to a run with another configuration; every differing key is named.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -171,10 +172,10 @@ class RunFolder:
         server_state: Mapping[str, Tensor] | None = None,
         keep_best_states: bool = False,
     ) -> dict[str, Any]:
-        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
+        """Stores the round after ``records``, adds it to them and to ``federation.csv``, and removes old files.
 
-        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
-        round finds everything; the network that the run began with; the sites' states of the last two rounds, and with
+        It keeps the models of the last two rounds and of the best round as of each of them, so that going back one
+        round finds everything; the initial network; the sites' states of the last two rounds, and with
         ``keep_best_states`` of those best rounds (where a site's state holds its own network); every ``round.json``.
 
         Returns:
@@ -191,7 +192,7 @@ class RunFolder:
         return stored
 
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
-        """Keeps of a run that has its results what can still be of use: the best and the last model.
+        """Removes the models of a finished run except the best and the last.
 
         Args:
             records: of all rounds.
@@ -207,15 +208,15 @@ class RunFolder:
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds.
 
-        Where this process has written it up to the round before, the last round's rows are appended; the whole is
-        written where it has not, and where a loss term has come that no head is for.
+        If this process has written it up to the round before, only the last round's rows are appended. Otherwise, or if
+        a new loss term needs a column, the whole table is written.
         """
         path, rows = self.path / "federation.csv", _rows(records[-1])
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
         if self._written == len(records) - 1 > 0 and known and path.is_file():
             text = to_csv([*COLUMNS, *self._terms], rows)
             append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
-        else:  # records are read twice, and never held all at once
+        else:  # records are read twice instead of all held in memory
             found = {name for record in records for row in _rows(record) for name in row}
             self._terms = sorted(found.difference(COLUMNS))
             rows_of_all = (row for record in records for row in _rows(record))
@@ -244,11 +245,10 @@ class RunFolder:
 class RoundStore:
     """The folder ``rounds/`` of a run.
 
-    ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
-    site needs to go on), ``server.safetensors`` (what a server that trains needs beside the model) and ``round.json``,
-    which is written last and has the digests of the others. ``rounds/start`` has the network that the run began with,
-    where it was scored. Everything is written into a temporary folder that is
-    renamed when it is complete and on disk.
+    ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (a site's
+    state), ``server.safetensors`` (the state of a server that trains, beside the model) and ``round.json``, which is
+    written last and has the digests of the others. ``rounds/start`` has the initial network, if it was scored.
+    Everything is written into a temporary folder that is renamed when it is complete and on disk.
 
     Args:
         folder: ``<run>/rounds``.
@@ -256,10 +256,10 @@ class RoundStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._full: set[int] | None = None  # rounds that may hold more than their record; None: not looked at yet
+        self._full: set[int] | None = None  # rounds that may hold more than their record; None: not listed yet
 
     def clean(self) -> None:
-        """Removes what killed writers left behind."""
+        """Removes temporary folders that killed processes left behind."""
         for leftover in self.folder.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -278,7 +278,7 @@ class RoundStore:
             weights: the model after aggregation.
             record: content of ``round.json``; ``files`` is added.
             save_state: called with the folder for the sites' states; returns file names and their digests.
-            server_state: what the server needs to go on beside the model; nothing is written for none.
+            server_state: the server's state beside the model; no file is written without one.
 
         Raises:
             OSError: the disk is full or fails; the rounds before this one are untouched.
@@ -309,13 +309,13 @@ class RoundStore:
         return content
 
     def rounds(self) -> list[int]:
-        """Numbers of the rounds that are there, intact or not, in order."""
+        """Numbers of the stored rounds, intact or not, in order."""
         return list(round_folders(self.folder))
 
     def latest(self) -> dict[str, Any] | None:
-        """``round.json`` of the last intact round, or ``None`` when none was stored.
+        """``round.json`` of the last intact round, or ``None`` if no round was stored.
 
-        A damaged round is set aside as ``NNN.torn`` with a line in the log, and the one before it is tried (fault 52).
+        A damaged round is renamed to ``NNN.torn`` and logged, and the one before it is tried (fault 52).
 
         Raises:
             Stopped: rounds were stored and none of them is intact.
@@ -342,7 +342,7 @@ class RoundStore:
         return None
 
     def start(self) -> dict[str, Any] | None:
-        """``round.json`` of the network that the run began with; ``None`` where it was not scored.
+        """``round.json`` of the run's initial network; ``None`` if it was not scored.
 
         Raises:
             Stopped: it is damaged.
@@ -353,7 +353,7 @@ class RoundStore:
         """``round.json`` of rounds 0 to ``last``, in order; -1: none.
 
         Raises:
-            Stopped: one of them is missing or damaged; every one that is, is named (fault 83).
+            Stopped: some of them are missing or damaged; all of these are named (fault 83).
         """
         damaged = []
         for number in range(last + 1):
@@ -395,7 +395,7 @@ class RoundStore:
         return safe_load(self.intact(round, WEIGHTS, "the model"))
 
     def server_state(self, round: int) -> dict[str, Tensor]:
-        """What :meth:`write` was given as ``server_state``; empty where there was none.
+        """The ``server_state`` that :meth:`write` stored; empty if there was none.
 
         Raises:
             Stopped: it is damaged.
@@ -404,7 +404,7 @@ class RoundStore:
         return safe_load(self.intact(round, SERVER, "the server's state")) if there else {}
 
     def clients(self, round: int) -> Path:
-        """Folder of the sites' states of a round; those that lie here are checked against their digests.
+        """Folder of the sites' states of a round; the states in it are checked against their digests.
 
         Raises:
             Stopped: one of them is damaged.
@@ -412,17 +412,17 @@ class RoundStore:
         folder = self.path(round)
         there = sorted((folder / CLIENTS).glob("*"))
         if there and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
-            shutil.rmtree(folder / CLIENTS)  # delete_states was killed on its way
+            shutil.rmtree(folder / CLIENTS)  # delete_states was interrupted
             there = []
         for path in there:
             self.intact(round, f"{CLIENTS}/{path.name}", f"the state of {path.stem}")
         return folder / CLIENTS
 
     def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
-        """Removes the models and site states of all other rounds; ``round.json`` always stays.
+        """Removes the models and states of all other rounds; ``round.json`` always stays.
 
-        All folders are looked through once; from then on only those that hold something, so that the thousandth round
-        costs what the first did.
+        All folders are visited the first time, later only those that still hold files, so that the thousandth round
+        costs no more than the first.
         """
         for number in sorted({START, *self.rounds()} if self._full is None else self._full):
             if number not in keep_models:
@@ -433,7 +433,7 @@ class RoundStore:
         self._full = keep_models | keep_states
 
     def delete_states(self) -> None:
-        """Removes the sites' states of every round: no run goes on from them. Rounds stay intact."""
+        """Removes the sites' states of every round, when no run will resume from them. Rounds stay intact."""
         for number in self.rounds():
             record = self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
@@ -442,7 +442,7 @@ class RoundStore:
             shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
 
     def say_where_states_are(self) -> None:
-        """Notes in rounds whose states are wanted and not here that sites keep them, for whoever gets a copy."""
+        """Notes in ``round.json`` that sites keep their states, if the folder of states is kept but empty."""
         for number in self.rounds():
             folder = self.path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
@@ -453,12 +453,12 @@ class RoundStore:
         return self.folder / ("start" if round == START else f"{round:03d}")
 
     def intact(self, round: int, name: str, what: str) -> Path:
-        """A file of a round, checked against its digest.
+        """Path of a file of a round, checked against its digest.
 
         Args:
-            round: of the file.
-            name: in the round's folder.
-            what: it is, for the message.
+            round: number of the round.
+            name: path in the round's folder.
+            what: the file's description in the message.
 
         Raises:
             Stopped: it was removed or is damaged.
@@ -474,13 +474,13 @@ class RoundStore:
 
 
 class RoundRecords(Sequence[dict[str, Any]]):
-    """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
+    """``round.json`` of a run's rounds, each read on access, so that memory does not grow with the length of the run.
 
-    The last one is kept, which is looked at several times while the next round runs.
+    The last one is cached, since it is read several times while the next round runs.
 
     Args:
         store: of the run.
-        count: of rounds that are there, from round 0 on.
+        count: number of stored rounds, from round 0 on.
     """
 
     def __init__(self, store: RoundStore, count: int = 0) -> None:
@@ -491,7 +491,7 @@ class RoundRecords(Sequence[dict[str, Any]]):
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override] # no slices
-        """A record.
+        """Returns the record of a round.
 
         Raises:
             IndexError: there is no such round.
@@ -506,7 +506,7 @@ class RoundRecords(Sequence[dict[str, Any]]):
         return self._last[1]
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds the round after the last one, which was stored."""
+        """Adds the record of the round after the last one, which is already stored."""
         self._last, self._count = (self._count, record), self._count + 1
 
 
@@ -515,22 +515,22 @@ def state_file(site: str) -> str:
     return f"{as_file_name(site)}.safetensors"
 
 
-# by path; the system drops a lock when its file is closed, garbage collection included
+# by path; the system releases a lock when its file is closed, also by garbage collection
 _held: dict[Path, TextIO] = {}
 
 
 def take_lock(folder: Path) -> None:
     """Takes the lock of a run's folder for this process.
 
-    The lock is the operating system's own (``fcntl``): that of a killed process is free as soon as its memory is,
-    which is waited for, and workers that outlive their process do not hold it. It does not work across machines on
-    network file systems without lock service.
+    It is a lock of the operating system (``fcntl``): after a process is killed, it is released once its memory is
+    freed, which this function waits for; workers that outlive their process do not hold it. It does not work across
+    machines on network file systems without a lock service.
 
     Raises:
         Refused: another run holds it (fault 51).
     """
     path = (folder / LOCK).resolve()
-    owner = str(os.getpid()) if path in _held else ""  # which would lose it if the file were opened and closed again
+    owner = str(os.getpid()) if path in _held else ""  # opening and closing the file again would release the lock
     if not owner:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         deadline = time.monotonic() + PATIENCE
@@ -565,13 +565,13 @@ def site_record(
     """One site's part of ``round.json``.
 
     Args:
-        reply: its answer to the training message.
+        reply: its reply to the training message.
         scores: its scores of the aggregated model on its validation images.
-        unscored: why there are none.
+        unscored: the reason if there are none.
         traffic: its bytes in this round.
-        expected: what the model's masks of its images promise.
+        expected: expected Dice of the model's masks of its images.
 
-    With differential privacy, ``releases`` is how many messages with noise the site has sent in this run so far.
+    With differential privacy, ``releases`` is the number of noisy messages that the site has sent in this run so far.
     """
     traffic = traffic or Traffic()
     record: dict[str, Any] = {"status": "skipped", "reason": None, "n": None, "seconds": None, "terms": {}}
@@ -593,7 +593,7 @@ def round_record(
 ) -> dict[str, Any]:
     """``round.json`` without the hashes of its files.
 
-    Seconds are those up to the moment the record is made; ``controller`` includes the writing of the round before.
+    Seconds are counted until the record is made; ``controller`` includes writing the round before.
     """
     scored = {site: entry["validation"] for site, entry in sites.items() if entry["validation"]}
     return {
@@ -623,14 +623,14 @@ def round_line(record: Mapping[str, Any]) -> str:
 
 
 def total_traffic(records: Iterable[Mapping[str, Any]], others: Iterable[Traffic]) -> dict[str, int]:
-    """``up_bytes`` and ``down_bytes`` of all rounds, and of what was sent beside them."""
+    """``up_bytes`` and ``down_bytes`` of all rounds and of other messages."""
     counted = [round_traffic(record) for record in records]
     counted += [{"up_bytes": other.up, "down_bytes": other.down} for other in others]
     return {name: sum(each[name] for each in counted) for name in BYTES}
 
 
 def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every answer that was left out: ``{"round", "site", "reason"}``."""
+    """Every reply that was left out: ``{"round", "site", "reason"}``."""
     return [
         {"round": record["round"], "site": site, "reason": entry["reason"]}
         for record in records
@@ -640,12 +640,12 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def expected_dice(record: Mapping[str, Any]) -> float | None:
-    """Mean Dice that the model's masks promise in a round, over the images that sites looked at; no label is needed."""
+    """Mean expected Dice of the model's masks in a round, over the images that sites evaluated; it needs no labels."""
     return _over_images(_promised(record).values())
 
 
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
-    """What the promises of a round's model are worth, from the groups of images with labels that sites sent."""
+    """Calibration of a round's expected Dice, from the groups of labelled images that sites sent."""
     return Calibration.fit(Group(**group) for each in _promised(record).values() for group in each["groups"])
 
 
@@ -659,23 +659,23 @@ def _over_images(promised: Collection[Mapping[str, Any]]) -> float | None:
 
 
 _Rated = tuple[bool, int, float, int]
-"""Whether by true scores, number of sites that ever sent any, Dice, and the negative round: the largest is the best."""
+"""Whether scored with labels, number of sites with scores so far, Dice, negative round number; the largest is best."""
 
 
 class Bests:
-    """The best round as of the last one and as of the one before, found as rounds come: each is looked at once.
+    """The best round so far and as of the round before, updated as rounds are stored; each record is read once.
 
-    The best is the round with the highest mean validation Dice, the earliest among equals. Where no site has masks it
-    is the one whose masks promise most (:func:`expected_dice`), and the last where nothing was sent of that either. A
-    site that sent nothing in a round counts there with what it sent last, so that no round looks good because a hard
-    site was away; from the round on to which a site sends for the first time, those before it are out.
+    The best round has the highest mean validation Dice; the earliest wins a tie. If no site has masks, it is the round
+    with the highest expected Dice (:func:`expected_dice`), or the last round if sites sent none. A site that sent no
+    scores in a round counts with its previous ones, so that no round looks good because a hard site was missing; rounds
+    before a site sent scores for the first time are no longer candidates.
 
-    The network that the run began with is one of them, :data:`START`, where it and at least one round were scored.
+    The run's initial network is a candidate, :data:`START`, if it and at least one round were scored.
     """
 
     def __init__(self) -> None:
         self.now = self.before = 0
-        #: Rounds in a row, up to the last one, that score less than the start.
+        #: Number of rounds in a row, up to the last one, that score less than the initial network.
         self.below = 0
         self._seen = 0
         self._known: dict[str, Mapping[str, Any]] = {}
@@ -684,11 +684,11 @@ class Bests:
         self._start: _Rated | None = None
 
     def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
-        """Looks at those of ``records`` that were not looked at.
+        """Updates the best rounds with the records that are new.
 
         Args:
-            records: of the rounds; the first ones are those that were looked at.
-            start: of the network that they began with.
+            records: of all rounds so far, including those of earlier calls.
+            start: of the initial network.
         """
         if start is not None and self._seen == 0:
             self._start = self._rated(start)
@@ -714,16 +714,16 @@ class Bests:
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
-    """The best of some rounds, and of the network that they began with (:class:`Bests`)."""
+    """The best of some rounds and of the initial network (:class:`Bests`)."""
     bests = Bests()
     bests.follow(records, start)
     return bests.now
 
 
 def against_start(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """``{"by", "start", "rounds"}``: what the network that a run began with scores, and its best round.
+    """``{"by", "start", "rounds"}``: scores of a run's initial network and of its best round.
 
-    ``by`` is ``validation Dice``, or ``expected Dice`` where no site has masks; ``None`` where neither is known.
+    ``by`` is ``validation Dice``, or ``expected Dice`` if no site has masks; ``None`` if neither is known.
     """
     if start is None:
         return None

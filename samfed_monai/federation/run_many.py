@@ -25,9 +25,9 @@ from samfed_monai.federation.signals import Terminated, Termination
 ROLES = ("dp_only", "oracle")
 _OF_ALL = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
 PER_COMPARISON = (*_OF_ALL, *(f"job#{name}" for name in _OF_ALL))
-"""Ids that neither a row nor the command line of a comparison can set, which gives them to its runs itself."""
+"""Ids that the comparison sets for its runs itself; neither a row nor its command line may set them."""
 RESERVED = ("cache", "figures", "teacher")
-"""Names of folders that a comparison writes, and of the row that it makes itself."""
+"""Names of folders that a comparison writes, and of the row that it creates itself."""
 
 _TEXT = {"type": "string"}
 _IDS = {
@@ -64,7 +64,7 @@ SCHEMA: Mapping[str, Any] = {
     },
     "additionalProperties": False,
 }
-"""Of a file of rows, without its notes."""
+"""JSON schema of a file of rows, without its notes."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class NamedRow:
 
     Args:
         name: unique; the folder of its runs.
-        variant: which variant it runs.
+        variant: name of its variant.
         overrides: ids of ``federate.json`` and ``train.json``, and values, on top of the command line's.
-        title: what tables call it; empty for the variant's own title.
+        title: its name in tables; empty for the variant's own title.
         note: a sentence below the table.
         setting: rows of one setting share ``dp_only`` and ``oracle``; empty for the setting of the variants.
         sweep: title of the file that the row is from.
-        role: ``dp_only`` or ``oracle`` (``as`` in the file) for a row that is its setting's floor or ceiling though
-            its variant has another name; empty for any other.
+        role: ``dp_only`` or ``oracle`` (``as`` in the file) if the row is its setting's floor or ceiling with a variant
+            of another name; empty for all others.
     """
 
     name: str
@@ -93,7 +93,7 @@ class NamedRow:
     role: str = ""
 
     def about(self, place: int) -> dict[str, Any]:
-        """What a run's ``compare.json`` records of its row, for reports."""
+        """Entry on the row in a run's ``compare.json``, for reports."""
         texts = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")} | {"as": self.role}
         made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
         return made | {name: text for name, text in texts.items() if text}
@@ -105,16 +105,17 @@ class NamedRow:
 
 
 def read_rows(path: str | Path) -> list[NamedRow]:
-    """Rows of a file, in its order.
+    """Reads the rows of a file, in its order.
 
-    Overrides at the top of the file belong to all of its rows. Keys that begin with ``_`` are notes to the reader.
-    Whether a variant exists and an id is spelt right is the bundle's check, which ``samfed compare`` makes of each row.
+    Overrides at the top of the file apply to all of its rows. Keys that start with ``_`` are notes to the reader.
+    Variants and ids are not checked here: ``samfed compare`` checks each row against the bundle.
 
     Args:
         path: a JSON file.
 
     Raises:
-        Refused: it departs from :data:`SCHEMA`; a name that is no folder's; an id of the whole comparison in a row.
+        Refused: content that departs from :data:`SCHEMA`, such as a row's name that cannot name a folder, or an id of
+            the whole comparison in a row.
 
     Example::
 
@@ -144,12 +145,12 @@ def read_rows(path: str | Path) -> list[NamedRow]:
 
 
 def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Problems) -> list[NamedRow]:
-    """Rows of ``--variants`` and of the files together; a name with two meanings is a problem.
+    """Combines the rows of ``--variants`` and of the files; a name with two meanings is a problem.
 
     Args:
         variants: names of variants, which are rows without overrides.
         rows: rows of all files.
-        problems: takes what is wrong.
+        problems: problems are added to it.
     """
     from samfed_monai.reports.rows import VARIANTS
 
@@ -182,11 +183,11 @@ class RunsRefused(SamFedError):
 
 
 def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopped:
-    """The error that names failed runs, each with its log and the end of that.
+    """Returns the error that names failed runs, each with its log file and the end of the log.
 
     Args:
-        failed: with their exit codes, in the order in which they ended.
-        runs: how many there are, those included that did not fail.
+        failed: failed runs with their exit codes, in the order in which they ended.
+        runs: total number of runs.
     """
     text = "".join(
         f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {last_words(run.folder, code)}" for run, code in failed
@@ -199,7 +200,7 @@ def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopp
 
 
 def last_words(folder: Path, code: int) -> str:
-    """What a run was refused or stopped for, by the end of its log and its exit code; else the log's last line."""
+    """Reason why a run was refused or stopped, from its exit code and the end of its log; else the log's last line."""
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
@@ -208,11 +209,11 @@ def last_words(folder: Path, code: int) -> str:
 
 
 def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:
-    """Configuration files that a federation of this variant reads; those that are missing are left out.
+    """Configuration files that a federation of this variant reads; missing files are left out.
 
-    ``train.json``, the variant's files, ``federate.json``, and ``teacher.json`` unless the variant has no teacher.
-    Other variants, ``evaluate.json`` and ``inference.json`` are not read by it, and MONAI reads ``metadata.json`` for
-    other purposes than to compute.
+    They are ``train.json``, the variant's files, ``federate.json``, and ``teacher.json`` unless the variant has no
+    teacher. It does not read other variants, ``evaluate.json`` or ``inference.json``, and ``metadata.json`` does not
+    affect results.
     """
     config = BundleConfig(workflow_files(bundle, "federate"), overrides)
     with suppress(Refused):  # reported when the bundle is checked
@@ -228,11 +229,11 @@ class Run:
 
     Args:
         bundle: the bundle's folder.
-        variant, seed: which run.
+        variant, seed: of the run.
         folder: its run folder.
         options: options of ``samfed federate`` that all runs share.
         extra: ``--key value`` words: those that all runs share, and the row's own.
-        about: what reports say of the row (``row``, ``title``, ``note``, …); without it the row is the variant.
+        about: entry on the row for reports (``row``, ``title``, ``note``, …); if empty, the row is the variant.
     """
 
     bundle: Path
@@ -248,7 +249,7 @@ class Run:
         return f"{self.about.get('row', self.variant)}, seed {self.seed}"
 
     def command(self) -> list[str]:
-        """The command that makes this run, complete: it can be typed by hand."""
+        """The complete command of this run, as it could be typed by hand."""
         words = ["federate", str(self.bundle)]
         for option, value in self.options.items():
             words += [f"--{option}", value] if value is not None else []
@@ -256,7 +257,7 @@ class Run:
         return [sys.executable, "-m", "samfed_monai", *words]
 
     def is_done(self) -> bool:
-        """Whether the run folder holds the results of what is asked for, on these very files."""
+        """Whether the run folder has results for the same settings and the same files."""
         path = self.folder / "compare.json"
         if not (path.is_file() and (self.folder / "results.json").is_file()):
             return False
@@ -264,15 +265,16 @@ class Run:
         return isinstance(known, dict) and known.get("seal") == self.seal()
 
     def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
-        """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
+        """Writes ``compare.json``: the seal as of the start of the run, and the entry on the row for reports."""
         write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
 
     def seal(self) -> dict[str, Any]:
-        """What the run depends on, as it is now: its options, and the files of its configuration without their notes.
+        """Everything the run depends on, in its current state: its options, and its configuration files without their
+        notes.
 
-        Where its bundle, images, cache and results are is no part of it: the data list names every image by its hash,
-        and an option that is the path of a file counts with the file's content. So does the weights file of a run or a
-        bundle that a run begins with, or takes its masks from.
+        Paths of bundle, images, cache and results are left out: the data list identifies every image by its hash, and
+        an option that is the path of a file counts with the file's content. So does the weights file of a run or bundle
+        that ``start_from`` or ``masks_from`` names.
         """
         overrides = normal_ids(parse_pairs(self.extra, samfed_value))
         options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}
@@ -296,14 +298,14 @@ def _counted(option: str, value: Any) -> str:
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
-    """Runs what is not done yet, ``jobs`` at a time, each with ``threads`` threads of torch.
+    """Runs all unfinished runs, ``jobs`` at a time, each with ``threads`` threads of torch.
 
-    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` of the environment, where set, goes before ``threads``. A run that fails
-    does not end the others; its output is in ``log.txt`` of its folder.
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` of the environment, if set, takes precedence over ``threads``. A failed
+    run does not end the others; its output is in ``log.txt`` of its folder.
 
     Raises:
         RunsRefused: some runs failed, all of them because they were refused; the message has their problems.
-        Stopped: some runs failed, and the message names them, or the process was asked to end; it says how to go on.
+        Stopped: some runs failed, and the message names them, or SIGTERM was received; it says how to continue.
     """
     waiting = [run for run in runs if not run.is_done()]
     for run in runs:
@@ -316,7 +318,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
-                    seal = run.seal()  # a file that changes while it runs was not what it read
+                    seal = run.seal()  # as of the start: files may change while it runs
                     running[_start(run, threads)] = run, seal
                     bar.set_postfix_str("; ".join(run.name for run, _ in running.values()))
                 time.sleep(0.2)
@@ -338,7 +340,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
 
 
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
-    """Numbers of threads that the user set go before ours (other work may share the processor); one is enough."""
+    """Starts a run; thread numbers of the user take precedence (other work may share the processor), one is enough."""
     run.folder.mkdir(parents=True, exist_ok=True)
     omp, mkl = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
     own = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[str, Tensor]:
-    """A site's own values as of a round, or of the newest before it, where the site missed that one.
+    """Loads a site's own values as of a round, or of the newest round before it if the site missed that one.
 
     Args:
         folder: ``<cache_dir>/state/<run>/<site>``.
-        site: whose it must be.
-        run: identifier of the run that it must be of; "" where the run's folder does not say.
+        site: name of the site that the folder must belong to.
+        run: identifier of the run that the folder must belong to; "" if the run's folder does not have it.
         round: of the run's selected model.
 
     Raises:
-        Refused: another site's or run's folder, or none with values of a network in it.
+        Refused: the folder of another site or run, or one without values of a network.
     """
     folder = Path(folder).expanduser().resolve()
     if folder.name != site or (run and folder.parent.name != run):
@@ -49,17 +49,17 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
 
 
 class RunModels:
-    """What a finished run gives to whom, of its selected round: the model on which the run itself scored that site.
+    """Models of a finished run's selected round: for each site, the model with which the run itself scored it.
 
-    A site's own model is, by what the run kept for it: its whole network; what it shares with what is personal; the
-    model that the server tailored for it; or the server's model, where nothing is its own. Frozen tensors are in none
-    of them: they are those of the SAM under the network.
+    A site's own model is, depending on what the run kept for it: its whole network; the shared weights with its
+    personal ones; the model that the server tailored for it; or the server's model, if it keeps nothing of its own.
+    Frozen tensors are not included: they are those of the SAM under the network.
 
     Args:
         folder: of the run.
 
     Raises:
-        Refused: it is no finished run.
+        Refused: it is not a finished run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -73,11 +73,11 @@ class RunModels:
             found, hint = "no round of the selected model, or no sites", "restore the file from a copy"
             where = str(self.folder / "results.json")
             raise refused(where, found=found, expected="results of a finished run", hint=hint)
-        #: The selected round, and those who train, and those who do not.
+        #: The selected round, the sites that train, and the unseen ones.
         self.round: int = selected
         self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
         self.run = run_record(self.folder)
-        #: The command that started it, if that was one of ours.
+        #: The command that started the run, if it was one of this package's.
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
         self._round = self.store.path(self.round)
@@ -95,12 +95,12 @@ class RunModels:
 
     @property
     def server(self) -> Path:
-        """The server's own model as the run stored it: shared names only, and no name where it has no network."""
+        """File of the server's model as the run stored it: shared names only, and no names if it has no network."""
         return self._round / WEIGHTS
 
     @property
     def sites(self) -> list[str]:
-        """Everybody whom the run knows."""
+        """Names of all sites of the run."""
         return sorted({*self.trained, *self.unseen})
 
     @property
@@ -110,22 +110,22 @@ class RunModels:
 
     @property
     def whole_at_server(self) -> bool:
-        """Whether the server's model is one that works without a site."""
+        """Whether the server's model works without values of a site."""
         return bool(self._shared) and (self._whole_networks or not self.personal or bool(self._tailored))
 
     def write(self, path: str | Path, site: str = "", *, states: str | Path | None = None) -> Path:
         """Writes a model as one file; returns its path.
 
         Args:
-            path: file to write, replaced atomically; that of a site is its owner's to read. A safetensors file has a
-                header that says how its network is built; a ``.pt`` file, ``models/model.pt`` of a bundle, is a state
-                dict in half precision that loads with ``weights_only=True``.
-            site: whose model; "" is the server's.
+            path: file to write, replaced atomically; a site's model is readable by the file's owner only. A safetensors
+                file has a header that describes its network; a ``.pt`` file, ``models/model.pt`` of a bundle, is a
+                state dict in half precision that loads with ``weights_only=True``.
+            site: site of the model; "" is the server's.
             states: at a site of a run over FLARE, that site's folder of states.
 
         Raises:
-            Refused: no such site; what is its own is not here; the server has no model.
-            Stopped: a file that is damaged.
+            Refused: no such site; its own values are not here; the server has no model.
+            Stopped: a damaged file.
         """
         tensors = self.tensors(site, states=states)
         with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
@@ -137,7 +137,7 @@ class RunModels:
         return Path(path)
 
     def tensors(self, site: str = "", *, states: str | Path | None = None) -> dict[str, Tensor]:
-        """Names to tensors of :meth:`write`."""
+        """Tensors that :meth:`write` stores, by name."""
         self.require(site, states=states)
         if not site:
             return self.store.weights(self.round)
@@ -152,12 +152,12 @@ class RunModels:
 
     @property
     def _flare_run(self) -> str:
-        """Identifier under which sites keep their states of this run; "" where the folder does not say."""
+        """Identifier under which sites keep their states of this run; "" if the folder does not have it."""
         known = self.folder / "flare.run.json"
         return str(read_json(known)["run"]) if known.is_file() else ""
 
     def require(self, site: str = "", *, states: str | Path | None = None) -> None:
-        """Refuses what :meth:`write` would refuse before it reads any tensor."""
+        """Refuses arguments that :meth:`write` would refuse before it reads any tensor."""
         if site and site not in self.sites:
             hint = did_you_mean(site, self.sites)
             raise refused("--site", found=repr(site), expected=f"one of {self.sites}", hint=hint)
@@ -172,7 +172,7 @@ class RunModels:
             raise refused(str(self.folder), found=found, expected="a model for everybody", hint=hint)
 
     def header(self, site: str = "") -> dict[str, str]:
-        """What :meth:`write` says of a model beside its tensors: how its network is built, whose, of which round."""
+        """Header of a model's file: how its network is built, its site, round and variant."""
         config = self.run.get("config", {})
         network = settings_in(config, site if site in self.trained else "")
         alike = network.get("network_name") == settings_in(config).get("network_name")
@@ -189,7 +189,7 @@ class RunModels:
 
     @property
     def _elsewhere(self) -> bool:
-        """Whether sites kept what is theirs."""
+        """Whether the sites kept their own values."""
         return self._record.get(STATES) == AT_SITES and not self._tailored
 
     def _require_here(self, site: str) -> None:
@@ -219,7 +219,7 @@ _NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a
 
 
 def starting_file(source: str | Path, where: str = "federate.json -> start_from") -> Path:
-    """The weights file that a bundle, a finished run or a path names.
+    """Finds the weights file of a bundle, of a finished run, or at a path.
 
     Args:
         source: name or folder of a bundle, folder of a finished run, or a weights file.
@@ -233,7 +233,7 @@ def starting_file(source: str | Path, where: str = "federate.json -> start_from"
     path = Path(source).expanduser().resolve()
     if (path / "run.json").is_file():
         models = RunModels(path)
-        models.tensors()  # refused or stopped here: none for all sites, or damaged
+        models.tensors()  # raises if there is no model for all sites, or it is damaged
         return models.server
     if (path / "configs").is_dir() or (not path.exists() and str(source) in packaged_bundles()):
         bundle = find_bundle(source)

@@ -1,4 +1,4 @@
-"""The server: what it asks sites before round 0, the rounds, and the scores of the models at the end.
+"""The server: requests to sites before round 0, the rounds, and the scores of the models at the end.
 
 Scores that a round's record already has for a model are not computed again at the end, since weights, images and their
 order are the same.
@@ -50,13 +50,13 @@ logger = logging.getLogger(__name__)
 
 
 def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int:
-    """Number of answers that a round needs: ``quorum``, else more than half; at least 2 unless one site is allowed."""
+    """Number of replies that a round needs: ``quorum``, else more than half; at least 2 unless one site is allowed."""
     least = 1 if allow_single_site else 2
     return max(least, sites // 2 + 1 if quorum is None else quorum)
 
 
 def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
-    """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
+    """Problems of ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
         hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
         return [Problem("sites", str(sites), "at least 2, so that no update is averaged alone", hint)]
@@ -67,18 +67,18 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
 
 
 def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
+    """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's reply.
 
-    A score or a count that the site did not send is ``None``, and sensitivity, precision and area are left out; HD95 is
-    in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``; sensitivity, precision and area are then left out. HD95
+    is in pixels at the evaluation size.
 
     Args:
-        reply: the answer.
-        classes: names of the classes; of several, their scores are under ``classes``.
-            Those of whole volumes are under ``volumes``.
+        reply: the reply.
+        classes: names of the classes. With several classes, ``classes`` holds the scores of each. ``volumes`` holds the
+            scores of whole volumes.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
-    unknown = None if reply.n else 0  # of no image none has an empty mask
+    unknown = None if reply.n else 0  # without images no mask is empty
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
@@ -87,9 +87,10 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
-    """``{"dice", "images", "groups"}`` of one site's answer: what its masks promise, with or without labels.
+    """``{"dice", "images", "groups"}`` of one site's reply: the expected Dice of its masks, with or without labels.
 
-    ``groups`` are of images with labels (:class:`samfed_monai.metrics.quality.Group`); ``None`` where nothing was sent.
+    ``groups`` are groups of labelled images (:class:`samfed_monai.metrics.quality.Group`); ``None`` if nothing was
+    sent.
     """
     if not metrics.keys() >= EXPECTED:
         return None
@@ -108,14 +109,14 @@ def log_unscored(reasons: Mapping[str, str], what: str) -> None:
 
 
 BELOW_START = 3
-"""Rounds in a row that score less than the network that the run began with, after which the log says so."""
+"""Number of rounds in a row that score less than the initial network before a warning is logged."""
 _BELOW = (
     "{} rounds in a row score less than the network that the run began with: what the sites learn from may mislead "
     "them. If no round is better, the run's model is that network."
 )
 
 Reasons = dict[str, str]
-"""Site to why it gave no answer, or sent no scores."""
+"""Site to the reason why it sent no reply, or no scores."""
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
@@ -125,16 +126,16 @@ class RunResult:
     """The outcome of a run.
 
     Args:
-        models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "unseen": {site:
-            {split: scores}}}``.
-        records: ``round.json`` of every round, read from disk when asked for.
+        models: ``best`` and ``last``, each
+            ``{"round", "sha256", "sites": {site: {split: scores}}, "unseen": {site: {split: scores}}}``.
+        records: ``round.json`` of every round, read from disk on access.
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
-        seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
+        seconds: ``training``, ``server`` (training at the server itself), ``controller`` and ``evaluation``, over all
             rounds and the evaluation.
         withheld: (site, split) to the reason why a site did not send its scores of the two models.
-        calibration: of the best model's estimates; ``None`` where too few validation images say anything of them.
+        calibration: of the best model's estimates; ``None`` if there are too few validation images with labels.
         against_start: see :func:`samfed_monai.federation.run_folder.against_start`.
-        failed: site to the reason why its scores of the two models are missing, all or some.
+        failed: site to the reason why some or all of its scores of the two models are missing.
     """
 
     models: dict[str, dict[str, Any]]
@@ -151,38 +152,38 @@ class RunResult:
 class RoundController:
     """Runs a federation; the same class on every transport.
 
-    A round: the strategy's messages are sent, answers are checked and aggregated as they arrive, the aggregated model
-    (or each site's own network, where sites keep one) is validated at every site, and the round is stored. A site that
-    fails, or whose answer is refused, is left out, with the reason in the record, as long as the quorum is met. After
-    the last round the best model (mean validation Dice over all images) and the last one are evaluated on test images,
-    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best. With
-    ``score_start`` the network that the run begins with is scored as a round is, and is the best model where no round
-    is better: what sites learn from may mislead them.
+    In a round, the strategy's messages are sent, replies are checked and aggregated as they arrive, the aggregated
+    model (or each site's own network, if sites keep one) is validated at every site, and the round is stored. A site
+    that fails, or whose reply is refused, is left out, with the reason in the record, as long as the quorum is met.
+    After the last round the best model (mean validation Dice over all images) and the last one are evaluated on test
+    images, at every site and at unseen hospitals. If both are the same model, it is evaluated once, as best. With
+    ``score_start`` the initial network is scored like a round, and is the best model if no round is better, since the
+    sites' training targets may mislead them.
 
     Args:
         transport: carries messages.
-        strategy: aggregates the answers.
+        strategy: aggregates the replies.
         folder: an open run folder.
         rounds: number of rounds.
         seed: the run's seed, sent to the sites.
-        quorum: answers that a round needs; ``None`` needs more than half of the sites.
-        timeout: seconds that a round's training may take; ``None`` waits.
+        quorum: number of replies that a round needs; ``None`` needs more than half of the sites.
+        timeout: seconds that a round's training may take; ``None`` sets no limit.
         allow_single_site: permits rounds with the update of one site, which the aggregate then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
-        unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
+        unseen: sites of the transport that do not train; the server's model is evaluated on their test images.
         classes: names of the classes, for the scores by class.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
-        progress: where progress is shown; by default on a terminal only.
+        progress: progress bars; by default on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
         counts: numbers of training images that sites reported before round 0; by default those of their first updates.
-        central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
+        central: central differential privacy, which gives the strategy the noisy mean in place of the replies.
         secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
-        compression: how weights travel; the model of a round is then what sites make of its compressed step. ``None``
-            sends whole weights.
+        compression: encoding of sent weights; the model of a round is then the one that sites compute from its
+            compressed step. ``None`` sends whole weights.
 
     Raises:
-        Refused: a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
-            :meth:`run`, before round 0, sites that cannot take part (another public set).
+        Refused: a quorum that the sites cannot reach, or one site without ``allow_single_site``; in :meth:`run`, before
+            round 0, sites that cannot take part (another public set).
     """
 
     transport: Transport
@@ -205,7 +206,7 @@ class RoundController:
     compression: Compression | None = None
     #: Whether the strategy's first weights are a trained model for all sites.
     score_start: bool = False
-    #: What masks promise in the last answers to :meth:`scores`, by site, as :func:`expected_scores` has it.
+    #: Site to :func:`expected_scores` of its last reply to :meth:`scores`.
     expected: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     #: (site, split) to the reason why a site did not send its scores of the best or the last model.
     withheld: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
@@ -216,15 +217,15 @@ class RoundController:
     def __post_init__(self) -> None:
         self.sites = tuple(site for site in self.transport.sites if site not in self.unseen)
         self.sender = None if self.compression is None else Sender(self.compression)
-        #: Of the transport; one that has none sends whole models to sites.
+        #: Of the transport; one without it sends whole models to sites.
         self.sent: SentWeights = getattr(self.transport, "sent", None) or SentWeights()
         alone = self.allow_single_site
-        #: Answers that a round needs.
+        #: Number of replies that a round needs.
         self.least = quorum_of(len(self.sites), self.quorum, allow_single_site=alone)
         require(quorum_problems(len(self.sites), self.quorum, allow_single_site=alone))
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
-        """Has every site compare the ``fingerprints`` of its own with what it has.
+        """Sends each site its ``fingerprints``, to compare with its own.
 
         Raises:
             Refused: with every difference at every site.
@@ -232,25 +233,26 @@ class RoundController:
         self.ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self._everybody})
 
     def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
-        """Sends the teacher's adapter; each site fills its own soft-mask store before it answers.
+        """Sends the teacher's adapter; each site fills its own soft-mask store before it replies.
 
         Args:
             tensors, words: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
 
         Raises:
-            Refused: a site whose SAM is another one, damaged bytes, another teacher.
+            Refused: a site has another SAM, received damaged bytes, or got another teacher.
         """
         fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
         self.ask(Task.PREPARE, {site: self._message(site, **fields) for site in self._everybody})
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
-        """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
+        """Lets every site build its client; sites in ``weights`` get the part of their network that they keep from then
+        on.
 
         Returns:
-            site to the number of images that it says it trains on.
+            Site to the number of images that it reports to train on.
 
         Raises:
-            Refused: a site whose network is another one.
+            Refused: a site has another network.
         """
         messages = {}
         for site in self._everybody:
@@ -259,7 +261,7 @@ class RoundController:
         return {site: reply.n for site, reply in self.ask(Task.PREPARE, messages).items()}
 
     def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The teacher's own means at each site: site to split to a summary; a site that gives none is left out."""
+        """Mean scores of the teacher itself: site to split to a summary, without splits that a site did not score."""
         found: dict[str, dict[str, Any]] = {site: {} for site in self._everybody}
         for split in splits:
             words = {"split": split, "model": "teacher"}
@@ -270,15 +272,15 @@ class RoundController:
         return found
 
     def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Sends each site a task before the rounds and returns the answers of the sites that can take part.
+        """Sends each site a task before the rounds and returns the replies of the sites that can take part.
 
         Args:
-            task: what the sites do.
+            task: the task of the sites.
             messages: site to message.
 
         Raises:
-            Refused: a site cannot take part; of a run that goes on, in which a site may be away for a while, fewer
-                than the quorum can. Every site's reasons at once.
+            Refused: a site cannot take part, or, when a run is resumed and sites may be away for a while, fewer than
+                the quorum can. All sites' reasons at once.
         """
         least = self.least if self.folder.store.rounds() else len(messages)
         agreed, failures = self._numbers(task, messages, quorum=least)
@@ -292,12 +294,11 @@ class RoundController:
         return agreed
 
     def run(self) -> RunResult:
-        """Runs what is left of the rounds, and the evaluation.
+        """Runs the remaining rounds and the evaluation.
 
         Raises:
-            Stopped: below quorum (fault 47), disk full (49), out of memory (50), SIGTERM (53); the rounds that were
-                stored stay.
-            Interrupted: Ctrl-C; likewise.
+            Stopped: below quorum (fault 47), disk full (49), out of memory (50), SIGTERM (53); stored rounds are kept.
+            Interrupted: Ctrl-C; stored rounds are kept.
         """
         try:
             with Termination() as termination:
@@ -346,7 +347,7 @@ class RoundController:
         self.transport.load_state(store.clients(round))
 
     def _score_start(self, termination: Termination) -> None:
-        """Scores and stores the network that the first round begins with."""
+        """Scores and stores the network that the first round starts from."""
         clock = self._clock()
         sites = self._scored(0, {site: self._message(site) for site in self.sites}, clock)
         with termination.deferred():
@@ -355,7 +356,7 @@ class RoundController:
             logger.info("%s", round_line(record))
 
     def _scored(self, round: int, replies: Mapping[str, Message | Failure], clock: Clock) -> dict[str, dict[str, Any]]:
-        """Has sites score the model; the part of each in the record of a round, with its answer to TRAIN."""
+        """Lets sites score the model; returns each site's part of a round's record, with its reply to TRAIN."""
         with clock("evaluation"):
             scores, unscored = self.scores("validation", round=round)
         traffic, expected = self.transport.take_traffic(), self.expected
@@ -369,15 +370,16 @@ class RoundController:
         return {name: tensor for part in parts if part is not None for name, tensor in part.state_dict().items()}
 
     def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
-        """One round, from what sites are sent to its record on disk, which is added to ``records``.
+        """Runs one round, from messages to sites to its record on disk, which is added to ``records``.
 
-        The strategy writes a message for each site; sites train, and each answer is checked and taken in as it comes;
-        the strategy makes the mean and may train at the server; sites score the new model on their validation images.
+        The strategy writes a message for each site; sites train, and each reply is checked and aggregated as it
+        arrives; the strategy computes the mean and may train at the server; sites score the new model on their
+        validation images.
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
             messages, before = self.strategy.configure(round), self._copy()
-            masked = self.secure is not None  # the answer to TRAIN then has numbers alone; masked weights follow
+            masked = self.secure is not None  # the reply to TRAIN then has only numbers; masked weights follow
             like = None if masked else self._expected
             kind = Kind.METRICS if masked else self.strategy.exchange.answer if self.sender is None else Kind.STEP
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
@@ -429,12 +431,12 @@ class RoundController:
                 logger.warning("%s", _BELOW.format(BELOW_START))
 
     def _expected(self, site: str) -> Mapping[str, Tensor] | None:
-        """Names, shapes and dtypes of a site's answer as it travels."""
+        """Names, shapes and dtypes of a site's reply as it is sent."""
         like = self.strategy.expected(site)
         return like if self.sender is None or like is None else self.sender.compression.like(like)
 
     def _restored(self, reply: Message, request: Message) -> Message:
-        """A checked answer with the site's weights in place of their difference to the request's, checked once more."""
+        """Returns a checked reply with the site's weights in place of their compressed difference, checked again."""
         like = self.strategy.expected(reply.site)
         if self.sender is None or like is None:
             return reply
@@ -445,11 +447,11 @@ class RoundController:
         return reply
 
     def _copy(self) -> dict[str, Tensor]:
-        """The model that a round begins with, which sites hold once they have its message; empty where none is kept."""
+        """Copy of the model that a round starts from, which sites have after its message; empty without compression."""
         return {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()} if self.sender else {}
 
     def _step(self, before: Mapping[str, Tensor]) -> None:
-        """Puts in place of the strategy's model what sites make of its step from the model before."""
+        """Replaces the strategy's model by the one that sites compute from its step from the model before."""
         if self.sender is not None:
             self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
             self.strategy.global_weights = model
@@ -460,7 +462,7 @@ class RoundController:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {len(replies)} updates", failures)
 
     def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
-        """Runs secure aggregation; failures of sites that trained and are not in the sum: all where it is skipped."""
+        """Runs secure aggregation; returns failures of trained sites that are not in the sum: all if it is skipped."""
         where = f"round {round + 1} of {self.rounds}"
         try:
             secure.finish(round)
@@ -476,7 +478,7 @@ class RoundController:
         return secure.dropped
 
     def _clock(self) -> Clock:
-        # a round's record cannot hold the seconds that it takes to write it: they count in the next one
+        # a round's record cannot include the seconds of writing it: they count in the next one
         clock = Clock()
         clock.seconds["controller"], self._writing = self._writing, 0.0
         return clock
@@ -511,7 +513,7 @@ class RoundController:
 
         Args:
             name: ``best`` or ``last``.
-            round: whose model it is; it is loaded.
+            round: of the model, which is loaded.
             known: validation scores by site in the round's record; these sites are not asked for them again.
         """
         tables: dict[str, dict[str, Any]] = {site: {} for site in (*self.sites, *self.unseen)}
@@ -529,13 +531,13 @@ class RoundController:
     def scores(
         self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Scores by site of the strategy's model, or of sites' own networks, and the reasons of those that sent none.
+        """Scores by site of the strategy's model or of sites' own networks, and the reasons of sites that sent none.
 
         Args:
             split: ``validation`` or ``test``.
-            round: the round that the model is of.
-            model: what it is called: ``current``, ``best`` or ``last``; sites keep tables of the last two.
-            sites: those to ask; ``None`` asks all that train.
+            round: of the model.
+            model: its name: ``current``, ``best`` or ``last``; sites keep tables of the last two.
+            sites: names of sites; ``None`` is all that train.
         """
         messages = {}
         for site in self.sites if sites is None else sites:
@@ -551,7 +553,7 @@ class RoundController:
         return scores, failed | held
 
     def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], Reasons, Reasons]:
-        """Scores by site, and the reasons of sites that failed, which ends no run, and of those that sent none."""
+        """Scores by site, reasons of sites that failed (which does not end the run), and of sites that sent none."""
         if not messages:
             return {}, {}, {}
         answers, failures = self._numbers(Task.EVALUATE, messages, quorum=0)
@@ -562,7 +564,7 @@ class RoundController:
         return scores, failures, withheld
 
     def _numbers(self, task: Task, messages: Mapping[str, Message], quorum: int) -> tuple[dict[str, Message], Reasons]:
-        """Answers that hold numbers alone, and why the other sites gave none, in the order of sites."""
+        """Replies that hold only numbers, and reasons why other sites sent none, in the order of sites."""
         inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
         options: dict[str, Any] = {"on_reply": inbox.check, "max_bytes": inbox.max_bytes}
         replies = sorted(self.transport.send_and_receive(task, messages, quorum=quorum, **options).items())

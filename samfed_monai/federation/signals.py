@@ -1,4 +1,4 @@
-"""SIGTERM as an exception that waits while something is being written."""
+"""SIGTERM as an exception that is deferred while something is written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Interrupted(Stopped):
 
 
 class Termination:
-    """Turns SIGTERM into :class:`Terminated` for the time of a ``with`` block.
+    """Turns SIGTERM into :class:`Terminated` inside a ``with`` block.
 
-    A nested one takes over until it ends. Outside the main thread, where Python allows no handlers,
-    it does nothing.
+    A nested block takes over until it ends. Outside the main thread, where Python allows no handlers, it does nothing.
 
     Example::
 
@@ -51,7 +50,7 @@ class Termination:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Holds a signal back until the block has ended without an error."""
+        """Defers a signal until the block has ended without an error."""
         self._deferred = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""One site of a federation: how it answers each task of the server with a message, and what it is made of."""
+"""One site of a federation: how it handles the server's tasks, and the components that it is built from."""
 
 from __future__ import annotations
 
@@ -57,37 +57,37 @@ logger = logging.getLogger(__name__)
 
 
 class ClientAlgoSite:
-    """A site that is a MONAI FL client (``ClientAlgo``) and nothing more.
+    """A site that is just a MONAI FL client (``ClientAlgo``).
 
     Args:
         site: its name.
         client: initialized.
-        release: the last check of every answer; ``None`` sends it unchecked.
+        release: the last check of every reply; ``None`` sends it unchecked.
     """
 
     def __init__(self, site: str, client: Any, release: ReleaseFilter | None = None) -> None:
         self.site, self.client, self.release = site, client, release
 
     def answer(self, task: Task, message: Message) -> Message:
-        """Does ``task`` and returns the answer.
+        """Runs ``task`` and returns the reply.
 
         Raises:
-            MessageRefused: the message or the answer failed a check; the text may leave the site.
+            MessageRefused: the message or the reply failed a check; the text may leave the site.
             Exception: whatever the client raises; it must be scrubbed before it leaves the site.
         """
         reply = self._work(Task(task), message)
         return reply if self.release is None else self.release(Task(task), message, reply)
 
     def engine(self, task: Task) -> Any:
-        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none."""
+        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` if there is none."""
         return getattr(self.client, {Task.TRAIN: "trainer", Task.EVALUATE: "evaluator"}.get(task, ""), None)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the client needs to go on in another process; empty for a client that keeps nothing."""
+        """State that the client needs to continue in another process; empty for a client without state."""
         return dict(self.client.state_dict()) if hasattr(self.client, "state_dict") else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what :meth:`state_dict` returned."""
+        """Restores the state of :meth:`state_dict`."""
         if hasattr(self.client, "load_state_dict"):
             self.client.load_state_dict(state)
 
@@ -119,20 +119,20 @@ _KINDS = {
     Task.EVALUATE: frozenset({Kind.WEIGHTS, Kind.METRICS}),
     **dict.fromkeys(STEPS, frozenset({Kind.SECURE})),
 }
-"""What a request of each task may carry."""
+"""Kinds of messages that a request of each task may have."""
 
 
 def require_request(task: Task, request: Message, site: str, rounds: int) -> None:
-    """Refuses a request by its header, before anything is computed for it.
+    """Refuses an invalid request by its header, before anything is computed for it.
 
     Args:
-        task: what is asked for.
+        task: the requested task.
         request: from the server.
         site: the site's own name.
         rounds: of the plan.
 
     Raises:
-        MessageRefused: another version, kind, site or round; numbers, words or a count that a request does not have.
+        MessageRefused: another version, kind, site or round; numbers, words or a count that no request has.
     """
     problems = Problems()
     with problems.collected():
@@ -153,16 +153,16 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
-    """An answer without tensors."""
+    """Returns a reply without tensors."""
     return replace(request, kind=Kind.METRICS, n=n, tensors={}, extra={}, metrics=dict(metrics or {}))
 
 
 @dataclass
 class ProcessContext:
-    """What the sites of one process have in common; a site in a process of its own makes its own.
+    """Objects shared by the sites of one process; a site in a process of its own creates its own.
 
     Args:
-        participants: who takes part.
+        participants: of the run.
         datalist: the whole list, whose images were checked.
         teacher: the loaded teacher, while it is needed.
     """
@@ -173,7 +173,7 @@ class ProcessContext:
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> ProcessContext:
-        """That of a plan on this machine."""
+        """Builds the context of a plan on this machine."""
         datalist = DataList.load(places.datalist)
         return cls(Participants.of(plan, places, datalist), datalist)
 
@@ -181,24 +181,24 @@ class ProcessContext:
 class Site:
     """A site, built from the server's plan and from the paths of this machine.
 
-    ``CHECK`` compares fingerprints (plan and bundle, version, list, public set) and reads each image once.
-    ``PREPARE`` takes the adapter and fills the soft-mask store, or takes the weights that a network of one's own starts
-    from; both are needed before ``TRAIN``. ``EVALUATE`` scores a model, this site's own network, or the teacher
-    (``model`` is ``teacher``). A site that takes no part evaluates only.
+    ``CHECK`` compares fingerprints (plan and bundle, version, list, public set) and reads each image once. ``PREPARE``
+    receives the adapter and fills the soft-mask store, or receives the initial weights of the site's own network; both
+    are needed before ``TRAIN``. ``EVALUATE`` scores a model, this site's own network, or the teacher (``model`` is
+    ``teacher``). An unseen site only evaluates.
 
-    After its process died, a site can be built again: the soft-mask store on disk records which teacher its masks are
-    of, and :meth:`load_state_dict` restores the rest.
+    A site can be rebuilt after its process died: the soft-mask store on disk records the teacher of its masks, and
+    :meth:`load_state_dict` restores the rest.
 
     Args:
         site: its name, one of the plan's.
         plan: from the server, with every site named (:meth:`Participants.settled`).
         places: this machine's.
-        context: what the sites of one process have in common.
-        floor: the least privacy that this site requires of a plan; ``None`` accepts any.
-        run: the run's own random name, which no other run has; ``""`` takes that of ``run.json`` in its folder, if any.
+        context: objects shared by the sites of one process.
+        floor: the minimum privacy that this site requires of a plan; ``None`` accepts any.
+        run: the run's unique random name; ``""`` takes that of ``run.json`` in its folder, if any.
 
     Raises:
-        Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
+        Refused: the bundle or the plan cannot be used, the plan has no such site, or less privacy than the floor.
 
     Example::
 
@@ -226,7 +226,7 @@ class Site:
         self.method = declared(places.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
-        if not run and (asked := places.output_dir / "run.json").is_file():  # of a run whose sites share a machine
+        if not run and (asked := places.output_dir / "run.json").is_file():  # a run whose sites share a machine
             run = str(read_json(asked).get("run", ""))
         self.run = run or places.output_dir.name
         ledger = PrivacyLedger(places.cache, site, floor, run=self.run)
@@ -241,7 +241,7 @@ class Site:
             least_seen=floor.least_images,
             sender=self._sender,
         )
-        if run:  # what was sent counts, too, where the run's folder was moved or its audit file taken away
+        if run:  # counts earlier releases even if the run's folder was moved or its audit file removed
             self.release.releases |= ledger.of_run()
         self._algo: ClientAlgoSite | None = None
         self._secure: SecureSite | None = None
@@ -249,7 +249,7 @@ class Site:
         self._check_failed = False
 
     def answer(self, task: Task, message: Message) -> Message:
-        """Does ``task`` and returns what may leave.
+        """Runs ``task`` and returns a reply that may leave the site.
 
         Raises:
             MessageRefused: this site cannot do it; the text may leave the site.
@@ -269,24 +269,24 @@ class Site:
         return self._secure_site().hold(reply) if task == Task.TRAIN and self.privacy.secure_aggregation else reply
 
     def engine(self, task: Task) -> Any:
-        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none yet."""
+        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` if there is none yet."""
         return self._algo.engine(task) if self._algo is not None else None
 
     def masks_taken(self) -> int:
-        """Largest number of soft-mask pixels in a message to this site: those of its list's public set.
+        """Maximum number of soft-mask pixels in a message to this site: that of its list's public set.
 
-        A message with more is refused before it is inflated (fault 79); 0 where the plan exchanges none.
+        A larger message is refused before it is decompressed (fault 79); 0 if the plan exchanges no soft masks.
         """
         sharing = self.client.own.sharing if self.client.own is not None else None
         return sharing.masks_taken() if sharing is not None else 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
+        """State that this site needs to continue after the last round in another process; empty if it keeps none."""
         state = self._algo.state_dict() if self._algo is not None else {}
         return {**state, **self._sender.state_dict()} if self._sender is not None else state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what :meth:`state_dict` returned."""
+        """Restores the state of :meth:`state_dict`."""
         if state:
             state = self._sender.load_state_dict(state) if self._sender is not None else state
             self._client_site().load_state_dict(state)
@@ -328,14 +328,14 @@ class Site:
                 return self._secure_site().answer(task, message)
 
     def _evaluate(self, message: Message) -> Message:
-        """Scores of all images of a split: two means, one of them without a single image, would give its score away."""
+        """Scores all images of a split: two means that differ by a single image would reveal that image's score."""
         reply = self._client_site().answer(Task.EVALUATE, message)
         if self.client.scored_a_part and reply.n >= self.privacy.least_images:
             hint = "leave the loader to the bundle that was installed here"
             raise message_refused("scores", "those of a part of the images", "all images of the split", hint)
         if message.extra.get("split") != "validation":
             return reply
-        # what this site's validation images say of the estimates, in groups of `least_images`
+        # calibrates the estimates on this site's validation images, in groups of `least_images`
         rows = [row for row in self.client.scores.get("validation", []) if "estimate" in row]
         summary = parts_in(reply.metrics, ())
         pairs = [estimate_of(row, summary) for row in rows], [row["dice"] for row in rows]
@@ -343,10 +343,10 @@ class Site:
         return replace(reply, metrics={**reply.metrics, **quality})
 
     def _train(self, message: Message) -> Message:
-        """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
+        """Runs the local epochs; the bundle's ``statistics`` receives and measures the statistics sent with weights."""
         weights, received = split_statistics(message.tensors) if message.kind == Kind.WEIGHTS else ({}, {})
         asked = message.extra.get(STATISTICS)
-        if not received and asked is None:  # nothing leaves: what the policy says of the bundle's kind does not matter
+        if not received and asked is None:  # no statistic is sent: the policy on the bundle's kind does not apply
             if (statistic := self.client.statistic) is not None:
                 statistic.receive({})
             return self._client_site().answer(Task.TRAIN, message)
@@ -370,7 +370,7 @@ class Site:
         return own
 
     def _require_own_weights(self, task: Task) -> None:
-        """Refuses a task that needs a network, or a part of one, that this site keeps and was not sent yet."""
+        """Refuses a task that needs the site's own network, or personal part, before the site received its weights."""
         needed = task == Task.TRAIN and self.participants.strategy.exchange.own_networks
         if not self._has_network and (needed or (self.client.own is not None and self.client.own.split.personal)):
             hint = "start the run again: the server sends the first weights"
@@ -378,7 +378,7 @@ class Site:
 
     def _check(self, message: Message) -> Message:
         reply, problems = numeric_reply(message), Problems()
-        unfit: list[Problem] = []  # of a list on which no client can be built
+        unfit: list[Problem] = []  # of a list with which no client can be built
         planned = "plan" in message.extra
         if planned:
             self._check_failed = False
@@ -421,7 +421,7 @@ class Site:
             shown = self.teacher.take(message, self.context) if self.teacher is not None else 0
         else:
             if self.context is not None:
-                self.context.teacher = None  # frees it: the rounds do not need it
+                self.context.teacher = None  # frees its memory: the rounds do not need it
             shown = self._client_site().answer(Task.PREPARE, message).n
             if self.trains and self.participants.strategy.exchange.answer is Kind.WEIGHTS:
                 self.release.require_statistics()
@@ -436,7 +436,7 @@ class Site:
 
     @property
     def client(self) -> SamFedAlgo:
-        """The initialized client, made when it is first needed."""
+        """The initialized client, created on first use."""
         client: SamFedAlgo = self._client_site().client
         return client
 
@@ -454,15 +454,15 @@ class Site:
 
     @property
     def trains(self) -> bool:
-        """False for a hospital that takes no part."""
+        """False for an unseen hospital."""
         return self.site in self.participants.sites
 
     @cached_property
     def participants(self) -> Participants:
-        """Who takes part, and with which network."""
+        """The sites of the run and their networks."""
         if self.context is not None:
             return self.context.participants
-        return Participants.of(self.plan, self.places, DataList("", []))  # the plan names everybody
+        return Participants.of(self.plan, self.places, DataList("", []))  # the plan names every site
 
     @cached_property
     def datalist(self) -> DataList:
@@ -473,7 +473,7 @@ class Site:
         return DataList.load(own or self.places.datalist).for_site(self.site)
 
     def listed(self) -> DataList:
-        """:attr:`datalist`, refused in words that may leave the site.
+        """Returns :attr:`datalist`; its errors are without details, so that their text may leave the site.
 
         Raises:
             MessageRefused: there is no list, or it does not have this site.
@@ -486,15 +486,14 @@ class Site:
             raise message_refused("data list", "none that can be used", expected, hint) from None
 
     def training_images(self) -> int:
-        """How many different images of its own this site trains on: all, or those with a label where it learns from
-        labels."""
+        """Number of distinct own images that this site trains on: only labelled ones if it learns from labels."""
         items = self.datalist.sites[self.site].unlabelled
         labelled = self.participants.supervised
         return len({item.sha256 for item in items if item.label is not None or not labelled})
 
     @cached_property
     def config(self) -> WorkflowConfig:
-        """The run's configuration with this site's own network, choices and paths."""
+        """The run's configuration with this site's own network, overrides and paths."""
         if not self.trains:
             return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
         own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
@@ -502,7 +501,7 @@ class Site:
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:
-        """The teacher at this site; ``None`` where the plan has none."""
+        """The teacher at this site; ``None`` if the plan has none."""
         adapt = self.participants.config.value("teacher_adapt")
         if adapt == "off":
             return None
@@ -513,7 +512,7 @@ class Site:
         return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
-        """An initialized client of this site, without what a site that trains alone needs (``standalone``)."""
+        """Returns an initialized client of this site, without parts for a site that trains alone (``standalone``)."""
         logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI logs some ten lines a round
         seed, folder = self.plan.seed, self.places.output_dir / "evaluation"
         config = self.config.filled_by_the_server()
@@ -541,7 +540,7 @@ class Site:
         return SiteMasks(self.site, self.places.cache, self.datalist, self.data_root, limit=limit)
 
     def _disagreement(self, folder: Path) -> Disagreement | None:
-        """Compares student and teacher at a site without masks; ``None`` where there are scores, or no training."""
+        """Returns the comparison of student and teacher at a site without masks; ``None`` at any other site."""
         teacher, masks, listed = self.teacher, self.masks(), self.datalist.sites[self.site]
         if teacher is None or not self.trains or any(item.label for item in listed.test):
             return None

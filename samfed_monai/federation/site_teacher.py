@@ -1,4 +1,4 @@
-"""The teacher at a site: its soft masks and scores before round 0, and where a student segments differently later."""
+"""The teacher at a site: its soft masks and scores before round 0, and later comparisons with the student."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 class SiteMasks:
-    """The soft masks at one site; nothing of them is ever sent.
+    """The soft masks at one site; they are never sent.
 
     Args:
         site: its name.
         cache_dir: ``<cache_dir>/soft_masks/<site>`` is its store.
-        datalist: the list, which has this site.
+        datalist: a list that has this site.
         data_root: folder that the list's paths are relative to.
-        limit: at most this many images of each split, the same as its trainer and evaluator see; ``None`` is all.
+        limit: at most this many images of each split, the same that its trainer and evaluator use; ``None`` is all.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class SiteMasks:
         self.folder = Path(cache_dir) / "soft_masks" / site
 
     def store(self, teacher_sha256: str) -> SoftMaskStore:
-        """The masks of one teacher."""
+        """Store of the masks of one teacher."""
         return SoftMaskStore(self.folder, teacher_sha256=teacher_sha256)
 
     def fill(self, teacher: Teacher | StudentTeacher, splits: Sequence[str]) -> int:
-        """Shows the teacher every image of ``splits`` that the store lacks; returns how many these were."""
+        """Computes the teacher's masks of all images of ``splits`` that the store lacks; returns their number."""
         from samfed_monai.teacher import fill_store
 
         computed = 0
@@ -70,10 +70,10 @@ class SiteMasks:
         return computed
 
     def teacher_scores(self, teacher_sha256: str, config: WorkflowConfig, split: str) -> list[dict[str, Any]]:
-        """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
+        """The teacher's own scores per image, with size, labels and kind of HD95 as in the students' evaluation.
 
         Returns:
-            Rows of ``{"id", "dice", "iou", "hd95", "empty"}``, and ``classes`` of several.
+            Rows of ``{"id", "dice", "iou", "hd95", "empty"}``, with ``classes`` if there are several.
         """
         parser = config.parser()
         preprocessing = parser.get_parsed_content("validate#preprocessing")
@@ -86,17 +86,17 @@ class SiteMasks:
         return rows
 
     def records(self, split: str) -> list[dict[str, Any]]:
-        """Those images of a split that are used."""
+        """Records of the images of a split that are used."""
         return load_records(self.datalist, self.data_root, split=split, site=self.site, limit=self.limit)
 
 
 def adapter_message(file: Path | None, *, sam: str | None, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and words that carry a teacher to the sites.
+    """Returns the tensors and words of a message that sends a teacher to the sites.
 
     Args:
-        file: the adapter, or the file of a :class:`StudentTeacher`; ``None`` for SAM as it comes.
+        file: the adapter, or the file of a :class:`StudentTeacher`; ``None`` for SAM without an adapter.
         sam: SHA-256 of SAM's checkpoint, which every site must have itself; ``None``: none is needed.
-        teacher: SHA-256 of the whole.
+        teacher: SHA-256 of the teacher.
     """
     words = {"teacher": teacher, **({} if sam is None else {"sam": sam})}
     if file is None:
@@ -111,12 +111,12 @@ class SiteTeacher:
     """The teacher at one site.
 
     Args:
-        stage: how the plan uses a teacher; its cache keeps what arrives.
+        stage: the plan's teacher settings; its cache keeps received files.
         masks: this site's store.
         adapt: ``teacher_adapt`` of the plan.
-        config: the run's ``train.json``, from which the network of an earlier run is built where one makes the masks.
-        memory: file in which the site notes that it is prepared, for when its process is started again.
-        trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
+        config: the run's ``train.json``, to build the network of an earlier run if that makes the masks.
+        memory: file that records that the site is prepared, for a restart of its process.
+        trains: whether the site trains on its unlabelled images; those of an unseen site need no masks.
     """
 
     stage: TeacherStage
@@ -132,7 +132,7 @@ class SiteTeacher:
         """Identity of the teacher whose masks are in the store.
 
         Raises:
-            MessageRefused: there was no teacher yet.
+            MessageRefused: no teacher was received yet.
         """
         if self._sha256 is None and self.memory.is_file():
             self._sha256 = str(read_json(self.memory)["teacher"])
@@ -142,16 +142,16 @@ class SiteTeacher:
         return self._sha256
 
     def take(self, message: Message, shared: ProcessContext | None = None) -> int:
-        """Takes the adapter, or another run's network, and shows it what the store lacks; returns how many images.
+        """Receives the adapter, or another run's network, and computes missing masks; returns their number.
 
-        That is the unlabelled images, where the site trains, and those that the teacher is scored on.
+        They are masks of the unlabelled images, if the site trains, and of those that the teacher is scored on.
 
         Args:
             message: of kind ``adapter``.
-            shared: what the sites of this process have in common, where the teacher is loaded once.
+            shared: objects shared by the sites of this process, where the teacher is loaded once.
 
         Raises:
-            MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
+            MessageRefused: damaged bytes, another SAM than the server's, or a teacher that differs from the server's.
         """
         file = self._file(message)
         teacher = (shared.teacher if shared else None) or self._load(file, message.extra)
@@ -166,10 +166,10 @@ class SiteTeacher:
         return computed
 
     def scores(self, split: str) -> dict[str, Any]:
-        """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are.
+        """``n`` and ``metrics`` of the teacher's own masks on one split, computed like the students'.
 
         Raises:
-            MessageRefused: the plan does not have the teacher scored on that split.
+            MessageRefused: the plan does not score the teacher on that split.
         """
         if split not in self.stage.scored:
             expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
@@ -182,10 +182,10 @@ class SiteTeacher:
         return {"n": summary["n"], "metrics": {**means, **empty, **metrics_of_parts(summary)}}
 
     def _file(self, message: Message) -> Path | None:
-        """The message's adapter as a file in the cache, named by its hash; ``None`` where it carries none.
+        """Stores the message's adapter in the cache, named by its hash; returns ``None`` if it has none.
 
         Raises:
-            MessageRefused: another kind of message, other names, bytes with another SHA-256, or none where one is due.
+            MessageRefused: another kind of message, other names, bytes with another SHA-256, or a missing adapter.
         """
         if message.kind != Kind.ADAPTER or message.tensors.keys() - {_ADAPTER}:
             raise message_refused("message -> tensors", "other tensors", "an adapter")
@@ -234,7 +234,7 @@ class SiteTeacher:
 
 
 def _without_path(problem: Problem, file: Path) -> Problem:
-    """A problem of the ``file`` that the server sent, whose text may leave this site: no path of it is in it."""
+    """Returns a problem of the ``file`` that the server sent without any path, so that it may leave this site."""
     texts = {name: text.replace(str(file), MASKS_FROM) for name, text in asdict(problem).items()}
     texts = {name: text.replace(file.name, MASKS_FROM) for name, text in texts.items() if os.sep not in text}
     return Problem(**{"where": MASKS_FROM, "found": "another file", "expected": "a network of this run", **texts})
@@ -244,34 +244,34 @@ _ADAPTER = "adapter"  # name of the tensor, and of the word with its hash
 
 
 KEPT = 6
-"""Images per site whose masks are kept: two rows of three on a page, and as many as a person looks at."""
+"""Number of images per site whose masks are kept: two rows of three on a page, as many as a person looks at."""
 SAMPLE = 32
-"""Images per site that are looked at after every round; the best model is shown all at the end."""
+"""Number of images per site that are compared after every round; the best model is compared on all of them."""
 TABLE = "disagreement.csv"
 ROUND = "current"
-"""What a round's model is called, until the best one has been looked at."""
+"""Name of a round's model, whose files are removed once the best one has been compared."""
 COLUMNS = ("id", "image_sha256", "dice", "estimate", "mask")
 
 
 @dataclass
 class Disagreement:
-    """Compares a student's masks of a site's unlabelled images with the soft masks that the teacher left there.
+    """Compares a student's masks of a site's unlabelled images with the teacher's soft masks in the site's store.
 
-    It writes ``disagreement.csv``, one row per image with the Dice between the two masks, lowest first, and of the
+    It writes ``disagreement.csv``, one row per image with the Dice between the two masks, lowest first, and for the
     :data:`KEPT` lowest the masks themselves, ``student/<mask>`` and ``teacher/<mask>`` (PNG, 0 and 255 or the values of
-    classes, at the size of the student's evaluation). All of it is readable by its owner only and stays at the site.
+    classes, at the size of the student's evaluation). All files are readable by their owner only and stay at the site.
 
     Args:
         records: the site's unlabelled images: ``id``, ``image``, ``image_sha256``.
-        store: opened when it is asked for: the teacher may come later than this object.
+        store: called when needed, since the teacher may arrive after this object is made.
         preprocessing: of a record, as for evaluation: ``image`` (3, H, W) float in [0, 1].
-        batch_size: images that the student sees at once.
-        folder: ``evaluation`` of the run: the files go into ``<model>/<site>/unlabelled`` there.
+        batch_size: images per batch.
+        folder: ``evaluation`` of the run; files are written to ``<model>/<site>/unlabelled`` in it.
         site: the site.
-        parts: whether images are slices of volumes, of which many rightly hold nothing: no empty mask agrees with a
-            lesion.
+        parts: whether images are slices of volumes, many of which rightly have an empty mask; any other image has a
+            lesion, which an empty mask misses.
 
-    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round; of the best one, all.
+    A round's model is compared on :data:`SAMPLE` images, the same in every round; the best one on all.
 
     Example::
 
@@ -290,10 +290,10 @@ class Disagreement:
     parts: bool = False
 
     def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> list[float]:
-        """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it.
+        """Compares the evaluator's network with the teacher; only logs failures, since a run does not depend on it.
 
         Returns:
-            The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`); 0 of an empty
+            The student's estimate of each of its masks (:func:`samfed_monai.metrics.quality.estimate`); 0 for an empty
             one without ``parts``.
         """
         try:
@@ -341,11 +341,11 @@ class Disagreement:
             named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
         kept = {row["mask"] for row in named}
-        for old in folder.glob("*/*.png"):  # of the round before
+        for old in folder.glob("*/*.png"):  # of an earlier round
             if old.name not in kept:
                 old.unlink()
 
 
 def _drawn(channels: Tensor, above: float) -> Tensor:
-    """Masks (B, H, W) of logits or probabilities (B, C, H, W): bool, or of several classes their values."""
+    """Masks (B, H, W) from logits or probabilities (B, C, H, W): bool, or class values if there are several classes."""
     return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] > above

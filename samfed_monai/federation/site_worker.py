@@ -1,4 +1,4 @@
-"""The sites of one process: each message is decoded, answered and encoded, and a site's state kept on its disk."""
+"""The sites of one process: messages are decoded, handled and encoded, and each site's state is kept on its disk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class SiteWorker:
-    """Answers messages for the sites of one process, from bytes to bytes.
+    """Handles messages for the sites of one process, from bytes to bytes.
 
     Args:
-        make_site: from a site's name, what answers: ``answer(task, message) -> message``, with ``state_dict`` and
-            ``load_state_dict``, and ``masks_taken`` (:meth:`.Site.masks_taken`) where it takes soft masks.
-        states: from a site's name, the folder of what it keeps between rounds.
+        make_site: makes a site from its name: an object with ``answer(task, message) -> message``, ``state_dict`` and
+            ``load_state_dict``, and ``masks_taken`` (:meth:`.Site.masks_taken`) if it accepts soft masks.
+        states: returns the folder of a site's states from its name.
     """
 
     def __init__(self, make_site: Callable[[str], Any], states: Callable[[str], Path]) -> None:
@@ -30,25 +30,25 @@ class SiteWorker:
         self._sites: dict[str, tuple[Any, SiteState, HeldWeights]] = {}
 
     def answer(self, name: str, task: Task, payload: bytes, keep: Iterable[int] = ()) -> bytes:
-        """The answer's bytes.
+        """Returns the bytes of a site's reply.
 
         Args:
-            name: of the site, which is made when it is first asked.
-            task: what it is asked.
+            name: of the site, which is made at its first request.
+            task: the site's task.
             payload: the message's bytes.
             keep: rounds whose states the server may ask for again.
 
         Raises:
-            Exception: whatever the site raises; it goes on from its last state then.
+            Exception: whatever the site raises; the site then continues from its last state.
         """
         if name not in self._sites:
             site = self._make_site(name)
             self._sites[name] = site, SiteState(self._states(name), site), HeldWeights()
         site, state, held = self._sites[name]
         try:
-            most = getattr(site, "masks_taken", int)  # one that knows of none takes none
+            most = getattr(site, "masks_taken", int)  # a site without this method accepts none
             message = held.complete(from_bytes(payload, max_inflated=most))
-            if message.extra.get("model") != "teacher":  # its exam comes before round 0 and looks at no network
+            if message.extra.get("model") != "teacher":  # it is scored before round 0, without the site's network
                 state.before(task, message.round)
             answer = to_bytes(site.answer(task, message))
             state.after(task, message.round, keep)
@@ -68,15 +68,15 @@ PREPARED = -1
 
 
 class SiteState:
-    """Which round's state a site is at, and the files of the others.
+    """The round of a site's current state, and the files of the states of other rounds.
 
-    Training of round r goes on from the newest state before r, evaluation of round r looks at the newest one up to r:
-    so a round that was trained and never stored by the server is forgotten, and a round that this site missed is
-    stepped over. The server need not say which state it means.
+    Training of round r continues from the newest state before r, evaluation of round r uses the newest one up to r: so
+    a round that was trained but never stored by the server is dropped, and a round that this site missed is skipped.
+    The server does not have to name a state.
 
     Args:
-        folder: where the files are.
-        holder: whose state it is.
+        folder: folder of the files.
+        holder: the object that has the state.
     """
 
     def __init__(self, folder: str | Path, holder: Any) -> None:
@@ -84,7 +84,7 @@ class SiteState:
         self.at: int | None = None
 
     def before(self, task: Task, round: int) -> None:
-        """Takes the holder to the state that ``task`` of ``round`` starts from.
+        """Loads the state that ``task`` of ``round`` starts from into the holder.
 
         Raises:
             MessageRefused: the states of this run were removed (:func:`forget_old_runs`).
@@ -107,11 +107,11 @@ class SiteState:
         logger.info("went to the state after round %d", self.at)
 
     def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
-        """Stores the state that ``task`` of ``round`` left behind, and removes those that are not wanted any more.
+        """Stores the state after ``task`` of ``round``, and removes states that are no longer needed.
 
         Args:
-            task: what was done.
-            round: of it.
+            task: the finished task.
+            round: its round.
             keep: rounds whose states the server may ask for again.
         """
         if task not in (Task.TRAIN, Task.PREPARE):
@@ -123,7 +123,7 @@ class SiteState:
                 tensor_file.write_state(stream, state)
         self.at = number
         if number == PREPARED:
-            return  # a run that goes on is prepared again, and its states are still wanted
+            return  # a resumed run is prepared again, and still needs its states
         stored = self._stored()
         # for a round that this site missed, the newest one before it
         wanted = {max((other for other in stored if other <= asked), default=PREPARED) for asked in (*keep, number - 1)}
@@ -132,7 +132,7 @@ class SiteState:
                 self._path(other).unlink(missing_ok=True)
 
     def failed(self) -> None:
-        """A task failed half-way: the holder's state is not known."""
+        """Marks the holder's state as unknown after a failed task."""
         self.at = None
 
     def _stored(self) -> list[int]:
@@ -142,9 +142,9 @@ class SiteState:
         return self.folder / f"{number:03d}.safetensors"
 
 
-#: Runs whose states a site keeps, the one that runs included, and seconds for which a run counts as running.
+#: Number of runs whose states a site keeps, with the current one, and seconds for which a run counts as in use.
 KEPT_RUNS, IN_USE = 3, 24 * 3600.0
-#: File in place of states that were removed: a request for them is refused.
+#: File in place of removed states: a request for them is refused.
 REMOVED = "removed"
 
 
@@ -153,7 +153,7 @@ def forget_old_runs(states: Path, run: str) -> None:
 
     Args:
         states: folder with one folder per run, and in it one per site.
-        run: the one that begins; it is kept, whatever its age. A run whose files changed within :data:`IN_USE` is, too.
+        run: the run that starts, which is always kept. So is a run whose files changed within :data:`IN_USE`.
     """
     found = {folder: list(folder.glob("*/*.safetensors")) for folder in states.iterdir() if folder.name != run}
     used = {folder: max(path.stat().st_mtime for path in paths) for folder, paths in found.items() if paths}

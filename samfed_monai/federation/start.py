@@ -1,4 +1,4 @@
-"""What a federation begins with: weights of a bundle, a run or a file, and a warm start on the public images."""
+"""Initial weights of a federation: those of a bundle, a run or a file, and a warm start on the public images."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 6  # at the held-out images in a warm start: enough to see it turn, a few seconds each
+_LOOKS = 6  # evaluations in a warm start: enough to see when scores fall, a few seconds each
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Weights that a federation begins with.
+    """Weights that a federation starts from.
 
     Args:
-        name: what reports call it: a bundle, or the last part of a path.
+        name: its name in reports: a bundle, or the last part of a path.
         sha256: of the file.
-        weights: names to tensors of the network, frozen ones left out.
+        weights: names to tensors of the network, without frozen ones.
     """
 
     name: str
@@ -53,16 +53,16 @@ class StartingPoint:
 
     @classmethod
     def read(cls, source: str | Path, participants: Participants) -> StartingPoint:
-        """Reads them, and checks that they are those of the run's network and classes.
+        """Reads the weights, and checks that they fit the run's network and classes.
 
-        The image size may be another one: training adapts a network to its size.
+        The image size may differ: training adapts a network to its size.
 
         Args:
             source: name or folder of a bundle, folder of a finished run, or a weights file.
             participants: of the run.
 
         Raises:
-            Refused: there is nothing of that name; another network, other classes, another SAM; a file that is damaged.
+            Refused: nothing of that name; another network, other classes, another SAM; a damaged file.
         """
         path, name = starting_file(source), participants.server_network
         asked = {"network_name": name, "classes": participants.config.optional("classes") or ["foreground"]}
@@ -72,7 +72,7 @@ class StartingPoint:
             found, expected = str(here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
             problems.append(Problem("SAM's weights", found, expected, "put that one in place: samfed weights"))
         require(problems)
-        with own_random_state(derive_seed(0, "server", "start_from")):  # nothing that is drawn here is used
+        with own_random_state(derive_seed(0, "server", "start_from")):  # random numbers drawn here are not used
             network = build_network(participants.config, name)
         weights = trained_weights(network, path)
         return cls(Path(source).expanduser().resolve().name, sha256_file(path), weights)
@@ -89,32 +89,32 @@ def warm_start(
     held_out: float = 0.0,
     begin: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
+    """Trains the client network on the public set for ``steps`` optimiser steps, or loads what it trained before.
 
-    The same ``train.json`` as at the sites runs here, with the variant ``dp_only`` in place of the run's own, so every
-    variant of a comparison starts from the same weights.
+    It runs the sites' ``train.json`` with the variant ``dp_only`` in place of the run's own, so that every variant of a
+    comparison starts from the same weights.
 
     Args:
-        config: the client's ``train.json`` with the run's overrides and what its variant says of the warm start.
+        config: the client's ``train.json`` with the run's overrides and its variant's settings of the warm start.
         datalist: the frozen list; only its public part is read.
-        steps: optimiser steps; with 0, or without public images, the network stays as it is built with ``seed``.
+        steps: optimiser steps; with 0, or without public images, the network keeps its initial weights of ``seed``.
         seed: the run's seed.
-        cache_dir: where finished weights are kept, by the hash of everything that determines them.
+        cache_dir: folder of finished weights, by the hash of everything that determines them.
         trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
-        held_out: part of the public images, whole groups at a time, that is not trained on and says when to stop: kept
-            are the weights of the last look that is as good as the best one (within a standard error, see
-            ``samfed_monai.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
-            seed 0. 0 trains on all images for all steps.
-        begin: weights of the network, as far as they are shared, that it begins with in place of those that it is
-            built with: what rounds before the warm start have come to.
+        held_out: fraction of the public images, whole groups at a time, that is not trained on and decides when to
+            stop: the weights of the last evaluation that is as good as the best one are kept (within a standard error,
+            see ``samfed_monai.teacher.exam.as_good_as``). The teacher's own fit with seed 0 holds out the same images.
+            0 trains on all images for all steps.
+        begin: shared weights of the network to start from in place of those that it is built with: the result of rounds
+            before the warm start.
 
     Returns:
-        Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
+        Names to tensors of the network, without frozen ones, and their fingerprint (hexadecimal).
     """
     config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
     public = public_hash(datalist)
     steps = steps if datalist.public else 0
-    sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
+    sam = base_sam(config, config.value("network_name"))  # its frozen weights are not stored
     more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
     more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
     more |= {"held_out": held_out} if held_out and steps else {}
@@ -140,16 +140,16 @@ def warm_start(
 
 
 def _own_encoder(config: WorkflowConfig) -> dict[str, str]:
-    """The content of an own file that the encoder starts from; empty for weights that a name says."""
+    """Hash of a user's own file that the encoder starts from; empty for weights given by name."""
     start = starts_from(config.value("network_name"), config.optional("encoder_weights"))
     return {} if start is None or named(str(start)) is not None else {"encoder": sha256_file(start)}
 
 
 class _Judge:
-    """Evaluates on held-out public images at intervals, and keeps the weights of the evaluation that counts.
+    """Evaluates on held-out public images at intervals, and keeps the last weights that are as good as the best.
 
     Args:
-        datalist: whose public part is divided.
+        datalist: its public part is divided.
         config: names the folder of the images.
         fraction: part that is held out.
         beside: file beside which the list without the held-out images is written.
@@ -217,7 +217,7 @@ def _train(
             trainer.network.load_state_dict(judge.kept)
             numbers = judge.step, steps, mean(judge.best), len(judge.records)
             logger.info("warm start: step %d of %d is kept; best Dice %.3f on %d held-out public images", *numbers)
-        frozen = set(network_split(trainer.network).frozen)  # of a checkpoint that every machine has
+        frozen = set(network_split(trainer.network).frozen)  # from a checkpoint that every machine has
         state = get_state_dict(trainer.network)
         weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
         workflow.finalize()
@@ -230,7 +230,7 @@ class Start:
 
     Args:
         whole: every tensor.
-        split: of its names.
+        split: of the tensors' names.
     """
 
     whole: Mapping[str, Tensor]
@@ -240,10 +240,10 @@ class Start:
     def of(
         cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
     ) -> Start:
-        """A network with the weights of a warm start.
+        """Builds a network with the weights of a warm start.
 
-        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
-        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
+        Other tensors keep their initial values of ``seed``: frozen weights, which come from a checkpoint, and experts,
+        which add nothing before they are trained. All sites get the same.
 
         Args:
             build: builds the network.
@@ -252,8 +252,8 @@ class Start:
             seed: the run's seed.
 
         Raises:
-            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
-                another network.
+            Refused: patterns that :func:`network_split` refuses; a warm start of another network, or one that trained
+                tensors that are frozen here.
         """
         with own_random_state(derive_seed(seed, SERVER, "start")):
             network = build()
@@ -269,17 +269,17 @@ class Start:
 
     @property
     def shared(self) -> dict[str, Tensor]:
-        """What is aggregated."""
+        """Weights that are aggregated."""
         return {name: self.whole[name] for name in self.split.shared}
 
     @property
     def personal(self) -> dict[str, Tensor]:
-        """What stays at a site that takes part in an aggregate."""
+        """Weights that stay at a site whose other weights are aggregated."""
         return {name: self.whole[name] for name in self.split.personal}
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """What a site keeps that keeps its whole network: all but what is frozen."""
+        """Weights of a site that keeps its whole network: all except frozen ones."""
         frozen = set(self.split.frozen)
         return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
 

@@ -1,4 +1,4 @@
-"""The teacher of a run: SAM with an adapter that is given, was fitted or is fitted now, or a trained network."""
+"""The teacher of a run: SAM with a given or fitted adapter, or a trained network."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def single_writer(path: str | Path) -> Iterator[bool]:
-    """Holds a lock on ``path`` while its maker works; says whether it exists already.
+    """Holds a lock on ``path`` inside the block; yields whether the path exists already.
 
-    Where the platform has no locks, two runs may make the same thing twice, which costs time and nothing else.
+    On a platform without locks, two runs may make the same file twice, which only costs time.
 
     Example::
 
@@ -63,7 +63,7 @@ def single_writer(path: str | Path) -> Iterator[bool]:
 
 
 TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", "score"))
-"""Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
+"""Ids of ``teacher.json`` for the use and evaluation of an adapter, which do not change the adapter itself."""
 
 
 @dataclass
@@ -79,13 +79,13 @@ class TeacherStage:
     bundle_root: Path
     overrides: Mapping[str, Any]
     cache_dir: Path
-    #: The adapter that was loaded last; ``None`` for SAM as it comes.
+    #: The adapter that was loaded last; ``None`` for SAM without one.
     file: Path | None = field(default=None, init=False)
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, plan: Plan, places: Places) -> TeacherStage:
-        """That of a plan on this machine."""
+        """Builds the stage of a plan on this machine."""
         return cls(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
 
     @property
@@ -104,7 +104,7 @@ class TeacherStage:
         return "auto" if (bf16 := self.config.optional("bf16")) is None else bf16
 
     def kept(self, content: bytes) -> Path:
-        """A file of the cache with what the server sends to the sites, named by its hash."""
+        """Stores bytes that the server sends to the sites in the cache, named by their hash; returns the file."""
         sha256 = sha256_bytes(content)
         path = self.cache_dir / "adapters" / f"{sha256}.safetensors"
         if not path.is_file() or sha256_file(path) != sha256:
@@ -114,13 +114,13 @@ class TeacherStage:
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, without paths."""
         content = self.config.content()
-        if content.get("score") is True:  # the default, and what runs did before there was a choice
+        if content.get("score") is True:  # the default, and the behaviour of runs before this option existed
             del content["score"]
         return content
 
     @property
     def start_sha256(self) -> str | None:
-        """Of the adapter that the fit goes on from; ``None`` where it begins with SAM as it comes."""
+        """SHA-256 of the adapter that the fit starts from; ``None`` if it starts from SAM without one."""
         start = self.config.optional("start_from")
         return None if start is None else sha256_file(start)
 
@@ -130,19 +130,19 @@ class TeacherStage:
         return () if self.config.optional("score") is False else ("test",)
 
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
-        """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
+        """Entry of reports on the teacher; ``after`` and ``start`` are those that the fit of its adapter recorded."""
         used = {"size": teacher.size, "views": teacher.views, **({} if self.scored else {"score": False})}
         return {"adapt": adapt, "base": self.base, **used, **self._exam}
 
     def dry_run(self, adapt: str) -> None:
-        """Builds the fit without images and without weights, so that what cannot work is refused before any work.
+        """Builds the fit without images and without weights, so that invalid settings are refused before any work.
 
         Args:
-            adapt: as in :meth:`load`; ``off`` has no teacher.
+            adapt: as in :meth:`load`; ``off`` means no teacher.
 
         Raises:
-            Refused: ``score`` is no switch, or a setting of ``teacher.json`` that
-                :class:`~samfed_monai.teacher.TeacherFit` cannot do with.
+            Refused: ``score`` is not a switch, or :class:`~samfed_monai.teacher.TeacherFit` does not accept a setting
+                of ``teacher.json``.
         """
         if adapt == "off":
             return
@@ -158,7 +158,7 @@ class TeacherStage:
             self.config.with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
 
     def checkpoint(self) -> Path:
-        """SAM's checkpoint.
+        """Path of SAM's checkpoint.
 
         Raises:
             Refused: it is neither in the bundle's ``models/`` nor in the weights folder; the message has the command.
@@ -169,21 +169,21 @@ class TeacherStage:
         return Path(given) if given else find_checkpoint(self.base, self.bundle_root)
 
     def load(self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None) -> Teacher:
-        """The frozen teacher; fits its adapter first when there is none.
+        """Loads the frozen teacher; fits its adapter first if there is none.
 
         Args:
-            datalist: its public part is what the adapter is fitted on.
+            datalist: the adapter is fitted on its public part.
             data_root: folder that the list's paths are relative to.
-            adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
-            adapter: path of an adapter to use as it is, or ``None``; left aside with ``none``, so that rows with and
-                without an adapted SAM can be compared by one command.
+            adapt: ``lora``, ``decoder`` or ``none`` (SAM without an adapter).
+            adapter: path of an adapter to use as it is, or ``None``; ignored with ``adapt`` ``none``, so that one
+                command can compare runs with and without an adapted SAM.
         """
         return self.fitted(self.adapter(datalist, data_root, adapt=adapt, adapter=adapter))
 
     def adapter(
         self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None
     ) -> Path | None:
-        """The adapter file of :meth:`load`, fitted first where there is none; ``None`` for SAM as it comes."""
+        """The adapter file of :meth:`load`, fitted first if there is none; ``None`` for SAM without an adapter."""
         from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
@@ -193,11 +193,11 @@ class TeacherStage:
             return None
         if not adapter:
             return self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
-        self._exam["adapt"] = read_header(Path(adapter)).adapt.value  # what the file is, whatever the bundle asks for
+        self._exam["adapt"] = read_header(Path(adapter)).adapt.value  # of the file, whatever the bundle's setting
         return Path(adapter)
 
     def fitted(self, adapter: Path | None) -> Teacher:
-        """A teacher by the file of its adapter alone, which must be of this ``base``, its weights and this ``size``.
+        """Loads a teacher from its adapter file, which must match this ``base``, its weights and this ``size``.
 
         Raises:
             Refused: another SAM or size, damaged tensors.
@@ -229,7 +229,7 @@ class TeacherStage:
         with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
-            if not exists or self.overrides.get("evaluate_on"):  # else as it is
+            if not exists or self.overrides.get("evaluate_on"):  # else it is used as it is
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         return path
 
@@ -243,7 +243,7 @@ class TeacherStage:
         paths = {"bundle_root": self.bundle_root, "datalist": listed, "data_root": data_root, "checkpoint": checkpoint}
         given: dict[str, Any] = {name: str(path) for name, path in {**paths, "output": output}.items()}
         given["evaluate_on"] = config.overrides.get("evaluate_on")
-        if output.exists():  # a fit of the same public images is kept, whatever the rest of the list it was made with
+        if output.exists():  # keeps a fit of the same public images, even if the rest of its list differs
             given["fit#datalist_hash"] = read_header(output).fit.get("datalist_hash", "")
         workflow = config.with_overrides(given).workflow(None)
         workflow.initialize()
@@ -252,7 +252,7 @@ class TeacherStage:
 
 
 def _recorded(adapter: Path) -> dict[str, Any]:
-    """Dice by image set, from the file that a fit leaves beside its adapter."""
+    """Dice by image set, from the file that a fit writes beside its adapter."""
     beside = adapter.with_suffix(".fit.json")
     fitted = read_json(beside) if beside.is_file() else {}
     if not fitted or fitted.get("sha256") != sha256_file(adapter):
@@ -268,11 +268,12 @@ class StudentTeacher(nn.Module):
 
     Args:
         network: images ``(B, 3, S, S)`` float in [0, 1] to logits ``(B, C, S, S)``.
-        weights_sha256: of the file that it was filled from; with ``size`` and ``views`` it is the masks' identity.
+        weights_sha256: of the weights file; with ``size`` and ``views`` it identifies the masks.
         image_size: S, pixels.
-        size: the longer side of a mask has ``size / 4`` pixels, as those of a teacher with an input of ``size`` pixels.
+        size: the longer side of a mask has ``size / 4`` pixels, like those of a teacher with an input of ``size``
+            pixels.
         views: 1, 2, 4 or 8.
-        bf16: bfloat16 for the network; no part of the identity.
+        bf16: bfloat16 for the network; it does not identify the masks.
     """
 
     def __init__(
@@ -285,12 +286,12 @@ class StudentTeacher(nn.Module):
 
     @classmethod
     def load(cls, path: Path, config: WorkflowConfig, stage: TeacherStage) -> StudentTeacher:
-        """Builds the network that a file's header names, and fills it.
+        """Builds the network that a file's header names, and loads its weights.
 
         Args:
-            path: with the content that :func:`packed` made.
+            path: file with the content that :func:`packed` made.
             config: the run's ``train.json``.
-            stage: whose ``size``, ``views`` and ``bf16`` of ``teacher.json`` it takes.
+            stage: its ``size``, ``views`` and ``bf16`` of ``teacher.json`` are used.
 
         Raises:
             Refused: other classes or another image size than the run's; weights that do not fit their network.
@@ -332,15 +333,15 @@ class StudentTeacher(nn.Module):
 
 
 def packed(source: str | Path, participants: Participants) -> bytes:
-    """A model as the content of one file, with a header from which every site builds its network.
+    """Returns a model as the content of one file, with a header from which every site builds its network.
 
     Args:
         source: name or folder of a bundle, folder of a finished run, or a weights file.
-        participants: of the run, whose network it is of where nothing says of which.
+        participants: of the run, whose network is assumed if the model does not name its own.
 
     Raises:
-        Refused: there is no such model, or the run is not finished; other classes or another image size than the
-            run's; a network on SAM's frozen weights; weights that do not fit their network.
+        Refused: there is no such model, or the run is not finished; other classes or another image size than the run's;
+            a network on SAM's frozen weights; weights that do not fit their network.
     """
     path, config = starting_file(source, MASKS_FROM), participants.config
     _require_alike(path, config)
@@ -361,5 +362,5 @@ def _require_alike(path: Path, config: WorkflowConfig) -> None:
 
 
 def _empty(config: WorkflowConfig, name: str, path: Path) -> nn.Module:
-    with own_random_state(0):  # nothing that is drawn here is used
+    with own_random_state(0):  # random numbers drawn here are not used
         return build_network(config, name, network_overrides(path))

@@ -1,4 +1,4 @@
-"""The transport to sites in other processes: messages as bytes, own deadline, own quorum, failures with reasons."""
+"""The transport to sites in other processes: messages as bytes, with its own deadline, quorum and failure reasons."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One message on its way to a site.
+    """A message to a site.
 
     Args:
-        site: where it goes.
-        task: what the site is asked.
+        site: name of the site.
+        task: task of the site.
         round: the round it belongs to.
         message: to the site.
-        words: plain words beside it, for the site's process: ``run``, and ``keep``, the rounds whose states are wanted.
-        answered: called once with the sender's name and its answer: bytes, or a failure's reason.
+        words: values sent beside it to the site's process: ``run``, and ``keep``, the rounds whose states are needed.
+        answered: called once with the sender's name and its reply: bytes, or the reason of a failure.
     """
 
     site: str
@@ -48,25 +48,25 @@ class Request:
 
 
 class Post(Protocol):
-    """What carries the requests of a :class:`WireTransport`: NVIDIA FLARE, or pipes to processes of this machine."""
+    """Sends the requests of a :class:`WireTransport`: over NVIDIA FLARE, or pipes to processes of this machine."""
 
     def send(self, request: Request) -> Any:
-        """Sends without waiting; returns what :meth:`cancel` takes."""
+        """Sends without waiting; returns a ticket for :meth:`cancel`."""
 
     def cancel(self, ticket: Any) -> bool:
-        """No answer to this request is wanted any more; whether the site has stopped its work on it."""
+        """Cancels a request; returns whether the site has stopped its work on it."""
 
     def check_stop(self) -> None:
-        """Raises what ends the run, for instance that FLARE ends its job."""
+        """Raises an error that ends the run, for instance because FLARE ends its job."""
 
 
 Answer = Spooled | str
-"""A message's bytes, which wait on the disk, or why there is none."""
-_TICK = 0.2  # seconds between two looks at the clock and at what ends the run
+"""A reply's bytes, spooled on disk, or the reason of a failure."""
+_TICK = 0.2  # seconds between two checks of the clock and of `check_stop`
 
 
 def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
-    """One line about who is waited for: ``train: waiting for site-2, site-3 (4 min left)``."""
+    """One line about the missing sites: ``train: waiting for site-2, site-3 (4 min left)``."""
     line = f"{task}: waiting for {', '.join(sorted(sites))}"
     if left is None:
         return line
@@ -74,32 +74,32 @@ def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
 
 
 class WireTransport:
-    """A :class:`~samfed_monai.protocol.transport.Transport` whose messages a :class:`Post` carries as bytes.
+    """A :class:`~samfed_monai.protocol.transport.Transport` whose messages are sent as bytes by a :class:`Post`.
 
-    Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same messages as in one process; an answer is
-    decoded by :func:`~samfed_monai.protocol.message.from_bytes` alone, which reads safetensors and nothing else, and
-    refuses too many bytes before it looks at them. Answers are taken in by the order of names: sums then have the same
-    bits as in one process.
+    Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same messages as in one process; a reply is only
+    decoded by :func:`~samfed_monai.protocol.message.from_bytes`, which reads safetensors and nothing else, and refuses
+    too many bytes before it reads them. Replies are processed in the order of names, so that sums have the same bits as
+    in one process.
 
-    A site that missed a deadline, and may still be at work, is asked again in every later exchange, but not waited for
-    once the others have answered and the quorum is reached, until something has come from it (a late answer counts). A
-    late, second or unasked answer is dropped with its reason in the log.
+    A site that missed a deadline, and may still be at work, gets every later request, too. Once the others have replied
+    and the quorum is reached, the transport does not wait for it until something has arrived from it (a late reply
+    counts). A late, second or unrequested reply is dropped, with its reason in the log.
 
     Weights that a site was sent last are not sent again (:class:`.SentWeights`).
 
-    Sites keep their state themselves, by round (:class:`.site_worker.SiteState`): nothing is written by
-    :meth:`save_state`. Which rounds' states are still wanted is read from the run's folder, where a round's ``clients``
-    folder exists as long as they are.
+    Sites keep their state themselves, by round (:class:`.site_worker.SiteState`): :meth:`save_state` writes nothing.
+    The rounds whose states are still needed are read from the run's folder, where a round's ``clients`` folder exists
+    as long as they are.
 
     Args:
         post: sends and cancels.
         sites: names of the federation's clients.
-        run: identifier of the run, so that a site never goes on from another run's state.
-        patience: seconds that an evaluation may take; ``None`` waits. What comes before round 0 always waits.
-        notice: seconds between two lines about who is waited for.
-        progress: where progress is shown; ``None`` shows it on a terminal only.
-        spool: folder in which answers wait for those of sites before them by name, as a file without a name; ``None``
-            is the system's for temporary files.
+        run: identifier of the run, so that a site never continues from another run's state.
+        patience: seconds that an evaluation may take; ``None`` sets no limit. Other tasks before round 0 have none.
+        notice: seconds between two log lines about missing sites.
+        progress: progress bars; ``None`` shows them on a terminal only.
+        spool: folder in which replies wait for those of sites before them by name, in files without a name; ``None`` is
+            the system's folder for temporary files.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class WireTransport:
             site: Failure(site, "no such site in this federation") for site in messages if site not in self.sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
-        started = noticed = time.monotonic()  # writing a model to hundreds of sites is none of their time
+        started = noticed = time.monotonic()  # the time to write a model to hundreds of sites does not count
         deadline = None if wait is None else started + wait
         arrived: dict[str, Answer] = {}
         whole: set[str] = set()
@@ -158,7 +158,7 @@ class WireTransport:
                 self.post.check_stop()
                 taken = self._collect(messages, left)
                 for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
-                    del taken[site]  # it was started again
+                    del taken[site]  # the site was restarted and lacks the weights
                     whole.add(site)
                     self.sent.forget(site)
                     tickets[site] = self._send(task, site, messages[site])
@@ -168,7 +168,7 @@ class WireTransport:
                 now, left = time.monotonic(), left - taken.keys()
                 good = [isinstance(answer, Spooled) for answer in arrived.values()]
                 good += [not isinstance(reply, Failure) for reply in replies.values()]
-                # what came while answers were added is there, whatever the clock says now
+                # replies that arrived while others were processed count, even after the deadline
                 if (deadline is not None and now > deadline and not taken) or (
                     left <= self._missing and sum(good) >= quorum
                 ):
@@ -190,7 +190,7 @@ class WireTransport:
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
-        """Something came from ``site`` after its deadline, or to a request that was cancelled; the site is there."""
+        """Notes that something came from ``site`` after its deadline, or to a cancelled request: the site is there."""
         logger.warning("%s: dropped a late answer (its deadline had passed)", site)
         self._missing.discard(site)
 
@@ -206,28 +206,28 @@ class WireTransport:
         self._rounds = Path(folder).parent.parent
 
     def _send(self, task: Task, site: str, message: Message) -> Any:
-        """The ticket of a request."""
+        """Sends a request; returns its ticket."""
         message = self.sent.shortened(site, message)
         self._traffic.setdefault(site, Traffic()).down += wire_size(message)
         words, answered = {"run": self.run, "keep": self._keep}, partial(self._put, self._exchange)
         return self.post.send(Request(site, Task(task).value, message.round, message, words, answered))
 
     def _put(self, exchange: int, sender: str, answer: bytes | str) -> None:
-        """Called from any thread; what goes wrong with the disk is raised by :meth:`_collect`."""
+        """Queues a reply, from any thread; disk errors are raised by :meth:`_collect`."""
         try:
             self._came.put((exchange, sender, Spooled(answer, self.spool) if isinstance(answer, bytes) else answer))
         except OSError as error:
             self._came.put((exchange, sender, error))
 
     def _collect(self, asked: Container[str], left: Container[str]) -> dict[str, Answer]:
-        """Everything that has come and counts, once something has come or a moment has passed.
+        """Returns all valid replies that have arrived; waits a moment for the first one.
 
         Args:
-            asked: sites that this exchange asked.
-            left: those that have not answered yet.
+            asked: sites that got a request in this exchange.
+            left: those that have not replied yet.
 
         Raises:
-            OSError: an answer could not be written.
+            OSError: a reply could not be written.
         """
         taken: dict[str, Answer] = {}
         wait = _TICK
@@ -241,7 +241,7 @@ class WireTransport:
                 raise answer
             if isinstance(answer, Spooled) and sender in asked:
                 self._traffic.setdefault(sender, Traffic()).up += answer.size
-            if exchange != self._exchange:  # of one that it was asked in, as this one may not ask it
+            if exchange != self._exchange:  # from an earlier exchange; this one may not include the site
                 self.came_late(sender)
             elif sender not in asked:
                 logger.warning("dropped an answer of %r, which is no site that was asked", sender)

@@ -15,7 +15,7 @@ from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json
 
 TRAIN = "train"
-"""MONAI's id of what a training bundle trains with."""
+"""MONAI's id of a bundle's training section."""
 
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
@@ -25,7 +25,7 @@ PLACES = frozenset(
 EVALUATION = frozenset(
     ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
 )
-"""Ids that have no part in what is trained, although a trainer's handlers may refer to them."""
+"""Ids that do not affect training, although a trainer's handlers may refer to them."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
 
     def filled_by_the_server(self) -> WorkflowConfig:
-        """The same with a network of the catalogue left at random numbers, see :func:`unfilled`."""
+        """The same without pretrained weights in a network of the catalogue, see :func:`unfilled`."""
         return self.with_overrides(_UNFILLED) if in_catalogue(self.parser()) else self
 
     def without_lost(self) -> WorkflowConfig:
-        """Without overrides of what only another variant has, such as ``terms#proximal#mu`` where no such term is."""
+        """Drops overrides of ids that only other variants have, such as ``terms#proximal#mu`` without such a term."""
         from samfed_monai.config.monai_parser import ConfigParser
 
         parser, kept = ConfigParser(), {}
@@ -65,7 +65,7 @@ class WorkflowConfig:
         for name, value in self.overrides.items():
             try:
                 parser[name] = value
-            except (KeyError, ValueError, IndexError, TypeError):  # what it belongs to is not there
+            except (KeyError, ValueError, IndexError, TypeError):  # its parent does not exist
                 continue
             kept[name] = value
         return WorkflowConfig(self.bundle_root, self.files, kept)
@@ -99,19 +99,19 @@ class WorkflowConfig:
             return parser.get_parsed_content(name)
 
     def values(self, *names: str) -> tuple[Any, ...]:
-        """Several of them, made together: what they refer to is the same for all."""
+        """Values of several options, resolved together, so that they share the components they refer to."""
         parser = self.parser()
         with unwrapped(parser):
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:
-        """An option's value, or ``None`` where the bundle has no such id."""
+        """An option's value, or ``None`` if the bundle has no such id."""
         parser = self.parser()
         with unwrapped(parser):
             return parsed(parser, name)
 
     def optional_id(self, name: str) -> bool:
-        """Whether the bundle has this id with anything but ``null`` in it; nothing is instantiated."""
+        """Whether the bundle has this id with a value other than ``null``; nothing is instantiated."""
         content = self.parser().get()
         return content.get(name) is not None
 
@@ -121,10 +121,10 @@ class WorkflowConfig:
         return {key: value for key, value in content.items() if key not in without and not is_note(key)}
 
     def fingerprint(self, **extra: Any) -> str:
-        """Hash of everything that decides what ``train`` trains, without paths, plus ``extra``.
+        """Hash of everything that determines the result of ``train``, without paths, plus ``extra``.
 
-        Settings of what is disabled, or of nothing that the trainer refers to, do not count: rows of a sweep over the
-        agreement share their warm start.
+        Settings of disabled components, or of components that the trainer does not refer to, do not count, so that rows
+        of a sweep over the agreement share their warm start.
         """
         content = self.content(without=PLACES | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
@@ -135,9 +135,9 @@ _UNFILLED = {"network_def#load": False}
 
 
 def unfilled(parser: Any) -> Any:
-    """A configuration whose network of the catalogue is left at random numbers, in place.
+    """Turns off pretrained weights of a network of the catalogue, in place; returns the configuration.
 
-    What it starts from comes from the server, so no site needs the files of pretrained weights.
+    The server sends the initial weights, so no site needs the files of pretrained weights.
     """
     if in_catalogue(parser):
         parser.update(pairs=_UNFILLED)
@@ -158,7 +158,7 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
 def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     """JSON of every file of a bundle that a run of ``variant`` reads at a site, by file name, without paths and notes.
 
-    Two machines whose bundles give the same content compute the same, wherever they keep their files.
+    Two machines with the same content compute the same, wherever they keep their files.
 
     Raises:
         Refused: no such variant, or a file that cannot be read.
