@@ -1,9 +1,9 @@
-"""Weights on the wire as compressed differences to weights that both ends hold, with error feedback at the sender.
+"""Weights sent as compressed differences from weights that both ends have, with error feedback at the sender.
 
-What one message leaves out is added to the next difference (Karimireddy et al., arXiv 1901.09847), at sites after
-their local steps (Basu et al., arXiv 1906.02367) and at the server as well (Tang et al., arXiv 1905.05957). Vectors,
-counters and image-derived statistics travel as they are: they are a hundredth of a network, and so no variance of a
-batch norm falls below 0.
+The error of one message is added to the next difference (Karimireddy et al., arXiv 1901.09847), at sites after their
+local steps (Basu et al., arXiv 1906.02367) and also at the server (Tang et al., arXiv 1905.05957). Vectors, counters
+and image-derived statistics are not compressed: they are a hundredth of a network, and variances of batch norms then
+cannot fall below 0.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Strategy
 
 NONE, HALF, BYTES = "float32", "bfloat16", "int8"
-#: Up to this rank a sum of products of whole numbers of 8 bits is exact in float32, whatever the order of its terms:
-#: 127 * 127 * 1024 < 2^24. So the server and every site make the same bits of a message, on any processor.
+#: Up to this rank a sum of products of 8-bit integers is exact in float32, in any order of its terms:
+#: 127 * 127 * 1024 < 2^24. So the server and every site decode a message to the same bits, on any processor.
 MOST_RANK = 1024
 SCHEMA: Mapping[str, Any] = {
     "anyOf": [{"enum": [NONE, HALF, BYTES]}, {"type": "integer", "minimum": 1, "maximum": MOST_RANK}]
@@ -36,20 +36,20 @@ SCHEMA: Mapping[str, Any] = {
 """JSON Schema of ``federate.json -> compression``."""
 
 _LARGEST = 127
-#: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two leave 31 % of a step out, three 29, one 42.
+#: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two lose 31 % of a step, three 29, one 42.
 _ITERATIONS = 2
 _LEFT, _MARK = "compression.left.", "compression.sent"
 
 
 @dataclass(frozen=True)
 class Compression:
-    """How the difference of a matrix travels: of a floating tensor of two axes or more, with the first in its rows.
+    """Encoding of the difference of a matrix: a floating tensor of two axes or more, with the first as rows.
 
     Args:
-        form: ``bfloat16``: 2 bytes an entry. ``int8``: a byte an entry, in steps of 1/127 of the row's largest. A rank
-            r: matrices of such bytes, (rows, r) and (columns, r), of which it is the product, as in PowerSGD (Vogels et
-            al., arXiv 1905.13727), but with two power iterations from a fixed start in place of one from the round
-            before; where that is not smaller, ``int8``.
+        form: ``bfloat16``: 2 bytes per entry. ``int8``: a byte per entry, in steps of 1/127 of the row's largest. A
+            rank r: the product of two such ``int8`` matrices, (rows, r) and (columns, r), as in PowerSGD (Vogels et
+            al., arXiv 1905.13727), but with two power iterations from a fixed start instead of one from
+            the last round; ``int8`` if that is not smaller.
 
     Example::
 
@@ -60,30 +60,31 @@ class Compression:
 
     @classmethod
     def of(cls, value: str | int) -> Compression | None:
-        """From a value that :data:`SCHEMA` has checked; ``None`` where whole weights travel."""
+        """Compression of a value that :data:`SCHEMA` has checked; ``None`` if whole weights are sent."""
         return None if value == NONE else cls(value)
 
     def like(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names, shapes and dtypes of the message that ``weights`` become, without values."""
+        """Names, shapes and dtypes of a message of ``weights``, without values."""
         return _by_name(weights, lambda name: _blank(*weights[name].reshape(len(weights[name]), -1).shape, self.form))
 
     @torch.no_grad()
     def packed(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a message.
+        """Returns the tensors of a message.
 
         Args:
-            weights: at the sender; what is no matrix is taken from here.
+            weights: at the sender; those that are not matrices are sent unchanged.
             steps: the differences of the matrices, float32 and finite.
         """
         return _by_name(weights, lambda name: _encoded(steps[name].flatten(1), self.form))
 
     @torch.no_grad()
     def restored(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sender's weights as every receiver has them, to the bit; in the order of ``base``, then statistics.
+        """Returns the sender's weights as every receiver decodes them, bit by bit; in the order of ``base``, then
+        statistics.
 
         Args:
-            tensors: as :meth:`like` says.
-            base: what the differences are to, of the same names.
+            tensors: of the message, as in :meth:`like`.
+            base: weights that the differences are taken from, with the same names.
         """
         weights: dict[str, Tensor] = {}
         for name, old in base.items():
@@ -100,7 +101,7 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 
 
 def _by_name(weights: Mapping[str, Tensor], parts_of: Callable[[str], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """``weights`` with the parts of each matrix in its place."""
+    """Returns ``weights`` with each matrix replaced by its parts."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         parts = parts_of(name) if _is_matrix(name, tensor) else {"": tensor}
@@ -112,7 +113,7 @@ _HALF, _CODES, _SCALES, _RIGHT, _RIGHT_SCALES = _PARTS = (":half", ":codes", ":s
 
 
 def _encoded(matrix: Tensor, form: str | int) -> dict[str, Tensor]:
-    """A float32 matrix (rows, columns) as its parts, by the end of their names."""
+    """Encodes a float32 matrix (rows, columns) as parts, by suffix of their names."""
     rows, columns = matrix.shape
     if form == HALF:
         return {_HALF: matrix.bfloat16()}
@@ -135,26 +136,26 @@ def _decoded(parts: Mapping[str, Tensor]) -> Tensor:
     if _HALF in parts:
         return parts[_HALF].float()
     matrix = parts[_CODES].float()
-    if _RIGHT in parts:  # whole numbers are added first, so that each later product is one rounding
+    if _RIGHT in parts:  # whole numbers are added first, so that each later product rounds once
         matrix = (matrix @ parts[_RIGHT].float().T) * parts[_RIGHT_SCALES]
     return matrix * parts[_SCALES][:, None]
 
 
 @lru_cache(maxsize=256)
 def _start(columns: int, rank: int) -> Tensor:
-    """(columns, rank) normal numbers that are always the same."""
+    """Fixed normal random numbers (columns, rank)."""
     return torch.randn(columns, rank, generator=torch.Generator().manual_seed(0))
 
 
 def _quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, columns) int8 and (rows,) float32, of which the product is near ``matrix``."""
+    """Codes (rows, columns) int8 and scales (rows,) float32, whose product approximates ``matrix``."""
     scales = matrix.abs().amax(dim=1) / _LARGEST
     codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round().clamp(-_LARGEST, _LARGEST)
     return codes.to(torch.int8), scales
 
 
 class Sender:
-    """The end that sends: it keeps what it has left out so far and adds it to the next difference.
+    """The sending end: it keeps the compression error so far and adds it to the next difference.
 
     Args:
         compression: of the run.
@@ -168,14 +169,14 @@ class Sender:
     def packed(
         self, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The tensors of a message, and the weights that the receiver makes of them.
+        """Returns the tensors of a message, and the weights that the receiver decodes from them.
 
         Args:
-            weights: of here.
-            base: what the receiver holds; further names are passed over.
+            weights: of the sender.
+            base: weights of the receiver; other names are ignored.
 
         Raises:
-            MessageRefused: weights that it does not hold, NaN or infinity; nothing is remembered of them then.
+            MessageRefused: weights that the receiver does not have, NaN or infinity; the kept error is then unchanged.
         """
         matrices = [name for name, tensor in weights.items() if _is_matrix(name, tensor)]
         if any(name not in base or base[name].shape != weights[name].shape for name in matrices):
@@ -192,18 +193,18 @@ class Sender:
         return tensors, restored
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it has left out; never empty, so that the start is a state as well."""
+        """The compression error; never empty, so that the start is a state, too."""
         return {_MARK: torch.tensor(0), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Puts back what :meth:`state_dict` returned; returns the other names."""
+        """Restores the state of :meth:`state_dict`; returns tensors of other names."""
         self._left = {name.removeprefix(_LEFT): tensor for name, tensor in state.items() if name.startswith(_LEFT)}
         return {name: tensor for name, tensor in state.items() if name != _MARK and not name.startswith(_LEFT)}
 
 
 @dataclass(frozen=True)
 class Step:
-    """The difference between the models of two rounds, for sites that hold the first.
+    """The difference between the models of two rounds, for sites that have the first.
 
     Args:
         before, after: checksums of the two models.
@@ -218,13 +219,13 @@ class Step:
 
     @classmethod
     def of(cls, sender: Sender, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[Step, dict]:
-        """The step from ``base`` to ``weights``, and the model that sites make of it."""
+        """Returns the step from ``base`` to ``weights``, and the model that sites compute from it."""
         tensors, model = sender.packed(weights, base)
         return cls(checksum(base), checksum(model), str(sender.compression.form), tensors), model
 
 
 def stepped(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor] | None:
-    """The weights that a :class:`Step` leads to from those that are held; ``None`` where it is none of theirs."""
+    """Applies a :class:`Step` to the ``held`` weights; ``None`` if its tensors do not fit them."""
     compression = Compression(int(form) if form.isdecimal() else form)
     like = compression.like(held)
     if tensors.keys() != like.keys() or any(
@@ -235,13 +236,13 @@ def stepped(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: str
 
 
 def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, sums: bool) -> list[Problem]:
-    """Why a run cannot compress its messages, before anything is computed.
+    """Problems that keep a run from compressing its messages, found before anything is computed.
 
     Args:
         value: of ``federate.json -> compression``.
         strategy: of the run.
-        noise: whether sites add noise to what they send.
-        sums: whether updates are added under masks.
+        noise: whether sites add noise to their updates.
+        sums: whether secure aggregation adds masked updates.
     """
     if value == NONE:
         return []
@@ -249,7 +250,7 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
     where, plain = "federate.json -> compression", f", or compression: {NONE!r}"
     found = {
         f"an exchange of {exchange.word}": exchange.answer is not Kind.WEIGHTS,
-        # their distance has in it what was left out before, which would be added again
+        # their difference includes the error of earlier messages, which would be added again
         f"{name}, whose sites train networks of their own": exchange.own_networks,
         f"{name}, which has a model for each site": exchange.tailored,
         f"{name}, which trains anew between two rounds": bool(strategy.rounds_before_warm_start),

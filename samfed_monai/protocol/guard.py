@@ -1,5 +1,4 @@
-"""Checks of an answer at the server: who sends it and what it is (``Inbox``), how far it may move the mean, how much it
-counts. What is in a message is checked in ``message.py``."""
+"""Checks of a reply at the server: its sender and kind, its step and its weight. ``message.py`` checks its content."""
 
 from __future__ import annotations
 
@@ -24,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Inbox:
-    """Checks the answers of one round as they arrive.
+    """Checks the replies of one round as they arrive.
 
     Args:
-        round: the round that is running.
-        sites: the sites that were asked.
-        like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
-            one, when only numbers were.
-        kind: what these tensors must be; ``None`` takes every kind.
+        round: the current round.
+        sites: the sites that were sent a request.
+        like: site to names, shapes and dtypes of the requested tensors; ``None``, for all sites or for one, if only
+            numbers were requested.
+        kind: required kind of these tensors; ``None`` accepts every kind.
     """
 
     round: int
@@ -41,18 +40,18 @@ class Inbox:
     _answered: set[str] = field(default_factory=set, init=False)
 
     def max_bytes(self, sender: str) -> int:
-        """Bytes of the largest answer that ``sender`` may send: twice what its tensors need, and 1 MiB for the header.
+        """Maximum bytes of ``sender``'s reply: twice the size of its tensors, and 1 MiB for the header.
 
-        A transport decodes, and inflates, no more than that (fault 37).
+        A transport does not decode or inflate more than that (fault 37).
         """
         like = self.like(sender) if self.like and sender in self.sites else None
         return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
     def check(self, sender: str, message: Message) -> None:
-        """Checks ``sender``'s answer and records that it answered.
+        """Checks ``sender``'s reply and records that it arrived.
 
         Raises:
-            MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
+            MessageRefused: an unknown sender (fault 46), a second reply (43), another kind, another round's (44, 45),
                 or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
         """
         if sender in self._answered:
@@ -68,29 +67,29 @@ class Inbox:
 
 
 class Action(str, Enum):
-    """What happens to an update whose step exceeds the limit."""
+    """Treatment of an update whose step exceeds the limit."""
 
     CLIP = "clip"
     SKIP = "skip"
 
 
 class UpdateGuard:
-    """Limits what one site's update does to the mean: the norm of its step, and its weight.
+    """Limits the effect of one site's update on the mean: the norm of its step, and its weight.
 
     The norm is limited by ``|update - global| <= limit * |global|``, over all floating-point tensors. The weight is the
     site's share of all training images, by the number that it reports: the server cannot count them, and a site that
     reports ten million would dominate the mean. Or it is learned from a loss or a gap that the site reports
-    (:class:`~samfed_monai.methods.site_weights.LearnedWeights`), which could be overstated as well. It is of all sites
-    that train: where some do not answer in a round, the others have more of that round's mean.
+    (:class:`~samfed_monai.methods.site_weights.LearnedWeights`), which could be overstated, too. Shares refer to all
+    sites that train: if some do not reply in a round, the others have more of that round's mean.
 
     Args:
         limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
             room for the batch-norm statistics of a network that starts from scratch.
         action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
-        largest_share: largest weight of one site, in (0, 1]; below one over the number of sites all weigh alike.
-            ``None``, and 1, weigh by the reported numbers. It is off by default: the weights are part of FedAvg's
-            definition, two honest sites may have four fifths and one fifth of the images, and a cap that never
-            changed such a run would still leave a dishonest site most of the mean.
+        largest_share: largest weight of one site, in (0, 1]; below one over the number of sites, all weights are equal.
+            ``None`` and 1 weigh by the reported numbers. It is off by default: the weights are part of FedAvg's
+            definition, two honest sites may have four fifths and one fifth of the images, and a cap that never changed
+            such a run would still leave a dishonest site most of the mean.
 
     Raises:
         Refused: a limit or a share out of its range, or an unknown action.
@@ -109,7 +108,7 @@ class UpdateGuard:
         """Reads ``federate.json -> job#update_guard``.
 
         Raises:
-            Refused: an unknown key, or a value out of its range; every problem at once.
+            Refused: an unknown key, or a value out of its range; all problems at once.
         """
         known = ("limit", "action", "largest_share")
         schema = {"additionalProperties": False, "properties": dict.fromkeys(known, True)}
@@ -121,9 +120,9 @@ class UpdateGuard:
         return guard
 
     def counted(self, images: Mapping[str, int]) -> dict[str, int]:
-        """How many images each site counts as, so that none has more than ``largest_share`` of their sum.
+        """Caps the number of images that each site counts as, so that none exceeds ``largest_share`` of their sum.
 
-        Those with too many are brought down together to one number; whoever has fewer keeps its own.
+        Sites above the cap all count as the same number; the others keep their own.
 
         Args:
             images: site to number of images that it trains on.
@@ -134,13 +133,13 @@ class UpdateGuard:
         return {site: min(n, most) for site, n in images.items()}
 
     def capped(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Weights of which none is above ``largest_share``; what they had above it goes to the others in proportion.
+        """Caps weights at ``largest_share``; the excess goes to the other sites in proportion to their weights.
 
-        Where there are too few sites for that, all weigh alike, as in :meth:`counted`. Others that all weigh nothing
-        have equal parts of it.
+        With too few sites for that, all weights are equal, as in :meth:`counted`. If all others have a weight of 0,
+        they share the excess equally.
 
         Args:
-            weights: site to weight >= 0; their sum is 1. Where none is too large they are returned as they are.
+            weights: site to weight >= 0; their sum is 1. If none is too large, they are returned unchanged.
         """
         most = self.largest_share
         if most is None or all(weight <= most for weight in weights.values()):
@@ -152,10 +151,10 @@ class UpdateGuard:
         return {site: weight / whole for site, weight in lowered.items()}
 
     def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
-        """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
+        """Fraction of the step from ``reference`` to ``update`` that is allowed, in (0, 1].
 
         Args:
-            update: the weights that arrived, finite.
+            update: the received weights, finite.
             reference: the global weights.
 
         Raises:
@@ -163,7 +162,7 @@ class UpdateGuard:
         """
         base = max(norm(reference), 1e-12)
         allowed = self.limit * base
-        # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
+        # |u - g| <= |u| + |g|: this usually suffices, with one read and no temporary
         if norm(update) + base <= allowed:
             return 1.0
         steps = (update[name] - old for name, old in reference.items() if old.is_floating_point())
@@ -177,10 +176,10 @@ class UpdateGuard:
 
     @torch.no_grad()
     def limited(self, update: Message, reference: Mapping[str, Tensor]) -> Message:
-        """``update`` with its step from ``reference`` shortened to what :meth:`share` allows; integers as they are.
+        """Returns ``update`` with its step from ``reference`` shortened to :meth:`share`; integers are unchanged.
 
         Args:
-            update: a checked answer; names that ``reference`` has not are no part of the step and stay as they are.
+            update: a checked reply; names that ``reference`` lacks are not part of the step and stay unchanged.
             reference: the weights that the step is measured from.
 
         Raises:
@@ -197,33 +196,30 @@ class UpdateGuard:
 
 
 def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
-    """``old + share (new - old)`` of ``new``'s type, share in (0, 1]; a whole step is ``new``, and so are integers."""
+    """``old + share (new - old)`` in ``new``'s dtype, share in (0, 1]; ``new`` itself for 1 and for integers."""
     return torch.lerp(old.to(new.dtype), new, share) if share < 1 and new.is_floating_point() else new
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
-    """L2 norm over all floating-point tensors, at least in float32; infinite where the sum of squares leaves that."""
+    """L2 norm over all floating-point tensors, at least in float32; infinite if the sum of squares overflows."""
     flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
     flat = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in flat)
     return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm
 
 
-#: What a weight of 0 counts as where it is given a part of another's; as small as what FedAvg counts such a site as.
+#: Replaces a weight of 0 that gets a part of another's excess; as small as FedAvg's weight of such a site.
 _LEAST_WEIGHT = 2.0**-40
 
 
 def _largest(counts: Iterable[float], share: float) -> float:
-    """What the largest of ``counts`` are brought down to, so that none is more than ``share`` of the new sum.
-
-    0 where there are too few of them for that.
-    """
+    """Cap for the largest of ``counts``, so that none exceeds ``share`` of the new sum; 0 if there are too few."""
     ordered = sorted(counts, reverse=True)
     for above, count in enumerate(ordered):
         room = 1 - above * share
         if room <= 0:
             break
         limit = share * sum(ordered[above:]) / room
-        if count <= limit:  # this and what follows is below it, and those before are brought down to it
+        if count <= limit:  # this and later counts are below the cap, earlier ones are lowered to it
             return limit
     return 0.0
 
@@ -235,11 +231,11 @@ _DOMINANT_SHARE = 0.9
 class Counts:
     """The number of images that each site trains on, as first reported: before round 0, or in its first update.
 
-    The mean weighs by it, only the site can count them, and it is the same in every round: an update with another
+    It is the weight in the mean, only the site can count it, and it is the same in every round: an update with another
     number is refused (fault 77).
 
     Args:
-        said: site to the number that it reported before round 0; 0 is none.
+        said: site to the number that it reported before round 0; 0 means none.
         guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
     """
 
@@ -248,7 +244,7 @@ class Counts:
         self.guard = guard
 
     def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Restores the numbers that stored rounds have, whatever sites have reported since."""
+        """Restores the numbers of stored rounds, which take precedence over later reports."""
         for record in records:
             for site, entry in record["sites"].items():
                 if entry["status"] == "ok" and entry["n"]:
@@ -267,7 +263,7 @@ class Counts:
                 logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
 
     def counted(self, site: str, update: Message) -> Message:
-        """``update`` with the number of images that it counts as.
+        """Returns ``update`` with the number of images that it counts as.
 
         Raises:
             MessageRefused: the number differs from the one before, or there was none before and weights are capped.

@@ -1,7 +1,7 @@
 """The message between server and sites: its fields, the checks on arrival, and its bytes.
 
-Soft masks travel deflated, as differences between neighbouring pixels (they are smooth); their shapes are in the
-header, and nothing is inflated beyond what these shapes allow, nor these beyond what whoever reads it expects.
+Soft masks are sent deflated, as differences between neighbouring pixels (they are smooth). Their shapes are in the
+header: nothing is inflated beyond these shapes, and these may not exceed the reader's limit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ VERSION = 1
 MAX_COUNT = 10_000_000
 
 _FRACTION, _COUNT, _ANY = (0.0, 1.0), (0, MAX_COUNT), (-1e9, 1e9)
-#: Numbers a site may send, and from where to where: a name that is not here cannot leave the site, and no value can
-#: make a site choose the best round or overflow a mean.
+#: Numbers a site may send, with their ranges: other names cannot leave the site, and no value lets a site decide the
+#: best round by itself or overflows a mean.
 METRIC_RANGES: Mapping[str, tuple[float, float]] = {
     "dice": _FRACTION,
     "iou": _FRACTION,
@@ -52,30 +52,30 @@ METRIC_RANGES: Mapping[str, tuple[float, float]] = {
     "releases": (0, 1e9),
 }
 METRIC_NAMES = frozenset(METRIC_RANGES)
-#: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
+#: Means of loss terms are named by the bundle's JSON; the pattern allows no paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
-#: Scores of one of several classes, which a message knows by its number, and how many images hold it.
+#: Scores of one of several classes, identified by its number, and the number of images that show it.
 CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
-#: Scores of whole volumes, of all classes or of one, and how many volumes there are.
+#: Scores of whole volumes, of all classes or of one, and the number of volumes.
 VOLUME_METRIC = re.compile(r"volume_(dice|hd95_mm|n|measured)(_class_([1-9]|1[0-4]))?")
-#: What groups of images say of a model's estimates (:mod:`samfed_monai.metrics.quality`).
+#: Groups of labelled images to calibrate a model's estimates (:mod:`samfed_monai.metrics.quality`).
 QUALITY_METRIC = re.compile(r"quality_(images|estimate|dice|margin)_([0-9]|1[0-5])")
-#: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
-#: tens of thousands in every round.
+#: Maximum number of loss terms in one message. Each name is a column of the run's table: without a limit one site
+#: could add tens of thousands in every round.
 MAX_TERMS = 64
 _HASH = re.compile("[0-9a-f]{64}")
-#: The word that names weights which a site holds once it has a message, without these (:class:`.SentWeights`).
+#: Word with the checksum of weights that a message refers to without containing them (:class:`.SentWeights`).
 HELD = "held"
-#: The word that names how a difference was compressed (:mod:`.compression`).
+#: Word with the form of a compressed difference (:mod:`.compression`).
 COMPRESSION = "compression"
-#: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
+#: Word with the image-derived statistic that a server asks for (:mod:`.statistics`).
 STATISTICS = "statistics"
-#: Words the server may send: key to the pattern of the values it can take.
+#: Words the server may send, with the patterns of their values.
 EXTRA_WORDS = {
     "split": re.compile("validation|test"),
-    "withheld": re.compile("[0-9]{1,6}"),  # a site's only word: statistics of fewer images than this were left out
+    "withheld": re.compile("[0-9]{1,6}"),  # the only word of a site: it left out statistics of fewer images than this
     "model": re.compile("initial|current|best|last|teacher"),
-    # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
+    # use of the tensors: replace the site's weights with them, distil from them, or keep the site's own network
     "purpose": re.compile("replace|distil|keep"),
     HELD: re.compile("[0-9a-f]{32}"),
     COMPRESSION: re.compile("bfloat16|int8|[1-9][0-9]{0,3}"),
@@ -88,12 +88,12 @@ EXTRA_WORDS = {
     "sam": _HASH,  # of the checkpoint of the teacher's SAM
     "base_sam": _HASH,  # of the checkpoint that this site's own network is built on
     "teacher": _HASH,  # of the teacher: checkpoint, adapter, size, views
-    "adapter": _HASH,  # of the adapter's file, which the message carries
+    "adapter": _HASH,  # of the adapter's file, which is in the message
 }
 
 
 def metric_range(name: Any) -> tuple[float, float] | None:
-    """From where to where a metric of this name may be; ``None`` for a name that may not leave a site."""
+    """Range of a metric by its name; ``None`` for a name that may not leave a site."""
     if name in METRIC_RANGES:
         return METRIC_RANGES[name]
     if not isinstance(name, str):
@@ -109,7 +109,7 @@ def metric_range(name: Any) -> tuple[float, float] | None:
 
 
 class Kind(str, Enum):
-    """What the tensors of a :class:`Message` are."""
+    """Kind of a :class:`Message`'s tensors."""
 
     WEIGHTS = "weights"
     STEP = "step"
@@ -121,22 +121,22 @@ class Kind(str, Enum):
 
 
 class MessageRefused(Refused):
-    """A message that failed its check; its text holds tensor names and numbers only, so it may travel."""
+    """A message that failed its check; its text has only tensor names and numbers, so it may be sent."""
 
 
 def message_refused(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:
-    """A refusal of one problem."""
+    """Returns a refusal with one problem."""
     return MessageRefused([Problem(where, found, expected, hint)])
 
 
 @dataclass
 class Message:
-    """One message, up or down.
+    """One message, up (from a site) or down (to a site).
 
     Args:
-        kind: what ``tensors`` are; ``metrics`` carries none. A ``step`` is a compressed difference to weights that both
-            ends hold (:class:`.Compression`). An ``adapter`` travels down only: the file's bytes as a
-            ``uint8`` tensor ``adapter``, with its SHA-256 under the same name in ``extra``.
+        kind: kind of ``tensors``; ``metrics`` has none. A ``step`` is a compressed difference from weights that both
+            ends have (:class:`.Compression`). An ``adapter`` is only sent down: the file's bytes as a ``uint8`` tensor
+            ``adapter``, with its SHA-256 under the same name in ``extra``.
         site: the site it comes from or goes to.
         round: round it belongs to, from 0.
         rounds: number of rounds of the run.
@@ -164,7 +164,7 @@ class Message:
     version: int = VERSION
 
     def header(self) -> dict[str, Any]:
-        """Everything but the tensors, as JSON content."""
+        """All fields except the tensors, as JSON content."""
         names = ("version", "site", "round", "rounds", "seed", "n")
         fields = {name: getattr(self, name) for name in names}
         return {**fields, "kind": str(Kind(self.kind).value), "metrics": self.metrics, "extra": self.extra}
@@ -172,14 +172,14 @@ class Message:
     def check(
         self, *, up: bool, like: Mapping[str, Tensor] | None = None, site: str | None = None, round: int | None = None
     ) -> None:
-        """Refuses a message with anything wrong in it.
+        """Refuses an invalid message.
 
         Args:
-            up: True for a message from a site, which must have a count and may carry no tensor that the server did not
-                ask for; False for one from the server.
-            like: names, shapes and dtypes expected; upward tensors without ``like`` are refused.
-            site: who is known to have sent it.
-            round: the round that is running.
+            up: True for a message from a site, which must have a count and may contain only tensors that the server
+                asked for; False for one from the server.
+            like: expected names, shapes and dtypes; upward tensors without ``like`` are refused.
+            site: the known sender.
+            round: the current round.
 
         Raises:
             MessageRefused: every problem at once.
@@ -205,7 +205,7 @@ class Message:
 
 
 def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> list[Problem]:
-    # names and values that are refused are not repeated: they might be what must not travel
+    # refused names and values are not repeated: they might be private
     problems = Problems()
     for name, value in metrics.items():
         allowed = metric_range(name)
@@ -234,8 +234,8 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
         finite = all(map(all_finite, tensors.values()))
         return [] if finite else [Problem("message -> tensors", found="NaN or infinity", expected="finite values")]
     problems = Problems()
-    # of a variance eval mode takes a root: one such site would make NaN of everybody's model; and a counter of -1 has
-    # the next batch of a norm without momentum divide by 0
+    # eval mode takes the root of a variance: one such site would make every model NaN; and a counter of -1 makes the
+    # next batch of a norm without momentum divide by 0
     for part, what in (("running_var", "variances"), ("num_batches_tracked", "counters")):
         same = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
         negative = sum(bool((tensors[name] < 0).any()) for name in same if name.rpartition(".")[2] == part)
@@ -255,7 +255,7 @@ def _names(names: Any) -> str:
     return "one of " + ", ".join(sorted(names))
 
 
-_LONG = 10**20  # digits of a larger whole number are not repeated: there may be thousands
+_LONG = 10**20  # larger whole numbers are not printed: they may have thousands of digits
 
 
 def _number(value: Any) -> str:
@@ -268,8 +268,8 @@ def _number(value: Any) -> str:
 
 #: Largest message that is decoded by default: ten times SAM ViT-B's 375 MB.
 MAX_BYTES = 4 * 1024**3
-#: Longest header that is parsed: names, shapes and types of some 20,000 tensors. Parsed, a byte of JSON takes
-#: many in memory.
+#: Longest header that is parsed: names, shapes and types of some 20,000 tensors. A byte of JSON takes
+#: many in memory once parsed.
 MAX_HEADER = 4 * 1024**2
 _KEY = "samfed"
 _SHAPES = "shapes"
@@ -278,31 +278,31 @@ _MAX_SIDES = 8
 _NOT_OURS = (AttributeError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error)
 _TYPES: dict[str, type] = dict.fromkeys(("version", "round", "rounds", "seed", "n"), int)
 _TYPES |= {"kind": str, "site": str, "metrics": dict, "extra": dict}
-_DEFLATED = WeakTensorKeyDictionary()  # soft masks to their bytes, as long as these masks are there
+_DEFLATED = WeakTensorKeyDictionary()  # soft masks to their bytes, as long as these masks exist
 
 
 def wire_size(message: Message) -> int:
-    """Bytes of ``to_bytes(message)``, counted without serialising weights."""
+    """Bytes of ``to_bytes(message)``, computed without serialising weights."""
     return tensor_file.size(*_packed(message))
 
 
 def to_bytes(message: Message) -> bytes:
-    """The message as bytes: a valid safetensors file."""
+    """Returns the message as bytes: a valid safetensors file."""
     return b"".join(tensor_file.pieces(*_packed(message)))
 
 
 def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None) -> Message:
-    """Reads a message; what it says is still to be checked with :meth:`Message.check`.
+    """Reads a message; its content must still be checked with :meth:`Message.check`.
 
     Args:
-        payload: what arrived.
-        max_bytes: longer payloads are refused before a byte of them is decoded.
-        max_inflated: gives the bytes that soft masks may have once inflated, and is asked of a message with soft masks
-            alone; ``None`` is ``max_bytes``.
+        payload: the received bytes.
+        max_bytes: longer payloads are refused before any decoding.
+        max_inflated: returns the maximum number of bytes of inflated soft masks; called only for a message with soft
+            masks. ``None`` is ``max_bytes``.
 
     Raises:
-        MessageRefused: too long, or its header is; not safetensors (a pickle, for instance), a header that is not ours,
-            or tensors of a type that no message has.
+        MessageRefused: the message or its header is too long; it is not safetensors (a pickle, for instance), has
+            another format's header, or tensors of a type that no message has.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -1,10 +1,10 @@
-"""Image-derived statistics beside weights: the policy under which one may leave its site, and how it travels.
+"""Image-derived statistics beside weights: the policy under which a site may send one, and their form in messages.
 
-A statistic is off unless the method that is named sends one (:attr:`.Strategy.statistic`, and ``leaves_site`` of its
-declaration); a run says so before it begins. It travels with a site's trained weights, in names that begin with
-:data:`PREFIX`, where the server asked for it, and it comes from the site's :class:`Statistic`, the id ``statistics`` of
-``train.json``. The release filter holds it to its :class:`StatisticRule` (``federate.json -> privacy#statistics``)
-and writes the audit line. Prototypes travel in messages of their own and are held to a rule as well.
+No statistic is sent unless the chosen method sends one (:attr:`.Strategy.statistic`, and ``leaves_site`` of its
+declaration); a run reports this before it starts. When the server asks for it, it is sent with a site's trained
+weights, under names that start with :data:`PREFIX`, and comes from the site's :class:`Statistic`, the id ``statistics``
+of ``train.json``. The release filter applies its :class:`StatisticRule` (``federate.json -> privacy#statistics``) and
+writes the audit line. Prototypes are sent in messages of their own, also under a rule.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from samfed_monai.bundle import SiteImages
 
 PREFIX = "statistics."
-"""What names of a statistic's tensors begin with in a message that has weights, too; no network's name does."""
+"""Prefix of a statistic's tensor names in a message that also has weights; no network has such names."""
 
 
 class StatisticKind(str, Enum):
-    """What can leave, in the words of ``_method#leaves_site`` and of ``privacy#statistics``."""
+    """Kinds of statistics that may be sent, as named in ``_method#leaves_site`` and in ``privacy#statistics``."""
 
     SPECTRUM = "spectrum"
     FEATURES = "features"
@@ -44,7 +44,7 @@ class StatisticKind(str, Enum):
 
     @property
     def words(self) -> str:
-        """What it is, for readers."""
+        """A description for readers."""
         return _WORDS[self]
 
 
@@ -58,14 +58,13 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class StatisticRule:
-    """How one kind of statistic may leave a site.
+    """Rule under which a site may send one kind of statistic.
 
     Args:
-        clip: largest L2 norm of one entry, which is a row of the tensor's first axis; ``None`` leaves entries as they
-            are.
-        noise_multiplier: standard deviation of Gaussian noise over ``2 * clip * sqrt(entries)``, by which a message
-            changes at most when all of a site's images are replaced; 0 adds none.
-        least_images: images behind every entry, at the least; ``privacy#least_images`` counts where it is larger.
+        clip: largest L2 norm of one entry, which is a row of the tensor's first axis; ``None`` clips nothing.
+        noise_multiplier: standard deviation of Gaussian noise over ``2 * clip * sqrt(entries)``, the largest change of
+            a message when all of a site's images are replaced; 0 adds none.
+        least_images: minimum number of images behind every entry; a larger ``privacy#least_images`` takes precedence.
 
     Example::
 
@@ -86,13 +85,13 @@ class StatisticRule:
 def limited(
     tensors: Mapping[str, Tensor], rule: StatisticRule, *, noise: Callable[[int], np.ndarray]
 ) -> tuple[dict[str, Tensor], float]:
-    """A statistic as it may leave: every entry clipped, noise added.
+    """Returns a statistic as it may be sent: every entry clipped, noise added.
 
     Args:
-        tensors: names to float tensors; an entry is a row of the first axis. Those of one axis are counts and are
-            left alone.
+        tensors: names to float tensors; an entry is a row of the first axis. Tensors of one axis are counts and stay
+            unchanged.
         rule: clip and noise.
-        noise: draws of the standard normal distribution.
+        noise: draws from the standard normal distribution.
 
     Returns:
         The tensors, and the standard deviation of the noise (0 without). A rule without clip changes nothing.
@@ -124,9 +123,9 @@ def limited(
 
 
 class Statistic(ABC):
-    """What a site measures of its own images for others; the id ``statistics`` of ``train.json``.
+    """A measurement that a site makes of its own images for others; the id ``statistics`` of ``train.json``.
 
-    It neither clips nor adds noise: the release filter does, after it.
+    It neither clips nor adds noise: the release filter does so afterwards.
 
     Example::
 
@@ -137,22 +136,23 @@ class Statistic(ABC):
 
     @abstractmethod
     def like(self) -> Mapping[str, Tensor]:
-        """Names, shapes and dtypes of what it measures, without :data:`PREFIX`; entries along the first of two axes or
-        more. Nothing else leaves."""
+        """Names without :data:`PREFIX`, shapes and dtypes of all that may leave; entries are along the first of several
+        axes.
+        """
 
     @abstractmethod
     def images(self, least_images: int) -> int:
-        """Images behind the entry that has fewest, if there are to be ``least_images``; fewer are refused."""
+        """Smallest number of images behind an entry if ``least_images`` are required; fewer are refused."""
 
     @abstractmethod
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        """The statistic of this site's images, as :meth:`like` says; a function of them and of the run's seed."""
+        """Returns the statistic of this site's images, see :meth:`like`; it depends only on them and the run's seed."""
 
     def receive(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes what the server makes of other sites' statistics, before a local epoch; none where it has none yet.
+        """Receives the server's statistics of other sites before a local epoch; empty if there are none yet.
 
         Raises:
-            MessageRefused: tensors that are not those.
+            MessageRefused: unexpected tensors.
         """
         if not tensors:
             return
@@ -162,23 +162,23 @@ class Statistic(ABC):
 
 @dataclass(kw_only=True, eq=False)
 class MeansOfGroups(Statistic):
-    """Entries that are each the mean over several of the site's images, as many as the policy asks for, at least.
+    """Entries that are means over groups of the site's images, each at least as large as the policy requires.
 
-    Images are dealt out at random, none twice, in the same way every time it is measured; a site with few of them has
+    Images are divided into groups at random, without overlap, in the same way every time; a site with few images has
     fewer different entries, which it repeats. The random order derives from seed, site and kind.
 
     Args:
         data: the site's images.
-        transform: reads one and brings it to the training size, without random changes.
-        entries: that leave, >= 1.
+        transform: reads an image and resizes it to the training size, without random changes.
+        entries: number of entries that are sent, >= 1.
         seed, site: of the run.
 
     Raises:
-        Refused: no entry.
+        Refused: fewer than one entry.
     """
 
     name: ClassVar[str]
-    """Of its tensor."""
+    """Name of its tensor."""
     data: SiteImages
     transform: Callable[[Any], Any]
     entries: int = 1
@@ -190,7 +190,7 @@ class MeansOfGroups(Statistic):
 
     @abstractmethod
     def entry(self, image: Tensor) -> Tensor:
-        """What is averaged, of an image (3, H, W)."""
+        """Returns the values to average, from an image (3, H, W)."""
 
     def images(self, least_images: int) -> int:
         count = len(different(self.data.records("unlabelled")))
@@ -207,10 +207,10 @@ class MeansOfGroups(Statistic):
         return {self.name: torch.stack([means[entry % len(means)] for entry in range(self.entries)])}
 
     def taken(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
-        """Entries of other sites, any number of this one's shape; ``None`` where none came.
+        """Entries of other sites, any number of this one's shape; ``None`` if there are none.
 
         Raises:
-            MessageRefused: tensors that are not those, or not finite.
+            MessageRefused: unexpected tensors, or values that are not finite.
         """
         own, others, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
         if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
@@ -226,40 +226,40 @@ class MeansOfGroups(Statistic):
 
 
 def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A message's weights, and its statistics without :data:`PREFIX`."""
+    """Splits a message's tensors into weights, and statistics without :data:`PREFIX`."""
     own = {name[len(PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}, own
 
 
 def with_statistics(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` and ``statistics``, these with :data:`PREFIX`."""
+    """Returns ``tensors`` and ``statistics`` together, the latter with :data:`PREFIX`."""
     return {**tensors, **{PREFIX + name: tensor for name, tensor in statistics.items()}}
 
 
 class Collected:
-    """The server's end: whom to ask, what to expect, and what each site has sent.
+    """The server's end: requests a statistic from sites and keeps what they sent.
 
     A strategy that has one sets :attr:`.Strategy.statistic`, passes its messages through :meth:`asking` in
-    ``configure``, answers ``expected`` by :meth:`expected`, takes an answer apart by :meth:`taken` in ``accept``, and
-    keeps :meth:`state_dict` with its own. A site is asked until it has answered once.
+    ``configure``, returns :meth:`expected` in its own ``expected``, splits a reply with :meth:`taken` in ``accept``,
+    and stores :meth:`state_dict` with its own. A site is asked until it has sent its statistic once.
 
     Args:
-        kind: which statistic.
+        kind: kind of statistic.
         like: names, shapes and dtypes of one site's.
     """
 
     def __init__(self, kind: StatisticKind, like: Mapping[str, Tensor]) -> None:
         self.kind, self.like = kind, dict(like)
-        #: What came, by site and name.
+        #: Received statistics, by site and name.
         self.by_site: dict[str, dict[str, Tensor]] = {}
         self._asked: set[str] = set()
 
     def asking(self, messages: Mapping[str, Message], *, again: bool = False) -> dict[str, Message]:
-        """Messages of a round; those of sites whose statistic is missing ask for it.
+        """Returns the messages of a round; messages to sites whose statistic is missing ask for it.
 
         Args:
             messages: site to message with weights.
-            again: ask everybody, for statistics that change with the rounds.
+            again: ask every site, for statistics that change with the rounds.
         """
         self._asked = {site for site in messages if again or site not in self.by_site}
         word = {STATISTICS: self.kind.value}
@@ -269,11 +269,11 @@ class Collected:
         }
 
     def expected(self, site: str, weights: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
-        """What a site answers: ``weights``, and its statistic where it was asked."""
+        """Tensors of a site's reply: ``weights``, and its statistic if it was asked for it."""
         return with_statistics(weights or {}, self.like) if site in self._asked else weights
 
     def taken(self, site: str, update: Message) -> Message:
-        """``update`` without its statistic, which is kept."""
+        """Keeps the statistic of ``update``; returns ``update`` without it."""
         weights, statistics = split_statistics(update.tensors)
         if not statistics:
             return update
@@ -281,12 +281,12 @@ class Collected:
         return replace(update, tensors=weights)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that came, by name and site."""
+        """All received statistics, by name and site."""
         sent = self.by_site.items()
         return {f"{PREFIX}{name}@{site}": tensor for site, own in sent for name, tensor in own.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what :meth:`state_dict` returned; other names are passed over."""
+        """Restores the state of :meth:`state_dict`; other names are ignored."""
         self.by_site, self._asked = {}, set()
         for key, tensor in state.items():
             name, found, site = key.removeprefix(PREFIX).partition("@")

@@ -1,6 +1,6 @@
 """``Strategy``, the base class of aggregators, and ``Sharing``, its counterpart at a site that keeps its own network.
 
-A strategy says what a server sends and what it does with the sites' updates (Ditto, FedALA, … need both).
+A strategy decides what the server sends and how it uses the sites' updates (Ditto, FedALA, … need both).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Server:
         rounds: number of rounds.
         seed: the run's seed.
         weights: the server's network before round 0, names to tensors.
-        guard: limits what one site's update does to the mean; ``None`` takes every finite one. :meth:`Strategy.take`
-            has shortened every step before a strategy sees it.
-        sharing: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
-            server's architecture. Called by strategies that train at the server, and by them only.
-        networks: site to a builder of an empty network as that site has it; for strategies that need one.
-        warm_start: trains given weights on the public set as the start of a run is, and returns them; for a strategy
+        guard: limits the effect of one site's update on the mean; ``None`` accepts every finite one.
+            :meth:`Strategy.take` shortens steps before :meth:`Strategy.accept` gets them.
+        sharing: builds the server's own network with its public set: the bundle's ``sharing``, as at a site, with the
+            server's architecture. Called only by strategies that train at the server.
+        networks: site to a builder of that site's network, without pretrained weights; for strategies that need one.
+        warm_start: trains given weights on the public set, as at the start of a run, and returns them; for a strategy
             with :attr:`Strategy.rounds_before_warm_start`.
-        keeps_parts: whether part of the network is personal: ``weights`` are then its shared names alone, and going
-            back to a stored model takes the sites' states.
+        keeps_parts: whether part of the network is personal: ``weights`` are then its shared names only, and restoring
+            a stored model takes the sites' states.
     """
 
     sites: Sequence[str]
@@ -57,7 +57,7 @@ class Server:
     keeps_parts: bool = False
 
     def make_sharing(self, variant: str) -> Any:
-        """The server's own network with its public set: whatever sharing the variant has.
+        """Builds the server's own network with its public set: the sharing of the variant.
 
         Args:
             variant: one that has a sharing, for the message.
@@ -73,23 +73,23 @@ class Server:
 
 
 WORDS = {Kind.WEIGHTS: "weights", Kind.SOFT_MASKS: "predictions", Kind.PROTOTYPES: "prototypes", Kind.METRICS: "none"}
-"""What travels, in the words of ``results.json`` and of methods' declarations, by what sites answer with."""
+"""Kind of the sites' replies to its name in ``results.json`` and in methods' declarations."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What the rounds of a strategy exchange, and who ends with which model.
+    """Data that the rounds of a strategy exchange, and the models that they lead to.
 
     Args:
-        answer: what sites must answer with.
-        own_networks: whether each site keeps a network of its own, which is then what is evaluated there.
-        alike: whether all sites must have the same network, because their weights meet.
+        answer: required kind of the sites' replies.
+        own_networks: whether each site keeps a network of its own, which is then evaluated there.
+        alike: whether all sites must have the same network, because their weights are combined.
         server_model: whether the server has a model; without one :attr:`Strategy.global_weights` stays empty.
         tailored: whether the server makes each site a model of its own.
-        mean: whether the mean of the answers' weights does in their place, given once to :meth:`Strategy.accept` as an
-            answer of all images together. Central differential privacy and secure aggregation have no more than that.
-            A class that writes :meth:`Strategy.accept` or :meth:`Strategy.finish` anew says so anew, or it is False.
-        means_of_terms: whether the server reads means of loss terms, of which no differential privacy is promised.
+        mean: whether the mean of the replies' weights can replace them, passed once to :meth:`Strategy.accept` as a
+            reply of all images. Central differential privacy and secure aggregation provide only that. A class that
+            overrides :meth:`Strategy.accept` or :meth:`Strategy.finish` must set it again, or it is False.
+        means_of_terms: whether the server reads means of loss terms, which no differential privacy protects.
 
     Example::
 
@@ -106,7 +106,7 @@ class Exchange:
 
     @property
     def word(self) -> str:
-        """What travels, in the words of ``results.json``."""
+        """Name of the exchanged data in ``results.json``."""
         return WORDS[self.answer]
 
 
@@ -115,9 +115,9 @@ def require_least(sites: Sequence[str], least: int, what_for: str, hint: str) ->
 
     Args:
         sites: those that train.
-        least: how many it takes.
-        what_for: to do what, for the message.
-        hint: what to do instead.
+        least: minimum number of sites.
+        what_for: purpose, for the message.
+        hint: how to fix it.
 
     Raises:
         Refused: fewer sites.
@@ -127,26 +127,26 @@ def require_least(sites: Sequence[str], least: int, what_for: str, hint: str) ->
 
 
 class Strategy(ABC):
-    """Server side of a round: :meth:`configure`, then :meth:`take` for each answer, :meth:`finish`, :meth:`refine`.
+    """Server side of a round: :meth:`configure`, then :meth:`take` for each reply, :meth:`finish`, :meth:`refine`.
 
-    The constructor takes options, as a bundle's JSON names them (``strategy``); :meth:`attach` binds the run. Answers
-    are taken one by one so that no more than one of them has to be in memory: :meth:`take`, which is the same for all,
-    shortens a step that is too long and hands the answer to :meth:`accept`, which a strategy writes. It does not
-    evaluate, store or send anything.
+    The constructor takes options, as a bundle's JSON names them (``strategy``); :meth:`attach` binds the run. Replies
+    are processed one by one so that only one of them has to be in memory: :meth:`take`, the same for all strategies,
+    shortens a step that is too long and passes the reply to :meth:`accept`, which a strategy implements. A strategy
+    does not evaluate, store or send anything.
     """
 
-    #: The server's model, which is stored, and evaluated at sites that take no part; names to tensors on the CPU.
-    #: Empty where the server has none.
+    #: The server's model, which is stored, and evaluated at unseen sites; names to tensors on the CPU.
+    #: Empty if the server has none.
     global_weights: dict[str, Tensor]
 
-    #: What a round exchanges; said by the class, or by the instance where it depends on an option.
+    #: Data that a round exchanges; set by the class, or by the instance if it depends on an option.
     exchange: Exchange = Exchange()
 
-    #: The image-derived statistic that sites send it; ``None`` is none.
+    #: The image-derived statistic that sites send to it; ``None`` for none.
     statistic: StatisticKind | None = None
 
-    #: Rounds that come before the warm start, which the strategy then asks for itself (:attr:`Server.warm_start`); with
-    #: 0 the first round begins with warm weights.
+    #: Number of rounds before the warm start, which the strategy then calls itself (:attr:`Server.warm_start`); with 0
+    #: the first round starts from warm weights.
     rounds_before_warm_start: int = 0
 
     server: Server
@@ -158,64 +158,64 @@ class Strategy(ABC):
 
     @property
     def keeps_states(self) -> bool:
-        """Whether going back to the best round takes more than :attr:`global_weights`: states of sites or server."""
+        """Whether restoring the best round takes more than :attr:`global_weights`: states of sites or server."""
         return self.exchange.own_networks or self.exchange.tailored or self.server.keeps_parts
 
     def attach(self, server: Server) -> Strategy:
-        """Binds the run, before anything else is called; returns itself.
+        """Binds the run; called before any other method; returns itself.
 
         Raises:
-            Refused: the run has not what this strategy needs.
+            Refused: the run lacks something that this strategy needs.
         """
         self.server = server
         self.load_state_dict(server.weights, {})
         return self
 
     def require_names(self, shared: Sequence[str]) -> None:  # noqa: B027 - most strategies take any network
-        """Looks at the names of what sites share before anything is computed.
+        """Checks the names of the sites' shared weights before anything is computed.
 
         Raises:
             Refused: options of this strategy do not fit them.
         """
 
     def require_terms(self, names: Sequence[str]) -> None:  # noqa: B027 - most strategies read no term
-        """Looks at the names of the terms that sites train with, before anything is computed.
+        """Checks the names of the terms that sites train with, before anything is computed.
 
         Raises:
             Refused: options of this strategy name none of them.
         """
 
     def require_sites(self, sites: Sequence[str]) -> None:  # noqa: B027 - most strategies take any number
-        """Looks at who trains before anything is computed.
+        """Checks the sites that train, before anything is computed.
 
         Raises:
-            Refused: they are too few for what this strategy promises.
+            Refused: they are too few for the guarantees of this strategy.
         """
 
     def requirements(self) -> dict[str, str]:
-        """What every site must confirm before round 0, and in each round that it trains, as ``extra`` of a message.
+        """Words that every site must confirm before round 0 and in each round that it trains; empty by default.
 
-        Empty asks for nothing. It is asked again because a site may have come back with other data.
+        They are part of a message's ``extra``, and sent again because a site may have come back with other data.
         """
         return {}
 
     @abstractmethod
     def configure(self, round: int) -> dict[str, Message]:
-        """The message for each site; its tensors stay as they are until the first answer of the next round."""
+        """Returns the message for each site; its tensors stay unchanged until the first reply of the next round."""
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
-        """Names, shapes and dtypes of a site's answer; ``None`` where it answers with numbers only."""
+        """Names, shapes and dtypes of a site's reply; ``None`` if it has only numbers."""
         return self.global_weights
 
     def reference(self, site: str) -> Mapping[str, Tensor] | None:
-        """The weights that the step of a site's answer is measured from; ``None`` where the answer is no such step."""
+        """Weights that the step of a site's reply is measured from; ``None`` if the reply is not such a step."""
         return self.global_weights if self.exchange.answer is Kind.WEIGHTS and self.exchange.alike else None
 
     def take(self, round: int, site: str, update: Message) -> None:
-        """Has :attr:`Server.guard` shorten the step of one checked answer, then accepts it.
+        """Shortens the step of one checked reply with :attr:`Server.guard`, then accepts it.
 
         Raises:
-            MessageRefused: this answer is not used; what was accepted before it stays.
+            MessageRefused: this reply is not used; earlier ones stay accepted.
         """
         if self.server.guard and (reference := self.reference(site)):
             update = self.server.guard.limited(update, reference)
@@ -223,24 +223,24 @@ class Strategy(ABC):
 
     @abstractmethod
     def accept(self, round: int, site: str, update: Message) -> None:
-        """Takes in one checked answer, whose step is no longer than the run allows.
+        """Processes one checked reply, whose step is no longer than the run allows.
 
         Raises:
-            MessageRefused: this answer is not used; what was accepted before it stays.
+            MessageRefused: this reply is not used; earlier ones stay accepted.
         """
 
     def finish(self, round: int) -> None:  # noqa: B027 - a strategy may have nothing to add
-        """Makes the accepted answers into what the next round starts from."""
+        """Computes the next round's start from the accepted replies."""
 
     def refine(self, round: int) -> None:  # noqa: B027 - most servers do not train
-        """What the server itself trains once the answers are in."""
+        """Runs the server's own training, after all replies."""
 
     def aggregate(self, round: int, updates: Mapping[str, Message]) -> None:
-        """A round's answers at once, as the controller takes them one by one: to try a strategy without a federation.
+        """Processes a round's replies like the controller, to try a strategy without a federation.
 
         Args:
-            round: after :meth:`configure` of it.
-            updates: site to checked answer; they are taken in the order of names.
+            round: number of the round, after its :meth:`configure`.
+            updates: site to checked reply; they are processed in the order of names.
         """
         for site in sorted(updates):
             self.take(round, site, updates[site])
@@ -252,29 +252,29 @@ class Strategy(ABC):
         return None if self.exchange.own_networks and site in self.server.sites else self.global_weights
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next round starts from beside :attr:`global_weights`; empty for most."""
+        """State for the next round beside :attr:`global_weights`; empty for most strategies."""
         return {}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Begins, or goes back to a stored round.
+        """Starts a run, or restores a stored round.
 
         Args:
-            weights: its :attr:`global_weights`; at the start the server's own.
-            state: what :meth:`state_dict` returned then; at the start nothing.
+            weights: :attr:`global_weights` of the round; the server's own at the start.
+            state: :meth:`state_dict` of the round; empty at the start.
         """
         taken = weights if self.exchange.server_model else {}
-        # A stored file has its names in another order, and in another order norms sum to other last bits.
+        # A stored file has its names in another order, which would change the last bits of norms.
         place = {name: number for number, name in enumerate(self.server.weights)}
         names = sorted(taken, key=lambda name: place.get(name, len(place)))
         self.global_weights = {name: taken[name].detach().cpu().clone() for name in names}
 
     def _stored(self, models: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
-        """Models of sites as a part of :meth:`state_dict`: ``<prefix><place of the site>.<name>``."""
+        """Models of sites as part of :meth:`state_dict`, under ``<prefix><index of the site>.<name>``."""
         places = {site: place for place, site in enumerate(self.server.sites)}
         return {f"{prefix}{places[site]}.{name}": t for site, model in models.items() for name, t in model.items()}
 
     def _restored(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, dict[str, Tensor]]:
-        """What :meth:`_stored` was given, of the names of :attr:`global_weights`."""
+        """Models that :meth:`_stored` packed, with the names of :attr:`global_weights`."""
         models = {}
         for place, site in enumerate(self.server.sites):
             keys = {name: f"{prefix}{place}.{name}" for name in self.global_weights}
@@ -288,57 +288,58 @@ class Strategy(ABC):
 
 
 class Sharing(ABC):
-    """What a site receives and sends, named in a bundle as ``sharing``; ``null`` there: weights are replaced (FedAvg).
+    """Data that a site receives and sends, ``sharing`` in a bundle; with ``null`` weights are replaced (FedAvg).
 
     A round at such a site: :meth:`receive`, the local epoch on the site's own network, :meth:`share`.
     """
 
-    #: SHA-256 of the public set as this site uses it; empty where none is used. The server refuses another.
+    #: SHA-256 of the public set as this site uses it, which must be the server's; empty if none is used.
     public_hash: str = ""
 
     @abstractmethod
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        """Takes what the server sent, before the local epoch.
+        """Processes the server's tensors before the local epoch.
 
         Args:
-            round, rounds: which round, from 0, and how many there are.
-            kind: what the tensors are.
-            tensors: by name; none in a round in which the server has nothing to say.
+            round, rounds: the round, from 0, and the number of rounds.
+            kind: kind of the tensors.
+            tensors: by name; empty in a round in which the server has none to send.
 
         Returns:
             Numbers to report, by name.
 
         Raises:
-            MessageRefused: the tensors are not what this site can use.
+            MessageRefused: this site cannot use the tensors.
         """
 
     @abstractmethod
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        """What leaves the site after the local epoch."""
+        """Returns the tensors to send after the local epoch, and their kind."""
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
-        """What :meth:`share` may have answered: kind to names, shapes and dtypes. Anything else is refused.
+        """Allowed results of :meth:`share`: kind to names, shapes and dtypes. Anything else is refused.
 
-        Called after :meth:`share`, for its answer.
+        Called after :meth:`share`, to check its result.
         """
         return {}
 
     def masks_taken(self) -> int:
-        """Pixels of all soft masks together that :meth:`receive` takes; a message with more is not inflated.
+        """Maximum number of pixels of all soft masks together that :meth:`receive` takes; a larger message is not
+        inflated.
 
-        0 for a sharing that takes none. It is asked before each message with soft masks, and looks at no private image.
+        0 for a sharing without soft masks. Called before each message with soft masks; it reads no private image.
         """
         return 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next round starts from beside the network, as named tensors; empty for most."""
+        """State for the next round beside the network, as named tensors; empty for most sharings."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - see state_dict
-        """Puts back what :meth:`state_dict` returned, an empty one included; the network is in place already."""
+        """Restores the state of :meth:`state_dict`, also an empty one; the network's weights are already loaded."""
 
     def reset(self) -> None:  # noqa: B027 - a sharing that remembers nothing has nothing to forget
-        """Forgets what it remembers of the network, whose weights were put in from outside."""
+        """Drops state about the network after its weights were replaced from outside."""
 
 
 _POSITION = ("epoch", "iteration", "max_epochs", "epoch_length")
@@ -351,14 +352,14 @@ def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class TrainerSharing(Sharing):
-    """A sharing of weights that is one of its trainer's handlers, too, so that it sees every step.
+    """A sharing of weights that is also one of its trainer's handlers, so that it sees every step.
 
-    Weights of the server arrive, weights of the same names leave; what the server does not name stays as it is. So the
-    allow-list of a network (:func:`allowed_weights`) holds here as anywhere.
+    It receives weights of the server and sends weights of the same names; others stay unchanged. So the allow-list of a
+    network (:func:`allowed_weights`) applies here, too.
 
     Args:
         network, optimizer: those of the local training.
-        seed, site: what the random numbers of additional runs derive from.
+        seed, site: the random numbers of additional runs derive from them.
 
     Example::
 
@@ -386,10 +387,10 @@ class TrainerSharing(Sharing):
         return {Kind.WEIGHTS: get_state_dict(self.network)}
 
     def taken(self, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The server's weights, checked; their names are what :meth:`named` gives.
+        """Checks and returns the server's weights; :meth:`named` then has weights of the same names.
 
         Raises:
-            MessageRefused: something else than weights of this network.
+            MessageRefused: anything but weights of this network.
         """
         if kind != Kind.WEIGHTS or not tensors:
             expected, hint = "the server's weights", "use the strategy that the variant names beside this sharing"
@@ -401,7 +402,7 @@ class TrainerSharing(Sharing):
         return dict(tensors)
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts weights in place of the network's of the same names."""
+        """Replaces the network's weights of the same names."""
         self.network.load_state_dict(dict(tensors), strict=False)
 
     def named(self) -> dict[str, Tensor]:
@@ -415,14 +416,14 @@ class TrainerSharing(Sharing):
         return {name: weight for name, weight in trained_weights(self.network).items() if name in known}
 
     def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
-        """Runs the trainer beside the local epoch and leaves its position as it was.
+        """Runs the trainer once beside the local epoch and restores its position.
 
-        It sees the batches of the local epoch, from the first on: the trainer's ``SeedHandler`` makes a run a function
+        It gets the batches of the local epoch, from the first on: the trainer's ``SeedHandler`` makes a run a function
         of seed, site and round.
 
         Args:
             round: from 0.
-            what: names the run; the random views of a trainer without a ``SeedHandler`` derive from it.
+            what: name of the run; the random views of a trainer without a ``SeedHandler`` derive from it.
             steps: iterations; ``None`` takes as many as a local epoch has.
 
         Returns:
@@ -441,7 +442,7 @@ class TrainerSharing(Sharing):
         data = getattr(trainer.data_loader, "dataset", None)
         seed_transforms(data, derive_seed(self.seed, self.site, round, what))
         state.max_epochs = state.epoch + 1
-        if steps is not None:  # Ignite takes an iteration within an epoch for a run that goes on
+        if steps is not None:  # Ignite treats an iteration within an epoch as a run to resume
             state.epoch_length, state.iteration = steps, state.epoch * steps
         forget_unfinished_run(trainer)
         try:

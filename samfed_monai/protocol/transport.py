@@ -1,4 +1,4 @@
-"""Transports: messages out and back, failures without private text (``scrub``)."""
+"""Transports: messages to sites and back, failures without private text (``scrub``)."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-#: Packages whose module names and line numbers say nothing about a site's data.
+#: Packages whose module names and line numbers reveal nothing about a site's data.
 PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
 
-#: Problems of one message that are named; a check before the first round may find five different ones.
+#: Number of problems of one message that are named; a check before round 0 may find five different ones.
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A site's missing or refused answer.
+    """A site's missing or refused reply.
 
     Args:
         site: the site.
@@ -57,11 +57,11 @@ class Failure:
 
 
 def scrub(error: BaseException) -> str:
-    """What may leave a site about an exception: its type, the operating system's text, and its line in public code.
+    """Describes an exception for others: its type, the operating system's text, and its line in public code.
 
-    The exception's own message never does, because it may hold a path, a file name or a patient's name, and no
-    pattern finds all of those. Only :class:`MessageRefused` keeps its text: it is made of the server's tensor names and
-    of numbers.
+    The exception's own message is left out, because it may hold a path, a file name or a patient's name, and no pattern
+    finds all of those. Only :class:`MessageRefused` keeps its text, which has only the server's tensor names and
+    numbers.
 
     Example::
 
@@ -88,12 +88,11 @@ OnReply = Callable[[str, Message], None] | None
 
 
 class Task(str, Enum):
-    """What a site is asked to do.
+    """Task of a site.
 
-    ``CHECK`` comes before anything else: the site compares its own hashes and versions with those that the message
-    names. ``PREPARE`` comes before round 0, once with the teacher's adapter and once with what the site starts from.
-    ``KEYS``, ``SHARES``, ``MASKED`` and ``UNMASK`` follow ``TRAIN`` where updates are added under masks
-    (:mod:`samfed_monai.privacy.secure_aggregation`).
+    ``CHECK`` comes first: the site compares its own hashes and versions with those in the message. ``PREPARE`` comes
+    before round 0, once with the teacher's adapter and once with the site's initial weights. ``KEYS``, ``SHARES``,
+    ``MASKED`` and ``UNMASK`` follow ``TRAIN`` with secure aggregation (:mod:`samfed_monai.privacy.secure_aggregation`).
     """
 
     CHECK = "check"
@@ -131,58 +130,57 @@ class Transport(Protocol):
         on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
-        """Sends each site its message and waits for the answers.
+        """Sends each site its message and waits for the replies.
 
         Args:
-            task: what the sites are to do.
+            task: task of the sites.
             messages: site to message.
-            quorum: a transport may stop waiting once so many have answered and ``timeout`` has passed.
-            timeout: seconds; ``None`` waits for everybody.
-            on_reply: called with each answer as it comes. Its tensors are then let go, so that one answer at a time is
-                in memory; a :class:`MessageRefused` that it raises becomes that site's :class:`Failure`.
-            max_bytes: size of the largest answer that is decoded of a site, packed or inflated; ``None`` is
-                :data:`~samfed_monai.protocol.message.MAX_BYTES`. Where nothing is decoded it is not asked.
+            quorum: a transport may stop waiting once this many sites have replied and ``timeout`` has passed.
+            timeout: seconds; ``None`` waits for all sites.
+            on_reply: called with each reply as it arrives. Its tensors are then released, so that only one reply at a
+                time is in memory; a :class:`MessageRefused` that it raises becomes that site's :class:`Failure`.
+            max_bytes: maximum size of a site's reply to decode, packed or inflated; ``None`` is
+                :data:`~samfed_monai.protocol.message.MAX_BYTES`. Not called if nothing is decoded.
 
         Returns:
-            Every site of ``messages`` with its answer or its failure. One site's failure is never another's.
+            Every site of ``messages`` with its reply or its failure. A failure of one site does not affect the others.
         """
 
     def take_traffic(self) -> dict[str, Traffic]:
-        """Bytes since this was last called, by site."""
+        """Bytes since the last call, by site."""
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        """Has clients write what they need to go on into ``folder``; returns file names and their SHA-256.
+        """Writes the clients' states into ``folder``; returns file names and their SHA-256.
 
-        A transport whose clients keep their state at home writes nothing and returns an empty dict.
+        A transport whose clients keep their own states writes nothing and returns an empty dict.
         """
 
     def load_state(self, folder: Path) -> None:
-        """Has clients go back to what :meth:`save_state` wrote."""
+        """Restores the clients' states that :meth:`save_state` wrote."""
 
 
-# Weights travel once: a round ends with the validation of its model, and the next one trains from it. Where a run is
-# compressed, the model of a round is a step from the one before. Both ends are here, for transports that carry bytes.
-# A site that was started again holds nothing and says so; it is then sent the weights themselves. Statistics beside
-# weights are small and always sent.
+# Weights are sent once: a round ends with the validation of its model, and the next one trains from it. With
+# compression, the model of a round is a step from the one before. Both ends are here, for transports that send bytes.
+# A restarted site has no weights and reports this; it is then sent the weights themselves. Statistics beside weights
+# are small and always sent.
 _MISSING = Problem("message -> tensors", found="none", expected="weights, for those that it names are not held here")
-#: What a site answers that does not hold the weights that a message names.
+#: Reply of a site that does not have the weights that a message refers to.
 NOT_HELD = str(_MISSING)
 
 
 class SentWeights:
-    """The server's end: which weights each site was sent last."""
+    """The server's end: the weights that each site was sent last."""
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
-        #: What leads to the newest model from the one before; ``None`` sends whole models.
+        #: Step to the newest model from the one before; ``None`` sends whole models.
         self.step: Step | None = None
         self._whole: Counter[str] = Counter()
 
     def shortened(self, site: str, message: Message) -> Message:
-        """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same, or
-        with the :attr:`step` from these.
+        """Returns ``message`` without weights that ``site`` was sent last, or with the :attr:`step` from these.
 
-        Weights that it does carry count as sent; call :meth:`forget` where they may not have arrived.
+        Weights in the result count as sent; call :meth:`forget` if they may not have arrived.
         """
         if message.kind != Kind.WEIGHTS or not message.tensors:
             return message
@@ -201,26 +199,26 @@ class SentWeights:
         return message
 
     def forget(self, site: str) -> None:
-        """The next weights for ``site`` are sent, whatever it may hold."""
+        """Sends the next weights for ``site`` even if it may have them."""
         self._last.pop(site, None)
 
     def take_whole(self) -> dict[str, int]:
-        """How many models each site was sent whole in place of a :attr:`step`, since this was last called."""
+        """Number of models that each site was sent whole in place of a :attr:`step`, since the last call."""
         taken, self._whole = dict(self._whole), Counter()
         return taken
 
 
 class HeldWeights:
-    """A site's end: the weights that arrived last, by reference; they are not to be written to."""
+    """A site's end: the weights that arrived last, by reference; do not write to them."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def complete(self, message: Message) -> Message:
-        """``message`` with the weights that it names, or that it leads to.
+        """Returns ``message`` with the weights that it refers to, or that its step leads to.
 
         Raises:
-            MessageRefused: others are held here, or none; its text is :data:`NOT_HELD`.
+            MessageRefused: the site has other weights, or none; its text is :data:`NOT_HELD`.
         """
         named, form = message.extra.get(HELD), message.extra.get(COMPRESSION)
         weights, statistics = split_statistics(message.tensors)
@@ -242,13 +240,13 @@ class HeldWeights:
 
 
 class Spooled:
-    """An answer that waits for its turn on the disk: in memory they would be as many models as there are sites.
+    """A reply that waits for its turn on disk: in memory there would be as many models as sites.
 
-    It is in a file without a name, which the system removes with this object or with its process, however that ends.
+    It is in a file without a name, which the system removes with this object or when its process ends in any way.
 
     Args:
-        content: of the answer.
-        folder: whose disk it waits on; it is created. ``None`` is the system's folder for temporary files.
+        content: of the reply.
+        folder: folder of the file, which is created. ``None`` is the system's folder for temporary files.
 
     Raises:
         OSError: the disk is full or fails.
@@ -263,19 +261,19 @@ class Spooled:
         self._file.flush()
 
     def read(self) -> bytes:
-        """The answer."""
+        """Returns the reply."""
         self._file.seek(0)
         return self._file.read()
 
 
 def refused_failure(site: str, error: MessageRefused) -> Failure:
-    """The failure of a site whose message is refused, with a line in the log."""
+    """Logs and returns the failure of a site whose message was refused."""
     logger.warning("%s: its message was refused: %s", site, scrub(error))
     return Failure(site, scrub(error))
 
 
 def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:
-    """A reply out of its bytes, handed to ``on_reply`` (:func:`taken_in`); its site's failure where it is refused."""
+    """Decodes a reply and passes it to ``on_reply`` (:func:`taken_in`); a refused one becomes the site's failure."""
     try:
         reply = from_bytes(payload, max_bytes=max_bytes)
     except MessageRefused as error:
@@ -284,12 +282,12 @@ def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = M
 
 
 def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
-    """A reply that was handed to ``on_reply`` and then let go of its tensors (:meth:`Transport.send_and_receive`).
+    """Passes a reply to ``on_reply`` and returns it without its tensors (:meth:`Transport.send_and_receive`).
 
-    One that is refused, or that raises what no code foresaw, is that site's failure.
+    A reply that is refused, or that raises an unexpected error, becomes that site's failure.
 
     Raises:
-        OSError, MemoryError, RuntimeError: the server's own disk or memory is at its end.
+        OSError, MemoryError, RuntimeError: the server's own disk or memory is full or fails.
     """
     if on_reply is None:
         return reply
