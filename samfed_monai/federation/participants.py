@@ -214,9 +214,8 @@ class Participants:
             return frozenset(trained_weights(build_network(self.config, self.server_network)))
 
     def costs(self) -> dict[str, dict[str, float]]:
-        """Cost of one image for each of the sites' networks, see :func:`samfed_monai.metrics.cost_of`.
-
-        It is empty if the network is SAM itself, whose weights would have to be loaded.
+        """Cost of one image for each of the sites' networks, see :func:`.cost_of`; empty for SAM, which is not loaded
+        here.
         """
         names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):

@@ -93,8 +93,7 @@ def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
 def own_fingerprints(
     plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Fingerprints that server and site compare: the version, and hashes of plan and bundle, public images and site's
-    part.
+    """Fingerprints that server and site compare: version, and hashes of plan and bundle, public images and site's part.
 
     Args:
         plan: of the run.

@@ -269,12 +269,11 @@ class Run:
         write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())}, mode=PUBLIC)
 
     def seal(self) -> dict[str, Any]:
-        """Everything the run depends on, in its current state: its options, and its configuration files without their
-        notes.
+        """Current state of all that the run depends on: its options, and its configuration files without their notes.
 
         Paths of bundle, images, cache and results are left out: the data list identifies every image by its hash, and
-        an option that is the path of a file counts with the file's content. So does the weights file of a run or bundle
-        that ``start_from`` or ``masks_from`` names.
+        an option that is a file's path counts with the file's content. So does the weights file of a run or bundle that
+        ``start_from`` or ``masks_from`` names.
         """
         overrides = normal_ids(parse_pairs(self.extra, samfed_value))
         options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}

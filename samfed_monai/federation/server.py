@@ -89,8 +89,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
     """``{"dice", "images", "groups"}`` of one site's reply: the expected Dice of its masks, with or without labels.
 
-    ``groups`` are groups of labelled images (:class:`samfed_monai.metrics.quality.Group`); ``None`` if nothing was
-    sent.
+    ``groups`` are of labelled images (:class:`samfed_monai.metrics.quality.Group`); ``None`` if nothing was sent.
     """
     if not metrics.keys() >= EXPECTED:
         return None
@@ -245,8 +244,7 @@ class RoundController:
         self.ask(Task.PREPARE, {site: self._message(site, **fields) for site in self._everybody})
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
-        """Lets every site build its client; sites in ``weights`` get the part of their network that they keep from then
-        on.
+        """Lets every site build its client; sites in ``weights`` get the part of their network that they keep.
 
         Returns:
             Site to the number of images that it reports to train on.
@@ -372,9 +370,8 @@ class RoundController:
     def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
         """Runs one round, from messages to sites to its record on disk, which is added to ``records``.
 
-        The strategy writes a message for each site; sites train, and each reply is checked and aggregated as it
-        arrives; the strategy computes the mean and may train at the server; sites score the new model on their
-        validation images.
+        The strategy writes a message for each site; sites train, and each reply is checked and aggregated as it comes;
+        the strategy makes the mean and may train at the server; sites score the new model on their validation images.
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):

@@ -270,8 +270,7 @@ class StudentTeacher(nn.Module):
         network: images ``(B, 3, S, S)`` float in [0, 1] to logits ``(B, C, S, S)``.
         weights_sha256: of the weights file; with ``size`` and ``views`` it identifies the masks.
         image_size: S, pixels.
-        size: the longer side of a mask has ``size / 4`` pixels, like those of a teacher with an input of ``size``
-            pixels.
+        size: the longer side of a mask has ``size / 4`` pixels, as for a teacher with an input of ``size`` pixels.
         views: 1, 2, 4 or 8.
         bf16: bfloat16 for the network; it does not identify the masks.
     """

@@ -1,15 +1,15 @@
 """The federation on NVIDIA FLARE 2.9: the same rounds and the same sites, with FLARE between them.
 
-FLARE's Job API writes the job, its provisioning the start-up kits, its session API submits and follows. Three parts
-that NVIDIA recommends are not used, for reasons measured with FLARE 2.9.0:
+FLARE's Job API writes the job, its provisioning makes the start-up kits, its session API submits and follows. Three
+parts that NVIDIA recommends are not used, for reasons measured with FLARE 2.9.0:
 
-* The Client API (``ClientAPIExecutor`` and a script): a trainer that was killed is not started again in the job, so its
-  site is out of every later round; with ``launch_once=False`` each task pays the imports. The class runs whatever
-  command a job names, and needs a process beside the one that trains (276 to 604 MiB a site, measured with ours).
-  ``executor.SiteExecutor`` is in FLARE's own client process: a site has one process of this package.
+* The Client API (``ClientAPIExecutor`` and a script): a killed trainer is not restarted in the job, so its site is
+  missing from every later round; with ``launch_once=False`` each task repeats the imports. The class runs any command
+  that a job names, and needs a process beside the one that trains (276 to 604 MiB per site, measured with ours).
+  ``executor.SiteExecutor`` runs in FLARE's own client process: a site has one process of this package.
 * ``ModelController.send_model`` returns no task to cancel at a deadline; ``Controller.broadcast`` does.
 * Recipes with ``SimEnv`` or ``PocEnv``: one folder below ``/tmp`` for all systems of a machine, no site files, and
-  processes that stay when the command is killed.
+  processes that remain when the command is killed.
 """
 
 import lazy_loader

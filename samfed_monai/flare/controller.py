@@ -1,4 +1,4 @@
-"""The server's side on NVIDIA FLARE: a controller that FLARE starts, its requests, its part of the run.
+"""The server on NVIDIA FLARE: a controller that FLARE starts, its requests to sites, and its part of the run.
 
 FLARE builds :class:`FederationController` from a job's ``config_fed_server.json``::
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TASK = "train"  # FLARE's name for every task of ours; the message has the task of the site
+_TASK = "train"  # FLARE's name for all our tasks; the message has the site's task
 
 
 class FlarePost:
-    """Sends and cancels by a FLARE controller, for a :class:`WireTransport`.
+    """Sends and cancels requests of a :class:`WireTransport` through a FLARE controller.
 
     Args:
-        controller: which FLARE runs.
-        run_name: name of the run, which goes with every request.
+        controller: the controller that FLARE runs.
+        run_name: name of the run, which is sent with every request.
     """
 
     def __init__(self, controller: FederationController, run_name: str) -> None:
@@ -91,11 +91,11 @@ def run_server(
         folder: the run's folder.
         kit: folder of the server's start-up kit, with its site file.
         job_config: folder of the job's configuration files, with the plan.
-        post: carries the requests to the sites.
-        opened: is given the transport as soon as there is one, before any request is sent.
+        post: sends the requests to the sites.
+        opened: called with the transport before any request is sent.
 
     Raises:
-        SamFedError: the run is refused or stopped; what there is of it is kept.
+        SamFedError: the run is refused or stopped; its stored rounds are kept.
     """
     from samfed_monai.federation.run import Run
 
@@ -119,7 +119,7 @@ def run_server(
 
 
 def run_identifier(folder: Path) -> str:
-    """The run's own random name: that of its ``run.json`` at first, the same when it goes on."""
+    """The run's random name: taken from its ``run.json`` at first, and kept when the run is resumed."""
     path = folder / RUN_ID
     if not path.is_file():
         write_json(path, {"run": read_json(folder / "run.json")["run"]})
@@ -130,14 +130,14 @@ class FederationController(Controller):
     """Runs a federation's server inside a FLARE job.
 
     The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`WireTransport`; their
-    state is in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
-    How the run ended is written to ``flare.json`` there: FLARE's own job status does not say it.
+    state is in the run's folder, outside the job's, so that the same job submitted again continues where it stopped.
+    The outcome of the run is written to ``flare.json`` there, since FLARE's own job status does not have it.
 
     Args:
-        run_name: name of the run; where the server's site file has a ``runs_dir``, the folder below it.
+        run_name: name of the run, and of its folder if the server's site file has a ``runs_dir``.
 
     Raises:
-        Refused: a name that is no folder name.
+        Refused: not a valid folder name.
     """
 
     def __init__(self, run_name: str = "samfed") -> None:
@@ -145,7 +145,7 @@ class FederationController(Controller):
         super().__init__(task_check_period=0.1)
         self.run_name = run_name
         self.transport: WireTransport | None = None
-        #: Whether whoever started the run reads the run's folder itself, so that nothing has to be fetched.
+        #: Whether the command that started the run reads the run's folder itself, so that nothing has to be fetched.
         self.on_this_machine = True
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -156,13 +156,13 @@ class FederationController(Controller):
         """Called by FLARE after the run."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Called by FLARE when all clients of the job are there."""
+        """Called by FLARE when all clients of the job are connected."""
         self.abort_signal, self.fl_ctx = abort_signal, fl_ctx
         self.run()
 
     def run(self) -> None:
-        """Runs the federation and records how it ended."""
-        set_up_process()  # FLARE's, of this job alone: warm start and aggregation are computed here
+        """Runs the federation and records its outcome."""
+        set_up_process()  # FLARE's process of this job: warm start and aggregation run here
         folder = self.run_folder()
         try:
             write_status(folder, "running")
@@ -174,7 +174,7 @@ class FederationController(Controller):
                 with contextlib.suppress(OSError):
                     write_status(folder, "failed", f"{type(error).__name__}: {error}", ExitCode.FAILED)
                 raise
-            logger.error("%s", ended)  # a full disk must not hide why: whoever waits finds it in the log, too
+            logger.error("%s", ended)  # also in the log, in case the disk is too full for the status
             with contextlib.suppress(OSError):
                 state = "stopped" if isinstance(ended, Stopped) else "refused"
                 write_status(folder, state, str(ended), ended.exit_code)
@@ -193,12 +193,12 @@ class FederationController(Controller):
         return files.run_folder(self.run_name)
 
     def federate(self, folder: Path) -> None:
-        """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
+        """Runs everything that ``samfed federate`` does, with this job's clients as its sites."""
         opened = partial(setattr, self, "transport")
         run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
 
     def make_post(self) -> Post:
-        """What carries requests to this job's clients."""
+        """Returns the sender of requests to this job's clients."""
         return FlarePost(self, self.run_name)
 
     def kit_folder(self) -> Path:
@@ -210,7 +210,7 @@ class FederationController(Controller):
         return Path(self.engine.get_workspace().get_app_config_dir(self.fl_ctx.get_job_id()))
 
     def job_run_folder(self) -> Path:
-        """The job's own folder, which FLARE packs for whoever downloads the job's result."""
+        """The job's own folder, which FLARE packs for downloads of the job's result."""
         return Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id()))
 
     def process_result_of_unknown_task(

@@ -1,7 +1,7 @@
-"""A site's part of a FLARE job: FLARE's client process takes the tasks, a process of its own trains.
+"""A site's part of a FLARE job: FLARE's client process receives the tasks, a separate process trains.
 
-Neither FLARE's process nor this module imports torch: where the process that trains dies (kill -9, out of memory),
-the round is reported as failed, and a new process continues in the next round from the state on the site's disk.
+Neither FLARE's process nor this module imports torch: if the process that trains dies (kill -9, out of memory), the
+round is reported as failed, and a new process continues in the next round from the state on the site's disk.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from samfed_monai.flare.site_file import PLAN, SiteFile, read_site_file, require
 logger = logging.getLogger(__name__)
 
 WORKER = "samfed_monai.flare.worker"
-#: Entry of the data that holds a message's bytes, and of the metadata that holds a failure's reason.
+#: Key of a message's bytes in the data, and of a failure's reason in the metadata.
 MESSAGE, FAILURE = "message", "failure"
 
 
 def packed(payload: bytes, **meta: Any) -> Shareable:
-    """A message as FLARE carries it: one array of bytes, and plain values beside it."""
+    """Returns a message in FLARE's form: one array of bytes, with plain values as metadata."""
     data = {MESSAGE: np.frombuffer(payload, dtype=np.uint8)}
     shareable: Shareable = DXO(DataKind.WEIGHTS, data=data, meta=meta).to_shareable()
     return shareable
 
 
 def unpacked(shareable: Shareable) -> tuple[bytes | None, dict[str, Any]]:
-    """A message's bytes, ``None`` where there are none, and the values beside it."""
+    """Returns a message's bytes (``None`` if there are none) and its metadata."""
     try:
         dxo = from_shareable(shareable)
     except ValueError:
@@ -67,7 +67,7 @@ class Trainer:
         self._run: tuple[str, str] | None = None
 
     def answer(self, meta: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
-        """The reply's bytes and ``""``, or nothing and the reason.
+        """Returns the reply's bytes and ``""``, or no bytes and the reason.
 
         Args:
             meta: ``task``, ``run``, ``run_name`` and ``keep`` of the message.
@@ -80,7 +80,7 @@ class Trainer:
             return content, str(head.get("failure", ""))
         except ChildDied as error:
             reason = str(error)
-        except Refused as error:  # of the message, which the server knows
+        except Refused as error:  # it is about the message, which the server knows
             reason = "; ".join(map(str, error.problems))
         except OSError as error:
             logger.exception("the site's files")
@@ -89,7 +89,7 @@ class Trainer:
         return b"", reason
 
     def kill(self) -> None:
-        """Ends the process at once; an :meth:`answer` that waits in another thread returns."""
+        """Kills the process; a pending :meth:`answer` in another thread then returns."""
         if self._child is not None:
             self._child.kill()
 
@@ -99,14 +99,14 @@ class Trainer:
             self._child.stop()
 
     def state_of(self, run: str) -> Path:
-        """Folder of what this site keeps between the rounds of a run."""
+        """Folder of this site's states between the rounds of a run."""
         return self.files.cache_dir / "state" / run / self.site
 
     def _child_of(self, run: str, run_name: str) -> Child:
         if not run or set(run) - set("0123456789abcdef"):
             raise ChildDied("the message names no run")
         require_run_name(run_name, "message -> run_name")
-        if self._run not in (None, (run, run_name)):  # the run's folder counts what a site was asked in a round
+        if self._run not in (None, (run, run_name)):  # the run's folder counts the requests of each round
             expected, hint = "the one that this job began with", "submit a job of its own for another run"
             raise refused("message -> run", "another run", expected, hint)
         if self._child is None:
@@ -118,7 +118,7 @@ class Trainer:
                 "run_folder": str(self.files.run_folder(run_name)),
                 "state": str(state),
             }
-            # not in the job's folder: Python would import what the job has there
+            # not in the job's folder: Python would import modules from there
             self._child = Child(self.worker, settings, log=state / "worker.log", cwd=state)
             self._run = (run, run_name)
         if not self._child.alive:
@@ -127,12 +127,11 @@ class Trainer:
 
 
 class SiteExecutor(Executor):
-    """Has a process of this package work on every task, whatever the job says.
+    """Runs every task in a process of this package, regardless of the job's content.
 
-    FLARE's ``ClientAPIExecutor`` starts the command that a job names, so a site that allows it runs whatever a
-    submitter writes. This class takes no argument: a job that gives it one, a command for instance, ends at the site
-    when FLARE builds it. The process checks the plan before it builds anything
-    (:func:`samfed_monai.flare.site_file.read_plan`).
+    FLARE's ``ClientAPIExecutor`` starts the command that a job names, so a site that allows it runs any command of a
+    submitter. This class takes no argument: a job that passes one, such as a command, fails at the site when FLARE
+    builds it. The process checks the plan before it builds anything (:func:`samfed_monai.flare.site_file.read_plan`).
 
     Example (``config_fed_client.json``)::
 
@@ -156,7 +155,7 @@ class SiteExecutor(Executor):
             try:
                 self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
             except Refused as error:
-                logger.error("%s", error)  # paths of the site do not leave it: keys of its file and what to do alone
+                logger.error("%s", error)  # no paths leave the site: only keys of its file and hints
                 wrong = (f"{one.where.rpartition('/')[2]}: {one.hint or one.expected}" for one in error.problems[:5])
                 return packed(b"", failure="; ".join(wrong))
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -168,6 +167,6 @@ class SiteExecutor(Executor):
         return packed(content, failure=failure)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Called by FLARE; the process ends with the job."""
+        """Called by FLARE; ends the process with the job."""
         if event_type == EventType.END_RUN and self._trainer is not None:
             self._trainer.close()

@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Planned:
-    """What a command line asks for.
+    """The plan of a command line.
 
     Args:
-        plan: every site is named.
+        plan: with every site named.
         places: on this machine.
-        datalist: the whole list; ``None`` where none was given and ``federate.json`` names the sites.
+        datalist: the whole list; ``None`` if none was given and ``federate.json`` names the sites.
         report: the bundle's own report component.
     """
 
@@ -54,23 +54,23 @@ class Planned:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of all sites, those that take no part included."""
+        """Names of all sites, including unseen ones."""
         return tuple(sorted((*self.plan.sites, *self.plan.unseen)))
 
 
 _PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from", "masks_from")
 _READ = frozenset(f"job#{name}" for name in (*(each.name for each in fields(Plan)), *_PATHS))
-"""Ids of ``federate.json`` that a job is planned from, or refused for; the rest each participant's own file says."""
+"""Ids of ``federate.json`` that a job is planned from, or refused for; others are in each participant's own file."""
 
 _HERE = _READ | {"report"}
-"""The same where every participant is on this machine."""
+"""The same if every participant is on this machine."""
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
+"""Client names that FLARE 2.9 accepts (``nvflare.apis.utils.format_check``)."""
 
 
 def _require_names(plan: Plan) -> None:
-    """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
+    """Refuses sites with names that FLARE does not accept, before anything is started (fault 69)."""
     problems, expected = [], "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
     for name in sorted((*plan.sites, *plan.unseen)):
         if not CLIENT_NAME.fullmatch(name):
@@ -110,11 +110,11 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
 
 
 def _require_no_paths(places: Places, *, here: bool) -> None:
-    # a job names no path of a site, and one that was asked for is not passed over in silence
+    # a job has no paths of sites; a path on the command line is refused rather than silently ignored
     asked = [f"sites#{site}#{name}" for site, there in places.sites.items() for name in there]
     asked += [f"teacher#{name}" for name in places.teacher]
-    asked += [name for name in places.train if not (here and name == "device")]  # which goes into all their files
-    if not here:  # of the server, which would fit another teacher
+    asked += [name for name in places.train if not (here and name == "device")]  # which is written to all their files
+    if not here:  # of the server, which would otherwise fit another teacher
         asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(places, name)]
     expected = "nothing: paths are configured at each participant"
     hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
@@ -140,9 +140,9 @@ def export_job(
 
     Args:
         folder: the job's folder; it is created.
-        plan: what every participant must agree on, as JSON content; nothing in it is a path.
+        plan: settings that every participant must share, as JSON content without paths.
         run_name: name of the run and of the job.
-        min_clients: clients that FLARE waits for before it starts the job, and below which it ends it.
+        min_clients: number of clients that FLARE waits for before it starts the job, and below which it ends the job.
         controller: class that FLARE builds at the server, with the run's name.
         executor: class that FLARE builds at a site, without arguments.
 
@@ -150,14 +150,14 @@ def export_job(
         The folder.
 
     Raises:
-        Refused: a name that is no folder name.
+        Refused: not a valid folder name.
     """
     require_run_name(run_name, "--run-name")
     job = FedJob(name=run_name, min_clients=min_clients)
     # installed at every participant: without this, FLARE copies their modules into the job
     job.set_app_packages([each.__module__.partition(".")[0] for each in (controller, executor)])
     job.to_server(controller(run_name))
-    job.to_server({"server": {"task_request_interval": 0.5}})  # seconds between a site's questions for a task
+    job.to_server({"server": {"task_request_interval": 0.5}})  # seconds between a site's requests for a task
     job.to_clients(executor(), tasks=["train"])
     with tempfile.TemporaryDirectory(prefix="samfed-job-") as made:
         write_json(Path(made) / PLAN, dict(plan), mode=PUBLIC)
@@ -172,7 +172,7 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
     """Writes the job of a plan; FLARE waits for as many clients as the plan's quorum.
 
     Raises:
-        Refused: a name that is no folder name.
+        Refused: not a valid folder name.
     """
     least = quorum_of(len(plan.sites), plan.quorum, allow_single_site=plan.allow_single_site)
     return export_job(folder, plan.to_json(), run_name=run_name, min_clients=least)
@@ -180,15 +180,15 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
 
 _PARTS: dict[str, Callable[[int], bool]] = {"app": S_ISDIR, "app/config": S_ISDIR, "meta.json": S_ISREG}
 _PARTS |= {f"app/config/{name}": S_ISREG for name in (SERVER, CLIENT, PLAN)}
-_SHOWN = 5  # of what is wrong, which may be a folder that was copied there
+_SHOWN = 5  # number of problems shown; a whole folder may have been copied there
 
 
 def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
-    """Writes the job that :func:`export_plan` left in a folder a second time: what is submitted comes from its plan.
+    """Writes an exported job again from its plan, so that nothing else of it is submitted.
 
     Args:
-        job: the job's folder, to which anything may have happened since.
-        folder: in which the new job gets a folder of the run's name.
+        job: folder that :func:`export_plan` wrote, which may have been changed since.
+        folder: parent of the new job's folder, which has the run's name.
 
     Returns:
         The new job's folder, and the plan.
@@ -224,23 +224,23 @@ def _content(path: Path) -> str:
     return json.dumps(read_json(path), sort_keys=True)  # 1, 1.0 and true are three values
 
 
-#: What a job of ours names. No prefix: single classes.
+#: Classes that our jobs name: single classes, no prefix.
 NEEDED = tuple(f"{each.__module__}.{each.__qualname__}" for each in (FederationController, SiteExecutor))
-#: Classes that start whatever a job names.
+#: Classes that start any command that a job names.
 STARTS_COMMANDS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher",
 )
 ALLOW_LIST = {"class_allow_list": list(NEEDED)}
-"""What an operator adds by hand to each participant's ``local/resources.json``."""
+"""Entry that an operator adds by hand to each participant's ``local/resources.json``."""
 
 
 def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     """Writes ``resources.json`` into a workspace's ``local/`` folder.
 
     Starts from ``resources.json`` there, else from ``resources.json.default`` (a provisioned kit has it), else from an
-    empty file with FLARE's own default list; the list is kept and ours is added. A class on it that starts the command
-    of a job is kept with a warning: only the site knows what else it serves.
+    empty file with FLARE's own default list; this list is kept, and our classes are added. A listed class that starts a
+    job's command is kept with a warning: only the site knows what else it serves.
 
     Args:
         local: the ``local`` folder of a start-up kit or simulator workspace.

@@ -1,8 +1,8 @@
 """FLARE on one machine: its simulator, or a whole system of real processes with certificates.
 
-Of FLARE's processes nothing is left behind: they carry a mark in their environment and are ended by it. FLARE puts
-clients, job processes and trainers into sessions of their own, so that ending one process group leaves the
-others; and killing the simulator leaves orphans. The mark is inherited by all of them.
+No process of FLARE is left behind: all of them inherit a mark in their environment, by which they are found and ended.
+FLARE starts clients, job processes and trainers in sessions of their own, so ending one process group leaves the
+others, and killing the simulator leaves orphans.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 class Processes:
-    """Starts processes and ends them with everything that they have started.
+    """Starts processes, and ends them together with all processes that they started.
 
-    Use it in a ``with`` block: whatever ends the block (an error, a time-out, Ctrl-C, SIGTERM), they are gone after it.
+    Use it in a ``with`` block: they are ended with the block, also after an error, a time-out, Ctrl-C or SIGTERM.
 
-    A site file that the shell names (``SAMFED_SITE``) is not theirs: kits have their own.
+    The shell's site file (``SAMFED_SITE``) is not passed on: kits have their own.
 
     Args:
-        environment: on top of this process's own.
+        environment: variables on top of this process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -81,7 +81,7 @@ class Processes:
         return self.started[name]
 
     def marked(self) -> list[int]:
-        """Numbers of all processes that carry the mark."""
+        """Process ids of all processes that have the mark."""
         import psutil
 
         found = []
@@ -92,7 +92,7 @@ class Processes:
         return [pid for pid in found if pid != os.getpid()]
 
     def end(self) -> None:
-        """Asks all of them to end, and kills what is still there after five seconds."""
+        """Sends SIGTERM to all of them, and kills those that still run after five seconds."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.marked():
                 with contextlib.suppress(OSError):
@@ -115,23 +115,23 @@ class Processes:
 
 
 def _here(path: str | Path) -> str:
-    """A path as it is meant where the command was typed: FLARE's processes run in other folders."""
+    """Makes a path absolute from the command's working directory: FLARE's processes run in other folders."""
     return str(Path(path).absolute())
 
 
 def write_site_files(
     folder: Path, datalist: DataList, places: Places, sites: Sequence[str], *, threads: int | None = None
 ) -> Path:
-    """Writes ``<site>.json`` and ``server.json``, each beside a data list with the public images and its own alone.
+    """Writes ``<site>.json`` and ``server.json``, each with a data list of only the public images and its own.
 
     The server shares the caches of runs in one process (adapters, warm starts); a site has one of its own.
 
     Args:
-        folder: where they go.
+        folder: folder of the files.
         datalist: the whole list.
-        places: of the run; ``output_dir`` is the server's run folder, and where sites leave their evaluation.
+        places: of the run; ``output_dir`` is the server's run folder, and has the sites' evaluation files.
         sites: names of the sites.
-        threads: of each process; ``None`` leaves it to torch.
+        threads: number of threads of each process; ``None`` leaves it to torch.
 
     Returns:
         ``folder``.
@@ -157,18 +157,18 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
     Args:
         folder: the run's folder, with its status.
         log: the server's log, which may not exist yet.
-        gone: why the run cannot end any more, or ``""``.
-        timeout: seconds; ``None`` waits.
+        gone: returns why the run cannot finish any more, or ``""``.
+        timeout: seconds; ``None`` sets no limit.
 
     Returns:
         The run's status.
 
     Raises:
-        SamFedError: as the server said, or the time is over, or FLARE ended without a status of the run.
+        SamFedError: the server's own error, a time-out, or FLARE ended without a status of the run.
     """
     started, shown = time.monotonic(), ShownLog()
     while True:
-        ended = gone()  # before the status is read: it may have been written last
+        ended = gone()  # checked before the status, which may just have been written
         status, text = read_status(folder), log.read_text(errors="replace") if log.is_file() else ""
         shown.show(text)
         if status["state"] not in ("none", "running"):
@@ -184,18 +184,18 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
 
 @contextlib.contextmanager
 def _alone(run_folder: Path) -> Iterator[None]:
-    """Refuses a folder in which a run is at work, before a file of that run is removed, and keeps other commands out.
+    """Refuses a folder with an active run, before a file of that run is removed, and locks out other commands.
 
     Raises:
-        Refused: another run, or another command of this kind, is at work in it (fault 51).
+        Refused: another run, or another command of this kind, is active in it (fault 51).
     """
     own = run_folder / "flare"
     own.mkdir(parents=True, exist_ok=True)
     take_lock(run_folder)
-    RunFolder(run_folder).close()  # the server, which is another process, takes it
+    RunFolder(run_folder).close()  # leaves the lock to the server, which is another process
     take_lock(own)
     with RunFolder(own):
-        (run_folder / STATUS).unlink(missing_ok=True)  # how an earlier start of the run ended
+        (run_folder / STATUS).unlink(missing_ok=True)  # of an earlier start of the run
         yield
 
 
@@ -215,16 +215,16 @@ def simulate(
     Args:
         job: folder made by :func:`samfed_monai.flare.job.export_job`.
         sites: names of the clients.
-        workspace: the simulator's folder; what is in it is removed by the simulator.
+        workspace: the simulator's folder; the simulator removes its content.
         run_folder: the run's folder, as the server's site file names it.
         site_files: folder of ``<site>.json`` and ``server.json``.
-        timeout: seconds; ``None`` waits.
+        timeout: seconds; ``None`` sets no limit.
         more_classes: added to the list of classes that a job may name.
-        environment: on top of this process's own.
+        environment: variables on top of this process's own.
 
     Raises:
-        Refused: a run is at work in the run's folder (fault 51).
-        SamFedError: as the server said, or FLARE failed.
+        Refused: a run is active in the run's folder (fault 51).
+        SamFedError: the server's own error, or FLARE failed.
     """
     workspace, run_folder = Path(workspace), Path(run_folder)
     log = run_folder / "flare.log"
@@ -255,9 +255,9 @@ class Poc:
     """Server and clients of a provisioned project, as processes of this machine.
 
     Args:
-        workspace: folder of the project; of one that was used before, the start-up kits provisioned last count.
+        workspace: folder of the project; if it was used before, the latest start-up kits are used.
         sites: names of the clients.
-        port: on which the server listens.
+        port: port of the server.
         more_classes: added to the list of classes that a job may name.
     """
 
@@ -269,7 +269,7 @@ class Poc:
 
     @property
     def kits(self) -> Path:
-        """Folder of the start-up kits: FLARE begins a new one, ``prod_NN``, each time that it provisions."""
+        """Folder of the start-up kits: FLARE makes a new one, ``prod_NN``, each time that it provisions."""
         made = (self.workspace / PROJECT).glob("prod_*")
         return max(made, key=lambda folder: int(folder.name[5:]), default=self.workspace / PROJECT / "prod_00")
 
@@ -281,8 +281,8 @@ class Poc:
     def provision(self, site_files: str | Path) -> None:
         """Makes the start-up kits, with site files and the list of classes in their ``local`` folders.
 
-        Jobs are stored in the server's kit: FLARE's default is one folder for all systems of a machine, below ``/tmp``,
-        from which a server would start jobs that another one has left behind.
+        Jobs are stored in the server's kit: FLARE's default is one folder below ``/tmp`` for all systems of a machine,
+        from which a server would start jobs that another one left behind.
         """
         from nvflare.lighter.prov_utils import prepare_builders, prepare_packager
         from nvflare.lighter.provision import prepare_project
@@ -301,13 +301,13 @@ class Poc:
 
     @contextlib.contextmanager
     def open_session(self, gone: Callable[[], str] = str) -> Iterator[Any]:
-        """A session of the admin with a server that was started a moment ago.
+        """Opens an admin session with a server that was just started.
 
         Args:
-            gone: why the server will not answer any more, or ``""``.
+            gone: returns why the server will not reply any more, or ``""``.
 
         Raises:
-            Stopped: no answer within two minutes.
+            Stopped: no reply within two minutes.
         """
         deadline, session = time.monotonic() + 120.0, None
         with contextlib.ExitStack() as stack:
@@ -367,11 +367,11 @@ def run_poc(
     Args:
         job, sites, run_folder, site_files, timeout, environment: as for :func:`simulate`.
         workspace: folder of the start-up kits.
-        port: on which the server listens.
+        port: port of the server.
 
     Raises:
-        Refused: the port is in use, or a run is at work in the run's folder (fault 51).
-        SamFedError: as the server said, or FLARE failed.
+        Refused: the port is in use, or a run is active in the run's folder (fault 51).
+        SamFedError: the server's own error, or FLARE failed.
     """
     refuse_busy_port(port)
     run_folder = Path(run_folder)
@@ -395,10 +395,10 @@ def run_poc(
 
 
 def refuse_busy_port(port: int) -> None:
-    """Refuses a port that something else listens on.
+    """Refuses a port that another program uses.
 
     Raises:
-        Refused: with how to choose another.
+        Refused: the port is in use; the message says how to choose another.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""What start-up kits let a submitter do: no code of a job's own, whatever the submitter's role.
+"""Rights of submitters in start-up kits: a job may not bring its own code, whatever the submitter's role.
 
-FLARE's provisioning lets a project admin, and a lead, submit jobs with code (``byoc``, bring your own code).
-:class:`NoCustomCode` takes that right from every role, at the server and at every site. In a ``project.yml`` it comes
+FLARE's provisioning lets project admins and leads submit jobs with code (``byoc``, bring your own code).
+:class:`NoCustomCode` removes that right from every role, at the server and at every site. In a ``project.yml`` it comes
 after FLARE's ``StaticFileBuilder``::
 
     builders:
@@ -23,7 +23,7 @@ from nvflare.security.security import COMMAND_CATEGORIES
 
 from samfed_monai.core.io import read_json, write_json
 
-#: FLARE's rights to run what a job brings, or what it names of Flower's; :mod:`nvflare.private.fed.utils.app_authz`.
+#: FLARE's rights to run a job's own code, or Flower apps that it names; :mod:`nvflare.private.fed.utils.app_authz`.
 CODE = ("byoc", "server-predeployed-flwr")
 
 
@@ -47,7 +47,7 @@ def forbid_code(local: str | Path) -> Path:
 
 
 def _without_code(rights: Any) -> dict[str, Any]:
-    if not isinstance(rights, dict):  # one condition for every right, from which FLARE takes no exception
+    if not isinstance(rights, dict):  # one condition for all rights, to which FLARE allows no exception
         commands = {name for key, name in vars(AdminCommandNames).items() if not key.startswith("_")}
         categories = set(COMMAND_CATEGORIES.values())
         rights = dict.fromkeys(sorted(categories | (commands - COMMAND_CATEGORIES.keys())), rights)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 STATUS = "flare.json"
 RUN_ID = "flare.run.json"
-"""Holds the run's random name, under which every site keeps its state."""
+"""File with the run's random name, under which every site keeps its state."""
 
 
 def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
     Args:
         folder: the run's folder.
         state: ``running``, ``done``, ``refused``, ``stopped`` or ``failed``.
-        message: what the user is shown.
+        message: text for the user.
         exit_code: of the command that waits for the run.
     """
     content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
@@ -44,7 +44,7 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
 
 
 def read_status(folder: str | Path) -> dict[str, Any]:
-    """What :func:`write_status` wrote last; ``{"state": "none"}`` before that."""
+    """Reads the last status of :func:`write_status`; ``{"state": "none"}`` before that."""
     path = Path(folder) / STATUS
     return dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": 1}
 
@@ -62,13 +62,13 @@ _ENDED = re.compile(
 
 
 class ShownLog:
-    """The lines of a server's log that were shown to the user; each is shown once."""
+    """Shows the lines of a server's log that are meant for users, each once."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def show(self, log: str) -> None:
-        """Shows what is new; of a long log FLARE sends the end alone, so what was shown may begin before it."""
+        """Shows new lines; FLARE sends only the end of a long log, so earlier lines may be missing from it."""
         shown, lines = self._lines, user_lines(log.splitlines())
         known = next((n for n in range(min(len(shown), len(lines)), 0, -1) if shown[-n:] == lines[:n]), 0)
         for line in lines[known:]:
@@ -76,7 +76,7 @@ class ShownLog:
         self._lines = lines or shown
 
     def stored(self) -> str:
-        """How many rounds the server has stored."""
+        """Text on the number of rounds that the server has stored."""
         return stored_rounds(self._lines)
 
 
@@ -88,7 +88,7 @@ def user_lines(lines: Iterable[str]) -> list[str]:
 
 
 def last_report(log: str) -> ServerReported | None:
-    """How the run ended by the server's log, for a server that could not write its status (a full disk)."""
+    """The run's outcome from the server's log, for a server that could not write its status (a full disk)."""
     found = list(_ENDED.finditer(log))
     if not found:
         return None
@@ -100,7 +100,7 @@ _STORED = re.compile(r"(?:going on after )?round (\d+) of (\d+)(?:: (?:no )?vali
 
 
 def stored_rounds(lines: Iterable[str]) -> str:
-    """How many rounds a server has stored, by the lines of its log that are meant for users."""
+    """Text on the number of rounds that a server has stored, from the lines of its log for users."""
     found = [line for line in map(_STORED.match, lines) if line]
     if not found:
         return "no round is stored yet, as far as the server's log says"
@@ -109,7 +109,7 @@ def stored_rounds(lines: Iterable[str]) -> str:
 
 
 def raise_for_status(status: dict[str, Any]) -> None:
-    """Raises what the server's run ended with; nothing for a run that is done.
+    """Raises the error that the server's run ended with; does nothing for a finished run.
 
     Raises:
         SamFedError: with the server's own message and exit code.
@@ -121,7 +121,7 @@ def raise_for_status(status: dict[str, Any]) -> None:
 
 
 class ServerReported(SamFedError):
-    """The error with which the server's run ended, in the server's own words."""
+    """The error that the server's run ended with, in the server's own words."""
 
     def __init__(self, message: str, code: int) -> None:
         self.exit_code = code  # type: ignore[assignment]
@@ -129,10 +129,10 @@ class ServerReported(SamFedError):
 
 
 def admin_of(kit: str | Path) -> dict[str, Any]:
-    """What an admin start-up kit says of its user and server.
+    """Reads user and server from an admin start-up kit.
 
     Raises:
-        Refused: it is no admin kit; the message says what it is instead.
+        Refused: it is not an admin kit; the message says what it is.
     """
     startup = Path(kit) / "startup"
     found = "no startup/fed_admin.json" if startup.is_dir() else "no startup folder"
@@ -151,7 +151,7 @@ def admin_of(kit: str | Path) -> dict[str, Any]:
 
 
 def _is_of_another_project(kit: str | Path, admin: Mapping[str, Any]) -> bool:
-    """Whether a server answers whose certificate is none of the kit's own provisioning."""
+    """Whether the replying server has a certificate of another provisioning than the kit's."""
     context = ssl.create_default_context(cafile=str(Path(kit) / "startup" / admin["ca_cert"]))
     context.check_hostname = False
     context.set_alpn_protocols(["h2"])
@@ -164,23 +164,23 @@ def _is_of_another_project(kit: str | Path, admin: Mapping[str, Any]) -> bool:
 
 
 _FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
-#: Seconds of silence after which a site counts as gone: a client is heard of every 10, FLARE lists it for ten minutes.
+#: Seconds of silence after which a site counts as gone: a client reports every 10, FLARE lists it for ten minutes.
 _SILENT = 40.0
 
 
 @contextmanager
 def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
-    """A FLARE API session.
+    """Opens a FLARE API session.
 
     Raises:
-        Refused: no admin kit, or the server does not take it; in the block, what its user may not do.
-        Stopped: the server cannot be reached; in the block, whatever else FLARE reports.
+        Refused: not an admin kit, or the server does not accept it; in the block, an action that its user may not take.
+        Stopped: the server cannot be reached; in the block, any other error that FLARE reports.
     """
     from nvflare.fuel.flare_api import api_spec, flare_api
 
     admin = admin_of(kit)
     where = f"FLARE server at {admin.get('host', '?')}:{admin.get('port', '?')}"
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:  # FLARE prints what it does
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:  # FLARE prints its progress
         try:
             session = flare_api.new_secure_session(admin["username"], str(Path(kit).resolve()), timeout=timeout)
         except Exception as error:
@@ -190,7 +190,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
             reason = f"the {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
             hint = "start the server (startup/start.sh), check port and firewall, then type it again"
             raise Stopped(reason, hint) from None
-        cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each question to a dead server
+        cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each request to a dead server
         stack.callback(cells.setLevel, cells.level)
         cells.setLevel(logging.CRITICAL)
         stack.callback(_close, session)
@@ -207,7 +207,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
 
 
 def _close(session: Any) -> None:
-    with contextlib.suppress(Exception):  # of a server that is gone
+    with contextlib.suppress(Exception):  # the server may be gone
         session.close()
 
 
@@ -220,12 +220,12 @@ def wait_for_sites(
         session: of an admin.
         sites: names of the clients.
         timeout: seconds.
-        least: so many are enough after ``timeout``; ``None`` needs all. A run that begins needs all of them in any
-            case (each is checked before round 0); one that goes on needs its quorum.
-        gone: says why waiting is of no use any more, or ``""``.
+        least: number of sites that are enough after ``timeout``; ``None`` needs all. A new run needs all of them in any
+            case (each is checked before round 0); a resumed one needs its quorum.
+        gone: returns why waiting is useless, or ``""``.
 
     Raises:
-        Stopped: too few are there after ``timeout`` seconds; those that are not are named.
+        Stopped: too few are connected after ``timeout`` seconds; the missing ones are named.
     """
     started, noticed = time.monotonic(), 0.0
     while True:
@@ -260,7 +260,7 @@ def submit_job(session: Any, job: str | Path) -> str:
 
 
 def job_log(session: Any, job_id: str) -> str:
-    """The server's log of a job; of a long one the end alone, and nothing where FLARE has none at the moment."""
+    """The server's log of a job: only the end of a long one, and empty if FLARE has none at the moment."""
     from nvflare.fuel.flare_api import api_spec
 
     try:
@@ -271,11 +271,11 @@ def job_log(session: Any, job_id: str) -> str:
 
 
 _FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
-_POLL = 5.0  # seconds between two looks at a job, at its log, which is sent whole, and at the server
-_LOST = 45.0  # seconds without an answer of the server, after which it counts as dead
-#: Seconds after which a job that FLARE lists as running, and that its server does not run, is given up.
+_POLL = 5.0  # seconds between two checks of a job, of its log, which is sent whole, and of the server
+_LOST = 45.0  # seconds without a reply after which the server counts as dead
+#: Seconds after which a job that FLARE lists as running, but that its server does not run, is given up.
 _GONE = 15.0
-_WAITING = 30.0  # seconds of a job that has not started, after which this is reported
+_WAITING = 30.0  # seconds after which a job that has not started is reported
 
 
 def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | None = None, clock: Any = time) -> str:
@@ -285,13 +285,13 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
         session: of an admin.
         job_id: FLARE's identifier of the job.
         fetch: command that fetches the job's results later, for messages.
-        timeout: seconds; ``None`` waits.
-        clock: has ``monotonic`` and ``sleep``.
+        timeout: seconds; ``None`` sets no limit.
+        clock: object with ``monotonic`` and ``sleep``.
 
     Raises:
-        Stopped: no end after ``timeout`` seconds or before SIGTERM, and the job goes on; no answer for some time; or
-            FLARE lists a job as running that no process runs. The message says how many rounds are stored.
-        SamFedError: how the run ended, by the server's log, where FLARE does not list the job as finished.
+        Stopped: no end after ``timeout`` seconds or before SIGTERM, while the job continues; no reply for some time; or
+            FLARE lists a job as running that no process runs. The message has the number of stored rounds.
+        SamFedError: the run's error from the server's log, if FLARE does not list the job as finished.
     """
     job = _Followed(session, job_id, clock)
     started = heard = clock.monotonic()
@@ -325,12 +325,12 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
 
 
 class _Followed:
-    """A submitted job, and what was shown of it."""
+    """A submitted job, and the lines of it that were shown."""
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
         self.session, self.job_id, self.clock = session, job_id, clock
         self.log = ShownLog()
-        self.since: dict[str, float] = {}  # of each state, by name: when it began
+        self.since: dict[str, float] = {}  # name of each state to its start time
         self.shown: set[str] = set()
 
     def notice(self, level: int, text: str) -> None:
@@ -340,7 +340,7 @@ class _Followed:
             logger.log(level, "%s", text)
 
     def ended(self) -> str:
-        """Shows what is new; returns FLARE's status of a job that has ended, ``""`` of one that has not."""
+        """Shows new lines; returns FLARE's status of a job that has ended, or ``""`` for one that has not."""
         meta, log = self.session.get_job_meta(self.job_id), job_log(self.session, self.job_id)
         self.log.show(log)
         whole = str(meta.get("status", ""))
@@ -368,31 +368,31 @@ class _Followed:
         return ""
 
     def _lasts(self, state: str, holds: bool) -> float:
-        """Seconds for which a state has lasted; 0 where it does not hold."""
+        """Seconds for which a state has lasted; 0 if it does not hold."""
         now = self.clock.monotonic()
         if not holds:
             self.since.pop(state, None)
         return float(now - self.since.setdefault(state, now)) if holds else 0.0
 
 
-#: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
+#: Folder of a finished job's workspace in which the server puts the run's results for download.
 RESULTS = "samfed"
 
 
 def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str, Any]:
     """Downloads a finished job's results into ``output_dir``; returns the run's status.
 
-    Where the server could not write the status (a full disk, a killed process), it is what the server's log says.
+    If the server could not write the status (a full disk, a killed process), it is taken from the server's log.
 
     Raises:
         Refused: ``output_dir`` has the results of another run, or of one that was not on FLARE; nothing is copied.
         Stopped: FLARE has no results of the job.
-        SamFedError: it has none, and the log says how the run ended.
+        SamFedError: it has none, and the log has the run's error.
     """
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         try:
             where = Path(session.download_job_result(job_id, folder))
-        except RuntimeError as error:  # FLARE's, of a job that its server could not pack
+        except RuntimeError as error:  # raised by FLARE for a job that its server could not pack
             if reported := last_report(job_log(session, job_id)):
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
@@ -414,13 +414,13 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
-    """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
+    """Copies a run's results (no site's state, no caches) to the folder that FLARE packs for downloads of the job."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
     names = ["run.json", "results.json", "quality.json", "report.html", "federation.csv", RUN_ID]
     store = RoundStore(run_folder / "rounds")
     stored = [path for round in (START, *store.rounds()) for path in sorted(store.path(round).glob("*"))]
     rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]
-    for name in [*map(Path, names), *rounds, Path(STATUS)]:  # its status last, by which a result is known
+    for name in [*map(Path, names), *rounds, Path(STATUS)]:  # the status last, by which results are found
         if (run_folder / name).is_file():
             _copied(run_folder / name, target / name)
 
@@ -431,7 +431,7 @@ def _copied(source: str | Path, target: str | Path) -> None:
 
 
 def _last_words(where: Path) -> SamFedError:
-    """How a run ended that left no status, by the logs that came with its job."""
+    """Error of a run that left no status, from the logs that came with its job."""
     logs = "".join(path.read_text(errors="replace") for path in sorted(where.rglob("log.txt")))
     if reported := last_report(logs):
         return reported

@@ -1,7 +1,7 @@
-"""What a site (or the server) reads before a run on FLARE: its own file, and the plan that came with the job.
+"""Files that a site (or the server) reads before a run on FLARE: its own site file, and the job's plan.
 
-Its own file has the paths of its data, caches and results, its memory and threads, and the least privacy that it asks
-for. Nothing of it is ever sent. Neither torch nor MONAI is imported before there is a plan to read.
+The site file has the paths of its data, caches and results, its memory and threads, and the minimum privacy that it
+requires. It is never sent. Neither torch nor MONAI is imported before there is a plan to read.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
 
@@ -40,7 +40,7 @@ def require_run_name(name: str, where: str) -> None:
 
     Args:
         name: of the run.
-        where: what messages call it.
+        where: its place, for messages.
 
     Raises:
         Refused: it is not a name of up to 100 letters, digits, dots, dashes and underscores.
@@ -52,13 +52,12 @@ def require_run_name(name: str, where: str) -> None:
 
 NAME, PLAN = "samfed_site.json", "samfed_plan.json"
 VARIABLE, MARK = "SAMFED_SITE", "SAMFED_FLARE_MARK"
-"""Variables of the environment: a site's file or a folder of them, and what ``samfed flare poc`` and ``simulate`` mark
-their processes with."""
+"""Environment variables: a site's file or a folder of them, and the mark of ``samfed flare poc`` and ``simulate``."""
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
 _OF_SERVER, _OF_SITES = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
 _ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
-_KINDS = ["spectrum", "features", "prototypes", "graph"]  # StatisticKind, without torch
+_KINDS = ["spectrum", "features", "prototypes", "graph"]  # of StatisticKind, without importing torch
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -78,20 +77,20 @@ class SiteFile:
     Args:
         path: where it was read from.
         datalist: this site's data list: the public part and its own images (the server's: the public part).
-        data_root: folder that the list's paths start from.
+        data_root: folder that the list's paths are relative to.
         cache_dir: adapters, soft masks, and the site's state between rounds.
-        output_dir: the run's folder, exactly, where ``samfed flare poc`` or ``simulate`` wrote the file; or
-        runs_dir: a folder that gets one folder per run, named by the job.
+        output_dir: the run's folder itself, if ``samfed flare poc`` or ``simulate`` wrote the file; otherwise
+        runs_dir: a folder with one folder per run, named by the job.
         weights: folder of checkpoints (``SAMFED_WEIGHTS``); ``None`` keeps the environment's.
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
         adapter: server only: an adapter to use as it is.
-        start_from: server only: a bundle, a finished run or a weights file that the network begins with.
-        masks_from: server only: likewise, a model that makes the soft masks in SAM's place.
-        device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
-        memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
+        start_from: server only: a bundle, a finished run or a weights file with the network's initial weights.
+        masks_from: server only: such a model that makes the soft masks in place of SAM.
+        device: torch device (``cuda:0``); ``None`` leaves it to the bundle.
+        memory_limit_gib: maximum memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
-        least_images, epsilon, statistics: sites only: as :class:`~samfed_monai.privacy.rules.PrivacyFloor` takes
-            them; ``None`` leaves it to the run's plan.
+        least_images, epsilon, statistics: sites only: arguments of :class:`~samfed_monai.privacy.rules.PrivacyFloor`;
+            ``None`` leaves it to the run's plan.
     """
 
     path: Path
@@ -117,7 +116,7 @@ class SiteFile:
         return self.output_dir or (self.runs_dir or Path()) / run_name
 
     def places(self, plan: Plan, run_folder: Path) -> Places:
-        """The paths of a run, from this file alone; a folder that came with the job is no bundle.
+        """The paths of a run, from this file alone; a folder that came with the job is never used as the bundle.
 
         Raises:
             Refused: the file names no bundle, and none of the plan's name comes with the package.
@@ -148,7 +147,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         site: the site's name, for a folder of files; ``None`` is ``server``.
 
     Raises:
-        Refused: no file, or every problem of it.
+        Refused: no file, or with all of its problems.
     """
     path = _find(Path(start), site or "server")
     content = read_json(path)
@@ -164,7 +163,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     for name in sorted(others.keys() & values.keys()):
         expected = f"nothing: it belongs in {others[name]}"
         problems.append(Problem(f"{path.name} -> {name}", "a value", expected, "take it out; see docs/deploy.md"))
-    # from the site's file on: the folder that FLARE works in is the job's
+    # relative to the site's file: FLARE's working directory is the job's
     texts = {name: text for name, text in values.items() if name in (*_PATHS, *_MODELS) and isinstance(text, str)}
     named = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}
     paths = {name: path.parent / Path(text).expanduser() for name, text in texts.items() if name not in named}
@@ -191,10 +190,10 @@ def _find(start: Path, site: str) -> Path:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Reads a plan that came with a job; nothing in it may be an expression, a path, or a class that is not listed.
+    """Reads the plan of a job; it may not contain expressions, paths, or classes that are not listed.
 
     Raises:
-        Refused: every problem of it.
+        Refused: with all of its problems.
     """
     from samfed_monai.federation.plan import Plan
 
@@ -210,8 +209,8 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def limit(files: SiteFile) -> None:
-    """Sets what the file says for the whole process; before torch is imported, where that can be."""
-    if files.device is not None:  # of the teacher, too, which no configuration of the sites' training reaches
+    """Applies the file's settings to the whole process; call it before torch is imported, if possible."""
+    if files.device is not None:  # also for the teacher, which the configuration of the sites' training does not reach
         os.environ[DEVICE] = files.device
     if files.weights is not None:
         os.environ["SAMFED_WEIGHTS"] = str(files.weights)

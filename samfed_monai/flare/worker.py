@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
-    """Answers until the pipe ends.
+    """Serves requests until the pipe is closed.
 
     Args:
-        make_site: from the settings and the site's file, what answers, as :class:`.SiteWorker` takes it.
+        make_site: makes the site from the settings and the site's file, see :class:`.SiteWorker`.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_up_process()
@@ -37,7 +37,7 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
         os.environ["SAMFED_SITE"] = settings["site_file"]
         files = read_site_file(Path.cwd(), settings["site"])
         limit(files)
-        # torch: not before the limits are set
+        # these import torch, so not before the limits are set
         from samfed_monai.federation.site_worker import SiteWorker, forget_old_runs
         from samfed_monai.protocol.transport import Task, scrub
 
@@ -58,16 +58,16 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
 
 
 def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
-    """What answers at this site.
+    """Builds the site that handles the requests.
 
     Args:
         settings: ``site``, ``plan`` (a file), ``run_folder`` and ``state``, from the FLARE client.
         files: the site's file.
 
     Raises:
-        MessageRefused: the site's part of the data list is another one than in the rounds of this run.
-        Refused: a plan that is or could become code, reads images in another way than the site's own bundle, or is
-            none; a bundle that is not here.
+        MessageRefused: the site's part of the data list differs from that of the run's earlier rounds.
+        Refused: a plan that is or could become code, reads images in another way than the site's own bundle, or is not
+            a plan; a bundle that is not here.
     """
     from samfed_monai.federation.participants import require_own_images
     from samfed_monai.federation.site import Site

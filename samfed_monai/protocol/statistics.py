@@ -136,9 +136,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def like(self) -> Mapping[str, Tensor]:
-        """Names without :data:`PREFIX`, shapes and dtypes of all that may leave; entries are along the first of several
-        axes.
-        """
+        """Names (no :data:`PREFIX`), shapes, dtypes of all that may leave; entries along the first of two axes or more."""
 
     @abstractmethod
     def images(self, least_images: int) -> int:

@@ -327,7 +327,7 @@ class Sharing(ABC):
         """Maximum number of pixels of all soft masks together that :meth:`receive` takes; a larger message is not
         inflated.
 
-        0 for a sharing without soft masks. Called before each message with soft masks; it reads no private image.
+        0 without soft masks. Called before each message with soft masks; it reads no private image.
         """
         return 0
 
