@@ -102,7 +102,7 @@ class OwnNetwork:
 
     @contextmanager
     def restored_on_error(self, call: Call) -> Iterator[None]:
-        """Restores what stays at the site if the block raises, so that no NaN remains."""
+        """Restores what stays here if the block raises, so that no NaN remains; shared weights are sent again."""
         whole, copies = self.sharing is not None, []
         kept = self.kept(whole=whole) if call.keeps_network or not whole else {}
         for tensors in (kept, self.sharing.state_dict() if self.sharing is not None else {}):

@@ -69,8 +69,8 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
 def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's reply.
 
-    A score or a count that the site did not send is ``None``; sensitivity, precision and area are then left out. HD95
-    is in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``; sensitivity, precision and area are left out instead.
+    HD95 is in pixels at the evaluation size.
 
     Args:
         reply: the reply.

@@ -136,7 +136,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def like(self) -> Mapping[str, Tensor]:
-        """Names (no :data:`PREFIX`), shapes, dtypes of all that may leave; entries along the first of two axes or more."""
+        """Names (no :data:`PREFIX`), shapes, dtypes of all that leaves; entries along the first of two axes or more."""
 
     @abstractmethod
     def images(self, least_images: int) -> int:
