@@ -79,8 +79,8 @@ class FederatedJob:
         compression: encoding of sent weights: ``float32`` (uncompressed), ``bfloat16``, ``int8``, or the rank of their
             differences.
         workers: number of processes that run sites in parallel; 1 runs them one after the other in this process,
-            ``"auto"`` takes one for each site and core. Only the last bits of results depend on it, through the number
-            of threads; a run may be resumed with another number. Not used with a transport of the caller's own.
+            ``"auto"`` takes one per site, at most one per core. Only the last bits of results depend on it, through
+            the number of threads; a run may be resumed with another number. Not used with a given transport.
         verify: hash every image again, even if its size and date are unchanged since the last check.
 
     Example::

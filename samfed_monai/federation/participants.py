@@ -214,9 +214,7 @@ class Participants:
             return frozenset(trained_weights(build_network(self.config, self.server_network)))
 
     def costs(self) -> dict[str, dict[str, float]]:
-        """Cost of one image for each of the sites' networks, see :func:`.cost_of`; empty for SAM, which is not loaded
-        here.
-        """
+        """Cost of one image for each of the sites' networks (:func:`.cost_of`); empty for SAM, which is not built."""
         names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):
             size = self.config.value("image_size")
@@ -426,8 +424,8 @@ def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, A
 def _part(parser: Any, name: str, problems: Problems) -> Any:
     """Builds a part of ``train.json``; returns ``None`` if it cannot be built without a site.
 
-    Its own refusals are added to ``problems``. Other errors are reported when a site builds the part, except those of
-    the optimizer, which needs nothing from a site.
+    A refusal by the part is added to ``problems``. Other errors are reported when a site builds the part, except those
+    of the optimizer, which needs nothing from a site.
     """
     try:
         built = parsed(parser, name, PARTS[name])
@@ -471,8 +469,8 @@ def _optimizer_problems(optimizer: Any) -> list[Problem]:
 def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> list[Problem]:
     """Problems of a loss that expects probabilities instead of logits; for a ``term``, also one without pixel weights.
 
-    For the same label, logits of 4 and -4 must give a lower loss than logits of 1 and 0. The label has few foreground
-    pixels: otherwise a Dice of logits could fall below zero and appear to be the best.
+    For the same label, logits of 4 and -4 must not give a higher loss than logits of 1 and 0. The label has few
+    foreground pixels: otherwise a Dice of logits could fall below zero and appear to be the best.
     """
     label = torch.zeros(1, 1, 32, max(32, 8 * outputs))
     for value in range(1, max(2, outputs)):  # one corner per class

@@ -103,8 +103,7 @@ class RunFolder:
     ) -> RunFolder:
         """Locks the folder, and writes ``run.json`` or compares the existing one with the arguments.
 
-        If an earlier run ended before its first round was complete, there is nothing to resume: ``run.json`` is
-        replaced.
+        If no round of an earlier run was completed, there is nothing to resume: ``run.json`` is replaced.
 
         Args:
             config: the resolved configuration as JSON content, without machine paths.
@@ -113,7 +112,7 @@ class RunFolder:
             seeds: by name; a difference is refused.
 
         Raises:
-            Refused: the folder cannot be written (fault 54), another run holds it (51), it has results but no
+            Refused: the folder cannot be written (fault 54), another run holds it (51), it has rounds or results but no
                 ``run.json``, or it belongs to a run with another configuration; every differing key is named.
         """
         try:
@@ -192,7 +191,7 @@ class RunFolder:
         return stored
 
     def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
-        """Removes the models of a finished run except the best and the last.
+        """Removes the models and states of a finished run except those of the best and the last round.
 
         Args:
             records: of all rounds.

@@ -339,7 +339,7 @@ class RoundController:
     def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
-        for part in (self.sender, self.central):  # each takes its own names out
+        for part in (self.sender, self.central):  # each removes its own names
             state = state if part is None else part.load_state_dict(state)
         self.strategy.load_state_dict(store.weights(round), state)
         self.transport.load_state(store.clients(round))

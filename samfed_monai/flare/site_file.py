@@ -85,7 +85,7 @@ class SiteFile:
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
         adapter: server only: an adapter to use as it is.
         start_from: server only: a bundle, a finished run or a weights file with the network's initial weights.
-        masks_from: server only: such a model that makes the soft masks in place of SAM.
+        masks_from: server only: the same for a model that makes the soft masks in place of SAM.
         device: torch device (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: maximum memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.

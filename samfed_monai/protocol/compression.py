@@ -79,7 +79,7 @@ class Compression:
 
     @torch.no_grad()
     def restored(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the sender's weights as every receiver decodes them, bit by bit; in the order of ``base``, then
+        """Returns the sender's weights as every receiver decodes them, to the bit; in the order of ``base``, then
         statistics.
 
         Args:

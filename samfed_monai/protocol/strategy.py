@@ -324,8 +324,7 @@ class Sharing(ABC):
         return {}
 
     def masks_taken(self) -> int:
-        """Maximum number of pixels of all soft masks together that :meth:`receive` takes; a larger message is not
-        inflated.
+        """Maximum number of pixels of all soft masks together for :meth:`receive`; a larger message is not inflated.
 
         0 without soft masks. Called before each message with soft masks; it reads no private image.
         """
