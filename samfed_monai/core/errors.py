@@ -30,13 +30,13 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave.
+    """One error in the user's input.
 
     Args:
         where: file, key or JSON path, for instance ``train.json -> loss#alpha``.
-        found: what is there now.
-        expected: what should be there.
-        hint: what the user can do about it.
+        found: the present value.
+        expected: the values that are accepted.
+        hint: how the user can fix it.
     """
 
     where: str
@@ -50,7 +50,7 @@ class Problem:
 
 
 def or_skip(problem: Problem) -> Problem:
-    """The problem of a file that ``--skip-unreadable`` leaves out, with that in its hint."""
+    """Returns the problem of an unreadable file with ``--skip-unreadable`` added to its hint."""
     return replace(problem, hint=f"{problem.hint or 'copy it again'}; or --skip-unreadable goes on without it")
 
 
@@ -61,9 +61,9 @@ class SamFedError(Exception):
 
 
 class Refused(SamFedError, ValueError):
-    """Bad input, found before any work was done; carries every problem, not just the first, and each once.
+    """Bad input, found before any work was done; holds every problem, not just the first, without duplicates.
 
-    Its text has one line for a problem, and one for all that have the same cause (:func:`folded`).
+    Its text has one line for each problem; problems of one cause share a line (:func:`folded`).
     """
 
     exit_code = ExitCode.REFUSED
@@ -76,23 +76,23 @@ class Refused(SamFedError, ValueError):
 
 
 def refused(where: object, found: str, expected: str, hint: str = "") -> Refused:
-    """A refusal of one problem; its place may be a path."""
+    """Returns the error for a single problem; ``where`` may be a path."""
     return Refused([Problem(str(where), found, expected, hint)])
 
 
 EXAMPLES = 3
-"""Places that a line names for a cause that has more of them."""
-# what differs between problems of one cause: quoted text, paths, file names, words with a digit
+"""Number of places that a line names when a cause has more."""
+# the parts in which problems of one cause differ: quoted text, paths, file names, words with a digit
 _NAMED = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,;:()\[\]]*[\d/\\][^\s,;]*|[^\s,;:()\[\]]+\.\w{1,5}\b")
 _IS_PATH = re.compile(r"[/\\]|\.\w{1,5}\b")
 
 
 def folded(problems: Iterable[Problem]) -> list[str]:
-    """A line for each cause, in the order of the first problem of each.
+    """Returns the lines of a message, with one line for many problems of the same cause.
 
-    Problems have one cause if they differ only in names, paths and numbers, and their places only in files and numbers:
-    keys of a configuration are never folded. A cause of more than :data:`EXAMPLES` places has one line, with their
-    count and the first places.
+    Problems have the same cause if they differ only in names, paths and numbers, and their places only in files and
+    numbers; keys of a configuration are never folded. A cause with more than :data:`EXAMPLES` places gets one line with
+    the count and the first places. Causes are in the order of their first problems.
     """
     causes: dict[tuple[str, ...], dict[str, list[Problem]]] = {}
     for problem in problems:
@@ -121,11 +121,11 @@ def _cause(problem: Problem) -> tuple[str, ...]:
 
 
 class Stopped(SamFedError, RuntimeError):
-    """Work stopped half-way with the last good state kept.
+    """The work stopped half-way; the last good state is kept.
 
     Args:
         reason: what happened.
-        resume: what to do or to type to go on from there.
+        resume: how to continue from that state, for instance a command.
     """
 
     exit_code = ExitCode.STOPPED
@@ -136,11 +136,11 @@ class Stopped(SamFedError, RuntimeError):
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM). Not an ``Exception``: no handling of failures may swallow it."""
+    """The process received SIGTERM. Not an ``Exception``, so that ``except Exception`` does not swallow it."""
 
 
 class Problems(list[Problem]):
-    """A list of problems that grows while input is checked and is refused once, at the end.
+    """A list of problems, collected while input is checked and raised together at the end.
 
     Example::
 
@@ -153,34 +153,34 @@ class Problems(list[Problem]):
         self.append(Problem(where=where, found=found, expected=expected, hint=hint))
 
     def unless(self, holds: bool, where: str, found: object, expected: str, hint: str = "") -> None:
-        """Adds a problem unless a condition holds; ``found`` is the value itself, shown as Python writes it."""
+        """Adds a problem unless ``holds``; ``found`` is the value itself, shown by its ``repr``."""
         if not holds:
             self.add(where, found=repr(found), expected=expected, hint=hint)
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Takes over what is refused inside its block, which ends there."""
+        """Catches :class:`Refused` raised inside the block and adds its problems."""
         try:
             yield
         except Refused as refused:
             self.extend(refused.problems)
 
     def refuse_if_any(self) -> None:
-        """Raises :class:`Refused` with everything collected so far; does nothing when there is nothing."""
+        """Raises :class:`Refused` with all collected problems; does nothing if there are none."""
         if self:
             raise Refused(self)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """How to fix a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
+    """Returns a hint for a misspelt name: ``did you mean 'x'?``, or an empty string if none of ``known`` is close."""
     close = closest(name, known)
     return f"did you mean {close!r}?" if close else ""
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The one of ``known`` that a misspelt name means: the most alike by difflib's ratio, or ``None`` below ``cutoff``.
+    """Returns the name in ``known`` with the highest difflib ratio to ``name``, or ``None`` below ``cutoff``.
 
-    Capitals and hyphens in the place of underscores make no difference.
+    Case is ignored, and hyphens count as underscores.
     """
     spelt = {_folded(each): each for each in sorted(known, reverse=True)}
     found = difflib.get_close_matches(_folded(name), spelt, n=1, cutoff=cutoff)
@@ -191,14 +191,14 @@ def _folded(name: str) -> str:
     return name.casefold().replace("-", "_")
 
 
-# torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
-# (Cannot allocate memory)"); on a GPU it says "out of memory"
+# torch has no exception class for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
+# (Cannot allocate memory)"); on a GPU the message is "out of memory"
 _NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
-_NOT_MAPPED = re.compile("failed to map segment from shared object$")  # a library that did not fit, while it is loaded
+_NOT_MAPPED = re.compile("failed to map segment from shared object$")  # too little memory to load a library
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or the limit that it runs under, had no more memory to give (fault 50)."""
+    """Whether the machine, or a memory limit of the process, ran out of memory (fault 50)."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, SamFedError):
@@ -210,7 +210,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure_of(error: Exception) -> str:
-    """What code of others raised, in words, to be refused; memory that ran out is raised as it is."""
+    """Describes an exception of third-party code for a :class:`Problem`; out-of-memory errors are raised again."""
     if is_out_of_memory(error):
         raise error
     return f"{type(error).__name__}: {error}"
@@ -219,7 +219,7 @@ def failure_of(error: Exception) -> str:
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
 AGAIN = "type the same command again"
-"""How to go on after most of what stops a run: what is complete is not done again."""
+"""How to continue after most stops: complete work is not repeated."""
 _PLACES = {
     errno.EACCES: "a place that this user may read and write",
     errno.EPERM: "a place that this user may read and write",
@@ -233,15 +233,15 @@ _PLACES = {
 }
 
 
-_AROUND = 60  # characters of a text beside the one that cannot be written
+_AROUND = 60  # characters shown on either side of one that cannot be encoded
 
 
 def name_problems(names: Iterable[str], where: str = "name of a file or folder") -> list[Problem]:
-    """Names that are no UTF-8 or hold control characters, in one problem: no list or table could hold them.
+    """Returns one problem for all names that are not UTF-8 or contain control characters, which no table can hold.
 
     Args:
-        names: of files and folders, or their paths.
-        where: what names them.
+        names: names or paths of files and folders.
+        where: the place for the message.
     """
     odd = [f"'{printable(name, keep='')}'" for name in names if {"Cc", "Cs"} & {*map(unicodedata.category, name)}]
     if not odd:
@@ -254,20 +254,19 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
 
 
-# pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words
+# pathlib's own message, before Python 3.13; shutil.copytree keeps only the messages of the errors
 _LOOP = re.compile(r"Symlink loop from (['\"])(.*)\1$")
 _COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
 
 
 def machine_failure(error: BaseException) -> SamFedError | None:
-    """What the machine could not do, where that is no mistake in the code: disk, memory, rights, a closed pipe,
-    a drive that went away.
+    """Turns a failure of the machine (disk, memory, permissions, closed pipe, lost drive) into an error with a message.
 
     Args:
-        error: as it was raised, by whatever command.
+        error: the exception that a command raised.
 
     Returns:
-        the error of ours that says it; ``None`` for another fault.
+        the :class:`SamFedError` to report; ``None`` if the machine is not the cause.
     """
     if is_out_of_memory(error):
         return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}")
@@ -281,7 +280,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         return None
     if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):
         return machine_failure(OSError(int(copied[1]), "", copied[2]))
-    place = str(error.filename2 or error.filename or "")  # of a copy, the second is where it goes
+    place = str(error.filename2 or error.filename or "")  # the second is the target of a copy
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
         return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, then {AGAIN}")
@@ -302,7 +301,7 @@ BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; 
 
 
 def reported(error: SamFedError | KeyboardInterrupt) -> int:
-    """Writes what ended a command to standard error; returns its exit code."""
+    """Writes the error that ended a command to standard error and returns the exit code."""
     interrupted = (_INTERRUPTED, ExitCode.INTERRUPTED)
     text, code = interrupted if isinstance(error, KeyboardInterrupt) else (str(error), error.exit_code)
     sys.stderr.write(f"{text}\n")

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 PRIVATE, PUBLIC = 0o600, 0o644
-"""Permission bits of files: what may show images or name them is its owner's alone, as everything is that does not say
-otherwise; others may read models, results and pages without images, as far as the process's umask lets them."""
+"""Permission bits of files. Private, the default, is for files that may show or name images; models, results and
+pages without images may be public, within the process's umask."""
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
 def make_folder(path: str | Path, *, mode: int = PRIVATE) -> None:
-    """Creates a folder, with those that it is in, for files of this mode; one that is there stays as it is."""
+    """Creates a folder and its parents for files of this mode; existing folders are unchanged."""
     path = Path(path)
     if not path.is_dir():
         make_folder(path.parent, mode=mode)
@@ -43,10 +43,10 @@ def make_folder(path: str | Path, *, mode: int = PRIVATE) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside ``path`` that replaces it only when the block ends without an error.
+    """Opens a temporary file beside ``path`` that replaces it if the block ends without an error.
 
-    Temporary file, fsync, replace, fsync of the folder: a reader sees the old content or the new, never a torn file,
-    and a full disk leaves the old file as it was.
+    Temporary file, fsync, replace, fsync of the folder: a reader sees the old content or the new, never a partial
+    file, and a full disk leaves the old file unchanged.
 
     Args:
         path: file to write; its folder is created by :func:`make_folder`.
@@ -55,7 +55,7 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
     path = Path(path)
     with _named(path):
         make_folder(path.parent, mode=mode)
-        # not named after the file: a name may be as long as the file system allows
+        # not named after the file, whose name may already have the maximum length
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -72,12 +72,12 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Makes a folder beside ``path`` that takes its name only when the block ends without an error.
+    """Creates a temporary folder beside ``path`` that is renamed to it if the block ends without an error.
 
-    Unlike :func:`atomic_write` it syncs nothing: what is copied or rendered once more after a power cut is no loss.
+    Unlike :func:`atomic_write` it does not sync: its content can be copied or rendered again after a power cut.
 
     Args:
-        path: folder that is not there, or is empty; its parent is created.
+        path: a new or empty folder; its parent is created.
     """
     path = Path(path)
     with _named(path):
@@ -98,21 +98,21 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None:  # without a number its words are all there is, and a name would hide them
+        if error.errno is not None:  # without an errno, a file name would replace the message
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def require_writable(path: str | Path) -> None:
-    """Fails now where a file or folder could not be written after hours of work; leaves nothing behind.
+    """Checks before long work that a file or folder can be written; leaves no file behind.
 
-    A disk that has room now may be full then.
+    The disk may still become full later.
 
     Args:
-        path: what will be written; its parent folders may be missing.
+        path: the file or folder to write later; its parent folders may be missing.
 
     Raises:
-        OSError: with ``path`` as its file name.
+        OSError: it cannot be written; the error's file name is ``path``.
     """
     path = Path(path).absolute()
     there = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
@@ -121,17 +121,17 @@ def require_writable(path: str | Path) -> None:
 
 
 def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
-    """Appends a line as UTF-8 in one write, flushed to the disk before this returns.
+    """Appends a line as UTF-8 in one write and syncs the file.
 
-    A line that an earlier write left unfinished is ended first, so that it spoils no other.
+    If an earlier write left an unfinished line, that line is ended first.
 
     Args:
         path: file to append to; its folder is created.
         line: text without its line break.
-        mode: permission bits of the file, whether it is new or not.
+        mode: permission bits of the file, set on an existing file as well.
 
     Raises:
-        OSError: it could not be written; the file may end in a part of the line.
+        OSError: the write failed; the file may end in a part of the line.
     """
     path = Path(path)
     make_folder(path.parent, mode=mode)
@@ -150,12 +150,12 @@ def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
 
 
 def as_file_name(name: str) -> str:
-    """A name, of a site for instance, as that of a file: what a path could not hold is percent-encoded, blanks stay."""
+    """Returns a name (of a site, for instance) as a file name: special characters are percent-encoded, spaces kept."""
     return quote(name, safe=" ")
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flushes a folder's own entries to the disk: after it, what was renamed into the folder survives a power cut."""
+    """Syncs a folder's entries, so that files renamed into it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -170,16 +170,17 @@ def write_bytes(path: str | Path, content: bytes, *, mode: int = PRIVATE) -> Non
 
 
 Written = dict[Path, bytes | None]
-"""Files that a command wrote, with what they held before; ``None`` of new ones."""
+"""Files that a command wrote, with their previous content; ``None`` for new files."""
 
 
 @contextmanager
 def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
-    """Takes the files that are written; after a refusal or another error, also an interruption, they are as before, and
-    folders empty then are deleted.
+    """Restores the files written inside the block if it ends with an error, an interruption included.
+
+    The block records its files in the mapping that it gets. New files and folders left empty are deleted.
 
     Args:
-        written: files that an earlier step wrote, which are taken back, too.
+        written: files of an earlier step, which are restored as well.
     """
     written = {} if written is None else written
     try:
@@ -189,7 +190,7 @@ def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
             if before is not None:
                 write_bytes(path, before)
                 continue
-            with suppress(OSError):  # not there yet, or in the place of a folder
+            with suppress(OSError):  # not written yet, or a folder is in its place
                 path.unlink()
         for folder in sorted({folder for path in written for folder in path.parents}, reverse=True):
             with suppress(OSError):
@@ -200,7 +201,7 @@ def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
 def write_new(
     files: Mapping[Path, bytes], written: Written, hint: str = "move it away, or do without what it would be drawn of"
 ) -> None:
-    """Writes what is not there yet; refuses all of it where a file has another content; ``hint`` says what to do."""
+    """Writes the files that do not exist; refuses all of them, with ``hint``, if one exists with other content."""
     problems = Problems()
     for path, content in files.items():
         if path.exists() and path.read_bytes() != content:
@@ -212,12 +213,12 @@ def write_new(
 
 
 def write_text(path: str | Path, text: str, *, mode: int = PRIVATE) -> None:
-    """Writes ``text`` as UTF-8, atomically; ``mode`` are the permission bits of the new file."""
+    """Writes ``text`` as UTF-8, atomically; ``mode`` as in :func:`atomic_write`."""
     write_bytes(path, text.encode(), mode=mode)
 
 
 def write_page(path: str | Path, html: str, *, mode: int = PRIVATE) -> None:
-    """Writes HTML as :func:`write_text` does, with control characters that names may have made visible."""
+    """Writes HTML as :func:`write_text` does; control characters are made visible."""
     write_text(path, printable(html), mode=mode)
 
 
@@ -226,19 +227,19 @@ _JSON_HINTS = (
     (re.compile(r"(True|False|None)\b"), "write true / false / null"),
     (re.compile("['`\u2018\u2019\u201c\u201d\u201e]"), 'write double quotes (")'),
 )
-"""The text at which JSON stops being valid, and how to fix it."""
+"""Patterns of text at the position of a JSON error, and how to fix each."""
 _DECIMAL_COMMA = re.compile(r"\d,$")
 
 
 @contextmanager
 def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds the operating system's lock on ``<path>.lock`` for the time of a block; a process that dies lets go of it.
+    """Holds the operating system's lock on ``<path>.lock`` inside the block; it is released when the process exits.
 
-    Where the platform has no such locks (Windows) the block just runs.
+    On platforms without such locks (Windows) the block runs without one.
 
     Args:
-        path: what the lock is about; its folder is created.
-        waiting: called where another process holds the lock, before this one waits for it.
+        path: the file or folder to lock; its parent folder is created.
+        waiting: called before waiting for another process that holds the lock.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,22 +258,22 @@ def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> I
 
 
 def write_json(path: str | Path, content: Any, *, mode: int = PRIVATE) -> None:
-    """Writes ``content`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
+    """Writes ``content`` as indented UTF-8 JSON, atomically; ``json`` refuses NaN and infinity."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
-_DEEPEST = 100  # objects and lists inside each other: no file of ours has 20, and Python follows some hundreds
+_DEEPEST = 100  # nested objects and lists: our files have fewer than 20; Python parses some hundreds
 
 
 def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """JSON from elsewhere that is not a file by itself: a header, a message, a line.
+    """Parses JSON of another origin that is not a file of its own, such as a header, a message or a line.
 
     Args:
         text: the JSON.
-        pairs: as ``object_pairs_hook`` of ``json.loads``.
+        pairs: the ``object_pairs_hook`` of ``json.loads``.
 
     Raises:
-        ValueError: it is no JSON, has a number of thousands of digits, or is nested more than a hundred deep.
+        ValueError: invalid JSON, a number of thousands of digits, or more than 100 levels of nesting.
     """
     try:
         parsed = json.loads(text, object_pairs_hook=pairs)
@@ -288,7 +289,7 @@ def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], An
 
 
 class TooDeep(ValueError):
-    """JSON with more objects and lists inside each other than is read."""
+    """JSON with more levels of nesting than :func:`parse_json` accepts."""
 
     def __init__(self) -> None:
         super().__init__(f"more than {_DEEPEST} levels")
@@ -299,11 +300,11 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
 
     Args:
         path: the file.
-        byte_order_mark: whether a file may begin with one, as Windows Notepad writes it. A bundle's configuration may
-            not: MONAI reads it as well, and takes none.
+        byte_order_mark: whether the file may start with one, as Windows Notepad writes it. A bundle's configuration
+            may not, because MONAI cannot read it.
 
     Raises:
-        Refused: the file is missing, is not UTF-8 JSON (with line and column), or names a key twice in one object.
+        Refused: a missing file, invalid UTF-8 or JSON (with line and column), or a key twice in one object.
     """
     path, problems = Path(path), Problems()
     try:
@@ -328,14 +329,14 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
 
     try:
         parsed = parse_json(text, pairs=no_duplicates)
-        if "\\ud" in text.lower():  # a half of a character, which no file can hold
+        if "\\ud" in text.lower():  # half a surrogate pair, which UTF-8 cannot encode
             json.dumps(parsed, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         lines = text.rstrip().split("\n")
         line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
         where, found = f"{path.name}, line {error.lineno}, column {error.colno}", f"{line!r} ({error.msg})"
         problems.add(where, found=found, expected="valid JSON", hint=_hint(text, error.pos))
-    except ValueError as error:  # too deep; a number of thousands of digits, which Python does not read; half a letter
+    except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
         expected = "whole characters, numbers of a few digits, objects inside each other a few times"
         problems.add(path.name, found=str(error).partition(";")[0], expected=expected)
     problems.refuse_if_any()
@@ -357,7 +358,7 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def absent(where: str, path: Path) -> list[Problem]:
-    """A problem if something is where a new file or folder is to be written."""
+    """Returns a problem if ``path``, a new file or folder, already exists."""
     return [Problem(where, f"{path}, which exists", "a new name", "choose another one")] if path.exists() else []
 
 
@@ -367,7 +368,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def file_digest(path: str | Path, digest: Any) -> str:
-    """What a digest of :mod:`hashlib`'s kind makes of a file, in hexadecimal, read in 1 MiB pieces."""
+    """Returns a file's digest in hexadecimal, read in 1 MiB pieces; ``digest`` is a :mod:`hashlib`-like object."""
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
             digest.update(piece)
@@ -380,7 +381,7 @@ def canonical_hash(content: Any) -> str:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors as safetensors, atomically, for others to read.
+    """Writes named tensors as safetensors, atomically, with :data:`PUBLIC` permissions.
 
     Args:
         path: file to write.
@@ -400,7 +401,7 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
         path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
 
     Raises:
-        Refused: missing or unreadable file, NaN or infinity.
+        Refused: a missing or unreadable file, content other than tensors, NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -418,7 +419,7 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
             tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
     except FileNotFoundError as error:
         raise refused(path, found="no such file", expected="a weights file", hint="check the path") from error
-    except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
+    except Exception as error:  # pickle.UnpicklingError, and anything that a hostile pickle raises
         if is_out_of_memory(error):
             raise
         if isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
@@ -436,11 +437,11 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
 def check_tensors(
     tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor] | None = None, where: str = "tensors"
 ) -> list[Problem]:
-    """Problems of named tensors: names, shapes and dtypes against ``like``, and values that are not finite.
+    """Returns the problems of named tensors: names, shapes and dtypes that differ from ``like``, and non-finite values.
 
     Args:
-        tensors: what arrived.
-        like: what is expected; ``None`` checks only finiteness.
+        tensors: the tensors to check.
+        like: tensors of the expected names, shapes and dtypes; ``None`` checks only finiteness.
         where: file or sender, for the message.
     """
     problems = Problems()
@@ -462,10 +463,10 @@ def check_tensors(
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite, of any shape and dtype.
+    """Whether a tensor of any shape and dtype has no NaN or infinite value.
 
-    A sum with such a value in it is not finite, and one read of the tensor without a temporary (7x faster than
-    ``isfinite``); a sum that overflows without one is looked at again.
+    A sum that includes such a value is not finite, and it needs no temporary tensor (7x faster than ``isfinite``).
+    If the sum is not finite, which may also be an overflow, the values are checked one by one.
     """
     return not tensor.is_floating_point() or math.isfinite(tensor.detach().sum()) or bool(tensor.isfinite().all())
 
@@ -475,11 +476,11 @@ _QUOTE = "'"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> str:
-    """The table's text, its heads first.
+    """Returns a table as CSV text, with the column names as its first line.
 
     Args:
-        columns: heads.
-        rows: cells in their order, or by head: what a row does not have stays empty, what has no column is left out.
+        columns: the column names.
+        rows: cells in order, or mappings by column name; missing cells are empty, cells of other names are left out.
     """
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
@@ -492,7 +493,7 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[A
 
 
 def from_csv(stream: TextIO) -> list[dict[str, str]]:
-    """The rows of :func:`to_csv`'s text by head, cells as they were given."""
+    """Returns the rows of :func:`to_csv`'s text as mappings by column name, with the original text of each cell."""
     return [{_given(name): _given(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
 
 

@@ -1,4 +1,4 @@
-"""The header of a weights file, read without its tensors: their names, and how the network is built."""
+"""The header of a weights file, read without its tensors: tensor names and the settings of the network."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from samfed_monai.core.io import parse_json, read_json
 from samfed_monai.core.run_log import run_record
 
 SETTINGS = ("network_name", "image_size", "classes")
-"""Options that must be the same in training and in inference; a file has ``classes`` where there are several."""
+"""Options that must be the same in training and in inference; a file has ``classes`` only if there are several."""
 ARGUMENTS = "network_def"
-"""Key of a file's header, and of a configuration, with the arguments that its network is built with."""
+"""Key of a file's header, and of a configuration, with the arguments of its network."""
 BASE_SAM = "base_sam"
 """Key of a file's header, and of a run's hashes, with the SHA-256 of the SAM under its network."""
 
 USAGE = "usage"
-"""Key under which a file says how its network is used: text for a reader (:func:`usage_of`)."""
+"""Key of a file's header with instructions for using its network (:func:`usage_of`)."""
 
 CATALOGUE = "samfed_monai.networks.client_network"
-"""The component that builds a client network by its name."""
+"""The component that builds a client network by name."""
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
-_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
+_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # stored elsewhere, or paths
 
 
 def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> str:
-    """How masks are made with a network, in a sentence; files hold it, and ``docs/export.md`` has it as code.
+    """Describes in a sentence how to predict masks with a network; ``docs/export.md`` has the code.
 
     Args:
-        size: side of the images that the network takes, pixels.
+        size: side length of the network's input images, pixels.
         classes: names of several classes; empty for one.
-        threshold: probability from which a pixel is foreground, of one class.
+        threshold: lowest probability of a foreground pixel, for one class.
     """
     decides = f"sigmoid; foreground is {threshold:g} or more"
     if len(classes) > 1:
@@ -50,16 +50,16 @@ def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> 
 
 
 def words_of(path: str | Path) -> dict[str, str]:
-    """A weights file's own header and, where it lacks a word, what the ``run.json`` of its run says.
+    """Returns the header of a weights file; missing keys are read from the ``run.json`` of its run.
 
-    Of the file in a bundle's folder ``models``, the image size is that of the bundle's ``metadata.json``.
+    For a file in a bundle's folder ``models``, the bundle's ``metadata.json`` gives the image size.
     """
     path = Path(path)
     return {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
-    """Those of :data:`SETTINGS` that are among the :func:`words_of` a weights file."""
+    """Returns the :data:`SETTINGS` that are known of a weights file (:func:`words_of`)."""
     known = words_of(path)
     size, names = known.get("image_size", ""), _json(known.get("classes", ""))
     several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
@@ -72,7 +72,7 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 
 
 def _json(text: str | bytes) -> Any:
-    """What a header's text is; ``None`` where it is no JSON."""
+    """Parses a header's text; ``None`` if it is not JSON."""
     try:
         return parse_json(text)
     except ValueError:
@@ -80,11 +80,11 @@ def _json(text: str | bytes) -> Any:
 
 
 def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
-    """Those of a run's ``settings`` with which the weights that it is about to use were not trained.
+    """Returns a problem for each setting of a run that differs from the training of the weights that it loads.
 
     Args:
         path: weights file.
-        settings: options by name; what this or :func:`settings_of` does not name is not compared.
+        settings: options by name; only those that :func:`settings_of` knows, too, are compared.
     """
     trained = settings_of(path)
     if trained and len(settings.get("classes") or ()) > 1:
@@ -103,12 +103,12 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
 
 
 ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)
-"""Whether a network may be shown images of another size than it was trained at."""
+"""Whether a network may get images of another size than in training."""
 
 
 @contextmanager
 def any_image_size(allowed: bool) -> Iterator[None]:
-    """Sets :data:`ANY_SIZE` for the time of a block."""
+    """Sets :data:`ANY_SIZE` inside the block."""
     before = ANY_SIZE.set(allowed)
     try:
         yield
@@ -117,22 +117,22 @@ def any_image_size(allowed: bool) -> Iterator[None]:
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
-    """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
+    """Further arguments of a weights file's network (:func:`settings_of`), as ``{"network_def#experts": 4}``."""
     arguments = _json(words_of(path).get(ARGUMENTS, "{}"))
     return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
 
 
 def base_sam_of(path: str | Path) -> str:
-    """SHA-256 of the SAM that a weights file was trained on; empty for another network, or where it is unknown."""
+    """SHA-256 of the SAM that a weights file was trained on; empty if unknown, or for networks without SAM."""
     return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 
 def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
-    """What the ``config`` of a ``run.json`` says of the server's network, or a site's, as a weights file's header.
+    """Returns the settings of the server's or a site's network in a run's ``config``, as a weights file's header.
 
     Args:
         config: content of ``run.json -> config``.
-        site: one with a network of its own, or "" for the server's.
+        site: a site with its own network, or "" for the server's.
     """
     client = config.get("client") or {}
     own = (config.get("sites") or {}).get(site, {}) if site else {}
@@ -150,7 +150,7 @@ def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
 
 
 def read_header(path: str | Path) -> dict[str, str]:
-    """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
+    """Metadata of a safetensors file; empty for a file without metadata or of another kind."""
     metadata = _content(path).get("__metadata__")
     if not isinstance(metadata, dict):
         return {}
@@ -158,7 +158,7 @@ def read_header(path: str | Path) -> dict[str, str]:
 
 
 def tensor_names(path: str | Path) -> list[str]:
-    """Names in a safetensors file, in no particular order; none in a file of another kind."""
+    """Names of the tensors in a safetensors file, in no particular order; none for a file of another kind."""
     return [name for name in _content(path) if name != "__metadata__"]
 
 
@@ -173,7 +173,7 @@ def _content(path: str | Path) -> dict[str, Any]:
 
 
 def _plain(arguments: Any) -> dict[str, Any]:
-    """Arguments that are values: a file from elsewhere can name no component and hold no expression."""
+    """Keeps plain values only, so that a file of another origin can bring in no component and no expression."""
     return {
         str(name): value
         for name, value in (arguments.items() if isinstance(arguments, dict) else ())
@@ -188,7 +188,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _size_in_bundle(path: Path) -> dict[str, str]:
-    """The image size of the bundle that ``<bundle>/models/<file>`` belongs to, where its metadata have one."""
+    """The image size in the metadata of the bundle, for a file ``<bundle>/models/<file>``; else empty."""
     metadata = path.resolve().parent.parent / "configs" / "metadata.json"
     found: Any = read_json(metadata) if path.parent.name == "models" and metadata.is_file() else {}
     for key in ("network_data_format", "inputs", "image", "spatial_shape"):
@@ -198,7 +198,7 @@ def _size_in_bundle(path: Path) -> dict[str, str]:
 
 
 def _run_of(path: Path) -> dict[str, Any]:
-    """The ``run.json`` of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to; empty for other files."""
+    """The ``run.json`` of a file ``<run>/rounds/NNN/global.safetensors``; empty for other files."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}
     return run_record(path.parent.parent.parent)

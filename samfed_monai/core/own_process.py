@@ -1,4 +1,4 @@
-"""A process of our own (``samfed``, a site's training, a job on FLARE): its device, memory, threads and output."""
+"""Set-up of this package's own processes (``samfed``, a site's training, a job on FLARE): device, memory, output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def set_up_process() -> None:
-    """Allocator, threads and imports as training wants them; to be called before torch is imported.
+    """Sets allocator, threads and garbage collection for training; call it before torch is imported.
 
-    A library's caller has a process of theirs, and none of it is changed.
+    Only for processes that this package starts: for users of the library nothing changes.
     """
     print_safely()
     keep_freed_memory()
@@ -30,10 +30,10 @@ def set_up_process() -> None:
 
 
 def print_safely() -> None:
-    """Has standard output and error print any text on any terminal, in any encoding, or nothing where they are closed.
+    """Makes standard output and error print any text in any encoding; closed streams print nothing.
 
-    What the encoding lacks is printed as ``\\u2026``, and so are control characters: a file's name moves no cursor and
-    writes no title.
+    Characters outside the encoding and control characters are escaped, as ``\\u2026``, so that a file name cannot move
+    the cursor or set the terminal's title.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -44,7 +44,7 @@ def print_safely() -> None:
 
 
 class _Printable(io.TextIOWrapper):
-    """Another stream on the same bytes, which it keeps: who has the first one, a logging handler, can still write."""
+    """A second stream on the same buffer; it keeps the first alive, which logging handlers may still write to."""
 
     def __init__(self, first: io.TextIOWrapper) -> None:
         super().__init__(
@@ -60,7 +60,7 @@ class _Printable(io.TextIOWrapper):
         return super().write(text if _CURSOR.fullmatch(text) else printable(text, keep="\n\t\r"))
 
 
-_CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's, between one bar and another
+_CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's movement between bars
 
 
 # malloc.h of glibc
@@ -72,12 +72,12 @@ _ALLOCATOR_CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "
 def keep_freed_memory() -> bool:
     """Lets the process keep freed blocks of up to 1 GiB for its next tensors.
 
-    By default glibc hands large blocks back to the system, which has to clear every page of them again in the next
-    optimiser step. Keeping them makes training on a CPU faster for a little more memory (``benchmarks/allocator.py``);
-    numbers do not change. For processes of our own, not for a library's caller: ``samfed`` and bundles' jobs call it.
+    By default glibc returns large blocks to the system, which has to clear all their pages again in the next optimiser
+    step. Keeping them makes training on a CPU faster for a little more memory (``benchmarks/allocator.py``); numbers do
+    not change. Only ``samfed`` and bundles' jobs call it.
 
     Returns:
-        whether anything was changed. Not without glibc (macOS, musl), and not where the user chose an allocator or its
+        whether anything was changed: ``False`` without glibc (macOS, musl), or if the user chose an allocator or its
         thresholds with ``GLIBC_TUNABLES``, ``LD_PRELOAD``, ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_``.
     """
     if any(name in os.environ for name in _ALLOCATOR_CHOSEN):
@@ -92,10 +92,9 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory() -> int | None:
-    """The most bytes that this process had in memory at one time; ``None`` where Linux's ``/proc`` does not say.
+    """Returns the peak resident memory of this process in bytes; ``None`` without Linux's ``/proc``.
 
-    Of the process as it was started, libraries included, and not of the processes that it started itself. Memory of
-    a GPU is not in it.
+    Libraries are included; child processes and GPU memory are not.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
@@ -106,28 +105,28 @@ def peak_memory() -> int | None:
 
 
 def brief_spins() -> dict[str, str]:
-    """Environment in which threads that wait for each other sleep after a thousand spins, not some hundred thousand.
+    """Returns environment variables that let waiting threads sleep after a thousand spins, not some hundred thousand.
 
-    GNU's OpenMP expects a machine that does nothing else: beside other work a thread spins on the processor that the
-    thread which it waits for needs, and training takes a multiple of its time. Alone it costs little
-    (``benchmarks/spinning.py``); numbers do not change. For processes of our own and those that they start, before they
-    import torch: the library reads the variable when it is loaded. Other OpenMPs (macOS, Windows) do not know it.
+    GNU's OpenMP expects an otherwise idle machine. Beside other work, a waiting thread spins on the core that the
+    thread it waits for needs, and training takes several times as long. On an idle machine the setting costs little
+    (``benchmarks/spinning.py``); numbers do not change. Set it before torch is imported, in our own processes and their
+    children: the library reads the variable when it is loaded. Other OpenMPs (macOS, Windows) ignore it.
 
     Returns:
-        nothing where the user chose with ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
+        an empty dictionary if the user set ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``.
     """
     return {} if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() else {"GOMP_SPINCOUNT": "1000"}
 
 
 DEVICE = "SAMFED_DEVICE"
-"""Set by ``--device`` for the whole command, processes that it starts included."""
+"""Environment variable that ``--device`` sets for the command and its child processes."""
 
 
 def best_device() -> torch.device:
-    """The device that was asked for, else the first GPU where there is one, else the CPU.
+    """Returns the device of ``--device``, else the first GPU if there is one, else the CPU.
 
     Raises:
-        Refused: a device that PyTorch does not know, or that is not here.
+        Refused: PyTorch does not know the device, or this machine does not have it.
 
     Example::
 
@@ -141,12 +140,12 @@ def best_device() -> torch.device:
 
 
 def usable_device(asked: str, where: str) -> torch.device:
-    """A device of this machine by its name; ``where`` is what a refusal names."""
+    """Returns a device of this machine by name; ``where`` is the place for the error message."""
     import torch
 
     try:
         device = torch.device(asked)
-        torch.zeros(1, device=device).item()  # a device without memory, as meta, cannot say what it holds
+        torch.zeros(1, device=device).item()  # fails for a device without memory, such as meta
     except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
@@ -156,10 +155,10 @@ def usable_device(asked: str, where: str) -> torch.device:
 
 
 def device_name(device: torch.device | str | None = None) -> str:
-    """How results name a device: a GPU by its model, another one by its type.
+    """Returns the name of a device for results: the model of a GPU, else the type.
 
     Args:
-        device: ``None`` is :func:`best_device`.
+        device: the device; ``None`` means :func:`best_device`.
     """
     import torch
 
@@ -168,5 +167,5 @@ def device_name(device: torch.device | str | None = None) -> str:
 
 
 def usable_cores() -> int:
-    """Cores of the CPU that this process may use, by its affinity, which ``taskset`` or a scheduler may narrow."""
+    """Number of CPU cores that this process may use, by its affinity (``taskset``, schedulers)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A registry of named builders, which a JSON file may name and a user may extend."""
+"""A registry of named builders for JSON files, which users can extend."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """An object that is imported when it is asked for.
+    """An object that is imported on first use.
 
     Args:
         place: ``package.module.name``.
-        owner: who brings it, ``my-lab 1.0``, for messages.
+        owner: the package that provides it, such as ``my-lab 1.0``, for messages.
     """
 
     place: str
     owner: str = ""
 
     def load(self, where: str) -> Any:
-        """The object.
+        """Imports and returns the object.
 
         Args:
             where: the place that names it, for the message.
 
         Raises:
-            Refused: it cannot be imported, whatever its package raises, or is not there.
+            Refused: the import fails with any exception, or the object does not exist.
         """
         module, _, name = self.place.rpartition(".")
         try:
@@ -44,11 +44,11 @@ class Elsewhere:
 
 
 class Registry(Generic[T]):
-    """Maps a name to an object, and answers an unknown name with the names that exist.
+    """Maps names to objects; an unknown name is refused with the list of known names.
 
     Args:
-        kind: what is registered, for messages ("client network", "agreement rule").
-        elsewhere: gives names of further objects and where they are; imported when asked for.
+        kind: kind of the registered objects, for messages ("client network", "agreement rule").
+        elsewhere: returns further objects by name, which are imported on first use.
 
     Example::
 
@@ -63,7 +63,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its object under ``name``; a name can be taken only once."""
+        """Decorator that registers its object under ``name``; each name can be used only once."""
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
 
@@ -77,10 +77,10 @@ class Registry(Generic[T]):
         return self.named(name, where=self.kind)
 
     def named(self, name: str, *, where: str) -> T:
-        """The entry of that name, named at ``where``.
+        """Returns the entry of a name; ``where`` is the place for the error message.
 
         Raises:
-            Refused: there is none.
+            Refused: the name is unknown.
         """
         if name in self._entries:
             return self._entries[name]

@@ -1,4 +1,4 @@
-"""What a command shows and keeps: progress bars, ``run.log`` with times, ``run.json``, a folder for each round."""
+"""Output and records of a command: progress bars, ``run.log``, ``run.json``, the folders of rounds."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from samfed_monai.core.words import printable
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
-_BEFORE = 10_000  # records that wait for a folder; a run logs some tens before it has one
+_BEFORE = 10_000  # records kept until the folder is known; a run logs a few dozen before that
 
-_EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # in a sentence, by whoever catches them
+_EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # shown as a message, without a traceback
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """A filter of records: false for what Ignite's engines say of an error that ends a command in a sentence anyway.
+    """Filters log records: false for those of Ignite's engines about errors that the command itself reports.
 
-    An engine logs "Engine run is terminating due to exception" for whatever passes through it: Ctrl-C, SIGTERM, a
-    refusal, a full disk. It is kept for an unexpected error.
+    An engine logs "Engine run is terminating due to exception" for every exception, including Ctrl-C, SIGTERM, a
+    refusal or a full disk. The record is kept for unexpected errors.
     """
     error = sys.exc_info()[1]
     expected = isinstance(error, _EXPECTED) or (error is not None and machine_failure(error) is not None)
@@ -39,42 +39,42 @@ def is_news(record: logging.LogRecord) -> bool:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Records with control characters made visible, see :func:`samfed_monai.core.words.printable`."""
+    """Escapes control characters in records (:func:`samfed_monai.core.words.printable`)."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
-_USER = re.compile(r"(?<=://)[^/\s]+@")  # of an address, with the password
+_USER = re.compile(r"(?<=://)[^/\s]+@")  # user and password in a URL
 
 
 def command_line() -> str:
-    """This process's command as it can be kept and shown: without the user and password of an address."""
+    """Returns the command line of this process, without users and passwords in URLs."""
     return _USER.sub("", shlex.join(sys.argv))
 
 
 class RunLog:
-    """Keeps records of this package, and warnings of others, and writes them once a folder is known.
+    """Collects log records of this package, and warnings of others, and writes them once the run's folder is known.
 
-    Records that come before :meth:`into` wait: a command that is refused its folder, because it is another run's,
-    leaves nothing in it. A file that cannot be written (a full disk) ends no run: ``logging`` reports it once on
-    standard error. Records below INFO are not kept, and the audit's are in ``audit.jsonl``.
+    Records before :meth:`into` are held back, so that a command that is refused, because the folder belongs to another
+    run, leaves no file there. If the file cannot be written (full disk), the run continues, and ``logging`` reports it
+    once on standard error. Records below INFO are dropped; those of the audit are in ``audit.jsonl``.
 
-    The file is its owner's alone (mode 0600): where sites work in the same process, their logs, which name files, are
-    in it. A server on NVIDIA FLARE has no site's log.
+    The file is private (mode 0600), because it includes the logs of sites in the same process, which name files. On
+    NVIDIA FLARE the server's file has no site logs.
     """
 
     def __init__(self) -> None:
         self._waiting = MemoryHandler(_BEFORE, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self._waiting.setLevel(logging.INFO)
         self._waiting.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
-        self._others = MemoryHandler(0, target=self._waiting)  # hands each record on
+        self._others = MemoryHandler(0, target=self._waiting)  # forwards each record
         self._others.setLevel(logging.WARNING)
         self._others.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_news(record))
         self._file: logging.FileHandler | None = None
 
     def into(self, folder: str | Path) -> None:
-        """Appends what was kept, and from now on everything, to ``run.log`` of the folder."""
+        """Appends the collected records, and all later ones, to ``run.log`` in the folder."""
         path = Path(folder) / NAME
         with suppress(OSError):
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE))
@@ -82,14 +82,14 @@ class RunLog:
         self._file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()
-        self._waiting.capacity = 1  # one record at a time: a killed run has its last line
+        self._waiting.capacity = 1  # write each record at once, so that the log of a killed run is complete
 
     @contextmanager
     def kept(self, title: str = "") -> Iterator[RunLog]:
-        """Listens for the time of a block; the error that ends it is the last record.
+        """Collects records inside the block; an error that ends the block is the last record.
 
         Args:
-            title: a first record for this file alone, for instance the command.
+            title: a first record, only for this file, such as the command.
         """
         if title:
             self._add(logging.INFO, title)
@@ -115,21 +115,21 @@ class RunLog:
 
 
 LOG_SECONDS = 30.0
-"""Between two lines of a log."""
+"""Seconds between two lines of a :class:`LogBar`."""
 
 
 class LogBar(tqdm):
-    """A bar whose every state is a line of its own: a file has no line that could be drawn again."""
+    """A progress bar for files: every state is a new line, since a line in a file cannot be redrawn."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Writes the state; tqdm asks for an empty one to wipe a bar away, of which a log has no need."""
+        """Writes the state; skips the empty text with which tqdm clears a bar."""
         text = str(self) if msg is None else msg
         if text:
             self.fp.write(f"{text}\n")
         return bool(text)
 
     def close(self) -> None:
-        """Writes the last state, if it was not, and lets tqdm do the rest silently."""
+        """Writes the last state if it is not written yet, then closes the bar without further output."""
         if not self.disable and self.last_print_n != self.n:
             self.display()
         self.leave = False
@@ -137,12 +137,12 @@ class LogBar(tqdm):
 
 
 def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **options: Any) -> tqdm:
-    """tqdm on a terminal, :class:`LogBar` elsewhere.
+    """Returns a tqdm bar on a terminal, and a :class:`LogBar` elsewhere.
 
     Args:
-        of: what is gone through; with ``None``, call ``update``.
-        show: whether there is a bar at all.
-        options: of ``tqdm.tqdm``.
+        of: the iterable; with ``None``, call ``update``.
+        show: whether to show a bar.
+        options: arguments of ``tqdm.tqdm``.
 
     Example::
 
@@ -160,10 +160,10 @@ _OBJECTS = ((), ("config",), ("config", "client"), ("config", "sites"), ("hashes
 
 
 def run_record(folder: str | Path) -> dict[str, Any]:
-    """Content of a run's ``run.json``; empty where it has none.
+    """Content of a run's ``run.json``; empty if there is none.
 
     Raises:
-        Refused: what should be an object in it is none.
+        Refused: a value in it that should be an object is of another type.
     """
     path = Path(folder) / "run.json"
     record: dict[str, Any] = read_json(path) if path.is_file() else {}
@@ -178,13 +178,12 @@ def run_record(folder: str | Path) -> dict[str, Any]:
 
 
 def round_folders(rounds: str | Path) -> dict[int, Path]:
-    """The folders of the rounds that are there, intact or not, by number, in order; empty where there is no folder.
+    """Returns the folders of all rounds, intact or not, by number in ascending order.
 
-    What else lies there is left out: a round that is being written (``.NNN.<pid>.tmp``) or was set aside as damaged
-    (``NNN.torn``).
+    Rounds being written (``.NNN.<pid>.tmp``) and damaged rounds (``NNN.torn``) are left out.
 
     Args:
-        rounds: ``<run>/rounds``.
+        rounds: ``<run>/rounds``, which may be missing.
     """
     rounds = Path(rounds)
     if not rounds.is_dir():

@@ -1,4 +1,4 @@
-"""Seeds that depend only on what is computed, never on what ran before."""
+"""Seeds that depend only on the purpose of the random numbers, never on earlier computations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
     Args:
         seed: the run's seed.
-        parts: what the numbers are for, for instance the site's name and the round.
+        parts: the purpose of the random numbers, for instance the site's name and the round.
 
     Example::
 

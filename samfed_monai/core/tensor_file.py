@@ -1,4 +1,4 @@
-"""Safetensors written straight from tensors: no copy in memory, hashed on the way out."""
+"""Safetensors files written directly from tensors, without a copy in memory, and hashed while they are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CHECKSUM = "xxh3:"
 
 
-#: Types of tensors that files and messages of this package hold, and what safetensors calls them.
+#: dtypes of tensors in files and messages of this package, with their names in safetensors.
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -36,14 +36,14 @@ DTYPES = {
 
 
 def header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> tuple[bytes, list[str]]:
-    """Length prefix and JSON header of a safetensors file, and the order in which its tensors follow.
+    """Returns the length prefix and JSON header of a safetensors file, and the names of its tensors in file order.
 
     Args:
-        tensors: names to tensors; only their shapes and dtypes are looked at.
+        tensors: names to tensors; only their shapes and dtypes are used.
         metadata: strings for ``__metadata__``.
 
     Raises:
-        TypeError: a dtype that safetensors files of this package do not carry.
+        TypeError: a dtype that is not in :data:`DTYPES`.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -61,12 +61,12 @@ def header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 
 def size(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
-    """Bytes that :func:`write` would write, without writing or copying anything."""
+    """Number of bytes that :func:`write` would write; nothing is written or copied."""
     return len(header(tensors, metadata)[0]) + sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
-    """The file's content, piece by piece; tensors are views of their own memory where they are contiguous."""
+    """Yields the file's content in pieces; contiguous CPU tensors are not copied."""
     start, names = header(tensors, metadata)
     yield start
     for name in names:
@@ -76,21 +76,21 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 
 def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Writes ``tensors`` to ``stream`` as safetensors and returns the SHA-256 of what was written."""
+    """Writes ``tensors`` to ``stream`` as safetensors and returns the SHA-256 of the written bytes."""
     return _write(stream, tensors, metadata, hashlib.sha256())
 
 
 def write_state(stream: BinaryIO, tensors: Mapping[str, Tensor]) -> str:
     """Writes ``tensors`` and returns their checksum, ``xxh3:`` and 32 hexadecimal digits.
 
-    For files that only their own writer reads again: it tells a torn file from a whole one like SHA-256 does, not a
-    forged one, and costs a tenth of the time, which counts for hundreds of megabytes in every round.
+    For files that only their own writer reads again. Like SHA-256 it detects damaged files, though not forged ones, in
+    a tenth of the time, which matters for hundreds of megabytes in every round.
     """
     return _CHECKSUM + _write(stream, tensors, None, xxhash.xxh3_128())
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """32 hexadecimal digits of names, dtypes, shapes and values: it finds mistakes, not forgery."""
+    """Checksum of names, dtypes, shapes and values in 32 hexadecimal digits; it detects mistakes, not forgery."""
     digest = xxhash.xxh3_128()
     for piece in pieces(tensors):
         digest.update(piece)
@@ -98,7 +98,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_like(path: str | Path, known: str) -> str:
-    """The digest of a file, of the kind that ``known`` is: SHA-256, or the checksum of :func:`write_state`."""
+    """The digest of a file, of the same kind as ``known``: SHA-256, or the checksum of :func:`write_state`."""
     return state_digest(path) if known.startswith(_CHECKSUM) else sha256_file(path)
 
 

@@ -1,4 +1,4 @@
-"""The state of a training beside its weights: random number generators, the optimizer, moving averages."""
+"""Training state other than weights: random number generators, the optimizer, moving averages."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def own_random_state(seed: int | None) -> Iterator[None]:
-    """Runs a block on random numbers of its own and leaves everybody else's as they were.
+    """Restores the state of all random number generators after the block.
+
+    Covers Python's ``random``, numpy's global generator, torch on the CPU and on every CUDA device in use, but not
+    generators that objects hold themselves (see :func:`seed_transforms`).
 
     Args:
-        seed: what the block starts from; ``None`` starts from where the process is, and still restores it.
-
-    Covers Python's ``random``, numpy's global generator, torch on the CPU and on every CUDA device in use.
-    It does not reach generators that objects hold themselves (see :func:`seed_transforms`).
+        seed: seed of all generators inside the block; ``None`` continues from the present state.
     """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
@@ -48,9 +48,9 @@ def own_random_state(seed: int | None) -> Iterator[None]:
 
 
 def seed_transforms(dataset: Any, seed: int | None) -> None:
-    """Seeds the random transforms of a MONAI dataset, which hold generators of their own; others are left alone.
+    """Seeds the random transforms of a MONAI dataset, which have their own generators.
 
-    Without a ``seed`` all are left alone.
+    Does nothing for other datasets, or without a ``seed``.
     """
     transform: Any = getattr(dataset, "transform", None)
     if seed is not None and hasattr(transform, "set_random_state"):
@@ -61,9 +61,9 @@ _PLAIN = "plain"
 
 
 def pack(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Named tensors of ``optimizer.state_dict()``.
+    """Returns ``optimizer.state_dict()`` as named tensors.
 
-    Moments are ``<parameter index>.<name>`` and refer to the optimizer's own memory; everything that is not a tensor
+    Moments are ``<parameter index>.<name>`` and share the optimizer's memory; everything that is not a tensor
     (parameter groups, counts) is JSON in the bytes of one ``uint8`` tensor.
     """
     content = optimizer.state_dict()
@@ -81,7 +81,7 @@ def pack(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts what :func:`pack` returned back into an optimizer of the same parameters.
+    """Loads the tensors of :func:`pack` into an optimizer of the same parameters.
 
     Raises:
         Refused: the tensors belong to another optimizer.
@@ -101,12 +101,12 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
-    """Forgets all moments when a block, whether it fails or not, leaves one of them NaN or infinite, and says so.
+    """Clears the optimizer's state, with a warning, if a moment is NaN or infinite after the block, failed or not.
 
-    A round that diverged would otherwise spoil every later round of the site, whatever weights the server sends.
+    Otherwise a diverged round would spoil all later rounds of the site, even with new weights from the server.
 
     Args:
-        optimizer: whose moments they are.
+        optimizer: the optimizer to check.
         owner: the site, for the log.
     """
     try:
@@ -123,9 +123,9 @@ def move_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: fl
     """``average = decay average + (1 - decay) current``, in place; integers (BatchNorm's counters) are copied.
 
     Args:
-        average: what is kept; tensors of any shapes and dtypes.
-        current: as many, of the same shapes and dtypes.
-        decay: part of the old average that is kept, in [0, 1]; 0 is a copy of ``current``, to the bit.
+        average: the averages; tensors of any shapes and dtypes.
+        current: as many tensors, of the same shapes and dtypes.
+        decay: weight of the old average, in [0, 1]; with 0 the result is bit-identical to ``current``.
     """
     floats = [i for i, tensor in enumerate(average) if tensor.is_floating_point()]
     if floats:
@@ -136,14 +136,14 @@ def move_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: fl
 
 
 class WeightAverage:
-    """Averages tensors over optimiser steps; a module can use the average for a while.
+    """Exponential moving average of tensors over optimiser steps, which a module can use temporarily.
 
-    With few held-out images the Dice of single epochs is mostly noise (it jumped by 0.1 between epochs on 7 images);
-    the average moves slowly, so that a lucky epoch cannot be picked.
+    With few held-out images the Dice of single epochs is mostly noise (it jumped by 0.1 between epochs on 7 images).
+    The average changes slowly, so that no lucky epoch is selected.
 
     Args:
-        tensors: what to average, by name; the average starts as a copy of it.
-        decay: of the average; it starts lower, ``(1 + step) / (10 + step)``, to forget the beginning.
+        tensors: the tensors by name; the average starts as a copy of them.
+        decay: the decay; the first steps use a lower one, ``(1 + step) / (10 + step)``, to forget the initial values.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float = 0.98) -> None:
@@ -158,7 +158,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Inside the block ``module`` has the averaged weights, afterwards its own again."""
+        """Loads the averaged weights into ``module`` inside the block and restores its own afterwards."""
         state = module.state_dict()
         own = {name: state[name].clone() for name in self.tensors}
         module.load_state_dict(self.tensors, strict=False)

@@ -1,4 +1,4 @@
-"""Checks of arguments, a line for each, and of JSON against a schema: all that they find is refused together."""
+"""Checks of arguments, one line each, and of JSON against a schema; all problems are raised together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 
 def require(*found: Iterable[Problem]) -> None:
-    """Refuses all problems that checks found.
+    """Raises the problems of several checks together.
 
     Raises:
-        Refused: there is one.
+        Refused: there is at least one problem.
 
     Example::
 
@@ -49,14 +49,14 @@ def in_range(
     or_null: bool = False,
     hint: str = "",
 ) -> list[Problem]:
-    """A problem unless ``value`` is a finite number in the range; ``bool`` is no number.
+    """A problem unless ``value`` is a finite number in the range; ``bool`` is not a number.
 
     Args:
         where: the argument's place in the bundle.
-        value: what was found there.
-        what: what the number means, for the message.
-        least, above: the lower bound, included or not.
-        most, below: the upper bound, included or not.
+        value: the argument's value.
+        what: meaning of the number, for the message.
+        least, above: the lower bound, inclusive or exclusive.
+        most, below: the upper bound, inclusive or exclusive.
         or_null: whether ``None`` is accepted.
         hint: how to fix it.
     """
@@ -79,7 +79,7 @@ def in_range(
 
 def whole(where: str, value: Any, what: str = "a whole number", **bounds: Any) -> list[Problem]:
     """A problem unless ``value`` is an ``int`` in the range; the arguments are those of :func:`in_range`."""
-    number = value if type(value) is int or value is None else math.nan  # which is in no range
+    number = value if type(value) is int or value is None else math.nan  # outside every range
     return [replace(problem, found=repr(value)) for problem in in_range(where, number, what, **bounds)]
 
 
@@ -95,23 +95,23 @@ def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list
 
     Args:
         where: the argument's place in the bundle.
-        value: what was found there.
-        known: what is accepted.
-        hint: how to fix it where no known word is close.
+        value: the argument's value.
+        known: the accepted values.
+        hint: how to fix it if no known word is similar.
     """
     words = [each.value if isinstance(each, Enum) else each for each in known]
-    if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in words):  # True is no 1
+    if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in words):  # True == 1
         return []
     return [Problem(where, repr(value), f"one of {words}", did_you_mean(str(value), map(str, words)) or hint)]
 
 
 def installed(package: str, extra: str, where: str, found: str, expected: str) -> list[Problem]:
-    """A problem unless an optional package is there.
+    """A problem unless an optional package is installed.
 
     Args:
-        package: as it is imported.
-        extra: of this package, that installs it.
-        where: what asks for it.
+        package: its import name.
+        extra: the extra of this package that installs it.
+        where: the place that needs it.
         found, expected: for the message.
     """
     there, hint = importlib.util.find_spec(package) is not None, f"pip install 'samfed-monai[{extra}]'"
@@ -142,13 +142,13 @@ _Validator = extend(Draft202012Validator, type_checker=_CHECKER)
 
 
 def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:
-    """Every departure of ``content`` from ``schema``; an empty list when there is none.
+    """Returns a problem for each mismatch of ``content`` with ``schema``.
 
     Numbers must be finite, whole numbers must be ``int``, and tuples count as arrays.
 
     Args:
         content: JSON content.
-        schema: the schema; the ``description`` of a value is what is expected where it is absent, or does not match.
+        schema: the schema; the ``description`` of a value is the expectation in messages.
         where: name of the file or message, for the messages.
     """
     problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]
@@ -194,7 +194,7 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
 
 
 def _words(schema: Mapping[str, Any]) -> list[str]:
-    """What a schema takes, in words: kinds of values, and values."""
+    """Describes the types and values that a schema accepts."""
     kinds = schema.get("type", [])
     words = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
     words += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
@@ -202,7 +202,7 @@ def _words(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _hint(value: Any, expected: str) -> str:
-    """What to do about a value of the wrong kind, where that is obvious; else an empty string."""
+    """Returns a hint for a value of the wrong type, or an empty string if there is no obvious fix."""
     word = value.strip().lower() if isinstance(value, str) else ""
     if word and "number" in expected and _NUMBER.fullmatch(word):
         return "remove the quotes"
