@@ -1,4 +1,4 @@
-"""Finds bundles: a folder that the user names, the package's own in a wheel, or the repository's in a checkout."""
+"""Finds bundles: in a given folder, in the installed package, or in a checkout of the repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_bundle(folder: Path) -> bool:
 
 @functools.cache
 def packaged_bundles() -> Mapping[str, Path]:
-    """Names and folders of the bundles that come with the package; the wheel's come before a checkout's."""
+    """Names and folders of the packaged bundles; those of a wheel have priority over those of a checkout."""
     found: dict[str, Path] = {}
     for shelf in (_PACKAGE / "bundles", _PACKAGE.parent / "bundles"):
         for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
@@ -31,10 +31,10 @@ def packaged_bundles() -> Mapping[str, Path]:
 
 
 def packaged_bundle(name: str) -> Path:
-    """Folder of a bundle that comes with the package, for instance ``samfed_skin``.
+    """Folder of a packaged bundle, for instance ``samfed_skin``.
 
     Raises:
-        Refused: no bundle of that name; the message lists those that exist.
+        Refused: no bundle of that name; the message lists the existing ones.
     """
     bundles = packaged_bundles()
     if name not in bundles:
@@ -44,10 +44,10 @@ def packaged_bundle(name: str) -> Path:
 
 
 def find_bundle(path_or_name: str | Path) -> Path:
-    """A bundle's absolute folder, from its path or from the name of a packaged one; an existing path wins.
+    """Absolute folder of a bundle, given its path or the name of a packaged one; an existing path has priority.
 
     Raises:
-        Refused: neither a bundle folder nor a packaged bundle's name.
+        Refused: neither a bundle folder nor the name of a packaged bundle.
     """
     folder = Path(path_or_name).expanduser()
     if is_bundle(folder):
@@ -60,18 +60,18 @@ def find_bundle(path_or_name: str | Path) -> Path:
 
 
 def bundle_or_path(given: str | Path | None) -> str | None:
-    """The name of a packaged bundle as it is; any other path as an absolute one."""
+    """Returns the name of a packaged bundle unchanged, and any other path as an absolute path."""
     if given is None or (str(given) in packaged_bundles() and not Path(given).exists()):
         return None if given is None else str(given)
     return str(Path(given).expanduser().resolve())
 
 
 def bundle_of_command(command: str | None) -> str | None:
-    """The bundle that a run's own command names, as it is spelt there; ``None`` where none is known.
+    """Returns the bundle in a run's command, as it is written there, or ``None``; the bundle need not exist.
 
     Args:
-        command: of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with a file of
-            the bundle's ``configs/``; whether that bundle is still there is not looked at.
+        command: command of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with
+            a file of the bundle's ``configs/``.
     """
     found = re.search(r"\b(?:federate|compare|flare +\w+) +('[^']*'|[^\s'-]\S*)", command or "")
     if found:

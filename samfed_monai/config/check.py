@@ -1,7 +1,7 @@
-"""The whole check of a bundle: every problem of every file at once, before a single component is built.
+"""The complete check of a bundle: all problems of all files at once, before any component is built.
 
-A ``logging.conf`` that comes with a bundle, or from a server, is the packaged one: Python's ``fileConfig`` evaluates
-some of its fields, and a handler can open files and sockets.
+Only the packaged ``logging.conf`` is accepted in a bundle: Python's ``fileConfig`` evaluates some of its fields, and a
+handler can open files and sockets.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
-"""Options that hold the path of a weights file or null; ``<option>_sha256`` beside one, if not null, is its hash.
+"""Options with the path of a weights file or null; ``<option>_sha256``, if present and not null, is the file's hash.
 
-``encoder_weights`` may hold a word (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows instead."""
+``encoder_weights`` may also be a keyword (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows."""
 
 FOLDER_OPTIONS = ("data_root", "dataset_dir")
-"""Options that hold the path of an existing folder or null."""
+"""Options with the path of an existing folder or null."""
 
 
 _MADE_BY = {"adapter": ", or make it with `samfed teach`", "datalist": ", or make one with `samfed prepare`"}
 
 
 def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) -> Iterator[Problem]:
-    """Weights and folders that do not exist, files whose hash differs, data lists that changed.
+    """Missing weights and folders, files with another hash, data lists that changed.
 
     Args:
         config: the layers.
-        bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
-        ready: ``False`` takes values that are those of the packaged bundle for placeholders.
+        bundle_root: folder of the bundle; its ``models/`` may contain SAM's weights.
+        ready: ``False`` treats values that equal those of a packaged bundle as placeholders.
     """
     content, problems = config.content, Problems()
     packaged = [each for layer, _ in config.layers for each in shipped(layer)]
@@ -88,12 +88,12 @@ _IMPORT = re.compile(r"\$(?:import|from) +([\w.]+)(?: +import +(\w+))?(?: +as +\
 
 
 def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
-    """Modules of ``imports`` that are not there or fail: MONAI goes on without them, whatever they would add.
+    """Modules in ``imports`` that are missing or fail, which MONAI would silently skip.
 
     Args:
-        config: with a list ``imports``.
-        ready: whether the workflow is about to run, so that they are imported, too. ``False`` looks for their packages
-            and runs nothing of theirs.
+        config: the layers.
+        ready: whether the workflow is about to run, so that the modules are imported. ``False`` only looks for their
+            packages and runs no code of theirs.
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
@@ -120,7 +120,7 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
-    """The path that an option gives, or that of the weights which a known name means."""
+    """Returns the path in an option, or the path of the weights that a known name refers to."""
     value = content.get(name)
     if not isinstance(value, str) or not value or is_code(value):
         return None
@@ -143,7 +143,7 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
 
 
 def check_sizes(config: BundleConfig) -> Iterator[Problem]:
-    """Sizes of images in training other than ``image_size``, or a teacher's ``size``, which the model is noted with."""
+    """Sizes in training that differ from ``image_size`` (a teacher's ``size``), which is stored with the model."""
     name, kind = ("image_size", "Resize") if "image_size" in config.content else ("size", "Pad")
     size = config.content.get(name)
     for place, side in numbers_at(config.content, SIZES, ["train", "fit"]) if isinstance(size, int) else ():
@@ -154,7 +154,7 @@ def check_sizes(config: BundleConfig) -> Iterator[Problem]:
 
 
 def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
-    """Thresholds of masks other than ``threshold``, which is noted beside them and decides how they are calibrated."""
+    """Thresholds of masks that differ from ``threshold``, which is recorded with them and used in calibration."""
     content = config.content
     for place, value in numbers_at(content, ["threshold"], ["postprocessing", "handlers"]):
         if value != content.get("threshold", value):
@@ -163,13 +163,13 @@ def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
-    """Several classes in a method that knows one alone.
+    """Several classes with a method that supports only one.
 
     Args:
         config: merged ``train.json`` with the variant.
         bundle_root: folder of the bundle.
-        variant: name of the variant; ``None`` is the bundle as it is.
-        place: where the variant is named, for the message.
+        variant: name of the variant; ``None`` for none.
+        place: place of the variant's name, for the message.
     """
     from samfed_monai.data.classes import several
 
@@ -183,7 +183,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
-    """SAM's checkpoint, which a teacher's configuration names (``base``) unless it gives a path (``checkpoint``)."""
+    """A missing checkpoint of SAM, given by its name (``base``) unless the teacher has a path (``checkpoint``)."""
     base = content.get("base")
     if not isinstance(base, str) or base.startswith(("$", "@")) or _given(content, "checkpoint") is not None:
         return
@@ -196,7 +196,7 @@ def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterato
 
 
 def check_logging(bundle_root: Path) -> Iterator[Problem]:
-    """Logging configurations of a bundle other than that of the packaged ones, which writes to the console alone."""
+    """Logging configurations of a bundle that differ from the packaged one, which only logs to the console."""
     known = {(folder / "configs" / "logging.conf").read_bytes() for folder in packaged_bundles().values()}
     for path in sorted((bundle_root / "configs").glob("logging*")):
         if path.is_file() and path.read_bytes() not in known:
@@ -216,20 +216,20 @@ def check_bundle(
     reads: Set[str] = MONAI_IDS,
     asked: Collection[str] | None = None,
 ) -> list[Problem]:
-    """Every problem of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
+    """Returns all problems of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
 
-    It does not look at images (see :func:`samfed_monai.data.check_datalist`) and does not judge whether values are
-    wise, only whether they are known, of the right kind, and lead somewhere.
+    Images are not checked (see :func:`samfed_monai.data.check_datalist`). Values are checked for known names, types and
+    valid references, not for whether they are sensible.
 
     Args:
-        bundle_root: folder that holds ``configs/``.
+        bundle_root: folder that contains ``configs/``.
         workflow: ``train``, ``teacher``, ``federate``, ``evaluate`` or ``inference``.
-        variant: name of a variant (see :func:`samfed_monai.config.known_variants`); ``None`` is the bundle as it is.
+        variant: name of a variant (see :func:`samfed_monai.config.known_variants`); ``None`` for none.
         overrides: ids and values of the command line.
         files: config files to check instead of the workflow's own.
-        ready: whether the workflow is about to run, so that all it names on disk must be there. ``False`` only looks
-            at paths and hashes that were changed from what the packaged bundle ships.
-        reads: ids that the command asks for by name; an override that these do not lead to is refused.
+        ready: whether the workflow is about to run, so that all its files and folders must exist. ``False`` only checks
+            paths and hashes that differ from the packaged bundle.
+        reads: ids that the command reads by name; an override that none of them refers to is refused.
         asked: ids of ``overrides`` that the user gave; ``None``: all of them.
     """
     root, federates = Path(bundle_root), workflow == "federate"
@@ -239,7 +239,7 @@ def check_bundle(
     except Refused as refused:
         said = f"{COMMAND_LINE if 'variant' in overrides else FEDERATE} -> variant"
         return [replace(p, where=said) if federates and p.where == "variant" else p for p in refused.problems]
-    metadata = root / "configs" / "metadata.json"  # which MONAI reads with every workflow
+    metadata = root / "configs" / "metadata.json"  # MONAI reads it with every workflow
     problems, teacher = Problems(), True
     problems.extend(check_logging(root))
     problems.extend(_problems(config, root, ready=ready, imports=ready))
@@ -267,8 +267,8 @@ def check_bundle(
 
 
 def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -> list[Problem]:
-    """Of one workflow, or of a group; ``imports`` says whether its modules are imported."""
-    if config.problems:  # the rest would only guess at what the unreadable file says
+    """Problems of one workflow or group; ``imports``: whether its modules are imported."""
+    if config.problems:  # further checks would depend on the unreadable file
         return config.problems
     found: dict[str, Problem] = {}
     for problem in itertools.chain(
@@ -286,7 +286,7 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
 
 
 def _typed(problem: Problem) -> Problem:
-    """A problem of the command line with a list to write as one types it."""
+    """Rewrites a hint about a list on the command line as it is typed there."""
     option = problem.where.removeprefix(f"{COMMAND_LINE} -> ")
     if option == problem.where or not problem.hint.startswith("write ["):
         return problem
@@ -294,7 +294,7 @@ def _typed(problem: Problem) -> Problem:
 
 
 def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]:
-    """What a federation makes of its groups: ``teacher.json``, where the bundle has it, and each site's training."""
+    """Configurations of a federation's groups: ``teacher.json``, if the bundle has it, and each site's training."""
     below = BundleConfig(workflow_files(bundle_root, TEACHER))
     of_teacher, training = list[BundleConfig](), training_layers(config)
     if below.files[0].is_file():
@@ -304,7 +304,7 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
 
 
 def _no_choices(config: BundleConfig) -> Iterator[Problem]:
-    """Sites whose choices are no object; values of training for the job, which it takes from the ids themselves."""
+    """Sites whose choices are not an object; values in ``job#train``, which the job takes from top-level ids."""
     place, hint = ("job", "train"), "set ids of train.json on top: learning_rate, not job#train"
     for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
         yield Problem(config.place(layer, place), "values of training", "none: the job takes them from the ids", hint)
@@ -316,7 +316,7 @@ def _no_choices(config: BundleConfig) -> Iterator[Problem]:
 
 
 def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
-    """Whether a run has a teacher, if only for its trunk, which networks start from."""
+    """Whether a run has a teacher, even if only its trunk is used, as the initial weights of networks."""
     from samfed_monai.networks.weights import TEACHER as OF_TEACHER
     from samfed_monai.networks.weights import takes_teacher
 
@@ -341,7 +341,7 @@ def _of_option(keywords: Mapping[str, Any]) -> Schema:
 
 
 _Place = tuple[str, ...]
-_CLOSE, _ALIKE = 0.6, 0.8  # difflib's ratios from which an argument means another, where none or any is taken besides
+_CLOSE, _ALIKE = 0.6, 0.8  # difflib ratios of a misspelt argument if no other ones are accepted, and if any are
 
 
 _SPLITS = {
@@ -350,14 +350,14 @@ _SPLITS = {
     "validate": ("validation",),
     "test": ("test",),
 }
-"""Data sets of train.json to the splits that they may have: none is trained on, or chosen by, what measures it."""
+"""Splits that each data set of train.json may use: no model is trained on, or selected by, images that measure it."""
 
 
 def check_components(config: BundleConfig) -> Iterator[Problem]:
-    """Unknown or forbidden components, unexpected and missing arguments, and values of another kind or range.
+    """Unknown or forbidden components, unexpected and missing arguments, values of a wrong type or range.
 
-    What a value must be is what the annotation of the argument says that receives it, else the kind of value that it
-    replaces; and what is said of a documented option. One schema holds all of it.
+    A value must match the annotation of the argument that receives it, or else the type of the value that it replaces,
+    and the description of a documented option. All of this is one schema.
     """
     values, schemas = dict[_Place, Any](), dict[_Place, list[Schema]]()
     for parts, value in walk(config.content):
@@ -377,7 +377,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
                     schemas.setdefault(place, [kind])
                     values[place] = found
                 elif kind == {} and isinstance(found, dict) and "_target_" in found:
-                    schemas.setdefault(place, [{}])  # a component where a name would do, too
+                    schemas.setdefault(place, [{}])  # a component may replace a name
         elif parts and (wrong := closest("_target_", value, _ALIKE)):
             yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced(config):
@@ -398,7 +398,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
 
 
 def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
-    """Arguments that a component does not take, or lacks."""
+    """Unexpected and missing arguments of a component."""
     properties, short, meant = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
     for name in (name for name in given if name not in properties):
         closed = name.startswith("_") or not schema["additionalProperties"]
@@ -415,7 +415,7 @@ def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], sch
 
 
 def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
-    """Ids that a layer replaces, each with the plain value that was there first; groups are checked on their own."""
+    """Yields ids that a layer replaces, each with the plain value below it; groups are checked separately."""
     for index, (_, pairs) in enumerate(config.layers[1:], start=1):
         for parts in map(split_id, pairs):
             default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
@@ -424,7 +424,7 @@ def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
 
 
 def _without_code(value: Any) -> Any:
-    """A value, and an object without what refers to something else, is computed, or is not set."""
+    """Returns a value, or ``MISSING`` for code; entries of an object that are code or null are left out."""
     if isinstance(value, dict):
         parts = ((name, _without_code(part)) for name, part in value.items())
         return {name: part for name, part in parts if part is not MISSING and part is not None}
@@ -432,6 +432,6 @@ def _without_code(value: Any) -> Any:
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:
-    """Workflows whose files a bundle has, in the order of :data:`WORKFLOWS`."""
+    """Workflows of a bundle, by its files, in the order of :data:`WORKFLOWS`."""
     folder = Path(bundle_root) / "configs"
     return [name for name, files in WORKFLOWS.items() if (folder / files[-1]).is_file()]

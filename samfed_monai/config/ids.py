@@ -1,4 +1,4 @@
-"""Ids that lead nowhere: overrides that name nothing, references without an aim, keys that nothing reads, and code."""
+"""Checks of ids: unknown overrides, broken references, keys that nothing reads, and code in place of values."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ from samfed_monai.core.io import read_json
 from samfed_monai.core.words import clipped
 
 _CODE = ("$", "%")
-_MOST_NAMES = 12  # in a message that has no better guess
-_ALIKE, _MORE_ALIKE = 0.7, 0.8  # ratios of difflib's from which a key is one that is missing, or one beside it
+_MOST_NAMES = 12  # listed in a message without a better hint
+_ALIKE, _MORE_ALIKE = 0.7, 0.8  # difflib ratios of a misspelt key that is missing, and of one that is present as well
 UNREAD = "leave it out: nothing that is run refers to it"
 _SET = "leave it out: the federation sets it"
 
 
 def check_code(config: BundleConfig) -> Iterator[Problem]:
-    """Code where only values belong: in options of files and variants, anywhere on the command line.
+    """Code where only values are allowed: in options of files and variants, and on the command line.
 
-    An option is what is above a file's ``imports``, and every id on top of a file whose value in the packaged bundles
-    is plain, the rarely used ones below ``imports`` too.
+    Options are the ids above a file's ``imports``, and all top-level ids whose value in the packaged bundles is plain,
+    including rarely used ones below ``imports``.
     """
     known = all_options(config)
     for index, (_, pairs) in enumerate(config.layers):
@@ -73,22 +73,21 @@ def check_code(config: BundleConfig) -> Iterator[Problem]:
 
 
 def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterator[Problem]:
-    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them).
+    """Ids of a variant or the command line that no lower layer defines (MONAI would ignore them).
 
     Args:
         config: the layers.
-        at_once: no component is imported to see whether it takes an argument that a file sets and no layer below it
-            spells: such an argument passes.
+        at_once: imports no components to check arguments that a file sets and no lower layer has; these are accepted.
     """
     for index, (layer, pairs) in enumerate(config.layers):
         below, passes = config.below(index), at_once and not config.is_given(index)
         for key, value in pairs.items():
             parts = split_id(key)
             own = index == 0 or (index in config.own and len(parts) == 1)  # a workflow's files define their ids
-            if own or is_note(parts[0]):  # and so a note, which MONAI passes over
+            if own or is_note(parts[0]):  # MONAI ignores notes
                 continue
             if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
-                continue  # ids of another workflow, checked against that one
+                continue  # ids of another workflow, which are checked there
             if len(parts) == 1 and _may_be_new(config, index, parts[0]):
                 continue
             holder, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
@@ -100,26 +99,26 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
             if hint is not None:
                 hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
-                    hint = f"did you mean {join_id(parts[1:])!r}?"  # a group that there is not
+                    hint = f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
                 yield Problem(config.place(index, parts), "an unknown id", "an id that this workflow has", hint)
 
 
 def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
-    """Whether something reads an id on top that is in no layer below: the federation, or what a variant adds."""
+    """Whether a top-level id that no lower layer has is read, by the federation or by another id of the files."""
     if config.is_given(layer):
         return config.layers[0][0] == "train.json" and name in OPTIONAL - OF_VARIANTS
     return name in OPTIONAL or any(target[0] == name for target, _ in _references(config.content))
 
 
 def _declared_by(name: str) -> str:
-    """Which packaged variants read an id of :data:`OF_VARIANTS`, as a hint; empty for any other id."""
+    """Returns a hint with the packaged variants that read an id of :data:`OF_VARIANTS`; empty for any other id."""
     files = packaged_methods().items() if name in OF_VARIANTS else ()
     found = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
     return f"variants that read it, and those that build on them: {', '.join(found)}" if found else ""
 
 
 def home_of(parts: Sequence[str], config: BundleConfig) -> str:
-    """Where an id that a workflow does not have belongs, as a hint; empty where it has it, or no packaged file."""
+    """Returns a hint with the files that an id belongs to; empty if this workflow or no packaged file has it."""
     own = {config.layers[index][0] for index in config.own}
     known = [
         files[-1]
@@ -134,20 +133,20 @@ def home_of(parts: Sequence[str], config: BundleConfig) -> str:
 
 
 def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
-    """The option of the teacher's fit that a misspelt one of a federation means."""
+    """Returns a hint with the option of the teacher's fit that an unknown option resembles; empty if there is none."""
     others = shipped_plain(TEACHER_FILE) - config.content.keys() if config.federates and len(parts) == 1 else set()
     meant = closest(parts[0], others | config.content.keys())
     return f"did you mean '{TEACHER}#{meant}'?" if meant in others else ""
 
 
 def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bool = False) -> str | None:
-    """What to do about an id that leads nowhere, or ``None`` when it leads somewhere.
+    """Returns a hint for an id that does not exist, or ``None`` if it exists or may be added.
 
     Args:
         below: a merged configuration.
         parts: the id.
-        value: what is to be there.
-        at_once: no component is imported to see if it takes an argument that is not spelt.
+        value: the value to set.
+        at_once: accepts new arguments of components without importing these.
     """
     for depth, part in enumerate(parts):
         holder = lookup(below, parts[:depth])
@@ -158,13 +157,13 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
             if "_target_" in holder:
                 try:
                     named, anything = ({}, True) if at_once else parameters_of(resolve_target(holder["_target_"], ""))
-                except Refused:  # reported where the component itself is checked
+                except Refused:  # reported by the check of components
                     return None
                 if anything or part in {*named, *COMPONENT_KEYS}:
                     return None
                 names |= named.keys()
             elif depth and isinstance(value, dict) and "_target_" in value:
-                return None  # a new component in a group, for instance one more loss term
+                return None  # a new component in a group, for instance another loss term
         if guess := closest(part, names):
             return f"did you mean {join_id([*parts[:depth], guess, *parts[depth + 1 :]])!r}?"
         shown = sorted(names)[:_MOST_NAMES]
@@ -174,16 +173,16 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
 
 
 def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """What each text refers to, and where the text is."""
+    """Yields each referenced id and the place of the reference."""
     for parts, value in walk(content):
         if parts[:1] != ("_meta_",):
             yield from ((target, parts) for target in references(value) if target[0] != "_meta_")
 
 
 def check_reading(config: BundleConfig) -> Iterator[Problem]:
-    """Keys on top of a file that nothing reads, references that lead nowhere, expressions that are not Python.
+    """Top-level keys that nothing reads, references to missing ids, expressions that are not Python.
 
-    A misspelt key is reported once, and not the references that it leaves without an aim.
+    A misspelt key is reported once, without the references that it breaks.
     """
     read, aims = set[str](), dict[tuple[str, ...], tuple[str, ...]]()
     for target, place in _references(config.content):
@@ -192,7 +191,7 @@ def check_reading(config: BundleConfig) -> Iterator[Problem]:
             aims.setdefault(target, place)
     missing = {target[0] for target in aims if target[0] not in config.content}
     meant, runs = set[tuple[str | None, ...]](), runs_of(config)
-    for index in config.own if config.group[:1] != (SITES,) else []:  # the federation's own check has a site's
+    for index in config.own if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
         file, pairs = config.layers[index]
         for name, value in pairs.items():
             hint, right = _unread_key(config, index, name, value, runs, read, missing)
@@ -225,11 +224,10 @@ def _unread_key(
     read: set[str],
     missing: set[str],
 ) -> tuple[str, str | None]:
-    """What to do about a key on top of a file, and the id that it means; empty where it may be there.
+    """Returns a hint for an unused top-level key and the id that it probably means; empty if the key is allowed.
 
-    A key of the first file that means nothing known may be there for another program. A file that is on another may set
-    that one's ids as far as what it runs reads them; the packaged bundles' own keys may be there in any case, as a
-    network of one's own has no use for some of them.
+    An unknown key of the first file may be for another program. A later file may set ids of the first if its run reads
+    them. Keys of the packaged bundles are always allowed, since a user's own network may not use all of them.
     """
     (bottom, below), (file, pairs) = config.layers[0], config.layers[index]
     packaged = {key for content in shipped(file) for key in content}
@@ -249,7 +247,7 @@ def _unread_key(
 
 
 def _misspelt_parts(file: str, group: str, content: Any) -> Iterator[tuple[str, str]]:
-    """Keys in a group that a federation asks for by their names, with the one that each means."""
+    """Yields misspelt keys in a group that a federation reads by name, each with its probable spelling."""
     if group in TRAINING_READS and isinstance(content, dict) and "_target_" not in content:
         packaged = {key for each in shipped(file) for key in each.get(group, {})}
         for name in content:
@@ -268,23 +266,23 @@ def _is_python(text: str) -> bool:
 OF_SERVER = frozenset(
     {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights", "personal"}
 )
-"""Ids on top of ``train.json`` that a federation asks for once, and no site has its own of."""
+"""Top-level ids of ``train.json`` that apply to a whole federation, never to a single site."""
 
 
 _OF_MASKS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
-"""Ids on top of ``teacher.json`` that masks by a trained model are made with."""
+"""Top-level ids of ``teacher.json`` that are used when a trained model predicts the masks."""
 
 
 class Unread(Problem):
-    """An option that nothing in a run reads. Of several runs on one command line, others may."""
+    """An option that a run does not read; other runs of the same command may read it."""
 
 
 def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool = True) -> list[dict[str, Any]]:
-    """What is read of a workflow: what MONAI or a command asks for, and what a federation does of its groups.
+    """Returns the parts of a workflow that are read: by MONAI or a command, and by a federation from its groups.
 
     Args:
-        config: the layers, of a group as well.
-        reads: ids that the command asks for by name.
+        config: the layers, possibly of a group.
+        reads: ids that the command reads by name.
         teacher: whether a federation has a teacher.
     """
     if config.group == (TEACHER,):
@@ -298,34 +296,34 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
 
 
 def _of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
-    """What a federation reads of ``train.json``, or a site of its own values; ids that it sets itself are left out."""
+    """The part of ``train.json`` that a federation, or a site, reads, without the ids that the federation sets."""
     roots, given = (TRAINING_READS - OF_SERVER, GIVEN - {"datalist", "data_root"}) if site else (TRAINING_READS, GIVEN)
-    content = {**content, "standalone": {}}  # what a site runs on its own
-    if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends what it starts from
+    content = {**content, "standalone": {}}  # only for a site that trains alone
+    if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends initial weights
         content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
     return {name: value for name, value in reached(content, roots).items() if name not in given}
 
 
 def _of_teacher(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a federation reads of ``teacher.json``."""
+    """The part of ``teacher.json`` that a federation reads."""
     return {name: value for name, value in reached(content, TEACHER_READS).items() if name not in TEACHER_GIVEN}
 
 
 def is_read(runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
-    """Whether an id is among what a run reads (:func:`runs_of`)."""
+    """Whether a run (:func:`runs_of`) reads an id."""
     return parts[-1] == DISABLED or any(lookup(each, parts) is not MISSING for each in runs)
 
 
 def unread(
     config: BundleConfig, reads: Set[str], asked: Collection[str] | None = None, *, teacher: bool = True
 ) -> Iterator[Problem]:
-    """Options of the command line, or of it for a group, that nothing reads.
+    """Options of the command line, or those of a group, that nothing reads.
 
     Args:
-        config: the layers, of a group as well.
-        reads: ids that the command asks for by name.
+        config: the layers, possibly of a group.
+        reads: ids that the command reads by name.
         asked: ids that the user gave; ``None``: all overrides.
-        teacher: whether a federation has a teacher, if only for the trunk that networks start from.
+        teacher: whether a federation has a teacher, even if only its trunk is used, as networks' initial weights.
     """
     if not any(split_id(name)[0] in config.federation.content for name in reads):
         return
@@ -350,14 +348,14 @@ def unread(
 
 
 def _takes_labels(content: Mapping[str, Any]) -> bool:
-    """Whether a guide or term may read the label of an unlabelled batch: one that names it, or any from elsewhere."""
+    """Whether a guide or term may read labels of unlabelled images: if it names them, or is of another package."""
     found = (each for each in walk(reached(content, ("guides", "terms"))) if each[0][:1] in (("guides",), ("terms",)))
     ours = "samfed_monai."
     return any(text == "label" or (parts[-1] == "_target_" and not str(text).startswith(ours)) for parts, text in found)
 
 
 def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -> tuple[str, str] | None:
-    """What a federation reads in place of an option, and what to do about it; ``None`` where it has nothing."""
+    """Returns the expectation and the hint for an option that a federation replaces; ``None`` for other options."""
     of_run = f"that the variant {content.get('variant')!r} reads"
     if name in ("epochs", "val_interval"):
         hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
@@ -375,7 +373,7 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
 
 
 def _left_aside(config: BundleConfig, name: str) -> str:
-    """What to do about an option of the teacher's fit, where there is no fit, or one that does not read it."""
+    """Returns a hint for an option of the teacher's fit if there is no fit, or ``adapt`` does not use the option."""
     federation, grouped = config.federation.content, config.group == (TEACHER,)
     adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
     taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
@@ -386,7 +384,7 @@ def _left_aside(config: BundleConfig, name: str) -> str:
 
 
 def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
-    """What to do about an option that nothing reads."""
+    """Returns a hint for an option that nothing reads."""
     name, option, content, file = parts[0], join_id(parts), config.content, config.layers[0][0]
     of_teacher = config.group == (TEACHER,)
     if of_teacher and not teacher:

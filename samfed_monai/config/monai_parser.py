@@ -1,9 +1,9 @@
-"""MONAI's parser of configurations, which leaves text as it is.
+"""MONAI's configuration parser, changed so that plain text is not rewritten.
 
-MONAI 1.6 takes ``#`` for its old spelling of ``::`` in every text of a configuration, also in paths and names of sites
+MONAI 1.6 replaces ``#``, its old spelling of ``::``, in every string of a configuration, also in paths and site names
 (``ReferenceResolver.normalize_id``): results of ``runs/C#`` would be in ``runs/C::``. Importing this module limits that
-to references, expressions and macros, which begin with ``@``, ``$`` or ``%``. MONAI FL makes its parsers itself, so its
-classes are changed and not derived from.
+to references, expressions and macros, which start with ``@``, ``$`` or ``%``. MONAI FL creates its parsers itself, so
+the classes are patched, not derived from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ConfigParser", "ConfigWorkflow"]
 
 
 def _leave_text(owner: type, name: str, text: int) -> None:
-    """Has a class method of MONAI return its argument number ``text`` where that refers to nothing."""
+    """Makes a class method of MONAI return its argument number ``text`` unchanged unless that is a reference."""
     rewrite = getattr(owner, name)
 
     @functools.wraps(rewrite)

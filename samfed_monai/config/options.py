@@ -1,10 +1,10 @@
-"""Options: the plain values on top of a bundle's files, which file each belongs to, and who receives it.
+"""Options: the plain values at the top of a bundle's files, the file of each, and who receives it.
 
-What each does and which values it takes is in ``options.json``, in the words of JSON Schema: the tables of
-``docs/options.md``, the help of commands and the check are made of it.
+``options.json`` describes each option in JSON Schema; the tables of ``docs/options.md``, the help of commands and the
+check use it.
 
-``federate.json`` is a layer over ``train.json`` and the variant: an id on top that these define is one of the sites'
-training, and what a federation sets of it is sent to all sites. The others are the server's.
+``federate.json`` is a layer over ``train.json`` and the variant. A top-level id that these define belongs to the sites'
+training, and a federation's value of it is sent to all sites. The others are the server's.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 
 LARGEST = 2**53
-"""Beyond it JSON's numbers lose digits, and torch takes none from 2**63."""
+"""Largest number in a configuration: larger JSON numbers lose digits, and torch accepts none from 2**63."""
 
 
 def is_plain(value: Any) -> bool:
-    """Text, number, true, false, null, or a list of these."""
+    """Whether a value is text, a number, true, false, null, or a list of these."""
     if isinstance(value, list):
         return all(is_plain(item) and not isinstance(item, list) for item in value)
     return value is None or isinstance(value, (str, bool, int, float))
 
 
 def is_value(value: Any) -> bool:
-    """A plain value that is no expression and refers to nothing."""
+    """Whether a value is plain and is neither an expression nor a reference."""
     return is_plain(value) and not any(map(is_code, value if isinstance(value, list) else [value]))
 
 
 def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of one file: the plain values on top, down to ``imports`` or to the first object.
+    """Returns the options of one file: the top-level plain values above ``imports`` or the first object.
 
-    An expression below the last plain value belongs to the computed part; one amid the plain values is an option with
-    code in it. An ``imports`` above all options is stepped over, and so are notes (:func:`is_note`).
+    An expression below the last plain value belongs to the computed part; one between plain values is an option with
+    code in it. An ``imports`` above all options is skipped, and so are notes (:func:`is_note`).
     """
     above: list[str] = []
     for name, value in content.items():
@@ -69,19 +69,19 @@ def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def option_tables() -> dict[str, dict[str, dict[str, Schema]]]:
-    """By file, table of ``docs/options.md`` and id: keywords of JSON Schema, of which ``description`` is Markdown."""
+    """JSON Schema keywords by file, table of ``docs/options.md`` and id; ``description`` is Markdown."""
     content: dict[str, dict[str, dict[str, Schema]]] = read_json(Path(__file__).with_name("options.json"))
     return content
 
 
 def options_in(file: str) -> dict[str, Schema]:
-    """Keywords of each documented option of a file."""
+    """JSON Schema keywords of each documented option of a file."""
     return {name: keywords for table in option_tables().get(file, {}).values() for name, keywords in table.items()}
 
 
 @functools.cache
 def shipped(file: str) -> list[Any]:
-    """What the packaged bundles' own files of that name hold; one that cannot be read is reported elsewhere."""
+    """Contents of the packaged bundles' files of that name; unreadable files are reported elsewhere."""
     found: list[Any] = []
     for folder in packaged_bundles().values():
         with suppress(Refused):
@@ -90,54 +90,54 @@ def shipped(file: str) -> list[Any]:
 
 
 def shipped_plain(file: str) -> set[str]:
-    """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they are."""
+    """Top-level ids with plain values in the packaged bundles' files of that name, at any position."""
     items = (item for content in shipped(file) for item in content.items())
     return {name for name, value in items if is_value(value) and not is_note(name)} - {"imports"}
 
 
 def all_options(config: BundleConfig) -> set[str]:
-    """Names of the options of every file of a configuration, the rarely used ones below ``imports`` too."""
+    """Names of the options of every file of a configuration, including rarely used ones below ``imports``."""
     files = [layer for index, layer in enumerate(config.layers) if not config.is_given(index)]
     return {name for file, pairs in files for name in (*options_of(pairs), *shipped_plain(file))} | OPTIONAL
 
 
 MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
-"""Ids on top of a file that MONAI's own command reads."""
+"""Top-level ids that MONAI's own command reads."""
 
 TEACHER, TEACHER_FILE = "teacher", WORKFLOWS["teacher"][-1]
 GROUPS = frozenset({TEACHER, SITES})
-"""Groups of ``federate.json``: ids of ``teacher.json``, and for a site, those of ``train.json``."""
+"""Groups of ``federate.json``: ids of ``teacher.json``, and ids of ``train.json`` for each site."""
 
 OPTIONAL = frozenset(
     {"mixed_networks", "personal", "server_network", "sharing", "statistics", "strategy", "warm_start"}
 )
-"""Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
+"""Optional top-level ids of ``train.json`` that a federation reads."""
 
 FEDERATION_ALONE = frozenset({"score"})
-"""Ids on top of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
+"""Top-level ids of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
 
 USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf16"})
-"""Ids on top of ``teacher.json`` that say how an adapter that is there is used."""
+"""Top-level ids of ``teacher.json`` for the use of an existing adapter."""
 
 FITTED_BY = {
     **dict.fromkeys(("rank", "lora_learning_rate"), ("lora",)),
     "cached_views": ("decoder",),
     **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
 }
-"""Ids on top of ``teacher.json`` that only some values of ``adapt`` have a use for."""
+"""Top-level ids of ``teacher.json`` that are used only with some values of ``adapt``, and these values."""
 
 TRAINING_READS = (
     OPTIONAL
     | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
     | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt"}
 )
-"""Ids on top of ``train.json`` that a federation asks for by their names."""
+"""Top-level ids of ``train.json`` that a federation reads by name."""
 
 TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
-"""Ids on top of ``teacher.json`` that a federation asks for by their names."""
+"""Top-level ids of ``teacher.json`` that a federation reads by name."""
 
 OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})
-"""Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
+"""Ids of :data:`OPTIONAL` that only variants that declare them read; for others the command line may not set them."""
 
 GIVEN = frozenset(
     {
@@ -148,11 +148,11 @@ GIVEN = frozenset(
 """Ids of ``train.json`` that a federated job sets for every site."""
 
 TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
-"""The same of ``teacher.json``, whatever ``teacher`` says; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
+"""Ids of ``teacher.json`` that a federation sets, whatever ``teacher`` has; ``adapt`` is ``teacher_adapt`` there."""
 
 
 def training_layers(config: BundleConfig) -> list[Layer]:
-    """The layers of a federation with the ids of the sites' training alone."""
+    """Returns the layers of a federation, restricted to the ids of the sites' training."""
     base = config.below(config.base)
     read = {target[0] for _, text in walk(base) for target in references(text)}
     training = (base.keys() | read | OPTIONAL) - GROUPS - GIVEN - MONAI_IDS
@@ -164,9 +164,9 @@ def training_layers(config: BundleConfig) -> list[Layer]:
 
 
 def training_values(config: BundleConfig) -> dict[str, Any]:
-    """Ids of the sites' training that a federation's own layers set, with their values.
+    """Returns the ids of the sites' training that a federation's own layers set, with their values.
 
-    A reference to an id of the server (``"local_steps": "@rounds"``) is replaced by what it leads to.
+    A reference to an id of the server (``"local_steps": "@rounds"``) is replaced by its value.
     """
     layers = training_layers(config)
     training = {split_id(key)[0] for _, pairs in layers for key in pairs}
@@ -178,7 +178,7 @@ def training_values(config: BundleConfig) -> dict[str, Any]:
 
 
 def _together(layers: Iterable[Layer]) -> dict[str, Any]:
-    """The pairs of several layers: a value takes away what a layer below sets inside it."""
+    """Merges the pairs of several layers; a value replaces everything that lower layers set inside it."""
     values: dict[str, Any] = {}
     for key, value in (pair for _, pairs in layers for pair in pairs.items()):
         parts = split_id(key)
@@ -188,23 +188,23 @@ def _together(layers: Iterable[Layer]) -> dict[str, Any]:
 
 
 def groups_of(config: BundleConfig) -> dict[str, dict[str, Any]]:
-    """``teacher`` and ``sites`` as all layers together set them; of the sites, those whose choices are an object."""
+    """Merges ``teacher`` and ``sites`` over all layers; sites whose choices are not an object are left out."""
     of_sites = {site: _together(config.inside((SITES, site))) for site in config.sites}
     return {TEACHER: _together(config.inside((TEACHER,))), SITES: of_sites}
 
 
 def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
-    """Overrides of a workflow as MONAI's parser takes them.
+    """Returns the overrides of a workflow in the form that MONAI's parser accepts.
 
-    MONAI sets an id only where everything above it exists, and ``teacher#train#handlers`` has no ``train`` above it in
-    ``federate.json``: the ids in a group are those of another workflow. Nor may MONAI build a component that is in
-    one, which it does with whatever it finds below an id. So each group is whole, and the result of a function.
-    ``job#train`` is what the sites are sent.
+    MONAI sets an id only if its parents exist, but ``teacher#train#handlers`` has no parent ``train`` in
+    ``federate.json``, since the ids in a group are those of another workflow. MONAI would also build every component
+    in a group, as it does for everything below an id. So each group is passed whole, as the result of a function.
+    ``job#train`` holds the values that are sent to the sites.
     """
     overrides = dict(config.layers[-1][1])
     if not config.federates:
         return overrides
     pairs = {key: value for key, value in overrides.items() if split_id(key)[0] not in GROUPS}
     whole = groups_of(config) | {"job#train": training_values(config)}
-    # components of which MONAI makes the values, and nothing of what is in them
+    # components that return the values, so that MONAI builds nothing inside them
     return pairs | {name: {"_target_": functools.partial(copy.deepcopy, value)} for name, value in whole.items()}

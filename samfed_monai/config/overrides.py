@@ -1,4 +1,4 @@
-"""The ``--key value`` pairs on a command line that override a bundle's ids: those of ``samfed`` and those of MONAI."""
+"""Parses the ``--key value`` pairs that override a bundle's ids, on the command lines of ``samfed`` and MONAI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MONAI_OPTIONS = frozenset(
         *("run_id", "init_id", "final_id", "tracking", "workflow_type", "workflow_name"),
     }
 )
-"""Options of ``monai.bundle run`` itself; every other one overrides an id."""
+"""Options of ``monai.bundle run`` itself; all others override ids."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class MonaiCommand:
 
     Args:
         overrides: ids and values.
-        config_files: one file, a list, or several with commas between.
-        typed: the words of the command line by id, as they were typed.
+        config_files: the config files.
+        typed: the values by id, as typed on the command line.
     """
 
     overrides: dict[str, Any]
@@ -47,15 +47,15 @@ def started_by_monai(argv: Sequence[str] | None = None) -> bool:
 
 
 def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
-    """The command line as MONAI understands it (it uses ``fire``), or ``None`` when MONAI did not start the process."""
+    """Parses the command line as MONAI does, with ``fire``; ``None`` if MONAI did not start the process."""
     argv = sys.argv if argv is None else argv
     if not started_by_monai(argv):
         return None
-    from fire.parser import DefaultParseValue  # a Python literal where it is one, otherwise text
+    from fire.parser import DefaultParseValue  # a Python literal if possible, else text
 
     pairs = parse_pairs(argv[1:], DefaultParseValue, read_key=fire_key)
     if isinstance(pairs.get("args_file"), str):
-        with suppress(Refused):  # MONAI reads YAML, too, and tells itself what it cannot read
+        with suppress(Refused):  # MONAI also reads YAML, and reports unreadable files itself
             pairs = {**read_json(pairs["args_file"]), **pairs}
     files = pairs.get("config_file") or []
     if isinstance(files, str):
@@ -66,14 +66,14 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
 
 
 def fire_key(text: str) -> str:
-    """An id as ``fire`` reads it: every hyphen is an underscore, even in the name of a site."""
+    """Returns an id as ``fire`` reads it: hyphens become underscores, even in the name of a site."""
     return text.replace("-", "_")
 
 
 def samfed_key(text: str) -> str:
-    """An id as ``samfed`` reads it: ``learning-rate`` is ``learning_rate``, and ``sites#site-1#network`` stays.
+    """Returns an id as ``samfed`` reads it: ``learning-rate`` becomes ``learning_rate``.
 
-    The name of a site is the data list's own and not an id of a bundle.
+    Names of sites are kept, as in ``sites#site-1#network``: they come from the data list.
     """
     parts = re.split("(#|::)", text)
     kept = 2 if parts[0] == "sites" else None  # parts[1] is the separator
@@ -87,7 +87,7 @@ def parse_pairs(
     *,
     read_key: Callable[[str], str] = samfed_key,
 ) -> dict[str, Any]:
-    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words go to ``stray``."""
+    """Parses ``--key value``, ``--key=value`` and a bare ``--key`` (true); other words are added to ``stray``."""
     pairs: dict[str, Any] = {}
     index = 0
     while index < len(words):
@@ -106,10 +106,10 @@ def parse_pairs(
 
 
 def overrides_of(words: Sequence[str]) -> dict[str, Any]:
-    """The pairs among the words that a parser left over, ids spelt as ``a#b``.
+    """Returns the overrides in the remaining words of a command line, with ids written as ``a#b``.
 
     Raises:
-        Refused: a word that belongs to no ``--key``; an id as :func:`normal_ids`.
+        Refused: a word that belongs to no ``--key``, or an id that :func:`normal_ids` refuses.
     """
     stray: list[str] = []
     pairs = parse_pairs(words, samfed_value, stray)
@@ -124,9 +124,9 @@ def _is_flag(word: str) -> bool:
 
 
 def samfed_value(text: str) -> Any:
-    """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text.
+    """Parses a value as JSON (``true``, ``null``, ``[1, 2]``) or a Python literal; anything else is text.
 
-    A literal that JSON has no word for, such as a set or infinity, is text: a run's values are kept as JSON.
+    Literals that JSON cannot represent, such as sets or infinity, are text, since a run's values are stored as JSON.
     """
     for read in (parse_json, ast.literal_eval):
         try:
@@ -142,10 +142,10 @@ def samfed_value(text: str) -> Any:
 
 
 def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides with ``a::b`` and ``a#b`` spelt alike, as ``a#b``.
+    """Returns the overrides with ids written as ``a#b``, also those given as ``a::b``.
 
     Raises:
-        Refused: an id that begins with ``+``: MONAI merges what files say, and not what a command says.
+        Refused: an id that starts with ``+``, since MONAI merges values of files only.
     """
     expected, hint = "an id without a plus before it", "set each id inside it by itself: --a#b 1 leaves the rest of a"
     if merged := [Problem("override", repr(key), expected, hint) for key in overrides if key.startswith("+")]:

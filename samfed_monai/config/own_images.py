@@ -1,7 +1,7 @@
-"""How a site reads its images is the site's: what a plan may change there is an allow-list.
+"""Keeps the reading of images under the site's control; an allow-list limits what a plan may change of it.
 
-A plan that chose, repeated, sliced or weighted images would make scores and updates those of one patient.
-:func:`image_problems` looks at what was sent, without a bundle; :func:`deviations` compares it with the site's own.
+A plan that selects, repeats, slices or weights images could obtain scores and updates of a single patient.
+:func:`image_problems` checks a plan without a bundle; :func:`deviations` compares it with the site's own bundle.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from samfed_monai.config.targets import component_schema, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 
 ROOTS = frozenset({"train", "unlabelled", "validate", "test"})
-"""Ids of MONAI's bundles below which images are read and scored."""
+"""Ids of MONAI's bundles that contain the reading and scoring of images."""
 
 LOADER = "dataloader"
 LOADER_SETTINGS = frozenset({"batch_size", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"})
-"""All that a plan may set of a loader: how fast images are read and how many at once."""
+"""Settings of a loader that a plan may change: reading speed and batch size."""
 
 IMAGE_SETTINGS = frozenset({"oracle", "classes"})
-"""All that a plan may set of where images come from: which labels belong to them."""
+"""Settings of a source of images that a plan may change: which labels are used."""
 
 VIEW_SETTINGS = frozenset(
     (
@@ -34,7 +34,7 @@ VIEW_SETTINGS = frozenset(
         *("jitter_prob", "grey_prob", "blur_prob", "deviation", "limit", "layers", "width", "most"),
     )
 )
-"""All that a plan may set of a transform: sizes, and how strongly a view is changed."""
+"""Settings of a transform that a plan may change: sizes, and the strength of augmentation."""
 
 READS = frozenset(
     (
@@ -49,15 +49,15 @@ _EXPECTED = "nothing that says which images are read"
 _HINT = "delete it; a variant that was installed here may say it"
 _SETTINGS = f"delete it; of a loader a plan sets {', '.join(sorted(LOADER_SETTINGS))} alone"
 _SOURCES = frozenset({"data", "images", "split"})
-_PUBLIC = ("sharing", "plain")  # the site itself holds these images to its own public list
+_PUBLIC = ("sharing", "plain")  # the site restricts these images to its own public list
 
 
 def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Problem]:
-    """Why a value that was sent may not be there: it could decide which images are read, how often, or in what part.
+    """Problems of a sent value that could select images, their number of repetitions, or parts of them.
 
     Args:
         parts: the id within its workflow.
-        value: what was sent for it.
+        value: the value sent for it.
         where: file and id, for the message.
     """
     last, hint = parts[-1], _HINT
@@ -79,7 +79,7 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
 
 
 def _sets_loader(parts: Sequence[str], value: Any) -> bool:
-    """Whether an id below :data:`ROOTS` is on the allow-list, or only holds ids that are looked at next."""
+    """Whether an id below :data:`ROOTS` is on the allow-list, or only contains ids that are checked separately."""
     if isinstance(value, Mapping):
         return tuple(parts[1:]) in ((), (LOADER,)) and "_target_" not in value and bool(value)
     option = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
@@ -94,7 +94,7 @@ def _refers_to_images(value: Any) -> bool:
 
 
 def reads_images(target: Any) -> bool:
-    """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or what takes one."""
+    """Whether a ``_target_`` is a data set, sampler, loader or transform, or takes one as an argument."""
     found = _component(target)
     return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
 
@@ -127,12 +127,12 @@ _MAY_SET = {LOADER: LOADER_SETTINGS, "transform": VIEW_SETTINGS, "images": IMAGE
 
 
 def deviations(own: Mapping[str, Any], planned: Mapping[str, Any], where: str = "plan") -> list[Problem]:
-    """Every place where a plan would have a site read its images in another way than the site's own bundle does.
+    """Returns a problem for each place where a plan changes how the site's own bundle reads images.
 
     Args:
         own: content of the site's configuration: bundle and variant.
         planned: the same with the plan's values.
-        where: what messages call the plan.
+        where: name of the plan, for the messages.
     """
     problems: dict[Problem, None] = {}
     for parts, value in walk(own):
@@ -143,13 +143,13 @@ def deviations(own: Mapping[str, Any], planned: Mapping[str, Any], where: str = 
 
 
 class _Comparison:
-    """Compares two configurations from a component on, along their references."""
+    """Compares two configurations, starting at a component and following references."""
 
     def __init__(self, own: Mapping[str, Any], planned: Mapping[str, Any], where: str) -> None:
         self.own, self.planned, self.where = own, planned, where
 
     def of(self, mine: Any, theirs: Any, place: tuple[str, ...], *, free: bool = False) -> Iterator[Problem]:
-        """What differs at ``place``; ``free`` lets plain values differ."""
+        """Yields the differences at ``place``; ``free`` allows different plain values."""
         same = mine == theirs
         (here, mine), (_, theirs) = follow(self.own, place, mine), follow(self.planned, place, theirs)
         if isinstance(mine, Mapping):
@@ -164,7 +164,7 @@ class _Comparison:
     def _of_mapping(self, mine: Mapping[str, Any], theirs: Any, place: tuple[str, ...]) -> Iterator[Problem]:
         target = mine.get("_target_")
         kind, images = _kind(_component(target)), reads_images(target)
-        if images and not kind:  # it does more than read images: what it is given of them is compared
+        if images and not kind:  # not only for images: compare only the arguments about images
             other = theirs.get("_target_") if isinstance(theirs, Mapping) else None
             if other != target and not reads_images(other):
                 return
@@ -189,7 +189,7 @@ def _number(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """``repr`` of what a stranger wrote, however long or deep it is."""
+    """Shortened ``repr`` of an untrusted value of any length and depth."""
     short = reprlib.Repr()
     short.maxstring = 120
     return short.repr(value)

@@ -1,4 +1,4 @@
-"""A workflow's configuration: ids, files read strictly and merged as MONAI does, and the part that is used."""
+"""A workflow's configuration: ids, files read strictly and merged as MONAI does, and the parts that are used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from samfed_monai.core.validators import one_of, require
 
 MISSING = object()
 REFERRING = ("@", "$", "%")
-"""What text of a configuration begins with that is a reference, an expression or a macro of MONAI."""
+"""First characters of MONAI's references, expressions and macros."""
 
 _REFERENCE = re.compile(r"@(\w+(?:::\w+)*)")
 
 
 def split_id(key: str) -> tuple[str, ...]:
-    """``"a#b::0"`` as ``("a", "b", "0")``; a leading ``+`` (MONAI's "merge") is no part of the id."""
+    """Splits ``"a#b::0"`` into ``("a", "b", "0")``; a leading ``+`` (MONAI's "merge") is not part of the id."""
     return tuple(key.lstrip("+").replace("#", "::").split("::"))
 
 
@@ -31,17 +31,17 @@ def join_id(parts: Iterable[str]) -> str:
 
 
 def is_note(name: str) -> bool:
-    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or an editor's ``$schema``."""
+    """Whether a top-level id has no effect on a run: it starts with ``_``, or is an editor's ``$schema``."""
     return name.startswith("_") or name == "$schema"
 
 
 def is_code(value: Any) -> bool:
-    """Whether a text is an expression, a reference or a macro of MONAI rather than a value."""
+    """Whether a value is an expression, a reference or a macro of MONAI."""
     return isinstance(value, str) and value.startswith(REFERRING)
 
 
 def lookup(content: Any, parts: Iterable[str]) -> Any:
-    """What is at an id, or ``MISSING``."""
+    """Returns the value of an id, or ``MISSING``."""
     for part in parts:
         if isinstance(content, dict) and part in content:
             content = content[part]
@@ -53,14 +53,14 @@ def lookup(content: Any, parts: Iterable[str]) -> Any:
 
 
 def parsed(parser: Any, name: str, default: Any = None) -> Any:
-    """What a MONAI ``ConfigParser`` has at an id, resolved and built.
+    """Returns the resolved and instantiated value of an id in a MONAI ``ConfigParser``.
 
-    ``name in parser`` is not asked: where the answer is no, MONAI first searches all names for a likely spelling.
+    ``name in parser`` is avoided, since for a missing name MONAI searches all names for a similar one.
 
     Args:
-        parser: of a bundle; ``None``, of a workflow without a configuration, has nothing.
+        parser: parser of a bundle; ``None`` for a workflow without a configuration.
         name: id, such as ``train#dataset``.
-        default: where nothing is there.
+        default: value if the id is missing.
     """
     if parser is None or lookup(parser.config, split_id(name)) is MISSING:
         return default
@@ -68,9 +68,9 @@ def parsed(parser: Any, name: str, default: Any = None) -> Any:
 
 
 def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as overrides by id: ``{"a": {"b": 1}}`` becomes ``{"a#b": 1}``; components stay whole.
+    """Flattens nested values to overrides by id: ``{"a": {"b": 1}}`` becomes ``{"a#b": 1}``; components stay whole.
 
-    An override of ``a`` would replace all of ``a``; one of ``a#b`` changes just that.
+    An override of ``a`` would replace all of ``a``; one of ``a#b`` changes only this value.
     """
     pairs: dict[str, Any] = {}
     for name, value in group.items():
@@ -82,7 +82,7 @@ def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def children(content: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values one level down; nothing for plain values."""
+    """Yields the names and values one level down; nothing for plain values."""
     if isinstance(content, dict):
         yield from content.items()
     elif isinstance(content, list):
@@ -90,27 +90,27 @@ def children(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def walk(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every id with its value, parents before children."""
+    """Yields every id with its value, parents before children."""
     yield parts, content
     for name, value in children(content):
         yield from walk(value, (*parts, name))
 
 
 def references(text: Any) -> list[tuple[str, ...]]:
-    """Ids that a value refers to with ``@``; relative ones (``@#sibling``) are left to MONAI."""
+    """Ids that a value refers to with ``@``, without relative ones (``@#sibling``)."""
     if not (isinstance(text, str) and text.startswith(("@", "$"))):
         return []
     return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
 
 
-_MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refuse
+_MOST_HOPS = 8  # ends circular references, which MONAI refuses
 
 
 def follow(content: Any, place: Sequence[str], value: Any) -> tuple[tuple[str, ...], Any]:
-    """Where ``value``, which is at ``place``, leads: ``@option`` hands an option on as it is, perhaps by other ids.
+    """Follows a value ``@option`` at ``place`` through references, possibly several, to the id with the value.
 
     Returns:
-        The last id and what is there, which may be ``MISSING``; an expression stays as it is.
+        The last id and its value, which may be ``MISSING``; an expression is returned unchanged.
     """
     place = tuple(place)
     for _ in range(_MOST_HOPS):
@@ -136,7 +136,7 @@ _OWN = frozenset(name for files in WORKFLOWS.values() for name in files)
 COMMAND_LINE = "command line"
 
 SIZES = ("image_size", "spatial_size")
-"""Keys whose value is a side of images in pixels, or all sides."""
+"""Keys whose value is one side of images in pixels, or all sides."""
 
 
 def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
@@ -151,25 +151,25 @@ def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
 
 SITES = "sites"
 Layer = tuple[str, dict[str, Any]]
-"""Name of a file, or :data:`COMMAND_LINE`, and its own pairs of ids and values."""
+"""Name of a file, or :data:`COMMAND_LINE`, and its ids with their values."""
 
 
 class BundleConfig:
     """Layers of ``id: value`` pairs, merged in order.
 
     Args:
-        files: JSON files, later ones on top; what cannot be read is kept in :attr:`problems`.
-        overrides: ids and values of the command line, on top of everything.
-        base: how many files each site of a federation has itself, ``train.json`` and its variant; what those above
-            them set is sent.
+        files: JSON files; later ones override earlier ones, and unreadable ones are in :attr:`problems`.
+        overrides: ids and values of the command line, the topmost layer.
+        base: number of files that each site of a federation has itself, ``train.json`` and the variant; the values of
+            later files are sent to it.
 
     Attributes:
         content: the merged configuration.
-        layers: bottom first.
-        problems: what went wrong while reading.
-        files, base: as the arguments.
-        group: of a federation, whose values are the topmost layers: ``("teacher",)`` or ``("sites", <site>)``.
-        federation: the configuration that has the group; itself where this is none.
+        layers: the layers, lowest first.
+        problems: errors of reading.
+        files, base: the arguments.
+        group: group of a federation whose values are the topmost layers: ``("teacher",)`` or ``("sites", <site>)``.
+        federation: the configuration that contains the group; itself if this is not the configuration of a group.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class BundleConfig:
         self._below: dict[int, dict[str, Any]] = {}
         for path in files:
             self._read(path)
-        self._first = len(self.layers)  # above are the values of the group
+        self._first = len(self.layers)  # later layers are the values of the group
         if overrides is not None:
             self.put(COMMAND_LINE, dict(overrides))
 
@@ -197,18 +197,17 @@ class BundleConfig:
         variant: str | None = None,
         files: Sequence[Path] | None = None,
     ) -> BundleConfig:
-        """The files of a workflow in merge order, the variant's just above the first, and overrides on top.
+        """Merges the files of a workflow: the first, the variant's, the others, then the overrides.
 
         Args:
             bundle_root: folder of the bundle.
             workflow: a name in :data:`WORKFLOWS`.
-            overrides: ids and values of the command line; a federation's ``variant`` is one of them, or one of its
-                file.
-            variant: of any other workflow; ``None`` is the bundle as it is.
-            files: instead of the workflow's own.
+            overrides: ids and values of the command line; a federation's ``variant`` may be here or in its file.
+            variant: variant of another workflow; ``None`` for none.
+            files: files instead of the workflow's own.
 
         Raises:
-            Refused: no such workflow or variant.
+            Refused: unknown workflow or variant.
         """
         root, first, *others = Path(bundle_root), *(files or workflow_files(Path(bundle_root), workflow))
         if workflow == "federate":
@@ -230,12 +229,12 @@ class BundleConfig:
         self.put(path.name, content)
 
     def put(self, name: str, pairs: dict[str, Any]) -> None:
-        """Lays one more layer on top."""
+        """Adds a layer on top."""
         _merge(self.content, pairs)
         self.layers.append((name, pairs))
 
     def of_group(self, group: tuple[str, ...], below: Sequence[Layer]) -> BundleConfig:
-        """What a federation makes of a group: the layers of another workflow, and on top what its own say there."""
+        """Configuration of a group: the layers of another workflow, with the values of the group above them."""
         config = BundleConfig()
         config.group, config.federation, config._first = group, self, len(below)
         for name, pairs in below:
@@ -246,9 +245,9 @@ class BundleConfig:
         return config
 
     def inside(self, group: tuple[str, ...]) -> list[Layer]:
-        """What each layer says in a group, ids as they are spelt.
+        """Returns the values of each layer in a group, with ids as they are written.
 
-        References to ids of the federation are replaced by what they lead to; those inside components are for another
+        References to ids of the federation are replaced by their values; those inside components refer to the other
         workflow.
         """
         found: list[Layer] = []
@@ -270,13 +269,13 @@ class BundleConfig:
 
     @property
     def sites(self) -> list[str]:
-        """Sites that a federation gives choices of their own."""
+        """Sites with choices of their own in a federation."""
         sites = self.content.get(SITES)
         return [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
 
     @property
     def own(self) -> list[int]:
-        """Indices of the layers that are the workflow's own files: no variants, no overrides."""
+        """Indices of the layers of the workflow's own files, without variants and overrides."""
         names = [name for name, _ in self.layers[: self._first]]
         return [index for index, name in enumerate(names) if index == 0 or name in _OWN]
 
@@ -286,11 +285,11 @@ class BundleConfig:
         return any(name == FEDERATE for name, _ in self.layers[: self._first])
 
     def is_given(self, index: int) -> bool:
-        """Whether a layer is the command line, or one of a group's values."""
+        """Whether a layer is the command line or has the values of a group."""
         return self.layers[index][0] == COMMAND_LINE or bool(self.group and index >= self._first)
 
     def below(self, layer: int) -> dict[str, Any]:
-        """The configuration without the layer of that index and those above it; merged once, to read."""
+        """The configuration of the layers below an index; it is merged once and must not be changed."""
         if layer not in self._below:
             content: dict[str, Any] = {}
             for _, pairs in self.layers[:layer]:
@@ -299,19 +298,19 @@ class BundleConfig:
         return self._below[layer]
 
     def place(self, layer: int, parts: Sequence[str]) -> str:
-        """``file -> id`` of an id that a layer says."""
+        """``file -> id`` for an id in a layer."""
         if self.group and layer >= self._first:
             site = self.group[0] == SITES and tuple(parts) == tuple(_NETWORK.values())
             parts = (*self.group, *(_NETWORK if site else parts))
         return f"{self.layers[layer][0]} -> {join_id(parts)}"
 
     def where(self, parts: Sequence[str]) -> str:
-        """``file -> id`` of an id, where the file is the topmost layer that says something about it."""
+        """``file -> id`` for an id, with the topmost file that sets it."""
         said = (index for index in range(len(self.layers)) if self.says(index, parts, whole=True))
         return self.place(max(said, default=0), parts)
 
     def says(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
-        """Whether a layer says something about an id, or about a part of it unless the ``whole`` is asked for."""
+        """Whether a layer sets an id, or without ``whole`` at least a part of it."""
         for key, value in self.layers[layer][1].items():
             own, depth = split_id(key), min(len(split_id(key)), len(parts))
             if own[:depth] != tuple(parts[:depth]):
@@ -322,7 +321,7 @@ class BundleConfig:
 
 
 def _variant_of(files: Sequence[Path]) -> Any:
-    """The variant that a federation's files name; a file that cannot be read is reported where it is merged."""
+    """The variant in a federation's files; unreadable files are reported when they are merged."""
     name = None
     for path in files:
         with suppress(Refused, AttributeError):
@@ -331,11 +330,11 @@ def _variant_of(files: Sequence[Path]) -> Any:
 
 
 _NETWORK = {"network": "network_name"}
-"""What one site's choices call the name of its network, and what ``train.json`` calls it."""
+"""Id of the network's name among a site's choices, and in ``train.json``."""
 
 
 def led(content: Mapping[str, Any], value: Any) -> Any:
-    """A value, or what it leads to where it refers to something that is there."""
+    """Returns a value, or the value that it refers to if that exists."""
     _, there = follow(content, (), value)
     return value if there is MISSING else there
 
@@ -368,19 +367,19 @@ _Path = tuple[str, ...]
 
 
 def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
-    """The ids that ``roots`` lead to, with their values; disabled components are ``None`` in them, or what a reference
-    takes of their arguments.
+    """Returns the ids that ``roots`` refer to, directly or indirectly, with their values.
 
-    What is left out can have any value without a change in what the roots compute: settings of a term that a variant
-    disables, for instance, once nothing else refers to them, or one guide where ``@guides#sam`` names another.
+    The remaining ids cannot affect the roots, for instance settings of a term that a variant disables, if nothing else
+    refers to them, or other guides if only ``@guides#sam`` is used.
 
     Args:
         content: a merged, unresolved configuration.
-        roots: ids to begin with; one that the configuration lacks is passed over.
+        roots: ids to start with; missing ones are skipped.
 
     Returns:
-        In the order of ``content``; of a dictionary of which only parts are referred to, these parts. All of
-        ``content`` where MONAI's macros (``%``) are in it, which may copy from anywhere.
+        The ids in the order of ``content``. Dictionaries are reduced to the parts that are referred to, and disabled
+        components to the referenced arguments, or ``None``. With MONAI's macros (``%``), which may copy from anywhere,
+        all of ``content``.
     """
     found = set[_Path]()
     waiting: list[_Path] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
@@ -392,7 +391,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
         for _, text in walk(_enabled(lookup(content, path))):
             if isinstance(text, str) and text.startswith("%"):
                 return {name: _enabled(value) for name, value in content.items()}
-            if isinstance(text, str) and "@#" in text:  # relative to its place: somewhere below the same id on top
+            if isinstance(text, str) and "@#" in text:  # relative: below the same top-level id
                 waiting.append(path[:1])
             waiting += references(text)
     holders = {path[:length] for path in found for length in range(1, len(path) + 1)}
@@ -402,7 +401,7 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
 def numbers_at(
     content: Mapping[str, Any], keys: Collection[str], roots: Iterable[str]
 ) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Numbers that what ``roots`` lead to has under ``keys``, alone or in lists, each with the id that says it."""
+    """Yields the numbers under ``keys``, alone or in lists, that ``roots`` refer to, each with the id that sets it."""
     for parts, value in walk(reached(content, roots)):
         if not set(keys).intersection(parts[-1:]):
             continue
@@ -413,7 +412,7 @@ def numbers_at(
 
 
 def _there(content: Any, path: _Path) -> _Path:
-    """The part of ``path`` that leads through dictionaries to something that is there."""
+    """The longest existing part of ``path``, through dictionaries only."""
     for depth, part in enumerate(path):
         if not isinstance(content, dict) or part not in content:
             return path[:depth]
@@ -422,7 +421,7 @@ def _there(content: Any, path: _Path) -> _Path:
 
 
 def _only(value: Any, path: _Path, found: set[_Path], holders: set[_Path], whole: bool = False) -> Any:
-    """Of a value, what was found, the ids above which are ``holders``; ``whole``: something above was found."""
+    """The found parts of a value; ``holders`` are ``found`` and their parents; ``whole``: a parent was found."""
     if not isinstance(value, dict):
         return _enabled(value)
     disabled, whole = _is_disabled(value), whole or path in found

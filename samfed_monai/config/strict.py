@@ -1,10 +1,10 @@
-"""The strict check: JSON without Python code, for bundles from elsewhere and for jobs that a server sends.
+"""The strict check: JSON without Python code, for untrusted bundles and for jobs that a server sends.
 
-A strict bundle may name components of this package and, of others, those that compute; what loads, fetches, compiles,
-writes or starts something is not among them.
+A strict bundle may name components of this package, and components of other packages that only compute: none that load,
+fetch, compile, write or start something.
 
-Nothing is evaluated or built. :func:`samfed_monai.config.check_bundle` asks whether a bundle is right; this asks
-whether it is harmless, and takes no notice of what it would do.
+Nothing is evaluated or built. :func:`samfed_monai.config.check_bundle` checks whether a bundle is correct; this module
+only checks whether it is harmless.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OURS = tuple(
         "transforms",
     )
 )
-"""Rooms of this package whose classes a strict bundle may name."""
+"""Packages of ``samfed_monai`` whose classes a strict bundle may name."""
 
 MODULES = (
     *("monai.data.dataset.", "monai.data.dataloader.", "monai.data.thread_buffer."),
@@ -46,8 +46,8 @@ MODULES = (
     *("torch.nn.modules.", "torch.optim."),
     *("ignite.handlers.tqdm_logger.", "ignite.metrics."),
 )
-"""Modules of others whose classes compute. What counts is where a class is defined, which need not be the path that a
-bundle spells (``monai.data.DataLoader`` is defined in ``monai.data.dataloader``)."""
+"""Modules of other packages whose classes only compute. The module that defines a class counts, not the path in the
+bundle (``monai.data.DataLoader`` is defined in ``monai.data.dataloader``)."""
 
 FETCHING = (
     "ignite.metrics.gan.",
@@ -55,13 +55,13 @@ FETCHING = (
     "monai.networks.layers.gmm.",
     "monai.networks.nets.transchex.",
 )
-"""Of :data:`MODULES`, those that fetch weights, read a folder or compile C++ without an argument that says so."""
+"""Modules in :data:`MODULES` that fetch weights, read a folder or compile C++ without an argument for it."""
 
 TELLING = re.compile(
     r"pretrained.*|checkpoint|store|saver|filename|npzfile|kwargs_read_csv|.*_(?:cls|url|file|dir|folder|store)|(?!drop_path).*_path"
 )
 """Arguments of constructors that fetch, load, write or import: pretrained weights, a file, a store, a class by name.
-A class of others with one of these, in its own constructor or one above it, is not for a strict bundle."""
+A class of another package with such an argument, in its own or an inherited constructor, is refused."""
 
 FUNCTIONS = frozenset(
     {
@@ -77,18 +77,18 @@ FUNCTIONS = frozenset(
         "monai.data.meta_obj.set_track_meta",
     }
 )
-"""Functions one by one: what a function does cannot be seen from where it is defined."""
+"""Allowed functions, listed one by one: a function's module does not show what it does."""
 
 _HINT = "name a component that computes, or start the command with its package in SAMFED_ALLOW if you trust it"
 
 
 def strict_target(target: Any, where: str) -> list[Problem]:
-    """Why a strict bundle may not name ``target``; empty when it may.
+    """Returns a problem unless a strict bundle may name ``target``.
 
-    Packages that whoever started the command added in ``SAMFED_ALLOW`` count as allowed here, too.
+    Packages in ``SAMFED_ALLOW``, set by the user who started the command, are also allowed.
 
     Args:
-        target: what is at ``_target_``.
+        target: the value of ``_target_``.
         where: file and id, for the message.
     """
     try:
@@ -109,7 +109,7 @@ def strict_target(target: Any, where: str) -> list[Problem]:
 
 
 def telling_argument(component: type) -> str:
-    """The first argument of a class, or of one that it builds on, that is like :data:`TELLING`; empty for none."""
+    """The first argument of a class or its bases that matches :data:`TELLING`; empty if there is none."""
     names = (name for base in inspect.getmro(component) for name in parameters_of(base)[0])
     return next(filter(TELLING.fullmatch, names), "")
 
@@ -118,42 +118,41 @@ SHAPES = (
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.(?:parameters|run)\(\)"),
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.to\(@[A-Za-z]\w*\)"),
 )
-"""Expressions that a bundle's file may hold below its options: ``$@network.parameters()``, ``$@trainer.run()``,
-``$@network_def.to(@device)``. The bundles of this package hold none."""
+"""Expressions that a bundle's file may contain below its options: ``$@network.parameters()``, ``$@trainer.run()``,
+``$@network_def.to(@device)``. The bundles of this package contain none."""
 
 IMPORTS = re.compile(r"\$import (?:torch|monai|samfed_monai)(?:\.[a-z]\w*)*(?: as [A-Za-z]\w*)?")
-"""What ``imports`` may hold: one module of packages that are there anyway."""
+"""Allowed entries of ``imports``: one module of packages that are always installed."""
 
 SENT_PLACES = frozenset({*WEIGHT_OPTIONS, *FOLDER_OPTIONS}) | {
     *("datalist", "output", "path", "file", "filename", "folder", "root", "store")
 }
 PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
-"""Ids that say where something is on a machine, and how others of them end. A site's own file says that, never a
-message."""
+"""Ids of paths on a machine, and endings of further ones. Only a site's own file may set them, never a message."""
 
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
-"""Ids that say what a workflow does rather than with which values."""
+"""Ids that define what a workflow does, not its values."""
 
 _LOGGING = re.compile(r"(?:.*[/\\])?logging[^/\\]*\.(?:conf|ini|cfg|json|ya?ml|toml)", re.IGNORECASE)
 _REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 
 
 def strict_problems(content: Any, source: str = "what the server sent", *, file: bool = False) -> list[Problem]:
-    """Everything in a mapping of ids that is, names or could become code.
+    """Returns a problem for everything in a mapping of ids that is, names or could become code.
 
     Refused are: a ``_target_`` outside the strict allow-list; expressions (``$``) and references to other files
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
-    not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
-    name places on this machine or say how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle
-    may: there :data:`SHAPES` and :data:`IMPORTS` are allowed below the options, and components may name places below
-    the folder of the run.
+    not have. *Sent* content may not contain any expression, ids of :data:`SENT_WORKFLOW`, paths on this machine, or
+    settings of how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle may: there
+    :data:`SHAPES` and :data:`IMPORTS` are allowed below the options, and components may name paths below the folder of
+    the run.
 
-    It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
+    Whether an id exists and a value fits is left to the ordinary check, which needs the bundle.
 
     Args:
-        content: ids to values as they come out of JSON, for instance ``{"image_size": 256}``.
-        source: what messages call it, a file's name for instance.
-        file: whether it is a file of a bundle that was installed here.
+        content: ids to values, parsed from JSON, for instance ``{"image_size": 256}``.
+        source: name for messages, such as a file's name.
+        file: whether it is a file of a bundle that is installed here.
 
     Example::
 
@@ -190,7 +189,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
         yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
-    own = _in_its_workflow(parts)  # a group's ids reach MONAI's command as those of the file do
+    own = _in_its_workflow(parts)  # ids in a group reach MONAI's command like those of the file
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
         hint = "delete it; whoever starts a run decides where it logs and what it reads"
         yield Problem(where, found="an option of the command", expected="ids of a configuration", hint=hint)
@@ -206,32 +205,32 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """The id within ``train.json`` or ``teacher.json``, without the group of ``federate.json`` that it is in."""
+    """The id within ``train.json`` or ``teacher.json``, without its group in ``federate.json``."""
     depth = 2 if parts[0] == SITES else 1 if parts[0] in GROUPS else 0
     return parts[depth:] or parts
 
 
 def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value: Any, where: str) -> Iterator[Problem]:
-    """A place out of reach in a file's component, there or in the id of the file that it refers to."""
+    """A path outside the folder of the run, in a file's component or in an id that the component refers to."""
     if isinstance(value, str) and value.startswith("@"):
-        leads_to = split_id(value[1:])  # an option for a path is plain to see
+        leads_to = split_id(value[1:])  # an option for a path is visible to the user
         value = None if _names_place(leads_to[-1]) else lookup(content, leads_to)
     if len(_in_its_workflow(parts)) < 2 or not _names_place(parts[-1]) or not isinstance(value, str):
         return
-    path = PureWindowsPath(value)  # it takes both kinds of slashes
+    path = PureWindowsPath(value)  # accepts both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
         hint = "refer to an option for places, for instance @output_dir"
         yield Problem(where, found=shown(value), expected="a path below the folder of the run", hint=hint)
 
 
 def _is_place(name: str, value: Any) -> bool:
-    """Whether what was sent says where something is, other than by an id that cannot have been sent itself."""
+    """Whether a sent value is a path, other than a reference to an id of a path, which cannot itself be sent."""
     leads = isinstance(value, str) and _REFERENCE.fullmatch(value) and _names_place(split_id(value[1:])[-1])
     if not _names_place(name) or value is None or leads:
         return False
     if name == "encoder_weights":
         return not (isinstance(value, str) and value.isidentifier())
-    return name in SENT_PLACES or not isinstance(value, (int, float))  # `drop_path: 0.1` is no path
+    return name in SENT_PLACES or not isinstance(value, (int, float))  # `drop_path: 0.1` is not a path
 
 
 def _names_place(name: str) -> bool:
@@ -239,7 +238,7 @@ def _names_place(name: str) -> bool:
 
 
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
-    """One text. ``file`` is whether it is where a bundle's file may hold an expression of a known shape."""
+    """Problems of one text; ``file``: whether :data:`SHAPES` and :data:`IMPORTS` are allowed there."""
     expected = "a plain value"
     if value.startswith("%"):
         hint = "'%' would read another file"
@@ -259,10 +258,10 @@ def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> I
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
-"""Endings of files that a strict bundle may hold."""
+"""Extensions of files that a strict bundle may contain."""
 
 NAMES = frozenset(("LICENSE", "NOTICE", "CITATION.cff", ".gitkeep", ".gitattributes", ".gitignore"))
-"""Files without such an ending that it may hold; ``configs/logging.conf`` is another, if it logs to the console."""
+"""Allowed files without such an extension, besides a ``configs/logging.conf`` that logs to the console."""
 
 _PYTHON = frozenset((".py", ".pyc", ".pyo", ".pyw", ".pyi", ".pyx", ".ipynb"))
 _TORCH = frozenset((".pt", ".pth", ".ckpt", ".bin", ".ts", ".tar"))
@@ -275,14 +274,14 @@ _MAGIC = {
     "a script": (b"#!",),
     "a packed file": (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"),
 }
-"""What a file is that begins with these bytes."""
+"""Kinds of files by their first bytes."""
 _SHIPPED = "models/model.pt"
-"""The name that MONAI's bundles give to weights: the one torch file that may be there, if it builds tensors alone."""
+"""Name of the weights in MONAI's bundles: the only torch file that is allowed, if it builds only tensors."""
 _SAFE = "convert weights with `safetensors.torch.save_file` and put model.safetensors in its place"
 
 
 def strict_files(bundle_root: Path) -> Iterator[Problem]:
-    """Files that a strict bundle may not hold, by their endings and by how they begin; links that lead out of it."""
+    """Files that a strict bundle may not contain, by extension and first bytes; symbolic links."""
     root = Path(bundle_root).resolve()
     for path in sorted(root.rglob("*")):
         where = path.relative_to(root).as_posix()
@@ -295,7 +294,7 @@ def strict_files(bundle_root: Path) -> Iterator[Problem]:
 
 
 def _kind(path: Path, where: str) -> str:
-    """What is wrong with a file; empty when nothing is."""
+    """Why a file is refused; empty if it is allowed."""
     ending = path.suffix.lower()
     if ending in _PYTHON:
         return "Python"
@@ -304,7 +303,7 @@ def _kind(path: Path, where: str) -> str:
             head = stream.read(9)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
-    if ending == ".safetensors":  # the length of its header, which may be any bytes, and then JSON
+    if ending == ".safetensors":  # the length of the header, which may be any bytes, then JSON
         return "" if head[8:] == b"{" else "no safetensors inside"
     if where == _SHIPPED and head.startswith(_ARCHIVE):
         return _in_state_dict(path)
@@ -316,12 +315,12 @@ def _kind(path: Path, where: str) -> str:
 
 
 def _in_state_dict(path: Path) -> str:
-    """What a torch file would build besides tensors, in words; empty when nothing. Nothing of it is unpickled."""
+    """Describes what a torch file would build besides tensors; empty if nothing. It is not unpickled."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
         unsafe = get_unsafe_globals_in_checkpoint(path)
-    except Exception as error:  # whatever a stranger's archive provokes
+    except Exception as error:  # an untrusted archive may raise anything
         return f"no state dict that torch can look into ({type(error).__name__})"
     return f"a pickle that builds {shown(sorted(unsafe)[0])}" if unsafe else ""
 
@@ -334,14 +333,14 @@ def _hint(path: Path) -> str:
 
 
 def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
-    """Everything in a bundle's folder that is, names or could become code; nothing is evaluated or built.
+    """Returns a problem for everything in a bundle's folder that is, names or could become code.
 
-    Every ``.json`` file is looked at, whatever its folder and its letter case, those that no workflow names as well:
-    MONAI reads any file it is given. Outside ``configs/`` one that holds no object is no configuration, and passes. It
-    adds to :func:`samfed_monai.config.check_bundle` and does not repeat it.
+    Nothing is evaluated or built. All ``.json`` files are checked, in any folder and letter case, also those that no
+    workflow names, since MONAI reads any given file. Outside ``configs/`` a file without an object is not a
+    configuration and passes. Checks of :func:`samfed_monai.config.check_bundle` are not repeated.
 
     Args:
-        bundle_root: folder that holds ``configs/``.
+        bundle_root: folder that contains ``configs/``.
     """
     root = Path(bundle_root)
     problems = dict.fromkeys(strict_files(root))
@@ -365,14 +364,14 @@ _DATA_LICENCE = "docs/data_license.txt"
 
 
 def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
-    """Every module and package that a bundle's ``_target_`` name, and every file with its hash and licence, as text.
+    """Lists the modules and packages in a bundle's ``_target_`` values, and all files with hash and licence, as text.
 
     Args:
-        bundle_root: folder that holds ``configs/``.
-        variants: further files of JSON whose components count, those of a variant for instance.
+        bundle_root: folder that contains ``configs/``.
+        variants: further JSON files whose components are listed, such as a variant's.
 
     Raises:
-        Refused: a JSON file that cannot be read, or a component outside the allow-list.
+        Refused: an unreadable JSON file, or a component outside the allow-list.
     """
     root = Path(bundle_root)
     files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -400,7 +399,7 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
 
 
 def _package(name: str) -> tuple[str, str, str]:
-    """Name, version and licence of an installed package, as its own metadata state them."""
+    """Name, version and licence of an installed package, from its metadata."""
     try:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
@@ -410,7 +409,7 @@ def _package(name: str) -> tuple[str, str, str]:
 
 
 def _licence(path: Path, root: Path) -> str:
-    """The licence in the bundle's ``LICENSE``, and for weights the file on the terms of the data behind them."""
+    """The licence in the bundle's ``LICENSE``, and for weights also the file with the licence of their data."""
     text = root / "LICENSE"
     stated = text.read_text(encoding="utf-8").split() if text.is_file() else []
     apache = stated[:4] == ["Apache", "License", "Version", "2.0,"]

@@ -1,8 +1,8 @@
-"""What a bundle may name: components on the allow-list, without running them, what they take, what packages bring.
+"""Components that a bundle may name: the allow-list, their arguments, and the entry points of other packages.
 
-Other installed packages bring methods, networks, terms, data sources and exporters by entry points. Metadata of every
-installed package is looked through once in a process. Nothing of another package is imported but the packages around
-its modules, until a component is asked for by its name; one that is broken names its owner and leaves the others alone.
+Other packages add methods, networks, terms, data sources and exporters by entry points. The metadata of all installed
+packages are read once in a process. A module of another package is imported (its parent packages earlier) only when
+a component is requested by name. A broken entry point is reported with its package and does not affect the others.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Schema = dict[str, Any]
 """JSON Schema of one value."""
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
-"""Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
-with a configuration is code that no one installed. Whoever starts the command (never the bundle) can add packages with
-the environment variable ``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
+"""Packages whose components a bundle may name. A bundle's own ``scripts`` folder is excluded, since its code was not
+installed by the user. The user who starts the command (never the bundle) can add packages with the environment variable
+``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
 
 DENIED_PREFIXES = (
     "ignite.distributed.",
@@ -53,7 +53,7 @@ DENIED_PREFIXES = (
     "torch.serialization.",
     "torch.utils.cpp_extension.",
 )
-"""Inside the allowed packages, what downloads, compiles, unpickles or runs other code, and the audit's attacks."""
+"""Modules of the allowed packages that download, compile, unpickle or run other code, and the audit's attacks."""
 
 
 def in_catalogue(parser: Any) -> bool:
@@ -63,26 +63,26 @@ def in_catalogue(parser: Any) -> bool:
 
 
 _NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
-"""Packages of MONAI that hold no components, or import what need not be installed."""
+"""Packages of MONAI without components, or with optional dependencies."""
 
 
 def allowed_prefixes() -> tuple[str, ...]:
-    """The allow-list, modules of methods and terms that installed packages bring, and what ``SAMFED_ALLOW`` adds."""
+    """The allow-list, modules of other packages' methods and terms, and the packages in ``SAMFED_ALLOW``."""
     added = (prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix)
     return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in (*_modules_brought(), *added)))
 
 
 def _modules_brought() -> dict[str, str]:
-    """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
+    """Modules of other packages' methods and terms, which a ``_target_`` may name, each with its owner."""
     points = (point for kind in ("methods", "terms") for point in brought(kind).points.values())
     return {point.module: owner_of(point) for point in points}
 
 
 def resolve_target(target: Any, where: str) -> Any:
-    """The class or function that a ``_target_`` names; modules outside the allow-list are not even imported.
+    """Returns the class or function that a ``_target_`` names; modules outside the allow-list are not imported.
 
     Args:
-        target: a full dotted path; a bare name is one of MONAI's, looked up as MONAI does.
+        target: a full dotted path, or the bare name of a MONAI component, looked up as MONAI does.
         where: file and id, for the message.
 
     Raises:
@@ -104,7 +104,7 @@ def resolve_target(target: Any, where: str) -> Any:
         hint = f"update or uninstall {owners[0].partition(' ')[0]}, which brings it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
-    if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
+    if not _allowed(real):  # torch.os.system looks like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
     return found
 
@@ -122,7 +122,7 @@ def _outside(where: str, found: str) -> Refused:
 
 
 def _unknown(where: str, target: str, known: Iterable[str], holder: str, rest: Sequence[str] = ()) -> Refused:
-    """A path that leads nowhere beyond ``holder``, in which ``known`` are; ``rest`` is what follows there."""
+    """Error for a path that does not exist below ``holder``; ``known``: its names; ``rest``: the missing parts."""
     meant = closest(rest[0], known) if len(rest) > 1 else None
     hint = f"did you mean {'.'.join([holder, meant, *rest[1:]])!r}?" if meant else not_installed(target)
     hint = hint or did_you_mean(target.rpartition(".")[2], known) or "check the spelling"
@@ -137,7 +137,7 @@ def _locator() -> Any:
 
 
 def _names_of_monai() -> set[str]:
-    """Classes that the packages of MONAI offer."""
+    """Names of the classes in MONAI's packages."""
     import monai
 
     packages = (f"monai.{info.name}" for info in pkgutil.iter_modules(monai.__path__) if info.ispkg)
@@ -183,20 +183,20 @@ def _importable(name: str) -> bool:
         return False
 
 
-_BOOLEAN: Schema = {"type": "boolean"}  # MONAI takes any value, and most of them for false
+_BOOLEAN: Schema = {"type": "boolean"}  # MONAI accepts any value and treats most as false
 COMPONENT_KEYS = {**dict.fromkeys(("_target_", "_requires_", "_desc_", "_mode_"), Schema()), "_disabled_": _BOOLEAN}
-"""Keys of a component that MONAI reads itself, with the schema of each; they are no arguments."""
+"""Keys of a component that MONAI reads itself, which are not arguments, with their schemas."""
 
 NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},
     **{list: "array", tuple: "array", Sequence: "array", set: "array", frozenset: "array"},
     **{dict: "object", Mapping: "object", type(None): "null", None: "null"},
 }
-"""Kinds of Python's values in the words of JSON Schema."""
+"""JSON Schema types of Python's types."""
 
 
 def typed_as(annotation: Any) -> Schema | None:
-    """The schema of the JSON values that an annotation takes; ``None`` where it says nothing about them."""
+    """Returns the schema of the JSON values that an annotation allows; ``None`` if it does not restrict them."""
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
         choices = [typed_as(choice) for choice in typing.get_args(annotation)]
@@ -213,7 +213,7 @@ def typed_as(annotation: Any) -> Schema | None:
 
 
 def like(value: Any) -> Schema:
-    """The schema of values of the same kind; ``null``, which says nothing, takes any, and a text or a list takes it."""
+    """Returns the schema of values of the same type; ``null`` allows any value, text and lists also allow ``null``."""
     name = NAMES.get(type(value))
     if name in (None, "null"):
         return {}
@@ -222,10 +222,10 @@ def like(value: Any) -> Schema:
 
 @functools.lru_cache(maxsize=1024)
 def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
+    """Named parameters of a class or function, and whether it accepts other names (``**kwargs``, or unknown)."""
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # built in C: it does not say
+    except (TypeError, ValueError):  # built in C: no signature
         return {}, True
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -233,21 +233,21 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 @functools.lru_cache(maxsize=1024)
 def annotations_of(target: Any) -> dict[str, Any]:
-    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
+    """Annotations of a class's or function's parameters as types; unresolvable ones are left out."""
     function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
     names, found = getattr(function, "__globals__", {}), dict[str, Any]()
     for name, text in getattr(function, "__annotations__", {}).items():
-        with suppress(Exception):  # whatever evaluating it raises: it may be for a type checker alone
+        with suppress(Exception):  # an annotation for type checkers only may raise anything
             found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
     return found
 
 
 @functools.lru_cache(maxsize=1024)
 def component_schema(component: Any) -> Schema:
-    """What a class or function takes, as an object of its arguments, by its annotations and else its defaults.
+    """Returns the schema of the arguments of a class or function, by annotations, or else by defaults.
 
-    One that takes any others may hand them to its bases, whose names are known, too. To a base of this package it
-    does: what that does not take is unknown.
+    Other arguments (``**kwargs``) may be for its base classes, whose names are included. If the first base without
+    ``**kwargs`` is in this package, other names are not accepted.
     """
     named, anything = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
@@ -272,16 +272,16 @@ BROUGHT = {
     "sources": "package.module:function, (root) -> list of Found",
     "exporters": "package.module:function, (network, path, images) -> how to run what was written",
 }
-"""Groups of entry points, ``samfed_monai.<name>`` each, with what one of it is."""
+"""Groups of entry points, each ``samfed_monai.<name>``, with the form of their entries."""
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What installed packages bring of one kind.
+    """Entry points of one kind in the installed packages.
 
     Args:
-        points: by name, the entry points that can be used; what they name has not been imported.
-        broken: by name, what is wrong with the others, and whose they are.
+        points: usable entry points by name; their objects are not imported yet.
+        broken: problems of the others by name, each with the package.
     """
 
     points: dict[str, EntryPoint] = field(default_factory=dict)
@@ -289,19 +289,19 @@ class Brought:
 
     @property
     def found(self) -> dict[str, Elsewhere]:
-        """By name, where each is."""
+        """Import path and owner of each entry point, by name."""
         return {name: Elsewhere(f"{point.module}.{point.attr}", owner_of(point)) for name, point in self.points.items()}
 
     def named(self, name: str, known: Iterable[str], where: str) -> Any:
-        """The component of that name, imported.
+        """Imports and returns the component of a name.
 
         Args:
-            name: what is at ``where``.
-            known: names that this package has itself, for the message.
+            name: the name at ``where``.
+            known: names of this package's own components, for the message.
             where: place of the name, for instance ``--to``.
 
         Raises:
-            Refused: there is none, or the package that brings it is broken.
+            Refused: the name is unknown, or its package is broken.
         """
         hint = "install the package that has it (docs/extending.md)"
         broken = [self.broken[name]] if name in self.broken else []
@@ -310,13 +310,13 @@ class Brought:
 
 
 def owner_of(point: EntryPoint) -> str:
-    """Name and version of the package that an entry point came with."""
+    """Name and version of an entry point's package."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "the package"
 
 
 @functools.cache
 def brought(kind: str) -> Brought:
-    """What installed packages bring of a kind, one of :data:`BROUGHT`."""
+    """Finds the entry points of a kind in :data:`BROUGHT`, usable and broken ones."""
     everything, group = Brought(), f"samfed_monai.{kind}"
     for point in entry_points(group=group):
         owner = owner_of(point)
@@ -336,7 +336,7 @@ def brought(kind: str) -> Brought:
 
 
 def _require(kind: str, point: EntryPoint) -> None:
-    """Raises what it likes where an entry point cannot be used."""
+    """Raises any exception if an entry point cannot be used."""
     from samfed_monai.config.variants import read_method
 
     file = file_of_method(point)
@@ -347,10 +347,10 @@ def _require(kind: str, point: EntryPoint) -> None:
 
 
 def file_of_method(point: EntryPoint) -> Path:
-    """The JSON beside the module of an entry point.
+    """Path of the JSON file beside an entry point's module.
 
     Raises:
-        ModuleNotFoundError: there is no such module.
+        ModuleNotFoundError: the module does not exist.
     """
     spec = importlib.util.find_spec(point.module)
     if spec is None or spec.origin is None:
@@ -359,10 +359,9 @@ def file_of_method(point: EntryPoint) -> Path:
 
 
 def not_installed(target: str) -> str:
-    """How to make a package of the current folder importable, where a ``_target_`` names one; else empty.
+    """Returns a hint if the package of a ``_target_`` is in the current folder but not importable; else empty.
 
-    ``samfed`` does not look for code in the current folder, where a bundle may have come with some that no one
-    installed.
+    ``samfed`` does not import code from the current folder, where an untrusted bundle may have brought some.
     """
     name = target.partition(".")[0]
     here = name.isidentifier() and ((Path.cwd() / name).is_dir() or (Path.cwd() / f"{name}.py").is_file())

@@ -1,9 +1,8 @@
-"""Variants: a few ids each on top of ``train.json``. Methods declare theirs beside their code; bundles may add to them.
+"""Variants: JSON files with a few ids each that are merged over ``train.json``.
 
-A variant is a JSON file. Those of the package are in ``samfed_monai/methods``, beside the code that they need, if they
-need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own are in its
-``configs/variants`` and go before both. What a file says of itself is in its block ``_method``, the one place that
-``samfed variants``, tables and documentation read.
+Variants of this package are in ``samfed_monai/methods``, beside their code, if they have any. Other packages add
+variants by the entry point ``samfed_monai.methods``. A bundle's own are in its ``configs/variants`` and have priority
+over both. The block ``_method`` of a file describes the variant for ``samfed variants``, tables and documentation.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from samfed_monai.core.registry import Elsewhere
 from samfed_monai.core.validators import departures
 
 METHOD = "_method"
-"""Id of the block in which a variant says what it is."""
+"""Id of the block that describes a variant."""
 
 PACKAGED = Path(__file__).resolve().parent.parent / "methods"
-"""Folder of the variants that come with the package and fit every bundle of the same ids."""
+"""Folder of the packaged variants, which fit every bundle with the same ids."""
 
 KINDS = ("method", "ablation", "baseline", "personalised", "heterogeneous", "labelled", "reference")
-"""What a variant can be: SAM-Fed; SAM-Fed without a part; a rival; one whose sites keep part of a network, or a network
-of their own; one whose sites learn from labels of their own; a floor or ceiling of tables."""
+"""Kinds of variants, in this order: SAM-Fed; SAM-Fed without a part; a compared method; one whose sites keep part of
+the network; one with networks of the sites' own; one that learns from labels of the sites; a lower or upper bound."""
 
 EXCHANGES = {
     "weights": "Sites send the weights of their networks, the server those of the global network.",
@@ -37,14 +36,14 @@ EXCHANGES = {
     "prototypes": "Class prototypes are sent; neither weights nor masks leave a site.",
     "none": "Nothing is sent: every site trains alone.",
 }
-"""What a round can exchange."""
+"""What a round can exchange, with a description."""
 
 LABELS = {
     "none": "none of a site's own images: those of the public set suffice",
     "masks": "masks of a site's own images",
     "weak": "weak labels of a site's own images (scribbles, points, boxes or blocks), or masks",
 }
-"""What labels a method can need of a site, beside the public set's."""
+"""Labels that a method can need at a site, in addition to those of the public set."""
 
 LEAVES_SITE = {
     "weights": "weights of its network",
@@ -55,40 +54,39 @@ LEAVES_SITE = {
     "graph": "a graph descriptor of its images",
     "scores": "counts, means of loss terms and of scores",
 }
-"""What a method can let leave a site; number of images, seconds and steps do in any case."""
+"""Data that a method can send from a site; the number of images, seconds and steps are always sent."""
 
 CLASSES = {"one": "one class, a binary mask", "several": "several classes as well"}
-"""How many classes a method can learn."""
+"""Numbers of classes that a method can learn."""
 
 LAST = 10_000
-"""Place in tables of a variant that says none."""
+"""Place in tables of a variant without a place of its own."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a variant says of itself.
+    """Description of a variant, from its block ``_method``.
 
     Args:
-        name: the variant's.
-        title: its name in tables.
-        note: what it is, in one line.
+        name: name of the variant.
+        title: name in tables.
+        note: description in one line.
         source: paper or code that it follows.
-        published: what of it is as its source has it, and where that is said.
-        inferred: what of it is not in the source, or different from it: our reading or our choice.
-        left_out: what of its source it does not do.
+        published: parts that follow the source, with sections.
+        inferred: parts that are not in the source, or differ from it: our reading or our choice.
+        left_out: parts of the source that are not implemented.
         base: variant that it builds on.
         kind: one of :data:`KINDS`.
-        place: tables show variants in this order.
-        use: what to give it, where its defaults are not what it was made for.
+        place: position in tables.
+        use: settings to use if the defaults are not those that it was designed for.
         exchange: what a round exchanges, one of :data:`EXCHANGES`; ``None``: as its base.
-        labels: what labels of its own a site needs, one of :data:`LABELS`; ``None``: as its base.
-        leaves_site: what may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``: as
-            its base.
-        classes: ``several`` where it learns more than one class, one of :data:`CLASSES`; it says so itself, whatever
-            its base says.
-        networks: client networks that its code brings, name to builder (``package.module.name``): `network_name` can
-            then name them wherever the package is installed.
-        where: place of ``leaves_site``, for messages: its own file's, or that of the base which declares it.
+        labels: labels that a site needs, one of :data:`LABELS`; ``None``: as its base.
+        leaves_site: data that may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``:
+            as its base.
+        classes: one of :data:`CLASSES`; ``several`` if it learns more than one class. Not inherited.
+        networks: client networks of its package, name to builder (``package.module.name``), which `network_name` can
+            then use wherever the package is installed.
+        where: place of ``leaves_site`` in its own file or that of its base, for messages.
     """
 
     name: str
@@ -124,14 +122,14 @@ _SCHEMA = {
     },
     "additionalProperties": False,
 }
-"""What a block ``_method`` holds."""
+"""JSON Schema of the block ``_method``."""
 
 
 def read_method(path: Path) -> Method:
-    """What the file of a variant itself says of it.
+    """Reads the description of a variant from its file, without its bases.
 
     Raises:
-        Refused: the file cannot be read, or its block holds something else; every problem at once.
+        Refused: the file cannot be read, or its block does not match the schema; all problems at once.
     """
     name, content = path.stem, read_json(path, byte_order_mark=False)
     if not isinstance(content, Mapping):
@@ -152,12 +150,12 @@ def read_method(path: Path) -> Method:
 
 
 def declared(bundle_root: str | Path | None, name: str) -> Method:
-    """What a variant says of itself, and its bases of it: exchange, labels and what leaves a site are inherited.
+    """Reads the description of a variant; ``exchange``, ``labels`` and ``leaves_site`` are inherited from its bases.
 
-    They stay ``None`` in a variant without a block ``_method``.
+    These are ``None`` for a variant without a block ``_method``.
 
     Raises:
-        Refused: as :func:`variant_files` and :func:`read_method`, or an exchange of what is not said to leave a site.
+        Refused: as :func:`variant_files` and :func:`read_method`, or ``leaves_site`` does not include the exchange.
     """
     base, *others = _bases(bundle_root, name).values()
     for method in others:
@@ -172,9 +170,9 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
 
 @functools.cache
 def packaged_methods() -> Mapping[str, Path]:
-    """Files of the variants that installed packages bring, by name: this package's, and those of entry points.
+    """Files of the variants of this package and of other packages' entry points, by name.
 
-    Those that are broken are left out, see :func:`samfed_monai.config.targets.brought`.
+    Broken entry points are left out, see :func:`samfed_monai.config.targets.brought`.
     """
     others = {name: file_of_method(point) for name, point in brought("methods").points.items()}
     return MappingProxyType(others | {path.stem: path for path in PACKAGED.glob("*.json")})
@@ -182,7 +180,7 @@ def packaged_methods() -> Mapping[str, Path]:
 
 @functools.cache
 def networks_elsewhere() -> dict[str, Elsewhere]:
-    """Client networks that installed packages bring: by entry points of their own, and by their methods."""
+    """Client networks of installed packages: from their own entry points, and from their methods."""
     points = brought("methods").points
     of_methods = {
         network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
@@ -193,24 +191,24 @@ def networks_elsewhere() -> dict[str, Elsewhere]:
 
 
 def methods() -> dict[str, Method]:
-    """What every installed variant says of itself, in the order of tables."""
+    """Descriptions of all installed variants, in the order of tables."""
     read = [declared(None, name) for name in packaged_methods()]
     return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
 
 
 def own_variants(bundle_root: str | Path | None) -> dict[str, Path]:
-    """Files in a bundle's ``configs/variants`` by the names of the variants; none without a bundle."""
+    """Files in a bundle's ``configs/variants``, by name; none without a bundle."""
     folder = Path(bundle_root) / "configs" / "variants" if bundle_root is not None else None
     return {path.stem: path for path in sorted(folder.glob("*.json"))} if folder else {}
 
 
 def known_variants(bundle_root: str | Path | None = None) -> list[str]:
-    """Names of installed variants and of the bundle's own; without a bundle, of the former."""
+    """Names of the installed variants and of the bundle's own, if a bundle is given."""
     return sorted({*own_variants(bundle_root), *packaged_methods()})
 
 
 FEDAVG = "fedavg"
-"""What :mod:`samfed_monai.methods.fedavg` is called by who looks for a variant of that name."""
+"""Name of the strategy :mod:`samfed_monai.methods.fedavg`, which users may look for among the variants."""
 
 _FEDAVG = (
     "it is how every variant averages that names no strategy: no_sam is it on the sites' own confident labels, "
@@ -219,14 +217,14 @@ _FEDAVG = (
 
 
 def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
-    """File of a variant; the bundle's own of that name goes before an installed one.
+    """File of a variant; the bundle's own variants have priority over installed ones.
 
     Raises:
-        Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
-            the message says whose.
+        Refused: no such variant (the message lists the existing ones), or a broken one of another package (the message
+            names the package).
     """
     files, broken = {**packaged_methods(), **own_variants(bundle_root)}, brought("methods").broken
-    if isinstance(name, str):  # a file may say anything
+    if isinstance(name, str):  # a file may contain any value
         if name in files:
             return files[name]
         if name in broken:
@@ -237,16 +235,16 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
 
 
 def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
-    """Files of a variant in merge order: what it builds on, if anything, and the variant on top.
+    """Files of a variant in merge order: its bases, if any, then the variant.
 
     Raises:
-        Refused: no such variant, a file that cannot be read, or bases that go round in a circle.
+        Refused: no such variant, an unreadable file, or circular bases.
     """
     return list(_bases(bundle_root, name))
 
 
 def _bases(bundle_root: str | Path | None, name: Any) -> dict[Path, Method]:
-    """Files of a variant in merge order, with what each says of itself."""
+    """Files of a variant in merge order, with the description in each."""
     found: dict[Path, Method] = {}
     while name is not None:
         path = find_variant(bundle_root, name)

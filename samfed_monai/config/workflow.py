@@ -1,4 +1,4 @@
-"""A workflow of a bundle at work: what its ``initialize`` and ``run`` name, how ``samfed`` runs it, its errors."""
+"""Runs a bundle's workflow: components for its ``initialize`` and ``run``, the run by ``samfed``, errors."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from samfed_monai.core.validators import one_of, require
 
 
 def run_job(*, job: Any, method: str = "run") -> Any:
-    """Calls ``job.run()``, or ``job.write()``; what a bundle's ``run`` consists of.
+    """Calls ``job.run()`` or ``job.write()``; for a bundle's ``run``.
 
-    Under ``python -m monai.bundle run`` an error of ours ends the process with its message and exit code.
+    Under ``python -m monai.bundle run`` an error of this package ends the process with its message and exit code.
 
     Example::
 
@@ -58,10 +58,10 @@ def run_job(*, job: Any, method: str = "run") -> Any:
 
 
 def install_exit_hook() -> None:
-    """Under MONAI's command, ends the process with the message and exit code of an error of ours, not a traceback."""
+    """Under MONAI's command, makes errors of this package end the process with message and exit code, no traceback."""
     if started_by_monai():
         sys.excepthook = _exit_hook
-        logging.getLogger("samfed_monai.audit").propagate = False  # JSON a message, which the site's audit.jsonl has
+        logging.getLogger("samfed_monai.audit").propagate = False  # JSON records, which are in audit.jsonl
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
@@ -78,10 +78,10 @@ def _exit_hook(kind: type[BaseException], error: BaseException, where: Traceback
 
 
 def require_checked(bundle_root: str | Path, workflow: str) -> None:
-    """Refuses a bundle that has problems; names them all.
+    """Refuses a bundle with problems, naming all of them.
 
-    Started by ``python -m monai.bundle run`` on this workflow, it also checks the overrides and the files of that
-    command line, which MONAI does not, and ends the process with exit code 2 and the message alone.
+    Under ``python -m monai.bundle run`` on this workflow it also checks the overrides and files of the command line,
+    which MONAI does not, and problems end the process with exit code 2 and only the message.
 
     Example::
 
@@ -90,7 +90,7 @@ def require_checked(bundle_root: str | Path, workflow: str) -> None:
         }]
 
     Raises:
-        Refused: with every problem.
+        Refused: with all problems.
     """
     install_exit_hook()
     given = _given(bundle_root, workflow)
@@ -103,7 +103,7 @@ def require_checked(bundle_root: str | Path, workflow: str) -> None:
 
 
 def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterator[Problem]:
-    """Text with ``#``: MONAI puts ``::`` in its place before any code of ours runs, and ``fire`` ends a word there."""
+    """Text with ``#``, which MONAI replaces by ``::`` before our code runs, and at which ``fire`` ends a word."""
     typed = {name: text for name, text in command.typed.items() if isinstance(command.overrides.get(name), str)}
     config = BundleConfig(files, command.overrides | typed)
     for parts, value in walk(config.content):
@@ -114,12 +114,12 @@ def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterato
 
 
 def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:
-    """What ``federate.json`` and the command line of this process set of the sites' training, where MONAI started it.
+    """Values of the sites' training in ``federate.json`` and on MONAI's command line; empty without that command.
 
-    Elsewhere nothing: who builds a federation in Python says so itself.
+    A federation that is built in Python sets them itself.
 
     Args:
-        bundle_root: folder of the bundle, where the command names no file in one.
+        bundle_root: folder of the bundle, used if the command names no file in one.
     """
     given = _given(bundle_root, "federate")
     if given is None:
@@ -129,10 +129,10 @@ def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:
 
 
 def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, list[Path]] | None:
-    """MONAI's command line with the bundle's folder and its files, if its last file of a workflow is that of this one.
+    """MONAI's command line, the bundle's folder and the files, if the last workflow file is that of this workflow.
 
-    ``None`` where Python code set the workflow up (``samfed``, a federated job that builds its clients, a test): what
-    it overrides cannot be seen from here, so that shipped paths count as placeholders.
+    ``None`` if Python code set up the workflow (``samfed``, a federated job that builds its clients, a test): its
+    overrides are not visible here, so shipped paths count as placeholders.
     """
     command = monai_command()
     files = [path.resolve() for path in command.config_files] if command else []
@@ -144,10 +144,10 @@ def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, 
 
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
-"""What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
+"""MONAI's type of each workflow; ``None`` for the properties of every bundle only."""
 
 _NEEDED = {"evaluate": ("run", "validate#evaluator"), "inference": ("run", "evaluator")}
-"""Ids that this module, or what calls it, asks for by name."""
+"""Ids that this module or its callers read by name."""
 
 
 def run_workflow(
@@ -160,22 +160,22 @@ def run_workflow(
 ) -> Any:
     """Checks a workflow with its overrides and runs it: initialize, run, finalize.
 
-    MONAI's logging configuration is left alone and its warning that a bundle may run code is silenced: the bundle has
-    passed the check, which is what the warning asks for.
+    MONAI's logging configuration is not applied. MONAI's warning that a bundle may run code is silenced, since the
+    bundle has passed the check.
 
     Args:
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
         asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
-        prepared: called with MONAI's workflow when it is initialized, to attach handlers to its ``evaluator``.
+        prepared: called with MONAI's workflow after its initialization, to attach handlers to its ``evaluator``.
 
     Returns:
-        what the expressions of the bundle's ``run`` returned.
+        the results of the expressions in the bundle's ``run``.
 
     Raises:
-        Refused: with every problem of the bundle, or what a component refused.
-        Stopped: as raised inside, unwrapped from MONAI's own error.
+        Refused: with all problems of the bundle, or the refusal of a component.
+        Stopped: raised by the workflow, unwrapped from MONAI's own error.
     """
     root = find_bundle(bundle)
     require(check_bundle(root, workflow, overrides=overrides, asked=asked))
@@ -203,17 +203,17 @@ def run_workflow(
     return returned
 
 
-# monai.utils.module.instantiate raises this from what the component raised
+# raised by monai.utils.module.instantiate from the component's error
 _WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
 
 _WORKFLOW = "samfed_monai.config."
-"""What runs a bundle's workflow (``run_job``, ``require_checked``): what it raises is not about one component."""
+"""Components that run a workflow (``run_job``, ``require_checked``): their errors do not concern one component."""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, by explicit ``raise ... from`` alone.
+    """Yields an error and its causes by explicit ``raise ... from``.
 
-    What merely happened while a refusal was dealt with is a fault of its own and must be seen.
+    An error while a refusal is being handled is a separate fault and must be reported.
     """
     while error is not None:
         yield error
@@ -223,17 +223,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def component_refusal(
     error: BaseException, content: Mapping[str, Any] | None = None, *, file: str = ""
 ) -> Refused | None:
-    """A refusal of values that a component named in a bundle does not take; ``None`` where ``error`` is another fault.
+    """Returns a refusal if a component of a bundle rejected its arguments; ``None`` for other errors.
 
-    Such is a ``ValueError`` or ``TypeError`` that the component itself raised when MONAI built it, as
-    ``torch.optim.AdamW`` does with a negative learning rate. A ``TypeError`` out of this package's own code is a fault
-    of ours: a value of the wrong kind is refused before anything is built.
+    That is a ``ValueError`` or ``TypeError`` of the component while MONAI built it, for instance of
+    ``torch.optim.AdamW`` for a negative learning rate. A ``TypeError`` in this package's own code is a bug, since
+    values of wrong types are refused before anything is built.
 
     Args:
-        error: what was raised, however deep MONAI wrapped it.
-        content: the configuration with the component, for its id; without one, or where that holds no such component,
-            the message has the component's name.
-        file: the bundle's file that names the component, where that is known.
+        error: the error, possibly wrapped several times by MONAI.
+        content: the configuration, to find the component's id; without the id, the message has the component's name.
+        file: the bundle's file that names the component, if known.
     """
     for outer, cause in pairwise(_causes(error)):
         wrapped = _WRAPPED.match(str(outer)) if isinstance(outer, RuntimeError) else None
@@ -260,24 +259,24 @@ def _is(value: Any, component: str) -> bool:
 
 
 def unwrap(error: BaseException, content: Mapping[str, Any] | None = None) -> SamFedError | KeyboardInterrupt | None:
-    """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
+    """Returns the error of this package that ``error`` was raised from (MONAI wraps errors of ``$`` expressions).
 
-    Where there is none, what a component refused in its own words is one (:func:`component_refusal`, which takes
-    ``content``), and what the machine could not do (:func:`samfed_monai.core.errors.machine_failure`).
+    If there is none, returns arguments rejected by a component (:func:`component_refusal`, with ``content``), or a
+    failure of the machine (:func:`samfed_monai.core.errors.machine_failure`), or ``None``.
     """
     failures = (failure for each in _causes(error) if (failure := machine_failure(each)))
     return unwrap_own(error) or component_refusal(error, content) or next(failures, None)
 
 
 def unwrap_own(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
-    """As :func:`unwrap`, without what components refused in their own words."""
+    """As :func:`unwrap`, but only for errors of this package and ``KeyboardInterrupt``."""
     own = (each for each in _causes(error) if isinstance(each, (SamFedError, KeyboardInterrupt)))
     return next(own, None)
 
 
 @contextmanager
 def unwrapped(parser: Any = None) -> Iterator[None]:
-    """Raises the error of ours in place of the one that MONAI wrapped it in.
+    """Raises the error found by :func:`unwrap` in place of MONAI's wrapper.
 
     Args:
         parser: MONAI's ``ConfigParser`` that builds the components.
