@@ -1,4 +1,4 @@
-"""The images that a bundle's workflows see: the public set, a site's images, one split."""
+"""Images of a bundle's workflows: the public set, a site's images, one split."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
 
 @dataclass(kw_only=True, eq=False)
 class SiteImages:
-    """Records of each split of one site, and of the public set, out of a data list.
+    """Records of each split of one site, and of the public set, from a data list.
 
     Args:
         datalist: file of the data list.
-        data_root: folder that the list's paths start from.
-        site: the site's name; "" is the server, which has the public images alone.
-        oracle: whether labels of the site's unlabelled images are read, where the list has any.
-        limit: at most this many images of each of the site's splits, 1 or more; the public set stays whole.
-        weak_labels: whether the site's own labels may be scribbles, points, boxes or blocks; a method that learns from
-            them says so.
-        classes: names of the classes that networks tell apart; ``None`` is one.
+        data_root: folder that the list's paths are relative to.
+        site: the site's name; "" is the server, which has only the public images.
+        oracle: whether to read labels of the site's unlabelled images, if the list has any.
+        limit: maximum number of images in each of the site's splits, 1 or more; the public set is not limited.
+        weak_labels: whether the site's own labels may be scribbles, points, boxes or blocks; for methods that learn
+            from them.
+        classes: names of the classes to segment; ``None`` is one.
 
     Raises:
-        Refused: a limit below 1; when a split is asked for, a list of other classes.
+        Refused: a limit below 1; when records are read, a list with other classes.
 
     Example::
 
@@ -63,9 +63,9 @@ class SiteImages:
         require(whole("train.json -> limit", self.limit, "a number of images", least=1, or_null=True, hint=hint))
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
-        """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
+        """Records of one split, see :func:`samfed_monai.data.load_records`; at the server only those of ``public``.
 
-        ``labelled`` are those of ``unlabelled`` whose label the list knows, with it: supervised variants train on them.
+        ``labelled`` are those of ``unlabelled`` that have a label in the list, with the label, for supervised variants.
 
         Raises:
             Refused: unknown site or split, missing files.
@@ -97,24 +97,24 @@ class SiteImages:
 
 
 class _SharedItems(list[Any]):
-    """Items of the public images, which datasets share for as long as one of them is there."""
+    """Cached public images, which data sets share; they are freed with the last of these."""
 
 
 _shared_items: WeakValueDictionary[bytes, _SharedItems] = WeakValueDictionary()
 
 
 class SplitDataset(CacheDataset):
-    """Images of one split; what is not random of their transform is done once, when an image is first asked for.
+    """Images of one split; deterministic transforms are applied once, when an image is first used.
 
     Every item gets ``image_read``, the SHA-256 of the image file that was read, by which a site counts its images.
 
-    All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px). Public ones are the same at every
-    site: those in one process have one copy of them, as far as they are read alike.
+    All read images are cached in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px). Sites in one process share
+    one cache of the public images if records and deterministic transforms are the same.
 
     Args:
-        data: where images come from.
-        split: as of :meth:`SiteImages.records`.
-        transform: of one record. It is copied: two splits may name the same views and each draws its own.
+        data: source of the records.
+        split: see :meth:`SiteImages.records`.
+        transform: transform of one record. It is copied, so that two splits with the same views draw independently.
 
     Raises:
         Refused: unknown site or split, missing files.
@@ -132,11 +132,11 @@ class SplitDataset(CacheDataset):
             self._cache = self._shared()
 
     def different_images(self) -> int:
-        """How many images have other bytes: by what was read, and by the list where nothing was read yet."""
+        """Number of images with different bytes, by the files that were read, else by the hashes in the list."""
         return len({self._read.get(index) or record["image_sha256"] for index, record in enumerate(self.data)})
 
     def _transform(self, index: int) -> Any:
-        if index not in self._read:  # before the image is read: what is kept from then on
+        if index not in self._read:  # before the image is read and cached
             self._read[index] = "" if self._public else sha256_file(self.data[index]["image"])
         made = super()._transform(index)
         for item in made if isinstance(made, list) else [made]:
@@ -145,13 +145,13 @@ class SplitDataset(CacheDataset):
         return made
 
     def _shared(self) -> Any:
-        """The cache of datasets with these records and these steps before the first random one; else its own."""
+        """Cache shared by data sets with equal records and deterministic first transforms; its own if not picklable."""
         first = self.transform.get_index_of_first(
             lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
         )
         try:
             key = pickle_hashing([self.data, self.transform.transforms[:first]])
-        except Exception:  # what cannot be pickled has no hash: a function within a function, an open file
+        except Exception:  # not picklable, so no hash: a nested function, an open file
             return self._cache
         return _shared_items.setdefault(key, _SharedItems(self._cache))
 
@@ -160,26 +160,26 @@ Records = list[dict[str, Any]]
 
 
 class PublicSet:
-    """A part of ``D_p`` to fit on, a part to choose the epoch by, and sites' labelled images for the report.
+    """A part of ``D_p`` for training, a held-out part to select the epoch, and sites' labelled images for the report.
 
     Args:
         datalist: file of the data list.
-        data_root: folder that the list's paths start from.
-        held_out_fraction: share of the public images that chooses the epoch; whole groups at a time, [0, 1).
-        seed: decides which.
-        evaluate_on: split of every site whose Dice is reported, or ``None``; it decides nothing.
-        evaluate_limit: at most this many images of each site in the report.
-        limit: fit on at most this many public images, held-out ones included, chosen by hash; ``None`` takes all. It
-            shows what a poor teacher does to its students, whose own public images it leaves alone.
+        data_root: folder that the list's paths are relative to.
+        held_out_fraction: fraction of the public images to hold out, in [0, 1); groups of images are not split.
+        seed: seed of the split.
+        evaluate_on: split of every site whose Dice is reported, or ``None``; it is not used for selection.
+        evaluate_limit: maximum number of images of each site in the report.
+        limit: maximum number of public images, held-out ones included, chosen by hash; ``None`` takes all. For
+            experiments with a poor teacher: students still train on all public images.
 
     Attributes:
-        hash: identity of the data list.
+        hash: hash of the data list.
         train, held_out: records of the two parts.
         tests: site to labelled records.
 
     Raises:
-        Refused: a limit below 2; what :func:`samfed_monai.data.load_records` and
-            :func:`samfed_monai.data.split_public` refuse.
+        Refused: a limit below 2, or a refusal of :func:`samfed_monai.data.load_records` or
+            :func:`samfed_monai.data.split_public`.
 
     Example::
 
@@ -213,6 +213,6 @@ class PublicSet:
 
 
 def check_public_limit(limit: int | None) -> None:
-    """Refuses a number of public images that leaves none to fit on or none to hold out."""
+    """Refuses a number of public images that leaves none to train on or none to hold out."""
     hint = "null takes all; one image at least is held out"
     require(whole("teacher.json -> public_limit", limit, "a number of images", least=2, or_null=True, hint=hint))

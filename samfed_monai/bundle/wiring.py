@@ -1,4 +1,4 @@
-"""Small components that take the place of Python expressions in a bundle's JSON."""
+"""Small components that replace Python expressions in a bundle's JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network itself, moved to a device.
+    """Moves a network to a device and returns it.
 
     Example::
 
@@ -35,23 +35,23 @@ def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:
 def parameters_of(
     *, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (), encoder_learning_rate: float | None = None
 ) -> list[Any]:
-    """All parameters of a network, as an optimizer takes them.
+    """Returns all parameters of a network for an optimizer.
 
     Args:
         network: the network.
-        encoder_learning_rate: peak for an encoder that starts from pretrained weights, which a decoder's would spoil;
-            a group of its own, after ``groups`` have taken theirs. ``None``, or a network that starts from random
-            numbers, knows one rate.
-        groups: parameters with options of their own, as torch's groups: ``params`` is a list of patterns of names
-            (``*`` crosses dots), everything else an option of the optimizer. What an earlier group has is not in a
-            later one; all others have the optimizer's own options.
+        encoder_learning_rate: peak learning rate of a pretrained encoder, whose weights the decoder's rate would spoil.
+            The encoder's parameters that are in none of ``groups`` become the last group. ``None``, or without
+            pretrained weights: no such group.
+        groups: parameters with their own options, like torch's groups: ``params`` is a list of patterns of names
+            (``*`` also matches dots), all other keys are options of the optimizer. A parameter is in the first group
+            that matches; the remaining ones have the optimizer's own options.
 
     Returns:
-        The parameters in the network's order; with groups, those that are in none, then one group after the other.
+        The parameters in the network's order; with groups, first those in no group, then each group.
 
     Raises:
-        Refused: a group without patterns, a learning rate that is no number above 0, a pattern that matches nothing
-            that is left; all at once.
+        Refused: a group without patterns, a learning rate that is not a number above 0, a pattern that matches none of
+            the remaining parameters; all at once.
 
     Example::
 
@@ -86,14 +86,14 @@ def parameters_of(
 
 
 def part_of(*, of: Any, name: str) -> Any:
-    """A public attribute of another component.
+    """Returns a public attribute of another component.
 
     Args:
         of: the component.
-        name: one attribute; no dots, and none that begins with an underscore.
+        name: name of one attribute, without dots or a leading underscore.
 
     Raises:
-        Refused: another kind of name, or the component has no such attribute.
+        Refused: an invalid name, or the component has no such attribute.
 
     Example::
 
@@ -106,9 +106,9 @@ def part_of(*, of: Any, name: str) -> Any:
 
 
 def model_path(*, model: str | None, bundle_root: str | Path) -> str:
-    """The weights that were named, else those in the bundle's folder ``models``.
+    """Returns the path of the given weights, else that of the weights in the bundle's folder ``models``.
 
-    ``models/model.safetensors`` goes before ``models/model.pt``, the name that MONAI's own tools give.
+    ``models/model.safetensors`` has priority over ``models/model.pt``, the name that MONAI's own tools use.
 
     Example::
 
@@ -121,16 +121,16 @@ def model_path(*, model: str | None, bundle_root: str | Path) -> str:
 
 
 class SiteAlone(HandlerGroup):
-    """Validates after every epoch, keeps the best weights, and shows a progress bar.
+    """Validates every ``interval`` epochs, saves the best weights, and shows a progress bar.
 
     Args:
-        evaluator: of the site's validation images.
-        output_dir: receives ``best.safetensors``.
+        evaluator: evaluator of the site's validation images.
+        output_dir: folder for ``best.safetensors``.
         interval: epochs from one validation to the next.
 
     Raises:
-        Refused: at ``STARTED``, without an image to train on: an epoch of no step would end as if it had trained; or
-            where ``best.safetensors`` of an earlier training is there.
+        Refused: at ``STARTED``, no image to train on (an epoch without steps would look like a finished training), or
+            a ``best.safetensors`` of an earlier training.
 
     Example::
 
@@ -149,7 +149,7 @@ class SiteAlone(HandlerGroup):
         )
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
+        """Attaches the handlers to a trainer."""
         engine.add_event_handler(Events.STARTED, _require_images)
         super().attach(engine)
 

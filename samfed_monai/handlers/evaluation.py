@@ -39,43 +39,43 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
+NAME_BYTES = 120  # file systems allow 255, encrypting ones 143; the rest is for digits, repeat and extension
 COLUMNS = ("id", *NAMES, *BESIDE, "empty", "estimate", "mask")
 
 
 class ScoreHandler:
-    """Scores each image of a MONAI ``SupervisedEvaluator``: Dice, IoU, HD95, and what is beside (docs/method.md).
+    """Scores each image of a MONAI ``SupervisedEvaluator``: Dice, IoU, HD95 and further measures (docs/method.md).
 
     Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
-    batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it leaves on
+    batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it sets on
     ``engine.state``:
 
     - ``metrics["dice" | "iou" | "hd95" | "sensitivity" | "precision" | "area"]``: means over the images,
-    - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
-    - ``scores``: a list of ``{"id", "empty", "estimate"}`` and those six, one per image in the order seen; ``estimate``
-      is how good the mask is by its own probabilities (:func:`samfed_monai.metrics.quality.estimate`).
+    - ``score_summary``: these means with ``n``, the counts of empty masks, and their ``convention``,
+    - ``scores``: a list of ``{"id", "empty", "estimate"}`` and the six scores, one per image in the order seen;
+      ``estimate`` is the mask's quality estimated from probabilities (:func:`samfed_monai.metrics.quality.estimate`).
 
-    Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
-    class of its highest logit. An image's scores are then means over the classes that it holds
-    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same, and the summary has
-    ``classes``, see :func:`samfed_monai.metrics.summarise`.
+    With K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background first; a pixel belongs to the
+    class of its highest logit. An image's scores are means over the classes that it contains
+    (:func:`samfed_monai.metrics.over_classes`). Its row then has ``classes``, the scores by class name, and so has the
+    summary, see :func:`samfed_monai.metrics.summarise`.
 
-    Of slices of volumes (``volume``, ``slice``, ``spacing`` and ``native_size`` in ``engine.state.batch``), the summary
-    has ``volumes``, see :func:`samfed_monai.metrics.scores.summarise_volumes`; their masks are held until the end.
+    For slices of volumes (``volume``, ``slice``, ``spacing`` and ``native_size`` in ``engine.state.batch``) the summary
+    has ``volumes``, see :func:`samfed_monai.metrics.scores.summarise_volumes`; masks are kept until the epoch's end.
 
-    It compares at the size that arrives: prediction and label must agree, nothing is resized. An image that comes again
-    is scored once where :class:`~samfed_monai.handlers.images_seen.ImagesSeen` looks for repeats, as at a site.
+    Nothing is resized: prediction and label must have the same size. Repeated images are scored once if
+    :class:`~samfed_monai.handlers.images_seen.ImagesSeen` is attached, as at a site.
 
     Args:
         output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
             by their owner only; ``None`` writes nothing.
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
         skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
-            for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
+            are for comparison with HSSF's tables. The rows include all images, with the diagonal as HD95.
         classes: names of the classes; ``None`` is one.
 
     Raises:
-        Refused: a switch is not true or false; later, when an image comes without a label.
+        Refused: a switch that is not true or false; later, an image without a label.
 
     Example::
 
@@ -98,7 +98,7 @@ class ScoreHandler:
 
     @property
     def convention(self) -> dict[str, str]:
-        """What this handler's HD95 means and what an empty mask counts, as ``results.json`` states it."""
+        """Definition of this handler's HD95 and of scores of empty masks, as in ``results.json``."""
         return convention(pooled=self.pooled, skip_empty=self.skip_empty)
 
     def attach(self, engine: Engine) -> None:
@@ -131,7 +131,7 @@ class ScoreHandler:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
     def finish(self, engine: Engine) -> None:
-        """Leaves means and table on ``engine.state``, and writes ``scores.csv``."""
+        """Sets means and table on ``engine.state``, and writes ``scores.csv``."""
         summary = summarise(self._rows, skip_empty=self.skip_empty)
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
@@ -144,16 +144,16 @@ class ScoreHandler:
             write_scores(self.output_dir / "scores.csv", self._rows, masks=self._files)
 
     def row_of(self, probabilities: Tensor, label: Tensor) -> dict[str, Any]:
-        """The row of an image whose mask came from elsewhere, without its id.
+        """Returns the row of an image, without its id, for a mask of another origin.
 
         Args:
             probabilities: (C, H, W) float in [0, 1].
-            label: (C, H, W), as an evaluator has it.
+            label: (C, H, W), as from an evaluator.
         """
         return self._row(self._drawn(probabilities, 0.5), label)
 
     def _row(self, prediction: np.ndarray, label: Tensor, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Scores of an image, and of each of its classes where there are several."""
+        """Scores of an image, with those of each class if there are several."""
         truth = self._drawn(label, 0.5, "label")
         if not self.classes:
             return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(more or {})}
@@ -162,7 +162,7 @@ class ScoreHandler:
         return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(more or {}), "classes": named}
 
     def _drawn(self, channels: Tensor, above: float, what: str = "pred") -> np.ndarray:
-        """The mask (H, W) of logits, probabilities or label (C, H, W): bool, or the classes' values."""
+        """Converts logits, probabilities or a label (C, H, W) to a mask (H, W): bool, or the classes' values."""
         array: np.ndarray = channels.detach().float().cpu().numpy()
         count = len(self.classes) + 1
         if array.ndim != 3 or array.shape[0] != count:
@@ -173,7 +173,7 @@ class ScoreHandler:
         return mask
 
     def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
-        """Keeps a slice until its volume is scored; mm of its pixels follow from the size that it is compared at."""
+        """Keeps a slice until its volume is scored; its pixel size in mm is scaled to the size of the label."""
         truth = self._drawn(item["label"], 0.5, "label")
         (rows, columns, deep), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
         down, right = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
@@ -193,9 +193,9 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
 
     Args:
         path: file to write.
-        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``, and ``classes`` where there are
-            several: ``dice <name>`` and so on are columns, too, empty where neither mask holds the class.
-        masks: file names of the masks, in the same order; none leaves the column empty.
+        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels) and ``empty``. Rows with ``classes`` also fill
+            columns ``dice <name>`` and so on, which are empty if neither mask contains the class.
+        masks: file names of the masks, in the same order; without them the column is empty.
     """
     named = [{**row, "mask": masks[index] if index < len(masks) else ""} for index, row in enumerate(scores)]
     more: list[str] = []
@@ -208,10 +208,10 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
 
 
 def safe_name(identifier: str) -> str:
-    """A file name for an image's id: unicode and spaces are kept, what could leave the folder is not.
+    """Returns a file name for an image's id; Unicode and spaces are kept, path separators are not.
 
-    Of a long id the first 120 bytes are kept. A changed name carries the first digits of its id's SHA-256, so that two
-    ids never share a file.
+    Only the first 120 bytes of a long id are kept. A changed name ends with the first digits of the id's SHA-256, so
+    that two ids never share a file.
 
     Example::
 
@@ -226,7 +226,7 @@ def safe_name(identifier: str) -> str:
 
 
 def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
-    """The images of an evaluator's batch, decollated or not: what the batch holds of each, and what was made of it."""
+    """Merges batch and output of an evaluator, decollated or not, into one dictionary per image."""
     items, made = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
     known = isinstance(items, (list, tuple)) and all(isinstance(item, Mapping) for item in items)
     return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
@@ -235,14 +235,14 @@ def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
 def labelled_records(
     listed: DataList, data_root: str | Path, sites: Iterable[str], *, split: str, limit: int | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Labelled records of a split by site, each file as it was listed; sites without any are left out.
+    """Labelled records of a split by site, with files verified against the list; sites without records are left out.
 
     Args:
         listed: the data list.
-        data_root: folder that its paths start from.
+        data_root: folder that its paths are relative to.
         sites: names of sites.
         split: ``"validation"`` or ``"test"``.
-        limit: at most so many images per site, chosen by hash; ``None`` takes all.
+        limit: maximum number of images per site, chosen by hash; ``None`` takes all.
 
     Raises:
         Refused: unknown site or split, images without a label, files that have changed since the list was made.
@@ -256,30 +256,30 @@ def labelled_records(
 
 @dataclass(kw_only=True)
 class SiteEvaluation:
-    """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
+    """Loads weights, runs the evaluator over a split of one site or of all, and writes the scores.
 
-    ``<output_dir>/<site>/<split>/scores.csv`` has one row per image, and predicted masks lie beside it if wanted;
+    ``<output_dir>/<site>/<split>/scores.csv`` has one row per image, and the predicted masks are beside it;
     ``<output_dir>/metrics.json`` has each site's means, the mean over all images, and the convention of both. Sites
     without images in the split are left out.
 
     Args:
         evaluator: MONAI evaluator whose handlers include ``scores``.
-        scores: the evaluator's :class:`ScoreHandler`; where it writes is set here.
+        scores: the evaluator's :class:`ScoreHandler`; its output folder is set here.
         model: weights, ``.safetensors`` or a torch file of plain tensors; see :func:`trained_weights`.
         datalist: file of the data list.
-        data_root: folder that the list's paths start from.
-        split: ``validation`` or ``test`` (``unlabelled`` only where the list has labels).
+        data_root: folder that the list's paths are relative to.
+        split: ``validation`` or ``test`` (``unlabelled`` only if the list has labels).
         site: the site's name, or "" for all sites.
         preprocessing: transform of one record.
         batch_size: images in a batch.
         output_dir: folder to write to.
-        limit: at most this many images of each site.
-        settings: options of this run, compared with those that the weights' header names (``network_name``,
-            ``image_size``); what either side does not name is not compared.
-        loaded: whether the evaluator's network has its weights already; ``model`` only names them then.
+        limit: maximum number of images of each site.
+        settings: options of this run; those that the weights' header has, too (``network_name``, ``image_size``), must
+            be equal.
+        loaded: whether the evaluator's network already has its weights; ``model`` is then only their name.
 
     Raises:
-        Refused: weights that were trained with other settings, when it is built; later those that do not fit, an
+        Refused: weights that were trained with other settings, when it is built; later weights that do not fit, an
             unknown site or split, images without a label, files that have changed since the list was made.
 
     Example::
@@ -312,7 +312,7 @@ class SiteEvaluation:
         network = self.evaluator.network
         if not self.loaded:
             network.load_state_dict(trained_weights(network, self.model), strict=False)
-        (self.folder / "metrics.json").unlink(missing_ok=True)  # those of other tables than are written now
+        (self.folder / "metrics.json").unlink(missing_ok=True)  # it would not belong to the new tables
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
         result = {"model": Path(self.model).name, "split": self.split, "sites": sites, "average": average}
@@ -344,8 +344,8 @@ class SiteEvaluation:
 
 
 def tables_of(result: Mapping[str, Any]) -> str:
-    """A row for each site and its classes, and of all images; ``empty`` counts empty masks. Below it a row for
-    each site and class of whole volumes, where slices of volumes were scored; HD95 is ``of`` those that have it."""
+    """Formats a row for each site, its classes, and all images; ``empty`` counts empty masks. For slices of volumes, a
+    second table has the scores of whole volumes; ``of`` is the number of volumes with an HD95."""
     rows: list[tuple[str, ...]] = [(result["split"], "n", "Dice", "IoU", "HD95", "empty")]
     volumes: list[tuple[str, ...]] = [("whole volumes", "n", "Dice", "HD95 mm", "of")]
     for site, row in {**result["sites"], "average": result["average"]}.items():

@@ -1,4 +1,4 @@
-"""Guides, sources of probabilities for an unlabelled batch; and ``Guidance``, which hands them to the loss terms."""
+"""Guides, sources of probabilities for an unlabelled batch, and ``Guidance``, which passes them to the loss terms."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class NetworkCopy:
-    """A frozen copy in eval mode of another network, parameters and buffers.
+    """A frozen copy of a network's parameters and buffers, in eval mode.
 
-    The copy is allocated at the first :meth:`sync`; later ones write into it, so a round costs no allocation.
+    The copy is allocated at the first :meth:`sync` and reused by later ones.
     """
 
     def __init__(self) -> None:
@@ -56,16 +56,16 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 
 
 OWN_VIEWS = ("weak", "strong")
-"""What a term may ask for by name besides guides: the student's own predictions of an image's two views."""
+"""Names that terms may use besides those of guides: the student's own predictions of the two views of an image."""
 
 
 class Guide(ABC):
-    """Gives probabilities for the weak view of an unlabelled batch, under a name that terms ask for.
+    """Provides probabilities for the weak view of an unlabelled batch, under a name that terms use.
 
-    A new guide subclasses this, is named in the bundle's ``guides`` and needs nothing else.
+    A new guide subclasses this and is named in the bundle's ``guides``; nothing else is needed.
 
     Args:
-        name: what terms call it; ``weak`` and ``strong`` are taken by the student's own views.
+        name: name for terms; ``weak`` and ``strong`` are reserved for the student's own views.
 
     Raises:
         Refused: an empty name, or one of the student's own views.
@@ -77,10 +77,10 @@ class Guide(ABC):
         self.name = name
 
     def attach(self, engine: Engine) -> None:  # noqa: B027 - a guide without state binds to nothing
-        """Binds what the guide keeps to the trainer; called by :class:`UnlabelledStream`."""
+        """Binds the guide's state to the trainer; called by :class:`UnlabelledStream`."""
 
     def is_needed(self, engine: Any) -> bool:
-        """Whether this iteration computes it; a guide that costs something is, where a term reads it."""
+        """Whether this iteration computes it; expensive guides are computed only if a term reads them."""
         return True
 
     @abstractmethod
@@ -97,21 +97,21 @@ class Guide(ABC):
 
 
 def say_read(engine: Any, names: Iterable[str]) -> None:
-    """Has a trainer know that a term's value depends on these guides or own views."""
+    """Registers with a trainer that a term's value depends on these guides or own views."""
     engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(names)
 
 
 def is_read(name: str, engine: Any) -> bool:
-    """Whether the value of a term of this trainer depends on the guide ``name``; True where there is no term to say."""
+    """Whether a term of this trainer depends on the guide ``name``; True if no term has registered its guides."""
     return name in getattr(engine.state, "guides_read", {name})
 
 
 class BatchGuide(Guide):
-    """Reads a guide's probabilities out of the unlabelled batch; what more there is to compute is a subclass's.
+    """Reads a guide's probabilities from the unlabelled batch; subclasses may compute more from them.
 
     Args:
-        name: what terms call this guide.
-        key: the batch's key, (B, C, H, W) float in [0, 1]; spatial transforms must have moved it with the image.
+        name: name for terms.
+        key: the batch's key, (B, C, H, W) float in [0, 1], with the same spatial transforms as the image.
 
     Raises:
         Refused: at the first batch, when the key is missing or its size is not the image's.
@@ -143,11 +143,11 @@ class BatchGuide(Guide):
 class CopyGuide(Guide):
     """Probabilities of a frozen copy of the trainer's network, buffers included, in eval mode.
 
-    The copy is taken at ``STARTED``, when the client has just loaded the global weights; where no term reads the guide
-    there is none.
+    The copy is taken at ``STARTED``, when the client has just loaded the global weights, and only if a term reads the
+    guide.
 
     Args:
-        name: what terms call this guide.
+        name: name for terms.
     """
 
     def __init__(self, name: str) -> None:
@@ -176,11 +176,11 @@ class EmaGuide(CopyGuide):
     """Probabilities of an exponential moving average of the student, buffers included, in eval mode (docs/method.md).
 
     At ``STARTED`` the average is set to the student, since global weights have just arrived and an older average would
-    pull towards the round before; after every optimizer step it moves by ``1 - decay``.
+    pull towards the previous round; after every optimizer step it moves by ``1 - decay``.
 
     Args:
-        name: what terms call this guide.
-        decay: part of the old average that is kept at each step, in [0, 1).
+        name: name for terms.
+        decay: weight of the old average at each step, in [0, 1).
 
     Raises:
         Refused: a decay outside [0, 1).
@@ -196,7 +196,7 @@ class EmaGuide(CopyGuide):
         self.decay = decay
 
     def attach(self, engine: Engine) -> None:
-        """Re-synchronises at the start of a run and averages after each step."""
+        """Copies the student at the start of a run and updates the average after each step."""
         super().attach(engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
 
@@ -208,10 +208,10 @@ class EmaGuide(CopyGuide):
 class GlobalGuide(CopyGuide):
     """Probabilities of the round's global network, frozen in eval mode (docs/method.md, step 2, homogeneous mode).
 
-    A trainer that runs on its own, without rounds, takes a new copy at the start of every epoch.
+    A trainer without rounds takes a new copy at the start of every epoch.
 
     Args:
-        name: what terms call this guide.
+        name: name for terms.
 
     Example::
 
@@ -223,26 +223,26 @@ class GlobalGuide(CopyGuide):
 
     @property
     def network(self) -> nn.Module:
-        """The frozen copy, for a term that looks at more than its probabilities; it must read this guide."""
+        """The frozen copy, for a term that needs more than its probabilities; the term must read this guide."""
         return self._copy.network
 
     def attach(self, engine: Engine) -> None:
-        """Takes a copy of ``engine.network`` whenever a round starts, or without rounds an epoch."""
+        """Takes a copy of ``engine.network`` at the start of every round, or without rounds of every epoch."""
         when_round_starts(engine, self._started)
 
 
 @dataclass
 class Guidance:
-    """Everything the terms of one iteration need, for one unlabelled batch.
+    """Inputs of the terms in one iteration, for one unlabelled batch.
 
     Args:
         student: (B, C, H, W) float logits of the strong view, with gradient.
         weak_view: (B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient; or a
-            function that makes it, which is called once, and only if a term asks for ``weak``.
+            function that returns it, called at most once, when a term uses ``weak``.
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
-        batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
+        batch: the unlabelled batch itself (not mixed by CutMix), for a term that runs the student on another view.
         mixed: whether CutMix has mixed the other three.
-        trust: settings to the trust in their teacher on each image, (B,) float in [0, 1], for the rule
+        trust: settings to the trust in the teacher on each image, (B,) float in [0, 1], for the rule
             ``trusted_average``.
     """
 
@@ -276,10 +276,10 @@ class Guidance:
         return self.guides[name]
 
     def view(self, key: str, *, asked_by: str) -> Tensor:
-        """A view of the unlabelled images, (B, 3, H, W), for a term that looks at it once more.
+        """Returns a view of the unlabelled images, (B, 3, H, W), for a term that runs a network on it.
 
         Raises:
-            Refused: the batch has no such view, or CutMix has moved the guides away from it.
+            Refused: the batch has no such view, or the guides no longer match it because of CutMix.
         """
         problems = Problems()
         if key not in self.batch:
@@ -293,7 +293,7 @@ class Guidance:
         return self.batch[key]
 
     def compared(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Probabilities of teacher and student, and of the guide ``ema`` where there is one (docs/method.md)."""
+        """Probabilities of teacher and student, and of the guide ``ema`` if there is one (docs/method.md)."""
         third = self.guides.get("ema") if settings.student != "ema" else self.weak
         teacher, student = (
             self.probabilities(name, asked_by=asked_by) for name in (settings.teacher, settings.student)
@@ -301,7 +301,7 @@ class Guidance:
         return teacher, student, third
 
     def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
-        """The agreement of two guides, computed once however many terms ask for it."""
+        """The agreement of two guides, computed once for all terms."""
         if settings not in self._agreements:
             self._agreements[settings] = agree(
                 *self.compared(settings, asked_by=asked_by),
@@ -314,7 +314,7 @@ class Guidance:
 
 
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
-    """The problem of a term that asks for a guide that is not there."""
+    """The problem of a term that uses an unknown guide."""
     names = sorted({*OWN_VIEWS, *known})
     hint = did_you_mean(name, names) or f"add or enable a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)

@@ -1,4 +1,4 @@
-"""Named handlers of a bundle as one handler in the list that MONAI's trainer takes."""
+"""Named handlers of a bundle as one handler for MONAI's trainer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class HandlerGroup:
-    """Attaches handlers and named groups of handlers in the order given, and passes over what a bundle disabled.
+    """Attaches handlers and named groups of handlers in the given order, skipping disabled ones.
 
-    So a bundle can keep its terms in a dict, where an id such as ``terms#sam_kd#_disabled_`` finds them. MONAI drops an
-    inline component with ``_disabled_`` from its dict, but resolves a *reference* to one to ``None``, which a trainer
-    could not attach.
+    With it a bundle can keep its terms in a dict, for ids such as ``terms#sam_kd#_disabled_``. MONAI drops an inline
+    component with ``_disabled_`` from its dict, but resolves a *reference* to one to ``None``, which a trainer cannot
+    attach.
 
     Args:
         handlers: handlers, ``None``, and dicts or lists of those.
@@ -34,10 +34,10 @@ class HandlerGroup:
             handler.attach(engine)
 
     def check(self, engine: Engine) -> None:
-        """Has those that look at a trainer before it runs (``check``) do so now.
+        """Calls ``check`` of all handlers that have one, to check a trainer before it runs.
 
         Raises:
-            Refused: what any of them refuses, all at once.
+            Refused: the problems of all handlers, at once.
         """
         problems = Problems()
         for handler in self.handlers:

@@ -1,4 +1,4 @@
-"""Counts the different images that an engine is given, whatever its loaders and data sets say of themselves."""
+"""Counts the different images that an engine receives, independently of its loaders and data sets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from ignite.engine import Events
 
 IMAGE_READ = "image_read"
-"""Key of an item for the SHA-256 of the image file that was read; empty for a public image."""
+"""Key of an item's SHA-256 of the image file that was read; empty for a public image."""
 
 _UNKNOWN = "an item without an image"
 
 
 @dataclass
 class Seen:
-    """Images of one kind of batch; public ones are left out.
+    """Images seen in one kind of batch, without public ones.
 
     Args:
-        images: what tells them apart, one each.
-        drawn: how many there were, repeats included.
-        hashed: whether every one of them came with the hash of its file.
+        images: identities of the different images.
+        drawn: number of images, including repeats.
+        hashed: whether all of them came with the hash of their file.
     """
 
     images: set[str] = field(default_factory=set)
@@ -35,7 +35,7 @@ class Seen:
         return len(self.images) < self.drawn
 
     def take(self, batch: Any) -> list[bool]:
-        """Counts a batch; says of each of its items whether its image was there before."""
+        """Counts a batch and returns for each of its items whether the image was seen before."""
         repeats = []
         for identity, hashed in identities(batch):
             repeats.append(identity in self.images)
@@ -46,8 +46,8 @@ class Seen:
 
 
 def identities(batch: Any) -> Iterator[tuple[str, bool]]:
-    """What tells each image of a batch from others, and whether it is the hash of its file; else it is that of its
-    pixels as they arrive. Empty for a public image. Items without an image count as one."""
+    """Yields the identity of each image in a batch, and whether it is the hash of its file; else it is the hash of the
+    pixels. The identity of a public image is empty. Items without an image have one common identity."""
     if isinstance(batch, Mapping):
         images, read = batch.get("image"), batch.get(IMAGE_READ)
         if isinstance(read, list | tuple) and read and all(isinstance(each, str) for each in read):
@@ -76,17 +76,17 @@ def _hash(image: Any) -> str:
 
 
 class ImagesSeen:
-    """Counts images of an engine's own batches (``batch``) and of its unlabelled stream's (``stream``).
+    """Counts images of an engine's own batches (``batch``) and of its unlabelled stream (``stream``).
 
-    It leaves on ``engine.state.repeats`` which items of the current batch were there before; :class:`ScoreHandler`
-    scores those once. It does not see images that other components read by themselves.
+    It sets ``engine.state.repeats`` to which items of the current batch were seen before; :class:`ScoreHandler` scores
+    each image once. Images that other components read are not counted.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew."""
+        """Resets the counts."""
         self.batch, self.stream = Seen(), Seen()
 
     def attach(self, engine: Any) -> None:
@@ -94,7 +94,7 @@ class ImagesSeen:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stream)
 
     def least(self) -> Seen | None:
-        """Of the two the one with fewer images; ``None`` where there were none but public ones."""
+        """The one of the two with fewer images; ``None`` if there were only public ones."""
         return min(
             (each for each in (self.batch, self.stream) if each.drawn), key=lambda s: len(s.images), default=None
         )

@@ -1,4 +1,4 @@
-"""Writes what an evaluator predicts as PNG masks of each image's own size, into a folder of one model."""
+"""Writes an evaluator's predictions as PNG masks of each image's own size, into a folder of one model."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ logger = logging.getLogger(__name__)
 
 
 RECORD = "inference.json"
-"""File beside the masks that says what they were made with."""
+"""File beside the masks with the settings that they were made with."""
 
 _HINT = "choose another --output-dir (output_dir)"
-_AHEAD = 16  # masks at their images' size that may wait to be written
+_AHEAD = 16  # full-size masks that may wait to be written
 
 
 class MaskFolder:
-    """Takes masks that are new here or were written here before, byte for byte.
+    """Writes masks into a folder without ever replacing a file; only new or byte-identical files are accepted.
 
-    The same inference may so be run again, or go on after an interruption, while labels, images, corrected masks and
-    masks of another model stay as they are.
+    The same inference can be repeated, or resumed after an interruption, while labels, images, corrected masks and
+    masks of another model are kept.
 
     Args:
-        folder: where the masks go; names with folders in them make sub-folders.
-        made_with: what decides the masks, as JSON content; it is written to ``record`` with the first mask, and
-            what is there is compared before anything is computed. Empty: no record.
+        folder: folder for the masks; names with folders in them create sub-folders.
+        made_with: settings that determine the masks, as JSON content; they are written to ``record`` with the first
+            mask, and an existing record is compared before anything is computed. Empty: no record.
         record: name of that file.
 
     Raises:
-        Refused: by :meth:`write`, a file of that name with another content.
+        Refused: by :meth:`write`, an existing file with other content.
     """
 
     def __init__(self, folder: str | Path, made_with: Mapping[str, Any] | None = None, record: str = RECORD) -> None:
@@ -60,12 +60,12 @@ class MaskFolder:
         self.record = self.folder / record
 
     def problems(self, names: Iterable[str] = (), *, images: Sources | None = None) -> list[Problem]:
-        """What is wrong with writing masks of these names here, before any is computed.
+        """Problems of writing masks with these names, to be checked before any is computed.
 
         Args:
             names: file names below the folder.
-            images: folder of the images, or a list of folders and images; masks inside such a folder would be the
-                next run's images.
+            images: folder of the images, or a list of folders and images; masks inside such a folder would be images
+                of the next run.
         """
         for source in [images] if isinstance(images, str | Path) else images or ():
             if self._inside(Path(source).expanduser()):
@@ -74,7 +74,7 @@ class MaskFolder:
         return self._other_masks(names) or self._unwritable()
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, unless it is there already."""
+        """Writes a file unless it already exists."""
         path = self.folder / name
         if path.exists():
             if path.read_bytes() != content:
@@ -84,12 +84,12 @@ class MaskFolder:
         write_bytes(path, content)
 
     def note(self) -> None:
-        """Writes what the files are made with, unless that is there."""
+        """Writes the record of the settings unless it already exists."""
         if self.made_with and not self.record.exists():
             write_json(self.record, self.made_with)
 
     def _inside(self, images: Path) -> bool:
-        folder = self.folder.resolve()  # samefile: a file system may ignore upper and lower case
+        folder = self.folder.resolve()  # samefile: a file system may be case-insensitive
         return images.is_dir() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
 
     def _other_masks(self, names: Iterable[str]) -> list[Problem]:
@@ -106,7 +106,7 @@ class MaskFolder:
         with problems.collected():
             content = read_json(record)
             known = content if isinstance(content, dict) else {}
-            ours = known.keys() == self.made_with.keys()  # what no inference wrote is not to be deleted
+            ours = known.keys() == self.made_with.keys()  # only a record of an inference may be deleted
             hint = f"{_HINT}, or delete this one" if ours else _HINT
             for key in {**self.made_with, **known}:
                 if known.get(key) != (value := self.made_with.get(key)):
@@ -126,16 +126,16 @@ class MaskFolder:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; of a hash, enough to recognise it."""
+    """A value for a message; hashes are shortened."""
     return "nothing" if value is None else str(value)[:12]
 
 
 class OtherFiles(Refused):
-    """Files in the place of masks, which stay as they are; all other masks are written.
+    """Existing files with other content in place of masks; they are kept, and all other masks are written.
 
     Args:
-        problems: one of each.
-        masks: what would have been written, PNG by path.
+        problems: one for each file.
+        masks: the masks that were not written, PNG by path.
     """
 
     def __init__(self, problems: Iterable[Problem], masks: Mapping[Path, bytes]) -> None:
@@ -144,13 +144,13 @@ class OtherFiles(Refused):
 
 
 class Prediction(NamedTuple):
-    """What a network found in one image.
+    """Prediction for one image.
 
     Args:
         name: the image's ``id``.
-        mask: (H, W) uint8 of the image's own size: 0 and 255, or of several classes their values.
-        probability: (H, W) float32 in [0, 1], of the foreground; of several classes that of any of them.
-        estimate: how good the mask is by its own probabilities, in [0, 1]
+        mask: (H, W) uint8 of the image's own size: 0 and 255, or the values of several classes.
+        probability: (H, W) float32 in [0, 1], of the foreground; with several classes, of any of them.
+        estimate: quality of the mask estimated from the probabilities, in [0, 1]
             (:func:`samfed_monai.metrics.quality.estimate`).
     """
 
@@ -163,19 +163,19 @@ class Prediction(NamedTuple):
 def predictions(
     batch: Any, output: Any, *, threshold: float = 0.5, classes: Sequence[str] = ()
 ) -> Iterator[Prediction]:
-    """The predictions of a batch of a MONAI ``SupervisedEvaluator``.
+    """Yields the predictions of a batch of a MONAI ``SupervisedEvaluator``.
 
     Args:
-        batch: ``engine.state.batch``; an item has its name in ``id`` and, where its ``pred`` is logits, the size of its
+        batch: ``engine.state.batch``; an item has its name in ``id`` and, if its ``pred`` is logits, the size of its
             image in ``native_size``.
-        output: ``engine.state.output``; ``pred`` is logits, or the mask (1, H, W) that postprocessing has made, with
-            ``probability`` (C, H, W) beside it.
-        threshold: probability from which a pixel is foreground, of one class.
+        output: ``engine.state.output``; ``pred`` is logits, or the mask (1, H, W) of a postprocessing, with
+            ``probability`` (C, H, W).
+        threshold: lowest probability of a foreground pixel, for one class.
         classes: names of several classes; empty for one.
 
     Raises:
-        Refused: another number of channels than that of the classes; a mask of another size than its image; no
-            probability in [0, 1].
+        Refused: a number of channels that does not match the classes, a mask of another size than its image, or
+            probabilities outside [0, 1].
     """
     for item in images_of(batch, output):
         if "native_size" in item:
@@ -197,9 +197,9 @@ def predictions(
 
 
 def _postprocessed(item: Mapping[str, Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Foreground (H, W) and probabilities (C, H, W) that a bundle's own ``postprocessing`` has made of an image."""
+    """Foreground (H, W) and probabilities (C, H, W) of an image from a bundle's own ``postprocessing``."""
     made, chances = item["pred"], item.get("probability", torch.zeros(1))
-    done = getattr(item.get("image"), "applied_operations", [])  # the first notes the size that the image was read in
+    done = getattr(item.get("image"), "applied_operations", [])  # the first has the size of the image file
     size = tuple(map(int, done[0].get("orig_size", ()) if done else made.shape[1:]))
     if not made.shape[1:] == chances.shape[1:] == size or not 0 <= chances.min() <= chances.max() <= 1:
         found = f"{tuple(made.shape[1:])} and {tuple(chances.shape[1:])}, {chances.min():.3g} to {chances.max():.3g}"
@@ -210,7 +210,7 @@ def _postprocessed(item: Mapping[str, Any]) -> tuple[NDArray[np.bool_], NDArray[
 
 
 def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> list[Prediction]:
-    """The :func:`predictions` of an engine's last batch, made once for all handlers that ask for the same."""
+    """The :func:`predictions` of an engine's last batch, computed once for handlers with the same settings."""
     state: Any = engine.state
     asked = threshold, tuple(classes)
     output, of, found = getattr(state, "predicted", (None, None, []))
@@ -221,9 +221,9 @@ def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> li
 
 
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(C, H, W) of logits (C, h, w): of one channel the sigmoid, else the softmax.
+    """Probabilities (C, H, W) of logits (C, h, w): sigmoid for one channel, else softmax.
 
-    Logits are resized bilinearly first, so that 0.5 stays a straight contour between the pixels of a small prediction.
+    Logits are resized bilinearly first, which keeps the contour at 0.5 straight between pixels of a small prediction.
     """
     resized = functional.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)
     activated = torch.sigmoid(resized) if len(logits) == 1 else resized.softmax(dim=1)
@@ -234,39 +234,39 @@ def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]
 class MaskWriter:
     """Saves ``<output_dir>/<id>.png`` (0 and 255) for every image of a MONAI ``SupervisedEvaluator``.
 
-    Of several classes a mask holds their values, 1, 2, … in their order, and a pixel has the class of its highest
-    probability; a map of probabilities is then that of any class.
+    With several classes a mask has the values 1, 2, … in the classes' order, a pixel has the class of its highest
+    probability, and a map of probabilities is that of any class.
 
-    The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
-    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. Items
-    have ``id`` and ``pred`` as for :func:`predictions`.
+    The file is written from the prediction only: no EXIF, GPS or colour profile of the image is copied (fault 60). If
+    EXIF rotates the image, the mask is that of the upright image. Nothing is scored. Items have ``id`` and ``pred`` as
+    for :func:`predictions`.
 
-    While an engine runs, masks are encoded and written by a thread of their own, in order, as the network goes on to
-    the next images; a mask that cannot be written ends the run at one of the next batches, or at its end.
+    A separate thread encodes and writes the masks in order, while the network processes the next images. If a mask
+    cannot be written, the run fails at one of the next batches, or at the end.
 
-    A file that is there is never replaced, see :class:`MaskFolder`: the same inference may be run again into the same
-    folder, another one is refused; a mask that was corrected since stays, and is refused once all others are written.
+    Existing files are never replaced, see :class:`MaskFolder`: the same inference can be repeated in the same folder,
+    another one is refused; a mask that was corrected since is kept, and refused after all others are written.
 
     Args:
-        output_dir: folder to write to; names with folders in them make sub-folders.
-        probabilities: whether to write ``<id>.probability.png``, too: 8 bit, 255 is certain foreground.
-        threshold: probability from which a pixel is foreground.
-        images: folder of the images, or a list of folders and images; no mask is written into such a folder, and files
-            that have the names of its masks are found before anything is computed.
-        model: weights file that the masks are made with; its hash is noted beside them, with size and threshold.
-        model_sha256: identity of what makes the masks, for that note, where no single file is.
-        image_size: pixels of a prediction's side, likewise.
-        amp: whether the network computes in bfloat16, likewise; no note of ``False``.
-        runtime: what runs an exported network, likewise; no note of ONNX Runtime, which computes as torch does.
-        classes: names of the classes, likewise; no note of a single one.
-        views: test-time views, likewise; no note of a single one, nor of a teacher's, which its identity has.
+        output_dir: folder to write to; names with folders in them create sub-folders.
+        probabilities: whether to also write ``<id>.probability.png``: 8 bit, 255 is certain foreground.
+        threshold: lowest probability of a foreground pixel.
+        images: folder of the images, or a list of folders and images; no mask is written into such a folder, and
+            existing files with the names of its masks are found before anything is computed.
+        model: weights file; its hash is recorded beside the masks, with size and threshold.
+        model_sha256: identity of the model for the record, if it is not a single file.
+        image_size: side of a prediction in pixels, for the record.
+        amp: whether the network computes in bfloat16, for the record if not ``False``.
+        runtime: runtime of an exported network, for the record unless ONNX Runtime, which computes like torch.
+        classes: names of the classes, for the record if several.
+        views: number of test-time views, for the record if several; a teacher's are part of its identity.
 
     Raises:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
             written to, is in the folder of images, or has files of these names that this inference did not write; one
             image's mask would have the name of another's probabilities.
-            When it is built, as far as ``images`` and ``model`` are given.
-        OtherFiles: at the end, files in the place of masks.
+            Raised at construction, as far as ``images`` and ``model`` are given.
+        OtherFiles: at the end, for existing files in place of masks.
 
     Example::
 
@@ -334,12 +334,12 @@ class MaskWriter:
         self._empty += not found.mask.any()
 
     def _failed(self, engine: Engine, error: BaseException) -> None:
-        wait(self._pending)  # so that no mask is left half done
+        wait(self._pending)  # so that no mask is left unfinished
         self._pending.clear()
         raise error
 
     def finish(self) -> None:
-        """Waits for all masks, and says how many there are; raises what writing one raised."""
+        """Waits for all masks and logs their number; raises the error of a mask that could not be written."""
         while self._pending:
             self._pending.popleft().result()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""

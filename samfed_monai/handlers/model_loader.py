@@ -1,4 +1,4 @@
-"""Saves trained weights of an engine to a file, and loads weights of a file into a network."""
+"""Saves an engine's trained weights to a file, and loads weights from a file into a network."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 
 class BestWeightsSaver:
-    """Writes the trainer's network as safetensors whenever the evaluator's metric rises above all before it.
+    """Writes the trainer's network as safetensors whenever the evaluator's metric reaches a new maximum.
 
-    Attach it to the trainer, after MONAI's ``ValidationHandler``. Without validation images it keeps the last epoch.
+    Attach it to the trainer, after MONAI's ``ValidationHandler``. Without validation images it saves the last epoch.
 
     Args:
-        evaluator: whose ``state.metrics`` is read.
-        path: ``.safetensors`` file, replaced atomically; its header names metric, value and epoch, the image size and,
-            of a network of the catalogue, its name, classes and arguments. Nothing is said of a network of one's own
-            with several classes, whose names are not known here.
+        evaluator: evaluator whose ``state.metrics`` is read.
+        path: ``.safetensors`` file, replaced atomically. Its header has metric, value, epoch and image size, and for a
+            network of the catalogue its name, classes and arguments; for other networks with several classes, whose
+            names are unknown here, only metric, value and epoch.
         metric: name of the metric, larger is better.
 
     Raises:
-        Refused: at ``STARTED``, a file that an earlier training wrote.
+        Refused: at ``STARTED``, a file of an earlier training.
 
     Example::
 
@@ -58,7 +58,7 @@ class BestWeightsSaver:
             raise refused(str(self.path), "the model of an earlier training", expected, hint)
 
     def __call__(self, engine: Any) -> None:
-        """Saves when there is something better to save."""
+        """Saves the weights if the metric has improved, or if there is none."""
         value = self.evaluator.state.metrics.get(self.metric)
         if value is not None and value <= self._best:
             return
@@ -71,7 +71,7 @@ class BestWeightsSaver:
 
 
 def _settings(engine: Any) -> dict[str, str]:
-    """How the network was made and trained, in the words of :func:`samfed_monai.core.model_file.settings_in`."""
+    """Settings of the network and its training, with the keys of :func:`samfed_monai.core.model_file.settings_in`."""
     output, known = engine.state.output, dict[str, str](getattr(engine.network, "samfed_settings", {}))
     last = output[0] if isinstance(output, list) else output  # MONAI's `decollate` makes a list of images
     if known or last["pred"].shape[-3] == 1:
@@ -79,21 +79,21 @@ def _settings(engine: Any) -> dict[str, str]:
     return known
 
 
-_FEW = 5  # problems of a file that are worth a line each
+_FEW = 5  # problems of a file that are reported one by one
 
 
 def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Reads weights for a network: every tensor of it, or all but its frozen ones, which are a checkpoint's.
+    """Reads weights for a network: all tensors, or all except frozen ones, which come from a checkpoint.
 
-    Those of half precision, as bundles ship them, are cast to the network's.
+    Tensors in half precision, as in packaged bundles, are cast to the network's dtype.
 
     Args:
-        network: what they are for; ``load_state_dict(..., strict=False)`` takes them.
+        network: the network; load the result with ``load_state_dict(..., strict=False)``.
         path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
 
     Raises:
-        Refused: names, shapes or dtypes that do not fit, or values that are not finite; a part of the network, or the
-            weights of another one, in one sentence instead of one for every tensor.
+        Refused: names, shapes or dtypes that do not fit, or non-finite values. A partial file, or weights of another
+            network, are one problem instead of one for every tensor.
     """
     state, frozen = network.state_dict(), set(network_split(network).frozen)
     weights = {
@@ -119,16 +119,16 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
 
 
 class ModelLoader:
-    """Loads weights when the engine starts: they must fit the network, see :func:`trained_weights`.
+    """Loads weights when the engine starts; they must fit the network, see :func:`trained_weights`.
 
     Args:
         path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
         network: the network to fill.
-        settings: options of this run, compared with those that the weights' header names (``network_name``,
-            ``image_size``); what either side does not name is not compared.
+        settings: options of this run; those that the weights' header has, too (``network_name``, ``image_size``), must
+            be equal.
 
     Raises:
-        Refused: a file that does not fit, or that was trained with other settings; when it is built, not later.
+        Refused: at construction, a file that does not fit, or that was trained with other settings.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Two parts of a network that are trained one after the other in every epoch."""
+"""Trains two parts of a network one after the other in every epoch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class PartsInTurn(ABC):
-    """Trains one part in the first steps of an epoch and the other in those after; each rests while the other trains.
+    """Trains one part of a network in the first steps of an epoch and the other in the remaining steps.
 
-    A part at rest takes no gradient at all, not even a zero one, so that neither weight decay nor the moments of an
-    optimizer move it; these wait as they are. Between iterations, and after one that failed, everything can be trained.
+    The resting part has no gradient, not even zero, so that neither weight decay nor the optimizer's moments change
+    it; its moments are kept. Between iterations, and after a failed one, all parameters are trainable.
 
     Args:
-        share: part of an epoch's steps that are first, rounded up.
+        share: fraction of an epoch's steps for the first part, rounded up.
     """
 
-    #: Where a bundle has it, for messages.
+    #: Place in the bundle, for messages.
     where: str
 
     def __init__(self, share: float) -> None:
         self.share = share
         self.resting: dict[bool, list[nn.Parameter]] = {}
-        """What rests in the first steps (``True``) and in those after; :meth:`check` says so."""
+        """Parameters that rest in the first steps (``True``) and in the others; set by :meth:`check`."""
 
     def attach(self, engine: Any) -> None:
         engine.add_event_handler(Events.STARTED, self.check)
@@ -42,18 +42,18 @@ class PartsInTurn(ABC):
 
     @abstractmethod
     def check(self, engine: Any) -> None:
-        """Sets :attr:`resting`, or refuses, before any work, what cannot be trained in turn."""
+        """Sets :attr:`resting`, or refuses, before any work, a network that cannot be trained in turn."""
 
     def settle(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, hint: str) -> None:
-        """Sets :attr:`resting`, so that the first of two parts is trained in the first steps and the second after it.
+        """Sets :attr:`resting`, so that the first of two parts is trained in the first steps, then the second.
 
         Args:
             engine: the trainer.
-            parts: what the two are called, to what of each is trained.
-            hint: what to do about a part of which nothing is trained.
+            parts: the two parts' names, each with its trainable parameters.
+            hint: how to fix a part without trainable parameters.
 
         Raises:
-            Refused: such a part, and an epoch that has no step for one of them.
+            Refused: a part without trainable parameters, or an epoch without a step for one of them.
         """
         empty = (f"nothing of the {part} part to train" for part, weights in parts.items() if not weights)
         lacking = (Problem(self.where, found, "a layer of each part", hint) for found in empty)
@@ -62,7 +62,7 @@ class PartsInTurn(ABC):
         self.resting = {True: second, False: first}
 
     def too_few(self, steps: int | None) -> list[Problem]:
-        """The problem of an epoch of so many steps that has none for the second part; none where it has."""
+        """A problem if an epoch of so many steps has none for the second part."""
         if steps is not None and not self.is_first(steps - 1, steps):
             return []
         found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
@@ -70,18 +70,18 @@ class PartsInTurn(ABC):
         return [Problem(self.where, found, "at least one step for each part", f"{least}lower share")]
 
     def is_first(self, step: int, steps: int) -> bool:
-        """Whether ``step`` (from 0) of the ``steps`` of an epoch is one of the first."""
-        return step < math.ceil(round(self.share * steps, 9))  # 0.55 * 20 is a little more than 11
+        """Whether ``step`` (from 0) of the ``steps`` of an epoch trains the first part."""
+        return step < math.ceil(round(self.share * steps, 9))  # 0.55 * 20 is slightly more than 11
 
     def __call__(self, engine: Any) -> None:
-        """Sets what one iteration trains."""
+        """Freezes the resting part for one iteration."""
         steps = engine.state.epoch_length
         for weight in self.resting[self.is_first((engine.state.iteration - 1) % steps, steps)]:
             weight.requires_grad_(False)
             weight.grad = None  # MONAI's trainer zeroes gradients, and a zero gradient still decays and moves
 
     def release(self, engine: Any) -> None:
-        """Everything can be trained again."""
+        """Makes all parameters trainable again."""
         for weights in self.resting.values():
             for weight in weights:
                 weight.requires_grad_(True)

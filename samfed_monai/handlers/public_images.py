@@ -1,4 +1,4 @@
-"""The public images in exchanges of predictions: a network's soft masks of them, and steps towards given targets."""
+"""The public images in exchanges of predictions: soft masks by a network, and training on given targets."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class PublicPredictor:
-    """Runs networks over the unaugmented public set; the only place where soft masks on ``D_p`` are made.
+    """Runs networks over the unaugmented public set; all soft masks on ``D_p`` are computed here.
 
-    Server and site use the same code, so that a network gives the same bytes on both, whichever of the two runs it.
+    Server and site use the same code, so that a network gives the same bytes on both sides.
 
     Args:
         dataset: labelled public items without random transforms, all of one size.
-        device: where networks run, in float32, which the other side can repeat.
-        batch_size: images at a time; it must be the same on both sides for equal bits.
-        mask_size: side of a mask in pixels; ``None`` is a quarter of the image's, which is the resolution of the
-            networks' own logits (DeepLabV3+).
+        device: device of the networks, which run in float32, so that the other side can reproduce the result.
+        batch_size: images in a batch; it must be the same on both sides for equal bits.
+        mask_size: side of a mask in pixels; ``None`` is a quarter of the image's side, the resolution of the networks'
+            own logits (DeepLabV3+).
         reliability: ``dice`` or ``pixel_accuracy``.
     """
 
@@ -60,12 +60,12 @@ class PublicPredictor:
 
     @property
     def labels(self) -> Tensor:
-        """(N, 1, H, W) uint8, of several classes their planes (N, K + 1, H, W); read once."""
+        """(N, 1, H, W) uint8, or the planes (N, K + 1, H, W) of several classes; read once."""
         return self._read[0]
 
     @property
     def public_hash(self) -> str:
-        """SHA-256 of ``D_p`` as it is used: image files, labels at the evaluation size, and their order."""
+        """SHA-256 of ``D_p`` as used: image files, labels at the evaluation size, and their order."""
         return self._read[1]
 
     def masks(self, network: nn.Module) -> Tensor:
@@ -89,7 +89,7 @@ class PublicPredictor:
         return torch.cat(found)
 
     def like(self, network: nn.Module) -> Tensor:
-        """Shape and dtype of :meth:`masks`, from one image and without memory of their own; the values mean nothing."""
+        """A tensor with shape and dtype of :meth:`masks`, from one image and without memory; values are meaningless."""
         with eval_mode(network):
             image = torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)
             chances = probabilities(network(image))
@@ -110,7 +110,7 @@ class PublicPredictor:
         return height, width
 
     def _batches(self) -> Any:
-        # a loader draws a seed whenever it is iterated; with its own generator no other numbers change
+        # iterating a loader draws a seed; with its own generator no other random numbers change
         own = torch.Generator()
         return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
 
@@ -127,27 +127,27 @@ class PublicPredictor:
 
 
 def _plain(values: Tensor) -> Tensor:
-    """Without the metadata that MONAI may track: batches of what is computed from these could not be collated."""
+    """Removes metadata that MONAI may track, with which results could not be collated to batches."""
     return values.as_subclass(torch.Tensor)
 
 
 class PublicPhase:
-    """Trains a network on ``D_p``: its labels, and soft targets where their gate is open (RC and RF of HSSF).
+    """Trains a network on ``D_p``: on its labels, and on soft targets whose gate is open (RC and RF of HSSF).
 
-    A MONAI trainer of its own on the site's (or the server's) network, optimiser, loss and labelled views. What is
-    random in it is a function of (seed, site, round).
+    It is a separate MONAI trainer with the network, optimiser, loss and labelled views of the site (or the server). Its
+    random numbers depend only on (seed, site, round).
 
     Args:
         network, optimizer, loss, device, inferer: those of the local training.
-        dataset: labelled public items with random views, whose transforms hold a ``LoadTargetd`` on ``targets``.
-        targets: where the round's targets are put for the time of the steps.
-        term: what a target adds to the loss, a handler such as :class:`PublicDistillationTerm`.
-        learning_rate: the handler that sets the rate of a round; ``None`` leaves it as it is.
-        batch_size: images a step.
-        steps: optimiser steps a round; ``None`` is ``passes`` over the images.
-        passes: how many times a round goes over the images where no steps are given (HSSF: 4).
-        indices: places in the list of the images that take part, and to which targets belong; ``None`` is all.
-        seed, site: what the random numbers derive from.
+        dataset: labelled public items with random views, whose transforms include a ``LoadTargetd`` on ``targets``.
+        targets: holds the round's targets during the steps.
+        term: handler that adds the targets' loss, such as :class:`PublicDistillationTerm`.
+        learning_rate: handler that sets the learning rate of a round; ``None`` does not change it.
+        batch_size: images in a step.
+        steps: optimiser steps in a round; ``None`` means ``passes`` over the images.
+        passes: passes over the images in a round if no steps are given (HSSF: 4).
+        indices: positions in the list of the images to use, to which the targets belong; ``None`` is all.
+        seed, site: source of the random numbers.
     """
 
     def __init__(
@@ -194,13 +194,13 @@ class PublicPhase:
         )
 
     def run(self, round: int, rounds: int, masks: Tensor | None = None, gate: Tensor | None = None) -> dict[str, float]:
-        """Takes the steps of one round.
+        """Runs the steps of one round.
 
         Args:
-            round, rounds: which one, from 0, and how many there are.
-            masks: (N, C, h, w) uint8, the targets of ``indices`` in the public list's order; ``None`` trains on the
-                labels alone.
-            gate: (N,) bool, which targets count; ``None`` opens all.
+            round, rounds: number of the round, from 0, and number of rounds.
+            masks: (N, C, h, w) uint8, the targets of ``indices`` in the public list's order; ``None`` trains only on
+                the labels.
+            gate: (N,) bool, the targets to use; ``None`` uses all.
 
         Returns:
             Means of the loss's parts over the steps, by name.

@@ -1,4 +1,4 @@
-"""What an engine says of its work: the numbers of one iteration by name, their means, a progress bar."""
+"""Records of an engine: the scalars of one iteration by name, their means, a progress bar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUPERVISED = "supervised"
 
 
 def record(engine: Any, name: str, value: Tensor) -> None:
-    """Files a scalar of this iteration in ``engine.state.terms``, which starts empty at every iteration."""
+    """Stores a scalar of this iteration in ``engine.state.terms``, which starts empty at every iteration."""
     state = engine.state
     if getattr(state, "terms_iteration", None) != state.iteration:
         state.terms, state.terms_iteration = {}, state.iteration
@@ -31,7 +31,7 @@ def record(engine: Any, name: str, value: Tensor) -> None:
 
 
 def record_supervised(engine: Any) -> None:
-    """Files the loss as it is before the first term is added; later calls of the same iteration do nothing."""
+    """Stores the loss before the first term is added; later calls in the same iteration do nothing."""
     state = engine.state
     if getattr(state, "terms_iteration", None) != state.iteration or SUPERVISED not in state.terms:
         record(engine, SUPERVISED, state.output["loss"])
@@ -40,8 +40,8 @@ def record_supervised(engine: Any) -> None:
 class TermLogger:
     """Averages ``engine.state.terms`` over a round into ``engine.state.term_means`` and logs the means.
 
-    The means hold ``supervised``, every term by its name without its weight, ``reliability`` and ``agreement``. A
-    trainer without rounds is averaged per epoch. Values stay on the device until the epoch ends.
+    The means contain ``supervised``, every term by name, without its weight, ``reliability`` and ``agreement``. Without
+    rounds the means are per epoch. Values stay on the device until the epoch ends.
 
     Example::
 
@@ -60,7 +60,7 @@ class TermLogger:
 
     def _reset(self, engine: Any) -> None:
         self._sums, self._counts = {}, {}
-        engine.state.terms_iteration = None  # the last run may have ended at the iteration that this one begins with
+        engine.state.terms_iteration = None  # the last run may have ended at the first iteration of this one
 
     def __call__(self, engine: Any) -> None:
         """Adds one iteration to the averages."""
@@ -73,20 +73,20 @@ class TermLogger:
         engine.state.term_means = means
         number, rounds = round_of(engine)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        if in_federation(engine):  # the controller tells of the round
+        if in_federation(engine):  # the controller logs the round
             logger.debug("round %d of %d: %s", number + 1, rounds, listed)
-        else:  # a warm start, for instance, has no epochs
+        else:  # a warm start, for instance, has only one epoch
             logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", listed)
 
 
 class BatchBar:
-    """Shows how many batches of an epoch are done, on a terminal and in a log.
+    """Shows the progress of an epoch in batches, on a terminal and in a log.
 
-    In a log, Ignite's ``ProgressBar`` writes all states into one line, some of them twice; this one is a
+    In a log, Ignite's ``ProgressBar`` writes all states into one line, some of them twice; this handler uses a
     :class:`samfed_monai.core.run_log.LogBar` there.
 
     Args:
-        what: is done with them; a training's epochs are counted behind it.
+        what: description of the work; in training the epoch's number follows.
 
     Example::
 

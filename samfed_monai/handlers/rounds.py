@@ -1,4 +1,4 @@
-"""Rounds of an engine: which one it is in, its number of steps, its learning rate, its seed, and what stops it."""
+"""Rounds of an engine: their number, steps, learning rate and seed, and the guard against divergence."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def round_of(engine: Any) -> tuple[int, int]:
     """``(round, rounds)``, the round counted from 0.
 
-    In a federation the client sets ``engine.state.round`` and ``engine.state.rounds`` before ``run()``. A trainer on
-    its own has no rounds: there an epoch is a round, ``(epoch - 1, max_epochs)``.
+    In a federation the client sets ``engine.state.round`` and ``engine.state.rounds`` before ``run()``. For a
+    standalone trainer an epoch is a round, ``(epoch - 1, max_epochs)``.
     """
     if in_federation(engine):
         return int(engine.state.round), int(engine.state.rounds)
@@ -36,20 +36,20 @@ def round_of(engine: Any) -> tuple[int, int]:
 
 
 def in_federation(engine: Any) -> bool:
-    """Whether the engine knows its round."""
+    """Whether the engine's round is set."""
     return getattr(engine.state, "round", None) is not None
 
 
 def when_round_starts(engine: Any, handler: Callable[[Any], Any]) -> None:
-    """Calls ``handler`` whenever a round starts; in a trainer on its own, without rounds, with every epoch as well."""
+    """Calls ``handler`` whenever a round starts; in a standalone trainer, without rounds, also for every epoch."""
     engine.add_event_handler(Events.STARTED, handler)
     engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: None if in_federation(engine) else handler(engine))
 
 
 def forget_unfinished_run(engine: Any) -> None:
-    """Makes an engine whose run failed ready for the next one.
+    """Prepares an engine for the next run after a failed one.
 
-    After an exception Ignite keeps the dead generator of that run, and the next ``run()`` returns at once (0.5.5).
+    After an exception Ignite keeps the finished generator of that run, and the next ``run()`` returns at once (0.5.5).
     """
     for name in ("_internal_run_generator", "_dataloader_iter", "_init_iter"):
         if hasattr(engine, name):
@@ -57,12 +57,12 @@ def forget_unfinished_run(engine: Any) -> None:
 
 
 def steps_per_round(*, local_steps: int | None, batch_size: int, labelled: Sized, unlabelled: Sized) -> int:
-    """``local_steps``, or as many as one pass over the unlabelled images takes.
+    """Returns ``local_steps``, or else the number of steps of one pass over the unlabelled images.
 
     Args:
         local_steps: number of steps, or ``None``.
         batch_size: images in a batch.
-        labelled: the public images; one pass over them where there is no unlabelled image (warm start).
+        labelled: the public images; used for the pass if there are no unlabelled images (warm start).
         unlabelled: the site's unlabelled images.
 
     Raises:
@@ -81,21 +81,21 @@ LEARNING_RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "constant": lambda done: 1.0,
 }
-"""Factors by name: from the part of the run that is over, in [0, 1), to a factor in [0, 1]."""
+"""Schedules by name: functions of the completed fraction of the run, in [0, 1), that return a factor in [0, 1]."""
 
 
 class RoundLearningRate:
-    """Sets the learning rate at the start of every round; within a round it stays as it is.
+    """Sets the learning rate at the start of every round; it is constant within a round.
 
-    Since it depends on nothing but (round, rounds), a resumed run has the rates of an uninterrupted one. A trainer
-    without rounds counts epochs.
+    Since it depends only on (round, rounds), a resumed run has the rates of an uninterrupted one. Without rounds,
+    epochs count.
 
     Args:
-        optimizer: whose groups are set; each group's own rate is its peak.
+        optimizer: the optimizer; the initial rate of each parameter group is its peak.
         schedule: ``cosine`` (from the peak towards ``floor``) or ``constant``.
-        warmup: number of first rounds in which the rate rises in a straight line to its peak.
+        warmup: number of first rounds in which the rate rises linearly to its peak.
         floor: lowest factor, in [0, 1].
-        part: how much of the schedule the run goes through, in (0, 1]: with 0.25 a cosine ends near 0.85.
+        part: fraction of the schedule that the run covers, in (0, 1]: with 0.25 a cosine ends near 0.85.
 
     Raises:
         Refused: an unknown schedule, a negative warm-up, a floor outside [0, 1], a part outside (0, 1].
@@ -119,7 +119,7 @@ class RoundLearningRate:
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def factor(self, round: int, rounds: int) -> float:
-        """What the peak is multiplied by in a round counted from 0."""
+        """Factor of the peak in a round, counted from 0."""
         if round < self.warmup:
             return (round + 1) / self.warmup if self.warmup < rounds else (round + 1) / rounds
         done = (round - self.warmup) / max(rounds - self.warmup, 1)
@@ -139,13 +139,13 @@ class RoundLearningRate:
 class SeedHandler:
     """Seeds Python, NumPy, torch, and the order and the random transforms of the given loaders, at ``STARTED``.
 
-    The same round from the same weights then gives the same bits, whatever ran before in this process and in whichever
-    order sites take turns (CPU; a GPU may add in another order). It expects loaders with ``num_workers: 0``.
+    The same round from the same weights then gives the same bits, whatever ran before in this process and in any order
+    of the sites (CPU; a GPU may add in another order). It expects loaders with ``num_workers: 0``.
 
     Args:
         seed: the run's seed.
         site: the site's name.
-        loaders: loaders whose sampler and ``dataset.transform`` are seeded; ``None`` entries are passed over.
+        loaders: loaders whose sampler and ``dataset.transform`` are seeded; ``None`` entries are skipped.
 
     Example::
 
@@ -179,11 +179,11 @@ class SeedHandler:
 
 
 class DivergenceGuard:
-    """Raises before back-propagation when the loss is NaN or infinite, naming site, round, step and the terms at fault.
+    """Raises before back-propagation if the loss is NaN or infinite, naming site, round, step and the terms at fault.
 
-    List it after the terms. At the end of an epoch it also looks at the weights, because the last step may have broken
-    them after a finite loss. Unlike Ignite's ``TerminateOnNan`` it makes the round fail: a federation must not take the
-    weights of a trainer that merely ended early.
+    List it after the terms. At the end of an epoch it also checks the weights, which the last step may have broken
+    after a finite loss. Unlike Ignite's ``TerminateOnNan`` it makes the round fail: a federation must not use the
+    weights of a trainer that only stopped early.
 
     Args:
         site: the site's name, for the message.
@@ -204,7 +204,7 @@ class DivergenceGuard:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
 
     def __call__(self, engine: Any) -> None:
-        """Looks at the loss that is about to be back-propagated."""
+        """Checks the loss before back-propagation."""
         if bool(engine.state.output["loss"].isfinite().all()):
             return
         terms = getattr(engine.state, "terms", {})
@@ -212,7 +212,7 @@ class DivergenceGuard:
         self._stop(engine, f"the loss is NaN or infinite (terms at fault: {', '.join(guilty) or 'their sum'})")
 
     def check_weights(self, engine: Any) -> None:
-        """Looks at the weights after the epoch's last step."""
+        """Checks the weights after the epoch's last step."""
         for name, tensor in engine.network.state_dict().items():
             if not all_finite(tensor):
                 self._stop(engine, f"the weights hold NaN or infinity (first at {name})")

@@ -1,4 +1,4 @@
-"""Summands of the loss: ``Term``, named and scheduled; ``AgreedTerm``, on the agreement of guides; those of SAM-Fed."""
+"""Terms of the loss: ``Term``, named and scheduled; ``AgreedTerm``, on the agreement of guides; those of SAM-Fed."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
 
     Args:
         round: this round, counted from 0.
-        rounds: how many rounds the run has.
+        rounds: number of rounds of the run.
         fraction: part of the run in which the weight rises (docs/method.md, step 6; the curve is Laine & Aila 2017's).
     """
     length = fraction * rounds
-    progress = 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
+    progress = 1.0 if length < 1 else min(1.0, round / length)  # no ramp if it is shorter than one round
     return math.exp(-5.0 * (1.0 - progress) ** 2)
 
 
@@ -67,27 +67,26 @@ def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
 class Term(ABC):
     """Adds ``weight * schedule(round, rounds) * value(guidance)`` to the loss before it is back-propagated.
 
-    The value itself, without weight, is recorded under the term's name. A new term subclasses this, says in ``needs``
-    which guides it asks for, if any, and is named in the bundle's ``terms``. One that looks at the labelled batch or at
-    the weights alone sets ``unlabelled = False``: it works without a stream too, and is then given ``None`` as
-    guidance.
+    The value itself, without weight, is recorded under the term's name. A new term subclasses this, lists the guides
+    that it uses, if any, in ``needs``, and is named in the bundle's ``terms``. A term that only uses the labelled batch
+    or the weights sets ``unlabelled = False``: it also works without a stream, with ``None`` as guidance.
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         weight: factor >= 0.
         schedule: a name in :data:`samfed_monai.handlers.SCHEDULES`.
         fraction: part of the rounds in which a ramp rises.
 
     Raises:
-        Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that is not there.
+        Refused: a negative weight, an unknown schedule; at ``STARTED``, a missing guide.
     """
 
     unlabelled = True
-    #: Whether the value takes the weights that a round starts with for the server's, whatever guides it reads.
+    #: Whether the value assumes that a round starts with the server's weights, whatever guides it reads.
     of_server = False
-    #: What refuses a network that the term cannot work with: functions of a network and of this term's place.
+    #: Functions of a network and this term's place that refuse networks which the term does not support.
     of_network: ClassVar[Sequence[Callable[[Any, str], None]]] = ()
-    #: Option to its check, which takes the option's place and value (:mod:`samfed_monai.core.validators`).
+    #: Checks by option, functions of the option's place and value (:mod:`samfed_monai.core.validators`).
     checks: ClassVar[dict[str, Callable[[str, Any], list[Problem]]]] = {}
 
     name: str
@@ -111,14 +110,14 @@ class Term(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the guides this term asks for; none, unless a subclass says so."""
+        """Names of the guides that this term requires; none by default."""
         return ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of the guides that the value depends on: those of :attr:`needs`, and any that it takes if it is there.
+        """Names of the guides that the value depends on: those of :attr:`needs`, and optional ones.
 
-        A network's guide that no term reads is not computed.
+        Guides of networks that no term reads are not computed.
         """
         return self.needs
 
@@ -133,7 +132,7 @@ class Term(ABC):
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def check(self, engine: Any) -> None:
-        """Refuses, before any work, a trainer that cannot give what this term asks for."""
+        """Refuses, before any work, a trainer without the guides, stream or network that this term needs."""
         known = getattr(engine.state, "guide_names", None)
         if known is not None:
             require(self.missing_guides(known))
@@ -143,7 +142,7 @@ class Term(ABC):
             require_fit(engine.network, self.where)
 
     def missing_guides(self, known: Collection[str]) -> list[Problem]:
-        """The guides that this term asks for and that are not among ``known``."""
+        """Problems for the guides that this term requires and that are not in ``known``."""
         missing = dict.fromkeys(name for name in self.needs if name not in known and name not in OWN_VIEWS)
         return [unknown_guide(name, known, self.where) for name in missing]
 
@@ -160,10 +159,10 @@ class Term(ABC):
 
 @dataclass(kw_only=True, eq=False)
 class GuidedTerm(Term):
-    """A term that asks for one guide.
+    """A term that uses one guide.
 
     Args:
-        guide: its name; ``weak`` is the student's own weak view.
+        guide: name of the guide; ``weak`` is the student's own weak view.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 
@@ -176,14 +175,14 @@ class GuidedTerm(Term):
 
 @dataclass(kw_only=True, eq=False)
 class FeatureTerm(Term):
-    """A term that reads what the network's head, or another part of it, was given in this iteration.
+    """A term on the input of the network's head, or of another part, in this iteration.
 
     Args:
         network: the site's network.
         name, weight, schedule, fraction: see :class:`Term`.
 
     Raises:
-        Refused: a network whose head is not known.
+        Refused: a network with an unknown head.
     """
 
     network: nn.Module
@@ -194,7 +193,7 @@ class FeatureTerm(Term):
 
     @property
     def part(self) -> nn.Module | None:
-        """Of the network, in place of its head."""
+        """The part of the network; ``None`` for its head."""
         return None
 
     def attach(self, engine: Any) -> None:
@@ -204,23 +203,23 @@ class FeatureTerm(Term):
 
 @dataclass(kw_only=True, eq=False)
 class AgreedTerm(Term):
-    """A term that asks how far teacher and student agree; terms of equal settings share the answer.
+    """A term on the agreement of teacher and student, which terms with equal settings share.
 
-    Records ``reliability`` (mean ``g``, without the averaged student's factor where no term reads that guide) and
-    ``agreement`` (share of pixels with one label).
+    Records ``reliability`` (mean ``g``, without the averaged student's factor if no term reads that guide) and
+    ``agreement`` (fraction of pixels with the same label).
 
     Args:
-        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
-        student: guide that plays the student: its own ``weak`` view, or ``ema``.
+        teacher: guide used as teacher; ``weak`` if a rule needs none.
+        student: guide used as student: its own ``weak`` view, or ``ema``.
         rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
-        tau: how sure the surer side must be where the two disagree.
-        delta: how much surer than the other it must be there.
+        tau: confidence that the more confident side needs where the two disagree.
+        delta: lead in confidence that it needs there.
         least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 
     by_image = True
-    """Whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in."""
+    """Whether the value depends on each image's reliability ``g``, for which the guide ``ema`` is used."""
 
     teacher: str = "sam"
     student: str = "weak"
@@ -240,13 +239,13 @@ class AgreedTerm(Term):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Teacher and student, and the averaged student where the value depends on each image's reliability."""
+        """Teacher and student, and the averaged student if the value depends on each image's reliability."""
         if not self.by_image:
             return self.needs
         return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
 
     def attach(self, engine: Any) -> None:
-        """Binds the term, which at the start of a round forgets what it learned for its rule."""
+        """Binds the term; the site's agreement is reset at the start of each round."""
         when_round_starts(engine, _forget_sites)
         super().attach(engine)
 
@@ -261,11 +260,11 @@ class AgreedTerm(Term):
 
     @torch.no_grad()
     def _learn_trust(self, guidance: Guidance, engine: Any) -> None:
-        """Trust in the teacher on each image: how far it agrees with the student's sure pixels, there and at the site.
+        """Trust in the teacher on each image, from its agreement with the student's sure pixels there and at the site.
 
-        It reads the two opinions of the unlabelled images and nothing else: no label, no averaged student. It learns
-        once for all terms of equal settings, and records ``sure_agreement`` (its mean over the site so far) and
-        ``trust`` (mean over the batch).
+        Only the two predictions of the unlabelled images are used: no label, no averaged student. It is computed once
+        for all terms with equal settings. Records ``sure_agreement`` (its mean over the site so far) and ``trust``
+        (mean over the batch).
         """
         teacher, student, _ = guidance.compared(self.settings, asked_by=self.where)
         (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
@@ -278,12 +277,12 @@ class AgreedTerm(Term):
 
 
 def _forget_sites(engine: Any) -> None:
-    """A site of which nothing was seen, so that a round stays a function of (weights, seed, site, round)."""
+    """Resets the sites' agreement, so that a round depends only on (weights, seed, site, round)."""
     engine.state.site_agreements = {}
 
 
 PseudoLabelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of logits (B, C, H, W), labels (B, 1, H, W) and weights of pixels (B, 1, H, W); returns a scalar."""
+"""Function of logits (B, C, H, W), labels (B, 1, H, W) and weights of pixels (B, 1, H, W) that returns a scalar."""
 
 _LOSSES: dict[str, PseudoLabelLoss] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
 
@@ -292,12 +291,12 @@ _LOSSES: dict[str, PseudoLabelLoss] = {"structure": StructureLoss(), "dice_ce": 
 class PseudoLabelTerm(AgreedTerm):
     """``lambda_u(t) L_pl``: the strong view's loss against agreed labels (docs/method.md, step 4).
 
-    Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+    Also records ``reliability`` (mean ``g``) and ``agreement`` (fraction of pixels with the same label).
 
     Args:
-        labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
-        loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
-            entropy and soft Dice; or a loss of your own, a :data:`PseudoLabelLoss`.
+        labels: ``soft`` uses the probabilities of the side that decided a pixel; ``hard`` only the class.
+        loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), ``dice_ce``, cross
+            entropy and soft Dice, or your own :data:`PseudoLabelLoss`.
         teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
             :class:`samfed_monai.handlers.term.AgreedTerm`.
 
@@ -333,12 +332,11 @@ class PseudoLabelTerm(AgreedTerm):
 class SamDistillationTerm(AgreedTerm):
     """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
 
-    A pixel counts with the agreement's weight where the label is the teacher's, and not at all where the student
-    overruled it. Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for
-    both.
+    A pixel has the agreement's weight if its label is the teacher's, and weight 0 if the student overruled it. Use the
+    rule, tau and delta of the pseudo-label term, so that the agreement is computed once for both.
 
     Args:
-        adaptive: whether each image counts by its reliability ``g``.
+        adaptive: whether each image is weighted by its reliability ``g``.
         temperature: ``T``.
         teacher, student, rule, tau, delta, least_agreement, name, weight, schedule, fraction: see
             :class:`samfed_monai.handlers.term.AgreedTerm`.
@@ -378,7 +376,7 @@ class GlobalDistillationTerm(GuidedTerm):
     """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         guide: guide that is distilled, the global network.
         temperature: ``T``.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.

@@ -1,4 +1,4 @@
-"""Brings the unlabelled batch into MONAI's supervised trainer."""
+"""Adds an unlabelled batch to each iteration of MONAI's supervised trainer."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class EndlessSampler(Sampler[int]):
-    """One random order of all images after the other, without end.
+    """Yields all images in one random order after another, without end.
 
-    Batches are always full (a last batch of one image would break BatchNorm), and each image comes equally often. The
-    order depends on the seed alone: iterating again replays it. It has no length; give the trainer ``epoch_length``.
+    Batches are always full (a last batch of one image would break BatchNorm), and all images are used equally often.
+    The order depends only on the seed: a new iteration repeats it. It has no length; give the trainer ``epoch_length``.
 
     Args:
-        dataset: what is sampled from.
-        seed: of the order; :class:`SeedHandler` sets it anew for each round.
-        indices: the images that take part; ``None`` is all of them.
+        dataset: the data set.
+        seed: seed of the order; :class:`SeedHandler` sets it for each round.
+        indices: the images to use; ``None`` is all of them.
 
     Example::
 
@@ -43,7 +43,7 @@ class EndlessSampler(Sampler[int]):
         self.dataset, self.seed, self.indices = dataset, seed, indices
 
     def set_random_state(self, seed: int) -> None:
-        """Fixes the order of the next iteration."""
+        """Sets the seed of the next iteration."""
         self.seed = seed
 
     def __iter__(self) -> Iterator[int]:
@@ -54,11 +54,11 @@ class EndlessSampler(Sampler[int]):
 
 
 class SupervisedWeight:
-    """Multiplies the supervised loss before any term is added; 0 makes a site learn from its own images alone.
+    """Multiplies the supervised loss before any term is added; with 0 a site learns only from its own images.
 
-    List it in ``before``. With weight 0 the public batch leaves no trace: its gradient is zero, and for its forward
-    pass BatchNorm's running statistics do not change (the pass itself is MONAI's, and its time is spent). The loss is
-    recorded as it was, under ``supervised``.
+    List it in ``before``. With weight 0 the public batch has no effect: its gradient is zero, and BatchNorm's running
+    statistics do not change in its forward pass (which MONAI still runs). The unweighted loss is recorded under
+    ``supervised``.
 
     Args:
         weight: factor >= 0.
@@ -83,12 +83,12 @@ class SupervisedWeight:
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._release)
 
     def __call__(self, engine: Any) -> None:
-        """Weighs the loss."""
+        """Multiplies the loss by the weight."""
         record_supervised(engine)
         engine.state.output["loss"] = engine.state.output["loss"] * self.weight
 
     def _hold(self, engine: Any) -> None:
-        self._release(engine)  # what a step that failed left behind
+        self._release(engine)  # after a failed step
         norms = [layer for layer in engine.network.modules() if isinstance(layer, _BatchNorm)]
         self._momenta = [(layer, layer.momentum) for layer in norms if layer.track_running_stats]
         for layer, _ in self._momenta:
@@ -101,21 +101,21 @@ class SupervisedWeight:
 
 
 class UnlabelledStream:
-    """Draws an unlabelled batch after each supervised forward pass and puts a :class:`Guidance` on the engine's state.
+    """Draws an unlabelled batch after each supervised forward pass and sets ``engine.state.guidance``.
 
-    Per iteration: the probabilities of the guides (of one that costs a network's pass, where a term reads it); the
-    student's strong view in train mode with gradient; and, where a term reads it, the student's weak view in eval mode
-    without gradient, so that it is what evaluation would predict and BatchNorm's running statistics are not touched.
-    The loader starts over at every ``STARTED`` (a round) and whenever it runs out.
+    Each iteration computes the probabilities of the guides (those that need a forward pass only if a term reads them);
+    the student's strong view in train mode with gradient; and, if a term reads it, the student's weak view in eval mode
+    without gradient, so that it is the prediction of an evaluation and BatchNorm's running statistics do not change.
+    The loader restarts at every ``STARTED`` (a round) and whenever it is exhausted.
 
     Args:
-        loader: batches with ``image`` (weak view) and ``image_strong``, both (B, 3, H, W) float, and what guides read.
-        guides: guides by any key, or a list of them; their own ``name`` is what terms ask for.
-        cutmix: probability with which an image of the strong view shows a box of its neighbour in the batch; guides
-            and weak view are mixed alike. 0 is off.
+        loader: batches with ``image`` (weak view), ``image_strong``, both (B, 3, H, W) float, and the guides' entries.
+        guides: guides by any key, or a list of them; terms use their ``name``.
+        cutmix: probability that an image of the strong view gets a box of its neighbour in the batch; guides and weak
+            view are mixed in the same way. 0 is off.
 
     Raises:
-        Refused: two guides of one name; at ``STARTED``, a loader without images; at the first batch, missing keys.
+        Refused: two guides with one name; at ``STARTED``, a loader without images; at the first batch, missing keys.
 
     Example::
 
@@ -141,7 +141,7 @@ class UnlabelledStream:
         self._batches: Iterator[Mapping[str, Any]] | None = None
 
     def attach(self, engine: Any) -> None:
-        """Binds the guides, then itself."""
+        """Attaches the guides, then itself."""
         for guide in self.guides:
             guide.attach(engine)
         engine.state.guide_names = [guide.name for guide in self.guides]
@@ -149,7 +149,7 @@ class UnlabelledStream:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
     def start(self, engine: Any) -> None:
-        """Forgets where the loader was; the next batch is its first."""
+        """Restarts the loader: the next batch is its first."""
         self._batches = None
         dataset: Any = getattr(self.loader, "dataset", self.loader)
         if hasattr(dataset, "__len__") and len(dataset) == 0:
@@ -165,7 +165,7 @@ class UnlabelledStream:
             with eval_mode(engine.network):
                 return probabilities(engine.inferer(image, engine.network))
 
-        # before the strong view, which moves batch-norm statistics, where a term is known to read it
+        # computed before the strong view, which changes BatchNorm's statistics, if a term is known to read it
         weak = own() if self.cutmix > 0 or is_read("weak", engine) else None
         guides = {guide.name: guide(batch, engine) for guide in self.guides if guide.is_needed(engine)}
         if self.cutmix > 0 and weak is not None:
