@@ -17,26 +17,24 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 
 REPEATS = 5
 ENOUGH = 1.0
-"""Seconds after which nothing is repeated: of a large SAM one pass takes longer, and tells enough."""
+"""Seconds after which nothing is repeated: one pass of a large SAM takes longer and is sufficient."""
 
 
 def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | None = None) -> dict[str, float]:
-    """Parameters, time and memory of one image by itself on one thread of the CPU, or on the network's accelerator.
+    """Measures parameters, time and memory for one image, on one thread of the CPU or on the network's accelerator.
 
-    The memory is counted, not watched: what a process holds beside it (libraries, what the allocator keeps) depends on
-    all that it did before. Two runs find the same bytes. On CUDA the allocator's own peak is asked, which has the
-    kernels' buffers, too.
+    Memory is counted from tensors, not from the process, whose size depends on libraries, the allocator and earlier
+    work; two runs give the same number. On CUDA it is the allocator's peak, which includes buffers of kernels.
 
     Args:
-        network: counted, and run in eval mode; on the device where it is. Its mode is as before afterwards.
+        network: the network, which runs in eval mode on its device; its mode is restored afterwards.
         size: side of the image in pixels; the batch is (1, 3, size, size) float in [0, 1].
-        infer: runs it; ``None`` calls the network itself.
+        infer: function that runs it; ``None`` calls the network itself.
 
     Returns:
-        ``parameters`` (count) and ``milliseconds`` (the median of five after one that warms up; of fewer, down to that
-        one, where they take more than a second together) and ``memory_bytes`` (parameters and buffers, and the most
-        bytes of further tensors that lived at one time of one pass: the image and what operations return. What a
-        kernel takes for itself while it runs is in it on CUDA only).
+        ``parameters`` (count), ``milliseconds`` (median of five passes after a warm-up; of fewer if the total exceeds
+        one second, at least the warm-up itself) and ``memory_bytes`` (parameters and buffers, plus the peak of other
+        tensors during one pass: the image and results of operations; buffers of kernels only on CUDA).
     """
     run = infer or network
     parameters = list(network.parameters())
@@ -49,7 +47,7 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
             started = time.perf_counter()
             if repeat:
                 run(image)
-            else:  # the pass that warms up, so that nothing is run for it alone
+            else:  # memory is measured in the warm-up pass
                 passing = _passing_bytes(lambda: run(image), [*held, image], device)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -64,12 +62,12 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    """Of the storages of these tensors, each counted once."""
+    """Bytes of the storages of these tensors, each counted once."""
     return sum({id(storage): storage.nbytes() for storage in (one.untyped_storage() for one in tensors)}.values())
 
 
 def _passing_bytes(run: Callable[[], Any], held: Iterable[Tensor], device: torch.device) -> int:
-    """The most bytes that a call holds at one time beside the tensors that were there before."""
+    """Peak number of bytes during a call, beyond the tensors that existed before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -82,12 +80,12 @@ def _passing_bytes(run: Callable[[], Any], held: Iterable[Tensor], device: torch
 
 
 class _LiveStorages(TorchFunctionMode):
-    """Counts the storages of what operations return for as long as they live; those of ``held`` are not counted."""
+    """Counts the live storages of operations' results, except those of ``held``."""
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
         self.peak = self._now = 0
-        self._held = [one.untyped_storage() for one in held]  # alive, so that no other storage takes their places
+        self._held = [one.untyped_storage() for one in held]  # kept alive, so that no new storage gets their ids
         self._known = {id(storage) for storage in self._held}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,7 +1,7 @@
-"""How far a mask is to be trusted: the Dice that it is expected to have, from the probabilities that it was made of.
+"""Estimated quality of a mask: its expected Dice, from the predicted probabilities.
 
-An estimate needs no label. Where some images have labels, a :class:`Calibration` turns estimates into the Dice that
-such images had on average, and into a bound that most of them were above.
+An estimate needs no label. With some labelled images, a :class:`Calibration` converts estimates to the mean Dice of
+such images, and to a lower bound that holds for most of them.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ Mask = NDArray[Any]
 LEVELS = (np.arange(10) + 0.5) / 10
 """Thresholds over which :func:`level_dice` averages."""
 DOUBTFUL = 0.7
-"""Expected Dice below which a mask is called doubtful."""
+"""Expected Dice below which a mask is reported as doubtful."""
 COVERAGE = 0.9
-"""Share of images whose Dice is to be at or above the bound."""
+"""Fraction of images whose Dice should be at or above the bound."""
 FEWEST = 20
-"""Images with labels that a calibration needs: with fewer, a bound for nine in ten is a guess."""
+"""Number of labelled images that a calibration needs; with fewer, a bound for nine in ten is not reliable."""
 GROUPS = 16
-"""Most groups of images that a site sends."""
+"""Maximum number of groups of images that a site sends."""
 IN_RUN = "quality.json"
 """Name of the file with a :class:`Quality` in a run's folder."""
 SCHEMA = 1
 """Version of the JSON content of a :class:`Quality`."""
 PREFIX = "quality_"
-"""Before the name of a number that a site sends of a group."""
-_LEAST_SPREAD = 0.05  # of Dice, where the estimate is 1
+"""Prefix of the names of a group's numbers in a message."""
+_LEAST_SPREAD = 0.05  # of Dice, for an estimate of 1
 
 
 def level_dice(chances: Chances, mask: Mask) -> float:
-    """Dice that is expected if the truth were one of the areas above a threshold, each of :data:`LEVELS` as likely.
+    """Expected Dice if the true mask is the area above one of the thresholds :data:`LEVELS`, with equal probability.
 
-    Pixels then come and go together, as a border does that lies further in or out.
+    Pixels then change together, like a border that is further inside or outside.
 
     Args:
         chances: (H, W) float in [0, 1], the probability of the foreground.
         mask: (H, W) bool.
     """
-    levels = (chances * len(LEVELS) + 0.5).astype(np.uint8)  # how many thresholds a pixel reaches
+    levels = (chances * len(LEVELS) + 0.5).astype(np.uint8)  # number of thresholds that a pixel reaches
     shared, areas = (np.bincount(found.ravel(), minlength=len(LEVELS) + 1) for found in (levels[mask], levels))
     above = [np.cumsum(counts[::-1])[::-1][1:] for counts in (shared, areas)]
     sizes = above[1] + int(np.count_nonzero(mask))
@@ -55,14 +55,14 @@ def level_dice(chances: Chances, mask: Mask) -> float:
 
 
 def estimate(chances: Chances, threshold: float = 0.5) -> float:
-    """The estimate that masks are judged by: :func:`level_dice`; of several classes the mean over those in the mask.
+    """Estimates the Dice of a mask by :func:`level_dice`; for several classes it is the mean over those in the mask.
 
     Args:
         chances: (C, H, W) float in [0, 1]: the foreground's probability, or those of the background and K classes.
-        threshold: from which a pixel is foreground, of one class.
+        threshold: lowest probability of a foreground pixel, for one class.
 
     Returns:
-        In [0, 1], not calibrated: it promises some hundredths too much.
+        The estimate in [0, 1]; without calibration it is a few hundredths too high.
     """
     if len(chances) == 1:
         return level_dice(chances[0], chances[0] >= threshold)
@@ -72,17 +72,16 @@ def estimate(chances: Chances, threshold: float = 0.5) -> float:
 
 
 def margin(estimated: float, dice: float) -> float:
-    """By how much an estimate promised too much, as a share of what it left open; below 0 where it promised less."""
+    """Excess of an estimate over the Dice, relative to the estimate's distance from 1; negative if it was too low."""
     return (estimated - dice) / (1 + _LEAST_SPREAD - estimated)
 
 
 def estimate_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> float:
-    """The estimate in a row of a table of scores: 0 of an empty mask, unless slices of volumes were scored, which may
-    hold nothing.
+    """Estimate in a row of a table of scores; 0 for an empty mask, except for slices of volumes, which may be empty.
 
     Args:
-        row: with ``estimate``, and ``empty`` where labels were there.
-        summary: of the site's scores; with ``volumes`` where images are slices.
+        row: row with ``estimate``, and ``empty`` if there are labels.
+        summary: summary of the site's scores, with ``volumes`` if images are slices.
     """
     nothing = "volumes" not in summary and row.get("empty") in ("prediction", "both")
     return 0.0 if nothing else float(row["estimate"])
@@ -90,13 +89,13 @@ def estimate_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """What some images say of a model's estimates: means over them, so that no single image can be seen in it.
+    """Means over some images that relate estimates to Dice and do not reveal any single image.
 
     Args:
-        images: how many.
+        images: number of images.
         estimate: their mean estimate; groups are formed in its order.
         dice: their mean Dice.
-        margin: a mean :func:`margin`, of as many images that follow one another in the order of margins.
+        margin: mean :func:`margin` of as many images, consecutive in the order of margins.
     """
 
     images: int
@@ -106,16 +105,16 @@ class Group:
 
 
 def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int | None = None) -> list[Group]:
-    """Images as at most :data:`GROUPS` groups of at least ``least`` each, which a message holds; none of too few.
+    """Forms at most :data:`GROUPS` groups of at least ``least`` images for a message; none from too few images.
 
-    Empty masks, of estimate 0, are in no group: nothing is to be learned of them. Who knows the mean over all images
-    must not see from what is missing how many they are, nor a score of few images: at least ``least`` others are left
-    out with them, as many as make a multiple of it.
+    Empty masks, with estimate 0, are in no group, since they have no information. Their number, or scores of a few
+    images, must not follow from the groups and the mean over all images. So at least ``least`` other images are left
+    out with them, such that the number left out is a multiple of ``least``.
 
     Args:
-        estimates: of each image; 0 of an empty mask.
+        estimates: estimate of each image; 0 for an empty mask.
         dice: true Dice of each image.
-        least: images of a group; ``None`` keeps every image apart, however many there are.
+        least: minimum number of images in a group; ``None`` makes a group of every image, without a maximum.
     """
     pairs = [pair for pair in zip(estimates, dice, strict=True) if pair[0]]
     if (left := len(estimates) - len(pairs)) and least is not None and least > 1:
@@ -131,12 +130,12 @@ def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int |
 
 
 def metrics_of(groups: Sequence[Group]) -> dict[str, float]:
-    """Groups as numbers of a message: ``quality_images_0``, ``quality_estimate_0``, …"""
+    """Converts groups to numbers of a message: ``quality_images_0``, ``quality_estimate_0``, …"""
     return {f"{PREFIX}{key}_{at}": value for at, group in enumerate(groups) for key, value in asdict(group).items()}
 
 
 def groups_in(metrics: Mapping[str, float]) -> list[Group]:
-    """The inverse of :func:`metrics_of`; other numbers are passed over, and so is a group that lacks one of its own."""
+    """The inverse of :func:`metrics_of`; other numbers and incomplete groups are skipped."""
     found = []
     for at in range(GROUPS):
         own = {key: metrics.get(f"{PREFIX}{key}_{at}") for key in Group.__dataclass_fields__}
@@ -147,13 +146,13 @@ def groups_in(metrics: Mapping[str, float]) -> list[Group]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model's estimates meant on images with labels.
+    """Relation of a model's estimates to the Dice of labelled images.
 
     Args:
-        estimates: never decreasing, in [0, 1].
-        dice: the Dice that was found there, never decreasing; between two of them it is interpolated.
-        margin: the :func:`margin` that a share of :data:`COVERAGE` of the images did not exceed.
-        images: how many images there were.
+        estimates: non-decreasing, in [0, 1].
+        dice: Dice at these estimates, non-decreasing; values between them are interpolated.
+        margin: the :func:`margin` that a fraction :data:`COVERAGE` of the images did not exceed.
+        images: number of images.
     """
 
     estimates: tuple[float, ...]
@@ -168,10 +167,10 @@ class Calibration:
 
     @classmethod
     def fit(cls, groups: Iterable[Group]) -> Calibration | None:
-        """Isotonic regression of Dice, and the split-conformal quantile of the margins; ``None`` of too few images.
+        """Fits isotonic regression of Dice and the split-conformal quantile of margins; ``None`` for too few images.
 
         Args:
-            groups: of images that the model was not trained on.
+            groups: groups of images that the model was not trained on.
         """
         found = list(groups)
         images = sum(group.images for group in found)
@@ -188,9 +187,9 @@ class Calibration:
         return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
 
     def __call__(self, estimated: float) -> tuple[float, float]:
-        """Expected Dice and its lower bound, both in [0, 1], of an estimate; 0 is that of an empty mask.
+        """Returns expected Dice and lower bound, both in [0, 1], for an estimate; both are 0 for an empty mask (0).
 
-        The bound is never above the expected Dice, which for low estimates comes from few images.
+        The bound is never above the expected Dice, which for low estimates is based on few images.
         """
         if estimated == 0:
             return 0.0, 0.0
@@ -200,7 +199,7 @@ class Calibration:
 
 
 def _quantile(groups: Sequence[Group], images: int) -> float:
-    """The margin at rank ``ceil((n + 1) * COVERAGE)`` of n, between the middles of groups."""
+    """The margin at rank ``ceil((n + 1) * COVERAGE)`` of n, interpolated between the middles of groups."""
     ordered = sorted(groups, key=lambda group: group.margin)
     sizes = np.array([group.images for group in ordered], float)
     middles = np.cumsum(sizes) - (sizes - 1) / 2
@@ -214,11 +213,10 @@ def colours_of(image: NDArray[np.float32]) -> list[float]:
 
 @dataclass(frozen=True)
 class Colours:
-    """The range of colours of the images that a model was shown; what is outside it is unlike them.
+    """Range of colours of a model's training images, to recognise different images.
 
     Args:
-        low: six numbers as of :func:`colours_of`.
-        high: likewise.
+        low, high: six numbers each, see :func:`colours_of`.
     """
 
     low: tuple[float, ...]
@@ -226,7 +224,7 @@ class Colours:
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[float]]) -> Colours | None:
-        """The range of the rows of :func:`colours_of`, a tenth wider on each side; ``None`` of fewer than two."""
+        """The range of the rows of :func:`colours_of`, a tenth wider on each side; ``None`` for fewer than two rows."""
         table = np.array(list(rows), float)
         if len(table) < 2:
             return None
@@ -235,18 +233,18 @@ class Colours:
         return cls(tuple((low - width).tolist()), tuple((high + width).tolist()))
 
     def hold(self, row: Sequence[float]) -> bool:
-        """Whether an image with such a row is inside."""
+        """Whether an image's row of :func:`colours_of` is inside the range."""
         return all(low <= value <= high for low, value, high in zip(self.low, row, self.high, strict=True))
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is known of a model beside its weights: what its estimates are worth, and the colours that it was shown.
+    """Quality of a model: the calibration of its estimates and the colours of its images.
 
     Args:
-        calibration: ``None`` where too few images with labels were at hand.
-        colours: ``None`` where they are not known.
-        images: by which those of the calibration are recognised, see :mod:`samfed_monai.metrics.quality_file`.
+        calibration: ``None`` if there were too few labelled images.
+        colours: ``None`` if unknown.
+        images: digests of the calibration's images, see :mod:`samfed_monai.metrics.quality_file`.
     """
 
     calibration: Calibration | None = None

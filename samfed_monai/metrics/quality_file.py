@@ -1,4 +1,4 @@
-"""Where it is kept how far a model's masks are to be trusted: beside weights, and inside an exported file."""
+"""Reads and writes a model's quality: in a file beside the weights, and inside an exported file."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.metrics.quality import IN_RUN, Calibration, Colours, Quality
 
 WEIGHTS = "model_sha256"
-"""Key with the SHA-256 of the weights that the file is of, where they are one file."""
+"""Key of the SHA-256 of the weights that the file belongs to, if they are a single file."""
 
 QUALITY = "quality"
-"""Key of an exported file's metadata that holds it: text of JSON, in a bundle's ``metadata.json`` an object."""
+"""Key of the quality in an exported file's metadata, as JSON text, or in a bundle's ``metadata.json``, as an object."""
 
 _SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("quality.schema.json"))
 _HINT = "delete it, or make it anew: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
 
 
 def quality_path(model: Path) -> Path:
-    """Where the file of a model is: in a run's folder, or beside a weights file, ``model.quality.json``."""
+    """Path of a model's quality file: in a run's folder, or ``model.quality.json`` beside a weights file."""
     return model / IN_RUN if model.is_dir() else model.with_suffix(".quality.json")
 
 
 def write_quality(quality: Quality, model: Path) -> Path:
-    """Writes the file of a run, or of a weights file with its hash; returns its path."""
+    """Writes the quality file of a run, or of a weights file (with its hash), and returns its path."""
     whose = {} if model.is_dir() else {WEIGHTS: sha256_file(model)}
     path = quality_path(model)
     write_json(path, {**quality.as_dict(), **whose}, mode=PUBLIC)
@@ -37,10 +37,10 @@ def write_quality(quality: Quality, model: Path) -> Path:
 
 
 def read_quality(model: Path) -> Quality:
-    """What is known of a run or a weights file; nothing where it has no such file.
+    """Reads the quality of a run or a weights file; an empty one without a file.
 
     Raises:
-        Refused: a file of other weights, or another file.
+        Refused: the file belongs to other weights, or is invalid.
     """
     path = quality_path(model)
     if not path.is_file():
@@ -53,15 +53,15 @@ def read_quality(model: Path) -> Quality:
 
 
 def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
-    """The quality in JSON content, or in its text.
+    """Parses a quality from JSON content or text.
 
     Args:
-        content: of a file or of an exported network's metadata; text is decoded.
-        where: for the message.
-        hint: likewise.
+        content: content of a file or of an exported network's metadata; text is decoded.
+        where: place, for the message.
+        hint: how to fix it, for the message.
 
     Raises:
-        Refused: no such content.
+        Refused: invalid content.
     """
     try:
         content = parse_json(content) if isinstance(content, str) else content
@@ -81,7 +81,7 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
 
 
 def digest_of(hashes: Collection[str]) -> str | None:
-    """By which images are recognised without a hash of any of them; ``None`` of fewer than :data:`LEAST_IMAGES`.
+    """Digest of a set of images, which reveals no single hash; ``None`` for fewer than :data:`LEAST_IMAGES`.
 
     Args:
         hashes: SHA-256 of the images, in any order.
@@ -90,7 +90,7 @@ def digest_of(hashes: Collection[str]) -> str | None:
 
 
 def digests_of(sites: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-    """Those of the images of each site, and of all together.
+    """Digests of the images of each site, and of all sites together.
 
     Args:
         sites: name to the SHA-256 of its images.
@@ -101,11 +101,11 @@ def digests_of(sites: Mapping[str, Collection[str]]) -> tuple[str, ...]:
 
 
 def recognised(sites: Mapping[str, Collection[str]], digests: Collection[str]) -> list[str]:
-    """Names of the sites whose images have one of the digests; all of them where their images together have one.
+    """Names of the sites whose images match one of the digests; all sites if their images together match one.
 
     Args:
-        sites: as of :func:`digests_of`.
-        digests: of :class:`Quality`.
+        sites: see :func:`digests_of`.
+        digests: ``images`` of a :class:`Quality`.
     """
     if digest_of([each for hashes in sites.values() for each in hashes]) in digests:
         return list(sites)

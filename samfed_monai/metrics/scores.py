@@ -16,15 +16,14 @@ from scipy.spatial import KDTree
 Mask = NDArray[Any]
 
 PERCENTILE = 95
-"""Of distances, in HD95."""
+"""Percentile of the distances in HD95."""
 
 
 def surface(mask: Mask) -> Mask:
-    """Pixels of a mask with at least one of their four (of a volume, six) neighbours outside it, as MONAI and MedPy
-    have it; beyond the frame counts as outside.
+    """Pixels of a mask with at least one of their four (in a volume, six) neighbours outside it, as in MONAI and MedPy.
 
     Args:
-        mask: (H, W) or (D, H, W) bool; so is what is returned.
+        mask: (H, W) or (D, H, W) bool, like the result; everything beyond the frame is outside.
     """
     inside = mask.copy()
     for axis in range(mask.ndim):  # much faster than scipy's binary_erosion
@@ -38,24 +37,24 @@ def surface(mask: Mask) -> Mask:
 def hausdorff95(
     prediction: Mask, label: Mask, *, pooled: bool = False, spacing: Sequence[float] | None = None
 ) -> float:
-    """HD95 of two masks that both hold at least one pixel.
+    """HD95 of two non-empty masks.
 
     Args:
         prediction, label: (H, W) or (D, H, W) bool.
-        pooled: ``False`` takes the larger of the two directed percentiles, as MONAI's
-            ``compute_hausdorff_distance(percentile=95)`` does; ``True`` takes the percentile of both directions
-            pooled, as MedPy's ``hd95`` does (the tables of HSSF, Ma et al., IEEE TMI 2024).
-        spacing: mm of a pixel along each axis.
+        pooled: ``False`` takes the larger of the two directed percentiles, like MONAI's
+            ``compute_hausdorff_distance(percentile=95)``; ``True`` takes the percentile over both directions together,
+            like MedPy's ``hd95`` (the tables of HSSF, Ma et al., IEEE TMI 2024).
+        spacing: size of a pixel along each axis in mm.
 
     Returns:
-        Distance in pixels, or in mm.
+        Distance in pixels, or with ``spacing`` in mm.
 
     Raises:
-        ValueError: a mask is empty; :func:`samfed_monai.metrics.segmentation_scores` says what counts then.
+        ValueError: a mask is empty; :func:`samfed_monai.metrics.segmentation_scores` has the convention for it.
     """
     if not prediction.any() or not label.any():
         raise ValueError("HD95 of an empty mask is not defined; segmentation_scores holds the convention for it")
-    box = _box(prediction | label)  # changes no distance
+    box = _box(prediction | label)  # does not change distances
     scale = np.ones(label.ndim) if spacing is None else np.array(spacing)
     one, other = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))
     directed = [KDTree(to).query(of)[0] for of, to in ((one, other), (other, one))]
@@ -63,14 +62,14 @@ def hausdorff95(
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:
-    """The smallest part of the frame that holds every pixel of a mask."""
+    """Bounding box of a mask."""
     axes = range(mask.ndim)
     held = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     return tuple(slice(at[0], at[-1] + 1) for at in held)
 
 
 def _percentile(distances: NDArray[np.float64]) -> float:
-    """``np.percentile(distances, PERCENTILE)``, linear between neighbours."""
+    """``np.percentile(distances, PERCENTILE)`` with linear interpolation."""
     place = (len(distances) - 1) * PERCENTILE / 100
     below = math.floor(place)
     ordered = np.partition(distances, (below, min(below + 1, len(distances) - 1)))
@@ -88,12 +87,12 @@ class Scores:
     Args:
         dice: in [0, 1].
         iou: intersection over union, in [0, 1].
-        hd95: 95th percentile of the Hausdorff distance, pixels at the size that was compared.
-        empty: which of the two masks held no pixel.
-        sensitivity: part of the label that was found, in [0, 1].
-        precision: part of the prediction that is right, in [0, 1].
-        area: the smaller of both areas as part of the larger, in [0, 1]. These three are ``None`` where a table does
-            not have them.
+        hd95: 95th percentile of the Hausdorff distance, in pixels at the size of comparison.
+        empty: which of the two masks is empty.
+        sensitivity: fraction of the label that was found, in [0, 1].
+        precision: fraction of the prediction that is correct, in [0, 1].
+        area: ratio of the smaller area to the larger, in [0, 1]. These three are ``None`` if a table does not have
+            them.
     """
 
     dice: float
@@ -105,23 +104,23 @@ class Scores:
     area: float | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """By name; of :data:`BESIDE` what is known."""
+        """The scores by name; those of :data:`BESIDE` only if known."""
         return {name: value for name, value in asdict(self).items() if name not in BESIDE or value is not None}
 
 
 BESIDE = ("sensitivity", "precision", "area")
-"""What is reported beside Dice, of images that have it."""
+"""Further scores, which images may lack."""
 
 
 def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) -> Scores:
     """Scores a predicted mask against its label.
 
-    Empty masks (docs/method.md): both empty is a right answer, Dice 1, IoU 1 and HD95 0; one empty is a wholly wrong
-    one, Dice 0, IoU 0 and HD95 the image's diagonal; :data:`BESIDE` are as Dice. ``empty`` says which, so that they can
-    be counted apart.
+    Empty masks (docs/method.md): if both are empty, the prediction is correct, with Dice 1, IoU 1 and HD95 0; if one is
+    empty, it is completely wrong, with Dice 0, IoU 0 and the image's diagonal as HD95. :data:`BESIDE` are as Dice.
+    ``empty`` names the case, for separate counts.
 
     Args:
-        prediction: (H, W) bool, or numbers of which every non-zero one is foreground.
+        prediction: (H, W) bool, or numbers, where non-zero is foreground.
         label: (H, W), likewise, of the same size; nothing is resized here.
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
 
@@ -150,11 +149,11 @@ def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) 
 
 
 def scores_by_class(prediction: Mask, label: Mask, count: int, *, pooled: bool = False) -> list[Scores]:
-    """Scores of each of several classes, as :func:`segmentation_scores` has them of one.
+    """Scores of each of several classes, see :func:`segmentation_scores`.
 
     Args:
         prediction: (H, W) in 0..K.
-        label: the same.
+        label: (H, W) in 0..K.
         count: K.
         pooled: as in :func:`segmentation_scores`.
     """
@@ -162,15 +161,15 @@ def scores_by_class(prediction: Mask, label: Mask, count: int, *, pooled: bool =
 
 
 def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Scores:
-    """The scores of an image of several classes: the mean over those that label or prediction holds.
+    """Scores of an image with several classes: the mean over the classes that label or prediction contains.
 
-    A class that neither holds says nothing of how well the others were found and is left out; where that is all of
-    them, the image counts as one with two empty masks (Dice 1). ``empty`` is of all classes together.
+    A class in neither of them does not show how well the others were found and is left out; if that is true of all
+    classes, the image counts as one with two empty masks (Dice 1). ``empty`` is for all classes together.
 
     Args:
-        scores: of each class.
-        skip_empty: leave classes with an empty mask out of HD95, as :func:`summarise` leaves out such images; where no
-            class is left, the image is one of them.
+        scores: scores of each class.
+        skip_empty: leave classes with an empty mask out of HD95, as :func:`summarise` leaves out such images; if no
+            class remains, the image counts as one of them.
     """
     table = list(scores)
     there = [each for each in table if each.empty != "both"]
@@ -180,14 +179,14 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
     empty: Empty = "prediction" if sides == {"prediction"} else "label" if sides == {"label"} else "none"
     measured = [each for each in there if each.empty == "none"] if skip_empty else there
     if not measured and empty == "none":
-        empty = "prediction"  # one class is missed, another one is nowhere
+        empty = "prediction"  # some classes are missed, the others wrongly predicted
     dice, iou = fmean(each.dice for each in there), fmean(each.iou for each in there)
     beside = _beside([each.as_dict() for each in there])
     return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty, **beside)
 
 
 def _beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of :data:`BESIDE`; of none that one of the rows lacks."""
+    """Means of the scores in :data:`BESIDE` that all rows have."""
     columns = {name: [row.get(name) for row in rows] for name in BESIDE}
     return {name: fmean(values) for name, values in columns.items() if values and None not in values}  # type: ignore[arg-type]
 
@@ -197,18 +196,18 @@ EMPTY = ("both", "prediction", "label")
 
 
 def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
-    """Means over images, with the number of empty masks beside them.
+    """Means over images, and numbers of empty masks.
 
     Args:
-        rows: :meth:`Scores.as_dict` of each image; of several classes with ``classes``, name to the same.
+        rows: :meth:`Scores.as_dict` of each image; with several classes also ``classes``, the same by class name.
         skip_empty: leave images with an empty mask out of the mean of HD95, as HSSF's tables do (Dice and IoU still
             count them). Only for comparison with published tables: a network that predicts nothing looks better.
 
     Returns:
         ``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}``; a mean over no image is ``None``.
-        Means of :data:`BESIDE` follow, where every image has them; of several classes ``classes``, name to
-        ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images on which label or prediction holds the class. One that no
-        label holds has no scores, and an ``n`` of 0; images on which it is predicted have lower scores for it.
+        Means of :data:`BESIDE` follow if all images have them. With several classes, ``classes`` has for each name
+        ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images whose label or prediction contains the class. A class in
+        no label has no scores and ``n`` 0; images on which it is predicted have lower scores because of it.
     """
     table = list(rows)
     measured = [row for row in table if row["empty"] == "none"] if skip_empty else table
@@ -228,18 +227,16 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
 
 
 def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
-    """The summary of all images behind several summaries, as :func:`summarise` would give it.
+    """Combines the summaries of several sites, as :func:`summarise` over all of their images.
 
-    Images of a site that lacks a class do not count for that class.
-
-    A summary without Dice (no images, or a client that sent no scores) does not count. Of a mean that another one lacks
-    (a client sent its Dice alone) there is none: it would not be of the images that Dice is of. Of counts one of which
-    is lacking there is no sum, and in the weights of HD95 it is 0. With ``skip_empty`` a class has no HD95 over several
-    sites: how many of its images it was measured on is not said.
+    A summary without Dice (no images, or a client that sent no scores) is ignored, and so is a site without a class for
+    that class. If one of the others lacks a mean (a client sent only its Dice), there is no overall mean, which would
+    be over other images than Dice. If a count is missing, the sum is ``None``, and 0 is used in the weights of HD95.
+    With ``skip_empty`` a class has no HD95 over several sites, since its number of measured images is not known.
 
     Args:
-        summaries: what :func:`summarise` returned for each site.
-        skip_empty: as the summaries were made: HD95 is then weighted by the images without an empty mask.
+        summaries: result of :func:`summarise` for each site.
+        skip_empty: as in the summaries: HD95 is then weighted by the images without an empty mask.
     """
     parts = list(summaries)
     images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
@@ -265,18 +262,18 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:
-    """Of counts one of which is lacking there is none."""
+    """Sum of counts; ``None`` if one is missing."""
     return None if None in counts else sum(counts)  # type: ignore[arg-type]
 
 
 def worst(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The summary of the site with the lowest Dice, its name under ``site``; the first by name among equals.
+    """Summary of the site with the lowest Dice, with its name in ``site``; the first by name among equals.
 
     Args:
-        sites: what :func:`summarise` returned for each.
+        sites: result of :func:`summarise` for each site.
 
     Returns:
-        ``None`` where no site has a Dice.
+        The summary, or ``None`` if no site has a Dice.
     """
     scored = [(summary["dice"], site) for site, summary in sites.items() if summary["dice"] is not None]
     if not scored:
@@ -286,7 +283,7 @@ def worst(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def convention(*, pooled: bool = False, skip_empty: bool = False) -> dict[str, str]:
-    """What HD95 means and what an empty mask counts, as ``convention`` of ``results.json`` states it.
+    """Definition of HD95 and treatment of empty masks, as ``convention`` in ``results.json``.
 
     Args:
         pooled: as in :func:`samfed_monai.metrics.hausdorff95`.
@@ -311,10 +308,10 @@ def _weighted(parts: Sequence[Mapping[str, Any]], name: str, weights: Sequence[i
 
 @dataclass
 class Volume:
-    """The slices of one volume that were scored, at one size.
+    """The scored slices of one volume, all of one size.
 
     Args:
-        spacing: mm from slice to slice, row to row and column to column at that size; ``None`` where it is not known.
+        spacing: mm from slice to slice, row to row and column to column at that size; ``None`` if unknown.
         slices: number of the slice, from 1, to its prediction and label, (H, W) in 0..K each.
     """
 
@@ -322,7 +319,7 @@ class Volume:
     slices: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
 
     def stacked(self) -> tuple[Mask, Mask]:
-        """Prediction and label, (D, H, W); a slice between two others that was not scored is empty in both."""
+        """Prediction and label, (D, H, W); a missing slice between two others is empty in both."""
         first, last = min(self.slices), max(self.slices)
         whole = np.zeros((2, last - first + 1, *self.slices[first][0].shape), np.uint8)
         for number, pair in self.slices.items():
@@ -334,9 +331,9 @@ class VolumeScores(NamedTuple):
     """The scores of one class in one volume.
 
     Args:
-        dice: of all slices together, in [0, 1]; ``None`` where the label does not hold the class.
-        hd95: 95th percentile of the Hausdorff distance in mm, the larger of the two directions; ``None`` where label or
-            prediction do not hold the class, or the spacing is not known.
+        dice: over all slices together, in [0, 1]; ``None`` if the label does not contain the class.
+        hd95: 95th percentile of the Hausdorff distance in mm, the larger of the two directions; ``None`` if label or
+            prediction do not contain the class, or the spacing is unknown.
     """
 
     dice: float | None
@@ -358,18 +355,18 @@ def volume_scores(prediction: Mask, label: Mask, spacing: Sequence[float] | None
 
 
 def summarise_volumes(volumes: Iterable[Volume], classes: Sequence[str]) -> dict[str, Any]:
-    """Means over volumes, of each class and of all.
+    """Means over volumes, for each class and overall.
 
-    A volume whose label does not hold a class has no Dice of it, so that a class absent at a site has none there.
+    A volume whose label does not contain a class has no Dice for it, nor has a site without the class.
 
     Args:
-        volumes: of one site.
-        classes: names; one or none is a single foreground.
+        volumes: volumes of one site.
+        classes: names of the classes; one or none is a single foreground.
 
     Returns:
-        ``{"dice", "hd95_mm", "n", "measured"}``: means over the ``n`` volumes whose label holds any class, of their
-        means over classes, HD95 over the ``measured`` ones that have it; of several classes, too, ``classes``, name to
-        the same over the volumes whose label holds it. A mean of nothing is ``None``.
+        ``{"dice", "hd95_mm", "n", "measured"}``: means of the volumes' means over classes, over the ``n`` volumes whose
+        label contains any class, and for HD95 over the ``measured`` ones that have it. With several classes,
+        ``classes`` has the same for each name, over the volumes whose label contains it. An empty mean is ``None``.
     """
     table = []
     for volume in volumes:
@@ -388,16 +385,16 @@ def _means(scores: Sequence[VolumeScores]) -> dict[str, Any]:
 
 
 WEIGHTS = {"dice": "n", "hd95_mm": "measured"}
-"""What is averaged over volumes, and what says over how many."""
+"""Keys of means over volumes, with the keys of their numbers of volumes."""
 
 
 def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of all volumes behind several sites' summaries.
+    """Combines the volume summaries of several sites.
 
-    A site that withheld scores counts in none of their means, and what it withheld of a count has no sum.
+    A site that withheld its scores is ignored in the means, and a withheld count makes the sum ``None``.
 
     Args:
-        summaries: what :func:`summarise_volumes` returned for each site, with the same classes.
+        summaries: result of :func:`summarise_volumes` for each site, with the same classes.
     """
     parts = list(summaries)
     names = dict.fromkeys(name for part in parts for name in part.get("classes") or {})
