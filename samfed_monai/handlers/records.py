@@ -75,7 +75,7 @@ class TermLogger:
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         if in_federation(engine):  # the controller logs the round
             logger.debug("round %d of %d: %s", number + 1, rounds, listed)
-        else:  # a warm start, for instance, has only one epoch
+        else:  # a warm start, for instance, is not counted in epochs
             logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", listed)
 
 

@@ -1,17 +1,16 @@
 """Adaptive agreement: the pseudo-label and weight of each pixel of an unlabelled image.
 
-SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
-weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
-hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. The bundles take
-``trusted_average``: the mean of the round's global network and of SAM, in which SAM has as much say as the site's
-images support it; how far SAM is distilled is decided per image (``trust`` and ``reliability``).
+SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", which a summary describes as "selecting
+or weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not
+available, so the agreement rule is our reading. ``confidence`` follows that summary. The bundles use
+``trusted_average``: the mean of the round's global network and of SAM, weighted by agreement at the site; the weight of
+SAM's distillation is set per image (``trust`` and ``reliability``).
 
-*Trust* is a teacher's reliability, estimated without a label of the site. The reference is what the student is sure of.
-A student that was warmed up on public labels is right about most pixels of which it is sure, also where it is no good
-on the rest: that is why FixMatch learns from those alone (Sohn et al. 2020, arXiv 2001.07685). A teacher that
-contradicts it there is probably wrong; where the student is unsure, it has nothing to object. No other opinion is
-asked: neither an averaged student nor a label. Where images have labels, as the public set's have, reliability is
-measured, not learned (:func:`image_reliability`).
+*Trust* is a teacher's reliability, estimated without labels of the site. The reference is the student's sure pixels. A
+student that was warmed up on public labels is right about most pixels of which it is sure, even if it is poor on the
+rest; FixMatch therefore learns only from these (Sohn et al. 2020, arXiv 2001.07685). A teacher that contradicts it
+there is probably wrong; pixels of which the student is unsure are not evidence. Neither an averaged student nor a label
+is used. For images with labels, such as the public set, reliability is measured (:func:`image_reliability`).
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ LEAST_AGREEMENT = 0.7
 """A Dice above this is called a good overlap (Zijdenbos et al. 1994, as quoted by Zou et al. 2004)."""
 
 WIDTH = 0.1
-"""Trust is 0 this far below that Dice and 1 this far above it, so that no label changes sides with its full weight."""
+"""Trust is 0 this far below that Dice and 1 this far above it, so that labels do not change with their full weight."""
 
 
 def sure_agreement(teacher_label: Tensor, student_label: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
-    """Dice of teacher and student over the pixels that the student is sure of, and on which images that says anything.
+    """Dice of teacher and student over the student's sure pixels, and the images on which it is meaningful.
 
-    It does where the student is sure of some foreground. An image on which it is sure of background alone speaks
-    neither for a teacher that finds nothing nor against one that finds what the student missed.
+    These are images with sure foreground. If the student is sure only of background, the image is evidence neither for
+    a teacher that finds nothing nor against one that finds something that the student missed.
 
     Args:
         teacher_label, student_label: (B, 1, H, W) long, 0 is the background.
@@ -53,32 +52,31 @@ def sure_agreement(teacher_label: Tensor, student_label: Tensor, sure: Tensor) -
 
 
 def trust_of_images(image: Tensor, site: Tensor, least: float = LEAST_AGREEMENT) -> Tensor:
-    """Trust in the teacher on each image, from the agreement there and at the whole site, which count alike.
+    """Trust in the teacher on each image, from the agreement on the image and at the whole site, with equal weights.
 
-    ``t = clip((s - least) / (2 WIDTH) + 1/2)`` with ``s = (image + site) / 2``, so it grows with either. Where the site
-    bears the teacher out, it takes a plain contradiction to doubt it on an image; where the site does not, no image
-    alone makes up for that.
+    ``t = clip((s - least) / (2 WIDTH) + 1/2)`` with ``s = (image + site) / 2``. If the agreement at the site is high,
+    only a clear contradiction reduces the trust on an image; if it is low, no single image restores trust.
 
     Args:
-        image: (B,) float in [0, 1], of :func:`sure_agreement`; the site's where that says nothing.
+        image: (B,) float in [0, 1], from :func:`sure_agreement`; the site's value if that is not meaningful.
         site: scalar in [0, 1], its mean over the site's images.
         least: the ``s`` at which trust is one half, in [0, 1].
 
     Returns:
-        (B,) float in [0, 1]: at 1 the teacher counts as much as the student, at 0 not at all.
+        (B,) float in [0, 1]: at 1 the teacher has as much weight as the student, at 0 none.
     """
     return (((image + site) / 2 - least) / (2 * WIDTH) + 0.5).clamp(0, 1)
 
 
 class SiteAgreement:
-    """Mean of :func:`sure_agreement` over all images so far on which it says anything, however they came in batches."""
+    """Running mean of :func:`sure_agreement` over all images on which it is meaningful, independent of batches."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
         self._count: Tensor | None = None
 
     def add(self, dice: Tensor, says: Tensor) -> Tensor:
-        """Takes in (B,) Dice and (B,) bool and returns the mean, a scalar; 1 as long as nothing speaks against it."""
+        """Adds (B,) Dice and (B,) bool and returns the mean, a scalar; 1 if there is no image yet."""
         total, count = (dice * says).sum(), says.sum()
         self._sum = total if self._sum is None else self._sum + total
         self._count = count if self._count is None else self._count + count
@@ -86,17 +84,17 @@ class SiteAgreement:
 
 
 class Reliability(str, Enum):
-    """How well soft masks of labelled images match their labels."""
+    """Measures of how well soft masks of labelled images match their labels."""
 
     DICE = "dice"
     PIXEL_ACCURACY = "pixel_accuracy"
 
 
 def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dice") -> Tensor:
-    """How far each image's prediction can be trusted, measured on its label.
+    """Reliability of each image's prediction, measured with its label.
 
-    ``dice`` is ours: accuracy, which HSSF's code takes (Ma et al., TMI 2024), rewards an empty mask on an image whose
-    lesion is small.
+    ``dice`` is ours: accuracy, which HSSF's code uses (Ma et al., TMI 2024), rewards an empty mask on an image with a
+    small lesion.
 
     Args:
         probabilities: (N, C, H, W) float in [0, 1].
@@ -119,14 +117,14 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
 
 @dataclass(frozen=True)
 class Opinions:
-    """What a rule decides from.
+    """Inputs of an agreement rule.
 
     Args:
         teacher_label, student_label: (B, 1, H, W) long.
         teacher_confidence, student_confidence: (B, 1, H, W) float in [0, 1].
         tau, delta: the thresholds.
         teacher, student: their probabilities, (B, C, H, W).
-        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image; ``None`` is fully.
+        trust: (B,) float in [0, 1], trust in the teacher on each image; ``None`` is 1.
     """
 
     teacher_label: Tensor
@@ -141,15 +139,16 @@ class Opinions:
 
 
 AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, ...]]] = Registry("agreement rule")
-"""Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W).
+"""Rules by name: functions of :class:`Opinions` that return ``(label, weight)``, both (B, 1, H, W).
 
-A rule whose soft label is not that of the side which names the label returns it as a third, (B, C, H, W) in [0, 1].
+A rule may return a soft label of its own as a third result, (B, C, H, W) in [0, 1]; the default is the probabilities of
+the side with the chosen label.
 """
 
 
 @AGREEMENT_RULES.register("confidence")
 def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
-    """Agreed: that label, mean confidence. Otherwise the surer side's, if sure (tau) and surer (delta), else 0."""
+    """Common label, mean confidence; else the surer side's, with weight 0 unless sure (tau) and surer (delta)."""
     k_t, k_c = o.teacher_confidence, o.student_confidence
     agreed = o.teacher_label == o.student_label
     surer = torch.maximum(k_t, k_c)
@@ -160,7 +159,7 @@ def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
 
 @AGREEMENT_RULES.register("average")
 def _average(o: Opinions) -> tuple[Tensor, ...]:
-    """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
+    """The class of the mean of both sides' probabilities, weighted by its mean probability."""
     return _trusted_average(replace(o, trust=None))
 
 
@@ -168,7 +167,7 @@ def _average(o: Opinions) -> tuple[Tensor, ...]:
 def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of ``(t p_T + p_c) / (1 + t)``, weighted by its probability there (ours).
 
-    Trust ``t = 1`` is the rule ``average``; at ``t = 0`` the student's side decides alone.
+    Trust ``t = 1`` is the rule ``average``; with ``t = 0`` only the student decides.
     """
     t = o.teacher.new_ones(1) if o.trust is None else o.trust.to(o.teacher.dtype).view(-1, 1, 1, 1)
     mean = (t * o.teacher + o.student) / (1 + t)
@@ -178,16 +177,16 @@ def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
 @AGREEMENT_RULES.register("teacher")
 @AGREEMENT_RULES.register("label")
 def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone.
+    """The teacher's label with weight 1 everywhere; reliability is taken into account per image only.
 
-    ``label`` is given the true label in the teacher's place: the oracle.
+    For ``label``, the oracle, the teacher is the true label.
     """
     return o.teacher_label, torch.ones_like(o.teacher_confidence)
 
 
 @AGREEMENT_RULES.register("student")
 def _student(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The student's own label where it is sure (tau), as FixMatch does (Sohn et al. 2020); no teacher."""
+    """The student's own label where it is sure (``tau``), as in FixMatch (Sohn et al. 2020); no teacher."""
     return o.student_label, (o.student_confidence > o.tau).to(o.student_confidence.dtype)
 
 
@@ -200,22 +199,22 @@ READ_BY_RULE: dict[str, Sequence[str]] = {
     "student": ("tau",),
     **dict.fromkeys(("average", "teacher", "label"), ()),
 }
-"""Which of :data:`THRESHOLDS` each rule of this package reads."""
+"""The :data:`THRESHOLDS` that each rule of this package reads."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a rule decided for a batch.
+    """Result of an agreement rule for a batch.
 
     Args:
-        label: (B, 1, H, W) long, class indices (0 or 1 when there is one foreground class).
+        label: (B, 1, H, W) long, class indices (0 or 1 for one foreground class).
         weight: (B, 1, H, W) float in [0, 1]; 0 leaves a pixel out.
-        reliability: (B,) float in [0, 1], how far the teacher can be believed on each image.
-        agreed: (B, 1, H, W) bool, where teacher and student name the same class.
-        of_teacher: (B, 1, H, W) bool, where the label is the one that the teacher names.
-        soft_label: (B, C, H, W) float in [0, 1], the probabilities of whoever decided a pixel; of the rule ``average``
-            the mean of both.
-        trust: (B,) float in [0, 1], how far the teacher was trusted on each image; 1 where nothing was learned of it.
+        reliability: (B,) float in [0, 1], reliability of the teacher on each image.
+        agreed: (B, 1, H, W) bool, pixels on which teacher and student have the same class.
+        of_teacher: (B, 1, H, W) bool, pixels whose label is the teacher's.
+        soft_label: (B, C, H, W) float in [0, 1], the probabilities of the side that decided a pixel; for the averaging
+            rules the mean of both.
+        trust: (B,) float in [0, 1], trust in the teacher on each image; 1 if it was not estimated.
     """
 
     label: Tensor
@@ -230,28 +229,28 @@ class Agreement:
     def distillation_weight(self) -> Tensor:
         """``weight`` where the label is the teacher's, 0 where the student overruled it: (B, 1, H, W) float in [0, 1].
 
-        What pulls a pixel towards the teacher's probabilities must not work against its label (docs/method.md, step 5).
+        Distillation must not pull a pixel towards another class than its label (docs/method.md, step 5).
         """
         return self.weight * self.of_teacher
 
 
 @dataclass(frozen=True)
 class AgreementSettings:
-    """Whom to compare, and how: one object, so that terms of equal settings share one agreement.
+    """Guides to compare, rule and thresholds; terms with equal settings share one agreement.
 
     Args:
-        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
-        student: guide that plays the student: its own ``weak`` view, ``ema``, or another guide.
+        teacher: guide used as teacher; ``weak`` if a rule needs none.
+        student: guide used as student: its own ``weak`` view, ``ema``, or another guide.
         rule: a name in :data:`AGREEMENT_RULES`.
-        tau: how sure the surer side must be where the two disagree, in [0, 1].
-        delta: how much surer than the other it must be there, in [0, 1].
+        tau: confidence that the more confident side needs where the two disagree, in [0, 1].
+        delta: lead in confidence that it needs there, in [0, 1].
         least_agreement: for the rule ``trusted_average``, the Dice with the student's sure pixels at which the teacher
             has half of the student's weight, in [0, 1]; see :func:`trust_of_images`.
-        where: the place that a refusal names.
+        where: the place for error messages.
 
     Raises:
-        Refused: an unknown rule, a threshold outside [0, 1], one that is set and that the rule does not read; all at
-            once. Of a rule of your own it is not known what it reads.
+        Refused: an unknown rule, thresholds outside [0, 1], and thresholds that are set but that the rule does not
+            read (not checked for your own rules); all at once.
     """
 
     teacher: str = "sam"
@@ -287,22 +286,22 @@ def agree(
 ) -> Agreement:
     """Compares teacher and student pixel by pixel.
 
-    The reliability of an image is ``g = Dice(y_T, y_c) x Dice(y_c, y_ema)`` (docs/method.md), whatever the rule;
-    without an EMA its factor is 1. It does not enter ``label`` or ``weight``: the distillation term multiplies by it.
+    For all rules, the reliability of an image is ``g = Dice(y_T, y_c) x Dice(y_c, y_ema)`` (docs/method.md); without an
+    EMA its factor is 1. ``label`` and ``weight`` do not depend on it; the distillation term multiplies by it.
 
     Args:
         teacher: (B, C, H, W) float in [0, 1], the guide's probabilities (for the rule ``label``: the true label).
         student: (B, C, H, W) float in [0, 1], the student's own weak view.
-        ema: (B, C, H, W) float in [0, 1], the weak view through the averaged student.
-        tau: how sure the surer side must be where the two disagree.
-        delta: how much surer than the other it must be there.
+        ema: (B, C, H, W) float in [0, 1], the averaged student's probabilities of the weak view.
+        tau: confidence that the more confident side needs where the two disagree.
+        delta: lead in confidence that it needs there.
         rule: a name in :data:`AGREEMENT_RULES`.
-        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rule
-            ``trusted_average``; ``None`` is fully.
+        trust: (B,) float in [0, 1], trust in the teacher on each image, for the rule ``trusted_average``; ``None``
+            is 1.
 
     Raises:
         Refused: an unknown rule.
-        ValueError: shapes that differ.
+        ValueError: different shapes.
     """
     decide = AGREEMENT_RULES[rule]
     if teacher.shape != student.shape or (ema is not None and ema.shape != student.shape):

@@ -12,10 +12,10 @@ from samfed_monai.data.weak_labels import IGNORE
 
 
 class Channels(NamedTuple):
-    """What a loss of pixels and of overlaps looks at.
+    """Inputs of pixelwise and overlap losses.
 
     Args:
-        truth: (B, K, H, W), K = 1 for C = 1, otherwise C - 1: every class but the background.
+        truth: (B, K, H, W), K = 1 for C = 1, otherwise C - 1: all classes except the background.
         entropy: (B, 1, H, W) float >= 0, the cross entropy of each pixel over all C classes.
         prediction: (B, K, H, W) float in [0, 1].
     """
@@ -26,13 +26,13 @@ class Channels(NamedTuple):
 
 
 def channels(logits: Tensor, target: Tensor) -> Channels:
-    """Truth, prediction and cross entropy of a batch; it weighs and averages nothing.
+    """Truth, prediction and cross entropy of a batch, without weights and averages.
 
     Args:
         logits: (B, C, H, W) float.
         target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1; or (B, C, H, W) probabilities.
     """
-    # entropy before prediction: where three gradients meet in the logits, the order decides on the last bit
+    # entropy before prediction: the order in which three gradients are added in the logits affects the last bit
     classes = logits.shape[1]
     if classes == 1:
         truth = target.to(logits.dtype)
@@ -47,7 +47,7 @@ def channels(logits: Tensor, target: Tensor) -> Channels:
 
 
 def hard_label(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The class of each pixel and ``k``, the probability given to it.
+    """The class of each pixel and ``k``, its probability.
 
     Args:
         probabilities: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, C > 1 sums to 1.
@@ -62,7 +62,7 @@ def hard_label(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
-    """Dice of two label maps per image, over all foreground classes together; 1 where both are empty.
+    """Dice of two label maps per image, over all foreground classes together; 1 if both are empty.
 
     Args:
         first: (B, 1, H, W) long, 0 is the background.
@@ -86,11 +86,11 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def without_label(label: Tensor) -> Tensor:
-    """Pixels without a label: those of 255, and of several classes those that no plane has.
+    """Pixels without a label: those with 255, or with several classes those that are 0 in all planes.
 
     Args:
-        label: (..., 1, H, W) in {0, 1, 255}; of K classes (..., K + 1, H, W) in {0, 1}, a plane for the background and
-            for each of them.
+        label: (..., 1, H, W) in {0, 1, 255}; with K classes (..., K + 1, H, W) in {0, 1}, a plane for the background
+            and for each class.
 
     Returns:
         (..., 1, H, W) bool.
@@ -101,8 +101,8 @@ def without_label(label: Tensor) -> Tensor:
 def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *, smoothing: float = 1.0) -> Tensor:
     """``sum(w CE) / sum(w)`` plus the weighted soft Dice loss of each image, averaged with the images' sums of weights.
 
-    An image whose weights are all 0 has no say, and a batch of such images costs exactly 0. The Dice of one image is
-    ``(2 sum(w p y) + s) / (sum(w p) + sum(w y) + s)``; with C > 1 it is the mean over the classes but the background.
+    An image whose weights are all 0 is ignored, and the loss of a batch of such images is exactly 0. The Dice of one
+    image is ``(2 sum(w p y) + s) / (sum(w p) + sum(w y) + s)``; with C > 1 it is the mean over the foreground classes.
 
     Args:
         logits: (B, C, H, W) float, the student's strong view.
@@ -125,12 +125,12 @@ def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *,
 
 
 CLIP = 1e-4
-"""Guides' probabilities are kept this far from 0 and 1: a soft mask stored in 8 bits holds exact zeros and ones (its
+"""Minimum distance of guides' probabilities from 0 and 1: a soft mask stored in 8 bits has exact zeros and ones (its
 step is 4e-3), whose logits would be infinite."""
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Sigmoid for one channel, softmax over the channels otherwise: (B, C, H, W) to (B, C, H, W) float in [0, 1]."""
+    """Sigmoid for one channel, else softmax over the channels: (B, C, H, W) to (B, C, H, W) float in [0, 1]."""
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
@@ -144,17 +144,17 @@ def distillation_kl(
     """``T^2 KL(p_T || p_s)`` with both sides softened by ``T``, averaged over pixels with ``weight``.
 
     Bernoulli distributions for C = 1, categorical ones over the channels for C > 1. ``scale`` multiplies an image's
-    divergence and is not divided out again, so an image the teacher is unreliable on really loses weight.
+    divergence and is not normalised, so that images with an unreliable teacher have less weight.
 
     Args:
         logits_student: (B, C, H, W) float.
         probabilities_teacher: (B, C, H, W) float in [0, 1]; no gradient.
         temperature: ``T`` > 0.
-        weight: (B, 1, H, W) float >= 0, normalised by its sum; ``None`` counts every pixel alike.
+        weight: (B, 1, H, W) float >= 0, normalised by its sum; ``None`` weights all pixels equally.
         scale: (B,) float in [0, 1], for instance the reliability ``g``; ``None`` is 1.
 
     Returns:
-        a scalar >= 0; 0 where all weights are 0.
+        a scalar >= 0; 0 if all weights are 0.
     """
     # half precision has no number between 1 - CLIP and 1
     logits_student = logits_student.to(torch.promote_types(logits_student.dtype, torch.float32))
@@ -171,7 +171,7 @@ def distillation_kl(
 
 
 def logits_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """:func:`distillation_kl` where the teacher's logits are at hand; they are not clipped.
+    """:func:`distillation_kl` for known logits of the teacher, which are not clipped.
 
     Args:
         logits_student: (B, C, H, W) float.
@@ -179,7 +179,7 @@ def logits_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float
         temperature: ``T`` > 0.
 
     Returns:
-        a scalar >= 0, the mean over pixels; exactly 0, without gradient, where C = 1 and both logits are the same.
+        a scalar >= 0, the mean over pixels; exactly 0, without gradient, for C = 1 and equal logits.
     """
     softened = logits_teacher.detach().to(logits_student.dtype) / temperature
     return temperature**2 * _divergence(logits_student / temperature, softened).mean()
@@ -200,13 +200,13 @@ def hssf_kl(
 ) -> Tensor:
     """``KL(p_target || p)`` softened by ``T``, without ``T^2``, averaged over images, pixels and channels.
 
-    One logit counts as the two channels that HSSF's networks have, so this is ``distillation_kl / (2 T^2)``. An image
-    whose gate is closed counts as 0 and stays in the mean.
+    One logit counts as the two channels of HSSF's networks, so this is ``distillation_kl / (2 T^2)``. An image with a
+    closed gate contributes 0 to the mean.
 
     Args:
         logits: (B, C, H, W) float.
         target_probabilities: (B, C, H, W) float in [0, 1]; no gradient.
-        gate: (B,) bool, or float in [0, 1]; ``None`` opens every image.
+        gate: (B,) bool, or float in [0, 1]; ``None`` is open for all images.
         temperature: ``T`` > 0.
 
     Returns:

@@ -10,15 +10,15 @@ from samfed_monai.losses.pixelwise import channels
 
 
 def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> Tensor:
-    """``w = 1 + gain |avgpool(y) - y|``: 1 far from every border, up to ``1 + gain`` on it.
+    """``w = 1 + gain |avgpool(y) - y|``: 1 far from all borders, up to ``1 + gain`` at a border.
 
-    The average is taken with one horizontal and one vertical pass, which gives the same numbers as a square window
+    The average is computed in one horizontal and one vertical pass, which gives the same numbers as a square window
     and costs ``2 k`` instead of ``k^2``; pixels outside the image count as 0.
 
     Args:
         target: (B, K, H, W) float in [0, 1].
         kernel_size: width of the window in pixels, odd.
-        gain: how much a border pixel weighs more.
+        gain: additional weight of a border pixel.
 
     Returns:
         (B, K, H, W) float.
@@ -32,18 +32,18 @@ def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> T
 class StructureLoss(nn.Module):
     """``CE_w + IoU_w`` with border weights, mean over the batch.
 
-    It is PraNet's structure loss (Fan et al., arXiv 2006.11392). HSSF (Ma et al., TMI 2024) trains with it and leaves
-    the cross entropy unweighted; PraNet and we weigh both.
+    This is PraNet's structure loss (Fan et al., arXiv 2006.11392). HSSF (Ma et al., TMI 2024) trains with it and does
+    not weight the cross entropy; PraNet and we weight both.
 
-    With C = 1 the prediction is a sigmoid; with C > 1 it is a softmax, the target holds class indices, class 0 is the
-    background and the IoU is the mean over the other classes (so two classes with logits ``(0, z)`` equal one class
-    with logit ``z``). It does not resize: logits and target must have one size.
+    With C = 1 the prediction is a sigmoid; with C > 1 it is a softmax, the target contains class indices, class 0 is
+    the background and the IoU is the mean over the other classes (so two classes with logits ``(0, z)`` equal one class
+    with logit ``z``). Nothing is resized: logits and target must have the same size.
 
     Args:
         kernel_size: window of the border weight in pixels, odd (31: PraNet's code; docs/method.md, step 1).
-        gain: how much a border pixel weighs more (5, ibid.).
-        smoothing: added to both parts of the IoU in pixels (1, ibid.).
-        weighted_entropy: whether border weights count in the cross entropy, too; false is HSSF's code.
+        gain: additional weight of a border pixel (5, ibid.).
+        smoothing: added to numerator and denominator of the IoU, in pixels (1, ibid.).
+        weighted_entropy: whether border weights also apply to the cross entropy; false is HSSF's code.
 
     Raises:
         ValueError: an even or non-positive ``kernel_size``; shapes that do not match.
@@ -63,13 +63,13 @@ class StructureLoss(nn.Module):
         self.weighted_entropy = weighted_entropy
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The loss as a scalar.
+        """Returns the loss as a scalar.
 
         Args:
             logits: (B, C, H, W) float.
             target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1; or (B, C, H, W), a soft label.
-            weight: (B, 1, H, W) float >= 0, how much a pixel counts besides its border weight; images are then averaged
-                by their sums of it, and a batch of zeros costs exactly 0. ``None`` counts all alike.
+            weight: (B, 1, H, W) float >= 0, a further factor of each pixel; images are then averaged with the sums of
+                their weights, and the loss of all-zero weights is exactly 0. ``None`` weights all pixels equally.
         """
         if target.shape not in ((logits.shape[0], 1, *logits.shape[2:]), logits.shape):
             expected = (logits.shape[0], 1, *logits.shape[2:])

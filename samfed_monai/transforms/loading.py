@@ -1,4 +1,4 @@
-"""Reading an item's image, label, soft mask and targets from disk; bringing a prediction back to its image's size."""
+"""Loads an item's image, label, soft mask and targets, and resizes predictions to the size of the image file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from samfed_monai.data.weak_labels import read_weak_label
 
 
 def plain(value: Any) -> Tensor:
-    """A float32 tensor without MONAI's metadata (which costs time in every operation and every collate)."""
+    """Converts to a float32 tensor without MONAI's metadata (which costs time in every operation and collate)."""
     tensor = torch.as_tensor(value)
     if type(tensor) is not Tensor:
         tensor = tensor.as_subclass(Tensor)
@@ -38,20 +38,20 @@ def plain(value: Any) -> Tensor:
 
 
 class LoadRGBd(MapTransform):
-    """Loads what a record of ``samfed_monai.data.load_records`` points at.
+    """Loads image and label of a record of ``samfed_monai.data.load_records``.
 
-    The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, or {0, 1, 255} where the item
-    says that it is a weak one (``label_kind``), both upright. Of K classes (``classes`` in the item) it becomes
-    (K + 1, H, W), a plane of 0 and 1 for the background and for each of them, none of which has a pixel without a
-    label. The item also receives ``"native_size": (H, W)``, to bring a predicted mask back to the image's own size. A
-    label that the item does not have is skipped; nothing is resized.
+    The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, or {0, 1, 255} for a weak one
+    (``label_kind`` in the item), both upright. With K classes (``classes`` in the item) the label is (K + 1, H, W), a
+    plane of 0 and 1 for the background and for each class; a pixel without a label is 0 in all planes. The item also
+    gets ``"native_size": (H, W)``, to resize a predicted mask to the image's own size. A missing label is skipped;
+    nothing is resized.
 
     Args:
         keys: the image's key, then the label's if any; values are paths.
 
     Raises:
         Refused: at call time, if a file cannot be read or a mask is not binary (``"mask_threshold"`` in the item
-            declares a threshold).
+            sets a threshold).
 
     Example::
 
@@ -76,10 +76,10 @@ class LoadRGBd(MapTransform):
 
 
 def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np.uint8]:
-    """The label of a record of ``samfed_monai.data.load_records``, whatever its kind: (C, H, W), see :class:`LoadRGBd`.
+    """Reads the label of a record of ``samfed_monai.data.load_records``, of any kind: (C, H, W), see :class:`LoadRGBd`.
 
     Raises:
-        Refused: the file cannot be read, or is no label of that kind.
+        Refused: the file cannot be read, or is not a label of that kind.
     """
     weak, classes = record.get("label_kind", LabelKind.MASK) != LabelKind.MASK, record.get("classes")
     if classes is not None:
@@ -89,9 +89,9 @@ def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np
 
 
 class RGBReader(ImageReader):
-    """MONAI's door to :func:`samfed_monai.data.reading.read_image`: (H, W, 3) from 0 to 255, upright.
+    """MONAI reader that uses :func:`samfed_monai.data.reading.read_image`: (H, W, 3) from 0 to 255, upright.
 
-    MONAI's ``PILReader`` turns pictures on their side, ignores their EXIF and takes grey and palettes as they come.
+    MONAI's ``PILReader`` transposes images, ignores EXIF and does not convert grey and palette images.
     """
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
@@ -107,14 +107,14 @@ class RGBReader(ImageReader):
 class LoadImageRGBd(LoadImaged):
     """MONAI's ``LoadImaged`` with :class:`RGBReader`: the image becomes (H, W, 3) float32 from 0 to 255.
 
-    It is in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
-    its own; ``EnsureChannelFirstd`` and ``ScaleIntensityRanged`` after it are meant for both.
+    It is for ``inference.json``: MONAI Deploy leaves out transforms named ``LoadImage`` and provides its own images,
+    which the following ``EnsureChannelFirstd`` and ``ScaleIntensityRanged`` also fit.
 
     Args:
-        keys: of the images' paths.
+        keys: keys of the images' paths.
 
     Raises:
-        RuntimeError: MONAI's, at call time, with the refusal in it, if a file cannot be read.
+        RuntimeError: by MONAI, at call time, with the refusal, if a file cannot be read.
 
     Example::
 
@@ -122,8 +122,8 @@ class LoadImageRGBd(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection = "image") -> None:
-        # MONAI builds all of its readers, which complain of decoders that are not here, and would go on to them where
-        # this one refuses a file.
+        # MONAI builds all of its readers, which warn of missing decoders, and would try them after this one refuses a
+        # file.
         decoders = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
         level = decoders.level
         decoders.setLevel(logging.ERROR)
@@ -137,18 +137,18 @@ class LoadImageRGBd(LoadImaged):
 
 
 class InvertResized(MapTransform):
-    """Brings predictions back to the size that their image had before ``Resized``, bilinearly.
+    """Resizes predictions bilinearly to the size of their image before ``Resized``.
 
-    MONAI's ``Invertd`` would take the way of the image (``area``) back again, which repeats pixels. Put it before the
-    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction. Logits of several classes
-    become the log-odds of each class's softmax, so that their sigmoid is that softmax.
+    MONAI's ``Invertd`` would use the image's mode (``area``), which repeats pixels. Use it before the sigmoid: the
+    contour of 0.5 is then straight between the pixels of a small prediction. Logits of several classes become the
+    log-odds of each class's softmax, so that their sigmoid is that softmax.
 
     Args:
-        keys: of predictions, (C, h, w) float.
-        ref_key: of the image that ``Resized`` resized; MONAI must track its metadata (``set_track_meta``).
+        keys: keys of predictions, (C, h, w) float.
+        ref_key: key of the image that ``Resized`` resized; MONAI must track its metadata (``set_track_meta``).
 
     Raises:
-        KeyError: at call time, if nothing says that the image was resized.
+        KeyError: at call time, if the image's metadata have no resize.
 
     Example::
 
@@ -178,25 +178,25 @@ class InvertResized(MapTransform):
 
 
 LABEL_RESIZE = ("area", "nearest")
-"""How a label is brought to the network's size: by the share of a pixel that it covers, foreground from a half on, or
-by the pixel at the upper left of each, as torch's ``nearest`` does. The latter moves labels by up to half a pixel
-against images and soft masks; the first tables of ``docs/results`` were made with it."""
+"""Modes for resizing a label: by its area in each new pixel, which is foreground from one half, or by the pixel at the
+upper left, as torch's ``nearest``. The latter shifts labels by up to half a pixel against images and soft masks; the
+first tables of ``docs/results`` used it."""
 
 
 class ResizeWithLabeld(Resized):
-    """MONAI's ``Resized`` of an image and its label, which refuses another way for labels when it is built.
+    """MONAI's ``Resized`` for an image and its label; the label's mode is checked at construction.
 
-    ``Resized`` itself would take any mode, and refuse a misspelt one with the first image. A pixel of a label of
-    several classes, (K + 1, H, W), has one of them afterwards: the background where that covers more than half of it,
-    else the class that covers most.
+    ``Resized`` itself accepts any mode, and refuses a misspelt one only at the first image. Each pixel of a label with
+    several classes, (K + 1, H, W), gets one of them: the background if that covers more than half of the pixel, else
+    the class that covers most.
 
     Args:
-        keys: the image's key and the label's; an item without a label is taken.
+        keys: the image's key and the label's; the label may be missing.
         spatial_size: height and width in pixels.
-        mode: of the image, and of the label, see :data:`LABEL_RESIZE`.
+        mode: mode of the image, and of the label, see :data:`LABEL_RESIZE`.
 
     Raises:
-        Refused: another mode for the label.
+        Refused: an unknown mode for the label.
 
     Example::
 
@@ -222,20 +222,20 @@ class ResizeWithLabeld(Resized):
 
 
 class LoadSoftMaskd(Transform):
-    """Adds the teacher's probabilities to an item that carries its image's hash.
+    """Adds the teacher's probabilities to an item with the hash of its image.
 
-    Comes after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
-    hash of the image file. A stored mask covers the whole image, whatever its resolution; here it is resized bilinearly
-    to the current size of ``image``, (C, h, w).
+    Use it after the image is loaded and before the views, which transform both together. It reads ``image_sha256``, the
+    hash of the image file. A stored mask covers the whole image at any resolution; it is resized bilinearly to the
+    current size of ``image``, (C, h, w).
 
     Args:
-        store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`; ``None`` leaves items as they are.
+        store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`; ``None`` does not change items.
         teacher_sha256: the teacher's identity; not needed with a store object.
-        masks_for: who uses the masks; ``None``, which a reference to a disabled guide is, leaves items as they are.
-        output_key: receives (1, h, w) float32 in [0, 1].
+        masks_for: the user of the masks; ``None``, as from a reference to a disabled guide, does not change items.
+        output_key: key for the mask, (1, h, w) float32 in [0, 1].
 
     Raises:
-        Refused: the store has no readable mask of the image (at call time), or no teacher is named.
+        Refused: at call time, the store has no readable mask of the image; no teacher is given.
 
     Example::
 
@@ -272,23 +272,23 @@ class LoadSoftMaskd(Transform):
 
 
 def one_each(names: Sequence[Any], keys: Sequence[Any], where: str) -> list[Problem]:
-    """What is wrong with names that are not as many as keys."""
+    """A problem unless there are as many names as keys."""
     found = f"{len(names)} names for {len(keys)} keys"
     return [] if len(names) == len(keys) else [Problem(where, found, "one name for each key")]
 
 
 class RenameItemsd(MapTransform):
-    """Gives items other names; what had such a name before is gone.
+    """Renames entries of an item, replacing existing ones.
 
-    Labelled images so are learned from in their strong view: ``image_strong`` takes the place of ``image``.
+    With it, training can use the strong view of labelled images: ``image_strong`` replaces ``image``.
 
     Args:
-        keys: what to rename.
+        keys: keys to rename.
         names: the new names, one for each key.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        Refused: not one name for each key.
+        Refused: the numbers of names and keys differ.
 
     Example::
 
@@ -313,7 +313,7 @@ KEY, GATE = "target", "target_gate"
 class PublicTargets:
     """A soft mask and a gate for each public image, in memory; empty outside the steps that use them.
 
-    Whoever fills one and whoever reads it hold the same one: a copy of a transform that reads it does, too.
+    Writers and readers share one object, which deep copies of a transform also keep.
 
     Example::
 
@@ -328,25 +328,25 @@ class PublicTargets:
         return self
 
     def set(self, masks: Tensor, gate: Tensor) -> None:
-        """Takes (N, C, h, w) uint8 masks, 255 for a probability of 1, and (N,) bool gates, in the list's order."""
+        """Sets (N, C, h, w) uint8 masks, 255 for a probability of 1, and (N,) bool gates, in the list's order."""
         self.masks, self.gate = masks, gate
 
     def clear(self) -> None:
-        """Forgets both; items then carry no target."""
+        """Removes both; items then get no target."""
         self.masks = self.gate = None
 
 
 class LoadTargetd(Transform, RandomizableTrait):
-    """Adds an item's target and gate, where there are any; leaves the item alone otherwise.
+    """Adds an item's target and gate, if there are any.
 
-    Comes after the image is loaded and before the weak view, so that both move together. It counts as random, so that
-    no cache keeps a target of an earlier round.
+    Use it after the image is loaded and before the weak view, which transforms both together. It counts as random, so
+    that no cache keeps a target of an earlier round.
 
     Args:
-        targets: the holder, shared with whoever fills it.
+        targets: the targets, shared with the object that sets them.
 
-    Reads ``index``, the item's place in the public list, and ``image``, (C, h, w), to whose size the mask is brought
-    (bilinearly). Adds ``target``, (C, h, w) float32 in [0, 1], and ``target_gate``, float32 0 or 1.
+    Reads ``index``, the item's position in the public list, and ``image``, (C, h, w), to whose size the mask is resized
+    bilinearly. Adds ``target``, (C, h, w) float32 in [0, 1], and ``target_gate``, float32 0 or 1.
 
     Example::
 

@@ -23,15 +23,15 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def colour_matrix(*, brightness: float = 1.0, saturation: float = 1.0, hue: float = 0.0) -> Tensor:
-    """Brightness, saturation and hue as one linear map of RGB, which costs one small matrix product.
+    """Returns brightness, saturation and hue as one linear map of RGB, which needs only one small matrix product.
 
     Args:
         brightness: factor of all channels.
-        saturation: 0 is grey, 1 leaves as is.
+        saturation: 0 is grey, 1 is no change.
         hue: turn of the colours about the grey axis, in fractions of a full turn.
 
     Returns:
-        (3, 3) float32; grey pixels stay grey, whatever the hue and saturation.
+        (3, 3) float32; grey pixels stay grey for any hue and saturation.
     """
     angle = 2 * math.pi * hue
     third, root = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
@@ -61,7 +61,7 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
     Args:
         image: (C, H, W) float.
-        sigma: deviation in pixels; below 0.1 the image is returned as it is. The kernel ends at 2.5 deviations.
+        sigma: standard deviation in pixels; below 0.1 the image is returned unchanged. The kernel ends at 2.5 sigma.
     """
     if sigma < 0.1:
         return image
@@ -75,11 +75,11 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def box_fill(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Cutout: fills a box with the image's mean colour; the input is left as it is.
+    """Cutout: fills a box of a copy with the image's mean colour.
 
     Args:
         image: (C, H, W) float.
-        top, left, height, width: the box in pixels; what lies outside the image is ignored.
+        top, left, height, width: the box in pixels; parts outside the image are ignored.
     """
     filled = image.clone()
     box = filled[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
@@ -96,18 +96,18 @@ def cutmix(
 ) -> tuple[Tensor, ...]:
     """Pastes a random box of each image's neighbour in the batch (Yun et al. 2019; UniMatch, arXiv 2208.09910).
 
-    Everything that is compared pixel by pixel must come along: pseudo-labels, weights, guides' probabilities. Masks are
-    mixed as they are, so binary ones stay binary. A batch of one has no neighbour and comes back unchanged.
+    All tensors that are compared pixel by pixel must be mixed together: pseudo-labels, weights, guides' probabilities.
+    Values are copied, so binary masks stay binary. A batch of one has no neighbour and is returned unchanged.
 
     Args:
         images: (B, C, H, W) of any dtype.
         others: further (B, ..., H, W) tensors that get the same boxes.
-        generator: source of randomness on the CPU; ``None`` uses torch's global one.
-        prob: chance of a box, for each image on its own.
-        area: least and greatest area of the box, as a fraction of the image.
+        generator: random number generator on the CPU; ``None`` uses torch's global one.
+        prob: probability of a box, independently for each image.
+        area: minimum and maximum area of the box, as a fraction of the image.
 
     Returns:
-        new tensors in the order given, always a tuple.
+        new tensors in the given order, always a tuple.
 
     Raises:
         ValueError: batch sizes or spatial sizes differ, or a range is out of order.
@@ -119,7 +119,7 @@ def cutmix(
             raise ValueError(f"cutmix: tensor {position + 2} has shape {tuple(other.shape)}, {wanted}")
     if not (0 <= prob <= 1 and 0 < area[0] <= area[1] <= 1):
         raise ValueError(f"cutmix: expected prob in [0, 1] and 0 < area[0] <= area[1] <= 1, found {prob} and {area}")
-    # Five numbers an image, drawn even where unused, so that boxes do not depend on which images are mixed.
+    # Five numbers per image, drawn even if unused, so that boxes do not depend on which images are mixed.
     draws = torch.rand(batch, 5, generator=generator).tolist()
     mixed = tuple(tensor.clone() for tensor in (images, *others))
     if batch < 2:
@@ -138,17 +138,17 @@ def cutmix(
 
 
 class RandomViewd(RandomizableTransform, MapTransform):
-    """Base class: writes a view of each key, which :meth:`view` makes, under another name.
+    """Base class that stores a view of each key, by :meth:`view`, under another name.
 
     Args:
         keys: images, (3, H, W) in [0, 1].
-        output_key: where their views go, a name for each key.
-        found: what is wrong with further options, to be refused as well.
+        output_key: names of the views, one for each key.
+        found: problems of further options, to be raised together.
         allow_missing_keys: whether an item may lack a key.
-        prob: chance of any change.
+        prob: probability of any change.
 
     Raises:
-        Refused: as many names as keys were not given.
+        Refused: the numbers of names and keys differ, or there are problems in ``found``.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class RandomViewd(RandomizableTransform, MapTransform):
 
     @abstractmethod
     def view(self, image: Any) -> Tensor:
-        """A view of an image (3, H, W) in [0, 1], of the same shape and range, as a new tensor."""
+        """Returns a view of an image (3, H, W) in [0, 1], of the same shape and range, as a new tensor."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -182,29 +182,28 @@ _MOST |= dict.fromkeys(("brightness", "contrast", "saturation", "tint"), 0.5)
 class StrongViewd(RandomViewd):
     """Colour jitter, grey, blur, noise and cutout: adds the strong view beside the weak one.
 
-    It never moves a pixel, so labels and soft masks of the weak view hold for it as well (except inside the cutout
-    box, which the student has to fill in from its surroundings). Order and chances follow UniMatch (arXiv 2208.09910,
-    its public recipe: jitter 0.8, grey 0.2, blur 0.5); hue is milder than there because colour carries meaning on skin
-    and mucosa.
+    Pixels are not moved, so labels and soft masks of the weak view are also valid for it (except inside the cutout box,
+    which the student has to infer from its surroundings). Order and probabilities follow UniMatch (arXiv 2208.09910,
+    its public recipe: jitter 0.8, grey 0.2, blur 0.5); hue is milder because colour is informative on skin and mucosa.
 
     Args:
         keys: the image, (3, H, W) in [0, 1].
-        output_key: where its strong view goes; ``"image"`` replaces it (labelled images).
+        output_key: key of its strong view; ``"image"`` replaces the image (labelled images).
         allow_missing_keys: whether an item may lack a key.
-        strength: multiplies every range, and every chance up to 1; 0 leaves images as they are, at most 2.
-        brightness, contrast, saturation: greatest relative change to either side.
-        hue: greatest turn to either side, in fractions of the colour circle.
-        tint: greatest relative change of each channel on its own, to either side.
-        gamma: greatest exponent of the intensities, and its inverse the least; drawn evenly on a logarithmic scale. 1
-            is off. Part of the jitter, as the five before it.
-        blur: greatest deviation in pixels at 256 px; smaller images are blurred less.
-        noise: greatest deviation of Gaussian noise, in [0, 1] intensities (HSSF: 0.1).
-        cutout: greatest area of the box that is filled with the mean colour, as a fraction of the image.
-        jitter_prob, grey_prob, blur_prob, noise_prob, cutout_prob: chances of each.
-        prob: chance of any change at all.
+        strength: multiplies all ranges, and all probabilities up to 1; 0 is no change, at most 2.
+        brightness, contrast, saturation: maximum relative change to either side.
+        hue: maximum turn to either side, in fractions of the colour circle.
+        tint: maximum relative change of each channel on its own, to either side.
+        gamma: maximum exponent of the intensities, and its inverse the minimum; drawn uniformly on a logarithmic scale.
+            1 is off. Part of the jitter, like the five before it.
+        blur: maximum standard deviation in pixels at 256 px; smaller images are blurred less.
+        noise: maximum standard deviation of Gaussian noise, in [0, 1] intensities (HSSF: 0.1).
+        cutout: maximum area of the box that is filled with the mean colour, as a fraction of the image.
+        jitter_prob, grey_prob, blur_prob, noise_prob, cutout_prob: probability of each.
+        prob: probability of any change.
 
     Raises:
-        Refused: an argument is out of range; all of them are named at once.
+        Refused: arguments out of range, all at once.
 
     Example::
 
@@ -248,7 +247,7 @@ class StrongViewd(RandomViewd):
         self._at: dict[str, float] = {}
 
     def randomize(self, data: Any = None) -> None:
-        """Draws one view; always the same number of draws, so that one option does not change the others' values."""
+        """Draws one view, with a fixed number of draws, so that an option does not change the others' values."""
         super().randomize(None)
         rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
         self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
@@ -257,15 +256,15 @@ class StrongViewd(RandomViewd):
             either_side = name in ("brightness", "contrast", "saturation", "hue")
             self._at[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
         stretch, down, right = self.R.rand(3).tolist()
-        self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # sides' ratio from 1:2 to 2:1
+        self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # ratio of the sides from 1:2 to 2:1
         self._noise_seed = int(self.R.randint(2**31 - 1))
-        # a stream of its own: what the next view draws does not depend on whether these two are on
+        # a separate generator, so that draws of the next view do not depend on whether these two are on
         more = np.random.RandomState(self._noise_seed).uniform(-1, 1, 4) if self.tint or self.gamma > 1 else np.zeros(4)
         self._channels = torch.from_numpy(1 + self.tint * self.strength * more[:3]).float()
         self._exponent = float(self.gamma ** (self.strength * more[3]))
 
     def view(self, image: Any) -> Tensor:
-        """Draws anew and disturbs an image, (3, H, W) in [0, 1]."""
+        """Draws new values and augments an image, (3, H, W) in [0, 1]."""
         self.randomize()
         image = plain(image)
         if image.ndim != 3 or image.shape[0] != 3:

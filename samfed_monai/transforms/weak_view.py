@@ -1,4 +1,4 @@
-"""The weak view: image, label and soft mask moved together by one random affine map."""
+"""The weak view: one random affine map of image, label and soft mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.core.validators import in_range
 from samfed_monai.transforms.loading import plain
 
-# From here on a bilinear sample skips pixels, so the image is shrunk with anti-aliasing first.
+# From this factor on bilinear sampling skips pixels, so the image is shrunk with anti-aliasing first.
 _SHRINK = 1.5
 
 
@@ -31,23 +31,23 @@ def output_to_input(
     shear: float = 0.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """The matrix that says where in the input each pixel of a view comes from.
+    """Returns the matrix that maps pixels of a view to positions in the input.
 
     Args:
-        size: (H, W) of the view in pixels; angles are true in it, whatever its aspect.
-        flip: mirrors left and right.
+        size: (H, W) of the view in pixels; angles are correct for any aspect ratio.
+        flip: whether to mirror left and right.
         quarter_turns: counter-clockwise turns by 90 degrees.
         degrees: further counter-clockwise turn.
         zoom: above 1 magnifies.
         shear: horizontal shear in degrees.
-        shift: the picture's (down, right) movement as a fraction of (H, W).
+        shift: the image's (down, right) movement as a fraction of (H, W).
 
     Returns:
-        (2, 3) float32, as ``torch.nn.functional.affine_grid`` takes it with ``align_corners=False``.
+        (2, 3) float32, for ``torch.nn.functional.affine_grid`` with ``align_corners=False``.
     """
     height, width = size
     angle = math.radians(degrees)
-    # quarter turns without rounding, so that pixels land exactly on pixels
+    # quarter turns without rounding errors, so that pixels map exactly to pixels
     quarter = _turned(*((1, 0), (0, 1), (-1, 0), (0, -1))[quarter_turns % 4])
     turn = _turned(math.cos(angle), math.sin(angle)) @ quarter
     lean = torch.tensor([[1.0, math.tan(math.radians(shear))], [0.0, 1.0]], dtype=torch.float64)
@@ -65,18 +65,18 @@ def _turned(cosine: float, sine: float) -> Tensor:
 def warp(
     tensors: Mapping[Hashable, Tensor], matrix: Tensor, size: tuple[int, int], *, nearest: Container[Hashable] = ()
 ) -> dict[Hashable, Tensor]:
-    """Samples one view of images and masks of the same extent; beyond the border the picture is reflected.
+    """Samples one view of images and masks of the same extent, reflecting at the border.
 
-    Those of one resolution are sampled at once, for that is where the time goes; the numbers are the same.
+    Tensors of one resolution are sampled together, which is faster and gives the same numbers.
 
     Args:
-        tensors: keys to (C, H, W) float, of one type and on one device, whatever their resolution.
+        tensors: keys to (C, H, W) float, of one type and on one device, at any resolution.
         matrix: (2, 3) from :func:`output_to_input`.
         size: (H, W) of the view.
-        nearest: keys whose values are the nearest pixel's (labels); others are interpolated bilinearly.
+        nearest: keys to sample at the nearest pixel (labels); others are interpolated bilinearly.
 
     Returns:
-        The same keys to (C, *size) float, within the range of what was there before.
+        The same keys to (C, *size) float, within the range of the input.
     """
     alike: dict[tuple[bool, torch.Size], list[Hashable]] = {}
     for key, tensor in tensors.items():
@@ -93,7 +93,7 @@ def warp(
 
 
 def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """``affine_grid`` of one matrix, (H, W, 2), written as two outer sums because that is several times faster."""
+    """``affine_grid`` of one matrix, (H, W, 2), computed as two outer sums, which is several times faster."""
     down, right = ((torch.arange(length, dtype=torch.float32) * 2 + 1) / length - 1 for length in size)
     columns = matrix[:, :1] * right + matrix[:, 2:]  # (2, W)
     rows = matrix[:, 1:2] * down  # (2, H)
@@ -101,26 +101,26 @@ def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class WeakViewd(RandomizableTransform, MapTransform):
-    """Random flip, quarter turn, rotation, zoom, shear and shift, by which all keys move together.
+    """Random flip, quarter turn, rotation, zoom, shear and shift, the same for all keys.
 
-    Keys may differ in resolution (a soft mask at a quarter of the image's size) as long as they show the same extent;
-    every one of them leaves with the same size.
+    Keys may differ in resolution (a soft mask at a quarter of the image's size) but must show the same extent; all
+    results have the same size.
 
     Args:
-        keys: what to move, each (C, H, W); those that an item lacks are skipped.
+        keys: keys to transform, each (C, H, W).
         size: (H, W) of the views, one number for a square, or ``None`` for the size of the first key present.
-        label_keys: keys whose values must survive exactly (nearest pixel); all others are interpolated.
-        allow_missing_keys: whether an item may lack a key.
-        flip: mirrors every second image.
-        quarter_turns: turns by a random multiple of 90 degrees (of 180 where the view is not square).
-        rotate: greatest further turn to either side, in degrees.
-        zoom: least and greatest magnification; drawn evenly on a logarithmic scale.
-        shear: greatest shear to either side, in degrees.
-        shift: greatest movement to either side, as a fraction of the side's length.
-        prob: chance of rotation, zoom, shear and shift; flips and quarter turns have chances of their own.
+        label_keys: keys whose values must be kept exactly (nearest pixel); all others are interpolated.
+        allow_missing_keys: whether an item may lack a key, which is then skipped.
+        flip: mirrors with probability 0.5.
+        quarter_turns: turns by a random multiple of 90 degrees (of 180 if the view is not square).
+        rotate: maximum further turn to either side, in degrees.
+        zoom: minimum and maximum magnification; drawn uniformly on a logarithmic scale.
+        shear: maximum shear to either side, in degrees.
+        shift: maximum movement to either side, as a fraction of the side's length.
+        prob: probability of rotation, zoom, shear and shift; flips and quarter turns have their own.
 
     Raises:
-        Refused: an argument is out of range; all of them are named at once.
+        Refused: arguments out of range, all at once.
 
     Example::
 
@@ -158,7 +158,7 @@ class WeakViewd(RandomizableTransform, MapTransform):
         self._drawn: dict[str, Any] = {}
 
     def randomize(self, data: Any = None) -> None:
-        """Draws one view; always the same number of draws, so that one switch does not change the others' values."""
+        """Draws one view, with a fixed number of draws, so that an option does not change the others' values."""
         super().randomize(None)
         flip, turns = bool(self.R.rand() < 0.5), int(self.R.randint(4))
         low, high = np.log(self.zoom)
