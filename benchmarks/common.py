@@ -1,4 +1,4 @@
-"""What every benchmark shares: taking two times side by side, and recording a figure beside its bound."""
+"""Shared by all benchmarks: timing two actions side by side, and recording figures with their bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "samfed_skin"
 
 
 def short(value: float) -> str:
-    """Three digits, or all of them before the point."""
+    """Formats a number with three significant digits, or with all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
@@ -29,11 +29,11 @@ class Figure:
     """One measured figure.
 
     Args:
-        what: the sentence that stands in the table.
+        what: description for the table.
         value: the figure, in ``unit``.
-        bound: what it must not exceed (``at_least``: fall below); ``None`` for a figure that is only reported.
-        unit: ``x`` for a ratio, otherwise a unit or ``%``.
-        details: what it was computed from.
+        bound: maximum (minimum with ``at_least``); ``None`` for a figure that is only reported.
+        unit: ``x`` for a ratio, else a unit or ``%``.
+        details: the numbers that it was computed from.
     """
 
     what: str
@@ -58,7 +58,7 @@ class Figure:
 
 
 def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
-    """Puts lines between the two marks of a page, in place of what stood there."""
+    """Replaces the text between the two marks of a page."""
     content = page.read_text()
     before, _, rest = content.partition(marks[0])
     _, _, after = rest.partition(marks[1])
@@ -66,7 +66,7 @@ def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
 
 
 def seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call, of the wall unless ``clock`` says otherwise."""
+    """Returns the seconds of one call, by default of wall time."""
     start = clock()
     action()
     return clock() - start
@@ -80,11 +80,11 @@ def side_by_side(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Times two actions in turn, so that whatever else the machine does hits both.
+    """Times two actions in turn, so that other load on the machine affects both.
 
-    The ratio is the median over the pairs of ``second / first``; within a pair the order alternates, so that neither
-    profits from the caches the other warmed. On a machine whose cores are shared, ``time.process_time`` counts what an
-    action takes of the processor and not what it waits for it.
+    The ratio is the median over the pairs of ``second / first``; the order alternates from pair to pair, so that
+    neither benefits from caches that the other warmed. On shared cores, ``time.process_time`` counts only the time on
+    the processor, not the time of waiting for it.
 
     Returns:
         ``ratio`` with its quartiles ``low`` and ``high``, and the median seconds ``first`` and ``second``.
@@ -120,7 +120,7 @@ STEP = "A step of DeepLabV3+ ResNet-18, 4 images of {size} px"
 
 
 def training_step(size: int, steps: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median seconds of what :data:`STEP` says, by ``clock``, after two more."""
+    """Median seconds of the step described by :data:`STEP`, by ``clock``, after two warm-up steps."""
     import torch
 
     from samfed_monai.networks.catalogue import client_network
@@ -139,7 +139,7 @@ def training_step(size: int, steps: int, clock: Callable[[], float] = time.perf_
 
 
 def in_a_process(script: str, *measured: int, environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """What a benchmark's ``--measure`` prints in a process of its own, JSON in its last line."""
+    """Runs a benchmark's ``--measure`` in a separate process and returns the JSON in its last line."""
     command = [sys.executable, "-W", "ignore", script, "--measure", *map(str, measured)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -147,7 +147,7 @@ def in_a_process(script: str, *measured: int, environment: Mapping[str, str] | N
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Describes the machine and software of the measurement."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -165,12 +165,12 @@ def machine() -> dict[str, Any]:
 
 
 def record(script: str, figures: Sequence[Figure], *, part: str = "") -> None:
-    """Prints figures and writes them to ``benchmarks/results/<script>.json``, from which the table is composed.
+    """Prints figures and writes them to ``benchmarks/results/<script>.json``, the source of the table.
 
     Args:
         script: the benchmark's file.
-        figures: what it found.
-        part: of a benchmark whose parts are run one by one; those of the others are kept.
+        figures: its figures.
+        part: name of a part that is run on its own; figures of other parts are kept.
     """
     name = Path(script).stem
     for figure in figures:

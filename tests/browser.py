@@ -1,4 +1,4 @@
-"""A real browser without a window: the system's Chromium, driven by selenium; tests skip where there is none."""
+"""A headless browser: the system's Chromium, driven by selenium; tests are skipped if it is not installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTHS = (1280, 390)
 
 @contextmanager
 def opened(address: str, width: int) -> Iterator[Any]:
-    """The browser with a page in it, of a desk or a phone; afterwards it must have asked for nothing on the net."""
+    """Opens a page at the width of a desktop or a phone; afterwards checks that nothing was requested from the net."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
@@ -46,5 +46,5 @@ def opened(address: str, width: int) -> Iterator[Any]:
 
 
 def is_too_wide(browser: Any) -> bool:
-    """Whether one has to scroll sideways."""
+    """Whether the page needs horizontal scrolling."""
     return bool(browser.execute_script("return document.documentElement.scrollWidth > innerWidth"))

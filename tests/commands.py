@@ -1,4 +1,4 @@
-"""``samfed`` and ``python`` as executable files whose processes are forked from one that has torch and MONAI."""
+"""``samfed`` and ``python`` as executables whose processes are forked from one that has imported torch and MONAI."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ sys.exit(int(link.recv(9)))
 
 @contextlib.contextmanager
 def forked_commands() -> Iterator[Path]:
-    """A folder with ``samfed``, for ``PATH``, and ``python``, for ``sys.executable``, while this context lasts.
+    """Yields a folder with ``samfed``, for ``PATH``, and ``python``, for ``sys.executable``.
 
-    They have the arguments, folder, environment and open files of whoever calls them, and so have what they start
-    themselves by ``sys.executable``. Where one is killed, what was forked for it is, with all that it has started.
+    They use the arguments, folder, environment and open files of the caller, and so do processes that they start by
+    ``sys.executable``. If one is killed, its forked process and all children of that are killed, too.
     """
     multiprocessing.set_executable(sys.executable)
-    start(int).join()  # torch and MONAI are there before anything is waited for
+    start(int).join()  # imports torch and MONAI before the first command
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
         address = str(Path(folder) / "socket")
         for name in ("samfed", "python"):

@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real images are, and a quiet, single-threaded torch."""
+"""Shared fixtures: the folder of the real images, and a quiet, single-threaded torch."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from tests.speedups import flushed, pictures, search_once, small_networks
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
 
-# Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save;
-# and sums of more threads are other sums. Processes that tests start inherit it.
+# Before torch is imported: the tests' networks are so small that threads cost more than they save, and the number of
+# threads changes sums. Child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Objects of torch and MONAI, half a million, live as long as the process: not looked through, tests take less.
+# The half a million objects of torch and MONAI live as long as the process; not scanning them makes tests faster.
 gc.disable()
 
-# A property has a bounded number of examples, and none of them fails where a machine is busy.
+# Properties have a bounded number of examples, without a deadline, which would fail on a busy machine.
 settings.register_profile("suite", max_examples=40, deadline=None)
 settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
 FLARE = TESTS / "flare"
-# Whose processes are forked from one that has torch: it takes seconds to start, once for all of them.
+# Tests whose processes are forked from one that has imported torch, which starts once, in some seconds.
 FORKING = {
     *(FLARE / f"test_{name}.py" for name in ("equality", "plain_client", "spy", "submit")),
     *(TESTS / "config" / "test_workflow.py", TESTS / "test_notebooks.py"),
     *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
 }
-# Whose tests look at the curves of runs.
+# Folders whose tests use the curves of runs.
 DRAWING = {"reports", "study"}
-# Whose tests are of federations, which do with a small network what they do with a large one.
+# Folders of tests of federations, for which the size of the network does not matter.
 OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}
 
 
 def group_of(path: Path) -> str:
-    """What runs in one process, one test after the other: those of a file, and those that fork."""
+    """Group of tests that run in one process, one after another: those of a file, or all that fork."""
     return "forking" if path in FORKING else str(path)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that fork begin first, then FLARE, which mostly waits; of the others, files with most slow tests."""
+    """Starts tests that fork first, then FLARE, which mostly waits, then the files with most slow tests."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (item.path not in FORKING, not item.path.is_relative_to(FLARE), -slow[item.path]))
     for item in items:
@@ -58,13 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """All is imported: from here on the collector is at work, seldom, and looks at what is new."""
+    """After all imports, enables garbage collection, at a low rate and only for new objects."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)  # before the fixtures, of which some make a run for all tests of a file
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, some of which run a federation for all tests of a file
 def pytest_runtest_setup(item: pytest.Item) -> None:
     small_networks(item.path.relative_to(Path(__file__).parent).parts[0] in OF_FEDERATIONS)
     pictures(bool(DRAWING & {item.path.parent.name, item.path.name}))
@@ -72,25 +72,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_waited_for() -> None:
-    """Neither the disk, nor a search that was made before."""
+    """Skips syncing to the disk, and repeated searches of MONAI's modules."""
     os.fsync = flushed
     search_once()
 
 
 @pytest.fixture(autouse=True)
 def loggers_speak() -> None:
-    """Undoes what commands and logging files of earlier tests did to the package's loggers."""
+    """Resets changes of the package's loggers by commands and logging files of earlier tests."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("samfed_monai") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
             logger.setLevel(logging.NOTSET)
-            for handler in list(logger.handlers):  # a command's own, on the standard error of another test
+            for handler in list(logger.handlers):  # a command's, for the standard error of another test
                 logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
 def samfed_data() -> Path:
-    """The folder named by ``SAMFED_DATA``; it holds ``data/`` (real images) and ``weights/`` (a SAM checkpoint)."""
+    """The folder ``SAMFED_DATA`` with ``data/`` (real images) and ``weights/`` (a SAM checkpoint)."""
     folder = os.environ.get("SAMFED_DATA")
     if not folder:
         pytest.skip("SAMFED_DATA is unset: set it to the folder that holds data/ and weights/ to run this test")
@@ -114,7 +114,7 @@ def small_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site_lists(small_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The list of ``small_federation`` as each site has it, with its own images alone."""
+    """The list of ``small_federation`` for each site, with only its own images."""
     from samfed_monai.data import DataList
     from samfed_monai.data.records import write_site_lists
 
@@ -130,7 +130,7 @@ def small_list(small_federation: Path) -> DataList:
 
 
 def forget_outside() -> None:
-    """What installed packages bring is read again."""
+    """Clears the caches of installed packages' entry points."""
     from samfed_monai.config import targets, variants
 
     for cached in (targets.brought, variants.packaged_methods, variants.networks_elsewhere):
@@ -139,7 +139,7 @@ def forget_outside() -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Installs a distribution ``my-lab`` with these files and entry points of one kind, for the time of a test."""
+    """Installs a distribution ``my-lab`` with given files and entry points of one kind during a test."""
 
     def install(files: dict[str, str], points: str, *, kind: str = "methods") -> None:
         for name, text in {

@@ -1,6 +1,6 @@
 """Deletes methods, one at a time or together, from a copy of this repository and runs tests there.
 
-Nothing else may need them.
+Nothing else may depend on them.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ KEPT = {
     "pfedsam": "the method of the tables on labels of the sites' own",
     "local_only": "a reference of the tables of unlike networks",
 }
-"""Methods that code names, and why."""
+"""Methods that code refers to, and why."""
 
 ALWAYS = (
     *("tests/methods/test_declarations.py", "tests/methods/test_personal.py"),
     *("tests/core", "tests/config/test_variants.py", "tests/cli/test_compare.py"),
     *("tests/reports/test_rows.py", "tests/reports/test_compare.py"),
 )
-"""Tests of many methods, run whatever is deleted, where they are there. Files that name the deleted one come on top."""
+"""Tests of many methods, which run in every case if they exist, besides test files that name the deleted method."""
 
 OUTCOME = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 def bases() -> set[str]:
-    """Methods that others build on."""
+    """Methods that are bases of others."""
     return {method.base for method in methods().values() if method.base is not None}
 
 
 def deletable() -> list[str]:
-    """Names of methods that are no other's base and that no code needs."""
+    """Names of methods that are neither bases of others nor needed by code."""
     return [name for name in methods() if name not in bases() | KEPT.keys()]
 
 
 def needed_by(module: str, root: Path) -> list[str]:
-    """Files of ``methods/`` beside a method's own two that import or name its module."""
+    """Files in ``methods/``, except a method's own two, that import or name its module."""
     dotted = re.compile(rf"\bmethods(\.| import .*\b){module}\b")
     files = (path for path in sorted((root / METHODS).iterdir()) if path.suffix in {".py", ".json"})
     return [path.name for path in files if path.stem != module and dotted.search(path.read_text(encoding="utf-8"))]
 
 
 def copy_of(to: Path) -> None:
-    """What git tracks, and new files that it does not ignore, as they are now."""
+    """Copies the files that git tracks, and new ones that it does not ignore, in their present state."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -70,10 +70,10 @@ def copy_of(to: Path) -> None:
 
 
 def delete(name: str, root: Path) -> list[str]:
-    """Deletes a method's JSON, and its module and those that the JSON names with their tests, if nobody else does.
+    """Deletes a method's JSON, and its modules with their tests unless other methods use them.
 
     Returns:
-        what was deleted.
+        the deleted files.
     """
     content = (root / METHODS / f"{name}.json").read_text(encoding="utf-8")
     gone = _unlinked(root, METHODS / f"{name}.json")
@@ -102,7 +102,7 @@ def naming(name: str, root: Path) -> list[str]:
 
 
 def pytest_in(root: Path, *arguments: str) -> tuple[int, str]:
-    """Runs pytest in a copy, with the copy's package; its exit code and what it said."""
+    """Runs pytest in a copy, with the copy's package; returns its exit code and output."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
@@ -110,7 +110,7 @@ def pytest_in(root: Path, *arguments: str) -> tuple[int, str]:
 
 
 def without(deleted: Sequence[str], tests: Sequence[str], *, slow: bool, verbose: bool) -> bool:
-    """Whether the tests of a copy without these methods pass; says so in one line."""
+    """Whether the tests of a copy without these methods pass; prints the result in one line."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="without-") as folder:
         root = Path(folder)
@@ -133,7 +133,7 @@ def without(deleted: Sequence[str], tests: Sequence[str], *, slow: bool, verbose
 
 
 def outcome(said: str) -> Iterable[str]:
-    """Which tests failed, or pytest's last lines if it names none."""
+    """The failed tests, or pytest's last lines if it names none."""
     return dict.fromkeys(OUTCOME.findall(said)) or said.splitlines()[-5:]
 
 

@@ -1,4 +1,4 @@
-"""Real processes that can be killed, forked from one that has torch and MONAI: their imports cost seconds each."""
+"""Real processes that can be killed, forked from one with torch and MONAI, whose imports take seconds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.speedups import SMALL_NETWORKS, small_networks
 _LOADED = [
     "samfed_monai.federation.client",
     "samfed_monai.federation.run",
-    "torch._dynamo",  # which torch imports where it makes an optimizer
+    "torch._dynamo",  # torch imports it with the first optimizer
     "tests.speedups",
 ]
 
 
 def forking() -> ForkServerContext:
-    """Where such processes come from: each is one of its own, and nothing of this one's memory is in it."""
+    """Context of these processes, which share no memory with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LOADED)
     return context
@@ -36,13 +36,13 @@ def forking() -> ForkServerContext:
 def start(
     work: Callable[..., Any], *arguments: Any, errors: Path | None = None, daemon: bool = True
 ) -> ForkServerProcess:
-    """Starts ``work(*arguments)`` in a process and a session of its own, with this one's environment and one thread.
+    """Starts ``work(*arguments)`` in a new process and session, with this process's environment and one thread.
 
     Args:
         work: a function of a module; the code of a ``SystemExit`` in it is the process's exit code.
-        *arguments: for it, all picklable.
-        errors: file of its standard error; ``None`` drops it.
-        daemon: whether it ends with this process, and has no process of ``multiprocessing`` itself.
+        *arguments: its arguments, all picklable.
+        errors: file for its standard error; ``None`` drops it.
+        daemon: whether it ends with this process, and may not start ``multiprocessing`` processes itself.
     """
     process = forking().Process(
         target=_run, args=(work, arguments, dict(os.environ), str(errors or os.devnull)), daemon=daemon
@@ -55,7 +55,7 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict
     import torch
 
     os.environ.clear()
-    os.environ.update(environment)  # that of the test, not of the first test that forked anything
+    os.environ.update(environment)  # the environment of this test, not of the first one that forked
     os.setsid()
     with open(errors, "w") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
@@ -65,9 +65,9 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict
 
 
 class _ForkedModule:
-    """What :class:`samfed_monai.federation.child_process.Child` asks of ``Popen``.
+    """The part of ``Popen`` that :class:`samfed_monai.federation.child_process.Child` uses.
 
-    It is for ``python -u -m MODULE PIPE``.
+    It runs ``python -u -m MODULE PIPE``.
     """
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:
@@ -92,7 +92,7 @@ class _ForkedModule:
 
 
 class Passed:
-    """A file descriptor that the new process gets."""
+    """A file descriptor to pass to the new process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -112,6 +112,6 @@ def _as_module(module: str, *descriptors: int) -> None:
 
 
 def fork_workers(patch: pytest.MonkeyPatch) -> None:
-    """Has processes in which sites work forked from here on, where it is not tested how they begin."""
+    """Forks the sites' processes from now on, for tests that do not depend on how they start."""
     stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": _ForkedModule})
     patch.setattr("samfed_monai.federation.child_process.subprocess", stand_in)

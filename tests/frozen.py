@@ -1,21 +1,21 @@
-"""Whether a restructuring changed a bit: runs of many variants, recorded in one checkout and compared in another.
+"""Checks that a restructuring changed no bit: runs of many variants, recorded in one checkout, compared in another.
 
 Usage::
 
-    python -m tests.frozen record FILE              # in the checkout before, with a copy of this file
-    python -m tests.frozen check FILE               # in the checkout after; lists every difference
+    python -m tests.frozen record FILE              # in the old checkout, with a copy of this file
+    python -m tests.frozen check FILE               # in the new checkout; lists every difference
 
-Each variant runs for two rounds of three steps at 64 px on three synthetic sites. Of a run, FILE has the SHA-256 of
-each round's model and of every state that sites and server keep with the round, the loss terms and validation scores of
-each site in each round, and the final scores of each site. A SHA-256 is taken of names, dtypes, shapes and bytes of the
-tensors, not of a file and its header. The images and the teacher, which each checkout makes itself, are compared, too.
+Each variant runs for two rounds of three steps at 64 px on three synthetic sites. For each run, FILE has the SHA-256 of
+each round's model and of all states of sites and server in the round, the loss terms and validation scores of each site
+in each round, and the final scores of each site. The SHA-256 is that of names, dtypes, shapes and bytes of the tensors,
+not of a file and its header. The images and the teacher, which each checkout creates itself, are compared, too.
 
 Only the command line is used (``python -m samfed_monai``, in the folder above this one), and nothing of the package is
-imported, so the same file works with another layout of the package. Results depend on the processor and on the versions
-of the packages that are installed: record and check on one machine, with one environment. For that reason no recorded
-file is part of the repository, and this is a script and no test.
+imported, so this file also works with another layout of the package. Results depend on the processor and on the
+versions of the installed packages: record and check on one machine, in one environment. For that reason no recorded
+file is in the repository, and this is a script, not a test.
 
-MobileSAM's checkpoint is needed, as ``$SAMFED_DATA/weights/mobile_sam.pt``.
+It needs MobileSAM's checkpoint in ``$SAMFED_DATA/weights/mobile_sam.pt``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TEACHER = ["--teacher#views", 1, "--teacher#size", 64]
 LIGHT = ["--network_name", "lite0_fpn", "--encoder_weights", "null"]
 SURE = ["--agreement#tau", 0.55]
 UNLIKE = ["--encoder_weights", "null", "--public_steps", 2]
-# networks of the sites in turn, and the server's
+# networks of the sites, in turn, and of the server
 TRUNKS = [
     "--mixed_networks", "['mobile_sam_fpn','lite0_fpn','basic_unet']", "--server_network", "lite0_fpn",
 ]  # fmt: skip
@@ -56,7 +56,7 @@ DEEPLAB = [
     "--server_network", "deeplabv3plus_efficientnet_lite0",
 ]  # fmt: skip
 
-# Thresholds are low and rates of mixing are high, so that what a variant adds is not zero in so short a run.
+# Thresholds are low and mixing rates high, so that a variant has an effect in such a short run.
 VARIANTS: dict[str, list[Any]] = {
     "samfed": TEACHER,
     "no_sam": [*LIGHT, *SURE],
@@ -80,15 +80,15 @@ VARIANTS: dict[str, list[Any]] = {
     "pfedsam_two_stage": [],
     "oracle": LIGHT,
 }  # fmt: skip
-"""Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""
+"""Further options by name. ``samfed`` uses the default network, which starts from the teacher's trunk."""
 
 
 class Failed(Exception):
-    """A command or a run that did not give what is to be recorded."""
+    """A command or a run without the results to record."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Records or checks; returns 1 where something differs or failed."""
+    """Records or checks; returns 1 if something differs or failed."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.frozen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_all(folder: Path, names: list[str], checkpoint: Path) -> dict[str, Any]:
-    """What is recorded of the variants ``names``, each run in ``folder``."""
+    """Runs the variants ``names`` in ``folder`` and returns the results to record."""
     folder.mkdir(parents=True, exist_ok=True)
     inputs, records = prepare(folder, checkpoint), {}
     for name in names:
@@ -140,7 +140,7 @@ def run_all(folder: Path, names: list[str], checkpoint: Path) -> dict[str, Any]:
 
 
 def prepare(folder: Path, checkpoint: Path) -> dict[str, Any]:
-    """Renders the images and fits the teacher that all variants share."""
+    """Renders the images and trains the teacher that all variants share."""
     samfed(folder, "weights", "mobile_sam", "--from", checkpoint)
     sizes = ("--sites", 3, "--images-per-site", 6, "--public", 6, "--size", 64, 64)
     samfed(
@@ -156,7 +156,7 @@ def prepare(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def run_variant(folder: Path, name: str) -> dict[str, Any]:
-    """Runs one variant from its beginning and says what came out."""
+    """Runs one variant from scratch and returns its results."""
     run, kept = folder / "runs" / name, folder / "rounds" / name
     for old in (run, kept):
         shutil.rmtree(old, ignore_errors=True)
@@ -189,10 +189,10 @@ def run_variant(folder: Path, name: str) -> dict[str, Any]:
 
 
 def samfed(folder: Path, command: str, *words: Any, rounds: Path | None = None, kept: Path | None = None) -> None:
-    """Runs ``samfed COMMAND``, and keeps each round that appears in ``rounds``: a finished run removes a part of them.
+    """Runs ``samfed COMMAND`` and keeps each round that appears in ``rounds``, some of which a finished run removes.
 
     Raises:
-        Failed: it ends with another code than 0; with the last lines of what it said.
+        Failed: the exit code is not 0; with the last lines of the output.
     """
     log = (kept or folder / command).with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -217,14 +217,14 @@ def samfed(folder: Path, command: str, *words: Any, rounds: Path | None = None, 
 
 
 def keep_new(rounds: Path, kept: Path) -> None:
-    """Links the files of rounds that are complete; a round appears whole, by a renaming, and is never written again."""
+    """Links the files of new rounds; a round's folder is complete, since it is renamed, and never changes."""
     for folder in rounds.glob("[0-9][0-9][0-9]"):
         if not (kept / folder.name).exists():
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     target = kept / folder.name / path.relative_to(folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with contextlib.suppress(FileNotFoundError):  # removed just now; run_variant says so
+                    with contextlib.suppress(FileNotFoundError):  # just removed; run_variant reports it
                         os.link(path, target)
 
 
@@ -238,7 +238,7 @@ def tensors_hash(path: Path) -> str:
 
 
 def compare(known: Any, now: Any, place: str = "") -> Iterator[str]:
-    """A line for each value that is not the same in both: ``variants samfed rounds 1 … : recorded A, now B``."""
+    """Yields a line for each value that differs: ``variants samfed rounds 1 … : recorded A, now B``."""
     if isinstance(known, dict) and isinstance(now, dict):
         for key in sorted(known.keys() | now.keys()):
             yield from compare(known.get(key), now.get(key), f"{place} {key}".strip())

@@ -1,7 +1,7 @@
 """Changes single tokens of the package, one at a time in a copy, and prints the changes that no test notices.
 
-A run of the suite under coverage says which tests reach which lines; each change is tried with those that reach its
-own. docs/mutation.md has the figures, and the survivors that are known with their reasons.
+A run of the suite under coverage records which tests reach which lines; each change is tried with the tests of its own
+line. docs/mutation.md has the results, and the known survivors with reasons.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ sys.path.insert(0, str(ROOT))
 from tests.delete_methods import copy_of  # noqa: E402
 
 PACKAGE = "samfed_monai"
-#: Seconds of a processor that the tests of one change may take together, and after which one of them hangs.
+#: Processor time in seconds for all tests of one change, and for a single test, which is then regarded as hanging.
 ALL_TESTS, ONE_TEST = 25, 60
-#: Seconds after which they hang, whatever they wait for.
+#: Wall time in seconds after which the tests are regarded as hanging.
 WAIT = 200
-#: What takes long to import, and is not changed.
+#: Modules that take long to import, and are not changed.
 _LOADED = ("monai.bundle", "monai.engines", "monai.losses", "monai.networks.nets", "monai.transforms", "torch._dynamo")
-#: Tests of one change at most, and those that are run first, as most changes are noticed by them.
+#: Maximum number of tests for one change, and number of those that run first, which notice most changes.
 TESTS, CLOSEST = 300, 30
-#: Where the suite leaves what it reaches.
+#: Coverage file of the suite.
 COVERAGE = Path("build") / "mutation.coverage"
 
 _INSTEAD: dict[type[ast.AST], type[ast.AST]] = {
@@ -54,9 +54,9 @@ _INSTEAD: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
     **{ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.USub: ast.UAdd},
 }
-#: Arguments that are not left out: nothing depends on them but texts, or nothing on Linux.
+#: Arguments that are not left out: they only affect texts, or nothing on Linux.
 _NOT_LEFT_OUT = {None, "strict", "encoding", "help", "metavar", "desc", "unit"}
-#: What is not changed: messages, types, and what a type checker or ruff alone reads.
+#: Calls that are not changed: messages, types, and those for a type checker or ruff only.
 _UNREAD = re.compile(r"(logger|logging|warnings)\.|\w*(Error|Problem|cast|TypeVar)$")
 
 
@@ -64,10 +64,10 @@ class Change(NamedTuple):
     """One change.
 
     Args:
-        path: of the file, from the root of the repository.
-        before: the expression as it is.
-        after: the expression in its place.
-        body: first and last line of the body of the function that it is in, if it is in one.
+        path: path of the file, relative to the repository.
+        before: the original expression.
+        after: the changed expression.
+        body: first and last line of the body of the function that contains it, if any.
     """
 
     path: str
@@ -80,12 +80,12 @@ class Change(NamedTuple):
 
     @property
     def room(self) -> str:
-        """The folder of the package that the file is in."""
+        """The file's folder in the package."""
         return Path(self.path).parts[1]
 
     @property
     def scopes(self) -> list[tuple[int, int]]:
-        """First and last lines that tests must reach to see it: its own, or those of its function."""
+        """Line ranges that tests must reach to notice the change: its own, or else those of its function."""
         if self.body is None:
             return []
         return [(self.before.lineno, self.before.end_lineno or self.before.lineno), self.body]
@@ -99,7 +99,7 @@ class Change(NamedTuple):
 
 
 def changed(node: ast.AST) -> Iterator[ast.expr]:
-    """The expressions that differ from this one in a single token or argument."""
+    """Yields the expressions that differ from this one in a single token or argument."""
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield ast.Constant(not node.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -127,7 +127,7 @@ def _with(node: Any, **fields: Any) -> Any:
 
 
 def _read(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and what is in it, without annotations, texts, messages of errors, and lines of logs."""
+    """Yields a node and its descendants, without annotations, texts, error messages and log lines."""
     if isinstance(node, ast.JoinedStr | ast.Raise):
         return
     if isinstance(node, ast.Call) and _UNREAD.match(ast.unparse(node.func)):
@@ -141,7 +141,7 @@ def _read(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def changes_of(path: Path) -> Iterator[Change]:
-    """Every change of a file."""
+    """Yields all changes of a file."""
     tree = ast.parse(path.read_bytes())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     bodies = [(node.body[0].lineno, node.end_lineno or 0) for node in functions]
@@ -154,10 +154,10 @@ def changes_of(path: Path) -> Iterator[Change]:
 
 
 class Reached:
-    """Which tests reach which lines.
+    """Tests by the lines that they reach.
 
     Args:
-        coverage: of a run of the suite, with a context a test.
+        coverage: coverage file of the suite, with a context for each test.
     """
 
     def __init__(self, coverage: Path) -> None:
@@ -167,14 +167,14 @@ class Reached:
         for file in sorted(data.measured_files()):
             by_line = {line: {_test(x) for x in names if x} for line, names in data.contexts_by_lineno(file).items()}
             self.lines[file[file.rindex(f"{PACKAGE}/") :]] = by_line
-        #: How many lines a test reaches: the fewer, the more it is about them.
+        #: Number of lines that a test reaches; a test with few lines is more specific.
         self.width = Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)
 
     def tests(self, change: Change) -> list[str]:
-        """Tests, and whole files where the line is reached by what their tests share, the closest first.
+        """Tests that reach a change, and whole files if a shared fixture reaches it, the closest first.
 
-        A line that is read on import (a constant, a default) or that no test reaches in this process is guarded by all
-        that reach its function or file.
+        For a line that is executed on import (a constant, a default) or that no test reaches in this process, all tests
+        of its function or file are used.
         """
         lines = self.lines.get(change.path, {})
         for first, last in change.scopes:
@@ -193,18 +193,18 @@ class Reached:
 
 
 def _test(context: str) -> str:
-    """The test of a context; its file if a fixture was at work, whose result other tests may share."""
+    """The test of a context; its file if a fixture was running, whose result other tests may share."""
     test, _, phase = context.rpartition("|")
-    test = re.sub(r"@(\w+|/.*\.py)$", "", test)  # the group that xdist names
+    test = re.sub(r"@(\w+|/.*\.py)$", "", test)  # the group that xdist adds
     return test if phase == "run" else test.partition("::")[0]
 
 
 class _Tests:
-    """Runs tests in their order, those marked slow last, and ends one that hangs and a run that is long.
+    """Runs tests in the given order, those marked slow last, and stops hanging tests and long runs.
 
     Args:
-        tests: their ids, and files of which all are run.
-        failed: a queue for what failed.
+        tests: ids of tests, and files to run as a whole.
+        failed: queue for the ids of failed tests.
     """
 
     def __init__(self, tests: list[str], failed: Any) -> None:
@@ -251,10 +251,10 @@ def _run(folder: Path, tests: list[str], failed: Any) -> None:
 
 
 def outcome(folder: Path, tests: list[str]) -> tuple[int, str | None]:
-    """Runs tests, or files of them, in a process of its own, forked from this one, which has imported what takes long.
+    """Runs tests, or files of them, in a process forked from this one, which has done the long imports.
 
     Returns:
-        the exit code, negative if a signal ended it, and the test that failed if one did.
+        the exit code, negative if a signal ended the process, and the failed test, if any.
     """
     if not tests:
         return pytest.ExitCode.NO_TESTS_COLLECTED, None
@@ -270,13 +270,13 @@ def outcome(folder: Path, tests: list[str]) -> tuple[int, str | None]:
 
 
 def noticed(change: Change, folder: Path, tests: list[str], sound: dict[str, bool]) -> bool:
-    """Whether a test fails with a change that passes without it.
+    """Whether a test that passes without a change fails with it.
 
     Args:
-        change: what is changed.
+        change: the change.
         folder: a copy of the repository.
-        tests: those that reach it.
-        sound: tests that failed, and whether they pass without a change; what is found is added.
+        tests: the tests that reach it.
+        sound: failed tests, and whether they pass without a change; new results are added.
     """
     file = folder / change.path
     source = file.read_bytes()
@@ -298,10 +298,10 @@ def noticed(change: Change, folder: Path, tests: list[str], sound: dict[str, boo
 
 
 def covered() -> Path:
-    """Runs the suite but for FLARE's tests, whose processes are their own, under coverage.
+    """Runs the suite under coverage, except the tests of FLARE, which use separate processes.
 
     Returns:
-        the file with what each test reaches.
+        the coverage file.
     """
     print("the suite runs once under coverage", flush=True)
     COVERAGE.parent.mkdir(exist_ok=True)

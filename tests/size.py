@@ -1,13 +1,13 @@
-"""How large the repository is, beside its budget; ``make size`` prints it.
+"""The size of the repository and its budget; ``make size`` prints them.
 
 Usage::
 
-    python -m tests.size            # prints every number beside its bound
-    python -m tests.size --check    # the same, and exit code 1 where a limit is exceeded (part of `make check`)
+    python -m tests.size            # prints all numbers with their bounds
+    python -m tests.size --check    # the same, and exit code 1 if a limit is exceeded (part of `make check`)
 
-A line of code is one that has more on it than a docstring, a comment or white space. Words of documentation leave out
-what a command writes: ``docs/results``, ``docs/reference``, :data:`GENERATED` and tables between two marks. Only the
-standard library is needed.
+Lines with only docstrings, comments or white space are not lines of code. Words of documentation exclude generated
+text: ``docs/results``, ``docs/reference``, :data:`GENERATED` and tables between two marks. Only the standard library is
+needed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BOUNDS = {
     "docs, words": 27_100,
     "CHANGELOG, words": 600,
 }
-"""The budget; other numbers have none."""
+"""The budget; other numbers have no limit."""
 
 REACHED = {"package, code lines": 30_967, "package, files": 227, "tests, raw lines": 48_084}
-"""Where the budget is not reached yet, the limit that ``--check`` holds meanwhile. It goes down; it went up once, for
-compression, generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
+"""Limits of ``--check`` until the budget is reached. They only go down; they went up once, for compression,
+generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 
 GENERATED = ("benchmarks.md", "methods.md", "results-schema.md")
-"""Pages of ``docs`` that a command writes as a whole."""
+"""Pages of ``docs`` that are generated as a whole."""
 
 _TABLE = re.compile(r"<!-- (?!end).*? -->.*?<!-- end.*? -->", re.DOTALL)
 
@@ -54,7 +54,7 @@ DIALECT = {
     "bears out": r"bears? (?:it|them|that) out|bears? out",
     "knob": r"knobs?",
 }
-"""Words that have a plainer one, each with the expression that finds it; parts of identifiers count, too."""
+"""Words to replace by plainer ones, each with its regular expression; parts of identifiers also count."""
 
 _WITHOUT_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
@@ -62,7 +62,7 @@ _WITHOUT_CODE = {
 
 
 def code_lines(text: str) -> int:
-    """Lines of a Python file that have more on them than a docstring, a comment or white space."""
+    """Number of lines of a Python file, without docstrings, comments and white space."""
     documented: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
@@ -75,12 +75,12 @@ def code_lines(text: str) -> int:
 
 
 def dialect(text: str) -> dict[str, int]:
-    """How often each word of :data:`DIALECT` is in a text."""
+    """Number of occurrences of each word of :data:`DIALECT` in a text."""
     return {word: len(re.findall(rf"(?<![a-z])(?:{found})(?![a-z])", text.lower())) for word, found in DIALECT.items()}
 
 
 def measured(root: Path) -> Iterator[tuple[str, int]]:
-    """What is printed, name by name, of the checkout in ``root``."""
+    """Yields the printed numbers of the checkout in ``root`` by name."""
     package, tests = (_texts(sorted((root / name).rglob("*.py"))) for name in ("samfed_monai", "tests"))
     pages = (path.relative_to(root) for path in sorted((root / "docs").rglob("*.md")))
     docs = _texts(root / page for page in pages if page.parts[1] not in ("results", "reference", *GENERATED))
@@ -105,7 +105,7 @@ def _lines(texts: Iterable[str]) -> int:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Prints every number; with ``--check``, returns 1 where a limit is exceeded."""
+    """Prints all numbers; with ``--check``, returns 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.size", description="The size of the repository.")
     parser.add_argument("--check", action="store_true", help="exit code 1 where a limit is exceeded")
     check, exceeded = parser.parse_args(arguments).check, []

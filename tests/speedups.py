@@ -1,4 +1,4 @@
-"""What processes of the tests need not do again and again, where no test can see it."""
+"""Shortcuts for the tests' processes that do not affect what tests check."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 def flushed(descriptor: int) -> None:
-    """In place of ``os.fsync``: only a power failure would show the difference.
+    """Replaces ``os.fsync``, which only matters in a power failure.
 
-    Tests that a file *is* flushed put a function of their own there.
+    Tests that a file *is* flushed use a function of their own.
     """
 
 
 def search_once() -> None:
-    """MONAI's ``ConfigParser`` looks through all its modules, each parser anew; here one does for all.
+    """Makes all of MONAI's ``ConfigParser`` share one search of its modules.
 
-    It does nothing while MONAI is not imported: that takes seconds, and many tests need none.
+    It does nothing until MONAI is imported, which takes seconds and which many tests do not need.
     """
     parsing = sys.modules.get("monai.bundle.config_item")
     if parsing is not None and parsing.ComponentLocator._find_classes_or_functions is not _classes:
@@ -32,9 +32,9 @@ _drawn: dict[tuple[str, str], Any] = {}
 
 
 def pictures(drawn: bool) -> None:
-    """A run and its report have their curves, or go without them: up to half of the time that a small run takes.
+    """Enables or disables the curves of runs and reports, which take up to half of the time of a small run.
 
-    It does nothing while what draws them is not imported: that takes a second, and many tests need none.
+    It does nothing until the module that draws them is imported, which takes a second and which many tests do not need.
     """
     for (module, name), undrawn in _UNDRAWN.items():
         if (drawing := sys.modules.get(module)) is not None:
@@ -43,17 +43,17 @@ def pictures(drawn: bool) -> None:
 
 
 SMALL_NETWORKS = "SAMFED_TESTS_SMALL_NETWORKS"
-"""Variable that is set while networks are small, for the processes that tests fork."""
+"""Environment variable that is set while networks are small, for the processes that tests fork."""
 
 _full_size: dict[str, Any] = {}
 
 
 def small_networks(small: bool) -> None:
-    """Gives federations of the tests networks of some ten thousand parameters instead of millions, or their own again.
+    """Replaces networks in tests of federations by some with ten thousand parameters instead of millions, or restores.
 
-    What a round does with weights (initial values, checks, hashes, files, messages) takes longer than its two steps.
-    ``basic_unet`` keeps its names; ``flexible_unet_resnet18``, which stands beside it where sites have unlike networks,
-    is another one with batch norm. What tests say of a network itself is said of the real one: see ``conftest.py``.
+    Handling the weights in a round (initial values, checks, hashes, files, messages) takes longer than its two steps.
+    ``basic_unet`` keeps its tensor names; ``flexible_unet_resnet18``, the second network of heterogeneous federations,
+    becomes another one with batch norm. Tests of networks themselves use the real ones: see ``conftest.py``.
     """
     if small == (SMALL_NETWORKS in os.environ and bool(_full_size)):
         return
@@ -90,4 +90,4 @@ def _of_modules(names: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-search_once()  # for processes that import this module once they have MONAI: tests/forking.py
+search_once()  # for processes that import this module after MONAI: tests/forking.py

@@ -1,4 +1,4 @@
-"""What the documentation shows works: examples run, JSON parses, commands and files that it names exist."""
+"""The documentation is correct: examples run, JSON parses, commands and files that it names exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def examples():
-    """Everything that the Python blocks of docs/extending.md define; what they register is taken out again."""
+    """All definitions in the Python blocks of docs/extending.md; registered objects are removed afterwards."""
     from samfed_monai.losses import AGREEMENT_RULES
     from samfed_monai.networks import CLIENT_NETWORKS
 
@@ -197,7 +197,7 @@ def test_commands_and_make_targets_on_the_page_exist(page: Path):
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words of every `samfed` command in a page's shell blocks, continued lines joined, comments left out."""
+    """Arguments of every `samfed` command in a page's shell blocks, with continued lines joined and no comments."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
     split = [re.split(r"\s*(?:&&|\||;|>|2>)\s*", line)[0] for line in lines if re.match(r"\s*samfed\s", line)]
     return [shlex.split(re.sub(r"\s#.*", "", line))[1:] for line in split]
@@ -205,7 +205,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_the_page_parses(page: Path, capsys):
-    """An option that the command has not, or a word too few, is reported by it; ids of bundles are for the checks."""
+    """The command reports unknown options and missing arguments; ids of bundles are left to the checks."""
     for words in commands(page):
         whole = not {"...", "…"} & set(words)
         given = [word for word in words if word not in ("...", "…")]
@@ -262,7 +262,7 @@ def test_every_fault_that_the_page_of_security_cites_has_tests():
 
 
 def _numbers(texts: list[str]) -> set[int]:
-    """Those of ``31``, ``31, 36``, ``55 to 60`` and ``32_to_38``."""
+    """The numbers in ``31``, ``31, 36``, ``55 to 60`` and ``32_to_38``."""
     found: set[int] = set()
     for text in texts:
         for part in re.split(r", |_and_", text):
@@ -289,7 +289,7 @@ def test_roles_of_docstrings_become_code_and_links():
     assert module.as_markdown(text) == expected
 
 
-# What the examples show does not depend on how much of it there is.
+# The examples do not depend on sizes and numbers.
 SMALLER = {
     "--images-per-site 12 --public 12": "--images-per-site 5 --public 6 --size 96 128",
     "--epochs 6 ": "--epochs 1 --size 64 ",
@@ -307,7 +307,7 @@ def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, m
     (weights / "mobile_sam.pt").symlink_to(samfed_data / "weights" / "mobile_sam.pt")  # so that nothing is fetched
     listed = commands(REPOSITORY / "docs" / "start.md")
     first = next(number for number, words in enumerate(listed) if words[:2] == ["prepare", "synthetic"])
-    text = "\n".join(map(shlex.join, listed[first - 1 :]))  # what is above installs weights from elsewhere
+    text = "\n".join(map(shlex.join, listed[first - 1 :]))  # earlier commands install weights from elsewhere
     for whole, part in {"--from registry": f"--from {samfed_data}/weights/mobile_sam.pt", **SMALLER}.items():
         assert whole in text
         text = text.replace(whole, part)
@@ -317,14 +317,14 @@ def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, m
     package = tmp_path / "site"
     for line in text.splitlines():
         assert main(shlex.split(line)) == 0, line
-        if line.startswith("new network "):  # what `pip install -e` of the page does, but not to this environment
+        if line.startswith("new network "):  # like the page's `pip install -e`, but not into this environment
             quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
             words = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(package), "./samfed-my-net"]
             subprocess.run(words, check=True)
             monkeypatch.syspath_prepend(package)
             forget_outside()
     printed = capfd.readouterr()
-    # as the page says, or of a teacher of one epoch on six images, that it finds nothing at all
+    # as on the page; or for a teacher of one epoch on six images, that it finds nothing at all
     assert re.search(
         "The teacher (is wrong more often than right|finds nothing that is right)", printed.out + printed.err
     )

@@ -1,4 +1,4 @@
-"""Bytes from outside, drawn, cut and flipped: a reader reads them or refuses them, and raises nothing else."""
+"""Random, cut and flipped bytes from outside: a reader reads or refuses them, and raises nothing else."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ KEYS = [*TEXTS, "image", "mask", "sites", "public", "round", "files"]
 
 
 def drawn(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test with many sources of random numbers."""
+    """Runs a test with many random number generators."""
     examples = settings(max_examples=300, deadline=None)
     return examples(given(random=st.randoms(use_true_random=True))(test))
 
 
 def damaged(random: Random, contents: list[bytes]) -> bytes:
-    """One of ``contents``, with bytes flipped, taken out, put in, or its end cut off; sometimes any bytes at all."""
+    """One of ``contents`` with bytes flipped, removed, inserted or cut off at the end; sometimes random bytes."""
     content = bytearray(random.choice(contents))
     for _ in range(random.randint(0, 4)):
         at = random.randrange(max(1, len(content)))
@@ -71,7 +71,7 @@ def any_json(random: Random, depth: int = 3) -> Any:
 
 
 def changed(random: Random, content: Any) -> Any:
-    """JSON content in which some values are others, or gone."""
+    """JSON content with some values changed or removed."""
     copy = json.loads(json.dumps(content))
     for _ in range(random.randint(1, 3)):
         inside: Any = copy
@@ -89,13 +89,13 @@ def changed(random: Random, content: Any) -> Any:
 
 
 def text(content: Any) -> bytes:
-    """As JSON; what UTF-8 cannot say is escaped."""
+    """Converts to JSON; characters that UTF-8 cannot encode are escaped."""
     return json.dumps(content).encode()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all examples: making and deleting one for each takes longer than to read from it."""
+    """One folder for all examples: creating and deleting one for each takes longer than reading."""
     return tmp_path_factory.mktemp("foreign")
 
 
@@ -172,7 +172,7 @@ MODEL = save(weights())
 
 def round_is_read_or_stops(folder: Path, file: str, content: bytes) -> None:
     store = RoundStore(folder / "rounds")
-    if (store.folder / "001.torn").exists():  # of the example before
+    if (store.folder / "001.torn").exists():  # from the previous example
         (store.folder / "001.torn").rename(store.folder / "001")
     for number in range(2) if not (store.folder / "000").exists() else ():
         store.write(number, weights(float(number)), {"round": number})

@@ -31,7 +31,7 @@ def test_those_that_fork_begin_first_then_those_of_flare_then_files_with_most_sl
 
 
 def test_groups_reach_what_distributes_them(request: pytest.FixtureRequest) -> None:
-    """A version of pytest that pytest-xdist does not know drops them without a word."""
+    """With a version of pytest that it does not support, pytest-xdist silently drops them."""
     if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("tests are not distributed by group: make test does it")
     assert request.node.nodeid.endswith(f"@{group_of(Path(__file__))}")

@@ -12,7 +12,7 @@ ROOMS = sorted(path.parent.name for path in (Path(__file__).parents[1] / "samfed
 
 
 def imported_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running ``code``."""
+    """Top-level modules that are loaded in a new interpreter after running ``code``."""
     probe = f"import sys\n{code}\nprint(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     return set(done.stdout.split("\n")[-2].split())

@@ -1,4 +1,4 @@
-"""What ``make mutate`` changes."""
+"""The changes of ``make mutate``."""
 
 from __future__ import annotations
 

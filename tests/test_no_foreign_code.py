@@ -1,4 +1,4 @@
-"""The package's own source: no line of it unpickles, evaluates text, or unpacks an archive unseen (faults 30, 36)."""
+"""The package's source does not unpickle, evaluate text, or unpack an archive without checks (faults 30, 36)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ARCHIVES = {
     "samfed_monai/data/archives.py": "tests/data/test_archives.py",
     "samfed_monai/networks/weights.py": "tests/networks/test_weights.py",
 }
-"""The two places that open archives, and the tests that hold each to its folder."""
+"""The two modules that open archives, and the tests that extraction stays in its folder."""
 WRITES_ONE = "samfed_monai/inference/app.py"
-"""The place that writes an archive, of its own masks, and opens none."""
+"""The module that writes an archive of its own masks and opens none."""
 
 
 def faults(source: str, place: str = "somewhere.py") -> list[str]:
-    """What a source does that it must not."""
+    """Forbidden operations in a source."""
     return [f"{place}, line {node.lineno}: {found}" for node, found in _findings(ast.parse(source), place)]
 
 

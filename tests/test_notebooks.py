@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run, with fewer steps, in an empty folder and without weights from elsewhere."""
+"""The notebooks of the documentation run with fewer steps, in an empty folder and without downloaded weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[str, str]) -> str:
-    """Executes a notebook in a folder; what it printed. A cell that fails raises its error.
+    """Executes a notebook in a folder and returns its output; a failing cell raises its error.
 
     Args:
-        smaller: words of its commands, and what takes their place: what it shows does not depend on how much there is.
+        smaller: replacements in its commands, for smaller sizes and numbers, on which its results do not depend.
     """
     nbformat, nbclient = (pytest.importorskip(module) for module in ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")

@@ -1,6 +1,6 @@
-"""The packages of samfed_monai have an order, that of CONTRIBUTING.md, and imports go one way through it.
+"""Imports between the packages of samfed_monai follow the order in CONTRIBUTING.md.
 
-The package needs neither the study nor the tests, and reports read what methods declare, never their code.
+The package does not import the study or the tests, and reports read declarations of methods, never their code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGE = ROOT / "samfed_monai"
 
 
 def order() -> list[str]:
-    """Rooms as CONTRIBUTING.md lists them, from the top."""
+    """Packages in the order of CONTRIBUTING.md, from the top."""
     block = (
         (ROOT / "CONTRIBUTING.md")
         .read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PA
 
 
 def imported(nodes: Sequence[ast.AST]) -> set[str]:
-    """Modules that are imported by one of the nodes."""
+    """Modules that the nodes import."""
     named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return named | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
 
@@ -42,7 +42,7 @@ def test_every_room_is_in_the_list_once():
 
 
 def test_imports_go_upwards_only():
-    """Those of a module when it is imported itself: not what its functions, or a type checker, import."""
+    """Only imports at module level count, not those in functions or for a type checker."""
     rooms = order()
     wrong = [
         f"{path.relative_to(PACKAGE)} imports {name}"

@@ -1,4 +1,4 @@
-"""What ``make size`` counts."""
+"""The counts of ``make size``."""
 
 from __future__ import annotations
 

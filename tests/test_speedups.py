@@ -1,4 +1,4 @@
-"""What the tests' processes leave out changes nothing that a test can see."""
+"""The shortcuts of the tests' processes do not change what tests check."""
 
 from __future__ import annotations
 

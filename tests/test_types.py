@@ -1,4 +1,4 @@
-"""Public names are typed although they are imported at first use: a type checker sees a wrong argument."""
+"""Public names are typed although they are imported on first use: a type checker finds a wrong argument."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ names: list[str] = known_variants(find_bundle("samfed_skin"))
 reveal_type(load_records)
 StructureLoss(kernel_size="31")
 """
-# The types of others are not what is looked at, and to read torch takes longer than to read this package; what the
-# package's own files then lack is not told: `make check` reads them whole.
+# Types of other packages are not checked, since reading torch takes longer than reading this package. Errors in the
+# package's own files are not reported either: `make check` checks them completely.
 CONFIG = """
 [mypy]
 ignore_missing_imports = True
@@ -40,7 +40,7 @@ follow_imports = skip
 
 
 def public_names() -> list[str]:
-    """What the packages offer, each as ``samfed_monai.room.name``."""
+    """Public names of the packages, each as ``samfed_monai.room.name``."""
     found = []
     for page in sorted((ROOT / "samfed_monai").glob("*/__init__.pyi")):
         imports = (node for node in ast.parse(page.read_text()).body if isinstance(node, ast.ImportFrom))

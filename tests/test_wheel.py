@@ -1,4 +1,4 @@
-"""The built wheel is whole: installed elsewhere and run in an empty folder, it brings its bundles and templates."""
+"""The built wheel is complete: installed elsewhere and run in an empty folder, it has its bundles and templates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*command: object, **kwargs) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the sources in which a stray weights file lies, as it does after `samfed weights`."""
+    """The wheel of a copy of the sources that also contains a weights file, as after `samfed weights`."""
     copy = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         source = REPOSITORY / name
@@ -57,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but the installed wheel; what it depends on comes from the environment of the tests."""
+    """A folder with only the installed wheel; its dependencies come from the environment of the tests."""
     folder = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     done = run(*pip, "install", "--no-deps", "--no-index", "--target", folder, wheel)
@@ -82,7 +82,7 @@ def samfed(site: Path, tmp_path: Path):
 
 
 def tracked(folder: Path) -> set[str]:
-    """Files of a folder that git tracks or would track, relative to it."""
+    """Relative paths of files in a folder that git tracks or would track."""
     done = run("git", "ls-files", "--cached", "--others", "--exclude-standard", ".", cwd=folder)
     if done.returncode:
         pytest.skip("not a git checkout: cannot tell the repository's files from what runs left there")
@@ -116,7 +116,7 @@ def test_the_copy_that_runs_is_the_wheel_s(samfed, site: Path):
 
 
 def test_init_copies_a_bundle_that_check_accepts(samfed):
-    """The check looks up every component that the JSON names, in the wheel."""
+    """The check resolves every component in the JSON, in the wheel."""
     done = samfed("init", "samfed_skin", "my bundle")
     assert done.returncode == 0, done.stderr
     original, copied = REPOSITORY / "bundles" / "samfed_skin", samfed.folder / "my bundle"
@@ -127,7 +127,7 @@ def test_init_copies_a_bundle_that_check_accepts(samfed):
 
 
 def test_a_clinic_s_first_folder_is_segmented_as_well_as_the_model_card_says(samfed, samfed_data: Path):
-    """The card's Dice of a site, less 0.01, on that site's test images; nothing is downloaded, nothing was trained."""
+    """Expects the card's Dice of a site, minus 0.01, on its test images, without downloads or training."""
     card = (SHIPPED.parent.parent / "docs" / "README.md").read_text()
     promised = re.search(r"\| domain2 \| (\d+) \| \*{0,2}(0\.\d{3})", card)
     assert promised, "the card has a row for domain2: test images, Dice"

@@ -1,4 +1,4 @@
-"""Plain words: pages, and rooms of the package, have none of those that :data:`tests.size.DIALECT` lists."""
+"""Pages and packages use plain words: none of those in :data:`tests.size.DIALECT`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _QUOTED = (r"(?s)<!--.*?-->", r"(?ms)^```.*?^```", r"`[^`\n]*`", r"\]\([^)]*\)")
 
 
 def prose(page: str) -> str:
-    """A page without comments, code and targets of links: these quote names and messages of the package."""
+    """A page without comments, code and link targets, which quote names and messages of the package."""
     for pattern in _QUOTED:
         page = re.sub(pattern, "", page)
     return page
 
 
 def texts(module: str) -> str:
-    """Comments and texts of a module, docstrings and messages included, without names."""
+    """Comments and strings of a module, including docstrings and messages, without names."""
     tokens = tokenize.generate_tokens(io.StringIO(module).readline)
     comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
     nodes = ast.walk(ast.parse(module))

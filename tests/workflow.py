@@ -1,4 +1,4 @@
-"""A bundle's trainer on rendered sites, at a size that takes no time."""
+"""A bundle's trainer on rendered sites, at a small size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 2, "netw
 
 
 def workflow(bundle: Path, sites: Path, files: Iterable[str | Path] = (), **override: Any) -> ConfigWorkflow:
-    """``train.json`` and what lies on top of it, for the first of the sites.
+    """Returns the workflow of ``train.json`` and further files for the first site.
 
     Args:
         bundle: the bundle's folder.
         sites: a folder with ``list.json`` and the images.
         files: further files, in the bundle's ``configs`` or elsewhere.
-        override: ids and values in place of those of the files and of :data:`SMALL`.
+        override: ids and values that replace those of the files and of :data:`SMALL`.
     """
     configs = bundle / "configs"
     places = {"bundle_root": str(bundle), "datalist": str(sites / "list.json"), "data_root": str(sites)}
