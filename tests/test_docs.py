@@ -139,7 +139,7 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
     assert 0 < terms[1][0] < 1
     assert {record["sites"][site]["status"] for record in result.records for site in record["sites"]} == {"ok"}
     assert strategy.global_weights == {}
-    for site, client in sites.items():  # and a site lets it out
+    for site, client in sites.items():  # and a site releases it
         kind, tensors = client.own.sharing.share()
         assert tensor_problems(Message(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
@@ -162,7 +162,7 @@ def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_ask
         max_bytes=limits.__getitem__,
     )
     assert seen == {"a": [1.0] * 9}
-    assert replies["a"].tensors == {}  # let go once it was taken in
+    assert replies["a"].tensors == {}  # released after on_reply
     assert isinstance(replies["b"], Failure)
     assert carrier.send_and_receive(Task.TRAIN, messages)["b"].tensors["w"].tolist() == [1.0] * 9
 

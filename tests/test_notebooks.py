@@ -31,7 +31,7 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("SAMFED_WEIGHTS", str(folder / "none"))
-    monkeypatch.setenv("TMPDIR", str(folder))  # where it makes its own
+    monkeypatch.setenv("TMPDIR", str(folder))  # for its temporary folders
     folder.mkdir()
     text = (REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
     for whole, part in smaller.items():

@@ -1,4 +1,4 @@
-"""The JSON of bundles: found, read strictly, and checked before any of it is instantiated or evaluated."""
+"""The JSON of bundles: found, read strictly, and checked before anything is instantiated or evaluated."""
 
 import lazy_loader
 

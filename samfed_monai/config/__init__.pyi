@@ -1,4 +1,4 @@
-"""The JSON of bundles: found, read strictly, and checked before any of it is instantiated or evaluated."""
+"""The JSON of bundles: found, read strictly, and checked before anything is instantiated or evaluated."""
 
 from .bundles import bundle_of_command, find_bundle, packaged_bundle, packaged_bundles
 from .check import check_bundle

@@ -67,7 +67,7 @@ def bundle_or_path(given: str | Path | None) -> str | None:
 
 
 def bundle_of_command(command: str | None) -> str | None:
-    """Returns the bundle in a run's command, as it is written there, or ``None``; the bundle need not exist.
+    """Returns the bundle in a run's command, as written there, or ``None``; the bundle need not exist.
 
     Args:
         command: command of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with

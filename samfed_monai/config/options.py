@@ -148,7 +148,7 @@ GIVEN = frozenset(
 """Ids of ``train.json`` that a federated job sets for every site."""
 
 TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
-"""Ids of ``teacher.json`` that a federation sets, whatever ``teacher`` has; ``adapt`` is ``teacher_adapt`` there."""
+"""Ids of ``teacher.json`` that a federation always sets; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 
 def training_layers(config: BundleConfig) -> list[Layer]:

@@ -94,7 +94,7 @@ def _refers_to_images(value: Any) -> bool:
 
 
 def reads_images(target: Any) -> bool:
-    """Whether a ``_target_`` is a data set, sampler, loader or transform, or takes one as an argument."""
+    """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or a user of one."""
     found = _component(target)
     return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
 

@@ -269,7 +269,7 @@ class BundleConfig:
 
     @property
     def sites(self) -> list[str]:
-        """Sites with choices of their own in a federation."""
+        """Sites with their own choices in a federation."""
         sites = self.content.get(SITES)
         return [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
 

@@ -72,7 +72,7 @@ class Method:
         title: name in tables.
         note: description in one line.
         source: paper or code that it follows.
-        published: parts that follow the source, with sections.
+        published: parts that follow the source, and where it describes them.
         inferred: parts that are not in the source, or differ from it: our reading or our choice.
         left_out: parts of the source that are not implemented.
         base: variant that it builds on.

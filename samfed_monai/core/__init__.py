@@ -1,1 +1,1 @@
-"""The base of all packages here: errors, files, seeds, progress, a registry. It imports no other of them."""
+"""The base of all other packages, none of which it imports: errors, files, seeds, progress, a registry."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def set_up_process() -> None:
-    """Sets allocator, threads and garbage collection for training; call it before torch is imported.
+    """Sets up output, allocator, threads and garbage collection for training; call it before torch is imported.
 
     Only for processes that this package starts: for users of the library nothing changes.
     """

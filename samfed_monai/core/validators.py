@@ -148,7 +148,7 @@ def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Prob
 
     Args:
         content: JSON content.
-        schema: the schema; the ``description`` of a value is the expectation in messages.
+        schema: the schema; the ``description`` of a value is the expectation if it is missing or does not match.
         where: name of the file or message, for the messages.
     """
     problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]

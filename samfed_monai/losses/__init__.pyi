@@ -1,4 +1,4 @@
-"""Pure tensor functions and modules: structure loss, agreement, distillation, schedules. No engine, no I/O."""
+"""Pure tensor functions and modules: structure loss, agreement, distillation. No engine, no I/O."""
 
 from .agreement import (
     AGREEMENT_RULES,

@@ -1,7 +1,4 @@
-"""Scores of predicted masks: Dice, IoU, HD95 and what is done about empty masks; what an image costs.
-
-A leaf: it imports nothing else of the package.
-"""
+"""Scores of predicted masks (Dice, IoU, HD95, conventions for empty masks), estimated quality, cost of an image."""
 
 from .cost import cost_of
 from .scores import (
