@@ -367,7 +367,7 @@ _Path = tuple[str, ...]
 
 
 def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
-    """Returns the ids that ``roots`` refer to, directly or indirectly, with their values.
+    """Returns ``roots`` and the ids that they refer to, directly or indirectly, with their values.
 
     The remaining ids cannot affect the roots, for instance settings of a term that a variant disables, if nothing else
     refers to them, or other guides if only ``@guides#sam`` is used.

@@ -74,7 +74,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns large blocks to the system, which has to clear all their pages again in the next optimiser
     step. Keeping them makes training on a CPU faster for a little more memory (``benchmarks/allocator.py``); numbers do
-    not change. Only ``samfed`` and bundles' jobs call it.
+    not change. Only ``samfed`` and bundles' jobs call it, for their own processes.
 
     Returns:
         whether anything was changed: ``False`` without glibc (macOS, musl), or if the user chose an allocator or its

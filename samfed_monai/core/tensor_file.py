@@ -83,8 +83,8 @@ def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
 def write_state(stream: BinaryIO, tensors: Mapping[str, Tensor]) -> str:
     """Writes ``tensors`` and returns their checksum, ``xxh3:`` and 32 hexadecimal digits.
 
-    For files that only their own writer reads again. Like SHA-256 it detects damaged files, though not forged ones, in
-    a tenth of the time, which matters for hundreds of megabytes in every round.
+    For files that only their own writer reads again: it detects damaged files, but not forged ones, and takes a tenth
+    of the time of SHA-256, which matters for hundreds of megabytes in every round.
     """
     return _CHECKSUM + _write(stream, tensors, None, xxhash.xxh3_128())
 

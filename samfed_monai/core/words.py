@@ -70,7 +70,7 @@ _BYTES = 0xDC00  # byte 0xfc of a file name that is not UTF-8 is U+DCFC (PEP 383
 
 
 def printable(text: str, *, keep: Collection[str] = "\n\t") -> str:
-    """Returns ``text`` with characters that a terminal or page would interpret escaped, as ``\\x1b``.
+    """Escapes characters that a terminal or page would interpret, as ``\\x1b``.
 
     Args:
         text: text of any origin.

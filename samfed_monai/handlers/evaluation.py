@@ -57,7 +57,7 @@ class ScoreHandler:
 
     With K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background first; a pixel belongs to the
     class of its highest logit. An image's scores are means over the classes that it contains
-    (:func:`samfed_monai.metrics.over_classes`). Its row then has ``classes``, the scores by class name, and so has the
+    (:func:`samfed_monai.metrics.over_classes`). Its row then has ``classes``, the scores by class name, and so does the
     summary, see :func:`samfed_monai.metrics.summarise`.
 
     For slices of volumes (``volume``, ``slice``, ``spacing`` and ``native_size`` in ``engine.state.batch``) the summary

@@ -33,7 +33,7 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
 
     Returns:
         ``parameters`` (count), ``milliseconds`` (median of five passes after a warm-up; of fewer if the total exceeds
-        one second, at least the warm-up itself) and ``memory_bytes`` (parameters and buffers, plus the peak of other
+        one second, or of the warm-up alone) and ``memory_bytes`` (parameters and buffers, plus the peak of other
         tensors during one pass: the image and results of operations; buffers of kernels only on CUDA).
     """
     run = infer or network

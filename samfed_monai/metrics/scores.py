@@ -357,7 +357,7 @@ def volume_scores(prediction: Mask, label: Mask, spacing: Sequence[float] | None
 def summarise_volumes(volumes: Iterable[Volume], classes: Sequence[str]) -> dict[str, Any]:
     """Means over volumes, for each class and overall.
 
-    A volume whose label does not contain a class has no Dice for it, nor has a site without the class.
+    A volume whose label does not contain a class has no Dice for it, so a class that is absent at a site has none.
 
     Args:
         volumes: volumes of one site.
