@@ -1,4 +1,4 @@
-"""Data sets and small components that only a bundle's JSON uses: a site's images, device, parameters, model path."""
+"""Datasets and small components that only a bundle's JSON uses: a site's images, device, parameters, model path."""
 
 import lazy_loader
 

@@ -97,7 +97,7 @@ class SiteImages:
 
 
 class _SharedItems(list[Any]):
-    """Cached public images, which data sets share; they are freed with the last of these."""
+    """Cached public images, which datasets share; they are freed with the last of these."""
 
 
 _shared_items: WeakValueDictionary[bytes, _SharedItems] = WeakValueDictionary()
@@ -145,7 +145,7 @@ class SplitDataset(CacheDataset):
         return made
 
     def _shared(self) -> Any:
-        """Cache shared by data sets with equal records and deterministic first transforms; its own if not picklable."""
+        """Cache shared by datasets with equal records and deterministic first transforms; its own if not picklable."""
         first = self.transform.get_index_of_first(
             lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
         )

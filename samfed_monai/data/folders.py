@@ -316,7 +316,7 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
 
 
 NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
-"""Names of folders, letters alone, that other data sets use for ``images`` and ``masks``."""
+"""Names of folders, letters alone, that other datasets use for ``images`` and ``masks``."""
 LOOKED_AT = 4  # files of each folder that are opened to see what they are
 _ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
 

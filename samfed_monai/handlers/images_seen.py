@@ -1,4 +1,4 @@
-"""Counts the different images that an engine receives, independently of its loaders and data sets."""
+"""Counts the different images that an engine receives, independently of its loaders and datasets."""
 
 from __future__ import annotations
 
