@@ -1,4 +1,4 @@
-"""From images to a data list: sources, partitions, checks, the hashed list, and the soft-mask store."""
+"""From images to a data list: sources, partitions, checks, the hashed list and the soft-mask store."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Zip files of a source, unpacked where they are after a look at every member."""
+"""Unpacks the zip files of a source after checking every member."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from samfed_monai.data.datalist import unsafe
 
 logger = logging.getLogger(__name__)
 
-# zipfile raises RuntimeError and NotImplementedError for what is encrypted, or packed in a way that it does not know
+# zipfile raises RuntimeError and NotImplementedError for encrypted members and unknown compression methods
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 GIB = 1 << 30
 MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
-MAX_RATIO = 200  # of a large archive's files to itself; images hardly shrink, and zeros to a thousandth (ours)
-ENCRYPTED, UTF_8 = 0x1, 0x800  # bits of a member's flags
+MAX_RATIO = 200  # unpacked to packed size; images hardly shrink, zeros shrink to a thousandth (ours)
+ENCRYPTED, UTF_8 = 0x1, 0x800  # flag bits of a member
 OTHERWISE = "if you trust it, unpack it with another program"
 ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 
 
 def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
-    """Unpacks the zip files of a folder there, after a look at every member of each.
+    """Unpacks the zip files of a folder into it, after checking every member of each.
 
-    Backslashes in them are slashes, as older programs for Windows write them. A file that is there with another content
-    stays as it is, with a warning: it may have been corrected. Archives of other kinds, and archives in archives, are
-    logged and not unpacked.
+    Backslashes in member names are read as slashes, as older Windows programs write them. An existing file with other
+    content is kept, with a warning, as it may have been corrected. Archives of other kinds and archives inside archives
+    are logged and not unpacked.
 
     Args:
         root: the folder.
-        apart: each into a folder of its name.
+        apart: whether to unpack each archive into a folder named after it.
 
     Returns:
-        the zip files.
+        The zip files.
 
     Raises:
-        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder or in one
-            place, links and devices, more than 64 GiB or than the disk has, or 200 times the size of the archive; of
-            all archives at once, and none is unpacked then; one that turns out to be damaged later leaves no file.
+        Refused: no zip file; damaged or encrypted archives; members outside the folder or with the same path; links and
+            devices; more than 64 GiB, the free space, or 200 times the archive's size. The problems of all archives
+            are reported together, and none is unpacked. If damage shows only while unpacking, new files are deleted.
     """
     archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
     zips = [path for path in archives if path.suffix.lower() == ".zip"]
@@ -63,9 +63,9 @@ def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    members = _members(archive)  # once more: the disk may have less room now
+    members = _members(archive)  # checked again: the disk may have less free space now
     kept = [member.filename for member in members if _differs(folder / member.filename, member)]
-    with taken_back_on_error() as written, _readable(archive) as opened:  # a part would be taken for the whole
+    with taken_back_on_error() as written, _readable(archive) as opened:  # a partial copy would look complete
         make_folder(folder)
         for member in (member for member in members if not (folder / member.filename).is_file()):
             written |= {} if member.is_dir() else {folder / member.filename: None}
@@ -99,7 +99,7 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(archive: Path) -> list[zipfile.ZipInfo]:
-    """The members of an archive with the names that they get, all of them safe to write below a folder beside it."""
+    """Returns an archive's members with their names on disk, after checking that all are safe to write."""
     problems, places = Problems(), dict[str, zipfile.ZipInfo]()
     with _readable(archive) as opened:
         members = opened.infolist()
@@ -136,7 +136,7 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """A member's name with slashes; without zip's mark for UTF-8 it is read as that where it can be."""
+    """Returns a member's name with slashes; without zip's UTF-8 flag, UTF-8 is tried first."""
     name = member.filename
     if not member.flag_bits & UTF_8:
         with suppress(UnicodeError):

@@ -1,4 +1,4 @@
-"""Every error in a data list and its files, found in one pass and reported together."""
+"""Finds every error in a data list and its files in one pass and reports them together."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from samfed_monai.data.weak_labels import decode_weak_label
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one image and its mask after looking at every byte of both.
+    """Facts about one image and its mask after reading both files.
 
     Args:
         image: path relative to the data root.
-        sha256: of the image file; ``""`` if it cannot be read.
+        sha256: SHA-256 of the image file; ``""`` if it cannot be read.
         height: pixels, after EXIF orientation; 0 if it does not decode.
         width: pixels.
-        mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
-        turned: whether the file's EXIF asks for an orientation other than upright.
+        mode: Pillow's mode of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
+        turned: whether the file's EXIF orientation is not upright.
         brightest: the highest value of the image's channels in 0..255.
         mask_like: whether the image is black and white, as a mask is (:func:`mask_like`).
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
-        border: share of the mask's outermost pixels that are foreground, in [0, 1]; ``None`` likewise.
+        border: share of the mask's outermost pixels that are foreground, in [0, 1]; ``None`` without a readable mask.
         misfit: how much better the mask would fit the picture transposed or turned (:func:`~.reading.misfit`).
-        unreadable: whether either file cannot be decoded, whatever is in it.
-        problems: what is wrong with either file.
+        unreadable: whether either file cannot be decoded.
+        problems: problems of both files.
     """
 
     image: str
@@ -76,12 +76,12 @@ class Facts:
 
 
 def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list[Problem]:
-    """The one problem of a data root that holds none of the listed files, in place of one for each; else none.
+    """Returns a single problem if the data root holds none of the listed files, else none.
 
     Args:
         files: paths relative to ``data_root``.
-        data_root: folder that they should be in.
-        listed: what lists them, for the message.
+        data_root: folder of the files.
+        listed: name of the list, for the message.
     """
     root = Path(data_root)
     if not files or any(os.path.lexists(root / name) for name in files):
@@ -94,13 +94,13 @@ def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list
 def survey(
     listed: Iterable[Any], data_root: str | Path, *, threshold: int | None = None, classes: Sequence[str] = ()
 ) -> list[Facts]:
-    """Facts of every image with its label, each once, in order; a bad file raises nothing, its facts have the problem.
+    """Returns the facts of every distinct image and label, in order; problems of a file are in its facts, not raised.
 
     Args:
         listed: images that a source found, or items of a list, with paths relative to ``data_root``.
-        data_root: folder that nothing may lie outside of.
+        data_root: folder that must contain all files.
         threshold: as in :func:`~.reading.read_mask`.
-        classes: names of the classes of labels that have several; empty for binary masks.
+        classes: names of the classes of labels with several classes; empty for binary masks.
     """
     different = {(one.image, one.label): one for one in listed}.values()
     with ThreadPoolExecutor(min(16, usable_cores() + 2)) as pool:
@@ -109,7 +109,7 @@ def survey(
 
 
 def look(one: Any, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
-    """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction).
+    """Returns the facts of one image and its mask or weak label; weak labels have no ``foreground`` and ``misfit``.
 
     Args:
         one: an image that a source found, or an item of a list.
@@ -129,7 +129,7 @@ def look(one: Any, data_root: str | Path, threshold: int | None = None, classes:
         facts["unreadable"] = isinstance(refusal, Unreadable)
         problems.extend(refusal.problems)
     if one.label is not None:
-        lost = any(problem.found == NO_FILE for problem in problems)  # whoever lacks both lacks a folder
+        lost = any(problem.found == NO_FILE for problem in problems)  # with both files missing, a folder is missing
         hint = RESTORE if lost else "add the mask, or list the image without a label"
         try:
             content = _content(data_root, one.label, f"the mask of {one.image}", hint)
@@ -189,9 +189,9 @@ MEASURING = (Split.VALIDATION, Split.TEST)
 
 
 def leaks(datalist: DataList) -> list[Problem]:
-    """Images of a validation or test split with the bytes of an image in another split, of whatever site.
+    """Returns a problem for each validation or test image with the same bytes as an image of another split or site.
 
-    Every site's training images shape the one global model, so a test image may be nowhere else.
+    All sites' training images shape the global model, so a test image may not be in any other split.
     """
     problems = Problems()
     first: dict[str, tuple[str, Split, str]] = {}
@@ -211,7 +211,7 @@ def leaks(datalist: DataList) -> list[Problem]:
 
 
 def warnings(datalist: DataList) -> list[str]:
-    """Sentences about repeated images, and groups that straddle places, where that is allowed but matters."""
+    """Returns sentences about repeated images and groups in several splits, which are allowed but affect scores."""
     places: dict[str, Counter[str]] = {}
     groups: dict[str, set[tuple[str, Split]]] = {}
     for site, split, item in datalist.items():
@@ -236,18 +236,17 @@ def warnings(datalist: DataList) -> list[str]:
 
 
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen: Sequence[Facts] = ()) -> list[Problem]:
-    """Reads, hashes and decodes every file of a list, and returns all that is wrong, in the list's order.
+    """Reads, hashes and decodes every file of a list, and returns all problems in the list's order.
 
-    Where all files are missing, only that is reported.
-
-    Missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out of
-    the data root, the same image in training and test, two files with one stem (``docs``: faults 1 to 22). Nothing is
-    raised for them; what is only worth a look is in the data report.
+    Finds missing or changed files, damaged or oversized images, palette or grey masks, masks of another size, links out
+    of the data root, the same image in training and test, two files with the same stem (``docs``: faults 1 to 22).
+    These are returned, not raised. If all files are missing, there is a single problem. Softer warnings are in the data
+    report.
 
     Args:
         datalist: the list, or its JSON file.
         data_root: folder that its paths are relative to.
-        seen: facts of every item, of which none are known by default.
+        seen: facts of every item, if they are known already.
 
     Raises:
         Refused: the JSON file itself cannot be loaded.
@@ -272,13 +271,13 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
 
 
 def changed(name: str, found: str, expected: str | None) -> list[Problem]:
-    """What is wrong with a file that does not have the SHA-256 of the list (fault 29)."""
+    """Returns the problem of a file whose SHA-256 differs from the list's (fault 29)."""
     hint = "restore the file, or make the list again"
     return [] if found == expected else [Problem(name, f"SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", hint)]
 
 
 def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
-    """The problem of masks of 0 and 1, which are binary, beside masks whose 1 is cut off by a threshold."""
+    """Returns a problem if 1 is foreground in masks of 0 and 1, but below the threshold in other masks."""
     masks = [fact for fact in facts if fact.mask_values]
     cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < HALF]
     binary = [fact for fact in masks if fact.mask_values[-1] == 1]
@@ -290,13 +289,13 @@ def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Pro
 
 
 def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
-    """:func:`survey` of every item of a list."""
+    """Returns the facts of every item of a list (:func:`survey`)."""
     listed = [item for _, _, item in datalist.items()]
     return survey(listed, data_root, threshold=datalist.mask_threshold, classes=datalist.classes)
 
 
 def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
-    """Images of one folder of a site whose names differ only in their endings (fault 22): masks go by stem.
+    """Returns a problem for images of a site's folder that differ only in suffix (fault 22): masks are named by stem.
 
     Args:
         images: (site, image) pairs.
@@ -312,7 +311,7 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
 
 
 def ids_of(images: Sequence[str]) -> dict[str, str]:
-    """A name for each image of a site: its stem, or, where several images have that, the path from their common folder.
+    """Returns a name for each image of a site: its stem, or, if several share it, the path below their common folder.
 
     Args:
         images: paths relative to the data root.
@@ -328,5 +327,5 @@ def ids_of(images: Sequence[str]) -> dict[str, str]:
 
 
 def stem(path: str) -> str:
-    """File name without its extension, in its normal form, whatever file system it came from."""
+    """Returns the file name without its extension, in its normal form on every file system."""
     return normal(PurePosixPath(path).stem)

@@ -1,7 +1,7 @@
-"""Labels of several classes: their names, files that hold a class value in every pixel, and planes of one class each.
+"""Labels of several classes: class names, label files with a class value in every pixel, and one-hot planes.
 
-A list with one class has binary masks and none of this. With K named classes a label file holds 0 (background) to K,
-in the order of the names; a network has K + 1 logits, of which the first is the background's, and their softmax.
+A list with one class has binary masks instead. With K named classes a label file holds 0 (background) to K, in the
+order of the names; a network has K + 1 logits with a softmax, the background first.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
 
-if TYPE_CHECKING:  # the command line asks for names of classes alone
+if TYPE_CHECKING:  # the command line needs only the names of classes
     import numpy as np
     from numpy.typing import NDArray
 
     from samfed_monai.data.reading import Picture
 
 MOST = 14
-"""Largest number of classes: the scores of as many fit into one message (:mod:`samfed_monai.protocol.message`)."""
+"""Largest number of classes whose scores fit into one message (:mod:`samfed_monai.protocol.message`)."""
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-"""Colours of classes in pictures, those of Okabe and Ito, in the order of the classes; the eighth has the first's."""
+"""Colours of classes in pictures (Okabe and Ito), in the order of the classes; from the eighth class on they repeat."""
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
-    """The colour of class ``number``, from 1."""
+    """Returns the RGB colour of class ``number``, from 1."""
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
 def several(classes: Sequence[str] | None) -> bool:
-    """Whether these names are those of more than one class."""
+    """Whether there is more than one class."""
     return classes is not None and len(classes) > 1
 
 
 def outputs_of(classes: Sequence[str] | None) -> int:
-    """Logits of a pixel: 1 for one class (a sigmoid), K + 1 for K classes (a softmax with the background first)."""
+    """Returns the number of logits: 1 for one class (sigmoid), K + 1 for K classes (softmax, background first)."""
     return len(classes) + 1 if classes is not None and len(classes) > 1 else 1
 
 
 def class_problems(classes: Any, where: str) -> list[Problem]:
-    """What is wrong with a list of names of classes.
+    """Returns the problems of a list of class names.
 
     Args:
-        classes: the content of an option or a file.
+        classes: the value of an option or of a key in a file.
         where: its place, for the messages.
     """
     problems, hint = Problems(), 'for instance ["kidney", "spleen"]'
@@ -60,11 +60,11 @@ def _is_name(name: Any) -> bool:
 
 
 def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
-    """What is wrong with the classes of a data list, which has none where its labels are binary masks.
+    """Returns the problems of the classes of a data list; lists of binary masks have no classes.
 
     Args:
-        classes: the content of an option or a file.
-        threshold: that of the list's masks.
+        classes: the value of an option or of a key in a file.
+        threshold: the mask threshold of the list.
         where: the place of the classes, for the messages.
     """
     problems = Problems()
@@ -79,10 +79,10 @@ def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Proble
 
 
 def other_classes(of_list: Sequence[str], of_run: Sequence[str] | None, where: str) -> list[Problem]:
-    """What keeps a data list from being learned from by networks of these classes.
+    """Returns a problem if the classes of a data list differ from those of a run.
 
     Args:
-        of_list: classes of the list; empty for binary masks, whose one class has whatever name the run gives it.
+        of_list: classes of the list; empty for binary masks, whose single class is named by the run.
         of_run: ``train.json -> classes``.
         where: the list, for the message.
     """
@@ -102,11 +102,11 @@ def read_classes(path: str | Path, classes: Sequence[str] | int) -> Picture:
     """Reads a label of several classes as (H, W) in 0..K.
 
     Args:
-        path: a lossless 8-bit grey image (PNG, TIFF, BMP) of class values, upright or turned by its EXIF.
-        classes: the classes' names, or how many there are.
+        path: a lossless 8-bit grey image (PNG, TIFF, BMP) of class values; its EXIF orientation is applied.
+        classes: the class names, or their number.
 
     Raises:
-        Refused: what :func:`samfed_monai.data.read_mask` refuses of any file; a value that no class has.
+        Refused: a file that :func:`samfed_monai.data.read_mask` refuses, or a value above K.
     """
     from samfed_monai.data.reading import read_bytes
 
@@ -114,7 +114,7 @@ def read_classes(path: str | Path, classes: Sequence[str] | int) -> Picture:
 
 
 def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> Picture:
-    """:func:`read_classes` on bytes."""
+    """Decodes a label from bytes as :func:`read_classes` does."""
     import numpy as np
 
     from samfed_monai.data.reading import decode_grey
@@ -134,14 +134,14 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
 
 
 def planes_of(label: NDArray[Any], count: int) -> NDArray[np.uint8]:
-    """A label as planes of one class each.
+    """Converts a label to one-hot planes.
 
     Args:
         label: (H, W) in 0..K.
         count: K.
 
     Returns:
-        (K + 1, H, W) in {0, 1}, the background's first; exactly one of them is 1 in every pixel.
+        (K + 1, H, W) in {0, 1}, the background first; exactly one is 1 in every pixel.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""COCO's object annotations: masks as polygons and run lengths, back to the same masks, and drawn beside images."""
+"""COCO annotations: masks to run lengths, and polygons and run lengths to mask files."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ from samfed_monai.data.reading import png_of, read_image
 Mask = NDArray[np.bool_]
 
 OUTSIDE = 1.0
-"""Pixels that an outline may leave its picture by, as hand-drawn ones do at its border; it is cut off there."""
+"""Pixels that an outline may extend beyond its picture, as hand-drawn ones do; it is clipped there."""
 
 
 def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
-    """An annotation for each piece of the foreground: ``segmentation``, ``area`` and ``bbox``, without ids.
+    """Yields an annotation (``segmentation``, ``area``, ``bbox``, no id) for each connected component of a mask.
 
-    Of class values the pieces of one class after those of the other, each with its value as ``category_id``; an empty
-    class has none.
-
-    A piece (8 neighbours) is compressed run lengths, of which :func:`mask_of` makes the same mask.
+    Components (8 neighbours) are compressed run lengths, from which :func:`mask_of` restores the same mask. With
+    several classes they are ordered by class, and their ``category_id`` is the class value.
 
     Args:
-        mask: (H, W) bool, or the values of several classes.
+        mask: (H, W) bool, or integer class values.
     """
     from pycocotools import mask as coco
     from scipy.ndimage import label
@@ -59,12 +57,11 @@ def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
 def coco_of(
     pictures: Sequence[Mapping[str, Any]], annotations: Sequence[Sequence[Mapping[str, Any]]], labels: Sequence[str]
 ) -> Any:
-    """The content of a COCO file; ids count from 1 in the order of the pictures, and of the categories.
+    """Returns the content of a COCO file; ids count from 1 in the given order.
 
     Args:
-        pictures: ``file_name``, ``height`` and ``width`` of each, and whatever else belongs to its entry.
-        annotations: of each picture, those of :func:`annotations_of`; one without a ``category_id`` is of the first
-            category.
+        pictures: ``file_name``, ``height`` and ``width`` of each, and further keys of its entry.
+        annotations: those of each picture, from :func:`annotations_of`; the default ``category_id`` is 1.
         labels: names of the categories.
     """
     found: list[dict[str, Any]] = []
@@ -82,16 +79,15 @@ def coco_of(
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture of a COCO file with the annotations that count.
+    """A picture of a COCO file with its annotations.
 
     Args:
-        where: its file, for messages.
-        file_name: as it is there.
+        where: the COCO file, for messages.
+        file_name: as in the COCO file.
         height: pixels.
         width: pixels.
-        annotations: as they are there, by their ids (or places, where they have none), with the name of their
-            ``category``.
-        names: of all categories of its file.
+        annotations: as in the COCO file, by id (or by place, without one), with the name of their ``category``.
+        names: all categories of the COCO file.
     """
 
     where: Path
@@ -102,10 +98,10 @@ class Annotated:
     names: Collection[str] = ()
 
     def mask(self) -> Mask:
-        """The foreground: every annotation's pixels together, also those of crowds.
+        """Returns the union of all annotations' pixels, crowds included.
 
         Raises:
-            Refused: everything that is wrong with them; also an outline that contradicts the box or area beside it.
+            Refused: all problems of the annotations, for instance an outline that contradicts its box or area.
         """
         problems, drawn = Problems(), np.zeros((self.height, self.width), bool)
         for number, one in self.annotations.items():
@@ -121,12 +117,11 @@ class Annotated:
 
 
 SLACK, LEAST_SLACK = 0.1, 2.0
-"""Share of a box's longer side, and pixels, that a side may differ by from its outline, which programs round as they
-like (ours)."""
+"""Tolerance between a box and its outline, as programs round differently: share of the longer side, pixels (ours)."""
 
 
 def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple[str, str]]:
-    """What was found and expected where ``bbox`` or ``area`` cannot be the outline's; values of 0 say nothing."""
+    """Yields (found, expected) where ``bbox`` or ``area`` contradicts the outline; values of 0 are ignored."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     drawn = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if len(rows) else [0, 0, 0, 0]
     number = int(mask.sum())
@@ -135,7 +130,7 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
     sides, areas = np.subtract(drawn[2:], drawn[:2]), [number]
     if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] > 0 and box[3] > 0:
         corners = np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [*mask.shape[::-1]] * 2)
-        areas.append(box[2] * box[3])  # which some programs give as the area
+        areas.append(box[2] * box[3])  # some programs write the box's area
         if np.abs(corners - drawn).max() > max(LEAST_SLACK, SLACK * max(box[2], box[3])):
             there = [int(side) for side in (*drawn[:2], *sides)]
             yield f"bbox {box}", f"one like {there}, x, y, width and height of its outline"
@@ -145,14 +140,14 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
 
 
 COCO_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("coco.schema.json"))
-"""What is read of a COCO file."""
+"""JSON schema of the parts of a COCO file that are read."""
 
 
 def read_coco(path: Path) -> list[Annotated]:
-    """The pictures of a COCO file, in its order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
+    """Returns the pictures of a COCO file in order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
     Raises:
-        Refused: what does not follow :data:`COCO_SCHEMA`; then, ids that are there twice, or of nothing.
+        Refused: the content does not match :data:`COCO_SCHEMA`, or has duplicate or dangling ids.
     """
     content, problems = read_json(path), Problems()
     require(departures(content, COCO_SCHEMA, str(path)))
@@ -187,7 +182,7 @@ def read_coco(path: Path) -> list[Annotated]:
 
 
 def _id(value: float | str) -> int | str:
-    """An id in one spelling, whole numbers as such."""
+    """Normalises an id: whole numbers become int."""
     if not isinstance(value, str):
         return int(value)
     number = re.fullmatch(r"(0|[1-9]\d*)(?:\.0+)?", value.strip())
@@ -195,15 +190,14 @@ def _id(value: float | str) -> int | str:
 
 
 def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> list[Annotated]:
-    """The pictures of one or several files with the annotations that are foreground.
+    """Returns the pictures with only the annotations that are foreground.
 
     Args:
-        pictures: those of :func:`read_coco`.
-        categories: names of those that are foreground; empty takes the only one that has annotations.
+        pictures: from :func:`read_coco`, of one or several files.
+        categories: names of the foreground categories; empty takes the only one that has annotations.
 
     Raises:
-        Refused: annotations of several categories, in one file or in different ones, of which none is named; or a name
-            that no file has.
+        Refused: no category is named, but several have annotations; or a name that no file has.
     """
     there = sorted({name for one in pictures for name in one.names})
     require(*(one_of("--category", name, there) for name in categories))
@@ -220,18 +214,18 @@ def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> l
 
 
 def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segmentation") -> Mask:
-    """The pixels (H, W) of one annotation, as pycocotools draws it.
+    """Returns the pixels (H, W) of one annotation, as pycocotools draws it.
 
     Args:
-        segmentation: polygons, of which a pixel belongs to any, each a list of x and y in turn or of pairs; a single
-            polygon; or run lengths, as numbers or compressed.
+        segmentation: one polygon or a list of polygons (their union is drawn), each a list of alternating x and y or
+            of pairs; or run lengths, as numbers or compressed.
         height: of the picture, in pixels.
-        width: likewise.
-        where: what messages call it.
+        width: of the picture, in pixels.
+        where: its place, for messages.
 
     Raises:
-        Refused: neither of both; a polygon of fewer than three points, or more than :data:`OUTSIDE` outside of the
-            picture, or in shares of the picture instead of pixels; run lengths of another size, or that do not fill it.
+        Refused: no polygons or run lengths; a polygon with fewer than three points, more than :data:`OUTSIDE` beyond
+            the picture, or in relative coordinates; run lengths of another size, or that do not fill it.
     """
     if isinstance(segmentation, dict):
         return _from_run_lengths(segmentation, height, width, where)
@@ -254,7 +248,7 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
 
 
 def _polygons_in(segmentation: Any) -> list[Any]:
-    """A list of polygons, each a list of x and y in turn, out of what programs write for that."""
+    """Returns polygons as lists of alternating x and y, from the layouts that different programs write."""
     parts = segmentation if isinstance(segmentation, list) else []
     if parts and (not any(isinstance(part, list) for part in parts) or (len(parts) > 1 and _are_pairs(parts))):
         parts = [parts]
@@ -292,7 +286,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
         raise refused(where, found=f"run lengths of size {size}", expected=expected)
     lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
-    if not whole or sum(lengths) != height * width:  # pycocotools leaves what is too short to chance
+    if not whole or sum(lengths) != height * width:  # pycocotools leaves missing pixels undefined
         expected = f"run lengths that fill {height * width} pixels"
         found = f"{sum(lengths)} pixels" if whole else "no such numbers"
         raise refused(where, found=found, expected=expected, hint="export the file anew")
@@ -300,7 +294,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
 
 
 def _lengths(text: str) -> list[int]:
-    """Run lengths of COCO's compressed string: 5 bits a character, from the 4th on as differences to two before."""
+    """Decodes COCO's compressed run lengths: 5 bits a character; from the 4th on, differences to two before."""
     lengths: list[int] = []
     value = shift = 0
     for character in text:
@@ -328,20 +322,20 @@ def draw_coco(
 
     Args:
         root: folder of sites, or one site's own folder. A site has ``images``, and its annotations in JSON files beside
-            that folder or in ``annotations``; one without any is left as it is.
+            that folder or in ``annotations``; a site without any is unchanged.
         categories: see :func:`of_categories`.
-        blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
-            otherwise it is not annotated yet, and gets none.
-        skip_unreadable: whether pictures that cannot be read get no mask.
-        output: a data list that is to be written, which is no annotation wherever it lies.
-        written: takes the new files.
+        blank_is_empty: whether a listed picture without annotations gets an empty mask; by default it counts as not
+            annotated yet and gets none.
+        skip_unreadable: whether to leave out pictures that cannot be read.
+        output: the data list to write, which is never read as annotations.
+        written: mapping to which the new files are added.
 
     Returns:
-        Sentences on what was left out.
+        Sentences on pictures and sites left out.
 
     Raises:
-        Refused: everything that is wrong with any file; then, with any image or annotation; a mask of another content
-            is in the way. Nothing is written then.
+        Refused: all problems of the COCO files, or else of images and annotations; an existing mask differs. Nothing
+            is written then.
     """
     root, problems = Path(root), Problems()
     require(installed("pycocotools", "coco", str(root), "no pycocotools", "it, for COCO"))
@@ -371,7 +365,7 @@ def draw_coco(
                 place = known.mask_of(path)
                 if not one.annotations and not blank_is_empty:
                     blank += 1
-                    if place.exists():  # of an earlier call: it would be taken for the picture's mask
+                    if place.exists():  # left by an earlier call, it would be used as the picture's mask
                         expected, hint = f"none: its picture has no annotation{of}", "move it away, or annotate it"
                         raise refused(place, found="a mask", expected=expected, hint=hint)
                 elif place in masks:
@@ -391,10 +385,10 @@ def draw_coco(
 
 
 class _Images:
-    """The images of a site, by the names that COCO files have for them.
+    """Finds the images of a site by their names in COCO files.
 
-    A name is compared from its end, as in :class:`~samfed_monai.data.partitions.Groups`, whatever folder it starts
-    at: with slashes or backslashes, as it is or percent-encoded. It is never opened.
+    Paths are compared from their ends, as in :class:`~samfed_monai.data.partitions.Groups`; they may have slashes or
+    backslashes and be percent-encoded. A path from a COCO file is never opened.
     """
 
     def __init__(self, site: Path) -> None:
@@ -405,15 +399,15 @@ class _Images:
         self._count = Counter(stem(path.name) for path in self.unlisted)
 
     def mask_of(self, image: Path) -> Path:
-        """Where its mask goes: into a folder like its own, where another image has its name."""
+        """Returns the path of an image's mask; if several images share its name, in a subfolder as the image's."""
         below = relative(image.parent, self.site / "images") if self._count[stem(image.name)] > 1 else ""
         return self.site / "masks" / below / f"{stem(image.name)}.png"
 
     def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
-        """The one image that an entry is of; ``None`` if it cannot be read and is to be skipped.
+        """Returns the image of an entry; ``None`` if it cannot be read and ``skip_unreadable`` is set.
 
         Raises:
-            Refused: none, several, or one of another size.
+            Refused: no image matches, several do, or its size differs.
         """
         where = f"{one.where}: {one.file_name}"
         found = self._like(one.file_name) or self._like(unquote(one.file_name))
@@ -425,7 +419,7 @@ class _Images:
         try:
             height, width = read_image(found[0]).shape[:2]
         except Refused as refusal:
-            if skip_unreadable:  # the source that makes the list names it
+            if skip_unreadable:  # reported when the list is made
                 return None
             raise Refused(map(or_skip, refusal.problems)) from None
         if (height, width) != (one.height, one.width):

@@ -1,4 +1,4 @@
-"""The frozen, hashed list of images that every run starts from."""
+"""The hashed data list of a run: images, labels, sites and splits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from samfed_monai.data.classes import list_class_problems
 
 
 def unsafe(relative: str) -> str | None:
-    """Why ``relative`` may not be in a data list, or ``None`` when it may.
+    """Returns why ``relative`` may not be in a data list, or ``None`` if it may.
 
-    Refused are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
-    that are not valid Unicode. Spaces and every script are fine.
+    Not allowed are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
+    that are not valid Unicode. Spaces and every script are allowed.
     """
     if not relative.strip():
         return "an empty path"
@@ -37,12 +37,12 @@ def unsafe(relative: str) -> str | None:
 
 
 def confine(root: str | Path, relative: str, *, where: str) -> Path:
-    """The absolute path of ``relative`` under ``root``, links followed.
+    """Returns the absolute path of ``relative`` under ``root``, with links resolved.
 
     Args:
         root: the data root; it may itself be a link.
         relative: a path from a data list.
-        where: what names the path, for the message.
+        where: the place that names the path, for the message.
 
     Raises:
         Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19) or in a circle (fault 62).
@@ -52,7 +52,7 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         hint = "list only paths inside the data root, relative to it, with forward slashes"
         raise refused(where, found=reason, expected="a relative path inside the data root", hint=hint)
     root = Path(root).resolve()
-    path = Path(os.path.realpath(root / relative))  # which leaves a link that leads to itself as it is
+    path = Path(os.path.realpath(root / relative))  # leaves a circular link unresolved
     if any(map(Path.is_symlink, (path, *path.parents))):
         hint = "put the file itself there, or delete the link"
         raise refused(where, found="a link that leads back to itself", expected="a file", hint=hint)
@@ -63,7 +63,7 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
 
 
 class Split(str, Enum):
-    """The four places an image can have in a data list, as JSON spells them."""
+    """The splits of a data list, as written in JSON."""
 
     PUBLIC = "public"
     UNLABELLED = "unlabelled"
@@ -72,7 +72,7 @@ class Split(str, Enum):
 
 
 class LabelKind(str, Enum):
-    """How much of an image its label says, as JSON spells it; what is not a mask is a weak label."""
+    """Kinds of labels, as written in JSON; all but ``MASK`` are weak labels."""
 
     MASK = "mask"
     SCRIBBLE = "scribble"
@@ -86,19 +86,19 @@ SITE_SPLITS = (Split.UNLABELLED, Split.VALIDATION, Split.TEST)
 
 @dataclass(frozen=True)
 class Item:
-    """One image, where it lies under the data root, and what its bytes were when the list was made.
+    """One image of a data list: its path, its label, and the hashes of both when the list was made.
 
     Args:
         image: path relative to the data root, with forward slashes.
         sha256: SHA-256 of the image file, 64 hexadecimal digits.
-        label: path of its mask, or ``None``. An unlabelled item may carry one: only the oracle variant and
+        label: path of its mask, or ``None``. An unlabelled item may have one: only the oracle variant and
             ``samfed evaluate`` read it.
         label_sha256: SHA-256 of the mask file; present exactly when ``label`` is.
-        group: video sequence, patient or lesion the image belongs to; images of one group stay together.
-        label_kind: of a weak label, one of :class:`LabelKind`; ``None`` is a mask. Training images of sites alone may
-            have one: what is measured with, and what SAM is fitted to, needs masks.
-        volume: of a slice, the volume that it was cut from, as a path below the folder of volumes.
-        slice: its number there, from 1.
+        group: video sequence, patient or lesion of the image; images of one group stay in one split.
+        label_kind: one of :class:`LabelKind`; ``None`` is a mask. Only training images of sites may have weak labels:
+            measuring and fitting SAM need masks.
+        volume: the volume that a slice was cut from, as a path below the folder of volumes.
+        slice: its number in the volume, from 1.
         spacing: mm from row to row, from column to column, and from slice to slice.
     """
 
@@ -120,34 +120,34 @@ class Item:
 
 @dataclass(frozen=True)
 class Site:
-    """One site's private images: unlabelled ones to train on, labelled ones to measure with."""
+    """One site's private images: unlabelled ones for training, labelled ones for validation and test."""
 
     unlabelled: list[Item] = field(default_factory=list)
     validation: list[Item] = field(default_factory=list)
     test: list[Item] = field(default_factory=list)
 
     def splits(self) -> Iterator[tuple[Split, list[Item]]]:
-        """The three splits with their names, in the order in which the JSON lists them."""
+        """Yields the three splits with their names, in the order of the JSON file."""
         return ((split, getattr(self, split.value)) for split in SITE_SPLITS)
 
 
 SERVER_NAMES = frozenset({"", "public", "server"})
-"""Values of the option ``site`` that mean: no site, the public images alone. No site may be called so."""
+"""Values of the option ``site`` that mean the public images only; not allowed as names of sites."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 
 LIST_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("datalist.schema.json"))
-"""What the JSON of a data list looks like; what a schema cannot say is checked beside it."""
+"""JSON schema of a data list; :func:`read_list` checks further rules."""
 
 
 def read_list(content: Any, where: str) -> DataList:
-    """A data list out of JSON content.
+    """Makes a data list from JSON content.
 
     Args:
-        content: what ``read_json`` returned.
+        content: as returned by ``read_json``.
         where: the file's name, for messages.
 
     Raises:
-        Refused: what does not follow :data:`LIST_SCHEMA`; else everything else that is wrong; else another hash.
+        Refused: the content does not match :data:`LIST_SCHEMA`; or it breaks other rules; or its hash differs.
     """
     require(departures(content, LIST_SCHEMA, where))
     problems = Problems()
@@ -190,7 +190,7 @@ def _name_problems(name: str, where: str) -> list[Problem]:
 
 
 def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> list[Problem]:
-    """What is wrong with an item besides its types: paths out of the root, and labels that its split cannot have."""
+    """Returns problems that the schema cannot express: unsafe paths, and labels that the split does not allow."""
     problems, label, kind = Problems(), item.get("label"), item.get("label_kind")
     for key in ("image", "label"):
         if item.get(key) is not None and (reason := unsafe(item[key])):
@@ -213,16 +213,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class DataList:
-    """Which images are public, which lie at which site, and what their bytes were.
+    """The public images and those of each site, with the hashes of their files.
 
     Args:
-        name: what reports call the list.
+        name: name of the list in reports.
         public: labelled images that the server and every site have.
         sites: private images by site.
-        mask_threshold: grey level from which a mask that is not binary counts as foreground; ``None`` refuses such
-            masks.
-        classes: names of the classes that the values 1, 2, … of its labels mean; empty where labels are binary
-            masks.
+        mask_threshold: lowest grey level that is foreground in masks that are not binary; ``None`` refuses such masks.
+        classes: names of the classes with the label values 1, 2, …; empty for binary masks.
 
     Example::
 
@@ -238,18 +236,18 @@ class DataList:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the list's content, whatever the order of its keys or its white space."""
+        """SHA-256 of the list's content, independent of the order of keys and of white space."""
         return canonical_hash(self.content())
 
     def content(self) -> dict[str, Any]:
-        """The list as JSON content, without its hash."""
+        """Returns the list as JSON content, without its hash."""
         sites = {
             name: {split.value: _json(items) for split, items in site.splits()} for name, site in self.sites.items()
         }
         return {"schema": SCHEMA, "name": self.name, **self.meaning(), "public": _json(self.public), "sites": sites}
 
     def for_site(self, name: str) -> DataList:
-        """What one site needs: the public images and its own.
+        """Returns the list of one site: the public images and its own.
 
         Raises:
             Refused: the list has no such site.
@@ -260,16 +258,15 @@ class DataList:
         return replace(self, sites={name: self.sites[name]})
 
     def for_server(self) -> DataList:
-        """What a server needs that holds no site's images: the public ones."""
+        """Returns the list of a server without the sites' images: the public ones."""
         return replace(self, sites={})
 
     def by_root(self, data_root: str | Path, sites: Mapping[str, Any]) -> Iterator[tuple[DataList, str | Path]]:
-        """The list in parts, each with the folder that its paths start from.
+        """Yields the list in parts, each with its data root.
 
         Args:
-            data_root: of all sites but those with a ``data_root`` of their own, which read the public images from
-                there, too.
-            sites: choices of each site.
+            data_root: default data root; a site with its own ``data_root`` also reads the public images from there.
+            sites: options of each site.
         """
         own = {name: there for name in self.sites if (there := sites.get(name, {}).get("data_root")) is not None}
         yield replace(self, sites={name: site for name, site in self.sites.items() if name not in own}), data_root
@@ -288,12 +285,12 @@ class DataList:
         return canonical_hash({**self.meaning(), "site": name, **self.for_site(name).content()["sites"][name]})
 
     def meaning(self) -> dict[str, Any]:
-        """What decides which pixels of labels are foreground, or of which class, where there are several."""
+        """Returns the settings that decide the meaning of label values: mask threshold and classes."""
         classes = {"classes": list(self.classes)} if self.classes else {}
         return {"mask_threshold": self.mask_threshold, **classes}
 
     def items(self) -> Iterator[tuple[str, Split, Item]]:
-        """Every item as (site, split, item); the public ones first, with the site ``""``."""
+        """Yields every item as (site, split, item); the public ones first, with the site ``""``."""
         for item in self.public:
             yield "", Split.PUBLIC, item
         for name, site in self.sites.items():
@@ -305,7 +302,7 @@ class DataList:
         """Writes the list with its hash, atomically.
 
         Raises:
-            Refused: the list would not load again (a path out of the root, a labelled item without its mask, ...).
+            Refused: the list could not be loaded again (a path outside the root, a public item without a mask, ...).
         """
         content = {"schema": SCHEMA, "name": self.name, "hash": self.hash, **self.content()}
         read_list(content, Path(path).name)
@@ -313,9 +310,9 @@ class DataList:
 
     @classmethod
     def load(cls, path: str | Path) -> DataList:
-        """Reads a list and checks it: keys, types, paths, labels, and its own hash.
+        """Reads a list and checks its keys, types, paths, labels and hash.
 
-        It does not look at the images; :func:`samfed_monai.data.check_datalist` does.
+        It does not check the images; :func:`samfed_monai.data.check_datalist` does.
 
         Raises:
             Refused: see :func:`read_list`.
@@ -331,15 +328,15 @@ HINT = "choose another name, or delete it"
 
 
 def require_free(path: str | Path, *, name: str) -> None:
-    """What can be said of an output before any image was read: it is not there, or a list of that name.
+    """Checks an output before any image is read: it must not exist, or be a list of the same name.
 
     Args:
         path: the data list to write.
-        name: what the list will be called; one of another name is another list.
+        name: name of the list to write.
 
     Raises:
-        Refused: another file, or another list, is in the way.
-        OSError: nothing can be written there.
+        Refused: the path holds another file, or a list of another name.
+        OSError: the path cannot be written.
     """
     require_writable(path)
     there = _there(path)
@@ -349,13 +346,13 @@ def require_free(path: str | Path, *, name: str) -> None:
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:
-    """Writes data lists; a file that holds the same list stays as it is, byte for byte.
+    """Writes data lists; a file that already holds the same list is not rewritten.
 
     Args:
-        lists: by the file to write.
+        lists: data list by file to write.
 
     Raises:
-        Refused: with every file that holds something else; then nothing is written.
+        Refused: files exist with other content; nothing is written then.
     """
     problems = Problems()
     missing = []
@@ -385,13 +382,13 @@ def _there(path: str | Path) -> DataList | None:
 
 
 LEAST_IMAGES = 5
-"""Fewest images of which a site reports a score, unless ``federate.json -> privacy`` has another number (ours)."""
+"""Fewest images for which a site reports a score, unless ``federate.json -> privacy`` has another number (ours)."""
 
 
 def measuring_notes(datalist: DataList) -> list[str]:
-    """Sentences where little or nothing of a list can be scored (fault 67): at all, or at some of its sites.
+    """Returns sentences if few or no images can be scored (fault 67), in the whole list or at some of its sites.
 
-    A site without images to train on is tested only; a list of such sites alone measures, whatever their number.
+    A site without training images is only tested; in a list of such sites alone, few images get no sentence.
     """
     if not any(site.validation or site.test for site in datalist.sites.values()):
         return [

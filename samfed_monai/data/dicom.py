@@ -1,4 +1,4 @@
-"""DICOM objects as RGB pictures, by the tags of the object (PS3.3, sections C.7.6.3, C.7.9 and C.11)."""
+"""Reads DICOM objects as RGB pictures, following their tags (PS3.3, sections C.7.6.3, C.7.9 and C.11)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SYNTAXES: dict[Any, str] = {
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
 }
-"""Of objects without file meta information: uncompressed, by implicit VR and little endian."""
-_STARTS = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # of a frame of JPEG, JPEG-LS or JPEG 2000
+"""Transfer syntaxes of objects without file meta information (uncompressed), by (implicit VR, little endian)."""
+_STARTS = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # first bytes of a JPEG or JPEG-LS frame, and of JPEG 2000
 _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
-"""Storage classes of what is laid out in rows but is no image: parametric maps, spectra, segmentations, doses."""
+"""Storage classes with rows that are not images: parametric maps, spectra, segmentations, doses."""
 
 
 class _NotUnderstood(ValueError):
-    """What is wrong with an object, for a refusal that names its file: found, expected and hint."""
+    """A problem of an object as (found, expected, hint); :func:`read_frames` adds the file."""
 
 
 def _wrong(
@@ -46,21 +46,21 @@ def _wrong(
 
 
 def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
-    """A DICOM object; what pydicom corrects while it reads (a wrong transfer syntax, odd lengths) is not reported.
+    """Reads a DICOM object; errors that pydicom corrects (a wrong transfer syntax, odd lengths) are not reported.
 
     Args:
         path: its file.
-        pixels: whether to read the pixel data, too.
+        pixels: whether to read the pixel data.
 
     Raises:
-        Exception: of pydicom's many kinds, for a file that is no DICOM object.
+        Exception: pydicom's many kinds, for a file that is not a DICOM object.
     """
     import pydicom
 
     with _quiet():
         try:
             return pydicom.dcmread(path, stop_before_pixels=not pixels)
-        except pydicom.errors.InvalidDicomError:  # also of an object without a preamble
+        except pydicom.errors.InvalidDicomError:  # also raised for an object without a preamble
             content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
             if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
                 raise
@@ -77,13 +77,13 @@ def _quiet() -> Iterator[None]:
 
 
 def no_image(path: Path) -> str:
-    """What a DICOM object is that has no image, such as ``Segmentation Storage``.
+    """Returns the kind of a DICOM object that is not an image, such as ``Segmentation Storage``.
 
     Empty for an image, for a file that pydicom cannot read, and without pydicom.
     """
     try:
         return _no_image(read_object(path, pixels=False))
-    except Exception:  # reading its pixels says what is wrong
+    except Exception:  # reading its pixels reports the problem
         return ""
 
 
@@ -97,19 +97,19 @@ def _no_image(content: Any) -> str:
 
 
 def read_frames(path: Path) -> tuple[Picture, float | None]:
-    """Reads an object's frames as they are to be displayed, by the first of several windows.
+    """Reads an object's frames as displayed, with the first of several windows.
 
-    Grey values: unused bits are cleared, then the modality LUT or rescaling, the VOI LUT or window (LINEAR,
-    LINEAR_EXACT, SIGMOID), and the inversion of MONOCHROME1. Without VOI LUT and window, 8-bit values are taken as they
-    are, others by the range of their numbers in all frames. Padding is black and no part of that range. Colours are
-    scaled by the bits that are stored. Overlays, ICC profiles and presentation states are not applied.
+    Grey values: unused bits are cleared; then the modality LUT or rescaling, the VOI LUT or window (LINEAR,
+    LINEAR_EXACT, SIGMOID) and the inversion of MONOCHROME1 are applied. Without VOI LUT and window, 8-bit values are
+    kept and others scaled by their range over all frames. Padding is black and excluded from that range. Colours are
+    scaled by the stored bits. Overlays, ICC profiles and presentation states are not applied.
 
     Returns:
-        (N, H, W, 3) uint8, RGB; and mm² of a pixel, where all frames have the same spacing.
+        (N, H, W, 3) uint8, RGB; and the area of a pixel in mm², ``None`` unless all frames have the same.
 
     Raises:
-        Refused: pydicom is not installed; no DICOM object, no image, pixels that cannot be decoded, or a tag whose
-            value is not understood.
+        Refused: pydicom is not installed; not a DICOM object, not an image, pixels that cannot be decoded, or a tag
+            with an unsupported value.
     """
     require(installed("pydicom", "dicom", str(path), "a DICOM file", "pydicom to read it with"))
     from pydicom.errors import InvalidDicomError
@@ -130,13 +130,13 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
         raise refused(path, "a file of another kind", "a DICOM object", "copy it again, or leave it out") from None
     except _NotUnderstood as error:
         raise refused(path, *error.args) from None
-    except Exception as error:  # of the many kinds that pydicom raises when it looks at a damaged element
+    except Exception as error:  # pydicom raises many kinds for damaged elements
         found = f"a header that cannot be read ({failure_of(error)})"
         raise refused(path, found, "a DICOM image", "export the image anew") from None
 
 
 def _check(content: Any) -> None:
-    """Refuses what is no image, and images of kinds that are not read."""
+    """Refuses objects that are not images, and unsupported images."""
     floats = "FloatPixelData" in content or "DoubleFloatPixelData" in content
     other = _no_image(content)
     if other and "PixelData" in content:
@@ -162,7 +162,7 @@ def _check(content: Any) -> None:
 
 
 def _decoded(content: Any) -> NDArray[Any]:
-    """(N, H, W) of grey values and palettes, (N, H, W, 3) of RGB, which YCbCr becomes, too; without unused bits."""
+    """Returns (N, H, W) for grey values and palettes, (N, H, W, 3) RGB for RGB and YCbCr; unused bits are cleared."""
     from pydicom.encaps import generate_fragmented_frames
     from pydicom.pixels import get_decoder, pixel_array
 
@@ -190,7 +190,7 @@ def _decoded(content: Any) -> NDArray[Any]:
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted, there = int(content.get("NumberOfFrames") or 1), len(frames)
-    if wanted == 1 and syntax.is_compressed:  # without offsets, pydicom takes all fragments for those of the first
+    if wanted == 1 and syntax.is_compressed:  # without offsets, pydicom assigns all fragments to one frame
         fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
         there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
     if there != wanted:
@@ -199,7 +199,7 @@ def _decoded(content: Any) -> NDArray[Any]:
 
 
 def _grey(frames: NDArray[Any], content: Any) -> Picture:
-    """(N, H, W) of (N, H, W) stored values."""
+    """Converts stored grey values (N, H, W) to displayed ones (N, H, W)."""
     padded = _padding(frames, content)
     transformed = [_group(content, "PixelValueTransformationSequence", place) for place in range(len(frames))]
     values = np.stack([_modality(*each) for each in zip(frames, transformed, strict=True)])
@@ -222,17 +222,17 @@ def _grey(frames: NDArray[Any], content: Any) -> Picture:
 
 
 def _padding(frames: NDArray[Any], content: Any) -> NDArray[np.bool_]:
-    """Where nothing was imaged (PS3.3, section C.7.5.1.1.2)."""
+    """Returns the mask of padding pixels (PS3.3, section C.7.5.1.1.2)."""
     ends = [int(n) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") for n in numbers_of(content, name)[:1]]
     if not ends or "PixelPaddingValue" not in content:
         return np.zeros(frames.shape, bool)
-    bits = 8 * frames.itemsize  # a negative one may be stored as an unsigned number
+    bits = 8 * frames.itemsize  # a negative value may be stored as an unsigned number
     ends = [int(np.array(end % 2**bits, f"u{frames.itemsize}").view(frames.dtype)) for end in ends]
     return (frames >= min(ends)) & (frames <= max(ends))
 
 
 def _modality(frame: NDArray[Any], group: Any) -> NDArray[Any]:
-    """The numbers that stored values mean: by a table, else rescaled."""
+    """Applies the modality LUT, or else the rescale slope and intercept."""
     for table in group.get("ModalityLUTSequence") or ():
         return _looked_up(frame, table, "LUT")[0]
     slope, intercept = (numbers_of(group, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
@@ -243,7 +243,7 @@ def _modality(frame: NDArray[Any], group: Any) -> NDArray[Any]:
 
 
 def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
-    """Numbers from 0 to 255 by the first window; ``None`` without one."""
+    """Applies the first window, to 0..255; ``None`` without a window."""
     from pydicom import Dataset
     from pydicom.pixels import apply_windowing
 
@@ -263,14 +263,15 @@ def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
 
 
 def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.uint16], int]:
-    """Entries of a table (PS3.3, section C.11.1.1), and their bits; pydicom's own functions take an index into a table
-    of 8 bits modulo 256, and the bytes of big endian as little."""
+    """Looks numbers up in a table (PS3.3, section C.11.1.1); returns the entries and their bits.
+
+    pydicom's own functions take indices into 8-bit tables modulo 256, and read big-endian bytes as little-endian."""
     described = [int(number) for number in numbers_of(item, f"{name}Descriptor")]
     data = item.get(f"{name}Data")
     if len(described) != 3 or data is None:
         raise _wrong(f"{name}Descriptor", f"{described} without {name}Data" if data is None else described, "a table")
     count, first, bits = described[0] % 2**16 or 2**16, *described[1:]
-    first -= 2**16 * int(first >= 2**15 > numbers.max())  # without VRs, pydicom takes the sign for that of the pixels
+    first -= 2**16 * int(first >= 2**15 > numbers.max())  # without VRs, pydicom assumes the sign of the pixels
     order = "<" if item.original_encoding[1] is not False else ">"
     raw = data if isinstance(data, bytes) else np.atleast_1d(data).astype("u2").astype(f"{order}u2").tobytes()
     size = len(raw) // count
@@ -284,7 +285,7 @@ def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.
 
 
 def _coloured(frames: NDArray[Any], content: Any) -> Picture:
-    """(N, H, W, 3) of palettes; one of 16 bits may have entries of 8."""
+    """Applies palettes, to (N, H, W, 3); a palette declared as 16 bits may have 8-bit entries."""
     from pydicom.pixels import apply_color_lut
 
     segmented = "SegmentedRedPaletteColorLookupTableData"
@@ -310,9 +311,9 @@ def _pixel_area(content: Any, frames: int) -> float | None:
 
 
 def _group(content: Any, name: str, place: int) -> Any:
-    """Where an object describes a frame: in the frame's functional group, in that of all, else at its top.
+    """Returns the dataset that describes a frame: its functional group, the shared one, or else the object itself.
 
-    Enhanced objects have functional groups (PS3.3, section C.7.6.16), classic ones have not.
+    Enhanced objects have functional groups (PS3.3, section C.7.6.16), classic ones do not.
     """
     for groups, of in (("PerFrameFunctionalGroupsSequence", place), ("SharedFunctionalGroupsSequence", 0)):
         items = content.get(groups) or ()
@@ -322,14 +323,14 @@ def _group(content: Any, name: str, place: int) -> Any:
 
 
 def numbers_of(content: Any, name: str) -> list[float]:
-    """The numbers of an element, also of one that is stored as text or with decimal commas; none where it is empty.
+    """Returns the numbers of an element, also if stored as text or with decimal commas; none if it is empty.
 
     Raises:
-        ValueError: a value that is no finite number, or some of several empty.
+        ValueError: a value is not a finite number, or only some are empty.
     """
     try:
         value = content.get(name)
-    except Exception:  # text that its representation does not allow
+    except Exception:  # text that the VR does not allow
         value = content.get_item(name).value
     value = value.decode("latin-1") if isinstance(value, bytes) else value
     value = value.split("\\") if isinstance(value, str) else value

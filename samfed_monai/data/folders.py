@@ -1,6 +1,6 @@
-"""Plain folders: ``DIR/<site>/images`` and, where there are masks or weak labels, ``DIR/<site>/masks``.
+"""Plain folders: ``DIR/<site>/images`` and, for masks or weak labels, ``DIR/<site>/masks``.
 
-Masks are matched to images by name; folders that are misnamed or swapped are recognised (faults 63 and 66).
+Masks are matched to images by name; misnamed or swapped folders are recognised (faults 63 and 66).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_left_out, k
 from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
 RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
-"""What the mask of an image may be called, for messages."""
-FIRST_CHANNEL = "_0000"  # of nnU-Net's images; masks are called without it
-LOOKED_THROUGH = 20  # masks without an image, for one whose image can be guessed
+"""Names that the mask of an image may have, for messages."""
+FIRST_CHANNEL = "_0000"  # suffix of nnU-Net's images; masks have none
+LOOKED_THROUGH = 20  # unmatched masks searched for one whose image can be guessed
 
 
 @dataclass(frozen=True)
 class Found:
-    """An image on disk: path, mask and origin, before its content was read.
+    """An image on disk: path, mask and origin, before its content is read.
 
     Args:
         image: path relative to the data root, with forward slashes.
         label: its mask, or ``None``.
         origin: folder it was found under (site, or part of an archive), for partitions by folder; in its normal form.
-        group: sequence or patient, if known; likewise.
-        label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
-        sha256: of the image file, once that was read.
+        group: sequence or patient, if known; in its normal form.
+        label_kind: one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
+        sha256: of the image file, set once it has been read.
     """
 
     image: str
@@ -56,13 +56,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a source of several sites found.
+    """Images found by a source with several sites.
 
     Args:
-        sites: site name to its images; a public folder is among them, one with problems of its own may not be.
-        problems: what is wrong with what was found, to be refused together with what its files show.
-        caveats: a sentence on everything that was not read, for the report.
-        threshold: grey level that some of the masks have to be cut at; ``None`` where all are binary.
+        sites: images by site name, the public folder included; sites with problems may be missing.
+        problems: problems found so far, to be refused together with those of the files.
+        caveats: sentences on everything that was not read, for the report.
+        threshold: grey level to cut masks at that are not binary; ``None`` if all are binary.
     """
 
     sites: dict[str, list[Found]]
@@ -72,32 +72,32 @@ class Finding:
 
 
 def list_images(folder: Path, kind: str = PICTURE) -> list[Path]:
-    """Image files below a folder, sorted; see :func:`~samfed_monai.data.image_folder.walk`. None without a folder."""
+    """Returns the image files below a folder, sorted (:func:`~.image_folder.walk`); none if there is no folder."""
     return list(walk(folder).get(kind, ())) if folder.is_dir() else []
 
 
 def relative(path: Path, root: Path) -> str:
-    """``path`` relative to ``root`` with forward slashes."""
+    """Returns ``path`` relative to ``root`` with forward slashes."""
     return path.relative_to(root).as_posix()
 
 
 def mask_stem(path: Path) -> str:
-    """The stem of the image that a mask belongs to."""
+    """Returns the stem of the image that a mask belongs to."""
     name = _name(path)
     ending = next((each for each in MASK_ENDINGS if name.lower().endswith(each)), "")
     return name[: len(name) - len(ending)]
 
 
 def _name(path: Path) -> str:
-    """The stem of a picture, or of a volume, which may end in ``.nii.gz``."""
+    """Returns the stem of a picture or volume (``.nii.gz`` included)."""
     return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
 
 
 def site_folders(root: Path) -> dict[str, Path]:
-    """Folders of ``root`` with ``images`` in them by their names' normal form, sorted; none of a system's.
+    """Returns the sorted folders of ``root`` that contain ``images``, by normalised name; system folders are skipped.
 
     Raises:
-        Refused: two folders whose names no reader tells apart.
+        Refused: the names of two folders look the same.
     """
     paths = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
     problems, folders = Problems(), dict[str, Path]()
@@ -110,21 +110,21 @@ def site_folders(root: Path) -> dict[str, Path]:
 
 
 def sites_in(root: Path) -> dict[str, Path]:
-    """Folders with ``images``: those in the root, or, where there is none, the root itself, a single site's own."""
+    """Returns the folders with ``images`` in the root, or else the root itself as a single site."""
     return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
 
 
 def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
-    """Classes that have another value in the ``dataset.json`` (nnU-Net's) of the root or of a site.
+    """Returns problems of classes with another value in nnU-Net's ``dataset.json`` of the root or of a site.
 
     Args:
         root: folder of sites, or one site's own.
-        values: of each class in masks.
+        values: value in masks by class name.
     """
     problems, hint = Problems(), "give --classes in the order of the values there, or --label for each, all sites alike"
     known = {name.casefold(): value for name, value in values.items()}
     for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
-        with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # none, or another program's
+        with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # no such file, or another format
             for key, value in read_json(path)["labels"].items():
                 name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
                 if (wanted := known.get(normal(name).casefold(), number)) != number:
@@ -134,16 +134,16 @@ def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
 
 
 def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
-    """What each site's folder holds.
+    """Finds the images and masks of each site's folder.
 
     Args:
         root: folder of sites; every subfolder with an ``images`` folder in it is one.
-        public: the one whose images are public; each of them needs a mask (fault 1), and another site is beside it.
-            ``None``: every folder is a site, and one will do, whose own folder ``root`` may be.
-        output: file that is to be written; the folder that it is in, if it is under ``root``, is no forgotten site.
+        public: the site with the public images; each of them needs a mask (fault 1), and there must be another site.
+            ``None``: no images are public; a single site is enough, and ``root`` may be its folder.
+        output: file to write later; its folder, if under ``root``, is not reported as a forgotten site.
 
     Raises:
-        Refused: no such folder, or nothing beside the public one.
+        Refused: no such folder, or no site beside the public one.
     """
     root = Path(root)
     folders = site_folders(root) if public is not None else sites_in(root)
@@ -166,7 +166,7 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
 
 
 def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
-    """What to do about public images without masks."""
+    """Returns a hint for public images without masks."""
     if near := _near_masks(site, PICTURE):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
     if lonely and all(one.label is None for one in found):
@@ -177,7 +177,7 @@ def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
 
 
 def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
-    """Why there is no site among the folders of ``root``, or not the public one among those of ``names``."""
+    """Returns the problem of a root without sites, or without the public site among ``names``."""
     if not names and (root / "images").is_dir():
         expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
         hint = f"give {parent}, where it lies beside other sites; or, to measure only, --public none or --test-only"
@@ -198,13 +198,13 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:
-    """A problem for every image that needs a mask and has none (fault 1)."""
+    """Returns a problem for every image without a mask (fault 1)."""
     expected = "a mask, as every public image"
     return [Problem(one.image, "no mask", expected, hint) for one in found if one.label is None]
 
 
 def others_in(site: Path, kind: str = PICTURE) -> list[str]:
-    """Sentences on what was not read: files of other kinds in ``images`` and ``masks``, and a folder like ``masks``."""
+    """Returns sentences on what was not read: files of other kinds, and a folder named almost like ``masks``."""
     folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
     said = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
     if near := _near_masks(site, kind):
@@ -219,14 +219,14 @@ def _near_masks(site: Path, kind: str) -> str | None:
 
 
 def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
-    """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem; and masks without an image.
+    """Matches ``folder/images`` with ``folder/masks`` by stem; returns the images, and the masks without an image.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``; a volume of nnU-Net is called ``<stem>_0000``.
-    Where both are in folders below ``images`` and ``masks``, as those of patients, these have the same name.
+    A mask may also be named ``<stem>_segmentation`` or ``<stem>_mask``, an nnU-Net volume ``<stem>_0000``. Subfolders
+    of ``images`` and ``masks``, for instance of patients, must have the same names.
 
     Raises:
-        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, a mask may be of several
-            images, or the folders are swapped.
+        Refused: no ``images`` folder, or an empty one; an image has two masks; a mask matches several images; the
+            folders are swapped.
     """
     images, drawn = (list_images(folder / name, kind) for name in ("images", "masks"))
     if not images:
@@ -248,7 +248,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
         ones = next((by_stem[name] for name in names if name in by_stem), [])
         own = [one for one in ones if below[one] == below[path]]
-        own = own or [one for one in ones if not below[one] or not below[path]]  # one of both is in no folder
+        own = own or [one for one in ones if not below[one] or not below[path]]  # one of the two is in no subfolder
         if len({below[one] for one in own}) > 1:
             several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
             hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
@@ -264,7 +264,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
 
 
 def lonely_sentence(site: str, masks: Sequence[Path], found: Sequence[Found] = ()) -> list[str]:
-    """A sentence on the masks that belong to no image, with how those of ``found`` are called; or none."""
+    """Returns a sentence on masks without an image, with a naming hint if images are given; none without such masks."""
     if not masks:
         return []
     who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
@@ -274,11 +274,11 @@ def lonely_sentence(site: str, masks: Sequence[Path], found: Sequence[Found] = (
 
 
 def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
-    """How a mask without an image is to be called, by an example if the stem of an image without a mask is in its name.
+    """Suggests a new name for a mask without an image, if possible one that contains an image's stem.
 
     Args:
-        masks: those without an image.
-        found: images; those that have a mask are not looked at.
+        masks: masks without an image.
+        found: images; those with a mask are ignored.
     """
     bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
     for path in sorted(masks)[:LOOKED_THROUGH]:
@@ -292,14 +292,14 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
 
 
 def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
-    """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
+    """Returns a sentence on every folder under ``root`` that is not a site but holds images.
 
-    Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` is in are no hospitals.
+    Hidden folders, ``masks``, results of runs, and the folder of ``output`` are ignored.
 
     Args:
         root: folder of sites.
         sites: names of its subfolders that are sites.
-        output: file that is to be written.
+        output: file to write later.
     """
     written = Path(output).resolve().parents if output is not None else ()
     sentences = outside(root, _folders_in(root))
@@ -316,20 +316,20 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
 
 
 NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
-"""Names of folders, letters alone, that other datasets use for ``images`` and ``masks``."""
-LOOKED_AT = 4  # files of each folder that are opened to see what they are
-_ALIKE = 0.8  # ratio of difflib's, of which "maks" has 0.89 with "masks"
+"""Names of folders (letters and digits only) that other datasets use for ``images`` and ``masks``."""
+LOOKED_AT = 4  # files of each folder opened to see whether they are masks
+_ALIKE = 0.8  # difflib ratio; "maks" has 0.89 with "masks"
 
 
 def near_miss(folder: Path, wanted: str) -> str | None:
-    """The subfolder that is probably meant to be called ``wanted`` (fault 66): ``labels``, ``Masks``, ``imgs``, …
+    """Finds the subfolder that was probably meant as ``wanted`` (fault 66): ``labels``, ``Masks``, ``imgs``, …
 
     Args:
         folder: of a site.
         wanted: ``images`` or ``masks``.
 
     Returns:
-        Its name, or ``None`` where there is none, or where ``wanted`` itself is there.
+        Its name; ``None`` if there is none, or if ``wanted`` itself exists.
     """
     names = _folders_in(folder)
     others = {name for key, names in NEAR_MISSES.items() if key != wanted for name in (key, *names)}
@@ -342,7 +342,7 @@ def near_miss(folder: Path, wanted: str) -> str | None:
 
 
 def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
-    """Fault 63: ``images`` holds black and white pictures, and ``masks`` none, as far as a few of each tell."""
+    """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
     kinds = [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)]
     if kinds == [{True}, {False}]:
         found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
@@ -350,7 +350,7 @@ def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path])
 
 
 def _is_mask(path: Path) -> bool | None:
-    """Whether a file has black and white pixels and no others; ``None`` where it cannot be read."""
+    """Whether a file has exactly two values, black and white; ``None`` if it cannot be read."""
     try:
         return len(decode_mask(read_bytes(path), path.name, None)[1]) == 2
     except Unreadable:
@@ -367,22 +367,22 @@ def declare_kinds(
     spared: Mapping[str, str],
     classes: int = 1,
 ) -> tuple[dict[str, list[Found]], list[Problem]]:
-    """The images with the kinds that are declared of their sites' labels.
+    """Sets the declared kind of each site's labels.
 
-    At such a site 255 is "not labelled" in every file. A label without it says all of its image, so it is a mask, which
-    may be measured with; every other one is of the declared kind. One of 0 and 255 alone could be a mask or scribbles
-    without foreground, and is refused where it is read.
+    At such a site 255 means "not labelled". A label without 255 covers its whole image, so it is a mask and may be used
+    for measuring; all others are of the declared kind. A file with only 0 and 255 could be a mask or scribbles without
+    foreground; it is refused when it is read.
 
     Args:
         found: images of each site.
         given: site to one of :class:`LabelKind`; ``""`` is every site that is neither named nor spared.
         root: the data root.
-        spared: sites whose labels have to be masks, with what for.
-        classes: how many classes labels have, which are the values 1, 2, ….
+        spared: sites whose labels must be masks, with the reason.
+        classes: number of classes; their values are 1, 2, ….
 
     Returns:
-        Images of each site, and what is wrong with the declaration or with the labels. What else is wrong with a file
-        is found where it is read as what it is declared to be.
+        Images of each site, and the problems of the declaration and of the labels. Other problems of a file are found
+        when it is read as its declared kind.
     """
     problems = Problems()
     for site, kind in given.items():
@@ -415,7 +415,7 @@ def declare_kinds(
 
 
 def _values(label: str, root: Path) -> set[int]:
-    """Values of a label's file; of one that is no weak label, because it cannot be read as grey, none of a mask's."""
+    """Returns the values of a label file; {-1}, which no mask has, if it cannot be read as grey."""
     try:
         return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
     except Refused:

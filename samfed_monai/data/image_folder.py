@@ -1,4 +1,4 @@
-"""Files of a folder by kind, one walk for all commands; and unlabelled images to segment, each with a unique name."""
+"""Files of a folder by kind, for all commands; and unlabelled images to segment, each with a unique name."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from samfed_monai.data.reading import FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, l
 
 logger = logging.getLogger(__name__)
 counted_only = logging.getLogger(f"{__name__}.not_read")
-"""Reports files that were not read; a caller that reads them in another way mutes it."""
+"""Reports files that were not read; disabled by callers that read them in another way."""
 
 IMAGES = (PICTURE, NIFTI, DICOM, VIDEO) = "picture", "NIfTI volume", "DICOM object", "video"
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 _SYSTEM = frozenset(read_json(Path(__file__).with_name("system_names.json")))
-"""What macOS, Windows, Linux and storage boxes (Synology, QNAP, Asustor, NetApp) put beside files, in small letters."""
+"""Files that macOS, Windows, Linux and NAS devices (Synology, QNAP, Asustor, NetApp) create, in lower case."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
 
 FileKinds = Mapping[str, Sequence[Path]]
-"""Files by kind: ``PICTURE``, ``NIFTI``, ``DICOM``, or another (``GIF``, ``video``, ``text``, ``hidden``)."""
+"""Files by kind: ``PICTURE``, ``NIFTI``, ``DICOM`` or others (``GIF``, ``video``, ``text``, ``hidden``)."""
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder belongs to an operating system or a storage box."""
+    """Whether a file or folder belongs to an operating system or a NAS device."""
     return name.casefold() in _SYSTEM or name.casefold().startswith(_PREFIXES)
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a file or folder is hidden, or a system's."""
+    """Whether a file or folder is hidden or belongs to a system."""
     return name.startswith(".") or is_system(name)
 
 
 def kind_of(path: Path) -> str:
-    """A file's kind (:data:`FileKinds`), by its name; of a name without a suffix of ours, by its first bytes."""
+    """Returns a file's kind (:data:`FileKinds`) by its suffix, or by its first bytes if the suffix is unknown."""
     name = path.name.lower()
     if path.suffix.lower() in SUFFIXES:
         return PICTURE
@@ -66,25 +66,25 @@ def kind_of(path: Path) -> str:
     return ending.upper() if ending.isalnum() and not ending.isdigit() and len(ending) < 9 else "of an unknown kind"
 
 
-_TYPES = mimetypes.MimeTypes()  # Python's own table, without the machine's
+_TYPES = mimetypes.MimeTypes()  # Python's own table, independent of the machine
 _TYPES.add_type("video/x-matroska", ".mkv")
 
 
 def _head(path: Path) -> bytes:
     with suppress(OSError):
-        if path.is_file():  # no pipe, which would have to be waited for
+        if path.is_file():  # reading a pipe would block
             with path.open("rb") as stream:
                 return stream.read(132)
     return b""
 
 
 def walk(folder: Path) -> FileKinds:
-    """All files below a folder, sorted, by kind; files and folders of systems are not there at all.
+    """Returns all files below a folder by kind, sorted, without files and folders of systems.
 
-    Hidden files and folders, and links to folders, are counted (``hidden``, ``linked folder``) and not looked into.
+    Hidden files and folders and links to folders are listed (``hidden``, ``linked folder``) but not entered.
 
     Raises:
-        OSError: a folder that cannot be listed.
+        OSError: a folder cannot be listed.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for place, folders, files in os.walk(folder, onerror=_raise):
@@ -104,11 +104,11 @@ def _raise(error: OSError) -> None:
 
 
 RESULTS = frozenset({"run.json", "results.json", "compare.json"})
-"""Files by which a folder of runs is known: the pictures in it are results."""
+"""Files that mark a folder of runs: pictures in it are results."""
 
 
 def below(folder: Path) -> list[Path]:
-    """Images of every kind below a folder, and archives with no folder of their name beside them; none of runs."""
+    """Returns images of every kind and archives that are not unpacked below a folder; folders of runs are skipped."""
     found = list[Path]()
     for place, folders, files in os.walk(folder):
         if RESULTS.intersection(files):
@@ -122,20 +122,20 @@ def below(folder: Path) -> list[Path]:
 
 
 def outside(folder: Path, read: Collection[str]) -> list[str]:
-    """A sentence on what :func:`below` finds in a folder, but not in those of its folders that are read; or none."""
+    """Returns a sentence on images and archives (:func:`below`) outside of the subfolders ``read``, or none."""
     found = [each for path in below(folder) if (each := path.relative_to(folder)).parts[0] not in read]
     who = counted(len(found), "image or archive", "images or archives") + " beside the folders that are read"
     return [f"{folder.resolve().name}: {who}, such as {found[0].as_posix()}, left out"] if found else []
 
 
 def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKinds]:
-    """Every volume and DICOM image in files and folders, and what else is in the folders but pictures.
+    """Finds the volumes and DICOM images in files and folders, and other files that are not pictures.
 
-    DICOM objects of folders that have no image are among the latter, by what they are.
+    DICOM objects in folders that are not images are among the other files, by their kind.
 
     Returns:
-        Name and path of each, a name being the path below its folder without the suffix, as images have it; and other
-        files by kind.
+        Name and path of each volume, the name being the path below its folder without the suffix; and other files by
+        kind.
     """
     found: list[tuple[str, Path]] = []
     others: dict[str, list[Path]] = defaultdict(list)
@@ -157,14 +157,14 @@ def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKin
 
 
 def stem_of(path: PurePath) -> str:
-    """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
+    """Returns the file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
     lower = path.name.lower()
     suffix = next((each for each in (*NIFTI_SUFFIXES, *DICOM_SUFFIXES) if lower.endswith(each)), "")
     return path.name[: len(path.name) - len(suffix)]
 
 
 def not_read(found: FileKinds, read: Collection[str] = ()) -> str:
-    """How many files of which kind were not read, such as ``not read: 2 GIF (a.gif, …)``; empty where all were.
+    """Summarises files that were not read, such as ``not read: 2 GIF (a.gif, …)``; empty if there are none.
 
     Args:
         found: files by kind.
@@ -176,7 +176,7 @@ def not_read(found: FileKinds, read: Collection[str] = ()) -> str:
 
 
 def report_not_read(where: object, found: FileKinds, read: Collection[str] = ()) -> None:
-    """Logs a warning with :func:`not_read`, if there is anything to say."""
+    """Logs :func:`not_read` as a warning unless it is empty."""
     if sentence := not_read(found, read):
         counted_only.warning("%s: %s", where, sentence)
 
@@ -186,20 +186,20 @@ Sources = str | Path | Sequence[str | Path]
 
 
 def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict[str, Any]]:
-    """Records of all images below a folder, in the order of their names; every image is decoded once to check it.
+    """Returns records of all images below a folder, ordered by name; every image is decoded once to check it.
 
     Args:
-        folder: searched with its sub-folders; files of other kinds and hidden ones are counted in a warning. Links that
-            lead out of the folder are refused. Or a list of folders and of single images, which may be links.
+        folder: searched with its subfolders; files of other kinds and hidden ones are counted in a warning, and links
+            that lead out of the folder are refused. Or a list of folders and of single images, which may be links.
         skip_unreadable: whether to leave out unreadable images, each with a warning, as long as one can be read.
 
     Returns:
-        ``{"image": absolute path, "id": path below its folder without its suffix}`` of each image; a single image has
-        its own name.
+        ``{"image": absolute path, "id": path below its folder without the suffix}`` of each image; the id of a single
+        image is its stem.
 
     Raises:
-        Refused: no such folder or image, no image in it, names that no list can hold, two images of one name,
-            unreadable images; all of them at once.
+        Refused: no such folder or image, no image in the folder, names that no list can hold, two images with the same
+            name, unreadable images; all are reported together.
 
     Example::
 
@@ -237,7 +237,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
 
 
 def image_paths(folder: Sources) -> list[tuple[str, Path]]:
-    """The ``id`` and path of each record of :func:`image_folder`, also of images that cannot be read; none is read."""
+    """Returns the ``id`` and path of each image of :func:`image_folder` without reading them."""
     return [(name, path) for name, path, _ in _images(folder)]
 
 
@@ -247,7 +247,7 @@ def _sources(folder: Sources) -> list[Path]:
 
 
 def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
-    """Name, path and source of every image, in the order of the sources and, inside of one, of their names."""
+    """Returns the name, path and source of every image, ordered by source, then by name."""
     found = []
     for source in _sources(folder):
         if source.is_dir():
@@ -259,7 +259,7 @@ def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
 
 
 def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
-    """Fault 22: two images that differ only in their suffix, or in their folder, would share one mask."""
+    """Returns problems of images with one name in two folders or with two suffixes: they share a mask (fault 22)."""
     named: dict[str, list[Path]] = defaultdict(list)
     for name, path, _ in images:
         named[name].append(path)
@@ -274,12 +274,12 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
 
 
 def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path]]:
-    """What is wrong with images, and those that are black and white alone."""
+    """Returns the problems of images by path, and the images that look like masks."""
     like = set[Path]()
 
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
-        if not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # which raises nothing of a loop
+        if not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # realpath does not raise for a loop
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
             like.update([path] if mask_like(read_image(path)) else [])

@@ -1,4 +1,4 @@
-"""Who gets which images: the public set, the sites, each site's splits, and sites made out of sites.
+"""Partitions of images: the public set, the sites, each site's splits, and division of sites.
 
 A partition never splits a group (one sequence, patient or lesion, or identical bytes). Every function covers each index
 exactly once, and depends only on its arguments and the seed, not on file names or the order of the input.
@@ -35,21 +35,21 @@ Places = dict[tuple[str, Split], list[Found]]
 Names = Sequence[str]
 SHARED = "those of images elsewhere, too; if they are other patients, give the groups of each site names of their own"
 FOLDER = "folder"
-"""In the place of a number of sites: each folder of a pool is a site."""
+"""Value instead of a number of sites: each folder of a pool is a site."""
 
 
 def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[int]]:
-    """Indices of images that may not be separated.
+    """Groups the indices of images that must stay together.
 
-    Two images belong together when they share a group or their bytes, directly or through others.
+    Two images belong together if they share a group or their bytes, directly or through others.
 
     Args:
         hashes: SHA-256 of every image.
         groups: group of every image, or ``None``.
 
     Returns:
-        Lists of indices that cover every image exactly once, ordered by their smallest hash, so that the result does
-        not depend on file names or on the order of the input.
+        Lists of indices that cover every image exactly once, ordered by their smallest hash and so independent of file
+        names and of the order of the input.
     """
     first: dict[tuple[str, str], int] = {}
     edges = []
@@ -66,16 +66,16 @@ def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[i
 
 
 def draw(sizes: Sequence[int], target: int, random: np.random.Generator, *, leave: int = 1) -> list[int]:
-    """Draws clusters at random until their sizes add up to ``target`` as nearly as whole clusters allow.
+    """Draws clusters at random until their sizes add up to about ``target``.
 
     Args:
         sizes: number of images in each cluster.
         target: number of images wanted; 0 draws nothing.
-        random: source of the order in which clusters are tried.
-        leave: number of clusters that stay behind in any case.
+        random: generator for the order in which clusters are tried.
+        leave: number of clusters that are never drawn.
 
     Returns:
-        Indices of the drawn clusters, ascending; at least one when ``target`` is positive and enough are left.
+        Indices of the drawn clusters, ascending; at least one if ``target`` is positive and enough are left.
     """
     drawn: list[int] = []
     total = 0
@@ -90,8 +90,9 @@ def draw(sizes: Sequence[int], target: int, random: np.random.Generator, *, leav
 
 
 def subset(hashes: Sequence[str], limit: int | None) -> list[int]:
-    """Indices of ``limit`` images, chosen by their hashes: no order of names matters, and a smaller subset lies inside
-    a larger one. ``None`` keeps all. The indices come back ascending.
+    """Returns the ascending indices of ``limit`` images (``None``: of all), chosen by hash, independent of names.
+
+    A smaller subset is part of a larger one.
     """
     chosen = sorted(range(len(hashes)), key=lambda index: (hashes[index], index))
     return sorted(chosen if limit is None else chosen[:limit])
@@ -103,7 +104,7 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     Args:
         together: clusters of indices (:func:`clusters`).
         sites: number of parts.
-        seed: of the order.
+        seed: seed of the order.
 
     Returns:
         Indices of each part, ascending.
@@ -121,16 +122,16 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
 def hold_out(
     found: Sequence[Found], eligible: Sequence[bool], shares: Sequence[float], *, seed: int = 0
 ) -> list[list[Found]]:
-    """Draws splits for measuring out of one site's labelled images.
+    """Draws validation and test splits from one site's labelled images.
 
-    Only clusters whose images are all eligible are drawn from, and something is always left to train on. A share counts
-    against all images of the site; where eligible ones do not suffice for all shares, they are divided in proportion.
+    Only clusters whose images are all eligible are drawn, and at least one cluster is left for training. Shares refer
+    to all images of the site; if there are too few eligible ones, they are divided in proportion to the shares.
 
     Args:
         found: images.
-        eligible: whether each can be drawn: it has a mask.
-        shares: of each split, in [0, 1), together less than 1.
-        seed: of the draws.
+        eligible: whether each image may be drawn, that is, has a mask.
+        shares: share of each split, in [0, 1), together less than 1.
+        seed: seed of the draws.
 
     Returns:
         Images of each split in the order of ``shares``, then all the rest.
@@ -155,13 +156,13 @@ def _clusters_of(found: Sequence[Found]) -> Clusters:
 
 
 def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list[Found], list[Found]]:
-    """The public images, and the rest.
+    """Returns the public images and the rest.
 
     Args:
         found: all images.
-        public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
-            :func:`~.folders.without_mask` to say); ``None``: no image is.
-        seed: of the draw; only labelled images are drawn.
+        public: a count, a share, or the name of the folder whose images are public (:func:`~.folders.without_mask`
+            checks that these have masks); ``None``: no image is public.
+        seed: seed of the draw; only labelled images are drawn.
     """
     if public is None:
         return [], found
@@ -185,12 +186,12 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
 
 
 def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Found]]:
-    """The images of each site: by the folder that they are in, or as ``site-1`` and so on.
+    """Divides images into sites: by folder, or at random into ``site-1``, ``site-2``, …
 
     Args:
         found: private images.
         sites: number of sites, or :data:`FOLDER`.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     if isinstance(sites, int):
         parts = iid(_clusters_of(found), sites, seed=seed)
@@ -203,7 +204,7 @@ def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Fo
 
 
 def share_problems(validation: float, test: float) -> list[Problem]:
-    """What is wrong with the shares to measure on: each is in [0, 1), and something is left to train on."""
+    """Returns the problems of the validation and test shares: each in [0, 1), together less than 1."""
     problems = Problems()
     for option, share in (("--validation", validation), ("--test", test)):
         problems.extend(in_range(option, share, "a share", least=0, below=1, hint="for instance 0.1"))
@@ -218,18 +219,18 @@ def draw_measuring(
 ) -> tuple[Places, list[str]]:
     """Draws each site's validation and test images; the rest is unlabelled.
 
-    What is also elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
-    does what has a weak label.
+    Images whose bytes or group are also at another site or public stay unlabelled, so that no score leaks; so do images
+    with weak labels.
 
     Args:
         by_site: images of each site.
-        shares: of the site's images, to validate and to test on, each in [0, 1).
+        shares: shares of the site's images for validation and test, each in [0, 1).
         beside: the public images.
-        seed: of the draws.
+        seed: seed of the draws.
         unseen: sites whose splits :func:`make_unseen` joins again.
 
     Returns:
-        The places, with the public images, and sentences on masks that cannot be measured with for their groups.
+        Images by site and split, the public ones included, and sentences on masks not used because of their groups.
     """
     owners: dict[str, set[str]] = {}
 
@@ -258,20 +259,20 @@ def draw_measuring(
 
 
 def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
-    """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
+    """Turns sites into unseen hospitals: all their labelled images become test images, none are used for training.
 
-    Images without a mask are left out, and so are those with the bytes, or the group (patient, video), of images
-    elsewhere: no site may have trained on what an unseen hospital measures.
+    Images without a mask are left out, and so are images that share bytes or group (patient, video) with images
+    elsewhere: no site may train on test images of an unseen hospital.
 
     Args:
         places: images by site and split.
-        names: the sites; the others stay as they are.
+        names: the unseen sites; other sites are unchanged.
 
     Returns:
-        The new places, and sentences on what was left out.
+        Images by site and split, and sentences on images left out.
 
     Raises:
-        Refused: no such site, no site left to train on, or nothing left to measure with.
+        Refused: no such site, no site left for training, or no test image left.
     """
     sites = list(dict.fromkeys(site for site, _ in places if site))
     problems = Problems()
@@ -309,23 +310,23 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
 
 
 def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[str] = ()) -> tuple[Places, list[str]]:
-    """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
+    """Divides every site into ``<name>-1`` to ``<name>-<parts>``, each with about equal shares of all three splits.
 
-    Images of one group, or with the same bytes, come to one part, whatever split they are in. The result depends on
-    the images' hashes, the groups and the seed, not on names or order.
+    Images of one group or with the same bytes go to the same part, across splits. The result depends on the images'
+    hashes, the groups and the seed, not on names or order.
 
     Args:
-        places: images by site and split; the public ones stay as they are.
-        parts: number of sites to make of each.
-        seed: of the order in which clusters are dealt out.
-        spared: sites that stay whole.
+        places: images by site and split; the public ones are unchanged.
+        parts: number of parts of each site.
+        seed: seed of the order in which clusters are assigned.
+        spared: sites that are not divided.
 
     Returns:
-        The new places, and sentences on splits that did not suffice for every part.
+        Images by site and split, and sentences on splits too small for every part.
 
     Raises:
-        Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
-            one of its parts would be called like another site.
+        Refused: ``parts`` is not positive, a site has fewer independent groups of images than parts, or a part would
+            have the name of another site.
     """
     require(whole("--divide", parts, least=1))
     problems = Problems()
@@ -360,7 +361,7 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
 
 
 def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[int]:
-    """Part of each cluster: the large ones first, each to where it evens out the splits' shares most."""
+    """Returns the part of each cluster: largest first, each to the part where it balances the splits most."""
     sizes = np.array([[cluster.count(split) for split in SITE_SPLITS] for cluster in map(list, contents)], dtype=float)
     shares = sizes / np.maximum(sizes.sum(axis=0), 1)
     order = np.random.default_rng(derive_seed(seed, "divide")).permutation(len(sizes))
@@ -375,20 +376,20 @@ def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[in
 
 
 class Groups:
-    """The groups that a CSV file gives to images.
+    """The groups of images, from a CSV file.
 
     Args:
-        path: CSV with a header: the group's column, and one of :data:`NAMES`, of which the first that is there counts.
-            A name is a path (with slashes or backslashes), a file name, or one without its ending. A path matches from
-            its end, whichever folder it or the image's starts at: a row ``a/1.png`` is of ``site/a/1.png`` and not of
-            ``b/1.png``. An empty group means none. Names and groups are compared as :func:`normal` writes them.
-        column: name of the group's column (``lesion_id``, ``patient`` ...), in upper or lower case.
-        volumes: folder of slices to the path of the volume that they are of, which a row may name where none names the
-            image, or any folder of images; ``None``: rows name images alone.
+        path: CSV with a header: the group's column, and one of :data:`NAMES` (the first one present is used). A name is
+            a path (with slashes or backslashes) or a file name, with or without its suffix. Paths are compared from
+            their ends: a row ``a/1.png`` matches ``site/a/1.png`` but not ``b/1.png``. An empty group means none. Names
+            and groups are compared after :func:`normal`.
+        column: name of the group's column (``lesion_id``, ``patient`` ...); case is ignored.
+        volumes: folder of slices to the path of their volume; if no row names an image, a row may name its folder or
+            volume. ``None``: rows name images only.
 
     Raises:
-        Refused: no such file or column, another kind of file, a row that names no image or whose values are not those
-            of its columns, two rows that contradict each other.
+        Refused: no such file or column, not a CSV file, a row without a name or with values that do not fit its
+            columns, two rows that contradict each other.
     """
 
     def __init__(self, path: str | Path, column: str = "group", volumes: Mapping[str, str] | None = None) -> None:
@@ -400,10 +401,10 @@ class Groups:
                 self._by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
 
     def of(self, image: str) -> str | None:
-        """The group of an image, by its relative path.
+        """Returns the group of an image by its relative path, or ``None``.
 
         Raises:
-            Refused: two rows of different groups match it equally well.
+            Refused: rows with different groups match it equally well.
         """
         here = PurePosixPath(normal(image))
         rows = self._by_stem.get(stem(image), [])
@@ -414,7 +415,7 @@ class Groups:
             here = PurePosixPath(normal(volume))
             rows = self._by_stem.get(stem_of(here), [])
         counts = [(parts_in_common(here, listed), group) for listed, group in rows]
-        longest = max((1, *(count for count, _ in counts)))  # a row of another folder is of another image
+        longest = max((1, *(count for count, _ in counts)))  # a row of another folder has 0 and is another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
             hint = "give an 'image' column with folders in it"
@@ -422,11 +423,10 @@ class Groups:
         return (groups.pop() or None) if groups else None
 
     def sentences(self, images: Iterable[str]) -> list[str]:
-        """Sentences on images without a group, or with one that may mean none, on names without folders that several
-        images have, and on those of none.
+        """Returns sentences on images without a group or with a doubtful one, and on ambiguous and unmatched names.
 
         Raises:
-            Refused: not one of the images has a group.
+            Refused: none of the images has a group.
         """
         images = sorted(set(images))
         groups = {image: self.of(image) for image in images}
@@ -454,20 +454,20 @@ class Groups:
 
 
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
-"""Columns that name images, in upper or lower case, with blanks or hyphens for the underline."""
+"""Columns that name images; case is ignored, and spaces and hyphens count as underscores."""
 NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
-"""Values that mean no group: what pandas, R, databases and Excel write where a value is missing."""
+"""Values that mean no group: missing values as written by pandas, R, databases and Excel."""
 UNSURE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown", "missing", "-", "?", "."})
-"""Groups, in small letters, that mean none in some tables and are a patient's name in others."""
-_WHOLE = re.compile(r"^(\d+)\.0+$")  # as pandas writes a whole number of a column with gaps
+"""Groups in lower case that mean none in some tables and are a patient's name in others."""
+_WHOLE = re.compile(r"^(\d+)\.0+$")  # pandas writes integers of a column with missing values so
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
-_FORMULA = re.compile(r'="?(.*?)"?')  # ="001", which keeps Excel from reading a number
+_FORMULA = re.compile(r'="?(.*?)"?')  # ="001" prevents Excel from reading a number
 UNQUOTED = "close its quotes, or double those that belong to a value"
 _BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")
 """First bytes of workbooks (.xlsx, .ods, .xls), Parquet, gzip and PDF."""
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, as its BOM starts with UTF-16's
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -476,7 +476,7 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 
 
 def _read(path: Path, column: str) -> list[tuple[str, str]]:
-    """Name and group of every row, in their normal form."""
+    """Returns the name and group of every row, in their normal form."""
     text, encoding = _text(path)
     lines = list(io.StringIO(text, newline=""))
     declared = re.fullmatch(r'"?sep=(.)"?[;,]*', lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
@@ -523,7 +523,7 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
 
 
 def _text(path: Path) -> tuple[str, str]:
-    """What a file holds, and the encoding that it was read in."""
+    """Returns a file's text and its encoding."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -540,7 +540,7 @@ def _text(path: Path) -> tuple[str, str]:
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
-    """Line and values of every row that holds any."""
+    """Returns the line number and values of every row that is not empty."""
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
@@ -559,13 +559,13 @@ def _value(text: str) -> str:
 
 
 def _stems(name: str) -> set[str]:
-    """What an image's stem may be to go with a name; what follows the last dot need not be a suffix."""
+    """Returns the image stems that a name can match; the part after its last dot may not be a suffix."""
     last = PurePosixPath(name)
     bare = last.stem if last.suffix.lower() in SUFFIXES else stem_of(last)  # of a volume without .nii.gz
     return {last.name, _WHOLE.sub(r"\1", bare) if bare == last.name else bare}
 
 
 def parts_in_common(one: PurePosixPath, other: PurePosixPath) -> int:
-    """How many parts the shorter of two paths of one stem has, all of them those of the other's end; 0 if not."""
+    """Returns the number of parts of the shorter path if the longer one ends in them (stems are equal), else 0."""
     count = min(len(one.parts), len(other.parts))
     return count if one.parts[-count:-1] == other.parts[-count:-1] else 0

@@ -1,4 +1,4 @@
-"""From a source to a data list with its report: find, inspect, divide, check, write."""
+"""Makes a data list and its report from a source: finds, inspects, divides, checks and writes."""
 
 from __future__ import annotations
 
@@ -43,34 +43,33 @@ Sites = Mapping[str, Sequence[Found]]
 
 @dataclass(frozen=True)
 class Options:
-    """What a list is made by; a source that has no use for an option passes it over.
+    """Options of a data list; a source ignores those that it does not use.
 
     Args:
-        output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``. A
-            file that is there must hold the same list.
-        public: the public images: a site; of one pool a count (``"100"``), a share (``"0.05"``) or the name of a folder
-            in it; ``None``: no image is public. All of them need masks.
-        validation: share of each site's images to validate on, drawn from the labelled ones, in [0, 1).
-        test: likewise, to test on.
-        sites: of one pool, number of sites, or ``"folder"``: each folder in it is one.
-        name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
+        output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``. An
+            existing file must hold the same list.
+        public: the public images, which all need masks: a site; for one pool a count (``"100"``), a share (``"0.05"``)
+            or the name of a folder in it; ``None``: no image is public.
+        validation: share of each site's images for validation, drawn from the labelled ones, in [0, 1).
+        test: share of each site's images for testing, drawn from the labelled ones, in [0, 1).
+        sites: for one pool, the number of sites, or ``"folder"``: each folder in it is a site.
+        name: name of the list in reports; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
-        group_column: its column.
+        group_column: column of the group in that file.
         by_folder: whether all images below one folder of ``images`` are a group; slices of volumes always are.
         volumes: folder of slices to the path of their volume, which ``groups`` may name.
-        by_sequence: of a published list, whether to record which video an image comes from. Its splits stay as they
-            are; what is drawn from it later keeps videos whole.
-        label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
-            :func:`~.folders.declare_kinds`.
-        leave_out: collections to pass over.
+        by_sequence: for a published list, whether to record the video of each image. Its splits do not change; later
+            draws from the list keep videos together.
+        label_kinds: kind of labels by site; ``""`` is every site that trains. See :func:`~.folders.declare_kinds`.
+        leave_out: collections to leave out.
         unpack: whether to unpack ``root/*.zip`` first.
-        limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
-        mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
-        classes: names of the classes that the values 1, 2, … of label files mean; empty for binary masks.
+        limit_per_site: number of unlabelled images to keep of each site, chosen by hash; ``None`` keeps all.
+        mask_threshold: lowest grey level that is foreground in masks that are not binary; ``None`` refuses such masks.
+        classes: names of the classes with the label values 1, 2, …; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
-        test_only: of folders, whether every image that has a mask is a test image; nothing is public then.
-        divide: cut every other site into that many; ``None`` leaves them whole.
-        seed: of every draw.
+        test_only: for folders, whether every image with a mask is a test image; no image is public then.
+        divide: number of parts to divide each site into, except ``unseen`` ones; ``None`` does not divide.
+        seed: seed of every draw.
         skip_unreadable: whether to leave out images that cannot be decoded, or whose mask cannot.
         report: whether to write the report.
     """
@@ -101,12 +100,12 @@ class Options:
 
     @cached_property
     def groups_read(self) -> Groups | None:
-        """Content of the file of groups."""
+        """The content of the groups file."""
         return Groups(self.groups, self.group_column, self.volumes if self.by_folder else None) if self.groups else None
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """By what validation and test images are drawn."""
+        """Arguments for drawing validation and test images."""
         return {"shares": (self.validation, self.test), "seed": self.seed, "unseen": self.unseen}
 
     @property
@@ -115,12 +114,12 @@ class Options:
         return self.name or Path(self.output).stem
 
     def grouped(self, found: Iterable[Found], *, known: bool = False) -> list[Found]:
-        """The images with the groups that the file gives them.
+        """Returns the images with their groups from the groups file.
 
         Args:
             found: images.
-            known: whether an image that the file does not name keeps the group that its source knows. A folder's images
-                (``by_folder``) stay together: all of them get the group that the file gives to some.
+            known: whether an image that is not in the file keeps the group from its source. Images of one folder
+                (``by_folder``) stay together: all get the group that the file gives to some of them.
 
         Raises:
             Refused: the file has two groups for images of one folder.
@@ -137,7 +136,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A saved data list, where its report is, what is worth a warning, and of a published list what is at hand."""
+    """A saved data list with its file, its report, warnings, and the coverage of a published list."""
 
     datalist: DataList
     path: Path
@@ -151,7 +150,7 @@ NOTHING = "nothing beside --test-only, with which every image that has a mask is
 
 
 def check_first(options: Options) -> None:
-    """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written."""
+    """Refuses wrong options before any image is read, for instance impossible shares or an output in use."""
     problems = Problems()
     problems.extend(share_problems(options.validation, options.test))
     problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
@@ -172,12 +171,12 @@ def check_first(options: Options) -> None:
 
 @dataclass(frozen=True)
 class Looked:
-    """Images after every byte of them was looked at.
+    """Images with their facts, after all files have been read.
 
     Args:
-        found: images of each site, or place, without those that were left out.
-        facts: by image.
-        sentences: on images without a group, and on what was left out.
+        found: images by site, or by (site, split), without those left out.
+        facts: facts by image.
+        sentences: sentences on images without a group and on images left out.
     """
 
     found: dict[Any, list[Found]]
@@ -188,13 +187,13 @@ class Looked:
 def look_at(
     found: Mapping[Any, Sequence[Found]], root: Path, options: Options, known: Iterable[Problem] = ()
 ) -> Looked:
-    """Looks at all files; refuses damaged ones, and groups of none of them, before anything is divided.
+    """Reads all files; refuses damaged ones, and a groups file that matches no image, before images are divided.
 
     Args:
-        found: images of each site, or of each pair of site and split.
+        found: images by site, or by (site, split).
         root: the data root.
         options: see :class:`Options`; with ``skip_unreadable`` unreadable images are left out, with a warning each.
-        known: problems of the source, refused with the rest.
+        known: problems of the source, refused together with those found here.
     """
     everything = [one for ones in found.values() for one in ones]
     problems, sentences = Problems(), list[str]()
@@ -230,14 +229,14 @@ def look_at(
 def of_sites(
     found: Sites, root: Path, options: Options, *, known: Iterable[Problem] = (), caveats: Sequence[str] = ()
 ) -> Prepared:
-    """Makes a list of sites, of which one may be the public one.
+    """Makes a list from images of sites, one of which may be public.
 
     Args:
         found: images by site.
         root: the data root.
         options: see :class:`Options`.
         known: problems of the source.
-        caveats: sentences for the report that the source has to add.
+        caveats: sentences of the source for the report.
     """
     looked = look_at(found, root, options, known)
     if options.test_only:
@@ -260,10 +259,10 @@ def of_sites(
 
 
 def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known: Iterable[Problem] = ()) -> Prepared:
-    """Makes a list of one pool: draws public images, and divides the rest among sites.
+    """Makes a list from one pool: draws public images and divides the rest among sites.
 
     Args:
-        found: images; what one of them belongs together by is its group.
+        found: images, with their groups.
         root: the data root.
         options: see :class:`Options`.
         known: problems of the source.
@@ -284,15 +283,15 @@ def finish(
     coverage: Sequence[Coverage] = (),
     caveats: Sequence[str] = (),
 ) -> Prepared:
-    """Reshapes the sites as the options say, checks the list, and writes it with its report.
+    """Applies ``unseen``, ``divide`` and ``limit_per_site``, checks the list, and writes it with its report.
 
     Args:
         places: images by site and split.
-        looked: what is known of them.
+        looked: their facts.
         root: the data root.
         options: see :class:`Options`.
-        coverage: for a published list, what of it is at hand.
-        caveats: sentences for the report that the source has to add.
+        coverage: for a published list, how many of its images were found.
+        caveats: sentences of the source for the report.
     """
     output, facts = Path(options.output), looked.facts
     places, reshaped = make_unseen(places, options.unseen)
@@ -336,16 +335,16 @@ def _item(one: Found, fact: Facts, notes: Mapping[str, Mapping[str, Any]]) -> It
 def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str] = ()) -> Prepared:
     """Makes a list from ``root/<site>/{images,masks}``; a site without masks has only unlabelled images.
 
-    Weak labels stay with the images to train on; what is measured with is drawn from masks.
+    Images with weak labels are used for training; validation and test images are drawn from those with masks.
 
     Args:
-        root: the folder of sites; it is the data root of the list. Without public images it may be one site's own
-            folder, with ``images`` and ``masks``.
+        root: the folder of sites, and the data root of the list. Without public images it may be one site's own folder,
+            with ``images`` and ``masks``.
         options: see :class:`Options`; ``public`` is a site.
-        caveats: sentences for the report, of whatever made the folders.
+        caveats: further sentences for the report, for instance from the step that made the folders.
 
     Raises:
-        Refused: with everything that is wrong with the folders, the files and the list.
+        Refused: all problems of the folders, the files and the list.
     """
     check_first(options)
     root = Path(root)
@@ -368,7 +367,7 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
 
 
 def _of_one_name(sites: Sites) -> list[str]:
-    """A sentence on images of one name in several folders of a site, which are probably those of patients."""
+    """Returns a sentence on images with the same name in several folders of a site, which may be patients' folders."""
     count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
     same = [(site, one.image) for site, ones in sites.items() for one in ones if count[site, stem(one.image)] > 1]
     who = ", ".join(dict.fromkeys(site for site, _ in same))
@@ -378,9 +377,9 @@ def _of_one_name(sites: Sites) -> list[str]:
 
 
 def _by_folder(one: Found) -> Found:
-    """The image with the folder behind ``images`` that it is below as its group, as that of a patient's visits."""
+    """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
     parts = PurePosixPath(one.image).parts
-    below_its_site = (normal(parts[0]), *parts[1:2]) == (one.origin, "images")  # one site's own folder is not
+    below_its_site = (normal(parts[0]), *parts[1:2]) == (one.origin, "images")  # false if the root is the site
     end = 3 if below_its_site else 2
     return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
 
@@ -388,13 +387,13 @@ def _by_folder(one: Found) -> Found:
 def prepare_coco(
     root: str | Path, options: Options, *, categories: Sequence[str] = (), without_annotation: str = "unlabelled"
 ) -> Prepared:
-    """Draws COCO annotations as masks into their sites' folders, then :func:`prepare_folders`.
+    """Draws COCO annotations as masks into their sites' folders, then calls :func:`prepare_folders`.
 
     Args:
         root: the folder of sites; see :func:`~.coco.draw_coco`.
         options: see :class:`Options`.
-        categories: names of those that are foreground; empty takes the only one that has annotations.
-        without_annotation: what pictures without one are, ``unlabelled`` or ``empty``.
+        categories: names of the foreground categories; empty takes the only one that has annotations.
+        without_annotation: how to treat pictures without annotations, ``unlabelled`` or ``empty``.
     """
     check_first(options)
     with taken_back_on_error() as written:
@@ -418,12 +417,12 @@ def prepare_nifti(
     reorient: bool = False,
     without_spacing: Sequence[str] = (),
 ) -> Prepared:
-    """Cuts NIfTI volumes into slices, then :func:`prepare_folders` of these; slices of a volume stay together.
+    """Cuts NIfTI volumes into slices, then calls :func:`prepare_folders`; slices of a volume stay together.
 
     Args:
         root: folder of sites, or one site's own; see :func:`~.volumes.cut_nifti`, also for the other arguments.
         options: see :class:`Options`.
-        slices: where the slices go; it is the data root of the list.
+        slices: folder for the slices, and the data root of the list.
     """
     check_first(options)
     with taken_back_on_error() as written:
@@ -444,11 +443,11 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
     """Makes a list from the official archives of an ISIC challenge (2016, 2017 or 2018).
 
     Args:
-        root: folder that the archives were unpacked into; it is the data root of the list.
-        options: see :class:`Options`; a folder is an archive's.
+        root: folder that the archives were unpacked into, and the data root of the list.
+        options: see :class:`Options`; "folder" means the folder of an archive.
 
     Raises:
-        Refused: with everything that is wrong with the archives, the files and the list.
+        Refused: all problems of the archives, the files and the list.
     """
     check_first(options)
     unpacked = unpack_all(Path(root)) if options.unpack else []
@@ -458,15 +457,15 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
 
 
 def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Path, options: Options) -> Prepared:
-    """Makes a list from what a source of another package finds; groups that it knows are never divided.
+    """Makes a list from a source of another package; its groups are never divided.
 
     Args:
-        find: the source: from ``root`` to the images below it, with paths relative to it.
-        root: its folder; it is the data root of the list.
-        options: see :class:`Options`; a folder is an ``origin``.
+        find: function from ``root`` to the images below it, with paths relative to it.
+        root: the source's folder, and the data root of the list.
+        options: see :class:`Options`; "folder" means an ``origin``.
 
     Raises:
-        Refused: with everything that is wrong with what it found, the files and the list.
+        Refused: all problems of the found images, the files and the list.
     """
     check_first(options)
     images = list(find(root))
@@ -481,16 +480,16 @@ def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Pa
 def prepare_list(
     split: str | Path, data_root: str | Path, options: Options, *, folders: Mapping[str, str] | None = None
 ) -> Prepared:
-    """Makes a list from a published one; images that are not at hand are reported, not invented.
+    """Makes a list from a published one; missing images are reported.
 
     Args:
         split: the published JSON file.
-        data_root: where the images are; see :func:`~.public.find_published`.
+        data_root: folder of the images; see :func:`~.public.find_published`.
         options: see :class:`Options`.
-        folders: client to folder, where names do not tell.
+        folders: folder by client, for folders not named like their client.
 
     Raises:
-        Refused: with everything that is wrong with the published list, the files and the result.
+        Refused: all problems of the published list, the files and the result.
     """
     root = Path(data_root)
     published = find_published(split, root, folders)
@@ -502,18 +501,18 @@ def prepare_list(
 
 
 def prepare_polyp(root: str | Path, options: Options) -> Prepared:
-    """Makes a list from the polyp collections in a folder, each in a folder of its own, as it was released.
+    """Makes a list from the polyp collections in a folder, each in its own folder in the released layout.
 
-    Every collection is a site (PolypGen: each of its centres, and its sequences), and frames of one video stay in one
-    split, where the videos are known. Masks that are not binary are cut at the level that their collection needs,
-    unless the options say otherwise.
+    Every collection is a site (PolypGen: each of its centres, and its sequences); frames of one video stay in one
+    split if the videos are known. Masks that are not binary are cut at their collection's threshold, unless
+    ``mask_threshold`` is set.
 
     Args:
-        root: folder of collections; it is the data root of the list. See :func:`~.public.find_polyps`.
-        options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
+        root: folder of collections, and the data root of the list. See :func:`~.public.find_polyps`.
+        options: see :class:`Options`. A ``groups`` file replaces the known groups of the images it names.
 
     Raises:
-        Refused: with everything that is wrong with the collections, the files and the list.
+        Refused: all problems of the collections, the files and the list.
     """
     check_first(options)
     root = Path(root)
@@ -533,7 +532,7 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
 
 
 def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
-    """The sites that a name means: one of them, or those of the collection that it names."""
+    """Returns the site of that name, or the sites of the collection of that name."""
     collection = collection_of(name)
     if name in sites:
         return [name]

@@ -2,45 +2,44 @@
 
 CVC-ClinicDB: 612 frames of 29 sequences (Bernal et al., CMIG 43, 2015). The ranges are those of the collection's page
 as transcribed by https://datasetninja.com/cvc-612; the ``sequence_id`` column of the PNG release's ``metadata.csv``
-groups alike. *Checked*: contiguous, disjoint, 612 frames, 29 sequences.
+gives the same groups. *Checked*: contiguous, disjoint, 612 frames, 29 sequences.
 
 CVC-ColonDB: 380 frames of 15 sequences, one study each (Bernal et al., Pattern Recognition 45(9), 2012,
 https://mv.cvc.uab.es/projects/colon-qa/cvccolondb names the 15 studies; 300 frames were released first, 80 frames of
 four of the sequences later). *No table is published*: these ranges were read from the frames (each sequence shows one
 polyp in one colon) and not confirmed by the authors. *Checked*: contiguous, disjoint, 380 frames, 15 sequences; a
 change of scene at every boundary (mean grey difference 28 to 61 between neighbours, against a median of 18 inside); the
-60 frames from 149 on that benchmarks call the test set of CVC-300 are sequences 7, 9 and 10. Where you have a better
+60 frames from 149 on that benchmarks call the test set of CVC-300 are sequences 7, 9 and 10. If you have a better
 table, give it with ``--groups``.
 
 CVC-300 is the first 300 frames of CVC-ColonDB again (Vazquez et al., J. Healthc. Eng. 2017, part of EndoSceneStill);
 numbered 1 to 300 in the release, and 613 to 912 where it follows the 612 of ClinicDB. It shares ColonDB's groups on
-purpose: an image of it that measures beside a public ColonDB is a leak.
+purpose: testing on it with a public ColonDB is a leak.
 
-"Seen" means read in public code or pages that open these files, not in the archives themselves, which are not open to
-everybody. Every collection is also understood as ``images/`` and ``masks/`` of the same stem, the form in which
-benchmarks pass them on.
+"Seen" means read in public code or pages that open these files, not in the archives themselves, which are not public.
+Every collection is also read as ``images/`` and ``masks/`` with the same stems, as benchmarks redistribute them.
 
 - **CVC-ClinicDB** (612, 384 x 288): ``Original/1.tif`` with ``Ground Truth/1.tif``; a PNG release has the same two
   folders below ``PNG/`` beside ``TIF/``. Seen: https://polyp.grand-challenge.org/CVCClinicDB/ as described by
   openmedlab's catalogue, huggingface.co/datasets/berkaytrhn/cvc-clinicdb, loaders that open both.
 - **CVC-ColonDB** (300, later 380; 574 x 500): ``1.bmp``, its mask ``p1.bmp``, non-informative regions ``s1.bmp`` and
   contours ``c1.bmp`` (https://mv.cvc.uab.es/projects/colon-qa/cvccolondb). That they are in one folder is not verified;
-  any depth is searched. The 380 are passed on as ``images/*.png`` and ``masks/*.png``.
+  any depth is searched. The 380 are redistributed as ``images/*.png`` and ``masks/*.png``.
 - **CVC-300** (300, EndoSceneStill): ``bbdd/1.bmp`` with ``gtpolyp/1.bmp``, beside ``gtlumen``, ``gtspecular`` and
   ``border``. Seen: loaders of CVC-EndoSceneStill. Benchmarks' ``CVC-300`` is 60 of these.
 - **ETIS-LaribPolypDB** (196, 1225 x 966): ``ETIS-LaribPolypDB/1.tif`` with ``Ground Truth/p1.tif``, both inside a
   folder of the collection's name. Seen: several loaders, https://polyp.grand-challenge.org/EtisLarib/. It is known to
-  have 34 sequences, but which frames belong to which is unknown: no groups.
+  have 34 sequences, but not which frames belong to each: no groups.
 - **EndoTect** (test set of the segmentation task, 200; https://endotect.com):
   ``EndoTect_2020_Segmentation_Test_Dataset/images`` with ``masks``. Seen: name and ``masks`` folder in loaders; the
-  kind of its masks was not verified, so grey ones are cut like Kvasir-SEG's.
+  kind of its masks was not verified; grey ones are cut like Kvasir-SEG's.
 - **Kvasir-SEG** (1,000): ``Kvasir-SEG/images/*.jpg`` with ``masks/*.jpg`` of the same name; ``kavsir_bboxes.json`` (the
   spelling is theirs) is not needed. Masks are JPEG, with dozens of grey levels at the border: cut at 128.
   Seen: https://datasets.simula.no/kvasir-seg/ as described by loaders. No groups are published.
 - **PolypGen** (Ali et al., Sci. Data 10, 2023): ``data_C1/images_C1/x.jpg`` with ``masks_C1/x_mask.jpg``, to C6; one
   image of C3 ends in a stray ``_`` or ``]`` which its mask lacks. ``sequenceData/positive/seq1/images_seq1`` with
-  ``masks_seq1``, to seq23. Seen: audits and loaders of the v3 release. Which centre a sequence comes from was not
-  verified: they are a site of their own, in groups. ``negativeOnly`` has no masks and is not read.
+  ``masks_seq1``, to seq23. Seen: audits and loaders of the v3 release. The centre of each sequence was not verified:
+  the sequences are a separate site, each a group. ``negativeOnly`` has no masks and is not read.
 - **BKAI-IGH NeoPolyp** (train part 1,000): ``train/train/x.jpeg`` with ``train_gt/train_gt/x.jpeg``; masks are colour
   JPEG, red neoplastic, green not: every colour is polyp, cut at 128 on the brightest channel. ``test`` has no masks.
   Seen: many loaders of the challenge's archive. No groups are published.
@@ -75,22 +74,22 @@ logger = logging.getLogger(__name__)
 
 
 def plain(name: str) -> str:
-    """A folder's name in lower case, without spaces, dashes, dots and underscores."""
+    """Returns a folder's name in lower case, without spaces, dashes, dots and underscores."""
     return re.sub(r"[\W_]", "", normal(name)).lower()
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """One way in which images and masks lie beside each other.
+    """A layout of images and masks in folders.
 
     Args:
-        images: folder of the images, a regular expression on its plain name; named groups are for ``site`` and
-            ``group`` below.
-        masks: likewise of the masks, beside it; ``None`` where images and masks share a folder.
+        images: regular expression on the plain name of the image folder; named groups are for ``site`` and ``group``
+            below.
+        masks: regular expression on the plain name of the mask folder beside it; ``None`` if both share a folder.
         image: regular expression on an image's stem; its first group is the key that image and mask share.
-        mask: likewise on a mask's stem.
-        site: what is added to the collection's name, a template over ``images``' named groups.
-        group: group of every image in the folder, likewise.
+        mask: regular expression on a mask's stem; its first group is the key.
+        site: suffix for the collection's name, a template with the named groups of ``images``.
+        group: group of every image in the folder, a template with the named groups of ``images``.
     """
 
     images: str
@@ -102,7 +101,7 @@ class Pairing:
 
 
 PLAIN = Pairing("images?", "masks?")
-"""How benchmarks pass every collection on."""
+"""The layout in which benchmarks redistribute every collection."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,13 @@ class Collection:
     """A published collection of polyp images.
 
     Args:
-        name: of the site that it becomes.
+        name: name of its site.
         folders: regular expressions on the plain name of its folder or archive.
         pairings: its official layouts, best first.
-        threshold: grey level that its masks have to be cut at; ``None`` where they are binary.
-        videos: name of the table of its videos, and of their groups; empty where none is published.
-        numbered_from: frames with larger numbers are those of the table, counted on from there.
-        frames: the largest number in the table that it has.
+        threshold: grey level to cut its masks at; ``None`` if they are binary.
+        videos: name of the table of its videos and prefix of their groups; empty if no table is published.
+        numbered_from: offset that is subtracted from larger frame numbers before the table is used.
+        frames: its largest frame number in the table.
     """
 
     name: str
@@ -128,7 +127,7 @@ class Collection:
     frames: int = 1000
 
     def sequence(self, frame: str) -> str | None:
-        """Group of an image by its key, where that is a number of a known video."""
+        """Returns the group of an image whose key is a frame number of a known video, else ``None``."""
         number = int(frame) if frame.isascii() and frame.isdigit() else 0
         if 0 < self.numbered_from < number:
             number -= self.numbered_from
@@ -138,7 +137,7 @@ class Collection:
 
 _TABLES = read_json(Path(__file__).with_name("polyp.json"))
 VIDEOS: dict[str, list[tuple[int, int, int]]] = _TABLES["videos"]
-"""Number, first and last frame of each video; ColonDB's 4, 8, 12 and 13 are in the later release only."""
+"""Number, first and last frame of each video; ColonDB's 4, 8, 12 and 13 are only in the later release."""
 COLLECTIONS = tuple(
     Collection(name, **{**of, "pairings": tuple(Pairing(**each) for each in of.get("pairings", ()))})
     for name, of in _TABLES["collections"].items()
@@ -146,20 +145,20 @@ COLLECTIONS = tuple(
 
 
 UNPACK = "unpack them, zip files with --unpack"
-UNLIKE = 4.0  # of 255, the mean over 16 x 16 pixels; as JPEG and in another size, an image differs by less than 1
+UNLIKE = 4.0  # mean difference of 16 x 16 pixels in 0..255; JPEG and resizing change it by less than 1
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 
 def find_polyps(root: str | Path) -> Finding:
-    """All known collections under a folder, each in a folder of its own (:data:`COLLECTIONS` has them).
+    """Finds the known collections (:data:`COLLECTIONS`) under a folder, each in its own folder.
 
     A collection is a site (PolypGen: each of its centres), in the order of the registry.
 
     Args:
-        root: folder of collections; names count without case and punctuation (``cvc_clinicdb``, ``Kvasir-SEG``).
+        root: folder of collections; case and punctuation of names are ignored (``cvc_clinicdb``, ``Kvasir-SEG``).
 
     Raises:
-        Refused: no collection at all, one of them in two folders, or a folder whose name is known and layout is not.
+        Refused: no collection, one in two folders, or a folder with a known name but an unknown layout.
     """
     root = Path(root)
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -190,20 +189,20 @@ def find_polyps(root: str | Path) -> Finding:
 
 
 def collection_of(name: str) -> Collection | None:
-    """The collection that a folder's name means."""
+    """Returns the collection with a folder of that name, or ``None``."""
     return next((one for one in COLLECTIONS if any(re.fullmatch(folder, plain(name)) for folder in one.folders)), None)
 
 
 def find_collection(collection: Collection, folder: Path, root: Path) -> dict[str, list[Found]]:
-    """The images of one collection by site, from the first of its layouts that the folder has.
+    """Returns the images of a collection by site, from the first of its layouts that the folder has.
 
     Args:
-        collection: what is looked for.
+        collection: the collection.
         folder: its folder.
         root: the data root that paths are relative to.
 
     Raises:
-        Refused: none of the layouts, or one key twice, also of unlike images in two folders.
+        Refused: none of the layouts, a key twice in a folder, or different images with one key in two folders.
     """
     places = _folders(folder)
     sites: dict[str, list[Found]] = {}
@@ -221,7 +220,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             found, lonely = _pair(images, masks, pairing, collection, root, site, group)
             keys = {one.image: (site, group, stem(one.image).lstrip("0")) for one in found}
             if again := {image: used[key] for image, key in keys.items() if key in used}:
-                copies |= again  # the same images once more, as PNG beside TIF
+                copies |= again  # copies of the same images, for instance PNG beside TIF
                 who = counted(len(again), "image")
                 logger.info("%s: %s of %s left out, called as others there", site, who, relative(images, root))
             if fresh := [one for one in found if one.image not in again]:
@@ -238,9 +237,13 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
 
 
 def _require_copies(again: Mapping[str, str], root: Path) -> None:
-    """Refuses images that are called as others, by which they are given here, and do not look like them.
+    """Refuses images that differ from the image with the same name in another folder.
 
-    Format and size are not looked at. Files that cannot be decoded are named when the list is checked.
+    Format and size may differ. Files that cannot be decoded are reported when the list is checked.
+
+    Args:
+        again: image to the other image with its name.
+        root: the data root.
     """
     problems, hint = Problems(), "rename the files of one of the two folders"
     for names in again.items():
@@ -253,7 +256,7 @@ def _require_copies(again: Mapping[str, str], root: Path) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folder and those below it, the shallow ones first; hidden ones are not looked at."""
+    """Returns the folder and its subfolders, breadth first, without hidden ones."""
     level, every = [folder], [folder]
     for _ in range(DEPTH):
         below = [path for one in level for path in sorted(one.iterdir()) if path.is_dir()]
@@ -270,14 +273,14 @@ def _masks_folder(images: Path, pairing: Pairing, match: re.Match[str]) -> Path 
     near = next((path for path in beside if re.fullmatch(wanted, plain(path.name))), None)
     if near is not None or plain(images.parent.name) != plain(images.name):
         return near
-    # train/train beside train_gt/train_gt, as archives of one folder each unpack
+    # train/train beside train_gt/train_gt, from archives that contain one folder each
     return _masks_folder(images.parent, pairing, match)
 
 
 def _pair(
     images: Path, masks: Path, pairing: Pairing, collection: Collection, root: Path, site: str, group: str
 ) -> tuple[list[Found], list[Path]]:
-    """Images with their masks, and masks without an image."""
+    """Returns images with their masks, and masks without an image."""
     image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
         return [], []
@@ -312,14 +315,14 @@ MASK = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)_segmentation\.png", re.IGNOREC
 
 
 def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
-    """All images under a folder, with their masks wherever under it they are; other files are counted in a warning.
+    """Finds all ISIC images and masks under a folder, at any depth; other files are counted in a warning.
 
     Args:
         root: folder that one year's archives were unpacked into. An image's origin is the archive's folder.
-        read: other files that were read already, as archives are.
+        read: files not to count, for instance unpacked archives.
 
     Raises:
-        Refused: no ISIC image at all, or one image in two places (fault 22: two years in one folder).
+        Refused: no ISIC image, or one image in two places (fault 22: two years in one folder).
     """
     root = Path(root)
     problems, files = Problems(), list_images(root)
@@ -343,9 +346,9 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
 def _report_rest(
     folder: Path, root: Path, found: Iterable[Found], lonely: Sequence[Path], others: Sequence[Path] = ()
 ) -> None:
-    """Logs the masks without an image, and how many files below a folder are neither image nor mask, nor ``others``."""
+    """Logs the masks without an image, and the number of files below a folder that were not read."""
     files = [*lonely, *others, *(root / name for one in found for name in (one.image, one.label) if name)]
-    read = {place for path in files for place in (path, *path.parents)}  # a folder of them may be a link
+    read = {place for path in files for place in (path, *path.parents)}  # with parents, as a folder may be a link
     for sentence in lonely_sentence(folder.resolve().name, lonely):
         logger.warning("%s", sentence)
     rest = {kind: [path for path in paths if path not in read] for kind, paths in walk(folder).items()}
@@ -361,7 +364,7 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
 
 KNOWN: dict[str, str] = _TABLES["lists"]
 """Names of HSSF's lists by their SHA-256."""
-COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
+COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF with two collections
 PARTS = {
     "labeled_train": Split.PUBLIC,
     "unlabeled_train": Split.UNLABELLED,
@@ -369,18 +372,18 @@ PARTS = {
     "test_list": Split.TEST,
 }
 PUBLISHED_SCHEMA = read_json(Path(__file__).with_name("published.schema.json"))
-"""What a published list looks like: parts, which are lists of file names, by client."""
+"""JSON schema of a published list: by client, parts that are lists of file names."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many images of one published part are at hand.
+    """How many images of one published part were found.
 
     Args:
-        client: as the list calls it.
-        split: where its images go.
+        client: name of the client in the list.
+        split: the split of the part's images.
         listed: number of names in the list.
-        missing: the names that no file here matches.
+        missing: names without a matching file.
     """
 
     client: str
@@ -391,7 +394,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Published:
-    """A published list, matched: images by client and split (the public ones under ``""``), and what is missing."""
+    """A published list matched to files: images by client and split (public ones under ``""``), and its coverage."""
 
     name: str
     places: dict[tuple[str, Split], list[Found]]
@@ -402,16 +405,16 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     """Matches a published list to the files under a data root.
 
     Args:
-        split: the list's JSON file. One that is called as a list of :data:`KNOWN` and has another content is named as
-            changed (fault 29).
+        split: the list's JSON file. A file named like a list of :data:`KNOWN` with other content is called "changed"
+            (fault 29).
         root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
             per client with ``images`` and ``masks`` or in a polyp collection's official layout, named like the client
-            (case and punctuation aside; ``Kvasir`` finds ``kvasir_seg``). Groups are those that the collection's own
-            sequences make, where they are known.
-        folders: client to folder under ``root``, where the names do not tell.
+            (ignoring case and punctuation; ``Kvasir`` finds ``kvasir_seg``). Groups are the collection's sequences, if
+            these are known.
+        folders: folder under ``root`` by client, for folders not named like their client.
 
     Raises:
-        Refused: no such list or one of another format, or nothing at all at hand.
+        Refused: no such list, a list in another format, or none of its images found.
     """
     path, root = Path(split), Path(root)
     clients: dict[str, dict[str, list[str]]] = read_json(path)
@@ -437,7 +440,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
 
 
 def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[str, dict[str, Found]]:
-    """The images of each client by their stems."""
+    """Returns the images of each client by their stems."""
     if unknown := sorted(folders.keys() - set(clients)):
         hint = "for instance Kvasir=kvasir_seg"
         raise refused("--folder", found=str(unknown), expected=f"clients among {clients}", hint=hint)
@@ -486,7 +489,7 @@ def _found_in(folder: Path, root: Path, client: str) -> list[Found]:
 
 
 def _folder_like(client: str, folders: list[str]) -> str | None:
-    """The one folder that is called as a client, or the one whose name starts so; case and punctuation aside."""
+    """Returns the only folder whose name equals, or else starts with, the client's, ignoring case and punctuation."""
     wanted = plain(client)
     exact = [folder for folder in folders if plain(folder) == wanted]
     longer = [folder for folder in folders if plain(folder).startswith(wanted)]

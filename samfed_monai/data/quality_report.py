@@ -1,4 +1,4 @@
-"""The data report: one self-contained HTML page to look at, and one CSV row per image to compute with."""
+"""The data report: a self-contained HTML page, and a CSV file with one row per image."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 
 def rows(datalist: DataList, facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
-    """What the public set and every split of every site holds, empty ones included.
+    """Summarises the public set and every split of every site, empty ones included.
 
     Returns:
-        ``site`` (``""`` is the public set), ``split``; numbers of ``images``, of those with a mask (``labelled``) or an
-        EXIF orientation (``turned``), of ``groups``, of ``empty`` and ``full`` masks; ``sizes`` (width × height) and
-        ``modes`` with their counts, the most frequent first; ``mask_values``, over all masks; ``foreground``, the
-        quartiles of its share, or ``None``.
+        Rows with ``site`` (``""`` is the public set) and ``split``; numbers of ``images``, of those with a mask
+        (``labelled``) or an EXIF orientation (``turned``), of ``groups``, of ``empty`` and ``full`` masks; ``sizes``
+        (width × height) and ``modes`` with their counts, most frequent first; ``mask_values`` of all masks;
+        ``foreground``, the quartiles of its share, or ``None``.
     """
     table = [_row("", "public", datalist.public, facts)]
     for name, site in datalist.sites.items():
@@ -64,26 +64,25 @@ def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts
 
 
 def notes_on(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
-    """Sentences on a list without problems that ``prepare`` and ``check`` print: what it cannot measure, repeated
-    images, and :func:`doubts`.
-    """
+    """Returns the warnings that ``prepare`` and ``check`` print: too few images to measure, repeats, :func:`doubts`."""
     return [*measuring_notes(datalist), *duplicate_warnings(datalist), *doubts(datalist, facts)]
 
 
 RIM = 0.98
-"""Share of a mask's outermost pixels from which it is taken for inverted, unless it is full."""
+"""Share of foreground in a mask's outermost pixels from which it looks inverted, unless it is full."""
 
 
 DARK = 64
-"""Of 255: images without anything brighter use 14 of 16 bits at most, or 6 of 8."""
+"""Highest value (of 255) of an image that counts as dark: it uses at most 14 of 16 bits, or 6 of 8."""
 
 
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
-    """Sentences on images and masks that exist and decode, but look odd.
+    """Returns sentences on images and masks that are readable but look wrong.
 
-    Images: dark, as of 12 bits in 16, black and white, as masks, or called as another with an ending, as superpixels.
-    Masks: empty or full, with nothing as bright as the list's threshold (fault 65), weak labels cut at it, inverted,
-    not upright, or fitting better when turned (fault 3); classes that no label of a site has. Unlike voxels.
+    Images: dark (for instance 12 bits stored in 16), black and white like masks, or named like another image with a
+    suffix (for instance superpixels). Masks: empty or full, entirely below the list's threshold (fault 65), weak labels
+    cut at it, inverted, with an EXIF orientation on the image, or fitting better when turned (fault 3). Classes without
+    any label at a site. Different voxel sizes.
     """
     by_image = {fact.image: fact for fact in facts}
     sentences, voxels = list[str](), dict[str, list[list[float]]]()
@@ -138,15 +137,14 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
 
 
 UNLIKE = 1.5
-"""How many times as long as another volume's a side of a voxel may be before it is said."""
+"""Largest ratio between voxel sides of different volumes that is not reported."""
 
 
 def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
-    """A sentence where voxels differ much in a side, at one site or between sites: a network sees organs of another
-    size there.
+    """Returns a sentence if voxel sizes differ much, as organs then differ in size for a network; else none.
 
     Args:
-        voxels: site to mm of a row, of a column and between slices, of each of its volumes or slices.
+        voxels: by site, mm of a row, of a column and between slices, of each of its volumes or slices.
     """
     every = [sides for of_site in voxels.values() for sides in of_site]
     if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
@@ -166,17 +164,17 @@ def _by_site(datalist: DataList) -> list[tuple[str, list[Item]]]:
     return [(name, [item for _, items in site.splits() for item in items]) for name, site in datalist.sites.items()]
 
 
-SIDE = 184  # pixels, of the longer side
-OUTLINE = (255, 214, 10)  # a yellow that is seen on skin and on mucosa
+SIDE = 184  # pixels of the longer side
+OUTLINE = (255, 214, 10)  # a yellow that is visible on skin and on mucosa
 
 
 def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0) -> Picture:
-    """The picture, scaled to fit a square, with the mask's outline drawn two pixels wide.
+    """Returns the picture, scaled to fit a square, with the mask's outline drawn two pixels wide.
 
     Args:
         picture: (H, W, 3) in 0..255.
         mask: (H, W) in {0, 1}, or ``None``.
-        classes: how many classes the mask has, whose values are then 0 to that, each outlined in its own colour.
+        classes: number of classes; if positive, the mask has values 0 to ``classes``, each outlined in its own colour.
     """
     height, width = picture.shape[:2]
     scale = SIDE / max(height, width)
@@ -192,12 +190,12 @@ def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0) -> Pict
 
 
 def outline(shape: np.ndarray) -> np.ndarray:
-    """Foreground pixels within two steps of the background; the picture's own edge counts as background."""
+    """Returns the foreground pixels within two steps of the background; the picture's edge counts as background."""
     return shape & ~ndimage.binary_erosion(shape, iterations=2)
 
 
 def data_uri(picture: Picture) -> str:
-    """The picture as a JPEG inside a ``data:`` address; the pixels are all that it carries."""
+    """Returns the picture as a JPEG in a ``data:`` URI, with pixels only and no metadata."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -205,11 +203,11 @@ def data_uri(picture: Picture) -> str:
 
 SAMPLES = 6
 MEASURED = tuple(each.name for each in fields(Facts) if each.name not in ("unreadable", "problems"))
-"""Columns of the table of images beside its site, split and group."""
+"""Columns of the table of images, after site, split and group."""
 
 
 def report_on(datalist: str | Path | DataList, data_root: str | Path, page: str | Path) -> Path:
-    """Writes the report of a list that exists already.
+    """Writes the report of an existing list.
 
     Args:
         datalist: the list, or its JSON file.
@@ -232,15 +230,15 @@ def write_report(
 ) -> Path:
     """Writes ``page`` and, with the suffix ``.csv``, the table of all images.
 
-    The page carries small pictures, drawn from pixels only: nothing of a file's EXIF gets into it (fault 60).
+    The page contains small pictures, drawn from pixels only, without EXIF data (fault 60).
 
     Args:
         datalist: a list without problems.
-        facts: of every item.
+        facts: facts of every item.
         data_root: folder that the list's paths are relative to.
         page: HTML file to write.
-        warnings: sentences to print on top.
-        coverage: for a published list, what of it is at hand.
+        warnings: sentences for the top of the page.
+        coverage: for a published list, how many of its images were found.
     """
     page = Path(page)
     by_image = {fact.image: fact for fact in facts}
@@ -265,13 +263,13 @@ def write_report(
 
 
 def totals(table: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Sums over all rows, for the top of the page."""
+    """Returns the numbers of images in all and by split, for the top of the page."""
     by_split = {split.value: sum(row["images"] for row in table if row["split"] == split.value) for split in Split}
     return {"images": sum(by_split.values()), **by_split}
 
 
 def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
-    """CSV with one row per image: site, split, group, and the facts of :data:`MEASURED`."""
+    """Returns CSV with one row per image: site, split, group, and the facts of :data:`MEASURED`."""
 
     def cell(value: Any) -> Any:
         return " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else value

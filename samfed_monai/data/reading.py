@@ -1,8 +1,7 @@
-"""Files into arrays: what can be read safely is read alike everywhere, and everything else is refused.
+"""Reads image and mask files into arrays; files that cannot be read reliably are refused.
 
-Pillow decodes, of TIFF with ``tifffile``, which reads the tags and what Pillow decodes in part. Values are scaled by
-their type, never by the largest value that happens to be in a picture, and the orientation that a file's own EXIF asks
-for is applied to images and masks.
+Pillow decodes; for TIFF, ``tifffile`` reads the tags, and the pixels that Pillow does not decode correctly. Values are
+scaled by their type, never by the largest value in a picture. EXIF orientation is applied to images and masks.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, or_skip
 from samfed_monai.core.validators import installed, require
 
 logger = logging.getLogger(__name__)
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is refused here
-MASK_ENDINGS = ("_segmentation", "_mask")  # behind the stem of a mask's image
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # unreadable files are refused here
+MASK_ENDINGS = ("_segmentation", "_mask")  # appended to the stem of the image
 TO_8_BIT = "save it as 8-bit RGB or grey"
 END, START_OF_SCAN = 0xD9, 0xDA
 STANDALONE = range(0xD0, 0xD8)  # restarts
@@ -35,16 +34,15 @@ PADDING = bytes(64)
 
 
 def scan_fault(content: bytes) -> str | None:
-    """What is wrong with the compressed data of a JPEG that decodes without an error, or ``None``.
+    """Finds damage in the compressed data of a JPEG that decodes without an error; ``None`` if there is none.
 
-    libjpeg paints the rest of a picture grey when a damaged scan ends early, drops what is left over when it ends late,
-    and says so only on its own error stream. A sound scan, in contrast, needs all of its bytes and no more: it decodes
-    completely when its end marker is replaced by a few zero bytes, and does not when its last bytes are missing. Costs
-    two decodes at 1/8 size.
+    If a damaged scan ends early, libjpeg fills the rest of the picture with grey; if it ends late, libjpeg drops the
+    rest; it reports both only on its own error stream. An intact scan needs all of its bytes and no more: it decodes
+    completely if its end marker is replaced by a few zero bytes, and does not if its last bytes are missing. The check
+    costs two decodes at 1/8 size.
 
-    It does not find damage after which the number of decoded blocks happens to be right (most single flipped bytes),
-    and of progressive files it checks only that they end; the SHA-256 in the data list finds everything that changes
-    after the list was made.
+    It does not find damage that leaves the number of decoded blocks right (most single flipped bytes); progressive
+    files are only checked for an end marker. The SHA-256 in the data list finds all changes after the list was made.
     """
     markers = _markers(content)
     if markers is None:
@@ -71,7 +69,7 @@ def _complete(content: bytes) -> bool:
 
 
 def _markers(content: bytes) -> tuple[int, list[int]] | None:
-    """Offset of the end marker of the file's first image, and the kinds of the segments before it."""
+    """Returns the offset of the end marker of the first image, and the kinds of the segments before it."""
     position = 2
     kinds: list[int] = []
     while position + 1 < len(content) and content[position] == 0xFF:
@@ -94,14 +92,14 @@ def _markers(content: bytes) -> tuple[int, list[int]] | None:
 
 
 PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, WebPImagePlugin)
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; nothing else is tried
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins above; no other is tried
 JPEGS = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
-FEW_LEVELS, HALF = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
-ORIENTATION = 0x0112  # the only EXIF entry that is ever looked at
+FEW_LEVELS, HALF = 16, 128  # few, dark levels are class values; other masks are cut in the middle
+ORIENTATION = 0x0112  # the only EXIF entry that is used
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -116,14 +114,14 @@ Picture = NDArray[np.uint8]
 
 
 class Unreadable(Refused):
-    """The refusal of a file that cannot be decoded, whatever its content was to be."""
+    """A file that cannot be decoded."""
 
 
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
 def _formats(content: bytes, name: str) -> tuple[str, ...]:
-    """What Pillow tries: :data:`FORMATS`, or HEIF for what iPhones write, which ``pillow-heif`` decodes."""
+    """Returns the formats that Pillow tries: :data:`FORMATS`, or HEIF (iPhone pictures) with ``pillow-heif``."""
     if content[4:8] != b"ftyp" or content[8:12] not in _HEIC:
         return FORMATS
     require(installed("pillow_heif", "heif", name, "a HEIC picture", "pillow-heif to read it with, or a JPEG or PNG"))
@@ -142,7 +140,7 @@ def read_image(path: str | Path) -> Picture:
 
     Raises:
         Refused: missing, empty, truncated or damaged file, not an image, more than 89 million pixels, several images or
-            frames, values without a range (float, signed, 32 bits).
+            frames, values without a fixed range (float, signed, 32 bits).
     """
     return decode_image(read_bytes(path), str(path))[0]
 
@@ -152,20 +150,20 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
 
     Args:
         path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (lossy JPEG, TIFF, WebP
-            and HEIC: {0, 255}; of 16 bit and more also {0, 65535}); whole numbers may be of any type.
-        threshold: grey level (1 to 255, after scaling 16 bit by type) from which a mask that is not binary counts as
-            foreground; ``None`` refuses such masks. Of a mask with colours (one for each class) the brightest channel
-            counts.
+            and HEIC: {0, 255}; 16 bits and more also {0, 65535}); integers may be of any type.
+        threshold: lowest grey level (1 to 255, after scaling 16 bit by type) that is foreground in a mask that is not
+            binary; ``None`` refuses such masks. For a mask with colours (one for each class), the brightest channel is
+            used.
 
     Raises:
-        Refused: as for :func:`read_image`; also palette masks, and without a threshold masks with colours and masks
-            that are not binary.
+        Refused: as for :func:`read_image`; palette masks; without a threshold, masks with colours and masks that are
+            not binary.
     """
     return decode_mask(read_bytes(path), str(path), threshold)[0]
 
 
 def left_out(problems: Sequence[Problem], some: bool, *, skip_unreadable: bool) -> list[Problem]:
-    """Problems of files that cannot be read; none, but a warning each, where they are left out and ``some`` can be."""
+    """Returns the problems of unreadable files; with ``skip_unreadable`` and ``some`` readable, logs them instead."""
     if not (some and skip_unreadable):
         return [or_skip(problem) if some else problem for problem in problems]
     for problem in problems:
@@ -174,14 +172,14 @@ def left_out(problems: Sequence[Problem], some: bool, *, skip_unreadable: bool) 
 
 
 def png_of(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of pixels (H, W), of (H, W, 3), or of (H, W, 4) with their opacity."""
+    """Encodes pixels as PNG: (H, W), (H, W, 3), or (H, W, 4) with an alpha channel."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes; a file that is not there or cannot be read is refused."""
+    """Returns the file's bytes; refuses a missing or unreadable file."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -190,7 +188,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
-    """:func:`read_image` on bytes; also returns the decoded file, for its mode and format."""
+    """Decodes an image as :func:`read_image` does; also returns the stored image, for its mode and format."""
     raw = _decode(content, name)
     image = _upright(raw, name)
     if image.mode.startswith("I"):
@@ -199,9 +197,9 @@ def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
 
 
 def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Picture, list[int]]:
-    """:func:`read_mask` on bytes; also returns the distinct values.
+    """Decodes a mask as :func:`read_mask` does; also returns its distinct values.
 
-    The values are those stored; of a mask that was cut at a threshold, those it was cut in (8 bit).
+    The values are the stored ones, or, if a threshold was applied, those after scaling to 8 bits.
     """
     raw = _decode(content, name, numbers=True)
     if raw.mode in ("P", "PA"):
@@ -227,7 +225,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
 
 
 def decode_grey(content: bytes, name: str) -> Picture:
-    """The grey values of an 8-bit image as they are stored, (H, W), upright; colours and palettes are refused."""
+    """Returns the stored values of an 8-bit grey image, (H, W), upright; refuses colours, palettes and lossy files."""
     raw = _decode(content, name, numbers=True)
     if raw.info["lossy"] or raw.mode not in ("1", "L"):
         found = f"{'lossy ' if raw.info['lossy'] else ''}{raw.format} with {raw.mode!r} pixels"
@@ -236,9 +234,9 @@ def decode_grey(content: bytes, name: str) -> Picture:
 
 
 def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
-    """What to do about a mask that is not binary, so that something is left in it (fault 65).
+    """Returns a hint for a mask that is not binary, with a threshold that leaves foreground in it (fault 65).
 
-    One of 0, 1 and 255 may be a weak label, whose 255 no threshold may make foreground.
+    Values 0, 1 and 255 may be a weak label; a threshold would make its 255 foreground.
     """
     if not lossy and grey.dtype == np.uint8 and {1, 255} <= set(_levels(grey)) <= {0, 1, 255}:
         return (
@@ -260,9 +258,9 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
 
 
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
-    """A decoded file; ``info["deep"]`` says of colours that they had 16 bits, and have the upper 8 of them now.
+    """Decodes a file; ``info["deep"]`` is set for 16-bit colours, of which only the upper 8 bits are kept.
 
-    ``info["lossy"]`` says whether it was compressed with loss; of JPEG 2000 and HEIC it always does.
+    ``info["lossy"]`` says whether it was compressed with loss, which is assumed for JPEG 2000 and HEIC.
     """
     try:
         return _opened(content, name, numbers)
@@ -280,7 +278,7 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=_formats(content, name))
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        frames = getattr(image, "n_frames", 1) if image.format not in JPEGS else 1  # an MPO's first is its picture
+        frames = getattr(image, "n_frames", 1) if image.format not in JPEGS else 1  # an MPO's picture is its first
         image.load()
         image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
         image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
@@ -298,7 +296,7 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
         expected = "one of " + ", ".join(FORMATS)
         hint = TO_8_BIT if kind else "whatever its name says; replace the file"
         raise refused(name, found=found, expected=expected, hint=hint) from None
-    except Exception as error:  # damaged files make the decoders raise nearly anything
+    except Exception as error:  # decoders raise many kinds for damaged files
         if is_out_of_memory(error):
             raise
         hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
@@ -322,10 +320,10 @@ STARTS = {
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
-    """The image as its EXIF turns it, whatever the other entries hold."""
+    """Returns the image with its EXIF orientation applied; other EXIF entries are ignored."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception as error:  # damaged EXIF makes Pillow's parser raise nearly anything
+    except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
         if is_out_of_memory(error):
             raise
         hint = "save it upright, without EXIF"
@@ -334,7 +332,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def is_turned(stored: Image.Image) -> bool:
-    """Whether the file's EXIF turns its picture: of what :func:`decode_image` returns second."""
+    """Whether a stored image (from :func:`decode_image`) has an EXIF orientation that is not upright."""
     return stored.info.get("turned", False) or stored.getexif().get(ORIENTATION) in TURNS
 
 
@@ -379,18 +377,18 @@ SIDE = 64
 
 
 def misfit(picture: Picture, mask: Picture) -> float:
-    """How much better the mask separates the picture's grey values after the best of five transpositions and turns.
+    """Measures how much better the mask fits the picture after the best of five transpositions and turns.
 
-    "Separates" is the share of the grey variance between foreground and background (Otsu's criterion), on 64 x 64
-    pixels. A hint that orders the overlay page, not a proof: a round lesion in the middle fits in every direction.
+    The fit is the share of the grey variance between foreground and background (Otsu's criterion), on 64 x 64 pixels.
+    It is a hint, not a proof: a round lesion in the middle fits in every direction.
 
     Args:
         picture: (H, W, 3) in 0..255.
         mask: (H, W) in {0, 1}.
 
     Returns:
-        A difference in [-1, 1]; positive where another direction fits better. 0 for pictures that are not square and
-        for empty or full masks.
+        A difference in [-1, 1]; positive if another direction fits better. 0 for pictures that are not square and for
+        empty or full masks.
     """
     if mask.shape[0] != mask.shape[1]:
         return 0.0
@@ -404,9 +402,9 @@ def misfit(picture: Picture, mask: Picture) -> float:
 
 
 def mask_like(picture: Picture) -> bool:
-    """Whether a picture (H, W, 3) is a mask, or line art: 95 % of its values are within 15 of 0 or 255, some of each.
+    """Whether a picture (H, W, 3) looks like a mask: 95 % of its values are within 15 of 0 or 255, some of each.
 
-    A JPEG's loss is along borders. Of our photographs and slices none has more than 90 % of such values (ours).
+    The tolerance allows for JPEG artefacts at borders. None of our photographs and slices has more than 90 % (ours).
     """
     black, white = (picture < 16).mean(), (picture > 239).mean()
     return bool(black and white and black + white > 0.95)
@@ -424,25 +422,25 @@ ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied 
 UNCOMPRESSED, DEFLATE = 1, (8, 32946)  # of tag 259
 LOSSLESS = {UNCOMPRESSED, *DEFLATE, 2, 3, 4, 5, 32771, 32773, 34925, 34933, 50000}  # also CCITT, LZW, LZMA, PNG, ZSTD
 MOST_SAMPLES = 8
-WEBP = 50001  # a compression that Pillow's libtiff may lack
+WEBP = 50001  # a compression that Pillow's libtiff may not support
 SPLIT = "save the one you mean, or each, as a file of its own (for instance with `tiffsplit`)"
 
 
 def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
-    """The only image of a TIFF file, with its pages of reduced size left out.
+    """Decodes the only image of a TIFF file; pages of reduced size are ignored.
 
-    Grey of 16 bits has the mode ``I;16`` and black as 0, of 12 bits scaled to 16; colours of 16 bits have 8 and
-    ``info["deep"]``. ``info["turned"]`` says whether tag 274 turns it; Pillow has done so already.
+    16-bit grey has mode ``I;16`` with black as 0, and 12-bit grey is scaled to it; 16-bit colours are reduced to 8 bits
+    and have ``info["deep"]``. ``info["turned"]`` says whether tag 274 turns the image, which Pillow has applied.
 
     Args:
-        content: the file.
-        name: for messages.
-        numbers: whether the samples are numbers whatever their range, as masks have them: signed ones, whole ones of 32
-            bits and floats are read, too (modes ``I`` and ``F``).
+        content: the file's bytes.
+        name: the file's name, for messages.
+        numbers: whether samples may have any range, as in masks: signed, 32-bit and float samples are read too (modes
+            ``I`` and ``F``).
 
     Raises:
-        Refused: several images, or samples that are not read, with the tag that says so.
-        Exception: of many kinds, for a damaged file.
+        Refused: several images, or unsupported samples; the message names the tag.
+        Exception: many kinds, for a damaged file.
     """
     from tifffile import TiffFile
 
@@ -459,7 +457,7 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         else:
             try:
                 image = _by_pillow(content, index, tags, numbers)
-            except (Image.UnidentifiedImageError, ValueError):  # the latter of pixels that it knows and does not read
+            except (Image.UnidentifiedImageError, ValueError):  # ValueError for pixel types that Pillow does not read
                 image = _by_tifffile(page, tags)
     if 0 in image.size:
         raise ValueError("no pixels")
@@ -470,14 +468,14 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
 
 
 class _Tags:
-    """What the tags of an image say of its samples."""
+    """The tags of an image that describe its samples."""
 
     def __init__(self, page: Any, name: str) -> None:
         self.page, self.name = page, name
         self.photometric = page.tags.valueof(262)
         self.samples = int(page.samplesperpixel)
         self.planar = int(page.planarconfig or 1) == 2 and self.samples > 1
-        #: Pillow misreads some separate planes where they are not compressed.
+        #: Pillow misreads some uncompressed separate planes.
         self.loose_planes = self.planar and page.compression == UNCOMPRESSED
         kinds = {UNSIGNED if kind == 4 else int(kind) for kind in _all(page.tags.valueof(339, UNSIGNED))}
         bits = set(_all(page.tags.valueof(258, 1))[: self.samples])
@@ -493,7 +491,7 @@ class _Tags:
         return refused(self.name, found=shown, expected=expected, hint=hint)
 
     def refuse_unread(self, numbers: bool) -> None:
-        """Refuses what neither Pillow nor :func:`_by_tifffile` reads rightly."""
+        """Refuses samples that neither Pillow nor :func:`_by_tifffile` reads correctly."""
         if self.photometric is None:
             raise self.refusal(262, "nothing that says whether 0 is black", "that tag")
         if int(self.photometric) not in DECODED:
@@ -520,7 +518,7 @@ class _Tags:
 
 
 def _only_image(file: Any, name: str) -> tuple[int, Any]:
-    """Which page of a file is its image, and that page; those of reduced size and transparency masks are none."""
+    """Returns the index and page of the only image, ignoring pages of reduced size and transparency masks."""
     file.pages.useframes = False  # frames have no tags
     first = file.pages[0]
     pages = [(index, file.pages[index]) for index in range(1 if first.is_svs else len(file.pages))]
@@ -551,7 +549,7 @@ def _is_smaller(page: Any, than: Any) -> bool:
 
 
 def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.Image:
-    if tags.page.planarconfig == 2 and tags.samples == 1:  # Pillow would not invert the only plane, nor turn its bits
+    if tags.page.planarconfig == 2 and tags.samples == 1:  # else Pillow does not invert it, or reverse its bits
         at, order = tags.page.tags[284].valueoffset, tags.page.parent.byteorder
         content = content[:at] + np.array(1, f"{order}u2").tobytes() + content[at + 2 :]
     image: Image.Image = Image.open(io.BytesIO(content), formats=("TIFF",))
@@ -571,7 +569,7 @@ def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.
 
 
 def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
-    """Grey and RGB of 8 and 16 bits, and numbers that Pillow has no type for."""
+    """Reads grey and RGB of 8 and 16 bits, and sample types that Pillow does not have."""
     unsigned = tags.kind == UNSIGNED and tags.bits in (8, 16)
     if not (tags.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) or (unsigned and tags.photometric == RGB)):
         planes = "separate planes" if tags.planar else "samples"
@@ -582,7 +580,7 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
     if not all(page.databytecounts):
         raise ValueError("strips or tiles without bytes")
-    if page.compression in DEFLATE:  # tifffile puts no bound on what a strip becomes
+    if page.compression in DEFLATE:  # tifffile does not limit the unpacked size of a strip
         most = prod(page.chunks) * page.dtype.itemsize
         for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
             unpacking = zlib.decompressobj()
@@ -616,7 +614,7 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
 
 
 def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """16-bit values by their type: 65,535 becomes 255; 8-bit ones as they are."""
+    """Scales 16-bit values to 8 bits by their type (65,535 becomes 255); returns 8-bit values unchanged."""
     if values.dtype == np.uint8:
         return values
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""From a data list to the records of MONAI's datasets, to public sets and to lists of one site."""
+"""From a data list to records for MONAI's datasets, to public sets and to lists of single sites."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _warn_once = lru_cache(logging.getLogger(__name__).warning)
 
 
 def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool = True) -> str:
-    """SHA-256 over the SHA-256 of each public image and mask; neither names nor folders enter it.
+    """Returns the SHA-256 over the SHA-256 of each public image and mask, independent of names and folders.
 
-    Soft masks of the public set travel as rows of a stack, so server and sites must have the same images in the same
+    Soft masks of the public set are sent as rows of a stack, so server and sites must have the same images in the same
     order; they compare this hash before they start.
 
     Args:
-        public: a data list (its recorded hashes count), or records of its public images
+        public: a data list (its recorded hashes are used), or records of its public images
             (``load_records(..., split="public")``; the masks' bytes are then read and hashed).
-        ordered: whether the order counts; an adapter of the teacher records the hash that does without.
+        ordered: whether the order counts; the teacher's adapter records the hash without order.
 
     Returns:
         64 hexadecimal digits; the same for a list and for its records as long as no mask has changed.
@@ -46,9 +46,9 @@ def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool
 
 
 def read_as(datalist: DataList) -> dict[str, Any]:
-    """What decides, beside the bytes that :func:`public_hash` covers, which pixels are foreground; mostly nothing.
+    """Returns the settings that define foreground besides the file bytes of :func:`public_hash`; usually empty.
 
-    For keys of what was trained on the public set.
+    Part of the keys of models trained on the public set.
     """
     return {name: value for name, value in datalist.meaning().items() if value is not None}
 
@@ -69,7 +69,7 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
 Record = dict[str, Any]
 
 NO_SPACING = [0.0, 0.0, 0.0]
-"""Spacing of a slice whose volume does not say it, and of an image that is none."""
+"""Spacing of a slice with unknown spacing, and of an image that is not a slice."""
 
 
 def load_records(
@@ -83,32 +83,32 @@ def load_records(
     weak_labels: bool = False,
     verify: bool = False,
 ) -> list[Record]:
-    """Records of one split, with absolute paths that are known to lie inside the data root.
+    """Returns records of one split, with absolute paths, which are checked to be inside the data root.
 
     Files must exist; their content is not decoded (:func:`samfed_monai.data.check_datalist` does that).
 
     Args:
-        datalist: the list, or the JSON file that holds it.
+        datalist: the list, or its JSON file.
         data_root: folder that the list's paths are relative to.
         split: ``"public"``, or one of a site's ``"unlabelled"``, ``"validation"`` and ``"test"``.
         site: name of the site; ``None`` for the public images.
-        with_labels: whether records name their masks. ``None`` means yes, except for unlabelled images: their labels,
-            where the list has any, must be asked for (the oracle variant does).
-        limit: keep that many images, chosen by hash, in the list's order; ``None`` keeps all.
+        with_labels: whether records name their masks. ``None`` means yes, except for unlabelled images, whose labels
+            must be requested (as the oracle variant does).
+        limit: number of images to keep, chosen by hash, in the list's order; ``None`` keeps all.
         weak_labels: whether the caller can use labels of other kinds than masks.
-        verify: whether files must have the SHA-256 of the list, where nothing has checked it before.
+        verify: whether to check the files' SHA-256 against the list.
 
     Returns:
         One dictionary per image with ``image``, ``id`` (:func:`~.checks.ids_of`), ``image_sha256`` and ``site`` (``""``
-        if public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
-        ``classes`` (how many, where the labels have several) where there are any. Where one image has a ``group`` or a
-        weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``. Those to measure
-        with that are slices of a volume whose slices are all among them say their ``volume``, ``slice`` and
-        ``spacing``, which is zeros where it is not known; a warning tells of other volumes.
+        if public); ``index``, the position of a public image in the result; ``label``, ``mask_threshold`` and
+        ``classes`` (the number of several classes), if any. If one image has a ``group`` or weak label, all records
+        have these keys: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``. Validation and test images
+        that are slices of a volume have ``volume``, ``slice`` and ``spacing`` (zeros if unknown) if all slices of the
+        volume are in the result; other volumes are reported in a warning.
 
     Raises:
-        Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
-            use, all at once; of a data root without any of the files, only that.
+        Refused: unknown site or split, missing files, paths outside the data root, and weak labels that the caller
+            cannot use, all together; if the data root has none of the files, only that.
 
     JSON::
 
@@ -160,15 +160,15 @@ def load_records(
 
 
 def different(records: Sequence[Record]) -> list[Record]:
-    """Records of different images: of those whose files have the same bytes, one."""
+    """Returns the records without duplicates: of images with the same bytes, one is kept."""
     return list({record.get("image_sha256", index): record for index, record in enumerate(records)}.values())
 
 
 def masks_only(kinds: Sequence[str], where: str) -> list[Problem]:
-    """The problem of weak labels where only masks can be used; none where there are none.
+    """Returns a problem if there are weak labels where only masks can be used.
 
     Args:
-        kinds: of every weak label there.
+        kinds: kind of every weak label.
         where: the place in the list, for the message.
     """
     if not kinds:
@@ -182,8 +182,8 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     """Divides records into training and held-out ones; images of one group or with the same bytes stay together.
 
     Args:
-        records: what :func:`load_records` returned.
-        fraction: share to hold out, in [0, 1); the nearest that whole groups allow, at least one group if positive.
+        records: from :func:`load_records`.
+        fraction: share to hold out, in [0, 1), rounded to whole groups; at least one group if positive.
         seed: the result depends only on it and on the images' hashes.
 
     Raises:
@@ -229,17 +229,17 @@ def _existing(root: str | Path, relative: str, problems: Problems, sha256: str |
 def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Path]:
     """Writes ``<site>.json`` with the public images and that site's own, and ``server.json`` with the public ones.
 
-    Their parts keep their hashes, by which server and sites compare them before a run.
+    The parts keep their hashes, which server and sites compare before a run.
 
     Args:
-        datalist: of all sites.
-        output_dir: where to; it is made.
+        datalist: the list of all sites.
+        output_dir: folder to write to; it is created.
 
     Returns:
-        Site, or ``server``, to its file.
+        File by site, or ``server``.
 
     Raises:
-        Refused: a list without sites, or files in the way that hold something else.
+        Refused: the list has no sites, or files exist with other content.
     """
     if not datalist.sites:
         found, hint = "no sites", "give the list of all sites"

@@ -1,4 +1,4 @@
-"""The soft-mask store: the frozen teacher's probabilities of each private image, computed once and reused."""
+"""The soft-mask store: the frozen teacher's probabilities for each private image, computed once and reused."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Resizes soft masks bilinearly, antialiased where that shrinks them, corners not aligned.
+    """Resizes soft masks bilinearly, with antialiasing when shrinking and without aligned corners.
 
     Args:
         masks: ``(B, C, H, W)`` float in [0, 1].
         size: height and width in pixels.
 
     Returns:
-        ``(B, C, *size)`` in [0, 1]: the weights of a resize may add up to a little more than 1, the result does not.
-        ``masks`` itself where it has that size.
+        ``(B, C, *size)``, clamped to [0, 1], as the weights of a resize may add up to slightly more than 1. ``masks``
+        itself if it already has that size.
     """
     height, width = masks.shape[-2:]
     if (height, width) == tuple(size):
@@ -50,19 +50,18 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 class SoftMaskStore:
     """Teacher probabilities of images, one small file each, keyed by (image hash, teacher hash).
 
-    A probability p is kept as ``round(255 p)``, so it comes back within 1/510, up to float32's own rounding. The pixels
-    are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB whatever they show; of K classes K + 1 times as much. A
-    mask is written to a temporary file that then replaces the old one: after a crash it is there as a whole or not at
-    all. A damaged file counts as missing, with a warning, and the next :meth:`put` replaces it. Files have mode 0600
-    and folders 0700: private soft masks stay at their site. The store does not run the teacher; ``fill_store`` does.
+    A probability p is stored as ``round(255 p)``, so it is restored within 1/510, up to float32 rounding. Pixels are
+    not compressed: 10,000 masks of 256 x 256 take 0.7 GB, with K classes K + 1 times as much. Masks are written
+    atomically: after a crash a mask is complete or missing. A damaged file counts as missing, with a warning, and the
+    next :meth:`put` replaces it. Files have mode 0600 and folders 0700: private soft masks stay at their site. The
+    store does not run the teacher; ``fill_store`` does.
 
     Args:
-        folder: the store; a teacher's masks are in a folder of its own inside, so that several teachers share a store
-            without ever being mixed up.
+        folder: the store; each teacher has its own subfolder, so several teachers can share a store.
         teacher_sha256: identity of the teacher, 64 hexadecimal digits.
 
     Raises:
-        Refused: ``teacher_sha256`` is no hash.
+        Refused: ``teacher_sha256`` is not a hash.
 
     Example::
 
@@ -76,16 +75,16 @@ class SoftMaskStore:
         self._masks = self.folder / teacher_sha256
 
     def missing(self, image_sha256s: Iterable[str]) -> list[str]:
-        """The hashes among those given that have no readable mask yet, each once, in the order given."""
+        """Returns the given hashes without a readable mask, in order, without duplicates."""
         return [image for image in dict.fromkeys(image_sha256s) if image not in self]
 
     def put(self, image_sha256: str, probabilities: Tensor) -> None:
-        """Writes one image's mask, atomically; an older one is replaced.
+        """Writes one image's mask atomically, replacing an older one.
 
         Args:
             image_sha256: SHA-256 of the image file, 64 hexadecimal digits.
-            probabilities: (C, h, w) float in [0, 1], on any device; at most 65,535 pixels wide and high. C is 1, or of
-                several classes one plane for each and the background's before them.
+            probabilities: (C, h, w) float in [0, 1], on any device; at most 65,535 pixels wide and high. C is 1, or
+                K + 1 for K classes, the background first.
 
         Raises:
             Refused: wrong shape, NaN, or values outside [0, 1]. Nothing is written then.
@@ -110,10 +109,10 @@ class SoftMaskStore:
         """Reads one image's mask.
 
         Returns:
-            (C, h, w) float32 in [0, 1], as it was put.
+            (C, h, w) float32 in [0, 1], as written by :meth:`put`.
 
         Raises:
-            Refused: there is no mask of this image by this teacher, or it is damaged.
+            Refused: this teacher's mask of the image is missing or damaged.
         """
         import torch
 
@@ -126,11 +125,11 @@ class SoftMaskStore:
         return torch.from_numpy(pixels / _LEVELS)
 
     def __contains__(self, image_sha256: object) -> bool:
-        """Whether a readable mask is there; its checksum is verified."""
+        """Whether there is a readable mask; its checksum is verified."""
         return isinstance(image_sha256, str) and self._read(image_sha256) is not None
 
     def __len__(self) -> int:
-        """How many masks this teacher has in the store, damaged ones included."""
+        """Number of this teacher's masks in the store, damaged ones included."""
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
 
     def _path(self, image_sha256: str) -> Path:
@@ -138,11 +137,11 @@ class SoftMaskStore:
         return self._masks / name[:2] / f"{name}{_SUFFIX}"
 
     def _checksum(self, image_sha256: str, pixels: bytes) -> int:
-        """CRC-32 that also covers the key: a file copied under another image's or teacher's name does not match."""
+        """Returns a CRC-32 that also covers the key: a file copied to another image's or teacher's name is detected."""
         return zlib.crc32(pixels, zlib.crc32(bytes.fromhex(image_sha256 + self.teacher_sha256)))
 
     def _read(self, image_sha256: str) -> np.ndarray | None:
-        """Quantised (C, h, w) pixels, or ``None`` if there are none that can be trusted."""
+        """Returns the quantised pixels (C, h, w), or ``None`` if the file is missing or damaged."""
         path = self._path(image_sha256)
         try:
             content = path.read_bytes()

@@ -1,9 +1,9 @@
 """Synthetic dermoscopy- or colonoscopy-like sites, and CT- or MR-like volumes, for the demo and the tests.
 
-Light is treated as in a photograph of tissue: pigments absorb, ``colour = tissue * exp(-density * absorption)``. Skin
-and colon are one scene with two palettes: pigment or blood, hairs or folds, a ruler or print, a tube or a cut frame. A
-volume is a body of fat and muscle that holds a kidney and a spleen, a spine and a gut; CT and MR are alike in form and
-unlike in grey values. None of it imitates a disease, or is a substitute for real images.
+Pigments absorb light as in tissue: ``colour = tissue * exp(-density * absorption)``. Skin and colon use one renderer
+with different settings: pigment or blood, hairs or folds, a ruler or print, a tube or a cut frame. A volume is a body
+of fat and muscle with a kidney, a spleen, a spine and a gut; CT and MR have the same shapes and different grey values.
+These images do not imitate a disease and are no substitute for real images.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ logger = logging.getLogger(__name__)
 
 Field = NDArray[np.floating]  # (H, W) float32
 Shape = tuple[int, int]
-Range = tuple[float, float]  # of a uniform draw for each picture
+Range = tuple[float, float]  # range of a uniform draw for each picture
 Colour = tuple[float, float, float]
 
 MELANIN, BLOOD, HAIR, PRINT = (0.58, 1.0, 1.45), (0.18, 1.0, 0.95), (1.5, 1.8, 2.0), (0.92, 0.92, 0.9)
-"""Relative absorption in R, G and B; of print, its colour."""
+"""Relative absorption in R, G and B; for print, its colour."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How the pictures of a site are distributed; a pair is the range of a uniform draw for each picture.
+    """The appearance of a site's pictures; a pair is the range of a uniform draw for each picture.
 
     Args:
         tissue: RGB of the tissue without pigment under neutral light, each in [0, 1].
@@ -51,23 +51,23 @@ class Look:
         exposure: gain of all channels.
         tan: density of melanin in the tissue.
         blood: density of haemoglobin in the tissue; its vessels have twice as much.
-        pigment: melanin of the growth beyond the tissue's.
-        redness: haemoglobin of the growth beyond the tissue's.
+        pigment: additional melanin in the growth.
+        redness: additional haemoglobin in the growth.
         radius: mean radius of the growth as a fraction of the picture's shorter side.
         edge: width of its border as a fraction of its radius.
-        ragged: how far the border strays, likewise.
+        ragged: irregularity of the border as a fraction of its radius.
         bulge: height over radius; 0 is flat.
         folds: folds of a tube between its dark end and the picture's edge; 0 is no tube.
-        hairs: hairs in a picture.
-        marks: chance of a ruler, or, in a tube, of printed lines.
+        hairs: number of hairs in a picture.
+        marks: probability of a ruler, or, in a tube, of printed lines.
         glare: amount of specular highlights.
-        framed: chance of a black frame, behind which nothing is seen.
+        framed: probability of a black frame around the picture.
         margin: width of that frame as a fraction of the half picture.
         round: exponent of the frame's shape: 2 is an ellipse, 6 a rectangle with round corners.
         vignette: darkening at the corners, 0 none.
-        blur: deviation of the camera's blur in pixels, at 256 pixels on the shorter side.
-        noise: deviation of the sensor's noise, in [0, 1] intensities.
-        quality: of the JPEG file.
+        blur: standard deviation of the camera's blur in pixels, at 256 pixels on the shorter side.
+        noise: standard deviation of the sensor's noise, for intensities in [0, 1].
+        quality: quality of the JPEG file.
     """
 
     tissue: Colour
@@ -105,13 +105,13 @@ def _look(of: Mapping[str, Any], base: Look | None = None) -> Look:
 PUBLIC = {scene: _look(looks["public"]) for scene, looks in _LOOKS.items()}
 """Look of the public pictures of each scene."""
 SITES = {scene: tuple(_look(of, PUBLIC[scene]) for of in looks["sites"]) for scene, looks in _LOOKS.items()}
-"""Looks of the first four sites of each scene. Skin: fair and bright with big lesions; tanned and hairy; dim, greyish,
-small lesions with rulers; rosy under gel. Colon: red and bright with big polyps and print; brown, dark, in a wide
-frame; rosy, blurred, flatter; pale, glaring."""
+"""Looks of the first four sites of each scene. Skin: fair and bright with large lesions; tanned and hairy; dim and
+greyish, small lesions with rulers; rosy under gel. Colon: red and bright with large polyps and print; brown, dark, in a
+wide frame; rosy, blurred, flatter; pale, with glare."""
 
 
 def look_of(scene: str, index: int, seed: int) -> Look:
-    """Look of the site number ``index`` (from 0): one of the four, or a variation of them by ``seed``."""
+    """Returns the look of site number ``index`` (from 0): one of the four, or a variation of them by ``seed``."""
     look = SITES[scene][index % len(SITES[scene])]
     if index < len(SITES[scene]):
         return look
@@ -123,16 +123,16 @@ def look_of(scene: str, index: int, seed: int) -> Look:
 
 
 def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Renders one picture and the growth's outline.
+    """Renders one picture and the mask of its growth.
 
     Args:
-        random: what is drawn from; the same state gives the same picture.
+        random: random generator; the same state gives the same picture.
         shape: (H, W) in pixels.
         look: the site's look.
 
     Returns:
-        picture (H, W, 3) uint8 and mask (H, W) uint8 in {0, 255}, never empty. The mask ends where the frame covers
-        the growth.
+        Picture (H, W, 3) uint8 and mask (H, W) uint8 in {0, 255}, never empty. The mask excludes the part of the growth
+        that the frame covers.
     """
 
     def drawn(limits: Range) -> float:
@@ -175,7 +175,7 @@ def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple
 
 
 def _frame(random: np.random.Generator, shape: Shape, look: Look) -> Field:
-    """How well the tissue is seen, in [0, 1]: 0 behind a frame with the shape of a superellipse."""
+    """Returns the visibility of the tissue in [0, 1]: 0 behind a frame in the shape of a superellipse."""
     if random.random() >= look.framed:
         return np.ones(shape, np.float32)
     rows, columns = (np.abs(axis) for axis in _axes(shape))
@@ -186,7 +186,7 @@ def _frame(random: np.random.Generator, shape: Shape, look: Look) -> Field:
 
 
 def _place(random: np.random.Generator, visible: Field, radius: float) -> tuple[float, float]:
-    """Centre (row, column) of the growth: of some candidates, the one whose surroundings are seen best."""
+    """Returns the centre (row, column) of the growth: the most visible of several random candidates."""
     height, width = visible.shape
     spare = min(1.2 * radius, 0.38 * min(height, width))
     candidates = random.uniform((spare, spare), (height - spare, width - spare), (8, 2))
@@ -198,7 +198,7 @@ def _place(random: np.random.Generator, visible: Field, radius: float) -> tuple[
 def _depth_inside(
     random: np.random.Generator, shape: Shape, centre: tuple[float, float], radius: float, ragged: float
 ) -> Field:
-    """Signed depth below the border in pixels: an ellipse, waves along the angle, fractal raggedness."""
+    """Returns the signed distance inside the border in pixels: an ellipse with waves and fractal irregularities."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     rows, columns = rows - np.float32(centre[0]), columns - np.float32(centre[1])
     turn, aspect = float(random.uniform(0, np.pi)), float(random.uniform(1.0, 1.6)) ** 0.5
@@ -213,7 +213,7 @@ def _depth_inside(
 
 
 def _light(random: np.random.Generator, inside: Field, radius: float, bulge: float) -> tuple[Field, Field]:
-    """Light on a raised growth, with a lamp beside the camera; and how much the surface faces that."""
+    """Returns the light on a raised growth from a lamp beside the camera, and how much the surface faces the camera."""
     height = np.float32(bulge * radius) * (1 - np.square(1 - np.clip(inside / np.float32(radius), 0, 1)))
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.06 * radius, truncate=2))
     turn, facing = float(random.uniform(0, 2 * np.pi)), 1 / np.sqrt(1 + down**2 + right**2)
@@ -222,7 +222,7 @@ def _light(random: np.random.Generator, inside: Field, radius: float, bulge: flo
 
 
 def _vignette(random: np.random.Generator, shape: Shape, strength: float) -> Field:
-    """A slope of the light across the picture, and darker corners."""
+    """Returns light with a gradient across the picture and darker corners."""
     rows, columns = _axes(shape)
     turn, slope = float(random.uniform(0, 2 * np.pi)), float(random.uniform(0, 0.12))
     tilt = 1 + np.float32(slope) * (rows * np.float32(np.sin(turn)) + columns * np.float32(np.cos(turn)))
@@ -230,9 +230,9 @@ def _vignette(random: np.random.Generator, shape: Shape, strength: float) -> Fie
 
 
 def _folds(random: np.random.Generator, shape: Shape, folds: float, body: Field) -> Field:
-    """Light in a tube: dark towards its far end, with the shadows of folds, which are rings around that end.
+    """Returns the light in a tube: darker towards its far end, with the shadows of folds as rings around that end.
 
-    The rings are evenly spaced in the logarithm of the distance, and so crowd towards the end.
+    The rings are evenly spaced in the logarithm of the distance to the end.
     """
     rows, columns = _axes(shape)
     end = random.uniform(-1.1, 1.1, 2).astype(np.float32)
@@ -248,17 +248,17 @@ def _folds(random: np.random.Generator, shape: Shape, folds: float, body: Field)
 
 
 def _glare(random: np.random.Generator, shape: Shape, amount: float) -> Field:
-    """Specular highlights in [0, 1]: flecks in clusters."""
+    """Returns specular highlights in [0, 1], as clusters of spots."""
     fine = smooth_noise(random, shape, max(2.0, min(shape) / 40))
     where = np.clip(smooth_noise(random, shape, min(shape) / 4), -1, 2)
     return sigmoid(14 * (fine - (3.6 - 0.6 * amount - 0.6 * where))) * np.float32(min(1, 2 * amount))
 
 
-_FINE = 3  # lines are drawn this much finer and averaged, because PIL's are not anti-aliased
+_FINE = 3  # supersampling of lines, as PIL does not antialias them
 
 
 def _lines(shape: Shape, lines: list[tuple[NDArray[np.float64], float]]) -> Field:
-    """Coverage in [0, 1] by lines, each (N, 2) points (column, row) and a width, in pixels."""
+    """Returns the coverage in [0, 1] by lines, each (N, 2) points (column, row) and a width, in pixels."""
     canvas = Image.new("L", (shape[1] * _FINE, shape[0] * _FINE))
     pen = ImageDraw.Draw(canvas)
     for points, width in lines:
@@ -267,7 +267,7 @@ def _lines(shape: Shape, lines: list[tuple[NDArray[np.float64], float]]) -> Fiel
 
 
 def _hairs(random: np.random.Generator, shape: Shape, count: int) -> Field:
-    """Coverage by curved hairs that grow roughly one way."""
+    """Returns the coverage by curved hairs of roughly one direction."""
     size, steps, main = np.array(shape[::-1], float), np.linspace(0, 1, 14)[:, None], random.uniform(0, 2 * np.pi)
     lines = []
     for _ in range(count):
@@ -281,7 +281,7 @@ def _hairs(random: np.random.Generator, shape: Shape, count: int) -> Field:
 
 
 def _ruler(random: np.random.Generator, shape: Shape) -> Field:
-    """Coverage by a millimetre scale near the lower or the upper edge."""
+    """Returns the coverage by a millimetre scale near the lower or upper edge."""
     height, width = shape
     step, edge = width * random.uniform(0.025, 0.05), random.choice([0.06, 0.92])
     start = np.array([width * random.uniform(0.0, 0.4), height * edge])
@@ -290,7 +290,7 @@ def _ruler(random: np.random.Generator, shape: Shape) -> Field:
 
 
 def _print(random: np.random.Generator, image: NDArray[np.floating]) -> None:
-    """Puts lines of small bright marks at the upper left, as unreadable as print is at this size."""
+    """Draws lines of small bright marks at the upper left, like unreadable print."""
     step = max(3, min(image.shape[:2]) // 42)
     for line in range(int(random.integers(2, 5))):
         marks = random.random((step, int(random.integers(4, 11)) * step)) < 0.45
@@ -300,24 +300,24 @@ def _print(random: np.random.Generator, image: NDArray[np.floating]) -> None:
 
 
 def _axes(shape: Shape) -> tuple[Field, Field]:
-    """Rows and columns from -1 to 1, as (H, 1) and (1, W)."""
+    """Returns rows and columns from -1 to 1, as (H, 1) and (1, W)."""
     rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in shape)
     return rows[:, None], columns[None]
 
 
 def smooth_noise(random: np.random.Generator, shape: Shape, cell: float) -> Field:
-    """Random field of mean about 0 and deviation about 1 with features ``cell`` pixels wide, (H, W) float32."""
+    """Returns a random field (H, W) float32 with mean about 0, deviation about 1, and features ``cell`` pixels wide."""
     height, width = shape
     rows, columns = int(np.ceil(height / cell)) + 3, int(np.ceil(width / cell)) + 3
     grid = Image.fromarray(random.standard_normal((rows, columns), dtype=np.float32))
     left, top = (float(value) for value in random.uniform(0.5, 1.5, 2))
     box = (left, top, left + width / cell, top + height / cell)
-    # 1.5: bicubic joining lowers the deviation of the grid's values to about two thirds
+    # 1.5: bicubic interpolation lowers the deviation to about two thirds
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, box=box)) * np.float32(1.5)
 
 
 def fractal_noise(random: np.random.Generator, shape: Shape, cell: float, octaves: int = 4, gain: float = 0.5) -> Field:
-    """Sum of smooth fields, each half as wide and ``gain`` times as strong as the one before; deviation about 1."""
+    """Sums smooth fields, each half as wide and ``gain`` times as strong as the one before; deviation about 1."""
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
         total += np.float32(gain**octave) * smooth_noise(random, shape, max(cell / 2**octave, 1.0))
@@ -325,7 +325,7 @@ def fractal_noise(random: np.random.Generator, shape: Shape, cell: float, octave
 
 
 def ridges(random: np.random.Generator, shape: Shape, cell: float, sharpness: float = 2.5) -> Field:
-    """A net of thin lines in [0, 1] where a smooth field changes its sign: pigment network, vessels."""
+    """Returns a net of thin lines in [0, 1] where a smooth field changes its sign: pigment network, vessels."""
     field = smooth_noise(random, shape, cell) + 0.35 * smooth_noise(random, shape, cell / 2)
     return np.exp(-np.square(sharpness * field)).astype(np.float32)
 
@@ -336,7 +336,7 @@ def sigmoid(field: Field) -> Field:
 
 
 def one_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask without threads of one pixel and without holes, as an outline is drawn."""
+    """Returns the largest connected component of a mask, opened and with its holes filled."""
     opened = ndimage.binary_opening(mask)
     parts, _ = ndimage.label(opened if opened.any() else mask)
     sizes = np.bincount(parts.ravel())
@@ -345,13 +345,13 @@ def one_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def photograph(random: np.random.Generator, image: NDArray, *, blur: Range, noise: Range) -> NDArray[np.uint8]:
-    """Blur of the lens, contrast of the camera, noise of the sensor, rounding to 8 bits.
+    """Applies lens blur, camera contrast and sensor noise, and converts to 8 bits.
 
     Args:
-        random: what is drawn from.
+        random: random generator.
         image: (H, W, 3) light, 1 is white.
-        blur: range of the blur's deviation in pixels, at 256 pixels on the shorter side.
-        noise: range of the noise's deviation, in [0, 1] intensities.
+        blur: range of the blur's standard deviation in pixels, at 256 pixels on the shorter side.
+        noise: range of the noise's standard deviation, for intensities in [0, 1].
     """
     sigma = float(random.uniform(*blur)) * min(image.shape[:2]) / 256
     image = ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=3)
@@ -361,8 +361,8 @@ def photograph(random: np.random.Generator, image: NDArray, *, blur: Range, nois
 
 
 PUBLIC_FOLDER = "public"
-_SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel and lesions a handful of them
-_SPLIT_STRIDE = 100_000  # a split starts at its own multiple: more unlabelled images leave the others as they are
+_SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel, and lesions only a few pixels
+_SPLIT_STRIDE = 100_000  # first index of each split: more unlabelled images do not change the other splits
 
 
 def render_synthetic(
@@ -380,26 +380,26 @@ def render_synthetic(
 ) -> DataList:
     """Renders sites that look different from each other and returns their data list.
 
-    Image ``index`` of a site depends on ``(seed, site, index)`` only: asking for more images or sites changes none of
-    those that exist. The public images have a plain look of their own; every site shifts away from it (colour cast,
-    light, size of what is to be found; hair, rulers and skin tone, or frame, print and glare). It does not imitate any
-    diagnosis and is no substitute for real images.
+    Image ``index`` of a site depends only on ``(seed, site, index)``: more images or sites do not change existing ones.
+    The public images have a plain look; every site differs from it (colour cast, light, size of the growths; hair,
+    rulers and skin tone, or frame, print and glare). The images do not imitate any diagnosis and are no substitute for
+    real images.
 
     Args:
-        folder: receives ``<site>/images/*.jpg`` and ``<site>/masks/*.png`` (values 0 and 255); the public images lie
+        folder: folder for ``<site>/images/*.jpg`` and ``<site>/masks/*.png`` (values 0 and 255); the public images are
             in ``public/``.
         scene: ``"skin"`` (pigmented lesions) or ``"polyp"`` (polyps in the colon; the public ones are small).
-        sites: number of sites, named ``site-1`` on; the first four have looks of their own, further ones vary them.
-        labelled: also writes masks of the unlabelled images (the oracle variant needs them).
-        images_per_site: unlabelled images of each site.
-        public: labelled public images.
-        validation: labelled validation images of each site.
-        test: labelled test images of each site.
+        sites: number of sites, named ``site-1``, ``site-2``, …; the first four have fixed looks, others vary these.
+        labelled: whether to write masks of the unlabelled images too (the oracle variant needs them).
+        images_per_site: number of unlabelled images of each site.
+        public: number of labelled public images.
+        validation: number of labelled validation images of each site.
+        test: number of labelled test images of each site.
         size: (H, W) in pixels, at least 64 each.
         seed: every seed gives other images.
 
     Returns:
-        a :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
+        A :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
 
     Raises:
         Refused: a count or size is out of range.
@@ -449,7 +449,7 @@ def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> l
 
 
 def _save(path: Path, content: bytes) -> str:
-    """Writes an image or a volume atomically, over no other, and returns the SHA-256 of its bytes."""
+    """Writes an image or a volume atomically, without replacing another, and returns the SHA-256 of its bytes."""
     write_new({path: content}, {}, hint="render another seed, scene or size into a new folder")
     return sha256_bytes(content)
 
@@ -463,14 +463,14 @@ _THINNEST, _DEEPEST = 32, 512
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a site's volumes look.
+    """The appearance of a site's volumes.
 
     Args:
-        values: grey value of each of air, fat, muscle, bone, gut, kidney and spleen.
-        noise: standard deviation of the noise, in grey values; of MR it is Rician.
-        bias: how far the field of an MR coil departs from 1; 0 for CT.
+        values: grey values of air, fat, muscle, bone, gut, kidney and spleen.
+        noise: standard deviation of the noise, in grey values; Rician noise for MR.
+        bias: amplitude of the bias field of an MR coil; 0 for CT.
         spacing: mm of a voxel along the three axes.
-        degrees: how far the volume's axes are turned against the scanner's, about its third.
+        degrees: rotation of the volume's axes against the scanner's, about the third.
         mirrored: whether the first axis runs from right to left, as in most DICOM series.
     """
 
@@ -485,20 +485,20 @@ class Scanner:
 CT = Scanner((-1000, -100, 50, 700, 20, 190, 120), 14, 0.0, (1.5, 1.5, 3.0), 0.0, True)
 MR = Scanner((10, 880, 300, 90, 480, 620, 430), 22, 0.3, (1.8, 1.8, 4.0), 6.0, False)
 SCANNERS = {"ct": CT, "mr": MR}
-"""Scanners of the sites; the public volumes are of both, in turn."""
+"""Scanners of the sites; the public volumes alternate between them."""
 
 
 PARTS = read_json(Path(__file__).with_name("synthetic_organs.json"))
-"""Ellipsoids of fat, muscle, bone, gut, kidney and spleen: tissue, centre, half axes, in half sides of the volume."""
+"""Ellipsoids of fat, muscle, bone, gut, kidney and spleen: (tissue, centre, half axes) in units of half the volume."""
 
 
 def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Scanner) -> tuple[Volume, Volume]:
-    """Draws one volume.
+    """Renders one volume.
 
     Args:
-        random: what is drawn from.
+        random: random generator.
         shape: voxels along (X, Y, Z); slices are along Z.
-        scanner: what the tissues look like.
+        scanner: appearance of the tissues.
 
     Returns:
         Grey values, and the label in {0, 1, 2}; both (X, Y, Z) int16.
@@ -524,7 +524,7 @@ def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Sc
 
 
 def affine_of(scanner: Scanner, shape: Sequence[int]) -> NDArray[np.float64]:
-    """The 4 x 4 matrix from voxel indices to mm, with the volume's middle at 0."""
+    """Returns the 4 x 4 matrix from voxel indices to mm, with the volume's centre at 0."""
     angle = math.radians(scanner.degrees)
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     scale = np.array(scanner.spacing) * (-1 if scanner.mirrored else 1, 1, 1)
@@ -545,13 +545,13 @@ def render_volumes(
 ) -> list[str]:
     """Writes a CT-like and an MR-like site and a public set: ``<site>/{images,masks}/<site>_NN.nii.gz``.
 
-    Volume ``index`` of a site depends on ``(seed, site, index)`` and on the size alone. All have masks; how many a list
-    names is `samfed prepare nifti`'s matter.
+    Volume ``index`` of a site depends only on ``(seed, site, index)`` and on the size. All volumes have masks;
+    `samfed prepare nifti` decides which of them a list names.
 
     Args:
-        folder: receives the sites ``ct``, ``mr`` and ``public``.
-        volumes: of each of the two sites, at least 1.
-        public: volumes, CT-like and MR-like ones in turn.
+        folder: folder for the sites ``ct``, ``mr`` and ``public``.
+        volumes: number of volumes of each of the two sites, at least 1.
+        public: number of public volumes, alternately CT-like and MR-like.
         size: rows and columns of a slice, at least 32 each.
         depth: slices of a volume.
         seed: every seed gives other volumes.
@@ -560,7 +560,7 @@ def render_volumes(
         Names of the sites.
 
     Raises:
-        Refused: a count or size is out of range, or another volume is in the way.
+        Refused: a count or size is out of range, or a different volume has the same path.
     """
     import nibabel
 

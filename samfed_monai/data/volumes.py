@@ -1,4 +1,4 @@
-"""NIfTI volumes and DICOM objects: out as RGB slices, which everything else here reads; masks back as volumes."""
+"""Converts NIfTI volumes and DICOM objects to RGB slices, and masks of slices back to volumes."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ logger = logging.getLogger(__name__)
 Picture = NDArray[np.uint8]
 
 WINDOW = (0.5, 99.5)
-"""Percentiles of a volume that become black and white, where its numbers are no grey values from 0 to 255."""
+"""Percentiles of a volume that become black and white, unless its values are uint8."""
 TOLERANCE = 0.1
-"""Voxels that a mask's corner may lie from its volume's: more than two programs' rounding, less than a reader sees."""
+"""Distance in voxels between corners of a mask and its volume: above rounding errors, too small to be visible."""
 
 ROUNDING = 1e-3
-"""How far from whole a mask's numbers may be: programs that scale them (scl_slope) do not hit them exactly."""
-SINGULAR, AGREEMENT = 1e-6, 0.01  # shares of a voxel: of its volume; of its sides in qform and sform
+"""Tolerance for whole numbers in masks, as programs that scale values (scl_slope) do not hit them exactly."""
+SINGULAR, AGREEMENT = 1e-6, 0.01  # relative limits: of a voxel's volume; of its sides in qform and sform
 WHICH = "name every value with --classes A,B, or say with --label N which is foreground, or which each class has"
 NOT_LABELLED = "; if 255 is background, make it 0; if it was not labelled: weak labels are read from pictures alone"
 REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affine)"
@@ -57,13 +57,13 @@ REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affi
 
 @dataclass(frozen=True)
 class Slices:
-    """What one file holds, as pictures.
+    """The pictures of one file.
 
     Args:
-        pictures: (N, H, W, 3) uint8, RGB: slices of a volume along its last axis, rows and columns swapped so that its
-            first axis runs to the right; or the frames of a DICOM object.
-        pixel_area: mm² of a pixel, where the file says it; of a volume by its affine.
-        voxel: of a volume, mm from row to row, from column to column and from slice to slice.
+        pictures: (N, H, W, 3) uint8, RGB: slices of a volume along its last axis, transposed so that its first axis
+            runs to the right; or the frames of a DICOM object.
+        pixel_area: area of a pixel in mm², if known; of a volume from its affine.
+        voxel: for a volume, mm from row to row, from column to column and from slice to slice.
     """
 
     pictures: Picture
@@ -74,16 +74,16 @@ class Slices:
 def read_slices(path: str | Path, *, reorient: bool = False) -> Slices:
     """Reads a NIfTI volume or a DICOM object.
 
-    Grey values become RGB. NIfTI: 8-bit data are taken as they are, others by :data:`WINDOW` of the whole volume.
-    DICOM: see :func:`~samfed_monai.data.dicom.read_frames`.
+    Grey values become RGB. NIfTI: 8-bit data are kept, others are scaled by :data:`WINDOW` of the whole volume. DICOM:
+    see :func:`~samfed_monai.data.dicom.read_frames`.
 
     Args:
         path: the file.
-        reorient: whether the axes of a NIfTI volume are brought to RAS+ first, so that slices run from feet to head.
+        reorient: whether to reorient a NIfTI volume to RAS+ first, so that slices run from feet to head.
 
     Raises:
-        Refused: a file that cannot be read, or is no picture, stack of pictures or volume; a volume whose header does
-            not give its position.
+        Refused: a file that cannot be read, or is not a picture, stack of pictures or volume; to reorient, a volume
+            without an orientation in its header.
     """
     path = Path(path)
     return _nifti(path, reorient) if kind_of(path) == NIFTI else Slices(*read_frames(path))
@@ -98,24 +98,24 @@ def read_mask_slices(
     reorient: bool = False,
     held: set[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The foreground of a NIfTI mask, in the order and orientation of the pictures of its volume.
+    """Reads a NIfTI mask, in the order and orientation of the pictures of its volume.
 
     Args:
-        path: the mask: whole numbers to :data:`ROUNDING`, of the volume's shape and place.
+        path: the mask: whole numbers within :data:`ROUNDING`, with the volume's shape and position.
         like: the volume.
-        labels: values that are foreground; empty takes the only one beside 0. Of several classes, the value of each, in
-            their order, and every other is background, but for 255 alone, which scribbles have where nothing is
-            labelled; empty takes 1, 2, … and refuses every other.
+        labels: values that are foreground; empty takes the only one besides 0. With several classes, the value of each,
+            in order; empty takes 1, 2, … and refuses other values. If ``labels`` are given, other values are
+            background, but 255 as the only one is refused, as scribbles use it for "not labelled".
         classes: names of several classes; empty for one.
-        reorient: as the volume's pictures are read.
-        held: takes the values of the mask beside 0.
+        reorient: as for the volume's pictures.
+        held: set to which the mask's values other than 0 are added.
 
     Returns:
-        (N, H, W) in 0..K, as :class:`Slices` has its pictures; K is 1 without ``classes``.
+        (N, H, W) in 0..K, ordered as the pictures of :class:`Slices`; K is 1 without ``classes``.
 
     Raises:
-        Refused: another shape, or an affine that puts a corner more than a tenth of a voxel elsewhere; values that are
-            no whole numbers; several values beside 0 of which none is named, or one that no class has.
+        Refused: another shape, or an affine that moves a corner by more than a tenth of a voxel; values that are not
+            whole numbers; several values besides 0 and none named, or a value of no class.
     """
     path = Path(path)
     mask, volume = _loaded(path), _loaded(Path(like))
@@ -135,7 +135,7 @@ def read_mask_slices(
         raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
     values = np.unique(data)
-    part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # what is infinite or no number is a part, too
+    part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # includes infinity and NaN
     if part.size:
         raise refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
     data, values = np.rint(data), np.unique(np.rint(values))
@@ -156,7 +156,7 @@ def read_mask_slices(
 
 
 def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
-    """How far, in mm, two affines put a corner of a volume apart at most; infinite if either has no numbers."""
+    """Returns the largest distance in mm between a volume's corners under two affines; infinite if not finite."""
     last = [*(side - 1 for side in shape), 0, 0][:3]
     corners = np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], float)
     apart = float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
@@ -164,13 +164,12 @@ def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int])
 
 
 def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = False) -> bytes:
-    """A gzipped NIfTI, uint8, with shape, place and units of the volume that the masks were made of.
+    """Returns masks as a gzipped uint8 NIfTI with the shape, position and units of their volume.
 
     Args:
-        masks: (H, W) of each slice, bool or in 0..255 (values of classes, for instance), in the order of
-            :class:`Slices`.
+        masks: (H, W) of each slice, bool or in 0..255 (class values, for instance), in the order of :class:`Slices`.
         like: the volume.
-        reorient: whether the slices were read with it; the NIfTI has the volume's own axes.
+        reorient: whether the slices were read with ``reorient``; the NIfTI has the volume's own axes.
     """
     import nibabel
 
@@ -181,10 +180,10 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
         data = _turned(data, nibabel.orientations.ornt_transform(forwards, _directions(like, source)))
     image = nibabel.Nifti1Image(data.reshape(_space(source)), source.affine)
     image.header.set_xyzt_units(*source.header.get_xyzt_units())
-    for form in ("qform", "sform"):  # they may differ, and a viewer take either
+    for form in ("qform", "sform"):  # they may differ, and a viewer may use either
         matrix, code = getattr(source, f"get_{form}")(coded=True)
         getattr(image, f"set_{form}")(matrix, int(code))
-    return gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
+    return gzip.compress(image.to_bytes(), mtime=0)  # without a time, the same masks give the same bytes
 
 
 def _loaded(path: Path) -> Any:
@@ -196,7 +195,7 @@ def _loaded(path: Path) -> Any:
 
 @contextmanager
 def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
-    """Refuses whatever is raised, but for memory that ran out: nibabel and zlib raise a dozen kinds."""
+    """Turns all exceptions except out-of-memory errors into :class:`Refused`: nibabel and zlib raise many kinds."""
     try:
         yield
     except Exception as error:
@@ -235,10 +234,10 @@ def _nifti(path: Path, reorient: bool) -> Slices:
 
 
 def _millimetres(path: Path, image: Any) -> NDArray[Any]:
-    """The affine (4, 4) in mm: the sform where there is one, else the qform, else pixdim alone."""
+    """Returns the affine (4, 4) in mm: from the sform, else the qform, else pixdim."""
     from nibabel import aff2axcodes
 
-    with _refused_as(path, "units and a qform that can be read", REPAIR):  # of an unknown unit, or no quaternion
+    with _refused_as(path, "units and a qform that can be read", REPAIR):  # unknown unit or invalid quaternion
         units = image.header.get_xyzt_units()[0]
         forms = {name: getattr(image, f"get_{name}")(coded=True)[0] for name in ("qform", "sform")}
     affine = np.asarray(image.affine, float)
@@ -262,7 +261,7 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
 
 
 def _directions(path: Path, image: Any) -> NDArray[Any]:
-    """How nibabel turns a volume to RAS+; one that does not say how it lies, or has no three axes, is refused."""
+    """Returns nibabel's orientation of a volume for RAS+; refuses volumes without an orientation or three axes."""
     from nibabel import io_orientation
 
     if len(_space(image)) < 3:
@@ -281,7 +280,7 @@ def _turned(data: NDArray[Any], directions: NDArray[Any] | None) -> NDArray[Any]
 
 
 def different_orientations(paths: Sequence[Path]) -> list[str]:
-    """A sentence if the axes of several NIfTI volumes run in different directions of the body, else none."""
+    """Returns a sentence if the axes of several NIfTI volumes run in different directions of the body, else none."""
     from nibabel import aff2axcodes
 
     found: dict[str, list[Path]] = {}
@@ -300,7 +299,7 @@ def different_orientations(paths: Sequence[Path]) -> list[str]:
 
 
 def _space(image: Any) -> tuple[int, ...]:
-    """The axes of space: (X, Y) or (X, Y, Z), without those of length 1 behind them."""
+    """Returns the spatial shape, (X, Y) or (X, Y, Z), without trailing axes of length 1."""
     shape: list[int] = list(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
@@ -319,21 +318,21 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
 
 
 VOLUMES = "volumes.json"
-"""File beside the slices that says which volume they are of, and how far their pixels lie apart."""
+"""File beside the slices with the volume and spacing of each folder of slices."""
 
 
 def volumes_of(slices: str | Path) -> dict[str, dict[str, Any]]:
-    """Folder of slices to ``{"volume": path, "spacing": [mm of a row, of a column, between slices]}``.
+    """Returns ``{"volume": path, "spacing": [mm of a row, of a column, between slices]}`` by folder of slices.
 
     Args:
-        slices: where :func:`cut_nifti` put them; another folder has none.
+        slices: output folder of :func:`cut_nifti`; other folders give an empty result.
     """
     path = Path(slices) / VOLUMES
     return dict(read_json(path)) if path.is_file() else {}
 
 
 class _Volume(NamedTuple):
-    """A volume, the name that it gets, the folder of its site's slices, and its mask."""
+    """The folder of a site's slices, the name of a volume in it, the volume's path, and its mask."""
 
     site: Path
     name: str
@@ -352,29 +351,28 @@ def cut_nifti(
     skip_unreadable: bool = False,
     written: Written | None = None,
 ) -> list[str]:
-    """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
+    """Cuts NIfTI volumes and their masks into pictures, in the layout of :mod:`.folders`.
 
     A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
-    last axis, with the grey values of ``samfed infer`` (:func:`read_slices`); likewise its mask, called as masks of
-    images are. Slices without foreground have empty masks; those of a single grey value, which are the same in every
-    volume and would tie patients together, are left out. :data:`VOLUMES` notes where they come from.
+    last axis, with the grey values of ``samfed infer`` (:func:`read_slices`); its mask becomes ``masks`` with the same
+    names. Slices without foreground have empty masks; slices of a single grey value without foreground are left out, as
+    they are equal in all volumes and would join patients. :data:`VOLUMES` records the source of each folder.
 
     Args:
         root: folder of sites, or one site's own folder.
-        slices: where the pictures go; the data root of a list.
-        labels, classes: see :func:`read_mask_slices`; slices of several classes hold their values. Without either, all
-            masks have one value of foreground; 1 and 255 count as one.
+        slices: folder for the pictures, and the data root of a list.
+        labels, classes: see :func:`read_mask_slices`; slices of several classes hold class values. Without either, all
+            masks must have one foreground value; 1 and 255 count as one.
         reorient: see :func:`read_slices`.
-        without_spacing: sites of which the headers' voxel sizes are not true; no distance in mm is measured there.
+        without_spacing: sites whose headers have wrong voxel sizes; no distance in mm is measured there.
         skip_unreadable: whether to leave out volumes that cannot be read, or whose mask cannot, each with a warning.
-        written: takes the new files.
+        written: mapping to which the new files are added.
 
     Returns:
-        Sentences on what was left out.
+        Sentences on volumes and slices left out.
 
     Raises:
-        Refused: everything that is wrong with any volume, and files of another content that are in the way. Nothing
-            that was written is left then.
+        Refused: all problems of all volumes, and existing files with other content. New files are deleted then.
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
@@ -410,7 +408,7 @@ def cut_nifti(
             spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
             folder = relative(each.site / "images" / each.name, slices)
             notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
-            if not len(problems):  # with one, nothing is kept
+            if not len(problems):  # after a problem, all files are deleted in the end
                 with problems.collected():
                     write_new(cut, files)
         foreground = held.keys() - {0}
@@ -420,7 +418,7 @@ def cut_nifti(
         if labels and not classes and held and not foreground & {*labels}:
             found = f"{' and '.join(map(str, labels))}, which no mask holds"
             problems.add("--label", found=found, expected="the value of foreground in masks", hint="look into one")
-        if not len(problems):  # of a volume with one, no slices are known
+        if not len(problems):  # the slices of a volume with a problem are unknown
             problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
         at = slices / VOLUMES
@@ -437,8 +435,8 @@ def cut_nifti(
 def _cut(
     volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
 ) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, set[int]]:
-    """The files of a volume's slices and of their masks, mm of its voxels, how many slices were left out, and the
-    values of the mask, if any, and 0."""
+    """Returns the files of a volume's slices and masks, its voxel size in mm, the number of slices left out, and the
+    values of the mask, 0 included."""
     read = read_slices(volume.path, reorient=reorient)
     shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
     kinds, values = {"images": read.pictures}, {0}
@@ -464,7 +462,7 @@ def _is_unreadable(volume: Path) -> bool:
 
 
 def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
-    """Pictures that would be taken for slices or their masks, by folder, and are none of those that were cut."""
+    """Returns a problem for each folder with pictures that were not cut and would be used as slices or masks."""
     others = defaultdict[Path, list[str]](list)
     for folder in (site / kind for site in site_folders(slices).values() for kind in ("images", "masks")):
         for path in (path for path in list_images(folder) if path not in cut):
@@ -475,7 +473,7 @@ def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
 
 
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
-    """The volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
+    """Returns the volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
     inside = [site.name for site in sites.values()]
     sentences = passed_over(root, inside) if root not in sites.values() else []
@@ -491,10 +489,10 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
         expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
         for number, each in enumerate(volumes):
             if each.mask and mask_stem(each.mask) == mask_stem(each.path):
-                continue  # a number that its mask has, too, is of no channel
+                continue  # a number that the mask has too is not a channel
             if each.mask is None and FURTHER.fullmatch(each.name):
                 problems.add(str(each.path), found="a further channel", expected=expected, hint=hint)
-            volumes[number] = each._replace(name=each.name.removesuffix(FIRST_CHANNEL))  # the case's name
+            volumes[number] = each._replace(name=each.name.removesuffix(FIRST_CHANNEL))  # nnU-Net's case name
     listed: dict[tuple[Path, str], _Volume] = {}
     for each in volumes:
         if listed.setdefault((each.site, each.name), each) != each:

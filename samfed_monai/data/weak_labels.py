@@ -1,4 +1,4 @@
-"""Weak labels: scribbles, points, boxes and blocks, read from files or derived from masks; 255 is not labelled."""
+"""Weak labels: scribbles, points, boxes and blocks, read from files or derived from masks; 255 means not labelled."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
 from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, read_mask
 
 IGNORE = 255
-"""The value of a pixel that is not labelled, in files, and in tensors of one class."""
+"""Value of unlabelled pixels in files, and in tensors of one class."""
 
 POINTS, WIDTH = 5, 3
-"""How many points of each class are drawn, and how many pixels wide points and scribbles are by default."""
+"""Defaults: number of points of each class, and width of points and scribbles in pixels."""
 
 
 def read_weak_label(path: str | Path, classes: int = 1) -> Picture:
     """Reads a weak label as (H, W) in {0, 1, ..., K, 255}: background, each class, not labelled.
 
     Args:
-        path: a lossless 8-bit grey image (PNG, TIFF, BMP), upright or turned by its EXIF like any other.
-        classes: K, how many there are.
+        path: a lossless 8-bit grey image (PNG, TIFF, BMP); its EXIF orientation is applied.
+        classes: number of classes K.
 
     Raises:
-        Refused: what :func:`samfed_monai.data.read_mask` refuses of any file; other values; no background or no
-            class at all (a file of 0 and 255 alone is a mask, not a weak label).
+        Refused: a file that :func:`samfed_monai.data.read_mask` refuses; other values; no background, or no class (a
+            file with only 0 and 255 is a mask, not a weak label).
     """
     return decode_weak_label(read_bytes(path), str(path), classes)
 
 
 def decode_weak_label(content: bytes, name: str, classes: int = 1) -> Picture:
-    """:func:`read_weak_label` on bytes."""
+    """Decodes a weak label from bytes as :func:`read_weak_label` does."""
     label = decode_grey(content, name)
     values = {int(value) for value in np.unique(label)}
     levels, marks = {*range(classes + 1), IGNORE}, "1" if classes == 1 else f"1 to {classes}"
@@ -64,31 +64,32 @@ def decode_weak_label(content: bytes, name: str, classes: int = 1) -> Picture:
 def weaken(
     mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = POINTS, width: int = WIDTH
 ) -> Picture:
-    """A weak label that could have been drawn in a hurry instead of a mask.
+    """Derives a weak label from a mask, as it might be drawn by hand.
 
     - ``scribble``: the skeletons of each class and of the background (Zhang and Suen), ``width`` pixels wide.
-    - ``points``: that many points of each class and of the background, ``width`` pixels wide.
-    - ``box``: background outside of the bounding box of every object; inside of it, the middle half of each side is
+    - ``points``: ``points`` points of each class and of the background, ``width`` pixels wide.
+    - ``box``: background outside of the bounding boxes of all objects; inside a box, the middle half of each side is
       its class and the rest is not labelled (so a few pixels may be wrong, as with real boxes). Where boxes of several
-      classes overlap, the class whose boxes are smaller decides.
-    - ``block``: the mask inside of one block around a random border pixel, half of the image's sides; nothing outside.
+      classes overlap, the class with the smaller boxes wins.
+    - ``block``: the mask in one block around a random border pixel, half as long as the image's sides; the rest is not
+      labelled.
 
-    A pixel of scribbles, points and blocks is always what the mask says.
+    Labelled pixels of scribbles, points and blocks always agree with the mask.
 
     Args:
-        mask: (H, W) in 0..K, with the background and one class at least.
-        kind: one of :class:`LabelKind` but ``mask``.
-        random: what is drawn from.
-        points: of each class, 1 or more.
+        mask: (H, W) in 0..K, with background and at least one class.
+        kind: one of :class:`LabelKind` except ``mask``.
+        random: random generator.
+        points: number of points of each class, 1 or more.
         width: in pixels, odd.
 
     Returns:
-        (H, W) uint8 in {0, ..., K, 255} with at least one pixel of each value of the mask; a block with one at least
-        of the background and of a class.
+        (H, W) uint8 in {0, ..., K, 255} with at least one pixel of each value of the mask; a block has at least one
+        pixel of the background and one of a class.
 
     Raises:
-        Refused: a mask of one class alone; a number out of range; the kind ``mask``; for scribbles, without
-            scikit-image (the extra ``weak``).
+        Refused: a mask of only one value; a number out of range; the kind ``mask``; for scribbles, scikit-image (the
+            extra ``weak``) is not installed.
     """
     kind = LabelKind(kind)
     problems = Problems()
@@ -102,7 +103,7 @@ def weaken(
 
 
 def _regions(mask: Picture) -> dict[int, np.ndarray]:
-    """The pixels of each class that is there, and of the background, which is last."""
+    """Returns the pixels of each class in the mask, and, last, of the background."""
     return {int(value): mask == value for value in (*np.unique(mask[mask > 0]), 0)}
 
 
@@ -126,14 +127,14 @@ def _drawn(mask: Picture, line_of: Callable[[np.ndarray], np.ndarray], width: in
     label = np.full(mask.shape, IGNORE, np.uint8)
     for value, region in _regions(mask).items():
         line = line_of(region)
-        # a region so thin or so round that its skeleton is empty keeps one pixel
+        # a region with an empty skeleton keeps one pixel
         line = line if line.any() else _first(region)
         label[ndimage.binary_dilation(line, np.ones((width, width))) & region] = value
     return label
 
 
 def _first(region: np.ndarray) -> np.ndarray:
-    """The first pixel of a region alone."""
+    """Returns a region's first pixel."""
     return np.arange(region.size).reshape(region.shape) == np.flatnonzero(region)[0]
 
 
@@ -183,23 +184,22 @@ def weaken_list(
     points: int = POINTS,
     width: int = WIDTH,
 ) -> DataList:
-    """A list whose sites have weak labels of their training images, drawn from the masks of another list.
+    """Returns a list in which masks of the sites' training images are replaced by weak labels drawn from them.
 
-    The labels are written beside the images, into ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root,
-    and depend on mask, kind and seed alone. Files that are there, drawn of other masks or classes, are not replaced.
-    Public, validation and test images keep their masks, and so do images with an empty or full mask. Images without a
-    mask stay without a label.
+    The labels are written to ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root and depend only on mask,
+    kind and seed. Existing files from other masks or classes are not replaced. Public, validation and test images keep
+    their masks, and so do images with an empty or full mask. Images without a mask get no label.
 
     Args:
-        datalist: of masks at the sites in ``kinds``.
-        data_root: folder that the list's paths are relative to; it is written to.
-        kinds: site to kind; a site that is not named keeps its labels, weak ones as well.
-        seed: of everything drawn.
+        datalist: list with masks at the sites in ``kinds``.
+        data_root: folder that the list's paths are relative to; the labels are written below it.
+        kinds: kind by site; a site that is not named keeps its labels.
+        seed: seed of all draws.
         points, width: as in :func:`weaken`.
 
     Raises:
-        Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
-            a mask, a file that cannot be read or written. No file is written then.
+        Refused: an unknown site or kind, a site whose labels are weak already, no training image with a mask, a file
+            that cannot be read or written. No file is written then.
     """
     problems = Problems()
     if not kinds:
