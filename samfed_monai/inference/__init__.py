@@ -1,4 +1,4 @@
-"""Masks for new images: a trained model of any kind in, masks in any form out; export to formats of others."""
+"""Segments new images with any kind of trained model, writes masks in many formats, and exports networks."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""``samfed app``: images are dropped into the browser of this machine, and masks are shown there.
+"""``samfed app``: drop images into a browser on this machine and see their masks.
 
-One process, Python's own web server: it listens to 127.0.0.1, answers addresses that begin with a token drawn at its
-start, and only requests for that host, so that neither other users of the machine nor pages of other sites (DNS
-rebinding) reach it. Its pages load nothing from anywhere (``Content-Security-Policy``). What was dropped is in a
-temporary folder that ends with the process.
+One process with Python's own web server. It listens on 127.0.0.1 and answers only requests for that host whose path
+starts with a token drawn at start, so that neither other users of the machine nor pages of other sites (DNS rebinding)
+can reach it. Its pages load nothing from elsewhere (``Content-Security-Policy``). Dropped files are kept in a temporary
+folder that is deleted when the process ends.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 
 ADDRESS, PORT = "127.0.0.1", 7860
 LARGEST = 4 * 2**30
-"""Bytes of one file."""
+"""Largest size of a file, in bytes."""
 KEPT = 8
-"""Drops whose images and masks are kept; older ones are deleted."""
+"""Number of drops whose images and masks are kept; older ones are deleted."""
 FORMS = (
     ("masks/**/*.png", "Masks (PNG)"),
     ("masks/**/*.nii.gz", "Masks (NIfTI)"),
@@ -56,7 +56,7 @@ FORMS = (
     ("areas.csv", "Table (CSV)"),
     ("looks.html", "This list (HTML)"),
 )
-"""What is offered of a drop: files of its folder, and what they are called."""
+"""Downloads of a drop: pattern of files in its folder, and label."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -65,14 +65,14 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _DROP = re.compile(r"[0-9a-f]{16}")
-_LONGEST_NAME = 200  # bytes; what is written of it has a longer one
+_LONGEST_NAME = 200  # bytes; output files have longer names
 
 
 class Drop:
-    """Files that were dropped together, and what became of them.
+    """Files that were dropped together, and their results.
 
     Args:
-        folder: for the files, and for all that is written.
+        folder: folder for the files and all output.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,11 +80,11 @@ class Drop:
         self.given.mkdir(parents=True)
         self.state = "waiting"
         self.html = ""
-        #: Files to download, by the name in their address.
+        #: Files to download, by their name in the URL.
         self.downloads: dict[str, Path] = {}
 
     def segment(self, predictor: Predictor, *, reorient: bool = False) -> None:
-        """Segments the files; whatever keeps it from that becomes the text that the browser shows."""
+        """Segments the files; errors become the text that the browser shows."""
         self.state = "working"
         try:
             with _warnings() as notes:
@@ -98,7 +98,7 @@ class Drop:
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
-        except Exception:  # the next drop may be sound
+        except Exception:  # the server goes on with the next drop
             logger.exception("a mistake of this program")
             self.html, self.state = "This program made a mistake; its terminal shows which.", "refused"
 
@@ -125,7 +125,7 @@ class Drop:
                     logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
 
     def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
-        """Makes files downloadable: the only one, or a ZIP of several; its name in the address and what it is."""
+        """Offers files for download, several as a ZIP; returns the name in the URL and the label, or ``None``."""
         files = sorted(self.folder.glob(pattern))
         if not files:
             return None
@@ -141,13 +141,13 @@ class Drop:
         return key, label
 
     def _plain(self, text: str) -> str:
-        """A message without the names of temporary folders."""
+        """Removes the names of temporary folders from a message."""
         return text.replace(f"{self.given}/", "").replace(f"{self.folder}/", "")
 
 
 @contextmanager
 def _warnings() -> Iterator[list[logging.LogRecord]]:
-    """What this package warns of inside the block."""
+    """Collects the warnings of this package inside the block."""
     kept, package = MemoryHandler(sys.maxsize, sys.maxsize), logging.getLogger("samfed_monai")
     kept.setLevel(logging.WARNING)
     package.addHandler(kept)
@@ -158,12 +158,12 @@ def _warnings() -> Iterator[list[logging.LogRecord]]:
 
 
 class App:
-    """The server and the drops that it works on, one after the other.
+    """The server and its drops, which are processed one after the other.
 
     Args:
-        predictor: what segments.
-        port: to listen to; 0 takes a free one.
-        reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices.
+        predictor: the predictor.
+        port: port to listen on; 0 takes a free one.
+        reorient: whether to reorient NIfTI volumes to RAS+ before cutting them into slices.
 
     Raises:
         Refused: the port is in use or not allowed.
@@ -184,32 +184,32 @@ class App:
         self._asked: queue.Queue[Drop | None] = queue.Queue()
 
     def begin(self, drop: Drop) -> None:
-        """Asks for the masks of a drop."""
+        """Queues a drop for segmentation."""
         drop.state = "queued"
         self._asked.put(drop)
 
     def stop(self) -> None:
-        """Lets :meth:`run` return after the drops that it was asked for."""
+        """Lets :meth:`run` return after the queued drops."""
         self._asked.put(None)
 
     def run(self) -> None:
-        """Answers until it is stopped or interrupted; masks are computed in this thread, one drop after the other."""
+        """Serves until stopped or interrupted; masks are computed in this thread, one drop after the other."""
         with tempfile.TemporaryDirectory(prefix="samfed-app-") as folder:
             self.folder = Path(folder)
             threading.Thread(target=self.server.serve_forever, daemon=True).start()
             try:
-                self.predictor([np.full((64, 64, 3), 128, np.uint8)])  # what is wrong with the model is refused here
+                self.predictor([np.full((64, 64, 3), 128, np.uint8)])  # fails now if the model does not work
                 logger.info("open %s in a browser of this machine; Ctrl+C ends it", self.address)
                 for drop in iter(self._asked.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
-            except KeyboardInterrupt:  # how it is ended
+            except KeyboardInterrupt:  # the usual way to end it
                 logger.info("ended; what was dropped is deleted")
             finally:
                 self.server.shutdown()
                 self.server.server_close()
 
     def drop(self, key: str) -> Drop:
-        """The drop of that key, which is made if it is not there."""
+        """Returns the drop with this key; creates it if needed."""
         with self._lock:
             if key not in self.drops:
                 finished = [old for old, drop in self.drops.items() if drop.state in ("done", "refused")]
@@ -226,12 +226,12 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Refusal(Exception):
-    """A request that is not answered: the HTTP status, and a text."""
+    """A refused request: the HTTP status and a text."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """``GET /TOKEN/`` is the page; a drop is ``PUT``, file by file, to ``/TOKEN/KEY/NAME``, begun by ``POST`` to
-    ``/TOKEN/KEY``, and asked after by ``GET``; its files are below ``/TOKEN/KEY/``."""
+    """``GET /TOKEN/`` is the page. The files of a drop are sent by ``PUT`` to ``/TOKEN/KEY/NAME``; ``POST`` to
+    ``/TOKEN/KEY`` starts it, ``GET`` there returns its state; its results are below ``/TOKEN/KEY/``."""
 
     server: _Server
     server_version, sys_version = "samfed", ""
@@ -264,10 +264,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_POST = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """No line of every request, which would have the names of images."""
+        """Logs nothing: lines of requests would contain the names of images."""
 
     def _parts(self) -> list[str]:
-        """The path behind the token, decoded; a request of someone else is refused."""
+        """Returns the decoded parts of the path after the token; refuses a wrong token or host."""
         port = self.server.server_port
         first, *rest = [unquote(part) for part in self.path.partition("?")[0].removeprefix("/").split("/")]
         known = secrets.compare_digest(first.encode(), self.server.app.token.encode())
@@ -283,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
             refusal = f"{left} bytes, expected 1 to {LARGEST}"
         elif place.exists() or drop.state != "waiting":
             refusal = "there is one of that name already"
-        with open(os.devnull if refusal else place, "wb") as stream:  # a browser takes no answer before it has sent all
+        with open(os.devnull if refusal else place, "wb") as stream:  # browsers read no reply before they have sent all
             while left and (block := self.rfile.read(min(left, 2**20))):
                 stream.write(block)
                 left -= len(block)

@@ -1,6 +1,6 @@
-"""How far a predicted mask is to be trusted: its expected Dice, a lower bound, and what is unusual about it.
+"""Quality of a predicted mask without labels: its expected Dice, a lower bound, and flags of what is unusual.
 
-What estimates were worth on images with labels, and the calibration that follows from it, is here as well.
+Also compares the estimates with true Dice on labelled images and calibrates them.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EMPTY = "empty"
-"""Flag of a mask in which nothing is."""
+"""Flag of an empty mask."""
 COLUMNS = ("expected_dice", "lower_bound", "doubtful", "flags")
-"""Heads that a table of areas has for it; ``doubtful`` is yes or empty, several flags have a semicolon between them."""
+"""Columns in the table of areas; ``doubtful`` is yes or empty, flags are separated by semicolons."""
 ENOUGH = 256
-"""Pixels of a side on which pieces are counted, and the border is found."""
+"""Pixels of a side to which masks and images are reduced to count pieces and find the border."""
 SPECK = 0.02
-"""Share of the mask below which a piece of it is a speck and no piece of its own."""
+"""Share of the mask below which a component does not count as a piece."""
 BLACK = 0.1
-"""Brightest channel of a pixel of an endoscope's frame: black of video is 16 of 255, and frames have noise."""
+"""Largest channel value of black pixels in an endoscope's frame: black in video is 16 of 255, plus noise."""
 HAIR = 5
-"""Pixels below which what is black is too thin for a frame."""
+"""Smallest thickness of a black frame, in pixels."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is expected of one mask.
+    """The expected quality of one mask.
 
     Args:
-        expected_dice: Dice with the unknown true mask, in [0, 1]; a little too high where nothing calibrates it, and 0
-            of an empty mask, unless it is of a slice or frame, which may hold nothing.
+        expected_dice: Dice with the unknown true mask, in [0, 1]; slightly too high without a calibration; 0 for an
+            empty mask, except of a slice or frame, which may contain no foreground.
         lower_bound: nine in ten masks have at least this Dice, in [0, 1]; ``None`` without a calibration.
-        flags: what is unusual: ``empty``, ``touches the border`` (of the picture without its black frame), ``several
-            pieces``, ``unlike the training images``.
+        flags: ``empty``, ``touches the border`` (of the picture without its black frame), ``several pieces``, ``unlike
+            the training images``.
         doubtful_below: expected Dice below which the mask is doubtful.
     """
 
@@ -61,30 +61,30 @@ class Assessment:
         return self.expected_dice < self.doubtful_below
 
     def of_nothing(self) -> Assessment:
-        """That of a mask which is empty where something must be: no empty mask agrees with any other."""
+        """Returns the assessment with Dice 0, for an empty mask of an image that must contain foreground."""
         return replace(self, expected_dice=0.0, lower_bound=None if self.lower_bound is None else 0.0)
 
     def row(self) -> dict[str, Any]:
-        """Cells of :data:`COLUMNS`."""
+        """Returns the cells of :data:`COLUMNS`."""
         bound = {} if self.lower_bound is None else {"lower_bound": round(self.lower_bound, 4)}
         marks = {"doubtful": "yes" if self.doubtful else "", "flags": "; ".join(self.flags)}
         return {"expected_dice": round(self.expected_dice, 4), **bound, **marks}
 
 
 def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quality: Quality | None = None) -> list[str]:
-    """What is unusual about a mask and its image, see :class:`Assessment`.
+    """Returns the flags of a mask and its image, see :class:`Assessment`.
 
     Args:
         mask: (H, W), foreground where it is not 0.
         image: (3, H, W) in [0, 1], as the network saw it.
-        quality: of the model, which may know the colours of the images that it was shown.
+        quality: of the model; may include the colours of its training images.
     """
     drawn = mask > 0
     seen = np.ones((1, *drawn.shape), np.float32) if image is None else image
     thin = max(1, max(seen.shape) // ENOUGH)
     edge = border_of(seen[:, ::thin, ::thin])
     rows, columns = (np.arange(size) * coarse // size for size, coarse in zip(drawn.shape, edge.shape, strict=True))
-    step = max(1, max(drawn.shape) // ENOUGH)  # of a large picture every second, third, … pixel
+    step = max(1, max(drawn.shape) // ENOUGH)  # large pictures are subsampled
     pieces = np.bincount(label(drawn[::step, ::step], np.ones((3, 3)))[0].ravel())[1:]
     colours = quality.colours if quality is not None else None
     found = {
@@ -97,9 +97,9 @@ def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quali
 
 
 def border_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a picture's content ends: (H, W), true at its outermost pixels, in its black frame and beside that.
+    """Returns the border of a picture's content (H, W): true in its black frame, and one pixel inside frame or edge.
 
-    A frame is black, is connected with the edge of the picture, and is no thinner than :data:`HAIR`.
+    A frame is black, connected with the edge of the picture, and at least :data:`HAIR` pixels thick.
 
     Args:
         image: (C, H, W) in [0, 1].
@@ -119,15 +119,15 @@ def assess(
     doubtful_below: float = DOUBTFUL,
     parts: bool = False,
 ) -> Assessment:
-    """How far one predicted mask is to be trusted.
+    """Estimates the quality of one predicted mask.
 
     Args:
         found: the prediction.
         image: (3, H, W) float in [0, 1], as the network saw it.
-        quality: what is known of the model; its calibration is for a threshold of 0.5.
-        threshold: probability from which a pixel is foreground.
+        quality: of the model; its calibration is only used at a threshold of 0.5.
+        threshold: lowest probability of foreground.
         doubtful_below: expected Dice below which a mask is doubtful.
-        parts: whether the image is a slice or frame, of which many rightly hold nothing.
+        parts: whether the image is a slice or frame, many of which contain no foreground.
     """
     flags = tuple(flags_of(found.mask, image.cpu().numpy(), quality))
     calibrated = quality.calibration if threshold == 0.5 else None
@@ -137,16 +137,16 @@ def assess(
 
 
 Pairs = Sequence[tuple[float, float]]
-"""Estimate and true Dice of each image."""
+"""(estimate, true Dice) of each image."""
 FEWEST_RANKED = 5
-"""Images without which no rank correlation is given."""
+"""Fewest images for a rank correlation."""
 
 
 def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Estimate and Dice of every image of ``samfed evaluate``, by site and id, from the tables that it wrote.
+    """Reads estimate and Dice of every image, by site and id, from the tables of ``samfed evaluate``.
 
     Args:
-        output_dir: its folder.
+        output_dir: its output folder.
         result: content of its ``metrics.json``.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {}
@@ -165,7 +165,7 @@ def require_enough(images: int, split: str, which: str = "") -> None:
 
 
 def calibrated_on(pairs: Pairs, split: str) -> Calibration:
-    """The calibration of a model on images of a split that it was not trained on; empty masks are left out.
+    """Calibrates a model on images of a split that it was not trained on; empty masks are left out.
 
     Raises:
         Refused: too few images.
@@ -176,19 +176,19 @@ def calibrated_on(pairs: Pairs, split: str) -> Calibration:
 
 
 def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:
-    """How far estimates can be relied on.
+    """Measures how reliable the estimates are.
 
     Args:
         pairs: of images with labels.
-        calibration: of the model; ``None`` takes estimates as they are, and there is no bound.
-        calibrating: how many of the images are known to be of the calibration, on which it looks better than it is.
+        calibration: of the model; ``None`` uses the uncalibrated estimates, without a bound.
+        calibrating: number of images that were used for the calibration, on which it looks better than it is.
 
     Returns:
         ``images``; ``calibrated``; ``calibrating``; ``expected_dice`` and ``dice``, their means; ``error``, their mean
-        distance; ``above_bound``, the share of images with at least their lower bound (``None`` without one);
-        ``spearman``, the rank correlation of estimate and Dice (``None`` of fewer than five images, or where one never
-        varies); ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the lowest
-        estimates; ``dice_of_others``, the mean Dice of the other four fifths.
+        absolute difference; ``above_bound``, the share of images with at least their lower bound (``None`` without
+        one); ``spearman``, the rank correlation of estimate and Dice (``None`` with fewer than five images, or if one
+        is constant); ``worst_in_doubtful``, the share of the tenth with the lowest Dice that is in the fifth with the
+        lowest estimates; ``dice_of_others``, the mean Dice of the other four fifths.
     """
     estimates, dice = (np.array(column, float) for column in zip(*pairs, strict=True))
     made = [calibration(each) if calibration else (each, None) for each in estimates.tolist()]
@@ -212,7 +212,7 @@ def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0)
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What :func:`kept` found, for a reader."""
+    """Returns the result of :func:`kept` as sentences."""
     how = "expected" if found["calibrated"] else "expected (not calibrated)"
     lines = [
         f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"

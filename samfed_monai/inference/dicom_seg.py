@@ -1,4 +1,4 @@
-"""Masks of a DICOM object, or of a series of slices, as a DICOM segmentation that refers to it, frame by frame."""
+"""Writes masks of a DICOM object, or of a series of slices, as a DICOM segmentation that refers to its frames."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from samfed_monai.core.validators import installed
 from samfed_monai.data.dicom import numbers_of, read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
-"""What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's
-dictionary); everything else is coded as a lesion."""
+"""Foreground names in a bundle's ``channel_def`` with their SNOMED CT codes (keywords of pydicom's dictionary); other
+names are coded as a lesion."""
 ANATOMY = (7152, 7153, 7154, 7155, 7160, 7192)
-"""DICOM's context groups of what may be segmented in heart, nerves, abdomen, thorax and pelvis, and in general: one of
-several classes that has a name of theirs is coded as that (``small intestine``: SNOMED CT's)."""
-_SCHEME = "99SAMFED"  # names of classes that none of these has; private schemes begin with 99 (PS3.16, chapter 8)
+"""DICOM context groups of segmented anatomy (heart, nerves, abdomen, thorax, pelvis, general). With several classes, a
+class with a name of these groups gets its code (``small intestine``: SNOMED CT's)."""
+_SCHEME = "99SAMFED"  # for other names of classes; private schemes start with 99 (PS3.16, chapter 8)
 SERIES = 9000  # a number that no scanner is likely to have used in the study
 NAME = "SAM-Fed"
 _NEEDED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 )
-"""Attributes without which no object refers to another; the patient's may be empty, the UIDs may not."""
+"""Attributes that an object needs for references; the patient's may be empty, the UIDs may not."""
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
 def require_highdicom() -> list[Problem]:
-    """What is wrong if ``highdicom`` is not there."""
+    """Returns a problem if ``highdicom`` is not installed."""
     return installed("highdicom", "dicom", "--dicom-seg", "no highdicom", "highdicom to write with")
 
 
 def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:
-    """Why no segmentation can refer to objects, found by making empty ones; nothing is computed or written.
+    """Returns the problems of segmentations of these objects by making empty ones; writes nothing.
 
     Args:
         objects: headers of DICOM objects.
-        labels: of the segments.
+        labels: names of the segments.
     """
     problems = Problems()
     if not objects:
@@ -62,18 +62,18 @@ def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> l
 
 
 def series_of(objects: Sequence[Any]) -> list[list[int]]:
-    """Which objects are the slices of one series and get one segmentation; every other object has one of its own.
+    """Groups objects that are the slices of one series and get one segmentation; other objects are groups of one.
 
-    Slices of one series are of one study, kind, size, spacing, thickness, orientation and frame of reference, have one
-    frame each, and each a place of its own along their normal: objects at the same place (phases, echoes, a file that
-    is there twice) stay apart, with the whole of their series.
+    Slices of a series have the same study, kind, size, spacing, thickness, orientation and frame of reference, one
+    frame each, and different positions along their normal. If positions repeat (phases, echoes, a file twice), all
+    objects of the series stay separate.
 
     Args:
-        objects: headers of DICOM objects, as :func:`samfed_monai.data.dicom.read_object` reads them.
+        objects: headers of DICOM objects, from :func:`samfed_monai.data.dicom.read_object`.
 
     Returns:
-        Numbers of objects, each in one group, in the order of the first of them; slices by their place along the normal
-        of the image plane (from feet to head where slices are axial).
+        Groups of indices, ordered by their smallest index; slices are ordered by position along the normal of the image
+        plane (from feet to head for axial slices).
     """
     groups: dict[object, list[tuple[float, int]]] = {}
     for index, header in enumerate(objects):
@@ -97,7 +97,7 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
 
 
 def identity_of(segmentation: str | Path | BinaryIO) -> str:
-    """A DICOM object's own UID; none of a file that is no DICOM object."""
+    """Returns a DICOM object's own UID; empty for a file that is not a DICOM object."""
     import pydicom
 
     try:
@@ -109,27 +109,27 @@ def identity_of(segmentation: str | Path | BinaryIO) -> str:
 def segmentation_of(
     sources: Sequence[Any], masks: Sequence[NDArray[Any]], *, labels: Sequence[str], model: str
 ) -> bytes:
-    """A DICOM segmentation, binary, of a segment for each label and in it a frame for each of the source's, empty ones
-    too.
+    """Returns a binary DICOM segmentation with a segment for each label and a frame for each frame of the source.
 
-    The source is one object, or the slices of one series (:func:`series_of`), to each of which its frame refers.
+    The source is one object, or the slices of one series (:func:`series_of`); empty frames are included.
 
-    It belongs to the source's patient and study, whose attributes are copied as the standard wants it; what is empty
-    there stays empty. The algorithm is this package's, at its version, with the model as a parameter. The same masks
-    of the same object and model have the same UIDs; date and time are those of writing.
+    The segmentation belongs to the source's patient and study; their attributes are copied as the standard requires,
+    empty ones included. The algorithm is this package at its version, with the model as a parameter. The same masks of
+    the same object and model have the same UIDs; date and time are those of writing.
 
-    Frames that the source places in space (an image plane, or functional groups) are placed there. Others, of
-    photographs and videos, only refer to the source's frame of their number, as a stack: highdicom writes one frame of
-    those, so the frames behind it are added here.
+    Frames with a position in space in the source (an image plane, or functional groups) keep it. Other frames, of
+    photographs and videos, only refer to the source's frame by number, as a stack: highdicom writes one frame of these,
+    and the others are added here.
 
     Args:
-        sources: header of the DICOM object, or headers of a series' slices in the order of their places.
-        masks: (H, W) of each of its frames, or of each slice: bool, or the values of several classes.
-        labels: of the segments, in the order of the classes; see :data:`PROPERTIES`.
-        model: what identifies the weights.
+        sources: header of the DICOM object, or headers of a series' slices ordered by position.
+        masks: (H, W) of each frame or slice: bool, or class values.
+        labels: names of the segments, in the order of the classes; see :data:`PROPERTIES`.
+        model: identifies the weights.
 
     Raises:
-        Refused: another number of masks than frames; an object without identity, or one that highdicom refuses.
+        Refused: the number of masks is not that of the frames; an object without the attributes for references, or one
+            that highdicom refuses.
     """
     import highdicom
     from pydicom.sr.codedict import codes
@@ -163,7 +163,7 @@ def segmentation_of(
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they show patients' names
+            warnings.simplefilter("ignore")  # warnings contain patients' names
             made = highdicom.seg.Segmentation(
                 source_images=list(sources) if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
@@ -194,8 +194,8 @@ def segmentation_of(
 
 
 def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
-    """Category and type of a segment's property. A single foreground is a lesion, whatever its name; of several classes
-    a name that has no code gets a private one, which says nothing but the name."""
+    """Returns the category and type of a segment's property. A single foreground that is not in :data:`PROPERTIES` is a
+    lesion; with several classes, a name without a code gets a private one."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
@@ -225,7 +225,7 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
 
 
 def _placed(content: Any) -> bool:
-    """Whether the object says where in space each of its frames lies."""
+    """Whether the object gives the position of its frames in space."""
     if "FrameOfReferenceUID" not in content:
         return False
     if _frames(content) > 1:
@@ -235,11 +235,11 @@ def _placed(content: Any) -> bool:
 
 
 def _one_frame(content: Any) -> Any:
-    """The object's first frame without a place in space: what highdicom takes of every kind of object.
+    """Returns the object's first frame without a position in space, which highdicom accepts for every kind of object.
 
-    It looks for pixel measures in the functional groups of every kind that may have several frames, also where, as in
-    ultrasound and video, there are none: those given here are taken out of the segmentation again. Without a slice's
-    thickness it would write measures that it cannot read.
+    highdicom requires pixel measures in the functional groups of all multi-frame kinds, which ultrasound and video do
+    not have: those given here are removed from the segmentation again. Without a slice thickness it would write
+    measures that it cannot read.
     """
     import highdicom
     import pydicom
@@ -255,8 +255,8 @@ def _one_frame(content: Any) -> Any:
 
 
 def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
-    """All frames of every segment in the place of its first one, each with the source's frame of its number, as one
-    stack; ``pixels`` are (segments, frames, H, W)."""
+    """Replaces the single frame of every segment by all its frames, as one stack, each with a reference to the source's
+    frame of its number; ``pixels`` are (segments, frames, H, W)."""
     from pydicom.pixels.utils import pack_bits
     from pydicom.tag import Tag
 
@@ -269,7 +269,7 @@ def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
         frame.StackID, frame.InStackPositionNumber = "1", number + 1
         frame.DimensionIndexValues = [segment + 1, number + 1]
         groups.append(group)
-    index = deepcopy(made.DimensionIndexSequence[0])  # behind the segment's: which frame it is
+    index = deepcopy(made.DimensionIndexSequence[0])  # second index after the segment: the frame
     index.DimensionIndexPointer = Tag("InStackPositionNumber")
     index.FunctionalGroupPointer = Tag("FrameContentSequence")
     index.DimensionDescriptionLabel = "In-Stack Position Number"

@@ -1,6 +1,6 @@
-"""A trained network in formats that run without this package, compared with the network that it was made of.
+"""Exports a trained network to formats that run without this package, and compares the result with the network.
 
-An ONNX file is read back here, too: as a network like the one that it was exported from.
+Also runs exported ONNX files as networks.
 """
 
 from __future__ import annotations
@@ -38,48 +38,48 @@ from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-"""What ONNX needs beside torch: the extra ``export``."""
+"""Packages that ONNX needs besides torch: the extra ``export``."""
 CLASSES = "classes"
-"""Property of an ONNX file that holds the names of several classes, as JSON."""
+"""Property of an ONNX file with the names of several classes, as JSON."""
 RUNTIMES = {"onnxruntime": "export", "openvino": "openvino"}
-"""What runs an ONNX file, and the extra that installs it."""
+"""Runtimes for ONNX files, and the extras that install them."""
 SAME_LOGITS = 1e-3
-"""Largest difference of logits, as a share of the largest logit where that is above 1. Float32 sums in another order
-differ by about 1e-5; a network that was exported wrongly differs by whole logits."""
+"""Largest allowed difference of logits, relative to the largest logit if that is above 1. Float32 sums in another order
+differ by about 1e-5, a wrongly exported network by whole logits."""
 SAME_MASKS = 0.995
-"""Least Dice of masks in int8 to those of float32, over all images together."""
+"""Smallest allowed Dice between masks in int8 and in float32, over all images together."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST_BATCH = 4096  # torch.export needs an upper bound; this one is above any batch
-_FIRST_LINE = 200  # characters of another library's error
+_LONGEST_BATCH = 4096  # torch.export needs an upper bound
+_FIRST_LINE = 200  # characters shown of another library's error
 
 Run = Callable[[Tensor], Tensor]
 
 Exporter = Callable[[nn.Module, Path, Tensor], Run]
-"""Of another package (entry points ``samfed_monai.exporters``): writes a network to a path, with some images
-``(B, 3, H, W)`` to trace with, and returns how to run what is there: images to logits."""
+"""An exporter of another package (entry points ``samfed_monai.exporters``): writes a network to a path, with images
+``(B, 3, H, W)`` to trace it with, and returns a function that runs the result: images to logits."""
 
 
 class OnnxNetwork(nn.Module):
-    """Runs an ONNX file by ONNX Runtime or OpenVINO, on the CPU, with as many threads as torch has when it is built.
+    """Runs an ONNX file with ONNX Runtime or OpenVINO on the CPU, with torch's number of threads at construction.
 
-    It has no parameters, is not trained, and does not check the numbers that it is given. ONNX Runtime computes in the
-    file's own numbers; OpenVINO in bfloat16 where the processor does, and one image at a time, which is its fastest.
+    It has no parameters, cannot be trained, and does not check its input. ONNX Runtime computes in the file's data
+    types; OpenVINO in bfloat16 if the processor supports it, and one image at a time, which is fastest there.
 
     Args:
-        path: a file that ``samfed export --to onnx`` wrote, in float32 or int8, or one of that kind: one input ``(B, 3,
-            H, W)`` float32 in [0, 1], one output of logits: ``(B, 1, H, W)``, or ``(B, K + 1, H, W)`` of K classes,
-            whose names the file holds.
+        path: a file from ``samfed export --to onnx``, in float32 or int8, or a similar one: one input ``(B, 3, H, W)``
+            float32 in [0, 1], one output of logits, ``(B, 1, H, W)``, or ``(B, K + 1, H, W)`` for K classes, with the
+            class names in the file.
         runtime: ``"onnxruntime"`` or ``"openvino"``; the first reads the file's names and shapes in both cases.
 
     Attributes:
-        size: height and width that the file takes, in pixels.
+        size: height and width of the input, in pixels.
         classes: names of several classes; empty for one.
-        quality: what is known of how far its masks are to be trusted; nothing where the file has no such property.
+        quality: the model's quality; an empty one if the file has no such property.
 
     Raises:
-        Refused: what runs it is not installed; no such file, or none that it reads; a network of another kind; a
-            property that holds no quality.
+        Refused: the runtime is not installed; no such file, or not an ONNX file; a network of another kind; an invalid
+            quality property.
         ValueError: an unknown runtime.
     """
 
@@ -97,7 +97,7 @@ class OnnxNetwork(nn.Module):
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own kinds, which are no public names
+        except Exception as error:  # its own exception classes are not public
             if machine_failure(error) is not None:
                 raise
             found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
@@ -111,7 +111,7 @@ class OnnxNetwork(nn.Module):
         self._run = self._by_openvino(path) if runtime == "openvino" else self._by_onnxruntime
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C, H, W) float32 of images (B, 3, H, W) float32 in [0, 1], with H and W as in ``size``."""
+        """Returns logits (B, C, H, W) float32 for images (B, 3, H, W) float32 in [0, 1] of ``size``."""
         numbers = images.detach().as_subclass(Tensor).cpu().numpy()
         return torch.from_numpy(self._run(numbers)).to(images.device)
 
@@ -119,7 +119,7 @@ class OnnxNetwork(nn.Module):
         return np.asarray(self._session.run(None, {self._input: numbers})[0])
 
     def _by_openvino(self, path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        """What runs the file by OpenVINO, compiled for one image at a time."""
+        """Returns a function that runs the file with OpenVINO, compiled for one image at a time."""
         import openvino
 
         core = openvino.Core()
@@ -127,7 +127,7 @@ class OnnxNetwork(nn.Module):
         model.reshape([1, 3, *self.size])
         hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
         compiled = core.compile_model(model, "CPU", hints)
-        # the next image is computed into the same memory
+        # copied, as the next image is computed into the same memory
         return lambda numbers: np.concatenate([compiled(image[None])[0].copy() for image in numbers])
 
     def _checked(self, path: Path) -> tuple[int, int]:
@@ -146,7 +146,7 @@ class OnnxNetwork(nn.Module):
 
 
 def _names_in(text: str) -> list[str]:
-    """Names of several classes, as the file has them; none of a file with something else in their place."""
+    """Returns the names of several classes from a file's property; none if it is invalid."""
     try:
         names = parse_json(text)
     except ValueError:
@@ -159,15 +159,15 @@ def _described(values: Any) -> str:
 
 
 class Measured(NamedTuple):
-    """What one form of a network costs, and how far its predictions are from those of the network in float32.
+    """Cost of one form of a network, and the difference of its predictions from those of the network in float32.
 
     Args:
-        name: of the form, for a reader.
-        megabytes: of its file, in 10^6 bytes.
-        images_per_second: in batches of the sample images, on the CPU.
+        name: of the form, for display.
+        megabytes: size of its file, in 10^6 bytes.
+        images_per_second: in one batch of the sample images, on the CPU.
         difference: largest difference of a logit.
         pixels: share of mask pixels that differ, in [0, 1].
-        dice: of the masks to those in float32, all images and classes together; 1 where both are empty.
+        dice: Dice of the masks with those in float32, over all images and classes; 1 if both are empty.
     """
 
     name: str
@@ -179,7 +179,7 @@ class Measured(NamedTuple):
 
 
 def _to_torchscript(network: nn.Module, path: Path, images: Tensor, about: dict[str, str]) -> Run:
-    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process, and leaves half a file
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process and leaves a partial file
     torch.jit.save(torch.jit.trace(network, images, check_trace=False), buffer, about)
     path.write_bytes(buffer.getbuffer())
     program: Run = torch.jit.load(path)
@@ -200,8 +200,8 @@ def _to_onnx(network: nn.Module, path: Path, images: Tensor, about: dict[str, st
 
 
 def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, str], *, whole: Path) -> Run:
-    """Matrix products of the ONNX file ``whole`` in 8 bits, by ONNX Runtime's own quantiser; convolutions, which scaled
-    image by image are far less exact and no faster, stay in float32."""
+    """Converts matrix products of the ONNX file ``whole`` to 8 bits with ONNX Runtime's quantiser. Convolutions stay in
+    float32: with dynamic scaling they are far less exact and no faster."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -216,7 +216,7 @@ def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, st
 
 
 def _with_texts(path: Path, about: dict[str, str]) -> Run:
-    """The network of an ONNX file, once that has texts about it, among which are classes and quality."""
+    """Adds texts to an ONNX file, such as classes and quality, and returns its network."""
     import onnx
 
     content = onnx.load(path)
@@ -236,9 +236,9 @@ FORMATS: Mapping[str, tuple[str, Callable[[nn.Module, Path, Tensor, dict[str, st
     "onnx": (".onnx", _to_onnx),
     "bundle": ("_bundle", _to_torchscript),
 }
-"""What a network can be exported to, a traced program for ``torch.jit.load`` and LibTorch, a program of
-``torch.export``, ONNX, and a MONAI inference bundle around a traced program, which plain MONAI runs: what the name of
-the file or folder ends in, and what writes a network, with texts about it, and returns how to run what was written."""
+"""Export formats: a traced program for ``torch.jit.load`` and LibTorch, a program of ``torch.export``, ONNX, and a
+MONAI inference bundle around a traced program, which plain MONAI runs. Each has the suffix of its file or folder, and a
+function that writes a network with texts about it and returns a function that runs the result."""
 
 
 def export_network(
@@ -255,35 +255,35 @@ def export_network(
     quality: Quality | None = None,
     exporter: Exporter | None = None,
 ) -> list[Measured]:
-    """Writes a network in another format, if that predicts the same; nothing is written otherwise.
+    """Writes a network in another format if that gives the same predictions; else writes nothing.
 
-    What is written takes ``(B, 3, H, W)`` float32 in [0, 1], any B and the H and W of ``images``, and gives logits
-    ``(B, 1, H, W)``, of K classes ``(B, K + 1, H, W)`` with the background first. It is read back from the disk and
-    compared with the network, for all images at once and for one alone. It does not check the images that it is given.
+    The exported network takes ``(B, 3, H, W)`` float32 in [0, 1], with any B and the H and W of ``images``, and returns
+    logits ``(B, 1, H, W)``, or ``(B, K + 1, H, W)`` for K classes, the background first. It is read back from the disk
+    and compared with the network, for all images at once and for a single one. It does not check its input.
 
     Args:
-        network: to export; it is put into eval mode and moved to the CPU.
+        network: network to export; it is put into eval mode and moved to the CPU.
         to: a name in :data:`FORMATS`; with ``exporter``, its name.
         output: a new file, or a new folder for a bundle.
-        images: (B, 3, H, W) float32 in [0, 1], B >= 2: what is compared and timed.
-        int8: of ONNX, whether to write matrix products in integers of 8 bits.
-        bundle: of a bundle: folder of the one that the network belongs to, whose metadata are taken over.
-        shipped: whether the network is the one that ``bundle`` ships; its scores, data, authors and licence are not
-            those of another network.
-        threshold: probability from which a pixel is foreground, of one class.
+        images: (B, 3, H, W) float32 in [0, 1], B >= 2, for comparison and timing.
+        int8: for ONNX, whether to write matrix products as 8-bit integers.
+        bundle: for format ``bundle``, folder of the network's bundle, whose metadata are copied.
+        shipped: whether the network is the one that ``bundle`` ships; scores, data, authors and licence are copied only
+            then.
+        threshold: lowest probability of foreground, for one class.
         classes: names of several classes, in the order of their logits; empty for one.
-        quality: what is known of how far the network's masks are to be trusted. What is written holds it, the classes
-            and :func:`~samfed_monai.core.model_file.usage_of`, but for the format of another package.
-        exporter: of another package, what writes the format.
+        quality: quality of the network. It is written with the classes and
+            :func:`~samfed_monai.core.model_file.usage_of`, except in formats of other packages.
+        exporter: an exporter of another package.
 
     Returns:
-        the network in float32, then what was written, then, of one in int8, the same in float32, then the network under
-        bfloat16 autocast, where :func:`~samfed_monai.networks.inferer.bf16_gains`.
+        Measurements of the network in float32, of the exported one (for int8 also of the same in float32), and, if
+        :func:`~samfed_monai.networks.inferer.bf16_gains`, of the network under bfloat16 autocast.
 
     Raises:
-        Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot
-            take the network; what was made of it predicts something else.
-        ValueError: an unknown format; a bundle without ``bundle``.
+        Refused: ``output`` exists; a package is missing; the network does not take the images' size; the format does
+            not support the network; its predictions differ.
+        ValueError: an unknown format, or format ``bundle`` without ``bundle``.
     """
     if exporter is None and to not in FORMATS:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}")
@@ -304,11 +304,11 @@ def export_network(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
         write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, about))
-        ours = "model.pt2" if to == "pt2" else "model"  # torch.export reads that ending alone
+        ours = "model.pt2" if to == "pt2" else "model"  # torch.export reads only that suffix
         written, option = Path(folder) / (output.name if exporter else ours), f"--to {to}"
         rows.append(_written(f"{to}, float32", option, write, network, written, images, logits))
         most = SAME_LOGITS * max(1.0, float(logits.abs().max()))
-        if not rows[1].difference <= most:  # nan is refused, too
+        if not rows[1].difference <= most:  # so that NaN is refused
             found, hint = f"logits that differ by {rows[1].difference:.2g}", "try another format; nothing was written"
             raise refused(option, found, f"at most {most:.2g}", hint)
         if int8:
@@ -329,7 +329,7 @@ def export_network(
 
 
 def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Problem]:
-    """What is wrong with an export before any network is built: the place, the packages, what does not go together."""
+    """Returns problems of an export before any network is built: output, missing packages, conflicting options."""
     problems = Problems()
     problems.extend(absent("--output", output))
     if int8 and to != "onnx":
@@ -342,7 +342,7 @@ def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Proble
 
 
 def table_of(rows: Sequence[Measured]) -> str:
-    """A table in plain text: a row for each form of the network."""
+    """Returns a plain-text table with a row for each form of the network."""
     lines = [("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")]
     for row in rows:
         cost = f"{row.megabytes:.3g}", f"{row.images_per_second:.1f}"
@@ -356,9 +356,9 @@ def _written(
     """Writes a file and measures it.
 
     Args:
-        name: of the row.
-        option: what asked for it, for messages.
-        write: ours, or another package's.
+        name: name of the row.
+        option: the option that requests it, for messages.
+        write: exporter of this or of another package.
     """
     try:
         with _quiet(), torch.no_grad():
@@ -369,7 +369,7 @@ def _written(
             return _compared(name, path.stat().st_size / 1e6, run, images, logits)
     except Refused:
         raise
-    except Exception as error:  # of another library's exporter, quantiser or runtime
+    except Exception as error:  # from another library's exporter, quantiser or runtime
         if machine_failure(error) is not None:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -380,7 +380,7 @@ def _written(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the records and warnings of the exporters and the quantiser."""
+    """Silences log records and warnings of the exporters and the quantiser."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -421,9 +421,9 @@ def _bundle(
     shipped: bool,
     about: Mapping[str, Any],
 ) -> Path:
-    """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
+    """Writes a bundle for ``python -m monai.bundle run``: program, configuration, metadata, README, licences."""
     config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": threshold}
-    if classes:  # a mask has the value of the largest logit
+    if classes:  # masks are the argmax of the logits
         config |= read_json(_TEMPLATES / "exported_classes.json")
         del config["threshold"]
     write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
@@ -445,11 +445,11 @@ def _bundle(
 def exported_metadata(
     metadata: Mapping[str, Any], size: int, *, shipped: bool, classes: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Metadata of an exported bundle.
+    """Returns the metadata of an exported bundle.
 
     Args:
-        metadata: content of ``metadata.json`` of the bundle that its network belongs to.
-        size: of the images at the network, in pixels.
+        metadata: content of ``metadata.json`` of the network's bundle.
+        size: side of the network's input, in pixels.
         shipped: see :func:`export_network`.
         classes: names of several classes; empty for one.
     """

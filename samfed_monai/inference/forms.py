@@ -1,4 +1,4 @@
-"""What viewers, spreadsheets and browsers take of masks: outlines, polygons, areas, annotations, a page of all."""
+"""Masks in other forms, for viewers, spreadsheets and browsers: outlines, polygons, areas, annotations, a page."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from samfed_monai.reports.style import PRIVACY, data_url, environment
 
 FOLDERS = {"overlays": "overlays", "geojson": "polygons", "dicom_seg": "DICOM segmentations"}
 FILES = {"areas": "areas", "coco": "annotations", "page": "page"}
-"""Forms that are folders, and those that are one file: options of ``samfed infer``, and what they are."""
+"""Forms that are folders, and forms that are single files: option of ``samfed infer``, and name in messages."""
 COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
-"""Heads of the table of areas; ``seconds`` are those of a video's frame."""
+"""Columns of the table of areas; ``seconds`` is the time of a video's frame."""
 LONGEST_SIDE = 448
-"""Pixels of a picture on the page, about 25 kB as JPEG."""
+"""Longest side in pixels of a picture on the page, about 25 kB as JPEG."""
 MOST = 1000
-"""Pictures on one page, which is then some 30 MB: more than anyone looks through, and what a phone still opens."""
+"""Largest number of pictures on a page, which is then about 30 MB and still opens on a phone."""
 
 
 class MaskForms:
-    """Outlines, polygons, areas, annotations, DICOM segmentations and a page of masks; no file is replaced.
+    """Writes outlines, polygons, areas, annotations, DICOM segmentations and a page of masks; replaces no file.
 
     Args:
         bundle: folder of the bundle, whose ``metadata.json`` names the foreground.
         classes: names of several classes; empty for one.
         places: folders and files by form (:data:`FOLDERS`, :data:`FILES`): ``overlays`` for pictures with the masks'
-            outlines, ``geojson`` for polygons, ``dicom_seg`` for DICOM segmentations, ``areas`` for a table, CSV,
+            outlines, ``geojson`` for polygons, ``dicom_seg`` for DICOM segmentations, ``areas`` for a CSV table,
             ``coco`` for COCO annotations, ``page`` for a page of the images with their outlines, most doubtful first.
     """
 
@@ -62,16 +62,16 @@ class MaskForms:
         self.files = {form: Path(given[form]) for form in FILES if form in given}
         self.page = LooksPage(self.labels)
         self.rows: list[dict[str, Any]] = []
-        #: How far each mask is to be trusted, by its picture's name.
+        #: The assessment of each mask, by its picture's name.
         self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-        #: Masks in whose place there are other files, PNG by path.
+        #: Masks that were not written because another file has their path, PNG by path.
         self.instead: dict[Path, bytes] = {}
-        #: Files that could not be written; whoever writes refuses them when all others are there.
+        #: Files that could not be written; the caller refuses them after writing all others.
         self.problems = Problems()
 
     def refuse_misplaced(self, images: Sequence[str], objects: Sequence[Any], output: str) -> None:
-        """Before anything is computed: no outlines among the images, no file in the place of another.
+        """Checks all output paths before anything is computed.
 
         Args:
             images: folders of images, and images.
@@ -79,15 +79,15 @@ class MaskForms:
             output: folder for the masks.
 
         Raises:
-            Refused: a folder is in one of the images', or cannot be written to; a file is something else; two forms
-                have one path; no DICOM segmentation can be made of an object.
+            Refused: a folder is inside a folder of images, or cannot be written to; a file is of another kind; two
+                forms have the same path; no DICOM segmentation can be made for an object.
         """
         problems = Problems()
         if "dicom_seg" in self.folders:
             problems.extend(require_highdicom() or refusals_of(objects, self.labels))
         if "coco" in self.files:
             problems.extend(installed("pycocotools", "coco", "--coco", "no pycocotools", "it, for COCO"))
-        problems.refuse_if_any()  # before folders are looked at, which are made for that
+        problems.refuse_if_any()  # before the folders are checked, which creates them
         for form, folder in self.folders.items():
             for problem in folder.problems(images=images):
                 option, hint = f"--{form.replace('_', '-')}", "choose another folder"
@@ -107,15 +107,15 @@ class MaskForms:
         problems.refuse_if_any()
 
     def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
-        """All pictures of a folder, or of several, whose masks are in ``masks``."""
+        """Adds all pictures of one or several folders, with their masks from ``masks``."""
         self.assessed |= assessed
         for name, path in image_paths(sources) if self.folders or self.files else ():
-            if name in assessed:  # not so of images that were left out as unreadable
+            if name in assessed:  # unreadable images were left out
                 file = {"file_name": f"{name}{path.suffix}"}
                 self.add(name, read_image(path), self.mask_in(masks / f"{name}.png"), file, assessed[name])
 
     def mask_in(self, path: Path) -> NDArray[Any]:
-        """A written mask (H, W): bool, or of several classes their values."""
+        """Reads a written mask (H, W): bool, or class values."""
         if path in self.instead:
             drawn = np.array(Image.open(io.BytesIO(self.instead[path])))
             return drawn if self.classes else drawn > 0
@@ -132,16 +132,16 @@ class MaskForms:
         pixel_area: float | None = None,
         seconds: float | None = None,
     ) -> None:
-        """One picture and its mask, in all forms.
+        """Adds a picture and its mask in all forms.
 
         Args:
             name: of the picture.
             picture: (H, W, 3) uint8.
-            mask: (H, W), as :meth:`mask_in` has it.
-            file: what COCO calls the picture.
-            assessed: how far the mask is to be trusted.
-            pixel_area: mm² of a pixel, where the file says it.
-            seconds: since the beginning of its video; of a frame no picture is written.
+            mask: (H, W), as from :meth:`mask_in`.
+            file: COCO's keys for the picture, such as ``file_name``.
+            assessed: assessment of the mask.
+            pixel_area: area of a pixel in mm², if known.
+            seconds: time of a frame in its video; no outline picture is written for frames.
         """
         self.assessed[name] = assessed
         if "overlays" in self.folders and seconds is None:
@@ -162,13 +162,13 @@ class MaskForms:
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
 
     def add_objects(self, objects: Sequence[tuple[str, Any, Sequence[NDArray[Any]]]], model: str) -> None:
-        """The segmentations of DICOM objects, if asked for; one of the same UID, of another time, is kept.
+        """Writes the DICOM segmentations, if requested; an existing one with the same UID is kept.
 
-        That of a series of slices has the name of its first slice.
+        The segmentation of a series has the name of its first slice.
 
         Args:
-            objects: name, header and masks of each.
-            model: what identifies the weights.
+            objects: name, header and masks of each object.
+            model: identifies the weights.
         """
         if "dicom_seg" not in self.folders:
             return
@@ -183,12 +183,12 @@ class MaskForms:
                     folder.write(f"{name}.dcm", content)
 
     def put(self, form: str, name: str, content: bytes) -> None:
-        """Writes a file into the folder of a form; where there is another one, that is a problem for the end."""
+        """Writes a file into the folder of a form; if another file is there, adds a problem."""
         with self.problems.collected():
             self.folders[form].write(name, content)
 
     def write(self) -> None:
-        """The table of areas, COCO's annotations in the order of the pictures' names, and the page."""
+        """Writes the table of areas, the COCO annotations in the order of the pictures' names, and the page."""
         made = {"areas": self._table, "coco": self._annotations, "page": self.page.html}
         for form, file in self.files.items():
             with self.problems.collected():
@@ -204,7 +204,7 @@ class MaskForms:
         return f"{json.dumps(coco_of(pictures, annotations, self.labels))}\n"
 
     def places(self) -> str:
-        """Where the forms are, or which options make some to look at."""
+        """Returns a sentence with the paths of the forms, or with the options that write some."""
         places = [f"{FOLDERS[form]}: {near(folder.folder)}" for form, folder in self.folders.items()]
         places += [f"{FILES[form]}: {near(file)}" for form, file in self.files.items()]
         none = "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
@@ -212,10 +212,10 @@ class MaskForms:
 
 
 def write_beside(path: Path, content: bytes) -> Path:
-    """Writes a file; where there is one with another content, under a name with a part of its SHA-256.
+    """Writes a file; if one exists with other content, adds a part of the SHA-256 to the name.
 
     Returns:
-        what was written.
+        The path of the written file.
     """
     folder = MaskFolder(path.parent)
     try:
@@ -227,7 +227,7 @@ def write_beside(path: Path, content: bytes) -> Path:
 
 
 def foreground_of(bundle: Path) -> str:
-    """What a bundle calls the foreground: ``channel_def`` of its output, in ``metadata.json``."""
+    """Returns the bundle's name of the foreground: ``channel_def`` of its output, in ``metadata.json``."""
     metadata = read_json(bundle / "configs" / "metadata.json")
     label = lookup(metadata, ["network_data_format", "outputs", "pred", "channel_def", "1"])
     return label if isinstance(label, str) and label else "foreground"
@@ -237,7 +237,7 @@ _MARK = '<meta name="generator" content="samfed infer --page">'
 
 
 def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The mask at another size (width, height); what is smaller than a pixel there does not vanish."""
+    """Resizes the mask to (width, height); objects smaller than a pixel are kept."""
     small = np.zeros(size[::-1], mask.dtype)
     for number in range(1, int(mask.max()) + 1):
         one = Image.fromarray((mask == number).astype(np.uint8) * 255)
@@ -247,10 +247,10 @@ def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 class LooksPage:
-    """Collects pictures for ``--page``; of more than :data:`MOST` it shows the most doubtful.
+    """Collects pictures for ``--page`` and shows the :data:`MOST` most doubtful.
 
     Args:
-        labels: what the foreground is called, or the classes from the first on.
+        labels: name of the foreground, or names of the classes.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -266,14 +266,14 @@ class LooksPage:
         assessed: Assessment,
         seconds: float | None = None,
     ) -> None:
-        """Takes a picture, at :data:`LONGEST_SIDE` at most; the least doubtful one leaves if they are too many.
+        """Adds a picture, reduced to :data:`LONGEST_SIDE`; drops the least doubtful one if there are too many.
 
         Args:
             picture: (H, W, 3) uint8.
-            mask: (H, W), bool or values of classes.
+            mask: (H, W), bool or class values.
             area: a row of :data:`samfed_monai.reports.overlays.COLUMNS`.
-            assessed: how far the mask is to be trusted.
-            seconds: since the beginning of its video.
+            assessed: assessment of the mask.
+            seconds: time of a frame in its video.
         """
         self.total += 1
         self.doubtful += assessed.doubtful
@@ -291,12 +291,12 @@ class LooksPage:
 
     @property
     def looks(self) -> list[dict[str, Any]]:
-        """The pictures that are shown, most doubtful first."""
+        """The pictures to show, most doubtful first."""
         looks = [look for _, _, look in self._worst]
         return sorted(looks, key=lambda look: (look["assessed"].expected_dice, look["area"]["name"]))
 
     def html(self, template: str = "looks.html.j2") -> str:
-        """The page, which any browser shows from the file alone, or the part of it that another template makes."""
+        """Returns the self-contained page, or the part of it that another template renders."""
         looks = self.looks
         several = len(self.labels) > 1
         shown = {

@@ -1,4 +1,4 @@
-"""A trained model as a user names it: a run, weights, a teacher's adapter, an ONNX file, or what the bundle ships."""
+"""A trained model named by the user: a run, weights, a teacher's adapter, an ONNX file, or the bundle's own weights."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
-"""Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
+"""Ids of ``train.json`` that affect scoring, in which a run may differ from the bundle."""
 _WORDS = ("area", "nearest", "auto")
 
 
 class Kind(str, Enum):
-    """What a model is."""
+    """Kinds of models."""
 
     RUN = "run"
     WEIGHTS = "weights"
@@ -59,16 +59,16 @@ class Kind(str, Enum):
 
 
 class TrainedModel:
-    """A model beside the bundle that says how it is used.
+    """A model with the bundle that configures its use.
 
     Args:
         bundle: a bundle's folder, or the name of a packaged one.
         path: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the file
             in the bundle's ``models/``.
-        runtime: what runs an ONNX file, see :class:`~samfed_monai.inference.export.OnnxNetwork`.
+        runtime: runtime of an ONNX file, see :class:`~samfed_monai.inference.export.OnnxNetwork`.
 
     Raises:
-        Refused: no such bundle; a folder that is no finished run; no path, and a bundle that ships no weights.
+        Refused: no such bundle; a folder that is not a finished run; no path, and a bundle without weights.
     """
 
     def __init__(self, bundle: str | Path, path: str | Path | None = None, runtime: str | None = None) -> None:
@@ -84,19 +84,19 @@ class TrainedModel:
             self.kind = Kind.ADAPTER if "adapter" in read_header(self.path) else Kind.WEIGHTS
 
     def require_run(self, site: str) -> None:
-        """Refuses a site of a model that is a single file."""
+        """Refuses a site if the model is a single file."""
         if site and self.run is None:
             hint = "leave it out, or name the folder of the run"
             raise refused("--site", found="a weights file, which is one model", expected="a run", hint=hint)
 
     def weights(self, site: str = "") -> Path:
-        """The file with a site's model; one that a run keeps in parts is put together for as long as this object lives.
+        """Returns the file of a site's model; a model that a run stores in parts is assembled in a temporary folder.
 
         Args:
-            site: of a run; "" is the server's model.
+            site: site of a run; "" is the server's model.
 
         Raises:
-            Refused: there is no such model here; an ONNX file, which holds none to build.
+            Refused: there is no such model; an ONNX file, from which no network can be built.
         """
         self.require_run(site)
         if self.kind is Kind.ONNX:
@@ -115,13 +115,13 @@ class TrainedModel:
         return Path(folder)
 
     def classes(self, given: Any = None) -> list[str]:
-        """Names of the classes that the model was trained on; empty where there is one, or no names are known.
+        """Returns the names of the model's classes; empty for one class, or if no names are known.
 
         Args:
-            given: names from the user, which are taken first.
+            given: names from the user, which take precedence.
 
         Raises:
-            Refused: an adapter of another number of classes.
+            Refused: an adapter has another number of classes.
         """
         if given is not None and not class_problems(given, "--classes"):
             names = list(given)
@@ -143,7 +143,7 @@ class TrainedModel:
 
     @cached_property
     def quality(self) -> Quality:
-        """What is known of how far the model's masks are to be trusted; an exported file holds it itself."""
+        """The model's quality; an exported file contains it."""
         return self.exported.quality if self.kind is Kind.ONNX else read_quality(self.path)
 
     @cached_property
@@ -154,11 +154,11 @@ class TrainedModel:
         return OnnxNetwork(self.path, self.runtime)
 
     def ids(self, workflow: str, own: Mapping[str, Any], site: str = "") -> dict[str, Any]:
-        """Ids with which a workflow builds a site's network as it was trained, its file, and ``own`` on top of them.
+        """Returns the ids with which a workflow builds a site's network as trained, overridden by ``own``.
 
         Raises:
-            Refused: the file was trained on another SAM than the one that is here, or at another image size than the
-                bundle or ``own`` says.
+            Refused: the file was trained on another SAM than the one present, or at another image size than that of the
+                bundle or ``own``.
         """
         from samfed_monai.federation.preparation import base_sam
         from samfed_monai.federation.workflow import WorkflowConfig
@@ -184,15 +184,15 @@ class TrainedModel:
         ready: bool = True,
         problems: Iterable[Problem] = (),
     ) -> WorkflowConfig:
-        """The configuration of the bundle's workflow with ids on top.
+        """Returns the configuration of the bundle's workflow with overrides.
 
         Args:
             workflow: ``inference``, ``evaluate``, …
-            ids: ids and values.
-            asked: those of ``ids`` that the user gave, each of which must be read.
-            reads: ids that are asked for by name.
-            ready: whether all that the workflow names on disk must be there.
-            problems: refused together with those of the bundle.
+            ids: ids and values that override the bundle's.
+            asked: those of ``ids`` that the user gave, each of which must be used.
+            reads: ids that are read by name.
+            ready: whether all files that the workflow names must exist.
+            problems: further problems, refused together with those of the bundle.
         """
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.workflow import WorkflowConfig
@@ -203,11 +203,11 @@ class TrainedModel:
 
 
 def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
-    """Image sizes that a workflow takes, wherever they are written, at which its weights were not trained.
+    """Yields a problem for each image size of a workflow, at any id, at which its weights were not trained.
 
     Args:
-        config: merged, with the command line's ids on top.
-        weights: file; where nothing says at which size it was trained, that on top of the bundle's files is expected.
+        config: merged configuration, with the command line's ids.
+        weights: weights file; if it does not record its image size, the bundle's is expected.
     """
     content, trained = config.content, settings_of(weights).get("image_size")
     usual = trained or config.below(len(config.layers) - 1).get("image_size")
@@ -222,14 +222,14 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of :data:`SCORED_AS` that the ``run.json`` of a run has as plain values."""
+    """Returns the ids of :data:`SCORED_AS` that have plain values in the ``run.json`` of a run."""
     client = run.get("config", {}).get("client", {})
     found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
     return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
 
 
 def scoring_hash(bundle: Path) -> str:
-    """SHA-256 of what ``evaluate.json`` of a bundle leads to, without paths: how its images are read and scored."""
+    """Returns the SHA-256 of all that ``evaluate.json`` of a bundle uses to read and score images, without paths."""
     from samfed_monai.federation.workflow import PLACES
 
     made_of = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
@@ -237,10 +237,10 @@ def scoring_hash(bundle: Path) -> str:
 
 
 def shipped_model(bundle: Path) -> Path:
-    """The weights in a bundle's folder ``models``.
+    """Returns the weights file in a bundle's folder ``models``.
 
     Raises:
-        Refused: there are none.
+        Refused: there is none.
     """
     from samfed_monai.bundle.wiring import model_path
 
@@ -252,7 +252,7 @@ def shipped_model(bundle: Path) -> Path:
 
 
 def filled_network(config: WorkflowConfig) -> nn.Module:
-    """The network that a bundle declares, with the weights of its ``model``, in eval mode.
+    """Returns the network that a bundle declares, with the weights of its ``model``, in eval mode.
 
     Raises:
         Refused: weights of another network, or trained with other settings.

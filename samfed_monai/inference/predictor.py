@@ -1,4 +1,4 @@
-"""Images in, masks and probabilities out: one predictor for every kind of model."""
+"""Predicts masks and probabilities of images with every kind of model."""
 
 from __future__ import annotations
 
@@ -44,39 +44,39 @@ if TYPE_CHECKING:
     from samfed_monai.metrics.quality import Colours
 
 SCORED = "evaluation.json"
-"""File beside ``metrics.json`` that says which model was scored, on what, with which options."""
+"""File beside ``metrics.json`` that records the scored model, data and options."""
 TEACHER = "teacher#"
-"""Before an id of ``teacher.json``."""
+"""Prefix of ids of ``teacher.json``."""
 EXPORTED_READ = frozenset({"dataloader", "postprocessing", "inferer", "threshold"})
 """Ids of ``inference.json`` that are read for an exported network."""
 TEACHER_READ = {
     "evaluate": frozenset({"validate#scores", "validate#preprocessing", "limit", "classes"}),
     "inference": frozenset({"threshold", "classes"}),
 }
-"""Ids of a bundle's workflows that are read where a teacher is used in place of a student."""
+"""Ids of a bundle's workflows that are read if a teacher is used instead of a student."""
 _SETTLED = ("amp", "image_size")
-"""Those of them that an exported network has settled."""
+"""Ids that an exported network fixes."""
 
 
 class Predictor:
-    """Segments images with a trained model, as the bundle's ``inference.json`` declares it.
+    """Segments images with a trained model, as configured in the bundle's ``inference.json``.
 
-    A teacher reads images at their own size and takes only ``threshold`` and ``classes`` of ``inference.json``. Volumes
-    and DICOM objects are not read here: see :func:`samfed_monai.inference.segment`.
+    A teacher reads images at their own size and uses only ``threshold`` and ``classes`` of ``inference.json``. For
+    volumes and DICOM objects see :func:`samfed_monai.inference.segment`.
 
     Args:
         bundle: a bundle's folder, or the name of a packaged one.
         model: a finished run's folder, a weights file, a teacher's adapter or an exported ONNX file; ``None``: the
             bundle's own.
-        site: of a run: whose model; "" is the server's.
+        site: for a run, the site of the model; "" is the server's.
         views: test-time views (1, 2, 4 or 8); ``None``: the bundle's.
-        runtime: what runs an ONNX file: ``onnxruntime`` (default) or ``openvino``.
-        doubtful_below: expected Dice below which a mask is called doubtful, in [0, 1].
-        overrides: ids of ``inference.json``, with ``teacher#`` before them of ``teacher.json``, to values.
+        runtime: runtime of an ONNX file: ``onnxruntime`` (default) or ``openvino``.
+        doubtful_below: expected Dice below which a mask is doubtful, in [0, 1].
+        overrides: values by id of ``inference.json``, or, with prefix ``teacher#``, of ``teacher.json``.
 
     Raises:
-        Refused: no such model; an argument that this kind of model does not have. Later: everything that is wrong with
-            the bundle, the overrides, the weights or the images.
+        Refused: no such model; an argument that does not apply to this kind of model. When called: all problems of the
+            bundle, the overrides, the weights or the images.
 
     Example::
 
@@ -109,15 +109,15 @@ class Predictor:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of several classes, whose values masks have; empty for one, whose masks have 0 and 255."""
+        """Names of several classes, with class values in masks; empty for one, with 0 and 255 in masks."""
         return self.model.classes(self.overrides.get("classes"))
 
     def __call__(self, images: str | Path | Sequence[str | Path | NDArray[np.uint8]]) -> list[Prediction]:
-        """Masks and probabilities of images, at their own size.
+        """Returns masks and probabilities of images, at their own size.
 
         Args:
-            images: a folder, searched with its sub-folders, or a list of folders, image files and arrays (H, W, 3)
-                uint8 RGB. An array is called by its place in the list.
+            images: a folder, searched with its subfolders, or a list of folders, image files and arrays (H, W, 3)
+                uint8 RGB. An array is named by its place in the list.
         """
         found: list[Prediction] = []
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
@@ -140,13 +140,13 @@ class Predictor:
         Args:
             images: a folder, or a list of folders and images.
             output_dir: folder for the masks.
-            probabilities: whether to write 8-bit maps of probabilities, too.
+            probabilities: whether to write 8-bit probability maps too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
-            parts: whether images are slices or frames, whose empty masks are no more doubtful than others.
-            also: takes masks in whose place there are other files; ``None`` refuses these when all others are written.
+            parts: whether images are slices or frames, whose masks may be empty.
+            also: collects masks whose path holds another file; ``None`` refuses these after writing all others.
 
         Returns:
-            how far each mask is to be trusted, by the image's name.
+            The assessment of each mask by the image's name.
         """
         assessed: dict[str, Assessment] = {}
 
@@ -172,7 +172,7 @@ class Predictor:
         probabilities: bool = False,
         skip_unreadable: bool = False,
     ) -> None:
-        """Writes masks of images into a folder, and calls ``look_at`` with each, its image and the threshold."""
+        """Writes masks of images into a folder, and calls ``look_at(prediction, image, threshold)`` for each."""
 
         def attach(engine: Engine, threshold: float) -> None:
             def look(engine: Engine) -> None:
@@ -207,7 +207,7 @@ class Predictor:
             made_by = {"model_sha256": network.teacher.sha256, "image_size": network.teacher.size}
         threshold = config.value("threshold")
         options = {"probabilities": probabilities, "threshold": threshold, "classes": self.classes, **made_by}
-        views = getattr(inferer, "views", 1)  # those of a teacher are in its identity
+        views = getattr(inferer, "views", 1)  # a teacher's views are part of its hash
         writer = MaskWriter(output_dir=output_dir, images=images, views=views, **options)
         if model.kind is Kind.ONNX:
             loader = config.value("dataloader")
@@ -222,7 +222,7 @@ class Predictor:
         evaluator.run()
 
     def _exported_config(self, given: Mapping[str, Any]) -> WorkflowConfig:
-        """``inference.json`` for an exported network, whose own size decides."""
+        """Returns ``inference.json`` for an exported network, with the network's image size."""
         file, problems = self.model.path, Problems()
         for name in self.overrides.keys() & set(_SETTLED):
             expected, hint = f"nothing: {file.name} has settled it", "leave it out, or name what was exported"
@@ -244,22 +244,22 @@ class Predictor:
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
 
-        Sites of a run that have models of their own are each scored on theirs, sites that the run does not know on the
-        server's. A teacher is scored as students are, on labels of the bundle's ``image_size``; ``metrics.json`` then
-        says what it is. A folder takes the scores of one evaluation, which may be run again.
+        Sites of a run with personal models are scored with their own model, unknown sites with the server's. A teacher
+        is scored like students, on labels of the bundle's ``image_size``; ``metrics.json`` then describes it. A folder
+        holds the scores of one evaluation, which may be repeated.
 
         Args:
             datalist: file of the list.
-            data_root: folder that its paths start from.
+            data_root: folder that its paths are relative to.
             output_dir: folder to write to.
-            site: only this one; "" is all of the list.
+            site: a single site to score; "" is all sites of the list.
             split: ``validation`` or ``test``; ``None`` is ``validation`` to calibrate, else ``test``.
-            calibrate: whether to write, beside the model, what its estimates were worth on these images; on images
-                that it was trained on they look better than they are.
+            calibrate: whether to calibrate the model's quality on these images and write it beside the model; on
+                training images it looks better than it is.
 
         Raises:
-            Refused: before any image is scored, too few of them to calibrate on; a folder with scores of another
-                model, list or split, or made with other options.
+            Refused: before any image is scored: too few images to calibrate on; a folder with scores of another model,
+                list or split, or with other options.
         """
         split, whole, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
         listed = whole.sites
@@ -271,7 +271,7 @@ class Predictor:
                 raise refused("--views", found=f"{self.views} with --calibrate", expected=expected, hint="leave it out")
             require_enough(sum(map(len, images.values())), split)
         else:
-            quality = self.model.quality  # refused before anything is scored, if it is of other weights
+            quality = self.model.quality  # refuses the quality of other weights before any image is scored
         given = {"datalist": datalist, "data_root": data_root, "split": split, "output_dir": output_dir, "site": site}
         owners = {"": ""}
         if run is not None and run.personal:
@@ -283,12 +283,12 @@ class Predictor:
         made_with |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
         folder = MaskFolder(output_dir, made_with, SCORED)
         if not any([*Path(output_dir).glob("*/*/scores.csv"), *Path(output_dir).glob("metrics.json")]):
-            folder.record.unlink(missing_ok=True)  # of an evaluation that scored nothing
+            folder.record.unlink(missing_ok=True)  # left by an evaluation without scores
         require(folder.problems(["metrics.json", *(f"{name}/{split}/scores.csv" for name in listed)]))
         if self.model.kind is Kind.ADAPTER:
             result = self._score_teacher(given, folder)
         elif "" in owners:
-            result = self._score(given, owners[""], folder)  # of a personal run it refuses, and says why
+            result = self._score(given, owners[""], folder)  # refuses a personal run with a reason
         else:
             result = self._score_each(given, owners, folder)
         pairs = scored_pairs(Path(output_dir), result)
@@ -296,7 +296,7 @@ class Predictor:
         ids = {name: ids_of([item.image for of, _, item in whole.items() if of == name]) for name in pairs}
         hashes = {name: [one.sha256 for one in images[name] if ids[name][one.image] in pairs[name]] for name in pairs}
         if calibrate:
-            write_json(Path(output_dir) / "metrics.json", result)  # stays, if there is too little to calibrate on
+            write_json(Path(output_dir) / "metrics.json", result)  # kept if calibration fails
             colours = self._public_colours(datalist, data_root, result["sites"])
             quality = Quality(calibrated_on(everywhere, split), colours, digests_of(hashes))
             write_quality(quality, self.model.path)
@@ -306,9 +306,9 @@ class Predictor:
         return result
 
     def _public_colours(self, datalist: str, data_root: str, scored: Iterable[str]) -> Colours | None:
-        """Those of the list's public images as a student sees them; ``None`` of a teacher, which sees whole images.
+        """Returns the colours of the list's public images after a student's transforms; ``None`` for a teacher.
 
-        A run whose server has no whole model sees them as the first of the sites that were ``scored``.
+        If the server of a run has no whole model, the model of the first site in ``scored`` is used.
         """
         from samfed_monai.federation.preparation import public_colours
 
@@ -321,7 +321,7 @@ class Predictor:
         return public_colours(config, DataList.load(datalist), data_root)
 
     def _score_each(self, given: Mapping[str, Any], owners: Mapping[str, str], folder: MaskFolder) -> dict[str, Any]:
-        """``metrics.json`` of sites with models of their own, or of the server: site to owner."""
+        """Returns ``metrics.json`` of several models; ``owners`` maps each site to its model's site ("": server)."""
         results = [self._score({**given, "site": name}, owner, folder) for name, owner in owners.items()]
         rows = {name: row for result in results for name, row in result["sites"].items()}
         skip = results[0]["convention"]["empty"] == "skipped"
@@ -329,7 +329,7 @@ class Predictor:
         return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
 
     def _score(self, given: Mapping[str, Any], owner: str, folder: MaskFolder) -> dict[str, Any]:
-        """``metrics.json`` of the model of ``owner``; "" is the server's."""
+        """Returns ``metrics.json`` of the model of ``owner``; "" is the server's."""
         asked = self._asked("validate#inferer#views")
         own = scored_as(self.model.run.run) if self.model.run is not None else {}
         ids = {**given, **self.model.ids("evaluate", own | asked, owner)}
@@ -344,7 +344,7 @@ class Predictor:
         return self.overrides | ({} if self.views is None else {views: self.views})
 
     def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage]:
-        """The bundle's workflow, and how its ``teacher.json`` uses the adapter."""
+        """Returns the bundle's workflow, and the teacher stage of its ``teacher.json`` for the adapter."""
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.teacher import TeacherStage
         from samfed_monai.networks.sam import adapter
@@ -359,7 +359,7 @@ class Predictor:
         config = self.model.config(workflow, ids, asked=own, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)
         named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
-        return config, TeacherStage(bundle, named, bundle)  # nothing is fitted: no cache is written
+        return config, TeacherStage(bundle, named, bundle)  # the last argument, a cache, is not used: nothing is fitted
 
     def _score_teacher(self, given: dict[str, Any], folder: MaskFolder) -> dict[str, Any]:
         config, stage = self._teacher("evaluate", given)
@@ -367,7 +367,7 @@ class Predictor:
         scores, preprocessing = config.values("validate#scores", "validate#preprocessing")
 
         def read(record: Mapping[str, Any]) -> dict[str, Any]:
-            """The label as students are scored on it, beside the image as it is."""
+            """Reads the label as for students, and the image at its own size."""
             label = torch.as_tensor(preprocessing(dict(record))["label"])
             return {**record, **_at_native_size(record), "label": label}
 
@@ -382,7 +382,7 @@ class Predictor:
 
 @contextmanager
 def muted(*names: str) -> Iterator[None]:
-    """Without records and warnings of modules."""
+    """Silences log records below ERROR of the named loggers inside the block."""
     before = {logger: logger.level for logger in map(logging.getLogger, names)}
     for logger in before:
         logger.setLevel(logging.ERROR)
@@ -394,7 +394,7 @@ def muted(*names: str) -> Iterator[None]:
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:
-    """Folders and files as words; arrays become files in ``folder``."""
+    """Returns folders and files as strings; arrays become files in ``folder``."""
     if isinstance(images, str | Path):
         return str(images)
     found = []

@@ -1,4 +1,4 @@
-"""Pictures, volumes, DICOM objects and videos in; masks, and what viewers and spreadsheets take of them, out."""
+"""Segments pictures, volumes, DICOM objects and videos, and writes masks and the other forms."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OF_PARTS = "samfed_monai.handlers.mask_writer", "samfed_monai.data.image_folder"
-"""What would report on single slices and frames, whose folder is gone afterwards."""
-LONGEST_NAME = 255  # bytes; what most file systems take
+"""Loggers that would report single slices and frames in a temporary folder."""
+LONGEST_NAME = 255  # bytes, the limit of most file systems
 APART = "doubtful"
 """Folder below the masks for those that are doubtful."""
 
@@ -56,24 +56,24 @@ def segment(
     every: int | None = None,
     only_sure: bool = False,
 ) -> None:
-    """Writes a PNG mask of every picture, DICOM frame and n-th frame of a video, a NIfTI mask of every volume, and the
-    other forms.
+    """Writes PNG masks of pictures, DICOM frames and every n-th frame of videos, NIfTI masks of volumes, other forms.
 
     Args:
-        predictor: what segments.
-        sources: a folder, searched with its sub-folders, or a list of folders and files; videos by name alone.
-        output: folder for the masks, outside of the images'. No file is replaced.
+        predictor: the predictor.
+        sources: a folder, searched with its subfolders, or a list of folders and files; videos only as named files.
+        output: folder for the masks, outside of the images' folders. No file is replaced.
         also: the other forms.
-        probabilities: whether to write 8-bit maps of probabilities, too.
-        reorient: whether NIfTI volumes are turned to RAS+ before they are cut into slices; masks have their own axes.
+        probabilities: whether to write 8-bit probability maps too.
+        reorient: whether to reorient NIfTI volumes to RAS+ before cutting them into slices; masks keep the volume's
+            axes.
         skip_unreadable: whether to leave out files that cannot be read, each with a warning.
-        every: n of videos; ``None``: two frames of a second.
-        only_sure: whether PNG masks that are doubtful go into the folder :data:`APART` of ``output`` instead.
+        every: n for videos; ``None``: two frames per second.
+        only_sure: whether doubtful PNG masks go into the subfolder :data:`APART` of ``output``.
 
     Raises:
-        Refused: files that cannot be read, names that are there twice, folders and files that cannot be written to;
-            before anything is computed. Files with another content in the place of a volume's mask or of another form:
-            after all others are written.
+        Refused: unreadable files, duplicate names, and folders and files that cannot be written, before anything is
+            computed; existing files with other content in place of a volume's mask or another form, after all others
+            are written.
     """
     listed = [sources] if isinstance(sources, str) else sources
     videos, listed = _videos(listed, every, skip_unreadable=skip_unreadable)
@@ -83,7 +83,7 @@ def segment(
         raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
     options: dict[str, Any] = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
-        # volumes of a folder are not to be reported as not read
+        # muted, as the volumes of a folder would be reported as not read
         scratch, volumes, pictures = Path(folder), list[_Volume](), listed
         if found:
             places = {str(path) for _, path in found}
@@ -101,7 +101,7 @@ def segment(
         if only_sure and not (pictures or videos or headers):
             hint = "leave it out; --areas FILE.csv lists their doubtful slices"
             raise refused("--only-sure", "NIfTI volumes alone", "an image that gets a PNG mask", hint)
-        names = list({name for name, _ in image_paths(pictures)})  # of two pictures image_folder says more
+        names = list({name for name, _ in image_paths(pictures)})  # image_folder reports duplicate pictures
         names += [name for volume in volumes for name in volume.slices.values()]
         _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
         forms = ("", ".probability")[: 1 + probabilities]
@@ -110,13 +110,13 @@ def segment(
         _refuse_long([*files, *(f"{name}{ending}" for name in names for ending in endings)])
         also.refuse_misplaced(listed, headers, output)
         record = Path(output) / RECORD
-        if volumes or videos:  # without a record, what has a mask's name is no mask of ours
+        if volumes or videos:  # without a record, existing files are not masks of this program
             there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
             require(there.problems(files, images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"
-        if volumes and record.is_file():  # what is there was made with: another model is refused before it computes
+        if volumes and record.is_file():  # so that masks of another model are refused before computing
             masks.mkdir()
             shutil.copy(record, masks / RECORD)
         for part, some in groupby(volumes, attrgetter("part")):
@@ -146,10 +146,10 @@ def segment(
 
 
 def _set_apart(also: MaskForms, folder: Path) -> None:
-    """Moves doubtful PNG masks into :data:`APART`, and others out of it; another file that is there stays, for it may
-    have been corrected since, or be of another image."""
+    """Moves doubtful PNG masks into :data:`APART` and others out of it; a file there with other content is kept, as it
+    may have been corrected, or be of another image."""
     every = ((name, f"{name}{end}") for name in sorted(also.assessed) for end in (".png", ".probability.png"))
-    others = {problem.where for problem in also.problems}  # in the place of a mask
+    others = {problem.where for problem in also.problems}  # paths of masks that hold other files
     for name, file in every:
         fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
         if not os.path.isfile(fresh) or str(fresh) in others or not (doubtful or there.exists()):  # or NIfTI
@@ -163,11 +163,11 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
                 why = "not what the network says now (corrected by hand, or of another image of that name?)"
                 logger.warning("%s stays as it is, %s; the network's mask is %s", there, why, placed)
             elif not doubtful:
-                there.unlink()  # the same mask, which an earlier run called doubtful
+                there.unlink()  # the same mask, doubtful in an earlier run
 
 
 def _unreadable(pictures: list[str]) -> Problems:
-    """What is wrong with pictures of which none can be read; nothing of one that is not there at all."""
+    """Returns the problems of the pictures if none can be read, else none; missing files are reported elsewhere."""
     problems = Problems()
     for _, path in image_paths(pictures):
         with problems.collected():
@@ -178,7 +178,7 @@ def _unreadable(pictures: list[str]) -> Problems:
 
 
 def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
-    """The videos among files and folders, and the others."""
+    """Returns the videos among files and folders, and the other sources."""
     videos, problems = list[Video](), Problems()
     named = [Path(source) for source in listed if kind_of(Path(source)) == VIDEO]
     if every is not None:
@@ -197,13 +197,13 @@ class _Volume(NamedTuple):
     """A volume or DICOM object whose slices are PNG files.
 
     Args:
-        name: of its mask.
+        name: name of its mask.
         path: its file.
-        slices: what each slice is called, by its file's name in the scratch folder: by the volume's name where it is
-            the only one, else with a number behind it.
-        pixel_area: mm² of a pixel, where the file says it.
-        header: of a DICOM object.
-        part: folder that has its slices, with those of others, up to some :data:`AT_ONCE`.
+        slices: name of each slice by its file's name in the scratch folder: the volume's name, followed by a number if
+            there are several slices.
+        pixel_area: area of a pixel in mm², if known.
+        header: header of a DICOM object.
+        part: scratch folder of its slices and of other volumes', about :data:`AT_ONCE` slices in all.
     """
 
     name: str
@@ -214,22 +214,22 @@ class _Volume(NamedTuple):
     part: str
 
     def files(self, form: str = "") -> list[str]:
-        """Names of its masks, or, with ``.probability``, of its maps of probabilities."""
+        """Returns the file names of its masks, or, with ``.probability``, of its probability maps."""
         if self.header is None:
             return [f"{self.name}{form}.nii.gz"]
         return [f"{name}{form}.png" for name in self.slices.values()]
 
 
 def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
-    """Slices of volumes and DICOM objects as PNG files that are segmented like any others.
+    """Writes the slices of volumes and DICOM objects as PNG files.
 
     Args:
         volumes: name and path of each.
-        folder: where the slices go, ``<part>/<number of the volume>/<number of the slice>.png``.
-        reorient: whether NIfTI volumes are turned to RAS+ first.
+        folder: folder for the slices, ``<part>/<number of the volume>/<number of the slice>.png``.
+        reorient: whether to reorient NIfTI volumes to RAS+ first.
 
     Returns:
-        those that can be read, and what is wrong with the others.
+        The readable volumes, and the problems of the others.
 
     Raises:
         Refused: a name that no table can hold.
@@ -252,14 +252,14 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -
 
 
 def _write(volumes: Iterable[_Volume], masks: Path, output: str, also: MaskForms, *, reorient: bool) -> None:
-    """A NIfTI of each volume, a PNG of each DICOM frame, likewise of probabilities if there are any.
+    """Writes a NIfTI mask of each volume and a PNG mask of each DICOM frame, and probability maps if there are any.
 
     Args:
-        volumes: as :func:`_cut` has them.
+        volumes: from :func:`_cut`.
         masks: folder with the masks of their slices.
         output: folder for the masks.
-        also: takes what is refused.
-        reorient: whether volumes were turned.
+        also: collects the problems.
+        reorient: whether volumes were reoriented.
     """
     folder = MaskFolder(output, read_json(masks / RECORD))
     for volume, form in ((volume, form) for volume in volumes for form in ("", ".probability")):
@@ -277,13 +277,13 @@ def _write(volumes: Iterable[_Volume], masks: Path, output: str, also: MaskForms
 
 
 def _add(volumes: Sequence[_Volume], scratch: Path, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
-    """The other forms of all volumes.
+    """Adds all volumes to the other forms.
 
     Args:
-        volumes: as :func:`_cut` has them.
+        volumes: from :func:`_cut`.
         scratch: folder with ``slices`` and ``masks``.
         also: the other forms.
-        assessed: how far each mask is to be trusted, by its slice's file.
+        assessed: assessment of each mask by its slice's file name.
     """
     assessed, objects = {**assessed, **_of_nothing(volumes, assessed)}, list[Any]()
     for volume in volumes:
@@ -299,7 +299,7 @@ def _add(volumes: Sequence[_Volume], scratch: Path, also: MaskForms, assessed: M
 
 
 def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) -> dict[str, Assessment]:
-    """Where no slice of a volume, or of a DICOM series, has a mask, those of all are doubtful."""
+    """Returns assessments with Dice 0 for volumes and DICOM series in which the masks of all slices are empty."""
     groups: dict[object, list[str]] = defaultdict(list)
     for index, volume in enumerate(volumes):
         header = volume.header if volume.header is not None and "ImagePositionPatient" in volume.header else {}
@@ -309,7 +309,7 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
 
 
 def _refuse_long(files: Iterable[str]) -> None:
-    """Refuses what no file system would take as the name of a file, before it is computed."""
+    """Refuses file names that are too long for most file systems, before anything is computed."""
     sizes = {file: len(os.fsencode(Path(file).name)) for file in files}
     expected, hint = f"at most {LONGEST_NAME}", "rename the image: its masks and other forms are called by it"
     long = {file: f"a name of {size} bytes" for file, size in sizes.items() if size > LONGEST_NAME}

@@ -1,4 +1,4 @@
-"""Videos: every n-th frame in; masks, a video with their outlines, and the forms that pictures have, out."""
+"""Segments every n-th frame of a video; writes masks, a video with their outlines, and the other forms."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PER_SECOND = 2
-"""Frames of a second of a video that are segmented where ``--every`` is not given."""
+"""Frames per second that are segmented without ``--every``."""
 AT_ONCE = 256
-"""Frames that are on the disk at a time: of full HD some 500 MB."""
+"""Frames on the disk at a time, about 500 MB for full HD."""
 MARK = (213, 94, 0)
 """Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
 _CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
-"""What is opened; playlists, which name other files and addresses, are not."""
-_MISSING = 1.0  # seconds between the last frame and the length that a container gives, which may be that of its sound
+"""Formats that are opened; playlists, which name other files and URLs, are not."""
+_MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the sound
 
 
 class Frame(NamedTuple):
@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 
     Args:
         number: from 1.
-        seconds: since the beginning.
+        seconds: since the start.
         picture: (H, W, 3) uint8, RGB, upright.
     """
 
@@ -61,7 +61,7 @@ class Video:
         path: the file.
 
     Raises:
-        Refused: PyAV is not installed; no video, no video stream, or not one frame that can be decoded.
+        Refused: PyAV is not installed; not a video, no video stream, or no frame that can be decoded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +69,7 @@ class Video:
         require(installed("av", "video", str(path), "a video", "PyAV to read it with"))
         with self._opened() as (container, stream):
             self.rate = float(stream.average_rate or stream.guessed_rate or 25)
-            # a recorder's clock may run on from an earlier recording; Matroska's length counts from its zero
+            # the first timestamp need not be 0, and Matroska's duration counts from 0
             late = container.start_time or 0 if "matroska" in container.format.name else 0
             self.seconds = max(((container.duration or 0) - late) / 1e6, stream.frames / self.rate)
         if next(self.frames(1), None) is None:
@@ -77,16 +77,16 @@ class Video:
             raise refused(path, found="no frame that can be decoded", expected="a video", hint=hint)
 
     def frames(self, every: int) -> Iterator[Frame]:
-        """Every n-th frame from the first on, deinterlaced where it is interlaced; from a damaged one to the next key
-        frame they are left out.
+        """Yields every n-th frame from the first on, deinterlaced if needed.
 
-        At the end a warning says what was lost, if anything was, and how many frames were interlaced.
+        Frames from a damaged one to the next key frame are left out. Warnings at the end report lost and interlaced
+        frames.
         """
         import av
 
         read = left_out = interlaced = 0
         end, sound, start = 0.0, True, None
-        entered: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of what is in the filters
+        entered: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of frames in the filters
 
         def whole() -> Iterator[av.VideoFrame]:
             nonlocal read, left_out, end, sound, start
@@ -129,7 +129,7 @@ class Video:
 
     @staticmethod
     def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-        """Frames in the order in which they are shown, and errors of packets."""
+        """Yields frames in presentation order, and errors of packets."""
         import av
 
         packets = container.demux(stream)
@@ -145,7 +145,7 @@ class Video:
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         import av
 
-        av.logging.set_level(None)  # it would write to standard error
+        av.logging.set_level(None)  # PyAV would log to standard error
         limits = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
         try:
             container = av.open(str(self.path), options=limits)
@@ -157,21 +157,21 @@ class Video:
                 found = f"no video stream, {counted(len(container.streams.audio), 'stream')} of sound"
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
-            stream.thread_type = "SLICE"  # threads by frame go on failing after the first error
-            stream.codec_context.options = {"err_detect": "explode"}  # or what is missing is painted over
+            stream.thread_type = "SLICE"  # frame threads keep failing after the first error
+            stream.codec_context.options = {"err_detect": "explode"}  # else missing parts are concealed
             yield container, stream
 
 
 def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:
-    """Frames as a filter of FFmpeg gives them back, one for each, in their order.
+    """Passes frames through an FFmpeg filter, one output frame for each, in order.
 
-    ``idet`` looks whether the two fields of a frame are of different moments, whatever the file says of it, and marks
-    it; ``bwdif`` makes a frame of the first field of those that are marked.
+    ``idet`` marks frames whose two fields are from different moments, whatever the file's flag; ``bwdif`` makes a frame
+    from the first field of marked frames.
 
     Args:
-        frames: of one size and format, or of several.
-        name: of the filter.
-        options: of it.
+        frames: frames, whose size and format may change.
+        name: name of the filter.
+        options: options of the filter.
     """
     import av
 
@@ -198,11 +198,11 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
 
 
 class OutlineVideo:
-    """Writes pictures as an MP4 that plays at the speed of what it was made of.
+    """Writes pictures as an MP4 that plays at the speed of the source.
 
     Args:
         path: the file.
-        rate: pictures of a second, about.
+        rate: approximate number of pictures per second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -210,7 +210,7 @@ class OutlineVideo:
 
         self.container = av.open(str(path), "w")
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        options = {"mbtree": "0"}  # which reads memory that x264 never wrote: the same pictures would be other bytes
+        options = {"mbtree": "0"}  # mbtree reads uninitialised memory, so the same pictures would give other bytes
         stream = self.container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000), options=options)
         self.stream = cast("av.VideoStream", stream)
         self.stream.pix_fmt = "yuv420p"
@@ -221,7 +221,7 @@ class OutlineVideo:
         """Appends a picture (H, W, 3), with a frame around it if it is marked."""
         import av
 
-        height, width = (side - side % 2 for side in picture.shape[:2])  # of which the encoder takes even ones alone
+        height, width = (side - side % 2 for side in picture.shape[:2])  # the encoder needs even sides
         if self._last < 0:
             self.stream.height, self.stream.width = height, width
         if marked:
@@ -243,16 +243,15 @@ class OutlineVideo:
 def segment_video(
     predictor: Predictor, video: Video, output: str, also: MaskForms, *, every: int | None, probabilities: bool
 ) -> None:
-    """Writes ``<name>/<number of the frame>.png`` for every n-th frame, the other forms, and ``<name>.mp4`` among the
-    outlines.
+    """Writes ``<name>/<frame number>.png`` for every n-th frame, the other forms, and an outline video ``<name>.mp4``.
 
     Args:
-        predictor: what segments.
-        video: what is segmented.
+        predictor: the predictor.
+        video: the video.
         output: folder for the masks.
         also: the other forms.
-        every: n; ``None`` takes :data:`PER_SECOND` frames of a second.
-        probabilities: whether to write maps of probabilities, too.
+        every: n; ``None`` takes :data:`PER_SECOND` frames per second.
+        probabilities: whether to write probability maps too.
     """
     name, every = video.path.stem, every or max(1, round(video.rate / PER_SECOND))
     frames, total, doubtful = video.frames(every), 0, 0

@@ -1,4 +1,4 @@
-"""``results.json``: its JSON Schema (``results.schema.json``), a check, and its assembly from tables of scores."""
+"""``results.json``: its JSON Schema (``results.schema.json``), validation, and assembly from tables of scores."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SPLITS = ("validation", "test")
 TIMES = tuple(_PROPERTIES["seconds"]["properties"])
 
 Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
-"""Site to split to what :func:`samfed_monai.metrics.summarise` says of its images; ``None`` where it sent nothing."""
+"""By site and split, the result of :func:`samfed_monai.metrics.summarise`; ``None`` if the site sent nothing."""
 
 BYTES = ("up_bytes", "down_bytes")
 BEST = "best"
 
 
 def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of a stored round to and from all sites, in the words of ``results.json``."""
+    """Returns the bytes of a stored round to and from all sites, with the keys of ``results.json``."""
     return {name: sum(entry[name] for entry in record["sites"].values()) for name in BYTES}
 
 
@@ -50,32 +50,32 @@ def build_results(
     preparation: Mapping[str, int] | None = None,
     **stated: Any,
 ) -> dict[str, Any]:
-    """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
+    """Returns the content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
     The average is the mean over all images of all sites, the worst is the site with the lowest Dice (docs/method.md).
 
     Args:
         variant: name of the variant, for instance ``samfed`` or ``dp_only``.
-        rounds: federated rounds that were run.
-        scores: by model (``best``, which the top level repeats, and ``last``).
+        rounds: number of federated rounds that were run.
+        scores: scores by model (``best``, which the top level repeats, and ``last``).
         model_rounds: the round that produced each model.
-        teacher_scores: the teacher's own; ``None`` in runs without a teacher.
+        teacher_scores: the teacher's scores; ``None`` in runs without a teacher.
         teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
-        traffic: ``up_bytes`` and ``down_bytes``; 0 where missing.
-        seconds: by name of :data:`samfed_monai.results.TIMES`; 0 where missing, ``total`` then their sum.
-        hashes: SHA-256 by name, ``datalist`` among them.
+        traffic: ``up_bytes`` and ``down_bytes``; 0 if missing.
+        seconds: by name of :data:`samfed_monai.results.TIMES`; 0 if missing, ``total`` then their sum.
+        hashes: SHA-256 by name, including ``datalist``.
         versions: version by package.
         seeds: ``seed`` and others.
         skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
         command: command line, for the report.
-        caveats: sentences for the report, beside those that every report has.
-        unseen: those of hospitals that took no part, by model of ``scores``.
+        caveats: further sentences for the report.
+        unseen: scores of unseen hospitals, by model of ``scores``.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
-        stated: other keys of the schema, as they are; what is ``None`` has no key in the result.
+        stated: other keys of the schema, unchanged; ``None`` values are omitted.
 
     Raises:
-        Refused: the result would not follow the schema; every departure is listed.
+        Refused: the result does not match the schema; every violation is listed.
     """
     skip = (stated.get("convention") or {}).get("empty") == "skipped"
     models = {
@@ -116,12 +116,12 @@ def build_results(
 
 
 def site_tables(tables: Summaries, *, splits: Sequence[str] = SPLITS, skip_empty: bool = False) -> dict[str, Any]:
-    """``sites``, ``average`` and ``worst`` of one model.
+    """Returns ``sites``, ``average`` and ``worst`` of one model.
 
     Args:
-        tables: of its sites; a split that a site lacks has no images.
-        splits: which.
-        skip_empty: images with an empty mask are left out of HD95, as :func:`samfed_monai.metrics.summarise` does.
+        tables: scores of its sites; a missing split counts as a split without images.
+        splits: the splits to include.
+        skip_empty: whether images with an empty mask are left out of HD95, see :func:`samfed_monai.metrics.summarise`.
     """
     sites = {site: {split: dict(of.get(split) or summarise(())) for split in splits} for site, of in tables.items()}
     by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
@@ -133,14 +133,14 @@ def site_tables(tables: Summaries, *, splits: Sequence[str] = SPLITS, skip_empty
 
 
 def _present(tables: Summaries) -> dict[str, Any]:
-    """Of hospitals that took no part; a split that one lacks is left out."""
+    """Returns the scores of unseen hospitals, without missing splits."""
     return {name: {split: dict(found or summarise(())) for split, found in of.items()} for name, of in tables.items()}
 
 
 def _teacher(
     tables: Summaries | None, about: Mapping[str, Any] | None, trained: set[str], *, skip_empty: bool
 ) -> dict[str, Any] | None:
-    """The teacher's part: its average is over the sites that trained, as that of a model."""
+    """Returns the teacher's part; its average is over the training sites, as for a model."""
     if tables is None and about is None:
         return None
     here = {site: of for site, of in (tables or {}).items() if site in trained}
@@ -156,7 +156,7 @@ def _teacher(
 
 
 def validate_results(results: Any, *, where: str = "results.json") -> list[Problem]:
-    """Every departure from :data:`RESULTS_SCHEMA`, each with its place; an empty list when there is none.
+    """Returns every violation of :data:`RESULTS_SCHEMA` with its place.
 
     Unknown keys are allowed, so that a run may record more than this version knows.
 
