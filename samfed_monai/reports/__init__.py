@@ -1,4 +1,4 @@
-"""Reports of runs: figures, overlays, the HTML report and comparisons. No other package imports it."""
+"""Reports of runs: figures, overlays, the HTML report and comparisons."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Comparison of rows: one table of means and spreads over seeds, with its notes."""
+"""Comparison of runs: a table with means and spreads over seeds, and notes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from samfed_monai.reports.style import DEFAULT_CONVENTION
 
 
 def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
-    """Sentences below the table, computed from the runs."""
+    """Returns the sentences below the table."""
     by_row, notes = _by_row(runs), list[str]()
     seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
     if len(set(seeds.values())) > 1:
@@ -77,8 +77,8 @@ _LACKING = {
     "test images": "averages, worst sites and verdicts are not over the same images",
     "test images of hospitals that took no part": "their average over these is left out, or over other images",
 }
-"""Images that a run is scored on, with what follows where runs differ in their number. Some methods have no model for
-hospitals that took no part, and a run of theirs names none."""
+"""Kinds of scored images, with the consequence if runs differ in their number. Runs of methods without a model for
+unseen hospitals have no such images."""
 
 
 def _scored_images(results: Mapping[str, Any]) -> dict[str, int]:
@@ -87,12 +87,12 @@ def _scored_images(results: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _away(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Test scores of hospitals that took no part, of those that have any."""
+    """Returns the test scores of unseen hospitals that have any."""
     return {name: splits["test"] for name, splits in results.get("unseen", {}).items() if scored(splits)}
 
 
 def _convention(runs: Sequence[RunData]) -> dict[str, str] | None:
-    """How all runs counted HD95 and empty masks; ``None`` where they differ."""
+    """Returns the convention of all runs for HD95 and empty masks; ``None`` if they differ."""
     first, *others = map(_counted, runs)
     return first if all(convention == first for convention in others) else None
 
@@ -134,17 +134,16 @@ Runs = Sequence[str | Path | RunData]
 class Table:
     """A comparison: groups of rows in the order of :data:`samfed_monai.reports.rows.VARIANTS`.
 
-    Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
-    ``unseen`` (of all their images, in runs with scores of all these hospitals), ``dice``, ``iou``, ``hd95`` (pixels)
-    and ``worst`` (Dice) of the selected model, ``last`` (average Dice of the last model), ``teacher`` (average Dice of
-    the run's teacher alone), ``traffic`` (megabytes per round, both directions, all sites), ``parameters`` (millions,
-    of the largest network at a site), ``vs:<row>`` (average Dice minus that of the row with the same seed), and of
-    sites without masks ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on their own
-    images, and over all of these), where the runs' folders have the tables.
+    Keys of cells are ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (test Dice of an unseen hospital),
+    ``unseen`` (over all images of unseen hospitals, for runs with scores of all of them), ``dice``, ``iou``, ``hd95``
+    (pixels) and ``worst`` (Dice) of the selected model, ``last`` (average Dice of the last model), ``teacher`` (average
+    Dice of the run's teacher alone), ``traffic`` (megabytes per round, both directions, all sites), ``parameters``
+    (millions, of the largest network at a site), ``vs:<row>`` (average Dice minus that of the row with the same seed),
+    and, for sites without masks, ``between:<site>`` and ``between`` (Dice between the masks of student and teacher on
+    their own images, and over all of these), if the runs' folders have the tables.
 
-    ``costs`` is what one image costs networks that were measured one after the other: ``run`` (row and seed of the run
-    that measured them) and ``networks``, name to ``parameters`` (count), ``milliseconds`` and, but in older runs,
-    ``memory_bytes``.
+    ``costs`` are costs per image of networks measured in one run: ``run`` (row and seed of that run) and ``networks``,
+    by name ``parameters`` (count), ``milliseconds`` and, except in older runs, ``memory_bytes``.
     """
 
     sites: list[str]
@@ -162,7 +161,7 @@ class Table:
         return [row for group in self.groups for row in group.rows]
 
     def row(self, name: str) -> Row:
-        """The row of that name, the first group's; raises ``KeyError`` where there is none."""
+        """Returns the first row of that name; raises ``KeyError`` if there is none."""
         return {row.name: row for row in reversed(self.rows)}[name]
 
     @property
@@ -171,7 +170,7 @@ class Table:
         return self.has("dice")
 
     def label(self, group: Group) -> str:
-        """What a heading of a group begins with: its label, where there are several groups."""
+        """Returns the start of a group's headings: its label if there are several groups."""
         return f"{group.label}: " if len(self.groups) > 1 else ""
 
     def has(self, key: str) -> bool:
@@ -180,19 +179,19 @@ class Table:
 
 
 def comparison_table(runs: Runs) -> Table:
-    """The comparison of finished runs.
+    """Compares finished runs.
 
-    Rows are grouped by setting (a file of rows may name one) and by how their sites learn (``MODES``). The share of
-    the gap closed is ``(row - dp_only) / (oracle - dp_only)`` of average test Dice, with the two rows of the same
-    group, over the seeds that all three have; it is left out where the oracle does not lead.
+    Rows are grouped by setting (from a file of rows) and by how their sites learn (``MODES``). The share of the gap
+    closed is ``(row - dp_only) / (oracle - dp_only)`` of average test Dice, within a group, over the seeds that all
+    three rows have; it is omitted if the oracle does not lead.
 
     Args:
-        runs: run folders, their ``results.json`` files, or runs that were read. Two of one row and seed become two
-            rows with the names of their folders, whose notes name the options that differ.
+        runs: run folders, their ``results.json`` files, or runs already read. Runs with the same row and seed become
+            separate rows, named after their folders, with notes on the options that differ.
 
     Raises:
-        Refused: a run is unfinished or there twice, or they are of different data lists or
-            sites (their rows would not be comparable); everything is listed.
+        Refused: a run is unfinished or given twice, or runs have different data lists or sites, so that they cannot be
+            compared; all problems are listed.
     """
     read = read_runs(runs)
     unseen = list(dict.fromkeys(name for run in read for name in _away(run.results)))
@@ -216,7 +215,7 @@ def comparison_table(runs: Runs) -> Table:
 
 
 def read_runs(runs: Runs) -> list[RunData]:
-    """The runs of a comparison, read, and named as its rows; arguments and refusals of :func:`comparison_table`."""
+    """Reads the runs of a comparison and names their rows; arguments and errors as :func:`comparison_table`."""
     problems, read, seen = Problems(), list[RunData](), set[Path]()
     for given in runs:
         with problems.collected():
@@ -240,9 +239,9 @@ def read_runs(runs: Runs) -> list[RunData]:
 
 
 def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
-    """Runs of one row and seed become rows of their own, by the names of their folders, with the options that differ.
+    """Splits runs with the same row and seed into rows named after their folders, with notes on differing options.
 
-    Seeds of one setting stay one row, where each is there once. A name that another row has gets the old one after it.
+    Runs with the same settings and different seeds stay one row. If a name is taken, the old row name is appended.
     """
     named, by_row = dict[Path, RunData](), _by_row(runs)
     taken = {*VARIANTS, *by_row}
@@ -273,19 +272,19 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
 
 
 def _titled(run: RunData) -> str:
-    """The title of a run's row: its own, else the variant's where it bears its name, else its name."""
+    """Returns the title of a run's row: its own title, else the variant's if it has its name, else its name."""
     own = title_of(run.row) if run.row == run.results["variant"] else run.row
     return str(run.about.get("title") or own)
 
 
 def _setting_of(run: RunData) -> dict[str, Any]:
-    """Every option of a run but its seed and its paths, by id."""
+    """Returns all recorded options of a run by id; they include neither the seed nor paths."""
     config = run.run.get("config") or {}
     return flat({**{key: value for key, value in config.items() if key != "client"}, **config.get("client", {})})
 
 
 def _differences(first: RunData, other: RunData, *, than: str) -> str:
-    """The options in which a run differs from the first of its kind, in words."""
+    """Returns a note on the options in which a run differs from the first one."""
     before, after = _setting_of(first), _setting_of(other)
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     values = {key: [clipped(json.dumps(of.get(key)), 61) for of in (after, before)] for key in differing}
@@ -308,7 +307,7 @@ def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]], un
 
 
 def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
-    """``(row - floor) / (ceiling - floor)`` over the seeds that all have; ``None`` where the ceiling does not lead."""
+    """Returns ``(row - floor) / (ceiling - floor)`` over common seeds; ``None`` if the ceiling does not lead."""
     seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
     room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
     return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
@@ -348,7 +347,7 @@ def _cells(results: Mapping[int, Mapping[str, Any]], unseen: Sequence[str]) -> d
 
 
 def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
-    """Dice between student and teacher on images without masks, by site and over all of them."""
+    """Returns the Dice between student and teacher on images without masks, by site and over all of them."""
     by_seed = {run.seed: found for run in runs if (found := run.student_and_teacher())}
     cells = {
         f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if site in found})
@@ -359,20 +358,20 @@ def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
 
 
 def _parameters(results: Mapping[str, Any]) -> float | None:
-    """Those of the largest network at a site, in millions; ``None`` where none was measured."""
+    """Returns the parameters of the largest network at a site, in millions; ``None`` if none was measured."""
     found = [cost["parameters"] for name, cost in results.get("costs", {}).items() if name != TEACHER]
     return max(found) / 1e6 if found else None
 
 
 def _traffic(results: Mapping[str, Any]) -> float | None:
-    """Megabytes of a round, both directions."""
+    """Returns the megabytes of a round, both directions."""
     traffic = results.get("traffic", {})
     up, down = traffic.get("up_bytes_per_round"), traffic.get("down_bytes_per_round", 0.0)
     return None if up is None else (up + down) / 1e6
 
 
 def _costs(runs: Sequence[RunData]) -> dict[str, Any] | None:
-    """The costs of the run that measured most networks, two at least; times of different runs cannot be compared."""
+    """Returns the costs of the run that measured most networks (at least two), as times differ between runs."""
     run = max(runs, key=lambda each: len(each.results.get("costs", {})))
     found = run.results.get("costs", {})
     return {"run": f"{run.row}, seed {run.seed}", "networks": found} if len(found) > 1 else None
@@ -385,7 +384,7 @@ def _at(content: Any, path: Iterable[str]) -> Any:
 
 
 def _teacher(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
-    """The teacher that SAM-Fed used, else that of the first row with an adapted one; none where no run had one."""
+    """Returns the row of SAM-Fed's teacher, else of the first row with an adapted teacher; none without a teacher."""
     names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
     for name in names:
         scores = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}

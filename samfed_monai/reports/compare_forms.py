@@ -1,4 +1,4 @@
-"""The forms of a comparison: text, Markdown, JSON and a page, with a verdict computed from paired differences."""
+"""Writes a comparison as text, Markdown, JSON and a page, with a verdict from paired differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
 
 def word_of(difference: Cell) -> str:
-    """What a paired difference says: it counts only where its mean is larger than its spread over seeds."""
+    """Names a paired difference: it counts only if its mean is larger than its spread over seeds."""
     mean, spread = difference.mean, difference.spread
     if mean is None:
         return "no seed in common"
@@ -31,7 +31,10 @@ def word_of(difference: Cell) -> str:
 
 
 def standings(group: Group) -> list[tuple[Row, dict[str, Cell]]]:
-    """Every other row of a group, and the method's value minus its own by column, paired by seed; none without it."""
+    """Returns every other row with the differences method minus row, by column and paired by seed.
+
+    Empty if the group has no row of the method.
+    """
     hero = group.hero
     if hero is None:
         return []
@@ -44,18 +47,18 @@ def standings(group: Group) -> list[tuple[Row, dict[str, Cell]]]:
 
 
 def ahead(difference: Cell) -> int:
-    """Number of seeds in which the first of two rows is higher."""
+    """Returns the number of seeds in which the first of two rows is higher."""
     return sum(value > 0 for value in difference.by_seed.values())
 
 
 def verdict(group: Group) -> str | None:
-    """Whether the method leads the strongest other method, by how much, and against which spread.
+    """Says whether the method leads the strongest other method, by how much, and against which spread.
 
-    Where it leads that one and yet no other, which scatters more, a second sentence names the other. Then comes
-    the same at the worst site, and on the hospitals that took no part, if any was measured.
+    If it leads, a second sentence names other methods within the spread. The result at the worst site and on unseen
+    hospitals follows, if measured.
 
-    The teacher, the oracle, ablations and sweeps of the method are no other methods. ``None`` without the method's row,
-    or where no other method has a seed in common with it.
+    The teacher, the oracle, ablations and sweeps of the method do not count as other methods. ``None`` without a row of
+    the method, or if no other method has a seed in common with it.
     """
     rivals = {row.name for row in group.rivals}
     found = [(row, cells) for row, cells in standings(group) if row.name in rivals and cells["dice"].n]
@@ -95,12 +98,12 @@ DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2}
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a comparison that fits on a page: headings, and spelt cells by row.
+    """A table of a comparison that fits on a page.
 
     Args:
         title: heading of the rows' names.
         heads: headings of the other columns.
-        rows: spelt cells by the row's name.
+        rows: formatted cells by the row's name.
         titles: titles by the row's name.
         strong: rows to show in bold.
     """
@@ -113,13 +116,13 @@ class Block:
 
 
 def blocks(table: Table) -> list[Block]:
-    """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
+    """Returns the tables of every group (all test images, Dice by site, the method against other rows) and costs."""
     found = [block for group in table.groups for block in (*group_blocks(table, group), *_tests(table, group))]
     return [*found, *_costs_block(table)]
 
 
 def _costs_block(table: Table) -> list[Block]:
-    """What an image costs each network of one run; none where none was measured."""
+    """Returns the table of costs per image of each network of one run; none if none was measured."""
     if table.costs is None:
         return []
     units = {"parameters": ("M parameters", 1e6, 2), "milliseconds": ("ms an image", 1, 0)}
@@ -134,7 +137,7 @@ def _costs_block(table: Table) -> list[Block]:
 
 
 def _tests(table: Table, group: Group) -> list[Block]:
-    """The tests per image of one group, with the size of both networks; none where there are none."""
+    """Returns the table of the tests per image of one group, with the size of both networks; none without tests."""
     if not group.tests:
         return []
     heads = ["Images", "Dice", f"{100 * CONFIDENCE:.0f} % interval", "better / worse", "p (Holm)"]
@@ -150,7 +153,7 @@ def _tests(table: Table, group: Group) -> list[Block]:
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
-    """The parts of one group; a table of one group does not name it."""
+    """Returns the tables of one group; headings name the group only if there are several."""
     hero, before = group.hero, table.label(group)
     titles = {row.name: row.title for row in group.rows}
     strong = frozenset({hero.name}) if hero else frozenset[str]()
@@ -183,9 +186,9 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
 
 
 def spell(key: str, cell: Cell | None) -> str:
-    """A cell: its mean, and its spread if there are at least two seeds; differences (``vs:``) have a sign.
+    """Formats a cell: its mean, and its spread with at least two seeds; differences (``vs:``) have a sign.
 
-    Parameters have no spread: seeds do not change them.
+    Parameters have no spread, as seeds do not change them.
     """
     if cell is None or cell.mean is None:
         return MISSING
@@ -203,7 +206,7 @@ UNSCORED = (
 
 
 def verdicts(table: Table) -> list[str]:
-    """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
+    """Returns the verdict and the tests per image of each group, with the group's name if there are several."""
     if not table.scored:
         return [UNSCORED]
     found = {
@@ -214,7 +217,7 @@ def verdicts(table: Table) -> list[str]:
 
 
 def to_text(table: Table) -> str:
-    """Aligned columns for a terminal, and the verdicts and notes below."""
+    """Returns aligned columns for a terminal, followed by verdicts and notes."""
     parts = []
     for block in blocks(table):
         lines = [[block.title, *block.heads], *([name, *cells] for name, cells in block.rows.items())]
@@ -226,14 +229,14 @@ def to_text(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Markdown tables; the method's row is bold, and notes follow as a list."""
+    """Returns Markdown tables, the method's row in bold, followed by a list of notes."""
     parts = [block_markdown(block) for block in blocks(table)]
     notes = "\n".join(f"- {note}" for note in table.notes)
     return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
 
 
 def block_markdown(block: Block) -> str:
-    """One Markdown table; bold rows are bold."""
+    """Returns one Markdown table."""
     lines = [piped([block.title, *block.heads]), piped(["---", *["---:"] * len(block.heads)])]
     for name, cells in block.rows.items():
         title = block.titles.get(name, name)
@@ -243,7 +246,7 @@ def block_markdown(block: Block) -> str:
 
 
 def to_json(table: Table) -> dict[str, Any]:
-    """The table with every seed's value, for other programs."""
+    """Returns the table as JSON content, with every seed's value."""
     return {
         "schema": 1,
         "datalist": table.datalist,
@@ -295,7 +298,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def piped(cells: Sequence[str]) -> str:
-    """One line of a Markdown table."""
+    """Returns one line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -310,7 +313,7 @@ OVER = {
     "fedsam": "FedSAM",
     "local_sam": "SAM at every site alone",
 }
-"""Rows that the method has to beat, by what headlines call them."""
+"""Rows that the method has to beat, with their names in headlines."""
 
 
 def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
@@ -318,7 +321,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
 
     Args:
         output_dir: folder to write into.
-        runs: run folders or ``results.json`` files, as :func:`samfed_monai.reports.comparison_table` takes them.
+        runs: run folders or ``results.json`` files, as for :func:`samfed_monai.reports.comparison_table`.
         command: command line that made the runs.
         title: heading of the page.
 
@@ -326,7 +329,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
         Path of ``comparison.html``.
 
     Raises:
-        Refused: as ``comparison_table``.
+        Refused: as :func:`samfed_monai.reports.comparison_table`.
     """
     table, folder = comparison_table(runs), Path(output_dir)
     figure = comparison_figure(table) if table.scored else None
@@ -353,7 +356,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
-    """The answers on top: the method against what it has to beat, by seed; none without its row."""
+    """Returns the headlines (label, value, note) of the method against :data:`OVER`; none without its row."""
     found = []
     for group in table.groups:
         hero = group.hero
@@ -371,7 +374,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 
 
 def reading(tables: Sequence[Table]) -> list[str]:
-    """How to read the tables, in at most five lines, with the convention that their runs followed."""
+    """Returns at most five lines on how to read the tables, with the convention of their runs."""
     first, *others = [table.convention for table in tables]
     return sentences(
         "reading.html.j2",

@@ -1,4 +1,4 @@
-"""Figures: of one run its scores, teacher and loss terms; of a comparison Dice of every row and seed."""
+"""Figures: scores, teacher and loss terms of one run; Dice of every row and seed of a comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 LEAST_SPAN = 0.1
-"""Least height of an axis of Dice or of trust: seeds of one run differ by some 0.01."""
+"""Smallest range of an axis of Dice or trust: seeds of one run differ by about 0.01."""
 TRUST = {
     "reliability": "Reliability of the teacher",
     "agreement": "Share of pixels that agree",
@@ -34,12 +34,12 @@ EXPERTS = (
 
 
 def run_figures(run: RunData) -> list[Picture]:
-    """Every figure that the run has data for, in the order of the report."""
+    """Returns the figures that the run has data for, in the order of the report."""
     return [figure for figure in (curves(run), *term_figures(run)) if figure is not None]
 
 
 def curves(run: RunData) -> Picture | None:
-    """Validation Dice at every site, of the global model or of its own, over the rounds."""
+    """Plots the validation Dice at every site over the rounds, of the global model or of its own."""
     lines = series(run.rounds, "dice")
     if not lines:
         return None
@@ -62,7 +62,7 @@ def curves(run: RunData) -> Picture | None:
 
 
 def term_figures(run: RunData) -> list[Picture]:
-    """Means of a round at every site: trust in the teacher (docs/method.md), loss terms, local experts (pFedSAM)."""
+    """Plots means of a round at every site: trust in the teacher (docs/method.md), loss terms, experts (pFedSAM)."""
     names = dict.fromkeys(name for row in run.rounds for name in row.values if name.startswith(TERM))
     terms = {name.removeprefix(TERM): series(run.rounds, name) for name in names}
     trust = {title: terms.pop(name) for name, title in TRUST.items() if name in terms}
@@ -81,12 +81,12 @@ def term_figures(run: RunData) -> list[Picture]:
 
 
 def panels(of: Mapping[str, Lines], sites: list[str], ends: tuple[float, float | None] | None = (0.0, None)) -> Figure:
-    """A small picture of lines for each name.
+    """Plots a small panel of lines for each name.
 
     Args:
-        of: by name; ``sam_distillation`` is shown as SAM distillation.
+        of: lines by name; ``sam_distillation`` is shown as SAM distillation.
         sites: all sites, in the order of their colours.
-        ends: of the axes; the lower one gives way to a lower value. ``None``: those of the lines, widened.
+        ends: limits of the axes; the lower one is ignored if a value is below it. ``None``: from the lines, widened.
     """
     figure, axes = subplots(len(of), height=2.9, width=max(8.6, 2.2 * len(of)))
     for ax, (name, lines) in zip(axes, of.items(), strict=True):
@@ -101,7 +101,7 @@ def panels(of: Mapping[str, Lines], sites: list[str], ends: tuple[float, float |
 
 
 def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
-    """The sites' colours and dashes, below a figure."""
+    """Adds a legend of the sites below a figure."""
     from matplotlib.lines import Line2D
 
     every = list(dict.fromkeys([*sites, *shown]))
@@ -140,10 +140,10 @@ def _average(lines: Lines, weights: Mapping[str, int]) -> list[tuple[int, float]
 
 
 def comparison_figure(table: Table) -> Picture:
-    """One line per row: a dot per seed, the mean as a tick, the spread as a bar; groups below each other.
+    """Plots one line per row: a dot per seed, the mean as a tick, the spread as a bar; groups below each other.
 
-    A row that would squeeze all others into one corner is an arrow at the edge: one below a tenth of the best, and a
-    teacher alone that is farther from the rows that were trained than those are from each other.
+    Outliers are drawn as an arrow at the edge: rows below a tenth of the best, and a teacher alone that is farther from
+    the trained rows than these are from each other.
     """
     groups = [(group, [row for row in group.rows if row.cells["dice"].n]) for group in table.groups]
     span = _span([row for _, rows in groups for row in rows])
@@ -177,12 +177,12 @@ def comparison_figure(table: Table) -> Picture:
 
 
 ROOM = 0.05
-"""Dice that an axis shows at least on both sides of the rows that were trained: a teacher is seldom farther off, and
-rows a thousandth apart look it."""
+"""Smallest margin of Dice on both sides of the trained rows: a teacher is seldom farther off, and differences of 0.001
+look small."""
 
 
 def _span(rows: list[Row]) -> tuple[float, float]:
-    """Lowest and highest mean that are drawn to scale."""
+    """Returns the lowest and highest mean that are drawn to scale."""
     means = [row.cells["dice"].mean or 0.0 for row in rows]
     least, most = 0.1 * max(means, default=0.0), 1.0
     trained = [mean for row, mean in zip(rows, means, strict=True) if row.variant != TEACHER and mean >= least]

@@ -1,4 +1,4 @@
-"""The report of one run: ``report.html``, self-contained, and what its command says at the end."""
+"""The report of one run: a self-contained ``report.html``, and the summary that its command logs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Report:
     """Writes ``report.html`` and ``figures/*.png`` into a run folder.
 
     Args:
-        run_folder: folder with ``results.json``; ``run.json``, ``federation.csv`` and ``evaluation/`` add to it.
-        datalist: data list for the overlays; ``None`` takes what the run's command names.
-        data_root: folder of the images, likewise.
+        run_folder: folder with ``results.json`` and, optionally, ``run.json``, ``federation.csv`` and ``evaluation/``.
+        datalist: data list for the overlays; ``None`` takes that of the run's command.
+        data_root: folder of the images; ``None`` takes that of the run's command.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
-        unfinished: take a run that goes on as far as its stored rounds go; test images are shown when it has ended,
-            those of sites without masks after every round.
+        unfinished: whether to report the stored rounds of a running run; test images are shown after its end, those of
+            sites without masks after every round.
 
     Example::
 
@@ -57,13 +57,13 @@ class Report:
         self.overlays = overlays
 
     def write(self) -> Path:
-        """Renders the report and returns its path; what it logs is in the run's ``run.log``, too.
+        """Renders the report and returns its path; its log records also go to the run's ``run.log``.
 
         Raises:
-            Refused: there is no ``results.json``, or it does not follow the schema.
+            Refused: there is no ``results.json``, or it does not match the schema.
         """
         run = RunData.read(self.run_folder, unfinished=self.unfinished)
-        if run.planned is not None:  # its log is the run's own, for which a page a round is nothing new
+        if run.planned is not None:  # the log belongs to the running run
             return self._write(run)
         with RunLog().kept() as log:
             log.into(self.run_folder)
@@ -77,7 +77,7 @@ class Report:
             overlays, notes = make_overlays(run, **places) if finished else ([], [])
             own, unread = make_own_images(run, **places)
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
-        for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # of an earlier report
+        for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # from an earlier report
             path.unlink()
         for figure in figures:
             write_bytes(folder / f"{figure.name}.png", figure.png, mode=PUBLIC)
@@ -98,14 +98,14 @@ class Report:
 def render(
     run: RunData, figures: list[Picture], overlays: list[Shown], notes: list[str], own: list[Shown] | None = None
 ) -> str:
-    """The page as one string of HTML; everything that comes from the run is escaped.
+    """Returns the HTML page; everything that comes from the run is escaped.
 
     Args:
-        run: finished, or going on.
-        figures: of it.
+        run: a finished or running run.
+        figures: its figures.
         overlays: test images.
-        notes: why sites have none.
-        own: images without masks; ``None`` leaves their part of the page out, and the ids of doubtful images.
+        notes: reasons why sites have no test images.
+        own: images without masks; ``None`` omits their part of the page, and the ids of doubtful images.
     """
     results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
     private = overlays or own or (trusted and own is not None)
@@ -138,7 +138,7 @@ def render(
 
 
 def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
-    """Updates that were left out: rounds counted from 1 (``6, 8–10``), site, reason; one row for each reason."""
+    """Returns rows (rounds from 1 such as ``6, 8–10``, site, reason) of updates that were not aggregated."""
     rounds: dict[tuple[str, str], list[int]] = {}
     for update in run.skipped:
         rounds.setdefault((update["site"], update["reason"]), []).append(update["round"] + 1)
@@ -146,15 +146,15 @@ def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
 
 
 def spread(run: RunData, sites: Iterable[str] | None = None, split: str = "test") -> str:
-    """The interval of a run's Dice over the images of a split: ``0.71 to 0.85``.
+    """Returns the interval of a run's Dice over the images of a split, such as ``0.71 to 0.85``.
 
     Args:
-        run: finished.
-        sites: whose images; ``None``: of all sites that trained.
+        run: a finished run.
+        sites: sites of the images; ``None``: all sites that trained.
         split: ``test`` or ``validation``.
 
     Returns:
-        "" of fewer than two images, and where the table of a site is not here, as on FLARE.
+        The interval; "" for fewer than two images, or if the table of a site is not available, as on FLARE.
     """
     everywhere, dices = _everywhere(run), list[float]()
     for site in run.sites if sites is None else sites:
@@ -167,13 +167,12 @@ def spread(run: RunData, sites: Iterable[str] | None = None, split: str = "test"
 
 
 def _everywhere(run: RunData) -> dict[str, Any]:
-    """Scores by split of the sites and of hospitals that took no part."""
+    """Returns the scores by split of the sites and of unseen hospitals."""
     return {**run.results["sites"], **(run.results.get("unseen") or {})}
 
 
 def more_scores(run: RunData) -> list[dict[str, Any]]:
-    """Test scores beside Dice by site and unseen hospital, for the report; a number that a site did not send is
-    ``None``."""
+    """Returns all test scores by site and unseen hospital; numbers that a site did not send are ``None``."""
     tests = {site: splits["test"] for site, splits in _everywhere(run).items() if scored(splits)}
     names = ("dice", *BESIDE, "n")
     return [
@@ -183,24 +182,20 @@ def more_scores(run: RunData) -> list[dict[str, Any]]:
 
 
 def withheld(run: RunData, split: str = "test") -> list[str]:
-    """Sites that had masks of too few images to report a score of a split."""
+    """Returns the sites that withheld the score of a split, as too few of its images have masks."""
     held = (run.results.get("privacy") or {}).get("withheld", [])
     return [each["site"] for each in held if each["split"] == split]
 
 
-_MOST_NAMES = 3  # of sites in a sentence
+_MOST_NAMES = 3  # sites named in a sentence
 
 
 def answer(run: RunData) -> list[str]:
-    """How good a finished run's model is, where model and report are, and the command that draws masks with it.
-
-    Args:
-        run: finished.
-    """
+    """Returns lines with the Dice of a finished run's model, the paths of model and report, and the next command."""
     results, folder = run.results, str(run.folder)
     number = results["models"][results["selected"]].get("round")
     round = "" if number is None else f", round {number + 1} of {results['rounds']}"
-    if number == -1:  # of the schema: the network that the rounds began with
+    if number == -1:  # in the schema, the network before the first round
         scores = "{by} {start:.3f}, in the best round {rounds:.3f}".format(**results["against_start"])
         round = f", the network that the run began with, as no round is better ({scores})"
     site = ["--site", run.sites[0]] if run.own_models else []
@@ -214,7 +209,7 @@ def answer(run: RunData) -> list[str]:
 
 
 def _how_good(run: RunData) -> str:
-    """``test Dice 0.79 (0.71 to 0.85, 6 images at A; B has no masks)``; of validation where no test image has one."""
+    """Returns ``test Dice 0.79 (0.71 to 0.85, 6 images at A; B has no masks)``; validation Dice without test masks."""
     split = next((name for name in ("test", "validation") if run.results["average"][name]["n"]), None)
     if split is None:
         return "; ".join(["no Dice", *_without_dice(run, run.sites, "test")])
@@ -229,7 +224,7 @@ def _how_good(run: RunData) -> str:
 
 
 def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
-    """What is known of sites without a Dice, one after the other; of many, how many they are."""
+    """Describes each site without a Dice; returns only the number of sites if there are many."""
     if len(sites) > _MOST_NAMES:
         return [f"{len(sites)} sites have no score"]
     known = dict.fromkeys(run.results.get("unscored", ()), "sent no score")
@@ -243,20 +238,20 @@ def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
 
 
 FIRST = 5
-"""Images of a site that are named, the most doubtful first."""
+"""Number of a site's most doubtful images that are named."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What is expected of the masks of one site's images.
+    """Expected quality of the masks of one site's images.
 
     Args:
         site: name.
-        images: how many were looked at.
-        labelled: whether these are its test images; otherwise images without labels.
+        images: number of images.
+        labelled: whether these are its test images, or else images without labels.
         expected: mean expected Dice, in [0, 1].
-        doubtful: how many have less than :data:`DOUBTFUL`.
-        first: ids and expected Dice of those most doubtful.
+        doubtful: number of images with an expected Dice below :data:`DOUBTFUL`.
+        first: ids and expected Dice of the most doubtful images.
     """
 
     site: str
@@ -268,7 +263,7 @@ class Trust:
 
 
 def trust(run: RunData) -> list[Trust]:
-    """One entry for every site whose tables are in the run's folder and have estimates."""
+    """Returns an entry for every site whose tables in the run's folder have estimates."""
     calibration, found = read_quality(run.folder).calibration, []
     for site in run.sites:
         tested = run.image_scores(site)
@@ -284,21 +279,21 @@ def trust(run: RunData) -> list[Trust]:
 
 
 LOW = 0.5
-"""Dice below which more of two masks is apart than together."""
+"""Dice below which two masks overlap by less than half of their mean size: failed images, disagreement."""
 BEHIND = 0.05
-"""How far below its teacher a student is taken to have learned too little: at no site of docs/results/light.md is it
-farther than 0.03."""
+"""Difference in Dice from which a student is reported as behind its teacher; no site of docs/results/light.md is
+farther behind than 0.03."""
 AVERAGE = "on average"
 
 
 def verdict(run: RunData) -> str:
-    """Test Dice beside the teacher's and the worst site's, and on how many images the model fails; of a run that goes
-    on, or that has no test masks, the validation Dice.
+    """Returns the test Dice with the teacher's and the worst site's, and the number of images on which the model fails.
 
-    It does not say that a model may be used: how much is enough is for those to say who use it.
+    For a running run, or one without test masks, it is the validation Dice. Whether that is enough is for the user to
+    decide.
 
     Args:
-        run: finished, or going on.
+        run: a finished or running run.
     """
     results, alone = run.results, teacher_alone(run.results)
     dices = [row["dice"] for site in run.sites for row in run.image_scores(site)]
@@ -319,7 +314,7 @@ def verdict(run: RunData) -> str:
 
 
 def advice_on(run: RunData) -> list[str]:
-    """Sentences on what to do, the most urgent first; none where nothing is out of order."""
+    """Returns advice, the most urgent first; none if nothing is wrong."""
     results, alone = run.results, teacher_alone(run.results)
     teacher = results.get("teacher") or {}
     taught = {site: splits for site, splits in alone["sites"].items() if splits} if alone else {}

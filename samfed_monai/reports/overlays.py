@@ -1,4 +1,4 @@
-"""Masks drawn on pictures, their outlines, areas and polygons; and the images that a run's report shows."""
+"""Draws masks and outlines on pictures, measures areas, makes polygons, and selects the images of a run's report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from samfed_monai.reports.run_data import RunData
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
 
-# Okabe & Ito's green, vermilion and blue; the strengths let the skin shine through where nothing is wrong.
+# Okabe & Ito's green, vermilion and blue; correct pixels are shaded less, so that the skin stays visible
 COLOURS: dict[str, tuple[Colour, float]] = {
     "TP": ((0, 158, 115), 0.30),
     "FP": ((213, 94, 0), 0.62),
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[Colour, float]] = {
 }
 LONGEST_SIDE = 320
 OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
-"""Okabe & Ito's sky blue and yellow, on a dark rim; where both run along each other, the student's is on top."""
+"""Okabe & Ito's sky blue and yellow, on a dark rim; the student's outline is on top."""
 RIM = 32
 SHADE = 0.5
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
@@ -48,6 +48,7 @@ def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np
 
     Returns:
         (H, W, 3): green where both are set, vermilion where only the prediction is, blue where only the label is.
+        The outline is white.
     """
     found = {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}
     picture = _shaded(image, [(where, *COLOURS[kind]) for kind, where in found.items()])
@@ -56,7 +57,7 @@ def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np
 
 
 def draw_classes(image: Pixels, label: Pixels, prediction: Pixels, count: int) -> Pixels:
-    """Shades what was predicted and draws the label's outlines, each class in its colour.
+    """Shades the prediction and draws the label's outlines, each class in its colour.
 
     Args:
         image: (H, W, 3).
@@ -87,8 +88,8 @@ def draw_outlines(
 
     Args:
         image: (H, W, 3).
-        masks: names to (H, W); the last is on top.
-        colours: names to colours.
+        masks: (H, W) by name; the last is on top.
+        colours: colour by name.
 
     Returns:
         (H, W, 3).
@@ -105,8 +106,8 @@ def draw_outlines(
 
 
 def outlined(picture: Pixels, mask: NDArray[Any]) -> Pixels:
-    """A picture (H, W, 3) with its mask's outline, (H, W) bool; of class values one in each class's colour
-    (:func:`samfed_monai.data.classes.colour_of`)."""
+    """Returns a picture (H, W, 3) with the outline of its mask (H, W): bool, or class values, with an outline for each
+    class in its colour (:func:`samfed_monai.data.classes.colour_of`)."""
     if mask.dtype == bool:
         return draw_outlines(picture, {"student": mask})
     numbers = range(1, int(mask.max()) + 1)
@@ -115,17 +116,17 @@ def outlined(picture: Pixels, mask: NDArray[Any]) -> Pixels:
 
 
 COLUMNS = ("name", "width", "height", "foreground_pixels", "share", "components", "mm2")
-"""Heads of a table of areas: a picture's name and size in pixels; its foreground in pixels, as a share in [0, 1], in
-pieces (8-neighbours), and in mm² where the file says how large a pixel is."""
+"""Columns of a table of areas: a picture's name and size in pixels; its foreground in pixels, as a share in [0, 1], in
+connected components (8 neighbours), and in mm² if the pixel size is known."""
 
 
 def area_of(name: str, mask: NDArray[np.bool_], pixel_area: float | None = None) -> dict[str, Any]:
-    """A row of :data:`COLUMNS`.
+    """Returns a row of :data:`COLUMNS`.
 
     Args:
         name: of the picture.
         mask: (H, W).
-        pixel_area: mm² of a pixel, if that is known.
+        pixel_area: area of a pixel in mm², if known.
     """
     from scipy.ndimage import label
 
@@ -136,10 +137,10 @@ def area_of(name: str, mask: NDArray[np.bool_], pixel_area: float | None = None)
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[list[list[list[float]]]]:
-    """The foreground as polygons: each an outer ring and the holes in it, rings closed, as GeoJSON has them.
+    """Returns the foreground as GeoJSON polygons, each a closed outer ring followed by the rings of its holes.
 
-    Points are (x, y) in pixels from the picture's upper left corner; a pixel is a square of side 1, and the line runs
-    through the middle between foreground and background pixels' centres (marching squares, ``contourpy``).
+    Points are (x, y) in pixels from the picture's upper left corner; a pixel is a square of side 1, and lines run
+    halfway between the centres of foreground and background pixels (marching squares, ``contourpy``).
 
     Args:
         mask: (H, W).
@@ -155,11 +156,11 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[list[list[list[float]]]]:
 
 
 def geojson_of(mask: NDArray[Any], *, labels: Sequence[str] = ("foreground",)) -> bytes:
-    """A GeoJSON feature collection of :func:`polygons_of`, as QuPath and others open it.
+    """Returns a GeoJSON feature collection of :func:`polygons_of`, for QuPath and others.
 
     Args:
-        mask: (H, W) bool, or the values of several classes: their features have a colour each, that of the outlines.
-        labels: what the foreground is called, or the classes from the first on.
+        mask: (H, W) bool, or class values; features of classes have the colours of the outlines.
+        labels: name of the foreground, or names of the classes.
     """
     features = []
     for number, label in enumerate(labels, start=1):
@@ -174,15 +175,15 @@ def geojson_of(mask: NDArray[Any], *, labels: Sequence[str] = ("foreground",)) -
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of a report, and beside it the same with masks on it.
+    """An image of a report, side by side with a copy that shows its masks.
 
     Args:
         site: name.
-        place: ``best``, ``median`` or ``worst`` by Dice; of an image without a mask its number, from 1.
+        place: ``best``, ``median`` or ``worst`` by Dice; for an image without a mask its number, from 1.
         id: the image's id.
-        dice: of prediction and label, or between student and teacher, in [0, 1].
-        hd95: pixels; ``None`` of an image without a mask.
-        png: both, side by side.
+        dice: between prediction and label, or between student and teacher, in [0, 1].
+        hd95: pixels; ``None`` for an image without a mask.
+        png: both pictures, side by side.
     """
 
     site: str
@@ -196,7 +197,7 @@ class Shown:
 def make_overlays(
     run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
 ) -> tuple[list[Shown], list[str]]:
-    """The best, the median and the worst test image of every site, of masks that were kept and images that can be read.
+    """Draws the best, median and worst test image of every site, if masks were kept and images can be read.
 
     Args:
         run: the run.
@@ -204,14 +205,14 @@ def make_overlays(
         data_root: folder of its images.
 
     Returns:
-        The images, and notes on the sites without.
+        The images, and notes on sites without images.
     """
     if datalist is None or data_root is None:
         return [], [f"all sites: {GIVE}"]
-    with suppress(Refused):  # of what cannot be read there is a note for each site
+    with suppress(Refused):  # an unreadable list is noted for each site below
         listed = DataList.load(datalist)
         if run.results["hashes"].get("datalist") not in (None, listed.hash, listed.for_server().hash):
-            return [], [f"all sites: {OTHER}"]  # images of the same names may be others
+            return [], [f"all sites: {OTHER}"]  # images may differ despite equal names
     shown, notes = list[Shown](), list[str]()
     for site in run.sites:
         rows = run.image_scores(site)
@@ -222,7 +223,7 @@ def make_overlays(
             continue
         with noted(notes, site):
             records = {each["id"]: each for each in load_records(datalist, data_root, split="test", site=site)}
-            if several(run.classes):  # an image without any of them shows nothing
+            if several(run.classes):  # images without any class show nothing
                 rows = [row for row in rows if row["empty"] != "both"] or rows
             of_site = []
             for place, row in chosen(rows).items():
@@ -236,10 +237,10 @@ def make_overlays(
 def make_own_images(
     run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
 ) -> tuple[list[Shown], list[str]]:
-    """What sites without masks can look at: those of their images on which student and teacher differ most.
+    """Draws, for sites without masks, the images on which student and teacher differ most.
 
-    A site compares the two itself, after every round and at the end, where none of its test images has a mask and
-    the run has a teacher. Arguments and returned values are those of :func:`make_overlays`.
+    If a run has a teacher, a site without test masks compares the two itself, after every round and at the end.
+    Arguments and return values are those of :func:`make_overlays`.
     """
     shown, notes = list[Shown](), list[str]()
     for site in run.student_and_teacher():
@@ -256,7 +257,7 @@ def make_own_images(
                 masks = {}
                 for name in OUTLINES:
                     mask = Image.open(run.own_images(site) / name / row["mask"]).convert("L")
-                    if several(run.classes):  # their foreground
+                    if several(run.classes):  # foreground of all classes
                         mask = mask.point([0] + [255] * 255)
                     masks[name] = _resized(mask, size)
                 png = _beside(pixels, draw_outlines(pixels, masks))
@@ -266,7 +267,7 @@ def make_own_images(
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Best, median and worst row by Dice; fewer where there are fewer images."""
+    """Returns the best, median and worst row by Dice; fewer for fewer than three images."""
     order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
     if len(order) < 3:
         return dict(zip(("best", "worst"), order, strict=False))
@@ -274,7 +275,7 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
-    """A test image, and the same with a predicted mask and its label on it: (H, W, 3), :data:`LONGEST_SIDE` long."""
+    """Returns a test image without and with prediction and label: (H, W, 3), longest side :data:`LONGEST_SIDE`."""
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
     pixels = np.array(Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS))
@@ -288,13 +289,13 @@ def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of a picture of this aspect."""
+    """Returns the width and height of an image scaled to :data:`LONGEST_SIDE`."""
     scale = LONGEST_SIDE / max(image.size)
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
 def _beside(left: Pixels, right: Pixels) -> bytes:
-    """PNG bytes of two pictures side by side."""
+    """Returns two pictures side by side as PNG bytes."""
     return png_of(np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], axis=1))
 
 
@@ -304,7 +305,7 @@ def _resized(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 @contextmanager
 def noted(notes: list[str], site: str) -> Iterator[None]:
-    """Adds why a site's images cannot be read to the notes, without the folder that they are in."""
+    """Turns errors of reading a site's images inside the block into notes, without folder names."""
     try:
         yield
     except KeyError as error:

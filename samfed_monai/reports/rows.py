@@ -1,4 +1,4 @@
-"""Rows of a comparison: names of variants, groups of rows, which row is compared with which, and tests per image."""
+"""Rows of a comparison: titles of variants, groups of rows, references of each group, and tests per image."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ _ALONE = Method(
 _METHODS = dict(sorted((methods() | {TEACHER: _ALONE}).items(), key=lambda item: item[1].place))
 
 VARIANTS = {name: method.title for name, method in _METHODS.items()}
-"""Variants in the order of every table, with their titles, as they declare them; and the teacher beside them."""
+"""Titles of variants, and of the teacher, in the order of tables."""
 
 NOTES = {name: method.note for name, method in _METHODS.items()}
-"""What each variant is, in one line below the table."""
+"""A one-line description of each variant, for below the table."""
 
 ABLATIONS = frozenset(name for name, method in _METHODS.items() if method.kind == "ablation")
-"""Variants of SAM-Fed itself: no rivals of it."""
+"""Variants of SAM-Fed itself, which do not count as other methods."""
 
 
 def title_of(variant: str) -> str:
-    """The title of a variant; an unknown one is its own title."""
+    """Returns the title of a variant, or its name if it is unknown."""
     return VARIANTS.get(variant, variant)
 
 
 def place_of(variant: str) -> int:
-    """Where tables show a variant; unknown ones come last."""
+    """Returns the position of a variant in tables; unknown variants come last."""
     return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)
 
 
 FLOOR, CEILING = "dp_only", "oracle"
-"""The rows that every other one of their group is measured against (docs/method.md)."""
+"""The variants between which the gap closed is measured (docs/method.md)."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How the sites of a run learn; rows of different modes are shown in tables of their own.
+    """How the sites of a run learn; rows of different modes are shown in separate tables.
 
     Args:
         name: heading of a group.
-        method: what sentences and headings call the method.
-        hero: its variant.
-        own: other variants of it, which are no rivals.
-        references: variants that the others are subtracted from, by seed.
-        gap: whether a row's share of the way from :data:`FLOOR` to :data:`CEILING` is shown.
+        method: name of the method in sentences and headings.
+        hero: the method's variant.
+        own: its other variants, which do not count as other methods.
+        references: variants whose Dice is subtracted from that of the other rows, by seed.
+        gap: whether a row's share of the gap from :data:`FLOOR` to :data:`CEILING` is shown.
     """
 
     name: str
@@ -74,11 +74,11 @@ _TWO_STAGES = frozenset({"pfedsam_two_stage"})
 LABELLED = Mode("Own labels", "pFedSAM in one stage", "pfedsam", _TWO_STAGES, ("fedsam", "local_sam"), gap=False)
 
 MODES = (ONE_NETWORK, UNLIKE_NETWORKS, LABELLED)
-"""In the order of tables."""
+"""Modes in the order of tables."""
 
 
 def mode_of(results: Mapping[str, Any]) -> Mode:
-    """Whether a run's sites learned from labels of their own, and whether they had networks of their own."""
+    """Returns the mode of a run: whether sites learned from own labels, or had different networks."""
     if results.get("own_labels"):
         return LABELLED
     networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
@@ -89,10 +89,10 @@ def mode_of(results: Mapping[str, Any]) -> Mode:
 
 @dataclass(frozen=True)
 class Cell:
-    """Values of one row and column, one per seed.
+    """Values of one row and column.
 
     Args:
-        by_seed: seed to value.
+        by_seed: value by seed.
     """
 
     by_seed: dict[int, float] = field(default_factory=dict)
@@ -111,22 +111,22 @@ class Cell:
         return stdev(self.by_seed.values()) if self.n > 1 else None
 
     def minus(self, other: Cell) -> Cell:
-        """The difference, paired by seed."""
+        """Returns the difference, paired by seed."""
         seeds = sorted(self.by_seed.keys() & other.by_seed.keys())
         return Cell({seed: self.by_seed[seed] - other.by_seed[seed] for seed in seeds})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it ran, its cells by column key, and the share of the gap it closes.
+    """One row of a comparison.
 
     Args:
-        name: the row's name, which is the variant's unless a file of rows gave another.
-        seeds: of its runs.
-        cells: by column key.
+        name: the row's name: the variant's, unless a file of rows gives another.
+        seeds: seeds of its runs.
+        cells: cells by column key.
         gap: share of the gap closed.
-        variant: which variant it ran, or whose part it plays (``dp_only`` or ``oracle``).
-        title, note, sweep: as the file of rows has them, or empty.
+        variant: the variant of its runs, or the variant that it replaces (``dp_only`` or ``oracle``).
+        title, note, sweep: from the file of rows, or empty.
         place: its place in the file of rows.
     """
 
@@ -142,21 +142,21 @@ class Row:
 
     @property
     def order(self) -> tuple[int, str, int, str]:
-        """Its place in a table: known variants first, then the rows of each sweep together."""
+        """Sort key in a table: known variants first, then the rows of each sweep together."""
         bound = self.name not in VARIANTS and self.variant in (FLOOR, CEILING)
         return place_of(self.variant if bound else self.name), self.sweep, self.place, self.name
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that may be compared: of one setting and one mode.
+    """Rows of one setting and one mode, which may be compared.
 
     Args:
         mode: how their sites learn.
-        setting: as the file of rows has it, or empty.
+        setting: from the file of rows, or empty.
         rows: in the order of tables.
-        tests: of them, image by image.
-        untested: why a row has no such test, in sentences.
+        tests: tests per image between rows.
+        untested: sentences on rows without a test.
     """
 
     mode: Mode
@@ -176,7 +176,7 @@ class Group:
 
     @property
     def references(self) -> list[str]:
-        """Variants whose rows the others are subtracted from, as far as the group has them."""
+        """The mode's reference variants that the group has."""
         return [variant for variant in self.mode.references if self.of(variant)]
 
     @property
@@ -186,18 +186,18 @@ class Group:
         return [row for row in self.rows if row.variant not in own]
 
     def of(self, variant: str) -> Row | None:
-        """The row of a variant: the one that bears its name, else the first that runs it."""
+        """Returns the row of a variant: the one with its name, else the first that runs it."""
         found = [row for row in self.rows if row.variant == variant]
         return next((row for row in found if row.name == variant), found[0] if found else None)
 
     def dice_of(self, variant: str) -> Cell:
-        """Average test Dice of the row of a variant; empty where there is none."""
+        """Returns the average test Dice of the row of a variant; empty if there is none."""
         row = self.of(variant)
         return row.cells["dice"] if row else Cell()
 
 
 LEAST = 6
-"""Images that a test needs: with five, even five differences of one sign have p = 2 / 2^5 > 0.05."""
+"""Fewest images for a test: with five, even five differences of one sign have p = 2 / 2^5 > 0.05."""
 ALPHA = 0.05
 LEVEL = 0.95
 RESAMPLES = 5000
@@ -205,17 +205,17 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class PairedTest:
-    """One row against another on the same test images.
+    """A paired test of two rows on the same test images.
 
     Args:
         row, other: the rows.
-        seeds: that both have; an image's Dice is its mean over them.
-        images: in common.
-        better, worse: of them, those on which the row's Dice is higher or lower.
+        seeds: number of common seeds; an image's Dice is its mean over them.
+        images: number of common images.
+        better, worse: number of images on which the row's Dice is higher or lower.
         difference: mean of the row's Dice minus the other's.
-        low, high: ends of its bootstrap interval of :data:`LEVEL`.
-        p: of Wilcoxon's signed-rank test, two-sided.
-        holm: the same, corrected for all tests of the group.
+        low, high: its bootstrap interval at :data:`LEVEL`.
+        p: p value of Wilcoxon's signed-rank test, two-sided.
+        holm: p corrected for all tests of the group.
     """
 
     row: Row
@@ -231,7 +231,7 @@ class PairedTest:
     holm: float = 1.0
 
     def sentence(self) -> str:
-        """The test, in words."""
+        """Returns the test as a sentence."""
         pair = f"{self.row.title} and {self.other.title} on the same {counted(self.images, 'test image')}"
         if not (self.better or self.worse):
             return f"{pair}: Dice is the same on every image."
@@ -250,18 +250,18 @@ class PairedTest:
 
 
 def as_p(value: float) -> str:
-    """A p value: three decimals, and what is below them as such."""
+    """Formats a p value with three decimals; smaller ones as ``< 0.001``."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """p of Wilcoxon's signed-rank test, two-sided; zeros are left out (Wilcoxon, Biometrics Bulletin 1(6), 1945).
+    """Wilcoxon's two-sided signed-rank test, without zeros (Wilcoxon, Biometrics Bulletin 1(6), 1945).
 
     Args:
-        differences: (n,) float, one per image. They are taken to be independent, which images of one patient are not.
+        differences: (n,) float, one per image. Assumed to be independent, which images of one patient are not.
 
     Returns:
-        p in (0, 1]; 1 where no image differs.
+        p in (0, 1]; 1 if no image differs.
     """
     from scipy.stats import wilcoxon
 
@@ -270,13 +270,11 @@ def signed_rank(differences: Sequence[float]) -> float:
 
 
 def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, over images (Efron and Tibshirani, 1993, section 13.3).
-
-    The same numbers have the same interval.
+    """Percentile bootstrap interval of the mean over images (Efron and Tibshirani, 1993, section 13.3), deterministic.
 
     Args:
         differences: (n,) float.
-        level: share of intervals that hold the mean, up to 1.
+        level: confidence level, up to 1.
     """
     from scipy.stats import bootstrap
 
@@ -288,10 +286,10 @@ def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) ->
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Bootstrap interval of 95 % of the mean over images; ``None`` of fewer than two.
+    """95 % bootstrap interval of the mean over images; ``None`` for fewer than two.
 
     The expanded percentile interval of Hesterberg (The American Statistician 69(4), 2015, section 4.2): its tails are
-    those of Student's t, since plain percentiles of few images are too narrow.
+    those of Student's t, as plain percentiles are too narrow for few images.
 
     Args:
         values: one per image.
@@ -306,7 +304,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected for their number (Holm, Scandinavian Journal of Statistics 6(2), 1979), in the order given."""
+    """Corrects p values for multiple tests, in order (Holm, Scandinavian Journal of Statistics 6(2), 1979)."""
     corrected, so_far = [0.0] * len(values), 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         so_far = max(so_far, min(1.0, (len(values) - rank) * values[index]))
@@ -315,15 +313,15 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def with_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> Group:
-    """A group with the tests of the method's row, or where it is not there the first, against each other row.
+    """Adds to a group the tests of the method's row, or else of the first row, against each other row.
 
-    Only run folders have scores of single images, ``evaluation/<model>/<site>/test/scores.csv``, and only sites whose
-    scores the run may show count. On NVIDIA FLARE they stay at their site: there is no test then. Records of runs
-    without their folders are silently left out; teachers have no scores of single images.
+    Tests need the scores of single images in the run folders, ``evaluation/<model>/<site>/test/scores.csv``, of all
+    sites with test scores. On NVIDIA FLARE these stay at the sites, so there is no test. No tests are made if a run has
+    only a record without its folder; teachers have no scores of single images.
 
     Args:
-        group: its rows.
-        runs: by the row's name.
+        group: the group.
+        runs: runs by the row's name.
     """
     rows = [row for row in group.rows if row.variant != TEACHER and row.name in runs]
     if len(rows) < 2 or not all((run.folder / "results.json").is_file() for row in rows for run in runs[row.name]):
@@ -344,11 +342,11 @@ def with_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> Group:
 
 
 class _Untested(Exception):
-    """Why two rows have no test."""
+    """The reason why two rows have no test."""
 
 
 def _test(row: Row, other: Row, runs: Sequence[RunData], others: Sequence[RunData]) -> PairedTest:
-    """The test without its correction."""
+    """Returns the test without the correction for multiple tests."""
     left, right = ({run.seed: run for run in each} for each in (runs, others))
     seeds = sorted(left.keys() & right.keys())
     if not seeds:
@@ -366,7 +364,7 @@ def _test(row: Row, other: Row, runs: Sequence[RunData], others: Sequence[RunDat
 
 
 def _images(run: RunData) -> dict[tuple[str, str], float]:
-    """(site, id) to Dice of every test image that counts in the run's average."""
+    """Returns the Dice of every test image in the run's average by (site, id)."""
     found: dict[tuple[str, str], float] = {}
     for site, splits in run.results["sites"].items():
         expected = splits["test"]["n"]

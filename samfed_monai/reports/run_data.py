@@ -1,4 +1,4 @@
-"""One run folder, read and checked."""
+"""Reads and checks a run folder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from samfed_monai.metrics import pool, worst
 from samfed_monai.results import BYTES, build_results, round_traffic, validate_results
 
 TERM = "term_"
-"""Begins the columns of a round's means: the loss terms, ``reliability`` and ``agreement``."""
+"""Prefix of the columns with a round's means: loss terms, ``reliability`` and ``agreement``."""
 OF_A_ROUND = ("training", "server", "controller", "evaluation")
-"""Activities whose seconds a stored round has."""
+"""Activities whose seconds a stored round records."""
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """What one site did in one round.
+    """One site's row of one round.
 
     Args:
         round: counted from 0.
         site: name.
-        status: ``ok``, or what kept the update out.
-        reason: why it was kept out, or empty.
+        status: ``ok``, or why the update was not aggregated.
+        reason: details on why it was not aggregated, or empty.
         values: the numeric columns: ``dice`` and the other validation scores, ``n``, ``term_supervised``, …
     """
 
@@ -44,7 +44,7 @@ class RoundRow:
 
     @classmethod
     def of(cls, cells: dict[str, str]) -> RoundRow:
-        """A row of the table; cells that hold no finite number are left out."""
+        """Makes a row from the table's cells; cells without a finite number are left out."""
         text = {name: cells.pop(name, "") for name in ("site", "status", "reason")}
         number, values = int(cells.pop("round")), {}
         for name, cell in cells.items():
@@ -55,7 +55,7 @@ class RoundRow:
 
 
 def read_federation(path: str | Path) -> list[RoundRow]:
-    """Rows of a ``federation.csv`` in the order of rounds; a missing file has none, as in a run without rounds."""
+    """Reads the rows of a ``federation.csv`` ordered by round; none without the file, as in a run without rounds."""
     path = Path(path)
     if not path.is_file():
         return []
@@ -69,7 +69,7 @@ def read_federation(path: str | Path) -> list[RoundRow]:
 
 
 def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, float]]]:
-    """Site to (round, value) of one column, without the rows that lack it."""
+    """Returns (round, value) of one column by site, without rows that lack it."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if name in row.values:
@@ -79,15 +79,15 @@ def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, flo
 
 @dataclass(frozen=True)
 class RunData:
-    """What a report needs of a run.
+    """The data of a run for reports.
 
     Args:
         folder: the run folder.
-        results: content of ``results.json``, following the schema.
-        run: content of ``run.json``; empty where there is none.
+        results: content of ``results.json``, matching the schema.
+        run: content of ``run.json``; empty if there is none.
         rounds: rows of ``federation.csv``.
-        about: content of ``compare.json``, which a comparison leaves in its runs: ``row``, ``title``, ``note``, …
-        planned: rounds that a run will have which goes on; ``None`` of a finished one.
+        about: content of ``compare.json``, which a comparison writes into its runs: ``row``, ``title``, ``note``, …
+        planned: planned number of rounds of a running run; ``None`` for a finished one.
     """
 
     folder: Path
@@ -102,11 +102,11 @@ class RunData:
         """Reads a run folder.
 
         Args:
-            folder: of the run, or its ``results.json``.
-            unfinished: take a run that has no ``results.json`` as far as its stored rounds go.
+            folder: the run folder, or its ``results.json``.
+            unfinished: whether to read the stored rounds of a run without ``results.json``.
 
         Raises:
-            Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
+            Refused: there is no ``results.json``, or it does not match the schema (every violation is listed).
         """
         path = Path(folder) if Path(folder).name == "results.json" else Path(folder) / "results.json"
         folder = path.parent
@@ -123,7 +123,7 @@ class RunData:
 
     @property
     def row(self) -> str:
-        """The row that the run is of: its variant, unless a comparison gave it another name."""
+        """The row of the run: its variant, unless a comparison gave it another name."""
         return str(self.about.get("row") or self.results["variant"])
 
     @property
@@ -138,7 +138,7 @@ class RunData:
 
     @property
     def asked(self) -> str:
-        """Hash of everything that the run was asked for but its seed; "" where a comparison did not leave it."""
+        """Hash of all requested options of the run except the seed; "" if no comparison recorded it."""
         seal = self.about.get("seal")
         if not isinstance(seal, Mapping) or "asked" not in seal:
             return str(self.about.get("asked", ""))
@@ -146,7 +146,7 @@ class RunData:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the rounds of a run that goes on will still take, at the pace of those so far; else ``None``."""
+        """Estimated seconds for the remaining rounds of a running run, at the pace so far; else ``None``."""
         if self.planned is None:
             return None
         done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in OF_A_ROUND)
@@ -154,12 +154,12 @@ class RunData:
 
     @property
     def own_models(self) -> bool:
-        """Whether each site ends with a model of its own: a network, or a part of one, that no other site has."""
+        """Whether each site has a personal model: a network, or a part of one, that no other site has."""
         return bool(self.results.get("own_models"))
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
-        """Updates that were not aggregated: of ``results.json``, else as the rounds recorded them."""
+        """Updates that were not aggregated: from ``results.json``, else from the rounds."""
         return self.results.get("skipped") or [
             {"round": row.round, "site": row.site, "reason": row.reason or row.status}
             for row in self.rounds
@@ -167,58 +167,58 @@ class RunData:
         ]
 
     def setting(self, name: str) -> str | None:
-        """An option of the command that made the run; ``None`` where it did not name it."""
+        """Returns an option of the command that made the run; ``None`` if it was not given."""
         option = "--" + name.replace("_", "[-_]")
         found = re.search(rf"(?:^|\s){option}[= ]('[^']*'|\S+)", self.results.get("command") or "")
         return found.group(1).strip("'") if found else None
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, where there are several; empty for one."""
+        """Names of several classes; empty for one."""
         average = self.results["average"]
         return list(average["test"].get("classes") or average["validation"].get("classes") or ())
 
     def image_scores(self, site: str, *, split: str = "test") -> list[dict[str, Any]]:
-        """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""
+        """Returns the rows of ``evaluation/<model>/<site>/<split>/scores.csv``, ``dice`` and ``hd95`` as numbers."""
         return _table(self.evaluation(site, split=split) / "scores.csv", "dice", "hd95")
 
     def disagreement(self, site: str) -> list[dict[str, Any]]:
-        """Rows of ``disagreement.csv``, lowest first: ``id``, ``image_sha256``, ``dice``, ``mask`` (a file, or empty).
+        """Returns the rows of ``disagreement.csv``, lowest Dice first: ``id``, ``image_sha256``, ``dice``, ``mask``.
 
-        Only a site without masks has them, in the run folder of the machine that has its images.
+        ``mask`` is a file, or empty. Only sites without masks have this table, on the machine with their images.
         """
         return _table(self.own_images(site) / "disagreement.csv", "dice")
 
     def student_and_teacher(self) -> dict[str, list[float]]:
-        """Dice between student and teacher on each image of a site without masks, by site, of those that have any."""
+        """Returns the Dice between student and teacher on each image, by site, of sites without masks."""
         dices = {site: [row["dice"] for row in self.disagreement(site)] for site in self.sites}
         return {site: found for site, found in dices.items() if found}
 
     def own_images(self, site: str) -> Path:
-        """Where a site without masks keeps what it saw on its own images: of the best model, or of the last round's."""
+        """Returns the folder with results on a site's unlabelled images: of the best model, or of a running run's."""
         return self.evaluation(site, split="unlabelled", model="best" if self.planned is None else "current")
 
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
-        """The folder of one site's evaluation."""
+        """Returns the folder of one site's evaluation."""
         return self.folder / "evaluation" / (model or self.results["selected"]) / site / split
 
 
 def _table(path: Path, *numbers: str) -> list[dict[str, Any]]:
-    """Rows of a site's table, some cells as numbers; none of a missing file."""
+    """Reads the rows of a site's table, with some columns as numbers; none for a missing file."""
     rows = from_csv(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else []
     return [{**row, **{name: float(row[name]) for name in numbers}} for row in rows]
 
 
 def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
+    """Returns the scores of a run's teacher like a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
 
-    Its average and its worst site are over the sites that trained, as those of the run's models are.
+    Average and worst site are over the sites that trained, as for the run's models.
 
     Args:
-        results: of ``results.json``.
+        results: content of ``results.json``.
 
     Returns:
-        ``None`` where the run had no teacher, or it was not scored.
+        The tables; ``None`` if the run had no teacher, or it was not scored.
     """
     teacher = results.get("teacher") or {}
     sites, unseen = (
@@ -233,24 +233,24 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def scored(splits: Mapping[str, Any]) -> bool:
-    """Whether a site or hospital has a test image with a mask."""
+    """Whether a site or hospital has test images with masks."""
     return bool(splits.get("test", {}).get("n"))
 
 
 def stored_rounds(folder: str | Path) -> int:
-    """How many rounds of a run are stored."""
+    """Returns the number of stored rounds of a run."""
     return len(_round_files(Path(folder)))
 
 
 def results_so_far(folder: str | Path) -> dict[str, Any]:
-    """Validation scores of the best and of the last round so far, and what the rounds took; nothing is tested yet.
+    """Returns the validation scores of the best and last stored round, with traffic and seconds; no test scores.
 
     Args:
-        folder: of a run with at least one stored round.
+        folder: folder of a run with at least one stored round.
 
     Returns:
-        What follows the schema of ``results.json``; ``best`` is the round with the highest mean Dice, and the run's
-        own choice may differ where a site was away.
+        Content in the schema of ``results.json``; ``best`` is the round with the highest mean Dice. The run may choose
+        another round if a site was missing in some.
     """
     records = [read_json(path) for path in _round_files(Path(folder))]
     run, last, log = run_record(folder), records[-1], Path(folder) / "run.log"

@@ -1,4 +1,4 @@
-"""How reports look and spell: numbers, the style of figures, pages of Jinja, and the notice on the method."""
+"""Style of reports: formats of numbers, figures, Jinja templates, and the notice on the method."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ PRIVACY = "This file shows images and their ids: treat it as you treat the image
 
 MISSING = "–"
 DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
-"""How HD95 and empty masks are counted where a run says nothing of it (docs/method.md)."""
+"""Convention for HD95 and empty masks of runs that do not record it (docs/method.md)."""
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
-    """A Dice or IoU, or a dash where there is none."""
+    """Formats a Dice or IoU; a dash for ``None``."""
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def as_pixels(value: float | None) -> str:
-    """A distance in pixels, without its unit."""
+    """Formats a distance in pixels, without its unit."""
     return as_score(value, 1)
 
 
 def as_percent(value: float | None) -> str:
-    """A share as a whole percentage."""
+    """Formats a share as a whole percentage."""
     return MISSING if value is None else f"{round(100 * value)} %"
 
 
 def as_difference(value: float, digits: int = 3) -> str:
-    """A difference with its sign; what rounds to nothing has a plus."""
+    """Formats a difference with its sign; zero after rounding has a plus."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def as_bytes(count: float) -> str:
-    """Bytes in decimal units: ``1.2 MB``."""
+    """Formats bytes in decimal units: ``1.2 MB``."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
@@ -61,7 +61,7 @@ def as_bytes(count: float) -> str:
 
 
 def as_seconds(seconds: float) -> str:
-    """A duration: ``0.4 s``, ``4 min 12 s``, ``1 h 03 min``."""
+    """Formats a duration: ``0.4 s``, ``4 min 12 s``, ``1 h 03 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s" if seconds else "0 s"
     whole = round(seconds)
@@ -73,18 +73,18 @@ def as_seconds(seconds: float) -> str:
 
 
 def as_ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers with those in a row as a range: ``1, 3–5``."""
+    """Formats integers, consecutive ones as ranges: ``1, 3–5``."""
     runs = groupby(enumerate(sorted(set(numbers))), key=lambda place: place[1] - place[0])
     spans = [[number for _, number in found] for _, found in runs]
     return ", ".join(f"{of[0]}–{of[-1]}" if len(of) > 1 else str(of[0]) for of in spans)
 
 
 def shortened(names: Sequence[str], most: int) -> list[str]:
-    """Names of at most ``most`` characters for the labels of a figure, the middle of a longer one left out.
+    """Shortens the labels of a figure to ``most`` characters by leaving out their middle.
 
     Args:
-        names: all of one figure.
-        most: characters; as many more as it takes to keep different names different.
+        names: all labels of one figure.
+        most: number of characters; more are used if different names would become equal.
     """
     for room in range(most, max(map(len, names), default=0)):
         head, tail = room // 2, (room - 1) // 2
@@ -95,7 +95,7 @@ def shortened(names: Sequence[str], most: int) -> list[str]:
 
 
 def environment() -> Environment:
-    """Jinja with autoescaping on and the spellings of this module as filters."""
+    """Returns a Jinja environment with autoescaping and the formats of this module as filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -112,26 +112,26 @@ def environment() -> Environment:
 
 
 def sentences(template: str, **values: Any) -> list[str]:
-    """The items of a list that a template writes, a line each, without its line breaks.
+    """Renders a template that writes a list, and returns its items, each as one line.
 
     Args:
-        template: name of a file of ``templates`` whose items begin with ``- `` at the start of a line.
-        values: what it shows.
+        template: name of a file of ``templates`` whose items start with ``- `` at the start of a line.
+        values: variables of the template.
     """
     text = environment().get_template(template).render(**values)
     return [" ".join(item.split()) for item in f"\n{text}".split("\n- ")[1:]]
 
 
 def data_url(content: bytes, kind: str = "png") -> str:
-    """A picture's bytes as a URL that needs no file."""
+    """Returns a picture's bytes as a ``data:`` URL."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-# Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which white paper would swallow.
+# Okabe & Ito, "Color Universal Design" (2008), without black, and without yellow, which is hard to see on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT, GRID = "#22252a", "#6b7078", "#e6e6e3"
-"""Colours of a figure's writing and lines."""
+"""Colours of a figure's text and lines."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class Picture:
     """A figure of a report.
 
     Args:
-        name: file name without ending.
+        name: file name without suffix.
         title: heading.
-        text: what one sees, one or two sentences.
+        text: caption of one or two sentences.
         png: its bytes.
     """
 
@@ -152,11 +152,11 @@ class Picture:
 
 
 def subplots(columns: int = 1, *, width: float = 8.6, height: float = 3.4) -> Any:
-    """A figure and its axes in a row, without pyplot, which would keep global state.
+    """Returns a figure and its axes in a row, without pyplot and its global state.
 
     Args:
-        columns: how many axes.
-        width, height: of the row, inches.
+        columns: number of axes.
+        width, height: size of the row in inches.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -173,7 +173,7 @@ def subplots(columns: int = 1, *, width: float = 8.6, height: float = 3.4) -> An
 
 
 def quiet(ax: Axes, *, grid: str = "y") -> None:
-    """Takes the frame away and leaves a hairline grid along one axis."""
+    """Removes the frame and draws a thin grid along one axis."""
     ax.set_facecolor("white")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
@@ -187,12 +187,12 @@ def quiet(ax: Axes, *, grid: str = "y") -> None:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the line with this index: both differ, so that print in grey still works."""
+    """Returns the colour and dashes of line number ``index``."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
 
 
 def png(figure: Figure) -> bytes:
-    """PNG bytes without a date or a version in them: the same figure is the same file."""
+    """Returns PNG bytes without date or version, so that the same figure gives the same file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return stream.getvalue()
