@@ -1,4 +1,4 @@
-"""Privacy attacks on a run of your own, one per file: ``samfed audit RUN --attack``."""
+"""Privacy attacks on your own runs, one per file: ``samfed audit RUN --attack``."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""All attacks by name, and the audit of a run: ``audit.json``, ``audit.html``, pictures, written after each attack."""
+"""The attacks, and the audit of a run: ``audit.json``, ``audit.html`` and pictures, written after each attack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTACKS = {
     "inversion": "image reconstruction from a gradient or an update",
     "planted": "a layer planted by the server, and the defences against it",
 }
-"""Name to a few words for the command line's help; ``attack_NAME(target, options)`` is in the module of that name."""
+"""Short description by name, for the help; ``attack_NAME(target, options)`` is in the module of that name."""
 
 ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
@@ -36,7 +36,7 @@ def _number(default: int, least: int, words: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """How much work an audit takes; the options of ``samfed audit --attack``."""
+    """Options of ``samfed audit --attack``: the amount of work."""
 
     images: int = _number(64, 1, "at most so many images of each group, chosen by hash")
     shadows: int = _number(16, 16, "shadow models of lira, an even number")
@@ -47,10 +47,10 @@ class Options:
 
 
 def named(words: str) -> list[str]:
-    """The attacks of a comma-separated list, each once, in the order of :data:`ATTACKS`; ``all`` is every one.
+    """Returns the attacks of a comma-separated list in the order of :data:`ATTACKS`; ``all`` means every attack.
 
     Raises:
-        Refused: a name that is none; all of them are listed.
+        Refused: unknown names, all listed.
     """
     asked = [word.strip() for word in words.split(",") if word.strip()] or [""]
     require(*(one_of("--attack", word, [*ATTACKS, ALL]) for word in asked))
@@ -58,19 +58,19 @@ def named(words: str) -> list[str]:
 
 
 def run_audit(target: Target, names: Sequence[str], options: Options, folder: str | Path) -> Path:
-    """Runs attacks and writes what each found as soon as it is done; findings of earlier calls stay.
+    """Runs attacks and writes each finding at once; findings of earlier calls on the same target are kept.
 
     Args:
-        target: what is attacked.
-        names: of :data:`ATTACKS`.
-        options: how much work.
-        folder: for the page, the numbers, the pictures and the shadow models' losses.
+        target: the target.
+        names: names in :data:`ATTACKS`.
+        options: amount of work.
+        folder: folder for the page, the numbers, the pictures and the shadow models' losses.
 
     Returns:
-        the page.
+        The path of the page.
 
     Raises:
-        Refused: by one of the attacks; those before it are written.
+        Refused: by one of the attacks; the findings of those before it are written.
     """
     folder = Path(folder)
     require_writable(folder)
@@ -83,7 +83,7 @@ def run_audit(target: Target, names: Sequence[str], options: Options, folder: st
 
 
 def write_finding(folder: Path, target: Target, options: Options, finding: Finding) -> None:
-    """Puts a finding into the folder's numbers and page, in place of an earlier one of the same attack."""
+    """Adds a finding to the folder's numbers and page, replacing an earlier one of the same attack."""
     path, about = folder / NUMBERS, dict(target.about)
     content: dict[str, Any] = read_json(path) if path.is_file() else {}
     earlier = content["findings"] if content.get("about") == about else []
@@ -97,7 +97,7 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
 
 
 def page(content: dict[str, Any], folder: Path) -> str:
-    """The findings as one self-contained HTML page; everything that comes from the run is escaped."""
+    """Returns the findings as a self-contained HTML page; everything that comes from the run is escaped."""
     from samfed_monai.reports.style import PRIVACY, data_url, environment
 
     pictures = {
@@ -111,7 +111,7 @@ def page(content: dict[str, Any], folder: Path) -> str:
 
 
 def as_cell(value: Any) -> str:
-    """A value of a row as a reader sees it."""
+    """Formats a value of a row."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -124,7 +124,7 @@ def as_cell(value: Any) -> str:
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """The verdicts of every finding as plain lines for a terminal."""
+    """Returns the verdicts of all findings as plain lines for a terminal."""
     lines = []
     for finding in content["findings"]:
         lines += [finding["title"], *(f"  - {sentence}" for sentence in finding["verdict"]), ""]

@@ -1,4 +1,4 @@
-"""What an attack found: a table, sentences, pictures; and the scores of reconstructed pictures."""
+"""The finding of an attack (table, sentences, pictures), and scores of reconstructed pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: A reconstruction counts as one where it is this much nearer to the truth than the blank image, in dB (half the
-#: error), or this much more like it in structure (SSIM): colours may be wrong and the picture plain to see.
+#: An image counts as reconstructed if it is closer to the truth than the blank image by this much in dB (half the
+#: error) or in SSIM: a picture with wrong colours may be clearly recognisable.
 GAIN_DB, GAIN_SSIM = 3.0, 0.1
 
 
@@ -23,9 +23,9 @@ class Shown:
     """A strip of pictures.
 
     Args:
-        name: of its file, without ending.
-        caption: what one sees.
-        rows: words to pictures of that row, (N, 3, H, W) float in [0, 1], as many in each.
+        name: of its file, without suffix.
+        caption: caption of the pictures.
+        rows: pictures by label of the row, (N, 3, H, W) float in [0, 1], the same N in each.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Shown:
     rows: Mapping[str, Tensor]
 
     def png(self) -> bytes:
-        """The rows below each other as a PNG; each picture at least 96 pixels wide, by nearest neighbours."""
+        """Returns the rows below each other as a PNG; small pictures are enlarged to at least 96 pixels wide."""
         from samfed_monai.data.reading import png_of
 
         framed = functional.pad(torch.stack(list(self.rows.values())).detach().cpu(), (1, 1, 1, 1), value=1.0)
@@ -45,15 +45,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attack found.
+    """The result of one attack.
 
     Args:
         attack: its name on the command line.
         title: heading.
-        asks: what it tries, in a sentence, with its source.
-        gets: what the attacker has in hand, in words.
-        rows: cells by head, in the order of columns; JSON content.
-        verdict: sentences in words: what a determined attacker gets, and which defence helps.
+        asks: its method in a sentence, with its source.
+        gets: the attacker's knowledge.
+        rows: cells by column, in order; JSON content.
+        verdict: sentences on what a determined attacker gets, and which defence helps.
         shown: pictures.
     """
 
@@ -66,7 +66,7 @@ class Finding:
     shown: Sequence[Shown] = field(default_factory=tuple)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, which are given by the names of their files."""
+        """Returns the finding as JSON content, with file names instead of pictures."""
         pictures = [
             {"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown
         ]
@@ -75,7 +75,7 @@ class Finding:
 
 
 def psnr(found: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, at most 100.
+    """Returns the peak signal-to-noise ratio of each image in dB, at most 100.
 
     Args:
         found, truth: (N, C, H, W) float in [0, 1].
@@ -88,7 +88,7 @@ def psnr(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(found: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004), by MONAI; (N,) float."""
+    """Returns the structural similarity of each image (Wang et al. 2004), by MONAI; (N,) float."""
     from monai.metrics.regression import SSIMMetric
 
     size = min(11, found.shape[-1] - (1 - found.shape[-1] % 2))
@@ -97,7 +97,7 @@ def ssim(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
-    """Reconstructions of a batch in the order of the images that they are most like: a batch has no order."""
+    """Orders the reconstructions of a batch by their best matching images, as a batch has no order."""
     from scipy.optimize import linear_sum_assignment
 
     score = torch.stack([psnr(each[None].expand_as(truth), truth) for each in found])
@@ -109,16 +109,17 @@ def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]:
-    """Scores of the best reconstruction beside what an attacker has who saw nothing.
+    """Compares the best reconstruction with the blank image, the guess of an attacker without the update.
 
     Args:
         found: (N, 3, H, W) float, in the order of ``truth``.
         truth: (N, 3, H, W) float in [0, 1].
-        blank: (3, H, W), the mean of images that everybody has.
+        blank: (3, H, W), the mean of public images.
 
     Returns:
-        ``psnr``, ``ssim`` of the image that gained most and of the blank one for it; how many (``of``) of them are
-        ``reconstructed``: nearer to the truth than the blank image by :data:`GAIN_DB` or :data:`GAIN_SSIM`.
+        ``psnr`` and ``ssim`` of the image that gained most in PSNR, with the blank image's (``blank_psnr``,
+        ``blank_ssim``); number of images (``of``), and of those ``reconstructed``: closer to the truth than the blank
+        image by :data:`GAIN_DB` or :data:`GAIN_SSIM`.
     """
     nothing = blank[None].expand_as(truth)
     own, none = psnr(found, truth), psnr(nothing, truth)

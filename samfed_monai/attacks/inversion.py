@@ -1,4 +1,4 @@
-"""Images out of an update: Geiping et al., NeurIPS 2020 (arXiv 2003.14053); statistics as Yin et al., CVPR 2021."""
+"""Images from an update: Geiping et al., NeurIPS 2020 (arXiv 2003.14053); batch statistics: Yin et al., CVPR 2021."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TV = 1e-5
-"""Weight of mean total variation beside the cosine loss; the best of 1e-2 to 1e-6 on rendered images of 16 px."""
+"""Weight of mean total variation in the loss; the best of 1e-2 to 1e-6 on rendered images of 16 px."""
 STATISTICS = 1e-2
-"""Weight of the distance to the batch statistics (Yin et al., arXiv 2104.07586, there 0.1 of a sum of norms)."""
+"""Weight of the distance to the batch statistics (Yin et al., arXiv 2104.07586: 0.1 of a sum of norms)."""
 RATE = 0.1
-"""Learning rate of the images' optimizer, falling to nothing by a cosine (Geiping et al.: 0.1)."""
+"""Learning rate of the images' optimizer, with cosine decay to 0 (Geiping et al.: 0.1)."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a server sees of one step.
+    """The information that a server gets from one update.
 
     Args:
-        direction: per parameter, the gradient or the step in its place.
-        statistics: per layer of batch norm in training mode, mean and variance of its batch: the running statistics
-            before and after a step give them away exactly.
+        direction: per parameter, the gradient or the difference of the weights.
+        statistics: per batch norm layer in training mode, mean and variance of its batch: the running statistics before
+            and after a step reveal them exactly.
     """
 
     direction: Sequence[Tensor]
@@ -47,7 +47,7 @@ class Update:
 
 
 def attack_inversion(target: Target, options: Options) -> Finding:
-    """Rebuilds training images of the first site from one gradient and from one update of several steps."""
+    """Reconstructs training images of the first site from one gradient and from one update of several steps."""
     truth = target.private
     count = min(options.batch, len(truth))
     masks = target.masks_of(truth, count)
@@ -100,13 +100,13 @@ def attack_inversion(target: Target, options: Options) -> Finding:
 def observed(
     network: nn.Module, loss: Any, images: Tensor, masks: Tensor, *, steps: int = 0, rate: float = 1e-3
 ) -> Update:
-    """What leaves a site: the gradient of one step, or the difference that ``steps`` steps of AdamW make.
+    """Returns the update of a site: the gradient, or the difference after ``steps`` steps of AdamW.
 
     Args:
         network: before the step; not changed.
         loss: ``(logits, masks) -> scalar``.
         images, masks: (B, 3, H, W) and (B, 1, H, W).
-        steps: 0 gives the gradient itself.
+        steps: number of steps; 0 returns the gradient.
         rate: learning rate of the optimizer.
     """
     own = copy.deepcopy(network)
@@ -127,15 +127,15 @@ def observed(
 def invert(
     network: nn.Module, loss: Any, update: Update, shape: Sequence[int], masks: Tensor, blank: Tensor, options: Options
 ) -> Tensor:
-    """Images whose update is like the one seen.
+    """Reconstructs images whose update is close to the observed one.
 
     Args:
         network: before the step; not changed.
         loss: ``(logits, masks) -> scalar``.
-        update: what was seen.
+        update: the observed update.
         shape: (B, 3, H, W) of the images.
-        masks: (B, 1, H, W), taken as known.
-        blank: (3, H, W), the picture to begin from, with noise on it.
+        masks: (B, 1, H, W), assumed to be known.
+        blank: (3, H, W), the initial picture, to which noise is added.
         options: steps of Adam, and the seed of the noise.
 
     Returns:
@@ -147,7 +147,7 @@ def invert(
     optimizer = torch.optim.Adam([guess], lr=RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     parameters = _parameters(own)
-    # attention by plain matrix products: PyTorch's faster kernels have no second derivative
+    # math kernel for attention: PyTorch's faster kernels have no second derivative
     with _listening(own) as seen, sdpa_kernel(SDPBackend.MATH):
         for _ in progress_bar(range(options.steps), desc="reconstruction", unit="step"):
             optimizer.zero_grad()
@@ -165,19 +165,19 @@ def invert(
 
 
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """``1 - cos`` of two updates, all parameters as one vector (Geiping et al., equation 4)."""
+    """Returns ``1 - cos`` of two updates, with all parameters as one vector (Geiping et al., equation 4)."""
     a, b = (torch.cat([each.flatten() for each in parts]) for parts in (one, other))
     return 1 - functional.cosine_similarity(a, b, dim=0)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels (anisotropic)."""
+    """Returns the mean absolute difference of neighbouring pixels (anisotropic)."""
     across, down = images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
 
 
 def statistics_distance(found: Sequence[tuple[Tensor, Tensor]], wanted: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean over layers of the distances of batch means and variances, relative to the variances seen."""
+    """Returns the mean distance of batch means and variances over layers, relative to the observed variances."""
     parts = []
     for (mean, variance), (true_mean, true_variance) in zip(found, wanted, strict=True):
         scale = true_variance + 1e-3
@@ -190,7 +190,7 @@ def _parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def _norms(network: nn.Module) -> list[nn.Module]:
-    """Layers of batch norm whose statistics a step moves."""
+    """Returns the batch norm layers whose running statistics a step updates."""
     kinds = nn.modules.batchnorm._BatchNorm
     return [
         each for each in network.modules() if isinstance(each, kinds) and each.training and each.track_running_stats
@@ -199,7 +199,7 @@ def _norms(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _listening(network: nn.Module) -> Iterator[Any]:
-    """A function that gives, and forgets, the batch statistics of the forward pass before it, with gradient."""
+    """Yields a function that returns and clears the batch statistics since its last call, with gradient."""
     kept: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""LiRA: membership by the likelihood ratio of shadow models, Carlini et al., IEEE S&P 2022 (arXiv 2112.03570)."""
+"""LiRA, membership inference by likelihood ratio with shadow models: Carlini et al., S&P 2022 (arXiv 2112.03570)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _BATCH = 8  # images in a step of a shadow model
 def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
     """Trains shadow models on random halves of all labelled images and compares the released model with them.
 
-    Shadow models are the run's network, trained in one place with labels, and not federations: of the released model
-    the attack knows less than its best. How well it works where it knows all is the second row: each shadow model
+    Shadow models are the run's network, trained centrally with labels instead of in a federation, so that the attack on
+    the released model is weaker than possible. The second row shows the attack at full knowledge: each shadow model
     attacked with the others.
 
     Args:
-        target: what is attacked; its groups with masks are used.
+        target: the target; its groups with masks are used.
         options: number of shadow models and of their steps.
-        folder: where each shadow model's losses are kept, so that a second call goes on.
+        folder: folder for each shadow model's losses, so that a second call can resume.
 
     Raises:
         Refused: fewer than 16 shadow models, an odd number, or too few images with masks.
@@ -82,18 +82,18 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
 
 
 def signal(losses: np.ndarray) -> np.ndarray:
-    """Log odds of the confidence in the truth, ``log(p / (1 - p))`` of ``p = exp(-loss)``, which is nearly normal."""
+    """Returns the log odds of the true label, ``log(p / (1 - p))`` for ``p = exp(-loss)``, which are nearly normal."""
     bounded = np.clip(losses, 1e-6, None)
     return -bounded - np.log(-np.expm1(-bounded))
 
 
 def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Log likelihood of ``own`` under models that saw the image, less that under those that did not.
+    """Returns the log likelihood of ``own`` under models trained on the image minus that under the other models.
 
     Args:
         own: (N,) signals of the attacked model.
-        signals: (K, N) of the shadow models.
-        inside: (K, N) bool, whether a shadow model saw the image.
+        signals: (K, N) signals of the shadow models.
+        inside: (K, N) bool, whether a shadow model was trained on the image.
 
     Returns:
         (N,); higher for members.
@@ -110,9 +110,9 @@ def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -
 
 
 def shadow_signals(target: Target, pool: Images, options: Options, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(K, N) signals of the shadow models and (K, N) bool, which images each was trained on.
+    """Returns (K, N) signals of the shadow models, and (K, N) bool, the images that each was trained on.
 
-    Two by two they divide the images between them, so that each image is in half of the models.
+    Each pair of models splits the images in two, so that each image is in half of the models.
     """
     about = {name: str(value) for name, value in target.about.items()}
     images = [float(each.double().sum()) for each in pool.images]
@@ -135,14 +135,14 @@ def shadow_signals(target: Target, pool: Images, options: Options, folder: Path)
 
 
 def train(target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: int) -> nn.Module:
-    """The run's network from random numbers, trained on some of the images; flips only.
+    """Trains the run's network from random weights on some of the images; the only augmentation is flips.
 
     Args:
-        target: gives the network, its loss and its learning rate.
+        target: provides the network, its loss and its learning rate.
         pool: images with masks.
-        which: (n,) indices of those that it sees.
-        steps: of AdamW.
-        seed: of the network and of the batches; the process's random numbers are left as they were.
+        which: (n,) indices of the training images.
+        steps: number of steps of AdamW.
+        seed: seed of the network and of the batches; the process's random state is restored.
     """
     labels = target.masks_of(pool, len(pool))
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Membership inference by loss: was this image trained on? Yeom et al., CSF 2018 (arXiv 1709.01604)."""
+"""Membership inference by loss: Yeom et al., CSF 2018 (arXiv 1709.01604)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 FALSE_ALARMS = 0.01
-"""Of images that were not trained on, the share that may be called members where detections are counted."""
+"""Largest false-positive rate at which the true-positive rate is measured."""
 
-_DRAWS = 1000  # of the bootstrap
+_DRAWS = 1000  # bootstrap samples
 
 
 def attack_membership(target: Target, options: Options) -> Finding:
-    """Compares the loss on training images with that on test images, of each site and of the public set."""
+    """Compares the loss on training images with that on test images, for each site and the public set."""
     rows, groups = [], [each for each in target.groups if len(each)]
     others = [each for each in groups if not each.member]
     shown = progress_bar(groups, desc="losses", unit="group")
@@ -64,7 +64,7 @@ _GENERAL = (
 
 
 def sentence(who: str, row: Mapping[str, Any]) -> str:
-    """A row of :func:`separation` in words."""
+    """Describes a row of :func:`separation`."""
     low, high = row["interval"]
     against = f" against {row['compared_with']}" if "compared_with" in row else ""
     score = f"(AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})"
@@ -78,10 +78,10 @@ def sentence(who: str, row: Mapping[str, Any]) -> str:
 
 
 def image_losses(network: nn.Module, group: Images) -> np.ndarray:
-    """Cross entropy of each image, (N, 2): against its mask (NaN without), and against the model's own answer.
+    """Returns the cross entropy of each image, (N, 2): with its mask (NaN without), and with the model's own output.
 
     Args:
-        network: in evaluation mode; put into it.
+        network: network, which is put into evaluation mode.
         group: images, any number.
     """
     network.eval()
@@ -98,10 +98,10 @@ def image_losses(network: nn.Module, group: Images) -> np.ndarray:
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> Any:
-    """Probability that a member's score is above another's, ties by half (Mann and Whitney 1947).
+    """Returns the probability that a member's score is above a non-member's; ties count half (Mann and Whitney 1947).
 
     Args:
-        members, others: (..., N) and (..., M) scores, higher for members.
+        members, others: (..., N) and (..., M) scores of members and non-members, higher for members.
 
     Returns:
         (...,) float.
@@ -114,14 +114,14 @@ def auc(members: np.ndarray, others: np.ndarray) -> Any:
 
 
 def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
-    """Share of members above the score that at most ``false_alarms`` of the others pass."""
+    """Returns the true-positive rate at a false-positive rate of at most ``false_alarms``."""
     allowed = int(false_alarms * len(others))
     bar = np.sort(others)[::-1][allowed]
     return float((members > bar).mean())
 
 
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """``members``, ``others`` (numbers of images), ``auc``, its 95 % ``interval`` by bootstrap over images, ``tpr``."""
+    """Returns ``members``, ``non_members`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
     drawn = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(auc(*map(np.stack, zip(*drawn, strict=True))), (0.025, 0.975))
@@ -131,10 +131,10 @@ def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dic
 
 
 def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
-    """How well plain properties of the pictures separate the two groups, without a model.
+    """Returns the AUC of separating the two groups by simple properties of the pictures, without a model.
 
-    A linear discriminant (Fisher) of mean and deviation of each colour, roughness and the mask's area, cross-validated.
-    Das et al., 2024 (arXiv 2406.16201), show that such blind attacks beat published ones where groups differ.
+    A cross-validated linear discriminant (Fisher) of mean and deviation of each colour, roughness and the mask's area.
+    Das et al., 2024 (arXiv 2406.16201), show that such blind attacks beat published ones if groups differ.
     """
     masks = own.labels is not None and all(each.labels is not None for each in others)
     one = _properties(own, masks)

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 WEIGHT, BIAS = "linear.weight", "linear.bias"
 SURE = -10.0
-"""Bias of every logit: sure of the background, so that only pixels of the mask have a gradient."""
+"""Bias of every logit: confident background, so that only pixels of the mask have a gradient."""
 RATE = 100.0
-"""Learning rate that the plan names: so large that the step of the bias is not rounded away beside :data:`SURE`."""
-_MOST_ROWS = 512  # that are compared with each other
-_LARGEST = 48  # pixels a side: the layer has as many weights as 3 times that to the fourth
+"""Learning rate in the plan: large enough that the bias step is not lost in rounding next to :data:`SURE`."""
+_MOST_ROWS = 512  # rows compared with each other
+_LARGEST = 48  # pixels a side; the layer has 3 times the fourth power of that many weights
 
 
 def planted_definition(size: int) -> dict[str, Any]:
-    """A ``network_def`` of a class of MONAI's with a linear layer from each pixel to each logit: no forbidden name."""
+    """Returns a ``network_def`` of an allowed MONAI class with a linear layer from each pixel to each logit."""
     return {
         "_target_": "monai.networks.nets.Generator",
         "latent_shape": [3, size, size],
@@ -44,7 +44,7 @@ def planted_definition(size: int) -> dict[str, Any]:
 
 
 def planted_network(size: int) -> nn.Module:
-    """The network of :func:`planted_definition` with the weights that such a server sends."""
+    """Returns the network of :func:`planted_definition` with the malicious server's weights."""
     from monai.networks.nets import Generator
 
     network = Generator(**{key: value for key, value in planted_definition(size).items() if key != "_target_"})
@@ -53,7 +53,7 @@ def planted_network(size: int) -> nn.Module:
 
 
 def planted_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with which the gradient at logit i is a sum of the images whose mask has pixel i, and of nothing else."""
+    """Returns weights for which the gradient at logit i is a sum of only the images whose mask contains pixel i."""
     planted = {
         name: torch.ones_like(tensor) if tensor.ndim > 2 else torch.zeros_like(tensor) for name, tensor in state.items()
     }
@@ -62,18 +62,18 @@ def planted_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: tuple[int, ...], count: int) -> Tensor:
-    """Images out of the difference that a round made to a planted layer.
+    """Extracts images from the difference of a planted layer after a round.
 
-    Each row is a weighted mean of the images whose mask has that pixel; a pixel that only one mask has gives its image
-    exactly, and all rows of one image are alike. Rows are grouped by likeness, the largest groups are the images.
+    Each row is a weighted mean of the images whose mask contains that pixel; a pixel of only one mask gives its image
+    exactly, and all such rows of an image are equal. Rows are grouped by similarity; the largest groups are the images.
 
     Args:
         before, after: state dicts with :data:`WEIGHT` and :data:`BIAS`.
         shape: (C, H, W) of an image.
-        count: how many to return.
+        count: number of images to return.
 
     Returns:
-        (count, C, H, W) float in [0, 1]; grey where fewer were found.
+        (count, C, H, W) float in [0, 1]; filled up with grey images if fewer were found.
     """
     weight, bias = (after[name].double() - before[name].double() for name in (WEIGHT, BIAS))
     loud = bias.abs() > 1e-3 * bias.abs().max().clamp(min=1e-30)
@@ -91,7 +91,7 @@ def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: 
 
 
 def attack_planted(target: Target, options: Options) -> Finding:
-    """Has a batch of a site's images train a planted network for one step, with each defence and without any."""
+    """Trains a planted network for one step on a batch of a site's images, without a defence and with each of them."""
     own = target.private
     count = min(options.batch, len(own))
     size = min(own.images.shape[-1], _LARGEST)
@@ -149,7 +149,7 @@ def attack_planted(target: Target, options: Options) -> Finding:
 
 
 def one_round(network: nn.Module, loss: Any, images: Tensor, masks: Tensor, *, adam: bool) -> dict[str, Tensor]:
-    """The state dict after one step; the network itself is left as it was."""
+    """Returns the state dict after one step on a copy of the network."""
     own = copy.deepcopy(network).train()
     kind: Any = torch.optim.AdamW if adam else torch.optim.SGD
     optimizer = kind(own.parameters(), lr=1e-3 if adam else RATE)

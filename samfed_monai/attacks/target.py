@@ -1,4 +1,4 @@
-"""The target of an attack: the released model of your own finished run, and images with known membership."""
+"""The target of an attack: the released model of a finished run of your own, and images with known membership."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Images:
     """Images of one group.
 
     Args:
-        name: ``public``, or the site's.
+        name: ``public``, or the name of the site.
         member: whether the released model was trained on them.
-        images: (N, 3, H, W) float in [0, 1], as the network is shown them when it is scored.
-        labels: (N, 1, H, W) float, 0 or 1; ``None`` where there are no masks.
+        images: (N, 3, H, W) float in [0, 1], preprocessed as for scoring.
+        labels: (N, 1, H, W) float, 0 or 1; ``None`` without masks.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Target:
-    """A model with its training images (members) and images that it never saw.
+    """A model with its training images (members) and images that it was not trained on.
 
     Args:
-        network: the released model; it is copied before anything is done to it.
-        fresh: builds the same network at random numbers.
-        loss: ``(logits, label) -> scalar``, that of the training.
+        network: the released model; attacks train only copies of it.
+        fresh: builds the same network with random weights.
+        loss: ``(logits, label) -> scalar``, the training loss.
         groups: public images, then each site's training and test images.
         learning_rate: of the sites' optimizer.
-        about: of the run, for the report.
+        about: facts about the run, for the report.
     """
 
     network: nn.Module
@@ -62,12 +62,12 @@ class Target:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def copy(self) -> nn.Module:
-        """A copy of the released model, in training mode."""
+        """Returns a copy of the released model in training mode."""
         return copy.deepcopy(self.network).train()
 
     @property
     def private(self) -> Images:
-        """Training images of the first site that has masks, else of the first: what a reconstruction is tried on.
+        """Training images of the first site with masks, else of the first site, for reconstruction attacks.
 
         Raises:
             Refused: no site has training images.
@@ -78,7 +78,7 @@ class Target:
         return next((each for each in own if each.labels is not None), own[0])
 
     def masks_of(self, group: Images, count: int) -> Tensor:
-        """The labels of a group's first images; what the model says of them where there are none; (count, 1, H, W)."""
+        """Returns the labels of a group's first images, or else the model's predictions; (count, 1, H, W)."""
         if group.labels is not None:
             return group.labels[:count]
         with torch.no_grad():
@@ -87,7 +87,7 @@ class Target:
 
     @property
     def blank(self) -> Tensor:
-        """The mean of the public images, else of the test images: what an attacker knows who saw nothing; (3, H, W)."""
+        """The mean of the public images, else of the test images (3, H, W): an attacker's guess without an update."""
         filled = [each for each in self.groups if len(each)]
         known = [each.images for each in filled if each.member and each.name == PUBLIC]
         return torch.cat(known or [each.images for each in filled if not each.member]).mean(dim=0)
@@ -101,19 +101,19 @@ def target_of_run(
     data_root: str | Path | None = None,
     images: int = 64,
 ) -> Target:
-    """The released model of a finished run and the images that it was, and was not, trained on.
+    """Returns the released model of a finished run, its training images, and images that it was not trained on.
 
-    Nothing of the run's own configuration is built: its network, loss and preprocessing are those of the bundle on this
-    machine, at the run's network and image size.
+    No component of the run's own configuration is built: network, loss and preprocessing are those of the bundle on
+    this machine, with the run's network name and image size.
 
     Args:
-        folder: of the run.
-        bundle: folder or name; ``None`` is what the run's command says.
-        datalist, data_root: likewise.
-        images: at most this many of each group, chosen by hash.
+        folder: the run folder.
+        bundle: folder or name; ``None`` takes that of the run's command.
+        datalist, data_root: ``None`` takes those of the run's command.
+        images: largest number of images of each group, chosen by hash.
 
     Raises:
-        Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
+        Refused: no finished run; a run without a global model; a bundle, list or images that cannot be found.
     """
     from samfed_monai.config import bundle_of_command, find_bundle
     from samfed_monai.config.options import MONAI_IDS
@@ -152,7 +152,7 @@ def target_of_run(
 
     def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
         records = load_records(listed, root, split=part, site=site, with_labels=True, weak_labels=True)
-        if site and split == "labelled":  # an image without a label is no member there
+        if site and split == "labelled":  # images without a label were not trained on
             records = [record for record in records if "label" in record]
         records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
         shown = progress_bar(records, desc=f"{site or PUBLIC}, {part}", unit="image")
@@ -160,7 +160,7 @@ def target_of_run(
 
     groups = [group("public", None, True)]
     for site in models.trained:
-        if own:  # a network of public images alone has no member at a site
+        if own:  # a network trained only on public images has no members at a site
             groups.append(group("unlabelled", site, True, most))
         groups.append(group("test", site, False))
     about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
@@ -169,7 +169,7 @@ def target_of_run(
 
 
 def _images(name: str, member: bool, records: Iterable[Mapping[str, Any]], preprocessing: Callable[..., Any]) -> Images:
-    """A group's images, with labels where every one of them has a mask: a weak label is no truth."""
+    """Returns a group's images, with labels if all of them have masks; weak labels do not count."""
     from samfed_monai.data.datalist import LabelKind
 
     images, masks = [], []

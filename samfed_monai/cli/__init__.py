@@ -1,4 +1,4 @@
-"""One file per ``samfed`` command: ``add_<name>_parser`` says what it takes, ``run`` does it and returns an exit code.
+"""The ``samfed`` commands, mostly one per file: ``add_<name>_parser`` adds the command, ``run`` executes it.
 
-These files import torch, MONAI and the rooms of the package only inside ``run``, so that ``samfed --help`` is quick.
+Torch, MONAI and most of the package are imported only inside ``run``, so that ``samfed --help`` is fast.
 """

@@ -25,9 +25,9 @@ def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
-    """Adds ``--model``, ``--views`` and ``--device``; ``others`` are kinds of model that this command takes besides.
+    """Adds ``--model``, ``--views`` and ``--device``; ``others`` describes further kinds of models, for the help.
 
-    Any other option of ``teacher.json`` has ``--teacher#`` before it.
+    Other options of ``teacher.json`` have the prefix ``--teacher#``.
     """
     about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
     parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, where it has one)")
@@ -42,7 +42,7 @@ def add_site(parser: argparse.ArgumentParser) -> None:
 
 
 def add_other_size(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--allow-other-size``, without which ``--image_size`` is the one that the model was trained at."""
+    """Adds ``--allow-other-size``, without which ``--image_size`` must be the size that the model was trained at."""
     about = "take --image_size although the model was trained at another one, which lowers its scores"
     parser.add_argument("--allow-other-size", action="store_true", help=about)
 
@@ -53,7 +53,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes no abbreviated options, and whose ``--help`` also lists those of the bundle's files, from
+    """A parser without abbreviated options, whose ``--help`` also lists options of the bundle's files, from
     ``config/options.json``."""
 
     option_files: tuple[str, ...] = ()
@@ -62,9 +62,9 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens.
+        """Parses like ``argparse``, but accepts options with underscores (``--output_dir``) for those with hyphens.
 
-        Where there may be overrides, each is a pair of words, wherever it is.
+        If the command takes overrides, unknown options and their values may be at any position.
         """
         known = {word for action in self._actions for word in action.option_strings}
 
@@ -84,26 +84,26 @@ class CommandParser(argparse.ArgumentParser):
             takes = option and pair and "=" not in word
             (pairs if pair else own).append(word)
         found, rest = super().parse_known_args(own, namespace)
-        if hasattr(found, "sources"):  # images behind an option, which argparse leaves over
+        if hasattr(found, "sources"):  # images after an option, which argparse does not assign
             found.sources, rest = [*found.sources, *rest], []
         return found, [*rest, *pairs]
 
     def format_help(self) -> str:
-        """The help of ``argparse`` and, below it, a line or two of every option."""
+        """Returns the help of ``argparse`` followed by one or two lines for every option of the bundle's files."""
         text = super().format_help()
         known = {word for action in self._actions for word in action.option_strings}
         for file in self.option_files:
             text += f"\n{options_help(file, without=known)}"
-            known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # which a federation sets for every site
+            known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # set by a federation for every site
         return text
 
 
 def options_help(file: str, *, without: Collection[str] = ()) -> str:
-    """The options of one of a bundle's files as a command's help shows them.
+    """Returns the help text for the options of one of a bundle's files.
 
     Args:
         file: ``federate.json``, ``train.json``, …
-        without: options that the help lists already, ``--rounds``, ``--output-dir``, …
+        without: options that are listed already, ``--rounds``, ``--output-dir``, …
     """
     from samfed_monai.config.options import FEDERATION_ALONE, option_tables, shipped
     from samfed_monai.config.parse import split_id
@@ -125,8 +125,8 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
     return listed.format_help()
 
 
-_INDENT = 26  # of argparse's texts, and the edge
-_LONGEST = 30  # characters of a default
+_INDENT = 26  # argparse's indent of help texts, and its margin
+_LONGEST = 30  # characters of a shown default
 _BELOW, _LINK = re.compile(r",? *\[below\]\([^)]*\)"), re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 
@@ -134,8 +134,8 @@ def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: st
     """Lets a command accept ``--key value`` pairs that its parser does not know.
 
     Args:
-        parser: of the command.
-        file: what the help calls the file that the pairs are ids of.
+        parser: the command's parser.
+        file: name of the file with these ids, for the help.
         option_files: files of a bundle whose options the help lists.
     """
     parser.epilog = OVERRIDES_HELP.format(file=file)
@@ -151,10 +151,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def absolute(path: str | Path | None) -> str | None:
-    """A path of the command line as an absolute one, so that it means the same from every folder.
+    """Returns a path of the command line as an absolute path.
 
     Raises:
-        Refused: an empty one, which would be the current folder.
+        Refused: the path is empty, which would mean the current folder.
     """
     if path == "":
         raise refused("command line", found="an empty path", expected="a file or folder", hint=EMPTY_PATH)

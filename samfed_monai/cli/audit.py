@@ -1,4 +1,4 @@
-"""``samfed audit``: what left a site, as a table; and what an attacker makes of a finished run."""
+"""``samfed audit``: a table of the messages that left a site, and attacks on a finished run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the table, or attacks."""
+    """Writes the table, or runs the attacks."""
     from samfed_monai.attacks import audit
 
     given = {option.name: getattr(arguments, option.name) for option in fields(audit.Options)}

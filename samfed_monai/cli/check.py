@@ -1,4 +1,4 @@
-"""``samfed check``: everything that is wrong with a bundle and its data, before anything runs."""
+"""``samfed check``: finds all problems of a bundle and its data before a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Checks, and says what was checked."""
+    """Checks the bundle and the data, and prints what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
     from samfed_monai.config.ids import Unread
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     variants = [only] if only else list(own_variants(root)) if trains else []
     chosen = {**overrides, **({"variant": only} if only else {})}
     problems, code = Problems(), strict_bundle_problems(root)
-    if arguments.strict:  # first: what it says of a place is plainer
+    if arguments.strict:  # first, as its messages are clearer
         problems.extend([*code, *strict_problems(overrides, "command line", file=True)])
     strict = {problem.where: problem for problem in problems}
     for workflow in workflows:

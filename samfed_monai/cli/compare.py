@@ -1,4 +1,4 @@
-"""``samfed compare``: variants x seeds on one data list, one table with mean and spread."""
+"""``samfed compare``: runs variants x seeds on one data list, and makes a table with mean and spread."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def run(arguments: argparse.Namespace) -> None:
     if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
         datalist, impossible = DataList.load(places["datalist"]), defaultdict[Problem, list[str]](list)
         parts = dict[tuple[str, str], DataList]()
-        for name, run in waiting.items():  # a quorum of more sites, noise that a method bars, …
+        for name, run in waiting.items():  # for instance a quorum above the number of sites, or unsupported noise
             asked = {**places, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
             for problem in check_job(root, asked | own[name], datalist, build=False).problems:
                 impossible[problem].append(name)
             sites = groups_of(BundleConfig.of_workflow(root, "federate", asked | own[name]))[SITES]
             parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(places["data_root"], sites)}
         require(_named(impossible, len(waiting)), leaks(datalist))
-        for (_, there), part in parts.items():  # once for all rows, which find it in the cache
+        for (_, there), part in parts.items():  # once for all rows, through the cache
             check_data(part, there, cache_dir=cache)
     folders = [run.folder for run in runs]
     run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
@@ -113,13 +113,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def words_of(overrides: Mapping[str, Any]) -> tuple[str, ...]:
-    """``--key=value`` words that :func:`overrides_of` reads back to the same values."""
+    """Returns ``--key=value`` words that :func:`overrides_of` parses to the same values."""
     plain = {key for key, value in overrides.items() if isinstance(value, str) and samfed_value(value) == value}
     return tuple(f"--{key}={value if key in plain else json.dumps(value)}" for key, value in overrides.items())
 
 
 def portable(command: str) -> str:
-    """A command line as it can be shown to others: the folder of the data by its variable."""
+    """Replaces the data folder in a command line by ``$SAMFED_DATA``, so that it can be shown to others."""
     data = os.environ.get("SAMFED_DATA", "").rstrip("/")
     return command.replace(data, "$SAMFED_DATA") if data else command
 
@@ -127,10 +127,10 @@ def portable(command: str) -> str:
 def _problems(
     root: Path, rows: Sequence[NamedRow], overrides: Mapping[str, Any]
 ) -> tuple[list[Problem], dict[str, set[str]]]:
-    """Problems of all rows.
+    """Checks all rows.
 
     Returns:
-        Besides, row to the options of the command line that it does not read, but others do.
+        The problems, and, by row, options of the command line that only other rows read.
     """
     from samfed_monai.config.check import check_bundle
     from samfed_monai.config.ids import Unread
@@ -152,7 +152,7 @@ def _problems(
 
 
 def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
-    """Problems, each once, with the names of the rows that have it, unless all have."""
+    """Returns each problem once, with the names of its rows unless all rows have it."""
     return [
         problem if len(names) == rows else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
         for problem, names in found.items()

@@ -1,7 +1,4 @@
-"""``samfed evaluate``: a model on one split of one site or of all; of a run, each site's own model where it has one.
-
-A fitted teacher is scored likewise, by the adapter that ``samfed teach`` wrote.
-"""
+"""``samfed evaluate``: scores a model, a run with sites' own models, or a teacher's adapter on a data list's split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``samfed model`` and ``samfed export``: a run's model as one file, or in a format that runs without this package."""
+"""``samfed model`` and ``samfed export``: writes a run's model as one file, or in a format that runs without samfed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_BUNDLE = "samfed_skin"
 _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
-"""Ids of ``inference.json`` that an export asks for."""
+"""Ids of ``inference.json`` that an export reads."""
 _AROUND = ("preprocessing", "inferer", "postprocessing")
-"""Those of what is done around the network, which every exported form takes to be what the packaged bundles have."""
-_SETTLED = ("image_size", "threshold", "classes", "amp")  # of what is around it, an exported form has its own
-_SAMPLES = 8  # images: enough that a mask of each kind of scene is among them, seconds on one core
+"""Ids around the network, which must be those of the packaged bundles, as every exported form assumes."""
+_SETTLED = ("image_size", "threshold", "classes", "amp")  # exceptions, which an exported form sets itself
+_SAMPLES = 8  # images: enough to include a mask of each kind of scene; takes seconds on one core
 
 
 def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -64,7 +64,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the file or folder; prints the table of what it costs, and its name."""
+    """Writes the file or folder; prints the table of its costs, and its name."""
     from samfed_monai.config.targets import brought
     from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
     from samfed_monai.inference.model import Kind, filled_network
@@ -104,10 +104,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def model_of(path: str | None, bundle: str | None) -> TrainedModel:
-    """The model, beside the bundle that is named, else that of the run's command, else the default.
+    """Returns the model with the named bundle, else with that of the run's command, else with the default.
 
     Raises:
-        Refused: the bundle of the run's command is not here.
+        Refused: the bundle of the run's command does not exist here.
     """
     from samfed_monai.inference.model import TrainedModel
 
@@ -123,10 +123,10 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
 
 
 def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
-    """What a bundle's ``inference.json`` does around the network in another way than every exported form takes it.
+    """Yields problems of steps around the network in ``inference.json`` that exported forms cannot reproduce.
 
     Args:
-        content: merged, with the command line's ids.
+        content: merged configuration, with the command line's ids.
     """
     packaged = {**shipped("inference.json")[0], **{name: content[name] for name in _SETTLED if name in content}}
     hint = f"undo it, or export with --bundle {_DEFAULT_BUNDLE} and do this where the network is run"
@@ -147,7 +147,7 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
-    """Some of the images that the command line names, evenly chosen, as the network sees them; at least two."""
+    """Returns some of the named images, evenly chosen and preprocessed; at least two (a single one is repeated)."""
     import torch
 
     from samfed_monai.data.image_folder import image_folder
@@ -160,7 +160,7 @@ def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
 
 
 def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
-    """The same images on every machine: (B, 3, H, W) float32 in [0, 1]."""
+    """Returns synthetic images, the same on every machine: (B, 3, H, W) float32 in [0, 1]."""
     import numpy as np
     import torch
 
@@ -199,7 +199,7 @@ def run_model(arguments: argparse.Namespace) -> None:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
-    for suffix in (".safetensors", ".pt"):  # they share the file that says how far masks are to be trusted
+    for suffix in (".safetensors", ".pt"):  # both would share one quality file
         require(absent("--output", Path(arguments.output).with_suffix(suffix)))
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site beside it", expected="the site whose states they are")

@@ -1,4 +1,4 @@
-"""``samfed federate``: the main job, from a data list to a report."""
+"""``samfed federate``: runs a federation, from a data list to a report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ids of ``federate.json`` and ``train.json``, with the values that the command line gives them."""
+    """Returns values of the command line by id of ``federate.json`` and ``train.json``."""
     given = {
         "datalist": absolute(arguments.datalist),
         "data_root": absolute(arguments.data_root),

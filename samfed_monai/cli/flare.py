@@ -1,4 +1,4 @@
-"""``samfed flare``: the same federation on NVIDIA FLARE, in its simulator, on one machine, or in hospitals."""
+"""``samfed flare``: runs a federation on NVIDIA FLARE, in its simulator, on one machine, or in hospitals."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs one way.
+    """Runs ``export``, ``simulate``, ``poc``, ``submit`` or ``fetch``.
 
     Raises:
-        Refused: NVIDIA FLARE, an optional extra, is not installed; the message has the command that installs it.
+        Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
     require(installed("nvflare", "flare", "NVIDIA FLARE", "not installed", "nvflare 2.9 or later"))
     ways = {"export": _export, "submit": _submit, "fetch": _fetch}

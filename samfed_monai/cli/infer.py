@@ -1,4 +1,4 @@
-"""``samfed infer`` and ``samfed app``: masks for images without labels, into files or in a browser of this machine."""
+"""``samfed infer`` and ``samfed app``: segment images into files, or in a browser on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMS = {
     "areas": ("FILE.csv", "a table: pixels, share, pieces, mm², how far each mask is to be trusted (expected Dice)"),
     "page": ("FILE.html", "a page that any browser shows: outlines, areas, most doubtful masks first"),
 }
-"""Options that write something beside the masks: what they take, and what they write."""
+"""Options for other forms than masks: metavar and help."""
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -64,7 +64,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds what chooses and runs a model."""
+    """Adds the options of a model."""
     add_model(parser, ", or an exported ONNX file")
     add_site(parser)
     about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
@@ -72,8 +72,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Segments all sources with :class:`samfed_monai.inference.Predictor`; prints how many masks are to be looked at,
-    and which first."""
+    """Segments all sources with :class:`samfed_monai.inference.Predictor`; prints the number of doubtful masks and the
+    most doubtful ones."""
     overrides = overrides_of(arguments.extra)
     if (folder := overrides.get("dataset_dir")) is not None:
         expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         with any_image_size(arguments.allow_other_size):
             segment(predictor, sources, output, also, **options)
-    finally:  # also where a file is refused when all others are written
+    finally:  # also if a file is refused after all others are written
         doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
         how = "" if all(each.lower_bound is not None for each in also.assessed.values()) else ", not calibrated"
         first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def dice(word: str) -> float:
-    """A number, which may be given as a percentage (``70%``)."""
+    """Parses a Dice, which may be given as a percentage (``70%``)."""
     try:
         return float(word[:-1]) / 100 if word.endswith("%") else float(word)
     except ValueError:
@@ -113,14 +113,14 @@ def dice(word: str) -> float:
 
 
 def images_of(words: Sequence[str]) -> str | list[str]:
-    """What the command line names as images: one folder, or a list of folders and images; absolute, each once. An image
-    that is named by a link has the link's name, not that of the file behind it.
+    """Returns the images of the command line: one folder, or a list of folders and images, absolute and without
+    duplicates. An image named by a link keeps the link's name.
 
-    A pattern that the shell left alone is expanded here; one that is the name of a file is that file. Files and folders
-    of systems (:func:`~samfed_monai.data.image_folder.is_system`), which patterns fit, are left out with a warning.
+    Patterns that the shell did not expand are expanded here, unless a file has that name. Files and folders of systems
+    (:func:`~samfed_monai.data.image_folder.is_system`) are left out with a warning.
 
     Raises:
-        Refused: nothing is named, or a pattern fits nothing.
+        Refused: no images are named, or a pattern matches nothing.
     """
     from samfed_monai.data.image_folder import is_system
 
@@ -167,7 +167,7 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_app(arguments: argparse.Namespace) -> None:
-    """Serves until it is interrupted."""
+    """Runs the server until it is interrupted."""
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.app import App
 

@@ -1,4 +1,4 @@
-"""The ``samfed`` command: parses, runs one command, and turns errors into messages and exit codes."""
+"""The ``samfed`` command: parses arguments, runs a command, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ COMMANDS = (
     *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
     *("compare", "report", "audit", "evaluate", "infer", "app", "model", "export"),
 )
-"""In the order in which a user meets them; ``add_NAME_parser`` is in the module of this folder of that name."""
+"""Commands in the order of use; ``add_NAME_parser`` is in the module NAME of this package, or in that of ``BESIDE``."""
 
 BESIDE = {"weights": "teach", "init": "new", "app": "infer", "model": "export"}
-"""Commands in the module of another."""
+"""Commands that are in another command's module."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Returns the parser of all commands."""
     parser = CommandParser(
         prog="samfed",
         description=DESCRIPTION,
@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``samfed``; ``None`` takes those of the process.
 
     Returns:
-        the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
+        The exit code: 0 done, 1 a bug, 2 refused, 3 stopped, 130 interrupted.
     """
-    if argv is None:  # a process of our own, which has not imported torch yet
+    if argv is None:  # in its own process, which has not imported torch yet
         set_up_process()
     parser = build_parser()
     arguments = argparse.Namespace()
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from samfed_monai.config.workflow import unwrap
 
         known = unwrap(error)
-        if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
+        if isinstance(error, BrokenPipeError):  # else Python reports it again at exit
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if known is not None:
             return reported(known)
@@ -114,14 +114,14 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, into: ar
         _, extra = parser.parse_known_args(argv, into)
         if extra and not getattr(into, "takes_overrides", False):
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    except SystemExit:  # help, or what is wrong, was printed: to a pipe that is closed, perhaps
+    except SystemExit:  # help or an error was printed, perhaps to a closed pipe
         sys.stdout.flush()
         raise
     into.extra = extra
 
 
 def _refuse_unnameable(words: Sequence[str]) -> None:
-    """Paths of the command line, and the folder that this is called in, whose name no list or table could hold."""
+    """Refuses paths of the command line, and a current folder, with names that no list or table can hold."""
     problems = Problems()
     problems.extend(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
     try:
@@ -136,7 +136,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @contextmanager
 def _device(asked: str | None) -> Iterator[None]:
-    """Sets what ``--device`` says for the command and the processes that it starts, and for nothing after it."""
+    """Sets the device of ``--device`` inside the block, for child processes too."""
     if not asked:
         yield
         return
@@ -145,7 +145,7 @@ def _device(asked: str | None) -> Iterator[None]:
     before = os.environ.get(DEVICE)
     os.environ[DEVICE] = asked
     try:
-        best_device()  # refused here, before anything else
+        best_device()  # refuses an unknown device before anything else
         yield
     finally:
         if before is None:
@@ -155,8 +155,7 @@ def _device(asked: str | None) -> Iterator[None]:
 
 
 class _StderrHandler(logging.StreamHandler):
-    """Writes to the standard error of the moment, not of the moment in which it was made: a notebook's cell and a test
-    replace it, and what is written afterwards belongs to the new one."""
+    """Writes to the current ``sys.stderr``, not to that of its creation: notebook cells and tests replace it."""
 
     @property
     def stream(self):
@@ -164,11 +163,11 @@ class _StderrHandler(logging.StreamHandler):
 
     @stream.setter
     def stream(self, stream) -> None:
-        """The base class sets the stream once; there is nothing to keep."""
+        """Does nothing: the base class sets the stream, which is not kept."""
 
 
 def _show_records() -> None:
-    """Log records of this package on standard error, plain; other libraries' warnings only."""
+    """Shows log records of this package on standard error as plain text, and only warnings of other libraries."""
     logger = logging.getLogger("samfed_monai")
     if not logger.handlers:
         handler = _StderrHandler()
@@ -176,6 +175,6 @@ def _show_records() -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
-    if logging.lastResort is not None:  # shows the others' warnings
+    if logging.lastResort is not None:  # shows warnings of other libraries
         logging.lastResort.addFilter(is_news)
-    logging.getLogger("samfed_monai.audit").propagate = False  # a line per message: the site's audit.jsonl has it
+    logging.getLogger("samfed_monai.audit").propagate = False  # one line per message, as in the site's audit.jsonl

@@ -1,4 +1,4 @@
-"""``samfed init`` and ``samfed new``: a packaged bundle to edit, or a package with a method, a term or a network."""
+"""``samfed init`` and ``samfed new``: copy a packaged bundle, or write a package with a method, term or network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samfed_monai.core.validators import require
 
 KINDS = ("method", "term", "network")
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST = 40  # characters of a name, which becomes that of files and folders
+_LONGEST = 40  # characters of a name, which is used for files and folders
 
 
 def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -37,7 +37,7 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the package and says what to type next."""
+    """Writes the package and prints the next commands."""
     folder = new_package(arguments.kind, arguments.name, arguments.output_dir)
     try_it = {
         "method": f"samfed check samfed_skin --variant {arguments.name}",
@@ -49,15 +49,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
-    """Writes a package; its folder appears complete or not at all.
+    """Writes a package; its folder is complete or not created.
 
     Args:
         kind: one of :data:`KINDS`.
-        name: of the method, term or network; the package is ``samfed_<name>``.
+        name: name of the method, term or network; the package is ``samfed_<name>``.
         folder: new folder for it; ``None``: ``samfed-<name>`` in the current one.
 
     Raises:
-        Refused: a name that is none, or is taken; the folder exists.
+        Refused: the name is invalid or taken; the folder exists.
     """
     words = _words(kind, name)
     package = words["package"]
@@ -79,7 +79,7 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
 
 
 def _words(kind: str, name: str) -> dict[str, str]:
-    """What templates call things."""
+    """Returns the variables of the templates."""
     joined = "".join(word.capitalize() for word in name.split("_"))
     return {
         "kind": kind,
@@ -100,7 +100,7 @@ def _rendered(template: str, words: dict[str, str]) -> str:
 
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
-    """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
+    """Refuses a name that Python, pip or bundles do not allow, or that is taken."""
     from samfed_monai.config.targets import brought
     from samfed_monai.config.variants import known_variants
     from samfed_monai.networks import CLIENT_NETWORKS
@@ -142,7 +142,7 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_init(arguments: argparse.Namespace) -> None:
-    """Copies the bundle and says where it is."""
+    """Copies the bundle and prints its folder."""
     path = copy_bundle(arguments.name, arguments.folder)
     options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
     sys.stdout.write(f"{path}\n  options: {options}\n")
@@ -150,7 +150,7 @@ def run_init(arguments: argparse.Namespace) -> None:
 
 
 def copy_bundle(name: str, folder: str | Path) -> Path:
-    """Copies a packaged bundle; the folder appears complete or not at all.
+    """Copies a packaged bundle; the folder is complete or not created.
 
     Raises:
         Refused: an unknown bundle, or the folder exists.
@@ -165,5 +165,5 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
-    shipped = {"model.pt"} if Path(folder).name == "models" else set()  # others are what `samfed weights` put there
+    shipped = {"model.pt"} if Path(folder).name == "models" else set()  # others were put there by `samfed weights`
     return _WEIGHTS(folder, names) - shipped | _OTHERS(folder, names)

@@ -1,4 +1,4 @@
-"""``samfed prepare``: a table of sources and their options, and the sentences that a frozen list ends with."""
+"""``samfed prepare``: makes data lists; a table of sources and options, and the printed summary."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from samfed_monai.data.prepare import Prepared
 
 
-MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
+MORE = 0.3  # share of images for validation and for test if a tenth is too little; as in docs/own-data.md
 SITES, SHARE = 4, 0.1  # defaults
 
 
 def run_source(arguments: argparse.Namespace) -> None:
-    """Makes a list with the function of ``data/prepare.py`` that is called as the source."""
+    """Makes a list with the source's function ``prepare_<source>`` of ``data/prepare.py``."""
     from samfed_monai.data import prepare
 
     given = vars(arguments)
@@ -69,7 +69,7 @@ def run_synthetic(arguments: argparse.Namespace) -> None:
 
 
 def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
-    """NIfTI files of two sites and a public set, and the command that makes a list of them."""
+    """Writes NIfTI files of two sites and a public set, and prints the command that makes a list of them."""
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
     sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)))
@@ -80,13 +80,13 @@ def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
 
 
 def _matching(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that were given, or have a default, and that a function has parameters for."""
+    """Returns the arguments that a function has parameters for, without ``None``."""
     names = signature(function).parameters
     return {name: value for name, value in given.items() if name in names and value is not None}
 
 
 def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
-    """What ``[NAME=]VALUE`` says, by name; ``""`` is every site that is not named."""
+    """Parses words ``[NAME=]VALUE`` to values by name; ``""`` is every site that is not named."""
     from samfed_monai.core.errors import Problems
 
     problems, given = Problems(), dict[str, str]()
@@ -103,7 +103,7 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
 
 
 def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> None:
-    """Writes a list that was made without a source, with its report, and prints both."""
+    """Writes a list that does not come from ``data/prepare.py``, with its report, and prints a summary."""
     from samfed_monai.data.datalist import freeze
     from samfed_monai.data.prepare import Prepared
     from samfed_monai.data.quality_report import report_on
@@ -114,7 +114,7 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> No
 
 
 def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
-    """Prints what was made."""
+    """Prints a summary of the list."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
     lines = [f"{datalist.name}: {public}, {sites}"]
@@ -149,7 +149,7 @@ def _option(about: str, metavar: str | tuple[str, str] | None = None, **how: Any
 
 
 def _list(about: str, metavar: str, **how: Any) -> dict[str, Any]:
-    """An option that may be given several times; with ``type=_names`` each has names with commas between them."""
+    """Returns an option that may be repeated; with ``type=_names`` each value is a comma-separated list."""
     return _option(about, metavar, action="extend" if how.get("type") is _names else "append", default=[], **how)
 
 
@@ -203,7 +203,7 @@ OPTIONS = {
     "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),
     "--without-annotation": _option("what such pictures are", choices=("unlabelled", "empty"), default="unlabelled"),
 }
-"""Every option once; what follows a colon tells those of one name apart."""
+"""Every option once; a suffix after a colon distinguishes options of the same name."""
 
 COMMON = "--output --groups --group-column --limit-per-site --skip-unreadable --seed --no-report"
 MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
@@ -212,7 +212,7 @@ OF_POOL = f"--public --sites {MEASURING} {COMMON}"
 
 
 class Source(NamedTuple):
-    """A source of ``samfed prepare``: of options with ``|`` between them one is required."""
+    """A source of ``samfed prepare``; one of the options joined by ``|`` is required."""
 
     name: str
     about: str
@@ -291,7 +291,7 @@ def add_prepare_parser(subparsers: Any) -> None:
     """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
 
     Args:
-        subparsers: what ``ArgumentParser.add_subparsers`` returned.
+        subparsers: from ``ArgumentParser.add_subparsers``.
     """
     about = "Turn images into a frozen data list, with a report to look at."
     prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
@@ -308,7 +308,7 @@ def add_prepare_parser(subparsers: Any) -> None:
 
 
 def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:
-    """Adds an option of the table; its default is written behind its help."""
+    """Adds an option of the table, with its default in the help."""
     how = dict(OPTIONS[name])
     flag = name.partition(":")[0]
     default = how.get("default", defaults.get(flag.strip("-").replace("-", "_")))

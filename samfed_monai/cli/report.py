@@ -1,4 +1,4 @@
-"""``samfed report RUN [RUN ...]``: the report of a run, or the comparison of several."""
+"""``samfed report RUN [RUN ...]``: writes the report of a run, or compares several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Adds the command; ``args.run(args)`` carries it out."""
+    """Adds ``samfed report RUN [RUN ...]``; ``args.run(args)`` runs it."""
     parser = subparsers.add_parser(
         "report",
         help="write report.html of a run, or compare several runs",
@@ -35,7 +35,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Writes the report or the comparison, and says where it is."""
+    """Writes the report or the comparison, and prints its path."""
     _refuse_what_does_not_fit(args)
     if len(args.runs) == 1:
         from samfed_monai.reports.html import Report
@@ -56,11 +56,11 @@ def report(args: argparse.Namespace) -> None:
 
 
 def watch(report: Report, seconds: float = 2.0) -> None:
-    """Writes a run's report whenever a round was stored, and once more when the run is finished; Ctrl-C ends it, too.
+    """Writes a run's report after every stored round and at the end of the run; Ctrl-C stops it.
 
     Args:
-        report: of the run, which may not have begun, or be stopped and go on later.
-        seconds: between two looks at the run's folder.
+        report: report of the run, which may not have started, or may be stopped and resumed.
+        seconds: interval between checks of the run's folder.
 
     Raises:
         Refused: there is no such folder.
@@ -73,7 +73,7 @@ def watch(report: Report, seconds: float = 2.0) -> None:
         raise refused(folder, "no such folder", "that of a run at work")
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
-            if (rounds := stored_rounds(folder)) != written:  # fewer, too: a run may be begun anew
+            if (rounds := stored_rounds(folder)) != written:  # may be fewer: a run may be restarted
                 written = rounds
                 if rounds:
                     sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")

