@@ -114,7 +114,7 @@ def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]
     Args:
         found: (N, 3, H, W) float, in the order of ``truth``.
         truth: (N, 3, H, W) float in [0, 1].
-        blank: (3, H, W), the mean of public images.
+        blank: (3, H, W), see :attr:`~samfed_monai.attacks.target.Target.blank`.
 
     Returns:
         ``psnr`` and ``ssim`` of the image that gained most in PSNR, with the blank image's (``blank_psnr``,

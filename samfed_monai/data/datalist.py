@@ -94,7 +94,7 @@ class Item:
         label: path of its mask, or ``None``. An unlabelled item may have one: only the oracle variant and
             ``samfed evaluate`` read it.
         label_sha256: SHA-256 of the mask file; present exactly when ``label`` is.
-        group: video sequence, patient or lesion of the image; images of one group stay in one split.
+        group: video sequence, patient or lesion of the image; images of one group stay together.
         label_kind: one of :class:`LabelKind`; ``None`` is a mask. Only training images of sites may have weak labels:
             measuring and fitting SAM need masks.
         volume: the volume that a slice was cut from, as a path below the folder of volumes.

@@ -265,7 +265,8 @@ def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
 def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.uint16], int]:
     """Looks numbers up in a table (PS3.3, section C.11.1.1); returns the entries and their bits.
 
-    pydicom's own functions take indices into 8-bit tables modulo 256, and read big-endian bytes as little-endian."""
+    pydicom's own functions take indices into 8-bit tables modulo 256, and read big-endian bytes as little-endian.
+    """
     described = [int(number) for number in numbers_of(item, f"{name}Descriptor")]
     data = item.get(f"{name}Data")
     if len(described) != 3 or data is None:

@@ -90,7 +90,7 @@ class TrainedModel:
             raise refused("--site", found="a weights file, which is one model", expected="a run", hint=hint)
 
     def weights(self, site: str = "") -> Path:
-        """Returns the file of a site's model; a model that a run stores in parts is assembled in a temporary folder.
+        """Returns the file of a site's model; one stored in parts is assembled in a folder deleted with this object.
 
         Args:
             site: site of a run; "" is the server's model.
