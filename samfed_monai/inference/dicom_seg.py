@@ -34,6 +34,8 @@ _NEEDED = (
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 )
 """Attributes without which no object refers to another; the patient's may be empty, the UIDs may not."""
+_SAME = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
+_PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
@@ -64,9 +66,9 @@ def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> l
 def series_of(objects: Sequence[Any]) -> list[list[int]]:
     """Which objects are the slices of one series and get one segmentation; every other object has one of its own.
 
-    Slices of one series are of one study, kind, size, spacing, thickness, orientation and frame of reference, have one
-    frame each, and each a place of its own along their normal: objects at the same place (phases, echoes, a file that
-    is there twice) stay apart, with the whole of their series.
+    Slices of one series are of one patient, study, kind, size, spacing, thickness, orientation and frame of reference,
+    have one frame each, and each a place of its own along their normal: objects at the same place (phases, echoes, a
+    file that is there twice) stay apart, with the whole of their series.
 
     Args:
         objects: headers of DICOM objects, as :func:`samfed_monai.data.dicom.read_object` reads them.
@@ -80,13 +82,11 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
         key: object = index
         along = 0.0
         try:
-            names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-            position, turned, sides, thick = (numbers_of(header, name) for name in names)
+            position, turned, sides, thick = (numbers_of(header, name) for name in _PLANE)
         except ValueError as error:
             raise _refused(header, error.args[0], "the place of the slice", _INSTEAD) from None
-        if _placed(header) and (len(position), len(turned)) == (3, 6):
-            same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
-            key = (*(header.get(name) for name in same), *(round(value, 4) for value in (*turned, *sides, *thick)))
+        if not _lacking(header) and (len(position), len(turned)) == (3, 6):
+            key = (*(header.get(name) for name in _SAME), *(round(value, 4) for value in (*turned, *sides, *thick)))
             along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
     found = []
@@ -142,7 +142,7 @@ def segmentation_of(
         if lacking:
             hint = f"write the missing attributes into the object, or {_INSTEAD}"
             raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
-    placed = _placed(content)
+    placed = not (lacking := _lacking(content))
     pixels = np.stack(masks).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
@@ -183,7 +183,8 @@ def segmentation_of(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
         if "FrameOfReferenceUID" in content and not placed:
-            found, expected = "a frame of reference alone", f"the place of each of its {frames} frames in it"
+            found = f"a frame of reference, but no {', '.join(lacking)}"
+            expected = "an object that says where in it each frame is"
         raise _refused(content, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
@@ -224,14 +225,11 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
     return highdicom.UID.from_uuid(str(uuid.UUID(sha256_bytes(content)[:32], version=4)))
 
 
-def _placed(content: Any) -> bool:
-    """Whether the object says where in space each of its frames lies."""
-    if "FrameOfReferenceUID" not in content:
-        return False
-    if _frames(content) > 1:
-        return "SharedFunctionalGroupsSequence" in content and "PerFrameFunctionalGroupsSequence" in content
-    planes = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-    return "SharedFunctionalGroupsSequence" in content or all(content.get(name) for name in planes)
+def _lacking(content: Any) -> list[str]:
+    """What the object lacks of what says where in space each of its frames is; nothing where it is placed."""
+    groups, one = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"), _frames(content) == 1
+    places = _PLANE if one and groups[0] not in content else groups[: 2 - one]
+    return [name for name in ("FrameOfReferenceUID", *places) if not content.get(name)]
 
 
 def _one_frame(content: Any) -> Any:
