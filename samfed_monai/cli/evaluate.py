@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from statistics import fmean
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
 from samfed_monai.config.overrides import overrides_of
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     lines = list[str]()
     dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site.values()]
     if (found := interval(dices)) is not None:
-        lines.append(f"average Dice {fmean(dices):.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
+        lines.append(f"average Dice {result['quality']['dice']:.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
     lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]
     if arguments.calibrate:
         said = " (the one that was there is replaced)" if replaced else ""

@@ -171,13 +171,12 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
         variant: name of the variant; ``None`` for none.
         place: place of the variant's name, for the message.
     """
-    from samfed_monai.data.classes import several
-
-    if variant is None or not several(config.content.get("classes")):
+    classes = config.content.get("classes")
+    if variant is None or not (isinstance(classes, list) and len(classes) > 1):  # another type is refused as such
         return
     if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")
-        expected = f"one of {able}, which learn {len(config.content['classes'])} classes"
+        expected = f"one of {able}, which learn {len(classes)} classes"
         found = f"{variant!r}" + (f", which leaves out {method.left_out}" if method.left_out else "")
         yield Problem(place, found=found, expected=expected, hint="or make a list of one class")
 

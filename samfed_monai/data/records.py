@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def load_records(
     with_labels: bool | None = None,
     limit: int | None = None,
     weak_labels: bool = False,
-    verify: bool = False,
+    verify: bool | Collection[str] = False,
 ) -> list[Record]:
     """Returns records of one split, with absolute paths, which are checked to be inside the data root.
 
@@ -96,7 +96,7 @@ def load_records(
             must be requested (as the oracle variant does).
         limit: number of images to keep, chosen by hash, in the list's order; ``None`` keeps all.
         weak_labels: whether the caller can use labels of other kinds than masks.
-        verify: whether to check the files' SHA-256 against the list.
+        verify: whether to check the files' SHA-256 against the list; or the ids of the images to check.
 
     Returns:
         One dictionary per image with ``image``, ``id`` (:func:`~.checks.ids_of`), ``image_sha256`` and ``site`` (``""``
@@ -131,9 +131,10 @@ def load_records(
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
             record["index"] = index
-        record["image"] = _existing(data_root, item.image, problems, item.sha256 if verify else None)
+        checked = verify if isinstance(verify, bool) else record["id"] in verify
+        record["image"] = _existing(data_root, item.image, problems, item.sha256 if checked else None)
         if with_labels and item.label is not None:
-            record["label"] = _existing(data_root, item.label, problems, item.label_sha256 if verify else None)
+            record["label"] = _existing(data_root, item.label, problems, item.label_sha256 if checked else None)
             if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:

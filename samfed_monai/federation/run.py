@@ -157,7 +157,7 @@ class Run:
         seen = self._seen_before()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
-        with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
+        with folder.open(self._settings(begins), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
             require(leaks(own))  # also of sites with data roots of their own
@@ -289,8 +289,9 @@ class Run:
             for site in sites.values():
                 site.finalize()
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, begins: str) -> dict[str, Any]:
         plan, adapt = self.plan, self.adapt
+        trunk = plan.teacher if adapt == "off" and begins != "none" else {}  # of the teacher that networks start from
         guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
             "variant": plan.variant,
@@ -301,6 +302,7 @@ class Run:
             "client": self.participants.config.content(),
             **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
+            **({"start_teacher": dict(trunk)} if trunk else {}),
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
             **({"compression": plan.compression} if plan.compression != NONE else {}),

@@ -34,6 +34,8 @@ _NEEDED = (
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 )
 """Attributes that an object needs for references; the patient's may be empty, the UIDs may not."""
+_SAME = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
+_PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
@@ -64,8 +66,8 @@ def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> l
 def series_of(objects: Sequence[Any]) -> list[list[int]]:
     """Groups objects that are the slices of one series and get one segmentation; other objects are groups of one.
 
-    Slices of a series have the same study, kind, size, spacing, thickness, orientation and frame of reference, one
-    frame each, and different positions along their normal. If positions repeat (phases, echoes, a file twice), all
+    Slices of a series have the same patient, study, kind, size, spacing, thickness, orientation and frame of reference,
+    one frame each, and different positions along their normal. If positions repeat (phases, echoes, a file twice), all
     objects of the series stay separate.
 
     Args:
@@ -80,13 +82,11 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
         key: object = index
         along = 0.0
         try:
-            names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-            position, turned, sides, thick = (numbers_of(header, name) for name in names)
+            position, turned, sides, thick = (numbers_of(header, name) for name in _PLANE)
         except ValueError as error:
             raise _refused(header, error.args[0], "the place of the slice", _INSTEAD) from None
-        if _placed(header) and (len(position), len(turned)) == (3, 6):
-            same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
-            key = (*(header.get(name) for name in same), *(round(value, 4) for value in (*turned, *sides, *thick)))
+        if not _lacking(header) and (len(position), len(turned)) == (3, 6):
+            key = (*(header.get(name) for name in _SAME), *(round(value, 4) for value in (*turned, *sides, *thick)))
             along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
     found = []
@@ -142,7 +142,7 @@ def segmentation_of(
         if lacking:
             hint = f"write the missing attributes into the object, or {_INSTEAD}"
             raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
-    placed = _placed(content)
+    placed = not (lacking := _lacking(content))
     pixels = np.stack(masks).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
@@ -183,7 +183,8 @@ def segmentation_of(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
         if "FrameOfReferenceUID" in content and not placed:
-            found, expected = "a frame of reference alone", f"the place of each of its {frames} frames in it"
+            found = f"a frame of reference, but no {', '.join(lacking)}"
+            expected = "an object that says where in it each frame is"
         raise _refused(content, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
@@ -224,14 +225,11 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
     return highdicom.UID.from_uuid(str(uuid.UUID(sha256_bytes(content)[:32], version=4)))
 
 
-def _placed(content: Any) -> bool:
-    """Whether the object gives the position of its frames in space."""
-    if "FrameOfReferenceUID" not in content:
-        return False
-    if _frames(content) > 1:
-        return "SharedFunctionalGroupsSequence" in content and "PerFrameFunctionalGroupsSequence" in content
-    planes = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-    return "SharedFunctionalGroupsSequence" in content or all(content.get(name) for name in planes)
+def _lacking(content: Any) -> list[str]:
+    """Returns the attributes for the positions of its frames in space that the object lacks."""
+    groups, one = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"), _frames(content) == 1
+    places = _PLANE if one and groups[0] not in content else groups[: 2 - one]
+    return [name for name in ("FrameOfReferenceUID", *places) if not content.get(name)]
 
 
 def _one_frame(content: Any) -> Any:

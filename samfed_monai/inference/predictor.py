@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from samfed_monai.inference.forms import MaskForms
     from samfed_monai.metrics.quality import Colours
 
+logger = logging.getLogger(__name__)
+
 SCORED = "evaluation.json"
 """File beside ``metrics.json`` that records the scored model, data and options."""
 TEACHER = "teacher#"
@@ -244,9 +246,9 @@ class Predictor:
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
 
-        Sites of a run with personal models are scored with their own model, unknown sites with the server's. A teacher
-        is scored like students, on labels of the bundle's ``image_size``; ``metrics.json`` then describes it. A folder
-        holds the scores of one evaluation, which may be repeated.
+        Sites of a run with personal models are scored with their own model, sites that did not train in the run with the
+        server's, which is logged. A teacher is scored like students, on labels of the bundle's ``image_size``;
+        ``metrics.json`` then describes it. A folder holds the scores of one evaluation, which may be repeated.
 
         Args:
             datalist: file of the list.
@@ -277,6 +279,8 @@ class Predictor:
         if run is not None and run.personal:
             names = [site] if site else sorted(images)
             owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
+            if strange := ", ".join(name for name in names if name not in run.trained):
+                logger.warning("scored on the server's model, as no site of that name trained in the run: %s", strange)
         made_with = {name: str(value) for name, value in self._asked("views").items()}
         made_with |= {"bundle": self.model.bundle.name, "scoring": scoring_hash(self.model.bundle)}
         made_with |= {"list": whole.hash, "split": split, "site": site or "all"}

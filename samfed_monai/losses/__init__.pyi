@@ -18,6 +18,7 @@ from .pixelwise import (
     hssf_kl,
     logits_kl,
     probabilities,
+    sure_label,
     weighted_pseudo_label_loss,
     without_label,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "logits_kl",
     "probabilities",
     "sure_agreement",
+    "sure_label",
     "trust_of_images",
     "weighted_pseudo_label_loss",
     "without_label",

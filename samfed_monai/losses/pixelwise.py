@@ -61,6 +61,12 @@ def hard_label(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return label, confidence
 
 
+def sure_label(probabilities: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """The class of each pixel (:func:`hard_label`), and 1 where its probability is above ``tau``, else 0."""
+    label, confidence = hard_label(probabilities)
+    return label, (confidence > tau).to(confidence.dtype)
+
+
 def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
     """Dice of two label maps per image, over all foreground classes together; 1 if both are empty.
 

@@ -183,9 +183,6 @@ class ClusteredFedAvg(FedAvg):
         sent = {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
         return self._collected.asking(sent) if self.clusters > 1 else sent
 
-    def reference(self, site: str) -> Mapping[str, Tensor]:
-        return self.evaluation(site)
-
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._collected.expected(site, self.global_weights)
 

@@ -17,7 +17,7 @@ from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.handlers.term import SCHEDULES, GuidedTerm
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
 _LEAST = 1e-6  # of a deviation beside 1 and the mean: what a patch of one value has is rounding, and stays 0
@@ -119,8 +119,7 @@ class StyleSwapTerm(GuidedTerm):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean of both batches' losses, that of the site's own images by its factor."""
         own = guidance.view("image_strong", asked_by=self.where)
-        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
-        sure = (confidence > self.tau).to(confidence.dtype)
+        label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
         images, count = own, 0
         if self.labelled:
             public = torch.as_tensor(engine.state.batch["image"]).to(own)

@@ -16,7 +16,7 @@ from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import SCHEDULES, FeatureTerm
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
 from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import require_least
@@ -291,8 +291,7 @@ class EpisodicTerm(FeatureTerm):
         logits = engine.inferer(changed, lambda batch: torch.func.functional_call(network, self._ahead(engine), batch))
         loss = engine.loss_function(logits[:count], truth)
         if guidance is not None:
-            label, confidence = hard_label(guidance.weak)
-            sure = (confidence > self.tau).to(confidence.dtype)
+            label, sure = sure_label(guidance.weak, self.tau)
             factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
             loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
         features = [before, self._features.kept[-1][:count]]

@@ -97,9 +97,6 @@ class ClientTailored(FedAvg):
         self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
 
-    def reference(self, site: str) -> Mapping[str, Tensor]:
-        return self.evaluation(site)
-
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
         self._answers[site] = (update.n, dict(update.tensors))

@@ -84,7 +84,8 @@ class AdaptiveMixing(TrainerSharing):
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         arrived = self.taken(kind, tensors)
         trained = self.trained()
-        upper = dict(list(trained.items())[len(trained) - self._count(len(trained)) :])
+        count = max(1, int(self.upper * len(trained) + 0.5))  # a half is rounded up
+        upper = dict(list(trained.items())[-count:])
         local = {name: weight.detach().clone() for name, weight in upper.items()}
         self.put(arrived)
         ends = {name: (local[name], weight.detach().clone()) for name, weight in upper.items()}
@@ -128,9 +129,6 @@ class AdaptiveMixing(TrainerSharing):
 
     def reset(self) -> None:
         self._weights, self._ends = {}, {}
-
-    def _count(self, tensors: int) -> int:
-        return max(1, int(self.upper * tensors + 0.5)) if tensors else 0  # a half is rounded up
 
     @torch.no_grad()
     def _mix(self, ends: Mapping[str, tuple[Tensor, Tensor]]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from samfed_monai.core.validators import FRACTION, POSITIVE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import GuidedTerm
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 
 
 @dataclass
@@ -79,8 +79,7 @@ class NeighbourMixUp(GuidedTerm):
     def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
         """This iteration's batch, mixed and seen by the network."""
         image = guidance.view("image", asked_by=self.where)
-        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
+        label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
         share = float(self._beta.sample())
         logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
-        sure = (confidence > self.tau).to(confidence.dtype)
         return Mixture(logits, label, sure, share)

@@ -11,7 +11,7 @@ from torch import Tensor
 from samfed_monai.core.validators import BELOW_1, FRACTION, NOT_NEGATIVE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import feature_dropout, require_encoder
 
 
@@ -71,8 +71,7 @@ class UniMatchTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The weighted sum of the three losses."""
-        label, confidence = hard_label(guidance.weak)
-        sure = (confidence > self.tau).to(confidence.dtype)
+        label, sure = sure_label(guidance.weak, self.tau)
         logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
         first, second = (weighted_pseudo_label_loss(each, label, sure) for each in (guidance.student, logits))
         total = self.strong * (first + second) / 2

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
-from samfed_monai.core.validators import departures, installed
+from samfed_monai.core.validators import departures, installed, require
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
 from samfed_monai.protocol.guard import Action, UpdateGuard
@@ -139,10 +139,8 @@ class Privacy:
         Raises:
             Refused: an unknown name, a value out of its range, settings that exclude each other; all of them.
         """
-        problems = Problems()
-        problems.extend(departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json"))
-        problems.extend(_conflicts(content))
-        problems.refuse_if_any()
+        wrong = departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
+        require(wrong, _conflicts(content))
         given = content or {}
         parts = {name: kind(**given[name]) for name, kind in _PARTS.items() if given.get(name) is not None}
         rules = {

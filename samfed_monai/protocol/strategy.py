@@ -209,7 +209,9 @@ class Strategy(ABC):
 
     def reference(self, site: str) -> Mapping[str, Tensor] | None:
         """Weights that the step of a site's reply is measured from; ``None`` if the reply is not such a step."""
-        return self.global_weights if self.exchange.answer is Kind.WEIGHTS and self.exchange.alike else None
+        if self.exchange.answer is not Kind.WEIGHTS or not self.exchange.alike:
+            return None
+        return self.evaluation(site) if self.exchange.tailored else self.global_weights
 
     def take(self, round: int, site: str, update: Message) -> None:
         """Shortens the step of one checked reply with :attr:`Server.guard`, then accepts it.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.core.errors import Refused, SamFedError
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, load_records, read_image, read_mask
 from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.data.reading import png_of
@@ -222,11 +222,13 @@ def make_overlays(
             notes += [f"{site}: {why}"] * (not run.disagreement(site))  # else see make_own_images
             continue
         with noted(notes, site):
-            records = {each["id"]: each for each in load_records(datalist, data_root, split="test", site=site)}
             if several(run.classes):  # images without any class show nothing
                 rows = [row for row in rows if row["empty"] != "both"] or rows
-            of_site = []
-            for place, row in chosen(rows).items():
+            picked, of_site = chosen(rows), []
+            scored = [row["id"] for row in picked.values()]  # whose files must be those that were scored
+            found = load_records(datalist, data_root, split="test", site=site, verify=scored)
+            records = {each["id"]: each for each in found}
+            for place, row in picked.items():
                 mask = run.evaluation(site) / "masks" / (row.get("mask") or f"{row['id']}.png")
                 png = _beside(*_drawn(records[row["id"]], mask))
                 of_site.append(Shown(site, place, row["id"], row["dice"], row["hd95"], png))
@@ -242,15 +244,16 @@ def make_own_images(
     If a run has a teacher, a site without test masks compares the two itself, after every round and at the end.
     Arguments and return values are those of :func:`make_overlays`.
     """
+    if datalist is None or data_root is None:
+        return [], [f"{site}: {GIVE}" for site in run.student_and_teacher()]
     shown, notes = list[Shown](), list[str]()
     for site in run.student_and_teacher():
-        if datalist is None or data_root is None:
-            notes.append(f"{site}: {GIVE}")
-            continue
         with noted(notes, site):
-            listed = load_records(datalist, data_root, split="unlabelled", site=site)
-            records, of_site = {each["image_sha256"]: each for each in listed}, []
-            for number, row in enumerate((row for row in run.disagreement(site) if row["mask"]), start=1):
+            rows, of_site = [row for row in run.disagreement(site) if row["mask"]], []
+            ids = [row["id"] for row in rows]
+            found = load_records(datalist, data_root, split="unlabelled", site=site, verify=ids)
+            records = {each["image_sha256"]: each for each in found}
+            for number, row in enumerate(rows, start=1):
                 image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
                 size = _size(image)
                 pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
@@ -315,6 +318,4 @@ def noted(notes: list[str], site: str) -> Iterator[None]:
     except Refused as error:
         first, *others = error.problems
         more = f" (and {len(others)} more)" if others else ""
-        notes.append(f"{site}: {first.found}: {Path(first.where).name}{more}")
-    except SamFedError as error:
-        notes.append(f"{site}: {type(error).__name__}")
+        notes.append(f"{site}: {Path(first.where).name}: expected {first.expected}, found {first.found}{more}")

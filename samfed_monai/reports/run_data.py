@@ -191,8 +191,7 @@ class RunData:
 
     def student_and_teacher(self) -> dict[str, list[float]]:
         """Returns the Dice between student and teacher on each image, by site, of sites without masks."""
-        dices = {site: [row["dice"] for row in self.disagreement(site)] for site in self.sites}
-        return {site: found for site, found in dices.items() if found}
+        return {site: [row["dice"] for row in rows] for site in self.sites if (rows := self.disagreement(site))}
 
     def own_images(self, site: str) -> Path:
         """Returns the folder with results on a site's unlabelled images: of the best model, or of a running run's."""
@@ -283,5 +282,4 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
 
 
 def _round_files(folder: Path) -> list[Path]:
-    found = (round / "round.json" for round in round_folders(folder / "rounds").values())
-    return [path for path in found if path.is_file()]
+    return [path for each in round_folders(folder / "rounds").values() if (path := each / "round.json").is_file()]

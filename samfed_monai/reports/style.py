@@ -32,13 +32,8 @@ DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
-    """Formats a Dice or IoU; a dash for ``None``."""
+    """Formats a Dice or IoU, or, with one digit, a distance in pixels; a dash for ``None``."""
     return MISSING if value is None else f"{value:.{digits}f}"
-
-
-def as_pixels(value: float | None) -> str:
-    """Formats a distance in pixels, without its unit."""
-    return as_score(value, 1)
 
 
 def as_percent(value: float | None) -> str:
@@ -105,7 +100,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"score": as_score, "pixels": as_pixels, "bytes": as_bytes, "seconds": as_seconds}
+    made.filters |= {"score": as_score, "bytes": as_bytes, "seconds": as_seconds}
     made.filters |= {"percent": as_percent, "difference": as_difference, "mean": fmean, "data_url": data_url}
     made.globals |= {"counted": counted, "colour_of": colour_of, "uncapitalised": uncapitalised}
     return made

@@ -360,6 +360,10 @@ def test_a_method_of_one_class_refuses_several_by_name(workflow):
     assert said.endswith("many among several; or make a list of one class")
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
+    for wrong in (3, 0.5, True, "liver"):
+        given = {"classes": wrong}
+        (only,) = check_bundle(SKIN, workflow, variant="hssf_compat", overrides=given, ready=False)
+        assert (only.where, only.expected) == ("command line -> classes", "a list or null")
 
 
 def test_a_variant_of_ones_own_says_itself_that_it_learns_several(tmp_path):

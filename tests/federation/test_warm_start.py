@@ -110,10 +110,11 @@ def adapter(tmp_path, monkeypatch) -> Path:
 
 
 def started(made: FederatedJob) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights after a run's warm start, without its rounds, and hashes of what they begin with."""
+    """The weights after a run's warm start, without its rounds, and what run.json has of what they begin with."""
     run = Run(made.plan, made.places)
     begins = run._check()
-    return run._warmed("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins)
+    own = {name: value for name, value in run._settings(begins).items() if name == "start_teacher"}
+    return run._warmed("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins) | own
 
 
 FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
@@ -132,16 +133,15 @@ def test_rows_without_sam_start_from_the_adapted_trunk_too_and_with_pretrained_f
     variant, own, given, adapter, small_federation, tmp_path
 ):
     options = {"variant": variant, "warm_start_steps": 0, "adapter": adapter, "train": {**FPN, **own}}
-    found, hashes = started(job(small_federation, tmp_path / "run", **options))
+    found, hashes = started(job(small_federation, tmp_path / "run", teacher={"rank": 3}, **options))
     trunk = client_network("mobile_sam_fpn", weights=adapter if given else "mobile_sam").encoder.state_dict()
     assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in trunk.items())
     assert hashes.get("adapter") == (sha256_file(adapter) if given else None)
+    assert hashes.get("start_teacher") == ({"rank": 3} if given else None)
 
 
 def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, tmp_path, caplog):
-    listed = DataList.load(small_federation / "list.json")
-    listed.public.clear()
-    listed.save(tmp_path / "list.json")
+    replace(DataList.load(small_federation / "list.json"), public=[]).save(tmp_path / "list.json")
     knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
     caplog.set_level("INFO")
     _, hashes = started(job(small_federation, tmp_path / "run", **knobs))

@@ -195,10 +195,11 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
         segmentation_of([tmp_path / "b.dcm"], masks, "x")
 
 
-def test_what_highdicom_refuses_is_refused_without_a_traceback():
-    [problem] = refusals_of(headers([sample("rtdose.dcm")]))  # frames by a vector of offsets, no functional groups
-    assert "expected the place of each of its 15 frames in it, found a frame of reference alone" in str(problem)
-    assert "leave --dicom-seg out" in str(problem)
+def test_what_highdicom_refuses_is_refused_without_a_traceback_and_says_what_its_place_lacks(tmp_path):
+    objects = [sample("rtdose.dcm"), *ct_series(tmp_path / "ct", [0.0], SliceThickness=None)]
+    lacking = "SharedFunctionalGroupsSequence, PerFrameFunctionalGroupsSequence", "SliceThickness"
+    for problem, names in zip(refusals_of(headers(objects)), lacking, strict=True):
+        assert f"found a frame of reference, but no {names}; leave --dicom-seg out" in str(problem)
 
 
 def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
@@ -227,10 +228,10 @@ def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
     other = ct_series(tmp_path / "other", [10.0])
     twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
     same = {"SeriesInstanceUID": pydicom.dcmread(one[0]).SeriesInstanceUID}
-    unlike = {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1], "PixelSpacing": [0.9, 0.9], "SliceThickness": 8}
-    lone = [ct_series(tmp_path / name, [1.0], **same, **{name: value})[0] for name, value in unlike.items()]
+    odd = {"ImageOrientationPatient": [0, 1, 0, 0, 0, 1], "PixelSpacing": [1, 1], "SliceThickness": 8, "PatientID": "B"}
+    lone = [ct_series(tmp_path / name, [1.0], **same, **{name: value})[0] for name, value in odd.items()]
     apart = [*other, *twice, *lone, *(photograph(tmp_path / f"{name}.dcm") for name in "ab")]
-    assert series_of(headers([*one, *apart])) == [[0, 1], *([number] for number in range(2, 11))]
+    assert series_of(headers([*one, *apart])) == [[0, 1], *([number] for number in range(2, 12))]
 
 
 @pytest.fixture

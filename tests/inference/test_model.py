@@ -70,12 +70,16 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert half["average"]["dice"] == pytest.approx(rows["site-2"]["dice"], abs=0.01)
 
 
-def test_where_too_few_images_calibrate_a_run_all_scores_are_kept(fedper, small_federation, tmp_path, monkeypatch):
+def test_too_few_to_calibrate_are_scored_and_strangers_named(fedper, small_federation, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("samfed_monai.inference.predictor.require_enough", lambda images, split: None)
     places = [str(place) for place in (small_federation / "list.json", small_federation, tmp_path)]
     with pytest.raises(Refused, match="expected at least 20 validation images with masks, found 4 images;"):
-        Predictor("samfed_skin", fedper[0]).score(*places, calibrate=True)
+        (predictor := Predictor("samfed_skin", fedper[0])).score(*places, calibrate=True)
     assert sorted(read_json(tmp_path / "metrics.json")["sites"]) == ["site-1", "site-2"]
+    assert "server's model" not in caplog.text
+    predictor.model.run.trained, predictor.model.run.unseen = ["site-1"], ["site-2"]
+    predictor.score(*places[:2], str(tmp_path / "more"), split="test")
+    assert "scored on the server's model, as no site of that name trained in the run: site-2" in caplog.text
 
 
 def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
@@ -355,17 +359,13 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     assert main([*words, *views]) == 0
 
 
-def test_a_runs_own_way_of_scoring_is_taken_over():
+def test_a_runs_own_way_of_scoring_is_taken_over_and_an_evaluation_notes_its_bundle_s(tmp_path):
     validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
     client = {"label_resize": "nearest", "validate": validate}
-    own = {"label_resize": "nearest", "validate#scores#pooled": True, "validate#inferer#enabled": "auto"}
-    assert scored_as({"config": {"client": client}}) == own
+    settings = {"label_resize": "nearest", "validate#scores#pooled": True, "validate#inferer#enabled": "auto"}
+    assert scored_as({"config": {"client": client}}) == settings
     assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
-
-
-def test_an_evaluation_notes_how_its_bundle_scores(tmp_path):
-    own = tmp_path / "own"
-    shutil.copytree(BUNDLE, own)
+    own = shutil.copytree(BUNDLE, tmp_path / "own")
 
     def edited(name, **options):
         path = own / "configs" / name
@@ -378,8 +378,7 @@ def test_an_evaluation_notes_how_its_bundle_scores(tmp_path):
 
 
 def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
-    own = tmp_path / "own"
-    shutil.copytree(find_bundle("samfed_polyp"), own, ignore=shutil.ignore_patterns("model.*"))
+    own = shutil.copytree(find_bundle("samfed_polyp"), tmp_path / "own", ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
     assert "--model: expected one: own ships no weights, found none; name one with --model" in capsys.readouterr().err

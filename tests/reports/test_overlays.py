@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import stat
 from dataclasses import replace
@@ -86,6 +87,19 @@ def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     assert make_overlays(elsewhere, datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
     )
+
+
+def test_a_file_that_was_replaced_is_not_shown_beside_the_scores_of_another(run_folder, apart, tmp_path):
+    data = shutil.copytree(run_folder.parent / "data", tmp_path / "data")
+    run = RunData.read(run_folder)
+    first = make_overlays(run, datalist=run.setting("datalist"), data_root=data)[0][0]
+    Image.new("L", (64, 64)).save(data / "Basel" / "masks" / f"{first.id}.png")
+    Image.new("RGB", (64, 64)).save(min((data / "Porto" / "images").iterdir()))
+    overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=data)
+    assert {each.site for each in overlays}.intersection(("Basel", "Lübeck", "São Paulo")) == {"Lübeck", "São Paulo"}
+    assert re.fullmatch(rf"Basel: {first.id}.png: expected \w{{12}}…, found SHA-256 \w{{12}}…", notes[0])
+    own = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=data)
+    assert list(map(len, own)) == [0, 1]
 
 
 def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():

@@ -15,7 +15,7 @@ from tests.reports.conftest import SKIPPED
 from tests.reports.runs import summary
 
 
-def test_it_reads_a_run_whose_skipped_updates_are_those_of_its_rounds_where_results_name_none(run_folder):
+def test_it_reads_a_run_with_scores_as_numbers_and_skipped_updates_of_its_rounds_where_results_name_none(run_folder):
     run = RunData.read(run_folder)
     assert run.sites == ["Basel", "Lübeck", "Porto", "São Paulo"]
     assert run.seed == 0
@@ -23,23 +23,17 @@ def test_it_reads_a_run_whose_skipped_updates_are_those_of_its_rounds_where_resu
     for skipped in ([SKIPPED], []):
         run.results["skipped"] = skipped
         assert run.skipped == [SKIPPED]
-
-
-def test_options_are_read_from_the_command(tmp_path):
-    run = RunData(tmp_path, {"command": "python -m monai.bundle run --datalist 'my list.json' --data_root=D"})
-    assert [run.setting(name) for name in ("datalist", "data_root", "data")] == ["my list.json", "D", None]
-
-
-def test_whose_models_a_run_ends_with(tmp_path):
-    for results, own in (({"own_models": True}, True), ({"own_models": False}, False), ({}, False)):
-        assert RunData(tmp_path, results).own_models is own
-
-
-def test_image_scores_are_numbers(run_folder):
-    rows = RunData.read(run_folder).image_scores("Lübeck")
+    rows = run.image_scores("Lübeck")
     assert len(rows) == 7
     assert all(isinstance(row["dice"], float) and row["mask"] for row in rows)
-    assert RunData.read(run_folder).image_scores("nowhere") == []
+    assert run.image_scores("nowhere") == []
+
+
+def test_options_are_read_from_the_command_and_whose_models_a_run_ends_with_from_its_results(tmp_path):
+    run = RunData(tmp_path, {"command": "python -m monai.bundle run --datalist 'my list.json' --data_root=D"})
+    assert [run.setting(name) for name in ("datalist", "data_root", "data")] == ["my list.json", "D", None]
+    for results, own in (({"own_models": True}, True), ({"own_models": False}, False), ({}, False)):
+        assert RunData(tmp_path, results).own_models is own
 
 
 def test_a_run_without_results_or_with_others_than_the_schema_has_is_refused(tmp_path):

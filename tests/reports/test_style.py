@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from samfed_monai.reports.style import (
-    as_bytes,
-    as_difference,
-    as_percent,
-    as_pixels,
-    as_ranges,
-    as_score,
-    as_seconds,
-    shortened,
-)
+from samfed_monai.reports.style import as_bytes, as_difference, as_percent, as_ranges, as_score, as_seconds, shortened
 
 
-def test_bytes_are_decimal_and_durations_are_spelt_for_people():
+def test_bytes_are_decimal_durations_are_spelt_for_people_and_what_is_missing_is_a_dash():
     sizes = {0: "0 B", 512: "512 B", 1000: "1 kB", 49_250_000: "49.2 MB", 6.31e9: "6.31 GB", 1.2e12: "1,200 GB"}
     assert {value: as_bytes(value) for value in sizes} == sizes
     times = {0: "0 s", 0.44: "0.4 s", 31: "31 s", 59.7: "1 min 00 s", 252: "4 min 12 s", 3780: "1 h 03 min"}
     assert {value: as_seconds(value) for value in times} == times
-
-
-def test_what_is_missing_is_a_dash():
-    assert (as_score(None), as_pixels(None), as_percent(None)) == ("–", "–", "–")
-    assert (as_score(0.8494), as_pixels(9.04), as_percent(0.474)) == ("0.849", "9.0", "47 %")
+    assert (as_score(None), as_score(None, 1), as_percent(None)) == ("–", "–", "–")
+    assert (as_score(0.8494), as_score(9.04, 1), as_percent(0.474)) == ("0.849", "9.0", "47 %")
 
 
 def test_differences_have_a_sign_and_nothing_is_not_negative_and_rounds_in_a_row_are_a_range():
