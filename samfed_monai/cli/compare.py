@@ -50,7 +50,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Checks all rows first, runs what is missing, and writes the table."""
+    """Checks all rows, executes the missing runs, and writes the table."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.options import groups_of
     from samfed_monai.config.parse import SITES, BundleConfig

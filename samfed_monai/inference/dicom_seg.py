@@ -226,7 +226,7 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
 
 
 def _lacking(content: Any) -> list[str]:
-    """Returns the attributes for the positions of its frames in space that the object lacks."""
+    """Returns the missing attributes for the positions of the object's frames in space; empty if there are none."""
     groups, one = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"), _frames(content) == 1
     places = _PLANE if one and groups[0] not in content else groups[: 2 - one]
     return [name for name in ("FrameOfReferenceUID", *places) if not content.get(name)]

@@ -246,8 +246,8 @@ class Predictor:
     ) -> dict[str, Any]:
         """Scores the model on a split of a data list; writes tables and ``metrics.json`` and returns its content.
 
-        Sites of a run with personal models are scored with their own model, sites that did not train in the run with the
-        server's, which is logged. A teacher is scored like students, on labels of the bundle's ``image_size``;
+        Sites of a run with personal models are scored with their own model, sites that did not train in the run with
+        the server's, which is logged. A teacher is scored like students, on labels of the bundle's ``image_size``;
         ``metrics.json`` then describes it. A folder holds the scores of one evaluation, which may be repeated.
 
         Args:

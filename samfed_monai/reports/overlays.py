@@ -225,7 +225,7 @@ def make_overlays(
             if several(run.classes):  # images without any class show nothing
                 rows = [row for row in rows if row["empty"] != "both"] or rows
             picked, of_site = chosen(rows), []
-            scored = [row["id"] for row in picked.values()]  # whose files must be those that were scored
+            scored = [row["id"] for row in picked.values()]  # files that must not have changed since
             found = load_records(datalist, data_root, split="test", site=site, verify=scored)
             records = {each["id"]: each for each in found}
             for place, row in picked.items():
