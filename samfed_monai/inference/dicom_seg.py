@@ -226,9 +226,10 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
 
 
 def _lacking(content: Any) -> list[str]:
-    """What the object lacks of what says where in space each of its frames is; nothing where it is placed."""
-    groups, one = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"), _frames(content) == 1
-    places = _PLANE if one and groups[0] not in content else groups[: 2 - one]
+    """Attributes that say where in space each frame is and that the object lacks; empty if it has them all."""
+    places: tuple[str, ...] = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    if _frames(content) == 1:
+        places = places[:1] if places[0] in content else _PLANE
     return [name for name in ("FrameOfReferenceUID", *places) if not content.get(name)]
 
 

@@ -32,7 +32,7 @@ DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
-    """A Dice or IoU, with one digit a distance in pixels; a dash where there is none."""
+    """A Dice or IoU, or with one digit a distance in pixels; a dash if there is none."""
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
