@@ -6,8 +6,7 @@ Usage::
     python -m tests.size --check    # the same, and exit code 1 if a limit is exceeded (part of `make check`)
 
 Lines with only docstrings, comments or white space are not lines of code. Words of documentation exclude generated
-text: ``docs/results``, ``docs/reference``, :data:`GENERATED` and tables between two marks. Only the standard library is
-needed.
+text: ``docs/results``, ``docs/reference``, :data:`GENERATED` and tables between two marks.
 """
 
 from __future__ import annotations

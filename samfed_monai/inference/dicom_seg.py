@@ -227,8 +227,9 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
 
 def _lacking(content: Any) -> list[str]:
     """Returns the missing attributes for the positions of the object's frames in space; empty if there are none."""
-    groups, one = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"), _frames(content) == 1
-    places = _PLANE if one and groups[0] not in content else groups[: 2 - one]
+    places: tuple[str, ...] = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    if _frames(content) == 1:
+        places = places[:1] if places[0] in content else _PLANE
     return [name for name in ("FrameOfReferenceUID", *places) if not content.get(name)]
 
 

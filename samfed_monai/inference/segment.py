@@ -106,6 +106,7 @@ def segment(
         _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
         forms = ("", ".probability")[: 1 + probabilities]
         files = [file for volume in volumes for form in forms for file in volume.files(form)]
+        _refuse_twins(files)  # the probabilities of one volume and the mask of another
         endings = [*(f"{form}.png" for form in forms), *([".geojson"] if "geojson" in also.folders else [])]
         _refuse_long([*files, *(f"{name}{ending}" for name in names for ending in endings)])
         also.refuse_misplaced(listed, headers, output)
@@ -318,5 +319,5 @@ def _refuse_long(files: Iterable[str]) -> None:
 
 def _refuse_twins(names: Iterable[str]) -> None:
     twins = sorted(name for name, number in Counter(names).items() if number > 1)
-    hint = "rename one of them: both masks would have the same name"
+    hint = "rename one of them: both would write a file of the same name"
     require(Problem(name, "it twice", "one image or volume of that name", hint) for name in twins)

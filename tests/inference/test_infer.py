@@ -243,9 +243,10 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
     shutil.copy(given / "photo.png", Path("in") / picture)
     scan = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     nibabel.save(nibabel.Nifti1Image(scan[..., :slices], AFFINE), Path("in") / volume)
-    assert infer("in") == 2
-    said = f"{picture[:-4]}: expected one image or volume of that name, found it twice; rename one"
-    assert said in capsys.readouterr().err
+    other = shutil.copy(given / "scan.nii.gz", "scan.probability.nii.gz")
+    assert (infer("in"), infer(str(given / "scan.nii.gz"), other, "--probabilities")) == (2, 2)
+    twice, errors = ": expected one image or volume of that name, found it twice; rename one", capsys.readouterr().err
+    assert all(f"  - {name}{twice}" in errors for name in (picture[:-4], other))
     assert not Path("masks").exists()
 
 
