@@ -3,7 +3,8 @@
 A site's step is that of the authors' code (github.com/ljaiverson/pFL-APPLE): the pull is ``lambda(r) mu |p_i - p_0|^2``
 with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares are trained with a momentum of 0.9, reset in each round. The
 authors train core models by SGD with momentum, the bundle by AdamW as in every other method. AdamW normalises
-gradients, so that the constant factor ``p_ii`` of a core model's gradient does not change its steps; under SGD it does.
+gradients, so the factor ``p_ii``, common to all entries of a core model's gradient, does not change its steps; under
+SGD it does.
 """
 
 from __future__ import annotations

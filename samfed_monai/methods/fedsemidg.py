@@ -58,10 +58,10 @@ def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: 
 
 
 class GeneralisationAware(LearnedWeights):
-    """FedAvg in which sites whose training moved farther from the global model weigh more (arXiv 2501.07378, GAA).
+    """FedAvg in which sites whose training moved farther from the global model weigh more (GAA).
 
-    Deng et al. A site's gap is measured by its :class:`GapMeter`. The weights start equal. A round is averaged by its
-    own gaps, so all updates are kept until it ends: two more models in memory than sites.
+    Deng et al., arXiv 2501.07378. A site's gap is measured by its :class:`GapMeter`. The weights start equal. A round
+    is averaged by its own gaps, so all updates are kept until it ends: two more models in memory than sites.
 
     Args:
         step: s, >= 0; 0 is the unweighted mean of the sites.
@@ -154,13 +154,13 @@ class GapMeter:
 
 @dataclass(kw_only=True, eq=False)
 class DualGuideTerm(Term):
-    """The loss against the mean of two guides where their entropy is below the labelled batch's (FGASL's code, DR).
+    """The loss against the mean of two guides where their entropy is within a quantile of the labelled batch's (DR).
 
-    The label is that of ``(p_first + p_second) / 2``; a pixel counts if the mean of both entropies is at most a
-    threshold. The threshold is the ``rho`` quantile of the labelled batch's entropies, averaged over steps with
-    ``memory``; rho goes from ``start`` to ``end`` over the run. Ours: the average is reset in each round and starts
-    with its first batch (in the code it starts at 0 and continues through the run), and the loss is cross entropy and
-    soft Dice (``dice_ce``), normalised by the sum of weights.
+    As in FGASL's code, the label is that of ``(p_first + p_second) / 2``; a pixel counts if the mean of both entropies
+    is at most a threshold, the ``rho`` quantile of the labelled batch's entropies, averaged over steps with ``memory``;
+    rho goes from ``start`` to ``end`` over the run. Ours: the average is reset in each round and starts with its first
+    batch (in the code it starts at 0 and continues through the run), and the loss is cross entropy and soft Dice
+    (``dice_ce``), normalised by the sum of weights.
 
     Records ``dual_sure``, the share of pixels that count.
 

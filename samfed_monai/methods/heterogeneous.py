@@ -55,7 +55,7 @@ def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Ten
 
 
 class Travels(str, Enum):
-    """What different networks exchange."""
+    """The data that sites with different networks exchange."""
 
     PREDICTIONS = "predictions"
     WEIGHTS = "weights"

@@ -124,7 +124,7 @@ def client_network(
     if site_channels is not None:
         network, kwargs["site_channels"] = select_channels(network, site_channels), site_channels
     made = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
-    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # a weights file says it
+    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # stored in weights files
     return network
 
 

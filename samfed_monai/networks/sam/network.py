@@ -110,8 +110,8 @@ class SamNetwork(nn.Module):
     ``network(image)`` uses ``network.path``, ``personal`` by default; ``path`` of a call overrides it. New experts add
     exactly 0: until they are trained, both paths are equal.
 
-    LoRA, the experts and the mask decoder's parts for the single mask are trained. The encoder stays in eval mode, so
-    that batch norms of TinyViT keep the checkpoint's statistics.
+    LoRA, the experts and, unless ``decoder`` is ``frozen``, the mask decoder's parts in use are trained. The encoder
+    stays in eval mode, so that batch norms of TinyViT keep the checkpoint's statistics.
 
     Args:
         sam: a SAM of ``build_sam``; it is changed in place.
