@@ -37,7 +37,7 @@ class UniMatchTerm(Term):
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
-            batch, no second view.
+            batch, a missing view.
 
     Example::
 
@@ -70,7 +70,7 @@ class UniMatchTerm(Term):
             require_encoder(engine.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """Returns the weighted sum of the three losses."""
+        """The weighted sum of the three losses."""
         label, confidence = hard_label(guidance.weak)
         sure = (confidence > self.tau).to(confidence.dtype)
         logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
