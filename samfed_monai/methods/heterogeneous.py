@@ -281,9 +281,9 @@ class CondensationFusion(Strategy):
     """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (docs/method.md).
 
     The server has a network of its own. In each round, each site fuses (RF, :class:`PublicMaskSharing`) towards the
-    server's soft masks of ``D_p``, trains on its own images and sends its masks. The server then condenses (RC): it
-    trains on ``D_p`` with the soft masks of the most reliable site for each image, if that site beats the server and
-    exceeds ``floor``. The masks of the first round are those of the warm-started server.
+    server's soft masks of ``D_p``, trains on its own images and replies. The server then condenses (RC): it trains on
+    ``D_p`` with the soft mask of the most reliable site for each image, if that site beats the server and exceeds
+    ``floor``. The masks of the first round are those of the warm-started server.
 
     Every network runs over ``D_p`` once per round; its masks give its own reliability, the other side's gate and the
     targets.
