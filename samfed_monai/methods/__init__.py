@@ -1,1 +1,1 @@
-"""One method, one file, and beside it the JSON that turns it on; a bundle names a class by its file."""
+"""One file per method, beside the JSON of its variant; a bundle names a class by its file."""

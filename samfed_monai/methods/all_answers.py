@@ -1,4 +1,4 @@
-"""Base class of the Byzantine-robust rules: all answers of a round are collected before they are combined."""
+"""Base class of the Byzantine-robust rules, which collect all updates of a round before they combine them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answer(NamedTuple):
 
     Args:
         n: number of images that it counts as.
-        tensors: names to tensors.
+        tensors: tensors by name.
     """
 
     n: int
@@ -29,23 +29,23 @@ class Answer(NamedTuple):
 
 
 class AllAnswers(Strategy):
-    """Keeps every answer until the round ends, then makes one model of them: :meth:`combine`.
+    """Keeps all updates until the round ends, then combines them into one model (:meth:`combine`).
 
-    Memory is that of all answers and two models, ``S + 2`` for S sites, where FedAvg holds two. A round with fewer
-    answers than :attr:`least_sites` leaves the weights as they are and says so.
+    Memory: ``S + 2`` models for S sites (FedAvg: two). With fewer updates than :attr:`least_sites`, a round leaves the
+    weights unchanged and logs a warning.
     """
 
     @property
     def least_sites(self) -> int:
-        """Fewest answers with which the rule protects: of two that differ, either may be the wrong one."""
+        """Minimum number of updates with which the rule protects: of two that differ, either may be the wrong one."""
         return 3
 
     @abstractmethod
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
-        """The new weights, names to tensors of the old ones' types.
+        """Returns the new weights, with the names and dtypes of the old ones.
 
         Args:
-            answers: site to answer, in the order of names; at least :attr:`least_sites`.
+            answers: updates by site, in the order of names; at least :attr:`least_sites`.
         """
 
     def require_sites(self, sites: Sequence[str]) -> None:
@@ -75,18 +75,18 @@ class AllAnswers(Strategy):
 
 
 def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:
-    """(S, …) values of one tensor at all sites, ascending entry by entry; half precision as float32."""
+    """Returns one tensor of all sites, (S, …), sorted along the first dimension; half precision as float32."""
     return _single(torch.stack([answer.tensors[name] for answer in answers])).sort(dim=0).values
 
 
 def middle_count(answers: Iterable[Answer], name: str) -> Tensor:
-    """The lower median of integers (BatchNorm's counters), which is what one of the sites sent, entry by entry."""
+    """Returns the lower median of integers (BatchNorm's counters), entry by entry: always a value that a site sent."""
     values = sorted_values(answers, name)
     return values[(len(values) - 1) // 2]
 
 
 def mean_of(values: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
-    """The weighted mean, kept as it grows: equal values stay equal to the last bit; of half precision in float32."""
+    """Returns the running weighted mean: equal values stay equal to the last bit; half precision becomes float32."""
     mean, total = torch.empty(0), 0.0
     for value, weight in zip(map(_single, values), weights, strict=True):
         total += weight

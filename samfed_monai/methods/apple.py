@@ -1,10 +1,10 @@
 """APPLE (arXiv 2110.08394): each site learns a weight for every other site's core model.
 
 A site's step is that of the authors' code (github.com/ljaiverson/pFL-APPLE): the pull is ``lambda(r) mu |p_i - p_0|^2``
-with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares take steps with a momentum of 0.9, which begins anew in each
-round. The authors train core models by SGD with momentum. The bundle's optimizer is AdamW, as in every other row. It
-divides a gradient by its own size, so that the factor ``p_ii`` of a core model's gradient, one for all its numbers, has
-no effect on its steps; under SGD it has.
+with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares are trained with a momentum of 0.9, reset in each round. The
+authors train core models by SGD with momentum, the bundle by AdamW as in every other method. AdamW normalises
+gradients, so the factor ``p_ii``, common to all entries of a core model's gradient, does not change its steps; under
+SGD it does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
 
-#: Where the exponential schedule ends (the authors' code).
+#: Final value of the exponential schedule (the authors' code).
 _EPSILON = 0.001
 
 
@@ -43,41 +43,40 @@ def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tens
 
 
 def annealed(round: int, rounds: int, fraction: float) -> float:
-    """``lambda(r)``: 1 in round 0, nothing after the first ``fraction`` of the rounds (APPLE's loss scheduler).
+    """Returns ``lambda(r)``: 1 in round 0, 0 after the first ``fraction`` of the rounds (APPLE's loss scheduler).
 
-    ``0.001^(r / L)`` for ``r < L``, with ``L`` the whole number of rounds in ``fraction rounds``.
+    ``0.001^(r / L)`` for ``r < L``, with ``L = int(fraction * rounds)``.
     """
     length = int(fraction * rounds)
     return float(_EPSILON ** (round / length)) if round < length else 0.0
 
 
 PRIOR, PLACE = "prior", "place"
-#: Shares are reported one by one up to this many sites: a message holds few numbers.
+#: Up to this many sites all shares are reported, else the site's own alone: a message holds few numbers.
 _MOST_SHARES = 16
 
 
 def core_name(place: int, name: str) -> str:
-    """What tensor ``name`` of the core model of the site at ``place`` is called in a message."""
+    """Returns the name in a message of tensor ``name`` of the core model of the site at ``place``."""
     return f"core_{place}.{name}"
 
 
 class AppleSharing(TrainerSharing):
-    """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``, with ``p_i`` and ``c_i`` learned here.
+    """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``; the site learns ``p_i`` and ``c_i``.
 
-    The network holds ``w_i``, which is what is trained on and evaluated. After each backward pass the gradient of the
-    core model, ``p_ii dL/dw_i``, is given to the bundle's own optimizer on ``c_i``, and ``p_i`` takes a step of
-    gradient descent with momentum; then ``w_i`` is mixed anew. Others' core models stay as they arrived. ``c_i`` alone
-    leaves the site; ``p_i`` never does, but for its numbers in the records (``term_share_<place>``: sites in the order
-    of names).
+    The network holds ``w_i``, which is trained and evaluated. After each backward pass the bundle's optimizer gets the
+    gradient of the core model ``c_i``, ``p_ii dL/dw_i``, and ``p_i`` takes a step of gradient descent with momentum;
+    then ``w_i`` is mixed again. The core models of others stay unchanged. Only ``c_i`` leaves the site, and the values
+    of ``p_i`` in the records (``term_share_<place>``: sites in the order of names).
 
-    Running statistics are the site's own, gathered on ``w_i``. While no number of images is known, in round 0, the site
-    trains what it was sent. ``p_i`` begins at the prior and is moved by what the prior moves.
+    Running statistics are the site's own, gathered on ``w_i``. In round 0, when no number of images is known, the site
+    trains the weights that it receives. ``p_i`` starts at the prior; when the prior changes, ``p_i`` moves by as much.
 
     Args:
         mu: weight of the pull towards the prior (authors' code: 0.1).
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
-        momentum: of these steps, in [0, 1) (authors' code: 0.9).
-        fraction: part of the rounds in which it fades, in [0, 1] (authors' code: 0.1).
+        momentum: momentum of these steps, in [0, 1) (authors' code: 0.9).
+        fraction: part of the rounds in which the pull fades, in [0, 1] (authors' code: 0.1).
         others: arguments of :class:`TrainerSharing`.
 
     Raises:
@@ -224,18 +223,17 @@ _COUNTS = "counts"
 
 
 class Apple(FedAvg):
-    """Core models go to all sites, each learns how much of which it takes (APPLE, Luo and Wu, arXiv 2110.08394).
+    """Sends core models to all sites, each of which learns how to mix them (APPLE, Luo and Wu, arXiv 2110.08394).
 
-    The site's side is :class:`AppleSharing`. From the second round on a site is sent the core models of the ``N - 1``
-    others and the prior ``p_0``, the sites' shares of all images; its own it has. For a site that has
-    not answered yet, the prior uses the mean of the others' numbers and its core model is the weights before round 0.
-    While no site's number is known, those weights are sent.
+    The site's side is :class:`AppleSharing`. From the second round on, a site receives the core models of the ``N - 1``
+    others and the prior ``p_0``, the sites' shares of all images. For a site without an update so far, the prior uses
+    the mean of the others' numbers, and its core model is the weights before round 0. As long as no site's number is
+    known, those weights are sent.
 
-    **Bytes**: ``N (N - 1)`` models down a round, where FedAvg sends ``N``;
-    ``N`` up, as there. Memory and each stored round at the server: ``N`` models. With LoRA alone shared that is little.
+    **Bytes**: ``N (N - 1)`` models down per round (FedAvg: ``N``) and ``N`` up. Memory and each stored round at the
+    server: ``N`` models. With only LoRA shared that is little.
 
-    The server's own model, for hospitals that take no part, is the mean of the core models: a site's own with its
-    shares at the prior.
+    The server's own model, for unseen hospitals, is the mean of the core models: a mixture with shares at the prior.
 
     Example::
 
@@ -248,7 +246,7 @@ class Apple(FedAvg):
         require_least(sites, 2, "a mixture of their core models", "take the variant local_only")
 
     def prior(self) -> Tensor:
-        """``p_0``: each site's share of all images, (N,) float32, in the order of :attr:`Server.sites`."""
+        """Returns ``p_0``, each site's share of all images: (N,) float32, in the order of :attr:`Server.sites`."""
         mean = sum(self._counts.values()) / len(self._counts)
         counts = torch.tensor([float(self._counts.get(site, mean)) for site in self.server.sites])
         return counts / counts.sum()

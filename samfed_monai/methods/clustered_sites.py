@@ -1,4 +1,4 @@
-"""Clusters of sites, ours: sites are grouped once by the colours of their images, each cluster has one model."""
+"""Clusters of sites, ours: sites are grouped once by the colours of their images; each cluster has one model."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ GRAPH = "graph"
 
 
 def colour_graph(image: Tensor, levels: int) -> Tensor:
-    """How often which intensities lie side by side: a graph whose nodes are the levels of each colour.
+    """Returns how often intensities are neighbours, as a graph whose nodes are the levels of each colour.
 
     The weight of an edge is the share of all pairs of neighbouring pixels (right and below) that have those two levels,
     half of it in each direction.
 
     Args:
         image: (C, H, W) float in [0, 1], of more than one pixel.
-        levels: nodes of each colour, at equal steps of intensity.
+        levels: number of nodes for each colour, at equal steps of intensity.
 
     Returns:
-        (C, levels, levels) float64, symmetric; each colour's sums to 1.
+        (C, levels, levels) float64, symmetric; each colour's matrix sums to 1.
     """
     level = (image * levels).long().clamp(0, levels - 1)
     pairs = [(level[:, :-1], level[:, 1:]), (level[:, :, :-1], level[:, :, 1:])]
@@ -47,9 +47,9 @@ class ColourGraph(Statistic):
 
     Args:
         data: the site's images (:class:`~samfed_monai.bundle.SiteImages`).
-        split: of them, as of its ``records``; labels are not looked at.
-        transform: of one record; without random steps.
-        levels: as the strategy's.
+        split: name of the split in its ``records``; labels are not used.
+        transform: loads one record, without random steps.
+        levels: the strategy's ``levels``.
 
     Example::
 
@@ -78,23 +78,23 @@ class ColourGraph(Statistic):
 
 
 def empty_graph(levels: int) -> Tensor:
-    """(1, 3 levels²) float32: one entry, whose norm is clipped as a whole."""
+    """Returns zeros, (1, 3 levels²) float32: a single entry, so that its norm is clipped as a whole."""
     return torch.zeros(1, 3 * levels**2)
 
 
 def grouped(descriptors: Mapping[str, Tensor], groups: int, least: int) -> dict[str, int]:
-    """Sites in at most ``groups`` connected parts of a graph, none smaller than ``least``.
+    """Groups sites by single-linkage clustering with a minimum size.
 
-    The graph is the minimum spanning tree of the sites' distances; its longest edges are cut, one after the other, each
-    only if it leaves no part too small: single-linkage clustering with a least size.
+    The longest edges of the minimum spanning tree of the sites' distances are cut, one after the other, each only if it
+    leaves no group too small.
 
     Args:
-        descriptors: site to (…) float, all of one shape.
-        groups: >= 1.
-        least: sites of a part, >= 1.
+        descriptors: (…) float by site, all of one shape.
+        groups: maximum number of groups, >= 1.
+        least: minimum number of sites in a group, >= 1.
 
     Returns:
-        Site to its part, from 0 in the order of the parts' first sites by name.
+        Group by site, from 0 in the order of the groups' first sites by name.
     """
     sites = sorted(descriptors)
     flat = torch.stack([descriptors[site].double().flatten() for site in sites])
@@ -115,7 +115,7 @@ def grouped(descriptors: Mapping[str, Tensor], groups: int, least: int) -> dict[
 
 
 def _parts(count: int, edges: Sequence[tuple[float, int, int]]) -> list[int]:
-    """Connected part of each of ``count`` nodes, numbered by their first nodes."""
+    """Returns the connected component of each of ``count`` nodes; components are numbered by their first nodes."""
     part = list(range(count))
     for _, one, other in edges:
         part = [part[one] if each == part[other] else each for each in part]
@@ -127,25 +127,24 @@ class ClusteredFedAvg(FedAvg):
     """One FedAvg for each cluster of sites whose images are alike; ours.
 
     Clustered federated learning (Ghosh et al., arXiv 2006.04088) chooses a site's cluster by its losses in every round;
-    here it is chosen once, by what the site's images look like. A site's descriptor is a graph between intensities
-    (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as nodes (:func:`grouped`).
-    Descriptors leave under the policy for statistics of images (``privacy#statistics -> graph``): as they are, unless
-    that rule has a ``clip`` and a ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default:
-    noise that means anything for a whole site makes clusters of a few sites random (docs/personalised.md).
+    here it is chosen once, by the colours of its images. A site's descriptor is a graph between intensities
+    (:class:`ColourGraph`), one for all its images; the server groups the sites by them (:func:`grouped`). Descriptors
+    leave a site under the policy for image statistics (``privacy#statistics -> graph``): unchanged, unless that rule
+    sets ``clip`` and ``noise_multiplier``; ``results.json`` then has their epsilon. Noise is off by default: enough of
+    it to protect a whole site makes clusters of a few sites random (docs/personalised.md).
 
-    A round: the first is FedAvg's, and brings the descriptors; so are the next, as long as too few sites have sent one
-    for so many clusters. From then on a site is sent its cluster's model, and averages with its cluster alone; who
-    answers for the first time later joins the cluster whose sites are nearest on average. Hospitals that take no part
-    have the mean of all sites. ``largest_share`` of the update guard caps what a site weighs among all sites; among the
-    few of its cluster it may weigh more. One cluster is FedAvg to the bit, and asks for no descriptor. Memory and each
-    stored round: as many models as sites and clusters.
+    Rounds are those of FedAvg until enough sites for all clusters have sent a descriptor, so at least the first one.
+    From then on each site receives its cluster's model and is averaged within its cluster only; a site with a first
+    update after that joins the cluster whose sites are nearest on average. Unseen hospitals get the mean of all sites.
+    ``largest_share`` of the update guard caps a site's weight among all sites; within its cluster the weight may be
+    larger. One cluster is FedAvg to the bit and requests no descriptor. Memory and each stored round: one model for
+    each site and each cluster.
 
     Args:
-        clusters: at the most, >= 1.
-        least: sites of a cluster, at the least. 1 permits a site alone, whose model is then its own and which has
-            nothing of the others from then on; the log says so. With 2 and more no cluster has a single site, and too
-            few sites for that are refused before any work; where the others of a cluster do not answer in a round, its
-            model is nevertheless that of the one that does.
+        clusters: maximum number of clusters, >= 1.
+        least: minimum number of sites in a cluster. 1 permits a cluster of one site, which from then on trains alone;
+            the log reports it. With 2 or more no cluster has a single site, and too few sites are refused before any
+            work; if only one site of a cluster replies in a round, the cluster's model is that site's.
         levels: nodes of the descriptor's graph for each colour, in [2, 32].
 
     Raises:
@@ -173,7 +172,7 @@ class ClusteredFedAvg(FedAvg):
 
     @property
     def places(self) -> Mapping[str, int]:
-        """Cluster of each site; empty before there are any."""
+        """Cluster of each site; empty before sites are clustered."""
         return self._place
 
     def configure(self, round: int) -> dict[str, Message]:

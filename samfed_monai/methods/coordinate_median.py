@@ -11,7 +11,7 @@ from samfed_monai.methods.all_answers import AllAnswers, Answer, middle_count, s
 
 
 def median(values: Tensor) -> Tensor:
-    """The middle of (S, …) values that ascend along the first dimension; between the middle two where S is even."""
+    """Returns the median of (S, …) values sorted along the first dimension: for an even S, the middle two's mean."""
     sites = len(values)
     return torch.lerp(values[(sites - 1) // 2], values[sites // 2], 0.5)
 
@@ -19,10 +19,10 @@ def median(values: Tensor) -> Tensor:
 class CoordinateMedian(AllAnswers):
     """Coordinate-wise median (Yin et al., arXiv 1803.01498, algorithm 1, option I).
 
-    Whatever fewer than half of the sites send, every number lies between two that others sent: one of three or four
-    sites, two of five or six, three of seven or eight. The number of images does not weigh, so that a site gains
-    nothing by a large one, and a site with many images loses. Where honest sites differ much the middle leans to none
-    of them, and the model learns more slowly. Integers are the lower median.
+    Whatever fewer than half of the sites send (one of three or four, two of five or six, three of seven or eight), each
+    weight stays between two that others sent. Sites count equally: a site gains nothing by a large number of images,
+    and one that does have many loses influence. Where honest sites differ much, the model learns more slowly. Integers
+    are the lower median.
 
     Example::
 

@@ -20,15 +20,15 @@ from samfed_monai.handlers.term import SCHEDULES, GuidedTerm
 from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
-_LEAST = 1e-6  # of a deviation beside 1 and the mean: what a patch of one value has is rounding, and stays 0
+_LEAST = 1e-6  # relative to 1 and the mean; smaller deviations are rounding errors of a constant patch and become 0
 
 
 def patches_of(features: Tensor, side: int) -> list[Tensor]:
-    """Views of an image's patches, ``side * side`` for each of the batch's images, image by image, row by row.
+    """Returns views of the patches of a batch, ``side * side`` per image, image by image and row by row.
 
     Args:
         features: (B, C, h, w) float.
-        side: patches along each side; those of a size that is no multiple of it differ by one pixel.
+        side: patches along each side; their sizes differ by one pixel if it does not divide the map's.
 
     Returns:
         ``B side^2`` views (C, h', w') of ``features``.
@@ -45,8 +45,8 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
     """Gives patch ``i`` the channels' means and deviations of patch ``order[i]``: ``s_j (x - m_i) / s_i + m_j``.
 
     Zhao et al. (arXiv 2106.03422, Cross-Patch Style Swap); a style is AdaIN's (Huang and Belongie, arXiv 1703.06868,
-    equation 8), over the patch instead of the image. A patch that keeps its place is returned as it is, to the bit; one
-    of a single value becomes the other's mean. Styles carry no gradient (ours); contents do.
+    equation 8), over the patch instead of the image. A patch with ``order[i] = i`` is unchanged to the bit; a constant
+    patch becomes the other's mean. Styles carry no gradient (ours); contents do.
 
     Args:
         features: (B, C, h, w) float.
@@ -74,23 +74,22 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class StyleSwapTerm(GuidedTerm):
-    """The loss of images whose features have swapped their patches' styles: those of the public set and of the site.
+    """The loss of public and own images after a random swap of styles among the patches of their features.
 
-    Both batches pass the network together once more, their fine feature maps in patches with styles in random order, so
-    that public images are seen in the site's styles. Public images are compared with their labels, the site's strong
-    views with the guide's label where it is surer than ``tau``. The paper swaps within its labelled source images,
-    which our sites do not have; sites as domains, and both batches in one, are our reading.
+    Both batches run through the network together once more; the styles of the patches of their fine feature maps are
+    permuted at random, so that public images also get the site's styles. Public images are compared with their labels,
+    the site's strong views with the guide's label where its confidence exceeds ``tau``. The paper swaps within its
+    labelled source images, which our sites do not have; sites as domains, and both batches in one, are our reading.
 
     Args:
-        name: under which the value is logged.
-        guide: who gives the site's labels; ``weak`` is the student itself.
-        tau: least confidence of such a label.
-        side: patches along each side of a map, >= 1; 1 swaps images' styles.
+        name: name under which the value is logged.
+        guide: the guide that gives the site's labels; ``weak`` is the student itself.
+        tau: minimum confidence of such a label.
+        side: patches along each side of a map, >= 1; 1 swaps the styles of whole images.
         stride: feature maps of at most this stride are swapped; the deeper ones are content.
-        labelled: whether public images take part.
+        labelled: whether public images are used.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
-        label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
-            makes itself.
+        label_schedule: schedule of the factor of the loss of the site's own images, whose labels the student makes.
 
     Raises:
         Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached.
@@ -117,7 +116,7 @@ class StyleSwapTerm(GuidedTerm):
     label_schedule: str = "gaussian_ramp"
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The mean of both batches' losses, that of the site's own images by its factor."""
+        """Returns the mean of both batches' losses, that of the site's own images times its factor."""
         own = guidance.view("image_strong", asked_by=self.where)
         label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
         images, count = own, 0
@@ -140,10 +139,10 @@ class StyleSwapTerm(GuidedTerm):
 
 
 class NoLabels(nn.Module):
-    """The trainer's own loss where a site has no labelled image at all: 0, and so is its gradient.
+    """The trainer's loss at a site without any labelled image: 0, with a gradient of 0.
 
-    MONAI's ``SupervisedTrainer`` asks its loss for every batch; of batches of the site's own images there is nothing
-    to compare with, and all that is learned comes from the terms.
+    MONAI's ``SupervisedTrainer`` calls its loss for every batch; the site's own images have no label to compare with,
+    so only the terms train the network.
 
     Example::
 
@@ -151,18 +150,18 @@ class NoLabels(nn.Module):
     """
 
     def forward(self, logits: Tensor, label: Tensor | None = None) -> Tensor:
-        """A scalar 0 on the graph of ``logits``, of any shape; ``label`` is not looked at."""
+        """Returns a scalar 0 on the graph of ``logits``, of any shape; ``label`` is ignored."""
         return 0.0 * logits.sum()
 
 
 class AdaptFrom:
-    """Begins a site's own run from the model of a federation that it took no part in (Zhao et al., stage 2).
+    """Starts a site's own run from the model of a federation that it took no part in (Zhao et al., stage 2).
 
     Args:
-        path: a model file, or ``None``, which begins as the bundle says.
+        path: a model file; ``None`` starts from the bundle's own network.
 
     Raises:
-        Refused: at ``STARTED``, in a federation, whose rounds begin with the server's model; weights of another
+        Refused: at ``STARTED``, in a federation, whose rounds start from the server's model; weights of another
             network.
 
     Example::

@@ -1,4 +1,4 @@
-"""Ditto (arXiv 2012.04221): each site trains the global network, and a personal one that a term pulls towards it.
+"""Ditto (arXiv 2012.04221): each site trains the global network and a personal one, which is pulled towards it.
 
 The server's side is ``PersonalFedAvg`` in ``fedavg.py``.
 """
@@ -27,7 +27,7 @@ class AnchoredTerm(Term):
 
     Args:
         mu: Ditto's lambda. 0 is local training; the larger, the nearer to the global network.
-        name: under which ``1/2 |v - w|^2`` is logged.
+        name: name under which ``1/2 |v - w|^2`` is logged.
 
     Example::
 
@@ -41,7 +41,7 @@ class AnchoredTerm(Term):
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Mapping[str, Tensor] | None) -> None:
-        """Pulls the network's parameters of these names towards ``weights``; ``None`` turns the term off."""
+        """Pulls the parameters named in ``weights`` towards these values; ``None`` turns the term off."""
         self._held = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
@@ -57,13 +57,13 @@ class AnchoredTerm(Term):
 class DittoSharing(TrainerSharing):
     """Ditto (Li et al., arXiv 2012.04221, algorithm 1): ``min_v F(v) + lambda / 2 |v - w|^2`` beside the global task.
 
-    A round: the site takes the global weights ``w``, trains them for one local epoch without the term and answers with
-    them, as in FedAvg; its own network ``v`` then takes the same number of steps with the term, pulled towards the
-    ``w`` that arrived. The global training has optimizer moments of its own, kept from round to round where the
-    site's are. It takes twice the time of a local epoch and the bytes of FedAvg.
+    In each round the site trains the global weights ``w`` for one local epoch without the term and returns them, as in
+    FedAvg; its own network ``v`` then takes the same number of steps with the term, pulled towards the ``w`` that it
+    received. The global training has separate optimizer moments, kept from round to round if the site's are. A round
+    takes twice the time of a local epoch and the bytes of FedAvg.
 
     Args:
-        term: lambda's term; it is off while the global network is trained.
+        term: the term with lambda; it is off while the global network is trained.
         others: arguments of :class:`TrainerSharing`.
 
     Example::

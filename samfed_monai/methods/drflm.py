@@ -1,4 +1,4 @@
-"""DRFLM (arXiv 2204.07742): sites whose loss is large weigh more, and each trains on mixtures of its own images."""
+"""DRFLM (arXiv 2204.07742): sites with a large loss weigh more, and each trains on mixtures of its own images."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from samfed_monai.methods.site_weights import LearnedWeights
 
 
 def ascended(weights: Tensor, losses: Tensor, step: float) -> Tensor:
-    """One step up ``sum_i lambda_i f_i`` on the simplex, in lambda.
+    """Takes one ascent step of ``sum_i lambda_i f_i`` in lambda, on the simplex.
 
-    That is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``. Only differences of losses matter: equal ones,
-    and a step of 0, return ``weights`` themselves.
+    That is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``. Only differences of losses matter: with equal
+    losses or a step of 0, ``weights`` is returned.
 
     Args:
         weights: (N,) float, on the simplex.
-        losses: (N,) float, one of each site.
-        step: >= 0.
+        losses: (N,) float, one per site.
+        step: step size, >= 0.
 
     Returns:
         (N,) float64 on the simplex.
     """
     if step == 0 or bool((losses == losses[0]).all()):
         return weights.double()
-    rise = step * (losses.double() - losses.double().max())  # from 0 down: no exponential overflows
+    rise = step * (losses.double() - losses.double().max())  # <= 0, so that no exponential overflows
     grown = weights.double() * rise.exp()
     return grown / grown.sum() if grown.sum() > 0 else weights.double()
 
@@ -43,13 +43,13 @@ class DistributionallyRobust(LearnedWeights):
 
     Our reading: we had the paper's abstract and the minimax objective that it shares with agnostic federated learning
     (Mohri et al., arXiv 1902.00146, equation 4), not its algorithm. ``f_i`` is a mean over the site's local epoch: the
-    loss of mixtures over all pixels. Over those that have a confident label alone it would be smallest where a network
-    is sure of nothing, at the very site that is to be helped. The paper samples sites by lambda, here all answer and
-    lambda weighs them. lambda begins at the sites' shares of all images, so that a step of 0 is FedAvg to the bit.
+    loss of mixtures over all pixels. Over confident pixels only, it would be smallest at the site that needs most help,
+    where the network is sure of nothing. The paper samples sites by lambda; here all sites take part and lambda weights
+    them. lambda starts at the sites' shares of all images, so that a step of 0 is FedAvg to the bit.
 
     Args:
-        number: what a term of the bundle records of the site's own images, by its name: its mean is ``f_i``.
-        step: size of a step in lambda, >= 0; 0 is FedAvg.
+        number: name of a value that a term of the bundle records on the site's own images; its mean is ``f_i``.
+        step: step size in lambda, >= 0; 0 is FedAvg.
 
     Raises:
         Refused: an option out of its range.
@@ -79,17 +79,17 @@ class DistributionallyRobust(LearnedWeights):
 class LocalMixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``: mixup at the site (DRFLM, abstract).
 
-    Zhang et al. (arXiv 1710.09412); ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the
-    neighbour of ``x`` in it. DRFLM's sites have labels; ours have none, so labels are the guide's, where it is surer
-    than ``tau``, on both sides (SemiFL's term takes those of ``x'`` everywhere).
+    Zhang et al. (arXiv 1710.09412); ``a`` is drawn from Beta(alpha, alpha) once per batch, and ``x'`` is the neighbour
+    of ``x`` in it. DRFLM's sites have labels; ours have none, so labels are the guide's where its confidence exceeds
+    ``tau``, for both ``x`` and ``x'`` (SemiFL's term uses those of ``x'`` everywhere).
 
-    Records ``<name>_all``, the same loss over all pixels, sure or not.
+    Records ``<name>_all``, the same loss over all pixels.
 
     Args:
-        name: under which the value is logged.
-        guide: who gives the labels; ``weak`` is the student itself.
-        tau: least confidence of a label.
-        alpha: of the Beta distribution, > 0.
+        name: name under which the value is logged.
+        guide: the guide that gives the labels; ``weak`` is the student itself.
+        tau: minimum confidence of a label.
+        alpha: parameter of the Beta distribution, > 0.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ELCFS / FedDG (arXiv 2103.06030): sites train on images in the styles of others, met in an episode of two steps."""
+"""ELCFS / FedDG (arXiv 2103.06030): sites train on images in the styles of others, in episodes of two steps."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ COLOURS = 3
 
 
 def _window(images: Tensor, half: int) -> tuple[slice, slice]:
-    """Where the lowest frequencies lie once the spectrum is shifted."""
+    """Returns the rows and columns of the lowest frequencies in a shifted spectrum."""
     row, column = images.shape[-2] // 2, images.shape[-1] // 2
     return slice(row - half, row + half + 1), slice(column - half, column + half + 1)
 
 
 def spectrum_windows(images: Tensor, half: int) -> Tensor:
-    """Amplitudes of the lowest frequencies, over the number of pixels, so that they do not depend on the size.
+    """Returns the amplitudes of the lowest frequencies, divided by the number of pixels to be independent of the size.
 
     Liu et al. (arXiv 2103.06030, section 3.2): the amplitude of the two-dimensional Fourier transform of each colour,
     at ``|u|, |v| <= half``. The authors' demonstration has ``half = floor(0.003 * 384) = 1``; their training code
-    (``fundus_dataloader.py``) has 0, and replaces that amplitude in place of mixing it.
+    (``fundus_dataloader.py``) has 0, and replaces that amplitude instead of mixing it.
 
     Args:
         images: (B, C, H, W) float, H and W > 2 half.
-        half: of the window's side, >= 0; 0 is the mean colour alone.
+        half: half of the window's side, >= 0; 0 is the mean colour alone.
 
     Returns:
         (B, C, 2 half + 1, 2 half + 1) float >= 0, the frequency 0 in the middle; in [0, 1] for images in [0, 1].
@@ -51,19 +51,19 @@ def spectrum_windows(images: Tensor, half: int) -> Tensor:
 
 
 def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
-    """``images`` whose low amplitudes are ``keep`` times their own and ``1 - keep`` times the given ones.
+    """Mixes the low amplitudes of images: ``keep`` times their own plus ``1 - keep`` times the given ones.
 
     Continuous frequency space interpolation (Liu et al., equations 1 and 2); ``keep`` is the authors' ``ratio``. Phases
-    stay as they are. Where ``keep`` is 1 the image itself is returned, to the bit.
+    are unchanged. Where ``keep`` is 1, the image is returned unchanged to the bit.
 
     Args:
         images: (B, C, H, W) float.
-        windows: (B, C, s, s) float, s odd, as :func:`spectrum_windows` makes them. They are made symmetric and cut at
-            0, which changes none that came of an image, but one with noise: the result is then real.
+        windows: (B, C, s, s) float, s odd, from :func:`spectrum_windows`. They are made symmetric and clamped at 0, so
+            that the result is real; this only changes windows with noise.
         keep: (B,) float in [0, 1].
 
     Returns:
-        (B, C, H, W) float, of the images' own dtype; values may leave their range.
+        (B, C, H, W) float in the images' dtype; values may leave their range.
     """
     half, share = windows.shape[-1] // 2, keep.to(images.device, torch.float32).view(-1, 1, 1, 1)
     given = ((windows + windows.flip(-2, -1)) / 2).clamp(min=0).to(images.device, torch.float32)
@@ -77,14 +77,14 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
 
 
 class StyleExchange(FedAvgWithStatistics):
-    """FedAvg, whose server also keeps every site's amplitude windows and gives each site those of the others.
+    """FedAvg, whose server also keeps every site's amplitude windows and sends each site those of the others.
 
-    A site is asked for its windows until it has sent them once (``privacy#statistics#spectrum``). One that trains alone
-    is refused, since without another site's windows nothing would be restyled.
+    Windows are requested from a site until it has sent them once (``privacy#statistics#spectrum``). A single site is
+    refused, because without windows of another site no image would be restyled.
 
     Args:
-        entries: windows of each site, as :class:`SpectrumWindows` has them.
-        half: of a window's side, likewise.
+        entries: number of windows per site, as in :class:`SpectrumWindows`.
+        half: half of a window's side, as in :class:`SpectrumWindows`.
 
     Raises:
         Refused: an option out of its range.
@@ -107,15 +107,15 @@ class StyleExchange(FedAvgWithStatistics):
 
 @dataclass(kw_only=True, eq=False)
 class SpectrumWindows(MeansOfGroups):
-    """The site's amplitude windows, each the mean over several of its images; and what it takes of the others.
+    """Sends the site's amplitude windows, each the mean over several images, and receives those of the others.
 
-    The paper's bank has the amplitude of every image, whole. Ours has ``entries`` windows a site.
+    The paper's bank holds the whole amplitude of every image; ours has ``entries`` windows per site.
 
     Args:
-        term: is given the others' windows before each local epoch.
-        entries: windows that leave.
-        half: of a window's side, in frequencies.
-        data, transform, seed, site: of :class:`MeansOfGroups`.
+        term: the term that gets the others' windows before each local epoch.
+        entries: number of windows that leave the site.
+        half: half of a window's side, in frequencies.
+        data, transform, seed, site: see :class:`MeansOfGroups`.
 
     Raises:
         Refused: a number out of its range.
@@ -148,13 +148,13 @@ class SpectrumWindows(MeansOfGroups):
 
 
 _OUTSIDE = 5
-"""Dilations of the band outside of a mask (the authors' code)."""
+"""Number of dilations for the band outside a mask (the authors' code)."""
 
 
 def boundary_bands(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels of the foreground next to its border, and of the background next to it (Liu et al., section 3.3).
+    """Returns the foreground next to the border of a mask, and the background next to it (Liu et al., section 3.3).
 
-    What one erosion with a cross takes from a mask, and what five dilations with one add to it.
+    The bands are the pixels that one erosion with a cross removes, and those that five dilations with a cross add.
 
     Args:
         masks: (B, 1, H, W) float in {0, 1}.
@@ -176,11 +176,11 @@ def _dilated(masks: Tensor) -> Tensor:
 
 
 def band_features(features: Tensor, bands: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean features over a band of each image, and which images have one.
+    """Returns the mean features over each image's band, and whether the image has a band.
 
     Args:
         features: (B, D, h, w) float.
-        bands: (B, 1, H, W) float in [0, 1], brought to the features' size by area.
+        bands: (B, 1, H, W) float in [0, 1]; resized to the features by area.
 
     Returns:
         (B, D) float and (B,) bool.
@@ -198,11 +198,11 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Te
 
     Args:
         vectors: (N, D) float.
-        labels: (N,) bool, of the foreground.
+        labels: (N,) bool, ``True`` for foreground.
         temperature: t > 0.
 
     Returns:
-        a scalar >= 0; 0 where no class has a pair.
+        a scalar >= 0; 0 if no class has a pair.
     """
     unit = functional.normalize(vectors.float(), dim=1)
     similar = unit @ unit.T / temperature
@@ -218,31 +218,30 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Te
 class EpisodicTerm(FeatureTerm):
     """The loss after a look-ahead step, on the labelled batch in the styles of other sites, and the boundary contrast.
 
-    Boundary-oriented episodic learning (Liu et al., section 3.3; their public code): from the batch's own loss comes
-    ``theta' = theta - inner * clamp(gradient)``, whose gradient is not followed a second time (as in the code); with
-    theta' the restyled batch is segmented, and ``gamma`` times the contrast of boundary features, before and after, is
-    added, summed over several classes. The loss of the batch itself is the trainer's own. Each image takes one window
-    of another site at random and keeps a share of its own amplitude that is drawn evenly from [0, 1].
+    Boundary-oriented episodic learning (Liu et al., section 3.3; their public code): the batch's own loss gives
+    ``theta' = theta - inner * clamp(gradient)``, a first-order step as in the code. The restyled batch is segmented
+    with theta', and ``gamma`` times the contrast of boundary features, before and after the step, is added (summed over
+    several classes). The loss of the batch itself is the trainer's. Each image gets one random window of another site
+    and keeps a share of its own amplitude that is drawn uniformly from [0, 1].
 
-    In the paper sites have labels (variant ``elcfs_labelled``). Ours, at sites without (``elcfs``): the labelled images
-    are the public ones, and the strong views of the site's own images are restyled beside them, with the student's
-    confident labels; the contrast is that of true labels alone. In a round without windows, which is the first one,
-    the term computes nothing and draws no random number. A step costs a forward pass and two backward passes more.
+    In the paper sites have labels (variant ``elcfs_labelled``). Ours, at sites without labels (``elcfs``): the labelled
+    images are the public ones; strong views of the site's own images are restyled as well, with the student's confident
+    labels; the contrast uses true labels only. In a round without windows, such as the first, the term computes nothing
+    and draws no random number. A step costs one more forward pass and two more backward passes.
 
     Args:
         network: the site's network.
-        name: under which the value is logged.
+        name: name under which the value is logged.
         inner: size of the look-ahead step, >= 0.
-        clip: largest entry of the gradient in it, > 0.
+        clip: limit of the gradient's entries in that step, > 0.
         gamma: factor of the contrast, >= 0.
-        temperature: of the contrast, > 0.
-        tau: least confidence of a label of the site's own images, in [0, 1].
+        temperature: temperature of the contrast, > 0.
+        tau: minimum confidence of a label of the site's own images, in [0, 1].
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
-        label_schedule: how the factor of the loss of the site's own images changes: they have labels that a student
-            makes itself.
+        label_schedule: schedule of the factor of the loss of the site's own images, whose labels the student makes.
 
     Raises:
-        Refused: an argument out of range; a network whose head is not known.
+        Refused: an argument out of range; a network with an unknown head.
 
     Example::
 
@@ -276,12 +275,12 @@ class EpisodicTerm(FeatureTerm):
         say_read(engine, ("weak",))
 
     def __call__(self, engine: Any) -> None:
-        """Adds the term, once there are windows."""
+        """Adds the term if there are windows."""
         if self.windows is not None and len(self.windows):
             super().__call__(engine)
 
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
-        """The outer loss; also records ``<name>_contrast``."""
+        """Returns the outer loss; also records ``<name>_contrast``."""
         network, output = engine.network, engine.state.output
         truth, before = output["label"], self._features.kept[0]
         images, count = [output["image"]], len(truth)
@@ -295,7 +294,7 @@ class EpisodicTerm(FeatureTerm):
             factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
             loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
         features = [before, self._features.kept[-1][:count]]
-        planes = truth if truth.shape[1] == 1 else truth[:, 1:]  # of several classes each has a border of its own
+        planes = truth if truth.shape[1] == 1 else truth[:, 1:]  # each of several classes has its own border
         contrast = torch.stack([self._contrast(features, plane) for plane in planes.split(1, dim=1)]).sum()
         record(engine, f"{self.name}_contrast", contrast)
         return loss + self.gamma * contrast
@@ -306,7 +305,7 @@ class EpisodicTerm(FeatureTerm):
         return restyled(images, chosen, torch.rand(len(images)).to(images.device)).clamp(0, 1)
 
     def _ahead(self, engine: Any) -> dict[str, Tensor]:
-        """The network's parameters after a step down the gradient of the labelled batch's loss."""
+        """Returns the network's parameters after a gradient step of the labelled batch's loss."""
         output = engine.state.output
         loss = engine.loss_function(output["pred"], output["label"])
         named = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}

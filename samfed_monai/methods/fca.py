@@ -1,4 +1,4 @@
-"""FCA, our reading (arXiv 2504.18020): units of SAM's adapter whose updates agree are averaged, others are not."""
+"""FCA, our reading (arXiv 2504.18020): units of SAM's adapter are averaged where the sites' updates agree."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def agreement(updates: Tensor, counts: Tensor) -> Tensor:
-    """Cosine of each site's update of a unit and the weighted mean of the others' updates.
+    """Returns the cosine between each site's update of a unit and the weighted mean of the others' updates.
 
-    0 where one of the two did not move: nothing speaks for taking the others' values.
+    It is 0 if one of the two is 0: nothing then supports the others' values.
 
     Args:
-        updates: (S, U, K) float, what each of S sites added to the K numbers of each of U units.
+        updates: (S, U, K) float, the change that each of S sites made to the K numbers of each of U units.
         counts: (S,) float > 0, weights of the sites.
 
     Returns:
@@ -37,7 +37,7 @@ def agreement(updates: Tensor, counts: Tensor) -> Tensor:
 
 
 def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
-    """Each site's units: the mean of those who hold a unit in common, as far as the mask says so, else its own.
+    """Returns each site's units: where its mask is 1, the mean over all sites with a mask of 1; its own elsewhere.
 
     Args:
         values: (S, U, K) float, the sites' weights.
@@ -45,7 +45,7 @@ def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
         counts: (S,) float > 0.
 
     Returns:
-        (S, U, K) float: with masks of 1 the weighted mean for everybody, with masks of 0 ``values``.
+        (S, U, K) float: with all masks 1 the weighted mean at every site, with all masks 0 ``values``.
     """
     shares = masks * counts[:, None]
     total = shares.sum(dim=0).clamp(min=torch.finfo(values.dtype).tiny)
@@ -56,21 +56,22 @@ def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
 class ClientTailored(FedAvg):
     """Client-tailored adapters (FCA, Hu et al., arXiv 2504.18020): common and individual units of every site's update.
 
-    From the paper: an adapter in a medical foundation model is split into common, client-invariant and individual,
-    client-specific units, of which the first are updated globally and the others independently; binary updating (BFU)
-    decides; smooth updating (SFU), which weighs, is not here. The variant ``fca`` does so with the LoRA of SAM. **Our
-    reading**: a unit is one entry of a tensor's first dimension (an output channel, a rank of a LoRA matrix); it is
-    common where a site's update of it points where the mean update of the others points (:func:`agreement`); common
-    units get the mean of those who hold them in common (:func:`tailored`). Integer tensors are FedAvg's.
+    From the paper: an adapter in a medical foundation model is split into common, client-invariant units, which are
+    updated globally, and individual, client-specific units, which are updated independently; binary updating (BFU)
+    decides. Smooth updating (SFU), which weights them, is not implemented. The variant ``fca`` does this with the LoRA
+    of SAM. **Our reading**: a unit is one entry of a tensor's first dimension (an output channel, a rank of a LoRA
+    matrix); it is common at a site if the site's update of it points in the direction of the others' mean update
+    (:func:`agreement`); common units get the mean of the sites where they are common (:func:`tailored`). Integer
+    tensors are those of FedAvg.
 
-    Sites train what they are sent, as in FedAvg; the server sends each its own model, and each is scored on that. A
-    site that did not answer keeps its model. Hospitals that take no part are scored on FedAvg's mean. Bytes are those
-    of FedAvg; memory and each stored round at the server are ``2 N`` and ``N`` models.
+    The server sends each site its own model, which is trained and scored there. A site without an update in a round
+    keeps its model. Unseen hospitals are scored on FedAvg's mean. Bytes are those of FedAvg; memory and each stored
+    round at the server are ``2 N`` and ``N`` models.
 
     Args:
         threshold: agreement, in [-1, 1], above which a unit is common.
-        patterns: shell-style patterns of the names that are tailored; ``null`` tailors all that is shared. Others are
-            averaged.
+        patterns: shell-style patterns of the names that are tailored; ``null`` tailors all shared tensors. The others
+            are averaged.
 
     Raises:
         Refused: an option out of its range; at :meth:`attach`, a pattern that matches nothing.

@@ -1,4 +1,4 @@
-"""FedALA (arXiv 2212.01197): each site learns how much of the global upper layers it takes."""
+"""FedALA (arXiv 2212.01197): each site learns how to mix its own upper layers with the global ones."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from samfed_monai.protocol.strategy import TrainerSharing
 
 
 def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
-    """``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197); exact at 0 and at 1.
+    """Returns ``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197), exact at 0 and 1.
 
     Args:
-        local, common: weights of the site and of the server, of any one shape.
+        local, common: weights of the site and of the server, of the same shape.
         weight: of the same shape, in [0, 1].
     """
     return torch.lerp(local, common, weight)
 
 
 def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rate: float) -> Tensor:
-    """One gradient step of the mixing weights, clipped to [0, 1] (FedALA).
+    """Takes one gradient step of the mixing weights, clipped to [0, 1] (FedALA).
 
-    The loss depends on a mixing weight through one element alone, so its gradient there is ``gradient (common -
-    local)``.
+    Each mixing weight affects one element of the mixture, so its gradient is ``gradient (common - local)``.
 
     Args:
         weight: mixing weights in [0, 1].
-        gradient: of the loss with respect to the mixture; all of one shape.
-        local, common: what is mixed.
+        gradient: gradient of the loss with respect to the mixture; all tensors have the same shape.
+        local, common: the weights that are mixed.
         rate: step size.
     """
     return (weight - rate * gradient * (common - local)).clamp_(0.0, 1.0)
@@ -42,17 +41,17 @@ def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rat
 class AdaptiveMixing(TrainerSharing):
     """FedALA (Zhang et al., arXiv 2212.01197): adaptive local aggregation. FedICRA's form of it is another method.
 
-    A round: the lower layers and all running statistics are replaced by the global ones; the upper layers start from
-    ``local + W (global - local)``. Before the local epoch the site looks at a few batches with its own loss and moves
-    ``W`` alone: ``W <- clip(W - rate dL/dW, 0, 1)``. ``W`` begins with ones, which is FedAvg, and is kept from round to
-    round. Then the local epoch trains the mixture, which is what leaves the site. The first round, in which both sides
-    are the same, mixes nothing. The mean of ``W`` is reported as ``term_mixed``.
+    In each round the lower layers and all running statistics are replaced by the global ones; the upper layers start
+    from ``local + W (global - local)``. Before the local epoch, ``W`` alone is trained on a few batches with the site's
+    loss: ``W <- clip(W - rate dL/dW, 0, 1)``. ``W`` starts with ones, which is FedAvg, and is kept from round to round.
+    The local epoch then trains the mixture, which is sent. In the first round both sides are equal and nothing is
+    mixed. The mean of ``W`` is reported as ``term_mixed``.
 
     Args:
-        upper: part of the trained tensors, the last ones in the network's order, that are mixed, in (0, 1].
+        upper: part of the trained tensors that is mixed, the last ones in the network's order, in (0, 1].
         rate: step size of ``W`` (FedALA: 1).
-        batches: batches a round from which ``W`` learns.
-        first_batches: the same in the first round that mixes; FedALA goes on until the loss no longer changes.
+        batches: number of batches per round to train ``W`` on.
+        first_batches: the same in the first round that mixes; FedALA continues until the loss no longer changes.
         others: arguments of :class:`TrainerSharing`.
 
     Raises:
@@ -100,13 +99,13 @@ class AdaptiveMixing(TrainerSharing):
     def learn(
         self, round: int, ends: Mapping[str, tuple[Tensor, Tensor]], batches: int, arrived: Mapping[str, Tensor]
     ) -> float:
-        """Puts the mixture into the network, lets its weights learn from some batches, and says their mean.
+        """Loads the mixture into the network, trains the mixing weights on some batches and returns their mean.
 
         Args:
             round: from 0.
-            ends: name to what a weight of 0 and one of 1 mean.
-            batches: how many; 0 leaves the weights as they are.
-            arrived: the server's tensors; those that are not trained, running statistics, are put back afterwards.
+            ends: by name, the tensors for a mixing weight of 0 and of 1.
+            batches: number of batches; 0 leaves the mixing weights unchanged.
+            arrived: the server's tensors; untrained ones (running statistics) are restored afterwards.
         """
         self._mix(ends)
         if batches:
@@ -147,4 +146,4 @@ class AdaptiveMixing(TrainerSharing):
                 self._weights[name] = learned(self._weights[name], gradient, mine, theirs, self.rate)
         self._mix(self._ends)
         for weight in self.network.parameters():
-            weight.grad = None  # the optimizer passes over what has no gradient: nothing but W has moved
+            weight.grad = None  # the optimizer skips weights without a gradient, so that only W changes

@@ -18,10 +18,10 @@ _HALF = (torch.float16, torch.bfloat16)
 class FedAvg(Strategy):
     """Federated averaging (McMahan et al., arXiv 1602.05629, algorithm 1).
 
-    The mean is kept as it grows, ``m += (n_i / (n_1 + ... + n_i)) (w_i - m)``, in one buffer that changes places with
-    the global weights when the round is finished: two models in memory, whatever the number of sites, and equal
-    weights stay equal to the last bit. Integer tensors (BatchNorm's counters) are never averaged: they are those of
-    the site with most images, the first by name among equals. Half precision is averaged in float32.
+    A running mean, ``m += (n_i / (n_1 + ... + n_i)) (w_i - m)``, is kept in one buffer that is swapped with the global
+    weights at the end of the round: two models in memory, whatever the number of sites, and equal weights stay equal
+    to the last bit. Integer tensors (BatchNorm's counters) are not averaged but taken from the site with most images,
+    the first by name among equals. Half precision is averaged in float32.
 
     Example::
 
@@ -48,7 +48,7 @@ class FedAvg(Strategy):
             torch._foreach_lerp_(buffers, values, update.n / total)
         else:
             torch._foreach_copy_(buffers, values)
-        self._total = total  # from here on the answer counts: all that needs memory is done
+        self._total = total  # the update counts from here on; nothing below allocates memory
         rank = (-update.n, site)
         if self._largest is None or rank < self._largest:
             self._largest = rank
@@ -77,10 +77,10 @@ def _buffer(tensor: Tensor) -> Tensor:
 
 
 class PersonalFedAvg(FedAvg):
-    """The server of Ditto and of adaptive mixing: the mean of what sites send; each site is scored on its own network.
+    """The server of Ditto and of adaptive mixing: FedAvg, with each site scored on its own network.
 
-    What a site does with the global weights, and what it answers, is up to its sharing (:class:`DittoSharing`,
-    :class:`AdaptiveMixing`). Hospitals that take no part are scored on the mean. Bytes are those of FedAvg.
+    A site's sharing (:class:`DittoSharing`, :class:`AdaptiveMixing`) decides how the global weights are used and which
+    weights are sent. Unseen hospitals are scored on the mean. Bytes are those of FedAvg.
 
     Example::
 
@@ -97,15 +97,14 @@ class PersonalFedAvg(FedAvg):
 class FedAvgWithStatistics(FedAvg):
     """FedAvg, whose server also keeps an image-derived statistic of every site and sends each site those of the others.
 
-    Weights go down with the statistics of the others beside them, never a site's own. What leaves is under the policy
-    for image-derived statistics (``privacy#statistics``). A method says which statistic (:attr:`statistic`), sets
-    :attr:`collected`, and may say when sites are asked.
+    A site receives the others' statistics beside the weights, never its own. Statistics leave a site under the policy
+    ``privacy#statistics``. A subclass sets :attr:`statistic` and :attr:`collected`, and may override :meth:`asking`.
     """
 
     collected: Collected
 
     def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
-        """Messages of a round, which ask for what is missing: each site is asked until it has answered once."""
+        """Adds the request for statistics to a round's messages, for each site until it has sent them once."""
         return self.collected.asking(messages)
 
     def configure(self, round: int) -> dict[str, Message]:

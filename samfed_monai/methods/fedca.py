@@ -1,4 +1,4 @@
-"""FedCA (arXiv 2010.08982): the encoder is trained first, by contrast with a shared dictionary and by alignment."""
+"""FedCA (arXiv 2010.08982): the encoder is trained first, by contrast with a shared dictionary and alignment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from samfed_monai.protocol.strategy import Server, Strategy
 def contrastive_loss(
     queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float, own: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE: each query against its own key and against all others of the dictionary (He et al., arXiv 1911.05722).
+    """InfoNCE of each query with its own key and all keys of the dictionary (He et al., arXiv 1911.05722).
 
     ``-log exp(q k / T) / (exp(q k / T) + sum_d exp(q d / T))``, the mean over queries.
 
@@ -38,7 +38,7 @@ def contrastive_loss(
         queries, keys: (B, D) float of length 1; keys without gradient.
         dictionary: (N, D) float of length 1; N may be 0, and the loss is then 0.
         temperature: T > 0.
-        own: (B, N) bool, keys of the query's own image, which are left out; ``None``: there are none.
+        own: (B, N) bool, keys of the query's own image, which are excluded; ``None`` excludes none.
 
     Returns:
         a scalar >= 0.
@@ -51,20 +51,20 @@ def contrastive_loss(
 
 
 def alignment_loss(own: Tensor, base: Tensor) -> Tensor:
-    """Mean squared distance of two encoders' features of the same public images (FedCA, alignment module); 0 for equal.
+    """Mean squared distance of two encoders' features of the same public images (FedCA, alignment module).
 
     Args:
         own: (B, D) float, with gradient.
-        base: (B, D) float, without.
+        base: (B, D) float, without gradient.
     """
     return (own - base.detach()).square().sum(dim=1).mean()
 
 
 class Dictionary:
-    """The keys that were seen last, in a queue.
+    """A queue of the most recent keys.
 
     Args:
-        length: how many at the most, > 0.
+        length: maximum number of keys, > 0.
     """
 
     def __init__(self, length: int) -> None:
@@ -73,16 +73,16 @@ class Dictionary:
         self._images: list[str] = []
 
     def like(self, keys: Tensor) -> Tensor:
-        """All keys, (N, D), of the device of ``keys``."""
+        """Returns all keys, (N, D); while empty, a (0, D) tensor like ``keys``."""
         return keys.new_zeros(0, keys.shape[1]) if self._keys is None else self._keys
 
     def of(self, images: Sequence[str]) -> Tensor:
-        """Which keys are of which image, (B, N) bool."""
+        """Whether each key belongs to each of the images, (B, N) bool."""
         rows = [[image == key for key in self._images] for image in images]
         return torch.tensor(rows, dtype=torch.bool).reshape(len(images), len(self._images))
 
     def add(self, keys: Tensor, images: Sequence[str]) -> None:
-        """Puts keys (B, D), each of an image, behind the others, and lets go of the oldest."""
+        """Appends keys (B, D), one per image, and drops the oldest."""
         keys = keys.detach()
         self._keys = (keys if self._keys is None else torch.cat([self._keys, keys]))[-self.length :]
         self._images = [*self._images, *images][-self.length :]
@@ -92,30 +92,30 @@ class Dictionary:
 class ContrastiveTerm(Term):
     """Contrast on the site's images and alignment on public ones, in the first rounds (FedCA: Zhang et al. 2010.08982).
 
-    Features are the mean over the deepest map of the encoder, of length 1. A query is the student's of the strong view,
-    its key that of a moving average of the student of the weak view; the rest of the dictionary are keys of earlier
-    batches, but for those of the same image, and what the other sites shared (:class:`SharedFeatures`). Alignment holds
-    the student's features of the public batch near those of the network that the round began with (the paper: of a base
-    network trained on a public set). The student is in train mode, the two others are in eval mode: batch norm keeps
-    even equal encoders apart, which the alignment sees too.
+    Features are the mean over the encoder's deepest map, normalised to length 1. A query is the student's feature of
+    the strong view; its key is the feature of the weak view from a moving average of the student. The rest of the
+    dictionary are keys of earlier batches, without those of the same image, and the features that the other sites
+    shared (:class:`SharedFeatures`). Alignment keeps the student's features of the public batch near those of the
+    network at the start of the round (the paper: of a base network trained on a public set). The student is in train
+    mode, the other two in eval mode, so that batch norm separates even equal encoders; the alignment includes this.
 
-    ``alone`` is the paper's: in these rounds nothing but contrast and alignment is learned, no label of any kind, and
-    the decoder does not move; the strategy :class:`ContrastBeforeLabels` lets the warm start follow. Otherwise the
-    public labels' loss and every other term stay beside them.
+    ``alone`` is the paper's form: in these rounds the loss is contrast and alignment only, without any label, and the
+    decoder does not change; the strategy :class:`ContrastBeforeLabels` then runs the warm start. Otherwise they are
+    added to the loss of the public labels and every other term.
 
-    Ours: keys of a site's own images begin anew in each round. There is no projection head.
+    Ours: the keys of a site's own images are dropped at the start of each round. There is no projection head.
 
-    In the rounds after, and with ``rounds`` 0 in all, it computes nothing and draws no random number: such a run is one
-    without it to the bit. In its rounds a step costs three more forward passes and two backward passes. It records
-    ``contrast_alignment``.
+    After the first ``rounds`` rounds the term computes nothing and draws no random number: a run with ``rounds`` 0
+    equals one without the term to the bit. In its rounds a step costs three more forward passes and two backward
+    passes. It records ``contrast_alignment``.
 
     Args:
-        name: under which the contrast is logged.
-        rounds: how many of the first rounds it takes part in, >= 0.
+        name: name under which the contrast is logged.
+        rounds: number of first rounds in which it is used, >= 0.
         queue: length of the dictionary, >= 1.
         temperature: T > 0.
-        decay: of the moving average, in [0, 1).
-        alignment: factor of the alignment beside the contrast, >= 0.
+        decay: decay of the moving average, in [0, 1).
+        alignment: factor of the alignment, relative to the contrast, >= 0.
         alone: whether it is the whole loss of its rounds.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
@@ -144,12 +144,12 @@ class ContrastiveTerm(Term):
         super().__post_init__()
         self._value = torch.zeros(())
         self.dictionary = Dictionary(self.queue)
-        #: Features of the other sites, (N, D) float of length 1; ``None`` until there are some.
+        #: Features of the other sites, (N, D) float of length 1; ``None`` until some arrive.
         self.shared: Tensor | None = None
         self._base, self._average = NetworkCopy(), NetworkCopy()
 
     def attach(self, engine: Any) -> None:
-        """Binds the term, unless it takes part in no round."""
+        """Binds the term unless ``rounds`` is 0."""
         if self.rounds:
             super().attach(engine)
             engine.add_event_handler(Events.STARTED, self._started)
@@ -161,18 +161,18 @@ class ContrastiveTerm(Term):
             super().__call__(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """Contrast, and ``alignment`` times the alignment."""
+        """Returns the contrast plus ``alignment`` times the alignment."""
         queries = _encoded(engine, guidance.view("image_strong", asked_by=self.where), engine.network)
         public = torch.as_tensor(engine.state.batch["image"]).to(queries.device)
         with torch.no_grad():
             keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
             base = _encoded(engine, public, self._base.network) if self.alignment else None
-        images = guidance.batch.get("image_sha256")  # a user's own data set may not have it
+        images = guidance.batch.get("image_sha256")  # a user's own dataset may not have it
         dictionary = self.dictionary.like(keys)
         if self.shared is not None:
             dictionary = torch.cat([dictionary, self.shared.to(keys)])
         own = None if images is None else self.dictionary.of(images).to(keys.device)
-        if own is not None:  # what others shared is of other images
+        if own is not None:  # shared features are of other images
             own = functional.pad(own, (0, len(dictionary) - own.shape[1]))
         value = contrastive_loss(queries, keys, dictionary, self.temperature, own)
         self.dictionary.add(keys, images or [""] * len(keys))
@@ -194,7 +194,7 @@ class ContrastiveTerm(Term):
     def _started(self, engine: Any) -> None:
         last = IterationEvents.LOSS_COMPLETED
         if self.alone and not engine.has_event_handler(self._be_alone, last):
-            engine.add_event_handler(last, self._be_alone)  # now that every other term is bound, behind them all
+            engine.add_event_handler(last, self._be_alone)  # bound here to run after every other term
         self.dictionary = Dictionary(self.dictionary.length)
         if self._takes_part(engine):
             self._base.sync(engine.network)
@@ -210,7 +210,7 @@ def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
 
 
 def features_of(network: nn.Module, run: Callable[[], object]) -> Tensor:
-    """Means over the deepest feature map in one call, of length 1: (B, D)."""
+    """Returns the means over the encoder's deepest map in one call of ``run``, normalised to length 1: (B, D)."""
     return functional.normalize(encoder_maps(network, run)[-1].float().mean(dim=(2, 3)), dim=1)
 
 
@@ -219,17 +219,17 @@ FEATURES = "features"
 
 @dataclass(kw_only=True, eq=False)
 class SharedFeatures(MeansOfGroups):
-    """A site's part of the common dictionary, which it sends after each round of contrast; and what it takes of others.
+    """Sends a site's part of the common dictionary after each round of contrast, and receives those of the others.
 
     The paper aggregates the representations of every client's images and shares them with all. Here an entry is the
-    mean over several images' features, as many as the policy for image-derived statistics asks for, and what comes is
-    of length 1 before it is used.
+    mean over the features of several images, as many as the policy for image-derived statistics requires; received
+    features are normalised to length 1.
 
     Args:
-        network: the site's.
-        term: is given the others' features before each local epoch.
-        entries: means that leave.
-        data, transform, seed, site: of :class:`MeansOfGroups`.
+        network: the site's network.
+        term: the term that gets the others' features before each local epoch.
+        entries: number of means that leave the site.
+        data, transform, seed, site: see :class:`MeansOfGroups`.
 
     Raises:
         Refused: a number out of its range.
@@ -264,20 +264,20 @@ class SharedFeatures(MeansOfGroups):
 class ContrastBeforeLabels(FedAvgWithStatistics):
     """FedAvg whose first rounds come before the warm start: FedCA's pre-training of the encoder (stage 0).
 
-    Those rounds begin with the network as it is built; after the last of them the server trains what they came to on
-    the public set, as it does before round 0 in any other run, and the rounds with labels go on from there. With 0 such
-    rounds it is FedAvg, with the warm start before round 0. Rounds of a schedule are counted from the first one.
+    Those rounds start from the untrained network; after the last of them the server trains their result on the public
+    set (the warm start, which any other run does before round 0), and the rounds with labels continue from there. With
+    0 such rounds it is FedAvg, with the warm start before round 0. Schedules count these rounds too.
 
-    From the second of those rounds on each site is sent what the others shared at the end of the one before
-    (:class:`SharedFeatures`, under ``privacy#statistics#features``): the common dictionary.
+    From the second of those rounds on, each site receives the common dictionary: the features that the others shared
+    at the end of the previous round (:class:`SharedFeatures`, under ``privacy#statistics#features``).
 
     Args:
-        rounds: that come before, >= 0; those of the bundle's :class:`ContrastiveTerm`.
-        share: whether there is a common dictionary; without it, or with one round, nothing but weights leaves a site.
-        entries: of each site, as :class:`SharedFeatures` has them.
+        rounds: number of rounds before the warm start, >= 0; ``rounds`` of the bundle's :class:`ContrastiveTerm`.
+        share: whether there is a common dictionary; without it, or with one round, only weights leave a site.
+        entries: number of entries per site, as in :class:`SharedFeatures`.
 
     Raises:
-        Refused: an option out of its range; at :meth:`attach`, no round that is left for the labels.
+        Refused: an option out of its range; at :meth:`attach`, no round left for the labels.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""FedDA (arXiv 2509.23907): a site's features are made like the global network's, or like another site's in turn."""
+"""FedDA (arXiv 2509.23907): a site's features are aligned with the global network's, or with other sites' in turn."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_lea
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
-    """``values``, whose gradient is that of what follows times -1 (Ganin et al., JMLR 2016, section 4.2)."""
+    """Returns ``values`` with the gradient multiplied by -1 (Ganin et al., JMLR 2016, section 4.2)."""
     return 2 * values.detach() - values
 
 
-_LEAST = 8  # pixels of a map's side that the discriminator needs: its three convolutions leave 2 of them
+_LEAST = 8  # minimum side in pixels of the discriminator's input; its three convolutions reduce it to 2
 
 
 @dataclass(kw_only=True, eq=False)
 class DomainAlignmentTerm(Term):
-    """Makes the encoder's features of the site's images like those of another network (FedDA).
+    """Aligns the encoder's features of the site's images with those of another network (FedDA).
 
     Zhou et al. (arXiv 2509.23907): source features are the local network's, target features the global one's
     (FedDA-joint) or another site's (FedDA-cyclic, with :class:`TargetGuide` as guide); we had the abstract and public
-    summaries. MONAI's :class:`PatchDiscriminator` tells the two apart, and the network is trained against it through a
-    reversed gradient, in one backward pass; the discriminator takes steps of its own Adam. It looks at the deepest map
-    of at least 8 pixels a side, on the weak view; the site's network is in train mode, as in its other passes, the
-    target's in eval mode, so that batch norm alone keeps equal networks apart.
+    summaries. MONAI's :class:`PatchDiscriminator` learns to distinguish the two, and the network is trained against it
+    by gradient reversal in one backward pass; the discriminator has its own Adam optimizer. Its input is the deepest
+    map of at least 8 pixels a side, of the weak view. The site's network is in train mode, as in its other passes, the
+    target in eval mode, so that batch norm separates even equal networks.
 
-    Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
-    round) and nothing of it is kept or sent.
+    Ours: the discriminator is reset in every round, so that a round stays a function of (weights, seed, site, round);
+    it is neither kept nor sent.
 
-    It costs two more forward passes and one backward pass a step. It records ``separated``, the share of
-    patches that the discriminator names rightly; one half is success.
+    A step costs two more forward passes and one more backward pass. The term records ``separated``, the share of
+    patches that the discriminator classifies correctly; one half is success.
 
     Args:
         guide: the network whose features are the target.
-        name: under which the value is logged.
-        rate: of the discriminator's Adam, > 0.
+        name: name under which the value is logged.
+        rate: learning rate of the discriminator's Adam, > 0.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -82,13 +82,13 @@ class DomainAlignmentTerm(Term):
         return (self.guide.name,)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term and the discriminator's own step."""
+        """Binds the term and the discriminator's optimizer step."""
         super().attach(engine)
         engine.add_event_handler(Events.STARTED, self._forget)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._step)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The discriminator's cross entropy."""
+        """Returns the discriminator's cross entropy."""
         image = guidance.view("image", asked_by=self.where)
         own = self._features(engine, image, engine.network)
         with torch.no_grad():
@@ -98,7 +98,7 @@ class DomainAlignmentTerm(Term):
                 spatial_dims=2, channels=16, in_channels=own.shape[1], out_channels=1, num_layers_d=1
             ).to(own.device)
             self._optimizer = torch.optim.Adam(self._discriminator.parameters(), self.rate)
-        # in one batch: normalised apart, features of another scale would look alike
+        # in one batch: normalised separately, features of different scale would look alike
         source, other = self._discriminator(torch.cat([reversed_gradient(own), target]))[-1].chunk(2)
         record(engine, "separated", (torch.cat([source < 0, other > 0]).float().mean()))
         zeros, ones = torch.zeros_like(source), torch.ones_like(other)
@@ -123,14 +123,14 @@ class DomainAlignmentTerm(Term):
 
 
 TARGET = "target."
-"""What names of another site's weights begin with in a message."""
+"""Prefix in a message for the names of another site's weights."""
 
 
 class TargetGuide(GlobalGuide):
-    """The network of another site as it was sent; the round's global one where none was, as in the first round.
+    """The network of another site; the round's global network if none was sent, as in the first round.
 
     Args:
-        name: what terms call this guide.
+        name: name by which terms refer to this guide.
 
     Example::
 
@@ -142,7 +142,7 @@ class TargetGuide(GlobalGuide):
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes the weights of the next round's target; none is the global network."""
+        """Sets the weights of the next round's target; an empty mapping selects the global network."""
         self._held = dict(weights)
 
     def _started(self, engine: Any) -> None:
@@ -152,10 +152,10 @@ class TargetGuide(GlobalGuide):
 
 
 class TargetSharing(TrainerSharing):
-    """Trains from the global weights, as without it, and gives another site's to the guide.
+    """Trains from the global weights, as usual, and passes another site's weights to the guide.
 
     Args:
-        guide: who holds them.
+        guide: the guide that gets another site's weights.
         others: arguments of :class:`TrainerSharing`.
 
     Example::
@@ -179,29 +179,29 @@ class TargetSharing(TrainerSharing):
 
 
 class CyclicTargets(FedAvg):
-    """FedAvg that also sends each site what another one sent in the round before (FedDA-cyclic).
+    """FedAvg that also sends each site another site's weights of the previous round (FedDA-cyclic).
 
-    In round r the site at place k is sent that of the site at place ``k + 1 + (r - 1) mod (N - 1)``, so that in N - 1
-    rounds it meets all others. The first round, and one after a round in which that site did not answer, has the
-    global network as target. Our reading of "cyclic": we had summaries of the paper.
+    In round r the site at place k gets those of the site at place ``k + 1 + (r - 1) mod (N - 1)``, so that in N - 1
+    rounds it gets those of all others. In the first round, and if that site did not reply in the previous one, the
+    target is the global network. Our reading of "cyclic": we had summaries of the paper.
 
-    **Bytes**: ``3 N`` models down a round, where FedAvg sends ``N``: the new one to be scored, then it and a target.
-    **Models of single sites go to other sites** as they are, not their mean alone. Memory and each stored round: as
-    many models as sites, and two.
+    **Bytes**: ``3 N`` models down per round (FedAvg: ``N``): the new one to score, then that one and a target.
+    **Models of single sites go to other sites** unchanged, not only their mean. Memory and each stored round: two more
+    models than sites.
 
     Example::
 
         "strategy": {"_target_": "samfed_monai.methods.fedda.CyclicTargets"}
     """
 
-    exchange = Exchange()  # the mean alone will not do
+    exchange = Exchange()  # needs each site's update, not only the mean
 
     def require_sites(self, sites: Sequence[str]) -> None:
         hint = "take the variant fedda, whose target is the global network"
         require_least(sites, 2, "one to be another's target", hint)
 
     def target_of(self, site: str, round: int) -> str:
-        """The site whose network is ``site``'s target in a round from 1 on."""
+        """Returns the site whose network is ``site``'s target in ``round``, >= 1."""
         sites = self.server.sites
         return sites[(list(sites).index(site) + 1 + (round - 1) % (len(sites) - 1)) % len(sites)]
 

@@ -1,9 +1,9 @@
 """FedGIN (arXiv 2508.05137): random non-linear intensities as a view, and plain federated averaging.
 
-The authors' client sends its whole state, normalisation layers with it, and the server is Flower's FedAvg
-(github.com/sachugowda/FedGIN). Domain-specific normalisation is an alternative that GIN beats in arXiv 2602.20773; both
-at once is the variant ``fedgin_own_norm``. Their code bends images of one channel and augments no further; ours bends
-three channels, so that a grey image gets colours, behind the bundle's own strong view.
+The authors' client sends its whole state, normalisation layers included, and the server is Flower's FedAvg
+(github.com/sachugowda/FedGIN). Domain-specific normalisation is an alternative that GIN beats in arXiv 2602.20773; the
+variant ``fedgin_own_norm`` combines both. Their code changes images of one channel and uses no other augmentation; ours
+changes three channels, so that a grey image gets colours, after the bundle's own strong view.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from samfed_monai.transforms import StrongViewd
 
 
 def random_intensities(image: Tensor, *, generator: torch.Generator, layers: int = 4, width: int = 2) -> Tensor:
-    """``g(x)``: an image through a small convolutional network of random weights, which blurs little and moves nothing.
+    """Passes an image through a small convolutional network of random weights, which blurs little and moves no pixel.
 
-    Ouyang et al. (arXiv 2111.12525, section III-B, GIN): each layer has kernels of 1 or 3 pixels a side, weights and
-    biases drawn from N(0, 1), and a leaky ReLU behind it but for the last.
+    Ouyang et al. (arXiv 2111.12525, section III-B, GIN): each layer has kernels of 1 or 3 pixels a side and weights and
+    biases drawn from N(0, 1); all but the last are followed by a leaky ReLU.
 
     Args:
         image: (C, H, W) float.
         generator: source of all weights, on the CPU.
-        layers: convolutions, >= 1.
+        layers: number of convolutions, >= 1.
         width: channels between them.
 
     Returns:
-        (C, H, W) float, not bounded.
+        ``g(x)``, (C, H, W) float, unbounded.
     """
     changed = image[None]
     for layer in range(layers):
@@ -48,9 +48,9 @@ def random_intensities(image: Tensor, *, generator: torch.Generator, layers: int
 
 
 def mixed_intensities(image: Tensor, changed: Tensor, alpha: float) -> Tensor:
-    """``y = alpha g(x) + (1 - alpha) x``, scaled so that ``|y| = |x|`` (Frobenius; GIN, equation 3).
+    """Returns ``y = alpha g(x) + (1 - alpha) x``, scaled so that ``|y| = |x|`` (Frobenius; GIN, equation 3).
 
-    ``alpha = 0`` returns ``image`` itself, and so do a mixture of norm 0 and one that is not finite.
+    With ``alpha = 0``, or if the mixture has norm 0 or is not finite, ``image`` is returned.
 
     Args:
         image, changed: (C, H, W) float.
@@ -67,16 +67,16 @@ def mixed_intensities(image: Tensor, changed: Tensor, alpha: float) -> Tensor:
 
 
 class IntensityViewd(StrongViewd):
-    """The strong view, with its intensities bent by a random network: FedGIN's augmentation (Nagaraju et al.).
+    """The strong view with intensities changed by a random network: FedGIN's augmentation (Nagaraju et al.).
 
-    alpha is drawn evenly from ``[0, most]``, for each image anew. It never moves a pixel, labels and soft masks of the
-    weak view hold for it. Values may leave [0, 1], since the norm is kept. Random numbers are the transform's own, so a
+    alpha is drawn uniformly from ``[0, most]`` for each image. No pixel is moved, so labels and soft masks of the weak
+    view remain valid. Values may leave [0, 1], since the norm is kept. Random numbers are the transform's own, so a
     round stays a function of (seed, site, round).
 
     Args:
-        keys, output_key: as for :class:`StrongViewd`.
-        most: greatest alpha, in [0, 1]; 0 is :class:`StrongViewd` to the bit.
-        layers, width: of :func:`random_intensities` (GIN: 4 and 2).
+        keys, output_key: see :class:`StrongViewd`.
+        most: maximum alpha, in [0, 1]; 0 is :class:`StrongViewd` to the bit.
+        layers, width: see :func:`random_intensities` (GIN: 4 and 2).
         strong: further arguments of :class:`StrongViewd`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""FedICRA (arXiv 2304.05635): channels chosen by site, a decoder that each site mixes anew, a tree energy."""
+"""FedICRA (arXiv 2304.05635): channels selected by site, a decoder mixed at each site in every round, a tree energy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from samfed_monai.protocol.strategy import Server
 
 
 def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> frozenset[str]:
-    """Names of the parameters between encoder and logits, the head's among them.
+    """Returns the names of the parameters between encoder and logits, including the head's.
 
     Args:
-        network: with an ``encoder``, or MONAI's BasicUNet; any other with ``patterns``.
-        patterns: shell-style, in place of what the network shows.
+        network: a network with an ``encoder``, or MONAI's BasicUNet; any other needs ``patterns``.
+        patterns: shell-style patterns of the names, which override the network's structure.
 
     Raises:
-        Refused: no list of patterns, one that matches nothing, or a network that does not show its decoder.
+        Refused: ``patterns`` is no list, a pattern matches nothing, or the network's decoder is unknown.
     """
     where, names = "sharing#decoder", [name for name, _ in network.named_parameters()]
     if patterns is not None:
@@ -51,26 +51,26 @@ def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> 
 class DecoderMixing(AdaptiveMixing):
     """FedICRA's adaptive aggregation (Lin et al., arXiv 2304.05635), as its public code does it.
 
-    A round: encoder and running statistics are replaced by the global ones; the whole decoder starts from
+    In each round encoder and running statistics are replaced by the global ones; the whole decoder starts from
     ``global + W (local - global)``, with ``W`` of ones in every round, so from the site's own. Before the local epoch
-    ``W`` alone learns from a few batches, ``W <- clip(W - rate dL/dW, 0, 1)``, and is then forgotten. What leaves the
-    site are all weights, as in FedAvg. The first rounds, and one in which both sides are alike, mix nothing.
+    ``W`` alone is trained on a few batches, ``W <- clip(W - rate dL/dW, 0, 1)``, and then dropped. All weights are
+    sent, as in FedAvg. The first rounds, and rounds in which both sides are equal, mix nothing.
 
-    Channels are chosen by site inside of the encoder (:mod:`samfed_monai.networks.features`), so they arrive with
-    it. Its code differs from the form of FedALA, which ``fedala`` is: that mixes the last layers alone, starts from the
-    global ones (``W`` is the share of the global weights), and keeps ``W``. Ours: ``L`` is the bundle's whole loss,
-    where the code takes the partial cross entropy alone. The mean of ``W`` is reported as ``term_own``.
+    The channel selection is inside the encoder (:mod:`samfed_monai.networks.features`), so it arrives with it. FedALA
+    (``fedala``) differs: it mixes the last layers only, starts from the global ones (``W`` is the share of the global
+    weights), and keeps ``W``. Ours: ``L`` is the bundle's whole loss; the public code uses the partial cross entropy
+    only. The mean of ``W`` is reported as ``term_own``.
 
     Args:
-        decoder: patterns of the decoder's parameters; ``None`` takes what the network shows (:func:`decoder_names`).
+        decoder: patterns of the decoder's parameters; ``None`` derives them from the network (:func:`decoder_names`).
         rate: step size of ``W`` (the code: 1).
-        batches: batches a round from which ``W`` learns (the code: one epoch).
-        first_batches: the same in the first round that mixes; the code goes on until the loss no longer changes.
-        after: rounds that pass before the first that mixes (the code: 50 steps, of 20 a round).
+        batches: number of batches per round to train ``W`` on (the code: one epoch).
+        first_batches: the same in the first round that mixes; the code continues until the loss no longer changes.
+        after: number of rounds before the first that mixes (the code: 50 steps, of 20 a round).
         others: arguments of :class:`TrainerSharing`.
 
     Raises:
-        Refused: an option out of its range; a network whose decoder is not known.
+        Refused: an option out of its range; a network with an unknown decoder.
 
     Example::
 
@@ -97,7 +97,7 @@ class DecoderMixing(AdaptiveMixing):
 
     @property
     def mixing(self) -> bool:
-        """Whether the trainer runs for ``W`` now, and not for the local epoch."""
+        """Whether the trainer is training ``W`` rather than running the local epoch."""
         return bool(self._ends)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -128,18 +128,18 @@ class DecoderMixing(AdaptiveMixing):
 
 
 class HeadThenBody(PartsInTurn):
-    """Trains the head with the rest of the network at rest, then the rest with the head at rest (FedICRA's code).
+    """Trains the head with the rest of the network frozen, then the rest with the head frozen (FedICRA's code).
 
-    The code: the last convolution in all steps of a round but the last three of twenty. It is passed over while the
-    sharing learns its mixture, which looks at the whole decoder.
+    The code trains the last convolution in all of a round's twenty steps except the last three. The handler is inactive
+    while the sharing trains its mixture, which involves the whole decoder.
 
     Args:
-        sharing: the bundle's, which says when it mixes.
+        sharing: the bundle's sharing, whose :attr:`~DecoderMixing.mixing` the handler reads.
         share: part of an epoch's steps that train the head, rounded up; in (0, 1).
 
     Raises:
-        Refused: a share outside (0, 1); at ``STARTED``, a network without a head, nothing to train in one of the two,
-            or too few steps for both.
+        Refused: a share outside (0, 1); at ``STARTED``, a network without a head, a part without trained weights, or
+            too few steps for both.
 
     Example::
 
@@ -154,7 +154,7 @@ class HeadThenBody(PartsInTurn):
         self.sharing = sharing
 
     def check(self, engine: Any) -> None:
-        """Finds the two parts, and refuses what cannot be trained in turn."""
+        """Finds the two parts; refuses a network that has no weights to train in one of them."""
         if self.sharing.mixing:
             return
         head = set(head_of(engine.network).parameters())
@@ -166,19 +166,19 @@ class HeadThenBody(PartsInTurn):
         self.settle(engine, parts, hint="leave this handler out")
 
     def __call__(self, engine: Any) -> None:
-        """Sets what one iteration trains."""
+        """Sets the trainable weights of one iteration."""
         if not self.sharing.mixing:
             super().__call__(engine)
 
 
 class Trees(NamedTuple):
-    """Spanning trees of a batch's pixels, nodes in the order of their depth.
+    """Spanning trees of a batch's pixels, with nodes in the order of their depth.
 
     Args:
-        node: (N,) long, which pixel of the batch a node is.
-        parent: (N,) long, place of its parent; a root's is its own.
-        levels: where each depth begins, and the end.
-        weight: (N,) float64 in [0, 1], of the edge to the parent.
+        node: (N,) long, the pixel of the batch for each node.
+        parent: (N,) long, index of the parent; a root is its own parent.
+        levels: index of the first node of each depth, then N.
+        weight: (N,) float64 in [0, 1], weight of the edge to the parent.
     """
 
     node: Tensor
@@ -188,12 +188,12 @@ class Trees(NamedTuple):
 
 
 def spanning_trees(guide: Tensor, sigma: float) -> Trees:
-    """Minimum spanning tree of each picture's grid of pixels, four neighbours each (Liang et al., CVPR 2022).
+    """Builds the minimum spanning tree of each image's pixels with four neighbours each (Liang et al., CVPR 2022).
 
     An edge costs ``|g_i - g_j|^2``, and its weight is ``exp(-|g_i - g_j|^2 / sigma)``.
 
     Args:
-        guide: (B, D, H, W) float, what pixels are compared by.
+        guide: (B, D, H, W) float, the values by which pixels are compared.
         sigma: > 0.
     """
     batch, _, height, width = guide.shape
@@ -204,13 +204,13 @@ def spanning_trees(guide: Tensor, sigma: float) -> Trees:
     flat = guide.detach().cpu().double().flatten(2).numpy()
     nodes, parents, depths, weights = [], [], [], []
     for number, values in enumerate(flat):
-        cost = np.square(values[:, one] - values[:, other]).sum(0) + 1  # SciPy takes a cost of 0 for no edge
+        cost = np.square(values[:, one] - values[:, other]).sum(0) + 1  # SciPy treats a cost of 0 as no edge
         tree = csgraph.minimum_spanning_tree(csr_array((cost, (one, other)), shape=(count, count)))
         order, before = csgraph.breadth_first_order(tree, 0, directed=False)
         above = np.where(before[order] < 0, order, before[order])
         place = np.empty(count, dtype=np.int64)
         place[order] = np.arange(count)
-        bounds = [0, 1]  # breadth first: parents ascend, so that a depth ends where parents leave the one before
+        bounds = [0, 1]  # in breadth-first order parents ascend: a depth ends where its parents leave the previous one
         while bounds[-1] < count:
             bounds.append(int(np.searchsorted(place[above], bounds[-1])))
         depths.append(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)))
@@ -227,9 +227,9 @@ def spanning_trees(guide: Tensor, sigma: float) -> Trees:
 
 
 def along_trees(values: Tensor, trees: Trees) -> Tensor:
-    """``sum_j S_ij x_j`` with ``S_ij`` the product of weights on the way from i to j (Song et al., NeurIPS 2019).
+    """Returns ``sum_j S_ij x_j``, ``S_ij`` the product of weights on the path from i to j (Song et al., NeurIPS 2019).
 
-    Exact, in two passes: sums of subtrees go up, what lies elsewhere comes down. ``S`` is symmetric.
+    Exact, in two passes: sums of subtrees go up, those of the rest of the tree come down. ``S`` is symmetric.
 
     Args:
         values: (N, C) float64, of all pixels of the batch.
@@ -247,7 +247,7 @@ def along_trees(values: Tensor, trees: Trees) -> Tensor:
 
 
 class _Filtered(torch.autograd.Function):
-    """``S x / S 1``; its gradient is ``S (g / S 1)``, as S is symmetric. Weights of the tree get none."""
+    """``S x / S 1`` with the gradient ``S (g / S 1)``, as S is symmetric; the tree's weights get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, trees: Trees) -> Tensor:
@@ -260,7 +260,7 @@ class _Filtered(torch.autograd.Function):
 
 
 def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
-    """Each pixel's mean over its whole picture, near ones along the tree of ``guide`` weighing more.
+    """Returns each pixel's weighted mean over its whole image; pixels near it in the tree of ``guide`` weigh more.
 
     Args:
         values: (B, C, H, W) float; it gets a gradient.
@@ -268,7 +268,7 @@ def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
         sigma: > 0; see :func:`spanning_trees`.
 
     Returns:
-        (B, C, H, W) of the type and device of ``values``; computed on the processor in float64.
+        (B, C, H, W) in the dtype and on the device of ``values``; computed on the CPU in float64.
     """
     batch, classes, height, width = values.shape
     flat = values.cpu().double().movedim(1, -1).reshape(-1, classes)
@@ -279,18 +279,18 @@ def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
 def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tensor | None, *, sigma: float) -> Tensor:
     """``1/|U| sum_{i in U} sum_c |p_i^c - q_i^c|`` over the unlabelled pixels U (Liang et al., CVPR 2022, equation 3).
 
-    ``q`` is ``p`` filtered along the tree of the image's colours, then along that of the network's features. It is not
-    detached, as in FedICRA's code.
+    ``q`` is ``p`` filtered along the tree of the image's colours, then along that of the network's features. As in
+    FedICRA's code, it is not detached.
 
     Args:
-        chances: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, and counts for both classes.
+        chances: (B, C, H, W) float in [0, 1]; C = 1 is the foreground and counts for both classes.
         image: (B, 3, H, W) float in [0, 1].
         unknown: (B, 1, H, W) bool, the pixels without a label.
-        features: (B, D, h, w) float, resized to the image; ``None`` filters by colours alone.
-        sigma: of colours (FedICRA: 0.02); that of features is 1.
+        features: (B, D, h, w) float, resized to the image; ``None`` filters by colours only.
+        sigma: sigma for colours (FedICRA: 0.02); that for features is 1.
 
     Returns:
-        A scalar >= 0; 0 where all pixels have a label.
+        A scalar >= 0; 0 if all pixels have a label.
     """
     filtered = tree_filtered(chances, image, sigma)
     if features is not None:
@@ -302,16 +302,16 @@ def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tenso
 
 @dataclass(kw_only=True, eq=False)
 class TreeEnergyTerm(FeatureTerm):
-    """:func:`tree_energy` of the labelled batch: pixels without a label follow those of like colour and features.
+    """:func:`tree_energy` of the labelled batch: unlabelled pixels follow pixels of similar colour and features.
 
-    FedICRA's network has three more heads whose outputs guide three filters in turn; ours has none: the features are
-    the input of the network's head, one filter. They get no gradient through the tree.
+    FedICRA's network has three more heads whose outputs guide three filters in turn; ours uses one filter, with the
+    input of the network's head as features. They get no gradient through the tree.
 
     Args:
         network: the site's network.
-        name: under which the value is logged.
-        sigma: of colours (FedICRA's code: 0.02).
-        step: looks at every ``step``-th pixel of each row and column (ours): trees are built on the processor.
+        name: name under which the value is logged.
+        sigma: sigma for colours (FedICRA's code: 0.02).
+        step: uses every ``step``-th pixel of each row and column (ours), since trees are built on the CPU.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -331,7 +331,7 @@ class TreeEnergyTerm(FeatureTerm):
     weight: float = 0.1
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The tree energy."""
+        """Returns the tree energy."""
         output, step = engine.state.output, self.step
         chances, image, unknown = (
             each[..., ::step, ::step]
@@ -341,13 +341,13 @@ class TreeEnergyTerm(FeatureTerm):
 
 
 class SiteCodes(PersonalFedAvg):
-    """Federated averaging that tells each site who it is: its place among the sites, in the network's own buffer.
+    """Federated averaging that sends each site its place among the sites, in a buffer of the network.
 
-    Every message has the site's code in the buffer ``codes`` of the network's channel selection, 1 at its place, and 1
-    in the second line at every place that is taken; all else is :class:`PersonalFedAvg`. The mean of what sites send
-    back is the mean of their codes: a hospital that took no part is looked at as one that is a little of each (ours;
-    the public code has no such hospital). Where the server adds noise to the mean, it has that of learned parameters
-    alone, and such a hospital is none of them. Places follow the order of the sites' names.
+    Every message has the site's code in the buffer ``codes`` of the network's channel selection: 1 at its place, and in
+    the second row 1 at every place in use; the rest is :class:`PersonalFedAvg`. The mean of the updates holds the mean
+    of the codes, so that an unseen hospital is treated as a mixture of the sites (ours; the public code has no such
+    hospital). If the server adds noise to the mean, only learned parameters are averaged, and an unseen hospital has
+    the code of no site. Places follow the order of the sites' names.
 
     Example::
 
@@ -381,15 +381,15 @@ class SiteCodes(PersonalFedAvg):
 
 @dataclass(kw_only=True, eq=False)
 class SiteContrastTerm(FeatureTerm):
-    """FedICRA's site contrast: channels are chosen unlike those that another site would choose of the same images.
+    """FedICRA's site contrast: the channel weights should differ from those of other sites for the same images.
 
     ``-1/(S - 1) sum_j mean (h(x, own) - h(x, j))^2`` over the other sites j, with ``h`` the channel weights of the
-    labelled images' deepest features and no gradient through those of another site: the public code's ``loss_lc``,
-    which runs the whole network again for each of them and has the same value. It is 0 for a site alone.
+    labelled images' deepest features and no gradient through those of another site. It has the value of the public
+    code's ``loss_lc``, which runs the whole network again for each other site. It is 0 for a single site.
 
     Args:
         network: the site's network, with ``site_channels``.
-        name: under which the value is logged; it is <= 0.
+        name: name under which the value is logged; it is <= 0.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -410,7 +410,7 @@ class SiteContrastTerm(FeatureTerm):
         return selection_of(self.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The mean squared distance to the other sites' channel weights, negative."""
+        """Returns minus the mean squared distance to the other sites' channel weights."""
         selection, features = self.part, self._features.kept[0].float()  # other batches may follow
         own, others = selection.heat(features, selection.codes[0]), selection.others()
         with torch.no_grad():

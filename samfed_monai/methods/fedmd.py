@@ -1,4 +1,4 @@
-"""FedMD (arXiv 1910.03581): sites learn from everybody's mean soft predictions on the public set."""
+"""FedMD (arXiv 1910.03581): sites learn from the mean of all sites' soft predictions on the public set."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 
 class Average(str, Enum):
-    """What of the sites' answers is averaged."""
+    """The quantity that is averaged over sites."""
 
     PROBABILITIES = "probabilities"
     SCORES = "scores"
 
 
-_LEAST = 0.5 / 255  # probability of a mask value of 0: half a step of 8 bits, since its score has no bound
+_LEAST = 0.5 / 255  # probability of a mask value of 0: half an 8-bit step, to keep its score finite
 
 
 def scores_of(masks: Tensor) -> Tensor:
-    """Class scores (logits) of 8-bit masks, up to a constant of each pixel.
+    """Returns class scores (logits) of 8-bit masks, up to a constant per pixel.
 
-    0 and 255 are probabilities half a step of 8 bits inside, so that scores of one class lie within +- 6.23
-    and a site that is sure beyond 8 bits is no surer than that.
+    0 and 255 are read as probabilities half an 8-bit step from 0 and 1, which limits scores of one class to +- 6.23.
 
     Args:
-        masks: (N, C, h, w) uint8; C = 1 is the foreground's.
+        masks: (N, C, h, w) uint8; C = 1 is the foreground.
 
     Returns:
         (N, C, h, w) float64: ``log p - log(1 - p)`` for C = 1, ``log p`` for C > 1.
@@ -43,29 +42,30 @@ def scores_of(masks: Tensor) -> Tensor:
 
 
 def masks_of(scores: Tensor) -> Tensor:
-    """8-bit masks of mean scores: their sigmoid for C = 1, their softmax over C > 1; (N, C, h, w) uint8."""
+    """Returns mean scores as 8-bit masks, (N, C, h, w) uint8: their sigmoid for C = 1, their softmax for C > 1."""
     chances = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(dim=1)
     return (chances * 255).round().to(torch.uint8)
 
 
 class Consensus(Strategy):
-    """The mean of the sites' soft masks of ``D_p`` goes back to all (FedMD: Li & Wang, arXiv 1910.03581, algorithm 1).
+    """Sends the mean of the sites' soft masks of ``D_p`` to all (FedMD: Li & Wang, arXiv 1910.03581, algorithm 1).
 
-    **What is averaged.** ``scores`` is published: algorithm 1 has sites send class scores, and averages those. The
-    softmax of mean scores is the normalised geometric mean of probabilities, so that the same 8-bit masks travel and no
-    site sends more (:func:`scores_of`). ``probabilities`` is ours, and the arithmetic mean: it is the default because
-    results of this project were made with it. They part where sites differ: one that is sure has more say in scores.
+    **What is averaged.** ``scores`` is the paper's: in algorithm 1 sites send class scores, which are averaged. The
+    softmax of mean scores is the normalised geometric mean of probabilities, so the same 8-bit masks are sent and no
+    more bytes (:func:`scores_of`). ``probabilities`` is ours, the arithmetic mean; it is the default because the
+    results of this project were made with it. They differ where sites disagree: confident sites weigh more in scores.
 
-    Every site counts alike and every image is learned (``sharing#gate: "always"``); the server has no network. FedMD's
-    digest on the consensus and its revisit of the private data are this package's public phase and local epoch; the
-    public labels, which FedMD used before its first round, stay in the loss of the public phase here, as in every row.
+    All sites count equally and every image is learned (``sharing#gate: "always"``); the server has no network. FedMD's
+    digest on the consensus and its revisit of the private data are this package's public phase and local epoch. FedMD
+    used the public labels before its first round only; here they stay in the loss of the public phase, as in every
+    method.
 
     Args:
         average: ``probabilities`` or ``scores``.
-        exchange: ``predictions``: there is no network at the server whose weights could travel.
+        exchange: ``predictions``; the server has no network whose weights could be sent.
 
     Raises:
-        Refused: another word for either.
+        Refused: another value of either.
 
     Example::
 

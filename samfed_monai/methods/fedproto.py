@@ -1,4 +1,4 @@
-"""FedProto (arXiv 2105.00243): sites exchange the mean feature of each class and nothing else."""
+"""FedProto (arXiv 2105.00243): sites exchange only the mean feature of each class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 
 def with_background(classes: Sequence[str] | None) -> int:
-    """How many prototypes there are: one for each class, and the background's."""
+    """Returns the number of prototypes: one for each class, and the background's."""
     return len(classes or "1") + 1
 
 
@@ -42,11 +42,11 @@ class ClassSums(NamedTuple):
     counts: Tensor
 
     def plus(self, other: ClassSums | None) -> ClassSums:
-        """Both together."""
+        """Returns the sum of both."""
         return self if other is None else ClassSums(other.sums + self.sums, other.counts + self.counts)
 
     def means(self) -> Tensor:
-        """(K, D); 0 where a class has no pixel."""
+        """Returns the mean features, (K, D); 0 for a class without pixels."""
         return self.sums / self.counts.clamp(min=1e-6)[:, None]
 
 
@@ -55,9 +55,9 @@ def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, 
 
     Args:
         features: (B, D, h, w) float.
-        labels: (B, 1, H, W) class indices; brought to the features' size by the pixel nearest to the middle of each.
-        weights: (B, 1, H, W) float >= 0, likewise; ``None`` counts every pixel.
-        classes: K, the background included.
+        labels: (B, 1, H, W) class indices; resized to the features by nearest-exact interpolation.
+        weights: (B, 1, H, W) float >= 0, resized in the same way; ``None`` counts every pixel.
+        classes: K, including the background.
     """
     size = features.shape[-2:]
     index = F.interpolate(labels.float(), size, mode="nearest-exact").long()[:, 0]
@@ -70,16 +70,16 @@ def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, 
 def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:
     """Mean squared distance of the batch's prototypes to the given ones, over classes that both have.
 
-    FedProto (Tan et al., arXiv 2105.00243, equation 7) with squared L2 divided by the number of channels, so that its
+    FedProto (Tan et al., arXiv 2105.00243, equation 7), with squared L2 divided by the number of channels so that its
     weight does not depend on a network's width.
 
     Args:
-        batch: of this batch, with gradient.
+        batch: sums of this batch, with gradient.
         prototypes: (K, D) float.
-        known: (K,) bool, which classes of ``prototypes`` are meant.
+        known: (K,) bool, whether ``prototypes`` has the class.
 
     Returns:
-        a scalar >= 0; 0 where no class is in both.
+        a scalar >= 0; 0 if no class is in both.
     """
     both = known & (batch.counts > 0)
     distance = (batch.means() - prototypes.detach()).pow(2).mean(dim=1)
@@ -90,19 +90,19 @@ def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tenso
 class PrototypeTerm(FeatureTerm):
     """``weight * mean |prototype_c - global_c|^2``, and the site's own prototypes of the round (FedProto, 2105.00243).
 
-    Features are the input of the network's head. A pixel belongs to the class of its label on the public batch, and to
-    that of the student's own weak view on the private one, where that is surer than ``tau``. In a round without global
-    prototypes it adds nothing and only collects.
+    Features are the input of the network's head. The class of a pixel is its label on the public batch; on the private
+    batch it is the student's prediction for the weak view, where its confidence exceeds ``tau``. In a round without
+    global prototypes the term adds nothing to the loss and only collects.
 
     Args:
         network: the site's network.
-        name: under which the value is logged.
-        tau: how sure a private pixel must be, in [0.5, 1).
-        classes: names of the classes; ``None`` is one.
+        name: name under which the value is logged.
+        tau: minimum confidence of a private pixel, in [0.5, 1).
+        classes: names of the classes; ``None`` means one class.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`; the weight is lambda.
 
     Raises:
-        Refused: numbers out of range; a network whose head is not known.
+        Refused: numbers out of range; a network with an unknown head.
 
     Example::
 
@@ -119,9 +119,9 @@ class PrototypeTerm(FeatureTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.count = with_background(self.classes)
-        #: Of all sites: (K, D) float, and (K,) bool, which of them there are.
+        #: Prototypes of all sites, (K, D) float, and (K,) bool, whether a class has one.
         self.prototypes: tuple[Tensor, Tensor] | None = None
-        #: Sums over the round that was trained last; ``None`` before the first step.
+        #: Sums over the last round of training; ``None`` before its first step.
         self.collected: ClassSums | None = None
         self._batch: ClassSums
 
@@ -134,7 +134,7 @@ class PrototypeTerm(FeatureTerm):
         engine.add_event_handler(Events.STARTED, self._reset)
 
     def __call__(self, engine: Any) -> None:
-        """Collects, and adds the term where there are prototypes to pull towards."""
+        """Collects features, and adds the term if there are global prototypes."""
         record_supervised(engine)
         self._batch = self._sums(engine)
         self.collected = ClassSums(*(each.detach() for each in self._batch)).plus(self.collected)
@@ -142,12 +142,12 @@ class PrototypeTerm(FeatureTerm):
             super().__call__(engine)
 
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
-        """The distance to the prototypes of all sites."""
+        """Returns the distance to the prototypes of all sites."""
         assert self.prototypes is not None
         return prototype_loss(self._batch, *(each.to(self._batch.sums.device) for each in self.prototypes))
 
     def _sums(self, engine: Any) -> ClassSums:
-        features = self._features.kept  # of the public batch first, then of the private strong view
+        features = self._features.kept  # first of the public batch, then of the private strong view
         labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
         labels = labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels
         sums = class_sums(features[0].float(), labels, classes=self.count)
@@ -163,19 +163,19 @@ class PrototypeTerm(FeatureTerm):
 
 MEANS, COUNTS = "prototypes", "counts"
 
-#: From where to where what a site sends may lie. A feature is a number that a network can also hold in half precision;
-#: 1e12 pixels are ten million images' feature maps of 316 x 316. Sums of such products stay far inside float32.
+#: Accepted ranges of a site's values. A feature must fit half precision; 1e12 pixels are ten million feature maps of
+#: 316 x 316. Sums of their products stay well within float32.
 RANGES = {MEANS: (-65504.0, 65504.0), COUNTS: (0.0, 1e12)}
 
 
 class PrototypeSharing(PublicMaskSharing):
-    """Takes the prototypes of all sites and gives its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
+    """Receives the prototypes of all sites and sends its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
 
-    The steps on ``D_p`` before the local epoch use its labels, and the pull towards the prototypes, so that every
-    heterogeneous row takes the same steps.
+    The steps on ``D_p`` before the local epoch use its labels and the term, so that every heterogeneous method takes
+    the same steps.
 
     Args:
-        term: the term that collects the site's own prototypes and pulls towards those of all, in both places.
+        term: the term that collects the site's prototypes and pulls towards those of all sites, in both phases.
         others: arguments of :class:`PublicMaskSharing`; its exchange and gate are not used.
 
     Example::
@@ -206,17 +206,17 @@ class PrototypeSharing(PublicMaskSharing):
 
 
 class Prototypes(Strategy):
-    """The mean of the sites' prototypes, weighted by their pixels, goes back to all (FedProto, equation 6).
+    """Sends the mean of the sites' prototypes, weighted by their pixels, to all (FedProto, equation 6).
 
-    The server has no network. All sites' features must have one width, which need not mean one network. An answer out
-    of :data:`RANGES` is left out; where the guard caps a site's share (:attr:`UpdateGuard.largest_share`), it caps that
-    of its pixels, class by class. It keeps what all sites sent until the round ends: K (D + 1) numbers each.
+    The server has no network. All sites' features must have the same width; their networks may differ. An update
+    outside :data:`RANGES` is left out. If the guard caps a site's share (:attr:`UpdateGuard.largest_share`), it caps
+    the share of its pixels, class by class. All updates are kept until the round ends: K (D + 1) numbers each.
 
     Args:
-        classes: names of the classes; ``None`` is one.
+        classes: names of the classes; ``None`` means one class.
 
     Raises:
-        Refused: at :meth:`attach`, sites whose features differ in width; both are named.
+        Refused: at :meth:`attach`, two sites whose features differ in width; the message names them.
 
     Example::
 
@@ -267,7 +267,7 @@ class Prototypes(Strategy):
             self.means = {MEANS: total.means(), COUNTS: total.counts}
 
     def _counted(self) -> list[Tensor]:
-        """The pixels that each answer counts as, (K,) each."""
+        """Returns the pixels that each update counts as, (K,) each."""
         counts = [answer.counts for answer in self._answers.values()]
         guard = self.server.guard
         if guard is None or guard.largest_share is None or not counts:

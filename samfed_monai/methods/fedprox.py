@@ -1,4 +1,4 @@
-"""FedProx (arXiv 1812.06127): a proximal term that keeps a site's weights near the global ones."""
+"""FedProx (arXiv 1812.06127): a proximal term keeps a site's weights near the global ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from samfed_monai.protocol.strategy import trained_weights
 
 
 class ProximalTerm(Term):
-    """``mu / 2 |w - w_G|^2`` over all trained parameters, not over buffers (FedProx, Li et al., arXiv 1812.06127).
+    """``mu / 2 |w - w_G|^2`` over all trained parameters, without buffers (FedProx, Li et al., arXiv 1812.06127).
 
-    ``w_G`` are the weights as the round starts; a trainer on its own, without rounds, takes those at the start of each
-    epoch. Its gradient is ``mu (w - w_G)``: zero at a round's first step. A part that rests while another is trained
-    (:class:`samfed_monai.handlers.parts_in_turn.PartsInTurn`) counts in the value and takes no gradient.
+    ``w_G`` are the weights at the start of the round, or of each epoch for a trainer without rounds. The gradient is
+    ``mu (w - w_G)``: zero at a round's first step. A part that is frozen while another is trained
+    (:class:`samfed_monai.handlers.parts_in_turn.PartsInTurn`) counts in the value but gets no gradient.
 
     Args:
-        mu: how strongly; the paper tries 0.001, 0.01, 0.1 and 1.
-        name: under which ``1/2 |w - w_G|^2`` is logged.
+        mu: factor of the term; the paper tries 0.001, 0.01, 0.1 and 1.
+        name: name under which ``1/2 |w - w_G|^2`` is logged.
 
     Example::
 
@@ -35,13 +35,13 @@ class ProximalTerm(Term):
         self._anchor: list[tuple[Tensor, Tensor]] = []
 
     def attach(self, engine: Any) -> None:
-        """Binds to the start of a round as well."""
+        """Also binds :meth:`remember` to the start of a round."""
         when_round_starts(engine, self.remember)
         super().attach(engine)
 
     @torch.no_grad()
     def remember(self, engine: Any) -> None:
-        """Takes the network's weights as ``w_G``."""
+        """Stores the network's weights as ``w_G``."""
         self._anchor = [(weight, weight.detach().clone()) for weight in trained_weights(engine.network).values()]
 
     def value(self, guidance: Any, engine: Any) -> Tensor:

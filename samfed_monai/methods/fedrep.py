@@ -11,19 +11,18 @@ from samfed_monai.networks.key_patterns import network_split
 
 
 class AlternatingParts(PartsInTurn):
-    """Trains the personal part with the shared one at rest, then the shared part with the personal one at rest.
+    """Trains the personal part with the shared one frozen, then the shared part with the personal one frozen.
 
-    That is a site's round of FedRep (Collins et al., arXiv 2102.07078, algorithm 1: some epochs of the head, then one
-    of the representation), counted here in steps of an epoch. The part at rest takes no gradient at all; running
-    statistics of a body at rest still follow its images, as in the paper's code. For SAM with experts see
-    ``DecoupledStages``.
+    This is a site's round of FedRep (Collins et al., arXiv 2102.07078, algorithm 1: some epochs of the head, then one
+    of the representation), counted here in steps of an epoch. The frozen part gets no gradient; running statistics of a
+    frozen body are still updated, as in the paper's code. For SAM with experts see ``DecoupledStages``.
 
     Args:
-        personal: patterns of what is personal, the bundle's ``personal``.
+        personal: patterns of the personal weights, the bundle's ``personal``.
         share: part of an epoch's steps that train the personal part, rounded up; in (0, 1).
 
     Raises:
-        Refused: a share outside (0, 1); at ``STARTED``, patterns that match nothing, nothing to train in a part, or
+        Refused: a share outside (0, 1); at ``STARTED``, patterns that match nothing, a part without trained weights, or
             too few steps for both.
 
     Example::
@@ -41,7 +40,7 @@ class AlternatingParts(PartsInTurn):
         self.personal = personal
 
     def check(self, engine: Any) -> None:
-        """Finds the two parts, and refuses what cannot be trained in turn."""
+        """Finds the two parts; refuses a network that has no weights to train in one of them."""
         split = network_split(engine.network, self.personal)
         trained = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
         names = {"personal": split.personal, "shared": split.shared}

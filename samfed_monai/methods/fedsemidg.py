@@ -1,8 +1,8 @@
 """FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gap, labels of two guides, dropout alignment.
 
-The order of a round is that of the authors' code (github.com/dzp2095/FedSemiDG, ``src/fl/server.py``): the first one is
-averaged with equal weights, which its gaps then move; from the second on the round's own gaps move the weights first,
-and the round is averaged with those.
+The order of steps is that of the authors' code (github.com/dzp2095/FedSemiDG, ``src/fl/server.py``): the first round is
+averaged with equal weights, which its gaps then change; from the second round on, the round's own gaps change the
+weights before it is averaged.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from samfed_monai.networks.features import feature_dropout, require_encoder
 from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
-_MOST = 2**24  # numbers that `torch.quantile` takes; of more, every n-th is looked at
+_MOST = 2**24  # limit of `torch.quantile`; of more numbers, every n-th is used
 
 
 def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: float) -> Tensor:
-    """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, cut to [0, 1] and divided by their sum (FGASL's code, GAA).
+    """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, clamped to [0, 1] and divided by their sum (FGASL's code, GAA).
 
-    Gaps that are all 0 return ``weights`` themselves. Equal ones bring uneven weights nearer to one another, since the
-    same is added to all.
+    If all gaps are 0, ``weights`` is returned. Equal gaps make uneven weights more equal, since all grow by the same
+    amount.
 
     Args:
         weights: (N,) float, on the simplex.
-        gaps: (N,) float, one of each site.
+        gaps: (N,) float, one per site.
         round, rounds: r from 0, and R.
         step: s >= 0.
 
@@ -58,13 +58,13 @@ def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: 
 
 
 class GeneralisationAware(LearnedWeights):
-    """Sites whose training went farther from the global model weigh more (Deng et al., arXiv 2501.07378, GAA).
+    """FedAvg in which sites whose training moved farther from the global model weigh more (GAA).
 
-    A site's gap is what its :class:`GapMeter` says. The weights begin alike. Since a round's own gaps decide how it is
-    averaged, all answers are kept until it ends: as many models in memory as sites, and two.
+    Deng et al., arXiv 2501.07378. A site's gap is measured by its :class:`GapMeter`. The weights start equal. A round
+    is averaged by its own gaps, so all updates are kept until it ends: two more models in memory than sites.
 
     Args:
-        step: s, >= 0; 0 is the mean of sites that weigh alike.
+        step: s, >= 0; 0 is the unweighted mean of the sites.
 
     Raises:
         Refused: a step below 0.
@@ -105,16 +105,16 @@ class GeneralisationAware(LearnedWeights):
 
 
 class GapMeter:
-    """Says, as a mean of the round, ``KL(global || own)`` over weak views of the site's images, in nats a pixel.
+    """Adds ``KL(global || own)`` on weak views of the site's images, in nats per pixel, to the means of the round.
 
-    Both networks are in eval mode: the one that the round began with, and the one that it ended with. The authors' code
-    looks at every image of the site, labelled ones too, and leaves out the background's part of a binary mask; this
-    looks at the first ``batches`` of a round's order, and at both parts. List it after ``TermLogger``.
+    It compares the networks at the start and at the end of the round, both in eval mode. The authors' code uses every
+    image of the site, including labelled ones, and omits the background's part for a binary mask; this uses the first
+    ``batches`` of the round's order, and both parts. List it after ``TermLogger``.
 
     Args:
-        loader: the unlabelled images' loader.
+        loader: the loader of the unlabelled images.
         guide: the round's global network.
-        batches: how many it looks at, >= 1.
+        batches: number of batches, >= 1.
 
     Raises:
         Refused: fewer than one batch.
@@ -154,20 +154,20 @@ class GapMeter:
 
 @dataclass(kw_only=True, eq=False)
 class DualGuideTerm(Term):
-    """Labels of two guides' mean, where both are sure by the measure of the labelled batch (FGASL's code, DR).
+    """The loss against the mean of two guides where their entropy is within a quantile of the labelled batch's (DR).
 
-    The label is that of ``(p_first + p_second) / 2``; a pixel counts where the mean of both entropies is at most a
-    threshold. That is the ``rho`` quantile of the labelled batch's entropies, rho from ``start`` to ``end`` over the
-    run, averaged over steps with ``memory``. Ours: the average begins anew with each round, at its first batch (it
-    began at 0 and went on through the run), and the loss is cross entropy and soft Dice (``dice_ce``), normalised by
-    the sum of weights.
+    As in FGASL's code, the label is that of ``(p_first + p_second) / 2``; a pixel counts if the mean of both entropies
+    is at most a threshold, the ``rho`` quantile of the labelled batch's entropies, averaged over steps with ``memory``;
+    rho goes from ``start`` to ``end`` over the run. Ours: the average is reset in each round and starts with its first
+    batch (in the code it starts at 0 and continues through the run), and the loss is cross entropy and soft Dice
+    (``dice_ce``), normalised by the sum of weights.
 
     Records ``dual_sure``, the share of pixels that count.
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         first, second: the guides: the round's global network, and an average of the student.
-        start, end: rho, in (0, 1), ascending.
+        start, end: first and last rho, in (0, 1), ascending.
         memory: part of the old threshold that is kept at each step, in [0, 1).
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
@@ -200,7 +200,7 @@ class DualGuideTerm(Term):
         return (self.first, self.second)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; a round begins without a threshold."""
+        """Binds the term; a round starts without a threshold."""
         super().attach(engine)
         when_round_starts(engine, self._forget)
 
@@ -208,7 +208,7 @@ class DualGuideTerm(Term):
         self._threshold = None
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The loss of the strong view against the guides' label."""
+        """Returns the loss of the strong view against the guides' label."""
         one, other = (guidance.probabilities(name, asked_by=self.where) for name in self.needs)
         with torch.no_grad():
             label, _ = hard_label((one + other) / 2)
@@ -230,16 +230,16 @@ class DualGuideTerm(Term):
 
 @dataclass(kw_only=True, eq=False)
 class DropoutAlignmentTerm(FeatureTerm):
-    """``mean |f - f'|^2`` of the strong view's last features without and with channels dropped (FGASL, PIA).
+    """``mean |f - f'|^2`` of the strong view's last features without and with dropped channels (FGASL, PIA).
 
-    Features are the input of the network's head; ``f'`` comes of encoder maps of which each channel is dropped with a
-    chance of ``drop``. Both have a gradient. It costs one more forward and backward pass a step. Our reading aligns the
-    unlabelled images, the authors' code the labelled ones, too.
+    Features are the input of the network's head; for ``f'`` each channel of the encoder's maps is dropped with
+    probability ``drop``. Both have a gradient. A step costs one more forward and backward pass. Our reading aligns the
+    unlabelled images only, the authors' code also the labelled ones.
 
     Args:
         network: the site's network.
-        name: under which the value is logged.
-        drop: chance of a channel, in [0, 1); 0 is a value of 0 but for the network's own randomness.
+        name: name under which the value is logged.
+        drop: probability to drop a channel, in [0, 1); with 0 only the network's own randomness gives a value.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -261,8 +261,8 @@ class DropoutAlignmentTerm(FeatureTerm):
         require_encoder(self.network, self.where)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The mean squared difference."""
-        clean = self._features.kept[1]  # behind the labelled batch; other terms' passes may follow
+        """Returns the mean squared difference."""
+        clean = self._features.kept[1]  # after the labelled batch; other terms' passes may follow
         with feature_dropout(engine.network, self.drop):
             engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
         return functional.mse_loss(self._features.kept[-1].float(), clean.float())

@@ -1,4 +1,4 @@
-"""SAM-Fed where networks differ: condensation and fusion on the public set (HSSF, IEEE TMI 2024)."""
+"""SAM-Fed for sites with different networks: condensation and fusion on the public set (HSSF, IEEE TMI 2024)."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ MASKS = "masks"
 
 
 def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
-    """``wanted`` of ``count`` places, the first and then at equal distances; ``None`` where that is all of them."""
+    """Returns ``wanted`` of ``count`` indices at equal distances, starting with 0; ``None`` if that is all of them."""
     if wanted is None or wanted >= count:
         return None
     return [place * count // wanted for place in range(wanted)]
 
 
 def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Condensation: for each image the site to learn from, and whether to learn from it at all.
+    """Condensation: selects for each image the site to learn from, and whether to learn from it.
 
     Args:
         sites: (S, N) reliabilities of S sites on N images.
-        own: (N,) the server's.
-        floor: a target must be more reliable than this (HSSF: 0.75).
+        own: (N,) reliabilities of the server.
+        floor: the reliability that a target must exceed (HSSF: 0.75).
 
     Returns:
-        (N,) long, the most reliable site of each image (the first among equals); (N,) bool, whether that site is
+        (N,) long, the most reliable site for each image (the first among equals); (N,) bool, whether that site is
         better than the server and above ``floor``.
     """
     best, site = sites.max(dim=0)
@@ -55,7 +55,7 @@ def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Ten
 
 
 class Travels(str, Enum):
-    """How knowledge travels between unlike networks."""
+    """The data that sites with different networks exchange."""
 
     PREDICTIONS = "predictions"
     WEIGHTS = "weights"
@@ -63,37 +63,37 @@ class Travels(str, Enum):
 
 
 class Gate(str, Enum):
-    """Which of the server's masks a site learns from."""
+    """The server's masks that a site learns from."""
 
     BETTER = "better"
     ALWAYS = "always"
 
 
 class PublicMaskSharing(Sharing):
-    """Fusion (RF): steps on ``D_p`` towards the server's soft masks, then the local epoch, then the site's own masks.
+    """Fusion (RF): trains on ``D_p`` towards the server's soft masks before the local epoch, then sends the site's own.
 
-    With ``predictions`` soft masks travel both ways (8 bits, compressed on the wire) and no weight leaves the site.
-    With ``weights`` the networks themselves travel and each side computes the other's masks: the same masks to the
+    With ``predictions`` soft masks are sent in both directions (8 bits, compressed on the wire) and no weights leave
+    the site. With ``weights`` the networks are sent and each side computes the other's masks: the same masks to the
     bit, for a hundred times the bytes (HSSF's own exchange; docs/method.md).
 
     Args:
-        exchange: ``predictions``, ``weights``, or ``none``: the site takes its steps on the labels and gives nothing.
+        exchange: ``predictions``, ``weights``, or ``none``: the site trains on the labels and sends nothing.
         network, optimizer, loss, device, inferer: those of the local training.
         dataset: labelled public items with random views; its transforms hold a ``LoadTargetd`` on ``targets``.
         plain: the same items without random views.
         targets: the holder of the round's targets.
-        term: what a target adds to the loss.
-        learning_rate: the handler that sets the rate of a round.
-        server_network: builds an empty network of the server's architecture; needed with ``weights``.
-        gate: ``better`` learns where the server is the more reliable one (RF), ``always`` everywhere (FedMD).
+        term: the term that compares predictions with the targets.
+        learning_rate: the handler that sets a round's learning rate.
+        server_network: builds an empty network of the server's architecture; required with ``weights``.
+        gate: ``better`` learns from the server where it is more reliable (RF), ``always`` everywhere (FedMD).
         reliability: ``dice`` or ``pixel_accuracy``.
         mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
-        batch_size: images a step.
-        steps: steps on ``D_p`` a round; ``None`` is ``passes`` over it.
-        passes: how many times a round goes over ``D_p`` where no steps are given (HSSF: 4).
-        images: exchange masks of that many public images, evenly spaced over the list, and take the steps on those;
-            ``None`` is all. Frames of a video are much alike, and every network looks at each of them in every round.
-        seed, site: what the random numbers derive from.
+        batch_size: images per step.
+        steps: steps on ``D_p`` per round; ``None`` is ``passes`` over it.
+        passes: passes over ``D_p`` per round if ``steps`` is ``None`` (HSSF: 4).
+        images: number of public images, evenly spaced over the list, to exchange masks of and train on; ``None`` is
+            all. Frames of a video are similar, and every network processes each image in every round.
+        seed, site: the values from which random numbers are derived.
 
     Example::
 
@@ -152,7 +152,7 @@ class PublicMaskSharing(Sharing):
             seed=seed,
             site=site,
         )
-        # in float32 whatever the training does: the other side must get the same bits
+        # in float32 even with mixed-precision training: the other side must get the same bits
         self.predictor = PublicPredictor(
             dataset=plain if indices is None else Subset(plain, indices),
             device=device,
@@ -167,11 +167,11 @@ class PublicMaskSharing(Sharing):
     def public_hash(self) -> str:  # type: ignore[override]
         if self._whole is None:
             return self.predictor.public_hash
-        names = [str(record["image_sha256"]) for record in self._whole]  # of the images that are not exchanged, too
+        names = [str(record["image_sha256"]) for record in self._whole]  # including images that are not exchanged
         return canonical_hash([names, self.predictor.public_hash])
 
     def own_masks(self) -> Tensor:
-        """This network's masks of ``D_p``, (N, C, h, w) uint8; computed once until the network is trained again."""
+        """Returns this network's masks of ``D_p``, (N, C, h, w) uint8, cached until the network is trained again."""
         if self._own is None:
             self._own = self.predictor.masks(self.network)
         return self._own
@@ -186,7 +186,7 @@ class PublicMaskSharing(Sharing):
         return {f"public_{name}" if not name.startswith("public") else name: value for name, value in means.items()}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        self._own = None  # the local epoch came in between
+        self._own = None  # the local epoch has changed the network
         if self.exchange is Travels.NONE:
             return Kind.METRICS, {}
         if self.exchange is Travels.WEIGHTS:
@@ -234,14 +234,14 @@ class PublicMaskSharing(Sharing):
 
 @dataclass(kw_only=True, eq=False)
 class PublicDistillationTerm(Term):
-    """``weight * T^2 KL(p_target || p)`` on the labelled batch, image by image where its gate is open (docs/method.md).
+    """``weight * T^2 KL(p_target || p)`` on the images of the labelled batch with an open gate (docs/method.md).
 
-    The divergence is averaged over all pixels of the batch, images with a closed gate counting as 0. It reads
+    The divergence is averaged over all pixels of the batch; images with a closed gate count as 0. It reads
     ``target`` (B, C, H, W) and ``target_gate`` (B,) from the trainer's batch, where :class:`LoadTargetd` puts them;
     a batch without them adds nothing.
 
     Args:
-        name: under which the value is logged; ``<name>_gate`` is the share of images with an open gate.
+        name: name under which the value is logged; ``<name>_gate`` is the share of images with an open gate.
         temperature: ``T``.
         convention: ``ours``, or ``hssf`` for the divergence of HSSF's code (no ``T^2``, mean over two channels).
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
@@ -262,13 +262,13 @@ class PublicDistillationTerm(Term):
     convention: str = "ours"
 
     def __call__(self, engine: Any) -> None:
-        """Adds the term where the batch has targets."""
+        """Adds the term if the batch has targets."""
         record_supervised(engine)
         if KEY in engine.state.batch:
             super().__call__(engine)
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
-        """The divergence; also records ``<name>_gate``."""
+        """Returns the divergence; also records ``<name>_gate``."""
         logits = engine.state.output["pred"]
         target, gate = (torch.as_tensor(engine.state.batch[key]).to(logits.device) for key in (KEY, GATE))
         record(engine, f"{self.name}_gate", gate.mean())
@@ -280,16 +280,16 @@ class PublicDistillationTerm(Term):
 class CondensationFusion(Strategy):
     """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (docs/method.md).
 
-    The server has a network of its own. A round: each site fuses (RF, :class:`PublicMaskSharing`) towards the server's
-    soft masks of ``D_p``, trains on its own images, and answers; the server then condenses (RC): it trains on ``D_p``
-    with, for each image, the soft mask of the most reliable site as target, where that site beats the server and
-    exceeds ``floor``. Before round 0 no site has answered, so the first masks are those of the warm-started server.
+    The server has a network of its own. In each round, each site fuses (RF, :class:`PublicMaskSharing`) towards the
+    server's soft masks of ``D_p``, trains on its own images and replies. The server then condenses (RC): it trains on
+    ``D_p`` with the soft mask of the most reliable site for each image, if that site beats the server and exceeds
+    ``floor``. The masks of the first round are those of the warm-started server.
 
-    Every network runs over ``D_p`` once a round: its masks serve its own reliability, the other side's gate and the
-    target alike.
+    Every network runs over ``D_p`` once per round; its masks give its own reliability, the other side's gate and the
+    targets.
 
     Args:
-        exchange: ``predictions`` (8-bit soft masks travel) or ``weights`` (networks travel; the server builds each
+        exchange: ``predictions`` (8-bit soft masks are sent) or ``weights`` (networks are sent; the server builds each
             site's). Both give the same targets to the bit.
         floor: reliability that a site must exceed to be learned from, in [0, 1) (HSSF, Ma et al., TMI 2024: 0.75).
 
@@ -349,7 +349,7 @@ class CondensationFusion(Strategy):
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
             self.sharing.phase.run(round, self.server.rounds, chosen, gate)
         self.sharing.reset()
-        self.sharing.own_masks()  # of the next round; made here, where it counts as the server's time
+        self.sharing.own_masks()  # for the next round; computed here to count as the server's time
         super().load_state_dict(self.sharing.network.state_dict(), {})
 
     def state_dict(self) -> dict[str, Tensor]:

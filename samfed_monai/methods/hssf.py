@@ -1,4 +1,4 @@
-"""HSSF's local step where its code differs from ours (Ma et al., IEEE TMI 2024): network, losses, terms, view."""
+"""The parts of HSSF's code that differ from ours (Ma et al., IEEE TMI 2024): network, losses, terms, view."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 class Aspp(nn.Module):
-    """Five views of (B, in_channels, h, w), joined to (B, 256, h, w) by a 1x1 convolution with dropout 0.1."""
+    """Five branches over (B, in_channels, h, w), joined to (B, 256, h, w) by a 1x1 convolution with dropout 0.1."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class Aspp(nn.Module):
 
 
 class ConfidenceBranch(nn.Module):
-    """From features and logits, one logit a pixel: is the prediction right there.
+    """Predicts from features and logits whether the prediction is right, as one logit per pixel.
 
-    Four 3x3 convolutions of 256, each of which sees two maps side by side: features and logits; the first map and the
+    Four 3x3 convolutions of 256 channels, each on two concatenated maps: features and logits; the first map and the
     features; the first and the second; the second and the third. The second and third are added to the map before
     them, and the channels of the first two are multiplied by one plus their mean over the image.
 
@@ -65,11 +65,11 @@ class ConfidenceBranch(nn.Module):
         self.last = nn.Sequential(block(2 * WIDTH, WIDTH, 3), nn.Conv2d(WIDTH, 1, 1))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Confidence of a prediction.
+        """Returns the confidence logit of a prediction.
 
         Args:
-            features: (B, 256, h, w), what the classifier sees.
-            logits: (B, classes, h, w), what it says.
+            features: (B, 256, h, w), the classifier's input.
+            logits: (B, classes, h, w), the classifier's output.
 
         Returns:
             (B, 1, h, w).
@@ -81,18 +81,18 @@ class ConfidenceBranch(nn.Module):
 
 
 def stressed(features: Tensor) -> Tensor:
-    """``x (1 + mean(x))``, the mean of (B, C, h, w) over the pixels of each channel."""
+    """Returns ``x (1 + mean(x))`` for (B, C, h, w), with the mean over the pixels of each channel."""
     return features * (1 + features.mean(dim=(2, 3), keepdim=True))
 
 
 def block(inputs: int, outputs: int, kernel: int, dilation: int = 1, *, bias: bool = False) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Returns a size-preserving convolution with batch norm and ReLU."""
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 * dilation, dilation=dilation, bias=bias)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def drawn_anew(part: Part) -> Part:
-    """A part whose convolutions begin with He's normal numbers (arXiv 1502.01852), scaled by what comes in."""
+    """Initialises the convolutions of a part with He's normal distribution (arXiv 1502.01852), fan-in mode."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -101,13 +101,12 @@ def drawn_anew(part: Part) -> Part:
 
 @dataclass(frozen=True)
 class HssfOutputs:
-    """Everything that one forward pass of :class:`HssfNetwork` gives, at the size of the image.
+    """All outputs of one forward pass of :class:`HssfNetwork`, at the size of the image.
 
     Args:
-        logits: (B, K, H, W) float, as the head gives them: two channels, also where the network returns their
-            difference.
+        logits: (B, K, H, W) float, output of the head: two channels, even if the network returns their difference.
         confidence: (B, 1, H, W) float, logit of "the prediction is right at this pixel".
-        dropped: logits of the same image with half of its features left out; ``None`` unless asked for.
+        dropped: logits of the same image with feature dropout; ``None`` unless requested.
     """
 
     logits: Tensor
@@ -116,26 +115,27 @@ class HssfOutputs:
 
 
 class HssfNetwork(nn.Module):
-    """The DeepLabV3+ of HSSF's code (Ma et al., IEEE TMI 2024), from its description; written anew.
+    """The DeepLabV3+ of HSSF's code (Ma et al., IEEE TMI 2024), reimplemented from its description.
 
-    Encoder without ImageNet weights, output stride 32; its features of stride 4 are brought to 48 channels, those of
+    Encoder without ImageNet weights, output stride 32; its features of stride 4 are projected to 48 channels, those of
     stride 32 pass an ASPP of five branches of 256 (1x1, 3x3 dilated by 12, 24 and 36, global pooling). The decoder
-    takes the 304 channels of both through two 3x3 convolutions and a linear 1x1 one, 256 each, with dropout 0.5 and 0.1
-    after the first two; a hidden 1x1 layer and a last one make two logits of that; :class:`ConfidenceBranch` sees the
-    decoder's channels and the logits. All is upsampled bilinearly. It has the parameters that are published (21.4, 31.5
-    and 65.7 million) but for those of the encoder's ImageNet classifier, which is counted there and used by nothing.
+    applies two 3x3 convolutions and a linear 1x1 one, 256 channels each, to the 304 channels of both, with dropout 0.5
+    and 0.1 after the first two; a hidden 1x1 layer and a last one turn the result into two logits;
+    :class:`ConfidenceBranch` gets the decoder's channels and the logits. All upsampling is bilinear. The numbers of
+    parameters are those published (21.4, 31.5 and 65.7 million) without the encoder's unused ImageNet classifier, which
+    is counted there.
 
     ``network(image)`` returns (B, 1, H, W), the difference ``z1 - z0`` of the two logits: its sigmoid is their softmax,
-    its sign their argmax. In train mode the returned tensor carries the rest of the pass, see :func:`hssf_outputs`; in
-    eval mode it carries nothing and the confidence branch is not run.
+    its sign their argmax. In train mode the returned tensor carries the other outputs, see :func:`hssf_outputs`; in
+    eval mode it does not, and the confidence branch is not run.
 
     Args:
         encoder: a ResNet of segmentation_models_pytorch.
-        in_channels: of the images.
-        out_channels: 1, or the number of classes, whose logits are then returned as they are.
+        in_channels: channels of the images.
+        out_channels: 1, or the number of classes, whose logits are then returned unchanged.
 
     Raises:
-        Refused: fewer than one channel of output.
+        Refused: fewer than one output channel.
     """
 
     def __init__(self, encoder: str, *, in_channels: int = 3, out_channels: int = 1) -> None:
@@ -162,19 +162,19 @@ class HssfNetwork(nn.Module):
         self.difference = out_channels == 1
 
     def forward(self, image: Tensor, feature_dropout: float = 0.0) -> Tensor:
-        """Logits of an image; see the class.
+        """Returns the logits of an image; see the class.
 
         Args:
             image: (B, 3, H, W) float.
-            feature_dropout: chance with which a channel of the encoder's features is left out of a second pass through
-                the decoder, the ``dropped`` of :func:`hssf_outputs`; 0 makes none.
+            feature_dropout: probability to drop a channel of the encoder's features in a second pass through the
+                decoder, the ``dropped`` of :func:`hssf_outputs`; 0 skips that pass.
         """
         size = image.shape[-2:]
         features = self.encoder(image)
         low, high = features[2], features[-1]
         decoded = self._decode(low, high)
         found = self.head(decoded)
-        # float32 also under autocast: the inferer's own .float() then hands on this very tensor, with what it carries
+        # float32 even under autocast: the inferer's .float() then returns this tensor with its attribute, not a copy
         logits = _upsample(found.float(), size)
         returned = logits[:, 1:] - logits[:, :1] if self.difference else logits
         if not self.training:
@@ -184,7 +184,7 @@ class HssfNetwork(nn.Module):
             again = self._decode(F.dropout2d(low, feature_dropout), F.dropout2d(high, feature_dropout))
             dropped = _upsample(self.head(again).float(), size)
         confidence = _upsample(self.confidence_head(decoded, found).float(), size)
-        # on the tensor, not on the module: other passes follow before a term reads it, and the module stays copyable
+        # on the tensor, not the module: other passes may run before a term reads it, and the module stays copyable
         returned.hssf_outputs = HssfOutputs(logits, confidence, dropped)  # type: ignore[attr-defined]
         return returned
 
@@ -193,10 +193,10 @@ class HssfNetwork(nn.Module):
 
 
 def hssf_outputs(prediction: Tensor) -> HssfOutputs:
-    """What came with a prediction of :class:`HssfNetwork` in train mode, whatever passes followed it.
+    """Returns the other outputs of the forward pass in train mode that gave this prediction of :class:`HssfNetwork`.
 
     Args:
-        prediction: the very tensor that the network returned. A copy or a slice of it carries nothing.
+        prediction: the tensor that the network returned; copies and slices of it do not carry the outputs.
 
     Raises:
         Refused: a prediction of another network, or one made in eval mode.
@@ -210,7 +210,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
 
 
 def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
-    """:class:`HssfNetwork` for the catalogue; any image of at least 32 pixels will do."""
+    """Builds :class:`HssfNetwork` for the catalogue; images need at least 32 pixels a side."""
     network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
     return require_intake(network, multiple=1, least_batch=2)
 
@@ -230,12 +230,12 @@ CONFIDENCE_WEIGHT = 4.0
 
 @dataclass(frozen=True)
 class LsslLabels:
-    """What two views of an unlabelled batch agree to be taught.
+    """Pseudo-labels from two views of an unlabelled batch.
 
     Args:
         label: (B, 1, H, W) long, 0 or 1.
         gate: (B,) bool, images that count.
-        flipped: (B, 1, H, W) bool, where the label is the opposite of what was predicted.
+        flipped: (B, 1, H, W) bool, pixels with the opposite of the predicted label.
     """
 
     label: Tensor
@@ -244,15 +244,15 @@ class LsslLabels:
 
 
 def confidence_loss(confidence: Tensor, logits: Tensor, label: Tensor) -> Tensor:
-    """Cross entropy of "the prediction is right here", wrong pixels counting ``right / wrong`` times as much.
+    """Cross entropy of "the prediction is right here", with wrong pixels weighted by ``right / wrong``.
 
-    Both kinds of pixel so have the same sum of weights; the mean is over all pixels of the batch. Where no pixel is
-    right the weight of the wrong ones is 0, by the same formula. The gradient reaches the confidence alone, and through
-    its features the network; the prediction that is judged is a label.
+    Both kinds of pixels thus have the same sum of weights; the mean is over all pixels of the batch. If no pixel is
+    right, the weight of the wrong ones is 0, by the same formula. The gradient flows through the confidence and its
+    features only, not through ``logits``.
 
     Args:
         confidence: (B, 1, H, W) float, logit of being right.
-        logits: (B, C, H, W) float, the prediction that is judged.
+        logits: (B, C, H, W) float, the prediction to assess.
         label: (B, 1, H, W), class indices (0 or 1 for C = 1).
 
     Returns:
@@ -274,14 +274,14 @@ def lssl_labels(
     flip_below: float,
     least_mean: float,
 ) -> LsslLabels:
-    """The pseudo-label of HSSF's local step: each pixel from the view that is surer of itself there.
+    """Returns the pseudo-label of HSSF's local step: each pixel from the view with the higher confidence.
 
-    A pixel that even the surer view thinks wrong (confidence below ``flip_below``) gets the opposite label; an image
-    counts only if the mean of its surer views' confidences is above ``least_mean``. Equal views: the weak one's.
+    If even that confidence is below ``flip_below``, the pixel gets the opposite label; an image counts only if the mean
+    of the higher confidences exceeds ``least_mean``. With equal confidences the weak view is used.
 
     Args:
         weak, strong: (B, 1, H, W) float logits of two views with the same geometry.
-        weak_confidence, strong_confidence: (B, 1, H, W) float, their logits of being right.
+        weak_confidence, strong_confidence: (B, 1, H, W) float, logits of the views' being right.
         flip_below: confidence in [0, 1].
         least_mean: confidence in [0, 1].
 
@@ -300,26 +300,26 @@ def lssl_labels(
 
 
 def dropout_consistency(logits: Tensor, dropped: Tensor) -> Tensor:
-    """Squared difference of the logits of two passes, channels weighted by how much of the image they hold.
+    """Squared difference of the logits of two passes, with channels weighted by their share of the image.
 
     ``mean_{b, c} w_bc mean_pixels (z - d)^2`` with ``w_bc`` the mean over the pixels of ``softmax(d)``. The gradient
-    reaches both passes, and the weight.
+    flows through both passes and the weight.
 
     Args:
         logits: (B, C, H, W) float, C > 1.
-        dropped: the same of the pass with features left out.
+        dropped: the same from the pass with feature dropout.
     """
     weight = dropped.softmax(dim=1).mean(dim=(2, 3))
     return (weight * ((logits - dropped) ** 2).mean(dim=(2, 3))).mean()
 
 
 def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, gate: Tensor) -> Tensor:
-    """The mean over all images of a loss that is 0 for images with a closed gate.
+    """Returns the mean over all images of a loss that is 0 for images with a closed gate.
 
     Args:
-        loss: of logits and labels, a mean over images.
+        loss: a function of logits and labels that returns a mean over images.
         logits: (B, C, H, W) float.
-        label: (B, 1, H, W), what ``loss`` takes.
+        label: (B, 1, H, W), labels for ``loss``.
         gate: (B,) bool.
     """
     if not bool(gate.any()):
@@ -329,17 +329,17 @@ def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: 
 
 @dataclass(kw_only=True, eq=False)
 class ConfidenceTerm(Term):
-    """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (docs/method.md).
+    """``4 L_conf`` on the labelled batch: trains HSSF's confidence branch on "argmax = label" (docs/method.md).
 
-    It looks at the supervised prediction alone, so it works with or without an unlabelled stream, at a site and in the
+    It uses the supervised prediction only, so it works with or without an unlabelled stream, at a site and in the
     server's steps on the public images. Also records ``<name>_mean``, the mean confidence on the labelled batch.
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
-        Refused: at the first step, a network without a confidence branch (``hssf_resnet18`` and its like have one).
+        Refused: at the first step, a network without a confidence branch (the ``hssf_resnet*`` networks have one).
 
     Example::
 
@@ -364,22 +364,22 @@ class LsslTerm(Term):
     """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (docs/method.md).
 
     The label of a pixel is that of the view with the higher predicted confidence, flipped where even that is below
-    ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. A view costs ``loss`` and, once
-    more, its plain cross entropy. Added to both is the weighted squared difference between the weak view's logits and
-    those with half of its features dropped (:func:`samfed_monai.methods.hssf.dropout_consistency`).
+    ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. The loss of a view is ``loss``
+    plus its plain cross entropy. The weighted squared difference between the weak view's logits with and without
+    feature dropout is added (:func:`samfed_monai.methods.hssf.dropout_consistency`).
 
-    The stream gives the student's strong view. The weak one it only runs without gradient, so the term runs the student
-    once more, in train mode and with gradient: HSSF learns from both views, and the two passes through the decoder
-    share the encoder. Both views must have one geometry: the stream's CutMix has to be 0.
+    The stream runs the student on the strong view, but on the weak view only without gradient. The term therefore runs
+    the student on the weak view again, in train mode and with gradient: HSSF learns from both views, and the two passes
+    through the decoder share the encoder. Both views must have the same geometry: the stream's CutMix has to be 0.
 
     Also records ``<name>_counted``, the share of images that count, and ``<name>_flipped``, that of flipped pixels.
 
     Args:
-        name: under which the value is logged.
-        loss: of logits and labels, a mean over images; ``None`` is :class:`StructureLoss`.
-        flip_below: confidence under which a label is turned round (HSSF: 0.3).
-        least_mean: mean confidence an image must exceed (HSSF: 0.75).
-        feature_dropout: chance with which a channel of the features is dropped (HSSF: 0.5); 0 leaves the MSE out.
+        name: name under which the value is logged.
+        loss: a function of logits and labels that returns a mean over images; ``None`` is :class:`StructureLoss`.
+        flip_below: confidence below which a label is flipped (HSSF: 0.3).
+        least_mean: mean confidence that an image must exceed (HSSF: 0.75).
+        feature_dropout: probability to drop a channel of the features (HSSF: 0.5); 0 omits the MSE.
         cross_entropy: factor of the plain cross entropy that is added to ``loss`` (HSSF: 1).
         consistency: factor of the squared difference (HSSF: 1).
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
@@ -409,7 +409,7 @@ class LsslTerm(Term):
         self._loss = self.loss or StructureLoss()
 
     def check(self, engine: Any) -> None:
-        """Refuses, before any work, a network without confidence or feature dropout."""
+        """Refuses, before training, a network without confidence or feature dropout."""
         super().check(engine)
         if not isinstance(engine.network, HssfNetwork):
             found, expected = type(engine.network).__name__, "a network that predicts its confidence"
@@ -417,7 +417,7 @@ class LsslTerm(Term):
             raise refused(self.where, found, expected, hint)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The loss of both views plus the MSE."""
+        """Returns the loss of both views plus the MSE."""
         image = guidance.view("image", asked_by=self.where)
         weak = engine.inferer(image, engine.network, feature_dropout=self.feature_dropout)
         strong = guidance.student
@@ -444,19 +444,17 @@ class LsslTerm(Term):
 
 
 class NoiseViewd(RandomViewd):
-    """Adds Gaussian noise of one fixed deviation, cut off at ``limit``; all else stays (HSSF; docs/method.md).
+    """Adds Gaussian noise of a fixed deviation, clamped at ``limit``, and nothing else (HSSF; docs/method.md).
 
-    It takes the place of :class:`StrongViewd`, whose noise has a deviation drawn anew for every image, in a bundle that
-    follows HSSF's conventions.
+    It replaces :class:`StrongViewd`, which draws the deviation of its noise for each image, in a bundle that follows
+    HSSF's conventions. The view is a new (C, H, W) float32 tensor, clamped to [0, 1].
 
     Args:
-        keys: the image, (C, H, W) in [0, 1].
-        output_key: where its noisy view goes.
-        deviation: of the noise, in [0, 1] intensities (HSSF: 0.1 on images in [-1, 1], which is 0.05 here).
-        limit: no pixel changes by more (HSSF: 0.2 on those, which is 0.1 here).
+        keys: key of the image, (C, H, W) in [0, 1].
+        output_key: key of its noisy view.
+        deviation: deviation of the noise, in [0, 1] intensities (HSSF: 0.1 on images in [-1, 1], which is 0.05 here).
+        limit: maximum change of a pixel (HSSF: 0.2 on those images, which is 0.1 here).
         allow_missing_keys: whether an item may lack the image.
-
-    The view is (C, H, W) float32, a new tensor, kept in [0, 1] like every view here.
 
     Raises:
         Refused: a deviation or a limit outside [0, 1]; not one output for each key.
@@ -480,7 +478,7 @@ class NoiseViewd(RandomViewd):
         self.deviation, self.limit = deviation, limit
 
     def view(self, image: Any) -> Tensor:
-        """The image (C, H, W) with noise."""
+        """Returns the image (C, H, W) with noise."""
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
         image = plain(image)
         noise = torch.randn(image.shape, generator=generator).mul_(self.deviation).clamp_(-self.limit, self.limit)

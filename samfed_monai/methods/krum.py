@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict[str, float]:
-    """Sum of each site's squared distances to its ``S - faulty - 2`` nearest others (section 4 of the paper).
+    """Returns the sum of each site's squared distances to its ``S - faulty - 2`` nearest others (paper, section 4).
 
     Args:
-        distances: squared distance of each pair of the S sites, once.
+        distances: squared distance of each of the S sites' pairs, one entry per pair.
         faulty: sites that may send anything.
     """
     of: dict[str, list[float]] = {}
@@ -29,19 +29,19 @@ def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict
 
 
 class Krum(AllAnswers):
-    """Multi-Krum (Blanchard et al., arXiv 1703.02757): whole updates are left out, not single numbers.
+    """Multi-Krum (Blanchard et al., arXiv 1703.02757): leaves out whole updates, not single numbers.
 
-    Each site is scored by its distances to the nearest others; the ``keep`` sites with the lowest scores are averaged,
-    each alike, and the integers are those of the best one. The paper's guarantee is for ``keep`` 1, Krum itself, of at
-    least ``2 faulty + 3`` sites: five for one that lies, seven for two. Four sites allow none, and fewer sites than
-    that are refused. Where honest sites differ much, the one that differs most is left out as if it lied, in every
-    round: what its images alone show is then not learned.
+    Each site is scored by its distances to the nearest others; the ``keep`` sites with the lowest scores are averaged
+    with equal weights, and integers are those of the best one. The paper's guarantee is for ``keep`` 1, Krum itself,
+    with at least ``2 faulty + 3`` sites: five for one faulty site, seven for two; fewer sites are refused. If honest
+    sites differ much, the one that differs most is left out in every round, and features that only its images show are
+    not learned.
 
-    It compares every pair: ``S (S - 1) / 2`` passes over the model.
+    Every pair is compared: ``S (S - 1) / 2`` passes over the model.
 
     Args:
-        faulty: sites that may send anything, >= 1.
-        keep: sites whose mean is taken; ``None`` is all but ``faulty``.
+        faulty: number of sites that may send anything, >= 1.
+        keep: number of sites to average; ``None`` is all but ``faulty``.
 
     Raises:
         Refused: numbers out of range; too few sites.
@@ -57,7 +57,7 @@ class Krum(AllAnswers):
 
     @property
     def least_sites(self) -> int:
-        """``2 faulty + 3``, and as many as are kept beside those that lie."""
+        """At least ``2 faulty + 3``, and at least ``faulty + keep``."""
         return max(2 * self.faulty + 3, self.faulty + (self.keep or 1))
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:

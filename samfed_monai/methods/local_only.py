@@ -1,4 +1,4 @@
-"""Baselines without exchange: each site trains alone on its own images and the public set; or nothing is trained."""
+"""Baselines without exchange: each site trains alone on its own images and the public set, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
 
 
 class NothingShared(Sharing):
-    """Nothing but numbers leaves the site, and nothing comes: the site's side of ``LocalOnly`` and ``Untrained``.
+    """Sends only metrics and receives nothing: the site's side of ``LocalOnly`` and ``Untrained``.
 
     Example::
 
@@ -26,7 +26,7 @@ class NothingShared(Sharing):
 
 
 class LocalOnly(Strategy):
-    """Sites take the same steps as in every heterogeneous row, and nothing travels but their scores.
+    """Sites take the same steps as in every heterogeneous method, and send only their scores.
 
     Example::
 
@@ -42,11 +42,11 @@ class LocalOnly(Strategy):
         return None
 
     def accept(self, round: int, site: str, update: Message) -> None:
-        """Numbers only: there is nothing to take in."""
+        """Does nothing: updates have only metrics."""
 
 
 class Untrained(LocalOnly):
-    """Sites score the network that they are prepared with; a round trains nothing, and one round is enough.
+    """Sites score their initial network without any training; one round is enough.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Mean Teacher (arXiv 1703.01780): a term that pulls the strong view towards the student's moving average."""
+"""Mean Teacher (arXiv 1703.01780): a term pulls the strong view's prediction towards the student's moving average."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class ConsistencyTerm(GuidedTerm):
-    """Mean squared distance of the strong view's probabilities from a guide's: with ``ema``, mean teacher.
+    """Mean squared distance of the strong view's probabilities from a guide's; with ``ema`` this is Mean Teacher.
 
-    Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
-    arrived, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
+    Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the received
+    weights, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
 
     Args:
-        name: under which the value is logged.
-        guide: whose probabilities are the target.
+        name: name under which the value is logged.
+        guide: the guide whose probabilities are the target.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Example::
@@ -45,5 +45,5 @@ class ConsistencyTerm(GuidedTerm):
     schedule: str = "gaussian_ramp"
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
-        """The distance."""
+        """Returns the distance."""
         return consistency_mse(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))

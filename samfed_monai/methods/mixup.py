@@ -17,12 +17,12 @@ from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 
 @dataclass
 class Mixture:
-    """Predictions of a mixed batch, and what they are compared with.
+    """Predictions of a mixed batch, and the labels to compare them with.
 
     Args:
         logits: (B, C, H, W) float of ``a x + (1 - a) x'``, with gradient.
         label: (B, 1, H, W) long, ``y``; ``y'`` is the neighbour's.
-        sure: (B, 1, H, W) float, 1 where ``y`` is surer than ``tau``.
+        sure: (B, 1, H, W) float, 1 where the confidence of ``y`` exceeds ``tau``.
         share: ``a``.
     """
 
@@ -32,7 +32,7 @@ class Mixture:
     share: float
 
     def loss(self, own: Tensor, other: Tensor) -> Tensor:
-        """``a L(mixed, y) + (1 - a) L(mixed, y')`` of pixels that weigh ``own`` and ``other``, (B, 1, H, W) float."""
+        """``a L(mixed, y) + (1 - a) L(mixed, y')`` with pixel weights ``own`` and ``other``, (B, 1, H, W) float."""
         first = weighted_pseudo_label_loss(self.logits, self.label, own)
         second = weighted_pseudo_label_loss(self.logits, self.label.roll(1, 0), other)
         return self.share * first + (1 - self.share) * second
@@ -42,14 +42,14 @@ class Mixture:
 class NeighbourMixUp(GuidedTerm):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'`` (Zhang et al., arXiv 1710.09412).
 
-    ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the neighbour of ``x`` in it. Labels are the
-    guide's, ``y`` where it is surer than ``tau``; which of ``y'`` count is the method's (:meth:`neighbours`).
+    ``a`` is drawn from Beta(alpha, alpha) once per batch, and ``x'`` is the neighbour of ``x`` in it. Labels are the
+    guide's: ``y`` counts where its confidence exceeds ``tau``, ``y'`` where the subclass decides (:meth:`neighbours`).
 
     Args:
-        name: under which the value is logged.
-        guide: who gives the labels; ``weak`` is the student itself.
-        tau: least confidence of ``y``.
-        alpha: of the Beta distribution, > 0.
+        name: name under which the value is logged.
+        guide: the guide that gives the labels; ``weak`` is the student itself.
+        tau: minimum confidence of ``y``.
+        alpha: parameter of the Beta distribution, > 0.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -69,15 +69,15 @@ class NeighbourMixUp(GuidedTerm):
 
     @abstractmethod
     def neighbours(self, sure: Tensor) -> Tensor:
-        """How much each pixel of ``y'`` counts, from whether ``y`` is sure; (B, 1, H, W) float both."""
+        """Returns the weight of each pixel of ``y'``, given whether ``y`` is sure; both (B, 1, H, W) float."""
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The loss of the mixture."""
+        """Returns the loss of the mixture."""
         mixture = self.mixture(guidance, engine)
         return mixture.loss(mixture.sure, self.neighbours(mixture.sure))
 
     def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
-        """This iteration's batch, mixed and seen by the network."""
+        """Mixes the iteration's batch and runs the network on it."""
         image = guidance.view("image", asked_by=self.where)
         label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
         share = float(self._beta.sample())

@@ -1,4 +1,4 @@
-"""Norm clipping (arXiv 1911.07963): no site's step is longer than the running median of the sites' norms."""
+"""Norm clipping (arXiv 1911.07963): limits each site's step to the running median of the sites' norms."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MEDIANS = "median_lengths"
 class NormClipping(AllAnswers):
     """FedAvg of steps that are shortened to a running median of their lengths.
 
-    Norm thresholding (Sun et al., arXiv 1911.07963, section 4) whose threshold is not guessed: in each round the lower
-    median of the sites' lengths ``|w_i - w|`` is taken, and the limit is ``factor`` times the median of the last
-    ``window`` of those. It stops a site that sends a step a hundred times too long. It does **not** stop one that sends
-    a wrong step of ordinary length (flipped signs, wrong labels): that has its share of the mean as in FedAvg. It works
-    with two sites already, and honest sites that step longer than half of the others are shortened as well.
+    Norm thresholding (Sun et al., arXiv 1911.07963, section 4) with a threshold from the data: the limit is ``factor``
+    times the median over the last ``window`` rounds of the lower median of the sites' lengths ``|w_i - w|``. It limits
+    a site that sends a step a hundred times too long. It does **not** limit a wrong step of ordinary length (flipped
+    signs, wrong labels), which keeps its share of the mean as in FedAvg. Two sites are enough. Honest sites with longer
+    steps than half of the others are shortened as well.
 
-    The mean weighs by numbers of images, as FedAvg's: see ``largest_share`` of the guard. Integers are the lower
+    The mean is weighted by numbers of images, as in FedAvg: see ``largest_share`` of the guard. Integers are the lower
     median.
 
     Args:
-        factor: of the median, > 0.
-        window: rounds that the median runs over, >= 1.
+        factor: factor of the median, > 0.
+        window: number of rounds of the running median, >= 1.
 
     Raises:
         Refused: numbers out of range.
@@ -54,7 +54,7 @@ class NormClipping(AllAnswers):
 
     @property
     def least_sites(self) -> int:
-        """2: of two the shorter step limits the other."""
+        """2: the shorter of two steps limits the other."""
         return 2
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:

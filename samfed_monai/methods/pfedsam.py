@@ -23,12 +23,13 @@ from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_exper
 def load_balance(share: Tensor, probability: Tensor) -> Tensor:
     """``K sum_k f_k P_k``, averaged over layers (Fedus et al., Switch Transformers, arXiv 2101.03961, equation 4).
 
-    Switch sends a token to one expert, GShard (Lepikhin et al., arXiv 2006.16668, section 2.2) to two. With ``k``
-    experts a token we count all ``k`` and divide by ``k``, so that ``f`` sums to 1; the gradient flows through ``P``
-    alone, as in both. Equal use gives 1; all tokens at the same ``k`` experts with certainty, ``K / k`` at most.
+    Switch routes a token to one expert, GShard (Lepikhin et al., arXiv 2006.16668, section 2.2) to two. With ``k``
+    experts per token we count all ``k`` and divide by ``k``, so that ``f`` sums to 1; as in both papers the gradient
+    flows through ``P`` only. Equal use gives 1; certain routing of all tokens to the same ``k`` experts at most
+    ``K / k``.
 
     Args:
-        share: (..., K) float, ``f``: part of all assignments of tokens that each expert got; no gradient.
+        share: (..., K) float, ``f``: each expert's share of all token assignments; no gradient.
         probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
 
     Returns:
@@ -41,11 +42,11 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
 class LoadBalanceTerm(Term):
     """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.pfedsam.load_balance``).
 
-    It reads the supervised prediction alone. On the global path, where no expert takes part, it adds nothing and
-    records nothing.
+    It uses the supervised prediction only. On the global path, which uses no expert, it adds nothing and records
+    nothing.
 
     Args:
-        name: under which the value is logged; 1 is even use.
+        name: name under which the value is logged; 1 is even use.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -62,12 +63,12 @@ class LoadBalanceTerm(Term):
     weight: float = 0.01
 
     def __call__(self, engine: Any) -> None:
-        """Adds the term where experts took part."""
+        """Adds the term if experts were used."""
         if sam_outputs(engine.state.output["pred"]).routing is not None:
             super().__call__(engine)
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
-        """``K sum_k f_k P_k``."""
+        """Returns ``K sum_k f_k P_k``."""
         routing: Any = sam_outputs(engine.state.output["pred"]).routing  # not None: __call__ has looked
         return load_balance(routing.share, routing.probability)
 
@@ -76,13 +77,13 @@ class LoadBalanceTerm(Term):
 class MutualDistillationTerm(Term):
     """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/personalised.md).
 
-    The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
-    stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
-    costs one forward pass a step and needs no unlabelled stream. Both paths' logits are at hand, so nothing is clipped
-    as it is where a guide's mask was stored: paths that agree cost nothing, however sure they are.
+    The trained path is that of the supervised prediction; the other one runs on the same images without gradient. In
+    stage G (see ``DecoupledStages``) the term is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
+    costs one forward pass per step and needs no unlabelled stream. It compares logits, unclipped unlike a guide's
+    stored masks, so that paths that agree have a value of 0 at any confidence.
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         temperature: ``T`` > 0.
         weight: ``b``.
         schedule, fraction: see :class:`samfed_monai.handlers.Term`.
@@ -105,7 +106,7 @@ class MutualDistillationTerm(Term):
     weight: float = 0.5
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
-        """``T^2 KL(other || trained)``."""
+        """Returns ``T^2 KL(other || trained)``."""
         output = engine.state.output
         path = sam_outputs(output["pred"]).path.other
         with torch.no_grad():
@@ -114,24 +115,24 @@ class MutualDistillationTerm(Term):
 
 
 class DecoupledStages(PartsInTurn):
-    """Stage G, then stage L, in every epoch of a trainer, which is a round (pFedSAM, docs/personalised.md).
+    """Splits each epoch of a trainer, which is a round, into stage G and stage L (pFedSAM, docs/personalised.md).
 
-    Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
-    personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
-    optimizer's moments move it; its moments wait as they are. Between iterations the network is on its personal path
-    with everything trainable, so what validates or copies it there sees the site's own model.
+    Stage G runs the network's global path and trains the shared weights; stage L runs the personal path and trains the
+    personal ones. The frozen weights have no gradient, not even zero, so that neither weight decay nor the optimizer's
+    moments change them; their moments are kept. Between iterations the network is on its personal path with everything
+    trainable, so that validation and copies use the site's own model.
 
-    Some weights belong to no path: both run through the mask decoder. Named by ``both`` they never rest, and so take as
-    many steps as where there are no stages.
+    Some weights belong to no path: both paths run through the mask decoder. Weights matched by ``both`` are never
+    frozen, and take as many steps as without stages.
 
     Args:
-        share: part of an epoch's steps that are stage G, rounded up; 0 and 1 leave one stage out.
-        both: patterns (``*`` crosses dots) of names of weights that are trained in both stages.
+        share: part of an epoch's steps in stage G, rounded up; 0 and 1 omit one stage.
+        both: patterns (``*`` also matches dots) of the names of weights to train in both stages.
 
     Raises:
         Refused: a share outside [0, 1], ``both`` that is no list; at ``STARTED``, a network without paths or without
-            personal weights, an optimizer that lacks weights of a stage, a pattern that matches nothing that is
-            trained, or too few steps for both stages.
+            personal weights, an optimizer that lacks weights of a stage, a pattern that matches no trained weight, or
+            too few steps for both stages.
 
     Example::
 
@@ -151,11 +152,11 @@ class DecoupledStages(PartsInTurn):
         self.both = tuple(both)
 
     def stage(self, step: int, steps: int) -> SamPath:
-        """The path that is trained at ``step`` (from 0) of the ``steps`` of an epoch."""
+        """Returns the path to train at ``step`` (from 0) of the ``steps`` of an epoch."""
         return SamPath.GLOBAL if self.is_first(step, steps) else SamPath.PERSONAL
 
     def check(self, engine: Any) -> None:
-        """Refuses, before any work, what cannot be trained in two stages."""
+        """Refuses, before training, a network or an optimizer that does not fit two stages."""
         network, problems = engine.network, Problems()
         if not isinstance(network, SamNetwork):
             hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
@@ -185,25 +186,25 @@ class DecoupledStages(PartsInTurn):
         self.resting = {True: rest["personal"], False: rest["shared"]}
 
     def __call__(self, engine: Any) -> None:
-        """Sets path and trainable weights of one iteration."""
+        """Sets the path and the trainable weights of one iteration."""
         super().__call__(engine)
         steps = engine.state.epoch_length
         active = self.stage((engine.state.iteration - 1) % steps, steps)
         engine.network.path, engine.state.stage = active, active.value
 
     def release(self, engine: Any) -> None:
-        """Back to the personal path, everything trainable."""
+        """Returns to the personal path with everything trainable."""
         engine.network.path = SamPath.PERSONAL
         super().release(engine)
 
 
 class ExpertUsage:
-    """How the tokens of a round's supervised passes were shared out among the experts.
+    """Records how the tokens of a round's supervised passes were distributed over the experts.
 
-    Means over the layers (``expert_1``, ... which sum to 1) and the least share of any expert in any layer
-    (``expert_least``) join ``engine.state.term_means``: statistics of the site's images that are withheld with the loss
-    terms. There are none where no pass took the personal path. A trainer without rounds starts anew at every epoch. Put
-    it after what makes those means.
+    Means over the layers (``expert_1``, ... which sum to 1) and the smallest share of any expert in any layer
+    (``expert_least``) are added to ``engine.state.term_means``: statistics of the site's images that are withheld with
+    the loss terms. There are none if no pass took the personal path. A trainer without rounds restarts the count in
+    every epoch. List it after the handler that sets these means.
 
     Raises:
         Refused: at ``STARTED``, a network without experts.
@@ -227,7 +228,7 @@ class ExpertUsage:
         self._assigned = None
 
     def __call__(self, engine: Any) -> None:
-        """Adds one iteration; nothing leaves the device."""
+        """Adds one iteration; the sums stay on the device."""
         routing = sam_outputs(engine.state.output["pred"]).routing
         if routing is None:
             return

@@ -2,8 +2,8 @@
 
 Scores, selection, the three labels of an image and their weights are those of the public code (ChunmingHe/SEE,
 ``train_semi_single_withsam.py``); its feature grouping is :class:`~samfed_monai.networks.fpn.FeatureGroups`. Ours: the
-mean teacher is the network that a round begins with, which is the mean of the sites'; its views are mirrored and turned
-back exactly, as in the paper (the code does not turn them back); SAM is prompted as :class:`SamRefiner` says.
+mean teacher is the network at the start of a round, which is the mean of the sites'; predictions of flipped and rotated
+views are transformed back exactly, as in the paper (the code does not); :class:`SamRefiner` describes SAM's prompts.
 """
 
 from __future__ import annotations
@@ -56,29 +56,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY = "teacher"
-"""Under which an item carries its pseudo-labels: a key that the weak view moves with the image."""
+"""Key of an item's pseudo-labels, which the weak view transforms with the image."""
 UNKNOWN = 0.5
-"""A probability that says nothing: its entropy is 1, so its weight is 0."""
+"""Probability of an unknown pixel: its entropy is 1 bit, so its weight is 0."""
 UNSURE = 0.9
 """Entropy in bits above which a pixel is unsure (the public code)."""
 KEPT = 3
-"""Pseudo-labels of an image (the public code's B)."""
+"""Number of pseudo-labels per image (the public code's B)."""
 _LOSS = StructureLoss()
 
 
 def uncertainty(probabilities: Tensor) -> Tensor:
-    """Entropy of each pixel in bits, (B, 1, H, W) in [0, 1], of foreground probabilities of that shape."""
+    """Returns each pixel's entropy in bits, (B, 1, H, W) in [0, 1], of foreground probabilities of that shape."""
     return (entropy(probabilities) / math.log(2)).clamp(0, 1)
 
 
 class Scores(NamedTuple):
-    """How unsure a pseudo-label is; less is better.
+    """Uncertainty of a pseudo-label; lower is better.
 
     Args:
-        absolute: unsure pixels, over all pixels, in [0, 1].
-        relative: unsure pixels over the others, >= 0. It is ``absolute / (1 - absolute)``, so that the two agree on
-            which of two labels is better: that is the public code's definition.
-        change: mean entropy in bits of the distance to the network's prediction of the round before, in [0, 1].
+        absolute: unsure pixels divided by all pixels, in [0, 1].
+        relative: unsure pixels divided by the others, >= 0: ``absolute / (1 - absolute)``, so both rank labels alike.
+            This is the public code's definition.
+        change: mean entropy in bits of the distance to the network's prediction of the previous round, in [0, 1].
     """
 
     absolute: float
@@ -90,16 +90,16 @@ class Scores(NamedTuple):
         return sum(own < old for own, old in zip(self, other, strict=True)) >= 2
 
     def sure(self, *, absolute: float, relative: float) -> bool:
-        """Whether a label is sure enough as a whole to be learned from (entropy-based image-level selection)."""
+        """Whether the label as a whole is sure enough for training (entropy-based image-level selection)."""
         return self.absolute < absolute and self.relative < relative
 
 
 def scored(label: Tensor, previous: Tensor) -> Scores:
-    """The three scores of a pseudo-label.
+    """Returns the three scores of a pseudo-label.
 
     Args:
         label: (1, h, w) float in [0, 1].
-        previous: the network's prediction of the round before, of that shape; in the first round, this one's.
+        previous: the network's prediction of the previous round, of the same shape; in the first round, this round's.
     """
     unsure = int((uncertainty(label[None]) > UNSURE).sum())
     change = float(uncertainty((label - previous).abs()[None]).mean())
@@ -107,10 +107,10 @@ def scored(label: Tensor, previous: Tensor) -> Scores:
 
 
 class PseudoLabelStore:
-    """The best :data:`KEPT` pseudo-labels of every image, keyed by the SHA-256 of its file; 8 bits a pixel.
+    """The best :data:`KEPT` pseudo-labels of every image, keyed by the SHA-256 of its file; 8 bits per pixel.
 
-    Of an image that has all of them, a new one replaces the first that it is better than. Beside them is the network's
-    prediction of the round before. Copies of a store (a data set copies its transforms) are the store itself.
+    Once an image has :data:`KEPT` labels, a new one replaces the first that is worse. The network's prediction of the
+    previous round is stored as well. Copying a store returns the store itself, since a dataset copies its transforms.
     """
 
     def __init__(self) -> None:
@@ -124,12 +124,12 @@ class PseudoLabelStore:
         return len(self._labels)
 
     def offer(self, image_sha256: str, label: Tensor, scores: Scores) -> bool:
-        """Takes a pseudo-label, if its image has fewer than all, or a worse one; whether it was taken.
+        """Stores a pseudo-label if its image has fewer than :data:`KEPT` or a worse one; returns whether it did.
 
         Args:
-            image_sha256: of the image's file.
+            image_sha256: SHA-256 of the image's file.
             label: (1, h, w) float in [0, 1].
-            scores: its own.
+            scores: scores of the label.
         """
         kept = self._labels.setdefault(image_sha256, [])
         worse = [place for place, (_, old) in enumerate(kept) if scores.better(old)]
@@ -140,17 +140,17 @@ class PseudoLabelStore:
         return True
 
     def get(self, image_sha256: str) -> list[tuple[Tensor, Scores]]:
-        """An image's pseudo-labels, (1, h, w) float in [0, 1], and their scores; at most :data:`KEPT`."""
+        """Returns an image's pseudo-labels, (1, h, w) float in [0, 1], and their scores; at most :data:`KEPT`."""
         return [(label.float() / 255, scores) for label, scores in self._labels.get(image_sha256, [])]
 
     def previous(self, image_sha256: str, prediction: Tensor) -> Tensor:
-        """The prediction (1, h, w) that was given here last, or this one where none was; keeps this one."""
+        """Stores a prediction (1, h, w) and returns the one before it, or the same if there is none."""
         last = self._previous.get(image_sha256)
         self._previous[image_sha256] = _as_bytes(prediction)
         return prediction if last is None else last.to(prediction.device).float() / 255
 
     def save(self, path: Path) -> None:
-        """Writes all of it, for its owner alone: pseudo-labels of private images stay at their site."""
+        """Writes the store, readable by its owner only: pseudo-labels of private images stay at their site."""
         from safetensors.torch import save
 
         tensors = {f"{image}.previous": prediction for image, prediction in self._previous.items()}
@@ -162,7 +162,7 @@ class PseudoLabelStore:
         write_bytes(path, save(tensors))
 
     def load(self, path: Path | None) -> None:
-        """Goes back to what :meth:`save` wrote; ``None`` empties it."""
+        """Restores the store from a file of :meth:`save`; ``None`` empties it."""
         self._labels, self._previous = {}, {}
         tensors = {} if path is None else safe_load(path)
         for name, tensor in tensors.items():
@@ -179,13 +179,13 @@ def _as_bytes(probabilities: Tensor) -> Tensor:
 
 
 class LoadPseudoLabeld(Transform, RandomizableTrait):
-    """Adds an image's pseudo-labels that are sure enough (:meth:`Scores.sure`); one half, without weight, for others.
+    """Adds an image's pseudo-labels that are sure enough (:meth:`Scores.sure`); the others are 0.5, with weight 0.
 
-    Comes between the reading and the weak view, so that both move together. It counts as random, so that no cache
-    keeps a pseudo-label of an earlier round.
+    It belongs between loading and the weak view, which then transforms image and labels together. It counts as random,
+    so that no cache keeps a pseudo-label of an earlier round.
 
     Args:
-        term: whose store.
+        term: the term whose store is read.
 
     Example::
 
@@ -206,19 +206,19 @@ class LoadPseudoLabeld(Transform, RandomizableTrait):
 
 
 LEAST_SHARE = 5e-4
-"""Parts smaller than this share of the image are specks: 6 pixels of a quarter-resolution mask at 512 px."""
+"""Minimum share of the image for a part to get a box: 6 pixels of a quarter-resolution mask at 512 px."""
 MOST_PARTS = 8
-"""Of more parts only the largest are boxed: an image with more lesions than that is a mask in pieces."""
+"""Maximum number of boxes, for the largest parts: a mask with more parts is fragmented rather than of many lesions."""
 MARGIN = 0.05
-"""A box is wider than its part by this share of its side, at either end."""
+"""Margin of a box at each end, as a share of its side."""
 
 
 class Components(NamedTuple):
     """Connected parts of a mask.
 
     Args:
-        labels: ``(h, w)`` int64: 0 outside, else the number of the part, specks included.
-        numbers: numbers of the parts that have a box, largest part first.
+        labels: ``(h, w)`` int64: 0 outside, else the number of the part, including parts without a box.
+        numbers: numbers of the parts with a box, largest part first.
         boxes: ``(N, 4)`` float32: left, top, right, bottom of each, as shares of width and height in [0, 1].
     """
 
@@ -228,7 +228,7 @@ class Components(NamedTuple):
 
 
 def connected_components(mask: Tensor) -> Components:
-    """Parts of a ``(h, w)`` bool mask that touch at sides or corners, with the boxes of the largest ones."""
+    """Returns the 8-connected parts of a ``(h, w)`` bool mask, with boxes for the largest ones."""
     height, width = mask.shape
     labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -250,16 +250,16 @@ def _side(part: slice, length: int) -> tuple[float, float]:
 
 
 def prompts(boxes: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Boxes as shares of an image to SAM's prompts: pixel indices in its input, ``(N, 4)``.
+    """Converts boxes from shares of an image to SAM's prompts: pixel indices in its input, ``(N, 4)``.
 
-    SAM adds half a pixel to an index to get a position, so half a pixel is taken off a position to get an index.
+    SAM adds half a pixel to an index to get a position, so half a pixel is subtracted here.
     """
     inner = inner_size(height, width, size)
     return boxes * boxes.new_tensor([inner[1], inner[0], inner[1], inner[0]]) - 0.5
 
 
 def spread(mask: Tensor, most: int) -> Tensor:
-    """Up to ``most`` pixels of a (h, w) bool mask, evenly over it in the order of its rows: (N, 2) x and y, float."""
+    """Returns up to ``most`` pixels of a (h, w) bool mask, evenly spaced in row order: (N, 2) float, x and y."""
     places = mask.nonzero().flip(1).float()
     if len(places) <= most:
         return places
@@ -267,11 +267,10 @@ def spread(mask: Tensor, most: int) -> Tensor:
 
 
 def part_points(part: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """The innermost pixel of a part, and the pixel of the background that is farthest from all parts.
+    """Returns the innermost pixel of a part, and the background pixel farthest from all parts.
 
     Args:
-        part, background: (h, w) bool, the first not empty; of an empty background the point is the part's with label 0
-            left out.
+        part, background: (h, w) bool; the part is not empty. An empty background has no point.
 
     Returns:
         (P, 2) x and y in pixels, and (P,) labels.
@@ -287,13 +286,12 @@ def part_points(part: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SamRefiner:
-    """SAM as it comes, prompted with a mask's parts three times, with more each time; the mean of its answers.
+    """Refines a mask by unadapted SAM: the mean of its masks for three sets of prompts of increasing density.
 
-    Multi-density prompts: a box of each part, of which there may be eight; the box and points inside and outside; box,
-    points and the mask itself. Of the answers to several parts the highest probability counts. Points are the weak
-    label's own pixels where it has some (eight of each class, inside of the part's box for the foreground), else the
-    innermost ones. The three densities are the paper's kinds in our order: SAM's answers to points alone are poor on
-    such images.
+    Multi-density prompts: a box for each part (at most eight); the box with points inside and outside; box, points and
+    the mask itself. The masks of several parts are joined by their maximum. Points are pixels of the weak label if it
+    has both classes (eight of each, the foreground's inside the part's box), else the innermost ones. The three
+    densities are the paper's kinds in our order: SAM's masks for points alone are poor on such images.
 
     Args:
         sam: the network.
@@ -315,7 +313,7 @@ class SamRefiner:
             weak: (1, H, W) in {0, 1, 255}, or ``None``.
 
         Returns:
-            (1, H, W) float in [0, 1]; ``None`` where the mask has no part that is more than a speck.
+            (1, H, W) float in [0, 1]; ``None`` if the mask has no part large enough for a box.
         """
         parts = connected_components(mask[0] > 0.5)
         if not parts.numbers:
@@ -334,7 +332,7 @@ class SamRefiner:
     def _points(
         self, labels: Tensor, numbers: Sequence[int], boxes: Tensor, weak: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(N, P, 2) pixel indices in SAM's input and (N, P) labels; -1 fills up, which SAM takes for no point."""
+        """Returns (N, P, 2) pixel indices in SAM's input and (N, P) labels, padded with -1 (SAM: not a point)."""
         height, width = labels.shape
         scale = labels.new_tensor(inner_size(height, width, self.size)).float() / labels.new_tensor([height, width])
         found = []
@@ -359,7 +357,7 @@ class SamRefiner:
         return points, kinds
 
     def _low(self, mask: Tensor) -> Tensor:
-        """The mask as SAM's prompt: (1, 1, size / 4, size / 4) logits, the padding background."""
+        """Returns the mask as SAM's prompt: (1, 1, size / 4, size / 4) logits, padded with background."""
         height, width = (side // MASK_STRIDE for side in inner_size(mask.shape[-2], mask.shape[-1], self.size))
         low = torch.zeros(1, 1, self.size // MASK_STRIDE, self.size // MASK_STRIDE, device=mask.device)
         low[..., :height, :width] = resize_probabilities(mask[None], (height, width))
@@ -368,54 +366,53 @@ class SamRefiner:
 
 @lru_cache(maxsize=1)
 def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
-    """One SAM for all sites of a process; the first one that asks loses no random number to its random weights."""
+    """Builds one SAM for all sites of a process, without consuming random numbers of the caller."""
     with own_random_state(None):
         return build_sam(base, checkpoint, size).requires_grad_(False)
 
 
 @dataclass(kw_only=True, eq=False)
 class RefinedLabelTerm(Term):
-    """The loss against stored pseudo-labels that SAM refined, each pixel weighing one minus its entropy.
+    """The loss against stored pseudo-labels refined by SAM, with one minus its entropy as the weight of a pixel.
 
-    At the start of a round, and of every ``every`` rounds alone (of epochs, where a trainer runs on its own), the
-    site's images are seen by the network in eval mode in ``views`` mirrored and turned views, whose predictions are
-    brought back exactly and averaged; the weak label, where there is one, overrules what they say of its pixels.
-    :class:`SamRefiner` makes a pseudo-label of that, :func:`scored` compares it with the network's prediction of the
-    round before, and :class:`PseudoLabelStore` keeps the three best. Labels that are too unsure have no weight
-    (:meth:`Scores.sure`), and a round without any pseudo-label is one without the term.
+    At the start of every ``every``-th round (or epoch, for a trainer without rounds), the network predicts the site's
+    images in eval mode in ``views`` flipped and rotated views, whose predictions are transformed back exactly and
+    averaged; a weak label, if there is one, replaces the prediction of its pixels. :class:`SamRefiner` turns the result
+    into a pseudo-label, :func:`scored` compares it with the network's prediction of the previous round, and
+    :class:`PseudoLabelStore` keeps the three best. Labels that are too unsure have no weight (:meth:`Scores.sure`), and
+    a round without any pseudo-label equals one without the term.
 
     As in the public code the loss is the structure loss of each label times the label's mean weight, summed and divided
-    by three, however many labels there are; as in the paper a pixel's weight counts inside of it, too. The code's term
-    that pushes predictions away from one half is left out. Its cross entropy is an unweighted mean (``reduce='none'``
-    is true, which means ``mean``) and takes probabilities, stretched to [0, 1], for logits; ours is that of
-    :class:`~samfed_monai.losses.StructureLoss`.
+    by three, however many labels there are; as in the paper the structure loss uses the pixels' weights, too. The
+    code's term that pushes predictions away from 0.5 is left out. Its cross entropy is an unweighted mean
+    (``reduce='none'`` is true, which means ``mean``) and uses probabilities, rescaled to [0, 1], as logits; ours is
+    that of :class:`~samfed_monai.losses.StructureLoss`.
 
-    The store of a round is in ``folder``, readable for its owner alone, beside those of the two before, from which
-    this round and the last one would begin if they had to be repeated; a run that goes on goes on with them. Nothing of
-    it leaves the site.
-    In memory and on the disk it takes four bytes a pixel and image. Each refinement costs SAM's encoder once an image.
+    ``folder`` has the stores of this round and of the two before it, to repeat this round or the previous one and to
+    resume a run. They are readable by their owner only and never leave the site. A store takes four bytes per pixel and
+    image in memory and on disk. Each refinement runs SAM's encoder once per image.
 
     Records ``<name>_labelled``, the share of the site's images with a pseudo-label, and ``<name>_weight``, the mean
     weight of a pixel.
 
     Args:
         data: the site's images.
-        transform: reads one with its label, if any, and brings both to the training size, without random changes.
-        split: ``labelled`` for sites with weak labels, whose batch is then the labelled one; ``unlabelled`` for those
-            without, who have the public masks.
-        folder: of the stores.
+        transform: loads an image with its label, if any, at the training size, without random changes.
+        split: ``labelled`` for sites with weak labels, which are then the labelled batch; ``unlabelled`` for sites
+            without, which use the public masks.
+        folder: folder of the stores.
         site: the site's name.
-        name: under which the value is logged.
-        base, checkpoint: the SAM, and its file; ``None`` looks into the weights folder.
+        name: name under which the value is logged.
+        base, checkpoint: the SAM, and its file; ``None`` searches the weights folder.
         sam_size: side of its input in pixels.
-        views: 1, 2, 4 or 8.
-        every: rounds between two refinements, 1 or more.
-        absolute, relative: of :meth:`Scores.sure`.
+        views: number of views: 1, 2, 4 or 8.
+        every: number of rounds from one refinement to the next, >= 1.
+        absolute, relative: thresholds, see :meth:`Scores.sure`.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
-        Refused: an argument out of range; at ``STARTED``, and when a site says before round 0 whether it can take part,
-            no such SAM here.
+        Refused: an argument out of range; at ``STARTED``, and when the site is checked before round 0, no such SAM at
+            the site.
 
     Example::
 
@@ -458,7 +455,7 @@ class RefinedLabelTerm(Term):
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
 
     def check(self, engine: Any) -> None:
-        """Looks for SAM, too; no path is shown, since the text may leave the site."""
+        """Also checks that SAM is available; the message shows no path, since it may leave the site."""
         super().check(engine)
         try:
             self._checkpoint()
@@ -471,7 +468,7 @@ class RefinedLabelTerm(Term):
         return str(self.checkpoint or find_checkpoint(self.base))
 
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
-        """The weighted loss of the batch's pseudo-labels."""
+        """Returns the weighted loss of the batch's pseudo-labels."""
         if guidance is not None and self.unlabelled:
             labels, logits = guidance.view(KEY, asked_by=self.where), guidance.student
         else:
@@ -501,7 +498,7 @@ class RefinedLabelTerm(Term):
         self._round = number
         self.store.save(self.stores / f"{number:04d}.safetensors")
         before = [path for path in self._saved() if int(path.stem) < number]
-        for path in before[:-2]:  # where this round began, and the one before it, should either have to be repeated
+        for path in before[:-2]:  # two are kept, to repeat this round or the previous one
             path.unlink()
 
     def _refined(self, engine: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
@@ -530,6 +527,6 @@ class RefinedLabelTerm(Term):
         return sorted(self.stores.glob("[0-9]*.safetensors"))
 
     def _go_to(self, number: int) -> None:
-        """The store as it was after a round, or the newest before it; empty before the first."""
+        """Restores the store of a round, or the latest one before it; empties it if there is none."""
         before = [path for path in self._saved() if int(path.stem) <= number]
         self.store.load(before[-1] if before else None)

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 class MixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``, as SemiFL has it (arXiv 2106.01432, section 3).
 
-    ``x`` and ``x'`` are weak views, ``x'`` its neighbour in the batch; ``a`` is drawn from Beta(alpha, alpha), one for
-    a batch. Labels are the guide's: ``y`` where it is surer than ``tau``, ``y'`` everywhere (the paper's fix and mix
-    sets, by pixel instead of by image).
+    ``x`` and ``x'`` are weak views, neighbours in the batch; ``a`` is drawn from Beta(alpha, alpha) once per batch.
+    Labels are the guide's: ``y`` where its confidence exceeds ``tau``, ``y'`` everywhere (the paper's fix and mix sets,
+    by pixel instead of by image).
 
     Args:
-        name: under which the value is logged.
-        guide: who gives the labels.
-        tau: least confidence of ``y``.
-        alpha: of the Beta distribution (0.75: SemiFL's code).
+        name: name under which the value is logged.
+        guide: the guide that gives the labels.
+        tau: minimum confidence of ``y``.
+        alpha: parameter of the Beta distribution (SemiFL's code: 0.75).
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -55,13 +55,13 @@ class MixUpTerm(NeighbourMixUp):
 
 
 class ServerTuned(FedAvg):
-    """FedAvg whose mean is trained on ``D_p`` before it is sent out again: alternate training.
+    """FedAvg whose mean is trained on ``D_p`` before it is sent again: alternate training.
 
-    SemiFL, Diao et al., arXiv 2106.01432, algorithm 1; what sites do is in the variant ``semifl``. A round that no site
-    answered is not tuned either, and leaves the weights as they are. The paper's momentum of the server and its static
-    batch normalisation are left out: sites are weighed as in every other row.
+    SemiFL, Diao et al., arXiv 2106.01432, algorithm 1; the variant ``semifl`` has the sites' side. A round without any
+    update leaves the weights unchanged. The paper's server momentum and its static batch normalisation are left out;
+    sites are weighted as in every other method.
 
-    The server trains with the public phase of the bundle's ``sharing`` (labels alone, no targets); its optimizer's
+    The server trains with the public phase of the bundle's ``sharing`` (labels only, no targets); its optimizer's
     moments are kept from round to round.
 
     Raises:
@@ -104,12 +104,12 @@ class ServerTuned(FedAvg):
             tensor.copy_(tuned[name])
 
     def tune(self, weights: Mapping[str, Tensor], round: int) -> Mapping[str, Tensor]:
-        """The weights after training on the public labels; what it is given stays as it is.
+        """Returns the weights after training on the public labels; ``weights`` is not modified.
 
-        A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
+        The result is a function of weights, moments, round and the run's seed: a resumed run gives the same bits.
         """
         network = self._sharing.network
-        network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
+        network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors are not exchanged
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
             self._sharing.phase.run(round, self.server.rounds)
         state = network.state_dict()

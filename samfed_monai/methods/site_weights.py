@@ -1,4 +1,4 @@
-"""Base class of rules that learn the sites' weights in the mean: a point of the simplex in place of image counts."""
+"""Base class of rules that learn the sites' weights in the mean, instead of using their numbers of images."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from samfed_monai.protocol.strategy import Exchange
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _IMAGES = "site_weights", "site_images"
-_WHOLE = 2**40  # a weight of 1 in whole numbers, as which FedAvg counts; a millionth of a millionth is lost
+_WHOLE = 2**40  # a weight of 1 as FedAvg's integer count; the rounding error is about 1e-12
 
 
 class LearnedWeights(FedAvg):
-    """FedAvg whose weights are learned from a number that each site says: the mean of a loss, a gap.
+    """FedAvg whose weights are learned from a number that each site reports, such as the mean of a loss or a gap.
 
-    A round is averaged with the weights that the rounds before have led to, so that answers need not wait for each
-    other and two models stay the whole of the memory; what sites say in it moves the weights of the next
-    (:meth:`moved`), unless a rule keeps the answers (:class:`.GeneralisationAware`). They begin as shares of all
-    images, or alike. A site that did not answer is taken to say what the others say on average. It believes what sites
-    say: one that overstates its number gains weight, up to the ``largest_share`` of the guard
-    (:meth:`.UpdateGuard.capped`), which is off by default.
+    A round is averaged with the weights learned in the rounds before, so that updates are averaged as they arrive and
+    memory stays at two models; the round's numbers set the weights of the next one (:meth:`moved`), unless a rule keeps
+    the updates (:class:`.GeneralisationAware`). Weights start as shares of all images, or equal. A site without an
+    update counts with the mean of the others' numbers. Reported numbers are trusted: a site that overstates its number
+    gains weight, up to the ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by default.
 
     Args:
-        number: what decides: the mean of a term of the bundle, by its name, or of what it records beside, ``<name>_…``.
-        alike: whether sites begin with one weight each, instead of by their images.
+        number: name of the deciding number: a term of the bundle, or a value that it records, ``<name>_…``; their mean.
+        alike: whether sites start with equal weights instead of weights by their images.
     """
 
     exchange = Exchange(means_of_terms=True)
@@ -43,7 +42,7 @@ class LearnedWeights(FedAvg):
 
     @abstractmethod
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
-        """Weights of the next round, or ``None`` for those of this one.
+        """Returns the weights of the next round; ``None`` keeps those of this one.
 
         Args:
             round: from 0.
@@ -55,7 +54,7 @@ class LearnedWeights(FedAvg):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the next round by site; empty as long as they are the shares of all images."""
+        """Weights of the next round by site; empty as long as they are the shares of all images."""
         return self._weights
 
     def configure(self, round: int) -> dict[str, Message]:
@@ -73,14 +72,14 @@ class LearnedWeights(FedAvg):
         self.learn(round)
 
     def average(self, round: int) -> None:
-        """Makes the mean of the accepted answers the global model."""
+        """Makes the mean of the accepted updates the global model."""
         super().finish(round)
 
     def number_of(self, update: Message) -> float:
-        """The number that an answer says.
+        """Returns the number that an update reports.
 
         Raises:
-            MessageRefused: it says none.
+            MessageRefused: it reports none.
         """
         name = f"term_{self.number}"
         if name not in update.metrics:
@@ -90,7 +89,7 @@ class LearnedWeights(FedAvg):
         return float(update.metrics[name])
 
     def learn(self, round: int) -> None:
-        """Moves the weights by the numbers of the round so far; without any, they stay."""
+        """Updates the weights by the numbers of the round so far; without any, they are unchanged."""
         if not self._numbers:
             return
         sites = self.server.sites
@@ -138,5 +137,5 @@ class LearnedWeights(FedAvg):
 
 
 def _as_count(weight: float) -> int:
-    """A weight in [0, 1] as the whole number that FedAvg counts it as; at least 1, so that no round is without one."""
+    """Converts a weight in [0, 1] to FedAvg's integer count; at least 1, so that no round has a total of 0."""
     return max(1, round(weight * _WHOLE))

@@ -12,23 +12,23 @@ from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle
 
 
 def trimmed(sites: int, trim: float) -> int:
-    """How many of ``sites`` numbers are left out at either end: the part ``trim``, rounded up, so that one is left."""
-    return min(math.ceil(round(trim * sites, 9)), (sites - 1) // 2)  # 0.28 * 25 is a little more than 7
+    """Returns how many of ``sites`` numbers to drop at each end: the part ``trim``, rounded up, but not all numbers."""
+    return min(math.ceil(round(trim * sites, 9)), (sites - 1) // 2)  # rounded, as 0.28 * 25 is a little more than 7
 
 
 class TrimmedMean(AllAnswers):
     """Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498, algorithm 1, option II).
 
-    Of each number the largest and the smallest are left out, ``ceil(trim S)`` at either end, and the rest is averaged.
-    So many sites may send what they like: every number stays between two that others sent. The number of images does
-    not weigh. Integers are the lower median.
+    For each weight the ``ceil(trim S)`` largest and smallest values are dropped and the rest is averaged. That many
+    sites may send anything: each weight stays between two that others sent. Sites count equally, whatever their number
+    of images. Integers are the lower median.
 
     Args:
-        trim: part of the sites that is left out at either end, in (0, 0.5): a quarter is one of three or four sites
-            and two of five to eight.
+        trim: part of the sites to drop at each end, in (0, 0.5): a quarter is one of three or four sites and two of
+            five to eight.
 
     Raises:
-        Refused: a part out of that range.
+        Refused: ``trim`` is out of range.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""UniMatch (arXiv 2208.09910): two strong views and one disturbed in its features against the weak one."""
+"""UniMatch (arXiv 2208.09910): two strong views and a view with feature dropout, compared with the weak view."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from samfed_monai.networks.features import feature_dropout, require_encoder
 class UniMatchTerm(Term):
     """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
 
-    The label of all three is that of the student's own weak view where its confidence exceeds ``tau``. ``L_fp`` runs
-    the weak view again with channels of the encoder's features dropped. Each loss is ours: cross entropy and soft Dice
-    (``dice_ce``; ``no_sam`` has the structure loss), normalised by the sum of weights, where the paper has cross
-    entropy over all pixels.
+    The label of all three is the student's prediction of the weak view where its confidence exceeds ``tau``. ``L_fp``
+    runs the weak view again with dropped channels of the encoder's features. Each loss is ours: cross entropy and soft
+    Dice (``dice_ce``; ``no_sam`` has the structure loss), normalised by the sum of weights; the paper has cross entropy
+    over all pixels.
 
-    It costs two more forward and backward passes a step. It does not mix images: ``stream#cutmix`` must be 0.
+    A step costs two more forward and backward passes. Images are not mixed: ``stream#cutmix`` must be 0.
 
     Args:
-        name: under which the value is logged.
-        tau: least confidence of a label.
-        second: key of the second strong view; ``StrongViewd`` writes it when ``keys`` and ``output_key`` name it.
-        drop: chance with which a channel of the features is dropped.
-        strong: weight of the two strong views' mean; the first is the stream's own.
-        features: weight of the feature stream; 0 leaves it out.
+        name: name under which the value is logged.
+        tau: minimum confidence of a label.
+        second: key of the second strong view; ``StrongViewd`` writes it if ``keys`` and ``output_key`` name it.
+        drop: probability to drop a channel of the features.
+        strong: weight of the mean over the two strong views; the first is the stream's own.
+        features: weight of the feature stream; 0 omits it.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -64,7 +64,7 @@ class UniMatchTerm(Term):
         return ("weak",)
 
     def check(self, engine: Any) -> None:
-        """Looks at the network, too."""
+        """Also checks the network's encoder."""
         super().check(engine)
         if self.features > 0:
             require_encoder(engine.network, self.where)

@@ -1,7 +1,7 @@
-"""Sites with weak labels: partial cross entropy on what is labelled, and a gated CRF that carries it to alike pixels.
+"""Sites with weak labels: partial cross entropy on labelled pixels, and a gated CRF that spreads it to similar ones.
 
-FedICRA (Lin et al., arXiv 2304.05635) trains so on scribbles, points, boxes and blocks, a kind at each site; its tree
-energy and its aggregation are a method of its own (``fedicra``).
+FedICRA (Lin et al., arXiv 2304.05635) trains in this way on scribbles, points, boxes and blocks, one kind per site; its
+tree energy and its aggregation are a separate method (``fedicra``).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from samfed_monai.losses import probabilities, without_label
 
 
 class PartialCrossEntropy(nn.Module):
-    """Cross entropy of the labelled pixels, their mean over the batch; the others have no say at all.
+    """Mean cross entropy over the labelled pixels of a batch; the others are ignored.
 
-    Of a batch of whole masks it is the cross entropy; of one without any labelled pixel it is 0, with a gradient of 0
-    (FedICRA, arXiv 2304.05635, its loss L_pCE). It knows no overlap: an IoU over some pixels says little.
+    For whole masks it is the cross entropy; without any labelled pixel it is 0, with a gradient of 0 (FedICRA,
+    arXiv 2304.05635, its loss L_pCE). It has no overlap loss: an IoU over some pixels means little.
 
     Raises:
         ValueError: shapes that do not match.
@@ -41,7 +41,7 @@ class PartialCrossEntropy(nn.Module):
     """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss as a scalar.
+        """Returns the loss as a scalar.
 
         Args:
             logits: (B, C, H, W) float; C = 1 is a sigmoid, C > 1 a softmax.
@@ -60,19 +60,19 @@ class PartialCrossEntropy(nn.Module):
 
 
 def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: float, sigma_rgb: float) -> Tensor:
-    """How much near pixels of like colour differ in their class; mean over pixels.
+    """Penalises near pixels of similar colour that differ in class; mean over pixels.
 
     ``1/N sum_i sum_{j in N(i), j != i} k_ij (1 - sum_c p_i^c p_j^c)`` with
-    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma_xy^2 - |I_i - I_j|^2 / 2 sigma_rgb^2)``, over the pairs inside of the image
-    that lie at most ``radius`` apart in each direction (Obukhov et al., arXiv 1906.04651, with one kernel; the numbers
-    are FedICRA's). Each pair is looked at once and counted twice.
+    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma_xy^2 - |I_i - I_j|^2 / 2 sigma_rgb^2)``, over the pairs inside the image that
+    are at most ``radius`` apart in each direction (Obukhov et al., arXiv 1906.04651, with one kernel). Each pair is
+    computed once and counted twice.
 
     Args:
-        probabilities: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, C > 1 sums to 1.
+        probabilities: (B, C, H, W) float in [0, 1]; C = 1 is the foreground, C > 1 sums to 1.
         image: (B, 3, H, W) float in [0, 1]; it gets no gradient.
-        radius: of the window, in pixels.
-        sigma_xy: in pixels.
-        sigma_rgb: in intensities.
+        radius: radius of the window, in pixels.
+        sigma_xy: spatial sigma, in pixels.
+        sigma_rgb: colour sigma, in intensities.
 
     Returns:
         A scalar >= 0; 0 for one class everywhere.
@@ -94,7 +94,7 @@ def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: fl
 
 
 def _half_window(radius: int) -> Iterator[tuple[int, int]]:
-    """One of each two opposite neighbours."""
+    """Yields one of each two opposite offsets in the window."""
     for down in range(radius + 1):
         for right in range(-radius, radius + 1):
             if down > 0 or right > 0:
@@ -102,7 +102,7 @@ def _half_window(radius: int) -> Iterator[tuple[int, int]]:
 
 
 def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
-    """The pixels that have such a neighbour, and those neighbours."""
+    """Returns the pixels that have a neighbour at this offset, and those neighbours."""
     height, width = tensor.shape[-2:]
     rows, shifted = slice(0, max(height - down, 0)), slice(min(down, height), height)
     left, over = max(-right, 0), max(right, 0)
@@ -111,14 +111,14 @@ def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(kw_only=True, eq=False)
 class GatedCrfTerm(Term):
-    """:func:`gated_crf` of the labelled batch, on its own pixels: labels are not looked at.
+    """:func:`gated_crf` of the predictions for the labelled batch; labels are not used.
 
     Args:
-        name: under which the value is logged.
+        name: name under which the value is logged.
         radius, sigma_xy, sigma_rgb: as in :func:`gated_crf` (FedICRA: 5, 6, 0.1).
-        step: looks at every ``step``-th pixel of each row and column, which divides the time by its square (ours).
-            ``radius`` counts pixels that are looked at, so that as many pairs count: at step 2 a window of 5 reaches 10
-            pixels of the image; ``sigma_xy`` stays in pixels of the image.
+        step: uses every ``step``-th pixel of each row and column, which divides the time by its square (ours).
+            ``radius`` counts used pixels: with step 2 a radius of 5 reaches 10 pixels of the image; ``sigma_xy`` stays
+            in pixels of the image.
         weight, schedule, fraction: see :class:`samfed_monai.handlers.Term`.
 
     Raises:
@@ -141,7 +141,7 @@ class GatedCrfTerm(Term):
     weight: float = 0.1
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The term; also records ``<name>_labelled``, the share of pixels that have a label."""
+        """Returns the term; also records ``<name>_labelled``, the share of pixels with a label."""
         output, step = engine.state.output, self.step
         record(engine, f"{self.name}_labelled", (~without_label(output["label"])).float().mean())
         return gated_crf(
@@ -154,23 +154,23 @@ class GatedCrfTerm(Term):
 
 
 _LEAST = 0.25
-"""Share of a pixel that is to be labelled for it to have a label."""
+"""Minimum labelled share of a resized pixel for it to get a label."""
 
 
 def resize_weak(label: Tensor, size: Sequence[int]) -> Tensor:
-    """A weak label at another size: what covers more of a pixel, background or foreground, if it covers a quarter.
+    """Resizes a weak label: a pixel gets the label, background or foreground, that covers more of it, if >= a quarter.
 
-    Of several classes the foreground's is the one that covers most. A scribble so keeps its connection where the
-    nearest pixel would tear it. A class that would be lost, as points of a few pixels are on a photograph of thousands,
-    has every pixel that it would decide on however little of it is labelled.
+    With several classes, the foreground class is the one that covers most. Scribbles thus stay connected, which
+    nearest-neighbour resizing would break. A class that would vanish, such as points of a few pixels in a photograph
+    of thousands, gets every pixel where it covers most, however little that is.
 
     Args:
         label: see :func:`samfed_monai.losses.without_label`, (1, H, W) or (K + 1, H, W) float.
         size: height and width in pixels.
 
     Returns:
-        (1, *size) or (K + 1, *size) float, of the same values. A whole mask becomes what
-        :class:`samfed_monai.transforms.ResizeWithLabeld` makes of it by area.
+        (1, *size) or (K + 1, *size) float, with the same values. A whole mask is resized as by
+        :class:`samfed_monai.transforms.ResizeWithLabeld` by area.
     """
     planes = torch.cat([label == 0, label == 1]) if len(label) == 1 else label
     shares = F.interpolate(planes.float()[None], size=tuple(size), mode="area")[0]
@@ -185,10 +185,10 @@ def resize_weak(label: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ResizeWithWeakLabeld(Resized):
-    """MONAI's ``Resized`` of an image (by area), and :func:`resize_weak` of its label.
+    """MONAI's ``Resized`` for an image (by area), and :func:`resize_weak` for its label.
 
     Args:
-        keys: the image's key and the label's; an item without a label is taken.
+        keys: keys of the image and of the label; the label may be missing.
         spatial_size: height and width in pixels.
 
     Example::

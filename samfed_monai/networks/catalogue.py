@@ -1,4 +1,4 @@
-"""The catalogue of client networks: small segmentation networks that a JSON file can name, and what each can take."""
+"""The catalogue of client networks: small segmentation networks that a JSON file can name, and their input sizes."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from samfed_monai.networks.weights import (
 )
 
 CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=networks_elsewhere)
-"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
-Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
-imported when they are asked for."""
+"""Builders ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module`` by name; weights are random except for SAM.
+Those of other packages (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are imported at
+first use."""
 PYRAMIDS = ("mobile_sam_fpn", "lite0_fpn", "lite0_fpn_96", "lite0_fpn_small")
-"""Those whose coarsest features can be in groups."""
+"""Networks that support ``feature_groups``."""
 
 
 def network_problems(name: str, where: str) -> list[Problem]:
-    """Why a network of that name cannot be built: there is none, or the package that brings it is broken.
+    """Returns why a network cannot be built: the name is unknown, or the package that provides it is broken.
 
     Args:
-        name: of the network.
-        where: the place that names it, for the message.
+        name: name of the network.
+        where: id of the setting, for the message.
     """
     broken = {} if name in CLIENT_NETWORKS else brought("networks").broken
     return [broken[name]] if name in broken else one_of(where, name, CLIENT_NETWORKS)
@@ -61,37 +61,37 @@ def client_network(
     frozen_stages: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
+    """Builds a client network, which maps ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)``.
 
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.75 M parameters),
             ``lite0_fpn_96`` (the same with features as wide as those of ``mobile_sam_fpn``),
             ``lite0_fpn_small`` (0.28 M), ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
-            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``; what methods bring
-            (``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``); and SAM itself with
-            trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
-            its own weights, see ``samfed_monai.networks.sam.network.sam_network``.
-        in_channels, out_channels: of images and logits.
-        classes: names of the classes, in the place of ``out_channels``: one has one logit, K have K + 1, the
+            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``; networks of methods
+            (``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``); and SAM itself with trainable adapters and its
+            own weights, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, see
+            ``samfed_monai.networks.sam.network.sam_network``.
+        in_channels, out_channels: channels of images and logits.
+        classes: names of the classes, instead of ``out_channels``: one logit for one class, K + 1 for K classes, the
             background's first (:func:`samfed_monai.data.classes.outputs_of`).
-        weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
-            (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
+        weights: initial weights of the encoder: ``"pretrained"``, the network's own, if any (``mobile_sam`` or
+            ``efficientnet_lite0``, installed by ``samfed weights``); ``"teacher"``, see
             :data:`~samfed_monai.networks.weights.TEACHER`; a name of weights; a local file, read without
             unpickling code: MobileSAM's checkpoint, a teacher's adapter, or torchvision's ResNet names; ``None``:
-            random numbers. Nothing is downloaded.
-        load: ``False`` leaves the weights unread: the network is filled with others before it is used.
-        site_channels: the most sites among which the deepest channels are chosen by site
-            (:func:`samfed_monai.networks.features.select_channels`); ``None`` chooses none.
-        feature_groups: of a pyramid (``mobile_sam_fpn``, ``lite0_fpn``), see
-            :class:`samfed_monai.networks.fpn.FeatureGroups`; none in other networks.
-        frozen_stages: of ``mobile_sam_fpn``, see :class:`samfed_monai.networks.fpn.TinyViTFeatures`; ``None``: 2 where
-            the encoder starts from weights, else 0, which is what other networks take.
+            random weights. Nothing is downloaded.
+        load: ``False`` does not read the weights: others are loaded into the network before it is used.
+        site_channels: maximum number of sites for the selection of the deepest channels by site
+            (:func:`samfed_monai.networks.features.select_channels`); ``None`` for no selection.
+        feature_groups: for a pyramid (``mobile_sam_fpn``, ``lite0_fpn``), see
+            :class:`samfed_monai.networks.fpn.FeatureGroups`; empty for other networks.
+        frozen_stages: for ``mobile_sam_fpn``, see :class:`samfed_monai.networks.fpn.TinyViTFeatures`; ``None``: 2 if
+            the encoder starts from weights, else 0; other networks accept 0 only.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
-        Refused: an unknown name, classes that are no names, a network that takes one class alone, or weights of another
-            encoder; and at the first forward pass, an image size or a
-            training batch that the network cannot take, with the nearest ones that it can.
+        Refused: an unknown name, invalid names of classes, several classes for a network that supports one, or weights
+            of another encoder; at the first forward pass, an unsupported image size or training batch size, with the
+            nearest that fit.
 
     Example::
 
@@ -106,7 +106,7 @@ def client_network(
         kwargs["feature_groups"] = feature_groups
     start = starts_from(name, weights)
     if frozen_stages is None and start is not None and takes_teacher(name):
-        frozen_stages = 2  # a sixth less time, at no cost of Dice: docs/results/light.md
+        frozen_stages = 2  # a sixth less time at the same Dice: docs/results/light.md
     frozen = {"frozen_stages": frozen_stages} if frozen_stages else {}
     try:
         network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **frozen, **kwargs)
@@ -124,7 +124,7 @@ def client_network(
     if site_channels is not None:
         network, kwargs["site_channels"] = select_channels(network, site_channels), site_channels
     made = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
-    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # a weights file says it
+    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # stored in weights files
     return network
 
 
@@ -138,7 +138,7 @@ def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: 
     declare_torchvision_operators()
     from segmentation_models_pytorch import DeepLabV3Plus
 
-    for name in kwargs.keys() - signature(DeepLabV3Plus).parameters.keys():  # it says nothing of names it does not know
+    for name in kwargs.keys() - signature(DeepLabV3Plus).parameters.keys():  # it ignores unknown names silently
         raise TypeError(f"DeepLabV3Plus got an unexpected keyword argument {name!r}")
     # encoder_weights=None: segmentation_models_pytorch would download ImageNet weights otherwise
     network = DeepLabV3Plus(encoder, encoder_weights=None, in_channels=in_channels, classes=out_channels, **kwargs)
@@ -167,7 +167,7 @@ def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) 
 def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
     from monai.networks.nets import BasicUNet
 
-    # four halvings; below 32 px its instance norm would see a single pixel
+    # four halvings; below 32 px its instance norm would get a single pixel
     return require_intake(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1)
 
 

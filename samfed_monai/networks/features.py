@@ -1,4 +1,4 @@
-"""What is inside of a network: maps between encoder and decoder, the head's input, channels chosen by site."""
+"""Access to a network's features: maps between encoder and decoder, the head's input, channels selected by site."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Handle = Any
 
 @contextmanager
 def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside the block, each feature map on its way from encoder to decoder is what ``change`` makes of it.
+    """Inside the block, applies ``change`` to each feature map between encoder and decoder.
 
-    It works for networks with an ``encoder`` that returns a list of feature maps (those of
-    segmentation_models_pytorch, MONAI's FlexibleUNet), deepest last, and for MONAI's BasicUNet, deepest first.
+    It supports networks with an ``encoder`` that returns a list of feature maps (those of
+    segmentation_models_pytorch, MONAI's FlexibleUNet), deepest last, and MONAI's BasicUNet, deepest first.
 
     Args:
-        network: left as it was afterwards.
-        change: from (B, C, h, w) to the same shape; called once for each map, in the order of the network's.
+        network: a supported network; it is restored afterwards.
+        change: maps (B, C, h, w) to the same shape; called once per map, in the network's order.
 
     Raises:
-        Refused: a network that does not show its encoder.
+        Refused: a network whose encoder cannot be reached.
     """
     with ExitStack() as hooks:
         for hook in _hooks(network, change):
@@ -37,19 +37,19 @@ def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> 
 
 
 def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
-    """The feature maps that go from encoder to decoder in one call, finest first.
+    """Returns the feature maps between encoder and decoder in one call, finest first.
 
-    Maps of one size stay in the encoder's order: behind dilated convolutions the last of them is the deepest.
+    Maps of the same size keep the encoder's order: with dilated convolutions the last of them is the deepest.
 
     Args:
         network: see :func:`changed_features`.
-        run: makes the call, once.
+        run: calls the network once.
 
     Returns:
-        (B, C, h, w) each, with a gradient where the call has one.
+        (B, C, h, w) each, with a gradient if the call has one.
 
     Raises:
-        Refused: a network that does not show its encoder.
+        Refused: a network whose encoder cannot be reached.
     """
     maps: list[Tensor] = []
 
@@ -64,34 +64,33 @@ def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
 
 @contextmanager
 def feature_dropout(network: nn.Module, drop: float) -> Iterator[None]:
-    """Inside the block, each channel of each feature map on its way to the decoder is zeroed with a chance.
+    """Inside the block, drops channels of the feature maps between encoder and decoder at random.
 
-    Those that stay are scaled by ``1 / (1 - drop)`` (``dropout2d``), in eval mode as well. For which networks:
-    :func:`changed_features`.
+    The others are scaled by ``1 / (1 - drop)`` (``dropout2d``), even in eval mode.
 
     Args:
-        network: left as it was afterwards.
-        drop: chance of a channel, in [0, 1).
+        network: see :func:`changed_features`.
+        drop: probability to drop a channel, in [0, 1).
 
     Raises:
-        Refused: a network that does not show its encoder.
+        Refused: a network whose encoder cannot be reached.
     """
     with changed_features(network, lambda features: functional.dropout2d(features, drop, training=True)):
         yield
 
 
 class LastFeatures:
-    """Keeps the input of a network's head, or of another part of it, in each call that trains, while it listens.
+    """Keeps the input of a network's head, or of another part of it, in each training call while it listens.
 
     Listen for one iteration at a time: guides copy the network between iterations, and would copy the hook with it.
-    ``listen`` and ``stop`` are event handlers, too, and take the engine that they do not need.
+    ``listen`` and ``stop`` ignore their engine, which lets them serve as event handlers.
 
     Args:
-        network: whose features.
-        part: of the network, in place of its head.
+        network: the network.
+        part: a part of the network, instead of its head.
 
     Raises:
-        Refused: a network whose head is not known.
+        Refused: a network with an unknown head.
     """
 
     def __init__(self, network: nn.Module, part: nn.Module | None = None) -> None:
@@ -100,7 +99,7 @@ class LastFeatures:
         self._hook: Handle | None = None
 
     def attach(self, engine: Any) -> None:
-        """Listens in each iteration of a trainer until its loss is there: to what terms attached before this read."""
+        """Listens in each iteration of a trainer until its loss is computed; attach terms that read it before this."""
         from ignite.engine import Events
         from monai.engines.utils import IterationEvents
 
@@ -109,12 +108,12 @@ class LastFeatures:
         engine.add_event_handler(Events.STARTED, self.stop)
 
     def listen(self, engine: object = None) -> None:
-        """Begins anew."""
+        """Clears the features and starts to keep new ones."""
         self.stop()
         self._hook = self._part.register_forward_pre_hook(self._keep)
 
     def stop(self, engine: object = None) -> None:
-        """Lets go of the features and of the network."""
+        """Clears the features and removes the hook."""
         self.kept.clear()
         if self._hook is not None:
             self._hook.remove()
@@ -126,11 +125,11 @@ class LastFeatures:
 
 
 def require_encoder(network: nn.Module, asked_by: str) -> None:
-    """Refuses a network whose features :func:`feature_dropout` could not reach.
+    """Refuses a network that :func:`changed_features` does not support.
 
     Args:
         network: the network.
-        asked_by: who needs it, for the message.
+        asked_by: name of the caller, for the message.
     """
     for handle in _hooks(network, lambda features: features, asked_by):
         handle.remove()
@@ -142,7 +141,7 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str
         return [encoder.register_forward_hook(lambda _, inputs, output: _encoded(inputs, output, change))]
     stages = [getattr(network, f"upcat_{stage}", None) for stage in (4, 3, 2, 1)]
     if all(isinstance(stage, nn.Module) for stage in stages):
-        return [  # BasicUNet: the deepest stage takes two maps of the encoder, the others one beside their own
+        return [  # BasicUNet: the deepest stage takes two maps of the encoder, each other stage takes one
             stage.register_forward_pre_hook(lambda _, inputs, first=index == 0: _joined(inputs, first, change))
             for index, stage in enumerate(stages)
             if stage is not None
@@ -172,7 +171,7 @@ HEADS = ("segmentation_head", "final_conv", "head")
 
 
 def head_of(network: nn.Module) -> nn.Module:
-    """The module that makes logits of features.
+    """Returns the module that turns features into logits.
 
     Raises:
         Refused: a network without one of :data:`HEADS`.
@@ -187,7 +186,7 @@ def head_of(network: nn.Module) -> nn.Module:
 
 
 def feature_width(network: nn.Module) -> int:
-    """Channels of the features: inputs of the head's first convolution."""
+    """Returns the number of feature channels: the input channels of the head's first convolution."""
     for module in head_of(network).modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             return int(module.in_channels)
@@ -195,26 +194,26 @@ def feature_width(network: nn.Module) -> int:
 
 
 SELECTION = "selection"
-"""Name of the module that chooses, in the encoder whose deepest features it weighs."""
+"""Name of the selection module in the encoder whose deepest features it weights."""
 CODES = f"{SELECTION}.codes"
-"""How the name of its buffer ends in the network's state: who the site is, and who else there is."""
+"""Suffix of the name of its buffer in the network's state, which has the codes of this site and of all sites."""
 _REDUCTION = 16
 
 
 class ChannelSelection(nn.Module):
     """FedICRA's personalised channel selection: ``x + x * sigmoid(s(mean x, e) + s(max x, e))``.
 
-    ``e`` is what two 1 x 1 convolutions without bias make of the site's code, which is 1 at its place and 0 elsewhere;
-    ``s`` two of the same kind, narrower by 16 between them, of the pooled features and ``e`` side by side, one for the
-    mean and the maximum over the image. So far as in the public code (``PersonalizedChannelSelection``), whose modules
-    are in a plain list and are therefore neither trained nor sent: here they are both, as the paper has it.
+    ``e`` is computed by two 1 x 1 convolutions without bias from the site's code, which is 1 at its place and 0
+    elsewhere; ``s`` are two such convolutions with 16 times fewer channels between them, shared by mean and maximum,
+    on the concatenation of the pooled features and ``e``. This is the public code (``PersonalizedChannelSelection``),
+    whose modules are in a plain list and therefore neither trained nor sent; here they are both, as in the paper.
 
-    Ours: the code is a buffer that the server fills in (:class:`samfed_monai.methods.fedicra.SiteCodes`), with a
-    second line for the places that are taken; zeros are an unknown site.
+    Ours: the code is a buffer that the server sets (:class:`samfed_monai.methods.fedicra.SiteCodes`), with a second
+    row for the places in use; zeros are an unknown site.
 
     Args:
-        channels: of the features.
-        places: the most sites that there can be.
+        channels: channels of the features.
+        places: maximum number of sites.
     """
 
     codes: Tensor
@@ -231,32 +230,32 @@ class ChannelSelection(nn.Module):
         self.register_buffer("codes", torch.zeros(2, places))
 
     def heat(self, features: Tensor, code: Tensor) -> Tensor:
-        """``(B, C, h, w)`` and a code ``(places,)`` to weights ``(B, C, 1, 1)`` in (0, 1)."""
+        """Maps ``(B, C, h, w)`` and a code ``(places,)`` to weights ``(B, C, 1, 1)`` in (0, 1)."""
         site = self.embed(code.view(1, -1, 1, 1)).expand(len(features), -1, -1, -1)
         mean, most = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
         chosen: Tensor = torch.sigmoid(self.weigh(torch.cat([mean, site], 1)) + self.weigh(torch.cat([most, site], 1)))
         return chosen
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, C, h, w)`` to the same shape, channels weighed for this site."""
+        """Maps ``(B, C, h, w)`` to the same shape, with channels weighted for this site."""
         return features + features * self.heat(features, self.codes[0])
 
     def others(self) -> list[Tensor]:
-        """Codes of the other sites, ``(places,)`` each, in the order of their places."""
+        """Returns the codes of the other sites, ``(places,)`` each, in the order of their places."""
         own, taken = self.codes
         return [code for code in torch.eye(len(taken)).to(taken)[taken > 0] if not torch.equal(code, own)]
 
 
 def select_channels(network: nn.Module, places: int) -> nn.Module:
-    """Weighs the deepest features of a network's encoder by site; names of its other parts stay as they are.
+    """Adds a :class:`ChannelSelection` to a network's encoder, in place; names of its other parts are unchanged.
 
     Args:
-        network: with an ``encoder`` that returns its feature maps, deepest last, and knows how wide they are (the light
-            pyramids, segmentation_models_pytorch's), or MONAI's BasicUNet.
-        places: the most sites that there can be.
+        network: a network with an ``encoder`` that returns its feature maps, deepest last, and has ``out_channels``
+            (the light pyramids, segmentation_models_pytorch's), or MONAI's BasicUNet.
+        places: maximum number of sites, >= 2.
 
     Raises:
-        Refused: another network, or no place for two sites.
+        Refused: another network, or fewer than two places.
     """
     where, part = "network_def#site_channels", _encoder_of(network)
     channels = _deepest(part) if part is not None else None
@@ -267,17 +266,17 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
         raise Refused([*found, *unfit])
     require(found)
     part.add_module(SELECTION, ChannelSelection(channels, places))
-    if not isinstance(part, nn.Sequential):  # BasicUNet's stages are: a module more is one step more
+    if not isinstance(part, nn.Sequential):  # BasicUNet's stages are sequential and run the added module themselves
         part.register_forward_hook(_selected)
     return network
 
 
 def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
-    """The module that :func:`select_channels` put into a network.
+    """Returns the module that :func:`select_channels` added to a network.
 
     Args:
         network: the network.
-        asked_by: who needs it, for the message.
+        asked_by: name of the caller, for the message.
 
     Raises:
         Refused: there is none.
@@ -290,12 +289,12 @@ def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
 
 
 def _selected(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
-    """Forward hook: it finds the module in the encoder that it was called for, so that copies have their own."""
+    """Forward hook; it uses the module of the encoder that called it, so that copies use their own."""
     return [*features[:-1], encoder.selection(features[-1])]  # type: ignore[operator]
 
 
 def _encoder_of(network: nn.Module) -> nn.Module | None:
-    """The encoder, or BasicUNet's deepest stage."""
+    """Returns the encoder, or BasicUNet's deepest stage."""
     found = getattr(network, "encoder", getattr(network, "down_4", None))
     return found if isinstance(found, nn.Module) else None
 

@@ -1,4 +1,4 @@
-"""Client networks with a light feature pyramid on MobileSAM's trunk or on EfficientNet-Lite0's."""
+"""Client networks with a light feature pyramid on MobileSAM's trunk or EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _GROUPS = 8
 
 
 class PyramidEncoder(nn.Module):
-    """An encoder whose batch norms keep the statistics that they came with: a few images a step would spoil them."""
+    """An encoder whose batch norms keep their pretrained statistics: batches of a few images would degrade them."""
 
     if TYPE_CHECKING:  # torch.jit.script does not read annotations that are strings
         out_channels: tuple[int, ...]
 
     def train(self, mode: bool = True) -> Self:
-        """Train mode for all but the batch norms."""
+        """Sets the mode of all modules except the batch norms, which stay in eval mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -43,14 +43,14 @@ class PyramidEncoder(nn.Module):
 
 
 class GroupAttention(nn.Module):
-    """Slot attention with learned starts (Locatello et al., arXiv 2006.15055): each group's mean, set in every place.
+    """Slot attention with learned initial slots (Locatello et al., arXiv 2006.15055), decoded at every position.
 
-    As in WS-SAM's public code (``SlotAttentionModule``): places compete for groups by a softmax over the groups, three
-    times, and what the groups have gathered is added to a projection of each place's coordinates.
+    As in WS-SAM's public code (``SlotAttentionModule``): positions compete for groups by a softmax over the groups, in
+    three iterations, and each group's result is added to a projection of each position's coordinates.
 
     Args:
         width: channels.
-        groups: how many, >= 1.
+        groups: number of groups, >= 1.
     """
 
     def __init__(self, width: int, groups: int) -> None:
@@ -64,7 +64,7 @@ class GroupAttention(nn.Module):
         self.join = nn.Conv2d(groups * width, width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, width, h, w)`` to the same shape."""
+        """Maps ``(B, width, h, w)`` to the same shape."""
         batch, width, height, breadth = features.shape
         rows = torch.linspace(0, 1, height, device=features.device).view(-1, 1).expand(height, breadth)
         columns = torch.linspace(0, 1, breadth, device=features.device).expand(height, breadth)
@@ -90,14 +90,14 @@ class FeatureGroups(nn.Module):
     """Hybrid-granularity feature grouping (SEE: He et al., arXiv 2506.08955; WS-SAM, NeurIPS 2023).
 
     ``x + a F + (1 - a) C`` with ``F`` the finer groups of ``x``, ``C`` the coarser ones of ``x + F``, and ``a`` in
-    (0, 1) what a small network makes of the mean and the maximum of both, by image (WS-SAM's public code, ``ODE``).
+    (0, 1), predicted per image by a small network from mean and maximum of both (WS-SAM's public code, ``ODE``).
 
     Args:
         width: channels.
-        groups: how many, of the finer grain and of the coarser one (4 and 2 in the public code).
+        groups: numbers of finer and of coarser groups (4 and 2 in the public code).
 
     Raises:
-        Refused: not two whole numbers of 1 or more.
+        Refused: ``groups`` is not two integers >= 1.
     """
 
     def __init__(self, width: int, groups: Sequence[int]) -> None:
@@ -111,7 +111,7 @@ class FeatureGroups(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, width, h, w)`` to the same shape."""
+        """Maps ``(B, width, h, w)`` to the same shape."""
         fine = self.fine(features)
         coarse = self.coarse(fine + features)
         both = torch.cat([fine, coarse], dim=1)
@@ -122,16 +122,16 @@ class FeatureGroups(nn.Module):
 
 
 class FPNDecoder(nn.Module):
-    """Features of several strides to one map at the finest of them.
+    """Combines features of several strides to one map at the finest stride.
 
-    Each level is brought to ``width`` channels and added to the coarser ones, enlarged; a 3 x 3 convolution smooths
-    the sum. It normalises by groups (Wu and He 2018), not by batch: an image's prediction then depends on no other
-    image, and a federation averages no running statistics of unlike hospitals.
+    Each level is projected to ``width`` channels and added to the upsampled coarser ones; a 3 x 3 convolution smooths
+    the sum. It uses group norm (Wu and He 2018) instead of batch norm: an image's prediction then depends on no other
+    image, and a federation does not average running statistics of different hospitals.
 
     Args:
-        channels: of the levels, from the finest to the coarsest.
-        width: channels inside; a multiple of 8.
-        feature_groups: of :class:`FeatureGroups` at the coarsest level; none leaves it as it is.
+        channels: channels of the levels, from the finest to the coarsest.
+        width: channels of the decoder; a multiple of 8.
+        feature_groups: numbers of :class:`FeatureGroups` at the coarsest level; empty for none.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 96, feature_groups: Sequence[int] = ()) -> None:
@@ -142,7 +142,7 @@ class FPNDecoder(nn.Module):
         self.smooth = nn.Sequential(smooth, nn.GroupNorm(_GROUPS, width), nn.SiLU())
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features ``(B, channels[i], h_i, w_i)`` to ``(B, width, h_0, w_0)``."""
+        """Maps features ``(B, channels[i], h_i, w_i)`` to ``(B, width, h_0, w_0)``."""
         levels = []
         for index, lateral in enumerate(self.lateral):
             levels.append(lateral(features[index]))
@@ -155,14 +155,14 @@ class FPNDecoder(nn.Module):
 
 
 class FoldedConvNorm(nn.Module):
-    """A convolution and the batch norm behind it, computed as one convolution; both are trained, under their names.
+    """A convolution and its batch norm, computed as one convolution; both are trained, under their own names.
 
-    The norm's statistics are those that it came with, so it only scales what the convolution gives: the same function
-    up to rounding, and neither forward nor backward pass goes through the maps twice.
+    The norm's statistics are fixed, so it only scales and shifts the convolution's output: the same function up to
+    rounding, and neither forward nor backward pass processes the maps twice.
 
     Args:
-        conv: without a bias.
-        bn: whose running statistics are used, in train mode, too.
+        conv: a convolution without bias.
+        bn: its batch norm, whose running statistics are used even in train mode.
     """
 
     def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
@@ -170,29 +170,29 @@ class FoldedConvNorm(nn.Module):
         self.conv, self.bn = conv, bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the two give one after the other."""
+        """Returns ``bn(conv(x))``."""
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None
         assert variance is not None
         scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
         weight, bias = self.conv.weight * scale.view(-1, 1, 1, 1), self.bn.bias - mean * scale
-        # without short names: torch.jit.script finds constants of self.conv, not of a variable
+        # self.conv is not assigned to a variable, of which torch.jit.script would not find the constants
         return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation, self.conv.groups)
 
 
 BASE = "vit_t"
-"""Name of the SAM whose trunk this is."""
+"""Name of the SAM with this trunk."""
 _CHANNELS = (64, 128, 160, 320)
 
 
 class TinyViTFeatures(PyramidEncoder):
-    """MobileSAM's TinyViT-5M, level by level; its batch norms keep the statistics that they came with.
+    """MobileSAM's TinyViT-5M, which returns the map of each stage; its batch norms keep their pretrained statistics.
 
-    Names of its state dict are those of :class:`~samfed_monai.networks.sam.build.TinyViTEncoder`'s trunk.
+    Its state dict has the names of :class:`~samfed_monai.networks.sam.build.TinyViTEncoder`'s trunk.
 
     Args:
-        frozen_stages: leading parts that are not trained: 0 none, 1 the patch embedding, 2 that and the first stage,
-            both convolutions at stride 4.
+        frozen_stages: number of leading parts that are not trained: 0 none, 1 the patch embedding, 2 also the first
+            stage, both convolutions at stride 4.
     """
 
     if TYPE_CHECKING:  # torch.jit.script does not read annotations that are strings
@@ -210,7 +210,7 @@ class TinyViTFeatures(PyramidEncoder):
             part.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """``(B, 3, H, W)`` in [0, 1] to 64, 128, 160 and 320 channels at strides 4, 8, 16 and 16."""
+        """Maps ``(B, 3, H, W)`` in [0, 1] to 64, 128, 160 and 320 channels at strides 4, 8, 16 and 16."""
         x = (image - self.pixel_mean) / self.pixel_std
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         features = []
@@ -225,7 +225,7 @@ class FPN(nn.Module):
 
     Args:
         encoder: see :class:`TinyViTFeatures` and :class:`Lite0Features`.
-        out_channels: of the logits.
+        out_channels: channels of the logits.
         width: channels of the decoder.
         feature_groups: see :class:`FPNDecoder`.
     """
@@ -239,9 +239,9 @@ class FPN(nn.Module):
         self.segmentation_head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
-        if not torch.jit.is_scripting() and not self.training:  # a training step has none, and need not look for them
-            # timm keeps attention biases that it gathered in eval mode, also when others are loaded
+        """Maps ``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
+        if not torch.jit.is_scripting() and not self.training:  # there is no cache in train mode
+            # timm caches attention biases in eval mode and keeps the cache when other weights are loaded
             for module in self.encoder.modules():
                 getattr(module, "attention_bias_cache", {}).clear()
         logits = self.segmentation_head(self.decoder(self.encoder(image)))
@@ -256,11 +256,11 @@ def mobile_sam_fpn(
     frozen_stages: int = 0,
     feature_groups: Sequence[int] = (),
 ) -> nn.Module:
-    """A network of 5.2 M parameters that starts from what SAM knows of images, here with random weights.
+    """Builds a network of 5.2 M parameters on MobileSAM's trunk, here with random weights.
 
-    Prompts, SAM's neck and its mask decoder, about half of what the MobileSAM teacher has, are not in it. Nothing of
-    its state dict is left out of an update: the statistics of the frozen batch norms are less than 1 % of it, and a
-    model is then whole without SAM's checkpoint.
+    It has no prompts, neck or mask decoder, about half of the MobileSAM teacher's parameters. Its whole state dict is
+    part of an update: the statistics of the frozen batch norms are less than 1 % of it, and a model is complete without
+    SAM's checkpoint.
 
     Args:
         in_channels: must be 3.
@@ -278,17 +278,17 @@ def mobile_sam_fpn(
 
 
 def load_trunk(network: nn.Module, weights: str | Path) -> None:
-    """Fills the trunk, in place: from MobileSAM's checkpoint, or from a teacher's adapter.
+    """Loads the trunk, in place, from MobileSAM's checkpoint or from a teacher's adapter.
 
-    Of an adapter the trunk is the teacher's, its low-rank updates merged into the weights: the network begins with what
-    the teacher learned of the public images. SAM's own checkpoint must be in place for that.
+    With an adapter, the trunk is the teacher's with its low-rank updates merged into the weights, so that the network
+    starts from the teacher's training on the public images. This requires SAM's own checkpoint as well.
 
     Args:
-        network: of :func:`mobile_sam_fpn`, to fill.
-        weights: the checkpoint, or an adapter that ``samfed teach`` made of it.
+        network: a network of :func:`mobile_sam_fpn`.
+        weights: the checkpoint, or an adapter made from it by ``samfed teach``.
 
     Raises:
-        Refused: the weights of another network, an adapter of another SAM or of another checkpoint.
+        Refused: weights of another network, an adapter of another SAM or of another checkpoint.
     """
     header = read_header(weights) if Path(weights).suffix == ".safetensors" else None
     if header is None:
@@ -307,21 +307,21 @@ def load_trunk(network: nn.Module, weights: str | Path) -> None:
     encoder.load_state_dict(trunk.state_dict())
 
 
-_LEVELS = {5: {1: 24, 2: 40, 4: 112}, 4: {1: 24, 2: 40, 3: 80}}  # stages to levels, to channels: strides 4, 8 and 16
+_LEVELS = {5: {1: 24, 2: 40, 4: 112}, 4: {1: 24, 2: 40, 3: 80}}  # by stages: block to channels at strides 4, 8 and 16
 
 
 class Lite0Features(PyramidEncoder):
-    """EfficientNet-Lite0 (Liu 2020) up to stride 16, level by level; its batch norms keep their statistics.
+    """EfficientNet-Lite0 (Liu 2020) up to stride 16, with a map for each stride; batch norms keep their statistics.
 
-    Names of its state dict are those of ``deeplabv3plus_efficientnet_lite0``'s encoder: its ImageNet weights fit.
+    Its state dict has the names of ``deeplabv3plus_efficientnet_lite0``'s encoder, so that its ImageNet weights fit.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         stages: 5, or 4 with 80 channels at stride 16.
     """
 
     truncated = True
-    """Later stages, which ImageNet's weights have, are left out."""
+    """The ImageNet weights have further stages, which are dropped."""
 
     def __init__(self, in_channels: int = 3, stages: int = 5) -> None:
         super().__init__()
@@ -334,8 +334,8 @@ class Lite0Features(PyramidEncoder):
         self.levels, self.out_channels = list(_LEVELS[stages]), tuple(_LEVELS[stages].values())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 (or 80) channels at strides 4, 8 and 16."""
-        # depthwise convolutions on a CPU: channels last, training takes 0.8 of the time, bfloat16 inference 0.6
+        """Maps ``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 (or 80) channels at strides 4, 8 and 16."""
+        # channels last: with depthwise convolutions on a CPU, 0.8 of the training time, 0.6 of bfloat16 inference
         x = self.bn1(self.conv_stem(image.contiguous(memory_format=torch.channels_last)))
         features = []
         for index, block in enumerate(self.blocks):
@@ -353,7 +353,7 @@ def lite0_fpn(
     stages: int = 5,
     feature_groups: Sequence[int] = (),
 ) -> nn.Module:
-    """A network of 0.8 M parameters, or 0.28 M, that starts from ImageNet, here with random weights.
+    """Builds a network of 0.8 M (or 0.28 M) parameters for an ImageNet encoder, here with random weights.
 
     Args:
         in_channels, stages: see :class:`Lite0Features`.

@@ -1,4 +1,4 @@
-"""Running a network: mixed precision where an engine's own ``amp`` knows only CUDA, and test-time views."""
+"""Inference: mixed precision on any device (an engine's ``amp`` supports CUDA only), and test-time views."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Switch = bool | Literal["auto"]
 
 
 def switch_problems(where: str, value: Any) -> list[Problem]:
-    """What is wrong with a :data:`Switch`."""
+    """Returns the problem of an invalid :data:`Switch`."""
     return [] if value in (True, False, "auto") else [Problem(where, repr(value), "true, false or 'auto'")]
 
 
 @lru_cache
 def bf16_gains(device_type: str) -> bool:
-    """Whether bfloat16 is computed by the hardware of ``device_type`` (``"cpu"``, ``"cuda"``) rather than emulated.
+    """Whether ``device_type`` (``"cpu"``, ``"cuda"``) computes bfloat16 in hardware.
 
-    On a CPU that is AVX-512 BF16 or AMX; a processor without them runs bfloat16 slower than float32.
+    A CPU needs AVX-512 BF16 or AMX; without them bfloat16 is emulated, slower than float32.
     """
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
@@ -40,9 +40,9 @@ def bf16_gains(device_type: str) -> bool:
 
 
 def bf16_possible(enabled: Switch, device_type: str) -> bool:
-    """Whether an encoder computes in bfloat16: where it is asked for and :func:`bf16_gains`.
+    """Whether an encoder computes in bfloat16: if it is enabled and :func:`bf16_gains`.
 
-    ``True`` on a processor that would only emulate it, several times slower than float32, is reported once a process.
+    ``True`` on a processor that would emulate it, several times slower than float32, logs a warning once per process.
     """
     gains = bf16_gains(device_type)
     if enabled is True and not gains:
@@ -50,25 +50,25 @@ def bf16_possible(enabled: Switch, device_type: str) -> bool:
     return gains and enabled is not False
 
 
-@lru_cache  # once a process
+@lru_cache  # once per process
 def _warn_float32(device_type: str) -> None:
     text = "bf16 is true, but the %s of this machine does not compute bfloat16: going on in float32 (auto does so, too)"
     logger.warning(text, device_type)
 
 
 def autocast(device_type: str, enabled: Switch = "auto", dtype: torch.dtype = torch.bfloat16) -> torch.autocast:
-    """``torch.autocast`` whose ``enabled`` may be ``"auto"``: on where :func:`bf16_gains`."""
+    """Returns ``torch.autocast``, with ``enabled="auto"`` enabling it if :func:`bf16_gains`."""
     return torch.autocast(device_type, dtype, enabled=bf16_gains(device_type) if enabled == "auto" else enabled)
 
 
 class View(NamedTuple):
-    """One of the eight symmetries of the square: a mirror at the vertical axis, then quarter turns."""
+    """One of the eight symmetries of the square: a horizontal flip, then quarter turns."""
 
     mirror: bool
     turns: int
 
     def apply(self, images: Tensor) -> Tensor:
-        """``(..., H, W)`` to ``(..., H, W)``, or ``(..., W, H)`` after an odd number of turns."""
+        """Maps ``(..., H, W)`` to ``(..., H, W)``, or to ``(..., W, H)`` for an odd number of turns."""
         return torch.rot90(images.flip(-1) if self.mirror else images, self.turns, (-2, -1))
 
     def undo(self, images: Tensor) -> Tensor:
@@ -83,22 +83,22 @@ VIEWS: dict[int, tuple[View, ...]] = {
     4: (View(False, 0), View(True, 0), View(False, 2), View(True, 2)),
     8: tuple(View(mirror, turns) for mirror in (False, True) for turns in range(4)),
 }
-"""Number of test-time views to those views: none, mirror, both mirrors, mirror x quarter turns."""
+"""Test-time views by their number: identity, horizontal flip, both flips, flip x quarter turns."""
 
 
 def views_problems(where: str, value: Any) -> list[Problem]:
-    """What is wrong with a number of test-time views."""
+    """Returns the problem of an invalid number of test-time views."""
     fits = type(value) is int and value in VIEWS
     return [] if fits else [Problem(where, repr(value), f"one of {sorted(VIEWS)}")]
 
 
 def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:
-    """Mean probability of a network over test-time views.
+    """Returns the mean probability of a network over test-time views.
 
     Args:
         images: ``(B, 3, H, W)`` float in [0, 1].
-        network: images to logits ``(B, C, H, W)``; sigmoid for one channel, softmax over the channels otherwise.
-        views: 1, 2, 4 or 8. One after the other, so that memory is that of one.
+        network: maps images to logits ``(B, C, H, W)``; sigmoid for one channel, else softmax over the channels.
+        views: 1, 2, 4 or 8. They run one after the other, with the memory of one.
 
     Returns:
         ``(B, C, H, W)`` float32 in [0, 1].
@@ -108,25 +108,25 @@ def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: in
 
 
 def logits_of(chances: Tensor) -> Tensor:
-    """Logits ``(B, C, H, W)`` that have these probabilities: finite, float32's spacing at 1 the least chance."""
+    """Returns finite logits ``(B, C, H, W)`` of probabilities, which are clamped to float32's epsilon."""
     eps = torch.finfo(torch.float32).eps
     chances = chances.clamp(eps, 1 - eps)
     return torch.logit(chances) if chances.shape[1] == 1 else chances.log()
 
 
 class AutocastInferer(Inferer):
-    """Runs a network under autocast and returns float32, so that losses and metrics never see half precision.
+    """Runs a network under autocast and returns float32, so that losses and metrics never get half precision.
 
-    It gives MONAI's trainers and evaluators bfloat16 on the CPU, where their own ``amp`` does nothing. It scales no
-    gradients: bfloat16 has float32's range and needs no scaler; do not use it with ``torch.float16``.
+    It gives MONAI's trainers and evaluators bfloat16 on the CPU, where their own ``amp`` has no effect. It does not
+    scale gradients: bfloat16 has float32's range; do not use it with ``torch.float16``.
 
     Args:
-        enabled: ``true``, ``false``, or ``"auto"`` for wherever the processor computes bfloat16 itself.
-        views: test-time views (1, 2, 4 or 8: mirrors and quarter turns) over which probabilities are averaged, for
+        enabled: ``true``, ``false``, or ``"auto"``: where the processor computes bfloat16 in hardware.
+        views: number of test-time views (1, 2, 4 or 8: flips and quarter turns) to average probabilities over, for
             evaluation; each costs a pass of the network.
 
     Raises:
-        Refused: another precision or another number of views.
+        Refused: another value of ``enabled`` or ``views``.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Input sizes that a network can take, checked before it runs."""
+"""Input sizes that a network supports, checked before it runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Refused
 
 LEAST = 32
-"""Pixels of a side of the smallest image: below it the coarsest norm of most networks sees a single pixel."""
+"""Minimum side of an image in pixels: below it the coarsest norm of most networks gets a single pixel."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Sizes of images that a network can take, and of batches that it can train on.
+    """Sizes of images that a network supports, and of batches that it can train on.
 
     Args:
         network: the network's name, for the message.
-        multiple: what height and width in pixels must be divisible by.
-        least_batch: the fewest images of a batch in training: a batch norm over one image of one pixel has no variance.
+        multiple: divisor of height and width in pixels.
+        least_batch: minimum batch size in training: a batch norm over one image of one pixel has no variance.
     """
 
     network: str
@@ -29,7 +29,7 @@ class Intake:
     least_batch: int = 1
 
     def of_sides(self, **sides: int) -> Iterator[Problem]:
-        """What is wrong with an image of these sides, in pixels by name; the message has the nearest sizes that fit."""
+        """Yields the problems of an image with these sides, in pixels by name, with the nearest sizes that fit."""
         for side, pixels in sides.items():
             if pixels % self.multiple or pixels < LEAST:
                 lower = max(LEAST, pixels // self.multiple * self.multiple)
@@ -43,7 +43,7 @@ class Intake:
                 )
 
     def of_batches(self, **batches: int) -> Iterator[Problem]:
-        """What is wrong with training batches of so many images, by the id that says so."""
+        """Yields the problems of training batches of these sizes, by the id of the setting."""
         for where, images in batches.items():
             if images < self.least_batch:
                 expected = f"at least {self.least_batch}: its batch norm sees one pixel an image"
@@ -52,9 +52,9 @@ class Intake:
 
 
 def require_intake(network: nn.Module, *, multiple: int, least_batch: int = 1) -> nn.Module:
-    """Gives ``network`` an :class:`Intake`, which each call of it checks; names in its state dict stay as they are.
+    """Gives ``network`` an :class:`Intake`, which each call checks; names in its state dict are unchanged.
 
-    What is exported from it (TorchScript, ``torch.export``, ONNX) does not check: it has no words to refuse with.
+    Exported models (TorchScript, ``torch.export``, ONNX) do not check: they cannot report the problem.
     """
     network.intake = Intake(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
     network.register_forward_pre_hook(_refuse_unfit)
@@ -62,7 +62,7 @@ def require_intake(network: nn.Module, *, multiple: int, least_batch: int = 1) -
 
 
 def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Forward pre-hook: ``torch.jit.script`` compiles it, too, and takes its annotations and its branch literally."""
+    """Forward pre-hook; ``torch.jit.script`` compiles it as well, and depends on its annotations and its branch."""
     if not torch.jit.is_scripting() and not torch.jit.is_tracing():
         batch, _, height, width = inputs[0].shape
         problems = size_problems(network, height=height, width=width)
@@ -72,17 +72,17 @@ def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
 
 
 def size_problems(network: nn.Module, **sides: int) -> list[Problem]:
-    """What is wrong with images of these sides, in pixels by name; empty where nothing is, or the network does not say.
+    """Returns the problems of images with these sides; none for a network without an :class:`Intake`.
 
     Args:
-        network: as the catalogue returns it.
-        sides: name to pixels, for instance ``height=96, width=128``.
+        network: a network of the catalogue.
+        sides: pixels by name, for instance ``height=96, width=128``.
     """
     intake = getattr(network, "intake", None)
     return list(intake.of_sides(**sides)) if isinstance(intake, Intake) else []
 
 
 def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
-    """What is wrong with training batches of these sizes, by the id that says them, as in :func:`size_problems`."""
+    """Returns the problems of training batches of these sizes, by the id of the setting; see :func:`size_problems`."""
     intake = getattr(network, "intake", None)
     return list(intake.of_batches(**batches)) if isinstance(intake, Intake) else []

@@ -1,4 +1,4 @@
-"""What of a network is shared and what is personal, as patterns of its state dict's names."""
+"""Shared and personal parts of a network, as patterns of its state dict's names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 PERSONAL = "train.json -> personal"
-"""Id of the patterns of names that stay at their sites."""
+"""Id of the patterns of personal names, which stay at their sites."""
 NORM_LAYERS = "<norm>"
-"""Every tensor of every normalisation layer; their names follow no pattern (FedBN, arXiv 2102.07623)."""
+"""Matches every tensor of every normalisation layer; their names follow no pattern (FedBN, arXiv 2102.07623)."""
 
 
 @dataclass(frozen=True)
 class KeySplit:
-    """Names of one state dict, each in exactly one part, in the state dict's order."""
+    """Names of a state dict, each in exactly one part, in the state dict's order."""
 
     shared: tuple[str, ...]
     personal: tuple[str, ...]
@@ -31,13 +31,13 @@ class KeySplit:
 def split_keys(
     names: Iterable[str], *, shared: Sequence[str], personal: Sequence[str] = (), where: str = "network"
 ) -> KeySplit:
-    """Sorts the names of a state dict by two allow-lists; what neither matches is frozen.
+    """Sorts the names of a state dict by two lists of patterns; names that neither matches are frozen.
 
     Args:
-        names: of the state dict.
-        shared: shell-style patterns (``*``, ``?``, ``[ab]``; ``*`` crosses dots) of names that are aggregated.
-        personal: of names that never leave their site.
-        where: whose names they are, for messages.
+        names: names of the state dict.
+        shared: shell-style patterns (``*``, ``?``, ``[ab]``; ``*`` also matches dots) of names that are aggregated.
+        personal: patterns of names that never leave their site.
+        where: name of the network, for messages.
 
     Raises:
         Refused: a pattern that matches no name; a name that is both shared and personal.
@@ -59,18 +59,18 @@ def split_keys(
 
 
 def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: str = PERSONAL) -> KeySplit:
-    """What of a network is shared, personal and frozen: the one answer that server, site and filter go by.
+    """Returns the shared, personal and frozen names of a network, as used by server, site and release filter.
 
-    A network declares it itself (``key_split()``), or shares its whole state dict. ``personal`` takes names out of what
-    is shared; what is frozen stays frozen.
+    A network declares them by ``key_split()``, or shares its whole state dict. ``personal`` removes names from the
+    shared ones; frozen names stay frozen.
 
     Args:
         network: the network.
         personal: patterns as in :func:`split_keys`, or :data:`NORM_LAYERS`.
-        where: where the patterns are, for messages.
+        where: id of the patterns, for messages.
 
     Raises:
-        Refused: no list of patterns; a pattern that matches nothing, or frozen names alone; nothing left to share.
+        Refused: no list of patterns; a pattern that matches nothing, or only frozen names; nothing left to share.
 
     Example::
 
@@ -112,7 +112,7 @@ def _norm_names(network: nn.Module) -> set[str]:
 
 
 def pattern_problems(where: str, patterns: Any, example: str) -> list[Problem]:
-    """What is wrong where a list of patterns belongs, for instance ``example``; an empty one is none."""
+    """Returns the problem of an invalid list of patterns, with ``example`` as hint; an empty list is valid."""
     fits = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
     return [] if fits else [Problem(where, repr(patterns), "a list of patterns", f'for instance ["{example}"]')]
 
@@ -126,18 +126,18 @@ def matched_names(
     example: str = "encoder.*",
     hint: str = "correct the pattern or leave it out",
 ) -> set[str]:
-    """Names that a pattern matches.
+    """Returns the names that any of the patterns matches.
 
     Args:
-        names: to choose from.
+        names: the names to match.
         patterns: as in :func:`split_keys`.
-        where: where the patterns are, for messages.
-        kind: what the names are, for messages.
-        example: a pattern that fits there.
-        hint: what to do about a pattern without a name.
+        where: id of the patterns, for messages.
+        kind: kind of the names, for messages.
+        example: a valid pattern, for messages.
+        hint: advice for a pattern without a match.
 
     Raises:
-        Refused: no list of patterns; patterns that match nothing, all at once.
+        Refused: no list of patterns; patterns that match nothing, all together.
     """
     require(pattern_problems(where, patterns, example))
     found = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}

@@ -1,4 +1,4 @@
-"""Lets torchvision be imported where its compiled operators are missing or do not load."""
+"""Imports torchvision where its compiled operators are missing or do not load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-# torchvision/_meta_registrations.py registers fake kernels for these two without looking whether they exist
+# torchvision/_meta_registrations.py registers fake kernels for these two without checking that they exist
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -15,16 +15,16 @@ _library: Any = None  # torch forgets the schemas when their Library object is c
 
 
 def declare_torchvision_operators() -> bool:
-    """Imports torchvision, declaring the schemas of ``nms`` and ``qnms`` first if torchvision brings none.
+    """Imports torchvision, and declares the schemas of ``nms`` and ``qnms`` if its own are missing.
 
     A torchvision whose binary part is missing or built for another torch fails at import with "operator
     torchvision::nms does not exist". segment-anything, segmentation_models_pytorch and timm import torchvision, but
-    none of their networks used here calls a compiled operator. So the schemas are declared, without an implementation:
-    calling one still raises. Where torchvision's own operators exist nothing is declared. Call it before importing any
-    of the three packages; calling it twice is free.
+    none of their networks used here calls a compiled operator. The schemas are therefore declared without an
+    implementation; calling one still raises. If torchvision's own operators exist, nothing is declared. Call this
+    before importing any of the three packages; calling it twice costs nothing.
 
     Returns:
-        Whether the schemas are ours.
+        Whether the schemas were declared here.
     """
     global _library
     if _library is not None or "torchvision.ops" in sys.modules:

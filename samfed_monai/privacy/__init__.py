@@ -1,4 +1,4 @@
-"""What may leave a site: an allow-list, withheld small counts, optional noise, and an audit line for every message."""
+"""Control of a site's outgoing data: allow-list, withheld small counts, optional noise, an audit line per message."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What noise amounts to: epsilon, a site's ledger over all of its runs, and the account in ``results.json``."""
+"""Privacy accounting: epsilon, a site's ledger over all of its runs, and the account in ``results.json``."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from samfed_monai.protocol.statistics import StatisticKind
 
 DELTA = 1e-5
-"""Of (epsilon, delta) where nothing else is said; a site's own budget is counted at this one at most."""
-#: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
+"""Default delta of (epsilon, delta); a site's own budget is computed with at most this delta."""
+#: Renyi orders to try; those of Opacus are from 1.1 to 63, too few for strong and for weak noise.
 _ORDERS = (*(1 + x / 100 for x in range(1, 100)), *(1 + x / 10 for x in range(10, 100)), *range(12, 64), 128, 256, 512)
 
 
 def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of ``releases`` releases with the same noise: :func:`epsilon_of`.
+    """Returns the epsilon of ``releases`` releases with the same noise (:func:`epsilon_of`).
 
     Args:
         noise_multiplier: standard deviation over sensitivity.
-        releases: how many; 0 gives 0.
+        releases: number of releases; 0 gives 0.
         delta: in (0, 1).
     """
     return epsilon_of({noise_multiplier: releases}, delta)
 
 
 def epsilon_of(releases: Mapping[float, int], delta: float) -> float:
-    """Epsilon of adaptive releases with Gaussian noise, without subsampling.
+    """Returns the epsilon of adaptive releases with Gaussian noise, without subsampling.
 
     Renyi differential privacy (Mironov, CSF 2017): an upper bound, here some 10 % above the exact value of Gaussian
-    composition (Balle and Wang, ICML 2018), which the tests compare it with.
+    composition (Balle and Wang, ICML 2018), to which the tests compare it.
 
     Args:
-        releases: noise multiplier (standard deviation over sensitivity) to how many were made with it; none give 0.
+        releases: number of releases by noise multiplier (standard deviation over sensitivity); none gives 0.
         delta: in (0, 1).
 
     Raises:
@@ -59,35 +59,35 @@ def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
         return 0.0
     rdp = accountant()
     spent = sum(rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=n, orders=_ORDERS) for noise, n in releases)
-    with warnings.catch_warnings():  # "optimal order is the largest alpha": a bound all the same
+    with warnings.catch_warnings():  # "optimal order is the largest alpha": still a bound
         warnings.simplefilter("ignore")
         value, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)
     return float(value)
 
 
 def accountant() -> Any:
-    """Opacus' analysis of Renyi differential privacy.
+    """Imports Opacus' analysis of Renyi differential privacy.
 
     Raises:
-        Refused: it is not installed.
+        Refused: Opacus is not installed.
     """
     where = "federate.json -> privacy#differential_privacy"
     require(installed("opacus", "privacy", where, "no Opacus", "its accountant"))
-    with warnings.catch_warnings():  # of Opacus about torch
+    with warnings.catch_warnings():  # Opacus warns about torch
         warnings.simplefilter("ignore")
         from opacus.accountants.analysis import rdp
     return rdp
 
 
 def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[float]:
-    """Noise multiplier to the number of releases with it.
+    """Returns the number of releases by noise multiplier.
 
-    A line that cannot be read (a write was cut off), or lacks the number, counts as one with the least noise of the
-    others.
+    A line that cannot be read (an interrupted write), or lacks the number, counts as a release with the lowest noise
+    of the others.
 
     Args:
         path: a file of JSON lines (:func:`lines`).
-        noise_of: gives the noise multiplier of a line's record; ``None`` where the line is of no release.
+        noise_of: returns the noise multiplier of a line's record; ``None`` if the line is not a release.
     """
     counts: Counter[float] = Counter()
     torn = 0
@@ -103,24 +103,24 @@ def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[fl
 
 
 def noise_of_entry(entry: Any) -> Any:
-    """The noise multiplier in a ledger's line."""
+    """Returns the noise multiplier of a ledger's line."""
     return entry["noise_multiplier"]
 
 
 class PrivacyLedger:
-    """Counts a site's messages with noise over all of its runs, each at the noise that it was sent with.
+    """Counts a site's messages with noise over all of its runs, each with the noise that it was sent with.
 
-    The server names runs and sends plans: a count that began anew with each name, or priced what was sent before at
-    the present plan's noise, would let it spend a site's ``epsilon`` as often as it likes. Renyi divergences of the
-    releases are summed instead (Mironov, CSF 2017, proposition 1). A release is entered before its message leaves, one
-    process at a time; one that is entered and then lost counts.
+    The server names runs and sends plans: with a count per run name, or earlier releases counted at the current plan's
+    noise, it could spend a site's ``epsilon`` any number of times. Instead, the Renyi divergences of all releases are
+    summed (Mironov, CSF 2017, proposition 1). A release is entered before its message leaves, one process at a time; a
+    message that is lost after that counts.
 
     Args:
-        folder: the site's ``cache_dir``; the ledger is ``privacy/<site>.jsonl`` below it, and deleting that file
-            forgets what was spent.
-        site: whose it is.
-        floor: the site's own; without an ``epsilon`` all fits.
-        run: what entries say that they are for.
+        folder: the site's ``cache_dir``; the ledger is ``privacy/<site>.jsonl`` in it. Deleting that file resets the
+            budget.
+        site: the site's name.
+        floor: the site's own settings; without an ``epsilon`` the budget is unlimited.
+        run: the run that new entries name.
     """
 
     def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor, *, run: str = "") -> None:
@@ -129,13 +129,13 @@ class PrivacyLedger:
         self._lock = threading.Lock()
 
     def enter(self, settings: DifferentialPrivacy) -> None:
-        """Enters one release of ``settings``'s noise, if it fits; also where nothing is asked yet of later runs.
+        """Enters one release if it fits the budget; without an ``epsilon`` as well, as a later run may have one.
 
         Args:
             settings: the noise of the release.
 
         Raises:
-            MessageRefused: more than the floor's ``epsilon`` would be spent; nothing is entered.
+            MessageRefused: the release would exceed the floor's ``epsilon``; nothing is entered.
             OSError: the ledger could not be read or written.
         """
         most, delta = self.floor.epsilon, min(settings.delta, DELTA)
@@ -147,16 +147,16 @@ class PrivacyLedger:
             append_line(self.path, stamped({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
-        """Noise multiplier to the number of releases with it (:func:`count_noise`)."""
+        """Returns the number of releases by noise multiplier (:func:`count_noise`)."""
         return count_noise(self.path, noise_of_entry)
 
     def of_run(self) -> Counter[float]:
-        """The same of this run alone; a line that cannot be read is none of its own."""
+        """Returns the same for this run only; unreadable lines are not counted."""
         entered = [entry for entry in lines(self.path) if entry and entry.get("run") == self.run]
         return Counter(float(entry["noise_multiplier"]) for entry in entered)
 
 
-#: What the guarantee is about; the words of ``results.json`` and of the report.
+#: The unit of privacy, as worded in ``results.json`` and in the report.
 UNIT = "all training images of one site, replaced by as many others"
 
 
@@ -167,23 +167,23 @@ def privacy_account(
     central: Mapping[str, Any] | None = None,
     statistic: StatisticKind | None = None,
 ) -> dict[str, Any]:
-    """``results.json -> privacy``.
+    """Returns ``results.json -> privacy``.
 
     Args:
         privacy: the run's settings.
-        records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included; where
-            it does not rise, it began anew, and what was counted before is added. A round after its last one may have
-            had an answer that was lost, and counts as one more.
-        withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
-        central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
-        statistic: the image-derived statistic that sites sent; ``None`` is none.
+        records: ``round.json`` of every round. A site's ``releases`` is its own count, including restarts; if it does
+            not rise, the count was restarted, and the earlier count is added. A skipped round after the last count may
+            have had an update that was lost, and counts as one more.
+        withheld: by (site, split), the reason why a site sent no scores of the best or the last model.
+        central: the account of noise at the server (:meth:`CentralNoise.account`); ``None`` without.
+        statistic: the image-derived statistic that sites sent; ``None`` for none.
     """
     counted, sent, before, lost = (Counter[str]() for _ in range(4))
     for record in records:
         for site, entry in record["sites"].items():
             if 0 < (now := int(entry.get("releases") or 0)) <= sent[site]:
                 before[site] = counted[site] + lost[site]
-            # rounds since then without an answer that counts; it may have been sent
+            # skipped rounds since then, whose updates may have been sent
             lost[site] = 0 if now else lost[site] + (entry.get("status") == "skipped")
             sent[site] = now or sent[site]
             counted[site] = before[site] + sent[site]

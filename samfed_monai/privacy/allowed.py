@@ -1,4 +1,4 @@
-"""What may leave a site: kinds, names and shapes of tensors, and of scores nothing that few images say."""
+"""The allow-list of a site: kinds, names and shapes of tensors that may leave; scores of few images are withheld."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from samfed_monai.handlers.images_seen import Seen
 
 
-#: Numbers that say how long a site worked, not what it saw.
+#: Metrics of a site's work, not of its images.
 EFFORT = frozenset({"seconds", "iterations", "releases"})
-#: The mean expected Dice of a model's masks, and of how many images: no label is needed for it.
+#: The mean expected Dice of a model's masks, which needs no labels, and its number of images.
 EXPECTED = frozenset({"expected_dice", "expected_images"})
-#: Word of an answer whose statistics were withheld; its value is the number of images that they would have needed.
+#: Key in a reply whose statistics were withheld; its value is the number of images that they would have needed.
 WITHHELD = "withheld"
 OWN_NETWORK = "0"
-"""With differential privacy, the word ``withheld`` of scores of a network that stays at its site, or in part."""
+"""Value of ``withheld`` with differential privacy, for scores of a network that stays at its site, fully or in part."""
 
 NO_IMAGES = "no images"
-"""Why a site without masks has no scores."""
+"""Reason why a site without masks has no scores."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Allowed:
     """An allow-list of tensors.
 
     Args:
-        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Soft masks must equal
-            these to the bit. Messages without tensors (``metrics``) need no entry.
-        learned: names of what is trained; the rest of its state is frozen, or running statistics and counters.
-        batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
-        momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
-        statistic: what the site measures of its images for others; ``None`` is nothing.
-        seen: own images of the last training, by :class:`.ImagesSeen`; ``None`` where none was counted.
-        keeps: whether the site keeps a network, or a part of one, that it has trained: what it evaluates is its own.
+        like: names, shapes and dtypes by kind of message; a missing kind may not leave. Soft masks must equal these to
+            the bit. Messages without tensors (``metrics``) need no entry.
+        learned: names of the trained parameters; the rest of the state is frozen, or running statistics and counters.
+        batch: number of images in the smallest batch that the site trains on; ``None`` if unknown.
+        momentum: the largest weight of one batch in a shared running statistic; 0 without any.
+        statistic: the image-derived statistic that the site measures for others; ``None`` for none.
+        seen: own images of the last training, from :class:`.ImagesSeen`; ``None`` if they were not counted.
+        keeps: whether a trained network, or a part of it, stays at the site, which then evaluates its own network.
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -65,11 +65,11 @@ class Allowed:
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
-    """The shared names of a network: those that it declares itself (``key_split()``), without the personal ones.
+    """Allows the shared tensors of a network: those of its ``key_split()``, without the personal ones.
 
     Args:
-        network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
-            personal names never leave.
+        network: the site's network. Without ``key_split()`` its whole state dict is shared; with it, frozen and
+            personal tensors never leave.
         personal: patterns of names that never leave (:func:`network_split`).
 
     Raises:
@@ -79,12 +79,12 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
 
     state = get_state_dict(network)
     shared = {name: state[name] for name in network_split(network, personal).shared}
-    learned = frozenset(trained_weights(network))  # no noise in frozen layers, which nothing would train away
+    learned = frozenset(trained_weights(network))  # no noise in frozen layers: no training would remove it
     return Allowed({Kind.WEIGHTS: shared}, learned=learned, momentum=_largest_momentum(network, shared))
 
 
 def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float:
-    """1 where a statistic is an average over all batches, of which there may be one, or its momentum is not known."""
+    """Returns 1 for an average over all batches, which may be a single one, and for an unknown momentum."""
     found = [0.0]
     for prefix, module in network.named_modules():
         if f"{prefix}.running_mean".removeprefix("module.").lstrip(".") in shared:
@@ -94,11 +94,11 @@ def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float
 
 
 def _smallest_batch(trainer: Any) -> int | None:
-    """Different images of the smallest batch that a trainer reads, by its own loader or one of its handlers'.
+    """Returns the number of different images in the smallest batch of a trainer's loader or its handlers' loaders.
 
-    They are found where they are used, not where a configuration should have them: a plan may name others.
+    The loaders are read from the trainer in use, not from the configuration: a plan may name others.
     """
-    events = trainer._event_handlers  # Ignite has no public way to them; without them nothing is known, so it fails
+    events = trainer._event_handlers  # Ignite has no public access; an error is better than missing a loader
     holders = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
     loaders = [trainer.data_loader, *(holder.loader for holder in holders if hasattr(holder, "loader"))]
     sizes = [_different_images(loader) for loader in loaders]
@@ -106,12 +106,12 @@ def _smallest_batch(trainer: Any) -> int | None:
 
 
 def _different_images(loader: Any) -> int | None:
-    """Of the smallest batch; ``None`` where that is not known."""
+    """Returns the number of different images in the smallest batch; ``None`` if unknown."""
     size: Any = getattr(loader, "batch_size", None)
     sampler: Any = getattr(loader, "sampler", None)
     if not isinstance(size, int):
         return None
-    if type(sampler) is EndlessSampler:  # always full, of so many images
+    if type(sampler) is EndlessSampler:  # batches are always full
         return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
     if type(sampler) not in (range, SequentialSampler, RandomSampler) or getattr(sampler, "replacement", False):
         return None  # it may repeat images
@@ -124,19 +124,19 @@ def _different(dataset: Sized) -> int:
 
 
 def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iterations: float) -> list[Problem]:
-    """Why what a round taught may not leave: it came from too few different images.
+    """Returns why the result of a round's training may not leave: it used too few different images.
 
     Args:
-        allowed: what may leave, and what was seen.
-        least_seen: the site's own least number of different images of a round.
-        least_images: the plan's; it counts where images came again before there were so many.
-        iterations: of the round, for a client that counts no images.
+        allowed: the allow-list, with the images that were used.
+        least_seen: the site's own minimum number of different images in a round.
+        least_images: the plan's minimum; it applies if images were repeated before that number was reached.
+        iterations: iterations of the round, for a client that does not count images.
     """
     least, whose, own = least_seen, "this site's file", allowed.seen
     seen = int(iterations) * (allowed.batch or 1) if own is None else len(own.images)
     if own is not None and own.hashed and own.repeated and least_images > least_seen:
         least, whose = least_images, "privacy#least_images"
-    if seen >= least or (own is None and not seen):  # a round in which nothing is trained tells nothing new
+    if seen >= least or (own is None and not seen):  # a round without training reveals nothing new
         return []
     expected = f"at least {least} images trained on in a round, as {whose} says"
     found = f"{seen}{' different' if own is not None else ''}"
@@ -144,15 +144,15 @@ def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iteratio
 
 
 def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
-    """Why running statistics may not leave: one image would have too large a part of them.
+    """Returns why running statistics may not leave: the share of a single image in them would be too large.
 
-    A layer's running mean is ``(1 - momentum)`` of what it was and ``momentum`` of the mean of the last batch, so an
-    image of a batch of B has a part of ``momentum / B``, and ``B / momentum`` images are behind it at the least. A plan
-    with momentum 1 and batches of one would make it that image's own.
+    A layer's running mean is ``(1 - momentum)`` times its previous value plus ``momentum`` times the mean of the last
+    batch. An image in a batch of B has a share of ``momentum / B``, so at least ``B / momentum`` images contribute.
+    With momentum 1 and batches of one, a plan would make the statistic that of one image.
 
     Args:
-        allowed: what may leave.
-        least_images: as in :class:`Privacy`.
+        allowed: the allow-list.
+        least_images: see :class:`Privacy`.
     """
     batch = 1 if allowed.batch is None else allowed.batch
     behind = batch / allowed.momentum if allowed.momentum else least_images
@@ -164,9 +164,9 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
 
 
 def allowed_of(client: Any) -> Allowed:
-    """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
+    """Returns what a :class:`SamFedAlgo` may send: the tensors of its sharing, if it has one, else the network's.
 
-    A request does not widen it: a site with a sharing does not send its network because a server asks it to.
+    A request cannot extend it: a site with a sharing does not send its network even if the server requests it.
 
     Args:
         client: an initialized client; one that only evaluates may send no tensors.
@@ -190,13 +190,13 @@ def allowed_of(client: Any) -> Allowed:
 
 
 def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
-    """Everything about the tensors of ``reply`` that keeps it from leaving: kind, names, shapes, dtypes, values.
+    """Returns why the tensors of ``reply`` may not leave: kind, names, shapes, dtypes or values.
 
-    No name that is not on the list, and no value, is repeated: the text of a problem may itself leave.
+    The text of a problem may itself leave, so it has no values, and no names that are not on the list.
 
     Args:
-        reply: what is about to leave.
-        allowed: what may leave now.
+        reply: the outgoing message.
+        allowed: the allow-list.
     """
     if reply.kind not in list(Kind):
         return [Problem("message -> kind", "an unknown kind", "one of the allow-list")]
@@ -227,12 +227,12 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
 
 
 def undeclared(reply: Message, method: Method | None) -> list[Problem]:
-    """What of ``reply`` the method in use does not let leave a site, by its own declaration (``leaves_site``).
+    """Returns the parts of ``reply`` that the method's declaration (``leaves_site``) does not allow to leave.
 
     Args:
-        reply: what is about to leave; of a known kind.
-        method: as :func:`samfed_monai.config.variants.declared` reads it; with ``None``, and with a
-            variant that has no block ``_method``, the allow-list alone decides.
+        reply: the outgoing message, of a known kind.
+        method: see :func:`samfed_monai.config.variants.declared`; for ``None`` and for a variant without a block
+            ``_method``, only the allow-list applies.
     """
     if method is None or method.leaves_site is None:
         return []
@@ -246,14 +246,14 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
 def statistic_problems(
     statistics: Mapping[str, Tensor], asked: str | None, allowed: Allowed, privacy: Privacy, method: Method | None
 ) -> list[Problem]:
-    """Everything that keeps an image-derived statistic, which travels beside weights, from leaving.
+    """Returns why an image-derived statistic, which is sent beside weights, may not leave.
 
     Args:
-        statistics: names, without their prefix, to tensors that are about to leave.
-        asked: the kind that the request names; ``None`` is none.
-        allowed: says what the site measures.
-        privacy: says which may leave, and of how many images.
-        method: as :func:`undeclared` takes it.
+        statistics: outgoing tensors by name without prefix.
+        asked: the kind that the request names; ``None`` for none.
+        allowed: the allow-list, with the statistic that the site measures.
+        privacy: the settings: which statistics may leave, and of how many images.
+        method: see :func:`undeclared`.
     """
     own, where = allowed.statistic, "message -> statistics"
     if not statistics:
@@ -277,7 +277,7 @@ def statistic_problems(
 
 
 def fewer(where: str, expected: str) -> list[Problem]:
-    """Of a statistic of too few images."""
+    """Returns the problem of a statistic of too few images."""
     return [Problem(where, "fewer", expected, "join with another site, or agree on another least_images")]
 
 
@@ -285,16 +285,16 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
-    """Refuses a sharing that would make masks of anything but the site's public images, in the order of its list.
+    """Refuses a sharing that would make masks of images other than the site's public ones, or in another order.
 
-    The release filter asks the sharing itself what it may send; this asks the site's own list.
+    The release filter takes its allow-list from the sharing; this check uses the site's own list.
 
     Args:
-        sharing: the client's; one without a ``predictor`` makes no masks.
-        public: gives the records of the site's public images (:func:`samfed_monai.data.load_records`).
+        sharing: the client's sharing; without a ``predictor`` it makes no masks.
+        public: returns the records of the site's public images (:func:`samfed_monai.data.load_records`).
 
     Raises:
-        MessageRefused: another image, the same ones in another order, or a data set whose records are not to be seen.
+        MessageRefused: another image, the same images in another order, or a dataset whose records cannot be read.
     """
     predictor = getattr(sharing, "predictor", None)
     if predictor is None:
@@ -302,7 +302,7 @@ def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
     own = [_identity(record) for record in public()]
     shown = [_identity(record) for record in _records(predictor.dataset)]
     others, rest = len([image for image in shown if image not in own]), iter(own)
-    if others or not all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
+    if others or not all(image in rest for image in shown):  # `in` advances the iterator: a subsequence of `own`
         found = f"{others} other images" if others else "another order"
         raise _other_images(found, "images of this site's own public list alone", "the data of ")
 
@@ -328,17 +328,18 @@ def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def withhold_small(message: Message, least_images: int) -> Message:
-    """``message`` without what fewer than ``least_images`` images say.
+    """Returns ``message`` without statistics of fewer than ``least_images`` images.
 
-    Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
-    lesion are three images). Where fewer images than that have no empty mask, all but the mean Dice stays: the others
-    have a Dice of 1 or 0, and with their number the mean gives that of the few. Of several classes, the scores of one
-    that fewer images hold stay, and how many hold it where fewer do not. Of whole volumes, all scores stay where there
-    are fewer, those of a class that fewer hold, or lack, and HD95 where fewer have one, or have none. Groups of images
-    (:mod:`samfed_monai.metrics.quality`) stay where one of them is smaller. The expected Dice of images without labels
-    leaves where there are enough of them.
-    Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
-    were learned from so few images are such a statistic too, and cannot be left out of themselves.
+    With fewer images in total, all scores and the count are removed, and ``withheld`` is added unless there are no
+    images at all; the expected Dice of a site without labels is kept if it is of enough images. Tensors learned from
+    fewer images are refused. With enough images in total, and few meaning 1 to ``least_images - 1``, it removes:
+
+    - counts of empty masks in few images (three images without a lesion are three images);
+    - all scores but the mean Dice, if few images have no empty mask: the others have a Dice of 1 or 0, and from their
+      number and the mean that of the few follows;
+    - the scores of a class that few images contain, and the number of images with a class that few images lack;
+    - scores of few volumes, of a class that few volumes contain or lack, and HD95 if few volumes have one, or lack one;
+    - scores of groups of images (:mod:`samfed_monai.metrics.quality`), if one of the groups is too small.
 
     Raises:
         MessageRefused: tensors of fewer than ``least_images`` images.
@@ -354,14 +355,14 @@ def withhold_small(message: Message, least_images: int) -> Message:
 
 
 def without_scores(message: Message, word: str) -> Message:
-    """``message`` without scores and their count; ``withheld`` says ``word``, unless there are no images at all."""
+    """Returns ``message`` without scores and their count, with ``withheld`` set to ``word`` if there are images."""
     kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
     withheld = {WITHHELD: word} if message.n else {}
     return replace(message, n=0, metrics=kept, extra={**message.extra, **withheld})
 
 
 def _of_few(message: Message, least: int) -> Set[str]:
-    """Names of the numbers that fewer images than ``least`` say, among many."""
+    """Returns the names of the metrics of fewer than ``least`` images, in a message of at least so many."""
     metrics, few = message.metrics, set[str]()
 
     def starting(prefix: str) -> dict[str, float]:
@@ -373,7 +374,7 @@ def _of_few(message: Message, least: int) -> Set[str]:
     empty = starting("empty_")
     few |= {f"empty_{name}" for name, value in empty.items() if small(value)}
     shown = sum(value for value in empty.values() if not small(value))
-    if small(message.n - shown, message.n - sum(empty.values())):  # Dice with IoU, too, gives how many are 1 or 0
+    if small(message.n - shown, message.n - sum(empty.values())):  # Dice and IoU together also reveal these numbers
         return metrics.keys() - EFFORT.union(EXPECTED, {"dice"})
     for number, value in starting("images_class_").items():
         if small(value):
@@ -384,7 +385,7 @@ def _of_few(message: Message, least: int) -> Set[str]:
         measured = metrics.get(f"volume_measured{which}", 0)
         if small(value, metrics.get("volume_n", 0) - value):
             few |= {name for name in metrics if name.startswith("volume_") and name.endswith(which)}
-        elif small(measured, value - measured):  # one that is not measured has a Dice of 0
+        elif small(measured, value - measured):  # a volume without HD95 has a Dice of 0
             few |= {f"volume_hd95_mm{which}", f"volume_measured{which}"}
     if any(value < least for value in starting(f"{PREFIX}images_").values()):
         few |= {name for name in metrics if name.startswith(PREFIX)}
@@ -398,7 +399,7 @@ def _without(message: Message, names: Set[str]) -> Message:
 
 
 def withheld_reason(message: Message) -> str | None:
-    """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
+    """Returns why a reply has no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` if it has."""
     least = message.extra.get(WITHHELD)
     if least == OWN_NETWORK:
         return "withheld: of what the site keeps, to which no noise is added"

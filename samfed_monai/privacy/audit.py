@@ -1,4 +1,4 @@
-"""The audit log: one line for every message that leaves a site, written before it leaves."""
+"""The audit log: one line for every outgoing message of a site, written before the message leaves."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COLUMNS = ("time", "site", "round", "task", "outcome", "kind", "tensors", "bytes
 class AuditLog:
     """Appends to ``audit.jsonl`` in the site's folder (mode 0600) and to the logger ``samfed_monai.audit``.
 
-    A line is one write, flushed to the disk before :meth:`write` returns: a message whose line cannot be written does
-    not leave. Lines hold names that are on the allow-list and numbers, no tensor and no score.
+    A line is one write, synced to disk before :meth:`write` returns: a message whose line cannot be written does not
+    leave. Lines have numbers and names from the allow-list, no tensors and no scores.
 
     Args:
         folder: the site's own folder; ``None`` writes to the logger only.
@@ -36,10 +36,10 @@ class AuditLog:
         self._lock = threading.Lock()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends ``record`` with the time in front.
+        """Appends ``record``, preceded by the time.
 
         Raises:
-            OSError: it could not be written.
+            OSError: the line could not be written.
         """
         line = stamped(record)
         with self._lock:
@@ -48,7 +48,7 @@ class AuditLog:
         logger.info("%s", line)
 
     def answered(self, task: str) -> Counter[int]:
-        """Round to the number of answers to a task that this file holds as gone; lines that were cut off count not.
+        """Returns the number of sent replies to a task by round; incomplete lines are not counted.
 
         Args:
             task: a value of :class:`~samfed_monai.protocol.transport.Task`.
@@ -64,10 +64,10 @@ _GONE = ("sent", "masked")
 
 
 def read_audit(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a file, oldest first.
+    """Returns the records of an audit file, oldest first.
 
     Raises:
-        Refused: there is no such file, or it holds a line that is no record; the message has the line's number.
+        Refused: the file is missing or empty, or a line is no record; the message has the line's number.
     """
     path, records = Path(path), []
     hint = f"name a site's {FILE_NAME}"
@@ -87,7 +87,7 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
 
 
 def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records as text for a reader: a row per message, then messages and bytes by kind."""
+    """Formats records as a table with a row per message, followed by messages and bytes by kind."""
     records = list(records)
     columns = [*COLUMNS, *(["statistics"] if any(record.get("statistics") for record in records) else [])]
     rows = [columns, *([_cell(name, record.get(name)) for name in columns] for record in records)]
@@ -114,13 +114,13 @@ def _cell(name: str, value: Any) -> str:
 
 
 def stamped(record: Mapping[str, Any]) -> str:
-    """A record as a line of JSON, with the time in front."""
+    """Returns a record as a line of JSON, preceded by the time."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
 
 
 def lines(path: Path | None) -> list[dict[str, Any] | None]:
-    """A file of JSON lines, none where it is not there; ``None`` for a line that is no object, as it was cut off."""
+    """Returns the objects of a JSON lines file, none if it is missing; ``None`` for a line that is no JSON object."""
     found: list[dict[str, Any] | None] = []
     for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""Check of the network that a plan names, before it sees an image: layers that could copy images into an update."""
+"""Check of a plan's network before it processes an image: layers that could copy images into an update."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_PLACES = 256
-"""Places of a map that one unit may read with weights of their own: a kernel of 16 x 16, the patch of a ViT."""
+"""Maximum number of positions of a map with separate weights in one unit: a kernel of 16 x 16, a ViT's patch."""
 MOST_VALUES = 3 * MOST_PLACES
-"""Values that one unit of a linear layer may read where each comes from a place of its own."""
+"""Maximum number of inputs of a linear layer's unit if each is from another position."""
 
-_BY_ROW = (nn.Linear, nn.MultiheadAttention, nn.RNNBase)  # what reads the last dimension of its input as one row
-_SPARSE = 0.1  # of a row's values, at most so many hang on one pixel where each value has a place of its own
+_BY_ROW = (nn.Linear, nn.MultiheadAttention, nn.RNNBase)  # layers that read the last dimension of their input as a row
+_SPARSE = 0.1  # if each value of a row is from another position, one pixel affects less than this share of them
 
 
 def reading_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
-    """Layers with a weight of its own for (nearly) each place of the image, or of a map made of it.
+    """Returns the layers with a separate weight for (nearly) each position of the image, or of a feature map.
 
-    The update of such a layer is a sum of what it read, and a server that plants its weights can have single images out
-    of it ("Robbing the Fed", Fowl et al., ICLR 2022, arXiv 2110.13057; on medical images MedLeak, arXiv 2407.09972).
-    Found are convolutions with a kernel of more than 16 x 16, and linear layers of more than :data:`MOST_VALUES` inputs
-    that are a flattened map, or of which one pixel moves only a few. Weights are drawn at random for the look, so that
-    it does not matter which ones were sent.
+    The update of such a layer is a sum of its inputs, from which a server that chooses the weights can recover single
+    images ("Robbing the Fed", Fowl et al., ICLR 2022, arXiv 2110.13057; on medical images MedLeak, arXiv 2407.09972).
+    Detected are convolutions with a kernel of more than 16 x 16, and linear layers of more than :data:`MOST_VALUES`
+    inputs that are a flattened map, or of which one pixel changes only a few. The check uses random weights, so that it
+    does not depend on those sent.
 
-    It does not find layers that read without a module of these kinds, a thumbnail of up to 16 x 16 pixels, or what
-    several small layers do together.
+    It does not detect reading without a module of these kinds, thumbnails of up to 16 x 16 pixels, or several small
+    layers that do this together.
 
     Args:
-        network: any; not changed.
+        network: any network; it is not changed.
         shape: (C, H, W) of an image.
     """
     probe = copy.deepcopy(network).cpu().eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
-            spread = math.sqrt(math.prod(parameter.shape[1:]))  # of a bias 1, the product of nothing
+            spread = math.sqrt(math.prod(parameter.shape[1:]))  # 1 for a bias: the empty product
             parameter.copy_(torch.randn(parameter.shape, generator=random) / spread)
     found = [
         name
@@ -66,7 +66,7 @@ def reading_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
 
 
 def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
-    """Wide inputs by layer, as rows, and whether one of them is a whole map in some order."""
+    """Returns the wide inputs of each layer as rows, and whether a row is a whole map in any order."""
     maps, rows = {_summary(image)}, {}
 
     def look(name: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -86,7 +86,7 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
 
 
 def _summary(values: Tensor) -> tuple[int, str, str]:
-    """Of a map of one image: its number of values and sums that do not depend on their order."""
+    """Returns the number of values of one image's map, and sums that do not depend on their order."""
     flat = values.detach().double().flatten()
     return flat.numel(), f"{float(flat.sum()):.6g}", f"{float(flat.pow(2).sum()):.6g}"
 
@@ -99,16 +99,16 @@ def _sparse(one: Tensor, other: Tensor) -> bool:
 
 
 def require_plain_network(client: Any) -> None:
-    """Refuses to train a network that a plan names by its class where a layer of it could copy images.
+    """Refuses to train a network that a plan names by its class if one of its layers could copy images.
 
-    Networks of the catalogue are code of this package, or of one that the site installed, and are not looked at, where
-    it is one of them that is trained: a plan may name one under ``network_def`` and have another one trained.
+    Networks of the catalogue are code of this package, or of one that the site installed, and are not checked if they
+    are the network that is trained: a plan may name one under ``network_def`` and train another.
 
     Args:
         client: an initialized :class:`SamFedAlgo`; one that only evaluates sends no update.
 
     Raises:
-        MessageRefused: such a layer, or a network that cannot be looked at.
+        MessageRefused: such a layer, or a network that cannot be checked.
     """
     parser = getattr(client.train_workflow, "parser", None)
     if client.trainer is None or parser is None:
@@ -120,7 +120,7 @@ def require_plain_network(client: Any) -> None:
     try:
         layers = reading_layers(client.trainer.network, (3, size, size))
         found = f"{len(layers)} such" if layers else ""
-    except Exception:  # of a stranger's network, whatever it raises
+    except Exception:  # unknown code may raise anything
         found, expected = "a network that cannot be looked at", "one that takes an image of this size"
     if found:
         hint = "name a network of the catalogue, or install it at the site as a package that registers it"

@@ -1,4 +1,4 @@
-"""Clipping and Gaussian noise: on a site's answer, on the mean at a trusted server; sources of random numbers."""
+"""Clipping and Gaussian noise, on a site's update or on the mean at a trusted server; sources of random numbers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: (count) -> that many draws of the standard normal distribution, float64.
+#: (count) -> that many draws from the standard normal distribution, float64.
 Noise = Callable[[int], np.ndarray]
 
-#: The ledger of a run's folder, one line for each mean with noise.
+#: The ledger in a run's folder, one line for each mean with noise.
 FILE_NAME = "privacy.jsonl"
-#: What noise at the server is about; the words of ``results.json`` and of the report.
+#: The unit of privacy of noise at the server, as worded in ``results.json`` and in the report.
 UNIT = "the steps of one site, counted as none"
 _CLIP = "central_clip"
 _MEAN = "mean"  # in place of a site's name
-_MIDDLE = 0.5  # of a probability: what a mask is compared with where no mask was received
+_MIDDLE = 0.5  # probability to compare a mask with if no mask was received
 
 
 class SystemNoise:
-    """Normal numbers out of the operating system's cryptographic generator (Box and Muller, 1958): no seed to guess.
+    """Normal numbers from the operating system's cryptographic generator (Box and Muller, 1958), without a seed.
 
-    The uniform numbers have 53 bits, as those of numpy. That floating-point noise has gaps (Mironov, CCS 2012) is not
-    treated.
+    The uniform numbers have 53 bits, as those of numpy. The gaps of floating-point noise (Mironov, CCS 2012) are not
+    addressed.
     """
 
     def __call__(self, count: int) -> np.ndarray:
@@ -63,21 +63,20 @@ def noisy_update(
     noise_multiplier: float,
     noise: Noise,
 ) -> dict[str, Tensor]:
-    """``received + clip(update - received) + N(0, (2 * clip * noise_multiplier)^2)`` on what was learned.
+    """Returns ``received + clip(update - received) + N(0, (2 * clip * noise_multiplier)^2)`` for learned tensors.
 
-    All learned tensors together are one vector; two of them that were clipped are at most ``2 * clip`` apart. What was
-    not learned (BatchNorm's running statistics, which are means over private images, and its counters) is sent back
-    as it was received.
+    All learned tensors together are one vector; two clipped vectors are at most ``2 * clip`` apart. Other tensors
+    (BatchNorm's running statistics, which are means over private images, and its counters) are sent back as received.
 
     Args:
         update: weights after the local epoch.
         received: weights before it; the same names, shapes and dtypes.
         learned: names of the parameters.
-        clip, noise_multiplier: as in :class:`DifferentialPrivacy`.
-        noise: draws of the standard normal distribution.
+        clip, noise_multiplier: see :class:`DifferentialPrivacy`.
+        noise: draws from the standard normal distribution.
 
     Raises:
-        MessageRefused: ``received`` is not of the same network; NaN or infinity.
+        MessageRefused: ``received`` is of another network; NaN or infinity.
     """
     if any(name not in received or received[name].shape != tensor.shape for name, tensor in update.items()):
         expected = "weights of the same network in the request, to which the update is compared"
@@ -96,16 +95,16 @@ def noisy_update(
 def noisy_masks(
     masks: Tensor, received: Tensor | None, *, clip: float, noise_multiplier: float, noise: Noise
 ) -> Tensor:
-    """Soft masks with each image's difference to ``received`` clipped, noise added, back in 8 bits.
+    """Clips each image's difference to ``received``, adds noise and returns 8-bit masks.
 
-    The whole message is one release: all N masks may change with one private image, so its sensitivity is
+    The whole message is one release: one private image may change all N masks, so its sensitivity is
     ``2 * clip * sqrt(N)``.
 
     Args:
         masks: (N, C, h, w) uint8.
-        received: the server's, of the same shape, or ``None``: then they are compared with a probability of 1/2.
-        clip, noise_multiplier: as in :class:`DifferentialPrivacy`; an image's mask is a vector of C h w probabilities.
-        noise: draws of the standard normal distribution.
+        received: the server's masks, of the same shape; ``None`` compares with a probability of 1/2.
+        clip, noise_multiplier: see :class:`DifferentialPrivacy`; an image's mask is a vector of C h w probabilities.
+        noise: draws from the standard normal distribution.
     """
     deviation = 2.0 * clip * math.sqrt(max(len(masks), 1)) * noise_multiplier
     same = received is not None and received.shape == masks.shape and received.dtype == masks.dtype
@@ -120,7 +119,7 @@ def noisy_masks(
 
 
 def _steps(new: Mapping[str, Tensor], old: Mapping[str, Tensor], learned: Iterable[str]) -> dict[str, Tensor]:
-    """Differences of the learned tensors, float64 on the CPU."""
+    """Returns the differences of the learned tensors, float64 on the CPU."""
     names = [name for name in learned if name in new and new[name].is_floating_point()]
     return {name: new[name].detach().cpu().double() - old[name].detach().cpu().double() for name in names}
 
@@ -138,14 +137,14 @@ def _drawn(noise: Noise, like: Tensor) -> Tensor:
 
 
 def step_noise(noise_multiplier: float, count_noise: float | None) -> float:
-    """What is left for the steps of the noise that two releases together amount to.
+    """Returns the noise multiplier of the steps when the number of sites within the clip is released as well.
 
     ``(z^-2 - (2 s)^-2)^(-1/2)``: Andrew et al., arXiv 1905.03871, theorem 1. The numbers ``b - 1/2`` of the sites
     within the clip have a sensitivity of 1/2.
 
     Args:
         noise_multiplier: z, of both releases together.
-        count_noise: s, standard deviation on the number of sites within the clip, > z / 2; ``None``: not counted.
+        count_noise: s, standard deviation on the number of sites within the clip, > z / 2; ``None`` if not released.
     """
     if count_noise is None:
         return noise_multiplier
@@ -153,37 +152,37 @@ def step_noise(noise_multiplier: float, count_noise: float | None) -> float:
 
 
 def next_clip(clip: float, within: float, *, quantile: float, rate: float) -> float:
-    """The clip of the next round: ``clip * exp(-rate * (within - quantile))`` (algorithm 1 of the paper).
+    """Returns the clip of the next round: ``clip * exp(-rate * (within - quantile))`` (algorithm 1 of the paper).
 
     Args:
-        clip: of this round.
-        within: part of the sites whose steps were no longer; with noise, so it may leave [0, 1].
-        quantile: the part that is wanted.
+        clip: clip of this round.
+        within: part of the sites with steps within the clip; it has noise and may leave [0, 1].
+        quantile: the desired part.
         rate: > 0.
     """
     return clip * math.exp(-rate * (within - quantile))
 
 
 class CentralNoise:
-    """Aggregates the answers of a round for a strategy that needs their mean alone (:attr:`Exchange.mean`).
+    """Aggregates the updates of a round for a strategy that needs only their mean (:attr:`Exchange.mean`).
 
-    ``w + (sum of clip(w_i - w) + N(0, (z' * clip)^2)) / S`` over the S sites that answered, where ``z'`` is
-    ``noise_multiplier`` without a ``quantile`` and a little more with one (:func:`step_noise`). Every site counts
-    alike, whatever its number of images: a site's share bounds what one can do. The strategy is given that as one
-    answer. What is no parameter (BatchNorm's statistics and counters) stays as it is.
+    ``w + (sum of clip(w_i - w) + N(0, (z' * clip)^2)) / S`` over the S sites that replied, where ``z'`` is
+    ``noise_multiplier`` without a ``quantile`` and a little more with one (:func:`step_noise`). Sites count equally,
+    whatever their number of images, which bounds the influence of each. The strategy gets the mean as a single update.
+    Tensors that are no parameters (BatchNorm's statistics and counters) do not change.
 
-    Each mean is entered in the ledger before its noise is drawn; a round that is done again after a crash is two
-    releases. Noise comes from the system's generator: two runs of one seed differ.
+    Each mean is entered in the ledger before its noise is drawn; a round that is repeated after a crash counts as two
+    releases. Noise is from the system's generator: two runs with the same seed differ.
 
-    It does not hide a site from the server, nor what a site says beside its weights (number of images, means of loss
-    terms, scores), which stays at the server.
+    It hides neither a site's update from the server nor its other numbers (number of images, means of loss terms,
+    scores), which stay at the server.
 
     Args:
         settings: clip, noise and budget.
-        strategy: what takes the mean, attached to its run.
+        strategy: the strategy that gets the mean, attached to its run.
         learned: names of the network's parameters.
-        folder: of the run, for the ledger.
-        noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
+        folder: folder of the run, for the ledger.
+        noise: draws from the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
     def __init__(
@@ -201,14 +200,14 @@ class CentralNoise:
 
     @property
     def count_noise(self) -> float | None:
-        """Standard deviation of the noise on the number of sites within the clip; ``None``: not counted."""
+        """Standard deviation of the noise on the number of sites within the clip; ``None`` without a ``quantile``."""
         if self.settings.quantile is None:
             return None
         sites = len(self.strategy.server.sites)
         return self.settings.count_noise or max(sites / 20, self.settings.noise_multiplier)
 
     def take(self, round: int, site: str, update: Message) -> None:
-        """Adds one checked answer's step, shortened to the clip."""
+        """Adds the clipped step of one checked update."""
         steps = _steps(update.tensors, self.strategy.global_weights, self.learned)
         length = _length(steps.values())
         for name, step in steps.items():
@@ -218,10 +217,10 @@ class CentralNoise:
 
     @torch.no_grad()
     def finish(self, round: int) -> None:
-        """Gives the strategy the mean with noise, and moves the clip.
+        """Passes the mean with noise to the strategy, and adapts the clip.
 
         Raises:
-            Stopped: one more release would spend more than ``epsilon``.
+            Stopped: one more release would exceed ``epsilon``.
         """
         if not self._sites:
             return
@@ -244,18 +243,18 @@ class CentralNoise:
         self.strategy.finish(round)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next round starts from: the clip."""
+        """Returns the state of the next round: the clip."""
         return {_CLIP: torch.tensor(self.clip, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Goes back to a stored round; returns the other names. The ledger keeps what was released."""
+        """Restores a stored round and returns the other tensors; the ledger keeps all releases."""
         self.clip = float(state.get(_CLIP, self.settings.clip))
         self._sums: dict[str, Tensor] = {}
         self._sites = self._within = 0
         return {name: tensor for name, tensor in state.items() if name != _CLIP}
 
     def account(self, rounds: int) -> dict[str, Any]:
-        """``results.json -> privacy -> central_differential_privacy`` of a run with so many stored rounds."""
+        """Returns ``results.json -> privacy -> central_differential_privacy`` for ``rounds`` stored rounds."""
         settings, spent = self.settings, self._spent(rounds)
         return {
             "unit": UNIT,
@@ -268,7 +267,7 @@ class CentralNoise:
         }
 
     def _spent(self, rounds: int) -> Counter[float]:
-        """Noise multiplier to the number of releases: those of the ledger, at least one for each stored round."""
+        """Returns the ledger's releases by noise multiplier, with at least one release for each stored round."""
         spent = count_noise(self.ledger, noise_of_entry)
         if (lost := rounds - spent.total()) > 0:
             text = "%s has %d of at least %d releases: rounds that were repeated do not count; put it back from a copy"

@@ -1,4 +1,4 @@
-"""The one filter through which every message of a site leaves, on every transport."""
+"""The filter that every outgoing message of a site passes, on every transport."""
 
 from __future__ import annotations
 
@@ -39,43 +39,44 @@ if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
 
 
-#: Bytes of a message beside its tensors: names, shapes and the header.
+#: Maximum bytes of a message beside its tensors: names, shapes and the header.
 _HEADER_BYTES = 1024**2
-#: More numbers than any bundle's terms need.
+#: Maximum number of metrics, more than any bundle's terms need.
 _MOST_METRICS = 160
-#: Scores of one round that leave a site: its own and those of the best and the last model are seven at most, with the
-#: teacher's; the rest is for runs that were started again in the middle of them.
+#: Maximum number of evaluations of one round that leave a site: its own and those of the best and the last model are
+#: at most seven, including the teacher's; the rest is for runs that were restarted in between.
 MOST_EVALUATIONS = 32
-#: Trainings of one round whose update leaves a site: one, and those of a server that was started again in the middle of
-#: it. Each is an update from weights that the server chose.
+#: Maximum number of trainings of one round whose update leaves a site: one, and more for a server that was restarted in
+#: between. Each is an update from weights that the server chose.
 MOST_TRAININGS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
 @dataclass(eq=False)
 class ReleaseFilter:
-    """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
+    """``release(task, request, reply)`` returns what of ``reply`` may leave, or raises :class:`MessageRefused`.
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
-    must be those of the request) and with what the method declares (:func:`undeclared`), small counts are withheld,
-    noise is added where it is asked for, weights are compressed where the plan says so, and a line is written to the
-    audit file. Whatever is not on the list is refused, and its name or value is not repeated. A message whose line
+    must be those of the request) and with the method's declaration (:func:`undeclared`), small counts are withheld,
+    noise is added if the run has it, weights are compressed if the plan says so, and a line is written to the audit
+    file. Anything that is not on the list is refused, and its name or value is not repeated. A message whose line
     cannot be written does not leave.
 
     Args:
         site: the site's name.
-        allowed: what may leave now; called for each reply to a training, because a client's network is made late.
+        allowed: returns the current allow-list; called for each reply to a training, since a client's network is built
+            late.
         privacy: the run's settings.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
-        ledger: the site's own budget over all of its runs; ``None`` where it has none.
-        method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
-        rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
-            any.
-        least_seen: different images that a site must have trained on in a round for anything that it learned to leave;
-            its own floor, since short rounds of small batches are common where nothing is private. Of fewer, an answer
-            with tensors is refused; one without is sent without the means of its terms.
-        noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
-        sender: compresses weights, as the last step; ``None`` sends them whole.
+        ledger: the site's own budget over all of its runs; ``None`` if it has none.
+        method: the declaration of the method in use; ``None`` checks ``allowed`` only.
+        rounds: number of rounds of the plan; requests of other rounds, or of a run of another length, are refused.
+            ``None`` accepts any.
+        least_seen: number of different images that a site must have trained on in a round for its results to leave; its
+            own setting, since short rounds of small batches are common where nothing is private. With fewer, a reply
+            with tensors is refused, and one without is sent without the means of its terms.
+        noise: draws from the standard normal distribution; a seed is for tests, and no JSON can set one.
+        sender: compresses weights, as the last step; ``None`` sends them uncompressed.
     """
 
     site: str
@@ -92,17 +93,17 @@ class ReleaseFilter:
 
     def __post_init__(self) -> None:
         self.audit = AuditLog(self.folder)
-        #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
+        #: Messages sent by this site in this run by noise multiplier, including those before a restart.
         self.releases = count_noise(self.audit.path, _noise_of)
-        #: Round to how many times scores, and updates, of it have left, before a restart included.
+        #: Evaluations and trainings sent by round, including those before a restart.
         self.evaluations = self.audit.answered(Task.EVALUATE.value)
         self.trainings = self.audit.answered(Task.TRAIN.value)
 
     def __call__(self, task: Task, request: Message, reply: Message) -> Message:
-        """The message that may leave in answer to ``request``.
+        """Returns the message that may leave in reply to ``request``.
 
         Raises:
-            MessageRefused: nothing of it may; the text may travel.
+            MessageRefused: nothing of it may leave; the text of the error may be sent.
             OSError: the audit file could not be written.
         """
         record: dict[str, Any] = {}
@@ -131,12 +132,12 @@ class ReleaseFilter:
         return message
 
     def hidden(self, task: Task, request: Message, reply: Message) -> Message:
-        """Writes a line about a step of secure aggregation, whose content this filter let go when it was trained."""
+        """Writes a line for a step of secure aggregation; the filter passed its content after the training."""
         self._write(task, request, outcome="sent", **_content(reply), noise=None)
         return reply
 
     def require_statistics(self) -> None:
-        """Refuses before round 0 what would be refused in every round: running statistics of too few images.
+        """Refuses before round 0 running statistics of too few images, which every round would refuse.
 
         Raises:
             MessageRefused: see :func:`statistics_problems`.
@@ -145,10 +146,10 @@ class ReleaseFilter:
             raise MessageRefused(problems)
 
     def require_answerable(self, task: Task, request: Message) -> None:
-        """Refuses a request whose answer would not leave, whatever it held, before anything is computed for it.
+        """Refuses, before any computation, a request to which no reply may leave.
 
         Raises:
-            MessageRefused: another site, a round that the plan does not have, or one that was answered too often.
+            MessageRefused: another site, a round that the plan does not have, or one with too many replies.
         """
         if problems := self._unanswerable(task, request):
             raise MessageRefused(problems)
@@ -169,7 +170,7 @@ class ReleaseFilter:
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
-        noised = self.privacy.differential_privacy is not None  # they go back as they were received
+        noised = self.privacy.differential_privacy is not None  # statistics are then sent back as received
         return [] if noised else statistics_problems(allowed, self.privacy.least_images)
 
     def _seen_problems(self, reply: Message, allowed: Allowed) -> list[Problem]:
@@ -177,7 +178,7 @@ class ReleaseFilter:
         return seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations)
 
     def declare(self, split: KeySplit) -> None:
-        """Writes a line about what of this site's network may leave, where that is not all of it."""
+        """Writes a line about the parts of this site's network that may leave, unless it may leave as a whole."""
         if split.personal or split.frozen:
             parts = {"shared": len(split.shared), "personal": len(split.personal), "frozen": len(split.frozen)}
             names = _names_hash(split.shared)
@@ -185,7 +186,7 @@ class ReleaseFilter:
             self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
 
     def failed(self, task: Task, request: Message, error: Exception) -> None:
-        """Writes a line about an answer that there is none of, in the words about it that may leave."""
+        """Writes a line about a failed request, with the error text that may leave."""
         self._write(task, request, outcome="failed", problems=[scrub(error)])
 
     def _write(self, task: Task, request: Message, **record: Any) -> None:
@@ -227,10 +228,10 @@ class ReleaseFilter:
     ) -> Message:
         settings = self.privacy.differential_privacy
         if settings is not None and task == Task.EVALUATE and allowed.keeps:
-            return without_scores(reply, OWN_NETWORK)  # of a network to which no noise was added
+            return without_scores(reply, OWN_NETWORK)  # scores of a network without noise
         if settings is None or task != Task.TRAIN:
             return reply
-        # means of loss terms come from the images trained on, and no noise is added to them
+        # means of loss terms are statistics of the training images, without noise
         reply = replace(reply, metrics={name: value for name, value in reply.metrics.items() if name in EFFORT})
         if not reply.tensors:
             return reply
@@ -252,7 +253,7 @@ class ReleaseFilter:
         return self._counted(replace(reply, tensors=tensors), deviation, settings, record)
 
     def _counted(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:
-        """The reply, whose tensors have noise, as one more release."""
+        """Counts a reply whose tensors have noise as one more release."""
         self.releases[used.noise_multiplier] += 1
         count = self.releases.total()
         record["noise"] = {"deviation": deviation, **asdict(used), "release": count}
@@ -267,7 +268,7 @@ class ReleaseFilter:
         return fewer("message -> n", f"prototypes of at least {rule.least_images} images")
 
     def _limited(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
-        """The reply with its statistic under its rule."""
+        """Applies the rule of its statistic to a reply."""
         weights, statistics = _parted(reply)
         if reply.kind == Kind.PROTOTYPES and reply.tensors:
             kind, measured, statistics = StatisticKind.PROTOTYPES, None, reply.tensors
@@ -279,7 +280,7 @@ class ReleaseFilter:
         images = reply.n if measured is None else measured.images(rule.least_images)
         limits = {"clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
         record["statistics"] = {"kind": kind.value, "images": images, **limits}
-        tensors, deviation = limited(statistics, rule, noise=self.noise)  # looks whether they are finite, too
+        tensors, deviation = limited(statistics, rule, noise=self.noise)  # also checks that they are finite
         if rule.clip is None:
             return reply
         reply = replace(reply, tensors=tensors if measured is None else with_statistics(weights, tensors))
@@ -302,7 +303,7 @@ def _noise_of(record: Any) -> Any:
 
 
 def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of an answer, and its statistics; only names of text can be of a statistic."""
+    """Splits a reply into weights and statistics; only names that are text can be of a statistic."""
     if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
         return dict(reply.tensors), {}
     return split_statistics(reply.tensors)

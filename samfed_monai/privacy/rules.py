@@ -1,4 +1,4 @@
-"""``federate.json -> privacy``: what a run promises its sites, and the checks that its method can keep it."""
+"""``federate.json -> privacy``: the privacy settings of a run, and the checks that its method can follow them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ WHERE = "federate.json -> privacy"
 
 @dataclass(frozen=True)
 class DifferentialPrivacy:
-    """Clipping and Gaussian noise on what a site sends after its local epoch (``docs/privacy.md``: what that gives).
+    """Clipping and Gaussian noise on a site's update (``docs/privacy.md`` describes the guarantee).
 
     Args:
-        clip: largest L2 norm: of the difference between the weights sent and those received; with soft masks, of the
-            difference of each public image's mask (probabilities in [0, 1], one number a pixel).
+        clip: maximum L2 norm of the difference between the weights sent and those received; with soft masks, of the
+            difference of each public image's mask (probabilities in [0, 1], one number per pixel).
         noise_multiplier: standard deviation of the noise over the message's sensitivity, which is ``2 * clip`` for
             weights and ``2 * clip * sqrt(number of masks)`` for soft masks.
         delta: of (epsilon, delta), in (0, 1); far below one over the number of patients.
-        epsilon: a site sends nothing more once this much would be spent; ``None`` sets no limit.
+        epsilon: a site sends no message that would exceed it; ``None`` sets no limit.
 
     Example::
 
@@ -47,19 +47,19 @@ class DifferentialPrivacy:
 
 @dataclass(frozen=True)
 class CentralPrivacy(DifferentialPrivacy):
-    """Clipping and Gaussian noise on the mean, at a server that is trusted (:class:`CentralNoise`).
+    """Clipping and Gaussian noise on the mean, at a trusted server (:class:`CentralNoise`).
 
     Args:
-        clip: largest L2 norm of a site's step, of all parameters together; with a ``quantile``, of the first round.
-        noise_multiplier: standard deviation of the noise on the sum of the steps over ``clip``, as if nothing were
-            spent on the ``quantile``: what is accounted for is this number.
+        clip: maximum L2 norm of a site's step, over all parameters together; with a ``quantile``, in the first round.
+        noise_multiplier: standard deviation of the noise on the sum of the steps over ``clip``, as if the ``quantile``
+            cost nothing; accounting uses this number.
         delta: of (epsilon, delta), in (0, 1).
-        epsilon: the run is refused, or ends, where more would be spent; ``None`` sets no limit.
-        quantile: part of the sites whose steps should be within ``clip``, in (0, 1); ``clip`` follows it from round to
-            round (Andrew et al., arXiv 1905.03871). ``None`` keeps ``clip`` as it is.
-        clip_rate: how fast it follows: ``clip * exp(-clip_rate * (part within clip - quantile))``.
+        epsilon: a run that would exceed it is refused, or ends; ``None`` sets no limit.
+        quantile: part of the sites whose steps should be within ``clip``, in (0, 1); ``clip`` is adapted to it in every
+            round (Andrew et al., arXiv 1905.03871). ``None`` keeps ``clip`` fixed.
+        clip_rate: rate of that adaptation: ``clip * exp(-clip_rate * (part within clip - quantile))``.
         count_noise: standard deviation of the noise on the number of sites within ``clip``, more than half of
-            ``noise_multiplier``; ``None`` is the paper's twentieth of the sites, and no less than ``noise_multiplier``.
+            ``noise_multiplier``; ``None`` is the paper's twentieth of the sites, but at least ``noise_multiplier``.
 
     Example::
 
@@ -73,12 +73,12 @@ class CentralPrivacy(DifferentialPrivacy):
 
 @dataclass(frozen=True)
 class SecureAggregation:
-    """Masked updates, of which the server learns the sum alone (:mod:`samfed_monai.privacy.secure_aggregation`).
+    """Masked updates, of which the server learns only the sum (:mod:`samfed_monai.privacy.secure_aggregation`).
 
     Args:
-        threshold: sites that must go through all steps of a round, or the run stops; more than half of those that
-            train, and at least 2. ``None`` is the least.
-        fraction_bits: binary digits behind the point that a weight keeps, from 8 to 40.
+        threshold: number of sites that must complete all steps of a round, or the run stops; more than half of those
+            that train, and at least 2. ``None`` is the minimum.
+        fraction_bits: number of fractional bits of a weight, from 8 to 40.
 
     Example::
 
@@ -89,14 +89,14 @@ class SecureAggregation:
     fraction_bits: int = 32
 
     def threshold_of(self, sites: int) -> int:
-        """That of a run in which so many sites train."""
+        """Returns the threshold of a run in which ``sites`` sites train."""
         return self.threshold or max(2, sites // 2 + 1)
 
     def require_threshold(self, sites: int) -> None:
-        """Refuses one that fewer than half, or more than all, would reach.
+        """Refuses a threshold of at most half, or of more than all sites.
 
         Raises:
-            Refused: of two halves each could be unmasked, or none ever.
+            Refused: two disjoint groups could each be unmasked, or none at all.
         """
         least, threshold = max(2, sites // 2 + 1), self.threshold_of(sites)
         if not least <= threshold <= sites:
@@ -107,14 +107,14 @@ class SecureAggregation:
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a run promises its sites.
+    """The privacy settings of a run.
 
     Args:
         least_images: statistics of fewer images do not leave a site; 1 withholds nothing.
         differential_privacy: noise at the sites; ``None`` adds none.
         central_differential_privacy: noise at the server, instead; ``None`` adds none.
-        secure_aggregation: the server learns the sum of the sites' weights alone; ``None`` sends them as they are.
-        statistics: kind of image-derived statistic to its rule; ``None`` forbids it, what is not named has defaults.
+        secure_aggregation: the server learns only the sum of the sites' weights; ``None`` sends them unmasked.
+        statistics: rules by kind of image-derived statistic; ``None`` forbids a kind, missing kinds have the defaults.
 
     Example::
 
@@ -128,16 +128,16 @@ class Privacy:
     statistics: Mapping[StatisticKind, StatisticRule | None] = field(default_factory=dict)
 
     def rule(self, kind: StatisticKind) -> StatisticRule | None:
-        """What holds for a statistic that the method in use sends; ``None`` where it may not leave."""
+        """Returns the rule for a statistic that the method in use sends; ``None`` if it may not leave."""
         rule = self.statistics.get(kind, StatisticRule())
         return rule and replace(rule, least_images=max(rule.least_images, self.least_images))
 
     @classmethod
     def from_json(cls, content: Any) -> Privacy:
-        """Reads content of :data:`SCHEMA`; ``None`` and what is left out are the defaults.
+        """Reads content of :data:`SCHEMA`; ``None`` and missing settings are the defaults.
 
         Raises:
-            Refused: an unknown name, a value out of its range, settings that exclude each other; all of them.
+            Refused: unknown names, values out of range, settings that exclude each other; all together.
         """
         wrong = departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
         require(wrong, _conflicts(content))
@@ -152,12 +152,12 @@ class Privacy:
 
 @dataclass(frozen=True)
 class PrivacyFloor:
-    """What a site asks of every run, whatever the run's plan promises: the stricter of the two counts.
+    """A site's own minimum for every run; the stricter of it and the run's plan applies.
 
     Args:
-        least_images: as in :class:`Privacy`; 1 leaves it to the plan.
-        epsilon: as in :class:`DifferentialPrivacy`, counted at a ``delta`` of at most that class's default; ``None``
-            leaves it to the plan.
+        least_images: see :class:`Privacy`; 1 leaves it to the plan.
+        epsilon: see :class:`DifferentialPrivacy`, with a ``delta`` of at most that class's default; ``None`` leaves it
+            to the plan.
         statistics: kinds of image-derived statistics that may leave; ``None`` leaves it to the plan.
     """
 
@@ -166,10 +166,10 @@ class PrivacyFloor:
     statistics: tuple[StatisticKind, ...] | None = None
 
     def under(self, privacy: Privacy) -> Privacy:
-        """The plan's settings, made stricter where the site's are.
+        """Returns the plan's settings, with the site's where these are stricter.
 
         Raises:
-            MessageRefused: the site has an ``epsilon``, and the plan adds no noise.
+            MessageRefused: the site has an ``epsilon``, but the plan adds no noise.
         """
         least, noise = max(self.least_images, privacy.least_images), privacy.differential_privacy
         if self.epsilon is not None and noise is None:
@@ -207,7 +207,7 @@ SCHEMA = _object(
     ),
     statistics=_object(**{kind.value: _RULE for kind in StatisticKind}),
 )
-"""JSON Schema of ``federate.json -> privacy``; of a kind of statistics ``null`` forbids it."""
+"""JSON Schema of ``federate.json -> privacy``; ``null`` forbids a kind of statistics."""
 _PARTS: dict[str, Any] = {
     "differential_privacy": DifferentialPrivacy,
     "central_differential_privacy": CentralPrivacy,
@@ -216,7 +216,7 @@ _PARTS: dict[str, Any] = {
 
 
 def _conflicts(content: Any) -> Iterator[Problem]:
-    """Settings of which one undoes the other, or noise that nothing sets the size of."""
+    """Yields settings that exclude each other, and noise of undefined size."""
     content = _mapping(content)
     local, central, secure = (content.get(name) is not None for name in _PARTS)
     if secure and central:
@@ -247,12 +247,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float:
-    """A number, and 0 for anything else."""
+    """Returns a number, and 0 for anything else."""
     return value if type(value) in (int, float) else 0
 
 
 def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``federate.json -> privacy`` as ``run.json`` keeps it: without what came later than a run and is off."""
+    """Returns ``federate.json -> privacy`` as ``run.json`` stores it: without newer settings that are off."""
     return {name: value for name, value in content.items() if value is not None or name not in _LATER}
 
 
@@ -260,12 +260,12 @@ _LATER = ("central_differential_privacy", "secure_aggregation", "statistics")
 
 
 def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | None) -> list[Problem]:
-    """Why a kind of image-derived statistic may not leave: the method does not say so, or the policy forbids it.
+    """Returns why a kind of image-derived statistic may not leave: it is undeclared, or the policy forbids it.
 
     Args:
-        kind: which.
-        privacy: the plan's settings, at a site under its own floor.
-        method: as :func:`undeclared` takes it; one that declares nothing declares no statistic.
+        kind: the kind of statistic.
+        privacy: the plan's settings; at a site, combined with its own.
+        method: see :func:`undeclared`; a method without a declaration declares no statistic.
     """
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
         expected = f"what {method.name} declares, {', '.join(leaves) or 'nothing'}"
@@ -288,21 +288,21 @@ def require_possible(
     rounds: int | None = None,
     sites: int | None = None,
 ) -> None:
-    """Refuses what may not leave, noise that cannot be added or accounted for, and sums that cannot be made, at once.
+    """Refuses a run that cannot follow its privacy settings; all problems together.
 
     Args:
         privacy: the run's settings.
-        strategy: of the run; says which image-derived statistic sites send, if any.
-        method: what the variant says of itself; ``None`` is not asked.
-        guard: of the run; with secure aggregation it sees the mean alone.
-        rounds: of the run, whose noise has to stay within its ``epsilon``; ``None`` is not asked.
-        sites: that train, of which a sum under masks needs its threshold; ``None`` is not asked.
+        strategy: the run's strategy, with the image-derived statistic that sites send, if any.
+        method: the variant's declaration; ``None`` skips its check.
+        guard: the run's guard; with secure aggregation it sees only the mean.
+        rounds: number of rounds, whose noise must stay within ``epsilon``; ``None`` skips the check.
+        sites: number of sites that train, for the threshold of secure aggregation; ``None`` skips the check.
 
     Raises:
-        Refused: a method of one site alone; a statistic that the method does not declare or the policy forbids;
-            differential privacy with one, with means of loss terms, or with an exchange that it is not made for; noise
-            without Opacus; secure aggregation with a strategy or a guard that has to see each answer, or without
-            ``cryptography``; a budget or a threshold that cannot be met.
+        Refused: a method for a single site; a statistic that the method does not declare or the policy forbids;
+            differential privacy with a statistic, with means of loss terms, or with an exchange that it does not
+            support; noise without Opacus; secure aggregation with a strategy or a guard that needs each update, or
+            without ``cryptography``; a budget or a threshold that cannot be met.
     """
     problems, kind = Problems(), strategy.statistic
     local, central, secure = (getattr(privacy, name) for name in _PARTS)
@@ -334,7 +334,7 @@ def require_possible(
 
 
 def _no_mean(strategy: Strategy, where: str) -> list[Problem]:
-    """Of a strategy that looks at each answer, where there is the mean of the sites' weights and nothing else."""
+    """Returns the problem of a strategy that needs each update, if only the mean of the sites' weights is available."""
     if strategy.exchange.mean and strategy.statistic is None:
         return []
     found = f"{type(strategy).__name__}, which has to see each site's answer"
@@ -354,7 +354,7 @@ def _looking(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
 
 
 def _unprotected(strategy: Strategy) -> list[Problem]:
-    """Of an exchange that noise at the sites is not made for."""
+    """Returns the problem of an exchange that does not support noise at the sites."""
     exchange, kind = strategy.exchange, strategy.statistic
     if kind is not None and kind is not StatisticKind.PROTOTYPES:
         found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
@@ -373,12 +373,12 @@ def _unprotected(strategy: Strategy) -> list[Problem]:
 
 
 def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list[str]:
-    """What is said before a run: which statistics of images leave the sites, and rules for others.
+    """Returns the notes to print before a run: the image statistics that leave the sites, and unused rules.
 
     Args:
         privacy: the run's settings.
-        strategy: says which kind it sends, if any.
-        name: of the variant.
+        strategy: the run's strategy, with the kind of statistic that it sends, if any.
+        name: name of the variant.
     """
     notes, kind = [], strategy.statistic
     if kind is not None and (rule := privacy.rule(kind)) is not None:
@@ -388,14 +388,14 @@ def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list
 
 
 def unsent_rules(privacy: Privacy, strategy: Strategy, name: str) -> list[Problem]:
-    """Rules for kinds of statistics that a run does not send; they are no mistakes, and do nothing.
+    """Returns rules for kinds of statistics that a run does not send; they are no errors and have no effect.
 
-    A ``null`` is not among them: it forbids a kind whatever the variant.
+    A ``null`` is not among them: it forbids a kind for any variant.
 
     Args:
         privacy: the run's settings.
-        strategy: says which kind it sends, if any.
-        name: of the variant.
+        strategy: the run's strategy, with the kind of statistic that it sends, if any.
+        name: name of the variant.
     """
     sent = strategy.statistic
     expected = f"a rule for {sent.value}, the kind that {name} sends" if sent else f"none: {name} sends no statistics"
@@ -408,12 +408,12 @@ def unsent_rules(privacy: Privacy, strategy: Strategy, name: str) -> list[Proble
 
 
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
-    """What keeps a site from taking part before round 0: its messages would be refused in every round.
+    """Returns why a site cannot take part, before round 0: its messages would be refused in every round.
 
     Args:
-        images: images that the site trains on.
+        images: number of images that the site trains on.
         privacy: the run's settings.
-        strategy: says whether anything but scores leaves a site.
+        strategy: the run's strategy, with the kind of messages that leave a site.
     """
     where, least, kind = "least_images", privacy.least_images, strategy.statistic
     rule = privacy.rule(kind) if kind is not None else None
@@ -427,14 +427,14 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
 
 
 def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:
-    """Refuses a run whose rounds would spend more than its ``epsilon``, before anything is computed.
+    """Refuses, before any computation, a run whose rounds would exceed its ``epsilon``.
 
     Args:
-        settings: one without an ``epsilon`` has no budget.
-        rounds: of the run.
+        settings: the noise settings; without an ``epsilon`` there is no limit.
+        rounds: number of rounds.
 
     Raises:
-        Refused: with the noise multiplier that would do.
+        Refused: the budget is exceeded; the message has a sufficient noise multiplier.
     """
     if settings.epsilon is None:
         return

@@ -1,15 +1,15 @@
-"""Secure aggregation: sites answer with masked vectors, and the server learns their weighted sum and no more.
+"""Secure aggregation: sites send masked vectors, and the server learns only their weighted sum.
 
-Bonawitz et al., *Practical secure aggregation for privacy-preserving machine learning* (CCS 2017), figure 4, for a
-server that does what it should and looks at everything (honest but curious): there are no signatures. Keys are X25519
-with HKDF-SHA256, masks the key stream of ChaCha20, shares travel under ChaCha20-Poly1305, all of the package
-``cryptography``; numbers are 64 bits wide, modulo 2^64. A member's vector is ``values + PRG(own seed) + sum of
-± PRG(seed of a pair)``: masks of pairs cancel in the sum; the own seeds of who is in it, and the masking keys of who is
-not, are put together from shares that the others hold. Never both of one member.
+Bonawitz et al., *Practical secure aggregation for privacy-preserving machine learning* (CCS 2017), figure 4, for an
+honest-but-curious server, so without signatures. Keys are X25519 with HKDF-SHA256, masks the key stream of ChaCha20,
+shares are encrypted by ChaCha20-Poly1305, all from the package ``cryptography``; arithmetic is modulo 2^64. A member's
+vector is ``values + PRG(own seed) + sum of ± PRG(seed of a pair)``: the masks of pairs cancel in the sum; own seeds of
+members in the sum, and masking keys of members that dropped out, are reconstructed from shares that the others hold.
+Never both of one member.
 
-Sites train as ever, and keep what their release filter lets go. Then come four short exchanges over any transport:
-keys, sealed shares, masked vectors, and the shares that unmask the sum. The strategy is given the weighted mean as one
-answer.
+Sites train as usual, and keep the update that passed their release filter. Four short exchanges over any transport
+follow: keys, sealed shares, masked vectors, and the shares that unmask the sum. The strategy gets the weighted mean as
+a single update.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
     from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy
 
-#: What a site is asked after its training, in this order.
+#: Requests to a site after its training, in this order.
 STEPS = (Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK)
 #: Field of the shares: a Mersenne prime, larger than any secret of 32 bytes.
 PRIME = 2**521 - 1
-#: Bytes of a secret, of two public keys, of a share, and of two shares under a cipher with its nonce and its tag.
+#: Bytes of a secret, of two public keys, of a share, and of two encrypted shares with nonce and tag.
 SECRET, KEYS, SHARE = 32, 64, 66
 SEALED = 12 + 2 * SHARE + 16
 _TABLE, _VECTOR, _MEAN = "table", "masked", "mean"
 
 
 def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
-    """Shares of a secret, any ``threshold`` of which give it back and fewer of which say nothing (Shamir, CACM 1979).
+    """Splits a secret into shares: any ``threshold`` of them reveal it, fewer reveal nothing (Shamir, CACM 1979).
 
     Args:
         secret: :data:`SECRET` bytes.
-        holders: different numbers from 0.
+        holders: different numbers >= 0.
         threshold: from 1 to the number of holders.
     """
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
@@ -71,13 +71,13 @@ def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, by
 
 
 def joined(shares: Mapping[int, bytes]) -> bytes:
-    """The secret, out of at least as many shares as its threshold was: the polynomial at 0.
+    """Reconstructs a secret from at least ``threshold`` shares: the polynomial at 0.
 
     Args:
-        shares: holder to share.
+        shares: shares by holder.
 
     Raises:
-        MessageRefused: what comes out is no secret; a share was wrong, or there were too few.
+        MessageRefused: the result is no secret; a share was wrong, or there were too few.
     """
     secret = 0
     for holder, share in shares.items():
@@ -92,11 +92,11 @@ def joined(shares: Mapping[int, bytes]) -> bytes:
 
 
 def stream(seed: bytes, count: int) -> NDArray[np.int64]:
-    """``count`` pseudo-random numbers of 64 bits: ChaCha20's key stream.
+    """Returns ``count`` pseudo-random numbers of 64 bits: ChaCha20's key stream.
 
     Args:
-        seed: :data:`SECRET` bytes that are used for nothing else.
-        count: how many.
+        seed: :data:`SECRET` bytes that have no other use.
+        count: how many numbers.
     """
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
@@ -106,7 +106,7 @@ def stream(seed: bytes, count: int) -> NDArray[np.int64]:
 
 
 def agreed(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
-    """The secret of two members: the same from either one's private key and the other's public one."""
+    """Derives the secret of two members, the same from either one's private key and the other's public key."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -116,15 +116,15 @@ def agreed(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
 
 
 def require_keys(keys: bytes, others: Collection[bytes]) -> None:
-    """Looks at a member's two public keys before they are handed to the others, all of whom they would fail.
+    """Checks a member's two public keys before they are sent to the others, all of which would fail on invalid ones.
 
     Args:
-        keys: :data:`KEYS` bytes, as :meth:`Member.keys` gives them.
-        others: those of members that came before.
+        keys: :data:`KEYS` bytes, see :meth:`Member.keys`.
+        others: keys of earlier members.
 
     Raises:
-        MessageRefused: a point of small order, with which no secret can be agreed (RFC 7748, section 6.1), or keys that
-            another member has shown.
+        MessageRefused: a point of small order, with which no secret can be agreed (RFC 7748, section 6.1), or the keys
+            of another member.
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -139,13 +139,13 @@ def require_keys(keys: bytes, others: Collection[bytes]) -> None:
 
 
 class Member:
-    """One member's part in one sum; its keys and its seed are drawn anew for each.
+    """One member's part in one sum, with keys and a seed of its own for each sum.
 
     The order is :meth:`keys`, :meth:`shares`, :meth:`masked`, :meth:`unmask`, each once (:class:`SecureSite`).
 
     Args:
-        number: its place among all, from 0.
-        threshold: members without which nothing is unmasked, at least 2.
+        number: the member's index, from 0.
+        threshold: minimum number of members to unmask a sum, at least 2.
     """
 
     def __init__(self, number: int, threshold: int) -> None:
@@ -158,17 +158,17 @@ class Member:
         self._held: dict[int, bytes] = {}
 
     def keys(self) -> bytes:
-        """Its two public keys, for shares and for masks."""
+        """Returns the two public keys, for shares and for masks."""
         return self._sealing.public_key().public_bytes_raw() + self._masking.public_key().public_bytes_raw()
 
     def shares(self, keys: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Shares of its seed and of its masking key, each sealed for one other member.
+        """Returns shares of the seed and of the masking key, each encrypted for one other member.
 
         Args:
-            keys: of everybody who takes part, this one among them.
+            keys: public keys of all members, including this one.
 
         Raises:
-            MessageRefused: fewer than the threshold, other keys for this member than its own, or one key of two.
+            MessageRefused: fewer members than the threshold, wrong keys for this member, or the same keys twice.
         """
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -186,14 +186,14 @@ class Member:
         return sealed
 
     def masked(self, values: NDArray[np.int64], sealed: Mapping[int, bytes]) -> NDArray[np.int64]:
-        """``values`` under all masks: uniform to whoever does not have them.
+        """Returns ``values`` with all masks added: uniformly distributed to anyone without the masks.
 
         Args:
             values: (P,) this member's part of the sum.
-            sealed: by sender, what the others sent for this member; they and this one are who is masked against.
+            sealed: encrypted shares for this member by sender; these senders are the pairs of its masks.
 
         Raises:
-            MessageRefused: fewer than the threshold, a sender without keys, or shares that were changed on their way.
+            MessageRefused: fewer members than the threshold, a sender without keys, or shares changed in transit.
         """
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -212,13 +212,13 @@ class Member:
         return total
 
     def unmask(self, survivors: Collection[int]) -> dict[int, bytes]:
-        """Its shares: of the seed of each survivor, and of the masking key of everybody else; then it forgets all.
+        """Returns shares of each survivor's seed and of every other member's masking key, and deletes them.
 
         Args:
             survivors: members whose vectors are in the sum.
 
         Raises:
-            MessageRefused: fewer than the threshold, or a member whose shares are not here.
+            MessageRefused: fewer members than the threshold, or a member without shares here.
         """
         self._require_enough(survivors)
         held, self._held = self._held, {}
@@ -233,12 +233,12 @@ class Member:
 
 
 def _way(sender: int, receiver: int) -> bytes:
-    """Goes into the cipher's tag, so that shares cannot be sent back to who sealed them."""
+    """Returns the associated data of the cipher, which prevents sending shares back to their sender."""
     return f"{sender} to {receiver}".encode()
 
 
 def _pair_mask(masking: X25519PrivateKey, own: int, keys: bytes, other: int, count: int) -> NDArray[np.int64]:
-    """The mask of a pair as ``own`` adds it: one of the two adds what the other takes away."""
+    """Returns the mask of a pair as ``own`` adds it, with opposite signs at the two members."""
     mask = stream(agreed(masking, keys[SECRET:], b"mask"), count)
     return mask if own < other else -mask
 
@@ -250,12 +250,12 @@ def unmasked(
     shares: Mapping[int, Mapping[int, bytes]],
     keys: Mapping[int, bytes],
 ) -> NDArray[np.int64]:
-    """The sum of the survivors' values, out of the sum of their masked vectors.
+    """Returns the sum of the survivors' values, given the sum of their masked vectors.
 
     Args:
-        total: (P,) that sum, modulo 2^64.
-        survivors: members whose vectors are in it; each masked against every member that has shares here.
-        shares: member to what :meth:`Member.unmask` gave there, from at least as many as the threshold.
+        total: (P,) the sum of the masked vectors, modulo 2^64.
+        survivors: members whose vectors are in it; each has a mask with every member that has shares here.
+        shares: results of :meth:`Member.unmask` by member, from at least the threshold of members.
         keys: public keys of all of them.
 
     Raises:
@@ -278,16 +278,16 @@ def unmasked(
 
 
 def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int, members: int) -> NDArray[np.int64]:
-    """``weight * round(entries * 2^fraction_bits)`` of all tensors, in the order of names.
+    """Returns ``weight * round(entries * 2^fraction_bits)`` of all tensors, in the order of names.
 
     Args:
-        tensors: finite.
-        weight: of this member in the sum, >= 1.
-        fraction_bits: binary digits behind the point; integers have none.
-        members: how many are added, each with numbers as large as these.
+        tensors: finite tensors by name.
+        weight: weight of this member in the sum, >= 1.
+        fraction_bits: number of fractional bits; integers have none.
+        members: number of vectors in the sum, assumed to be as large as this one.
 
     Raises:
-        MessageRefused: numbers so large that the sum might leave 63 bits.
+        MessageRefused: values so large that the sum might exceed 63 bits.
     """
     parts, most = [], 2.0**62 / members / weight
     for name in sorted(tensors):
@@ -306,13 +306,13 @@ def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int,
 def as_mean(
     total: NDArray[np.int64], like: Mapping[str, Tensor], *, weight: int, fraction_bits: int
 ) -> dict[str, Tensor]:
-    """The weighted mean out of the sum of :func:`as_vector`: with ``like``'s names, shapes and types.
+    """Converts a sum of :func:`as_vector` to the weighted mean, with the names, shapes and dtypes of ``like``.
 
     Args:
         total: (P,) the sum.
         like: the model.
         weight: the sum of weights.
-        fraction_bits: as they were added with. Whole numbers are rounded to the nearest.
+        fraction_bits: see :func:`as_vector`. Integers are rounded to the nearest.
     """
     mean, start = {}, 0
     for name in sorted(like):
@@ -325,27 +325,25 @@ def as_mean(
 
 
 def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[str]) -> None:
-    """Enters a sum in a site's file before its shares leave: none with other members is unmasked a second time.
+    """Enters a sum in a site's file before its shares leave, and refuses to unmask it again with other members.
 
-    Two sums that have the same update of a site in them, and another's in one of the two alone, differ by that one. A
-    round that is done again after a crash trains to the same updates, so the members of its sum must stay the same. A
-    majority of all sites has to give shares, so the majority of a second sum has a site in it that gave them for the
-    first.
+    The difference of two sums with the same updates of all members but one is the update of that one. A round that is
+    repeated after a crash gives the same updates, so its sum must have the same members. Every sum needs shares from a
+    majority of all sites, so at least one site has given shares for both.
 
     Args:
-        path: file of lines; deleting it forgets what was added.
-        run: the plan's ``updates_hash``: a run of such a plan trains to the same updates, whatever the server calls it,
-            and however long it waits.
+        path: file of lines; deleting it removes the protection of earlier sums.
+        run: the plan's ``updates_hash``: runs of such a plan give the same updates, whatever their name or timeouts.
         round: from 0.
-        update: :func:`update_hash` of what this site added.
+        update: :func:`update_hash` of this site's update.
         members: names of the sites whose vectors are in the sum, sorted.
 
     Raises:
         MessageRefused: a sum of this update, or of this round of this plan, had other members.
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     with locked(path):
-        known = [entry for entry in lines(path) if entry is not None]  # what was cut off was never answered for
+        known = [entry for entry in lines(path) if entry is not None]  # shares never left after an incomplete line
         same = [each for each in known if each["update"] == update or (each["run"], each["round"]) == (run, round)]
         for before in (each["members"] for each in same):
             if before != members:
@@ -360,7 +358,7 @@ def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[s
 
 
 def update_hash(answer: Message) -> str:
-    """SHA-256 of an update: names, types, shapes and bits of its tensors, and the number of images that it weighs."""
+    """Returns the SHA-256 of an update: names, dtypes, shapes and bits of its tensors, and its number of images."""
     digest = hashlib.sha256(f"{answer.n} ".encode())
     for piece in tensor_file.pieces(answer.tensors):
         digest.update(piece)
@@ -368,14 +366,14 @@ def update_hash(answer: Message) -> str:
 
 
 class SecureSite:
-    """A site's part: keeps the answer of its training until it is asked for under masks.
+    """A site's part: keeps the update of its training until the masked vector is requested.
 
     Args:
-        site: its name.
-        sites: names of all that train.
+        site: the site's name.
+        sites: names of all sites that train.
         settings: threshold and precision.
         sums: file of the sums that this site has helped to unmask (:func:`enter_sum`).
-        run: identity of what is run, the plan's hash.
+        run: identity of the run, the plan's hash.
     """
 
     def __init__(
@@ -386,21 +384,21 @@ class SecureSite:
         self._turns: list[Task] = []
 
     def hold(self, answer: Message) -> Message:
-        """What leaves of an answer to a training at once: its numbers."""
+        """Keeps the tensors of a reply to a training, and returns its metrics, which leave at once."""
         if not answer.tensors:
             return answer
         self._answer, self._turns = answer, list(STEPS)
         return replace(answer, kind=Kind.METRICS, tensors={}, extra={})
 
     def answer(self, task: Task, message: Message) -> Message:
-        """Does one of :data:`STEPS`; one that was refused is the last of its round.
+        """Executes one of :data:`STEPS`; a refused step is the last of its round.
 
         Raises:
-            MessageRefused: out of its turn, of another round, or what :class:`Member` refuses.
+            MessageRefused: a step out of order or of another round, or a refusal of :class:`Member`.
         """
         if not self._turns or self._turns[0] != task or self._answer.round != message.round:
             raise _refusal(f"{Task(task).value} out of its turn", "the steps of one round, after its training")
-        left, self._turns = self._turns[1:], []  # until this step is done, there is no next one
+        left, self._turns = self._turns[1:], []  # no next step until this one is done
         held, sites = self._answer, len(self.sites)
         match task:
             case Task.KEYS:
@@ -414,7 +412,7 @@ class SecureSite:
                 tensors = {_VECTOR: torch.from_numpy(self._member.masked(vector, _rows(message, SEALED, sites)))}
             case _:
                 member = self._member
-                del self._answer, self._member  # and with them its seed and its keys, whether it answers or not
+                del self._answer, self._member  # with seed and keys, even if the step is refused
                 survivors = sorted(_rows(message, 1, sites))
                 tensors = as_table(member.unmask(survivors), sites)
                 names = [self.sites[number] for number in survivors]
@@ -424,12 +422,12 @@ class SecureSite:
 
 
 class BelowThreshold(Exception):
-    """Too few sites are left for their sum to be unmasked.
+    """Too few sites are left to unmask their sum.
 
     Args:
-        left: how many.
+        left: number of sites left.
         needed: the threshold.
-        failures: site to why it is not among them.
+        failures: reasons by site that dropped out.
     """
 
     def __init__(self, left: int, needed: int, failures: Mapping[str, str]) -> None:
@@ -438,11 +436,11 @@ class BelowThreshold(Exception):
 
 
 class OtherMembers(Exception):
-    """A round that is done again cannot have the sum that was begun before: a member is missing.
+    """A repeated round cannot complete the sum that was started before: a member is missing.
 
     Args:
         begun: members of that sum.
-        missing: those who are not there now.
+        missing: members that are missing now.
     """
 
     def __init__(self, begun: Sequence[str], missing: Sequence[str]) -> None:
@@ -451,20 +449,20 @@ class OtherMembers(Exception):
 
 @dataclass
 class SecureServer:
-    """The server's part: it has the sites' updates added, for a strategy that needs their mean alone.
+    """The server's part: collects the sum of the sites' updates, for a strategy that needs only their mean.
 
-    It learns the sum of the sites that gave their masked vector, each weighed by its own number of images, and those
-    numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector makes the mean wrong.
+    The server learns the sum over the sites that sent a masked vector, weighted by their numbers of images, and these
+    numbers. The update guard sees only the mean. Sites are trusted: a wrong vector makes the mean wrong.
 
-    Before it asks for shares it writes down whose sum they are for. A round that is done again, after a crash or below
-    a threshold, has the same members or no sum at all (:func:`enter_sum`, by which sites hold it to that).
+    The members of a sum are stored before its shares are requested. A round that is repeated, after a crash or below
+    the threshold, has the same members or no sum at all; sites enforce this (:func:`enter_sum`).
 
     Args:
         settings: threshold and precision.
-        strategy: what takes the mean, attached to its run.
+        strategy: the strategy that gets the mean, attached to its run.
         transport: carries messages.
-        begun: file for whose sum the last one was.
-        timeout: seconds that each of the four exchanges may take; ``None`` waits.
+        begun: file with the members of the last sum.
+        timeout: seconds that each of the four exchanges may take; ``None`` waits without limit.
     """
 
     settings: SecureAggregation
@@ -472,37 +470,37 @@ class SecureServer:
     transport: Transport
     begun: Path
     timeout: float | None = None
-    #: Site to why its update is not in the last sum, although it trained.
+    #: By site, why its update is not in the last sum although it trained.
     dropped: dict[str, Failure] = field(default_factory=dict, init=False)
     _images: dict[str, int] = field(default_factory=dict, init=False)
 
     @cached_property
     def sites(self) -> list[str]:
-        """Names of the sites that train, in order; the strategy knows them once it is attached."""
+        """Sorted names of the sites that train; known once the strategy is attached."""
         return sorted(self.strategy.server.sites)
 
     @cached_property
     def threshold(self) -> int:
-        """Sites whose shares open a mask."""
+        """Number of sites whose shares are required to unmask."""
         return self.settings.threshold_of(len(self.sites))
 
     def take(self, round: int, site: str, update: Message) -> None:
-        """Notes that a site has trained.
+        """Records that a site has trained, and its number of images.
 
         Raises:
-            MessageRefused: it says no images to weigh it by.
+            MessageRefused: the number of images is 0.
         """
         if update.n < 1:
             raise message_refused("message -> n", str(update.n), "at least 1")
         self._images[site] = update.n
 
     def finish(self, round: int) -> None:
-        """Has the sites add their updates, and gives the strategy their mean.
+        """Runs the exchanges of a sum, and passes the mean to the strategy.
 
         Raises:
-            BelowThreshold: too few sites went through all the steps.
-            OtherMembers: this round's sum was begun before with a site that is not there now; the model is as it was.
-            MessageRefused: what was unmasked is no model; the steps do not show whose fault it is.
+            BelowThreshold: too few sites completed all steps.
+            OtherMembers: this round's sum was started before with a site that is missing now; the model is unchanged.
+            MessageRefused: the unmasked sum is no model; the faulty site cannot be identified.
         """
         images, self._images, self.dropped = self._images, {}, {}
         if begun := self._members(round):
@@ -520,15 +518,15 @@ class SecureServer:
         self.strategy.finish(round)
 
     def _members(self, round: int) -> list[str]:
-        """Whose sum of this round was begun before; empty where none was."""
+        """Returns the members of this round's sum if one was started before, else an empty list."""
         begun: dict[str, Any] = read_json(self.begun) if self.begun.is_file() else {}
         return list(begun["members"]) if begun.get("round") == round else []
 
     def _begin(self, round: int, survivors: Iterable[str]) -> None:
-        """Writes down whose sum of this round is unmasked now.
+        """Stores the members of this round's sum.
 
         Raises:
-            OtherMembers: another one was begun before.
+            OtherMembers: a sum with a member that is now missing was started before.
         """
         begun = self._members(round)
         if missing := sorted(set(begun) - set(survivors)):
@@ -586,10 +584,10 @@ class SecureServer:
         take: Callable[[int, Message], None],
         like: Mapping[str, Tensor],
     ) -> None:
-        """One exchange; whoever does not answer it in order has dropped out of the round, but for the last one.
+        """Runs one exchange; sites without a valid reply have dropped out of the round, except in the last exchange.
 
         Raises:
-            BelowThreshold: too few answered.
+            BelowThreshold: too few sites replied.
         """
         server, left = self.strategy.server, set(tables)
         messages = {
@@ -605,7 +603,7 @@ class SecureServer:
             left.add(own)
 
         failures: dict[str, Failure] = {}
-        if len(messages) >= self.threshold:  # else no site is asked
+        if len(messages) >= self.threshold:  # else no request is sent
             left.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
@@ -617,7 +615,7 @@ class SecureServer:
 
 
 def as_table(rows: Mapping[int, bytes], members: int) -> dict[str, Tensor]:
-    """Bytes by member as a tensor with a row for every member, of zeros where there are none."""
+    """Converts bytes by member to a tensor with one row per member; missing rows are zeros."""
     width = max(map(len, rows.values()), default=0)
     content = b"".join(rows.get(member, bytes(width)) for member in range(members))
     table = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(members, width) if width else None
@@ -625,10 +623,10 @@ def as_table(rows: Mapping[int, bytes], members: int) -> dict[str, Tensor]:
 
 
 def _rows(message: Message, width: int, members: int) -> dict[int, bytes]:
-    """What :func:`as_table` made; the chance that keys, shares or what is sealed are zeros is below 2^-500.
+    """Reverses :func:`as_table`; keys, shares and encrypted shares are all zeros with probability below 2^-500.
 
     Raises:
-        MessageRefused: another name, shape or type.
+        MessageRefused: another name, shape or dtype.
     """
     table = message.tensors.get(_TABLE)
     if table is None or table.dtype != torch.uint8 or table.shape != (members, width):

@@ -1,4 +1,4 @@
-"""The teacher: SAM fitted to the public set, evaluated, and applied to a site's images."""
+"""The teacher: SAM is fitted to the public set, evaluated, and applied to a site's images."""
 
 import lazy_loader
 

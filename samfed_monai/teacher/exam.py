@@ -1,4 +1,4 @@
-"""A fitted teacher in use: its Dice on labelled images, a site's soft-mask store, the network of an evaluator."""
+"""Use of a fitted teacher: Dice on labelled images, a site's soft-mask store, a network for evaluators."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Records = Sequence[dict[str, Any]]
 
 
 class Pair(NamedTuple):
-    """An image and its mask, as small as they get in memory.
+    """An image and its mask in 8 bits.
 
     Args:
         image: ``(1, 3, H, W)`` uint8.
-        mask: ``(1, C, H, W)`` uint8 in 0..``levels``; of K classes C is K + 1.
-        levels: 1 for a mask at its native size, 255 for one that was shrunk.
+        mask: ``(1, C, H, W)`` uint8 in 0..``levels``; for K classes C is K + 1.
+        levels: 1 for a mask at its native size, 255 for a downscaled one.
     """
 
     image: Tensor
@@ -36,14 +36,14 @@ class Pair(NamedTuple):
     levels: int = 1
 
     def floats(self) -> tuple[Tensor, Tensor]:
-        """Both as float32 in [0, 1]."""
+        """Returns both as float32 in [0, 1]."""
         return self.image.float() / 255, self.mask.float() / self.levels
 
     def shrunk(self, size: int) -> Pair:
-        """The pair at its place in SAM's square input, where that makes it smaller; otherwise as it is.
+        """Returns the pair scaled into SAM's square input if that is smaller, else unchanged.
 
-        A photograph of 24 million pixels takes ten times as long to scale as a step of the fit takes at 224 px, and 72
-        MB; this does it once. Rounding moves an intensity by 1/510 at most.
+        Scaling a photograph of 24 million pixels (72 MB) takes ten times as long as a step of the fit at 224 px, so it
+        is done once. Rounding changes an intensity by at most 1/510.
 
         Args:
             size: side of the input in pixels.
@@ -60,19 +60,19 @@ def read_pair(record: dict[str, Any]) -> Pair:
 
 
 def read_image_tensor(record: dict[str, Any]) -> Tensor:
-    """The image of a record as ``(1, 3, H, W)`` uint8."""
+    """Reads the image of a record as ``(1, 3, H, W)`` uint8."""
     from samfed_monai.data import read_image
 
     return torch.tensor(read_image(record["image"])).permute(2, 0, 1)[None]
 
 
 class Exam:
-    """Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (docs/method.md).
+    """Computes Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (docs/method.md).
 
     Args:
-        teacher: who is examined; it may change between two calls.
-        keep_embeddings: remember each image's embedding (float16, ``size ** 2 * 2`` bytes) for the next call. Only for
-            a frozen encoder. It serves one view; more test-time views are computed each time.
+        teacher: the teacher to evaluate; it may change between two calls.
+        keep_embeddings: cache each image's embedding (float16, ``size ** 2 * 2`` bytes) for the next call. Only for a
+            frozen encoder. The cache is for a single view; more test-time views are computed each time.
     """
 
     def __init__(self, teacher: Teacher, *, keep_embeddings: bool = False) -> None:
@@ -88,13 +88,13 @@ class Exam:
         done: Callable[[], object] | None = None,
         keep: bool = False,
     ) -> dict[str, list[float]]:
-        """Dice of each image of each named set.
+        """Returns the Dice of each image of each named set.
 
         Args:
-            sets: name to labelled records.
-            views: test-time views.
+            sets: labelled records by name.
+            views: number of test-time views.
             done: called after every image (a progress bar).
-            keep: remember masks, and images at the size that the teacher takes: for sets that are seen again and again.
+            keep: cache masks, and images at the teacher's input size, for sets that are evaluated repeatedly.
         """
         dice = {}
         for name, records in sets.items():
@@ -128,9 +128,9 @@ class Exam:
 
 
 def dice_score(probabilities: Tensor, mask: Tensor) -> float:
-    """Dice of ``(1, C, h, w)`` probabilities, resized bilinearly to a binary ``(1, C, H, W)`` mask.
+    """Returns the Dice of ``(1, C, h, w)`` probabilities, resized bilinearly, with a binary ``(1, C, H, W)`` mask.
 
-    Of several classes it is the mean over those that either holds, 1 where that is none.
+    With several classes it is the mean over those in either of the two, 1 if there are none.
     """
     found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False)
     if mask.shape[1] > 1:
@@ -142,7 +142,7 @@ def dice_score(probabilities: Tensor, mask: Tensor) -> float:
 
 
 def mean(scores: Sequence[float]) -> float:
-    """Mean of at least one score."""
+    """Returns the mean of at least one score."""
     return sum(scores) / len(scores)
 
 
@@ -150,18 +150,18 @@ def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
     """Whether ``scores`` are better than ``best`` or at most one standard error worse, image by image.
 
     The standard error is that of the mean difference over the images. (Breiman et al. 1984, section 3.4.3: among models
-    within one standard error of the best, take the preferred one. Here that is the one trained longest, because on a
-    handful of held-out images the best epoch is mostly a lucky one.)
+    within one standard error of the best, take the preferred one. Here that is the one trained longest, because with a
+    handful of held-out images the best epoch is mostly due to chance.)
     """
     losses = [old - new for new, old in zip(scores, best, strict=True)]
     if len(losses) < 2:
         return mean(losses) <= 0
-    # one image lost and the others equal is exactly one standard error: rounding must not decide
+    # one worse image and the others equal is exactly one standard error: rounding must not decide
     return mean(losses) <= statistics.stdev(losses) / len(losses) ** 0.5 + 1e-9
 
 
 class MaskMaker(Protocol):
-    """What :func:`fill_store` needs of a teacher."""
+    """The interface of a teacher for :func:`fill_store`."""
 
     def probabilities(self, images: Tensor) -> Tensor: ...
 
@@ -174,20 +174,20 @@ def fill_store(
     progress: bool = True,
     whose: str = "",
 ) -> int:
-    """Computes the soft masks that ``store`` lacks; repeating it, also after a kill, computes only what is missing.
+    """Computes the soft masks that ``store`` lacks; repeated, even after an interruption, it only adds missing ones.
 
     The stored mask covers exactly the image: its longer side has ``teacher.size / 4`` pixels and its aspect is the
-    image's, so that a bilinear resize to the image's size puts it in register (see ``Teacher.probabilities``).
+    image's, so that a bilinear resize to the image's size aligns it (see ``Teacher.probabilities``).
 
     Args:
-        teacher: gives the probabilities; ``store`` must have been opened with its ``sha256``.
+        teacher: computes the probabilities; ``store`` must have been opened with its ``sha256``.
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
-        store: where to put ``(C, h, w)`` float in [0, 1].
-        progress: show a bar with the time left.
-        whose: images these are, behind the bar's name.
+        store: the store, which gets ``(C, h, w)`` float in [0, 1].
+        progress: show a progress bar with the time left.
+        whose: the owner of the images, added to the bar's name.
 
     Returns:
-        How many masks were computed.
+        The number of masks computed.
     """
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
@@ -201,12 +201,12 @@ def fill_store(
 
 
 class TeacherNetwork(nn.Module):
-    """Gives a teacher's probabilities as logits, as evaluators, :class:`ScoreHandler` and ``MaskWriter`` take them.
+    """Returns a teacher's probabilities as logits, for evaluators, :class:`ScoreHandler` and ``MaskWriter``.
 
-    It takes images at their own size, not at the size of a student's input, and does not train.
+    It takes images at their own size, not at the size of a student's input, and cannot be trained.
 
     Args:
-        teacher: whose probabilities, views included.
+        teacher: the teacher, whose number of views is used.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -214,15 +214,15 @@ class TeacherNetwork(nn.Module):
         self.teacher = teacher
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """Logits of images.
+        """Returns the logits of images.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB.
             size: height and width of the logits in pixels; the probabilities are resized to it, as the soft masks of
-                the store are before a site scores them. ``None`` leaves them as they come (``Teacher.probabilities``).
+                the store are before a site scores them. ``None`` keeps the size of ``Teacher.probabilities``.
 
         Returns:
-            ``(B, 1, h, w)`` float32, above 0 exactly where the probability is above 0.5; of K classes
+            ``(B, 1, h, w)`` float32, above 0 exactly where the probability is above 0.5; for K classes
             ``(B, K + 1, h, w)``.
         """
         probabilities = self.teacher.probabilities(images)

@@ -49,49 +49,50 @@ from samfed_monai.teacher.views import ViewedImages, content_of, without_views
 logger = logging.getLogger(__name__)
 
 LOW = 0.5
-"""Dice below which a warning says that the teacher is more often wrong than right."""
+"""Dice below which a warning reports that the teacher is more often wrong than right."""
 
 
 class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
-    Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
-    a standard error: see ``as_good_as``). Progress is written beside ``output`` after the first epoch and then once a
-    minute, as epochs end: a killed fit goes on from there, to the same adapter. A finished fit is not repeated: the
-    same settings and images reuse ``output``. The adapter is a function of settings, images and machine alone; Dice and
-    seconds are in a JSON file beside it.
+    The adapter has the averaged weights of the last epoch whose Dice on the held-out part of ``D_p`` is within a
+    standard error of the best one (``as_good_as``). Progress is written beside ``output`` after the first epoch and
+    then at most once a minute, at the end of epochs: an interrupted fit resumes there, with the same adapter as result.
+    A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a function of
+    settings, images and machine only; Dice and seconds are in a JSON file beside it.
 
     Args:
-        train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
-        test_records: name to labelled records whose Dice is reported; they decide nothing.
+        train_records, held_out_records: the two parts of ``D_p``, see ``samfed_monai.data.split_public``.
+        test_records: labelled records by name whose Dice is reported; they have no influence on the fit.
         output: the adapter to write (safetensors).
         base: SAM's name (``vit_t``, ``vit_b``, ...).
-        start_from: an adapter of the same ``base``, ``adapt``, ``rank`` and ``size`` to go on from; ``None`` begins
-            with SAM as it comes.
-        checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
+        start_from: an adapter of the same ``base``, ``adapt``, ``rank`` and ``size`` to start from; ``None`` starts
+            from unadapted SAM.
+        checkpoint: SAM's weights; ``None`` searches ``bundle_root``'s ``models/`` and the weights folder.
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
         rank: LoRA rank.
-        epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
-        learning_rate: peak, of prompt encoder and mask decoder; ``None`` is the recipe's for this base and ``adapt``.
-        lora_learning_rate: peak of the low-rank matrices; ``None`` is SAMed's 0.005.
-        batch_size: images a step.
-        seed: decides everything random.
-        views: test-time views of the Dice that is reported (not of the choice of the epoch).
-        cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
-            (size)^2 a view in memory (0.5 MB at 512 px).
-        transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
-            ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
-        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere warns and is float32.
-        trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
-            optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another one
-            is another fit; handlers differ by class and public attributes.
+        epochs: passes over ``train_records``; ``None`` is the default for this ``adapt``.
+        learning_rate: peak for prompt encoder and mask decoder; ``None`` is the default for this base and ``adapt``.
+        lora_learning_rate: peak for the low-rank matrices; ``None`` is SAMed's 0.005.
+        batch_size: images per step.
+        seed: seed of all randomness.
+        views: number of test-time views for the reported Dice (not for the choice of the epoch).
+        cached_views: with ``decoder``, number of augmented views of each image that are encoded once and then reused;
+            2 bytes x (size)^2 per view in memory (0.5 MB at 512 px).
+        transform: turns a record of a public image into SAM's input, with or without random steps; ``None`` only
+            loads, scales, normalises and pads. See :class:`ViewedImages`.
+        bf16: bfloat16 for the encoder; ``"auto"`` enables it where the processor supports it, ``true`` elsewhere warns
+            and uses float32.
+        trainer: builds MONAI's trainer, if there is anything to fit, with its loss, its handlers and a builder of its
+            optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another
+            trainer is another fit; handlers are compared by class and public attributes.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
-        progress: show bars with the time left.
+        progress: show progress bars with the time left.
 
     Raises:
-        Refused: missing weights, an empty part of ``D_p``, a number out of its range; all at once.
+        Refused: missing weights, an empty part of ``D_p``, numbers out of range; all together.
     """
 
     def __init__(
@@ -157,14 +158,14 @@ class TeacherFit:
         self.cached_views = cached_views if self.adapt is Adapt.DECODER else 0
         self.views, self.bf16, self.progress = views, bf16, progress
         self.transform = transform or without_views(size)
-        self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
+        self.trainer, self._trainer_content = trainer, content_of(trainer)  # before handlers are attached
         self.datalist_hash = datalist_hash
 
     def run(self) -> dict[str, Any]:
-        """Fits and writes the adapter, unless that was done already.
+        """Fits and writes the adapter, unless it exists already.
 
         Returns:
-            ``after`` (``held_out`` and each test set to its Dice); ``epoch`` kept, ``history`` of the held-out Dice,
+            ``after`` (Dice of ``held_out`` and of each test set); the kept ``epoch``, ``history`` of the held-out Dice,
             ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is written to
             ``output`` with the suffix ``.fit.json``.
         """
@@ -184,7 +185,7 @@ class TeacherFit:
             if (recorded := self._recorded(hashes)) is not None:
                 return recorded | {"reused": True}
         sam = self._sam(loaded=reused)
-        # a decoder learns and is examined on embeddings, which are the same in every epoch
+        # the decoder is trained and evaluated on embeddings, which are the same in every epoch
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
         exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
         if reused:
@@ -201,12 +202,12 @@ class TeacherFit:
 
     @property
     def outputs(self) -> int:
-        """Logits of a pixel: K + 1 where the public labels have K classes."""
+        """Number of logits per pixel: 1, or K + 1 for public labels of K classes."""
         classes = self.records["train"][0].get("classes")
         return 1 if classes is None else int(classes) + 1
 
     def _require_start(self, *names: str) -> None:
-        """Refuses an adapter to start from that differs from this fit in one of ``names``, or a fit of nothing."""
+        """Refuses a ``start_from`` that differs from this fit in one of ``names``, or without anything to fit."""
         if self.start is None:
             return
         header, problems, where = read_header(self.start), Problems(), "teacher.json -> start_from"
@@ -223,7 +224,7 @@ class TeacherFit:
         problems.refuse_if_any()
 
     def _sam(self, *, loaded: bool = False) -> PromptFreeSam:
-        """SAM as it comes, where it computes best; with a mask for each class, unless an adapter is loaded into it."""
+        """Builds unadapted SAM on the best device, with a mask for each class unless an adapter will be loaded."""
         sam = build_sam(self.base, self.checkpoint, self.size)
         fold_batch_norms(sam.image_encoder)
         if self.outputs > 1 and not loaded:
@@ -244,8 +245,8 @@ class TeacherFit:
             )
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
-        """Trains what ``adapt`` says and writes the adapter."""
-        with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: no other numbers change
+        """Trains the parts of ``adapt`` and writes the adapter."""
+        with torch.random.fork_rng(devices=[]):  # LoRA's initialisation must not change other random numbers
             torch.manual_seed(derive_seed(self.seed, "lora"))
             parts = prepare(sam, self.adapt, self.rank)
         if self.start is not None:

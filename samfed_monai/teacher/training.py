@@ -1,4 +1,4 @@
-"""SAM in MONAI's trainer: its batches, learning rates, averaged weights, the choice of the epoch, resuming."""
+"""Training of SAM in MONAI's trainer: batches, learning rates, averaged weights, choice of the epoch, resuming."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ from samfed_monai.teacher.views import ViewedImages
 logger = logging.getLogger(__name__)
 
 _CE, _DICE = 0.2, 0.8
-_WARM_UP_STEPS = 250  # SAMed's, for tens of thousands of steps; a short fit warms up for a tenth of its steps
+_WARM_UP_STEPS = 250  # SAMed's, for tens of thousands of steps; short fits warm up for a tenth of their steps
 _POLY = 0.9
 
 
 LORA_LEARNING_RATE = 5e-3
-"""Peak of the low-rank matrices: SAMed's default. They start at zero, and at a decoder's rate they hardly move."""
+"""Peak for the low-rank matrices: SAMed's default. They start at zero, and at a decoder's rate they hardly change."""
 
 
 def default_learning_rate(base: str, adapt: str) -> float:
-    """Peak of prompt encoder and mask decoder: SAMed's 5e-3 for SAM's ViT; for MobileSAM what was best of a few values
-    on 66 skin images."""
+    """Returns the peak for prompt encoder and mask decoder: SAMed's 5e-3 for SAM's ViT; for MobileSAM the best of a few
+    values on 66 skin images."""
     if base != "vit_t":
         return 5e-3
     return 5e-4 if adapt == "lora" else 3e-4
 
 
 def default_epochs(adapt: str) -> int:
-    """24 with LoRA, 12 for the decoder alone, which overfits a small public set when it is trained longer."""
+    """Returns 24 with LoRA, 12 for the decoder alone, which overfits a small public set with longer training."""
     return 24 if adapt == "lora" else 12
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image; of several classes the mean of theirs over the batch.
+    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image, or per class over the batch with several classes.
 
-    SAMed's code takes each class's Dice over the whole batch, too: of slices most of which do not hold an organ, a Dice
-    of each would teach first of all to find none.
+    SAMed's code also computes each class's Dice over the whole batch: if most slices do not contain an organ, a Dice
+    per slice would mainly train the network to find none.
 
     Args:
-        logits: ``(B, 1, h, w)``; of K classes ``(B, K + 1, h, w)``, the background's first.
-        target: of the same shape, float in [0, 1]; what is of no class, the padding too, is background.
+        logits: ``(B, 1, h, w)``; for K classes ``(B, K + 1, h, w)``, the background first.
+        target: the same shape, float in [0, 1]; pixels of no class, including padding, are background.
     """
     if logits.shape[1] == 1:
         cross_entropy, probability = F.binary_cross_entropy_with_logits(logits, target), logits.sigmoid()
@@ -78,7 +78,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def learning_rate_at(step: int, total: int, peak: float) -> float:
-    """Linear warm-up, then ``(1 - progress) ** 0.9``; ``step`` counts from 0 to ``total - 1``."""
+    """Linear warm-up, then ``(1 - progress) ** 0.9``; ``step`` is from 0 to ``total - 1``."""
     warm_up = min(_WARM_UP_STEPS, max(1, total // 10))
     if step < warm_up:
         return peak * (step + 1) / warm_up
@@ -86,14 +86,14 @@ def learning_rate_at(step: int, total: int, peak: float) -> float:
 
 
 def quarter(mask: Tensor) -> Tensor:
-    """A mask at the resolution of SAM's logits: the share of each 4 x 4 block that it covers."""
+    """Returns a mask at the resolution of SAM's logits: the covered share of each 4 x 4 block."""
     return F.avg_pool2d(mask, 4)
 
 
 Part = tuple[list[torch.nn.Parameter], float]
 """Parameters and the peak of their learning rate."""
 
-_ADAMW: Any = partial(torch.optim.AdamW, weight_decay=0.1, fused=True)  # in the place of what it will make
+_ADAMW: Any = partial(torch.optim.AdamW, weight_decay=0.1, fused=True)  # a builder, where the trainer gets an optimizer
 TRAINER = partial(
     SupervisedTrainer,
     optimizer=_ADAMW,
@@ -102,8 +102,8 @@ TRAINER = partial(
     decollate=False,
     optim_set_to_none=True,
 )
-"""MONAI's trainer as ``teacher.json`` of the packaged bundles has it, but for what is there once a fit begins: network,
-batches, epochs, device, and the parameters of the optimizer, in groups with their peaks as ``initial_lr``."""
+"""MONAI's trainer of ``teacher.json`` in the packaged bundles, without the arguments that a fit adds: network, batches,
+epochs, device, and the parameters of the optimizer, in groups with their peaks as ``initial_lr``."""
 
 
 @dataclass
@@ -111,9 +111,9 @@ class FitState:
     """The state of a fit after a whole epoch.
 
     Args:
-        fit_hash: hash of everything that decides the result; a state of another fit is ignored.
-        epoch: epochs done.
-        kept_epoch: the one whose weights are kept; 0 is before any training.
+        fit_hash: hash of everything that determines the result; a state of another fit is ignored.
+        epoch: number of completed epochs.
+        kept_epoch: the epoch whose weights are kept; 0 is before any training.
         best: Dice of each held-out image after the epoch with the best mean.
         history: mean Dice on the held-out part after each epoch.
     """
@@ -128,7 +128,7 @@ class FitState:
 def save_state(
     path: Path, state: FitState, optimizer: torch.optim.Optimizer, weights: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Writes progress, optimiser moments and named sets of weights (current, averaged, kept), atomically."""
+    """Writes progress, optimizer moments and named sets of weights (current, averaged, kept), atomically."""
     tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in training_state.pack(optimizer).items()}
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {"state": json.dumps(asdict(state))})
@@ -137,10 +137,9 @@ def save_state(
 def load_state(
     path: Path, fit_hash: str, optimizer: torch.optim.Optimizer
 ) -> tuple[FitState, dict[str, dict[str, Tensor]]] | None:
-    """Reads what :func:`save_state` wrote, into ``optimizer`` too: the state and the named sets of weights.
+    """Loads a file of :func:`save_state`: returns the state and the named sets of weights, and restores ``optimizer``.
 
-    Returns ``None`` where there is nothing, nothing readable, or the state of another fit or version: it then starts
-    anew.
+    Returns ``None`` if the file is missing, unreadable, or of another fit or version; the fit then starts again.
     """
     try:
         tensors = safe_load(path)
@@ -161,10 +160,10 @@ def load_state(
 
 
 class TrainedSam(nn.Module):
-    """SAM as a trainer takes it: images or embeddings to logits, and in evaluation mode, as it is examined and used.
+    """SAM for a trainer: maps images or embeddings to logits, always in eval mode, as it is evaluated and used.
 
     Args:
-        sam: the network that is being fitted.
+        sam: the network to fit.
         bf16: bfloat16 for the encoder.
     """
 
@@ -173,32 +172,32 @@ class TrainedSam(nn.Module):
         self.sam, self.bf16 = sam, bf16
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(B, 3, size, size)``, or what :meth:`encode` made of it, to logits ``(B, C, size / 4, size / 4)``."""
+        """Maps ``(B, 3, size, size)``, or embeddings of :meth:`encode`, to logits ``(B, C, size / 4, size / 4)``."""
         return self.sam.decode(self.encode(inputs) if inputs.shape[1] == 3 else inputs.float())
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Normalised, padded images to float32 embeddings."""
+        """Maps normalised, padded images to float32 embeddings."""
         return encode(self.sam, inputs.to(self.sam.pixel_mean.device), self.bf16)
 
     def train(self, mode: bool = True) -> TrainedSam:
-        """Leaves SAM in evaluation mode."""
+        """Keeps SAM in eval mode."""
         return self
 
 
 Batch = dict[str, Tensor]
-"""``image``, which :class:`TrainedSam` takes, and ``label``, ``(B, C, size / 4, size / 4)`` float in [0, 1]."""
+"""``image``, the input of :class:`TrainedSam`, and ``label``, ``(B, C, size / 4, size / 4)`` float in [0, 1]."""
 
 
 class ImageBatches:
-    """Once over all images, each in a new view: the batches of an epoch.
+    """The batches of an epoch: every image once, in a new view.
 
     Args:
-        images: the public images and masks, and how they are seen.
-        batch_size: images a batch.
-        seed: decides their order, as a function of (seed, epoch).
+        images: the public images and masks in their views.
+        batch_size: images per batch.
+        seed: seed of the order, which is a function of (seed, epoch).
 
     Attributes:
-        epoch: the one that comes next, counted from 0; it is for the trainer to say.
+        epoch: the next epoch, counted from 0; set by the trainer.
     """
 
     def __init__(self, images: ViewedImages, *, batch_size: int, seed: int) -> None:
@@ -208,10 +207,10 @@ class ImageBatches:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self.of(self.epoch)  # of what it is by then: Ignite makes an iterator before its epoch has begun
+        yield from self.of(self.epoch)  # read here, since Ignite makes the iterator before the epoch starts
 
     def of(self, part: Any) -> Iterator[Batch]:
-        """The batches of an epoch, or of whatever else has a view of the images."""
+        """Yields the batches of an epoch, or of another part with views of the images."""
         for indices in self._order(part):
             images, masks = zip(*(self.images.view(index, part) for index in indices), strict=True)
             yield {"image": torch.stack(images), "label": quarter(torch.stack(masks))}
@@ -223,9 +222,9 @@ class ImageBatches:
 
 
 class EmbeddedBatches(ImageBatches):
-    """For a frozen encoder: ``views`` views of each image are encoded once, each epoch draws one of them per image.
+    """For a frozen encoder: ``views`` views of each image are encoded once; each epoch draws one of them per image.
 
-    The first view is the image as it is, the others are random. Embeddings are kept as float16.
+    The first view is without random steps, the others are random. Embeddings are cached as float16.
     """
 
     def __init__(
@@ -242,7 +241,7 @@ class EmbeddedBatches(ImageBatches):
                 )
 
     def of(self, part: Any) -> Iterator[Batch]:
-        """The batches of an epoch, of embeddings."""
+        """Yields the batches of an epoch, of embeddings."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher views", part))
         choice = torch.randint(self.views, (len(self.images),), generator=generator).tolist()
         for indices in self._order(part):
@@ -251,23 +250,23 @@ class EmbeddedBatches(ImageBatches):
 
 
 SAVE_SECONDS = 60.0
-"""Between two savings of the progress: some 100 MB of weights, averages and moments, written as long as a few steps."""
+"""Minimum time between two saves of the progress: some 100 MB of weights, averages and moments."""
 
 
 class Training:
-    """Has MONAI's trainer fit ``parts`` of a SAM, and leaves the weights of the kept epoch in it.
+    """Fits ``parts`` of a SAM in MONAI's trainer, and loads the weights of the kept epoch into it.
 
     Args:
-        network: around a SAM that ``prepare`` made ready.
-        parts: what is trained, each with the peak of its learning rate.
-        batches: of an epoch.
-        examine: Dice of each held-out image with the weights that the SAM has when it is called.
-        epochs: how many.
-        progress_file: where progress is kept after the first epoch, and then after those that end :data:`SAVE_SECONDS`
-            or more after the last that was kept; removing it is the caller's business.
-        fit_hash: what the progress belongs to; that of another fit is ignored.
-        progress: show a bar, of steps.
-        trainer: makes it, see :data:`TRAINER`.
+        network: wraps a SAM prepared by ``prepare``.
+        parts: the trained parameters, each with the peak of their learning rate.
+        batches: the batches of an epoch.
+        examine: returns the Dice of each held-out image with the SAM's current weights.
+        epochs: number of epochs.
+        progress_file: file for the progress, written after the first epoch, and then after epochs that end at least
+            :data:`SAVE_SECONDS` after the last save; the caller removes it.
+        fit_hash: hash of the fit; progress of another fit is ignored.
+        progress: show a progress bar of steps.
+        trainer: builds the trainer, see :data:`TRAINER`.
     """
 
     def __init__(
@@ -288,7 +287,7 @@ class Training:
         self.optimizer = trainer.keywords["optimizer"](
             [{"params": part, "lr": peak, "initial_lr": peak} for part, peak in parts]
         )
-        self.adapted = adapted_tensors(self.sam)  # they share the network's memory: always its weights of now
+        self.adapted = adapted_tensors(self.sam)  # they share the network's memory, so they are always current
         self.state, self.average = FitState(fit_hash), WeightAverage(self.adapted)
         self.kept: dict[str, Tensor] = {}
         self._saved = float("-inf")
@@ -300,7 +299,7 @@ class Training:
             max_epochs=epochs,
             device=self.sam.pixel_mean.device,
         )
-        self.trainer.logger = logging.getLogger(f"{__name__}.ignite")  # which would tell of every exception once more
+        self.trainer.logger = logging.getLogger(f"{__name__}.ignite")  # silenced: it would report exceptions again
         self.trainer.logger.setLevel(logging.CRITICAL)
         self.trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         self.trainer.add_event_handler(Events.ITERATION_STARTED, self._set_rates)
@@ -309,12 +308,12 @@ class Training:
         self._resume()
 
     def run(self) -> FitState:
-        """Trains the epochs that are left."""
+        """Trains the remaining epochs."""
         done, steps = self.state.epoch, len(self.batches)
         ends: dict[str, Any] = {"initial": done * steps, "total": self.epochs * steps}
         # no smoothing: the time left includes the exams between epochs
         with progress_bar(show=self.progress, desc="teacher", unit="step", smoothing=0, **ends) as self.bar:
-            if done < self.epochs:  # Ignite would begin anew
+            if done < self.epochs:  # Ignite would start again
                 self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state

@@ -1,4 +1,4 @@
-"""The public images as the teacher's fit sees them: scaled into SAM's input, augmented anew in every epoch."""
+"""The public images for the teacher's fit: scaled into SAM's input, with new augmentation in every epoch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ KEYS = ("image", "label")
 
 
 class PlaceInInputd(MapTransform):
-    """Scales images and masks to their place in SAM's square input: the longer side is ``size``, nothing is padded.
+    """Scales images and masks into SAM's square input without padding: the longer side becomes ``size``.
 
-    The shorter side is rounded to a multiple of 4, the stride of SAM's masks; what shrinks is antialiased. A binary
-    mask becomes the share of each pixel that it covers.
+    The shorter side is rounded to a multiple of 4, the stride of SAM's masks; downscaling is antialiased. A binary mask
+    becomes the share of each pixel that it covers.
 
     Args:
-        keys: what to scale, each (C, H, W) float.
+        keys: keys of the images and masks, each (C, H, W) float.
         size: side of SAM's input in pixels.
         allow_missing_keys: whether an item may lack a key.
 
@@ -49,7 +49,7 @@ class PlaceInInputd(MapTransform):
 
 
 def without_views(size: int) -> Compose:
-    """Images as they are: read, placed in an input of ``size`` pixels, normalised as SAM's, and padded."""
+    """Returns the transform without augmentation: load, scale into ``size`` pixels, normalise as SAM does, and pad."""
     mean, std = (np.array(channels) / 255 for channels in (PIXEL_MEAN, PIXEL_STD))
     normalize = NormalizeIntensityd("image", subtrahend=mean, divisor=std, channel_wise=True)
     return Compose([LoadRGBd(KEYS), PlaceInInputd(size=size), normalize, SpatialPadd(KEYS, [size, size], method="end")])
@@ -58,20 +58,20 @@ def without_views(size: int) -> Compose:
 class ViewedImages:
     """Labelled images in the views of a transform; each view is a function of (seed, part, image).
 
-    What a transform does before its first random step is done once an image, and kept in (3 + 1) x S^2 bytes: an
-    intensity moves by 1/510 at most.
+    The steps before the transform's first random one run once per image; their result is cached in (3 + 1) x S^2 bytes,
+    which changes an intensity by at most 1/510.
 
     Args:
-        items: what the transform takes.
-        transform: gives ``image``, (3, S, S) float, and ``label``, (1, S, S) float in [0, 1].
-        seed: decides everything random.
+        items: inputs of the transform.
+        transform: returns ``image``, (3, S, S) float, and ``label``, (1, S, S) float in [0, 1].
+        seed: seed of all randomness.
     """
 
     def __init__(self, items: Sequence[Mapping[str, Any]], transform: Compose, *, seed: int = 0) -> None:
         self.items, self.transform, self.seed = items, transform.flatten(), seed
         self._still = Compose([step for step in self.transform.transforms if not isinstance(step, RandomizableTrait)])
         first = self.transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
-        # not `len(self.transform)`: of a Compose that seeds its transforms anew (MONAI 1.6)
+        # not `len(self.transform)`: in MONAI 1.6 it seeds the transforms of a Compose again
         self._first = len(self.transform.transforms) if first is None else first
         self._kept: dict[int, dict[str, Tensor]] = {}
 
@@ -79,20 +79,20 @@ class ViewedImages:
         return len(self.items)
 
     def view(self, index: int, part: Any) -> tuple[Tensor, Tensor]:
-        """Image and label in the view that ``part`` (an epoch, for instance) has of them."""
+        """Returns image and label in the view of ``part`` (an epoch, for instance)."""
         start = self._start(index)
         self.transform.set_random_state(seed=derive_seed(self.seed, "teacher", part, index))
         return _pair(self.transform(start, start=self._first))
 
     def still(self, index: int) -> tuple[Tensor, Tensor]:
-        """Both with every random step left out."""
+        """Returns image and label without the random steps."""
         return _pair(self._still(self._start(index), start=self._first))
 
     def _start(self, index: int) -> dict[str, Tensor]:
         kept = self._kept.get(index)
         if kept is None:
             item: Any = self.transform(self.items[index], end=self._first)
-            if self._first == len(self.transform.transforms):  # nothing is random, and what is normalised fits no bytes
+            if self._first == len(self.transform.transforms):  # nothing is random; normalised values do not fit bytes
                 kept = {key: plain(item[key]) for key in KEYS}
             else:
                 kept = {key: plain(item[key]).mul(255).round().to(torch.uint8) for key in KEYS}
@@ -106,7 +106,7 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
 
 
 def content_of(part: Any) -> Any:
-    """A component and its numbers as JSON content, so that another one, a list of transforms say, has another hash."""
+    """Describes a component (a list of transforms, for instance) and its numbers as JSON content, for its hash."""
     if part is None or isinstance(part, (str, bool, int, float)):
         return part
     if isinstance(part, (np.ndarray, np.generic)):
@@ -119,11 +119,11 @@ def content_of(part: Any) -> Any:
         return [content_of(value) for value in part]
     if isinstance(part, partial):
         return {"of": content_of(part.func), **content_of(part.keywords)}
-    if isinstance(part, logging.Logger):  # a handler's
+    if isinstance(part, logging.Logger):  # of a handler
         return part.name
-    if hasattr(part, "__qualname__") or not hasattr(part, "__dict__"):  # a class or a function; what holds nothing
+    if hasattr(part, "__qualname__") or not hasattr(part, "__dict__"):  # a class, a function, an object without state
         return getattr(part, "__qualname__", str(part))
     kind = type(part)
     public = {name: value for name, value in vars(part).items() if not name.startswith("_") and name != "R"}
-    public |= dict(part.named_children()) if isinstance(part, nn.Module) else {}  # where a loss has its parts
+    public |= dict(part.named_children()) if isinstance(part, nn.Module) else {}  # the parts of a loss
     return {"class": f"{kind.__module__}.{kind.__qualname__}", **content_of(public)}

@@ -1,4 +1,4 @@
-"""Segment Anything as a teacher and as a client: builders, low-rank adaptation, experts, adapters."""
+"""Segment Anything as a teacher and as a client network: builders, low-rank adaptation, experts, adapters."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The adapter: the adapted weights of SAM in one small file, with the hash of the SAM that it belongs to."""
+"""The adapter: the adapted weights of SAM in a small file, with the hash of the SAM that it belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HINT = "fit a new adapter with `samfed teach`, or name the adapter that was mad
 
 
 class Adapt(str, Enum):
-    """What of SAM is trained on the public images."""
+    """The part of SAM that is trained on the public images."""
 
     LORA = "lora"
     DECODER = "decoder"
@@ -37,14 +37,13 @@ class Adapter:
     Args:
         base: SAM's name, for instance ``vit_t``.
         base_sha256: SHA-256 of the checkpoint that the adapter was fitted on.
-        adapt: what was trained.
+        adapt: the part that was trained.
         rank: LoRA rank; 0 without LoRA.
         size: side of the input in pixels.
         public_hash: hash of the public images and labels that it was fitted on.
-        outputs: logits of a pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); files of one class do not hold
-            it.
-        fit: how it was fitted (settings, seed, course of the held-out Dice); for records only.
-        checksum: of the tensors, as :func:`save_adapter` writes it.
+        outputs: logits per pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); not in files for one class.
+        fit: the fit (settings, seed, history of the held-out Dice); for records only.
+        checksum: checksum of the tensors, from :func:`save_adapter`.
     """
 
     base: str
@@ -59,10 +58,10 @@ class Adapter:
 
 
 def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> dict[str, list[torch.nn.Parameter]]:
-    """Freezes ``sam`` but for what ``adapt`` trains, and returns that.
+    """Freezes ``sam`` except for the parameters that ``adapt`` trains, and returns these.
 
     Returns:
-        ``lora``, the low-rank matrices, if asked; ``decoder``, the prompt encoder and the mask decoder.
+        ``lora``, the low-rank matrices, if trained; ``decoder``, the prompt encoder and the mask decoder.
     """
     sam.requires_grad_(False)
     if adapt is Adapt.NONE:
@@ -75,7 +74,7 @@ def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> dict[str, list[torch
 
 
 def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
-    """The part of a :func:`prepare`-d SAM that an adapter carries: LoRA, prompt encoder, mask decoder."""
+    """Returns the tensors of a :func:`prepare`-d SAM for its adapter: LoRA, prompt encoder, mask decoder."""
     return {
         name: tensor
         for name, tensor in sam.state_dict().items()
@@ -85,7 +84,7 @@ def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
 
 def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     """Writes the adapted tensors with their header as safetensors, atomically."""
-    # one key: safetensors writes several in a random order, and the same adapter must be the same file
+    # a single key: safetensors writes several in random order, but the same adapter must give the same file
     tensors = adapted_tensors(sam)
     fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value, "checksum": checksum(tensors)}
     if header.outputs == 1:
@@ -97,7 +96,7 @@ def read_header(path: str | Path) -> Adapter:
     """Reads the header of an adapter file without its tensors.
 
     Raises:
-        Refused: a missing or unreadable file, or one that is no adapter.
+        Refused: the file is missing, unreadable or no adapter.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -129,17 +128,17 @@ def load_adapter(
     size: int,
     public_hash: str | None = None,
 ) -> Adapter:
-    """Reads an adapter into ``sam``, in place, after checking that it was made for it.
+    """Loads an adapter into ``sam``, in place, after checking that it was made for it.
 
     Args:
         path: the adapter file.
-        sam: a freshly built SAM.
-        base, base_sha256, size: what ``sam`` is; they must be the adapter's own.
-        public_hash: expected hash of the public set; ``None`` takes any.
+        sam: a newly built SAM.
+        base, base_sha256, size: those of ``sam``; the adapter's must be the same.
+        public_hash: expected hash of the public set; ``None`` accepts any.
 
     Raises:
-        Refused: everything that does not match, at once; tensors that are missing, misshapen, not finite, or not
-            those that were written (a flipped bit).
+        Refused: all mismatches together; tensors that are missing, of another shape, not finite, or changed since they
+            were written (a flipped bit).
     """
     header = read_header(path)
     expected = {"base": base, "base_sha256": base_sha256, "size": size, "public_hash": public_hash}
@@ -158,10 +157,10 @@ def load_adapter(
 
 
 def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
-    """Reads an adapter's tensors into a :func:`prepare`-d SAM, in place.
+    """Loads an adapter's tensors into a :func:`prepare`-d SAM, in place.
 
     Raises:
-        Refused: tensors that are missing, misshapen, not finite, or not those that were written (a flipped bit).
+        Refused: tensors that are missing, of another shape, not finite, or changed since they were written.
     """
     like = adapted_tensors(sam)
     tensors = safe_load(path)
@@ -173,7 +172,7 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
 
 
 def _hint(header: Adapter, key: str) -> str:
-    """What to do about an adapter whose ``key`` is another one."""
+    """Returns the hint for an adapter with another ``key``."""
     if key in ("base", "size"):
         value = getattr(header, key)
         return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_HINT}"

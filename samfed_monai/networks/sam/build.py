@@ -1,4 +1,4 @@
-"""SAM: its three parts and image encoders, how images are placed in its square input, and ``build_sam``."""
+"""SAM: its three parts, image encoders, placement of images in its square input, and ``build_sam``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def fit_positions(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> di
     """Interpolates absolute and relative position tables of a ViT encoder to the shapes of ``like``.
 
     Args:
-        state: the checkpoint; ``pos_embed (1, h, w, C)`` bicubically, ``rel_pos_* (2 n - 1, c)`` linearly, as SAM's own
-            ``get_rel_pos`` does. Everything else passes unchanged, and tables that fit already are not touched.
-        like: names to tensors of the network that will load the result.
+        state: the checkpoint; ``pos_embed (1, h, w, C)`` is interpolated bicubically, ``rel_pos_* (2 n - 1, c)``
+            linearly, as in SAM's own ``get_rel_pos``. Other tensors, and tables that fit already, are unchanged.
+        like: tensors by name of the network that will load the result.
     """
     fitted = dict(state)
     for name, tensor in state.items():
@@ -50,15 +50,15 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class PromptFreeSam(nn.Module):
     """SAM's three parts, decoded with the learned "no mask" embedding and no other prompt (docs/method.md).
 
+    Its parameters have SAM's own names. It does not resize or pad: see :mod:`samfed_monai.networks.sam.teacher`.
+
     Args:
-        image_encoder: ``(B, 3, size, size)`` to ``(B, 256, size / 16, size / 16)``.
+        image_encoder: maps ``(B, 3, size, size)`` to ``(B, 256, size / 16, size / 16)``.
         prompt_encoder: segment-anything's ``PromptEncoder`` built for that embedding size.
         mask_decoder: segment-anything's ``MaskDecoder``.
 
-    Its parameters carry SAM's own names. It does not resize or pad: see :mod:`samfed_monai.networks.sam.teacher`.
-
     Attributes:
-        outputs: logits of a pixel, 1 unless :meth:`tell_apart` was called.
+        outputs: logits per pixel, 1 unless :meth:`tell_apart` was called.
     """
 
     pixel_mean: Tensor
@@ -74,13 +74,13 @@ class PromptFreeSam(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
 
     def tell_apart(self, outputs: int) -> None:
-        """Gives the mask decoder a mask for each of several classes, in place; it has to learn what they are.
+        """Gives the mask decoder a mask for each of several classes, in place; these must then be trained.
 
-        One mask token and one small network behind it for each, the background too (SAMed, Zhang and Liu, arXiv
-        2304.13785, section 3.2); transformer and upscaling between them are shared. How they begin is ours: every class
-        as a copy of SAM's single mask, the background with a logit of 0, so that all classes together are at first what
-        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: ``decode`` refuses them.
-        SAM's own three masks of a part, a whole and the like are dropped.
+        Each class, including the background, has a mask token and a small output network (SAMed, Zhang and Liu, arXiv
+        2304.13785, section 3.2); transformer and upscaling are shared. The initialisation is ours: every class is a
+        copy of SAM's single mask, the background has a logit of 0, so that all classes together start as the foreground
+        of SAM's sigmoid. Prompts have no meaning for several classes: ``decode`` refuses them. SAM's three additional
+        masks (whole, part, subpart) are dropped.
 
         Args:
             outputs: K + 1 for K classes, 3 or more.
@@ -102,15 +102,15 @@ class PromptFreeSam(nn.Module):
         decoder.num_mask_tokens = outputs
 
     def normalise(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` in [0, 1] to SAM's zero mean and unit variance; padding comes after, so that it is zero."""
+        """Normalises ``(B, 3, H, W)`` in [0, 1] as SAM does; padding comes after, so that it is zero."""
         return (images - self.pixel_mean) / self.pixel_std
 
     def encode(self, normalised: Tensor) -> Tensor:
-        """``(B, 3, size, size)`` normalised to embeddings ``(B, 256, size / 16, size / 16)``."""
+        """Maps normalised ``(B, 3, size, size)`` to embeddings ``(B, 256, size / 16, size / 16)``."""
         return self.image_encoder(normalised)
 
     def forward(self, normalised: Tensor) -> Tensor:
-        """``(B, 3, size, size)`` normalised to logits ``(B, 1, size / 4, size / 4)``."""
+        """Maps normalised ``(B, 3, size, size)`` to logits ``(B, 1, size / 4, size / 4)``."""
         return self.decode(self.encode(normalised))
 
     def decode(
@@ -120,10 +120,10 @@ class PromptFreeSam(nn.Module):
         points: tuple[Tensor, Tensor] | None = None,
         masks: Tensor | None = None,
     ) -> Tensor:
-        """Embeddings to logits of SAM's single-mask output, without a prompt or with some.
+        """Decodes embeddings to logits of SAM's single-mask output, with or without prompts.
 
-        The decoder is written for many prompts on one image. Without a prompt every image shares the empty one, which
-        is passed once and broadcast over the batch.
+        The decoder is written for many prompts on one image. Without prompts, the empty prompt is passed once and
+        broadcast over the batch.
 
         Args:
             embeddings: ``(B, 256, size / 16, size / 16)``; with prompts B is 1.
@@ -132,8 +132,7 @@ class PromptFreeSam(nn.Module):
             masks: ``(N, 1, size / 4, size / 4)`` logits.
 
         Returns:
-            ``(B, 1, size / 4, size / 4)``, or ``(N, 1, …)``; of several classes ``(B, K + 1, …)``, whose softmax
-            counts.
+            ``(B, 1, size / 4, size / 4)``, or ``(N, 1, …)``; for several classes ``(B, K + 1, …)``, for a softmax.
 
         Raises:
             ValueError: a prompt for several classes.
@@ -155,11 +154,11 @@ class PromptFreeSam(nn.Module):
 
 
 MASK_STRIDE = 4
-"""SAM's mask logits have a quarter of the input's side."""
+"""Stride of SAM's mask logits in pixels of the input."""
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width in pixels of an image scaled into a ``size`` x ``size`` input.
+    """Returns height and width in pixels of an image scaled into a ``size`` x ``size`` input.
 
     The longer side becomes ``size``. The shorter one is rounded to a multiple of 4 (SAM itself rounds to 1), so that
     the image ends on a pixel border of the quarter-resolution mask and the mask can be cropped to cover it exactly.
@@ -173,7 +172,7 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def place(images: Tensor, size: int) -> Tensor:
-    """Scales ``(B, C, H, W)`` to its :func:`inner_size`; antialiased where that shrinks it."""
+    """Scales ``(B, C, H, W)`` to its :func:`inner_size`, with antialiasing if it becomes smaller."""
     height, width = images.shape[-2:]
     inner = inner_size(height, width, size)
     if (height, width) == inner:
@@ -183,12 +182,12 @@ def place(images: Tensor, size: int) -> Tensor:
 
 
 def pad(images: Tensor, size: int) -> Tensor:
-    """Zeros at the right and at the bottom, up to ``(B, C, size, size)``."""
+    """Pads with zeros at the right and at the bottom to ``(B, C, size, size)``."""
     return F.pad(images, (0, size - images.shape[-1], 0, size - images.shape[-2]))
 
 
 def crop(masks: Tensor, height: int, width: int, size: int) -> Tensor:
-    """The part of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width`` pixels."""
+    """Crops ``(B, 1, size / 4, size / 4)`` to the part that covers exactly a ``height`` x ``width`` image."""
     inner = inner_size(height, width, size)
     return masks[..., : inner[0] // MASK_STRIDE, : inner[1] // MASK_STRIDE]
 
@@ -197,10 +196,10 @@ def embed(sam: PromptFreeSam, images: Tensor, size: int, bf16: Switch) -> Tensor
     """Scales, normalises, pads and encodes.
 
     Args:
-        sam: whose encoder.
+        sam: the SAM with the encoder.
         images: ``(B, 3, H, W)`` in [0, 1], RGB.
         size: side of its square input in pixels.
-        bf16: bfloat16 for the encoder; float32 where the processor does not have it (``bf16_possible``).
+        bf16: bfloat16 for the encoder; float32 where the processor does not support it (``bf16_possible``).
 
     Returns:
         ``(B, 256, size / 16, size / 16)`` float32.
@@ -209,27 +208,27 @@ def embed(sam: PromptFreeSam, images: Tensor, size: int, bf16: Switch) -> Tensor
 
 
 def encode(sam: PromptFreeSam, inputs: Tensor, bf16: Switch) -> Tensor:
-    """The last step of :func:`embed`, of ``(B, 3, size, size)``."""
+    """Encodes ``(B, 3, size, size)``: the last step of :func:`embed`."""
     with autocast(inputs.device.type, bf16_possible(bf16, inputs.device.type)):
         return sam.encode(inputs).float()
 
 
 STRIDE = 16
-"""Pixels of the input to one place of the embedding, along a side, of every encoder here."""
+"""Stride of the embedding in pixels of the input, for every encoder here."""
 LEAST_SIZE, LARGEST_SIZE = 64, 1024
-"""Pixels a side: an embedding of 4 x 4 at least; SAM itself saw nothing larger than 1024 px."""
+"""Limits of the input's side in pixels: an embedding of at least 4 x 4; SAM was trained with 1024 px."""
 WINDOW = 14 * STRIDE
-"""Pixels a side of the largest attention window, in SAM's ViT and in TinyViT (whose others, of 56 and 112 px, divide
-it): an input that it divides is cut into whole windows."""
+"""Side of the largest attention window in pixels, in SAM's ViT and in TinyViT (whose others, of 56 and 112 px, divide
+it): inputs of a multiple of it are divided into whole windows."""
 
 SAM_BUILDERS: Registry[Callable[[int], nn.Module]] = Registry("SAM encoder")
-"""Name to a builder of the image encoder for an input side in pixels."""
+"""Builders of the image encoder by name; the argument is the input's side in pixels."""
 
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
 def side_problems(where: str, size: Any) -> list[Problem]:
-    """What is wrong with the side of SAM's square input, in pixels: a multiple of 16 from 64 to 1024 is right."""
+    """Returns the problem of an invalid side of SAM's square input: it must be a multiple of 16 from 64 to 1024."""
     if type(size) is int and size % STRIDE == 0 and LEAST_SIZE <= size <= LARGEST_SIZE:
         return []
     allowed, hint = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels", ""
@@ -240,7 +239,7 @@ def side_problems(where: str, size: Any) -> list[Problem]:
 
 
 def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> nn.Module:
-    """segment-anything's ViT (Kirillov et al. 2023) for any input side that 16 divides."""
+    """Builds segment-anything's ViT (Kirillov et al. 2023) for an input side that is a multiple of 16."""
     declare_torchvision_operators()
     from segment_anything.modeling import ImageEncoderViT
 
@@ -266,10 +265,10 @@ _RENAMES = (
 
 
 def tiny_vit_trunk(conv_norm: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] | None = None) -> Any:
-    """timm's TinyViT-5M as MobileSAM has it, with random weights: no head, and the last stage stays at stride 16.
+    """Builds MobileSAM's form of timm's TinyViT-5M, with random weights: no head, the last stage at stride 16.
 
     Args:
-        conv_norm: makes of a convolution and its batch norm what takes their place; ``None`` leaves timm's.
+        conv_norm: builds the replacement of a convolution and its batch norm; ``None`` keeps timm's.
 
     Returns:
         a module with ``patch_embed`` (64 channels at stride 4) and ``stages`` (64, 128, 160 and 320 channels at strides
@@ -292,12 +291,12 @@ def tiny_vit_trunk(conv_norm: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] |
 class TinyViTEncoder(nn.Module):
     """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
 
-    Its windowed attention takes any size, so no position table depends on ``size``. It computes in channels-last order
-    and with plain attention, which in bfloat16 on a CPU takes about two thirds of the time of timm's own
+    Its windowed attention accepts any size, so no position table depends on ``size``. It uses the channels-last format
+    and plain attention, which in bfloat16 on a CPU takes about two thirds of the time of timm's own
     (``benchmarks/encoder.py``): torch has no fused kernel for a bias of three dimensions and windows as small as these.
 
     Args:
-        size: side of the square input in pixels; kept for callers that ask ``img_size``, as of SAM's own encoder.
+        size: side of the square input in pixels; stored as ``img_size``, as in SAM's own encoder.
     """
 
     def __init__(self, size: int) -> None:
@@ -313,7 +312,7 @@ class TinyViTEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, 3, size, size)`` normalised as SAM does to ``(B, 256, size / 16, size / 16)``."""
+        """Maps ``(B, 3, size, size)``, normalised as in SAM, to ``(B, 256, size / 16, size / 16)``."""
         features: Tensor = self.trunk.forward_features(images.contiguous(memory_format=torch.channels_last))
         return self.neck(features)
 
@@ -322,15 +321,15 @@ def fold_batch_norms(encoder: nn.Module) -> None:
     """Folds the batch norms of a :class:`TinyViTEncoder` into the convolutions before them, in place.
 
     The same function up to rounding, in less time (``benchmarks/teacher_fit.py``); for encoders whose convolutions are
-    never trained. The names of the folded layers' tensors change: load weights before, and keep
-    only those of LoRA and decoder afterwards. Other encoders have no batch norm and are left as they are.
+    never trained. The names of the folded layers' tensors change: load weights before, and save only those of LoRA and
+    decoder afterwards. Other encoders have no batch norm and are unchanged.
     """
     if isinstance(encoder, TinyViTEncoder):
         replace_conv_norms(encoder, lambda pair: pair.fuse().requires_grad_(False))
 
 
 def replace_conv_norms(network: nn.Module, made_of: Callable[[Any], nn.Module]) -> None:
-    """Puts something in the place of every convolution of a TinyViT with its batch norm (timm's ``ConvNorm``)."""
+    """Replaces every convolution of a TinyViT with its batch norm (timm's ``ConvNorm``)."""
     from timm.models.tiny_vit import ConvNorm
 
     for parent in list(network.modules()):
@@ -340,7 +339,7 @@ def replace_conv_norms(network: nn.Module, made_of: Callable[[Any], nn.Module]) 
 
 
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """MobileSAM's checkpoint with names as :class:`TinyViTEncoder` has them, without its classifier."""
+    """Renames the tensors of MobileSAM's checkpoint to those of :class:`TinyViTEncoder`, and drops its classifier."""
     renamed = {}
     for name, tensor in state.items():
         inner = name.removeprefix(_PARTS[0])
@@ -369,10 +368,9 @@ def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) 
 
     Args:
         name: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
-        checkpoint: the official weights file; ``None`` leaves the weights random (tests, timing). Nothing is
-            downloaded.
+        checkpoint: the official weights file; ``None`` keeps random weights (tests, timing). Nothing is downloaded.
         size: side of the square input in pixels, a multiple of 16 from 64 to 1024; position tables are interpolated to
-            it. One that 224 does not divide pads windows of the attention, which costs time.
+            it. If it is no multiple of 224, attention windows are padded, which costs time.
 
     Raises:
         Refused: an unknown name or size; a checkpoint that is missing, unreadable, or of another network.

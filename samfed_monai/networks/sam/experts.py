@@ -17,12 +17,12 @@ from samfed_monai.networks.inferer import autocast
 
 
 class Routing(NamedTuple):
-    """How the tokens of one pass were routed, in one layer or in L of them, in the order of the layers.
+    """The routing of one pass's tokens, in one layer or in L layers in their order.
 
     Args:
-        share: (K,) or (L, K) float, part of the ``T top`` assignments that each expert got; no gradient.
-        probability: of that shape, mean over tokens of the gate's softmax, with gradient.
-        tokens: T, or of each layer.
+        share: (K,) or (L, K) float, each expert's share of the ``T top`` assignments; no gradient.
+        probability: the same shape, mean over tokens of the gate's softmax, with gradient.
+        tokens: T, or T of each layer.
     """
 
     share: Tensor
@@ -31,14 +31,14 @@ class Routing(NamedTuple):
 
 
 def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax over the experts, then the ``top`` likeliest with their probabilities scaled to the sum 1 (GShard).
+    """Routes each token to the ``top`` most likely experts, with probabilities normalised to the sum 1 (GShard).
 
     Args:
-        logits: (T, K) float, of the gate.
-        top: experts a token, in [1, K]; exactly so many, also among equals.
+        logits: (T, K) float, the gate's output.
+        top: number of experts per token, in [1, K]; exact even with ties.
 
     Returns:
-        gates (T, K) float, 0 for experts that a token is not sent to; probabilities (T, K) float32; chosen (T, top)
+        gates (T, K) float, 0 for experts that a token is not routed to; probabilities (T, K) float32; chosen (T, top)
         long.
     """
     probability = logits.softmax(dim=-1, dtype=torch.float32)
@@ -48,15 +48,15 @@ def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def routed(probability: Tensor, chosen: Tensor) -> Routing:
-    """What is kept of one layer's routing."""
+    """Returns the statistics of one layer's routing."""
     counts = torch.bincount(chosen.flatten(), minlength=probability.shape[-1])
     return Routing(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
 
 
 class ExpertSwitch:
-    """One for all layers of a network: whether the experts take part, and where a pass files its routing.
+    """The switch of all layers of a network: turns the experts on or off, and collects the routing of a pass.
 
-    It holds nothing between two passes, so a network that has it stays copyable.
+    It holds no tensors between two passes, so the network stays copyable.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class ExpertSwitch:
 
     @contextmanager
     def during(self, *, on: bool, measure: bool) -> Iterator[list[Routing]]:
-        """Inside the block the experts take part or not, and the layers file how they routed, if asked to."""
+        """Inside the block, turns the experts on or off, and collects the layers' routing if ``measure``."""
         before, records = (self.on, self.records), list[Routing]()
         self.on, self.records = on, records if measure else None
         try:
@@ -75,7 +75,7 @@ class ExpertSwitch:
 
 
 def joined(records: list[Routing]) -> Routing | None:
-    """The layers of one pass together; ``None`` where nothing was filed."""
+    """Joins the layers of one pass; ``None`` if nothing was collected."""
     if not records:
         return None
     share, probability, tokens = zip(*records, strict=True)
@@ -83,19 +83,19 @@ def joined(records: list[Routing]) -> Routing | None:
 
 
 class LocalExperts(nn.Module):
-    """``K`` low-rank experts, of which each token gets ``top``: ``y += sum_k g_k(x) U_k D_k x``.
+    """``K`` low-rank experts, ``top`` of them for each token: ``y += sum_k g_k(x) U_k D_k x``.
 
-    The gate is linear, its softmax is cut to the ``top`` likeliest experts and scaled to the sum 1. ``U`` starts at
-    zero, so step 0 equals the network without experts exactly. No token is dropped and none waits for another: all
-    experts together are one matrix of rank ``K r``, and what a token is not sent to is multiplied by 0. At r = 4 that
-    is cheaper than to gather and scatter tokens. No noise is added to the gate.
+    The gate is linear; its softmax is restricted to the ``top`` most likely experts and normalised to the sum 1. ``U``
+    starts at zero, so step 0 equals the network without experts exactly. No token is dropped: all experts are computed
+    together as one matrix of rank ``K r``, with a factor of 0 for experts that a token is not routed to. At r = 4 that
+    is cheaper than gathering and scattering tokens. No noise is added to the gate.
 
     Args:
         width: channels of a token.
-        switch: shared by all layers of the network; takes the routing of a pass that asks for it.
+        switch: shared by all layers of the network; collects the routing of a pass if enabled.
         experts: K.
-        rank: r of each expert.
-        top: experts a token.
+        rank: rank r of each expert.
+        top: number of experts per token.
     """
 
     def __init__(self, width: int, switch: ExpertSwitch, *, experts: int = 4, rank: int = 4, top: int = 2) -> None:
@@ -108,9 +108,9 @@ class LocalExperts(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
-        """``base`` plus what the experts make of ``x``; both (..., C)."""
+        """Returns ``base`` plus the experts' output for ``x``; both (..., C)."""
         tokens, experts = x.flatten(0, -2), len(self.gate)
-        with autocast(x.device.type, False):  # Switch Transformers, section 2.4: the gate alone keeps float32
+        with autocast(x.device.type, False):  # Switch Transformers, section 2.4: only the gate keeps float32
             logits = F.linear(tokens.float(), self.gate)
         hidden = F.linear(tokens, self.down)
         gates, probability, chosen = route(logits, self.top)
@@ -121,11 +121,11 @@ class LocalExperts(nn.Module):
 
 
 class MlpWithExperts(nn.Module):
-    """A frozen MLP with experts beside it; both see the same normalised tokens.
+    """A frozen MLP with parallel experts; both get the same normalised tokens.
 
     Args:
         mlp: SAM's ``MLPBlock``, or TinyViT's ``NormMlp``, whose norm is moved in front of both.
-        experts: what is added to it.
+        experts: the experts, whose output is added.
     """
 
     def __init__(self, mlp: nn.Module, experts: LocalExperts) -> None:
@@ -138,28 +138,28 @@ class MlpWithExperts(nn.Module):
         self.mlp, self.experts = mlp, experts
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C); without experts where the switch is off."""
+        """Maps (..., C) to (..., C), without experts if the switch is off."""
         x = self.norm(x)
         y = self.mlp(x)
         return self.experts(x, y) if self.experts.switch.on else y
 
 
 def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int = 2) -> ExpertSwitch:
-    """Puts experts beside the MLP of every attention block, in place; call it after ``apply_lora``, which freezes all.
+    """Adds experts to the MLP of every attention block, in place; call it after ``apply_lora``, which freezes all.
 
     ViT-B: 12 blocks x (K + 2 K r) x 768 = 331,776 parameters at K = 4, r = 4.
 
     Args:
         encoder: SAM's ViT or TinyViT: blocks with ``attn`` and ``mlp``.
         experts: K >= 1.
-        rank: r >= 1 of each expert.
-        top: experts a token, in [1, K].
+        rank: rank r >= 1 of each expert.
+        top: number of experts per token, in [1, K].
 
     Returns:
         The switch of all layers.
 
     Raises:
-        Refused: numbers out of range, or an encoder without such a block; all at once.
+        Refused: numbers out of range, or an encoder without such a block; all together.
     """
     blocks, numbers = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
     many = type(top) is int and type(experts) is int and top > experts >= 1
@@ -178,5 +178,5 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
 
 
 def attention_blocks(encoder: nn.Module) -> list[nn.Module]:
-    """Blocks of an encoder that hold an ``attn`` and an ``mlp``, in the order of their depth."""
+    """Returns the blocks of an encoder with an ``attn`` and an ``mlp``, in the order of their depth."""
     return [block for block in encoder.modules() if hasattr(block, "attn") and hasattr(block, "mlp")]

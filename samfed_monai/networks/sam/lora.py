@@ -20,10 +20,10 @@ from samfed_monai.networks.sam.experts import ExpertSwitch, attention_blocks
 
 
 class CheckpointedForward:
-    """A block's forward that keeps its input alone and computes the rest again when the gradient asks for it.
+    """A block's forward with gradient checkpointing: it keeps only its input and recomputes the rest for the gradient.
 
-    The second computation sees the experts as they were at the first one, whatever other passes ran in between, and
-    does not move the running statistics of batch norms a second time.
+    The recomputation uses the experts' switch of the first computation, whatever passes ran in between, and does not
+    update the running statistics of batch norms again.
     """
 
     def __init__(self, block: nn.Module, switch: ExpertSwitch) -> None:
@@ -38,7 +38,7 @@ class CheckpointedForward:
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
             return nullcontext(), self._again(on=on, measure=measure)
 
-        # nothing in the blocks is random
+        # the blocks have no randomness
         return checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     @contextmanager
@@ -49,7 +49,7 @@ class CheckpointedForward:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside the block batch norms in train mode move copies of their running statistics, which are then dropped."""
+    """Inside the block, batch norms in train mode update copies of their running statistics, which are then dropped."""
     # copies: without track_running_stats a norm saves fewer tensors for the gradient, and checkpoint counts them
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
     kept = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
@@ -65,14 +65,14 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def apply_checkpointing(encoder: nn.Module, switch: ExpertSwitch) -> None:
-    """Checkpoints every attention block of ``encoder``, in place; names in its state dict stay as they are."""
+    """Checkpoints every attention block of ``encoder``, in place; names in its state dict are unchanged."""
     for block in attention_blocks(encoder):
-        # on the instance: a wrapping module would change the names, and sites may differ in what memory they have
+        # on the instance: a wrapping module would change the names, and sites with more memory may not checkpoint
         block.forward = CheckpointedForward(block, switch)
 
 
 class QKVLayout(NamedTuple):
-    """How the rows of a joint ``qkv`` projection are ordered: ``groups`` times (q, k, v) rows.
+    """Order of the rows of a joint ``qkv`` projection: ``groups`` times (q, k, v) rows.
 
     SAM's ViT keeps all queries together (one group); TinyViT interleaves q, k and v of each head (a group per head).
     """
@@ -84,10 +84,10 @@ class QKVLayout(NamedTuple):
 
 
 class LoRAQueryValue(nn.Module):
-    """A frozen ``qkv`` linear layer plus a trainable low-rank update of q and v; k is passed on untouched.
+    """A frozen ``qkv`` linear layer plus a trainable low-rank update of q and v; k is unchanged.
 
-    ``q += B_q A_q x`` and ``v += B_v A_v x``; A starts as ``nn.Linear`` does, B at zero, so step 0 equals the frozen
-    layer exactly.
+    ``q += B_q A_q x`` and ``v += B_v A_v x``; A is initialised as in ``nn.Linear``, B with zeros, so step 0 equals the
+    frozen layer exactly.
 
     Args:
         linear: the layer to adapt.
@@ -106,14 +106,14 @@ class LoRAQueryValue(nn.Module):
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., groups * (q + k + v))``."""
+        """Maps ``(..., in)`` to ``(..., groups * (q + k + v))``."""
         frozen = self.linear(x)
         low = F.linear(x, torch.cat([self.query_a, self.value_a]))
-        # one product that adds to the frozen layer's: two laid side by side write the whole output twice more
+        # one product added to the frozen layer's: two concatenated products would write the whole output twice more
         return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), self._rows().T).view_as(frozen)
 
     def _rows(self) -> Tensor:
-        """B of q and v in the order of the joint projection's rows, ``(groups * (q + k + v), 2 r)``; 0 for k."""
+        """Returns B of q and v in the joint projection's row order, ``(groups * (q + k + v), 2 r)``; 0 for k."""
         groups, rank = self.layout.groups, len(self.query_a)
         query = F.pad(self.query_b.unflatten(0, (groups, -1)), (0, rank))
         value = F.pad(self.value_b.unflatten(0, (groups, -1)), (rank, 0))
@@ -121,7 +121,7 @@ class LoRAQueryValue(nn.Module):
         return torch.cat([query, key, value], dim=1).flatten(0, 1)
 
     def merged(self) -> nn.Linear:
-        """A plain linear layer that computes the same: its weight is the frozen one plus the update."""
+        """Returns an equivalent linear layer: its weight is the frozen one plus the update."""
         groups, inputs = self.layout.groups, self.linear.in_features
         query = (self.query_b @ self.query_a).view(groups, -1, inputs)
         value = (self.value_b @ self.value_a).view(groups, -1, inputs)
@@ -161,10 +161,10 @@ def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def merge_lora(encoder: nn.Module) -> nn.Module:
-    """Puts every low-rank update of ``encoder`` into the weight that it belongs to, in place.
+    """Merges every low-rank update of ``encoder`` into its weight, in place.
 
-    What comes out has the names, and the speed, of the encoder before :func:`apply_lora`, and computes what it computed
-    with the updates, up to rounding.
+    The result has the names and the speed of the encoder before :func:`apply_lora`, and the same output as with the
+    updates, up to rounding.
     """
     for parent in list(encoder.modules()):
         for name, child in list(parent.named_children()):

@@ -22,36 +22,36 @@ from samfed_monai.networks.sam.lora import apply_checkpointing, apply_lora
 LORA_KEYS = ("*.qkv.query_[ab]", "*.qkv.value_[ab]")
 """Patterns of LoRA's matrices."""
 EXPERT_KEYS = ("*.mlp.experts.gate", "*.mlp.experts.down", "*.mlp.experts.up")
-"""Patterns of L-MoE: never in an update."""
+"""Patterns of L-MoE, which is never in an update."""
 DECODER_KEYS = tuple(
     f"sam.mask_decoder.{part}.*"
     for part in ("transformer", "iou_token", "mask_tokens", "output_upscaling", "output_hypernetworks_mlps.0")
 )
-"""Patterns of what the single mask of the mask decoder is made with; its other heads are never run and stay frozen."""
+"""Patterns of the mask decoder's parts for its single mask; its other heads are not used and stay frozen."""
 CLASS_KEYS = "sam.mask_decoder.output_hypernetworks_mlps.*"
-"""Pattern of the heads of several classes, all of which are run (:meth:`PromptFreeSam.tell_apart`)."""
+"""Pattern of the heads of several classes, all of which are used (:meth:`PromptFreeSam.tell_apart`)."""
 
 
 class Decoder(str, Enum):
-    """What becomes of the mask decoder."""
+    """How the mask decoder is trained and shared."""
 
     PERSONAL = "personal"
     """Trained with the experts, never sent."""
     SHARED = "shared"
     """Trained with LoRA and aggregated."""
     FROZEN = "frozen"
-    """As it comes."""
+    """Not trained."""
 
 
 def sam_key_patterns(
     *, decoder: str = "personal", experts: bool = True, several: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """What is shared and what is personal of a SAM with LoRA.
+    """Returns the patterns of the shared and the personal names of a SAM with LoRA.
 
     Args:
         decoder: see :class:`Decoder`.
         experts: whether it has L-MoE.
-        several: whether it tells several classes apart.
+        several: whether it has several classes.
     """
     local, head = EXPERT_KEYS if experts else (), (*DECODER_KEYS[:-1], CLASS_KEYS) if several else DECODER_KEYS
     return {
@@ -61,10 +61,10 @@ def sam_key_patterns(
 
 
 class SamPath(str, Enum):
-    """Which way an image takes through a ``SamNetwork``."""
+    """The path of an image through a ``SamNetwork``."""
 
     GLOBAL = "global"
-    """Low-rank updates alone."""
+    """Low-rank updates only."""
     PERSONAL = "personal"
     """Low-rank updates and experts."""
 
@@ -76,11 +76,11 @@ class SamPath(str, Enum):
 
 @dataclass(frozen=True)
 class SamOutputs:
-    """What comes with a prediction of ``SamNetwork`` in train mode.
+    """Further outputs of a ``SamNetwork`` in train mode.
 
     Args:
-        path: the path it took.
-        routing: how the experts were used; ``None`` on the global path and without gradient.
+        path: the path of the prediction.
+        routing: the routing to experts; ``None`` on the global path and without gradient.
     """
 
     path: SamPath
@@ -88,10 +88,10 @@ class SamOutputs:
 
 
 def sam_outputs(prediction: Tensor) -> SamOutputs:
-    """What came with a prediction of ``SamNetwork`` in train mode.
+    """Returns the further outputs of a ``SamNetwork`` in train mode for a prediction.
 
     Args:
-        prediction: the very tensor that the network returned. A copy or a slice of it carries nothing.
+        prediction: the tensor that the network returned; copies and slices of it do not carry the outputs.
 
     Raises:
         Refused: a prediction of another network, or one made in eval mode.
@@ -105,25 +105,25 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
 
 
 class SamNetwork(nn.Module):
-    """Prompt-free SAM whose frozen image encoder carries LoRA and L-MoE, with the interface of the client networks.
+    """Prompt-free SAM with LoRA and L-MoE in its frozen image encoder, with the interface of the client networks.
 
-    ``network(image)`` takes ``network.path``, which is ``personal`` unless it is set; ``path`` of a single call
-    goes before it. Fresh experts add exactly nothing: until they are trained both paths are one.
+    ``network(image)`` uses ``network.path``, ``personal`` by default; ``path`` of a call overrides it. New experts add
+    exactly 0: until they are trained, both paths are equal.
 
-    Not frozen are LoRA, the experts, and of the mask decoder what the single mask is made with. The encoder stays in
-    eval mode, so that batch norms of TinyViT are those of the checkpoint.
+    LoRA, the experts and, unless ``decoder`` is ``frozen``, the mask decoder's parts in use are trained. The encoder
+    stays in eval mode, so that batch norms of TinyViT keep the checkpoint's statistics.
 
     Args:
-        sam: a SAM as ``build_sam`` gives it; it is changed in place.
+        sam: a SAM of ``build_sam``; it is changed in place.
         size: side in pixels of the input that it was built for.
-        rank: of LoRA, see ``apply_lora``.
-        experts, expert_rank, top: of L-MoE, see ``apply_experts``; 0 ``experts`` leaves it out.
+        rank: rank of LoRA, see ``apply_lora``.
+        experts, expert_rank, top: settings of L-MoE, see ``apply_experts``; ``experts`` 0 omits it.
         decoder: ``personal``, ``shared`` or ``frozen``, see :class:`Decoder`.
         full: full fine-tuning instead: every tensor is trained and shared, without LoRA and experts.
-        checkpointing: compute the encoder's blocks twice rather than keep what they computed.
+        checkpointing: recompute the encoder's blocks for the gradient instead of storing their activations.
 
     Raises:
-        Refused: an argument out of range, all at once.
+        Refused: arguments out of range, all together.
     """
 
     def __init__(
@@ -172,11 +172,11 @@ class SamNetwork(nn.Module):
         return [name for name, module in self.named_modules() if isinstance(module, LocalExperts)]
 
     def key_split(self) -> KeySplit:
-        """Names of the state dict by what becomes of them: shared, personal, frozen."""
+        """Returns the shared, personal and frozen names of the state dict."""
         return split_keys(self.state_dict(), **self.key_patterns, where=type(self).__name__)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, for an optimizer: the groups ``shared`` and, where there is anything in it, ``personal``."""
+        """Returns the trained parameters as an optimizer's groups ``shared`` and, unless empty, ``personal``."""
         split, parameters = self.key_split(), dict(self.named_parameters())
         named = {"shared": split.shared, "personal": split.personal}
         groups = {
@@ -186,23 +186,23 @@ class SamNetwork(nn.Module):
         return [{"name": name, "params": group} for name, group in groups.items() if group]
 
     def train(self, mode: bool = True) -> SamNetwork:
-        """Train mode for all but a frozen encoder."""
+        """Sets the mode of all modules except a frozen encoder, which stays in eval mode."""
         super().train(mode)
         if not self.full:
             self.sam.image_encoder.eval()
         return self
 
     def forward(self, image: Tensor, path: SamPath | str | None = None) -> Tensor:
-        """Logits of an image.
+        """Returns the logits of an image.
 
         Args:
             image: (B, 3, H, W) float in [0, 1], RGB, any H and W.
-            path: for this call alone; ``None`` takes ``network.path``.
+            path: path of this call; ``None`` uses ``network.path``.
 
         Returns:
-            (B, 1, H, W) float32, of K classes (B, K + 1, H, W), upsampled from the decoder's quarter resolution. In
-            train mode it carries :func:`sam_outputs`. The encoder runs in whatever precision is set around it, the
-            decoder in float32.
+            (B, 1, H, W) float32, for K classes (B, K + 1, H, W), upsampled from the decoder's quarter resolution. In
+            train mode it carries :func:`sam_outputs`. The encoder runs in the precision of the surrounding autocast,
+            the decoder in float32.
         """
         chosen = SamPath(self.path if path is None else path)
         height, width = image.shape[-2:]
@@ -215,12 +215,12 @@ class SamNetwork(nn.Module):
             masks = crop(self.sam.decode(embeddings.float()), height, width, self.size)
             logits = F.interpolate(masks, (height, width), mode="bilinear", align_corners=False)
         if self.training:
-            # on the tensor, not on the module: other passes follow before a term reads it
+            # on the tensor, not the module: other passes may run before a term reads it
             logits.sam_outputs = SamOutputs(chosen, joined(records))  # type: ignore[attr-defined]
         return logits
 
     def _forget_biases(self) -> None:
-        if self.full:  # timm keeps attention biases that it gathered in eval mode, also when they are loaded anew
+        if self.full:  # timm caches attention biases in eval mode and keeps the cache when other weights are loaded
             for module in self.sam.image_encoder.modules():
                 getattr(module, "attention_bias_cache", {}).clear()
 
@@ -242,11 +242,11 @@ def sam_network(
         out_channels: 1, or K + 1 for K classes, each with a mask token of its own (:meth:`PromptFreeSam.tell_apart`).
         size: side of SAM's square input in pixels, a multiple of 16 from 64 to 1024; images of any size are scaled into
             it.
-        checkpoint: the official weights file; ``None`` looks into the weights folder, as the teacher does.
+        checkpoint: the official weights file; ``None`` searches the weights folder.
         kwargs: see :class:`SamNetwork`.
 
     Raises:
-        Refused: other channels, a size that SAM does not take, weights that are missing or of another network.
+        Refused: other channels, an unsupported size, weights that are missing or of another network.
     """
     problems = Problems()
     problems.unless(in_channels == 3, "network_def#in_channels", in_channels, "3 for SAM")
@@ -269,7 +269,7 @@ def require_experts(network: Any, where: str) -> None:
 
     Args:
         network: the network.
-        where: who needs it, for the message.
+        where: name of the caller, for the message.
     """
     if not isinstance(network, SamNetwork):
         hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"

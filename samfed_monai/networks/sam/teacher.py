@@ -1,4 +1,4 @@
-"""The frozen teacher: images in, probabilities out."""
+"""The frozen teacher, which maps images to probabilities."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, encode, fold_batch_norms, pad, place
 
 AT_ONCE = 448**2
-"""Pixels of SAM's input that are looked at together: four views of 224 px, in less than three times the time of one
-(``benchmarks/light.py``); larger inputs come one by one."""
+"""Pixels of SAM's input per batch: four views of 224 px, in less than three times the time of one
+(``benchmarks/light.py``); larger inputs run one by one."""
 
 
 class Teacher(nn.Module):
-    """SAM, adapted or not, with test-time augmentation (``M_T`` of docs/method.md); it never trains by itself.
+    """SAM, adapted or not, with test-time augmentation (``M_T`` of docs/method.md); always in eval mode.
 
     Args:
-        sam: the network, adapter included.
-        sha256: identity of everything that decides the probabilities.
+        sam: the network, including its adapter.
+        sha256: identity of everything that determines the probabilities.
         size: side of the square input in pixels.
-        views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 (mirror x quarter turns).
-        bf16: bfloat16 for the encoder: ``"auto"`` is wherever the processor gains. It moves probabilities by about
-            1 % and is no part of the identity.
+        views: number of test-time views whose probabilities are averaged: 1, 2, 4 or 8 (flip x quarter turns).
+        bf16: bfloat16 for the encoder; ``"auto"`` enables it where the processor supports it. It changes probabilities
+            by about 1 % and is no part of the identity.
     """
 
     def __init__(self, sam: PromptFreeSam, *, sha256: str, size: int, views: int = 1, bf16: Switch = "auto") -> None:
@@ -54,14 +54,14 @@ class Teacher(nn.Module):
 
         Args:
             base: name of the SAM (see ``build_sam``).
-            checkpoint: its weights file; ``None`` looks into the weights folder.
-            adapter: an adapter made by ``TeacherFit``; ``None`` is SAM as it comes.
+            checkpoint: its weights file; ``None`` searches the weights folder.
+            adapter: an adapter of ``TeacherFit``; ``None`` is unadapted SAM.
             size, views, bf16: see the class.
-            public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
-            device: where it computes; no part of the identity.
+            public_hash: hash of the public set that the adapter must have been fitted on; ``None`` accepts any.
+            device: device to compute on; no part of the identity.
 
         Raises:
-            Refused: weights missing, an adapter of another SAM, size or public set.
+            Refused: missing weights; an adapter of another SAM, size or public set.
         """
         if checkpoint is None:
             from samfed_monai.networks import find_checkpoint
@@ -83,17 +83,17 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images: Tensor, views: int | None = None) -> Tensor:
-        """Mean probability over test-time views.
+        """Returns the mean probability over test-time views.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
-            views: in place of the teacher's own number of them.
+            views: number of views, instead of the teacher's own.
 
         Returns:
-            ``(B, 1, h, w)`` float32 in [0, 1] that covers exactly the image: the padding is cut off, the longer side
+            ``(B, 1, h, w)`` float32 in [0, 1] that covers exactly the image: the padding is removed, the longer side
             is ``size / 4`` and the aspect is the image's (square images: ``(B, 1, size / 4, size / 4)``). A bilinear
-            resize to (H, W) puts it in register with the image. Of K classes ``(B, K + 1, h, w)``, the background's
-            first, which sum to 1.
+            resize to (H, W) aligns it with the image. For K classes ``(B, K + 1, h, w)``, the background first, with
+            the sum 1.
         """
         images, symmetries = images.to(self.sam.pixel_mean.device).float(), VIEWS[views or self.views]
         normalised = self.sam.normalise(place(images, self.size))
@@ -106,14 +106,14 @@ class Teacher(nn.Module):
         return torch.stack([view.undo(probabilities(mask)) for view, mask in masks]).mean(0)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""
+        """Scales, normalises, pads and encodes images to ``(B, 256, size / 16, size / 16)`` float32."""
         return embed(self.sam, images, self.size, self.bf16)
 
     def decode(self, embeddings: Tensor, height: int, width: int) -> Tensor:
-        """Embeddings of images of ``height`` x ``width`` pixels to logits that cover exactly those; in float32."""
+        """Decodes embeddings of images of ``height`` x ``width`` pixels to float32 logits that cover exactly those."""
         return crop(self.sam.decode(embeddings), height, width, self.size)
 
 
 def identity(*, base_sha256: str, adapter_sha256: str, size: int, views: int) -> str:
-    """SHA-256 of what decides a teacher's probabilities; the soft-mask store is keyed by it."""
+    """Returns the SHA-256 of everything that determines a teacher's probabilities; the key of the soft-mask store."""
     return canonical_hash({"base": base_sha256, "adapter": adapter_sha256, "size": size, "views": views})
