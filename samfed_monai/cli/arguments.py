@@ -30,26 +30,26 @@ def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
     Other options of ``teacher.json`` have the prefix ``--teacher#``.
     """
     about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
-    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, where it has one)")
-    about = "test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
-    about += "network (default: 1; of a teacher's adapter that of teacher.json, whose other options are --teacher#…)"
+    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, if it has one)")
+    about = "test-time views: average the probabilities over reflections and quarter turns, each one more pass of the "
+    about += "network (default: 1; for a teacher's adapter as in teacher.json, whose other options are --teacher#…)"
     parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help=about)
     add_device(parser)
 
 
 def add_site(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
+    parser.add_argument("--site", metavar="NAME", default="", help="for a run: use this site's own model")
 
 
 def add_other_size(parser: argparse.ArgumentParser) -> None:
     """Adds ``--allow-other-size``, without which ``--image_size`` must be the size that the model was trained at."""
-    about = "take --image_size although the model was trained at another one, which lowers its scores"
+    about = "accept an --image_size that the model was not trained at; scores are lower"
     parser.add_argument("--allow-other-size", action="store_true", help=about)
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--datalist", metavar="LIST", required=required, help="data list made by `samfed prepare`")
-    parser.add_argument("--data-root", metavar="DIR", required=required, help="folder that the list's paths start from")
+    parser.add_argument("--data-root", metavar="DIR", required=required, help="base folder of the list's paths")
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -27,18 +27,18 @@ def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> 
     names = "\n".join(f"  {name:<12}{words}" for name, words in ATTACKS.items())
     parser = subparsers.add_parser(
         "audit",
-        help="show what left a site, message by message; or attack a run of one's own",
-        description="FILE: shows a site's audit file, one row for every message that left it or was held back, and the "
-        "sums.\nRUN --attack: attacks the run's released model and what travelled with its own images, and writes "
-        f"audit.json\nand audit.html with words, numbers and pictures.\n\nattacks:\n{names}\n  {ALL:<12}every one",
-        epilog="for instance:\n  samfed audit runs/first/sites/site-1/audit.jsonl\n"
+        help="list all outgoing messages of a site; or attack a run of your own",
+        description="FILE: shows a site's audit file, one row for every message that was sent or held back, and the "
+        "sums.\nRUN --attack: attacks the released model and the messages with the run's images, and writes "
+        f"audit.json\nand audit.html with text, numbers and pictures.\n\nattacks:\n{names}\n  {ALL:<12}all of them",
+        epilog="examples:\n  samfed audit runs/first/sites/site-1/audit.jsonl\n"
         "  samfed audit runs/first --attack membership,planted\n"
-        "  samfed audit runs/first --attack lira --shadows 32 --shadow-steps 500    # typed again, it goes on",
+        "  samfed audit runs/first --attack lira --shadows 32 --shadow-steps 500    # run again to resume",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", metavar="FILE|RUN", help="audit.jsonl in the site's folder of a run; a finished run")
-    parser.add_argument("--attack", metavar="NAME[,NAME]", help="what to try, of the list above")
-    parser.add_argument("--bundle", metavar="BUNDLE", help="of the run (default: as its command names it)")
+    parser.add_argument("--attack", metavar="NAME[,NAME]", help="attacks from the list above")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="bundle of the run (default: from its command)")
     add_data(parser, required=False)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the audit (default: audit in the run's folder)")
     for option in fields(Options):

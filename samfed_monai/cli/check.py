@@ -14,17 +14,17 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D] [--strict]``."""
     parser = subparsers.add_parser(
         "check",
-        help="look for mistakes in a bundle's JSON, and in a data list",
-        description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
+        help="check a bundle's JSON and a data list for errors",
+        description="Reads all configuration files of a bundle and lists all errors at once: misspelt "
         "keys, wrong types, unknown components, code in options, values that a run would refuse. With a data list, "
-        "every image is decoded and hashed.",
+        "it also decodes and hashes every image.",
     )
     add_bundle(parser)
     add_data(parser, required=False)
     about = "train, teacher, federate, evaluate or inference; default: all"
     parser.add_argument("--workflow", metavar="NAME", help=about)
-    parser.add_argument("--variant", metavar="NAME", help="this variant, too (default: the bundle's own ones)")
-    about = "refuse whatever could become code, too: for a bundle from elsewhere"
+    parser.add_argument("--variant", metavar="NAME", help="also check this variant (default: the bundle's own)")
+    about = "also refuse everything that could run code; for bundles that you did not write"
     parser.add_argument("--strict", action="store_true", help=about)
     about = "print every target prefix, package, file, hash and licence of the bundle (and of --variant)"
     parser.add_argument("--inventory", action="store_true", help=about)

@@ -29,20 +29,20 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed compare BUNDLE --variants a,b --rows FILE --seeds 0,1 ... --output-dir R``."""
     parser = subparsers.add_parser(
         "compare",
-        help="run variants x seeds and put them into one table",
+        help="run several variants and seeds, and compare them in one table",
         description="Runs every row with every seed into OUTPUT/<row>/seed-<seed>/ and writes one table with "
         "mean and spread. A row is a variant, or a variant with overrides from a file of rows. Finished runs are kept, "
-        "interrupted ones go on where they stopped; adapters and soft masks are shared.",
+        "interrupted ones are resumed; adapters and soft masks are shared.",
     )
     add_bundle(parser)
     add_data(parser)
-    parser.add_argument("--variants", metavar="A,B,C", help="names of variants, with commas")
+    parser.add_argument("--variants", metavar="A,B,C", help="names of variants, separated by commas")
     parser.add_argument("--rows", metavar="FILE.json", action="append", default=[], help="named rows; may be repeated")
-    parser.add_argument("--seeds", metavar="0,1,2", default="0,1,2", help="seeds, with commas (default: 0,1,2)")
+    parser.add_argument("--seeds", metavar="0,1,2", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)")
     parser.add_argument("--rounds", metavar="N", type=int, required=True, help="federated rounds of every run")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of all runs and of the table")
-    parser.add_argument("--cache-dir", metavar="DIR", help="what the runs share (default: OUTPUT/cache)")
-    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
+    parser.add_argument("--cache-dir", metavar="DIR", help="folder that the runs share (default: OUTPUT/cache)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="number of parallel runs (default: 1)")
     parser.add_argument("--title", help="heading of the table")
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")

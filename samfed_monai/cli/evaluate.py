@@ -17,18 +17,18 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="score a model on a data list",
-        description="Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site. Of a run whose "
-        "sites have models of their own, each is scored on its own.",
+        description="Computes Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site. If the "
+        "sites of a run have their own models, each site is scored on its own model.",
     )
     add_bundle(parser)
     add_model(parser)
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
-    about = "which images (default: test; with --calibrate validation)"
+    about = "split to score (default: test; with --calibrate: validation)"
     parser.add_argument("--split", choices=("validation", "test"), help=about)
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
-    about = "also write what the expected Dice of masks is worth on these images beside the model, for `samfed infer`"
-    parser.add_argument("--calibrate", action="store_true", help=f"{about}; other images then say how far it holds")
+    about = "also calibrate the expected Dice on these images, in a file beside the model that `samfed infer` reads"
+    parser.add_argument("--calibrate", action="store_true", help=f"{about}; check it on other images")
     add_other_size(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")

@@ -40,23 +40,23 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8]``."""
     parser = subparsers.add_parser(
         "export",
-        help="write a trained network as TorchScript, torch.export, ONNX or a MONAI bundle of its own",
-        description="Writes a network that takes (B, 3, H, W) float32 in [0, 1], any B, and gives logits, in a format "
-        "that runs without this package. What was written is compared with the network on sample images, and the table "
-        "says what it costs; one that predicts something else is not kept.",
+        help="export a trained network to TorchScript, torch.export, ONNX or a MONAI bundle",
+        description="Writes a network that takes (B, 3, H, W) float32 in [0, 1], any B, and returns logits in a format "
+        "that runs without this package. Compares the exported network with the original on sample images and prints "
+        "size and time of both; an export with other predictions is deleted.",
     )
-    about = "a finished run's folder, a weights file, or a bundle whose own it is (default: the skin bundle)"
+    about = "a finished run's folder, a weights file, or a bundle with weights (default: the skin bundle)"
     parser.add_argument("model", metavar="RUN|MODEL", nargs="?", help=about)
-    about = "torchscript, pt2, onnx, bundle, or the name of an exporter that an installed package brings"
+    about = "torchscript, pt2, onnx, bundle, or the name of an exporter from an installed package"
     parser.add_argument("--to", metavar="FORMAT", required=True, help=about)
-    about = "new file, of a bundle a new folder (default: named after the model, in this folder)"
+    about = "new file, or new folder for a bundle (default: named after the model, in this folder)"
     parser.add_argument("--output", metavar="FILE", help=about)
-    about = f"the bundle that it was trained with (default: the run's, {_DEFAULT_BUNDLE})"
+    about = f"the bundle that the model was trained with (default: the run's, {_DEFAULT_BUNDLE})"
     parser.add_argument("--bundle", metavar="BUNDLE", help=about)
     add_site(parser)
     about = f"compare and time on {_SAMPLES} of these images, folders or patterns (default: synthetic)"
     parser.add_argument("--images", metavar="IMAGES", nargs="+", help=about)
-    about = "of ONNX: write matrix products in 8-bit integers, by ONNX Runtime's own quantiser"
+    about = "for ONNX: quantise matrix products to 8-bit integers with ONNX Runtime"
     parser.add_argument("--int8", action="store_true", help=about)
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
@@ -178,12 +178,12 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "model",
         help="write a run's model, or one site's own, to a file",
-        description="Puts a model of a finished run together: what sites share, with what is one site's own. "
-        "`samfed evaluate` and `samfed infer` take the file as --model.",
+        description="Writes a model of a finished run to one file: the shared weights and, with --site, a site's own. "
+        "`samfed evaluate` and `samfed infer` accept the file as --model.",
     )
     parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
-    about = "at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
+    about = "for a run on FLARE, at the site: the folder state/<run>/<site> in its cache_dir"
     parser.add_argument("--states", metavar="DIR", help=about)
     about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)

@@ -15,9 +15,9 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "federate",
         help="run a federation: check, teacher, soft masks, rounds, evaluation, report",
-        description="Runs a whole federation in this process and leaves a run folder with results.json and "
-        "report.html. Typed again, it goes on from the last complete round; what exists (adapter, soft masks, warm "
-        "start) is reused by hash. What is not given here is taken from the bundle's federate.json.",
+        description="Runs a whole federation on this machine and writes a run folder with results.json and "
+        "report.html. The same command resumes after the last complete round. Adapters, soft masks and warm starts of "
+        "earlier runs are reused. Options that are not given have the values of the bundle's federate.json.",
     )
     add_bundle(parser)
     add_data(parser, required=False)
@@ -25,12 +25,12 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output-dir", metavar="RUN", help="the run's folder")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
-    about = "begin with the network of a bundle, a finished run or a weights file; the warm start goes on from it"
+    about = "start with the network of a bundle, a finished run or a weights file; the warm start trains it further"
     parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
     about = "second generation: soft masks by the model of a bundle, a finished run or a weights file in place of SAM's"
     parser.add_argument("--masks-from", metavar="BUNDLE|RUN|MODEL", help=about)
-    about = "hash every image again; without it those whose size and date are as they were when checked are taken as "
-    about += "they are, but for a few that are hashed at each start"
+    about = "hash every image again; by default, images whose size and date have not changed since the last check "
+    about += "are not hashed, except a few at each start"
     parser.add_argument("--verify", action="store_true", help=about)
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")

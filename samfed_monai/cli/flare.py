@@ -36,7 +36,7 @@ def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "flare",
         help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
-        description="Runs a federation on NVIDIA FLARE with the bundle's federate.json as it is; results are those of "
+        description="Runs a federation on NVIDIA FLARE with the bundle's federate.json; results equal those of "
         "`samfed federate`. Needs `pip install 'samfed-monai[flare]'`; docs/deploy.md is the operator's guide.",
     )
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
@@ -54,27 +54,27 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         add_bundle(parser, ", or the folder of a job that `samfed flare export` wrote" if way == "submit" else "")
         add("--rounds", metavar="N", type=int, help="federated rounds (default: those of federate.json)")
         add("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
-        add("--run-name", metavar="NAME", help="name of the job and, at every place, of the run's folder")
+        add("--run-name", metavar="NAME", help="name of the job, and of the run's folder at the server and the sites")
         take_overrides(parser, "federate.json, or that option of the sites' train.json", "federate.json", "train.json")
     if way in ("submit", "export"):
         add("--datalist", metavar="LIST", help="data list that names the sites")
     if way == "export":
         add("--job", metavar="DIR", required=True, help="folder of the job")
     else:
-        add("--output-dir", metavar="RUN", required=True, help="the run's folder, or where results go")
-        ends = "end everything after this long" if local else "stop waiting after this long; the job goes on"
+        add("--output-dir", metavar="RUN", required=True, help="the run's folder, or the folder for the results")
+        ends = "end the run after this time" if local else "stop waiting after this time; the job continues"
         add("--stop-after", metavar="SECONDS", type=float, help=ends)
     if local:
         add_data(parser)
         add("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
         add("--workspace", metavar="DIR", help="keep FLARE's own folder there (default: temporary)")
-        add("--threads", metavar="N", type=int, help="threads of each process that computes")
+        add("--threads", metavar="N", type=int, help="threads of each training process")
     if way == "poc":
-        add("--port", metavar="N", type=int, default=8102, help="of the FLARE server (default 8102)")
+        add("--port", metavar="N", type=int, default=8102, help="port of the FLARE server (default 8102)")
     if way in ("submit", "fetch"):
         add("--kit", metavar="DIR", required=True, help="an admin's start-up kit")
     if way == "submit":
-        about = "how long to wait for sites that are not connected; then the quorum is enough for a run that goes on"
+        about = "time to wait for sites that are not connected; after it, a resumed run continues with the quorum"
         add("--wait-for-sites", metavar="SECONDS", type=float, default=300.0, help=about)
         add("--no-wait", action="store_true", help="submit and return; `samfed flare fetch` gets the results")
 

@@ -33,30 +33,30 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "infer",
         help="segment images",
-        description="Writes one PNG mask (0 and 255, or the values of several classes) per image, at the image's own "
-        "size and under its own name; one NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM "
-        "object and of every n-th frame of a video. Nothing of the image's metadata is copied, but into a DICOM "
-        "segmentation, and no file is replaced.",
+        description="Writes a PNG mask (0 and 255, or the values of several classes) for each image, with the image's "
+        "size and name; a NIfTI mask with the same affine for each NIfTI volume; a PNG for every frame of a DICOM "
+        "object and every n-th frame of a video. Metadata of the images are copied only into DICOM "
+        "segmentations, and no file is replaced.",
     )
     add_bundle(parser)
     about = "images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
-    about += "by their names (MP4, AVI, MKV; extra video)"
+    about += "only if named (MP4, AVI, MKV; extra video)"
     parser.add_argument("sources", metavar="IMAGES", nargs="*", help=about)
-    about = "folder for the masks, outside of the images'"
+    about = "folder for the masks, outside of the image folders"
     parser.add_argument("--output-dir", metavar="DIR", required=True, help=about)
     _add_model(parser)
-    about = "what runs an ONNX file: onnxruntime, or openvino, the faster one on most processors (extra openvino)"
+    about = "runtime of an ONNX file: onnxruntime, or openvino, which is faster on most processors (extra openvino)"
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=f"{about} (default: onnxruntime)")
-    about = "leave out files that cannot be read, each with a warning; otherwise one of them refuses all"
+    about = "leave out files that cannot be read, with a warning for each; by default such a file stops the command"
     parser.add_argument("--skip-unreadable", action="store_true", help=about)
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
-    about = "of a video, segment every n-th frame (default: two of a second)"
+    about = "for videos: segment every n-th frame (default: two frames a second)"
     parser.add_argument("--every", metavar="N", type=int, help=about)
     for form, (metavar, about) in FORMS.items():
         parser.add_argument(f"--{form.replace('_', '-')}", metavar=metavar, help=f"also write {about}")
     about = "expected Dice below which a mask is called doubtful, in tables, pages and the last line (default: 0.7)"
-    parser.add_argument("--flag-below", metavar="DICE", type=dice, default=0.7, help=f"{about}; 70%% is 0.7, too")
-    about = "write doubtful PNG masks into the folder doubtful of --output-dir, so that only sure ones are beside it"
+    parser.add_argument("--flag-below", metavar="DICE", type=dice, default=0.7, help=f"{about}; 70%% also works")
+    about = "write doubtful PNG masks into the subfolder doubtful of --output-dir"
     parser.add_argument("--only-sure", action="store_true", help=about)
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
@@ -67,7 +67,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a model."""
     add_model(parser, ", or an exported ONNX file")
     add_site(parser)
-    about = "turn NIfTI volumes to RAS+ before they are cut into slices; their masks have the volumes' own axes"
+    about = "turn NIfTI volumes to RAS+ before they are cut into slices; masks still have the axes of their volume"
     parser.add_argument("--reorient", action="store_true", help=about)
 
 
@@ -154,15 +154,15 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed app [BUNDLE] [--model MODEL] [--port N] …``."""
     parser = subparsers.add_parser(
         "app",
-        help="segment images that are dropped into a browser of this machine",
-        description="Prints an address. Pictures, NIfTI volumes, DICOM objects and videos that are dropped there are "
-        "segmented as `samfed infer` does it; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
-        "listens to 127.0.0.1 alone, loads nothing from the net, and deletes all images when it ends.",
+        help="segment images in the browser, by drag and drop",
+        description="Prints an address to open. Pictures, NIfTI volumes, DICOM objects and videos dropped there are "
+        "segmented as by `samfed infer`; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
+        "listens only on 127.0.0.1, loads nothing from the internet, and deletes all images when it ends.",
     )
     about = "a bundle's folder, or the name of a packaged one (default: samfed_skin)"
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)
     _add_model(parser)
-    parser.add_argument("--port", metavar="N", type=int, default=7860, help="to listen to; 0: a free one (7860)")
+    parser.add_argument("--port", metavar="N", type=int, default=7860, help="port; 0 takes a free one (default: 7860)")
     parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
 
 

@@ -25,13 +25,13 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed new method|term|network NAME [--output-dir DIR]``."""
     parser = subparsers.add_parser(
         "new",
-        help="write a package of your own with a method, a term or a network",
-        description="Writes a small package that works, to edit: pyproject.toml with the entry point by which samfed "
-        "finds it once it is installed, a module, of a method the JSON that turns it on, a README and a test that "
-        "passes. An existing folder is never written into.",
+        help="create a package for your own method, term or network",
+        description="Creates a small working package to edit: pyproject.toml with the entry point by which samfed "
+        "finds it once it is installed, a module, for a method its JSON file, a README and a passing test. "
+        "Existing folders are never changed.",
     )
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
-    parser.add_argument("name", metavar="NAME", help="small letters, digits and _, for instance equal_mean")
+    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _, for instance equal_mean")
     parser.add_argument("--output-dir", metavar="DIR", help="new folder for the package (default: ./samfed-NAME)")
     parser.set_defaults(run=run)
 
@@ -132,9 +132,9 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed init NAME DIR``."""
     parser = subparsers.add_parser(
         "init",
-        help="copy a packaged bundle into a folder of your own",
-        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships; "
-        "an existing folder is never written into.",
+        help="copy a packaged bundle into a new folder",
+        description="Copies a bundle of the installed package, with its weights, so that you can edit its JSON. "
+        "Existing folders are never changed.",
     )
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")

@@ -19,17 +19,17 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed report RUN [RUN ...]``; ``args.run(args)`` runs it."""
     parser = subparsers.add_parser(
         "report",
-        help="write report.html of a run, or compare several runs",
-        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} "
-        "with a test per image against the first row or the method's, the options that differ and what an image costs.",
+        help="write the report of a run, or compare several runs",
+        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} with "
+        "a test over images against the first row or the method's, the options that differ and the cost of an image.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")
     parser.add_argument("--data-root", type=Path, help="folder of the images (default: as the run recorded it)")
-    parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
+    parser.add_argument("--no-overlays", action="store_true", help="leave out test images and their ids")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
-    about = "of a run at work: write its report anew after every round, to its end; an open page reloads itself"
+    about = "for a run in progress: rewrite its report after every round until it ends; an open page reloads itself"
     parser.add_argument("--watch", action="store_true", help=about)
     parser.set_defaults(run=report)
 

@@ -22,19 +22,19 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed show BUNDLE [--workflow W] [--variant V] [--id ID] [--all] [--json]``."""
     parser = subparsers.add_parser(
         "show",
-        help="show which values a workflow would use, and where each comes from",
-        description="Merges a workflow's files, the variant's and the command line's, as a run does, and shows every "
-        "option, and every other id that the variant or the command line sets: its value, the file that says it, and "
-        "what it replaced. A star marks what nothing that the workflow runs reads. Nothing "
-        "is built or evaluated; `samfed check` says whether a run would take the values.",
+        help="show the values that a workflow uses, and where each comes from",
+        description="Merges the workflow's files, the variant and the command line as a run does. Shows every "
+        "option, and other ids that the variant or the command line sets: the value, the file that sets it, and "
+        "the value that it replaced. A star marks ids that this workflow does not read. Nothing is "
+        "built or evaluated; `samfed check` checks whether a run would accept the values.",
     )
     add_bundle(parser)
     about = "train (default), teacher, federate, evaluate or inference"
     parser.add_argument("--workflow", metavar="NAME", default="train", help=about)
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
-    parser.add_argument("--id", metavar="ID", help="only this part, whole, for instance terms#sam_kd")
-    parser.add_argument("--all", action="store_true", help="every id, not only options and what was set on top")
-    parser.add_argument("--json", action="store_true", help="write a JSON object, with long values whole")
+    parser.add_argument("--id", metavar="ID", help="only this part, in full, for instance terms#sam_kd")
+    parser.add_argument("--all", action="store_true", help="all ids, not only options and overrides")
+    parser.add_argument("--json", action="store_true", help="print a JSON object, with long values in full")
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
 

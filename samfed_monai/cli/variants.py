@@ -19,15 +19,15 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "variants",
         help="list baselines and ablations",
-        description="Lists the variants that are installed and, with a bundle, the "
-        "bundle's own (configs/variants/NAME.json), which go before those, each with what a round "
-        "exchanges, what labels of its own a site needs and what leaves it. With a variant, prints its file as well.",
-        epilog="MONAI's own command takes a variant as a second file: python -m monai.bundle run "
+        description="Lists the installed variants and, with a bundle, the bundle's own "
+        "(configs/variants/NAME.json), which take precedence; for each, what a round exchanges, "
+        "which labels a site needs and what leaves it. With a variant, prints its file.",
+        epilog="MONAI's own command accepts a variant as a second file: python -m monai.bundle run "
         "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
     )
     about = "a bundle's folder, or the name of a packaged one; or a variant, whose file is printed"
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
-    parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
+    parser.add_argument("--path", metavar="NAME", help="print only the path of this variant's file")
     parser.set_defaults(run=run)
 
 
