@@ -146,7 +146,7 @@ def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: st
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``, which :func:`samfed_monai.cli.main.main` sets for the whole command."""
-    help = "what computes: cpu, cuda, cuda:1, mps (default: SAMFED_DEVICE, else the first GPU, else the CPU)"
+    help = "device: cpu, cuda, cuda:1, mps (default: SAMFED_DEVICE, else the first GPU, else the CPU)"
     parser.add_argument("--device", metavar="DEVICE", help=help)
 
 

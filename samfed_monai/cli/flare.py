@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 _ABOUT = {
     "export": "write a complete FLARE job and change nothing else",
     "simulate": "run it in FLARE's simulator: one machine, no network security",
-    "poc": "run it on a whole FLARE system of this machine: certificates, real server and client processes",
-    "submit": "hand it to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
-    "fetch": "wait for a job that was submitted before, and fetch its results",
+    "poc": "run it on a complete FLARE system on this machine: certificates, real server and client processes",
+    "submit": "submit it to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
+    "fetch": "wait for a submitted job, and fetch its results",
 }
 
 

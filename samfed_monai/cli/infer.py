@@ -21,8 +21,8 @@ FORMS = {
     "overlays": ("DIR", "pictures with the masks' outlines; of a video, a video in which doubtful ones are framed"),
     "geojson": ("DIR", "the masks' polygons (for QuPath)"),
     "coco": ("FILE.json", "COCO annotations as run lengths (the extra coco)"),
-    "dicom_seg": ("DIR", "DICOM segmentations, one of a series' slices, one of any other object (the extra dicom)"),
-    "areas": ("FILE.csv", "a table: pixels, share, pieces, mm², how far each mask is to be trusted (expected Dice)"),
+    "dicom_seg": ("DIR", "DICOM segmentations, one for a series of slices, one for any other object (extra dicom)"),
+    "areas": ("FILE.csv", "a table: pixels, share, pieces, mm² and expected Dice, which says how far to trust a mask"),
     "page": ("FILE.html", "a page that any browser shows: outlines, areas, most doubtful masks first"),
 }
 """Options for other forms than masks: metavar and help."""
