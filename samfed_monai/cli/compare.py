@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     problems.refuse_if_any()
     own = {row.name: {**overrides, **row.overrides} for row in rows}
     for name, options in unread.items():
-        logger.info("row %s reads nothing of %s", name, ", ".join(f"--{option}" for option in sorted(options)))
+        logger.info("row %s does not use %s", name, ", ".join(f"--{option}" for option in sorted(options)))
         own[name] = {key: value for key, value in own[name].items() if key not in options}
     output = Path(str(absolute(arguments.output_dir)))
     cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)

@@ -114,7 +114,7 @@ class Child:
                 env={**os.environ, **self.environment},
                 cwd=self.cwd,
             )
-        logger.info("the process that trains is %d", self._process.pid)
+        logger.info("training process: %d", self._process.pid)
         self._exchange(lambda pipe: _send(pipe, self.settings, b""))
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:

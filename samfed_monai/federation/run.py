@@ -236,7 +236,7 @@ class Run:
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
         """Writes ``quality.json``: the calibration of expected Dice, and the colours of the public images."""
         if calibration is None:
-            logger.info("expected Dice is not calibrated: fewer than %d validation images say what it is worth", FEWEST)
+            logger.info("expected Dice is not calibrated: fewer than %d validation images are usable", FEWEST)
         colours = public_colours(self.participants.config, datalist, self.places.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         used = digests_of(sites) if calibration else ()

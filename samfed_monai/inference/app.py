@@ -99,7 +99,7 @@ class Drop:
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
         except Exception:  # the server goes on with the next drop
-            logger.exception("a mistake of this program")
+            logger.exception("error in this program")
             self.html, self.state = "This program made a mistake; its terminal shows which.", "refused"
 
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:

@@ -195,7 +195,7 @@ class SentWeights:
             tensors, words = with_statistics(step.tensors, statistics), {HELD: own, COMPRESSION: step.form}
             return replace(message, kind=Kind.STEP, tensors=tensors, extra={**message.extra, **words})
         self._whole[site] += 1
-        logger.info("%s is sent the whole model of round %d: it has none to step from", site, message.round + 1)
+        logger.info("sending %s the whole model of round %d: the site has no earlier one", site, message.round + 1)
         return message
 
     def forget(self, site: str) -> None:

@@ -181,7 +181,7 @@ class TeacherFit:
             found, expected = f"{self.output}, the adapter of another fit", "a file that is not there, or of this fit"
             raise refused("teacher.json -> output", found, expected, "choose another name: no adapter is replaced")
         if reused:
-            logger.info("teacher: %s was fitted like this already; reused", self.output)
+            logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
             if (recorded := self._recorded(hashes)) is not None:
                 return recorded | {"reused": True}
         sam = self._sam(loaded=reused)
