@@ -167,7 +167,7 @@ def test_a_site_that_holds_the_model_before_is_sent_the_step_and_one_that_does_n
         payloads = {site: to_bytes(sent.shortened(site, message(model, site))) for site in "ab"}
     assert len(payloads["a"]) < len(payloads["b"])
     assert [sent.take_whole(), sent.take_whole()] == [{"b": 1}, {}]
-    assert "b is sent the whole model of round 2" in caplog.text
+    assert "sending b the whole model of round 2" in caplog.text
     for site, payload in payloads.items():
         arrived = held[site].complete(from_bytes(payload))
         assert (arrived.kind, arrived.extra) == (Kind.WEIGHTS, {"split": "validation"})
