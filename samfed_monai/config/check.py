@@ -171,8 +171,10 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
         variant: name of the variant; ``None`` for none.
         place: place of the variant's name, for the message.
     """
+    from samfed_monai.data.classes import several
+
     classes = config.content.get("classes")
-    if variant is None or not (isinstance(classes, list) and len(classes) > 1):  # another type is refused as such
+    if variant is None or not (isinstance(classes, list) and several(classes)):  # another type is refused as such
         return
     if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")

@@ -153,7 +153,7 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
 
 
 def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) -> list[Problem]:
-    """Problems of files whose bytes have changed, among the :data:`SAMPLE` whose turn it is."""
+    """Problems of files with changed bytes, among the :data:`SAMPLE` files that this start checks."""
     files = {item.image: item.sha256 for _, _, item in datalist.items()}
     files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
     order = sorted(files, key=lambda name: derive_seed(0, list_hash, name))

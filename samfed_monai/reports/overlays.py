@@ -250,8 +250,7 @@ def make_own_images(
     for site in run.student_and_teacher():
         with noted(notes, site):
             rows, of_site = [row for row in run.disagreement(site) if row["mask"]], []
-            ids = [row["id"] for row in rows]
-            found = load_records(datalist, data_root, split="unlabelled", site=site, verify=ids)
+            found = load_records(datalist, data_root, split="unlabelled", site=site, verify=[row["id"] for row in rows])
             records = {each["image_sha256"]: each for each in found}
             for number, row in enumerate(rows, start=1):
                 image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
