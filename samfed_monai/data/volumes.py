@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, or_skip, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, refused
 from samfed_monai.core.io import Written, read_json, taken_back_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of
@@ -35,10 +34,8 @@ from samfed_monai.data.folders import (
     sites_in,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
-from samfed_monai.data.reading import png_of
+from samfed_monai.data.reading import left_out, png_of
 from samfed_monai.data.weak_labels import IGNORE
-
-logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
 
@@ -123,8 +120,9 @@ def read_mask_slices(
     shapes = _space(mask), _space(volume)
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
-        hint = "export it on the volume's grid"
-        raise refused(path, f"{found} voxels", f"{expected}, as {Path(like).name} has", hint)
+        raise refused(
+            path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
+        )
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {apart:.4g} mm from the volume's"
@@ -203,8 +201,12 @@ def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:
-    with _refused_as(path, "a NIfTI volume"):
-        return np.asarray(image.dataobj)
+    """Returns a volume's numbers, after reading a compressed file to its end, where its CRC is."""
+    unpacked: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with _refused_as(path, "a NIfTI volume"), unpacked(path, "rb") as stream:
+        data: NDArray[Any] = np.asarray(type(image).from_stream(stream).dataobj)
+        stream.seek(0, 2)
+        return data
 
 
 def _nifti(path: Path, reorient: bool) -> Slices:
@@ -376,8 +378,8 @@ def cut_nifti(
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
-        expected, hint = f"a folder outside of {root}", "choose another folder"
-        problems.add("--slices", found=str(slices), expected=expected, hint=hint)
+        expected = f"a folder outside of {root}"
+        problems.add("--slices", found=str(slices), expected=expected, hint="choose another folder")
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
@@ -388,19 +390,15 @@ def cut_nifti(
     problems.extend(other_values(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    left_out, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
+    skipped, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
     with taken_back_on_error(written) as files:
         for each in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
                 cut, voxel, single, values = _cut(each, labels, classes, reorient)
             except Refused as refusal:
                 unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
-                if unreadable and skip_unreadable:
-                    left_out.append(each.path)
-                    for problem in refusal.problems:
-                        logger.warning("left out: %s", problem)
-                else:
-                    problems.extend(map(or_skip, refusal.problems) if unreadable else refusal.problems)
+                skipped += [each.path] if unreadable and skip_unreadable else []
+                problems.extend(left_out(refusal.problems, unreadable, skip_unreadable=skip_unreadable))
                 continue
             kept |= cut.keys()
             blank += single
@@ -424,11 +422,11 @@ def cut_nifti(
         at = slices / VOLUMES
         files.setdefault(at, at.read_bytes() if at.exists() else None)
         write_json(at, notes)
-    if left_out:
-        who = counted(len(left_out), "unreadable volume was", "unreadable volumes were")
-        sentences.append(f"{who} left out, such as {relative(left_out[0], root)}")
+    if skipped:
+        who = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
+        sentences.append(f"{who} left out, such as {relative(skipped[0], root)}")
     sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
-    read = [each.path for each in volumes if each.path not in left_out]
+    read = [each.path for each in volumes if each.path not in skipped]
     return sentences if reorient else [*sentences, *different_orientations(read)]
 
 
@@ -490,7 +488,7 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
         for number, each in enumerate(volumes):
             if each.mask and mask_stem(each.mask) == mask_stem(each.path):
                 continue  # a number that the mask has too is not a channel
-            if each.mask is None and FURTHER.fullmatch(each.name):
+            if each.mask is None and re.fullmatch(rf".+(?!{FIRST_CHANNEL})_\d{{4}}", each.name):
                 problems.add(str(each.path), found="a further channel", expected=expected, hint=hint)
             volumes[number] = each._replace(name=each.name.removesuffix(FIRST_CHANNEL))  # nnU-Net's case name
     listed: dict[tuple[Path, str], _Volume] = {}
@@ -501,6 +499,3 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
         hint = "; ".join(sentences) or "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)
     return volumes, sentences
-
-
-FURTHER = re.compile(rf".+(?!{FIRST_CHANNEL})_\d{{4}}")

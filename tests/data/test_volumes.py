@@ -18,13 +18,7 @@ from samfed_monai.core.io import taken_back_on_error
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.quality_report import doubts
-from samfed_monai.data.volumes import (
-    cut_nifti,
-    nifti_of,
-    read_mask_slices,
-    read_slices,
-    volumes_of,
-)
+from samfed_monai.data.volumes import cut_nifti, nifti_of, read_mask_slices, read_slices, volumes_of
 from tests.data.making import picture, save
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
@@ -213,9 +207,10 @@ def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slo
 def test_damaged_files_are_refused(tmp_path):
     whole = saved(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 255, (64, 64, 8)).astype(np.uint8))
     (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "end.nii.gz").write_bytes(whole.read_bytes()[:-8])  # all voxels, but no CRC
     (tmp_path / "text.nii").write_text("no volume")
     (tmp_path / "packed.nii.gz").write_bytes(gzip.compress(b"no volume"))
-    for name in ("cut.nii.gz", "text.nii", "packed.nii.gz"):
+    for name in ("cut.nii.gz", "end.nii.gz", "text.nii", "packed.nii.gz"):
         with pytest.raises(Refused, match=rf"{name}: expected a NIfTI volume"):
             read_slices(tmp_path / name)
 
