@@ -177,10 +177,9 @@ def _names_in(found: Any) -> set[str]:
 
 
 def _importable(name: str) -> bool:
-    try:
+    with suppress(ImportError, ValueError):
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    return False
 
 
 _BOOLEAN: Schema = {"type": "boolean"}  # MONAI accepts any value and treats most as false

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import failure_of, is_out_of_memory, refused
 from samfed_monai.core.validators import installed, require
+from samfed_monai.data.reading import SEQUENTIAL, scan_fault, segments
 
 Picture = NDArray[np.uint8]
 
@@ -21,13 +23,8 @@ COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-_SYNTAXES: dict[Any, str] = {
-    (True, True): "1.2.840.10008.1.2",
-    (False, True): "1.2.840.10008.1.2.1",
-    (False, False): "1.2.840.10008.1.2.2",
-}
-"""Transfer syntaxes of objects without file meta information (uncompressed), by (implicit VR, little endian)."""
 _STARTS = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # first bytes of a JPEG or JPEG-LS frame, and of JPEG 2000
+_FRAME_HEADERS = frozenset({0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # of JPEG-LS, and of all JPEGs
 _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
 """Storage classes with rows that are not images: parametric maps, spectra, segmentations, doses."""
 
@@ -65,7 +62,9 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
             if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
                 raise
             if "TransferSyntaxUID" not in content.file_meta:
-                content.file_meta.TransferSyntaxUID = pydicom.uid.UID(_SYNTAXES[content.original_encoding])
+                implicit, little = content.original_encoding  # without file meta information, pixels are uncompressed
+                explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+                content.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
             return content
 
 
@@ -81,10 +80,9 @@ def no_image(path: Path) -> str:
 
     Empty for an image, for a file that pydicom cannot read, and without pydicom.
     """
-    try:
+    with suppress(Exception):  # reading its pixels reports the problem
         return _no_image(read_object(path, pixels=False))
-    except Exception:  # reading its pixels reports the problem
-        return ""
+    return ""
 
 
 def _no_image(content: Any) -> str:
@@ -139,11 +137,11 @@ def _check(content: Any) -> None:
     """Refuses objects that are not images, and unsupported images."""
     floats = "FloatPixelData" in content or "DoubleFloatPixelData" in content
     other = _no_image(content)
-    if other and "PixelData" in content:
-        raise _NotUnderstood(other, "a DICOM image", "leave it out")
     if "PixelData" not in content:
         found = f"float pixels ({other})" if floats else f"no pixels ({content.get('Modality') or other})"
         raise _NotUnderstood(found, "an object with pixel data", "leave it out")
+    if other:
+        raise _NotUnderstood(other, "a DICOM image", "leave it out")
     samples, stored, photometric = content.SamplesPerPixel, content.BitsStored, content.PhotometricInterpretation
     readable = {1: (*GREYS, PALETTE), 3: COLOURS}.get(samples, ())
     inverse = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
@@ -165,14 +163,14 @@ def _decoded(content: Any) -> NDArray[Any]:
     """Returns (N, H, W) for grey values and palettes, (N, H, W, 3) RGB for RGB and YCbCr; unused bits are cleared."""
     from pydicom.encaps import generate_fragmented_frames
     from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.pixels.utils import get_expected_length
 
     syntax = content.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise _wrong("TransferSyntaxUID", "missing", "the encoding of the pixels")
-    try:
+    installed = False
+    with suppress(NotImplementedError):
         installed = get_decoder(syntax).is_available
-    except NotImplementedError:
-        installed = False
     hint = "copy it again, or export the image anew"
     if syntax.is_compressed:
         hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
@@ -190,12 +188,32 @@ def _decoded(content: Any) -> NDArray[Any]:
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
     wanted, there = int(content.get("NumberOfFrames") or 1), len(frames)
-    if wanted == 1 and syntax.is_compressed:  # without offsets, pydicom assigns all fragments to one frame
+    if syntax.is_encapsulated and wanted == 1:  # without offsets, pydicom assigns all fragments to one frame
         fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
         there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
     if there != wanted:
         raise _wrong("NumberOfFrames", wanted, f"{there}, as the pixels are")
+    if syntax.is_encapsulated:
+        _check_coded(content, wanted)
+    elif any(content.PixelData[(expected := get_expected_length(content)) + expected % 2 :]):  # zeros are padding
+        pixels_of = f"{expected}, as {wanted} x {size[0]} x {size[1]} pixels have"
+        raise _wrong("PixelData", f"of {len(content.PixelData)} bytes", pixels_of)
     return frames
+
+
+def _check_coded(content: Any, wanted: int) -> None:
+    """Refuses JPEG and JPEG-LS frames of another size, and damaged JPEG scans, which decoders read without an error."""
+    from pydicom.encaps import generate_frames
+
+    for frame in generate_frames(content.PixelData, number_of_frames=wanted):
+        kinds = dict(segments(frame)) if frame.startswith(_STARTS[0]) else {}
+        size = content.Rows, content.Columns  # of other frames, whose headers are not read
+        if at := next((kinds[kind] for kind in _FRAME_HEADERS if kind in kinds), 0):
+            size = struct.unpack_from(">2H", frame, at + 5)
+        if size != (content.Rows, content.Columns):
+            raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", "{} x {}, as a frame has".format(*size))
+        if SEQUENTIAL & kinds.keys() and frame[at + 4] == 8 and (fault := scan_fault(frame)):
+            raise _wrong("PixelData", fault, "frames that decode", "copy it again, or export the image anew")
 
 
 def _grey(frames: NDArray[Any], content: Any) -> Picture:

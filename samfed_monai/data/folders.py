@@ -416,7 +416,6 @@ def declare_kinds(
 
 def _values(label: str, root: Path) -> set[int]:
     """Returns the values of a label file; {-1}, which no mask has, if it cannot be read as grey."""
-    try:
+    with suppress(Refused):
         return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
-    except Refused:
-        return {-1}
+    return {-1}

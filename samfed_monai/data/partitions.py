@@ -170,10 +170,9 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
     if public in origins:
         chosen = [one for one in found if one.origin == public]
         return chosen, [one for one in found if one.origin != public]
-    try:
+    number = 0.0
+    with suppress(ValueError):
         number = float(public)
-    except ValueError:
-        number = 0.0
     share = number / len(found) if number >= 1 else number
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"

@@ -10,7 +10,8 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # unreadable files are
 MASK_ENDINGS = ("_segmentation", "_mask")  # appended to the stem of the image
 TO_8_BIT = "save it as 8-bit RGB or grey"
 END, START_OF_SCAN = 0xD9, 0xDA
-STANDALONE = range(0xD0, 0xD8)  # restarts
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SEQUENTIAL = {0xC0, 0xC1}
 PADDING = bytes(64)
@@ -44,10 +44,10 @@ def scan_fault(content: bytes) -> str | None:
     It does not find damage that leaves the number of decoded blocks right (most single flipped bytes); progressive
     files are only checked for an end marker. The SHA-256 in the data list finds all changes after the list was made.
     """
-    markers = _markers(content)
-    if markers is None:
+    found = list(segments(content))
+    kinds, (last, end) = [kind for kind, _ in found], (found or [(0, 0)])[-1]
+    if last != END:
         return "no end-of-image marker"
-    end, kinds = markers
     if not SEQUENTIAL & set(kinds) or kinds.count(START_OF_SCAN) != 1:
         return None
     scan = content[:end]
@@ -59,36 +59,27 @@ def scan_fault(content: bytes) -> str | None:
 
 
 def _complete(content: bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
+    with suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+        return True
+    return False
 
 
-def _markers(content: bytes) -> tuple[int, list[int]] | None:
-    """Returns the offset of the end marker of the first image, and the kinds of the segments before it."""
+def segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the kind and offset of each segment of a JPEG's first image; its end marker, if any, is the last."""
     position = 2
-    kinds: list[int] = []
     while position + 1 < len(content) and content[position] == 0xFF:
         marker = content[position + 1]
-        if marker == END:
-            return position, kinds
-        if marker == 0xFF:
-            position += 1
-        elif marker in STANDALONE:
-            position += 2
+        if marker == 0xFF or 0xD0 <= marker < 0xD8:  # a filling byte, or a restart marker, which has no data
+            position += 1 if marker == 0xFF else 2
         else:
-            kinds.append(marker)
+            yield marker, position
             position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-            if marker == START_OF_SCAN:
-                found = NEXT_MARKER.search(content, position)
-                if found is None:
-                    return None
+            if marker == START_OF_SCAN and (found := NEXT_MARKER.search(content, position)):
                 position = found.start()
-    return None
+            elif marker in (START_OF_SCAN, END):
+                return
 
 
 PLUGINS = (JpegImagePlugin, PngImagePlugin, TiffImagePlugin, BmpImagePlugin, WebPImagePlugin)
@@ -208,8 +199,9 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     grey = _grey(_upright(raw, name), name, threshold)
     values = _levels(grey)
     if raw.info.get("deep") and max(values) < (threshold or 255):
-        hint = "save it as 8-bit grey"
-        raise refused(name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint=hint)
+        raise refused(
+            name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint="save it as 8-bit grey"
+        )
     lossy = raw.info["lossy"]
     levels = {0, 255} if lossy else set(values) | {0}
     if set(values) <= levels and any(levels <= binary for binary in BINARY):

@@ -125,6 +125,7 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         # headers that say half of it
         (row(0, 1, 2), {"WindowCenter": "", "WindowWidth": "", "NumberOfFrames": ""}, [0, 128, 255]),
         (row(0, 1, 2), {"WindowWidth": 200}, [0, 128, 255]),
+        (row(1, 2, 0), {"Columns": 2}, [0, 255]),  # padded with zeros
     ],
 )  # fmt: skip
 def test_grey_values_go_through_the_pipeline(tmp_path: Path, pixels: Any, elements: Any, expected: list[int]) -> None:
@@ -208,6 +209,7 @@ def test_a_long_palette_and_a_segmented_one_are_read_and_one_that_pydicom_would_
         ({"text": {"PixelSpacing": "-1\\1"}}, r"PixelSpacing \(0028,0030\) \[-1.0, 1.0\]"),
         ({"VOILUTSequence": [table([0, 300], first=0, bits=8)]}, r"\(0028,3002\) 8 bits with entries up to 300"),
         ({"NumberOfFrames": 3}, r"pixels that cannot be decoded \(The number of bytes of pixel data is less than"),
+        ({"Columns": 2}, r"expected 4, as 1 x 1 x 2 pixels have, found PixelData \(7FE0,0010\) of 6 bytes"),
         ({"Columns": 1}, r"expected 3, as the pixels are, found NumberOfFrames \(0028,0008\) 1"),
         ({"PixelData": None}, r"expected an object with pixel data, found no pixels \(XC\)"),
         ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
@@ -224,13 +226,16 @@ def test_what_is_not_understood_is_refused_by_its_tag(tmp_path: Path, elements: 
         read_slices(made(tmp_path, row(0, 1, 2), **elements))
 
 
-def test_compressed_pixels_need_a_decoder_and_as_many_frames_as_are_said(tmp_path: Path) -> None:
-    path = made(tmp_path, np.zeros((8, 8), np.uint8), NumberOfFrames=1)
-    content, frames = pydicom.dcmread(path), [jpeg(Image.new("L", (8, 8), grey)) for grey in (10, 200)]
+def test_compressed_pixels_need_a_decoder_and_frames_as_the_object_has_them(tmp_path: Path) -> None:
+    path = made(tmp_path, np.zeros((64, 64), np.uint8), NumberOfFrames=1)
+    frames = [jpeg(Image.radial_gradient("L").resize((64, 64)), quality=quality) for quality in (90, 100)]
+    content, narrow = pydicom.dcmread(path), jpeg(Image.new("L", (32, 128)))
     for syntax, there, offsets, message in (
         (MPEG4, [bytes(8)], True, r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"),
         (JPEG, frames, True, "expected 2, as the pixels are, found NumberOfFrames"),
         (JPEG, frames, False, "expected 2, as the pixels are, found NumberOfFrames"),  # not one frame of four fragments
+        (JPEG, [narrow], True, r"expected 128 x 32, as a frame has, found Rows \(0028,0010\) 64 x 64 columns"),
+        (JPEG, [frames[1][:-99] + frames[1][-2:]], True, r"PixelData \(7FE0,0010\) a damaged scan: its data end"),
     ):
         content.file_meta.TransferSyntaxUID = syntax
         content.PixelData = pydicom.encaps.encapsulate(there, fragments_per_frame=2, has_bot=offsets)
@@ -239,7 +244,7 @@ def test_compressed_pixels_need_a_decoder_and_as_many_frames_as_are_said(tmp_pat
             read_slices(path)
     content.PixelData = pydicom.encaps.encapsulate(frames[:1], fragments_per_frame=2, has_bot=False)
     content.save_as(path)
-    assert read_slices(path).pictures.shape == (1, 8, 8, 3)
+    assert read_slices(path).pictures.shape == (1, 64, 64, 3)
 
 
 def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) -> None:
