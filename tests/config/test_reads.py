@@ -39,6 +39,7 @@ from samfed_monai.config.parse import (
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 from samfed_monai.inference import predictor
+from tests.methods import pick
 
 SKIN = find_bundle("samfed_skin")
 RECEIVED: list[Any] = []
@@ -260,12 +261,14 @@ def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read,
 
 @pytest.mark.parametrize(
     ("variant", "network", "useless"),
-    [
-        ("no_sam", "basic_unet", True),
-        ("no_sam", "mobile_sam_fpn", False),
-        ("unadapted_sam", "mobile_sam_fpn", True),
-        ("samfed", "basic_unet", False),
-    ],
+    pick(
+        [
+            ("no_sam", "basic_unet", True),
+            ("no_sam", "mobile_sam_fpn", False),
+            ("unadapted_sam", "mobile_sam_fpn", True),
+            ("samfed", "basic_unet", False),
+        ]
+    ),
 )
 def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, useless):
     given = {"variant": variant, "network_name": network, "adapter": "a.safetensors"}

@@ -23,7 +23,7 @@ from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.reports import RunData
 from samfed_monai.reports.html import answer
 from samfed_monai.results import validate_results
-from tests.methods import needs
+from tests.methods import needs, present
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
 
@@ -86,9 +86,7 @@ def test_scores_of_sites_own_networks_in_the_rounds_are_those_at_the_end(small_f
 
 
 @needs("mean_teacher")
-def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_or_guide_it_has(
-    small_federation, tmp_path
-):
+def test_variants_of_one_seed_share_a_warm_start_with_any_terms_and_guides(small_federation, tmp_path):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     added = {"dp_only": {"terms#consistency": term}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
@@ -291,7 +289,7 @@ def test_weak_labels_of_all_sites_are_refused_where_masks_are_needed_before_anyt
 
 def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak):
     listed = DataList.load(weak / "list.json")
-    for variant in ("weak_labels", "fedicra", "samfed", "dp_only"):
+    for variant in present("weak_labels", "fedicra", "samfed", "dp_only"):
         assert told(listed, variant=variant) == []
     unable = {"images#weak_labels": False}
     [problem] = told(listed, variant="weak_labels", sites={"site-2": unable})
@@ -305,6 +303,7 @@ def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_
         assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
 
 
+@needs("clustered_sites")
 def test_too_few_sites_for_the_strategy(small_list):
     [clusters] = told(small_list, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 4 sites or more, for 2 clusters of at least 2, found 2; lower str")

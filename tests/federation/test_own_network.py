@@ -159,7 +159,7 @@ def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(wh
         assert torch.equal(evaluated["3.weight"], state_of(client)["3.weight"])
 
 
-def test_the_states_of_the_best_round_are_kept(whole):
+def test_personal_parts_are_kept_with_their_round(whole):
     state = safe_load(whole[0] / "rounds" / "002" / "clients" / "site-1.safetensors")
     assert {name for name in state if name.startswith("network.")} == {f"network.{name}" for name in HEAD_NAMES}
     assert FedAvg().attach(Server(SITES, 1, keeps_parts=True)).keeps_states

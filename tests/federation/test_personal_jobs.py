@@ -97,6 +97,7 @@ def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
         assert set(split.shared) == names - set(split.personal)
 
 
+@needs("pfedsam_two_stage")
 def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
     knobs = {"variant": "pfedsam_two_stage", "train": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
@@ -193,6 +194,7 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
     assert not (tmp_path / "no" / "rounds").exists()
 
 
+@needs("pfedsam_two_stage")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

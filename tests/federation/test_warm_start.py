@@ -144,7 +144,9 @@ def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, t
     replace(DataList.load(small_federation / "list.json"), public=[]).save(tmp_path / "list.json")
     knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
     caplog.set_level("INFO")
-    _, hashes = started(job(small_federation, tmp_path / "run", **knobs))
+    found, hashes = started(job(small_federation, tmp_path / "run", **knobs))
+    trunk = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
+    assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in trunk.items())
     assert "no public images to adapt a teacher to" in caplog.text
     assert hashes == {}
 

@@ -133,7 +133,7 @@ def test_a_site_that_never_holds_what_it_is_sent_is_a_failure_after_the_second_t
 
 
 class Backwards:
-    """Keeps requests until all sites have theirs; the last then answers first, and notes what waits on the disk."""
+    """Keeps requests until all sites have theirs; the last then answers first."""
 
     def __init__(self) -> None:
         self.kept: list[Request] = []
@@ -147,7 +147,7 @@ class Backwards:
         return True
 
 
-def test_answers_before_their_turn_wait_on_the_disk_and_the_sum_has_the_same_bits(tmp_path):
+def test_replies_are_taken_in_the_order_of_sites(tmp_path):
     transport, _ = make(Backwards(), spool=tmp_path)
     order: list[str] = []
     replies = transport.send_and_receive(
