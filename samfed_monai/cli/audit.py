@@ -7,20 +7,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.cli.arguments import absolute, add_data
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import require, whole
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
 _PLACES = ("bundle", "datalist", "data_root", "output_dir")
 
 
-def add_audit_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
     from samfed_monai.attacks.audit import ALL, ATTACKS, Options
 
@@ -51,8 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the table, or runs the attacks."""
     from samfed_monai.attacks import audit
 
-    given = {option.name: getattr(arguments, option.name) for option in fields(audit.Options)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {each.name: value for each in fields(audit.Options) if (value := getattr(arguments, each.name)) is not None}
     if arguments.attack is None:
         _refuse_options_of_attacks(arguments, given)
         from samfed_monai.privacy.audit import audit_table, read_audit

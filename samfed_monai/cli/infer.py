@@ -89,11 +89,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise refused("--device", found=arguments.device, expected=expected, hint=hint)
     forms = {form: absolute(getattr(arguments, form)) for form in FORMS}
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
-    options = {name: getattr(arguments, name) for name in ("probabilities", "reorient", "skip_unreadable")}
-    options |= {"every": arguments.every, "only_sure": arguments.only_sure}
+    names = ("probabilities", "reorient", "skip_unreadable", "every", "only_sure")
     try:
         with any_image_size(arguments.allow_other_size):
-            segment(predictor, sources, output, also, **options)
+            segment(predictor, sources, output, also, **{name: getattr(arguments, name) for name in names})
     finally:  # also if a file is refused after all others are written
         doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
         how = "" if all(each.lower_bound is not None for each in also.assessed.values()) else ", not calibrated"

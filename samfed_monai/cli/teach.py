@@ -63,5 +63,4 @@ def run_weights(arguments: argparse.Namespace) -> None:
     from samfed_monai.networks import find_checkpoint, install_weights
 
     name, source = arguments.name, arguments.source
-    path = find_checkpoint(name) if source is None else install_weights(name, source)
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{find_checkpoint(name) if source is None else install_weights(name, source)}\n")

@@ -110,15 +110,13 @@ def resolve_target(target: Any, where: str) -> Any:
 
 
 def _allowed(path: str) -> bool:
-    dotted = f"{path}."
-    return path.startswith(allowed_prefixes()) and not dotted.startswith(DENIED_PREFIXES)
+    return path.startswith(allowed_prefixes()) and not f"{path}.".startswith(DENIED_PREFIXES)
 
 
 def _outside(where: str, found: str) -> Refused:
     expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
     hint = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
-    hint = not_installed(found.strip("'")) or hint
-    return refused(where, found=found, expected=expected, hint=hint)
+    return refused(where, found=found, expected=expected, hint=not_installed(found.strip("'")) or hint)
 
 
 def _unknown(where: str, target: str, known: Iterable[str], holder: str, rest: Sequence[str] = ()) -> Refused:

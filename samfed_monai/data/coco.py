@@ -243,8 +243,7 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
     from pycocotools import mask as coco
 
     clipped = [np.clip(np.reshape(each, (-1, 2)), 0, [width, height]).ravel().tolist() for each in polygons]
-    drawn = coco.decode(coco.merge(coco.frPyObjects(clipped, height, width)))
-    return drawn.astype(bool)
+    return coco.decode(coco.merge(coco.frPyObjects(clipped, height, width))).astype(bool)
 
 
 def _polygons_in(segmentation: Any) -> list[Any]:

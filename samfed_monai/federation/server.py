@@ -51,8 +51,7 @@ logger = logging.getLogger(__name__)
 
 def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int:
     """Number of replies that a round needs: ``quorum``, else more than half; at least 2 unless one site is allowed."""
-    least = 1 if allow_single_site else 2
-    return max(least, sites // 2 + 1 if quorum is None else quorum)
+    return max(1 if allow_single_site else 2, sites // 2 + 1 if quorum is None else quorum)
 
 
 def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
@@ -82,8 +81,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
-    named = parts_in(reply.metrics, classes)
-    return {**scores, "n": reply.n, "empty": empty, **beside, **named}
+    return {**scores, "n": reply.n, "empty": empty, **beside, **parts_in(reply.metrics, classes)}
 
 
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:

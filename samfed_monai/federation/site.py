@@ -431,8 +431,7 @@ class Site:
     def _teacher_scores(self, message: Message) -> Message:
         if self.teacher is None:
             raise message_refused("teacher", "none in this plan", "one")
-        split = message.extra.get("split", "test")
-        return numeric_reply(message, **self.teacher.scores(split))
+        return numeric_reply(message, **self.teacher.scores(message.extra.get("split", "test")))
 
     @property
     def client(self) -> SamFedAlgo:

@@ -112,8 +112,7 @@ class WorkflowConfig:
 
     def optional_id(self, name: str) -> bool:
         """Whether the bundle has this id with a value other than ``null``; nothing is instantiated."""
-        content = self.parser().get()
-        return content.get(name) is not None
+        return self.parser().get().get(name) is not None
 
     def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
         """The merged configuration as JSON content, without paths and notes."""

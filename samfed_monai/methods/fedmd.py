@@ -37,8 +37,7 @@ def scores_of(masks: Tensor) -> Tensor:
         (N, C, h, w) float64: ``log p - log(1 - p)`` for C = 1, ``log p`` for C > 1.
     """
     chances = (torch.arange(256, dtype=torch.float64) / 255).clamp(_LEAST, 1 - _LEAST)  # of the 256 levels
-    of_level = chances.logit() if masks.shape[1] == 1 else chances.log()
-    return of_level[masks.long()]
+    return (chances.logit() if masks.shape[1] == 1 else chances.log())[masks.long()]
 
 
 def masks_of(scores: Tensor) -> Tensor:

@@ -158,8 +158,7 @@ def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Te
         found = f"an encoder that returns {type(output).__name__}"
         raise refused("feature_dropout", found, "a list of feature maps (B, C, H, W)")
     # the encoders of segmentation_models_pytorch return the image itself as their first map
-    changed = [each if each is inputs[0] else change(each) for each in output]
-    return type(output)(changed)
+    return type(output)([each if each is inputs[0] else change(each) for each in output])
 
 
 def _joined(inputs: tuple[Any, ...], first: bool, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:

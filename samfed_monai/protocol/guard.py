@@ -61,8 +61,7 @@ class Inbox:
         if self.kind is not None and message.kind != self.kind:
             expected = f"{self.kind.value}, which this round exchanges"
             raise message_refused("message", Kind(message.kind).value, expected)
-        like = self.like(sender) if self.like else None
-        message.check(up=True, like=like, site=sender, round=self.round)
+        message.check(up=True, like=self.like(sender) if self.like else None, site=sender, round=self.round)
         self._answered.add(sender)
 
 

@@ -154,8 +154,7 @@ class Statistic(ABC):
         """
         if not tensors:
             return
-        names = ", ".join(sorted(tensors))
-        raise message_refused("message -> statistics", names, "none: this site takes none")
+        raise message_refused("message -> statistics", ", ".join(sorted(tensors)), "none: this site takes none")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -213,8 +212,7 @@ class MeansOfGroups(Statistic):
         own, others, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
         if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
             expected = f"{self.name} of shape (N, {', '.join(map(str, own.shape[1:]))})"
-            hint = "give strategy and statistics the same options"
-            raise message_refused(where, "others", expected, hint)
+            raise message_refused(where, "others", expected, "give strategy and statistics the same options")
         if others is not None and not all_finite(others):
             raise message_refused(where, "NaN or infinity", "finite values")
         return others

@@ -67,8 +67,7 @@ class Server:
         """
         if self.sharing is None:
             found, expected = "no sharing in the bundle", "a PublicMaskSharing"
-            hint = f"use a variant that has one, for instance {variant}"
-            raise refused("strategy", found, expected, hint)
+            raise refused("strategy", found, expected, f"use a variant that has one, for instance {variant}")
         return self.sharing()
 
 
