@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -127,12 +128,13 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
+    root = given.get("slices") or given.get("data_root") or given["root"]
+    there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
     if given.get("test_only"):
-        root = given.get("slices") or given["root"]
-        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
     elif prepared.report:
-        lines += [f"next    look at the report, then samfed federate BUNDLE --datalist {prepared.path} --data-root DIR"]
+        classes = f" --classes {shlex.quote(json.dumps(datalist.classes))}" if datalist.classes else ""
+        lines += [f"next    look at the report, then samfed federate BUNDLE {there}{classes} --output-dir RUN"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -208,9 +209,14 @@ def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_
         assert np.array_equal(Image.open(tmp_path / "slices" / item.label), label[:, :, item.slice - 1].T)
 
 
-def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, capsys):
-    run("synthetic-volumes", tmp_path / "v", "--volumes", 1, "--size", 32, 32)
-    assert f"next    samfed prepare nifti {tmp_path / 'v'} --slices" in capsys.readouterr().out
+def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("synthetic-volumes", "v", "--volumes", 3, "--size", 32, 32)
+    listing = capsys.readouterr().out.partition("next    samfed prepare ")[2]
+    assert listing.startswith("nifti v --slices v_slices --public public --classes kidney,spleen ")
+    run(*shlex.split(listing))
+    following = """--datalist list.json --data-root v_slices --classes '["kidney", "spleen"]' --output-dir RUN\n"""
+    assert capsys.readouterr().out.endswith(f"next    look at the report, then samfed federate BUNDLE {following}")
 
 
 def test_counts_and_sizes_out_of_range_are_refused_together(tmp_path):
