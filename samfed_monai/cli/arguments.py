@@ -84,6 +84,7 @@ class CommandParser(argparse.ArgumentParser):
             takes = option and pair and "=" not in word
             (pairs if pair else own).append(word)
         found, rest = super().parse_known_args(own, namespace)
+        found.options = known
         if hasattr(found, "sources"):  # images after an option, which argparse does not assign
             found.sources, rest = [*found.sources, *rest], []
         return found, [*rest, *pairs]

@@ -9,8 +9,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from samfed_monai import __version__
@@ -20,9 +21,11 @@ from samfed_monai.core.errors import (
     BUG_NOTE,
     ExitCode,
     Problems,
+    Refused,
     SamFedError,
     Stopped,
     Terminated,
+    closest,
     name_problems,
     reported,
 )
@@ -91,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
         sys.stdout.flush()
         return int(ExitCode.DONE)
+    except Refused as error:
+        return reported(_with_options(error, getattr(arguments, "options", ())))
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
@@ -129,6 +134,16 @@ def _refuse_unnameable(words: Sequence[str]) -> None:
     except FileNotFoundError:
         problems.add("the folder that this is called in", found="it was deleted", expected="one that exists")
     problems.refuse_if_any()
+
+
+def _with_options(error: Refused, options: Collection[str]) -> Refused:
+    """Returns the error; the hint of an unknown id that resembles an option of the command's own parser names that."""
+    problems = Problems()
+    for problem in error.problems:
+        _, typed, name = problem.where.rpartition("command line -> ")
+        meant = closest(f"--{name}", options, 0.7) if typed and problem.hint.startswith("known ") else None
+        problems.append(replace(problem, hint=f"did you mean {meant}?") if meant else problem)
+    return Refused(problems)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -166,7 +166,7 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
                 return None  # a new component in a group, for instance another loss term
         if guess := closest(part, names):
             return f"did you mean {join_id([*parts[:depth], guess, *parts[depth + 1 :]])!r}?"
-        shown = sorted(names)[:_MOST_NAMES]
+        shown = sorted(name for name in names if not is_note(name))[:_MOST_NAMES]
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         return f"known here: {', '.join(shown) or 'nothing'}{more}"
     return None

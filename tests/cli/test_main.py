@@ -49,6 +49,7 @@ def test_records_go_to_the_standard_error_of_the_moment(monkeypatch):
 #: Commands that answer at once, each with what it prints.
 LIGHT = {
     "--help": "our reading of it",
+    "--version": f"samfed {__version__}\n",
     "show samfed_skin --workflow train --variant pfedsam --batch_size 2 --all": "command line",
     "show samfed_skin --workflow federate --variant pfedsam --batch_size 2 --all": "command line",
     "show samfed_skin --workflow evaluate --batch_size 2 --all": "command line",
@@ -127,12 +128,6 @@ def test_a_path_that_is_no_utf_8_is_refused(place, tmp_path, monkeypatch, capsys
     where = "command line" if place == "word" else "the folder that this is called in"
     assert f"{where}: expected UTF-8 without control characters, found '" in (said := capsys.readouterr().err)
     assert "bef\\xfcnde'" in said
-
-
-def test_version(capsys):
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert capsys.readouterr().out == f"samfed {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate"]])
@@ -239,6 +234,22 @@ def test_federate_turns_arguments_into_ids_of_federate_json_and_nothing_else(mon
     assert seen == ["my_bundle", "federate", {}]
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("infer samfed_skin . --output-dir m --overlay looks", "did you mean --overlays?"),
+        ("federate samfed_skin --output runs/first", "did you mean --output-dir?"),
+        ("federate samfed_skin --views 1", "known in teacher.json (here: --teacher#views) and inference.json"),
+        ("flare export samfed_skin --datalist l --job j --verify", "known here: adapter, after, agreement, "),
+    ],
+)
+def test_a_misspelt_option_of_a_command_is_recognised(words, hint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    unknown = f"command line -> {words.split('--')[-1].split()[0]}: expected an id that this workflow has, found "
+    assert f"{unknown}an unknown id; {hint}" in capsys.readouterr().err
+
+
 def test_a_misspelt_variant_is_refused_where_its_file_was_asked_for(capsys):
     assert main(["variants", "no_sm"]) == 2
     said = capsys.readouterr().err
@@ -290,6 +301,8 @@ def test_bundles_are_found_by_path_and_by_name(tmp_path):
     assert find_bundle("samfed_skin") == find_bundle(BUNDLE) == BUNDLE
     with pytest.raises(Refused, match="expected a bundle folder, found no such folder"):
         find_bundle(tmp_path / "none")
+    with pytest.raises(Refused, match=r"expected a bundle's folder, or one of \['samfed_polyp', .*, found 'my_bundle'"):
+        find_bundle("my_bundle")
     with pytest.raises(Refused, match=r"found no configs/metadata\.json in it"):
         find_bundle(tmp_path)
 
