@@ -30,8 +30,8 @@ def packaged_bundles() -> Mapping[str, Path]:
     return MappingProxyType(found)
 
 
-def packaged_bundle(name: str) -> Path:
-    """Folder of a packaged bundle, for instance ``samfed_skin``.
+def packaged_bundle(name: str, others: str = "") -> Path:
+    """Folder of a packaged bundle, for instance ``samfed_skin``; ``others`` says what else was accepted.
 
     Raises:
         Refused: no bundle of that name; the message lists the existing ones.
@@ -39,7 +39,7 @@ def packaged_bundle(name: str) -> Path:
     bundles = packaged_bundles()
     if name not in bundles:
         hint = did_you_mean(name, bundles)
-        raise refused("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", hint=hint)
+        raise refused("bundle", found=repr(name), expected=f"{others}one of {sorted(bundles)}", hint=hint)
     return bundles[name]
 
 
@@ -56,7 +56,7 @@ def find_bundle(path_or_name: str | Path) -> Path:
         found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"
         hint = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
         raise refused(str(folder), found=found, expected="a bundle folder", hint=hint)
-    return packaged_bundle(str(path_or_name))
+    return packaged_bundle(str(path_or_name), "a bundle's folder, or ")
 
 
 def bundle_or_path(given: str | Path | None) -> str | None:
