@@ -65,8 +65,10 @@ class RunModels:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
         if not (self.folder / "results.json").is_file():
-            hint = "name a weights file, or wait until the run is finished"
-            raise refused(str(self.folder), found="no results.json in it", expected="a finished run", hint=hint)
+            found, hint = "no results.json in it", "name a weights file, or wait until the run is finished"
+            if not self.folder.is_dir():
+                found, hint = ("a file" if self.folder.exists() else "no such folder"), "name the run's folder"
+            raise refused(str(self.folder), found=found, expected="a finished run", hint=hint)
         results = read_json(self.folder / "results.json")
         selected = lookup(results, ("models", str(lookup(results, ("selected",))), "round"))
         if type(selected) is not int or not all(isinstance(results.get(key, {}), dict) for key in ("sites", "unseen")):

@@ -159,10 +159,13 @@ def test_refusals_in_full(on_flare, tmp_path):
         f"--states: expected a state with the site's own values, of round 1 or before, found none in {home}; "
         "a site keeps the states of its newest three runs; run it again"
     )
-    assert refusal(lambda: RunModels(tmp_path / "nothing")) == (
-        f"{tmp_path / 'nothing'}: expected a finished run, found no results.json in it; "
-        "name a weights file, or wait until the run is finished"
-    )
+    for name, found in {
+        "nothing": "no such folder; name the run's folder",
+        "run/run.json": "a file; name the run's folder",
+        ".": "no results.json in it; name a weights file, or wait until the run is finished",
+    }.items():
+        expected = f"{tmp_path / name}: expected a finished run, found {found}"
+        assert refusal(lambda name=name: RunModels(tmp_path / name)) == expected
 
 
 def test_a_model_pt_is_a_state_dict_in_half_precision_and_everybody_s_to_read(tmp_path):
