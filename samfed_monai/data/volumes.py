@@ -196,6 +196,8 @@ def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
     """Turns all exceptions except out-of-memory errors into :class:`Refused`: nibabel and zlib raise many kinds."""
     try:
         yield
+    except FileNotFoundError:  # nibabel's own message does not say so
+        raise refused(path, "no such file", expected, "check the path") from None
     except Exception as error:
         raise refused(path, failure_of(error), expected, hint) from None
 
@@ -315,8 +317,7 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
     if not np.isfinite(numbers).all():
         raise refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
     low, high = map(float, np.percentile(numbers, WINDOW))
-    scaled = (numbers - low) / max(high - low, 1e-12)
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip((numbers - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
 
 VOLUMES = "volumes.json"

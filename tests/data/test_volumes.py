@@ -68,13 +68,11 @@ def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path):
 def test_colours_a_single_slice_and_axes_of_length_one(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 3)).astype(np.uint8)
     packed = rgb.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
-    pictures = read_slices(saved(tmp_path / "rgb.nii", packed)).pictures
-    assert np.array_equal(pictures, rgb.transpose(2, 1, 0, 3))
+    assert np.array_equal(read_slices(saved(tmp_path / "rgb.nii", packed)).pictures, rgb.transpose(2, 1, 0, 3))
     flat = saved(tmp_path / "flat.nii", rgb[..., 0, 0])
     assert read_slices(flat).pictures.shape == (1, 3, 4, 3)
     assert nibabel.load(_written(tmp_path, [np.ones((3, 4), bool)], flat)).shape == (4, 3)
-    deep = saved(tmp_path / "deep.nii", rgb[:, :, :, :1])
-    assert read_slices(deep).pictures.shape == (2, 3, 4, 3)
+    assert read_slices(saved(tmp_path / "deep.nii", rgb[:, :, :, :1])).pictures.shape == (2, 3, 4, 3)
 
 
 def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
@@ -213,6 +211,8 @@ def test_damaged_files_are_refused(tmp_path):
     for name in ("cut.nii.gz", "end.nii.gz", "text.nii", "packed.nii.gz"):
         with pytest.raises(Refused, match=rf"{name}: expected a NIfTI volume"):
             read_slices(tmp_path / name)
+    with pytest.raises(Refused, match=r"gone\.nii: expected a NIfTI volume, found no such file; check the path"):
+        read_slices(tmp_path / "gone.nii")
 
 
 def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path):
