@@ -84,8 +84,9 @@ def watch(report: Report, seconds: float = 2.0) -> None:
 
 def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
     problems, one = Problems(), len(args.runs) == 1
-    form = "the report of one run" if one else "a comparison"
+    found = "it with the report of one run, which is in the run's folder" if one else "it with a comparison"
     for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch"):
         if getattr(args, name):
-            problems.add(f"--{name.replace('_', '-')}", found=f"it with {form}", expected="no such option there")
+            option = f"--{name.replace('_', '-')}"
+            problems.add(option, found=found, expected="no such option there", hint="leave it out")
     problems.refuse_if_any()

@@ -38,7 +38,10 @@ def test_several_runs_are_compared(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["R", "--output-dir", "C", "--title", "T"], r"--output-dir: .* the report of one run(.|\n)*--title"),
+        (
+            ["R", "--output-dir", "C", "--title", "T"],
+            r"--output-dir: .* the report of one run, which is in (.|\n)*--title",
+        ),
         (["R", "S", "--no-overlays"], "--no-overlays: expected no such option there, found it with a comparison"),
         (["no/such/R", "--watch"], "R: expected that of a run at work, found no such folder"),
     ],
