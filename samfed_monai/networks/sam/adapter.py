@@ -107,7 +107,7 @@ def read_header(path: str | Path) -> Adapter:
         hint = "check the path, or make it with `samfed teach`"
         raise refused(str(path), found="no such file", expected="a teacher's adapter", hint=hint) from None
     except (SafetensorError, OSError) as error:
-        raise refused(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT) from None
+        raise refused(str(path), f"no safetensors file ({error})", "a teacher's adapter", _HINT) from None
     try:
         if "adapter" not in metadata:
             raise ValueError("no adapter header")
