@@ -85,16 +85,14 @@ def test_the_example_rule_is_asked_by_its_name(examples):
 def test_the_example_network_is_built_by_its_name(examples):
     from samfed_monai.networks import client_network
 
-    network = client_network("three_layers", width=4)
-    assert network(torch.zeros(2, 3, 8, 12)).shape == (2, 1, 8, 12)
+    assert client_network("three_layers", width=4)(torch.zeros(2, 3, 8, 12)).shape == (2, 1, 8, 12)
 
 
 def test_the_example_aggregator_takes_the_median(examples):
     from samfed_monai.protocol import Kind, Message, Server
 
     strategy = examples["Median"]().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(2)}))
-    sent = strategy.configure(0)
-    assert sorted(sent) == ["a", "b", "c"]
+    assert sorted(strategy.configure(0)) == ["a", "b", "c"]
     values = {"a": [1.0, 9.0], "b": [2.0, 8.0], "c": [300.0, -7.0]}
     common = {"kind": Kind.WEIGHTS, "round": 0, "rounds": 1, "n": 4}
     strategy.aggregate(0, {s: Message(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
@@ -189,8 +187,7 @@ def test_json_on_the_page_parses(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_make_targets_on_the_page_exist(page: Path):
     text = "\n".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))])
-    named = set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE))
-    assert named <= set(COMMANDS)
+    assert set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE)) <= set(COMMANDS)
     rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "study/results.mk"))
     targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets

@@ -85,6 +85,5 @@ def test_onnx_export_gives_the_same_masks(images, logits, tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
     found: list[NDArray[np.float32]] = [session.run(None, {taken.name: each[None].numpy()})[0] for each in images]
-    difference = np.abs(np.concatenate(found) - logits.numpy())
-    assert difference.max() <= SAME
+    assert np.abs(np.concatenate(found) - logits.numpy()).max() <= SAME
     assert np.array_equal(np.concatenate(found) > 0, logits.numpy() > 0)

@@ -85,8 +85,7 @@ def test_the_readme_has_what_the_model_zoo_asks_for_and_the_marks_of_a_re_implem
 
 
 def test_terms_and_the_licence_are_in_it_and_no_large_files_are_needed(bundle):
-    terms = (bundle / "docs" / "data_license.txt").read_text()
-    assert "MobileSAM" in terms
+    assert "MobileSAM" in (bundle / "docs" / "data_license.txt").read_text()
     assert "large_files.yml" in (bundle / "docs" / "README.md").read_text()
     assert not (bundle / "large_files.yml").exists()
     assert all(path.stat().st_size <= 12e6 for path in (bundle / "models").glob("model.*"))

@@ -322,8 +322,7 @@ def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     algo.own = OwnNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
     theirs = toy_weights(seed=1)
     algo.train(as_flare_sends_them(theirs), extra={})
-    answer = algo.get_weights().weights
-    assert answer.keys() == theirs.keys() - {"3.bias"}, "what is personal stays"
+    assert algo.get_weights().weights.keys() == theirs.keys() - {"3.bias"}, "what is personal stays"
     algo.train(ExchangeObject(weights={name: theirs[name] for name in shared}), extra={})
     assert algo.get_weights().weights.keys() == set(shared)
 

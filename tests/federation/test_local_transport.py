@@ -75,8 +75,7 @@ def test_states_there_and_back(tmp_path):
     name = "site 1/a"
     transport = LocalTransport({name: toy_algo(name), "plain": FixedClient("plain")}, progress=QUIET)
     transport.send_and_receive(Task.TRAIN, messages(name, tensors=toy_weights()))
-    hashes = transport.save_state(tmp_path)
-    assert list(hashes) == ["site 1%2Fa.safetensors"]
+    assert list(transport.save_state(tmp_path)) == ["site 1%2Fa.safetensors"]
     assert oct((tmp_path / "site 1%2Fa.safetensors").stat().st_mode)[-3:] == "600"
     fresh = LocalTransport({name: toy_algo(name)}, progress=QUIET)
     fresh.load_state(tmp_path)

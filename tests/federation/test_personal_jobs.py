@@ -153,8 +153,7 @@ SENT = {
 @pytest.mark.parametrize("variant", present(*SENT))
 def test_the_variants_beside_the_two_stages_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
-    results = job(small_federation, tmp_path / "run", **knobs).run()
-    assert validate_results(results) == []
+    assert validate_results(job(small_federation, tmp_path / "run", **knobs).run()) == []
     round = tmp_path / "run" / "rounds" / "000"
     stored, terms = safe_load(round / "global.safetensors"), read_json(round / "round.json")["sites"]["site-1"]["terms"]
     found = {

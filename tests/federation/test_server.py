@@ -48,8 +48,7 @@ def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kep
     result = run_toy(tmp_path, rounds=2)
     for split, images in (("validation", 3), ("test", 2)):
         assert all(result.models[model]["sites"]["site-1"][split]["n"] == images for model in ("best", "last"))
-    table = (tmp_path / "evaluation/best/site-1/test/scores.csv").read_text().splitlines()
-    assert len(table) == 3
+    assert len((tmp_path / "evaluation/best/site-1/test/scores.csv").read_text().splitlines()) == 3
     assert not (tmp_path / "evaluation/best/site-1/validation").exists(), "its round has scored them"
     entry = read_json(tmp_path / "rounds/001/round.json")["sites"]["site-2"]
     assert entry["status"] == "ok"
@@ -163,8 +162,7 @@ def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(
     few = r"1 of 2 sites scored the models, 2 needed\n  - a: ValueError(.|\n)*2 of 2 rounds"
     with pytest.raises(Stopped, match=few):
         run_clients(tmp_path, clients, rounds=2)
-    result = run_clients(tmp_path, two_clients(), rounds=2)
-    assert result.models["last"]["sites"]["a"]["test"]["dice"] == 0.2
+    assert run_clients(tmp_path, two_clients(), rounds=2).models["last"]["sites"]["a"]["test"]["dice"] == 0.2
 
 
 def test_a_table_that_a_full_disk_cut_is_whole_again_when_the_run_goes_on(tmp_path):

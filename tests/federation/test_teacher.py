@@ -218,8 +218,7 @@ def test_the_network_sees_images_as_in_training_and_is_not_trained(small_federat
     teacher = teacher_of(second(small_federation, tmp_path / "b", finished))
     assert (teacher.image_size, teacher.size, teacher.views) == (32, 64, 4)
     assert not any(each.requires_grad for each in teacher.parameters())
-    kept = safe_load(finished / "rounds" / "000" / "global.safetensors")
-    assert same(kept, teacher.network.state_dict())
+    assert same(safe_load(finished / "rounds" / "000" / "global.safetensors"), teacher.network.state_dict())
     other = {**CLIENT, "network_name": "flexible_unet_resnet18"}
     teacher = teacher_of(second(small_federation, tmp_path / "b", finished, train=other))
     assert type(teacher.network).__name__ == "BasicUNet", "a network of another kind can make the masks"

@@ -31,8 +31,7 @@ def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
         with torch.no_grad():
             engine.network[0].bias.fill_(epoch)
         saver(engine)
-        tensors = safe_load(tmp_path / "sub" / "best.safetensors")
-        assert tensors["0.bias"][0] == min(epoch, 2)
+        assert safe_load(tmp_path / "sub" / "best.safetensors")["0.bias"][0] == min(epoch, 2)
     assert read_header(tmp_path / "sub" / "best.safetensors") == {
         **{"metric": "dice", "value": "0.5", "epoch": "2", "image_size": "16"}
     }

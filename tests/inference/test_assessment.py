@@ -120,8 +120,7 @@ def test_an_image_of_other_colours_is_flagged() -> None:
     grey, spot = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3)), np.zeros((4, 5))
     spot[1, 2] = 1
     for value, flags in ((0.5, []), (0.7, ["unlike the training images"])):
-        image = np.full((3, 4, 5), value, np.float32)
-        assert flags_of(spot, image, grey) == flags
+        assert flags_of(spot, np.full((3, 4, 5), value, np.float32), grey) == flags
 
 
 @pytest.mark.parametrize(

@@ -34,5 +34,4 @@ def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
 def test_every_site_is_evaluated_on_its_own_network(site):
     from samfed_monai.protocol import Server
 
-    strategy = LocalOnly().attach(Server(["site-1"], 1))
-    assert strategy.evaluation(site) == (None if site == "site-1" else {})
+    assert LocalOnly().attach(Server(["site-1"], 1)).evaluation(site) == (None if site == "site-1" else {})

@@ -141,8 +141,7 @@ def test_the_guards_cap_holds_for_learned_weights(share, counts, caplog):
     assert (told in caplog.messages) == (share == 0.5)
     # a alone has other weights than the model: what is left of them is a's part of the mean
     answers = [said("a", 4.0, 1.0, 1), said("b", 0.0, 1.0, 1), said("c", 0.0, 1.0, 1)]
-    found = one_round(strategy, *answers, round=1)
-    assert found == pytest.approx(4 * counts[0], rel=1e-6)
+    assert one_round(strategy, *answers, round=1) == pytest.approx(4 * counts[0], rel=1e-6)
     assert strategy.asked[1][1].tolist() == list(strategy.weights.values()), "it goes on from what counted"
 
 

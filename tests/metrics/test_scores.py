@@ -127,8 +127,7 @@ def test_what_is_beside_dice_is_averaged_where_every_image_and_every_site_has_it
     site = summarise([one, other])
     assert {name: site[name] for name in BESIDE} == pytest.approx({"sensitivity": 0.3, "precision": 0.6, "area": 0.8})
     assert over_classes([one, other]).area == pytest.approx(0.8)
-    pooled = pool([site, summarise([one]), summarise([])])
-    assert pooled["sensitivity"] == pytest.approx((0.3 * 2 + 0.2) / 3)
+    assert pool([site, summarise([one]), summarise([])])["sensitivity"] == pytest.approx((0.3 * 2 + 0.2) / 3)
     for table in ([one, Scores(0.5, 0.3, 1.0)], []):
         assert not set(BESIDE) & summarise(table).keys()
     assert not set(BESIDE) & pool([site, summarise([Scores(0.5, 0.3, 1.0)])]).keys()

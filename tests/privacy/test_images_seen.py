@@ -232,5 +232,4 @@ def test_a_bundle_without_the_packages_data_sets_is_counted_by_its_pixels():
     algo = SamFedAlgo(BUNDLE, vetted=True, eval_kwargs={"validate#dataloader#sampler": [0, 0, 0]})
     algo.initialize({ExtraItems.CLIENT_NAME: "site-1"})
     weights = dict(algo.trainer.network.state_dict())
-    answer = algo.evaluate(ExchangeObject(weights=weights), {"split": "validation"})
-    assert answer[HEADER]["n"] == 1
+    assert algo.evaluate(ExchangeObject(weights=weights), {"split": "validation"})[HEADER]["n"] == 1

@@ -74,8 +74,7 @@ def test_a_site_is_asked_until_it_has_answered_and_the_state_comes_back():
     asked = collected.asking(messages)
     assert {site: each.extra for site, each in asked.items()} == {s: {"statistics": "spectrum"} for s in messages}
     assert set(collected.expected("a", WEIGHTS)) == {"w", "statistics.windows"}
-    taken = collected.taken("a", message("a", windows=torch.ones(2, 3)))
-    assert set(taken.tensors) == {"w"}
+    assert set(collected.taken("a", message("a", windows=torch.ones(2, 3))).tensors) == {"w"}
     asked = collected.asking(messages)
     assert [site for site, each in asked.items() if each.extra] == ["b@b"]
     assert collected.expected("a", WEIGHTS) is WEIGHTS

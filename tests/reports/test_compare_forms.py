@@ -282,8 +282,7 @@ def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
     assert between.heads == ["a", "b", "All of them"]
     assert between.rows == {"first": ["0.600", "0.900", "0.700"], "other": ["0.200", "0.400", "0.267"]}
     assert [row.seeds for row in table.rows] == [[0], [0]]
-    page = write_comparison(tmp_path / "both", runs).read_text(encoding="utf-8")
-    assert "Without test scores" in page
+    assert "Without test scores" in write_comparison(tmp_path / "both", runs).read_text(encoding="utf-8")
     assert not (tmp_path / "both" / "figures").exists()
 
 

@@ -68,8 +68,7 @@ def test_every_site_shows_three_images(run_folder):
     assert [(o.site, o.place) for o in overlays[:3]] == [("Basel", "best"), ("Basel", "median"), ("Basel", "worst")]
     assert len(overlays) == 12
     assert overlays[-1].dice == 0.0
-    picture = Image.open(io.BytesIO(overlays[0].png))
-    assert picture.size == (320 + 6 + 320, 320)
+    assert Image.open(io.BytesIO(overlays[0].png)).size == (320 + 6 + 320, 320)
 
 
 def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):

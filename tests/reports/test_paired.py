@@ -185,8 +185,7 @@ def test_why_there_is_none(tmp_path, dices, more, why):
 
 
 def test_a_record_without_its_folder_has_neither_tests_nor_words_about_them(tmp_path):
-    read = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
-    assert read.groups[0].tests
+    assert comparison_table(pair(tmp_path, BETTER, [0.8] * 6)).groups[0].tests
     runs = [RunData.read(tmp_path / name) for name in "AB"]
     for name in "AB":
         (tmp_path / name / "results.json").unlink()

@@ -25,6 +25,5 @@ def test_long_names_lose_their_middle_and_stay_apart():
     assert shortened(["Oslo", "Universitätsklinikum"], 9) == ["Oslo", "Univ…ikum"]
     middle = ["north_of_a_clinic", "north_of_b_clinic"]
     assert shortened(middle, 7) == middle, "only their middle tells them apart"
-    ends = ["Universitätsklinikum 1", "Universitätsklinikum 2"]
-    assert shortened(ends, 3) == ["U…1", "U…2"]
+    assert shortened(["Universitätsklinikum 1", "Universitätsklinikum 2"], 3) == ["U…1", "U…2"]
     assert shortened([], 5) == []

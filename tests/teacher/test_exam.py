@@ -97,8 +97,7 @@ def store(folder) -> SoftMaskStore:
 
 def test_only_what_is_missing_is_computed(teacher, tmp_path):
     records = fake_records(tmp_path, 3)
-    filled = store(tmp_path / "store")
-    assert fill_store(teacher, records[:2], filled, progress=False) == 2
+    assert fill_store(teacher, records[:2], store(tmp_path / "store"), progress=False) == 2
     assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 1
     assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 0
 
