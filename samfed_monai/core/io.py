@@ -57,17 +57,17 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
         make_folder(path.parent, mode=mode)
         # not named after the file, whose name may already have the maximum length
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode & ~_UMASK)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, mode & ~_UMASK)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Names ``path`` in errors of its temporary file."""
+    """Names ``path`` in errors of its temporary file, and in those of writing, which name no file."""
     try:
         yield
     except OSError as error:
@@ -134,19 +134,20 @@ def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
         OSError: the write failed; the file may end in a part of the line.
     """
     path = Path(path)
-    make_folder(path.parent, mode=mode)
     content = (line + "\n").encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
-    try:
-        os.fchmod(descriptor, mode & ~_UMASK)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            content = b"\n" + content
-        if os.write(descriptor, content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _named(path):
+        make_folder(path.parent, mode=mode)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+        try:
+            os.fchmod(descriptor, mode & ~_UMASK)
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                content = b"\n" + content
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def as_file_name(name: str) -> str:

@@ -319,7 +319,7 @@ class RoundController:
             if is_out_of_memory(error):
                 what, fix = "memory ran out at the server", "give it more memory, or a smaller batch_size or image_size"
             elif isinstance(error, OSError) and error.errno in DISK_FULL:
-                what, fix = f"the disk is full ({self.folder.path})", "make room"
+                what, fix = f"the disk is full ({error.filename or self.folder.path})", "make room"
             else:
                 raise
             raise Stopped(f"{what}; {self._kept()}", f"{fix}, then {AGAIN}") from error
