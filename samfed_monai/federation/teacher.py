@@ -219,9 +219,8 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self.config.with_overrides({"adapt": adapt})
-        made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
-        public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
-        about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
+        about = {"config": config.content(without=PLACES | EVALUATION | TEST_TIME), "public": public_hash(datalist)}
+        about |= {"checkpoint": sha256_file(checkpoint), **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
         about |= {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}
         key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
@@ -229,7 +228,8 @@ class TeacherStage:
         with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
-            if not exists or self.overrides.get("evaluate_on"):  # else it is used as it is
+            # an interrupted fit has no record yet, and a file of another fit has another one: the fit refuses that file
+            if not exists or self.overrides.get("evaluate_on") or not _recorded(path):
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         return path
 

@@ -104,6 +104,7 @@ def fit(tmp_path, monkeypatch, small_list, small_federation):
 
     def run(self, config, datalist, data_root, *, checkpoint, output):
         output.write_bytes(b"adapter")
+        write_json(output.with_suffix(".fit.json"), {"after": {"a": 0.8}, "sha256": sha256_bytes(b"adapter")})
         fit.runs.append(output.name)
 
     def fit(datalist=small_list, **overrides):
@@ -113,6 +114,14 @@ def fit(tmp_path, monkeypatch, small_list, small_federation):
     monkeypatch.setattr(TeacherStage, "_run", run)
     fit.runs = []
     return fit
+
+
+@pytest.mark.parametrize("damage", ["the record is not written yet", "another adapter"])
+def test_an_adapter_without_its_own_record_is_given_to_its_fit(fit, tmp_path, damage):
+    [adapter] = (tmp_path / "teacher").glob(fit())
+    adapter.write_bytes(b"foreign") if "another" in damage else adapter.with_suffix(".fit.json").unlink()
+    assert [fit() for _ in range(2)] == [adapter.name] * 2
+    assert fit.runs == [adapter.name] * 2
 
 
 def test_how_an_adapter_is_used_does_not_make_it_another_one(fit):
