@@ -14,13 +14,13 @@ from typing import Any
 
 from samfed_monai.core.errors import refused
 
-EMPTY_PATH = "is a variable of the shell empty? The current folder is ."
-OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; "
-OVERRIDES_HELP += "what nothing in this run would read is refused"
+EMPTY_PATH = "is a shell variable empty? Write . for the current folder"
+OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
+OVERRIDES_HELP += "an id that the run does not read is refused"
 
 
 def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:
-    about = f"a bundle's folder, or the name of a packaged one (samfed_skin){others}"
+    about = f"a bundle's folder, or the name of a packaged bundle (samfed_skin){others}"
     parser.add_argument("bundle", metavar="BUNDLE", help=about)
 
 
@@ -30,9 +30,9 @@ def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
     Other options of ``teacher.json`` have the prefix ``--teacher#``.
     """
     about = f"a finished run's folder, a weights file, the adapter of a fitted teacher{others}"
-    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own, if it has one)")
-    about = "test-time views: average the probabilities over reflections and quarter turns, each one more pass of the "
-    about += "network (default: 1; for a teacher's adapter as in teacher.json, whose other options are --teacher#…)"
+    parser.add_argument("--model", metavar="MODEL", help=f"{about} (default: the bundle's own model, if any)")
+    about = "average the probabilities over this many views (reflections and quarter turns), one pass of the network "
+    about += "each (default: 1; for a teacher's adapter: as in teacher.json; --teacher#… sets its other options)"
     parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help=about)
     add_device(parser)
 

@@ -25,8 +25,8 @@ def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "audit",
         help="list all outgoing messages of a site; or attack a run of your own",
-        description="FILE: shows a site's audit file, one row for every message that was sent or held back, and the "
-        "sums.\nRUN --attack: attacks the released model and the messages with the run's images, and writes "
+        description="FILE: shows a site's audit file, with one row for each message that was sent or held back, and "
+        "totals.\nRUN --attack: attacks the released model and the messages with the run's images, and writes "
         f"audit.json\nand audit.html with text, numbers and pictures.\n\nattacks:\n{names}\n  {ALL:<12}all of them",
         epilog="examples:\n  samfed audit runs/first/sites/site-1/audit.jsonl\n"
         "  samfed audit runs/first --attack membership,planted\n"
@@ -41,7 +41,7 @@ def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
     for option in fields(Options):
         words = f"{option.metadata['words']} (default: {option.default})"
         parser.add_argument(_spelt(option.name), metavar="N", type=int, help=words)
-    parser.set_defaults(run=run, kept="attacks that were done, and shadow models, are kept")
+    parser.set_defaults(run=run, kept="completed attacks and shadow models are kept")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,9 +74,9 @@ def _spelt(name: str) -> str:
 
 def _refuse_options_of_attacks(arguments: argparse.Namespace, numbers: Mapping[str, Any]) -> None:
     named = [name for name in _PLACES if getattr(arguments, name) is not None]
-    require([Problem(_spelt(n), "it without --attack", "--attack NAME with it") for n in (*named, *numbers)])
+    require([Problem(_spelt(n), "no --attack", "--attack NAME as well") for n in (*named, *numbers)])
     if Path(arguments.path).is_dir():
         files = sorted(Path(arguments.path).glob("sites/*/audit.jsonl"))
-        hint = f"name a site's file in it, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"
-        hint += ", or an attack: --attack membership"
+        hint = f"name the audit file of a site, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"
+        hint += ", or add an attack: --attack membership"
         raise refused(str(arguments.path), found="a folder", expected="an audit file", hint=hint)

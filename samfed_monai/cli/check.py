@@ -23,7 +23,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     add_data(parser, required=False)
     about = "train, teacher, federate, evaluate or inference; default: all"
     parser.add_argument("--workflow", metavar="NAME", help=about)
-    parser.add_argument("--variant", metavar="NAME", help="also check this variant (default: the bundle's own)")
+    parser.add_argument("--variant", metavar="NAME", help="also check this variant (default: all of the bundle)")
     about = "also refuse everything that could run code; for bundles that you did not write"
     parser.add_argument("--strict", action="store_true", help=about)
     about = "print every target prefix, package, file, hash and licence of the bundle (and of --variant)"
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     root, only = find_bundle(arguments.bundle), arguments.variant
     overrides = overrides_of(arguments.extra)
     if overrides and not arguments.workflow:
-        expected = "--workflow NAME beside --key value"
-        raise refused("command line", found=f"--{next(iter(overrides))}", expected=expected)
+        expected = "--workflow NAME with --key value"
+        raise refused("command line", found=f"--{next(iter(overrides))} alone", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
     variants = [only] if only else list(own_variants(root)) if trains else []
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     with problems.collected():
         if (arguments.datalist is None) != (arguments.data_root is None):
             one, other = ("data-root", "datalist LIST") if arguments.datalist is None else ("datalist", "data-root DIR")
-            raise refused("command line", found=f"--{one} alone", expected=f"--{other} beside it")
+            raise refused("command line", found=f"--{one} alone", expected=f"--{other} as well")
         if arguments.datalist:
             from samfed_monai.data.quality_report import notes_on
 
@@ -97,9 +97,9 @@ def run(arguments: argparse.Namespace) -> None:
     lines = [f"{root.name}: no problems in {', '.join(workflows)}{also}"]
     lines += [f"  note: {note}" for note in [*notes, *ignored]]
     if trains and not tried:
-        lines.append("  not tried whether a run takes its values: it could run code (--strict says where)")
+        lines.append("  not checked: whether a run accepts the values, as they could run code (--strict says where)")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
-        lines.append("  names of networks, rules and guides were not judged: modules of imports may add some")
+        lines.append("  not checked: names of networks, rules and guides, as modules in imports may add names")
     if arguments.strict:
         lines.append("  strict: no code, no pickle, no component outside the strict allow-list")
     if arguments.inventory:

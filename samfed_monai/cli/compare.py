@@ -65,17 +65,17 @@ def run(arguments: argparse.Namespace) -> None:
     root = find_bundle(arguments.bundle)
     overrides, problems, rows = overrides_of(arguments.extra), Problems(), list[NamedRow]()
     for name in filter(overrides.__contains__, PER_COMPARISON):
-        expected, hint = "an option that all runs may share", "use --variants, --seeds, --rounds or the like"
+        expected, hint = "an option that all runs can share", "use --variants, --seeds, --rounds and so on"
         problems.add(f"command line -> {name}", found=repr(overrides[name]), expected=expected, hint=hint)
     variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
     for path in arguments.rows:
         with problems.collected():
             rows += read_rows(path)
     if arguments.variants is None and not arguments.rows:
-        problems.add("--variants", found="neither it nor --rows", expected="rows to compare")
+        problems.add("--variants", found="neither --variants nor --rows", expected="rows to compare")
     rows = all_rows(variants, rows, problems)
     seeds = _names(arguments.seeds, "--seeds", problems)
-    expected = "whole numbers with commas between"
+    expected = "whole numbers, separated by commas"
     problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, expected)
     problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
     places = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
@@ -161,5 +161,5 @@ def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
 
 def _names(text: str, option: str, problems: Problems) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    problems.unless(bool(names), option, text, "names with commas between")
+    problems.unless(bool(names), option, text, "names, separated by commas")
     return names

@@ -27,11 +27,11 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "split to score (default: test; with --calibrate: validation)"
     parser.add_argument("--split", choices=("validation", "test"), help=about)
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
-    about = "also calibrate the expected Dice on these images, in a file beside the model that `samfed infer` reads"
+    about = "also calibrate the expected Dice on these images, and write a file beside the model for `samfed infer`"
     parser.add_argument("--calibrate", action="store_true", help=f"{about}; check it on other images")
     add_other_size(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json")
-    parser.set_defaults(run=run, kept="metrics.json is complete once all is scored; tables of sites are written before")
+    parser.set_defaults(run=run, kept="tables of sites that were scored are kept; metrics.json is written last")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -55,6 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
         lines.append(f"average Dice {result['quality']['dice']:.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
     lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]
     if arguments.calibrate:
-        said = " (the one that was there is replaced)" if replaced else ""
+        said = " (replaced the earlier calibration)" if replaced else ""
         lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
     sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")

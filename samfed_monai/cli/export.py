@@ -43,15 +43,15 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
         help="export a trained network to TorchScript, torch.export, ONNX or a MONAI bundle",
         description="Writes a network that takes (B, 3, H, W) float32 in [0, 1], any B, and returns logits in a format "
         "that runs without this package. Compares the exported network with the original on sample images and prints "
-        "size and time of both; an export with other predictions is deleted.",
+        "size and time of both; an export with different predictions is deleted.",
     )
     about = "a finished run's folder, a weights file, or a bundle with weights (default: the skin bundle)"
     parser.add_argument("model", metavar="RUN|MODEL", nargs="?", help=about)
     about = "torchscript, pt2, onnx, bundle, or the name of an exporter from an installed package"
     parser.add_argument("--to", metavar="FORMAT", required=True, help=about)
-    about = "new file, or new folder for a bundle (default: named after the model, in this folder)"
+    about = "new file, or new folder for a bundle (default: named after the model, in the current folder)"
     parser.add_argument("--output", metavar="FILE", help=about)
-    about = f"the bundle that the model was trained with (default: the run's, {_DEFAULT_BUNDLE})"
+    about = f"the bundle that the model was trained with (default: the run's bundle, or {_DEFAULT_BUNDLE})"
     parser.add_argument("--bundle", metavar="BUNDLE", help=about)
     add_site(parser)
     about = f"compare and time on {_SAMPLES} of these images, folders or patterns (default: synthetic)"
@@ -60,7 +60,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--int8", action="store_true", help=about)
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json")
-    parser.set_defaults(run=run, kept="no file is left half written")
+    parser.set_defaults(run=run, kept="no incomplete file is left")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -117,7 +117,7 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
     if own and own not in packaged_bundles() and not Path(own).expanduser().is_dir():
-        expected, hint = f"{own}, the bundle of {path}", "export where the run was started, or name it: --bundle DIR"
+        expected, hint = f"{own}, the bundle of {path}", "export from the folder where the run started, or add --bundle"
         raise refused("--bundle", f"none, and no folder {own} here", expected, hint)
     return TrainedModel(own, path) if own else model
 
@@ -129,7 +129,7 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
         content: merged configuration, with the command line's ids.
     """
     packaged = {**shipped("inference.json")[0], **{name: content[name] for name in _SETTLED if name in content}}
-    hint = f"undo it, or export with --bundle {_DEFAULT_BUNDLE} and do this where the network is run"
+    hint = f"undo the change, or export with --bundle {_DEFAULT_BUNDLE} and apply this step where the network runs"
     for section in _AROUND:
         ours, theirs = (
             {
@@ -177,7 +177,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
     parser = subparsers.add_parser(
         "model",
-        help="write a run's model, or one site's own, to a file",
+        help="write a run's model, or one site's own model, to a file",
         description="Writes a model of a finished run to one file: the shared weights and, with --site, a site's own. "
         "`samfed evaluate` and `samfed infer` accept the file as --model.",
     )
@@ -202,7 +202,7 @@ def run_model(arguments: argparse.Namespace) -> None:
     for suffix in (".safetensors", ".pt"):  # both would share one quality file
         require(absent("--output", Path(arguments.output).with_suffix(suffix)))
     if arguments.states and not arguments.site:
-        raise refused("--states", found="no --site beside it", expected="the site whose states they are")
+        raise refused("--states", found="no --site", expected="--site NAME, the site of these states")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
     if (quality := read_quality(Path(arguments.folder).expanduser().resolve())) != Quality():
         write_quality(quality, written)

@@ -27,14 +27,14 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
     about = "start with the network of a bundle, a finished run or a weights file; the warm start trains it further"
     parser.add_argument("--start-from", metavar="BUNDLE|RUN|MODEL", help=about)
-    about = "second generation: soft masks by the model of a bundle, a finished run or a weights file in place of SAM's"
+    about = "second generation: soft masks by the model of a bundle, a finished run or a weights file instead of SAM"
     parser.add_argument("--masks-from", metavar="BUNDLE|RUN|MODEL", help=about)
     about = "hash every image again; by default, images whose size and date have not changed since the last check "
     about += "are not hashed, except a few at each start"
     parser.add_argument("--verify", action="store_true", help=about)
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
-    kept = "what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start"
+    kept = "completed steps (teacher, soft masks, warm start) are kept in the run's cache"
     parser.set_defaults(run=run, kept=kept)
 
 

@@ -26,7 +26,7 @@ _ABOUT = {
     "export": "write a complete FLARE job and change nothing else",
     "simulate": "run it in FLARE's simulator: one machine, no network security",
     "poc": "run it on a complete FLARE system on this machine: certificates, real server and client processes",
-    "submit": "submit it to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
+    "submit": "submit a job to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
     "fetch": "wait for a submitted job, and fetch its results",
 }
 
@@ -52,7 +52,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         add("job", metavar="JOB", help="FLARE's identifier of the job, as `samfed flare submit` prints it")
     else:
         add_bundle(parser, ", or the folder of a job that `samfed flare export` wrote" if way == "submit" else "")
-        add("--rounds", metavar="N", type=int, help="federated rounds (default: those of federate.json)")
+        add("--rounds", metavar="N", type=int, help="federated rounds (default: as in federate.json)")
         add("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
         add("--run-name", metavar="NAME", help="name of the job, and of the run's folder at the server and the sites")
         take_overrides(parser, "federate.json, or that option of the sites' train.json", "federate.json", "train.json")
@@ -67,10 +67,10 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
     if local:
         add_data(parser)
         add("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
-        add("--workspace", metavar="DIR", help="keep FLARE's own folder there (default: temporary)")
+        add("--workspace", metavar="DIR", help="keep FLARE's workspace in this folder (default: a temporary folder)")
         add("--threads", metavar="N", type=int, help="threads of each training process")
     if way == "poc":
-        add("--port", metavar="N", type=int, default=8102, help="port of the FLARE server (default 8102)")
+        add("--port", metavar="N", type=int, default=8102, help="port of the FLARE server (default: 8102)")
     if way in ("submit", "fetch"):
         add("--kit", metavar="DIR", required=True, help="an admin's start-up kit")
     if way == "submit":
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
-    require(installed("nvflare", "flare", "NVIDIA FLARE", "not installed", "nvflare 2.9 or later"))
+    require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"))
     ways = {"export": _export, "submit": _submit, "fetch": _fetch}
     ways.get(arguments.way, _on_this_machine)(arguments)
 
@@ -94,14 +94,14 @@ def _export(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.job import ALLOW_LIST, export_plan, planned
 
     overrides = overrides_from(arguments)
-    expected, hint = "nothing: paths are configured at each participant", "leave it out"
+    expected, hint = "no path in a job: paths are configured at each participant", "leave it out"
     given = [name for name in ("data_root", "output_dir") if name in overrides]
     require(Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given)
     plan = planned(arguments.bundle, overrides, here=False).plan
     job = export_plan(str(absolute(arguments.job)), plan, run_name=_run_name(arguments, plan))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
     write_json(classes, ALLOW_LIST, mode=PUBLIC)
-    logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
+    logger.info("class allow-list for local/resources.json of each participant: %s", classes)
     logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, len(plan.sites) + len(plan.unseen))
 
 
@@ -111,7 +111,7 @@ def _on_this_machine(arguments: argparse.Namespace) -> None:
 
     run = planned(arguments.bundle, overrides_from(arguments))
     if run.datalist is None:
-        raise refused("--datalist", found="nothing", expected="a data list with every site's images")
+        raise refused("--datalist", found="none", expected="a data list with the images of every site")
     output, threads, place = run.places.output_dir, arguments.threads, absolute(arguments.workspace)
     name = _run_name(arguments, run.plan)
     start = partial(local.run_poc, port=arguments.port) if arguments.way == "poc" else local.simulate
@@ -140,8 +140,8 @@ def _submit(arguments: argparse.Namespace) -> None:
     with TemporaryDirectory(prefix="samfed-flare-") as folder:
         if any((Path(arguments.bundle) / part).exists() for part in ("meta.json", "app")):
             given = sorted(overrides.keys() - {"output_dir"}) + ["run-name"] * bool(arguments.run_name)
-            found, hint = f"beside the job {arguments.bundle}", "export it again with it, or submit the bundle instead"
-            require(Problem(f"--{name}", found, "nothing: the job has it", hint) for name in given)
+            found, hint = f"it with the job {arguments.bundle}", "export the job with this option, or submit the bundle"
+            require(Problem(f"--{name}", found, "no such option: the job sets it", hint) for name in given)
             job, plan = exported_again(arguments.bundle, folder)
         else:
             plan = planned(arguments.bundle, overrides, here=False).plan

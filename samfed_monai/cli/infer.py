@@ -18,12 +18,12 @@ from samfed_monai.core.words import counted, printable
 logger = logging.getLogger(__name__)
 
 FORMS = {
-    "overlays": ("DIR", "pictures with the masks' outlines; of a video, a video in which doubtful ones are framed"),
+    "overlays": ("DIR", "images with the masks' outlines; for a video, a video in which doubtful frames have a border"),
     "geojson": ("DIR", "the masks' polygons (for QuPath)"),
-    "coco": ("FILE.json", "COCO annotations as run lengths (the extra coco)"),
-    "dicom_seg": ("DIR", "DICOM segmentations, one for a series of slices, one for any other object (extra dicom)"),
-    "areas": ("FILE.csv", "a table: pixels, share, pieces, mm² and expected Dice, which says how far to trust a mask"),
-    "page": ("FILE.html", "a page that any browser shows: outlines, areas, most doubtful masks first"),
+    "coco": ("FILE.json", "COCO annotations as run lengths (extra coco)"),
+    "dicom_seg": ("DIR", "DICOM segmentations: one for each series of slices, one for each other object (extra dicom)"),
+    "areas": ("FILE.csv", "a table of pixels, share, pieces, mm² and expected Dice (how far a mask can be trusted)"),
+    "page": ("FILE.html", "an HTML page with outlines and areas, most doubtful masks first"),
 }
 """Options for other forms than masks: metavar and help."""
 
@@ -67,7 +67,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a model."""
     add_model(parser, ", or an exported ONNX file")
     add_site(parser)
-    about = "turn NIfTI volumes to RAS+ before they are cut into slices; masks still have the axes of their volume"
+    about = "reorient NIfTI volumes to RAS+ before they are cut into slices; masks keep the axes of their volume"
     parser.add_argument("--reorient", action="store_true", help=about)
 
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     most doubtful ones."""
     overrides = overrides_of(arguments.extra)
     if (folder := overrides.get("dataset_dir")) is not None:
-        expected, hint = "images without an option", f"samfed infer BUNDLE {folder} …"
+        expected, hint = "images as arguments, without an option", f"type samfed infer BUNDLE {folder} …"
         raise refused("--dataset_dir", found=repr(folder), expected=expected, hint=hint)
     sources, output = images_of(arguments.sources), str(absolute(arguments.output_dir))
     from samfed_monai.inference import Kind, MaskForms, Predictor, segment
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen |= {"doubtful_below": arguments.flag_below, "overrides": overrides}
     predictor = Predictor(arguments.bundle, arguments.model, **chosen)
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
-        expected, hint = f"cpu, on which {predictor.model.path.name} is run", "leave it out"
+        expected, hint = f"cpu, the only device for the ONNX file {predictor.model.path.name}", "leave it out"
         raise refused("--device", found=arguments.device, expected=expected, hint=hint)
     forms = {form: absolute(getattr(arguments, form)) for form in FORMS}
     also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
@@ -131,19 +131,19 @@ def images_of(words: Sequence[str]) -> str | list[str]:
         pattern = glob.has_magic(word) and not path.exists()
         fitting = sorted(glob.glob(str(path), recursive=True)) if pattern else [str(path)]
         if not fitting:
-            problems.add(word, found="nothing that fits the pattern", expected="images, or folders of images")
+            problems.add(word, found="no file that matches the pattern", expected="images, or folders of images")
         fitted = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
         for found in fitting:
             place = Path(found)
             place = place.resolve() if place.is_dir() else place.parent.resolve() / place.name
             (systems if any(map(is_system, Path(found).parts[max(fitted, 0) :])) else paths).append(str(place))
     if not words:
-        hint = "samfed infer BUNDLE IMAGES …"
+        hint = "type samfed infer BUNDLE IMAGES …"
         problems.add("IMAGES", found="none", expected="images, patterns or folders", hint=hint)
     elif systems and not paths:
-        problems.add(systems[0], found="a file or folder of a system", expected="images, or folders of images")
+        problems.add(systems[0], found="a system file or folder", expected="images, or folders of images")
     elif systems:
-        logger.warning("not read: %s (%s)", counted(len(systems), "file of a system", "files of systems"), systems[0])
+        logger.warning("not read: %s (%s)", counted(len(systems), "system file"), systems[0])
     problems.refuse_if_any()
     paths = list(dict.fromkeys(paths))
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
@@ -158,10 +158,10 @@ def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
         "segmented as by `samfed infer`; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
         "listens only on 127.0.0.1, loads nothing from the internet, and deletes all images when it ends.",
     )
-    about = "a bundle's folder, or the name of a packaged one (default: samfed_skin)"
+    about = "a bundle's folder, or the name of a packaged bundle (default: samfed_skin)"
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)
     _add_model(parser)
-    parser.add_argument("--port", metavar="N", type=int, default=7860, help="port; 0 takes a free one (default: 7860)")
+    parser.add_argument("--port", metavar="N", type=int, default=7860, help="port; 0 takes a free port (default: 7860)")
     parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
 
 

@@ -45,7 +45,7 @@ a first run:
   samfed federate samfed_skin --datalist list.json --data-root DIR --output-dir runs/first
 
 `samfed COMMAND --help` explains each.
-exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""
+exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (the message says how to resume), 130 interrupted"""
 
 COMMANDS = (
     *("prepare", "weights", "init", "check", "show", "variants", "new", "teach", "federate", "flare"),
@@ -130,9 +130,9 @@ def _refuse_unnameable(words: Sequence[str]) -> None:
     problems = Problems()
     problems.extend(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
     try:
-        problems.extend(name_problems([os.getcwd()], "the folder that this is called in"))
+        problems.extend(name_problems([os.getcwd()], "the current folder"))
     except FileNotFoundError:
-        problems.add("the folder that this is called in", found="it was deleted", expected="one that exists")
+        problems.add("the current folder", found="a deleted folder", expected="a folder that exists")
     problems.refuse_if_any()
 
 

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     try_it = {
         "method": f"samfed check samfed_skin --variant {arguments.name}",
         "network": f"samfed check samfed_skin --workflow train --network_name {arguments.name}",
-        "term": "see its README for the lines that turn it on",
+        "term": "its README shows the lines that turn it on",
     }
     sys.stdout.write(f"{folder}\n  install:  pip install -e {folder}\n")
     sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
@@ -110,7 +110,7 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         meant = "_".join(re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).casefold()))[:_LONGEST]
         meant = meant.strip("_").lstrip("0123456789_")
         fits = bool(meant) and meant != name and not keyword.iskeyword(meant)
-        expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
+        expected = f"at most {_LONGEST} lower-case letters, digits and _, with a letter first, and no Python keyword"
         hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()

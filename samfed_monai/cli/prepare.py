@@ -95,9 +95,9 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
         name, _, value = word.rpartition("=")
         name = normal(name)
         if not value:
-            problems.add(option, found=repr(word), expected="a value behind the name and '='")
+            problems.add(option, found=repr(word), expected="a value after the name and '='")
         elif name in given:
-            problems.add(option, found=f"two values for {name or 'all sites'}", expected="one for each")
+            problems.add(option, found=f"two values for {name or 'all sites'}", expected="one value")
         given[name] = value
     problems.refuse_if_any()
     return given
@@ -124,8 +124,8 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
         lines.append(f"  {name}: {counts}")
     for part in [part for part in prepared.coverage if part.missing]:
         place = f"{part.client} ({part.split.value})"
-        lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
-    lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
+        lines.append(f"  missing: {len(part.missing)} of {part.listed} images of {place}")
+    lines += [f"  please check: {sentence}" for sentence in prepared.warnings]
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
@@ -167,8 +167,8 @@ OPTIONS = {
     "--by-sequence": _switch("keep the frames of a video in one group, if known"),
     "--category": _list("categories that are foreground", "NAME[,NAME]", type=_names, dest="categories"),
     "--classes": _list("classes of the mask values 1, 2, …, if masks are not binary", "NAME,NAME", type=_names),
-    "--data-root": _option("folder of the images; weak labels go to weak in it", "DIR", type=Path, required=True),
-    "--divide": _option("divide each site, except unseen ones, into N; groups stay whole", "N", type=int),
+    "--data-root": _option("folder of the images; weak labels go to DIR/weak", "DIR", type=Path, required=True),
+    "--divide": _option("divide each site, except unseen sites, into N sites; groups stay together", "N", type=int),
     "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
     "--group-column": _option("column of the CSV with the groups", "NAME", default="group"),
     "--groups": _option("table of images (or ids) and their groups; a group is never divided", "CSV", type=Path),
@@ -186,14 +186,14 @@ OPTIONS = {
     "--points": _option("points of each class", "N", type=int, default=5),
     "--public": _option("site or folder of the public images, or their number or share, or none"),
     "--public:count": _option("number of public images, or volumes", "N", type=int),
-    "--reorient": _switch("turn volumes and masks to RAS+ first, so that slices run from feet to head"),
+    "--reorient": _switch("reorient volumes and masks to RAS+ first, so that slices run from feet to head"),
     "--scene": _option("kind of images to render", choices=("skin", "polyp"), default="skin"),
     "--seed": _option("random seed", type=int, default=0),
-    "--sites": _option("number of sites, or folder: each folder is one", "N", type=number_or_folder, default=SITES),
+    "--sites": _option("number of sites, or folder: each folder is a site", "N", type=number_or_folder, default=SITES),
     "--sites:number": _option("number of sites", "N", type=int, default=SITES),
     "--size": _option("size of each image, in pixels", ("HEIGHT", "WIDTH"), type=int, nargs=2),
-    "--skip-unreadable": _switch("leave out images that cannot be decoded, or whose mask cannot"),
-    "--slices": _option("folder for the slices; it is then the data root", "DIR", type=Path, required=True),
+    "--skip-unreadable": _switch("leave out images if they or their masks cannot be decoded"),
+    "--slices": _option("folder for the slices, and the data root of the list", "DIR", type=Path, required=True),
     "--split": _option("the published JSON file", "FILE", type=Path, required=True),
     "--test": _option("share of the images with masks to test on", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("make every image with a mask a test image (DIR may be a single site)"),
@@ -203,7 +203,7 @@ OPTIONS = {
     "--volumes": _option("number of volumes of each site", "N", type=int),
     "--width": _option("width of scribbles and points in pixels, an odd number", "N", type=int, default=3),
     "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),
-    "--without-annotation": _option("meaning of such pictures", choices=("unlabelled", "empty"), default="unlabelled"),
+    "--without-annotation": _option("meaning of such images", choices=("unlabelled", "empty"), default="unlabelled"),
 }
 """Every option once; a suffix after a colon distinguishes options of the same name."""
 
@@ -226,7 +226,7 @@ class Source(NamedTuple):
 SOURCES = (
     Source(
         "folders",
-        "DIR/<site>/{images,masks}; masks may be missing except for the public one",
+        "DIR/<site>/{images,masks}; masks may be missing, except at the public site",
         f"root --label-kind --by-folder {OF_SITES} --mask-threshold --classes",
     ),
     Source(
@@ -236,7 +236,7 @@ SOURCES = (
     ),
     Source(
         "nifti",
-        "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; those of one volume stay together",
+        "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; slices of one volume stay together",
         f"root --slices --label --reorient --without-spacing {OF_SITES} --classes",
     ),
     Source(
@@ -264,7 +264,7 @@ SOURCES = (
     ),
     Source(
         "split",
-        "one list for each site from a list of all, for sites that do not share their lists",
+        "one list for each site from a list of all sites, for sites that do not share their lists",
         "datalist --output-dir",
         run_split,
     ),

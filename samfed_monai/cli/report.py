@@ -21,7 +21,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
         "report",
         help="write the report of a run, or compare several runs",
         description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} with "
-        "a test over images against the first row or the method's, the options that differ and the cost of an image.",
+        "a test over images against the first or the method's row, the options that differ and the cost of an image.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")
@@ -70,7 +70,7 @@ def watch(report: Report, seconds: float = 2.0) -> None:
 
     folder, written = report.run_folder, 0
     if not folder.is_dir():
-        raise refused(folder, "no such folder", "that of a run at work")
+        raise refused(folder, "no such folder", "the folder of a run in progress")
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
             if (rounds := stored_rounds(folder)) != written:  # may be fewer: a run may be restarted
@@ -88,5 +88,5 @@ def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
     for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch"):
         if getattr(args, name):
             option = f"--{name.replace('_', '-')}"
-            problems.add(option, found=found, expected="no such option there", hint="leave it out")
+            problems.add(option, found=found, expected="an option of this report", hint="leave it out")
     problems.refuse_if_any()

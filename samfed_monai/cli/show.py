@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         wanted = split_id(arguments.id)
         chosen = [each for each in every if each.parts[: len(wanted)] == wanted]
         if not chosen:
-            hint = lost(config.content, wanted, None) or "nothing sets it: the component's own default counts"
+            hint = lost(config.content, wanted, None) or "no file sets it; the component's default applies"
             raise refused("--id", found=repr(arguments.id), expected="an id of this workflow", hint=hint)
     if arguments.json:
         content = {"#".join(each.parts): each.to_json() for each in chosen}
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{root.name}, {arguments.workflow}: {', '.join(sources)}\n\n")
     sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(each.columns() for each in chosen)]))
     if not all(each.read for each in chosen):
-        sys.stdout.write("\n* nothing that this workflow runs reads it\n")
+        sys.stdout.write("\n* this workflow does not read this id\n")
     if arguments.id is None and len(chosen) < len(every):
         sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
 
@@ -121,7 +121,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
     of_run = {"variant": variant} if workflow == "federate" and variant is not None else {}
     config = BundleConfig.of_workflow(bundle_root, workflow, normal_ids({**overrides, **of_run}), variant=variant)
     if variant is not None and workflow in ("teacher", "inference"):
-        expected = "none: a variant changes train, evaluate and federate"
+        expected = "no variant: variants change only train, evaluate and federate"
         found = f"{variant!r} with --workflow {workflow}"
         raise refused("--variant", found=found, expected=expected, hint="leave it out")
     problems = Problems()

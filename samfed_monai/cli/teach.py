@@ -28,7 +28,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--start-from", metavar="ADAPTER", help="an adapter to train further (default: SAM itself)")
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
-    parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
+    parser.set_defaults(run=run, kept="completed epochs are kept beside the adapter")
 
 
 def run(arguments: argparse.Namespace) -> None:

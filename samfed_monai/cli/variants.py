@@ -25,7 +25,7 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog="MONAI's own command accepts a variant as a second file: python -m monai.bundle run "
         "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
     )
-    about = "a bundle's folder, or the name of a packaged one; or a variant, whose file is printed"
+    about = "a bundle's folder or the name of a packaged bundle; or a variant, to print its file"
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
     parser.add_argument("--path", metavar="NAME", help="print only the path of this variant's file")
     parser.set_defaults(run=run)
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
         if arguments.path:
-            raise refused("--path", f"it beside the variant {arguments.bundle}", "a bundle or nothing", "leave out one")
+            raise refused("--path", f"the variant {arguments.bundle}", "a bundle, or nothing", "leave out --path")
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return

@@ -120,7 +120,7 @@ def test_every_bad_image_is_told_at_once_and_fault_19_a_link_out_of_the_folder(m
     ("words", "told"),
     [
         ([], "IMAGES: expected images, patterns or folders, found none"),
-        (["*.tiff"], r"\*\.tiff: expected images, or folders of images, found nothing that fits"),
+        (["*.tiff"], r"\*\.tiff: expected images, or folders of images, found no file that matches"),
         (["c.jpg"], r"c\.jpg: expected a folder of images, or a file .* found no such .*; did you mean 'a\.jpg'\?"),
         (["notes.txt"], r"notes\.txt: expected a folder of images, or a file .* found a file of another kind"),
         (["a.jpg", "deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),

@@ -15,7 +15,7 @@ def test_the_table_of_a_site_is_shown(tmp_path, capsys):
 
 
 def test_a_folder_needs_an_attack(tmp_path, capsys):
-    expected = "expected an audit file, found a folder; name a site's file in it, {}, or an attack"
+    expected = "expected an audit file, found a folder; name the audit file of a site, {}, or add an attack"
     assert main(["audit", str(tmp_path)]) == 2
     assert expected.format("sites/SITE/audit.jsonl") in capsys.readouterr().err
     for site in ("a", "b"):
@@ -30,7 +30,7 @@ def test_a_folder_needs_an_attack(tmp_path, capsys):
     [
         (
             ["--shadows", "32", "--output-dir", "x"],
-            ["--shadows: expected --attack NAME with it, found it without --attack", "--output-dir: expected --attack"],
+            ["--shadows: expected --attack NAME as well, found no --attack", "--output-dir: expected --attack"],
         ),
         (["--attack", "membership,invertion"], ["found 'invertion'; did you mean 'inversion'?"]),
         (["--attack", ","], ["--attack: expected one of ['membership', 'lira', 'inversion', 'planted', 'all']"]),

@@ -231,13 +231,13 @@ def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(com
 def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_anything_runs(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
-    assert "--variants: expected rows to compare, found neither it nor --rows" in capsys.readouterr().err
+    assert "--variants: expected rows to compare, found neither --variants nor --rows" in capsys.readouterr().err
     words += ["--variants", "no_such,", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]
     assert main(words) == 2
     said = capsys.readouterr().err
     for part in (
         *("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'", "-> job#variant: "),
-        "command line -> seed: expected an option that all runs may share, found 7; use --variants, --seeds, --rounds",
+        "command line -> seed: expected an option that all runs can share, found 7; use --variants, --seeds, --rounds",
     ):
         assert part in said
 

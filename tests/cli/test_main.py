@@ -125,7 +125,7 @@ def test_a_path_that_is_no_utf_8_is_refused(place, tmp_path, monkeypatch, capsys
     folder.mkdir()
     monkeypatch.chdir(folder if place == "folder" else tmp_path)
     assert main(["report", str(folder) if place == "word" else "run"]) == 2
-    where = "command line" if place == "word" else "the folder that this is called in"
+    where = "command line" if place == "word" else "the current folder"
     assert f"{where}: expected UTF-8 without control characters, found '" in (said := capsys.readouterr().err)
     assert "bef\\xfcnde'" in said
 
@@ -256,7 +256,7 @@ def test_a_misspelt_variant_is_refused_where_its_file_was_asked_for(capsys):
     assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in said
     assert said.endswith("did you mean 'no_sam'?\n")
     assert main(["variants", "no_sam", "--path", "samfed"]) == 2
-    assert "--path: expected a bundle or nothing, found it beside the variant no_sam; leave" in capsys.readouterr().err
+    assert "--path: expected a bundle, or nothing, found the variant no_sam; leave" in capsys.readouterr().err
 
 
 def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_code(tmp_path, capsys):
@@ -273,12 +273,12 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     path.write_text(json.dumps({**content, "initialize": [*content["initialize"], "$print('canary')"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
     told = capsys.readouterr().out
-    assert "not tried whether a run takes its values: it could run code (--strict says where)" in told
+    assert "not checked: whether a run accepts the values, as they could run code (--strict says where)" in told
     assert "canary" not in told
-    assert "were not judged" not in told
+    assert "not checked: names" not in told
     path.write_text(json.dumps({**content, "image_size": 64, "imports": ["$import math"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
-    assert "names of networks, rules and guides were not judged: modules of imports" in capsys.readouterr().out
+    assert "not checked: names of networks, rules and guides, as modules in imports" in capsys.readouterr().out
 
 
 def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):
@@ -389,8 +389,8 @@ def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch)
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
-        ("teach B --datalist L --data-root D --output A", "the epochs that were complete are kept"),
-        ("federate B", "what was complete before the rounds is kept in the run's cache"),
+        ("teach B --datalist L --data-root D --output A", "completed epochs are kept"),
+        ("federate B", "completed steps (teacher, soft masks, warm start) are kept in the run's cache"),
         ("report R", "what was complete is kept"),
     ],
 )

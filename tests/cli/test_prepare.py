@@ -44,8 +44,8 @@ def test_folders_with_what_was_not_read_counted_by_kind_but_for_files_of_systems
     assert "a: 4 unlabelled, 1 validation, 1 test" in said
     assert DataList.load(output).hash[:12] in said
     assert [line for line in said.splitlines() if "not read" in line] == [
-        "  worth a look: a/images: not read: 1 GIF (x.gif), 1 video (film.mp4)",
-        "  worth a look: a/masks: not read: 1 GIF (a_000.gif)",
+        "  please check: a/images: not read: 1 GIF (x.gif), 1 video (film.mp4)",
+        "  please check: a/masks: not read: 1 GIF (a_000.gif)",
     ]
     assert "a/masks: not read: 1 GIF" in (tmp_path / "list.report.html").read_text()
     assert (tmp_path / "list.report.csv").is_file()
@@ -69,14 +69,14 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
     (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
     words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
     run("list", *words)
-    assert "not at hand: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
+    assert "missing: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
     assert not (tmp_path / "l.report.html").exists()
     save(tmp_path / "Su\u0308d" / "images" / "3.png", picture(3))
     with pytest.raises(Refused, match=r"found none of the images of mine\.json"):  # and the folder is there
         run("list", *words, "--folder", "Clinic=S\u00fcd")
     with pytest.raises(Refused, match="--folder: expected clients among"):
         run("list", *words, "--folder", "Clinic")
-    with pytest.raises(Refused, match="--folder: expected a value behind the name and '=', found 'Clinic='"):
+    with pytest.raises(Refused, match="--folder: expected a value after the name and '=', found 'Clinic='"):
         run("list", *words, "--folder", "Clinic=")
     with pytest.raises(
         Refused, match=r"--folder Clinic: expected one of .*, found no folder 'imags'; did you mean 'im"
@@ -163,8 +163,8 @@ def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path,
     run(*words, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in said
-    assert "worth a look: 2 pictures of a have no annotation of polyp: taken as unlabelled" in said
-    assert "worth a look: 1 unreadable image was left out, such as a/images/a_000.png" in said
+    assert "please check: 2 pictures of a have no annotation of polyp: taken as unlabelled" in said
+    assert "please check: 1 unreadable image was left out, such as a/images/a_000.png" in said
     [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
 
@@ -215,8 +215,8 @@ def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path,
     run(*words, "--test-only", "--skip-unreadable")
     said = capsys.readouterr().out
     assert "0 validation, 4 test" in said
-    assert "worth a look: a/images: not read: 1 text (notes.txt)" in said
-    assert "worth a look: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
+    assert "please check: a/images: not read: 1 text (notes.txt)" in said
+    assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
 
 
 def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_path, capsys, caplog):
@@ -229,7 +229,7 @@ def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_pat
     run(*words, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "a: 4 unlabelled, 0 validation, 0 test" in said
-    assert "worth a look: 2 unreadable images were left out, such as a/images/a_001.png" in said
+    assert "please check: 2 unreadable images were left out, such as a/images/a_001.png" in said
     assert [name in text for name, text in zip(("a_001", "a_002"), caplog.messages, strict=True)] == [True, True]
     save(tmp_path / "a" / "masks" / "a_002.png", disc(value=77))  # which can be read, and is no mask
     (tmp_path / "list.json").unlink()

@@ -42,8 +42,8 @@ def test_several_runs_are_compared(runs, tmp_path, capsys):
             ["R", "--output-dir", "C", "--title", "T"],
             r"--output-dir: .* the report of one run, which is in (.|\n)*--title",
         ),
-        (["R", "S", "--no-overlays"], "--no-overlays: expected no such option there, found it with a comparison"),
-        (["no/such/R", "--watch"], "R: expected that of a run at work, found no such folder"),
+        (["R", "S", "--no-overlays"], "--no-overlays: expected an option of this report, found it with a comparison"),
+        (["no/such/R", "--watch"], "R: expected the folder of a run in progress, found no such folder"),
     ],
 )
 def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(words, message):

@@ -85,7 +85,7 @@ def stars(text: str) -> list[str]:
 def test_what_nothing_reads_has_a_star(capsys):
     page = shown(capsys, "samfed_skin")
     assert stars(page) == ["teacher_adapt", "exchange"], "a federation alone reads them"
-    assert "\n* nothing that this workflow runs reads it\n" in page
+    assert "\n* this workflow does not read this id\n" in page
     assert stars(shown(capsys, "samfed_skin", "--workflow", "federate")) == []
     assert "* nothing" not in shown(capsys, "samfed_skin", "--workflow", "inference")
     assert stars(shown(capsys, "samfed_skin", "--workflow", "teacher")) == ["score"]
@@ -195,7 +195,7 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
             "--variant: expected none: .*, found 'base' with --workflow te",
         ),
         (["--id", "terms#kdd"], r"--id: expected an id of this workflow, found 'terms#kdd'; did you mean 'terms#kd'\?"),
-        (["--id", "optimizer#betas"], r"--id: .*; nothing sets it: the component's own default counts"),
+        (["--id", "optimizer#betas"], r"--id: .*; no file sets it; the component's default applies"),
         (["stray"], r"command line: expected `--key value` pairs after the command's own arguments, found 'stray'"),
     ],
 )

@@ -355,9 +355,9 @@ def test_the_command(root, tmp_path, capsys):
     run(*words, *chosen)
     assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
     said = capsys.readouterr().out
-    assert "worth a look: nothing to measure with at b, d" in said
+    assert "please check: nothing to measure with at b, d" in said
     assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
-    with pytest.raises(Refused, match="--label-kind: expected one for each, found two values for all sites"):
+    with pytest.raises(Refused, match="--label-kind: expected one value, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
     with pytest.raises(Refused, match=r"--label-kind: expected nothing beside --test-only, with which .* found it; le"):
         run(*words, "--test-only", "--label-kind", "box")

@@ -129,5 +129,5 @@ def test_options_beside_a_job_s_folder_are_refused(tmp_path, capsys):
     assert main([*words, "--rounds", "3", "--run-name", "b", "--job#quorum", "2"]) == 2
     said = capsys.readouterr().err
     for name in ("--rounds", "--run-name", "--job#quorum"):
-        assert f"{name}: expected nothing: the job has it, found beside the job" in said
+        assert f"{name}: expected no such option: the job sets it, found it with the job" in said
     assert "--output-dir" not in said

@@ -294,8 +294,8 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert "--views: expected one view, as masks have by default: those of more keep" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
     said = capsys.readouterr().out
-    assert "these 20 images calibrated this model" in said
-    assert "(the one that was there is replaced)" in said
+    assert "the model was calibrated on these 20 images" in said
+    assert "(replaced the earlier calibration)" in said
     made = read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None

@@ -324,7 +324,7 @@ def test_an_image_that_is_named_by_a_link_has_the_links_name(infer, given, capsy
         (["1.2.840.8"], r"1\.2\.840\.8: expected a DICOM image, found Segmentation Storage; leave it out"),
         (["report.dcm", "photo.png"], r"report\.dcm: expected an object with pixel data, found no pixels \(SR\)"),
         (["1.2.840.7", "film.mp4"], r"film\.mp4: expected a video: MP4, AVI, MKV, found no video"),
-        (["@eaDir"], r"@eaDir: expected images, or folders of images, found a file or folder of a system"),
+        (["@eaDir"], r"@eaDir: expected images, or folders of images, found a system file or folder"),
         ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
     ],
 )
@@ -386,7 +386,7 @@ def test_a_name_that_is_too_long_for_what_is_made_of_it_is_refused_before_work(i
 def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, capsys, images, masks):
     monkeypatch.chdir(tmp_path)
     assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
-    assert "found an empty path; is a variable of the shell empty?" in capsys.readouterr().err
+    assert "found an empty path; is a shell variable empty?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

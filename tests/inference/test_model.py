@@ -100,7 +100,7 @@ def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedpe
     ("words", "message"),
     [
         (["--output", "w.pth", "--site", "site-1"], "expected a name that ends in .safetensors"),
-        (["--output", "w.safetensors", "--states", "."], "expected the site whose states they are"),
+        (["--output", "w.safetensors", "--states", "."], "expected --site NAME, the site of these states"),
         (["--output", "w.safetensors", "--site", "site-3"], "expected one of ['site-1', 'site-2'], found 'site-3'"),
         (["--output", "w.safetensors"], "found shared values only"),
     ],
