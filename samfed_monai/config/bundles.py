@@ -53,8 +53,8 @@ def find_bundle(path_or_name: str | Path) -> Path:
     if is_bundle(folder):
         return folder.resolve()
     if folder.exists() or len(folder.parts) > 1:
-        found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"
-        hint = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
+        found = "a folder without configs/metadata.json" if folder.is_dir() else "no such folder"
+        hint = "name the folder that contains configs/, or copy a packaged bundle: samfed init samfed_skin DIR"
         raise refused(str(folder), found=found, expected="a bundle folder", hint=hint)
     return packaged_bundle(str(path_or_name), "a bundle's folder, or ")
 

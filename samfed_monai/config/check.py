@@ -101,21 +101,21 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
             continue
         place, statement = config.where(("imports", str(index))), _IMPORT.fullmatch(text)
         if statement is None:
-            hint = "MONAI takes the first alone: give each a line of its own"
+            hint = "MONAI runs only the first import: write each import as its own list item"
             yield Problem(place, repr(text), "one import", hint)
             continue
         module, name = statement.groups()
         if importlib.util.find_spec(module.partition(".")[0]) is None:
-            hint = not_installed(module) or "correct its name, or install the package that has it"
-            yield Problem(place, f"{module}, which it does not", "a module that Python finds", hint)
+            hint = not_installed(module) or "correct the name, or install the package that provides it"
+            yield Problem(place, f"no module {module}", "a module that Python can find", hint)
         elif ready:
             try:
                 imported = importlib.import_module(module)
                 found = f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
             except Exception as error:  # of another package: its import may raise anything
-                found = f"{module}, which ends in {failure_of(error)}"
+                found = f"{module}, which fails with {failure_of(error)}"
             if found:
-                hint = "correct it: MONAI would go on without it"
+                hint = "correct it: MONAI would skip this import"
                 yield Problem(place, found, "a module that can be imported", hint)
 
 
@@ -138,7 +138,7 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
         return
     found = sha256_file(path)
     if found != declared.strip().lower():
-        hint = "it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file"
+        hint = "the file is damaged or not the expected one: copy it again, or correct the hash if you trust it"
         yield Problem(config.where((f"{name}_sha256",)), f"{found} in {str(path)!r}", f"SHA-256 {declared}", hint)
 
 
@@ -149,8 +149,8 @@ def check_sizes(config: BundleConfig) -> Iterator[Problem]:
     for place, side in numbers_at(config.content, SIZES, ["train", "fit"]) if isinstance(size, int) else ():
         decides = kind in str(lookup(config.content, (*place[:-1], "_target_")))
         if decides and side != size:
-            found, expected = repr(lookup(config.content, place)), f"{size}, the {name}, which the model notes"
-            yield Problem(config.where(place), found, expected, f"let it be @{name}, and set {name}")
+            found, expected = repr(lookup(config.content, place)), f"{size}, the {name} stored with the model"
+            yield Problem(config.where(place), found, expected, f"write @{name} here, and set {name}")
 
 
 def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
@@ -158,8 +158,8 @@ def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
     content = config.content
     for place, value in numbers_at(content, ["threshold"], ["postprocessing", "handlers"]):
         if value != content.get("threshold", value):
-            expected = f"{content['threshold']}, the threshold, which is noted beside the masks"
-            yield Problem(config.where(place), repr(value), expected, "let it be @threshold, and set threshold")
+            expected = f"{content['threshold']}, the threshold recorded beside the masks"
+            yield Problem(config.where(place), repr(value), expected, "write @threshold here, and set threshold")
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -180,7 +180,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
         able = sorted(method.name for method in methods().values() if method.classes == "several")
         expected = f"one of {able}, which learn {len(classes)} classes"
         found = f"{variant!r}" + (f", which leaves out {method.left_out}" if method.left_out else "")
-        yield Problem(place, found=found, expected=expected, hint="or make a list of one class")
+        yield Problem(place, found=found, expected=expected, hint="or use a data list with one class")
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
@@ -201,9 +201,9 @@ def check_logging(bundle_root: Path) -> Iterator[Problem]:
     known = {(folder / "configs" / "logging.conf").read_bytes() for folder in packaged_bundles().values()}
     for path in sorted((bundle_root / "configs").glob("logging*")):
         if path.is_file() and path.read_bytes() not in known:
-            expected = "that of the packaged bundles: a bundle logs to the console and nowhere else"
-            hint = "delete it, and start the run with --logging_file and a file of your own"
-            yield Problem(path.name, "another logging configuration", expected, hint)
+            expected = "the logging.conf of the packaged bundles, which logs only to the console"
+            hint = "delete it, and start the run with your own file: --logging_file FILE"
+            yield Problem(path.name, "a different logging configuration", expected, hint)
 
 
 def check_bundle(
@@ -306,9 +306,9 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
 
 def _no_choices(config: BundleConfig) -> Iterator[Problem]:
     """Sites whose choices are not an object; values in ``job#train``, which the job takes from top-level ids."""
-    place, hint = ("job", "train"), "set ids of train.json on top: learning_rate, not job#train"
+    place, hint = ("job", "train"), "set the ids of train.json at the top level: learning_rate, not job#train"
     for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
-        yield Problem(config.place(layer, place), "values of training", "none: the job takes them from the ids", hint)
+        yield Problem(config.place(layer, place), "training values", "none: the ids of train.json set them", hint)
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):
@@ -412,7 +412,7 @@ def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], sch
         meant.add(right)
     for name in schema["required"] if given.get("_mode_", "default") == "default" else ():
         if name not in {*given, *meant}:
-            yield Problem(config.where(parts), "nothing of that name", f"the argument {name!r} of {short}")
+            yield Problem(config.where(parts), "no such argument", f"the argument {name!r} of {short}")
 
 
 def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:

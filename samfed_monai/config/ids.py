@@ -51,7 +51,7 @@ from samfed_monai.core.words import clipped
 _CODE = ("$", "%")
 _MOST_NAMES = 12  # listed in a message without a better hint
 _ALIKE, _MORE_ALIKE = 0.7, 0.8  # difflib ratios of a misspelt key that is missing, and of one that is present as well
-UNREAD = "leave it out: nothing that is run refers to it"
+UNREAD = "leave it out: nothing in this run reads it"
 _SET = "leave it out: the federation sets it"
 
 
@@ -68,7 +68,7 @@ def check_code(config: BundleConfig) -> Iterator[Problem]:
                 continue
             for parts, value in walk(item, split_id(key)):
                 if isinstance(value, str) and value.startswith(_CODE):
-                    hint = f"a value that begins with {value[0]!r} would run code or read another file"
+                    hint = f"a value that starts with {value[0]!r} would run code or read another file"
                     yield Problem(config.place(index, parts), repr(value), "a plain value", hint)
 
 
@@ -100,7 +100,7 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
                 hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
                     hint = f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
-                yield Problem(config.place(index, parts), "an unknown id", "an id that this workflow has", hint)
+                yield Problem(config.place(index, parts), "an unknown id", "an id of this workflow", hint)
 
 
 def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
@@ -114,7 +114,7 @@ def _declared_by(name: str) -> str:
     """Returns a hint with the packaged variants that read an id of :data:`OF_VARIANTS`; empty for any other id."""
     files = packaged_methods().items() if name in OF_VARIANTS else ()
     found = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
-    return f"variants that read it, and those that build on them: {', '.join(found)}" if found else ""
+    return f"read only by these variants and variants based on them: {', '.join(found)}" if found else ""
 
 
 def home_of(parts: Sequence[str], config: BundleConfig) -> str:
@@ -129,7 +129,7 @@ def home_of(parts: Sequence[str], config: BundleConfig) -> str:
         return ""
     here = f" (here: --{TEACHER}#{join_id(parts)})" if config.federates else ""
     homes = " and ".join(f"{file}{here if file == TEACHER_FILE else ''}" for file in known)
-    return f"known in {homes}" if homes else ""
+    return f"this id belongs to {homes}" if homes else ""
 
 
 def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
@@ -236,7 +236,7 @@ def _unread_key(
     if is_note(name) or name in packaged or known:
         return "", None
     if name in read:
-        return f"delete it: it counts in {bottom}" if name in below else UNREAD, None
+        return f"delete it: only {bottom} sets it" if name in below else UNREAD, None
     if is_value(value) and (home := home_of((name,), config)):
         return home, None
     absent, there = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
@@ -340,7 +340,7 @@ def unread(
         elif config.layers[0][0] == TEACHER_FILE and value != lookup(config.below(top), parts):
             hint = _left_aside(config, parts[0])
         elif key == "oracle" and value is True and not _takes_labels(config.content):
-            hint = "leave it out, or take --variant oracle: nothing here learns from these labels"
+            hint = "leave it out, or use --variant oracle: nothing in this run learns from these labels"
         if federates and not config.group:
             expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
@@ -358,17 +358,17 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
     """Returns the expectation and the hint for an option that a federation replaces; ``None`` for other options."""
     of_run = f"that the variant {content.get('variant')!r} reads"
     if name in ("epochs", "val_interval"):
-        hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
-        return "none: the federation gives every site its own", hint
+        hint = "set local_steps (steps of a site in each round) or rounds" if name == "epochs" else "leave it out"
+        return "no such option: the federation sets it for every site", hint
     if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
         hint = f"set --mixed_networks \"['{value}']\" and --server_network {value}"
-        return f"an id {of_run}: sites take theirs from mixed_networks", hint
+        return f"an id {of_run}: mixed_networks sets the networks of the sites", hint
     if name == "adapter" and value is not None and content.get("teacher_adapt") == "none":
-        return f"an option {of_run}", "leave it out: this run takes SAM as it is"
+        return f"an option {of_run}", "leave it out: this run uses SAM without an adapter"
     if name == "adapter" and value is not None and not teacher:
-        return f"an option {of_run}", "leave it out: no teacher here"
+        return f"an option {of_run}", "leave it out: this run has no teacher"
     if name == "encoder_weights" and content.get("start_from") is not None:
-        return f"an option {of_run}", "leave it out: start_from has all weights of the network"
+        return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
     return None
 
 
@@ -378,9 +378,9 @@ def _left_aside(config: BundleConfig, name: str) -> str:
     adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
     taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
     if grouped and taken and name not in USE_OF_TEACHER | FEDERATION_ALONE:
-        return f"leave it out: this run takes {taken} as it is"
+        return f"leave it out: this run uses {taken} without further training"
     users = FITTED_BY.get(name, ())
-    return f"leave it out: adapt {adapt} has no use for it" if users and adapt not in (*users, "off") else ""
+    return f"leave it out: adapt {adapt} does not use it" if users and adapt not in (*users, "off") else ""
 
 
 def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
@@ -397,7 +397,7 @@ def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
     if of_teacher and name == "adapt":
         return "did you mean --teacher_adapt?"
     if config.group and not of_teacher and name in OF_SERVER:
-        return f"all sites have the same: --{option}"
+        return f"set it for all sites: --{option}"
     if config.group or config.federates:
         return _SET if name in (TEACHER_GIVEN if of_teacher else GIVEN) else UNREAD
     if file == TEACHER_FILE and is_read([_of_teacher(content)], parts):

@@ -134,7 +134,7 @@ def samfed_value(text: str) -> Any:
             json.dumps(value, allow_nan=False)
             return value
         except TooDeep as error:
-            expected = "objects and lists inside each other a few times"
+            expected = "objects and lists with fewer levels"
             raise refused("command line", found=str(error), expected=expected) from None
         except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
             continue
@@ -147,7 +147,7 @@ def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Refused: an id that starts with ``+``, since MONAI merges values of files only.
     """
-    expected, hint = "an id without a plus before it", "set each id inside it by itself: --a#b 1 leaves the rest of a"
+    expected, hint = "an id without a leading +", "set each id inside it separately: --a#b 1 keeps the rest of a"
     if merged := [Problem("override", repr(key), expected, hint) for key in overrides if key.startswith("+")]:
         raise Refused(merged)
     return {"#".join(split_id(key)): value for key, value in overrides.items()}

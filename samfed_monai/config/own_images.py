@@ -45,9 +45,9 @@ READS = frozenset(
 )
 """Arguments of components that read images."""
 
-_EXPECTED = "nothing that says which images are read"
-_HINT = "delete it; a variant that was installed here may say it"
-_SETTINGS = f"delete it; of a loader a plan sets {', '.join(sorted(LOADER_SETTINGS))} alone"
+_EXPECTED = "no value that selects images"
+_HINT = "delete it; only a variant that is installed here may set it"
+_SETTINGS = f"delete it; a plan may set only these values of a data loader: {', '.join(sorted(LOADER_SETTINGS))}"
 _SOURCES = frozenset({"data", "images", "split"})
 _PUBLIC = ("sharing", "plain")  # the site restricts these images to its own public list
 
@@ -180,7 +180,7 @@ class _Comparison:
 
     def _problem(self, mine: Any, theirs: Any, place: tuple[str, ...]) -> Problem:
         found = "nothing" if theirs is MISSING else shown(theirs)
-        expected = "nothing there" if mine is MISSING else f"{shown(mine)}, as this site's own bundle has it"
+        expected = "no value" if mine is MISSING else f"{shown(mine)}, as in this site's own bundle"
         return Problem(f"{self.where} -> {join_id(place)}", found=found, expected=expected, hint=_HINT)
 
 

@@ -79,7 +79,7 @@ FUNCTIONS = frozenset(
 )
 """Allowed functions, listed one by one: a function's module does not show what it does."""
 
-_HINT = "name a component that computes, or start the command with its package in SAMFED_ALLOW if you trust it"
+_HINT = "use a component that only computes; if you trust its package, name the package in SAMFED_ALLOW"
 
 
 def strict_target(target: Any, where: str) -> list[Problem]:
@@ -184,24 +184,24 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
 def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterator[Problem]:
     last = parts[-1]
     if not (value is None or isinstance(value, (dict, list, str, bool, int, float))):
-        yield Problem(where, found=type(value).__name__, expected="a value that JSON has")
+        yield Problem(where, found=type(value).__name__, expected="a JSON value")
     if last == "_target_":
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
-        yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
+        yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="a debugger waits for input")
     own = _in_its_workflow(parts)  # ids in a group reach MONAI's command like those of the file
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
-        hint = "delete it; whoever starts a run decides where it logs and what it reads"
-        yield Problem(where, found="an option of the command", expected="ids of a configuration", hint=hint)
+        hint = "delete it; the user who starts the run sets logging and input files"
+        yield Problem(where, found="an option of the command line", expected="ids of a configuration", hint=hint)
         return
     if file:
         return
     if own[0] in SENT_WORKFLOW:
-        hint = "delete it; what a workflow does is in the bundle that was installed here"
-        yield Problem(where, found="what to do", expected="values for ids", hint=hint)
+        hint = "delete it; the bundle that is installed here defines the workflow"
+        yield Problem(where, found="steps of the workflow", expected="values for ids", hint=hint)
     if _is_place(last, value):
-        hint = "set it on this machine, in the site's own file"
-        yield Problem(where, found=shown(value), expected="nothing that says where files lie", hint=hint)
+        hint = "set the path on this machine, in the site's own file"
+        yield Problem(where, found=shown(value), expected="no path of a file or folder", hint=hint)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,8 +219,8 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
         return
     path = PureWindowsPath(value)  # accepts both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
-        hint = "refer to an option for places, for instance @output_dir"
-        yield Problem(where, found=shown(value), expected="a path below the folder of the run", hint=hint)
+        hint = "refer to an option with a path, for instance @output_dir"
+        yield Problem(where, found=shown(value), expected="a path inside the run's folder", hint=hint)
 
 
 def _is_place(name: str, value: Any) -> bool:
@@ -243,15 +243,15 @@ def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> I
     if value.startswith("%"):
         hint = "'%' would read another file"
     elif value.startswith("$") and not file:
-        hint = "'$' would run code: write its result"
+        hint = "'$' would run code: write the result instead"
     elif value.startswith("$") and parts[0] == "imports":
         hint = "" if IMPORTS.fullmatch(value) else "delete it, or name components by _target_"
         expected = "`$import` of a module of torch, monai or samfed_monai"
     elif value.startswith("$"):
-        hint = "" if any(shape.fullmatch(value) for shape in SHAPES) else "name a component: see samfed_monai.bundle"
+        hint = "" if any(shape.fullmatch(value) for shape in SHAPES) else "use a component: see samfed_monai.bundle"
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
     else:
-        hint = "delete it; whoever starts a run decides where it logs" if _LOGGING.fullmatch(value.strip()) else ""
+        hint = "delete it; the user who starts the run sets the logging" if _LOGGING.fullmatch(value.strip()) else ""
         expected = "no logging configuration"
     if hint:
         yield Problem(where, found=shown(value), expected=expected, hint=hint)
@@ -267,17 +267,17 @@ _PYTHON = frozenset((".py", ".pyc", ".pyo", ".pyw", ".pyi", ".pyx", ".ipynb"))
 _TORCH = frozenset((".pt", ".pth", ".ckpt", ".bin", ".ts", ".tar"))
 _ARCHIVE = b"PK\x03\x04"
 _MAGIC = {
-    "an archive (torch.save writes one with a pickle inside)": (_ARCHIVE,),
+    "an archive (archives of torch.save contain a pickle)": (_ARCHIVE,),
     "an archive": (b"PK\x05\x06",),
     "a pickle": (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
     "machine code": (b"\x7fELF", b"MZ\x90", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),
     "a script": (b"#!",),
-    "a packed file": (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"),
+    "a compressed file": (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"),
 }
 """Kinds of files by their first bytes."""
 _SHIPPED = "models/model.pt"
 """Name of the weights in MONAI's bundles: the only torch file that is allowed, if it builds only tensors."""
-_SAFE = "convert weights with `safetensors.torch.save_file` and put model.safetensors in its place"
+_SAFE = "convert the weights with `safetensors.torch.save_file`, and replace the file by model.safetensors"
 
 
 def strict_files(bundle_root: Path) -> Iterator[Problem]:
@@ -288,7 +288,7 @@ def strict_files(bundle_root: Path) -> Iterator[Problem]:
         if path.is_symlink():
             yield Problem(where, found="a symbolic link", expected="a file", hint="put the file itself there")
         elif path.is_file() and (found := _kind(path, where)):
-            expected = f"JSON, text, pictures, safetensors and a {_SHIPPED} of tensors alone"
+            expected = f"only JSON, text, images, safetensors and a {_SHIPPED} of tensors"
             yield Problem(where, found=found, expected=expected, hint=_hint(path))
     yield from check_logging(root)
 
@@ -297,21 +297,21 @@ def _kind(path: Path, where: str) -> str:
     """Why a file is refused; empty if it is allowed."""
     ending = path.suffix.lower()
     if ending in _PYTHON:
-        return "Python"
+        return "Python code"
     try:
         with path.open("rb") as stream:
             head = stream.read(9)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
     if ending == ".safetensors":  # the length of the header, which may be any bytes, then JSON
-        return "" if head[8:] == b"{" else "no safetensors inside"
+        return "" if head[8:] == b"{" else "content that is not safetensors"
     if where == _SHIPPED and head.startswith(_ARCHIVE):
         return _in_state_dict(path)
     if kinds := [kind for kind, begins in _MAGIC.items() if head.startswith(begins)]:
         return kinds[0]
     if ending in KINDS or path.name in NAMES or where == "configs/logging.conf":
         return ""
-    return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without an ending"
+    return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without a suffix"
 
 
 def _in_state_dict(path: Path) -> str:
@@ -321,14 +321,14 @@ def _in_state_dict(path: Path) -> str:
     try:
         unsafe = get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # an untrusted archive may raise anything
-        return f"no state dict that torch can look into ({type(error).__name__})"
+        return f"a file that torch cannot inspect ({type(error).__name__})"
     return f"a pickle that builds {shown(sorted(unsafe)[0])}" if unsafe else ""
 
 
 def _hint(path: Path) -> str:
     ending = path.suffix.lower()
     if ending in _PYTHON:
-        return "delete it; install code as a package, and name it in SAMFED_ALLOW"
+        return "delete it; install the code as a package, and name the package in SAMFED_ALLOW"
     return _SAFE if ending in _TORCH else "delete it"
 
 

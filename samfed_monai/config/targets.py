@@ -101,7 +101,7 @@ def resolve_target(target: Any, where: str) -> Any:
         failure = failure_of(error)
         found = str(error) if isinstance(error, ImportError) else failure
         owners = [owner for module, owner in _modules_brought().items() if path.startswith(f"{module}.")]
-        hint = f"update or uninstall {owners[0].partition(' ')[0]}, which brings it" if owners else ""
+        hint = f"update or uninstall {owners[0].partition(' ')[0]}, which provides it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
     if not _allowed(real):  # torch.os.system looks like torch's, but is not
@@ -263,11 +263,11 @@ def component_schema(component: Any) -> Schema:
 
 
 BROUGHT = {
-    "methods": "a module with {name}.json, a variant, beside it",
+    "methods": "a module with {name}.json, a variant, in its folder",
     "networks": "package.module:builder, a function (in_channels, out_channels, **kwargs) -> nn.Module",
     "terms": "package.module:Class, a Term or Guide",
     "sources": "package.module:function, (root) -> list of Found",
-    "exporters": "package.module:function, (network, path, images) -> how to run what was written",
+    "exporters": "package.module:function, (network, path, images) -> function that runs the file",
 }
 """Groups of entry points, each ``samfed_monai.<name>``, with the form of their entries."""
 
@@ -300,7 +300,7 @@ class Brought:
         Raises:
             Refused: the name is unknown, or its package is broken.
         """
-        hint = "install the package that has it (docs/extending.md)"
+        hint = "install the package that provides it (docs/extending.md)"
         broken = [self.broken[name]] if name in self.broken else []
         require(broken or one_of(where, name, sorted({*known, *self.points}), hint))
         return self.found[name].load(where)

@@ -39,7 +39,7 @@ EXCHANGES = {
 """What a round can exchange, with a description."""
 
 LABELS = {
-    "none": "none of a site's own images: those of the public set suffice",
+    "none": "none of a site's own images: the public masks are enough",
     "masks": "masks of a site's own images",
     "weak": "weak labels of a site's own images (scribbles, points, boxes or blocks), or masks",
 }
@@ -110,7 +110,7 @@ class Method:
 
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
 _TEXT = {"type": "string"}
-_BUILDER = {**_TEXT, "pattern": r"\w\.\w", "description": "where its builder is, `package.module.name`"}
+_BUILDER = {**_TEXT, "pattern": r"\w\.\w", "description": "the path of its builder, `package.module.name`"}
 _SCHEMA = {
     "type": "object",
     "properties": {
@@ -140,7 +140,7 @@ def read_method(path: Path) -> Method:
     problems.unless("_base" not in content, f"{path.name} -> _base", content.get("_base"), f"`base` in {METHOD}")
     if METHOD in content and isinstance(block, Mapping) and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
-            found, hint = "nothing", "say it, or name a base that does"
+            found, hint = "nothing", "add it, or set a base that has it"
             problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)
     problems.refuse_if_any()
     said: dict[str, Any] = {"title": name, **block}
@@ -163,8 +163,8 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
         base = replace(method, **inherited, where=method.where or base.where)
     exchange, leaves = base.exchange, base.leaves_site
     if exchange not in (None, "none") and leaves is not None and exchange not in leaves:
-        found, expected = str(list(leaves)), f"{exchange!r} among them, which the method exchanges"
-        raise refused(base.where, found, expected, f"add it, or let exchange of {name} be another")
+        found, expected = str(list(leaves)), f"a list with {exchange!r}, which the method exchanges"
+        raise refused(base.where, found, expected, f"add it, or change exchange of {name}")
     return base
 
 
@@ -211,8 +211,8 @@ FEDAVG = "fedavg"
 """Name of the strategy :mod:`samfed_monai.methods.fedavg`, which users may look for among the variants."""
 
 _FEDAVG = (
-    "it is how every variant averages that names no strategy: no_sam is it on the sites' own confident labels, "
-    "oracle with their true ones, samfed with SAM's guidance (code: samfed_monai/methods/fedavg.py)"
+    "every variant without a strategy averages by FedAvg: no_sam with the sites' own confident labels, "
+    "oracle with their true labels, samfed with SAM's guidance (code: samfed_monai/methods/fedavg.py)"
 )
 
 
@@ -230,7 +230,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         if name in broken:
             raise Refused([broken[name]])
     hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), files)
-    hint = hint or "one of your own is in the bundle's configs/variants, or in a package that is installed"
+    hint = hint or "your own variants belong in the bundle's configs/variants, or in an installed package"
     raise refused("variant", found=repr(name), expected=f"one of {sorted(files)}", hint=hint)
 
 
@@ -249,7 +249,7 @@ def _bases(bundle_root: str | Path | None, name: Any) -> dict[Path, Method]:
     while name is not None:
         path = find_variant(bundle_root, name)
         if path in found:
-            wrong, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
+            wrong, expected = f"{name!r}, which builds on this variant", "a base that does not build on it"
             raise refused(f"{next(reversed(found)).name} -> {METHOD}#base", wrong, expected, "remove one")
         found[path] = read_method(path)
         name = found[path].base

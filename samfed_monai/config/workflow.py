@@ -108,8 +108,8 @@ def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterato
     config = BundleConfig(files, command.overrides | typed)
     for parts, value in walk(config.content):
         if isinstance(value, str) and "#" in value and not value.startswith(REFERRING) and not is_note(parts[0]):
-            hint = "rename it, or run this with `samfed`, which takes it as it is"
-            expected = "text without '#', which MONAI's own command takes for something else"
+            hint = "rename it, or use the command `samfed`, which keeps it"
+            expected = "text without '#', which MONAI's own command changes"
             yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)
 
 
@@ -194,7 +194,7 @@ def run_workflow(
     )
     for name in _NEEDED.get(workflow, ("run",)):
         if name not in job.parser:
-            raise refused(config.files[-1 if name == "run" else 0].name, "none", f"an id {name}", "name it so")
+            raise refused(config.files[-1 if name == "run" else 0].name, "none", f"an id {name}", "add this id")
     with unwrapped(job.parser):
         job.initialize()
         prepared(job)
@@ -241,7 +241,7 @@ def component_refusal(
             ids = [join_id(parts) for parts, value in walk(content) if _is(value, name)]
             where = " -> ".join(filter(None, (file, " or ".join(ids) or name)))
             found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
-            return refused(where, found=found, expected=f"values that {name} takes", hint=hint)
+            return refused(where, found=found, expected=f"values that {name} accepts", hint=hint)
     return None
 
 

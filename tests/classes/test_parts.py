@@ -357,7 +357,7 @@ def test_a_method_of_one_class_refuses_several_by_name(workflow):
     (said,) = [each for each in told if "'hssf_compat'" in each]
     assert "'samfed'" in said
     assert "which learn 2 classes, found 'hssf_compat', which leaves out several classes: a label that even the" in said
-    assert said.endswith("many among several; or make a list of one class")
+    assert said.endswith("many among several; or use a data list with one class")
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
     for wrong in (3, 0.5, True, "liver"):

@@ -222,7 +222,7 @@ def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(com
     code, runs = compare({"rows": {"good": good, "bad": bad, "ugly": {"variant": "samfde"}}})
     assert (code, runs) == (2, [])
     message = capsys.readouterr().err
-    assert "row bad: command line -> agreement#tua: expected an id that this workflow has" in message
+    assert "row bad: command line -> agreement#tua: expected an id of this workflow" in message
     assert "did you mean 'agreement#tau'?" in message
     assert "found 'samfde'; did you mean 'samfed'?" in message
     assert "good" not in message

@@ -303,7 +303,7 @@ def test_bundles_are_found_by_path_and_by_name(tmp_path):
         find_bundle(tmp_path / "none")
     with pytest.raises(Refused, match=r"expected a bundle's folder, or one of \['samfed_polyp', .*, found 'my_bundle'"):
         find_bundle("my_bundle")
-    with pytest.raises(Refused, match=r"found no configs/metadata\.json in it"):
+    with pytest.raises(Refused, match=r"found a folder without configs/metadata\.json"):
         find_bundle(tmp_path)
 
 

@@ -182,17 +182,17 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
     [
         (
             ["--rat", "1", "--views", "2"],
-            r"2 problems\n.* rat: .*; did you mean 'rate'\?\n.* views: .*; known in teacher",
+            r"2 problems\n.* rat: .*; did you mean 'rate'\?\n.* views: .*; this id belongs to teacher",
         ),
         (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
         (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
         (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
         (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
         (["--variant", "gentel"], r"variant: expected one of \[.*\], found 'gentel'; did you mean 'gentle'\?"),
-        (["--variant", "no_sam"], r"no_sam.json -> teacher_adapt: expected an id that this workflow has"),
+        (["--variant", "no_sam"], r"no_sam.json -> teacher_adapt: expected an id of this workflow"),
         (
             ["--workflow", "teacher", "--variant", "base"],
-            "--variant: expected none: .*, found 'base' with --workflow te",
+            "--variant: expected no variant: .*, found 'base' with --workflow te",
         ),
         (["--id", "terms#kdd"], r"--id: expected an id of this workflow, found 'terms#kdd'; did you mean 'terms#kd'\?"),
         (["--id", "optimizer#betas"], r"--id: .*; no file sets it; the component's default applies"),

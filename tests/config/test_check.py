@@ -17,7 +17,7 @@ from samfed_monai.config.options import OPTIONAL
 from tests.config.conftest import TRAIN
 
 SKIN = find_bundle("samfed_skin")
-UNKNOWN = "expected an id that this workflow has, found an unknown id"
+UNKNOWN = "expected an id of this workflow, found an unknown id"
 UNREAD = "expected a known key, found a key that nothing reads"
 
 
@@ -95,7 +95,7 @@ def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewri
         ),
         (
             {"loss": {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1}},
-            "loss: expected the argument 'kernel_size' of Conv2d, found nothing of that name",
+            "loss: expected the argument 'kernel_size' of Conv2d, found no such argument",
         ),
         (
             '{"rate": 1, "rate": 2}',
@@ -105,7 +105,7 @@ def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewri
         (
             {"rate": "$__import__('os').getpid()"},
             "rate: expected a plain value, found \"$__import__('os').getpid()\"; "
-            "a value that begins with '$' would run code or read another file",
+            "a value that starts with '$' would run code or read another file",
         ),
         (
             {"run": ["$@train#trainer.run("]},
@@ -131,13 +131,13 @@ def test_everything_is_told_at_once(bundle, rewrite):
 def test_images_are_trained_on_at_the_size_that_the_model_notes(workflow):
     place, name = ("pad", "size") if workflow == "teacher" else ("resize", "image_size")
     (refusal,) = told_of_skin(workflow, **{f"{place}#spatial_size": [64, 64]})
-    assert f"{place}#spatial_size: expected 224, the {name}, which the model notes, found [64, 64]" in refusal
+    assert f"{place}#spatial_size: expected 224, the {name} stored with the model, found [64, 64]" in refusal
     assert told_of_skin(workflow, **{f"{place}#spatial_size": [f"@{name}", 224]}) == []
 
 
 def test_masks_have_the_threshold_that_is_noted_beside_them(tmp_path):
     place = "postprocessing#transforms#3#threshold"
-    expected = f"command line -> {place}: expected 0.5, the threshold, which is noted beside the masks, found 0.3"
+    expected = f"command line -> {place}: expected 0.5, the threshold recorded beside the masks, found 0.3"
     (refusal,) = told_of_skin("inference", **{place: 0.3})
     assert refusal.startswith(expected)
     own = edited(tmp_path, file="inference.json", doubt=0.3)
@@ -170,9 +170,9 @@ def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path)
 def test_fault_23_what_a_federation_does_not_read_in_federate_json_is_told_with_what_it_reads(tmp_path):
     own = {"rank": 8, "epochs": 3, "client": {"local_steps": 5}, "teacher_adapt": "off"}
     assert told(edited(tmp_path, file="federate.json", **own), "federate", ready=False) == [
-        f"federate.json -> rank: {UNREAD}; known in teacher.json (here: --teacher#rank)",
-        f"federate.json -> epochs: {UNREAD}; delete it: it counts in train.json",
-        f"federate.json -> client: {UNREAD}; leave it out: nothing that is run refers to it",
+        f"federate.json -> rank: {UNREAD}; this id belongs to teacher.json (here: --teacher#rank)",
+        f"federate.json -> epochs: {UNREAD}; delete it: only train.json sets it",
+        f"federate.json -> client: {UNREAD}; leave it out: nothing in this run reads it",
     ]
 
 
@@ -182,7 +182,7 @@ def test_an_id_of_another_file_is_refused_with_where_it_belongs():
         "`samfed federate` reads it: --teacher#score"
     ]
     (message,) = told_of_skin(views=2)
-    assert "found an unknown id; known in teacher.json (here: --teacher#views) and " in message
+    assert "found an unknown id; this id belongs to teacher.json (here: --teacher#views) and " in message
     training = {"image_size": 32, "teacher_adapt": "off", "agreement#tau": 0.8}
     for given in (training, {"teacher#score": False}, {"variant": "hssf", "server_network": "basic_unet"}):
         assert told_of_skin(**given) == []
@@ -243,9 +243,9 @@ def test_packages_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypat
     there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path", 3]
     root = edited(tmp_path / "bundle", imports=[*there, "$import math, os", "$import my_labb"])
     several, missing = (problem for problem in told(root, ready=False) if "imports#" in problem)
-    assert several.startswith("train.json -> imports#4: expected one import, found '$import math, os'; MONAI takes the")
+    assert several.startswith("train.json -> imports#4: expected one import, found '$import math, os'; MONAI runs only")
     assert missing.startswith(
-        "train.json -> imports#5: expected a module that Python finds, found my_labb, which it does not; correct its"
+        "train.json -> imports#5: expected a module that Python can find, found no module my_labb; correct the"
     )
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -262,8 +262,8 @@ def test_modules_of_imports_that_cannot_be_imported_are_refused_where_they_are_a
     monkeypatch.syspath_prepend(tmp_path)
     sound = ["$import broken_lab.sound", "$from broken_lab.sound import there"]
     root = edited(tmp_path / "b", imports=[*sound, "$import broken_lab.losses", "$from broken_lab.sound import gone"])
-    expected, hint = "expected a module that can be imported, found", "correct it: MONAI would go on without it"
-    ends = "which ends in AttributeError: module 'torch' has no attribute 'round_about'"
+    expected, hint = "expected a module that can be imported, found", "correct it: MONAI would skip this import"
+    ends = "which fails with AttributeError: module 'torch' has no attribute 'round_about'"
     mine = [
         f"train.json -> imports#2: {expected} broken_lab.losses, {ends}; {hint}",
         f"train.json -> imports#3: {expected} broken_lab.sound, which has no 'gone'; {hint}",
@@ -420,11 +420,11 @@ def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(bund
 
 def test_fault_73_what_a_federation_reads_in_place_of_an_option_is_in_the_refusal():
     assert told_of_skin(variant="heterogeneous", network_name="basic_unet", epochs=3) == [
-        "command line -> network_name: expected an id that the variant 'heterogeneous' reads: sites take theirs "
-        "from mixed_networks, found 'basic_unet'; set --mixed_networks \"['basic_unet']\" and "
+        "command line -> network_name: expected an id that the variant 'heterogeneous' reads: mixed_networks "
+        "sets the networks of the sites, found 'basic_unet'; set --mixed_networks \"['basic_unet']\" and "
         "--server_network basic_unet",
-        "command line -> epochs: expected none: the federation gives every site its own, found 3; "
-        "set local_steps, the steps of a site in a round, or rounds",
+        "command line -> epochs: expected no such option: the federation sets it for every site, found 3; "
+        "set local_steps (steps of a site in each round) or rounds",
     ]
 
 
@@ -440,7 +440,7 @@ def test_fault_73_a_rate_that_a_bundles_own_variant_replaces_is_refused(tmp_path
     given = {"variant": "past", "learning_rate": 0.5}
     assert told(root, "federate", overrides=given, ready=False) == [
         "command line -> learning_rate: expected an option that a run of the variant 'past' reads, found 0.5; "
-        "leave it out: nothing that is run refers to it"
+        "leave it out: nothing in this run reads it"
     ]
 
 
@@ -451,4 +451,4 @@ def test_fault_31_a_logging_configuration_of_ones_own_is_refused(bundle, text):
     assert told(bundle) == []
     path.write_text(text)
     [problem] = check_bundle(bundle, "train")
-    assert (problem.where, problem.found) == ("logging.conf", "another logging configuration")
+    assert (problem.where, problem.found) == ("logging.conf", "a different logging configuration")

@@ -82,7 +82,7 @@ def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, mo
     lab(files, "nothing = samfed_test_lab_term:Nothing\nbad = samfed_test_lab_bad:Bad", kind="terms")
     assert resolve_target(target, "").__name__ == "Nothing"
     assert strict_target(target, "") == []
-    with pytest.raises(Refused, match=r"found ZeroDivisionError: .*; update or uninstall my-lab, which brings it"):
+    with pytest.raises(Refused, match=r"found ZeroDivisionError: .*; update or uninstall my-lab, which provides it"):
         resolve_target("samfed_test_lab_bad.Bad", "terms#bad")
 
 

@@ -66,6 +66,6 @@ def test_words_that_belong_to_no_key_are_refused():
 
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000])
 def test_fault_71_a_value_nested_without_end_is_refused(text):
-    message = "command line: expected objects and lists inside each other a few times, found more than 100 levels"
+    message = "command line: expected objects and lists with fewer levels, found more than 100 levels"
     with pytest.raises(Refused, match=message):
         samfed_value(text)

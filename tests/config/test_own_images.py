@@ -106,7 +106,7 @@ def test_a_plan_that_chooses_images_is_refused_as_it_is(group):
         problems = [str(problem) for problem in strict_problems({group: sent} if group else sent, "plan")]
         root = next(iter(client)).lstrip("+").replace("::", "#").partition("#")[0]
         assert any(root in problem for problem in problems), client
-        assert any("which images are read" in each or "strict allow-list" in each for each in problems), client
+        assert any("no value that selects images" in each or "strict allow-list" in each for each in problems), client
 
 
 @needs("heterogeneous", "elcfs")
@@ -119,14 +119,14 @@ def test_a_plan_that_reads_images_in_another_way_than_the_sites_bundle_is_refuse
 
 def test_the_message_says_where_what_was_found_and_what_the_site_has():
     assert beside_bundle({"test#dataset#split": "validation"}) == [
-        "plan -> test#dataset#split: expected 'test', as this site's own bundle has it, found 'validation'; "
-        "delete it; a variant that was installed here may say it"
+        "plan -> test#dataset#split: expected 'test', as in this site's own bundle, found 'validation'; "
+        "delete it; only a variant that is installed here may set it"
     ]
     [problem] = strict_problems({"test#dataloader#sampler": [3, 3]}, "plan")
     assert str(problem) == (
-        "plan -> test#dataloader#sampler: expected nothing that says which images are read, found [3, 3]; "
-        "delete it; of a loader a plan sets batch_size, num_workers, persistent_workers, pin_memory, prefetch_factor "
-        "alone"
+        "plan -> test#dataloader#sampler: expected no value that selects images, found [3, 3]; "
+        "delete it; a plan may set only these values of a data loader: batch_size, num_workers, persistent_workers, "
+        "pin_memory, prefetch_factor"
     )
 
 

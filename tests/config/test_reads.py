@@ -133,8 +133,8 @@ def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command)
     ("option", "read"),
     [
         ("strategy#faulty", "known here: "),
-        ("sharing", "variants that read it, and those that build on them: apple"),
-        ("statistics", "variants that read it, and those that build on them: clustered_sites, elcfs"),
+        ("sharing", "read only by these variants and variants based on them: apple"),
+        ("statistics", "read only by these variants and variants based on them: clustered_sites, elcfs"),
         ("teacher#adapt", "--teacher_adapt"),
         ("sites#A#strategy", "--strategy"),
         ("sites#A#teacher_adapt", "--teacher_adapt"),
@@ -238,13 +238,13 @@ UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
 @pytest.mark.parametrize(
     ("given", "read", "hint"),
     [
-        ({"adapt": "decoder"}, ALL - {"rank", "lora_learning_rate"}, "adapt decoder has no use for it"),
-        ({"adapt": "lora"}, ALL - {"cached_views"}, "adapt lora has no use for it"),
-        ({"adapt": "none"}, {"public_limit", "base", "size"}, "adapt none has no use for it"),
-        ({"teacher_adapt": "none"}, {"base", "size"}, "this run takes SAM as it is"),
-        ({"adapter": "a.safetensors"}, {"base", "size"}, "this run takes the given adapter as it is"),
+        ({"adapt": "decoder"}, ALL - {"rank", "lora_learning_rate"}, "adapt decoder does not use it"),
+        ({"adapt": "lora"}, ALL - {"cached_views"}, "adapt lora does not use it"),
+        ({"adapt": "none"}, {"public_limit", "base", "size"}, "adapt none does not use it"),
+        ({"teacher_adapt": "none"}, {"base", "size"}, "this run uses SAM without further training"),
+        ({"adapter": "a.safetensors"}, {"base", "size"}, "this run uses the given adapter without further training"),
         ({"masks_from": "RUN", **UNET}, {"size"}, "masks_from makes the masks"),
-        ({"masks_from": "RUN"}, ALL - {"cached_views"}, "adapt lora has no use for it"),
+        ({"masks_from": "RUN"}, ALL - {"cached_views"}, "adapt lora does not use it"),
         ({"variant": "no_sam"}, ALL, ""),
         ({"variant": "no_sam", "start_from": "RUN"}, set(), "this run has no teacher"),
     ],
@@ -276,5 +276,5 @@ def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, usele
     unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
     assert bool(unused) is useless
     again = check_bundle(SKIN, "federate", overrides={"start_from": "RUN", "encoder_weights": "teacher"}, ready=False)
-    assert again[0].hint == "leave it out: start_from has all weights of the network"
+    assert again[0].hint == "leave it out: start_from sets all weights of the network"
     assert not useless or "leave it out: " in unused[0].hint

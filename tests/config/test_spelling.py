@@ -135,7 +135,7 @@ def test_a_knob_that_an_evaluation_does_not_read_is_refused_on_top_of_train_json
     path.write_text(json.dumps({"image_size": 192, "learning_rate": 0.1, **read_json(path)}))
     assert [str(problem) for problem in check_bundle(mine, "evaluate", ready=False)] == [
         "evaluate.json -> learning_rate: expected a known key, found a key that nothing reads; "
-        "delete it: it counts in train.json"
+        "delete it: only train.json sets it"
     ]
 
 

@@ -79,25 +79,25 @@ def test_whoever_starts_the_command_may_allow_a_package(monkeypatch):
 
 def test_fault_31_code_in_what_a_server_sends():
     assert told({"learning_rate": "$1/3", "seed": "%other.json#seed"}) == [
-        "plan -> learning_rate: expected a plain value, found '$1/3'; '$' would run code: write its result",
+        "plan -> learning_rate: expected a plain value, found '$1/3'; '$' would run code: write the result instead",
         "plan -> seed: expected a plain value, found '%other.json#seed'; '%' would read another file",
     ]
     assert len(told({"optimizer#params": "$@network.parameters()"})) == 1  # a shape that only a file may have
     assert len(told({"a": [{"b": ["$x"]}]})) == 1
 
 
-PLACE, CHOICE = "nothing that says where files lie, found ", "nothing that says which images are read, found "
+PLACE, CHOICE = "no path of a file or folder, found ", "no value that selects images, found "
 REFUSED: dict[str, list[tuple[str, Any]]] = {
-    "ids of a configuration, found an option of the command; delete": [
+    "ids of a configuration, found an option of the command line; delete": [
         *((name, "x") for name in ("logging_file", "args_file", "config_file", "tracking")),
         *(("teacher#logging_file", "x"), ("sites#a#tracking", "x")),
     ],
     "no logging configuration, found 'configs/logging.conf'": [("records", "configs/logging.conf")],
-    "values for ids, found what to do; delete it": [
+    "values for ids, found steps of the workflow; delete it": [
         *((name, "x") for name in ("run", "initialize", "imports", "_meta_", "run#0", "sites#a#run")),
         ("teacher#initialize", "x"),
     ],
-    f"{PLACE}'/etc'; set it on this machine, in the site's own file": [
+    f"{PLACE}'/etc'; set the path on this machine, in the site's own file": [
         *((name, "/etc") for name in ("data_root", "datalist", "store_dir", "output_dir", "encoder_weights")),
         *((f"after#a#{name}", "/etc") for name in ("path", "file", "filename", "folder", "root", "load_path")),
         ("teacher#checkpoint", "/etc"),
@@ -125,8 +125,8 @@ def test_fault_31_what_a_server_may_not_say(message):
 def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value):
     table = {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": value}
     message = (
-        f"plan -> after#table#path: expected a path below the folder of the run, found {value!r}; "
-        "refer to an option for places, for instance @output_dir"
+        f"plan -> after#table#path: expected a path inside the run's folder, found {value!r}; "
+        "refer to an option with a path, for instance @output_dir"
     )
     assert told({"imports": [], "after": {"table": table}}, file=True) == [message]
     table["path"] = "@x"
@@ -149,7 +149,7 @@ def test_fault_31_the_debugger_is_a_prompt():
 def test_what_json_does_not_have_and_what_is_no_object_is_refused():
     for value in (b"bytes", object(), {1, 2}, (1,), MappingProxyType({})):
         kind = type(value).__name__
-        assert told({"a": {"b": value}}) == [f"plan -> a#b: expected a value that JSON has, found {kind}"]
+        assert told({"a": {"b": value}}) == [f"plan -> a#b: expected a JSON value, found {kind}"]
     for content in (None, [], "text", 3):
         assert told(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
 
@@ -308,23 +308,23 @@ def _torch(**more: object) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("scripts/train.py", b"print(1)", "Python"),
-        ("docs/notebook.ipynb", b"{}", "Python"),
-        ("scripts/__pycache__/train.pyc", b"x", "Python"),
-        ("models/other.pt", _torch(), "an archive (torch.save writes one with a pickle inside)"),
+        ("scripts/train.py", b"print(1)", "Python code"),
+        ("docs/notebook.ipynb", b"{}", "Python code"),
+        ("scripts/__pycache__/train.pyc", b"x", "Python code"),
+        ("models/other.pt", _torch(), "an archive (archives of torch.save contain a pickle)"),
         ("models/model.pt", _torch(more=Path("x")), "a pickle that builds 'pathlib.PosixPath'"),
-        ("models/model.pt", _zip(), "no state dict that torch can look into (RuntimeError)"),
+        ("models/model.pt", _zip(), "a file that torch cannot inspect (RuntimeError)"),
         ("models/model.pt", b"\x80\x02x", "a pickle"),
         ("models/old.pkl", pickle.dumps({"a": 1}), "a pickle"),
         ("models/zero.pkl", b"cos\nsystem\n", "a file that ends with '.pkl'"),
-        ("models/model.ts", _zip(), "an archive (torch.save writes one with a pickle inside)"),
+        ("models/model.ts", _zip(), "an archive (archives of torch.save contain a pickle)"),
         ("models/lib.so", b"\x7fELF\x02", "machine code"),
-        ("models/model.safetensors", pickle.dumps({"a": 1}), "no safetensors inside"),
+        ("models/model.safetensors", pickle.dumps({"a": 1}), "content that is not safetensors"),
         ("docs/README.md", pickle.dumps({"a": 1}), "a pickle"),
         ("install", b"#!/bin/sh\n", "a script"),
         ("configs/train.yaml", b"rate: 1", "a file that ends with '.yaml'"),
-        ("data.tar.gz", b"\x1f\x8b\x08", "a packed file"),
-        ("Makefile", b"all:", "a file without an ending"),
+        ("data.tar.gz", b"\x1f\x8b\x08", "a compressed file"),
+        ("Makefile", b"all:", "a file without a suffix"),
     ],
 )
 def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
@@ -333,7 +333,7 @@ def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
     path.write_bytes(content)
     [problem] = strict_files(bundle)
     assert (problem.where, problem.found) == (name, found)
-    assert problem.expected == "JSON, text, pictures, safetensors and a models/model.pt of tensors alone"
+    assert problem.expected == "only JSON, text, images, safetensors and a models/model.pt of tensors"
 
 
 def test_what_a_bundle_may_hold_beside_json(bundle):
@@ -376,7 +376,7 @@ def test_fault_31_a_json_file_in_any_folder_and_letter_case_is_looked_at(bundle,
     before = told_of(bundle)
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_text('{"x": "$print(1)"}')
-    [message] = [message for message in told_of(bundle) if message not in before and "without an ending" not in message]
+    [message] = [message for message in told_of(bundle) if message not in before and "without a suffix" not in message]
     assert message.startswith(f"{name.removeprefix('configs/')} -> x: expected no expression, ")
 
 

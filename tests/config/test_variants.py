@@ -80,7 +80,7 @@ def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_
 @pytest.mark.parametrize(
     ("block", "told"),
     [
-        ({}, r"exchange: expected one of \['weights', .*'none'\], found nothing; say it, or name a base"),
+        ({}, r"exchange: expected one of \['weights', .*'none'\], found nothing; add it, or set a base"),
         ({}, r"labels: expected one of \['none', 'masks', 'weak'\], found nothing"),
         ({}, r"leaves_site: expected one of \['weights', .*, 'graph', 'scores'\], found nothing"),
         ({"exchange": "wieghts"}, r"exchange: expected one of .*, found 'wieghts'; did you mean 'weights'"),
@@ -89,7 +89,7 @@ def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_
         ({"leaves_site": "scores"}, "leaves_site: expected a list, found 'scores'"),
         ({"leaves_site": ["scores", "images"]}, "leaves_site#1: expected one of .*, found 'images'"),
         ({"networks": ["a"]}, r"networks: expected an object, found \['a'\]"),
-        ({"networks": {"a": "b"}}, "networks#a: expected where its builder is, `.*`, found 'b'"),
+        ({"networks": {"a": "b"}}, "networks#a: expected the path of its builder, `.*`, found 'b'"),
         ({"place": "first"}, "place: expected a whole number, found 'first'"),
     ],
 )
@@ -103,8 +103,8 @@ def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite):
     block = {"base": "local_only", "exchange": "prototypes"}
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     message = (
-        r"local_only.json -> _method#leaves_site: expected 'prototypes' among them, which the method exchanges, "
-        r"found \['scores'\]; add it, or let exchange of odd be another"
+        r"local_only.json -> _method#leaves_site: expected a list with 'prototypes', which the method exchanges, "
+        r"found \['scores'\]; add it, or change exchange of odd"
     )
     with pytest.raises(Refused, match=message):
         declared(bundle, "odd")
@@ -144,7 +144,7 @@ def test_the_command_says_what_one_variant_is_and_where_or_lists_all(bundle, rew
 @pytest.mark.parametrize("words", [["fedavg"], ["--path", "fedavg"]])
 def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
     assert main(["variants", *words]) == 2
-    message = r"variant: expected one of \[.*\], found 'fedavg'; it is how every variant averages"
+    message = r"variant: expected one of \[.*\], found 'fedavg'; every variant without a strategy averages"
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -152,7 +152,7 @@ def test_a_check_covers_the_bundle_s_own_variants_and_the_one_that_is_named(bund
     assert main(["check", str(bundle)]) == 0
     assert "toy: no problems in train and the variant gentle\n" in capsys.readouterr().out
     assert main(["check", str(bundle), "--variant", "no_sam"]) == 2
-    assert "no_sam.json -> teacher_adapt: expected an id that this workflow has" in capsys.readouterr().err
+    assert "no_sam.json -> teacher_adapt: expected an id of this workflow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", known_variants())

@@ -106,7 +106,7 @@ def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_fil
 def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
     code, told = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
     assert code == 2, told
-    assert "command line -> rtae: expected an id that this workflow has" in told
+    assert "command line -> rtae: expected an id of this workflow" in told
     assert "did you mean 'rate'?" in told
     assert "Traceback" not in told
 
@@ -126,7 +126,7 @@ def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, under
         require_checked(bundle, "train")
     problem = refused.value.problems[-1]
     assert problem.where.startswith("command line -> spare")
-    assert problem.expected == "text without '#', which MONAI's own command takes for something else"
+    assert problem.expected == "text without '#', which MONAI's own command changes"
 
 
 def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
@@ -134,7 +134,7 @@ def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrit
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
     code, told = monai_run(bundle)
     assert code == 2, told
-    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout takes, found 'dropout" in told
+    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout accepts, found 'dropout" in told
     assert "Traceback" not in told
 
 
@@ -157,7 +157,7 @@ PARTS = {"torch": "$import torch", "group": {"optimizer": ADAM}, "loss": {"_targ
 def test_the_component_its_id_and_its_words_are_told():
     error = error_of(PARTS, "group")
     assert str(unwrap(error, PARTS)) == (
-        "refused: 1 problem\n  - group#optimizer: expected values that torch.optim.AdamW takes, "
+        "refused: 1 problem\n  - group#optimizer: expected values that torch.optim.AdamW accepts, "
         "found 'Invalid learning rate: -1'; correct them in the bundle, or the override that sets them"
     )
     [problem] = component_refusal(error, PARTS, file="train.json").problems

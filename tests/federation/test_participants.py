@@ -114,7 +114,7 @@ REFUSED = [
     ("heterogeneous", ONE_IMAGE, r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: "),
     ("no_sam", {"strategy": TAILORED}, r"strategy#patterns: .*found no name like 'haed\.\*'"),
     ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
-    ("samfed", {"learning_rate": -1}, r"-> optimizer: expected values that torch\.optim\.AdamW takes, fou"),
+    ("samfed", {"learning_rate": -1}, r"-> optimizer: expected values that torch\.optim\.AdamW accepts, fou"),
     ("samfed", {"optimizer#weight_decay": -1}, r"'Invalid weight_decay value: -1'; correct them in the bundle"),
     ("samfed", {"optimizer#lr": 1.01}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1.01"),
     (

@@ -171,7 +171,7 @@ def test_overrides_and_views_count(tmp_path, picture):
     assert read_json(tmp_path / "masks" / "inference.json")["views"] == 4
     file = Path(shutil.copytree(BUNDLE, tmp_path / "mine")) / "configs" / "inference.json"
     file.write_text(file.read_text().replace('evaluator"', 'judge"'))
-    with pytest.raises(Refused, match=r"inference\.json: expected an id evaluator, found none; name it so"):
+    with pytest.raises(Refused, match=r"inference\.json: expected an id evaluator, found none; add this id"):
         Predictor(tmp_path / "mine", model)([picture])
 
 
