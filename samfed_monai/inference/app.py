@@ -99,8 +99,8 @@ class Drop:
         except SamFedError as error:
             self.html, self.state = self._plain(str(error)), "refused"
         except Exception:  # the server goes on with the next drop
-            logger.exception("error in this program")
-            self.html, self.state = "This program made a mistake; its terminal shows which.", "refused"
+            logger.exception("internal error")
+            self.html, self.state = "Internal error: see the terminal of `samfed app`.", "refused"
 
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
         found = walk(self.given)
@@ -174,8 +174,8 @@ class App:
         try:
             self.server = _Server((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
-            hint = "end the program that uses it, or try --port 0, which takes a free one"
-            raise refused("--port", f"{port} ({error})", "a free port of this machine", hint) from None
+            hint = "stop the program that uses it, or use --port 0, which takes a free port"
+            raise refused("--port", f"{port} ({error})", "a free port on this machine", hint) from None
         self.server.app = self
         self.token = secrets.token_urlsafe(16)
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"
@@ -199,11 +199,11 @@ class App:
             threading.Thread(target=self.server.serve_forever, daemon=True).start()
             try:
                 self.predictor([np.full((64, 64, 3), 128, np.uint8)])  # fails now if the model does not work
-                logger.info("open %s in a browser of this machine; Ctrl+C ends it", self.address)
+                logger.info("open %s in a browser on this machine; press Ctrl+C to stop", self.address)
                 for drop in iter(self._asked.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
             except KeyboardInterrupt:  # the usual way to end it
-                logger.info("ended; what was dropped is deleted")
+                logger.info("stopped; all dropped files are deleted")
             finally:
                 self.server.shutdown()
                 self.server.server_close()
@@ -278,18 +278,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, drop: Drop, name: str) -> None:
         left, place, refusal = int(self.headers.get("Content-Length") or 0), drop.given / name, ""
         if name != place.name or name_problems([name]) or is_left_out(name) or len(name.encode()) > _LONGEST_NAME:
-            refusal = "not the name of an image"
+            refusal = "not a valid image name"
         elif not 0 < left <= LARGEST:
             refusal = f"{left} bytes, expected 1 to {LARGEST}"
         elif place.exists() or drop.state != "waiting":
-            refusal = "there is one of that name already"
+            refusal = "a file of that name was sent already, or segmentation has started"
         with open(os.devnull if refusal else place, "wb") as stream:  # browsers read no reply before they have sent all
             while left and (block := self.rfile.read(min(left, 2**20))):
                 stream.write(block)
                 left -= len(block)
         if left and not refusal:
             place.unlink()
-            refusal = "it did not arrive whole"
+            refusal = "the upload was incomplete"
         if refusal:
             raise _Refusal(HTTPStatus.BAD_REQUEST, f"{name}: {refusal}")
 

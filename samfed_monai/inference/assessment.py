@@ -218,13 +218,13 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"
     ]
     if found["above_bound"] is not None:
-        lines.append(f"{found['above_bound']:.0%} of the masks have at least their lower bound (90 % are to)")
+        lines.append(f"{found['above_bound']:.0%} of the masks reach their lower bound (target: 90 %)")
     if found["spearman"] is not None:
         lines.append(f"rank correlation of expected and true Dice {found['spearman']:.2f}")
     if some := found["calibrating"]:
         which = "these" if some == found["images"] else f"{some} of these"
         lines.append(
-            f"{which} {counted(found['images'], 'image')} calibrated this model: on other images expected and true "
-            "Dice are farther apart, and fewer masks are above their bound"
+            f"the model was calibrated on {which} {counted(found['images'], 'image')}: on other images, expected "
+            "and true Dice differ more, and fewer masks reach their bound"
         )
     return lines

@@ -41,7 +41,7 @@ _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 def require_highdicom() -> list[Problem]:
     """Returns a problem if ``highdicom`` is not installed."""
-    return installed("highdicom", "dicom", "--dicom-seg", "no highdicom", "highdicom to write with")
+    return installed("highdicom", "dicom", "--dicom-seg", "no highdicom", "the package highdicom")
 
 
 def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:
@@ -84,7 +84,7 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
         try:
             position, turned, sides, thick = (numbers_of(header, name) for name in _PLANE)
         except ValueError as error:
-            raise _refused(header, error.args[0], "the place of the slice", _INSTEAD) from None
+            raise _refused(header, error.args[0], "the position of the slice", _INSTEAD) from None
         if not _lacking(header) and (len(position), len(turned)) == (3, 6):
             key = (*(header.get(name) for name in _SAME), *(round(value, 4) for value in (*turned, *sides, *thick)))
             along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
@@ -136,11 +136,11 @@ def segmentation_of(
 
     content, frames = sources[0], sum(map(_frames, sources))
     if frames != len(masks):
-        raise _refused(content, f"{len(masks)} masks", f"one for each of its {frames} frames")
+        raise _refused(content, f"{len(masks)} masks", f"one mask for each of its {frames} frames")
     for each in sources:
         lacking = [name for name in _NEEDED if name not in each or (name.endswith("UID") and not each[name].value)]
         if lacking:
-            hint = f"write the missing attributes into the object, or {_INSTEAD}"
+            hint = f"add the missing attributes to the object, or {_INSTEAD}"
             raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
     placed = not (lacking := _lacking(content))
     pixels = np.stack(masks).astype(np.uint8)
@@ -181,10 +181,10 @@ def segmentation_of(
                 omit_empty_frames=False,
             )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
+        found, expected = f"{type(error).__name__}: {error}", "an object that highdicom accepts"
         if "FrameOfReferenceUID" in content and not placed:
             found = f"a frame of reference, but no {', '.join(lacking)}"
-            expected = "an object that says where in it each frame is"
+            expected = "an object with the position of each frame"
         raise _refused(content, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)

@@ -89,7 +89,7 @@ class OnnxNetwork(nn.Module):
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime: expected one of {', '.join(RUNTIMES)}, found {runtime!r}")
         for package in dict.fromkeys(("onnxruntime", runtime)):
-            require(installed(package, RUNTIMES[package], str(path), "an ONNX file", f"{package} to run it with"))
+            require(installed(package, RUNTIMES[package], str(path), "no such package", f"{package} to run it"))
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -106,7 +106,7 @@ class OnnxNetwork(nn.Module):
         self.classes = _names_in(properties.get(CLASSES, "[]"))
         self.quality = Quality()
         if text := properties.get(QUALITY):
-            self.quality = quality_of(text, f"{path} -> {QUALITY}", "export the network anew: samfed export --to onnx")
+            self.quality = quality_of(text, f"{path} -> {QUALITY}", "export the network again: samfed export --to onnx")
         self.size = self._checked(path)
         self._run = self._by_openvino(path) if runtime == "openvino" else self._by_onnxruntime
 
@@ -141,7 +141,7 @@ class OnnxNetwork(nn.Module):
             found = f"{_described(given)} -> {_described(made)}"
             named = f", for {', '.join(self.classes)}" if self.classes else ""
             expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
-            raise refused(path, found=found, expected=expected, hint="name a file of `samfed export --to onnx`")
+            raise refused(path, found=found, expected=expected, hint="use a file written by `samfed export --to onnx`")
         return int(sides[0]), int(sides[1])
 
 
@@ -288,7 +288,7 @@ def export_network(
     if exporter is None and to not in FORMATS:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}")
     if to == "bundle" and bundle is None:
-        raise ValueError("export_network: a bundle takes metadata over from another one: bundle=FOLDER")
+        raise ValueError("export_network: a bundle copies the metadata of another bundle: pass bundle=FOLDER")
     output, (height, width) = Path(output), images.shape[-2:]
     require(export_problems(to, output, int8=int8), size_problems(network, height=height, width=width))
     network = network.eval().cpu()
@@ -333,7 +333,7 @@ def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Proble
     problems = Problems()
     problems.extend(absent("--output", output))
     if int8 and to != "onnx":
-        problems.add("--int8", found=f"--to {to}", expected="--to onnx, whose runtime has the quantiser")
+        problems.add("--int8", found=f"--to {to}", expected="--to onnx: only ONNX Runtime has a quantiser")
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if to == "onnx" and missing:
         hint = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
@@ -364,8 +364,8 @@ def _written(
         with _quiet(), torch.no_grad():
             run = write(network, path, images[:2])
             if not (path.exists() and callable(run)):
-                found = "nothing at its path" if not path.exists() else type(run).__name__
-                raise refused(option, found, "an exporter that writes to its path and returns how to run that")
+                found = "no file at its path" if not path.exists() else type(run).__name__
+                raise refused(option, found, "an exporter that writes the file and returns a function that runs it")
             return _compared(name, path.stat().st_size / 1e6, run, images, logits)
     except Refused:
         raise
@@ -374,7 +374,7 @@ def _written(
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         found, hint = f"{type(network).__name__} ({lines[-1][:_FIRST_LINE]})", "try another format; nothing was written"
-        problem = Problem(option, found=found, expected="a network that this format can take", hint=hint)
+        problem = Problem(option, found=found, expected="a network that this format supports", hint=hint)
         raise Refused([problem]) from error
 
 
@@ -407,7 +407,7 @@ def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Ten
 
 
 _PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
-_UNKNOWN = "to be filled in by whoever trained the network"
+_UNKNOWN = "to be filled in by the authors of the network"
 
 
 def _bundle(
@@ -463,7 +463,7 @@ def exported_metadata(
         names = ("background", *classes)
         channels = {str(number): name for number, name in enumerate(names)}
         formats["outputs"]["pred"] |= {"num_channels": len(names), "channel_def": channels}
-        content["pred_classes"] = f"{len(names)} channels of logits, the largest is the pixel's: {', '.join(names)}"
+        content["pred_classes"] = f"{len(names)} logits; the largest is the pixel's class: {', '.join(names)}"
     if not shipped:
         content |= {"eval_metrics": {}, "data_source": _UNKNOWN, "authors": _UNKNOWN, "copyright": _UNKNOWN}
     return content

@@ -86,7 +86,7 @@ class MaskForms:
         if "dicom_seg" in self.folders:
             problems.extend(require_highdicom() or refusals_of(objects, self.labels))
         if "coco" in self.files:
-            problems.extend(installed("pycocotools", "coco", "--coco", "no pycocotools", "it, for COCO"))
+            problems.extend(installed("pycocotools", "coco", "--coco", "no pycocotools", "the package pycocotools"))
         problems.refuse_if_any()  # before the folders are checked, which creates them
         for form, folder in self.folders.items():
             for problem in folder.problems(images=images):
@@ -97,12 +97,12 @@ class MaskForms:
         taken = {Path(output).resolve(): "output-dir"}
         for form, path in {**pictures, **self.files}.items():
             if (other := taken.setdefault(path.resolve(), form)) != form:
-                expected = f"another path than that of --{other}"
+                expected = f"a different path from --{other}"
                 problems.add(f"--{form}", found=str(path), expected=expected, hint="choose another name")
         for form, file in self.files.items():
             problems.extend(MaskFolder(file.parent).problems())
             if file.exists() and not (file.is_file() and begins[form].encode() in file.read_bytes()[:400]):
-                expected, hint = f"none, or the same {FILES[form]}", "choose another name"
+                expected, hint = f"no file, or the same {FILES[form]}", "choose another name"
                 problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
         problems.refuse_if_any()
 
@@ -193,7 +193,7 @@ class MaskForms:
         for form, file in self.files.items():
             with self.problems.collected():
                 if (written := write_beside(file, made[form]().encode())) != file:
-                    expected, hint = f"none, or the same {FILES[form]}", f"this run's is {written}"
+                    expected, hint = f"no file, or the same {FILES[form]}", f"the new file is {written}"
                     self.problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
 
     def _table(self) -> str:

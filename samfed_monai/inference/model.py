@@ -100,7 +100,7 @@ class TrainedModel:
         """
         self.require_run(site)
         if self.kind is Kind.ONNX:
-            expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
+            expected = "a run or weights: only `samfed infer` runs ONNX files"
             raise refused("--model", self.path.name, expected, "name the weights that it was exported from")
         if self.run is None:
             return self.path
@@ -136,8 +136,8 @@ class TrainedModel:
 
             outputs = read_adapter(self.path).outputs
             if outputs_of(names) != outputs:
-                expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
-                hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
+                expected = f"names of the adapter's classes ({max(1, outputs - 1)}), in the order of its labels"
+                hint = "write --classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
                 raise refused("--classes", found=str(names or "none"), expected=expected, hint=hint)
         return names if several(names) else []
 
@@ -171,7 +171,7 @@ class TrainedModel:
             found = base_sam(config, str(ids.get("network_name", "")))
             if found not in (wanted, None):
                 expected = f"{wanted[:12]}, on which {weights.name} was trained"
-                raise refused("SAM's weights", str(found)[:12], expected, "put that one in place: samfed weights")
+                raise refused("SAM's weights", str(found)[:12], expected, "install that checkpoint: samfed weights")
         return ids
 
     def config(
@@ -211,13 +211,13 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
     """
     content, trained = config.content, settings_of(weights).get("image_size")
     usual = trained or config.below(len(config.layers) - 1).get("image_size")
-    says = f"{trained}, as {weights.name} was trained" if trained else f"{usual}, the bundle's"
-    unknown = "" if trained else f"; nothing says at which size {weights.name} was trained"
+    says = f"{trained}, used to train {weights.name}" if trained else f"{usual}, the size in the bundle"
+    unknown = "" if trained else f"; {weights.name} does not record its training size"
     for place, side in () if ANY_SIZE.get() else numbers_at(content, SIZES, ["run"]):
         if side != usual:
             where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
-            do = "leave it out" if where.startswith("--") else "let it be @image_size"
-            hint = f"{do}{unknown}; scores are lower at another size: --allow-other-size to insist"
+            do = "leave it out" if where.startswith("--") else "write @image_size"
+            hint = f"{do}{unknown}; scores are lower at another size; --allow-other-size accepts it"
             yield Problem(where, found, says, hint)
 
 
@@ -246,8 +246,8 @@ def shipped_model(bundle: Path) -> Path:
 
     path = Path(model_path(model=None, bundle_root=bundle))
     if not path.is_file():
-        hint = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
-        raise refused("--model", found="none", expected=f"one: {bundle.name} ships no weights", hint=hint)
+        hint = "add --model with a finished run's folder, a weights file, or a teacher's adapter"
+        raise refused("--model", found="none", expected=f"a model, as {bundle.name} ships no weights", hint=hint)
     return path
 
 

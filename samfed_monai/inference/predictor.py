@@ -103,10 +103,10 @@ class Predictor:
         self._teacher_network: TeacherNetwork | None = None  # built at first use
         self.model.require_run(site)
         problems = Problems()
-        problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice, in [0, 1]")
+        problems.unless(0 <= doubtful_below <= 1, "--flag-below", doubtful_below, "a Dice in [0, 1]")
         if runtime and self.model.kind is not Kind.ONNX:
             hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
-            problems.add("--runtime", found=str(self.model.path), expected="an ONNX file to run", hint=hint)
+            problems.add("--runtime", found=str(self.model.path), expected="an ONNX file", hint=hint)
         problems.refuse_if_any()
 
     @cached_property
@@ -227,10 +227,10 @@ class Predictor:
         """Returns ``inference.json`` for an exported network, with the network's image size."""
         file, problems = self.model.path, Problems()
         for name in self.overrides.keys() & set(_SETTLED):
-            expected, hint = f"nothing: {file.name} has settled it", "leave it out, or name what was exported"
+            expected, hint = f"none: {file.name} has a fixed value", "leave it out, or use the original model"
             problems.add(f"--{name}", found=str(self.overrides[name]), expected=expected, hint=hint)
         height, width = self.model.exported.size
-        problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square", "export it anew")
+        problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square image", "export it again")
         ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
         return self.model.config("inference", ids, asked=self.overrides, reads=EXPORTED_READ, problems=problems)
 
@@ -269,7 +269,7 @@ class Predictor:
         images = {name: items for name in sites if (items := getattr(listed[name], split))}
         if calibrate:
             if self.views not in (None, 1):
-                expected = "one view, as masks have by default: those of more keep the bounds of one"
+                expected = "one view, the default: the bounds of one view also hold for more views"
                 raise refused("--views", found=f"{self.views} with --calibrate", expected=expected, hint="leave it out")
             require_enough(sum(map(len, images.values())), split)
         else:
@@ -280,7 +280,7 @@ class Predictor:
             names = [site] if site else sorted(images)
             owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
             if strange := ", ".join(name for name in names if name not in run.trained):
-                logger.warning("scored on the server's model, as no site of that name trained in the run: %s", strange)
+                logger.warning("scored with the server's model, as no such site trained in the run: %s", strange)
         made_with = {name: str(value) for name, value in self._asked("views").items()}
         made_with |= {"bundle": self.model.bundle.name, "scoring": scoring_hash(self.model.bundle)}
         made_with |= {"list": whole.hash, "split": split, "site": site or "all"}

@@ -80,7 +80,7 @@ def segment(
     found, rest = volumes_in([Path(source) for source in listed])
     report_not_read("; ".join(source for source in listed if Path(source).is_dir()), rest)
     if reorient and not any(kind_of(path) == NIFTI for _, path in found):
-        raise refused("--reorient", "no NIfTI volume", "one to reorient", "leave it out")
+        raise refused("--reorient", "none", "a NIfTI volume to reorient", "leave it out")
     options: dict[str, Any] = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
     with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.data.image_folder.not_read"):
         # muted, as the volumes of a folder would be reported as not read
@@ -100,7 +100,7 @@ def segment(
         headers = [volume.header for volume in volumes if volume.header is not None]
         if only_sure and not (pictures or videos or headers):
             hint = "leave it out; --areas FILE.csv lists their doubtful slices"
-            raise refused("--only-sure", "NIfTI volumes alone", "an image that gets a PNG mask", hint)
+            raise refused("--only-sure", "only NIfTI volumes", "an image that gets a PNG mask", hint)
         names = list({name for name, _ in image_paths(pictures)})  # image_folder reports duplicate pictures
         names += [name for volume in volumes for name in volume.slices.values()]
         _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
@@ -138,7 +138,7 @@ def segment(
         _set_apart(also, Path(output))
         whole = [volume for volume in volumes if volume.header is None]
         if stay := [each.name for each in whole if any(also.assessed[of].doubtful for of in each.slices.values())]:
-            logger.warning("--only-sure: NIfTI masks with doubtful slices stay beside sure ones: %s", ", ".join(stay))
+            logger.warning("--only-sure: NIfTI masks with doubtful slices were not moved: %s", ", ".join(stay))
     if volumes:
         number = counted(len(volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
@@ -161,8 +161,8 @@ def _set_apart(also: MaskForms, folder: Path) -> None:
                 placed = write_beside(there, content)
                 fresh.unlink()
             if content != there.read_bytes():
-                why = "not what the network says now (corrected by hand, or of another image of that name?)"
-                logger.warning("%s stays as it is, %s; the network's mask is %s", there, why, placed)
+                why = "as it differs from the new mask (corrected by hand, or of another image of that name?)"
+                logger.warning("%s is kept, %s; the new mask is %s", there, why, placed)
             elif not doubtful:
                 there.unlink()  # the same mask, doubtful in an earlier run
 
@@ -184,7 +184,7 @@ def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) 
     named = [Path(source) for source in listed if kind_of(Path(source)) == VIDEO]
     if every is not None:
         problems.unless(every > 0, "--every", every, "a whole number from 1")
-        problems.unless(bool(named), "--every", every, "a video among the images, named as a file", "leave it out")
+        problems.unless(bool(named), "--every", every, "a video file among the images, not a folder", "leave it out")
     problems.refuse_if_any()
     _refuse_twins([path.stem for path in named])
     for path in named:
@@ -312,12 +312,12 @@ def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) 
 def _refuse_long(files: Iterable[str]) -> None:
     """Refuses file names that are too long for most file systems, before anything is computed."""
     sizes = {file: len(os.fsencode(Path(file).name)) for file in files}
-    expected, hint = f"at most {LONGEST_NAME}", "rename the image: its masks and other forms are called by it"
+    expected, hint = f"at most {LONGEST_NAME}", "rename the image: its output files are named after it"
     long = {file: f"a name of {size} bytes" for file, size in sizes.items() if size > LONGEST_NAME}
     require(Problem(file, found, expected, hint) for file, found in long.items())
 
 
 def _refuse_twins(names: Iterable[str]) -> None:
     twins = sorted(name for name, number in Counter(names).items() if number > 1)
-    hint = "rename one of them: both would write a file of the same name"
-    require(Problem(name, "it twice", "one image or volume of that name", hint) for name in twins)
+    hint = "rename one of them: their output files would have the same name"
+    require(Problem(name, "several", "one image or volume of that name", hint) for name in twins)

@@ -66,7 +66,7 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        require(installed("av", "video", str(path), "a video", "PyAV to read it with"))
+        require(installed("av", "video", str(path), "no PyAV", "the package PyAV to read videos"))
         with self._opened() as (container, stream):
             self.rate = float(stream.average_rate or stream.guessed_rate or 25)
             # the first timestamp need not be 0, and Matroska's duration counts from 0
@@ -122,7 +122,7 @@ class Video:
                     yield Frame(number, time, np.ascontiguousarray(picture))
         if interlaced:
             of = f"{interlaced} of {counted(read, 'frame')}"
-            logger.warning("%s: interlaced; %s are shown and segmented deinterlaced", self.path, of)
+            logger.warning("%s: interlaced video; %s were deinterlaced", self.path, of)
         if left_out or end < self.seconds - _MISSING:
             lost = f"{counted(left_out, 'damaged frame is', 'damaged frames are')} left out; " if left_out else ""
             logger.warning("%s: %sread up to %.1f of %.1f seconds", self.path, lost, end, max(end, self.seconds))
@@ -150,11 +150,11 @@ class Video:
         try:
             container = av.open(str(self.path), options=limits)
         except (av.error.FFmpegError, OSError) as error:
-            hint = "copy it again from its source: of an MP4 that was cut off, nothing can be read"
+            hint = "copy it again from its source: a truncated MP4 cannot be read"
             raise refused(self.path, f"no video ({error.strerror})", "a video: MP4, AVI, MKV", hint) from None
         with container:
             if not container.streams.video:
-                found = f"no video stream, {counted(len(container.streams.audio), 'stream')} of sound"
+                found = f"no video stream, {counted(len(container.streams.audio), 'audio stream')}"
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"  # frame threads keep failing after the first error
@@ -276,5 +276,5 @@ def segment_video(
         if overlay:
             overlay.close()
             also.put("overlays", f"{name}.mp4", place.read_bytes())
-    made = f"masks of {counted(total, 'frame')} (1 of {every}), {doubtful} doubtful"
+    made = f"masks of {counted(total, 'frame')} (1 of every {every}), {doubtful} doubtful"
     logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

@@ -116,7 +116,7 @@ def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp
     assert torch.jit.load(tmp_path / "small.script")(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
     for name, message in {
         "wrong": "--to wrong: expected at most",
-        "idle": "--to idle: expected an exporter that writes to its path",
+        "idle": "--to idle: expected an exporter that writes the file",
         "scrpt": "--to: expected one of ['bundle', 'idle', 'onnx', 'pt2', 'script', 'torchscript', 'wrong'], "
         "found 'scrpt'; did you mean 'script'?",
     }.items():

@@ -191,8 +191,8 @@ def test_a_port_in_use_and_one_that_is_none_are_refused(capsys: pytest.CaptureFi
         for asked in (port, 70000):
             assert main(["app", "--port", str(asked)]) == 2
             said = capsys.readouterr().err
-            assert f"--port: expected a free port of this machine, found {asked} (" in said
-            assert "); end the program that uses it, or try --port 0" in said
+            assert f"--port: expected a free port on this machine, found {asked} (" in said
+            assert "); stop the program that uses it, or use --port 0" in said
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -200,15 +200,15 @@ def test_with_one_the_share_above_the_bound_is_counted():
     # bounds: 1.2 e - 0.21, at most e / 2 - 0.02 where e <= 0.27; from 0.3 on the bound is e / 2
     expected = {"calibrated": True, "expected_dice": 0.275, "error": 0.02, "above_bound": 0.2}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert "20% of the masks have at least their lower bound (90 % are to)" in sentences(found)
+    assert "20% of the masks reach their lower bound (target: 90 %)" in sentences(found)
 
 
 @pytest.mark.parametrize(
-    ("calibrating", "said"), [(10, ["these 10 images calibrated"]), (4, ["4 of these 10 images calibrated"]), (0, [])]
+    ("calibrating", "said"), [(10, ["on these 10 images"]), (4, ["on 4 of these 10 images"]), (0, [])]
 )
 def test_of_images_that_calibrated_the_model_it_is_said(calibrating, said):
-    last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "calibrated this model" in each]
-    assert [each.partition(" this model")[0] for each in last] == said
+    last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "was calibrated" in each]
+    assert [each.partition(":")[0] for each in last] == [f"the model was calibrated {each}" for each in said]
 
 
 def test_images_are_recognised_by_site_or_together_and_few_never_alone():
@@ -291,7 +291,7 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert main(["evaluate", "samfed_skin", *words, "--split", "test", "--calibrate"]) == 2
     assert "expected at least 20 test images with masks, found 2 images" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate", "--views", "4"]) == 2
-    assert "--views: expected one view, as masks have by default: those of more keep" in capsys.readouterr().err
+    assert "--views: expected one view, the default: the bounds of one view also hold" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
     said = capsys.readouterr().out
     assert "the model was calibrated on these 20 images" in said
@@ -306,10 +306,10 @@ def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, caps
     assert not any(each in known for own in used.values() for each in own), "no image can be recognised"
     words[-1] = "again"
     assert main(["evaluate", "samfed_skin", *words, "--split", "validation", "--site", "site-1"]) == 0
-    assert "these 10 images calibrated this model" in capsys.readouterr().out
+    assert "the model was calibrated on these 10 images" in capsys.readouterr().out
     words[-1] = "test"
     assert main(["evaluate", "samfed_skin", *words]) == 0
-    assert "calibrated this model" not in capsys.readouterr().out, "test images are others"
+    assert "the model was calibrated" not in capsys.readouterr().out, "test images are others"
     assert read_json("test/metrics.json")["quality"]["calibrated"]
     chosen = [*model, "--areas", "areas.csv", "--only-sure", "--flag-below", "100%", "--page", "looks.html"]
     assert main(["infer", "samfed_skin", "images/site-1/images", "--output-dir", "masks", *chosen]) == 0

@@ -186,12 +186,12 @@ def test_the_same_masks_have_the_same_identity_and_others_another():
 def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_path):
     source = photograph(tmp_path / "a.dcm")
     masks = masks_for(source)
-    with pytest.raises(Refused, match=r"a\.dcm: expected one for each of its 1 frames, found 2 masks"):
+    with pytest.raises(Refused, match=r"a\.dcm: expected one mask for each of its 1 frames, found 2 masks"):
         segmentation_of([source], [masks[0]] * 2, "x")
     content = pydicom.dcmread(photograph(tmp_path / "b.dcm", StudyInstanceUID=""))
     del content.PatientSex
     content.save_as(tmp_path / "b.dcm")
-    with pytest.raises(Refused, match="can refer to, found no PatientSex, StudyInstanceUID; write the missing"):
+    with pytest.raises(Refused, match="can refer to, found no PatientSex, StudyInstanceUID; add the missing"):
         segmentation_of([tmp_path / "b.dcm"], masks, "x")
 
 
@@ -219,7 +219,7 @@ def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
     places = [float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in groups]
     assert places == [10.0, 5.0, 0.0]  # against the normal, as highdicom sorts frames
     assert seg.get_volume(combine_segments=True).spacing[0] == pytest.approx(5.0)
-    with pytest.raises(Refused, match="expected one for each of its 3 frames, found 2 masks"):
+    with pytest.raises(Refused, match="expected one mask for each of its 3 frames, found 2 masks"):
         segmentation_of(slices, list(masks[:2]), "x")
 
 

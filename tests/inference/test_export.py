@@ -209,7 +209,7 @@ def test_ids_that_an_onnx_file_has_settled_are_refused_before_anything_is_read(e
         (["--classes", "['a', 'b']"], ["classes: expected an option that this command reads"]),
         (
             ["--image_size", "64", "--amp", "auto"],
-            ["--image_size: expected nothing: small.onnx has settled it, found 64", "--amp: expected nothing"],
+            ["--image_size: expected none: small.onnx has a fixed value, found 64", "--amp: expected none"],
         ),
         (["--device", "meta"], ["--device"]),
     ):
@@ -280,7 +280,7 @@ def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bu
         results["command"] = f"samfed federate {command} --rounds 1"
         (tmp_path / "run" / "results.json").write_text(json.dumps(results))
         if command == "mine":
-            expected = "--bundle: expected mine, the bundle of run, found none, and no folder mine here; .*--bundle DIR"
+            expected = "--bundle: expected mine, the bundle of run, found none, and no folder mine here; .*--bundle"
             with pytest.raises(Refused, match=expected):
                 model_of("run", None)
             assert model_of("run", "samfed_skin").bundle.name == "samfed_skin"
@@ -397,7 +397,7 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
     metadata |= {"required_packages_version": {"timm": "1", "pillow": "13"}}
     metadata |= {"network_data_format": {"inputs": {"image": shape}, "outputs": {"pred": shape}}}
     own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
-    assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
+    assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by the authors of the network")
     assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.893}, "us")
     assert shipped["required_packages_version"] == {"pillow": "13"}
     assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
@@ -407,8 +407,8 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "pt2", "--image_size", "64"], "image_size: expected 32, as small.safetensors was trained, found 64"),
-        (["--to", "pt2", "--int8"], "--int8: expected --to onnx, whose runtime has the quantiser, found --to pt2"),
+        (["--to", "pt2", "--image_size", "64"], "image_size: expected 32, used to train small.safetensors, found 64"),
+        (["--to", "pt2", "--int8"], "--int8: expected --to onnx: only ONNX Runtime has a quantiser, found --to pt2"),
         (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
         (["--to", "pt2", "--preprocessing#transforms#2#b_max", "2"], "b_max: expected 1, as in the packaged bundles"),
         (["--to", "onnx"], "found no package no_such_package; pip install 'samfed-monai[export]'"),
@@ -439,7 +439,7 @@ def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(tmp_path, cap
     save_tensors(file, client_network("flexible_unet_resnet18").state_dict(), header)
     assert main(["export", str(file), "--to", "torchscript", "--output", str(out / "net")]) == 2
     error = capsys.readouterr().err
-    assert "--to torchscript: expected a network that this format can take, found FlexibleUNet (" in error
+    assert "--to torchscript: expected a network that this format supports, found FlexibleUNet (" in error
     assert list(out.iterdir()) == []
 
 
@@ -519,8 +519,8 @@ def test_the_package_is_named_where_it_is_missing_and_another_runtime_is_a_mista
     with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
         OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
     monkeypatch.setattr(importlib.util, "find_spec", {}.get)
-    with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
+    with pytest.raises(Refused, match=r"to run it, found no such package; pip install 'samfed-monai\[export\]'"):
         OnnxNetwork(tmp_path / "a.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", {"onnxruntime": object()}.get)
-    with pytest.raises(Refused, match=r"expected openvino to run it with, .*'samfed-monai\[openvino\]'"):
+    with pytest.raises(Refused, match=r"expected openvino to run it, .*'samfed-monai\[openvino\]'"):
         OnnxNetwork(tmp_path / "a.onnx", "openvino")

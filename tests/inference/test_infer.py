@@ -137,10 +137,10 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(
     assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
     said = capsys.readouterr()
-    assert ("NIfTI masks with doubtful slices stay beside sure ones: scan" in said.err) is first
+    assert ("NIfTI masks with doubtful slices were not moved: scan" in said.err) is first
     assert ("0.7, not calibrated)" in said.out) is first, "a calibration is for the usual threshold"
     assert main(["infer", str(BUNDLE), str(given / "scan.nii.gz"), *words]) == 2
-    assert "--only-sure: expected an image that gets a PNG mask, found NIfTI volumes alone" in capsys.readouterr().err
+    assert "--only-sure: expected an image that gets a PNG mask, found only NIfTI volumes" in capsys.readouterr().err
 
 
 def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
@@ -149,7 +149,7 @@ def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
     shutil.copytree(given, "a")
     assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
     there = Path("masks/doubtful/photo.png")
-    said = "/photo.png stays as it is, not what the network says now (corrected"
+    said = "/photo.png is kept, as it differs from the new mask (corrected"
     network = there.read_bytes()
     assert infer(*words, "0") == 0
     assert ([*there.parent.iterdir()], Path("masks/photo.png").read_bytes()) == ([], network), "it is sure now"
@@ -169,7 +169,7 @@ def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
     assert beside.read_bytes() == b"corrected"
     shutil.copytree("a", "a/doubtful")
     assert infer("a", "--only-sure") == 2
-    assert "  - doubtful/photo: expected one image or volume of that name, found it twice" in capsys.readouterr().err
+    assert "  - doubtful/photo: expected one image or volume of that name, found several" in capsys.readouterr().err
 
 
 def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch, capsys):
@@ -196,7 +196,7 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     assert infer("in", "--areas", "areas.csv", "--page", "looks.html") == 2
     (made,) = Path().glob("areas-????????.csv")
     out, said = capsys.readouterr()
-    assert f"another file; this run's is {made.absolute()}\n" in said
+    assert f"another file; the new file is {made.absolute()}\n" in said
     assert all(f"masks/{each.name}: expected none, or the same mask, found another file" in said for each in corrected)
     assert out.splitlines()[-1].startswith("doubtful: ")
     assert [file.read_bytes() for file in (*corrected, Path("areas.csv"))] == [b"corrected", b"corrected", first]
@@ -230,7 +230,7 @@ def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
     rows = [[row["foreground_pixels"], row["mm2"]] for row in areas(Path("areas.csv")).values()]
     assert rows[:2] == rows[2:]
     assert infer(str(given / "photo.png"), "--reorient") == 2
-    assert "--reorient: expected one to reorient, found no NIfTI volume; leave it out" in capsys.readouterr().err
+    assert "--reorient: expected a NIfTI volume to reorient, found none; leave it out" in capsys.readouterr().err
     assert infer(str(given / "scan.nii.gz"), "turned.nii.gz", "--areas", "turned.nii.gz") == 2  # before it computes
     assert "run in different directions: 1 " in capsys.readouterr().err
 
@@ -245,7 +245,7 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
     nibabel.save(nibabel.Nifti1Image(scan[..., :slices], AFFINE), Path("in") / volume)
     other = shutil.copy(given / "scan.nii.gz", "scan.probability.nii.gz")
     assert (infer("in"), infer(str(given / "scan.nii.gz"), other, "--probabilities")) == (2, 2)
-    twice, errors = ": expected one image or volume of that name, found it twice; rename one", capsys.readouterr().err
+    twice, errors = ": expected one image or volume of that name, found several; rename one", capsys.readouterr().err
     assert all(f"  - {name}{twice}" in errors for name in (picture[:-4], other))
     assert not Path("masks").exists()
 
@@ -253,12 +253,12 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--areas", "mine"], "mine: expected none, or the same areas, found another file"),
-        (["--coco", "mine"], "mine: expected none, or the same annotations, found another file"),
-        (["--page", "mine"], "mine: expected none, or the same page, found another file"),
+        (["--areas", "mine"], "mine: expected no file, or the same areas, found another file"),
+        (["--coco", "mine"], "mine: expected no file, or the same annotations, found another file"),
+        (["--page", "mine"], "mine: expected no file, or the same page, found another file"),
         (["--page", "mine/looks.html"], "mine: expected a folder that can be written to, found File exists"),
-        (["--areas", "new", "--page", "new"], "--page: expected another path than that of --areas, found "),
-        (["--overlays", "masks"], "--overlays: expected another path than that of --output-dir, found "),
+        (["--areas", "new", "--page", "new"], "--page: expected a different path from --areas, found "),
+        (["--overlays", "masks"], "--overlays: expected a different path from --output-dir, found "),
         (["--overlays", "IN/looks"], "--overlays: expected a folder outside of IN, in which everything is read as"),
         (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN, in which everything is read as"),
     ],
@@ -392,8 +392,8 @@ def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("option", "model", "expected"),
     [
-        ("--image_size", "", "224, as model.pt was trained"),
-        ("--preprocessing#transforms#3#spatial_size", "mine.pt", "224, the bundle's"),
+        ("--image_size", "", "224, used to train model.pt"),
+        ("--preprocessing#transforms#3#spatial_size", "mine.pt", "224, the size in the bundle"),
     ],
     ids=["the bundle's own model", "weights that do not say their size"],
 )

@@ -79,7 +79,7 @@ def test_too_few_to_calibrate_are_scored_and_strangers_named(fedper, small_feder
     assert "server's model" not in caplog.text
     predictor.model.run.trained, predictor.model.run.unseen = ["site-1"], ["site-2"]
     predictor.score(*places[:2], str(tmp_path / "more"), split="test")
-    assert "scored on the server's model, as no site of that name trained in the run: site-2" in caplog.text
+    assert "scored with the server's model, as no such site trained in the run: site-2" in caplog.text
 
 
 def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
@@ -132,7 +132,7 @@ def test_a_size_in_the_json_itself_must_be_that_of_training_too(tmp_path):
     config.put("command line", {"image_size": 32})
     found = [str(each).partition(";")[0] for each in size_problems(config, model)]
     assert found == [
-        "a.json -> resize#spatial_size: expected 32, as w.safetensors was trained, found [64, '@image_size']"
+        "a.json -> resize#spatial_size: expected 32, used to train w.safetensors, found [64, '@image_size']"
     ]
 
 
@@ -178,11 +178,11 @@ def test_overrides_and_views_count(tmp_path, picture):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": 2, "overrides": {"teacher#size": 64}}, "1 problem\n.*teacher#size: expected an id that this"),
+        ({"views": 2, "overrides": {"teacher#size": 64}}, "1 problem\n.*teacher#size: expected an id of this"),
         ({"overrides": {"treshold": 0.4}}, "did you mean 'threshold'"),
         ({"site": "site-1"}, "--site: expected a run, found a weights file"),
-        ({"doubtful_below": 1.01, "runtime": "openvino"}, r"(?s)--flag-below: .*--runtime: expected an ONNX file to"),
-        *(({"doubtful_below": share}, "--flag-below: expected a Dice, in ") for share in (-0.1, float("nan"))),
+        ({"doubtful_below": 1.01, "runtime": "openvino"}, r"(?s)--flag-below: .*--runtime: expected an ONNX file, f"),
+        *(({"doubtful_below": share}, "--flag-below: expected a Dice in ") for share in (-0.1, float("nan"))),
     ],
 )
 def test_an_argument_that_weights_do_not_take_is_refused(tmp_path, picture, options, message):
@@ -381,7 +381,7 @@ def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
     own = shutil.copytree(find_bundle("samfed_polyp"), tmp_path / "own", ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
-    assert "--model: expected one: own ships no weights, found none; name one with --model" in capsys.readouterr().err
-    told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
+    assert "--model: expected a model, as own ships no weights, found none; add --model" in capsys.readouterr().err
+    told = "--model: expected a run or weights: only `samfed infer` runs ONNX files, found a.onnx; name"
     with pytest.raises(Refused, match=told):
         TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()

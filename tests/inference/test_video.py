@@ -145,7 +145,7 @@ def test_interlaced_frames_are_deinterlaced_and_said(tmp_path, caplog, name, cod
         assert combing(frame.picture) < 0.6
         inside = frame.picture[8:-8].astype(float) - fields[2 * frame.number - 2][8:-8]
         assert np.sqrt((inside**2).mean()) < 12, "the picture of the first field, and of no other frame"
-    assert f"{tmp_path / name}: interlaced; 12 of 12 frames are shown and segmented deinterlaced" in caplog.text
+    assert f"{tmp_path / name}: interlaced video; 12 of 12 frames were deinterlaced" in caplog.text
 
 
 def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(tmp_path, caplog):
@@ -176,7 +176,7 @@ def without_packets(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (sound, "no video stream, 1 stream of sound"),
+        (sound, "no video stream, 1 audio stream"),
         (without_packets, "no frame that can be decoded"),
         (b"no video at all", "no video"),
         (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n", "no video"),
@@ -232,7 +232,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, c
     monkeypatch.setattr("samfed_monai.inference.video.AT_ONCE", 3)
     with caplog.at_level(logging.INFO):
         segment(predictor, [str(path), "photo.png"], "masks", also)
-    assert re.search(r"clip\.mkv: masks of 4 frames \(1 of 5\), \d doubtful, in masks/clip", caplog.text)
+    assert re.search(r"clip\.mkv: masks of 4 frames \(1 of every 5\), \d doubtful, in masks/clip", caplog.text)
     names = [f"clip/{number:06d}" for number in (1, 6, 11, 16)]
     assert sorted(str(mask.relative_to("masks"))[:-4] for mask in Path("masks").rglob("*.png")) == [*names, "photo"]
     with open("areas.csv", newline="") as stream:
@@ -254,9 +254,9 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["photo.png", "--every", "2"], "--every: expected a video among the images, named as a file, found 2"),
+        (["photo.png", "--every", "2"], "--every: expected a video file among the images, not a folder, found 2"),
         (["clip.mkv", "--every", "0"], "--every: expected a whole number from 1, found 0"),
-        (["clip.mkv", "other/clip.mkv"], "clip: expected one image or volume of that name, found it twice"),
+        (["clip.mkv", "other/clip.mkv"], "clip: expected one image or volume of that name, found several"),
         (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
     ],
 )
