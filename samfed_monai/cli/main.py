@@ -141,7 +141,8 @@ def _with_options(error: Refused, options: Collection[str]) -> Refused:
     problems = Problems()
     for problem in error.problems:
         _, typed, name = problem.where.rpartition("command line -> ")
-        meant = closest(f"--{name}", options, 0.7) if typed and problem.hint.startswith("known ") else None
+        unknown = typed and problem.found == "an unknown id" and not problem.hint.startswith("did you mean")
+        meant = closest(f"--{name}", options, 0.7) if unknown else None
         problems.append(replace(problem, hint=f"did you mean {meant}?") if meant else problem)
     return Refused(problems)
 

@@ -239,14 +239,14 @@ def test_federate_turns_arguments_into_ids_of_federate_json_and_nothing_else(mon
     [
         ("infer samfed_skin . --output-dir m --overlay looks", "did you mean --overlays?"),
         ("federate samfed_skin --output runs/first", "did you mean --output-dir?"),
-        ("federate samfed_skin --views 1", "known in teacher.json (here: --teacher#views) and inference.json"),
+        ("federate samfed_skin --views 1", "this id belongs to teacher.json (here: --teacher#views) and inference.json"),
         ("flare export samfed_skin --datalist l --job j --verify", "known here: adapter, after, agreement, "),
     ],
 )
 def test_a_misspelt_option_of_a_command_is_recognised(words, hint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
-    unknown = f"command line -> {words.split('--')[-1].split()[0]}: expected an id that this workflow has, found "
+    unknown = f"command line -> {words.split('--')[-1].split()[0]}: expected an id of this workflow, found "
     assert f"{unknown}an unknown id; {hint}" in capsys.readouterr().err
 
 
