@@ -68,7 +68,7 @@ light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AGAIN),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_NOW) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-frozen-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight,,no adapter)
@@ -224,7 +224,7 @@ light-page: $(VENV)/.package
 	    $(call light-section,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
 	    $(call light-section,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
 	    $(call light-section,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
-	    $(call light-section,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
+	    $(call light-section,Polyps: trained without Kvasir,polyp,$(LIGHT_NOW) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-frozen-unseen) \
 	    $(call light-section,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(LIGHT_CAVEATS) \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make light adds them."
