@@ -51,7 +51,7 @@ class Problem:
 
 def or_skip(problem: Problem) -> Problem:
     """Returns the problem of an unreadable file with ``--skip-unreadable`` added to its hint."""
-    return replace(problem, hint=f"{problem.hint or 'copy it again'}; or --skip-unreadable goes on without it")
+    return replace(problem, hint=f"{problem.hint or 'copy it again'}; or skip the file with --skip-unreadable")
 
 
 class SamFedError(Exception):
@@ -132,7 +132,7 @@ class Stopped(SamFedError, RuntimeError):
 
     def __init__(self, reason: str, resume: str = "") -> None:
         self.reason, self.resume = reason, resume
-        super().__init__(printable(f"stopped: {reason}" + (f"\n  to go on: {resume}" if resume else "")))
+        super().__init__(printable(f"stopped: {reason}" + (f"\n  to continue: {resume}" if resume else "")))
 
 
 class Terminated(BaseException):
@@ -218,15 +218,15 @@ def failure_of(error: Exception) -> str:
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
-AGAIN = "type the same command again"
+AGAIN = "run the same command again"
 """How to continue after most stops: complete work is not repeated."""
 _PLACES = {
-    errno.EACCES: "a place that this user may read and write",
-    errno.EPERM: "a place that this user may read and write",
-    errno.EROFS: "a place that can be written to",
-    errno.ENOENT: "a path that exists, or can be made",
-    errno.EEXIST: "a folder, or nothing",
-    errno.ELOOP: "a path whose symbolic links lead somewhere",
+    errno.EACCES: "a path that this user may read and write",
+    errno.EPERM: "a path that this user may read and write",
+    errno.EROFS: "a writable path",
+    errno.ENOENT: "a path that exists or can be created",
+    errno.EEXIST: "a folder or a new path",
+    errno.ELOOP: "a path without a loop of symbolic links",
     errno.ENAMETOOLONG: "a shorter name",
     errno.ENOTDIR: "a folder",
     errno.EISDIR: "a file",
@@ -269,9 +269,9 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         the :class:`SamFedError` to report; ``None`` if the machine is not the cause.
     """
     if is_out_of_memory(error):
-        return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, then {AGAIN}")
+        return Stopped("memory ran out", f"add memory, or lower batch_size or image_size, then {AGAIN}")
     if isinstance(error, BrokenPipeError):
-        return Stopped("what this command writes to was closed before the end")
+        return Stopped("the output was closed before the command ended")
     if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
         return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
     if isinstance(error, UnicodeEncodeError):
@@ -283,10 +283,10 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     place = str(error.filename2 or error.filename or "")  # the second is the target of a copy
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
-        return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, then {AGAIN}")
+        return Stopped(f"the disk is full{where}; completed work is kept", f"make room, then {AGAIN}")
     if error.errno in DRIVE_GONE and place:
-        reason = f"{place} answers with {os.strerror(error.errno or 0)!r}; what was complete is kept"
-        return Stopped(reason, f"see that its drive is connected, then {AGAIN}")
+        reason = f"{place} failed with {os.strerror(error.errno or 0)!r}; completed work is kept"
+        return Stopped(reason, f"check that its drive is connected, then {AGAIN}")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), then {AGAIN}")
     if error.errno in _PLACES and place:
@@ -294,7 +294,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     return None
 
 
-_INTERRUPTED = f"interrupted: what was complete is kept\n  to go on: {AGAIN}"
+_INTERRUPTED = f"interrupted: completed work is kept\n  to continue: {AGAIN}"
 
 BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; the traceback above says where"
 """The line below the traceback of an unexpected error."""

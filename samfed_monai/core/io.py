@@ -200,13 +200,13 @@ def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
 
 
 def write_new(
-    files: Mapping[Path, bytes], written: Written, hint: str = "move it away, or do without what it would be drawn of"
+    files: Mapping[Path, bytes], written: Written, hint: str = "move it away, or leave out the source of the new file"
 ) -> None:
     """Writes the files that do not exist; refuses all of them, with ``hint``, if one exists with other content."""
     problems = Problems()
     for path, content in files.items():
         if path.exists() and path.read_bytes() != content:
-            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
+            problems.add(str(path), found="another file", expected="no file, or an identical one", hint=hint)
     problems.refuse_if_any()
     for path in [path for path in files if not path.exists()]:
         write_bytes(path, files[path])
@@ -224,7 +224,7 @@ def write_page(path: str | Path, html: str, *, mode: int = PRIVATE) -> None:
 
 
 _JSON_HINTS = (
-    (re.compile(r"//|/\*|#"), "JSON has no comments; write a key `_note` in a configuration, or remove it"),
+    (re.compile(r"//|/\*|#"), "JSON has no comments; remove the comment, or write a key `_note` in a configuration"),
     (re.compile(r"(True|False|None)\b"), "write true / false / null"),
     (re.compile("['`\u2018\u2019\u201c\u201d\u201e]"), 'write double quotes (")'),
 )
@@ -316,8 +316,8 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     except UnicodeDecodeError as error:
         raise refused(path, f"byte {error.start} is not UTF-8", "UTF-8 JSON", "save it as UTF-8") from error
     if content.startswith(codecs.BOM_UTF8) and not byte_order_mark:
-        expected, hint = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
-        problems.add(path.name, found="one at its beginning", expected=expected, hint=hint)
+        expected, hint = "no byte order mark (MONAI cannot read it)", "save it as UTF-8 without BOM"
+        problems.add(path.name, found="one at the start of the file", expected=expected, hint=hint)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -338,7 +338,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         where, found = f"{path.name}, line {error.lineno}, column {error.colno}", f"{line!r} ({error.msg})"
         problems.add(where, found=found, expected="valid JSON", hint=_hint(text, error.pos))
     except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
-        expected = "whole characters, numbers of a few digits, objects inside each other a few times"
+        expected = "valid Unicode, numbers with few digits and little nesting"
         problems.add(path.name, found=str(error).partition(";")[0], expected=expected)
     problems.refuse_if_any()
     return parsed
@@ -360,7 +360,7 @@ def sha256_bytes(content: bytes) -> str:
 
 def absent(where: str, path: Path) -> list[Problem]:
     """Returns a problem if ``path``, a new file or folder, already exists."""
-    return [Problem(where, f"{path}, which exists", "a new name", "choose another one")] if path.exists() else []
+    return [Problem(where, f"{path}, which exists", "a new name", "choose another name")] if path.exists() else []
 
 
 def sha256_file(path: str | Path) -> str:
@@ -409,7 +409,7 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
 
     path = Path(path)
     if path.suffix in (".ts", ".pt2", ".onnx") and path.is_file():
-        hint = "name the weights or run that it was exported from; `samfed infer` runs .onnx, too"
+        hint = "give the weights or run that it was exported from; `samfed infer` also runs .onnx files"
         raise refused(path, found="an exported program", expected="a weights file", hint=hint)
     try:
         if path.suffix == ".safetensors":
@@ -429,7 +429,7 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
         hint = "never unpickle this file"
         raise refused(path, found=type(error).__name__, expected="tensors only", hint=hint) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise refused(path, found="something that is not a state dict", expected="names to tensors")
+        raise refused(path, found="an object that is not a state dict", expected="tensors by name")
     if problems := check_tensors(tensors, where=path.name):
         raise Refused(problems)
     return tensors
@@ -450,7 +450,7 @@ def check_tensors(
         for name in sorted(like.keys() - tensors.keys()):
             problems.add(f"{where} -> {name}", found="no such tensor", expected=f"shape {tuple(like[name].shape)}")
         for name in sorted(tensors.keys() - like.keys()):
-            problems.add(f"{where} -> {name}", found="an unknown tensor", expected="only the network's own names")
+            problems.add(f"{where} -> {name}", found="an unknown tensor", expected="a tensor of this network")
         for name in tensors.keys() & like.keys():
             if tensors[name].shape != like[name].shape:
                 found, expected = tuple(tensors[name].shape), tuple(like[name].shape)

@@ -149,7 +149,7 @@ def usable_device(asked: str, where: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
-        expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
+        expected, hint = f"a device of this machine: {', '.join(here)}", "omit it for the first GPU, or else the CPU"
         raise refused(where, found=repr(asked), expected=expected, hint=hint) from None
     return device
 

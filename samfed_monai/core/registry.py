@@ -37,10 +37,10 @@ class Elsewhere:
         try:
             return getattr(importlib.import_module(module), name)
         except Exception as error:  # of another package: its import may raise anything
-            found = f"{self.place}, which fails: {failure_of(error)}"
+            found = f"{self.place}, which cannot be imported: {failure_of(error)}"
             owner = self.owner or module.partition(".")[0]
             hint = f"update or uninstall {owner.partition(' ')[0]}"
-            raise refused(where, found=found, expected=f"what {owner} brings", hint=hint) from error
+            raise refused(where, found=found, expected=f"an object of {owner}", hint=hint) from error
 
 
 class Registry(Generic[T]):
@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         if name in (elsewhere := self.elsewhere()):
             found: T = elsewhere[name].load(where)
             return found
-        hint = did_you_mean(str(name), self) or "see the names expected"
+        hint = did_you_mean(str(name), self) or "choose one of the expected names"
         raise refused(where, found=repr(name), expected=f"one of {list(self)}", hint=hint)
 
     def __contains__(self, name: object) -> bool:

@@ -95,7 +95,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
                 state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
     except (KeyError, ValueError, TypeError) as error:
-        expected = f"the state of this {type(optimizer).__name__}"
+        expected = f"a state of {type(optimizer).__name__}"
         raise refused("optimizer state", found=str(error), expected=expected) from error
 
 
@@ -115,7 +115,7 @@ def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
         moments = (value for entry in optimizer.state.values() for value in entry.values())
         if not all(all_finite(value) for value in moments if isinstance(value, torch.Tensor)):
             optimizer.state.clear()
-            logger.warning("%s: the optimizer's moments were not finite and were forgotten", owner)
+            logger.warning("%s: the optimizer's moments were not finite and were reset", owner)
 
 
 @torch.no_grad()

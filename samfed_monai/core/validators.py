@@ -156,7 +156,7 @@ def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Prob
 
 
 _KINDS = {
-    **{"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true or false"},
+    **{"number": "a number", "integer": "a whole number", "string": "a string", "boolean": "true or false"},
     **{"array": "a list", "object": "an object", "null": "null"},
 }
 _BOUNDS = {
@@ -175,7 +175,7 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     described = error.schema.get("description")
     match error.validator:
         case "required":
-            absent = [(name, known.get(name, {}).get("description", "one")) for name in rule if name not in value]
+            absent = [(name, known.get(name, {}).get("description", "a value")) for name in rule if name not in value]
             return [Problem(f"{below}{name}", "no such key", expected) for name, expected in absent]
         case "additionalProperties" if rule is False:
             names, unknown = sorted(known), [str(name) for name in value if name not in known]
@@ -212,7 +212,7 @@ def _hint(value: Any, expected: str) -> str:
         return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"
-    return "put it in quotes" if isinstance(value, (bool, int, float)) and "a text" in expected else ""
+    return "put it in quotes" if isinstance(value, (bool, int, float)) and "a string" in expected else ""
 
 
 _BRACKETS = " []'\""

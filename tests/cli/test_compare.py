@@ -62,7 +62,7 @@ def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
         "rows: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher: it is a folder's,",
         "a folder's, found 'cache'",
         "rows#c#variant: expected name of a variant",
-        "rows#c#note: expected a text, found 3 (int)",
+        "rows#c#note: expected a string, found 3 (int)",
         "rows#c#overrides: expected an object, found [] (list)",
         "rows#d#overrides: expected ids in which rows may differ; a variant is the row's `variant`, others are on the",
         "on the command line, found 'rounds'",

@@ -109,7 +109,7 @@ def test_a_closed_pipe_ends_in_a_line(words):
     command = [sys.executable, "-m", "samfed_monai", *words]
     done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    closed = b"stopped: what this command writes to was closed before the end\n"
+    closed = b"stopped: the output was closed before the command ended\n"
     assert (done.returncode, done.stderr) == ((0, b"") if words == ["--help"] else (3, closed))
 
 
@@ -156,32 +156,32 @@ def ended(monkeypatch, capsys):
     ("error", "code", "text"),
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
-        (Stopped("disk full", resume="again"), 3, "stopped: disk full\n  to go on: again\n"),
-        (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
+        (Stopped("disk full", resume="again"), 3, "stopped: disk full\n  to continue: again\n"),
+        (KeyboardInterrupt(), 130, "interrupted: completed work is kept\n  to continue: run the same command again\n"),
     ],
 )
 def test_each_error_has_its_exit_code_and_no_traceback(ended, error, code, text):
     assert ended(error) == (code, text)
 
 
-LOOP = "expected a path whose symbolic links lead somewhere"
+LOOP = "expected a path without a loop of symbolic links"
 COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LICENSE' -> '/b/LICENSE'")]
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (OSError(28, "", "/r/report.html"), 3, r"disk is full \(/r/report.html\).*\n  to go on: make room"),
+        (OSError(28, "", "/r/report.html"), 3, r"disk is full \(/r/report.html\).*\n  to continue: make room"),
         (OSError(28, "", "/sam.pt", None, "/weights/sam.pt"), 3, r"disk is full \(/weights/sam.pt\)"),
-        (shutil.Error(COPIED), 3, r"disk is full \(/b/LICENSE\); what was complete is kept"),
-        (OSError(5, "", "/a.png"), 3, "/a.png answers with 'Input/output error'; what was complete is kept\n  to"),
-        (OSError(24, "", "/a.png"), 3, "stopped: too many files are open at once\n  to go on: raise the limit"),
-        (MemoryError(), 3, "stopped: memory ran out\n  to go on: give it more memory, or a smaller batch_size"),
-        (BrokenPipeError(32, "Broken pipe"), 3, "stopped: what this command writes to was closed before the end"),
-        (FileNotFoundError(2, "", "/x"), 2, "/x: expected a path that exists, or can be made, found No"),
-        (FileExistsError(17, "", "/data/list"), 2, "/data/list: expected a folder, or nothing, found File exists"),
-        (PermissionError(13, "", "/x"), 2, "/x: expected a place that this user may read and write, found Perm"),
-        (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a place that can be written to, found Read-only"),
+        (shutil.Error(COPIED), 3, r"disk is full \(/b/LICENSE\); completed work is kept"),
+        (OSError(5, "", "/a.png"), 3, "/a.png failed with 'Input/output error'; completed work is kept\n  to"),
+        (OSError(24, "", "/a.png"), 3, "stopped: too many files are open at once\n  to continue: raise the limit"),
+        (MemoryError(), 3, "stopped: memory ran out\n  to continue: add memory, or lower batch_size"),
+        (BrokenPipeError(32, "Broken pipe"), 3, "stopped: the output was closed before the command ended"),
+        (FileNotFoundError(2, "", "/x"), 2, "/x: expected a path that exists or can be created, found No"),
+        (FileExistsError(17, "", "/data/list"), 2, "/data/list: expected a folder or a new path, found File exists"),
+        (PermissionError(13, "", "/x"), 2, "/x: expected a path that this user may read and write, found Perm"),
+        (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a writable path, found Read-only"),
         (OSError(40, "", "/data/loop"), 2, f"/data/loop: {LOOP}"),
         (RuntimeError("Symlink loop from '/data/loop'"), 2, f"/data/loop: {LOOP}"),
     ],
@@ -414,7 +414,7 @@ def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypa
     assert signal.getsignal(signal.SIGTERM) == before
     said = capsys.readouterr().err
     assert said.startswith(f"stopped: asked to end (SIGTERM); {kept}")
-    assert said.endswith("to go on: type the same command again\n")
+    assert said.endswith("to continue: run the same command again\n")
 
 
 def test_the_log_of_a_run_has_a_line_and_no_traceback(tmp_path):

@@ -107,7 +107,7 @@ def test_synthetic(tmp_path):
     assert output.read_bytes() == before
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
     for other in (("--seed", 1), ("--scene", "polyp")):
-        with pytest.raises(Refused, match="expected none, or the very one to be drawn, found another file; render"):
+        with pytest.raises(Refused, match="expected no file, or an identical one, found another file; render"):
             run("synthetic", tmp_path / "data", *words, "--output", output, *other)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
@@ -151,7 +151,7 @@ def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path,
     (tmp_path / "a" / "annotations" / "instances.json").write_text(json.dumps(content))
     words = ("coco", tmp_path, "--public", "public", "--no-report", "--output", tmp_path / "list.json")
     words += ("--category", "polyp", "--test", 0.25, "--validation", 0)
-    with pytest.raises(Refused, match=r"a_000\.png: .*; or --skip-unreadable"):
+    with pytest.raises(Refused, match=r"a_000\.png: .*; or skip the file with --skip-unreadable"):
         run(*words)
     for source, option in (
         ("coco", ("--classes", "a,b")),
@@ -210,7 +210,7 @@ def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path,
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "l.json", "--no-report")
     with pytest.raises(Refused, match=r"(?s)--validation: expected nothing beside --test-only.*--unseen: expected not"):
         run(*words, "--test-only", "--validation", 0.2, "--unseen", "a")
-    with pytest.raises(Refused, match=r"v0\.nii: .*; or --skip-unreadable goes on .*\n.*v1\.nii: .*; or --skip-unread"):
+    with pytest.raises(Refused, match=r"v0\.nii: .*; or skip the file .*\n.*v1\.nii: .*; or skip the file with --s"):
         run(*words, "--test-only")
     run(*words, "--test-only", "--skip-unreadable")
     said = capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_pat
     (tmp_path / "a" / "images" / "a_001.png").write_bytes(b"damaged")
     (tmp_path / "a" / "masks" / "a_002.png").write_bytes(b"damaged")
     words = ("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json")
-    with pytest.raises(Refused, match=r"a_001\.png: .*--skip-unreadable goes on without it\n.*a_002\.png: .*--skip"):
+    with pytest.raises(Refused, match=r"a_001\.png: .*skip the file with --skip-unreadable\n.*a_002\.png: .*--skip"):
         run(*words)
     run(*words, "--skip-unreadable")
     said = capsys.readouterr().out

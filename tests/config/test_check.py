@@ -151,7 +151,7 @@ def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path)
         "command line -> rate: expected a number, found 'fast' (str)",
         "command line -> amp: expected true or false, found 'true' (str); "
         "write true without quotes (True or False on MONAI's own command line)",
-        "command line -> spare: expected a text or null, found 3 (int); put it in quotes",
+        "command line -> spare: expected a string or null, found 3 (int); put it in quotes",
     ]
     (message,) = told_of_skin(unseen="a, b")
     assert message.endswith("""found 'a, b' (str); write --unseen '["a", "b"]'""")
@@ -295,7 +295,7 @@ def test_fault_27_a_byte_order_mark_which_monai_cannot_read(bundle):
         ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
     [message] = told(bundle)
     assert message == (
-        "train.json: expected no byte order mark, as MONAI reads no file with one, found one at its beginning; "
+        "train.json: expected no byte order mark (MONAI cannot read it), found one at the start of the file; "
         "save it as UTF-8 without BOM"
     )
     assert any(message.startswith("gentle.json: ") for message in told(bundle, variant="gentle"))

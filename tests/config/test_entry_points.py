@@ -68,7 +68,7 @@ def test_a_network_whose_entry_point_cannot_be_used_names_its_owner(lab):
     assert "gone_net" not in CLIENT_NETWORKS
     with pytest.raises(Refused, match=r"my-lab 1\.0 -> entry point gone_net = .*the other networks work without it"):
         client_network("gone_net")
-    with pytest.raises(Refused, match=r"what my-lab 1\.0 brings, .* ZeroDivisionError.*; update or uninstall my-lab$"):
+    with pytest.raises(Refused, match=r"an object of my-lab 1\.0, .* ZeroDivisionError.*; update or uninstall my-lab$"):
         client_network("bad_net")
     assert "expected package.module:name" in brought("networks").broken["none"].found
 

@@ -68,7 +68,7 @@ def under_monai(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
 
 
-KEPT = "what was complete is kept\n  to go on: type the same command again\n"
+KEPT = "completed work is kept\n  to continue: run the same command again\n"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_problems_of_one_cause_are_one_line_with_their_count_and_three_places(pr
             "refused: 1 problem\n  - a: expected 2, found 1",
         ),
         (Stopped("no site answered"), 3, RuntimeError, "stopped: no site answered"),
-        (Stopped("disk full", resume="make room"), 3, RuntimeError, "stopped: disk full\n  to go on: make room"),
+        (Stopped("disk full", resume="make room"), 3, RuntimeError, "stopped: disk full\n  to continue: make room"),
     ],
 )
 def test_each_error_has_its_text_and_exit_code_and_is_a_builtin_error_too(error, code, builtin, text):

@@ -27,7 +27,7 @@ def test_names_come_sorted_can_be_asked_for_and_are_taken_once(rules: Registry[s
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("confidense", "did you mean 'confidence'"), ("zzz", "see the names expected")]
+    ("name", "hint"), [("confidense", "did you mean 'confidence'"), ("zzz", "choose one of the expected names")]
 )
 def test_an_unknown_name_is_refused_with_the_list_and_a_guess(rules: Registry[str], name: str, hint: str):
     with pytest.raises(
@@ -45,7 +45,7 @@ def test_what_is_elsewhere_is_imported_when_it_is_asked_for():
     assert "lost" in functions
     assert functions["sorter"] is bisect.insort_right
     assert functions["own"] is len
-    with pytest.raises(Refused, match=r"what my-lab 1.0 brings, found .*no_such_.*; update or uninstall my-lab$"):
+    with pytest.raises(Refused, match=r"an object of my-lab 1.0, found .*no_such_.*; update or uninstall my-lab$"):
         functions["lost"]
     with pytest.raises(Refused, match=r"function: expected one of \['lost', 'own', 'sorter'\], found 'sort'; did you"):
         functions["sort"]

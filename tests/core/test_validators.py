@@ -94,7 +94,7 @@ SCHEMA = {
         ({"rounds": 1, "share": math.nan}, "plan -> share: expected a number or null, found nan (float)"),
         ({"rounds": 1, "share": 1}, "plan -> share: expected below 1, found 1"),
         ({"rounds": 1, "kind": "all"}, "plan -> kind: expected one of ['weights', 'none'], found 'all'"),
-        ({"rounds": 1, "sites": ({"name": "a"}, {})}, "plan -> sites#1#name: expected one, found no such key"),
+        ({"rounds": 1, "sites": ({"name": "a"}, {})}, "plan -> sites#1#name: expected a value, found no such key"),
         (
             {"rounds": 1, "round": 2},
             "plan -> round: expected one of ['kind', 'rounds', 'share', 'sites'], found an unknown key; "
@@ -120,7 +120,7 @@ def test_what_follows_the_schema_has_no_departure():
         ("a, b", {"type": "array"}, 'expected a list, found \'a, b\' (str); write ["a", "b"]'),
         ("['a']", {"type": "array"}, 'expected a list, found "[\'a\']" (str); write ["a"]'),
         ("True", {"type": "boolean"}, "expected true or false, found 'True' (str); write true without quotes"),
-        (3, {"type": "string"}, "expected a text, found 3 (int); put it in quotes"),
+        (3, {"type": "string"}, "expected a string, found 3 (int); put it in quotes"),
         (
             "x",
             {"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]},

@@ -95,7 +95,7 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
     ("changes", "told"),
     [
         ({"images": {}}, r"images: expected a list, found \{\} \(dict\)"),
-        ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected one, found no such key"),
+        ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected a value, found no such key"),
         ({"images": [{**IMAGE, "height": "4", "width": 0}]}, "0#height: expected a number(?s:.*)0#width"),
         ({"images": [{**IMAGE, "height": 4.5}]}, "0#height: expected pixels, found 4.5"),
         ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "#1: expected each picture once, found 'a.png' or its id twice"),
@@ -305,7 +305,7 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path: Path) -> No
 def test_a_mask_that_is_there_already_stays(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"0.png": DISC, "1.png": DISC})
     before = save(tmp_path / "a/masks/1.png", disc(radius=2)).read_bytes()
-    with pytest.raises(Refused, match=r"1\.png: expected none, or the very one to be drawn, found another file"):
+    with pytest.raises(Refused, match=r"1\.png: expected no file, or an identical one, found another file"):
         draw_coco(tmp_path)
     assert (tmp_path / "a/masks/1.png").read_bytes() == before
     assert not (tmp_path / "a/masks/0.png").exists()

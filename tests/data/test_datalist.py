@@ -83,7 +83,7 @@ def test_every_departure_from_the_schema_is_told_at_once_and_then_every_other_pr
         "list.json -> mask_threshold: expected at most 255, found 300",
         "list.json -> masks_threshold: expected one of",
         "list.json -> public#0#lable: expected one of",
-        "list.json -> sites#a/b#test: expected one, found no such key",
+        "list.json -> sites#a/b#test: expected a value, found no such key",
         "list.json -> sites#site-1#test#0#sha256: expected 64 lower-case hexadecimal digits, found '12'",
     ]
     path.unlink()

@@ -188,7 +188,7 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
         "found only groups of names like 'frame 7'",
     ):
         assert told in str(caught.value)
-    assert sum("--skip-unreadable goes on" in str(problem) for problem in caught.value.problems) == 4, "one, and c's"
+    assert sum("skip the file with --skip" in str(problem) for problem in caught.value.problems) == 4, "one, and c's"
     assert not (tmp_path / "list.json").exists()
 
 

@@ -93,7 +93,7 @@ def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, plan
         caplog.clear()
         assert store.missing([IMAGE]) == [IMAGE], damage
         assert "is damaged: it counts as missing and will be computed again" in caplog.text
-        with pytest.raises(Refused, match="type the same command again"):
+        with pytest.raises(Refused, match="run the same command again"):
             store.get(IMAGE)
     store.put(IMAGE, mask)
     assert torch.equal(store.get(IMAGE), mask)

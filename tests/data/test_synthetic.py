@@ -189,7 +189,7 @@ def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
     render_volumes(tmp_path, **{**SMALL, "volumes": 1, "public": 0})
     made = (volumes / "ct/images/ct_01.nii.gz").read_bytes()
     assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
-    with pytest.raises(Refused, match=r"ct_01\.nii\.gz: expected none, or the very one .* found another file; render"):
+    with pytest.raises(Refused, match=r"ct_01\.nii\.gz: expected no file, or an identical.* another file; render"):
         render_volumes(tmp_path, **SMALL, seed=1)
     assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
 

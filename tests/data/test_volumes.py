@@ -315,7 +315,7 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     (tmp_path / "withdrawn").rename(tmp_path / "in/b")
     other.unlink()
     (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
-    with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
+    with pytest.raises(Refused, match=r"p1_0002\.png: expected no file, or an identical one, found another"):
         cut_nifti(tmp_path / "in", tmp_path / "out")
 
 

@@ -105,7 +105,7 @@ def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_
     assert process.exitcode == 3, text
     assert "stopped: asked to end (SIGTERM)" in text
     assert f"{DONE} of {ROUNDS} rounds are kept in" in text
-    assert "to go on: type the same command again" in text
+    assert "to continue: run the same command again" in text
     assert "Traceback" not in text
     run_toy(tmp_path, rounds=ROUNDS, splits=())
     assert final_files(tmp_path) == whole
@@ -177,7 +177,7 @@ def test_fault_50_a_server_without_memory_stops_with_its_rounds_kept_and_goes_on
             super().finish(round)
 
     clients = {site: FixedClient(site, step=1.0) for site in "ab"}
-    message = r"memory ran out at the server; 1 of 3 rounds are kept(.|\n)*give it more memory"
+    message = r"memory ran out at the server; 1 of 3 rounds are kept(.|\n)*add memory, or lower"
     with pytest.raises(Stopped, match=message):
         run_clients(tmp_path, clients, strategy=Hungry(), rounds=3)
     run_clients(tmp_path, clients, rounds=3)

@@ -65,7 +65,7 @@ def test_every_mistake_is_told_at_once():
             Plan("b", 1, timeout=never)
     with pytest.raises(Refused, match=r"plan -> rouns: .*did you mean 'rounds'\?"):
         Plan.from_json({"bundle": "b", "rouns": 3})
-    with pytest.raises(Refused, match="plan -> bundle: expected one, found no such key"):
+    with pytest.raises(Refused, match="plan -> bundle: expected a value, found no such key"):
         Plan.from_json({"rounds": 3})
 
 

@@ -207,7 +207,7 @@ def run_of(tmp_path, name, text, code=1):
         (REFUSED, 2, "refused: 2 problems\n        - a: b\n        - c: d"),
         ("refused: 1 problem\n  - of last time\n" + REFUSED, 2, "refused: 2 problems\n        - a: b\n        - c: d"),
         ("samfed: error: unrecognized arguments: x", 2, "samfed: error: unrecognized arguments: x"),
-        (REFUSED + "stopped: disk full\n  to go on: make room", 3, "stopped: disk full\n        to go on: make room"),
+        (REFUSED + "stopped: full\n  to continue: make room", 3, "stopped: full\n        to continue: make room"),
         ("", -9, "no output"),
     ],
     ids=["fault", "refused", "refused-twice", "usage", "stopped", "killed"],
@@ -228,11 +228,11 @@ def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are_and_ot
         "      refused: 2 problems",
         "        - a: b",
         "        - c: d",
-        "  to go on: fix it, then type the same command again",
+        "  to continue: fix it, then run the same command again",
     ]
     mixed = failure([refused, fault], 3)
     assert isinstance(mixed, Stopped)
     assert mixed.reason.startswith("2 of 3 runs failed\n    a, seed 0 (")
     assert mixed.reason.endswith("log.txt):\n      it broke")
-    assert mixed.resume == "fix what was refused (1 of them), then type the same command again"
-    assert failure([fault], 3).resume == "type the same command again"
+    assert mixed.resume == "fix what was refused (1 of them), then run the same command again"
+    assert failure([fault], 3).resume == "run the same command again"

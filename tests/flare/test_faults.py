@@ -54,7 +54,7 @@ def test_fault_41_42_47_48_50_a_killed_run_goes_on_each_fault_costs_one_update_a
     with pytest.raises(Stopped, match="ended before the run did"):
         on_flare()
     assert {path.name for path in (run / "rounds").glob("[0-9]*")} <= {"000", "001"}, "the faults are still to come"
-    with pytest.raises(SamFedError, match=r"round 7 of 8: 0 of 2 updates, 1 needed(.|\n)*SIGKILL(.|\n)*to go on"):
+    with pytest.raises(SamFedError, match=r"round 7 of 8: 0 of 2 updates, 1 needed(.|\n)*SIGKILL(.|\n)*to continue"):
         on_flare()
     assert started[1].marked() == [], "no process is left behind"
     records = [read_json(path) for path in sorted((run / "rounds").glob("[0-9]*/round.json"))]

@@ -191,7 +191,7 @@ def test_what_a_user_reads_of_a_job_is_shown_once(script, shown, caplog):
 
 def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
     job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (LOST, ""))
-    told = r"(?s)no answer .*job id for 45 s .*; by its last answer, 2 of 4 rounds .*to go on: start the server .*"
+    told = r"(?s)no answer .*job id for 45 s .*; by its last answer, 2 of 4 rounds .*to continue: start the server .*"
     with pytest.raises(Stopped, match=told + r"same command.*or, if only the network failed: `fetch it`") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
@@ -209,9 +209,9 @@ def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_with
 
 
 def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
-    full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to go on: make room, then type it again"
+    full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room, then resume"
     job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(full)), runs=False)
-    with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to go on: make room") as stopped:
+    with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to continue: make room") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
 
@@ -219,7 +219,7 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
 def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_to_go_on(asked, code):
     job = Job(("RUNNING", log_of("going on after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
-    told = r"(?s)FLARE job id goes on, 4 of 4 rounds are stored .*to go on: `fetch it`; `nvflare job abort id` ends"
+    told = r"(?s)FLARE job id goes on, 4 of 4 rounds are stored .*to continue: `fetch it`; `nvflare job abort id` ends"
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
     assert stopped.value.exit_code == code
@@ -233,7 +233,7 @@ def test_a_job_that_a_site_does_not_take_is_said(caplog):
 
 
 def test_a_job_that_goes_on_for_longer_than_asked_is_left():
-    with pytest.raises(Stopped, match=r"(?s)no end after 5 s; .*no round is stored yet.*to go on: `fetch it`"):
+    with pytest.raises(Stopped, match=r"(?s)no end after 5 s; .*no round is stored yet.*to continue: `fetch it`"):
         Job(("RUNNING", "")).followed(timeout=5)
 
 
@@ -245,7 +245,7 @@ def downloaded(folder: Path, log: str, state: str = "") -> SimpleNamespace:
     return SimpleNamespace(download_job_result=lambda job_id, into: str(folder))
 
 
-FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to go on: make room"
+FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room"
 
 
 @pytest.mark.parametrize(

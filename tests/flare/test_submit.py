@@ -216,7 +216,7 @@ def test_fault_41_a_killed_site_costs_one_deadline_and_a_killed_server_ends_the_
     assert time.monotonic() - killed[0] < 60
     told = capsys.readouterr().err
     assert "the FLARE server was started again, and what it ran before is gone" in told
-    assert "of 500 rounds are stored at the server\n  to go on: type the same command again" in told
+    assert "of 500 rounds are stored at the server\n  to continue: run the same command again" in told
     assert "cannot send to" not in told, "nothing of FLARE's own log"
     sites = [read_json(run / "rounds" / f"{number:03d}" / "round.json")["sites"] for number in range(5)]
     assert [entry["site-1"]["status"] for entry in sites] == ["ok"] * 5

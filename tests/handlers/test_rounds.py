@@ -161,7 +161,7 @@ def test_a_nan_term_stops_before_the_weights_are_touched() -> None:
     before = weights(trainer.network)["0.weight"]
     message = (
         r"training diverged at site 'site-3', round 2 of 5, step 1: the loss is NaN or infinite "
-        r"\(terms at fault: sam_kd\)\n  to go on: lower learning_rate, or the weight of that term"
+        r"\(terms at fault: sam_kd\)\n  to continue: lower learning_rate, or the weight of that term"
     )
     with pytest.raises(Stopped, match=message):
         next_round(trainer, 1, 5)

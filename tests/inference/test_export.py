@@ -250,7 +250,7 @@ def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(
         assert main(["export", str(model), "--to", to, "--output", str(tmp_path / "net")]) == 3
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "stopped: the disk is full; what was complete is kept\n  to go on: make room" in capsys.readouterr().err
+    assert "stopped: the disk is full; completed work is kept\n  to continue: make room" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -412,7 +412,7 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
         (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
         (["--to", "pt2", "--preprocessing#transforms#2#b_max", "2"], "b_max: expected 1, as in the packaged bundles"),
         (["--to", "onnx"], "found no package no_such_package; pip install 'samfed-monai[export]'"),
-        (["--to", "torchscript", "--output", "there"], "there, which exists; choose another one"),
+        (["--to", "torchscript", "--output", "there"], "there, which exists; choose another name"),
     ],
 )
 def test_what_cannot_be_exported_writes_nothing(words, message, model, tmp_path, monkeypatch, capsys):

@@ -344,8 +344,8 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
     (mixed / "loop.jpg").symlink_to("loop.jpg")
     assert infer(str(mixed)) == 2
     said = capsys.readouterr().err
-    assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or --skip-unreadable goes on without it", said)
-    assert re.search(r"broken3\.dcm: .*; or --skip-unreadable goes on without it", said)
+    assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or skip the file with --skip-unreadable", said)
+    assert re.search(r"broken3\.dcm: .*; or skip the file with --skip-unreadable", said)
     assert not Path("masks").exists()
     assert infer(str(mixed), "--skip-unreadable", "--overlays", "looks", "--areas", "areas.csv") == 0
     drawn = {"photo.png", "1.2.840.7.png"}

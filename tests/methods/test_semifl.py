@@ -94,7 +94,7 @@ def test_tuning_may_use_gradients():
     ("change", "message"),
     [
         ({"w": torch.full((2,), float("nan"))}, "training at the server, round 1 -> w: .*found NaN or infinity"),
-        ({"v": torch.zeros(2)}, "v: expected only the network's own names, found an unknown tensor"),
+        ({"v": torch.zeros(2)}, "v: expected a tensor of this network, found an unknown tensor"),
     ],
 )
 def test_weights_that_are_not_the_networks_stop_the_run(change, message):

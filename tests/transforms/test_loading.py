@@ -98,7 +98,7 @@ def test_it_is_resized_to_the_image(store, size):
 
 
 def test_a_mask_that_was_never_computed_is_refused(store):
-    with pytest.raises(Refused, match="type the same command again"):
+    with pytest.raises(Refused, match="run the same command again"):
         LoadSoftMaskd(store)({"image": torch.rand(3, 4, 4), "image_sha256": "1" * 64})
 
 
