@@ -51,7 +51,7 @@ def read_status(folder: str | Path) -> dict[str, Any]:
 
 _FOR_USERS = re.compile(
     r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
-    r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
+    r"|.*: message refused: .*|teacher: .*|warm start: .*"
 )
 _WARNS = frozenset(("guard", "noise", "progress", "run", "run_folder", "server", "transport", "wire_transport"))
 """Modules whose warnings at a server are for users; FLARE's log has the last part of a logger's name."""

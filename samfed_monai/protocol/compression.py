@@ -180,8 +180,8 @@ class Sender:
         """
         matrices = [name for name, tensor in weights.items() if _is_matrix(name, tensor)]
         if any(name not in base or base[name].shape != weights[name].shape for name in matrices):
-            expected = "those of the request, to which differences are made"
-            raise message_refused("message -> tensors", "other weights", expected)
+            expected = "the receiver's names and shapes (differences are sent)"
+            raise message_refused("message -> tensors", "weights of another network", expected)
         base = {name: base[name] for name in weights if name in base}
         steps = {name: weights[name].float() - base[name].float() for name in matrices}
         steps = {name: step + self._left[name] if name in self._left else step for name, step in steps.items()}
@@ -251,17 +251,17 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
     found = {
         f"an exchange of {exchange.word}": exchange.answer is not Kind.WEIGHTS,
         # their difference includes the error of earlier messages, which would be added again
-        f"{name}, whose sites train networks of their own": exchange.own_networks,
-        f"{name}, which has a model for each site": exchange.tailored,
-        f"{name}, which trains anew between two rounds": bool(strategy.rounds_before_warm_start),
+        f"{name}, in which each site trains its own network": exchange.own_networks,
+        f"{name}, which makes a model for each site": exchange.tailored,
+        f"{name}, which repeats the warm start between rounds": bool(strategy.rounds_before_warm_start),
     }
     for text in [text for text, holds in found.items() if holds][:1]:
-        expected = "weights of sites that all train from the model of the round, which differ by their steps"
+        expected = "an exchange of weights in which all sites start from the same model"
         problems.append(Problem(where, text, expected, f"choose a variant that averages, such as samfed{plain}"))
     if sums:
-        expected = "updates that the server reads: masked ones hide in all their bits"
-        problems.append(Problem(where, "secure_aggregation", expected, f"privacy#secure_aggregation: null{plain}"))
+        expected = "updates that the server can read (masked updates cannot be compressed)"
+        problems.append(Problem(where, "secure_aggregation", expected, f"set privacy#secure_aggregation: null{plain}"))
     if noise and isinstance(value, int):
-        expected = f"{HALF!r} or {BYTES!r}: noise of differential_privacy has no low rank, and would be kept for later"
-        problems.append(Problem(where, f"rank {value}", expected, "or privacy#differential_privacy: null"))
+        expected = f"{HALF!r} or {BYTES!r} (the noise of differential_privacy has no low rank)"
+        problems.append(Problem(where, f"rank {value}", expected, "or set privacy#differential_privacy: null"))
     return problems

@@ -188,7 +188,7 @@ class UpdateGuard:
         share = self.share({name: update.tensors[name] for name in before}, before)
         if share == 1:
             return update
-        text = "round %d: the update of %s was shortened to %.2g of its step"
+        text = "round %d: the update of %s was scaled down to %.2g of its size"
         logger.warning(text, update.round + 1, update.site, share)
         steps = {name: shortened(old, update.tensors[name], share) for name, old in before.items()}
         return replace(update, tensors={**update.tensors, **steps})
@@ -255,11 +255,11 @@ class Counts:
         capped = self.guard.counted(self.said) if self.guard else dict(self.said)
         for site, n in sorted(self.said.items()):
             if capped[site] < n:
-                text = "%s says it trains on %d images and counts as %d where the mean goes by images"
+                text = "%s reports %d training images; means weighted by images count %d of them"
                 logger.info(text, site, n, capped[site])
             elif len(self.said) > 1 and n > _DOMINANT_SHARE * whole:
-                hint = "if that is not so, job#update_guard#largest_share caps what it counts as"
-                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
+                hint = "if this is wrong, limit its weight with job#update_guard#largest_share"
+                logger.warning("%s reports %d training images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
 
     def counted(self, site: str, update: Message) -> Message:
         """Returns ``update`` with the number of images that it counts as.
@@ -273,6 +273,6 @@ class Counts:
             self.said[site] = known = update.n
         if update.n != (known or 0):
             before = "none" if known is None else str(known)
-            expected, hint = f"{before}, as this site said before", "start a new run where a site's images have changed"
+            expected, hint = f"{before}, as this site reported before", "start a new run if the site's images changed"
             raise message_refused("message -> n", str(update.n), expected, hint)
         return replace(update, n=cap.counted(self.said)[site]) if cap is not None and known else update

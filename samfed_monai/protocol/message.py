@@ -240,10 +240,10 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
         same = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
         negative = sum(bool((tensors[name] < 0).any()) for name in same if name.rpartition(".")[2] == part)
         if negative:
-            found = f"{negative} with values below 0"
-            problems.add("message -> tensors", found=found, expected=f"{what} of at least 0")
+            found = f"{negative} with negative values"
+            problems.add("message -> tensors", found=found, expected=f"non-negative {what}")
     if unknown := len(tensors.keys() - like.keys()):
-        expected = "the network's own names, and of those what is shared alone"
+        expected = "only the shared tensors of this network"
         hint = "give both ends the same bundle, network and personal"
         problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, hint=hint)
     known = {name: tensor for name, tensor in tensors.items() if name in like}
@@ -318,7 +318,7 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
     except MessageRefused:
         raise
     except (*_NOT_OURS, SafetensorError) as error:
-        found = f"bytes that are not ({type(error).__name__})"
+        found = f"another format ({type(error).__name__})"
         raise message_refused("message", found, "safetensors with a samfed header") from None
     unknown = {tensor.dtype for tensor in tensors.values()} - tensor_file.DTYPES.keys()
     if unknown:
@@ -328,7 +328,7 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
     header["kind"] = Kind(header["kind"])
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
         found = "deflated tensors" if shapes is not None else "plain tensors"
-        raise message_refused("message -> tensors", found, "soft masks deflated, others plain")
+        raise message_refused("message -> tensors", found, "deflated soft masks, or plain tensors of another kind")
     return Message(tensors=tensors, **header)
 
 
@@ -382,7 +382,7 @@ def _header(payload: bytes) -> tuple[Any, Any]:
     if length > len(payload) - 8:
         raise ValueError("header length")
     if length > MAX_HEADER:
-        raise message_refused("message", f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes")
+        raise message_refused("message", f"a header of {length} bytes", f"a header of at most {MAX_HEADER} bytes")
     metadata = parse_json(payload[8 : 8 + length])["__metadata__"]
     shapes = metadata.get(_SHAPES)
     return parse_json(metadata[_KEY]), None if shapes is None else parse_json(shapes)
@@ -395,6 +395,6 @@ def _check_header(header: Any) -> None:
     wrong = [Problem(f"message -> {name}", found, expected) for name, found, expected in types if found != expected]
     kinds = [kind.value for kind in Kind]
     if type(header["kind"]) is str and header["kind"] not in kinds:
-        wrong.append(Problem("message -> kind", "another kind", ", ".join(kinds)))
+        wrong.append(Problem("message -> kind", "an unknown kind", ", ".join(kinds)))
     if wrong:
         raise MessageRefused(wrong)

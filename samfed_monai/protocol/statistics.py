@@ -77,7 +77,7 @@ class StatisticRule:
 
     def in_words(self) -> str:
         """The rule in words."""
-        clip = "as they are" if self.clip is None else f"clipped to a norm of {self.clip:g}"
+        clip = "not clipped" if self.clip is None else f"clipped to a norm of {self.clip:g}"
         noise = f"noise multiplier {self.noise_multiplier:g}" if self.noise_multiplier else "without noise"
         return f"each of at least {self.least_images} images, {clip}, {noise}"
 
@@ -104,7 +104,7 @@ def limited(
     if rule.clip is None:
         return dict(tensors), 0.0
     if rule.noise_multiplier and any(tensor.ndim < 2 for tensor in tensors.values()):
-        expected = "entries of two axes or more, to which noise can be added"
+        expected = "tensors of two or more axes (counts get no noise)"
         raise message_refused("message -> statistics", "counts", expected)
     entries = sum(len(tensor) for tensor in tensors.values() if tensor.ndim > 1)
     deviation = 2.0 * rule.clip * math.sqrt(entries) * rule.noise_multiplier
@@ -154,7 +154,7 @@ class Statistic(ABC):
         """
         if not tensors:
             return
-        raise message_refused("message -> statistics", ", ".join(sorted(tensors)), "none: this site takes none")
+        raise message_refused("message -> statistics", ", ".join(sorted(tensors)), "none, as this site uses none")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -212,7 +212,7 @@ class MeansOfGroups(Statistic):
         own, others, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
         if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
             expected = f"{self.name} of shape (N, {', '.join(map(str, own.shape[1:]))})"
-            raise message_refused(where, "others", expected, "give strategy and statistics the same options")
+            raise message_refused(where, "other tensors", expected, "give strategy and statistics the same options")
         if others is not None and not all_finite(others):
             raise message_refused(where, "NaN or infinity", "finite values")
         return others

@@ -66,8 +66,8 @@ class Server:
             Refused: the bundle has no ``sharing``.
         """
         if self.sharing is None:
-            found, expected = "no sharing in the bundle", "a PublicMaskSharing"
-            raise refused("strategy", found, expected, f"use a variant that has one, for instance {variant}")
+            found, expected = "no `sharing` in the bundle", "a PublicMaskSharing"
+            raise refused("strategy", found, expected, f"use a variant with a sharing, like {variant}")
         return self.sharing()
 
 
@@ -393,7 +393,7 @@ class TrainerSharing(Sharing):
             MessageRefused: anything but weights of this network.
         """
         if kind != Kind.WEIGHTS or not tensors:
-            expected, hint = "the server's weights", "use the strategy that the variant names beside this sharing"
+            expected, hint = "the server's weights", "use the strategy and the sharing of the same variant"
             raise message_refused("message -> kind", Kind(kind).value, expected, hint)
         state = get_state_dict(self.network)
         like = {name: state[name] for name in tensors if name in state}
@@ -435,7 +435,7 @@ class TrainerSharing(Sharing):
         trainer = self._trainer
         if trainer is None:
             group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}'
-            hint = f'list @sharing among the handlers: let "after#sharing" be {group}'
+            hint = f'add @sharing to the handlers: set "after#sharing" to {group}'
             raise message_refused("train.json -> sharing", "no trainer", "a trainer", hint)
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}

@@ -71,7 +71,7 @@ def scrub(error: BaseException) -> str:
         more = len(error.problems) - _SHOWN
         return "; ".join(map(str, error.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
     known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
-    text = type(error).__name__ if known else "an error of the site's own code"
+    text = type(error).__name__ if known else "an error in the site's own code"
     if is_out_of_memory(error):
         text = "out of memory"
     elif isinstance(error, OSError) and isinstance(error.errno, int):
@@ -163,7 +163,7 @@ class Transport(Protocol):
 # compression, the model of a round is a step from the one before. Both ends are here, for transports that send bytes.
 # A restarted site has no weights and reports this; it is then sent the weights themselves. Statistics beside weights
 # are small and always sent.
-_MISSING = Problem("message -> tensors", found="none", expected="weights, for those that it names are not held here")
+_MISSING = Problem("message -> tensors", found="none", expected="weights (this site does not have the named ones)")
 #: Reply of a site that does not have the weights that a message refers to.
 NOT_HELD = str(_MISSING)
 
@@ -195,7 +195,7 @@ class SentWeights:
             tensors, words = with_statistics(step.tensors, statistics), {HELD: own, COMPRESSION: step.form}
             return replace(message, kind=Kind.STEP, tensors=tensors, extra={**message.extra, **words})
         self._whole[site] += 1
-        logger.info("sending %s the whole model of round %d: the site has no earlier one", site, message.round + 1)
+        logger.info("sending %s the full model of round %d: the site lacks the previous one", site, message.round + 1)
         return message
 
     def forget(self, site: str) -> None:
@@ -268,7 +268,7 @@ class Spooled:
 
 def refused_failure(site: str, error: MessageRefused) -> Failure:
     """Logs and returns the failure of a site whose message was refused."""
-    logger.warning("%s: its message was refused: %s", site, scrub(error))
+    logger.warning("%s: message refused: %s", site, scrub(error))
     return Failure(site, scrub(error))
 
 
@@ -298,6 +298,6 @@ def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
     except Exception as error:
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise
-        logger.exception("%s: its message could not be taken in", site)
+        logger.exception("%s: the reply could not be processed", site)
         return Failure(site, scrub(error))
     return replace(reply, tensors={})

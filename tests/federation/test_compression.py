@@ -129,7 +129,7 @@ def test_what_the_audit_says_left_is_what_travels(together):
         ({"compression": 0}, r"plan -> compression"),
         (
             {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
-            r"federate\.json -> compression: expected updates that the server reads",
+            r"federate\.json -> compression: expected updates that the server can read",
         ),
     ],
 )

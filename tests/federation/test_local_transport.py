@@ -52,7 +52,7 @@ def test_a_refusing_receiver_makes_a_failure_with_its_reason():
         reply.check(up=True, like={"other": torch.ones(1)})
 
     replies = local(FixedClient("a")).send_and_receive(Task.TRAIN, messages("a"), on_reply=refuse)
-    expected = "the network's own names, and of those what is shared alone"
+    expected = "only the shared tensors of this network"
     assert replies["a"].reason.startswith(f"message -> tensors: expected {expected}, found 3 with unknown names; ")
 
 

@@ -171,7 +171,7 @@ def test_a_personal_key_is_refused_in_both_directions():
     all_names = toy_weights()
     shared = {name: tensor for name, tensor in all_names.items() if name not in HEAD_NAMES}
     inbox = Inbox(round=0, sites=["site-1"], like=lambda site: shared, kind=Kind.WEIGHTS)
-    with pytest.raises(MessageRefused, match=r"what is shared alone, found 2 with unknown names"):
+    with pytest.raises(MessageRefused, match=r"only the shared tensors of this network, found 2 with unknown names"):
         inbox.check("site-1", Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=all_names))
     site = ClientAlgoSite("site-1", client)
     with pytest.raises(MessageRefused, match="2 with unknown names"):

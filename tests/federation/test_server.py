@@ -360,7 +360,7 @@ def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
     assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
     assert rounds[1]["sites"]["c"]["status"] == "skipped"
-    reason = "message -> n: expected 2, as this site said before, found 10000000"
+    reason = "message -> n: expected 2, as this site reported before, found 10000000"
     assert rounds[1]["sites"]["c"]["reason"].startswith(reason)
 
 
@@ -379,4 +379,4 @@ def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, capl
         result = run_clients(tmp_path, liar, rounds=1, counts=said, guard=guard)
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
     assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
-    assert "c says it trains on 10000000 images and counts as 4 where the mean goes by images" in caplog.text
+    assert "c reports 10000000 training images; means weighted by images count 4 of them" in caplog.text

@@ -395,14 +395,14 @@ def test_only_what_a_user_wants_to_read_is_told():
         "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
         "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
         "2026-01-01 10:00:00,123 - wire_transport - WARNING - site-2: dropped a late answer (...)",
-        "2026-01-01 10:00:00,123 - guard - WARNING - site-1 says it trains on 90 images, 90 % of all",
+        "2026-01-01 10:00:00,123 - guard - WARNING - site-1 reports 90 training images, 90 % of all",
         "2026-01-01 10:00:00,123 - FederatedServer - WARNING - no token of site-2",
         "round 1 of 3: written by something else",
     ]
     assert user_lines(lines) == [
         "round 1 of 3: validation Dice 0.5, 2 s",
         "site-2: dropped a late answer (...)",
-        "site-1 says it trains on 90 images, 90 % of all",
+        "site-1 reports 90 training images, 90 % of all",
     ]
 
 

@@ -84,7 +84,7 @@ def test_what_is_no_set_of_weights_is_refused():
 def test_a_bundle_that_does_not_list_the_sharing_as_a_handler_is_told_how():
     network = Six(OWN)
     sharing = DittoSharing(term=AnchoredTerm(), network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1))
-    with pytest.raises(MessageRefused, match="expected a trainer, found no trainer; list @sharing among the handlers"):
+    with pytest.raises(MessageRefused, match="expected a trainer, found no trainer; add @sharing to the handlers"):
         sharing.receive(0, 1, Kind.WEIGHTS, six(GLOBAL))
     assert numbers_of(network.state_dict()) == OWN
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_sent_is_refused_and_nothing_of_it_remembered():
     broken["linear.weight"][0, 0] = torch.nan
     with pytest.raises(MessageRefused, match="expected finite values, found NaN or infinity"):
         sender.packed(broken, base)
-    with pytest.raises(MessageRefused, match="expected those of the request"):
+    with pytest.raises(MessageRefused, match="expected the receiver's names and shapes"):
         sender.packed(moved(base, 2), {"linear.weight": torch.ones(2, 2)})
     after = sender.state_dict()
     assert before.keys() == after.keys()
@@ -167,7 +167,7 @@ def test_a_site_that_holds_the_model_before_is_sent_the_step_and_one_that_does_n
         payloads = {site: to_bytes(sent.shortened(site, message(model, site))) for site in "ab"}
     assert len(payloads["a"]) < len(payloads["b"])
     assert [sent.take_whole(), sent.take_whole()] == [{"b": 1}, {}]
-    assert "sending b the whole model of round 2" in caplog.text
+    assert "sending b the full model of round 2" in caplog.text
     for site, payload in payloads.items():
         arrived = held[site].complete(from_bytes(payload))
         assert (arrived.kind, arrived.extra) == (Kind.WEIGHTS, {"split": "validation"})
@@ -215,15 +215,15 @@ def test_values_that_the_option_takes(value):
         (FedAvg(), NONE, True, True, []),
         (FedAvg(), 8, False, False, []),
         (FedAvg(), BYTES, True, False, []),
-        (FedAvg(), 8, True, False, ["noise of differential_privacy has no low rank, .*, found rank 8"]),
-        (FedAvg(), BYTES, False, True, ["masked ones hide in all their bits, found secure_aggregation"]),
+        (FedAvg(), 8, True, False, [r"noise of differential_privacy has no low rank\), found rank 8"]),
+        (FedAvg(), BYTES, False, True, [r"masked updates cannot be compressed\), found secure_aggregation"]),
         (FedAvg(), 8, True, True, ["secure_aggregation", "rank 8"]),
-        (Consensus(), BYTES, False, False, ["expected weights of sites .*, found an exchange of predictions"]),
+        (Consensus(), BYTES, False, False, ["expected an exchange of weights .*, found an exchange of predictions"]),
         (Prototypes(), BYTES, False, False, ["found an exchange of prototypes"]),
         (LocalOnly(), BYTES, False, False, ["found an exchange of none"]),
-        (ClientTailored(), BYTES, False, False, ["found ClientTailored, which has a model for each site"]),
-        (PersonalFedAvg(), BYTES, False, False, ["found PersonalFedAvg, whose sites train networks of their own"]),
-        (ContrastBeforeLabels(rounds=1), 8, False, False, ["found ContrastBeforeLabels, which trains anew between"]),
+        (ClientTailored(), BYTES, False, False, ["found ClientTailored, which makes a model for each site"]),
+        (PersonalFedAvg(), BYTES, False, False, ["found PersonalFedAvg, in which each site trains its own network"]),
+        (ContrastBeforeLabels(rounds=1), 8, False, False, ["found ContrastBeforeLabels, which repeats the warm start"]),
     ],
 )
 def test_runs_that_cannot_compress_are_refused_with_the_reason(strategy, value, noise, sums, says):

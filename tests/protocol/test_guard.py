@@ -90,7 +90,7 @@ def taken(tensors, guard, **exchange):
 def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
     far, guard = {"w": torch.tensor([3.0, 104.0])}, UpdateGuard(limit=2.0)  # a step of 100 where 2 * 5 are allowed
     assert taken(far, guard) == pytest.approx([3.0, 14.0])
-    assert "round 1: the update of a was shortened to 0.1 of its step" in caplog.text
+    assert "round 1: the update of a was scaled down to 0.1 of its size" in caplog.text
     with pytest.raises(MessageRefused, match="expected at most 10, found a step of norm 100"):
         taken(far, UpdateGuard(limit=2.0, action="skip"))
     assert taken(far, None) == taken(far, guard, alike=False) == [3.0, 104.0], "no guard, or a network of its own"
@@ -178,10 +178,10 @@ def test_a_norm_beyond_half_precision_is_a_number() -> None:
 def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:
     counts = Counts({"a": 5, "b": 0})
     assert counts.counted("a", weighing(5)).n == 5
-    with pytest.raises(MessageRefused, match="n: expected 5, as this site said before, found 9; start a new"):
+    with pytest.raises(MessageRefused, match="n: expected 5, as this site reported before, found 9; start a new"):
         counts.counted("a", weighing(9))
     assert counts.counted("b", weighing(3, "b")).n == 3, "it said none before round 0, and is believed once"
-    with pytest.raises(MessageRefused, match="expected 3, as this site said before, found 4"):
+    with pytest.raises(MessageRefused, match="expected 3, as this site reported before, found 4"):
         counts.counted("b", weighing(4, "b"))
     assert counts.counted("c", weighing(0, "c")).n == 0
 
@@ -189,7 +189,7 @@ def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> N
 def test_fault_77_where_shares_are_capped_a_number_counts_as_what_is_left_of_it() -> None:
     counts = Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
     assert [counts.counted(site, weighing(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
-    with pytest.raises(MessageRefused, match="expected none, as this site said before, found 7"):
+    with pytest.raises(MessageRefused, match="expected none, as this site reported before, found 7"):
         counts.counted("c", weighing(7, "c"))
     assert counts.counted("c", weighing(0, "c")).n == 0
     update = weighing(90)
@@ -209,9 +209,9 @@ def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.Lo
         Counts({"a": 91, "b": 9}).log_shares()
         Counts({"a": 90, "b": 10}).log_shares()
     assert [record.message for record in caplog.records] == [
-        "a says it trains on 90 images and counts as 10 where the mean goes by images",
-        "a says it trains on 91 images, 91 % of all; if that is not so, job#update_guard#largest_share caps what it "
-        "counts as",
+        "a reports 90 training images; means weighted by images count 10 of them",
+        "a reports 91 training images, 91 % of all; if this is wrong, limit its weight with job#update_guard#"
+        "largest_share",
     ]
 
 

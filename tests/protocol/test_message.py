@@ -59,7 +59,7 @@ def test_faults_34_and_40_every_problem_comes_at_once_and_extra_names_are_not_re
         "message -> site: expected the sender's own name",
         "message -> round: expected round 2",
         "message -> n: expected a whole number from 1 to 10000000",
-        "message -> tensors: expected the network's own names",
+        "message -> tensors: expected only the shared tensors of this network",
         "message -> b: expected shape (2",
         "message -> count: expected shape ()",
     ]
@@ -160,7 +160,7 @@ def test_other_or_fewer_bytes_are_refused(payload):
         ({"round": True}, "round: expected int, found bool"),
         (
             {"kind": "pixels"},
-            "kind: expected weights, step, soft_masks, prototypes, adapter, secure, metrics, found another kind",
+            "kind: expected weights, step, soft_masks, prototypes, adapter, secure, metrics, found an unknown kind",
         ),
         ({"path": "/data"}, OTHER_FIELDS),
         (["version"], OTHER_FIELDS),
@@ -261,7 +261,7 @@ def test_a_deflated_tensor_that_is_not_what_its_shape_says_is_refused(content, s
 )
 def test_fault_79_nothing_is_inflated_whose_shape_is_none(shape, monkeypatch):
     monkeypatch.setattr(module.zlib, "decompressobj", lambda: pytest.fail("inflated"))
-    with pytest.raises(MessageRefused, match=r"found bytes that are not \(ValueError\)"):
+    with pytest.raises(MessageRefused, match=r"found another format \(ValueError\)"):
         from_bytes(forged(PACKED, {"masks": shape}))
 
 
@@ -293,7 +293,7 @@ def test_faults_89_and_94_a_variance_or_a_counter_below_zero_is_refused(name, go
     found.tensors[name] = torch.tensor(bad)
     with pytest.raises(MessageRefused) as refused:
         found.check(up=True, like=like)
-    told = f"message -> tensors: expected {what} of at least 0, found 1 with values below 0"
+    told = f"message -> tensors: expected non-negative {what}, found 1 with negative values"
     assert [str(problem) for problem in refused.value.problems] == [told]
 
 
@@ -314,7 +314,7 @@ def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_ot
     [({"masks": [48]}, Kind.WEIGHTS, "deflated tensors"), (None, Kind.SOFT_MASKS, "plain tensors")],
 )
 def test_only_soft_masks_are_deflated(shapes, kind, found):
-    with pytest.raises(MessageRefused, match=f"message -> tensors: expected soft masks deflated.*found {found}"):
+    with pytest.raises(MessageRefused, match=f"message -> tensors: expected deflated soft masks, .*found {found}"):
         from_bytes(forged(PACKED, shapes, kind))
 
 
@@ -352,7 +352,7 @@ def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
     assert from_bytes(sound).n == 7
     monkeypatch.setattr(module, "MAX_HEADER", own - 1)
     monkeypatch.setattr(module, "parse_json", lambda text: pytest.fail("parsed"))
-    found = f"message: expected one of at most {own - 1} bytes, found a header of {own} bytes"
+    found = f"message: expected a header of at most {own - 1} bytes, found a header of {own} bytes"
     with pytest.raises(MessageRefused, match=found):
         from_bytes(sound)
 
@@ -414,7 +414,7 @@ FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: e
         ({"metrics": {"term_x": -1e10}}, f"message -> metrics -> term_x: {TERM} -10000000000.0"),
         (
             {"tensors": {**weights(), "other": torch.ones(1)}},
-            "message -> tensors: expected the network's own names, and of those what is shared alone, found 1 with "
+            "message -> tensors: expected only the shared tensors of this network, found 1 with "
             "unknown names; give both ends the same bundle, network and personal",
         ),
     ],

@@ -27,7 +27,7 @@ def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for_and_rules_h
     assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
     words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
     assert StatisticRule(1.0, 2.0, 7).in_words() == words
-    assert StatisticRule().in_words() == "each of at least 1 images, as they are, without noise"
+    assert StatisticRule().in_words() == "each of at least 1 images, not clipped, without noise"
 
 
 def test_clipping_and_noise_by_hand():
@@ -58,7 +58,7 @@ def test_no_entry_is_longer_than_the_clip_and_short_ones_stay(clip, seed):
 def test_counts_are_left_alone_and_take_no_noise():
     counts = {"counts": torch.tensor([300.0, 400.0])}
     assert limited(counts, StatisticRule(clip=1.0), noise=ones)[0]["counts"] is counts["counts"]
-    with pytest.raises(MessageRefused, match="entries of two axes or more, to which noise can be added, found counts"):
+    with pytest.raises(MessageRefused, match=r"tensors of two or more axes \(counts get no noise\), found counts"):
         limited(counts, StatisticRule(clip=1.0, noise_multiplier=1.0), noise=ones)
     with pytest.raises(MessageRefused, match="finite values, found NaN or infinity"):
         limited({"a": torch.tensor([[float("nan")]])}, StatisticRule(), noise=ones)

@@ -78,13 +78,13 @@ def test_refused_messages_keep_their_reason():
 
 
 def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_unlike_a_full_disk(caplog):
-    reason = "message: expected safetensors with a samfed header, found bytes that are not (ValueError)"
+    reason = "message: expected safetensors with a samfed header, found another format (ValueError)"
     assert received("a", b"bytes", None) == Failure("a", reason)
     answer = to_bytes(Message(Kind.WEIGHTS, "b", 2, 5, n=7, tensors=weights()))
     failed = received("b", answer, Mock(side_effect=KeyError(SECRET)))
     assert failed.site == "b"
     assert failed.reason.startswith("KeyError in samfed_monai.protocol.transport, line ")
-    assert caplog.messages == [f"a: its message was refused: {reason}", "b: its message could not be taken in"]
+    assert caplog.messages == [f"a: message refused: {reason}", "b: the reply could not be processed"]
     for own in (OSError(errno.ENOSPC, "No space left"), MemoryError()):
         with pytest.raises(type(own)):
             received("b", answer, Mock(side_effect=own))
@@ -110,7 +110,7 @@ def test_fault_49_a_full_disk_is_raised_where_an_answer_is_put_there(tmp_path, m
 
 def test_an_error_of_a_site_s_own_code_has_no_name_outside():
     own = type("JaneDoe", (Exception,), {"__module__": "ward_7.patients"})
-    assert scrub(own("/data/x")) == "an error of the site's own code"
+    assert scrub(own("/data/x")) == "an error in the site's own code"
     assert (
         scrub(type("SafetensorError", (Exception,), {"__module__": "safetensors.sub"})("/data/x")) == "SafetensorError"
     )
