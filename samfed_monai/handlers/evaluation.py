@@ -117,7 +117,7 @@ class ScoreHandler:
         repeats = getattr(engine.state, "repeats", ())
         for index, item in enumerate(images_of(engine.state.batch, engine.state.output)):
             if item.get("label") is None:
-                hint = "evaluate a split whose items have labels, or use inference.json"
+                hint = "evaluate a split with labels, or use inference.json"
                 raise refused("ScoreHandler", "an image without a label", "a label", hint)
             if index < len(repeats) and repeats[index]:
                 continue
@@ -166,8 +166,8 @@ class ScoreHandler:
         array: np.ndarray = channels.detach().float().cpu().numpy()
         count = len(self.classes) + 1
         if array.ndim != 3 or array.shape[0] != count:
-            named = f"{count} channels, the background's and one a class" if self.classes else "one channel (1, H, W)"
-            hint = "let `classes` of train.json and of the data list be the same names"
+            named = f"{count} channels (the background and each class)" if self.classes else "one channel (1, H, W)"
+            hint = "give train.json and the data list the same `classes`"
             raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", named, hint)
         mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > above
         return mask
@@ -329,7 +329,7 @@ class SiteEvaluation:
         found = labelled_records(listed, self.data_root, names, split=self.split, limit=self.limit)
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
-            raise refused(where, "no image", "at least one", "choose another split")
+            raise refused(where, "none", "at least one image", "choose another split")
         return found
 
     def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

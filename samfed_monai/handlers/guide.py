@@ -34,7 +34,7 @@ class NetworkCopy:
     @property
     def network(self) -> nn.Module:
         if self._network is None:
-            raise RuntimeError("NetworkCopy: nothing was copied yet; attach the guide to a trainer and run it")
+            raise RuntimeError("NetworkCopy: no weights were copied yet; attach the guide to a trainer and train")
         return self._network
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class BatchGuide(Guide):
         probabilities: Tensor = batch[self.key]
         size, expected = tuple(probabilities.shape[2:]), tuple(batch["image"].shape[2:])
         if size != expected:
-            hint = f"list {self.key!r} among the keys of WeakViewd, which moves image and guide together"
+            hint = f"add {self.key!r} to the keys of WeakViewd, to transform image and guide together"
             raise refused(where, f"{size} pixels", f"the image's {expected}", hint)
         return probabilities
 
@@ -283,12 +283,12 @@ class Guidance:
         """
         problems = Problems()
         if key not in self.batch:
-            hint = "let the output_key of the strong view list it"
+            hint = "add this view to the output_key of the strong view"
             found = f"an unlabelled batch with {sorted(self.batch)}"
             problems.add(asked_by, found=found, expected=f"the view {key!r}", hint=hint)
         if self.mixed:
-            found, hint = "CutMix, which mixes the first strong view alone", f"set it to 0, or disable {asked_by}"
-            problems.add("stream#cutmix", found=found, expected=f"0 beside {asked_by}", hint=hint)
+            found, hint = "CutMix, which mixes only the first strong view", f"set it to 0, or disable {asked_by}"
+            problems.add("stream#cutmix", found=found, expected=f"0 with {asked_by}", hint=hint)
         problems.refuse_if_any()
         return self.batch[key]
 

@@ -69,7 +69,7 @@ class MaskFolder:
         """
         for source in [images] if isinstance(images, str | Path) else images or ():
             if self._inside(Path(source).expanduser()):
-                expected = f"a folder outside of {source}, in which everything is read as an image"
+                expected = f"a folder outside of {source} (all files there are read as images)"
                 return [Problem("--output-dir (output_dir)", found=str(self.folder), expected=expected, hint=_HINT)]
         return self._other_masks(names) or self._unwritable()
 
@@ -100,17 +100,17 @@ class MaskFolder:
             taken = [name for name in names if (self.folder / name).exists()]
             if taken:
                 found = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
-                expected = f"no file of that name, or {record.name} beside it"
+                expected = f"no existing files, or {record.name} beside them"
                 problems.add(str(self.folder), found=found, expected=expected, hint=_HINT)
             return list(problems)
         with problems.collected():
             content = read_json(record)
             known = content if isinstance(content, dict) else {}
             ours = known.keys() == self.made_with.keys()  # only a record of an inference may be deleted
-            hint = f"{_HINT}, or delete this one" if ours else _HINT
+            hint = f"{_HINT}, or delete this folder" if ours else _HINT
             for key in {**self.made_with, **known}:
                 if known.get(key) != (value := self.made_with.get(key)):
-                    expected = f"{_short(value)}, as now"
+                    expected = f"{_short(value)} for this run"
                     problems.add(f"{record} -> {key}", found=_short(known.get(key)), expected=expected, hint=hint)
         return list(problems)
 
@@ -186,8 +186,8 @@ def predictions(
             foreground, probabilities = _postprocessed(item)
         channels = len(classes) + 1
         if len(probabilities) != channels:
-            expected = f"{channels}, as classes are {list(classes) or 'one'}"
-            hint = "let `classes` be those that the network was trained on"
+            expected = f"{channels} (classes: {list(classes) or 'one'})"
+            hint = "set `classes` to those of the network's training"
             raise refused("MaskWriter, pred", f"{len(probabilities)} channels", expected, hint)
         if classes:
             mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
@@ -203,8 +203,8 @@ def _postprocessed(item: Mapping[str, Any]) -> tuple[NDArray[np.bool_], NDArray[
     size = tuple(map(int, done[0].get("orig_size", ()) if done else made.shape[1:]))
     if not made.shape[1:] == chances.shape[1:] == size or not 0 <= chances.min() <= chances.max() <= 1:
         found = f"{tuple(made.shape[1:])} and {tuple(chances.shape[1:])}, {chances.min():.3g} to {chances.max():.3g}"
-        expected = f"both of the image's size {size}, and probabilities from 0 to 1"
-        hint = "let it have InvertResized, Activationsd and CopyItemsd to probability, in this order"
+        expected = f"both with the image's size {size}, and probabilities from 0 to 1"
+        hint = "use InvertResized, Activationsd and CopyItemsd to `probability`, in this order"
         raise refused("postprocessing -> pred, probability", found, expected, hint)
     return made[0].cpu().numpy() > 0, chances.cpu().numpy()
 
@@ -291,7 +291,7 @@ class MaskWriter:
         problems = Problems()
         self.classes = list(classes or ()) if several(classes) else []
         if self.classes and threshold != 0.5:
-            expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
+            expected = "0.5 with several classes (each pixel gets its most probable class)"
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
         problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
@@ -303,7 +303,7 @@ class MaskWriter:
         ids = [name for name, _ in image_paths(images)] if images else []
         names = [file for name in ids for file in self._files(name)]
         for name in {f"{name}.probability" for name in ids}.intersection(ids) if probabilities else ():
-            found, expected = "the mask of one image and the probabilities of another", "a file for each"
+            found, expected = "the mask of one image and the probabilities of another", "a file of one image"
             problems.add(f"{name}.png", found=found, expected=expected, hint=f"rename the image {name}")
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()

@@ -54,7 +54,7 @@ class BestWeightsSaver:
 
     def _require_none(self, engine: Any) -> None:
         if self.path.exists() and not self._written:
-            expected, hint = "no such file before the training", "choose another output_dir, or move the file away"
+            expected, hint = "no file before training starts", "choose another output_dir, or move the file away"
             raise refused(str(self.path), "the model of an earlier training", expected, hint)
 
     def __call__(self, engine: Any) -> None:
@@ -67,7 +67,7 @@ class BestWeightsSaver:
         self._written = True
         if value is not None:
             self._best = float(value)
-            logger.info("epoch %d: best %s so far, %.4f, kept in %s", engine.state.epoch, self.metric, value, self.path)
+            logger.info("epoch %d: best %s so far %.4f, saved to %s", engine.state.epoch, self.metric, value, self.path)
 
 
 def _settings(engine: Any) -> dict[str, str]:
@@ -104,14 +104,14 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     missing = [name for name in wanted if name not in weights]
     problems = check_tensors(weights, like=wanted, where=Path(path).name)
     if missing and weights.keys() <= wanted.keys():
-        found, expected = f"{len(missing)} of them missing, first {missing[0]}", "all tensors of this network"
-        hint = "those that are personal are with the sites: samfed model RUN --site SITE --output FILE"
+        found, expected = f"{len(missing)} missing, first {missing[0]}", "all tensors of this network"
+        hint = "personal tensors are kept at the sites: samfed model RUN --site SITE --output FILE"
         problems = [Problem(str(path), found=found, expected=expected, hint=hint)]
     elif len(problems) > _FEW:
         found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
         hint = (
-            "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json "
-            "has to build the same network_def as its train.json"
+            "give the --network_name of the training, or the bundle of the training, in which inference.json "
+            "must build the same network_def as train.json"
         )
         problems = [Problem(str(path), found=found, expected="weights of this network", hint=hint)]
     require(problems)

@@ -55,8 +55,8 @@ class PartsInTurn(ABC):
         Raises:
             Refused: a part without trainable parameters, or an epoch without a step for one of them.
         """
-        empty = (f"nothing of the {part} part to train" for part, weights in parts.items() if not weights)
-        lacking = (Problem(self.where, found, "a layer of each part", hint) for found in empty)
+        empty = (f"none in the {part} part" for part, weights in parts.items() if not weights)
+        lacking = (Problem(self.where, found, "trainable layers in each part", hint) for found in empty)
         require(lacking, self.too_few(engine.state.epoch_length))
         first, second = parts.values()
         self.resting = {True: second, False: first}

@@ -111,7 +111,7 @@ class RoundLearningRate:
         require(
             whole("RoundLearningRate -> warmup", warmup, "a number of rounds", least=0),
             in_range("RoundLearningRate -> floor", floor, "a factor", least=0, most=1),
-            in_range("RoundLearningRate -> part", part, "a part", above=0, most=1),
+            in_range("RoundLearningRate -> part", part, "a fraction", above=0, most=1),
             one_of("RoundLearningRate -> schedule", schedule, LEARNING_RATE_SCHEDULES),
         )
         self._schedule = LEARNING_RATE_SCHEDULES[schedule]
@@ -215,7 +215,7 @@ class DivergenceGuard:
         """Checks the weights after the epoch's last step."""
         for name, tensor in engine.network.state_dict().items():
             if not all_finite(tensor):
-                self._stop(engine, f"the weights hold NaN or infinity (first at {name})")
+                self._stop(engine, f"the weights have NaN or infinity (first in {name})")
 
     def _stop(self, engine: Any, what: str) -> None:
         number, rounds = round_of(engine)

@@ -97,7 +97,7 @@ class Term(ABC):
     def __post_init__(self) -> None:
         require(
             in_range(f"{self.where}#weight", self.weight, least=0),
-            in_range(f"{self.where}#fraction", self.fraction, "a part", least=0, most=1),
+            in_range(f"{self.where}#fraction", self.fraction, "a fraction", least=0, most=1),
             one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
             *(check(f"{self.where}#{option}", getattr(self, option)) for option, check in self.checks.items()),
         )
@@ -318,7 +318,7 @@ class PseudoLabelTerm(AgreedTerm):
         named = [] if callable(self.loss) else one_of(f"{self.where}#loss", self.loss, _LOSSES)
         require(one_of(at, self.labels, ["soft", "hard"]), named)
         if self.labels == "soft" and self.loss == "dice_ce":
-            raise refused(at, "'soft'", "'hard' beside the loss dice_ce", "set loss to structure, or labels to hard")
+            raise refused(at, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
         self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

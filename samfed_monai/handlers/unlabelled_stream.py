@@ -134,7 +134,7 @@ class UnlabelledStream:
         names = [guide.name for guide in self.guides]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(
-            (Problem("guides", f"two guides named {name!r}", "one name each", "rename one") for name in twice),
+            (Problem("guides", f"two guides named {name!r}", "unique names", "rename one") for name in twice),
             in_range("stream#cutmix", cutmix, "a probability", least=0, most=1),
         )
         self.loader, self.cutmix = loader, cutmix
@@ -154,7 +154,7 @@ class UnlabelledStream:
         dataset: Any = getattr(self.loader, "dataset", self.loader)
         if hasattr(dataset, "__len__") and len(dataset) == 0:
             hint = "check --site against the data list, or disable stream and every term to train on the public images"
-            raise refused("stream#loader", "no unlabelled image at this site", "at least one", f"{hint} alone")
+            raise refused("stream#loader", "none at this site", "unlabelled images", f"{hint} alone")
 
     def __call__(self, engine: Any) -> None:
         """Computes the guidance of one iteration."""
@@ -182,7 +182,7 @@ class UnlabelledStream:
             self._batches = iter(self.loader)
             batch = next(self._batches)
         where = "stream#loader (UnlabelledStream)"
-        hint = "let WeakViewd write the weak view and StrongViewd the strong one"
+        hint = "use WeakViewd for the weak view and StrongViewd for the strong view"
         missing = sorted({"image", "image_strong"} - batch.keys())
         require(Problem(where, f"a batch with {sorted(batch)}", f"the key {key!r}", hint) for key in missing)
         device, non_blocking = engine.state.device, engine.non_blocking

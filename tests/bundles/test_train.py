@@ -154,5 +154,5 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
         build(EVALUATE, model=str(tmp_path / "model.pt")).run()
     told = str(unwrap_own(caught.value))
     assert "model.pt: expected weights of this network, found" in told
-    hint = "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json"
+    hint = "give the --network_name of the training, or the bundle of the training, in which inference.json must"
     assert hint in told

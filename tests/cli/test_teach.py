@@ -43,7 +43,7 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
     words += ["--epochs", "2", "--optimizer#weight_decay", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
-    with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights hold) NaN"):
+    with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights have) NaN"):
         run("teach", *words, "--train#handlers", guard)
     with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
         run("teach", *words, "--train#handlers", guard.replace("site", "sight"))

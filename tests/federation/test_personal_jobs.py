@@ -135,7 +135,7 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     assert {site: row["dice"] for site, row in scores.items()} == {
         site: row["test"]["dice"] for site, row in parts["sites"].items()
     }
-    with pytest.raises(Refused, match=r"all tensors of this network, found \d+ of them missing, .* with the sites"):
+    with pytest.raises(Refused, match=r"all tensors of this network, found \d+ missing, .* kept at the sites"):
         trained_weights(network, models.server)
 
 

@@ -128,7 +128,7 @@ def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
 
 
 def test_an_image_without_a_label_and_switches_that_are_not_true_or_false_are_refused():
-    with pytest.raises(Refused, match="an image without a label; evaluate a split whose items have labels"):
+    with pytest.raises(Refused, match="an image without a label; evaluate a split with labels"):
         ScoreHandler()(engine_with({"pred": torch.zeros(1, 2, 2)}))
     with pytest.raises(Refused, match=r"(?s)pooled: expected true or false, found 'yes'.*skip_empty.*found 1"):
         ScoreHandler(pooled="yes", skip_empty=1)
@@ -157,7 +157,7 @@ def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:
 def test_a_split_without_images_an_unknown_site_and_a_changed_file_are_refused(tmp_path: Path) -> None:
     settings = {"images_per_site": 1, "public": 1, "validation": 0, "test": 1, "size": (64, 64)}
     render_synthetic(tmp_path, sites=1, **settings).save(tmp_path / "list.json")  # type: ignore[arg-type]
-    with pytest.raises(Refused, match=r"list.json -> sites -> validation: expected at least one, found no image"):
+    with pytest.raises(Refused, match=r"list.json -> sites -> validation: expected at least one image, found none"):
         evaluation(tmp_path, split="validation").run()
     with pytest.raises(Refused, match="site: expected one of"):
         evaluation(tmp_path, site="sito").run()

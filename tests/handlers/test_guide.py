@@ -35,7 +35,7 @@ def test_a_batch_without_the_guides_key_is_refused_with_the_hint() -> None:
 
 def test_a_guide_of_another_size_is_refused() -> None:
     batch = {"image": torch.zeros(1, 3, 8, 8), "teacher": torch.zeros(1, 1, 4, 4)}
-    with pytest.raises(Refused, match=r"expected the image's \(8, 8\), found \(4, 4\) pixels; list 'teacher' among"):
+    with pytest.raises(Refused, match=r"expected the image's \(8, 8\), found \(4, 4\) pixels; add 'teacher' to the"):
         BatchGuide()(batch, None)  # type: ignore[arg-type]
 
 
@@ -149,7 +149,7 @@ def test_an_average_that_only_a_log_would_read_is_neither_kept_nor_computed_and_
     without = trained_with([unread, whole], [own_labels()])
     assert unread.calls == 0
     for guide in (unread, whole):
-        with pytest.raises(RuntimeError, match="nothing was copied yet"):
+        with pytest.raises(RuntimeError, match="no weights were copied yet"):
             guide._copy.network  # noqa: B018
     term = own_labels()
     term.by_image = True  # as if the value depended on the reliability

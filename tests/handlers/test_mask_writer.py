@@ -36,7 +36,7 @@ def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
     for name in ("b.png", "c.png", "other.png"):
         (tmp_path / name).write_bytes(b"label")
     folder = MaskFolder(tmp_path, MADE_WITH)
-    expected = f"{tmp_path}: expected no file of that name, or inference.json beside it, found "
+    expected = f"{tmp_path}: expected no existing files, or inference.json beside them, found "
     hint = "; choose another --output-dir (output_dir)"
     assert says(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
     assert says(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
@@ -48,18 +48,18 @@ def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
 def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
-    hint = "choose another --output-dir (output_dir), or delete this one"
+    hint = "choose another --output-dir (output_dir), or delete this folder"
     assert says(other, "new.png") == [
-        f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {hint}",
-        f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {hint}",
+        f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb for this run, found aaaaaaaaaaaa; {hint}",
+        f"{tmp_path}/inference.json -> threshold: expected 0.7 for this run, found 0.5; {hint}",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("[]", r"threshold: expected 0.5, as now, found nothing; choose another --output-dir \(output_dir\)$"),
-        ('{"threshold": 0.7}', r"threshold: expected 0.5, .* found 0.7; choose another --output-dir \(output_dir\)$"),
+        ("[]", r"threshold: expected 0.5 for this run, found nothing; choose another --output-dir \(output_dir\)$"),
+        ('{"threshold": 0.7}', r"threshold: expected 0.5 .* found 0.7; choose another --output-dir \(output_dir\)$"),
         ("{", "expected valid JSON"),
     ],
 )
@@ -75,8 +75,8 @@ def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path
     (tmp_path / "link").symlink_to(tmp_path / "images")
     [problem] = says(MaskFolder(tmp_path / place), images=tmp_path / "images")
     assert problem == (
-        f"--output-dir (output_dir): expected a folder outside of {tmp_path}/images, in which everything is read as an "
-        f"image, found {tmp_path / place}; choose another --output-dir (output_dir)"
+        f"--output-dir (output_dir): expected a folder outside of {tmp_path}/images (all files there are read as "
+        f"images), found {tmp_path / place}; choose another --output-dir (output_dir)"
     )
     assert list((tmp_path / "images").iterdir()) == []
 
@@ -138,7 +138,7 @@ def test_what_is_not_as_usual_is_in_the_record(tmp_path: Path, option: str, valu
     made: Any = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
     engine_with(MaskWriter(**made, **{option: value})).run([0])
     assert read_json(tmp_path / "out" / RECORD)[option] == value
-    with pytest.raises(Refused, match=f"-> {option}: expected nothing, as now, found {value}; choose another"):
+    with pytest.raises(Refused, match=f"-> {option}: expected nothing for this run, found {value}; choose another"):
         MaskWriter(**made, **{option: usual})
     made["output_dir"] = tmp_path / "plain"
     engine_with(MaskWriter(**made, **{option: usual})).run([0])

@@ -47,6 +47,6 @@ def test_without_validation_the_last_epoch_is_kept_which_a_second_training_does_
     for number in range(2):  # it goes on
         next_round(first, number, 2)
     assert safe_load(path)["0.bias"].equal(first.network.state_dict()["0.bias"])
-    with pytest.raises(Refused, match=r"best\.safetensors: expected no such file .*; choose another output_dir"):
+    with pytest.raises(Refused, match=r"best\.safetensors: expected no file before .*; choose another output_dir"):
         trainer().run()
     assert settings_of(path) == {"image_size": 16}

@@ -77,7 +77,7 @@ def test_a_run_may_go_through_a_part_of_the_schedule() -> None:
     schedule = RoundLearningRate(optimizer=optimizer(), floor=0.01, part=0.25)
     # HSSF's sites: 200 of the 800 steps of a cosine from 1 to 0.01
     assert schedule.factor(100, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 8)) / 2)
-    with pytest.raises(Refused, match=r"RoundLearningRate -> part: expected a part in \(0, 1\], found 0"):
+    with pytest.raises(Refused, match=r"RoundLearningRate -> part: expected a fraction in \(0, 1\], found 0"):
         RoundLearningRate(optimizer=optimizer(), part=0)
 
 
@@ -170,5 +170,5 @@ def test_a_nan_term_stops_before_the_weights_are_touched() -> None:
 
 def test_weights_broken_by_the_last_step_are_found_at_the_end_of_the_epoch() -> None:
     trainer = toy_trainer([DivergenceGuard(site="a")], steps=1, learning_rate=float("inf"))
-    with pytest.raises(Stopped, match=r"site 'a', round 1 of 1, step 1: the weights hold NaN or infinity \(first at 0"):
+    with pytest.raises(Stopped, match=r"site 'a', round 1 of 1, step 1: the weights have NaN or infinity \(first in 0"):
         trainer.run()

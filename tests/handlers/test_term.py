@@ -153,7 +153,7 @@ def test_unknown_labels_and_losses_are_refused_with_a_suggestion() -> None:
     message = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
     with pytest.raises(Refused, match=message):
         PseudoLabelTerm(labels="sotf", loss="structur")
-    with pytest.raises(Refused, match="terms#pseudo_label#labels: expected 'hard' beside the loss dice_ce"):
+    with pytest.raises(Refused, match="terms#pseudo_label#labels: expected 'hard' with the loss dice_ce"):
         PseudoLabelTerm(labels="soft", loss="dice_ce")
 
 

@@ -64,7 +64,7 @@ def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alo
 
 def test_no_unlabelled_image_is_refused_before_any_step() -> None:
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(0))])
-    with pytest.raises(Refused, match=r"stream#loader: expected at least one, found no unlabelled image at this site"):
+    with pytest.raises(Refused, match=r"stream#loader: expected unlabelled images, found none at this site"):
         trainer.run()
     assert trainer.state.iteration == 0
 
@@ -76,7 +76,7 @@ def test_a_batch_without_views_is_refused_with_all_that_is_missing() -> None:
 
 
 def test_two_guides_of_one_name_are_refused() -> None:
-    with pytest.raises(Refused, match="guides: expected one name each, found two guides named 'sam'"):
+    with pytest.raises(Refused, match="guides: expected unique names, found two guides named 'sam'"):
         UnlabelledStream(loader=[], guides=[BatchGuide(), BatchGuide(key="label")])
 
 

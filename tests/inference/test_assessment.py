@@ -95,7 +95,7 @@ def test_what_a_bundles_own_postprocessing_leaves_out_is_refused() -> None:
     image, right, wrong = MetaTensor(torch.zeros(3, 2, 4)), torch.ones(1, 2, 4), torch.ones(1, 3, 3)
     small = Resized("image", (3, 3))({"image": image})["image"]
     assert next(predictions([{"id": "a", "image": small}], [{"pred": right, "probability": right}])).mask.all()
-    words = r"both of the image's size \(2, 4\), and probabilities from 0 to 1, found .*; let it have InvertResized"
+    words = r"both with the image's size \(2, 4\), and probabilities from 0 to 1, found .*; use InvertResized"
     for mask, chances in ((wrong, wrong), (right, wrong), (right, right * 2), (right, right / 0), (right, None)):
         made = {"pred": mask} if chances is None else {"pred": mask, "probability": chances}
         with pytest.raises(Refused, match=f"postprocessing -> pred, probability: expected {words}"):

@@ -365,7 +365,7 @@ def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs_onnx, organs_by_
     assert "runtime" not in json.loads((organs_by_onnx / "inference.json").read_text())
     capsys.readouterr()
     assert main(command) == 2
-    assert "inference.json -> runtime: expected nothing, as now, found openvino" in capsys.readouterr().err
+    assert "inference.json -> runtime: expected nothing for this run, found openvino" in capsys.readouterr().err
 
 
 def test_classes_are_compared_by_the_largest_logit():

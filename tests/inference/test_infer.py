@@ -117,7 +117,7 @@ def test_another_inference_into_the_same_folder_is_refused_before_it_computes_an
     shutil.copy(given / "scan.nii.gz", tmp_path / "other.nii.gz")
     other = ["infer", str(BUNDLE), str(tmp_path), "--output-dir", str(folder / "masks"), "--threshold", "0.3", *SMALL]
     assert main(other) == 2
-    expected = f"{folder / 'masks'}/inference.json -> threshold: expected 0.3, as now, found 0.5"
+    expected = f"{folder / 'masks'}/inference.json -> threshold: expected 0.3 for this run, found 0.5"
     assert expected in capsys.readouterr().err
     assert main(command) == 0
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -178,7 +178,7 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     shutil.copytree(given, "in")
     shutil.copytree(given, "masks")
     assert infer("masks/scan.nii.gz") == 2  # would replace its image
-    assert "expected no file of that name, or inference.json beside it, found scan.nii" in capsys.readouterr().err
+    assert "expected no existing files, or inference.json beside them, found scan.nii" in capsys.readouterr().err
     shutil.rmtree("masks")
     assert infer("in/scan.nii.gz", "--areas", "areas.csv") == 0
     first, corrected = Path("areas.csv").read_bytes(), [Path("masks/scan.nii.gz"), Path("masks/photo.png")]
@@ -259,8 +259,8 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
         (["--page", "mine/looks.html"], "mine: expected a folder that can be written to, found File exists"),
         (["--areas", "new", "--page", "new"], "--page: expected a different path from --areas, found "),
         (["--overlays", "masks"], "--overlays: expected a different path from --output-dir, found "),
-        (["--overlays", "IN/looks"], "--overlays: expected a folder outside of IN, in which everything is read as"),
-        (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN, in which everything is read as"),
+        (["--overlays", "IN/looks"], "--overlays: expected a folder outside of IN (all files there are read as"),
+        (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN (all files there are read as"),
     ],
 )
 def test_a_form_that_could_not_be_written_is_refused_before_masks_are_made(infer, given, capsys, words, said):

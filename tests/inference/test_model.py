@@ -88,7 +88,7 @@ def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedpe
     assert main([*infer, "--model", str(run)]) == 2
     assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
     assert main([*infer, "--model", str(run / "rounds" / "000" / "global.safetensors")]) == 2
-    assert "expected all tensors of this network, found 2 of them missing, first final_conv" in capsys.readouterr().err
+    assert "expected all tensors of this network, found 2 missing, first final_conv" in capsys.readouterr().err
     assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
     program = tmp_path / "site-1.ts"
@@ -336,10 +336,10 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     save_tensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)})
     for more, told in (
         (["--model", str(tmp_path / "b.safetensors")], "model: expected "),
-        (["--split", "validation"], "split: expected validation, as now, found test; choose another --output-dir"),
-        (["--site", "site-2"], "site: expected site-2, as now, found site-1"),
-        (["--limit", "1"], "limit: expected 1, as now, found 2"),
-        (["--views", "2"], "views: expected 2, as now, found 4"),
+        (["--split", "validation"], "split: expected validation for this run, found test; choose another --output-dir"),
+        (["--site", "site-2"], "site: expected site-2 for this run, found site-1"),
+        (["--limit", "1"], "limit: expected 1 for this run, found 2"),
+        (["--views", "2"], "views: expected 2 for this run, found 4"),
     ):
         assert main([*words, *views, *more]) == 2
         assert f"{output}/evaluation.json -> {told}" in capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     assert (output / "metrics.json").read_bytes() == before
     (output / "evaluation.json").unlink()
     assert main([*words, *views]) == 2
-    assert "or evaluation.json beside it, found metrics.json and 1 more" in capsys.readouterr().err
+    assert "or evaluation.json beside them, found metrics.json and 1 more" in capsys.readouterr().err
     (output / "metrics.json").rename(tmp_path / "aside")
     next(output.glob("*/*/scores.csv")).unlink()
     write_json(output / "evaluation.json", {"limit": "of an evaluation that scored nothing"})

@@ -158,7 +158,7 @@ def test_too_few_steps_and_a_part_without_weights_are_refused() -> None:
     steps = r"one step for each part, found 2 steps with a share of 0\.85; set local_steps to 7 or"
     with pytest.raises(Refused, match=steps):
         in_turn(0.85, 2)
-    with pytest.raises(Refused, match="expected a layer of each part, found nothing of the body part to train; leave"):
+    with pytest.raises(Refused, match="expected trainable layers in each part, found none in the body part; leave"):
         in_turn(0.5, 2, frozen)
 
 

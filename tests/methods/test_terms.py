@@ -64,14 +64,14 @@ def asked(made: Any, views: set[str], *, mixed: bool = False) -> None:
 def test_a_view_that_the_batch_has_not_is_refused_with_those_that_it_has(name, view):
     made, views = term(name), {"image", "image_strong", "image_strong2"} - {view}
     found = re.escape(str(sorted(views)))
-    with pytest.raises(Refused, match=rf"^.*\n.*{made.where}: expected the view '{view}', found .* with {found}; let"):
+    with pytest.raises(Refused, match=rf"^.*\n.*{made.where}: expected the view '{view}', found .* with {found}; add"):
         asked(made, views)
 
 
 @pytest.mark.parametrize("name", dict(VIEWS))
 def test_cutmix_is_refused_where_a_view_would_not_lie_on_the_guides(name):
     made = term(name)
-    message = rf"stream#cutmix: expected 0 beside {made.where}, found CutMix, .*; set it to 0, or disable {made.where}"
+    message = rf"stream#cutmix: expected 0 with {made.where}, found CutMix, .*; set it to 0, or disable {made.where}"
     with pytest.raises(Refused, match=message):
         asked(made, {"image", "image_strong", "image_strong2", "teacher"}, mixed=True)
 
