@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        kept = getattr(arguments, "kept", "what was complete is kept")
+        kept = getattr(arguments, "kept", "completed work is kept")
         return reported(Stopped(f"{ASKED}; {kept}", AGAIN))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap

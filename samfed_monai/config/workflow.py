@@ -70,7 +70,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, where: Traceback
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
     asked = isinstance(error, Terminated)
-    known = Stopped(f"{ASKED}; what was complete is kept", AGAIN) if asked else unwrap(error, content)
+    known = Stopped(f"{ASKED}; completed work is kept", AGAIN) if asked else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, where)
         return

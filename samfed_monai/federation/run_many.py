@@ -331,7 +331,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
         except BaseException as error:
             _end(list(running))
             if isinstance(error, Terminated):
-                reason = "asked to end (SIGTERM); what has finished is kept, and so are the rounds of what was running"
+                reason = "received SIGTERM; finished runs are kept, and so are the stored rounds of unfinished runs"
                 raise Stopped(reason, resume=AGAIN) from None
             raise
     if failed:

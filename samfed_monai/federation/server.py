@@ -314,7 +314,7 @@ class RoundController:
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {self._kept()}", AGAIN) from None
         except Terminated:
-            raise Stopped(f"asked to end (SIGTERM); {self._kept()}", AGAIN) from None
+            raise Stopped(f"received SIGTERM; {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 what, fix = "memory ran out at the server", "give it more memory, or a smaller batch_size or image_size"

@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Stopped, Terminated
 
-ASKED = "asked to end (SIGTERM)"
+ASKED = "received SIGTERM"
 
 
 class Interrupted(Stopped):

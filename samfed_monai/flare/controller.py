@@ -52,7 +52,7 @@ class FlarePost:
 
     def send(self, request: Request) -> Any:
         if all(client.name != request.site for client in self.controller.engine.get_clients()):
-            request.answered(request.site, "it is not connected to this FLARE job")
+            request.answered(request.site, "not connected to this FLARE job")
             return None
         data = packed(request.payload, task=request.task, run_name=self.run_name, **request.words)
         task = FlareTask(_TASK, data, result_received_cb=partial(_deliver, request))
@@ -74,9 +74,9 @@ def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> No
     code = client_task.result.get_return_code(ReturnCode.OK)
     payload, meta = unpacked(client_task.result)
     client_task.result = None  # FLARE keeps the task, and with it a whole model
-    reply: bytes | str = "its answer holds no message" if payload is None else payload
+    reply: bytes | str = "the reply contains no message" if payload is None else payload
     if code != ReturnCode.OK:
-        reply = f"its FLARE client reported {code}; see the log at the site"
+        reply = f"the FLARE client reported {code}; see the log at the site"
     elif reason := meta.get(FAILURE):
         reply = str(reason)
     request.answered(client_task.client.name, reply)

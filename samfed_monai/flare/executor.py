@@ -83,7 +83,7 @@ class Trainer:
         except Refused as error:  # it is about the message, which the server knows
             reason = "; ".join(map(str, error.problems))
         except OSError as error:
-            logger.exception("the site's files")
+            logger.exception("cannot access a file of this site")
             reason = f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
         logger.warning("%s", reason)
         return b"", reason
@@ -104,10 +104,10 @@ class Trainer:
 
     def _child_of(self, run: str, run_name: str) -> Child:
         if not run or set(run) - set("0123456789abcdef"):
-            raise ChildDied("the message names no run")
+            raise ChildDied("the message has no valid run identifier")
         require_run_name(run_name, "message -> run_name")
         if self._run not in (None, (run, run_name)):  # the run's folder counts the requests of each round
-            expected, hint = "the one that this job began with", "submit a job of its own for another run"
+            expected, hint = "the run that this job started with", "submit a separate job for another run"
             raise refused("message -> run", "another run", expected, hint)
         if self._child is None:
             make_folder(state := self.state_of(run))
@@ -149,7 +149,7 @@ class SiteExecutor(Executor):
         """Called by FLARE for each task."""
         payload, meta = unpacked(shareable)
         if payload is None:
-            return packed(b"", failure="the task holds no message")
+            return packed(b"", failure="the task contains no message")
         if self._trainer is None:
             app, site = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id())), fl_ctx.get_identity_name()
             try:

@@ -71,12 +71,12 @@ CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 def _require_names(plan: Plan) -> None:
     """Refuses sites with names that FLARE does not accept, before anything is started (fault 69)."""
-    problems, expected = [], "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
+    problems, expected = [], "letters without accents, digits, - and _ (NVIDIA FLARE accepts no others)"
     for name in sorted((*plan.sites, *plan.unseen)):
         if not CLIENT_NAME.fullmatch(name):
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
-            hint = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
+            hint = f"rename its folder and its entry in the list to {safe!r}; `samfed federate` accepts any name"
             problems.append(Problem(f"sites -> {name}", repr(name), expected, hint))
     require(problems)
 
@@ -99,7 +99,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     datalist = DataList.load(job.places.datalist) if overrides.get("datalist") else None
     if datalist is None and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
-        raise refused("sites", "no list and no names", "the federation's sites", hint)
+        raise refused("sites", "neither a list nor names", "the federation's sites", hint)
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
     plan = participants.settled(job.plan)
     _require_names(plan)
@@ -116,7 +116,7 @@ def _require_no_paths(places: Places, *, here: bool) -> None:
     asked += [name for name in places.train if not (here and name == "device")]  # which is written to all their files
     if not here:  # of the server, which would otherwise fit another teacher
         asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(places, name)]
-    expected = "nothing: paths are configured at each participant"
+    expected = "no path (paths are configured at each participant)"
     hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
     require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
     unused = {"verify": places.verify, "workers": places.workers != 1}
@@ -201,21 +201,21 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
     found = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
     wrong = [f"no {part}" for part in _PARTS if part not in found]
     wrong += [part for part, mode in found.items() if part not in _PARTS or not _PARTS[part](mode)]
-    _require_none(job, wrong, "nothing but the four files that `samfed flare export` writes")
+    _require_none(job, wrong, "only the four files that `samfed flare export` writes")
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
     _require_names(plan)
     name = meta.get("name") if isinstance(meta, dict) else None
     require_run_name(str(name), "meta.json -> name")
     again = export_plan(Path(folder) / str(name), plan, run_name=str(name))
     files = [part for part, kind in _PARTS.items() if kind is S_ISREG]
-    changed = [f"other content in {part}" for part in files if _content(job / part) != _content(again / part)]
-    _require_none(job, changed, "what `samfed flare export` writes for its plan")
+    changed = [f"changed content in {part}" for part in files if _content(job / part) != _content(again / part)]
+    _require_none(job, changed, "an unchanged export of its plan")
     return again, plan
 
 
 def _require_none(job: Path, wrong: Sequence[str], expected: str) -> None:
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    hint = "a job holds no code, and nothing beside its plan can be changed; export it again, into a new folder"
+    hint = "a job contains no code, and only its plan can be changed; export it again into a new folder"
     if wrong:
         raise refused(job, ", ".join(wrong[:_SHOWN]) + more, expected, hint)
 
@@ -252,7 +252,7 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     known = list(content.get(key) or DEFAULT_CLASS_ALLOW_LIST)
     for name in known:
         if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
-            logger.warning("%s lists %s: a job may start any command here; take it out, none is needed", target, name)
+            logger.warning("%s lists %s: a job may start any command here; remove it, it is not needed", target, name)
     content[key] = known + [name for name in (*NEEDED, *more) if name not in known]
     write_json(target, content, mode=PUBLIC)
     return target

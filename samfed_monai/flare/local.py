@@ -111,7 +111,7 @@ class Processes:
         self._termination.__exit__()
         self.end()
         if kind is not None and issubclass(kind, Terminated):
-            raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", AGAIN)
+            raise Stopped("received SIGTERM; stored rounds are kept", AGAIN)
 
 
 def _here(path: str | Path) -> str:
@@ -178,7 +178,7 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
             lines = [line for line in text.splitlines() if "ERROR" in line or "Error" in line] or text.splitlines()
             raise last_report(text) or Stopped("\n  | ".join((ended, *(line[:300] for line in lines[-5:]))), AGAIN)
         if timeout is not None and time.monotonic() - started > timeout:
-            raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", AGAIN)
+            raise Stopped(f"not finished after {timeout:g} s; all started processes were ended", AGAIN)
         time.sleep(0.5)
 
 
@@ -405,5 +405,5 @@ def refuse_busy_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            hint = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
+            hint = f"choose another port, for instance --port {port + 100}, or end the program that uses it"
             raise refused(f"port {port}", "in use", "a free port", hint) from None

@@ -103,7 +103,7 @@ def stored_rounds(lines: Iterable[str]) -> str:
     """Text on the number of rounds that a server has stored, from the lines of its log for users."""
     found = [line for line in map(_STORED.match, lines) if line]
     if not found:
-        return "no round is stored yet, as far as the server's log says"
+        return "no round is stored yet, according to the server's log"
     done, of = found[-1].groups()
     return f"{done} of {of} rounds are stored at the server"
 
@@ -116,7 +116,7 @@ def raise_for_status(status: dict[str, Any]) -> None:
     """
     if status["state"] == "done":
         return
-    unknown = f"stopped: the run's own record says {status['state']!r}; see the server's log"
+    unknown = f"stopped: the run's status is {status['state']!r}; see the server's log"
     raise ServerReported(status["message"] or unknown, status["exit_code"] or ExitCode.STOPPED)
 
 
@@ -146,7 +146,7 @@ def admin_of(kit: str | Path) -> dict[str, Any]:
         if admin.get("username") and not lacks:
             return admin
         found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
-    hint = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
+    hint = "give the folder of an admin start-up kit, with startup/fed_admin.json and its certificates"
     raise refused(f"start-up kit {kit}", found, "an admin start-up kit", hint)
 
 
@@ -185,10 +185,10 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
             session = flare_api.new_secure_session(admin["username"], str(Path(kit).resolve()), timeout=timeout)
         except Exception as error:
             if "uthenti" in f"{type(error).__name__}{error}" or _is_of_another_project(kit, admin):
-                hint = "use a start-up kit of the same provisioning as the server's"
-                raise refused(f"start-up kit {kit}", "refused by the server", "a user of this project", hint) from None
+                hint = "use a kit of the server's provisioning"
+                raise refused(f"start-up kit {kit}", "a kit that was refused", "a kit of this project", hint) from None
             reason = f"the {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
-            hint = "start the server (startup/start.sh), check port and firewall, then type it again"
+            hint = "start the server (startup/start.sh), check port and firewall, then run the command again"
             raise Stopped(reason, hint) from None
         cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each request to a dead server
         stack.callback(cells.setLevel, cells.level)
@@ -197,9 +197,9 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         try:
             yield session
         except (api_spec.AuthorizationError, api_spec.AuthenticationError) as error:
-            raise refused(where, str(error), "what this user may do there", "ask for a kit with that role") from None
+            raise refused(where, str(error), "a permitted action", "ask for a kit with that role") from None
         except api_spec.JobNotFound as error:
-            raise refused(where, str(error), "a job of that server", "`nvflare job list` has them") from None
+            raise refused(where, str(error), "a job of this server", "`nvflare job list` shows its jobs") from None
         except Exception as error:
             if type(error).__module__ != api_spec.__name__:
                 raise
@@ -234,7 +234,7 @@ def wait_for_sites(
             heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
         ago = {name: max(heard.values()) - when for name, when in heard.items()}
         missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENT)
-        named = ", ".join(f"{site} (heard of {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
+        named = ", ".join(f"{site} (last seen {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
         if not missing:
             return
         waited = time.monotonic() - started
@@ -242,13 +242,13 @@ def wait_for_sites(
             raise Stopped(reason)
         if waited > timeout:
             if least is not None and len(sites) - len(missing) >= least:
-                logger.warning("going on without %s", named)
+                logger.warning("continuing without %s", named)
                 return
             reason = f"not connected to the server after {timeout:g} s: {named}"
-            raise Stopped(reason, "start these sites (startup/start.sh of their kits), then type the command again")
+            raise Stopped(reason, "start these sites (startup/start.sh of their kits), then run the command again")
         if waited - noticed > 10:
             noticed = waited
-            logger.info("waiting for %s to connect; one that died counts as connected for %g s", named, _SILENT)
+            logger.info("waiting for %s to connect; a dead client counts as connected for %g s", named, _SILENT)
         time.sleep(0.5)
 
 
@@ -296,7 +296,7 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
     job = _Followed(session, job_id, clock)
     started = heard = clock.monotonic()
     goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
-    silent = f"the FLARE server does not answer; asking again for {_LOST:g} s"
+    silent = f"the FLARE server does not answer; retrying for {_LOST:g} s"
     try:
         while True:
             now = clock.monotonic()
@@ -307,18 +307,18 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
                 job.shown.discard(silent)
             except ConnectionError as error:
                 if now - heard > _LOST:
-                    reason = f"no answer of the FLARE server about job {job_id} for {_LOST:g} s ({error})"
-                    again = f"start the server (startup/start.sh), then {AGAIN}: it goes on after the last stored round"
-                    reason += f"; by its last answer, {job.log.stored()}"
+                    reason = f"no answer from the FLARE server about job {job_id} for {_LOST:g} s ({error})"
+                    again = f"start the server (startup/start.sh), then {AGAIN}: it resumes after the last stored round"
+                    reason += f"; at its last answer, {job.log.stored()}"
                     raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
                 job.notice(logging.WARNING, silent)
             if timeout is not None and now - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs, {job.log.stored()}", goes_on)
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs; {job.log.stored()}", goes_on)
             clock.sleep(_POLL)
     except (Terminated, KeyboardInterrupt) as asked:
         with contextlib.suppress(Exception):
             job.log.show(job_log(session, job_id))
-        reason = f"FLARE job {job_id} goes on, {job.log.stored()}"
+        reason = f"FLARE job {job_id} continues; {job.log.stored()}"
         if isinstance(asked, Terminated):
             raise Stopped(f"{ASKED}; {reason}", goes_on) from None
         raise Interrupted(f"interrupted; {reason}", goes_on) from None
@@ -352,16 +352,16 @@ class _Followed:
         system, status = self.session.get_system_info(), whole.split(".")[-1]
         running = any(job.job_id == self.job_id for job in system.job_info)
         if self._lasts("waits", status == "SUBMITTED") > _WAITING:
-            needed = f"it needs an answer of {meta.get('min_clients', 'enough')} sites"
+            needed = f"it needs answers from {meta.get('min_clients', 'enough')} sites"
             self.notice(logging.INFO, f"FLARE has not started job {self.job_id} yet: {needed}")
         if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
             return ""
         if reported := last_report(log):
             raise reported
         if float(system.server_info.start_time or 0) > float(meta.get("submit_time") or math.inf):
-            reason = f"the FLARE server was started again, and what it ran before is gone: it lists job {self.job_id}"
-            again = f"{AGAIN}: it is submitted as a new job, and the run goes on after its last stored round"
-            raise Stopped(f"{reason} as {status}, which no process runs; {self.log.stored()}", again)
+            reason = f"the FLARE server was restarted and no longer runs its earlier jobs: it lists job {self.job_id}"
+            again = f"{AGAIN}: this submits a new job, which resumes after the last stored round"
+            raise Stopped(f"{reason} as {status}, but no process runs it; {self.log.stored()}", again)
         if status == "RUNNING":
             ended = "the run's process at the server has ended"
             self.notice(logging.INFO, f"{ended}; FLARE waits up to 15 min for the sites' reports")
@@ -400,8 +400,8 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
             own = (n for n in (RUN_ID, "results.json", "rounds/000/round.json") if (Path(output_dir) / n).is_file())
             if (name := next(own, None)) and not _same(Path(output_dir) / name, status.parent / name):
                 raise_for_status(read_status(status.parent))
-                hint = f"type `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`: nothing was copied"
-                raise refused(output_dir, "the results of another run", "an empty folder, or this run's", hint)
+                hint = f"nothing was copied; run `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`"
+                raise refused(output_dir, "the results of another run", "an empty folder or this run's folder", hint)
             shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
@@ -436,6 +436,6 @@ def _last_words(where: Path) -> SamFedError:
     if reported := last_report(logs):
         return reported
     lines = [line for line in logs.splitlines() if " - ERROR - " in line][-3:]
-    reason = "FLARE ended the job, and the run left no word of its own"
+    reason = "FLARE ended the job, and the run left no status"
     reason += "".join(f"\n  | {line[:300]}" for line in lines)
     return Stopped(f"{reason}\n  {stored_rounds(user_lines(logs.splitlines()))}", f"see the server's log, then {AGAIN}")

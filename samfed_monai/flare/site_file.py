@@ -46,7 +46,7 @@ def require_run_name(name: str, where: str) -> None:
         Refused: it is not a name of up to 100 letters, digits, dots, dashes and underscores.
     """
     if not RUN_NAME.fullmatch(name):
-        expected = "up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+        expected = "up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit"
         raise refused(where, repr(name[:120]), expected, "submit the job with another --run-name")
 
 
@@ -159,10 +159,10 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
             problems.append(Problem(f"{path.name} -> {name}", "nothing", "a path", "add it; see docs/deploy.md"))
     others = dict.fromkeys(*((_OF_SITES, "a site's file") if site is None else (_OF_SERVER, "the server's file")))
     if MARK not in os.environ:
-        others["output_dir"] = "files that `samfed flare poc` and `simulate` write; runs_dir has a folder per run"
+        others["output_dir"] = "files that `samfed flare poc` and `simulate` write; here runs_dir has a folder per run"
     for name in sorted(others.keys() & values.keys()):
-        expected = f"nothing: it belongs in {others[name]}"
-        problems.append(Problem(f"{path.name} -> {name}", "a value", expected, "take it out; see docs/deploy.md"))
+        expected = f"no value: this key belongs in {others[name]}"
+        problems.append(Problem(f"{path.name} -> {name}", "a value", expected, "remove it; see docs/deploy.md"))
     # relative to the site's file: FLARE's working directory is the job's
     texts = {name: text for name, text in values.items() if name in (*_PATHS, *_MODELS) and isinstance(text, str)}
     named = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}

@@ -85,8 +85,8 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     part, listed = {"list": site.listed().part_hash(site.site)}, state / "list.json"
     trained = site.release.trainings or any(state.glob("[0-9]*.safetensors"))  # the former may have been moved away
     if trained and listed.is_file() and read_json(listed) != part:
-        hint = "start a new run where a site's images have changed"
-        raise message_refused("data list", "another part of this site", "the one of this run's rounds", hint)
+        hint = "start a new run if the site's images changed"
+        raise message_refused("data list", "another part of this site", "the part of earlier rounds", hint)
     write_json(listed, part)
     return site
 

@@ -391,7 +391,7 @@ def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch)
     [
         ("teach B --datalist L --data-root D --output A", "completed epochs are kept"),
         ("federate B", "completed steps (teacher, soft masks, warm start) are kept in the run's cache"),
-        ("report R", "what was complete is kept"),
+        ("report R", "completed work is kept"),
     ],
 )
 def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypatch, capsys, words, kept):
@@ -413,7 +413,7 @@ def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypa
     assert closed == [True], "locks and children are let go"
     assert signal.getsignal(signal.SIGTERM) == before
     said = capsys.readouterr().err
-    assert said.startswith(f"stopped: asked to end (SIGTERM); {kept}")
+    assert said.startswith(f"stopped: received SIGTERM; {kept}")
     assert said.endswith("to continue: run the same command again\n")
 
 

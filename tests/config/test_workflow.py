@@ -76,7 +76,7 @@ KEPT = "completed work is kept\n  to continue: run the same command again\n"
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
         (KeyboardInterrupt(), 130, f"interrupted: {KEPT}"),
-        (Terminated(), 3, f"stopped: asked to end (SIGTERM); {KEPT}"),
+        (Terminated(), 3, f"stopped: received SIGTERM; {KEPT}"),
     ],
 )
 def test_under_monai_each_error_has_its_exit_code(under_monai, capsys, error, code, text):

@@ -103,7 +103,7 @@ def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_
         os.kill(process.pid, signal.SIGTERM)
     text = (tmp_path / "errors").read_text()
     assert process.exitcode == 3, text
-    assert "stopped: asked to end (SIGTERM)" in text
+    assert "stopped: received SIGTERM" in text
     assert f"{DONE} of {ROUNDS} rounds are kept in" in text
     assert "to continue: run the same command again" in text
     assert "Traceback" not in text

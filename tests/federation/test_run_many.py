@@ -185,7 +185,7 @@ def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
     monkeypatch.setattr("samfed_monai.federation.run_many._start", start)
     threading.Thread(target=ask, daemon=True).start()
     run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
-    with pytest.raises(Stopped, match="asked to end"):
+    with pytest.raises(Stopped, match="received SIGTERM"):
         run_all([run])
     assert [process.poll() for process in started] == [-signal.SIGTERM]
 

@@ -40,7 +40,7 @@ def test_a_list_that_allows_a_jobs_command_is_told_of_and_kept(tmp_path, caplog)
     write_json(tmp_path / "resources.json", {"class_allow_list": [STARTS_COMMANDS[0], "nvflare.app_common."]})
     with caplog.at_level(logging.WARNING):
         merge_allow_list(tmp_path)
-    assert caplog.text.count("a job may start any command here; take it out") == 2
+    assert caplog.text.count("a job may start any command here; remove it") == 2
     assert read_json(tmp_path / "resources.json")["class_allow_list"][0] == STARTS_COMMANDS[0]
 
 
@@ -81,14 +81,14 @@ def test_fault_88_a_site_imports_nothing_of_a_job_answers_reports_a_dead_child_a
         assert (content, failure) == (b"", "the process that trains ended with code 3; see its log at the site")
         assert site.answer(words, b"again") == (b"again", "")
         assert site.state_of("ab12") == tmp_path / "sites" / "cache" / "site-1" / "state" / "ab12" / "site-1"
-        assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message names no run"
+        assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message has no valid run identifier"
         for name in ("../../etc/x", "/etc/x", ""):
             content, failure = site.answer({**words, "run": "cd34", "run_name": name}, b"abc")
             assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 letters, dig")
         assert not site.state_of("cd34").exists()
         for other in ({"run": "cd34"}, {"run": "cd34", "run_name": "second"}):
             content, failure = site.answer({**words, **other}, b"abc")
-            assert (content, failure[:58]) == (b"", "message -> run: expected the one that this job began with,")
+            assert (content, failure[:60]) == (b"", "message -> run: expected the run that this job started with,")
         assert site.answer(words, b"abc") == (b"abc", ""), "its own run goes on"
         site.close()
         site = trainer()  # of another job

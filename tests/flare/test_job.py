@@ -81,7 +81,7 @@ def test_a_job_names_no_place_of_a_site(given, match):
 
 @pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
 def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can(name, safe):
-    told = rf"sites -> {name}: expected letters without .*; call its folder, and the site in the list, '{safe}'"
+    told = rf"sites -> {name}: expected letters without .*; rename its folder and its entry in the list to '{safe}'"
     with pytest.raises(Refused, match=told):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
 
@@ -132,7 +132,7 @@ def at(job: Path, name: str) -> Path:
 
 
 SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
-CHANGED = "expected what `samfed flare export` writes for its plan, found other content in .*{}; a job holds no code"
+CHANGED = "expected an unchanged export of its plan, found changed content in .*{}; a job contains no code"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ CHANGED = "expected what `samfed flare export` writes for its plan, found other 
         ("meta.json", {"deploy_map": {"app": ["@ALL"], "evil": ["site-1"]}}, CHANGED.format("meta.json")),
         ("meta.json", {"min_clients": True}, CHANGED.format("meta.json")),
         ("meta.json", {"name": "../up"}, "meta.json -> name: expected up to 100 letters"),
-        ("meta.json", {"name": 5}, "found other content in meta.json"),
+        ("meta.json", {"name": 5}, "found changed content in meta.json"),
         (PLAN, {"train": {"loss": {"_target_": "os.system"}}}, "os.system"),
         (PLAN, {"quorum": 3}, CHANGED.format("meta.json")),
     ],
@@ -167,7 +167,7 @@ def test_a_job_with_other_content_is_not_submitted(job, tmp_path, name, change, 
     [
         (
             "app/custom/evil.py",
-            r"first: expected nothing but the four files .*, found app/custom, .*; a job holds no code",
+            r"first: expected only the four files .*, found app/custom, .*; a job contains no code",
         ),
         ("app/CUSTOM/", "found app/CUSTOM"),
         ("app/config/config_fed_server.conf", "found app/config/config_fed_server.conf"),
@@ -205,8 +205,8 @@ def test_a_job_of_links_pipes_or_missing_files_is_not_submitted(job, tmp_path):
     ("text", "match"),
     [
         ('{"name": "first", "name": "first"}', "the same key twice"),
-        ('{"name": "first", "x": NaN}', "other content in meta.json"),
-        ("[]", "other content in meta.json"),
+        ('{"name": "first", "x": NaN}', "changed content in meta.json"),
+        ("[]", "changed content in meta.json"),
     ],
 )
 def test_the_files_of_a_job_are_read_strictly(job, tmp_path, text, match):
@@ -218,7 +218,7 @@ def test_the_files_of_a_job_are_read_strictly(job, tmp_path, text, match):
 def test_many_foreign_files_are_counted(job, tmp_path):
     for number in range(9):
         (job / f"{number}.py").touch()
-    with pytest.raises(Refused, match=r"found 0\.py, .*, 4\.py and 4 more; a job holds no code"):
+    with pytest.raises(Refused, match=r"found 0\.py, .*, 4\.py and 4 more; a job contains no code"):
         exported_again(job, tmp_path / "again")
 
 

@@ -17,7 +17,7 @@ from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
 
-TERMINATED = r"asked to end \(SIGTERM\)(.|\n)*run the same command again"
+TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_kit_of_another_provisioning_and_a_server_that_is_not_there_are_told_a
         threading.Thread(target=_handshakes, args=(listening, context), daemon=True).start()
         assert admin_of(ours.admin)["username"] == "admin@samfed.local"
         with (
-            pytest.raises(Refused, match=r"expected a user of this project.*a start-up kit of the same provisioning"),
+            pytest.raises(Refused, match=r"expected a kit of this project.*a kit of the server's provisioning"),
             open_session(other.admin, timeout=3),
         ):
             pass
@@ -101,7 +101,7 @@ def test_a_site_that_is_silent_for_long_is_not_connected():
 
     listed = [client("site-1", 1000.0), client("site-2", 880.0)]
     session = SimpleNamespace(get_system_info=lambda: SimpleNamespace(client_info=listed))
-    with pytest.raises(Stopped, match=r"not connected to the server after 0 s: site-2 \(heard of 120 s ago\)"):
+    with pytest.raises(Stopped, match=r"not connected to the server after 0 s: site-2 \(last seen 120 s ago\)"):
         wait_for_sites(session, ["site-1", "site-2"], timeout=0)
     listed.append(client("site-2", 995.0))  # started again: another entry of the same name
     wait_for_sites(session, ["site-1", "site-2"], timeout=0)
@@ -160,7 +160,7 @@ ROUND = "round {} of 4: validation Dice 0.500, 2 s"
 
 ROUNDS = [ROUND.format(number) for number in (1, 2, 3, 4)]
 LOST = ConnectionError("cannot connect to server")
-AWAY = "the FLARE server does not answer; asking again for 45 s"
+AWAY = "the FLARE server does not answer; retrying for 45 s"
 DONE = ("FINISHED:COMPLETED", "")
 
 
@@ -175,7 +175,7 @@ DONE = ("FINISHED:COMPLETED", "")
             ROUNDS,
         ),
         ([(LOST, ""), (LOST, ""), ("RUNNING", ""), (LOST, ""), DONE], [AWAY, AWAY]),
-        ([("SUBMITTED", "")] * 12 + [DONE], ["FLARE has not started job id yet: it needs an answer of 2 sites"]),
+        ([("SUBMITTED", "")] * 12 + [DONE], ["FLARE has not started job id yet: it needs answers from 2 sites"]),
         (
             [("RUNNING", "")] * 40 + [DONE],
             ["the run's process at the server has ended; FLARE waits up to 15 min for the sites' reports"],
@@ -191,7 +191,7 @@ def test_what_a_user_reads_of_a_job_is_shown_once(script, shown, caplog):
 
 def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
     job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (LOST, ""))
-    told = r"(?s)no answer .*job id for 45 s .*; by its last answer, 2 of 4 rounds .*to continue: start the server .*"
+    told = r"(?s)no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
     with pytest.raises(Stopped, match=told + r"same command.*or, if only the network failed: `fetch it`") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
@@ -201,7 +201,7 @@ def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_bo
 @pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
 def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute(status):
     job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
-    told = rf"(?s)was started again, .*lists job id as {status}, which no process runs; 3 of 4 .*: it is submitted"
+    told = rf"(?s)was restarted .*lists job id as {status}, but no process runs it; 3 of 4 .*: this submits"
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
@@ -219,7 +219,7 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
 def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_to_go_on(asked, code):
     job = Job(("RUNNING", log_of("going on after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
-    told = r"(?s)FLARE job id goes on, 4 of 4 rounds are stored .*to continue: `fetch it`; `nvflare job abort id` ends"
+    told = r"(?s)FLARE job id continues; 4 of 4 rounds are stored.*to continue: `fetch it`; `nvflare job abort id` ends"
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()
     assert stopped.value.exit_code == code
@@ -253,8 +253,8 @@ FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to c
     [
         (log_of(ROUND.format(2)) + error_log(FULL) + log_of("end"), "running", FULL),
         (error_log(FULL), "", FULL),
-        (log_of(ROUND.format(2)), "", "left no word of its own\n  2 of 4 rounds are stored at the server"),
-        (error_log("UnsafeComponentError: X"), "", "own\n  | 2026-01-01 00:00:00,000 - controller - ERROR - UnsafeC"),
+        (log_of(ROUND.format(2)), "", "left no status\n  2 of 4 rounds are stored at the server"),
+        (error_log("UnsafeComponentError: X"), "", "status\n  | 2026-01-01 00:00:00,000 - controller - ERROR - Unsafe"),
         ("", "done", "told"),
     ],
 )
@@ -275,8 +275,8 @@ def test_results_of_another_run_are_not_written_over(ours, tmp_path):
         (tmp_path / "job" / "workspace" / "samfed" / name).write_text(text)
     for name, text in ours.items():
         (tmp_path / name).write_text(text)
-    again = "type `samfed flare fetch id --kit KIT --output-dir OTHER`: nothing was copied"
-    with pytest.raises(Refused, match=f"or this run's, found the results of another run; {again}"):
+    again = "nothing was copied; run `samfed flare fetch id --kit KIT --output-dir OTHER`"
+    with pytest.raises(Refused, match=f"or this run's folder, found the results of another run; {again}"):
         fetch_results(session, "id", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == ours
     (tmp_path / "new").mkdir()
@@ -306,9 +306,9 @@ def test_results_that_flare_cannot_pack_are_said_by_the_log():
         (
             "AuthorizationError",
             Refused,
-            r"FLARE server at h:1: expected what this user may do .*found told.*with that role",
+            r"FLARE server at h:1: expected a permitted action, found told.*with that role",
         ),
-        ("JobNotFound", Refused, "expected a job of that server, found told; `nvflare job list`"),
+        ("JobNotFound", Refused, "expected a job of this server, found told; `nvflare job list`"),
         ("NoConnection", Stopped, r"(?s)the FLARE server at h:1: told.*samfed flare fetch"),
         ("InternalError", Stopped, "the FLARE server at h:1: told"),
     ],

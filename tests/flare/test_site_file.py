@@ -49,7 +49,7 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
         assert re.search(part, text), part
     assert "cache_dir: expected a path, found nothing" in text
     for name in floor:
-        assert f"{name}: expected nothing: it belongs in a site's file, found a value; take it out" in text
+        assert f"{name}: expected no value: this key belongs in a site's file, found a value; remove it" in text
     assert "runs_dir" in text
 
 
@@ -77,8 +77,8 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
         *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
         ({"statistics": ["weights"]}, r"one of \['spectrum'"),
         ({"statistics": "spectrum"}, "a list or null"),
-        *(({name: "x"}, "nothing: it belongs in the server's file") for name in ("adapter", "start_from")),
-        ({"output_dir": "x"}, "nothing: it belongs in files that `samfed flare poc` and `simulate` write"),
+        *(({name: "x"}, "no value: this key belongs in the server's file") for name in ("adapter", "start_from")),
+        ({"output_dir": "x"}, "no value: this key belongs in files that `samfed flare poc` and `simulate` write"),
     ],
 )
 def test_what_a_site_cannot_ask_for_is_refused(tmp_path, change, expected):

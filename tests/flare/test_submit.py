@@ -135,7 +135,7 @@ def test_jobs_with_code_are_refused_by_submit_and_without_it_by_server_and_sites
     jobs = {name: foreign(tmp_path / "first", name, tmp_path / "marker") for name in FOREIGN}
     for folder in jobs.values():
         assert main(["flare", "submit", str(folder), "--kit", system.kit, "--output-dir", str(tmp_path)]) == 2
-        assert "a job holds no code" in capsys.readouterr().err
+        assert "a job contains no code" in capsys.readouterr().err
     with open_session(system.kit) as session:
         assert session.list_jobs() == [], "nothing was sent"
         submitted = [submit_job(session, folder) for folder in jobs.values()]  # FLARE runs them side by side
@@ -215,7 +215,7 @@ def test_fault_41_a_killed_site_costs_one_deadline_and_a_killed_server_ends_the_
     assert main(["flare", "fetch", job_id, "--kit", system.kit, "--output-dir", str(tmp_path / "killed")]) == 3
     assert time.monotonic() - killed[0] < 60
     told = capsys.readouterr().err
-    assert "the FLARE server was started again, and what it ran before is gone" in told
+    assert "the FLARE server was restarted and no longer runs its earlier jobs" in told
     assert "of 500 rounds are stored at the server\n  to continue: run the same command again" in told
     assert "cannot send to" not in told, "nothing of FLARE's own log"
     sites = [read_json(run / "rounds" / f"{number:03d}" / "round.json")["sites"] for number in range(5)]

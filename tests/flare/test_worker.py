@@ -84,7 +84,7 @@ def test_a_site_whose_images_changed_since_a_round_takes_no_part_and_one_that_tr
     begun(less=1)  # put right after a check that failed
     (tmp_path / "cache" / "state" / "ab12" / "site-1" / "000.safetensors").touch()
     begun(less=1)
-    expected = "data list: expected the one of this run's rounds, found another part of this site; start a new run"
+    expected = "data list: expected the part of earlier rounds, found another part of this site; start a new run"
     with pytest.raises(MessageRefused, match=expected):
         begun()
 
