@@ -114,7 +114,7 @@ class Child:
                 env={**os.environ, **self.environment},
                 cwd=self.cwd,
             )
-        logger.info("training process: %d", self._process.pid)
+        logger.info("started training process %d", self._process.pid)
         self._exchange(lambda pipe: _send(pipe, self.settings, b""))
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
@@ -159,9 +159,9 @@ class Child:
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return "the process that trains closed its pipe"
+            return "the training process closed its pipe"
         if code >= 0:
-            return f"the process that trains ended with code {code}; see its log at the site"
+            return f"the training process ended with code {code}; see its log at the site"
         name = signal.Signals(-code).name
-        hint = " (killed, for instance for want of memory)" if -code == signal.SIGKILL else ""
-        return f"the process that trains was ended by {name}{hint}"
+        hint = " (killed, for instance because memory ran out)" if -code == signal.SIGKILL else ""
+        return f"the training process was ended by {name}{hint}"

@@ -372,8 +372,8 @@ class SamFedAlgo(MonaiAlgo):
         state, seen = evaluator.state, self._evaluated.batch
         summary, dataset = dict(state.score_summary or {}), getattr(evaluator.data_loader, "dataset", None)
         if summary.get("n", seen.drawn) != len(seen.images):
-            found, hint = "scores of other images, or of some more than once", "score with ScoreHandler, as bundles do"
-            raise message_refused("scores", found, "each image that was read once", hint)
+            found, hint = "scores of other images, or repeated scores", "use ScoreHandler, as bundles do"
+            raise message_refused("scores", found, "one score for each image that was read", hint)
         self.scores[split] = rows = list(state.scores or [])
         self.scored_a_part = isinstance(dataset, SplitDataset) and len(seen.images) < dataset.different_images()
         empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
@@ -432,8 +432,8 @@ class SamFedAlgo(MonaiAlgo):
             return
         hash = self.own.sharing.public_hash if self.own is not None and self.own.sharing is not None else ""
         if call.public != hash:
-            found, expected = f"a public set with hash {hash[:12] or 'none'}", f"that of the server, {call.public[:12]}"
-            hint = "give both the same data list, in the same order, with the same masks and image_size"
+            found, expected = f"hash {hash[:12] or 'none'}", f"hash {call.public[:12]}, as at the server"
+            hint = "give server and site the same data list, with the same order, masks and image_size"
             raise message_refused("public set", found, expected, hint)
 
     def _keeps_network(self, call: Call) -> bool:
@@ -465,4 +465,4 @@ class SamFedAlgo(MonaiAlgo):
     def _refuse_if_closed(self) -> None:
         if self._closed:
             calls = "initialize() or train()" if self._closed == "aborted" else "initialize()"
-            raise RuntimeError(f"the client was {self._closed}; call {calls} before it works again")
+            raise RuntimeError(f"the client was {self._closed}; call {calls} before using it again")

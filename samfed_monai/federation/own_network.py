@@ -55,7 +55,7 @@ class OwnNetwork:
         """
         patterns = parsed(parser, "personal") or ()
         if patterns and parser.get("sharing") is not None:
-            expected, hint = "none: with a sharing a site keeps its whole network", "leave personal empty"
+            expected, hint = "no patterns, as a site with a sharing keeps its whole network", "leave personal empty"
             raise refused(PERSONAL, repr(patterns), expected, hint)
         return cls(network, network_split(network, patterns), parsed(parser, "sharing") if trains else None)
 

@@ -71,8 +71,8 @@ def require_own_images(plan: Plan, places: Places, site: str) -> None:
     try:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
-        found, hint = "an id that leads nowhere in this site's bundle", "compare it with `samfed show` at the site"
-        raise refused("plan -> train", found, "ids of the site's own bundle", hint) from None
+        found, hint = "an id that does not exist in this site's bundle", "compare with `samfed show` at the site"
+        raise refused("plan -> train", found, "ids of this site's bundle", hint) from None
     require(deviations(*contents))
 
 
@@ -288,7 +288,7 @@ class Participants:
             return FedAvg()
         strategy = self.config.parser().get_parsed_content("strategy")
         if not isinstance(strategy, Strategy):
-            found, hint = type(strategy).__name__, "name one of samfed_monai.methods, or another Strategy"
+            found, hint = type(strategy).__name__, "use one of samfed_monai.methods, or another Strategy"
             raise refused("train.json -> strategy", found=found, expected="a Strategy", hint=hint)
         return strategy
 
@@ -299,13 +299,13 @@ def _trains_or_not(
     """Sites that train and sites that do not, sorted."""
     known, away = set(datalist.sites) or {*choices, *unseen}, set(unseen)
     if not datalist.sites and not choices:
-        found, hint = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
+        found, hint = "no names here and no sites in the list", 'for instance {"site-1": {}, "site-2": {}}'
         raise refused("federate.json -> sites", found, "the name of every site that trains", hint)
     require(*(one_of("federate.json -> unseen", name, sorted(known)) for name in unseen))
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
     if away | idle == known:
         found = f"{len(known)} sites: {len(away)} unseen, {len(idle)} without images to train on"
-        hint = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
+        hint = "remove a site from `unseen`, or add images to a site's `unlabelled` split"
         raise refused("federate.json -> unseen", found, "a site that trains", hint)
     return tuple(sorted(known - away - idle)), tuple(sorted(away | idle))
 
@@ -399,14 +399,14 @@ def dry_run(
                 strategy.require_terms([term.name for term in terms])
         mine, usual = ({key: list(of.shape) for key, of in each.state_dict().items()} for each in (network, common))
         found[key], other = (f"{site} ({name})", mine), (f"the run's {name}", usual)
-        where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run begins with"
-        hint = "set it for the run (network_def#..., not below sites), or give this site another network"
+        where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run starts with"
+        hint = "set network_def#... for the run and not for a site, or give this site another network"
         if strategy is not None and strategy.exchange.alike:
             other, where = next(iter(found.values())), "sites"
-            expected = "one network at all sites: FedAvg averages weights"
-            hint = "give all sites one network, or take --variant heterogeneous, where unlike networks learn together"
+            expected = "the same network at all sites (FedAvg averages weights)"
+            hint = "give all sites the same network, or use --variant heterogeneous, which allows different ones"
             if other[0].endswith(f" ({name})"):
-                hint = "set network_def#..., such as the rank of LoRA, for the run and not below sites"
+                hint = "set network_def#..., such as the rank of LoRA, for the run and not for a site"
         if unlike := _unlike(other, found[key]):
             problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
@@ -418,7 +418,7 @@ def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, A
     for name, value in overrides.items():
         if lookup(of_run, split_id(name)) != lookup(here, split_id(name)):
             where, hint = f"federate.json -> sites#{site}#{name}", f"set --{name} for the run, or leave it out"
-            yield Problem(where, repr(value), "the run's own value: scores of all sites are averaged", hint)
+            yield Problem(where, repr(value), "the run's value, as scores of all sites are averaged", hint)
 
 
 def _part(parser: Any, name: str, problems: Problems) -> Any:
@@ -447,9 +447,9 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
 
 def _of_server(term: Term) -> Problem:
     """The problem of a term that reads the server's network, where it would get the site's own instead."""
-    found, expected = "one that would take the site's own for it", "a term that does not read the server's network"
-    hint = f"set {term.where}#_disabled_ to true, or, where its student is global, agreement#student to weak"
-    return Problem(term.where, found, f"{expected}, as each site trains one of its own", hint)
+    found, expected = "a term that would get the site's own", "a term that does not read the server's network"
+    hint = f"set {term.where}#_disabled_ to true, or, if its student is global, agreement#student to weak"
+    return Problem(term.where, found, f"{expected}, as each site trains its own", hint)
 
 
 def _optimizer_problems(optimizer: Any) -> list[Problem]:
@@ -488,11 +488,11 @@ def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> lis
         except Exception as error:  # a loss of the user's own may raise anything
             if not values and (term is None or not isinstance(error, TypeError)):
                 return []  # it fails on both, or needs another size: reported when a site trains
-            found = f"{type(loss).__name__}, which does not take them ({(str(error) or repr(error)).splitlines()[0]})"
+            found = f"{type(loss).__name__}, which does not accept them ({(str(error) or repr(error)).splitlines()[0]})"
     if len(values) == 2 and values[1] > values[0]:
         found = f"{type(loss).__name__}: {values[1]:.3g} for the right answer, {values[0]:.3g} for an undecided one"
-    hint = f"add sigmoid true, or softmax for several classes, or take {other}"
-    return [Problem(where, found, f"one that takes {takes}", hint)] if found else []
+    hint = f"set sigmoid, or softmax for several classes, to true, or use {other}"
+    return [Problem(where, found, f"a loss that accepts {takes}", hint)] if found else []
 
 
 def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem]:
@@ -512,13 +512,13 @@ def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem
         values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
         if outputs == 1 and values != [0, 1, IGNORE]:
             shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
-            found[name] = f"a component after which a label of 0, 1 and {IGNORE} has {shown}"
+            found[name] = f"a component that turns labels 0, 1 and {IGNORE} into {shown}"
         elif not without_label(item["label"]).any():
-            found[name] = "a component after which every pixel has a class"
+            found[name] = "a component that gives every pixel a class"
     if not found and (learned := _learned_from(parts["loss"], item["label"], outputs)):
         found["loss"] = learned
-    expected = f"a component that leaves out pixels of {IGNORE}, which have no label, as images#weak_labels is true"
-    hint = "take the variant weak_labels or one built on it, whose components do, or masks and images#weak_labels false"
+    expected = f"a component that ignores unlabelled pixels ({IGNORE}), as images#weak_labels is true"
+    hint = "use the variant weak_labels or one built on it, or masks with images#weak_labels set to false"
     return [Problem(f"train.json -> {name}", text, expected, hint) for name, text in list(found.items())[:1]]
 
 
@@ -528,9 +528,9 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
     try:
         loss(logits, label[None]).backward()
     except (ValueError, IndexError, RuntimeError) as error:
-        return f"a loss that does not take them ({error})"
+        return f"a loss that does not accept them ({error})"
     reached = logits.grad is not None and logits.grad[:, :, without_label(label)[0]].any()
-    return f"{type(loss).__name__}, which learns from them" if reached else ""
+    return f"{type(loss).__name__}, which learns from unlabelled pixels" if reached else ""
 
 
 def _batches(parser: Any) -> dict[str, int]:

@@ -81,7 +81,7 @@ class Plan:
             try:
                 json.dumps(_plain(value), allow_nan=False)
             except (TypeError, ValueError):
-                problems.append(Problem(f"plan -> {name}", "something that JSON cannot hold", "plain values"))
+                problems.append(Problem(f"plan -> {name}", "a value that JSON cannot represent", "plain values"))
         require(problems)
         object.__setattr__(self, "unseen", tuple(self.unseen))
 

@@ -63,7 +63,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 #: Fingerprint to its name in error messages, and how to fix a difference.
 _MEANING = {
-    "plan": ("plan and bundle", "give both the same bundle and the same job; paths may differ, nothing else"),
+    "plan": ("plan and bundle", "use the same bundle and the same job at server and site; only paths may differ"),
     "version": ("samfed-monai", "install the same version at both ends"),
     "public_list": (
         "public part of the data list",
@@ -71,11 +71,11 @@ _MEANING = {
     ),
     "list": (
         "this site's part of the data list",
-        "write it from the server's list again, with `samfed prepare split`, or give the server this one",
+        "write it again from the server's list with `samfed prepare split`, or give the server this list",
     ),
     "base_sam": (
-        "SAM's weights under this site's network",
-        "put the server's checkpoint in place with `samfed weights`: frozen weights do not travel",
+        "SAM's weights in this site's network",
+        "install the server's checkpoint with `samfed weights`; frozen weights are not sent",
     ),
 }
 
@@ -161,8 +161,8 @@ def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) ->
     problems = Problems()
     for name in turn:
         if sha256_file(confine(data_root, name, where=name)) != files[name]:
-            found, expected = "other bytes, of the same size and date", f"SHA-256 {files[name][:12]}…"
-            hint = "restore the file, then hash all of them with `samfed federate … --verify`"
+            found, expected = "changed content with the same size and date", f"SHA-256 {files[name][:12]}…"
+            hint = "restore the file, then check all files with `samfed federate … --verify`"
             problems.add(name, found=found, expected=expected, hint=hint)
     return list(problems)
 
@@ -175,7 +175,7 @@ def image_problems(
         check_data(datalist, data_root, cache_dir=cache_dir, verify=verify)
     except Refused as refused:
         logger.error("%s", refused)
-        found, hint = counted(len(refused.problems), "problem"), "this site's log names each of them"
+        found, hint = counted(len(refused.problems), "problem"), "see this site's log"
         return [Problem("images", found=found, expected="images and masks as they were listed", hint=hint)]
     return []
 
@@ -189,8 +189,8 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     """
     if datalist.public or supervised:
         return []
-    found, expected = "none", "public images with masks: this variant learns from them"
-    hint = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
+    found, expected = "none", "public images with masks (this variant learns from them)"
+    hint = "add some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
     return [Problem(f"{datalist.name} -> public", found, expected, f"{hint}, for instance pfedsam")]
 
 
@@ -211,9 +211,9 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
             problems.extend(masks_only(kinds, f"{at} -> unlabelled"))
         labelled = sum(item.label is not None for item in own)
         if not labelled if participants.supervised else masks and labelled < len(own):
-            found = f"{labelled} of this site's {len(own)} images with one"
-            expected = f"labels{'' if participants.supervised else ' of all images'}: this variant learns from them"
-            hint = "list labels with `samfed prepare`, name the site in `unseen`, or choose a variant that needs none"
+            found = f"{labelled} of this site's {len(own)} images with a label"
+            expected = f"labels{'' if participants.supervised else ' of all images'} (this variant learns from them)"
+            hint = "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant that needs none"
             problems.add(f"{at} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
     return list(problems)
 
@@ -228,8 +228,8 @@ def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:
     classes, problems = config.optional("classes"), Problems()
     problems.extend(other_classes(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
     if several(classes) and config.value("teacher_adapt") == "none":
-        expected = "an adapted SAM: as it comes it has one mask"
-        hint = "take lora or decoder: the decoder then learns a mask of each class"
+        expected = "an adapted SAM (the original SAM gives only one mask)"
+        hint = "use lora or decoder, so that the decoder learns a mask for each class"
         problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)
     return list(problems)
 

@@ -207,7 +207,7 @@ class _SiteProcess:
         """Starts the process if it is not running and still needed."""
         if not (self.child.alive or ticket.cancelled or self.closed):
             if self.child.pid is not None:
-                logger.warning("the process of %s is started again", ", ".join(self.sites))
+                logger.warning("restarting the process of %s", ", ".join(self.sites))
             self.child.start()
 
     def kill_until(self, work: Future[None]) -> None:

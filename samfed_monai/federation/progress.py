@@ -158,7 +158,7 @@ class Tracking:
             self._write(records[-1])
         except Exception as error:  # a broken TensorBoard, a full disk: the round itself is already stored
             self._works = False
-            logger.warning("%s is not written any more: %s: %s", TENSORBOARD, type(error).__name__, error)
+            logger.warning("%s is no longer written: %s: %s", TENSORBOARD, type(error).__name__, error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._writer is None:

@@ -75,20 +75,20 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anything", "timm", "numpy")
 
 _NO_ROUND_BETTER = (
-    "No round is better than the network that the run began with ({by} {start:.3f}, in the best round "
-    "{rounds:.3f}): that network is the run's model. What the sites learned from may have misled them."
+    "No round is better than the initial network ({by} {start:.3f}, in the best round "
+    "{rounds:.3f}), so the initial network is the run's model. The sites' training targets may be wrong."
 )
 
 _NOTHING_TO_JUDGE_BY = (
-    "No site sent scores or expected Dice of any round, so the last round's network is the run's model, however good "
-    "the others were. Masks of a few validation images at one site are enough to choose by."
+    "No site sent scores or expected Dice of any round, so the last round's network is the run's model, even if "
+    "another round was better. Masks of a few validation images at one site are enough to select a round."
 )
 
-_BY_PROMISES = "No site has masks: the round was chosen by expected Dice, not calibrated; a wrong SAM raises it."
+_BY_PROMISES = "No site has masks: the round was chosen by expected Dice, not calibrated and too high if SAM is wrong."
 
-_SEEN_BEFORE = "The run that {} names trained at {}, unseen in this one: scores there are not those of a new hospital."
+_SEEN_BEFORE = "The run in {} trained at {}, unseen in this run: scores there are not those of a new hospital."
 
-_AWAY = "{} sent no scores of the final models, or not all ({}): no average has them. Run the same command again."
+_AWAY = "{} sent no scores of the final models, or not all ({}); averages exclude them. Run the same command again."
 
 
 class Run:
@@ -279,7 +279,7 @@ class Run:
         if transport is not None:
             yield transport(settled)
         elif workers > 1:
-            logger.info("%d sites in %d processes", len(everybody), workers)
+            logger.info("running %d sites in %d processes", len(everybody), workers)
             with ProcessTransport(settled, self.places, workers=workers) as processes:
                 yield processes
                 processes.finalize()
@@ -364,7 +364,7 @@ class Run:
         if not self.datalist.public and not self.places.adapter:
             why = "there are no public images to adapt a teacher to"
         elif adapt != "none" and self.teacher.base != BASE:
-            why = f"that of the teacher, a {self.teacher.base}, is another network"
+            why = f"the teacher, a {self.teacher.base}, has another trunk"
         else:
             return "lora" if adapt == "off" else adapt
         logger.info("start: MobileSAM's own trunk; %s", why)
@@ -484,7 +484,7 @@ def require_no_paths_of_sites(places: Places) -> None:
     Raises:
         Refused: with every such path.
     """
-    expected, hint = "nothing: paths are configured at each site", "set it at the site"
+    expected, hint = "no path (paths are configured at each site)", "set it at the site"
     named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
     require(Problem(where, "a path", expected, hint) for where in named)
 
@@ -497,9 +497,9 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     """
     problems, known, there = Problems(), {*participants.sites, *participants.unseen}, set(transport.sites)
     for site in sorted(known - there):
-        problems.add(f"site {site}", found="none of that name", expected="a client that the transport can reach")
+        problems.add(f"site {site}", found="no client of that name", expected="a connected client")
     for site in sorted(there - known):
-        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        expected, hint = "a site of the plan", "add it to federate.json -> sites, or remove it from the job"
         problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
     problems.refuse_if_any()
 
@@ -544,21 +544,21 @@ def plan_problems(
         for site, name in participants.networks.items():
             own = participants.config.with_overrides(participants.overrides[site])
             if is_sam(own, name) and own.optional("network_def#full") is not True:
-                found, expected = f"weights, with {name} at {site}", "predictions: most of SAM never leaves a site"
-                hint = "leave exchange out, or give that site another network"
+                found, expected = f"weights, with {name} at {site}", "predictions, as most of SAM never leaves a site"
+                hint = "remove exchange, or give that site another network"
                 problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
     if places.start_from is not None and not (exchange.alike and exchange.server_model):
-        expected = f"null with {named}: each site has a network of its own"
-        hint, found = "leave it out, or take a variant with one network", repr(str(places.start_from))
+        expected = f"null with {named}, as each site has its own network"
+        hint, found = "remove it, or use a variant with one network", repr(str(places.start_from))
         problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
     if participants.config.value("teacher_adapt") == "off":
         if places.masks_from is not None:
-            expected, found = "null: this variant learns from no soft masks", repr(str(places.masks_from))
-            problems.add(MASKS_FROM, found=found, expected=expected, hint="leave it out, or take another variant")
+            expected, found = "null, as this variant uses no soft masks", repr(str(places.masks_from))
+            problems.add(MASKS_FROM, found=found, expected=expected, hint="remove it, or use another variant")
         stream = lookup(participants.config.parser().get(), ("stream", "_disabled_")) is not True
         if stream and (guide := participants.config.optional("soft_mask#masks_for")) is not None:
-            found, expected = f"'off', with guides#{guide.name}", "a teacher, whose masks that guide reads"
-            hint = "leave it out, or take a variant without SAM, such as no_sam"
+            found, expected = f"'off', with guides#{guide.name}", "a teacher, as that guide reads its masks"
+            hint = "remove it, or use a variant without SAM, such as no_sam"
             problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:

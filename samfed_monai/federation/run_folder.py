@@ -64,7 +64,7 @@ START = -1
 #: Key and value of ``round.json`` if the sites keep their states of the round themselves.
 STATES, AT_SITES = "states", "at the sites"
 
-_RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
+_RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
 
 #: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
@@ -121,9 +121,9 @@ class RunFolder:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
+            found = f"a folder that cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
-            raise refused(self.path, found=found, expected="a folder for the run", hint=hint) from None
+            raise refused(self.path, found=found, expected="a writable folder", hint=hint) from None
         take_lock(self.path)
         try:
             content: dict[str, Any] = {
@@ -139,8 +139,8 @@ class RunFolder:
             holds_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
             asked = self.path / "run.json"
             if holds_results and not asked.exists():
-                expected, found = "what the rounds or results beside it were made with", "no such file"
-                hint = "put it back from a copy of the run folder, or choose another output_dir"
+                expected, found = "settings of the rounds or results in this folder", "no such file"
+                hint = "restore it from a copy of the run folder, or choose another output_dir"
                 raise refused(asked, found=found, expected=expected, hint=hint)
             if holds_results:
                 self._compare(read_json(asked), content)
@@ -231,7 +231,7 @@ class RunFolder:
                     was, found = (clipped(repr(each[key]), 80) if key in each else "nothing" for each in (before, now))
                     hint = "resume with the old value, or choose another output_dir"
                     if key == "config#rounds":
-                        hint += "; there, --start-from RUN goes on from this run's model"
+                        hint += "; there, --start-from RUN continues from this run's model"
                     option = key.replace("config#client#", "config#")  # as the command line spells it
                     where = f"{self.path.name} -> {option}"
                     problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
@@ -331,9 +331,7 @@ class RoundStore:
             torn = self.folder / f"{number:03d}.torn"
             shutil.rmtree(torn, ignore_errors=True)
             os.replace(self.path(number), torn)
-            logger.warning(
-                "round %d is damaged (%s); set aside as %s, going back one round", number, damaged[0], torn.name
-            )
+            logger.warning("round %d is damaged (%s); moved to %s, going back one round", number, damaged[0], torn.name)
             if number - 1 not in numbers or not (self.path(number - 1) / WEIGHTS).is_file():
                 break
         if numbers:
@@ -382,7 +380,7 @@ class RoundStore:
             or not all(isinstance(digest, str) for digest in record["files"].values())
             or record.get("round") != number
         ):
-            raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
+            raise Stopped(f"the record of round {number} is not valid ({path})", _RESTORE)
         return record
 
     def weights(self, round: int) -> dict[str, Tensor]:
@@ -543,8 +541,8 @@ def take_lock(folder: Path) -> None:
         stream.seek(0)
         owner = stream.read().strip() or "unknown"
         stream.close()
-    hint = "wait for it, stop it, or choose another output_dir"
-    raise refused(path.parent, f"another run is at work in it (process {owner})", "a folder of its own", hint)
+    hint = "wait for that run, stop it, or choose another output_dir"
+    raise refused(path.parent, f"a folder used by another run (process {owner})", "an unused folder", hint)
 
 
 def _lock(stream: TextIO) -> bool:

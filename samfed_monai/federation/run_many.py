@@ -34,7 +34,7 @@ _IDS = {
     "type": "object",
     "propertyNames": {
         "not": {"enum": PER_COMPARISON},
-        "description": "ids in which rows may differ; a variant is the row's `variant`, others are on the command line",
+        "description": "ids that rows may change; a variant is the row's `variant`, others are on the command line",
     },
 }
 SCHEMA: Mapping[str, Any] = {
@@ -49,7 +49,7 @@ SCHEMA: Mapping[str, Any] = {
             "propertyNames": {
                 "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.+-]*\Z",
                 "not": {"enum": RESERVED},
-                "description": f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)}: it is a folder's",
+                "description": f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)} (a folder's name)",
             },
             "additionalProperties": {
                 "type": "object",
@@ -158,10 +158,10 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
     for row in [*(NamedRow(variant, variant) for variant in variants), *rows]:
         where = f"rows -> {row.name}"
         if row.name in VARIANTS and row.variant != row.name:
-            expected = f"the variant of that name, or another name than {row.name!r}"
+            expected = f"the variant of that name, or a name other than {row.name!r}"
             problems.add(where, found=f"variant {row.variant!r}", expected=expected)
         if row.name in found and not row.same_run(found[row.name]):
-            problems.add(where, found="two rows of that name", expected="each name once", hint="rename one")
+            problems.add(where, found="two rows with this name", expected="unique names", hint="rename one")
         else:
             found[row.name] = row
     return list(found.values())
@@ -194,8 +194,8 @@ def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopp
     )
     refused = sum(code == ExitCode.REFUSED for _, code in failed)
     if refused == len(failed):
-        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
-    resume = f"fix what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
+        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to continue: fix the problems, then {AGAIN}")
+    resume = f"fix the refused runs ({refused} of them), then {AGAIN}" if refused else AGAIN
     return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
 
 

@@ -36,14 +36,14 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
     """
     folder = Path(folder).expanduser().resolve()
     if folder.name != site or (run and folder.parent.name != run):
-        expected = f"that of this run and site, state/{run or 'RUN'}/{site} in the site's cache_dir"
+        expected = f"the folder of this run and site, state/{run or 'RUN'}/{site} in the site's cache_dir"
         raise refused("--states", found=str(folder), expected=expected)
     rounds = [int(path.stem) for path in folder.glob("*.safetensors") if path.stem.lstrip("-").isdecimal()]
     newest = max((number for number in rounds if number <= round), default=None)
     own = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
     if not own:
         expected = f"a state with the site's own values, of round {round} or before"
-        hint = "a site keeps the states of its newest three runs; run it again"
+        hint = "a site keeps the states of its newest three runs; repeat the run"
         raise refused("--states", found=f"none in {folder}", expected=expected, hint=hint)
     return own
 
@@ -65,9 +65,9 @@ class RunModels:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
         if not (self.folder / "results.json").is_file():
-            found, hint = "no results.json in it", "name a weights file, or wait until the run is finished"
+            found, hint = "no results.json in it", "give a weights file, or wait until the run is finished"
             if not self.folder.is_dir():
-                found, hint = ("a file" if self.folder.exists() else "no such folder"), "name the run's folder"
+                found, hint = ("a file" if self.folder.exists() else "no such folder"), "give the run's folder"
             raise refused(str(self.folder), found=found, expected="a finished run", hint=hint)
         results = read_json(self.folder / "results.json")
         selected = lookup(results, ("models", str(lookup(results, ("selected",))), "round"))
@@ -170,8 +170,8 @@ class RunModels:
             self._require_here(site or "SITE")
         if not self.whole_at_server and (not site or not self._shared):
             found = "shared values only" if self._shared else "no network at the server"
-            hint = f"choose a site's own with --site: {', '.join(self.sites)}"
-            raise refused(str(self.folder), found=found, expected="a model for everybody", hint=hint)
+            hint = f"choose the model of a site with --site: {', '.join(self.sites)}"
+            raise refused(str(self.folder), found=found, expected="a model for all sites", hint=hint)
 
     def header(self, site: str = "") -> dict[str, str]:
         """Header of a model's file: how its network is built, its site, round and variant."""
@@ -200,7 +200,7 @@ class RunModels:
         place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
         hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
         names = ", ".join(self.trained)
-        found = f"none of them: they never left the sites ({names}); each has its own in {place}"
+        found = f"no such values: they never left the sites ({names}); each has its own in {place}"
         raise refused(str(self.folder), found=found, expected="the sites' personal values", hint=hint)
 
     def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
@@ -216,7 +216,7 @@ class RunModels:
         return bool(split_state(dict.fromkeys(names, torch.empty(0)))[0])
 
 
-_EXPECTED = "a bundle that has weights, a finished run's folder, or a weights file"
+_EXPECTED = "a bundle with weights, a finished run's folder, or a weights file"
 _NO_WEIGHTS = {".onnx": "an ONNX file", ".pt2": "an exported program", ".ts": "a traced program"}
 
 
@@ -241,13 +241,13 @@ def starting_file(source: str | Path, where: str = "federate.json -> start_from"
         bundle = find_bundle(source)
         path = Path(model_path(model=None, bundle_root=bundle))
         if not path.is_file():
-            hint = "name a finished run or a weights file"
+            hint = "give a finished run or a weights file"
             raise refused(where, f"{bundle.name}, a bundle without weights", _EXPECTED, hint)
     if not path.is_file():
-        found = "a folder that is none of these" if path.is_dir() else "none of that name"
+        found = "a folder of another kind" if path.is_dir() else "which does not exist"
         raise refused(where, f"{str(source)!r}, {found}", _EXPECTED, "check the path")
     kind = _NO_WEIGHTS.get(path.suffix.lower(), "a teacher's adapter" if "adapter" in read_header(path) else "")
     if kind:
-        hint = "an adapter is given with --adapter" if "adapter" in kind else "name the weights that it was made from"
+        hint = "use --adapter for an adapter" if "adapter" in kind else "give the weights that it was made from"
         raise refused(where, f"{path.name}, {kind}", _EXPECTED, hint)
     return path

@@ -57,7 +57,7 @@ def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int
 def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
     """Problems of ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
-        hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
+        hint = "`--allow_single_site true` (in Python allow_single_site=True) allows one site"
         return [Problem("sites", str(sites), "at least 2, so that no update is averaged alone", hint)]
     if quorum is not None and not 1 <= quorum <= sites:
         expected = f"a number from 1 to {sites}, the number of sites"
@@ -108,8 +108,8 @@ def log_unscored(reasons: Mapping[str, str], what: str) -> None:
 BELOW_START = 3
 """Number of rounds in a row that score less than the initial network before a warning is logged."""
 _BELOW = (
-    "{} rounds in a row score less than the network that the run began with: what the sites learn from may mislead "
-    "them. If no round is better, the run's model is that network."
+    "{} rounds in a row score lower than the initial network: the sites' training targets may be wrong. "
+    "If no round is better, the run's model is the initial network."
 )
 
 Reasons = dict[str, str]
@@ -317,7 +317,7 @@ class RoundController:
             raise Stopped(f"received SIGTERM; {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                what, fix = "memory ran out at the server", "give it more memory, or a smaller batch_size or image_size"
+                what, fix = "memory ran out at the server", "add memory, or lower batch_size or image_size"
             elif isinstance(error, OSError) and error.errno in DISK_FULL:
                 what, fix = f"the disk is full ({error.filename or self.folder.path})", "make room"
             else:
@@ -329,7 +329,7 @@ class RoundController:
         if stored is None:
             return RoundRecords(self.folder.store)
         self._load_round(stored["round"])
-        logger.info("going on after round %d of %d", stored["round"] + 1, self.rounds)
+        logger.info("resuming after round %d of %d", stored["round"] + 1, self.rounds)
         records = self.folder.store.records(stored["round"])
         self.folder.write_table(records)  # it may lack the last round, or end within its row
         return records
@@ -464,8 +464,8 @@ class RoundController:
         except BelowThreshold as few:
             raise self._too_few(f"{where}: {few.left} updates to add", few.failures, needed=few.needed) from None
         except OtherMembers as other:
-            why = f"the round is left out: {other}; a sum of the others would show that update"
-            logger.warning("%s: %s, and the model stays as it was", where, why)
+            why = f"the round is skipped: {other}; a sum of the others would reveal that update"
+            logger.warning("%s: %s; the model is unchanged", where, why)
             return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
             why = f"the sum of the updates is not a model ({scrub(refused)}); the faulty update cannot be identified"
@@ -576,7 +576,7 @@ class RoundController:
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
         reason = f"{came}, {needed or self.least} needed{reasons}\n  {self._kept()}"
-        return Stopped(reason, f"fix it, then {AGAIN}")
+        return Stopped(reason, f"fix the problem, then {AGAIN}")
 
     def _kept(self) -> str:
         return f"{len(self.folder.store.rounds())} of {self.rounds} rounds are kept in {self.folder.path}"

@@ -140,11 +140,11 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
     kinds = ", ".join(sorted(kind.value for kind in _KINDS[task]))
     planned = request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds
     for wrong, part, found, expected in (
-        (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} to {task.value}"),
-        (not planned, "round", "one that the plan does not have", f"{rounds} rounds"),
-        (request.metrics, "metrics", "numbers", "none in a request"),
+        (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} for {task.value}"),
+        (not planned, "round", "a round outside the plan", f"one of {rounds} rounds"),
+        (request.metrics, "metrics", "numbers", "no metrics in a request"),
         (request.n, "n", "another number", "0 in a request"),
-        (WITHHELD in request.extra, "extra", WITHHELD, "words of a server"),
+        (WITHHELD in request.extra, "extra", WITHHELD, "words that a server may send"),
     ):
         if wrong:
             problems.add(f"message -> {part}", found=found, expected=expected)
@@ -218,7 +218,7 @@ class Site:
     ) -> None:
         self.site, self.plan, self.places, self.context = site, plan, places, context
         everybody = [*self.participants.sites, *self.participants.unseen]
-        require(one_of("site", site, everybody, hint="name a site of the plan"))
+        require(one_of("site", site, everybody, hint="give the name of a site of the plan"))
         floor = floor or PrivacyFloor()
         self.privacy = floor.under(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
@@ -300,8 +300,8 @@ class Site:
     def _secure_site(self) -> SecureSite:
         settings = self.privacy.secure_aggregation
         if settings is None or not self.trains:
-            expected = "none: the plan does not have it, or this site does not train"
-            raise message_refused("secure aggregation", "a step of it", expected)
+            expected = "no such request, as the plan has none or this site does not train"
+            raise message_refused("secure aggregation", "a request", expected)
         if self._secure is None:
             sums = self.places.cache / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
@@ -309,8 +309,8 @@ class Site:
 
     def _work(self, task: Task, message: Message) -> Message:
         if task not in (Task.CHECK, *STEPS) and self._check_failed:
-            hint = "fix it at this site and start the run again"
-            raise message_refused("site", "a check that failed", "a check that passed", hint)
+            hint = "fix the problem at this site and start the run again"
+            raise message_refused("site", "a failed check", "a passed check", hint)
         match task:
             case Task.CHECK:
                 return self._check(message)
@@ -331,8 +331,8 @@ class Site:
         """Scores all images of a split: two means that differ by a single image would reveal that image's score."""
         reply = self._client_site().answer(Task.EVALUATE, message)
         if self.client.scored_a_part and reply.n >= self.privacy.least_images:
-            hint = "leave the loader to the bundle that was installed here"
-            raise message_refused("scores", "those of a part of the images", "all images of the split", hint)
+            hint = "use the data loader of the bundle installed here"
+            raise message_refused("scores", "only a part of the images", "all images of the split", hint)
         if message.extra.get("split") != "validation":
             return reply
         # calibrates the estimates on this site's validation images, in groups of `least_images`
@@ -363,8 +363,8 @@ class Site:
     def _statistic(self, asked: str | None) -> Statistic:
         own: Statistic | None = self.client.statistic
         if own is None or asked not in (None, own.kind.value):
-            expected = "`statistics` of train.json, which measures what the server asks for"
-            raise message_refused("statistics", "none here", expected, "leave strategy and statistics to the variant")
+            expected = "`statistics` in train.json that measures what the server requests"
+            raise message_refused("statistics", "no such statistics", expected, "use those of the variant")
         if problems := forbidden_problems(own.kind, self.privacy, self.method):
             raise MessageRefused(problems)
         return own
@@ -373,7 +373,7 @@ class Site:
         """Refuses a task that needs the site's own network, or personal part, before the site received its weights."""
         needed = task == Task.TRAIN and self.participants.strategy.exchange.own_networks
         if not self._has_network and (needed or (self.client.own is not None and self.client.own.split.personal)):
-            hint = "start the run again: the server sends the first weights"
+            hint = "start the run again, so that the server sends the first weights"
             raise message_refused("network", "none", "this site's own", hint)
 
     def _check(self, message: Message) -> Message:
@@ -410,9 +410,9 @@ class Site:
         problems = other_classes(listed.classes, classes, "data list -> classes")
         for problem in problems:
             logger.error("%s: %s", self.site, problem)
-        unnamed: dict[str, str] = {"found": "others, which this site's log names"}
+        unnamed: dict[str, str] = {"found": "other classes (see this site's log)"}
         if not several(classes):  # the hint names them, too
-            unnamed["hint"] = "make the list with a single --label"
+            unnamed["hint"] = "prepare the list with a single --label"
         return [replace(problem, **unnamed) for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
@@ -430,7 +430,7 @@ class Site:
 
     def _teacher_scores(self, message: Message) -> Message:
         if self.teacher is None:
-            raise message_refused("teacher", "none in this plan", "one")
+            raise message_refused("teacher", "no teacher in this plan", "a teacher")
         return numeric_reply(message, **self.teacher.scores(message.extra.get("split", "test")))
 
     @property
@@ -481,8 +481,8 @@ class Site:
             return self.datalist
         except Refused as error:
             logger.error("%s: %s", self.site, error)
-            expected, hint = "one with this site's part", "this site's log says why"
-            raise message_refused("data list", "none that can be used", expected, hint) from None
+            expected, hint = "this site's part", "see this site's log"
+            raise message_refused("data list", "no usable list", expected, hint) from None
 
     def training_images(self) -> int:
         """Number of distinct own images that this site trains on: only labelled ones if it learns from labels."""

@@ -137,8 +137,8 @@ class SiteTeacher:
         if self._sha256 is None and self.memory.is_file():
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
-            hint = "start the run again: the server sends the adapter before the first round"
-            raise message_refused("teacher", "none", "the server's adapter first", hint)
+            hint = "start the run again, so that the server sends the adapter"
+            raise message_refused("teacher", "none", "the server's adapter", hint)
         return self._sha256
 
     def take(self, message: Message, shared: ProcessContext | None = None) -> int:
@@ -158,8 +158,8 @@ class SiteTeacher:
         if shared is not None:
             shared.teacher = teacher
         if (wanted := message.extra.get("teacher", teacher.sha256)) != teacher.sha256:
-            hint = "give both the same teacher.json and the same samfed-monai"
-            raise message_refused("teacher", teacher.sha256[:12], f"the server's, {wanted[:12]}", hint)
+            hint = "use the same teacher.json and samfed-monai version at server and site"
+            raise message_refused("teacher", teacher.sha256[:12], f"the server's teacher, {wanted[:12]}", hint)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         write_json(self.memory, {"teacher": teacher.sha256})
@@ -172,7 +172,7 @@ class SiteTeacher:
             MessageRefused: the plan does not score the teacher on that split.
         """
         if split not in self.stage.scored:
-            expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
+            expected = f"one of {list(self.stage.scored)}, where this plan scores the teacher"
             raise message_refused("teacher's scores -> split", repr(split), expected)
         rows = self.masks.teacher_scores(self.sha256, self.config, split)
         convention = self.config.parser().get_parsed_content("validate#scores").convention
@@ -191,14 +191,14 @@ class SiteTeacher:
             raise message_refused("message -> tensors", "other tensors", "an adapter")
         if not message.tensors:
             if self.adapt != "none":
-                raise message_refused(_ADAPTER, "none", f"one, as teacher_adapt is {self.adapt}")
+                raise message_refused(_ADAPTER, "none", f"an adapter, as teacher_adapt is {self.adapt}")
             return None
         tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER) or "its own"
         if tensor.dtype != torch.uint8 or tensor.ndim != 1:
-            raise message_refused("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+            raise message_refused("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a uint8 vector")
         content = tensor.numpy().tobytes()
         if (sha256 := sha256_bytes(content)) != wanted:
-            found, hint = f"bytes with SHA-256 {sha256[:12]}", "they were damaged on the way: send them again"
+            found, hint = f"bytes with SHA-256 {sha256[:12]}", "the adapter was damaged in transit; send it again"
             raise message_refused("message -> adapter", found, wanted[:12], hint)
         return self.stage.kept(content)
 
@@ -216,7 +216,7 @@ class SiteTeacher:
                 wanted["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
             except Refused:
                 expected = "an adapter made by `samfed teach`"
-                raise message_refused(_ADAPTER, "bytes that are no adapter", expected) from None
+                raise message_refused(_ADAPTER, "bytes that are not an adapter", expected) from None
         try:
             own = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):

@@ -95,7 +95,7 @@ class SiteState:
         if task == Task.TRAIN and round == 0:
             removed.unlink(missing_ok=True)
         if removed.exists():
-            found, hint = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
+            found, hint = f"none (a site keeps states of its newest {KEPT_RUNS} runs)", "start a run with another name"
             raise message_refused("state", found, "this run's state", hint)
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
@@ -104,7 +104,7 @@ class SiteState:
         self.at = None
         self.holder.load_state_dict(safe_load(self._path(stored[-1])))
         self.at = stored[-1]
-        logger.info("went to the state after round %d", self.at)
+        logger.info("restored the state after round %d", self.at)
 
     def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
         """Stores the state after ``task`` of ``round``, and removes states that are no longer needed.

@@ -70,7 +70,7 @@ class StartingPoint:
         trained_on, here = base_sam_of(path), participants.sam_fingerprint().get(BASE_SAM)
         if trained_on and here not in (None, trained_on):
             found, expected = str(here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
-            problems.append(Problem("SAM's weights", found, expected, "put that one in place: samfed weights"))
+            problems.append(Problem("SAM's weights", found, expected, "install that checkpoint: samfed weights"))
         require(problems)
         with own_random_state(derive_seed(0, "server", "start_from")):  # random numbers drawn here are not used
             network = build_network(participants.config, name)
@@ -160,7 +160,7 @@ class _Judge:
         try:
             _, self.records = split_public(public, fraction, 0)
         except Refused:  # one group of images cannot be divided
-            logger.info("warm start: the public images are one group; none is held out, all steps are taken")
+            logger.info("warm start: the public images are one group, so none is held out and all steps are kept")
             self.records = []
         away = {record["image_sha256"] for record in self.records}
         left = replace(datalist, public=[item for item in datalist.public if item.sha256 not in away])
@@ -285,6 +285,6 @@ class Start:
 
 
 def _refusal(found: str) -> Refused:
-    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
-    hint = "let warm_start and network_def agree on rank and decoder, or set warm_start_steps to 0"
+    expected = "a warm start of the run's network that trains no tensor frozen at the sites"
+    hint = "use the same rank and decoder in warm_start and network_def, or set warm_start_steps to 0"
     return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)

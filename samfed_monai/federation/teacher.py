@@ -189,7 +189,7 @@ class TeacherStage:
         checkpoint = self.checkpoint()
         if adapt == "none":
             if adapter:
-                logger.info("teacher: SAM as it comes (teacher_adapt is none); the given adapter is not used")
+                logger.info("teacher: the original SAM (teacher_adapt is none); the given adapter is ignored")
             return None
         if not adapter:
             return self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
@@ -298,7 +298,7 @@ class StudentTeacher(nn.Module):
         _require_alike(path, config)
         trained = settings_of(path)
         if missing := [name for name in ("network_name", "image_size") if name not in trained]:
-            found, expected = f"a file without {' and '.join(missing)}", "weights whose header says how they are used"
+            found, expected = f"a file without {' and '.join(missing)}", "weights with their settings in the header"
             raise refused(MASKS_FROM, found, expected)
         network = _empty(config, trained["network_name"], path)
         network.load_state_dict(trained_weights(network, path))
@@ -347,7 +347,7 @@ def packed(source: str | Path, participants: Participants) -> bytes:
     words = {name: text for name, text in words_of(path).items() if name in (*SETTINGS, ARGUMENTS)}
     words = {"network_name": participants.server_network, "image_size": str(config.value("image_size")), **words}
     if is_sam(config, words["network_name"]):
-        expected, hint = "a network without frozen weights of SAM", "name a run or a weights file of a light network"
+        expected, hint = "a network without frozen weights of SAM", "give a run or a weights file of a light network"
         raise refused(MASKS_FROM, words["network_name"], expected, hint)
     network = _empty(config, words["network_name"], path)
     stream = BytesIO()

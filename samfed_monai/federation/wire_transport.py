@@ -177,7 +177,7 @@ class WireTransport:
                     noticed = now
                     logger.info("%s", waiting(Task(task).value, left, None if deadline is None else deadline - now))
         for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
-            again = ", nor in time before; it was not waited for" if site in self._missing else ""
+            again = "; not waited for after an earlier time-out" if site in self._missing else ""
             failure = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
             replies[site] = failure
             if not self.post.cancel(tickets[site]):
@@ -244,7 +244,7 @@ class WireTransport:
             if exchange != self._exchange:  # from an earlier exchange; this one may not include the site
                 self.came_late(sender)
             elif sender not in asked:
-                logger.warning("dropped an answer of %r, which is no site that was asked", sender)
+                logger.warning("dropped an answer from %r, which received no request", sender)
             elif sender not in left or sender in taken:
                 logger.warning("%s: dropped a second answer (one per site and message)", sender)
             else:

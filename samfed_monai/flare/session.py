@@ -50,7 +50,7 @@ def read_status(folder: str | Path) -> dict[str, Any]:
 
 
 _FOR_USERS = re.compile(
-    r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
+    r"round \d+ of \d+: .*|resuming after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
     r"|.*: message refused: .*|teacher: .*|warm start: .*"
 )
 _WARNS = frozenset(("guard", "noise", "progress", "run", "run_folder", "server", "transport", "wire_transport"))
@@ -96,7 +96,7 @@ def last_report(log: str) -> ServerReported | None:
     return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
 
-_STORED = re.compile(r"(?:going on after )?round (\d+) of (\d+)(?:: (?:no )?validation |$)")
+_STORED = re.compile(r"(?:resuming after )?round (\d+) of (\d+)(?:: (?:no )?validation |$)")
 
 
 def stored_rounds(lines: Iterable[str]) -> str:

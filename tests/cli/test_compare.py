@@ -59,12 +59,12 @@ def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
     for part in (
         "refused: 9 problems",
         "rules.rows.json -> titel: expected one of ['overrides', 'rows', 'setting', 'title'], found an unknown key",
-        "rows: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher: it is a folder's,",
-        "a folder's, found 'cache'",
+        "rows: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher (a folder's name),",
+        "a folder's name), found 'cache'",
         "rows#c#variant: expected name of a variant",
         "rows#c#note: expected a string, found 3 (int)",
         "rows#c#overrides: expected an object, found [] (list)",
-        "rows#d#overrides: expected ids in which rows may differ; a variant is the row's `variant`, others are on the",
+        "rows#d#overrides: expected ids that rows may change; a variant is the row's `variant`, others are on the",
         "on the command line, found 'rounds'",
         "on the command line, found 'variant'",
         "rows#e: expected an object, found 'samfed' (str)",
@@ -88,9 +88,9 @@ def test_variants_and_rows_are_put_together_and_a_name_of_two_things_is_a_proble
     other = NamedRow("samfed", "samfed", {"agreement#tau": 0.8})
     all_rows(["samfed"], [other, NamedRow("no_sam", "samfed"), *twice], problems)
     assert [str(problem) for problem in problems] == [
-        "rows -> samfed: expected each name once, found two rows of that name; rename one",
-        "rows -> no_sam: expected the variant of that name, or another name than 'no_sam', found variant 'samfed'",
-        "rows -> x: expected each name once, found two rows of that name; rename one",
+        "rows -> samfed: expected unique names, found two rows with this name; rename one",
+        "rows -> no_sam: expected the variant of that name, or a name other than 'no_sam', found variant 'samfed'",
+        "rows -> x: expected unique names, found two rows with this name; rename one",
     ]
 
 
@@ -213,7 +213,7 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
     said = capsys.readouterr().err
     assert (code, runs) == (2, [])
     assert "  - row late: federate.json -> privacy#secure_aggregation#threshold: expected from 2 to 3" in said
-    assert "  - row weak: list -> s1 -> labels: expected labels: this variant learns from them" in said
+    assert "  - row weak: list -> s1 -> labels: expected labels (this variant learns from them)" in said
     assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 
 

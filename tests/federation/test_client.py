@@ -268,14 +268,14 @@ def test_after_abort_a_new_training_task_is_taken_and_after_finalize_none():
         toy_algo(initialize=False).train(given(), CALL)
     algo = toy_algo()
     algo.abort()
-    with pytest.raises(RuntimeError, match=r"was aborted; call initialize\(\) or train\(\) before it works again"):
+    with pytest.raises(RuntimeError, match=r"was aborted; call initialize\(\) or train\(\) before using it again"):
         algo.evaluate(given(), CALL)
     algo.train(given(), CALL)
     assert same(algo.get_weights(CALL).weights, trained(toy_algo()))
     assert algo.evaluate(given(), CALL).metrics["dice"] >= 0
     algo.finalize()
     for work in (algo.train, algo.evaluate):
-        with pytest.raises(RuntimeError, match=r"was finalized; call initialize\(\) before it works again"):
+        with pytest.raises(RuntimeError, match=r"was finalized; call initialize\(\) before using it again"):
             work(given(), CALL)
 
 

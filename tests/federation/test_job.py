@@ -115,7 +115,7 @@ def test_the_oracle_reads_the_labels_and_a_site_away_at_the_end_is_a_caveat_unti
     results = oracle.run()
     (reason,) = results["unscored"].values()
     assert reason.startswith("TimeoutError (Connection timed out) in samfed_monai.federation.site, line ")
-    assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}): no")
+    assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}); av")
     assert (results["average"]["test"]["n"], results["average"]["validation"]["n"]) == (2, 4), "by the round's record"
     assert answer(RunData.read(tmp_path))[0].endswith("images at site-1; site-2 sent no score)")
     monkeypatch.undo()
@@ -199,12 +199,12 @@ def test_what_a_run_would_refuse_of_its_list_is_refused_by_check():
     bare = DataList("own", [Item("p.png", "1" * 64, "m.png", "2" * 64)], {"bare": Site(unlabelled=[item] * 5)})
     alone = {"allow_single_site": True, "quorum": 1}
     (labels,) = told(bare, variant="weak_labels", **alone)
-    learns, found = "this variant learns from them, found", "of this site's 5 images with one; list labels with"
-    assert labels.startswith(f"own -> bare -> labels: expected labels: {learns} 0 {found}")
+    learns, found = "(this variant learns from them), found", "of this site's 5 images with a label; add labels with"
+    assert labels.startswith(f"own -> bare -> labels: expected labels {learns} 0 {found}")
     part = replace(bare, sites={"bare": Site(unlabelled=[replace(bare.public[0], image="a.png"), *[item] * 4])})
     assert told(part, variant="weak_labels", **alone) == []
     (unread,) = told(part, variant="oracle", **alone)
-    assert unread.startswith(f"own -> bare -> labels: expected labels of all images: {learns} 1 {found}")
+    assert unread.startswith(f"own -> bare -> labels: expected labels of all images {learns} 1 {found}")
     (public,) = told(replace(bare, public=[]), variant="samfed", **alone)
     assert public.startswith("own -> public: expected public images with masks")
     (classes,) = told(bare, **alone, classes=["kidney", "spleen"])
@@ -230,7 +230,7 @@ def test_privacy_networks_and_teacher_are_told_together():
     ("given", "message"),
     [
         ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
-        ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; leave"),
+        ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; remove"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
         ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not read it, found 0"),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
@@ -245,7 +245,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         ),
         (
             {"variant": "hssf", "exchange": "weights", "mixed_networks": ["sam_vit_t"]},
-            "json -> exchange: expected predictions: .*, found weights, with sam_vit_t at a site; leave exchange out",
+            "json -> exchange: expected predictions, .*, found weights, with sam_vit_t at a site; remove exchange",
         ),
         ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],
@@ -300,7 +300,7 @@ def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_
     listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
     for options in ({"sites": {"site-1": said}}, said):
         [problem] = told(listed, variant="supervised", **options)
-        assert problem.startswith("train.json -> resize: expected a component that leaves out pixels of 255")
+        assert problem.startswith("train.json -> resize: expected a component that ignores unlabelled pixels (255)")
 
 
 @needs("clustered_sites")

@@ -128,7 +128,7 @@ def test_fault_49_a_full_disk_stops_with_the_last_good_round_and_goes_on_after_r
     ballast = small_disk / "ballast"
     with RunFolder(small_disk).open({}) as folder:
         ballast.write_bytes(bytes(400_000))
-        full = r"the disk is full \(.*/global.safetensors\); 2 of 9 rounds are kept(.|\n)*make room, then type"
+        full = r"the disk is full \(.*/global.safetensors\); 2 of 9 rounds are kept(.|\n)*make room, then run"
         with pytest.raises(Stopped, match=full):
             controller(folder, clients, start=begin, rounds=9).run()
         assert folder.store.latest()["round"] == 1

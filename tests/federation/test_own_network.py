@@ -132,7 +132,7 @@ def whole(tmp_path_factory) -> tuple[Path, Any, dict[str, Any], list[bytes]]:
 def test_patterns_that_match_nothing_and_those_beside_a_sharing_are_refused_by_a_client():
     with pytest.raises(Refused, match=r"found no name like '4\.\*'; correct the pattern.*names begin with 0, 1, 3"):
         toy_algo(bundle={"personal": ["4.*"]})
-    with pytest.raises(Refused, match=r"with a sharing a site keeps its whole network.*leave personal empty"):
+    with pytest.raises(Refused, match=r"a site with a sharing keeps its whole network.*leave personal empty"):
         unlike_algo("site-1", personal=["3.*"])
 
 

@@ -69,7 +69,7 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
         participants(small_list, "no_sam", choices={"site-1": {"network": R18}, "site-2": {"network": R34}})
     text = str(caught.value)
     first = f"found encoder.layer1.2.conv1.weight: site-1 ({R18}) has no such tensor"
-    assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
+    assert f"sites: expected the same network at all sites (FedAvg averages weights), {first}" in text
     assert f"site-2 ({R34}) has shape [64, 64, 3, 3]" in text
     assert "--variant heterogeneous" in text
 
@@ -99,7 +99,7 @@ OWN_SCORES = {"network": R18, "image_size": 64, "label_resize": "nearest", "vali
 OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
-LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from them"
+LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from unlabelled pixels"
 
 
 def of_term(name: str, **arguments: Any) -> dict[str, Any]:
@@ -125,49 +125,49 @@ REFUSED = [
     ),
     ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
     ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
-    ("ditto", OF_SERVER, r"terms#pseudo_label: .*as each site trains one of its own, found one that would take"),
+    ("ditto", OF_SERVER, r"terms#pseudo_label: .*as each site trains its own, found a term that would get"),
     ("fedprox", {"strategy": PERSONAL}, r"^refused: 1 problem\n  - terms#proximal: expected a term that does not"),
     ("samfed", {"stream#cutmix": 5}, r"^refused: 1 problem\n  - stream#cutmix: .* found 5"),
     ("samfed", {"strong_view#blur": -1, "weak_view#zoom": [2, 1]}, r"refused: 2 .*\n  - Weak.*\n  - Strong.* -1"),
     ("samfed", {"before#learning_rate#schedule": "x"}, r"^refused: 1 problem\n  - RoundLearningRate -> sched.*'x'"),
     ("heterogeneous", {"sharing#gate": "x"}, r"^refused: 1 problem\n  - sharing#gate: .* found 'x'"),
-    ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected none: with"),
+    ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns, as"),
     ("samfed", {"guides": None}, NO_SAM_GUIDE),
     ("samfed", {"guides": []}, NO_SAM_GUIDE),
     (
         "samfed",
         {"loss": DICE},
-        r"loss: expected one that takes the network's logits, found DiceLoss: 1\.03 for the right answer, 0 for "
-        r"an undecided one; add sigmoid true",
+        r"loss: expected a loss that accepts the network's logits, found DiceLoss: 1\.03 for the right answer, 0 for "
+        r"an undecided one; set sigmoid",
     ),
     ("no_sam", {"loss": {**DICE, "to_onehot_y": True}, **TWO}, r"train\.json -> loss: .*found DiceLoss: 0\."),
     (
         "samfed",
         {"loss": {"_target_": "torch.nn.BCELoss"}},
-        r"train\.json -> loss: .*found BCELoss, which does not take them \(all elements of input should be",
+        r"train\.json -> loss: .*found BCELoss, which does not accept them \(all elements of input should be",
     ),
     ("samfed", of_term("MaskedDiceLoss") | HARD, r"terms#pseudo_label#loss: .*found MaskedDiceLoss: 1\.03 for the"),
-    ("samfed", of_term("MaskedDiceLoss") | TWO, r"  - terms#pseudo_label#loss: .* take structure or dice_ce"),
+    ("samfed", of_term("MaskedDiceLoss") | TWO, r"  - terms#pseudo_label#loss: .* use structure or dice_ce"),
     ("samfed", of_term("DiceCELoss", sigmoid=True), r"logits, labels and weights of pixels, found DiceCELoss, which "),
     ("heterogeneous", OWN_WIDTH, r"^refused: 1 problem\n  - federate\.json -> sites#site-1#network_def: expected the "),
     (
         "hssf",
         {"choices": {"site-1": OWN_SCORES}},
-        r"3 problems\n.*site-1#image_size: .*run's own value: .* found 64; set (.|\n)*#label_resize(.|\n)*#pooled",
+        r"3 problems\n.*site-1#image_size: .*the run's value, .* found 64; set (.|\n)*#label_resize(.|\n)*#pooled",
     ),
     (
         "supervised",
         {"images#weak_labels": True},
-        r"train\.json -> resize: expected a component that leaves out pixels of 255, .* after which a label of "
-        r"0, 1 and 255 has 0, .*, \.\.\.; take the variant weak_labels",
+        r"train\.json -> resize: expected a component that ignores unlabelled pixels \(255\), .* that turns labels "
+        r"0, 1 and 255 into 0, .*, \.\.\.; use the variant weak_labels",
     ),
-    ("weak_labels", {"binary_label": HALVES}, r"train\.json -> binary_label: .* has 0, 1; take the variant"),
+    ("weak_labels", {"binary_label": HALVES}, r"train\.json -> binary_label: .* into 0, 1; use the variant"),
     ("weak_labels", STRUCTURE, LEARNED),
     ("weak_labels", {**STRUCTURE, **TWO}, LEARNED),
     (
         "supervised",
         {"images#weak_labels": True, **TWO},
-        r"train\.json -> resize: expected .* found a component after which every pixel has a class; take the",
+        r"train\.json -> resize: expected .* found a component that gives every pixel a class; use the",
     ),
 ]
 
@@ -212,7 +212,7 @@ def test_what_a_run_can_do_with_is_taken(small_list, variant, options):
         ({"unseen": ["site-8", "site-9"]}, r"unseen: expected one of (.|\n)*'site-9'; did you mean 'site-\d'"),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
-        ({"strategy": {"_target_": "samfed_monai.transforms.PublicTargets"}}, r"a Strategy, found PublicT.*; name one"),
+        ({"strategy": {"_target_": "samfed_monai.transforms.PublicTargets"}}, r"a Strategy, found PublicT.*; use one"),
         ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),
         ({"unseen": ["site-1"], "choices": {"site-1": {"network": R18}}}, r"#site-1: expected one of \['site-2'\]"),
     ],

@@ -120,7 +120,7 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()
     assert parts["hashes"]["model_last"] == whole["hashes"]["model_last"]
     assert parts["sites"] == whole["sites"]
-    with pytest.raises(Refused, match=r"found none of them: they never left the sites \(site-1, site-2\)"):
+    with pytest.raises(Refused, match=r"found no such values: they never left the sites \(site-1, site-2\)"):
         RunModels(tmp_path / "whole").tensors("site-1")
     models = RunModels(tmp_path / "parts")
     path = models.write(tmp_path / "own.safetensors", "site-1")
@@ -215,7 +215,7 @@ def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
 def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam, monkeypatch):
     federated = job(small_federation, tmp_path / "run", variant="fedsam", train=toy_sam)
     monkeypatch.setattr("samfed_monai.federation.site.sam_fingerprint", lambda *_: {"base_sam": "0" * 64})
-    with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):
+    with pytest.raises(Refused, match=r"SAM's weights in this site's network.*found 000000000000; install the server"):
         federated.run(Homes(small_federation, tmp_path / "homes"))
 
 
@@ -229,7 +229,7 @@ def test_a_start_that_trained_what_is_frozen_is_refused(toy_sam):
     name = "sam.mask_decoder.output_upscaling.0.bias"
     assert torch.equal(start.personal[name], warm[name])
     assert "sam.image_encoder.pos_embed" in start.whole.keys() - start.trained.keys()
-    with pytest.raises(Refused, match=r"trained tensors that are frozen at the sites.*let warm_start and network_def"):
+    with pytest.raises(Refused, match=r"trained tensors that are frozen at the sites.*use the same rank and decoder"):
         Start.of(lambda: build(decoder="frozen"), warm, personal=(), seed=0)
     with pytest.raises(Refused, match="1 tensors of another network, first other"):
         Start.of(build, {"other": torch.zeros(1)}, personal=(), seed=0)

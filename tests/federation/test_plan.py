@@ -55,7 +55,7 @@ def test_every_mistake_is_told_at_once():
     found = [problem.where for problem in caught.value.problems]
     assert found == ["plan -> rounds", "plan -> sites#a", "plan -> quorum"]
     assert "expected a whole number, found '3' (str)" in str(caught.value)
-    with pytest.raises(Refused, match="plan -> train: expected plain values, found something that JSON cannot hold"):
+    with pytest.raises(Refused, match="plan -> train: expected plain values, found a value that JSON cannot represent"):
         Plan("b", 1, train={"x": {1, 2}})
     message = r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"
     with pytest.raises(Refused, match=message):

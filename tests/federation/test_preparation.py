@@ -51,7 +51,7 @@ def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_v
         for _ in range(count):
             data_check.check_data(datalist, root, cache_dir=tmp_path)
 
-    with pytest.raises(Refused, match=r"other bytes, of the same size and date; .*samfed federate … --verify"):
+    with pytest.raises(Refused, match=r"changed content with the same size and date; .*samfed federate … --verify"):
         starts(-(-len(files) // 3))  # which look at every file once
     assert not list(tmp_path.glob("checked/*.json")), "the next start looks at everything"
     flip(victim)

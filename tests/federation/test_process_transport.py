@@ -139,12 +139,12 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
         replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
     assert isinstance(replies["site-1"], Message)
     assert replies["site-2"] == Failure(
-        "site-2", "the process that trains was ended by SIGKILL (killed, for instance for want of memory)"
+        "site-2", "the training process was ended by SIGKILL (killed, for instance because memory ran out)"
     )
     with caplog.at_level(logging.WARNING):
         replies = transport.send_and_receive(Task.TRAIN, training(["site-2"], weights, 1))
     assert isinstance(replies["site-2"], Message)
-    assert "the process of site-2 is started again" in caplog.text
+    assert "restarting the process of site-2" in caplog.text
     again = transport.save_state(folders[".again.tmp"])
     assert again["site-2.safetensors"] == whole["site-2.safetensors"], "moments are those of the round before, trained"
     assert again["site-1.safetensors"] == whole["site-1.safetensors"], "the same round once more, from the state before"
@@ -203,10 +203,10 @@ def test_a_deadline_ends_a_process_whether_it_works_or_is_being_started_again(pl
 
 
 def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
-    playing.processes[0].child = child = _OwnChild("the process that trains was ended by SIGKILL")
+    playing.processes[0].child = child = _OwnChild("the training process was ended by SIGKILL")
     child.alive = True
     playing.finalize()
-    assert "site-1: the process that trains was ended by SIGKILL" in caplog.text
+    assert "site-1: the training process was ended by SIGKILL" in caplog.text
 
 
 def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path, monkeypatch):

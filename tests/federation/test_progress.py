@@ -116,7 +116,7 @@ def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, writers, monkeyp
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0), record(1))
     assert [r.getMessage() for r in caplog.records] == [
-        "tensorboard is not written any more: TypeError: Descriptors cannot be created directly"
+        "tensorboard is no longer written: TypeError: Descriptors cannot be created directly"
     ]
 
 

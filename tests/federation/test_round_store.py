@@ -76,7 +76,7 @@ def test_fault_52_a_torn_round_gives_way_to_the_one_before(store, caplog, name, 
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert store.latest()["round"] == 1
     assert "round 2 is damaged" in caplog.text
-    assert "set aside as 002.torn, going back one round" in caplog.text
+    assert "moved to 002.torn, going back one round" in caplog.text
     assert store.rounds() == [0, 1]
 
 
@@ -172,7 +172,7 @@ def test_fault_83_half_a_record_of_an_older_round_is_told_with_its_round_and_wha
     assert store.latest()["round"] == 2
     with pytest.raises(Stopped, match=r"the record of round 0 .*000/round\.json") as caught:
         store.records(2)
-    assert caught.value.resume.startswith("put the file back from a copy of the run folder and go on")
+    assert caught.value.resume.startswith("restore the file from a copy of the run folder and continue")
 
 
 def test_fault_83_all_damaged_records_are_told_at_once(store):

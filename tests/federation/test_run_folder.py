@@ -71,7 +71,7 @@ def test_another_configuration_is_refused_with_every_differing_key_and_other_ver
     text = str(caught.value)
     assert "refused: 5 problems" in text
     kept = "resume with the old value, or choose another output_dir"
-    on = f"{kept}; there, --start-from RUN goes on from this run's model"
+    on = f"{kept}; there, --start-from RUN continues from this run's model"
     assert f"config#rounds: expected 3, as in run.json, found 4; {on}" in text
     assert f"config#sizes: expected [1, 2], as in run.json, found [1, 3]; {kept}\n" in text
     assert "config#new: expected nothing, as in run.json, found True" in text
@@ -96,7 +96,7 @@ def test_what_was_computed_is_not_written_over_by_another_configuration(tmp_path
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
     (tmp_path / "run.json").unlink()
-    with pytest.raises(Refused, match=r"run.json: expected what the rounds or results .* found no such file; put it"):
+    with pytest.raises(Refused, match=r"run.json: expected settings of the rounds or results .* no such file; restore"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
 
 
@@ -106,8 +106,8 @@ def test_fault_51_a_second_run_in_the_same_process_is_refused_until_the_lock_is_
         with pytest.raises(Refused) as caught:
             RunFolder(tmp_path).open(CONFIG)
         assert str(caught.value.problems[0]) == (
-            f"{tmp_path}: expected a folder of its own, found another run is at work in it (process {os.getpid()}); "
-            "wait for it, stop it, or choose another output_dir"
+            f"{tmp_path}: expected an unused folder, found a folder used by another run (process {os.getpid()}); "
+            "wait for that run, stop it, or choose another output_dir"
         )
     RunFolder(tmp_path).open(CONFIG).close()
 
@@ -126,7 +126,7 @@ def test_fault_51_another_process_is_refused_and_the_lock_of_one_that_ends_is_wa
     try:
         assert os.read(reader, 4) == b"held"
         monkeypatch.setattr("samfed_monai.federation.run_folder.PATIENCE", 0.1)
-        with pytest.raises(Refused, match=rf"another run is at work in it \(process {holder}\)"):
+        with pytest.raises(Refused, match=rf"a folder used by another run \(process {holder}\)"):
             RunFolder(tmp_path).open(CONFIG)
     finally:
         monkeypatch.undo()
@@ -380,7 +380,7 @@ def test_fault_54_an_output_that_cannot_be_written_is_refused_with_the_system_s_
     with pytest.raises(Refused) as caught:
         RunFolder(tmp_path / "file").open(CONFIG)
     assert str(caught.value.problems[0]) == (
-        f"{tmp_path / 'file'}: expected a folder for the run, found it cannot be written (File exists); "
+        f"{tmp_path / 'file'}: expected a writable folder, found a folder that cannot be written (File exists); "
         "choose another output_dir, or fix its permissions"
     )
 
@@ -388,5 +388,5 @@ def test_fault_54_an_output_that_cannot_be_written_is_refused_with_the_system_s_
         raise OSError("the share went away")
 
     monkeypatch.setattr("samfed_monai.core.io.tempfile.TemporaryFile", without_number)
-    with pytest.raises(Refused, match=r"it cannot be written \(the share went away\)"):
+    with pytest.raises(Refused, match=r"a folder that cannot be written \(the share went away\)"):
         RunFolder(tmp_path / "new").open(CONFIG)

@@ -228,11 +228,11 @@ def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are_and_ot
         "      refused: 2 problems",
         "        - a: b",
         "        - c: d",
-        "  to continue: fix it, then run the same command again",
+        "  to continue: fix the problems, then run the same command again",
     ]
     mixed = failure([refused, fault], 3)
     assert isinstance(mixed, Stopped)
     assert mixed.reason.startswith("2 of 3 runs failed\n    a, seed 0 (")
     assert mixed.reason.endswith("log.txt):\n      it broke")
-    assert mixed.resume == "fix what was refused (1 of them), then run the same command again"
+    assert mixed.resume == "fix the refused runs (1 of them), then run the same command again"
     assert failure([fault], 3).resume == "run the same command again"

@@ -72,7 +72,7 @@ def test_a_site_with_personal_values_has_the_shared_ones_beside_them(tmp_path):
     assert models.personal
     assert [values(models, site)["head.b"] for site in "abc"] == [[3.0], [4.0], [5.0]]
     assert values(models, "a") == {"body.a": [1.0, 2.0], "head.b": [3.0]}
-    with pytest.raises(Refused, match=r"a model for everybody, found shared values only; .*with --site: a, b, c"):
+    with pytest.raises(Refused, match=r"a model for all sites, found shared values only; .*with --site: a, b, c"):
         models.tensors()
 
 
@@ -86,7 +86,7 @@ def test_a_network_of_ones_own_is_all_there_is(tmp_path):
     assert models.header("a")["base_sam"] == "f" * 64
     alone = RunModels(finished(tmp_path / "alone", states, shared={}, sharing={"_target_": "x"}))
     assert values(alone, "a") == {"body.a": [3.0]}
-    with pytest.raises(Refused, match=r"a model for everybody, found no network at the server; choose .* --site: a, b"):
+    with pytest.raises(Refused, match=r"a model for all sites, found no network at the server; choose .* --site: a, b"):
         alone.tensors()
 
 
@@ -133,7 +133,7 @@ def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_i
         save_tensors(home / f"{number}.safetensors", own(value))
     assert values(models, "a", states=home) == {"body.a": [1.0, 2.0], "head.b": [3.0]}
     for other in (home.parent / "b", tmp_path / "cache" / "state" / "34cd" / "a"):
-        with pytest.raises(Refused, match="expected that of this run and site, state/12ab/a"):
+        with pytest.raises(Refused, match="expected the folder of this run and site, state/12ab/a"):
             models.tensors("a", states=other)
 
 
@@ -150,19 +150,19 @@ def test_refusals_in_full(on_flare, tmp_path):
     for site, named in (("a", "a"), ("", "SITE")):
         place = f"<cache_dir of samfed_site.json>/state/12ab/{named}"
         assert refusal(lambda site=site: models.tensors(site)) == (
-            f"{on_flare}: expected the sites' personal values, found none of them: they never left the sites (a, b); "
+            f"{on_flare}: expected the sites' personal values, found no such values: they never left the sites (a, b); "
             f"each has its own in {place}; at {named}, with a copy of this folder: "
             f"samfed model run --site {named} --states {place}"
         )
     home = tmp_path / "cache" / "state" / "12ab" / "a"
     assert refusal(lambda: models.tensors("a", states=home)) == (
         f"--states: expected a state with the site's own values, of round 1 or before, found none in {home}; "
-        "a site keeps the states of its newest three runs; run it again"
+        "a site keeps the states of its newest three runs; repeat the run"
     )
     for name, found in {
-        "nothing": "no such folder; name the run's folder",
-        "run/run.json": "a file; name the run's folder",
-        ".": "no results.json in it; name a weights file, or wait until the run is finished",
+        "nothing": "no such folder; give the run's folder",
+        "run/run.json": "a file; give the run's folder",
+        ".": "no results.json in it; give a weights file, or wait until the run is finished",
     }.items():
         expected = f"{tmp_path / name}: expected a finished run, found {found}"
         assert refusal(lambda name=name: RunModels(tmp_path / name)) == expected

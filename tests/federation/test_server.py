@@ -112,7 +112,7 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
     with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
         run_clients(tmp_path, clients, rounds=3)
     assert "1 of 3 rounds are kept" in str(caught.value)
-    assert caught.value.resume.startswith("fix it, then run the same command again")
+    assert caught.value.resume.startswith("fix the problem, then run the same command again")
     assert RunFolder(tmp_path).store.latest()["round"] == 0
 
 

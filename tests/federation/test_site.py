@@ -58,13 +58,13 @@ def test_a_site_of_another_plan_and_networks_that_cannot_be_averaged_are_refused
 ):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
         Site("site-9", ALIKE, places(small_federation, site_lists["site-1"], tmp_path))
-    with pytest.raises(Refused, match="expected one network at all sites"):
+    with pytest.raises(Refused, match="expected the same network at all sites"):
         node(PLAN)
 
 
 def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(site_lists, small_federation, tmp_path, caplog):
     wrong = Site("site-1", ALIKE, places(small_federation, site_lists["site-2"], tmp_path))
-    with pytest.raises(MessageRefused, match="data list: expected one with this site's part, found none") as caught:
+    with pytest.raises(MessageRefused, match="data list: expected this site's part, found no usable list") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
@@ -77,8 +77,8 @@ def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_
     with pytest.raises(MessageRefused) as caught:
         node.answer(Task.CHECK, message(extra=own_fingerprints(node.plan, *fingerprints(node))))
     assert [str(problem) for problem in caught.value.problems][:2] == [
-        "data list -> classes: expected ['foreground'], the classes of this run, found others, which this site's log "
-        "names; make the list with a single --label",
+        "data list -> classes: expected ['foreground'], the classes of this run, found other classes (see this "
+        "site's log); prepare the list with a single --label",
         "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
         "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
     ]
@@ -123,7 +123,7 @@ def test_a_check_that_failed_stands_until_one_passes(node):
         here.answer(Task.CHECK, message(extra={**own, **dict.fromkeys(differing, "0" * 64)}))
     assert [problem.where for problem in caught.value.problems] == list(differing.values())
     assert {problem.expected for problem in caught.value.problems} == {"the server's 000000000000"}
-    with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
+    with pytest.raises(MessageRefused, match="site: expected a passed check, found a failed check"):
         here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     reply = here.answer(Task.CHECK, message(extra=own))
     assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
@@ -201,9 +201,9 @@ def test_a_site_has_the_adapter_of_its_run_or_does_not_train(node, tmp_path, mon
         node(plan, run=run).answer(Task.PREPARE, request)
         teachers[run] = request.extra["teacher"]
     assert {run: node(plan, run=run).teacher.sha256 for run in teachers} == teachers, "also where they start again"
-    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
+    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter, found none"):
         node(replace(plan, rounds=2)).answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
-    with pytest.raises(MessageRefused, match="teacher: expected one, found none in this plan"):
+    with pytest.raises(MessageRefused, match="teacher: expected a teacher, found no teacher in this plan"):
         node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
 
 

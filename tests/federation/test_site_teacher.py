@@ -63,7 +63,7 @@ def filled(machine) -> SiteTeacher:
 def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alone(machine):
     message = sent(machine.folder, fitted())
     message.check(up=False)
-    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
+    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter, found none"):
         _ = machine.site().sha256
     here = machine.site()
     assert here.take(message) == 4 + 2, "unlabelled images and those of the teacher's row; nothing reads validation"
@@ -114,13 +114,13 @@ def test_fault_58_what_is_wrong_with_the_servers_network_travels_without_this_si
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.tensors["adapter"].__setitem__(0, 0), "message -> adapter: .*damaged on the way"),
+        (lambda m: m.tensors["adapter"].__setitem__(0, 0), "message -> adapter: .*damaged in transit"),
         (lambda m: m.extra.pop("adapter"), "message -> adapter: expected its own"),
         (lambda m: m.tensors.update(adapter_2=m.tensors["adapter"]), "tensors: expected an adapter, found other"),
-        (lambda m: m.tensors.update(adapter=m.tensors["adapter"].float()), "expected a row of uint8"),
+        (lambda m: m.tensors.update(adapter=m.tensors["adapter"].float()), "expected a uint8 vector"),
         (lambda m: setattr(m, "kind", Kind.WEIGHTS), "tensors: expected an adapter, found other"),
-        (lambda m: m.tensors.clear(), "adapter: expected one, as teacher_adapt is lora, found none"),
-        (lambda m: m.extra.update(teacher="0" * 64), "teacher: expected the server's, 000000000000"),
+        (lambda m: m.tensors.clear(), "adapter: expected an adapter, as teacher_adapt is lora, found none"),
+        (lambda m: m.extra.update(teacher="0" * 64), "teacher: expected the server's teacher, 000000000000"),
     ],
 )
 def test_what_is_not_the_servers_adapter_is_refused(machine, change, reason):

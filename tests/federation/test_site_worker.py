@@ -124,7 +124,7 @@ def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_pa
     assert (tmp_path / "first" / "site-1" / "worker.log").is_file()
     again = SiteState(tmp_path / "first" / "site-1", Counter())
     for task, round in ((Task.TRAIN, 1), (Task.EVALUATE, 0)):
-        with pytest.raises(MessageRefused, match=r"removed: a site keeps those of the newest 3 runs.*another name"):
+        with pytest.raises(MessageRefused, match=r"none \(a site keeps states of its newest 3 runs\).*another name"):
             again.before(task, round)
     assert trained(again, 0) == 1, "a run that begins anew needs none"
     assert trained(again, 1) == 2

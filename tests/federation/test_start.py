@@ -44,7 +44,7 @@ def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, fi
     assert results["start"] == {"name": "first", "sha256": sha256_file(file), "warm_start_steps": 0}
     assert read_json(tmp_path / "b" / "run.json")["hashes"]["start"] == sha256_file(file)
     assert "start: the weights of first, then no steps of warm start" in caplog.text
-    assert "The run that start_from names trained at site-2, unseen in this one" in results["caveats"][0]
+    assert "The run in start_from trained at site-2, unseen in this run" in results["caveats"][0]
     assert sum("trained at" in caveat for caveat in results["caveats"]) == 1
 
 
@@ -63,7 +63,7 @@ def test_a_start_of_networks_that_are_each_sites_own_is_refused(small_federation
     run = Run(made.plan, made.places)
     found = "\n".join(map(str, plan_problems(made.plan, made.places, run.participants, None, sites=2)))
     assert "federate.json -> start_from: expected null with " in found
-    assert "found 'samfed_skin'; leave it out, or take a variant with one network" in found
+    assert "found 'samfed_skin'; remove it, or use a variant with one network" in found
 
 
 def test_a_start_from_another_network_or_other_classes_is_refused_before_any_work(small_federation, finished, tmp_path):
@@ -88,8 +88,8 @@ def test_a_start_from_another_network_or_other_classes_is_refused_before_any_wor
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("nothing", "'nothing', none of that name"),
-        ("folder", "folder', a folder that is none of these"),
+        ("nothing", "'nothing', which does not exist"),
+        ("folder", "folder', a folder of another kind"),
         ("net.onnx", "net.onnx, an ONNX file"),
         ("net.pt2", "net.pt2, an exported program"),
         ("net.ts", "net.ts, a traced program"),
@@ -106,7 +106,7 @@ def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, na
     save_tensors(tmp_path / "adapter.safetensors", {"w": torch.zeros(1)}, {"adapter": "{}"})
     with pytest.raises(Refused, match=found) as refused:
         starting_file(name)
-    assert "expected a bundle that has weights, a finished run's folder, or a weights file" in str(refused.value)
+    assert "expected a bundle with weights, a finished run's folder, or a weights file" in str(refused.value)
 
 
 def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
@@ -145,7 +145,7 @@ def test_a_teacher_that_misleads_leaves_the_model_of_the_public_masks(misled):
     assert validate_results(results) == []
     log = (folder / "run.log").read_text()
     assert [log.count(f"round {number} of 3: validation Dice") for number in range(4)] == [1, 1, 1, 1]
-    assert log.count("3 rounds in a row score less than the network that the run began with") == 1
+    assert log.count("3 rounds in a row score lower than the initial network") == 1
     assert f"(validation Dice {start:.3f}, in the best round {rounds:.3f})" in results["caveats"][0]
     said = answer(RunData.read(folder))[1]
     assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in said

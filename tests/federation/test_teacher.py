@@ -269,7 +269,7 @@ def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits
     ("options", "found"),
     [
         ({"train": {**CLIENT, "image_size": 64}}, r"masks_from -> image_size: expected 32, as .* trained, found 64"),
-        ({"variant": "no_sam"}, r"masks_from: expected null: this variant learns from no soft masks"),
+        ({"variant": "no_sam"}, r"masks_from: expected null, as this variant uses no soft masks"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished, tmp_path, options, found):
@@ -286,7 +286,7 @@ def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished
             {"classes": '["disc", "cup"]'},
             r"masks_from -> classes: expected \['disc', 'cup'\], as .* was trained, found",
         ),
-        ({"network_name": "flexible_unet_resnet18"}, r"expected all tensors of this network, found \d+ of them"),
+        ({"network_name": "flexible_unet_resnet18"}, r"expected all tensors of this network, found \d+ missing"),
     ],
 )
 def test_a_file_of_another_kind_makes_no_masks(small_federation, finished, tmp_path, header, found):

@@ -120,8 +120,8 @@ def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("client", "found"),
     [
-        (lambda: unlike_algo("site-2", public="public, turned"), "a public set with hash"),
-        (lambda: toy_algo("site-2"), "a public set with hash none"),
+        (lambda: unlike_algo("site-2", public="public, turned"), "found hash"),
+        (lambda: toy_algo("site-2"), "found hash none"),
     ],
     ids=["in another order", "none"],
 )
@@ -131,7 +131,7 @@ def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp
         for each in clients.values():
             each.train = lambda *_: pytest.fail("trained")
 
-    refusal = rf"site-2: expected a site that can take part, found public set: expected that of the .*{found}"
+    refusal = rf"site-2: expected a site that can take part, found public set: expected hash .* at the server, {found}"
     with pytest.raises(Refused, match=refusal) as caught:
         run_unlike(tmp_path, change=other)
     assert caught.value.exit_code == ExitCode.REFUSED
@@ -154,7 +154,7 @@ def test_a_site_that_comes_back_with_another_public_set_is_skipped_with_the_reas
 
     result, _, _ = run_unlike(tmp_path, rounds=2, change=turn)
     assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped"]
-    assert "public set: expected that of the server" in result.records[1]["sites"]["site-2"]["reason"]
+    assert "public set: expected hash " in result.records[1]["sites"]["site-2"]["reason"]
 
 
 def test_each_network_runs_over_the_public_set_once_a_round(tmp_path, monkeypatch):

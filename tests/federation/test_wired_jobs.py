@@ -93,7 +93,7 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
         f"samfed-monai: expected the server's 9.9, found {__version__}; install the same version at both ends" in text
     )
     assert "public part of the data list: expected the server's" in text
-    assert "images: expected images and masks as they were listed, found 2 problems; this site's log names" in text
+    assert "images: expected images and masks as they were listed, found 2 problems; see this site's log" in text
     assert not [name for name in (".png", ".jpg", str(tmp_path)) if name in text], "no name or path of a site travels"
     assert "site-3" in text, "every site's differences"
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "before anything was trained"
@@ -105,7 +105,7 @@ def test_a_client_that_is_missing_and_one_that_was_not_named_are_refused():
     with pytest.raises(Refused) as caught:
         run.require_sites(SimpleNamespace(sites=("site-1", "site-3", "site-9")), participants)
     assert [str(problem).partition("; ")[0] for problem in caught.value.problems] == [
-        "site site-2: expected a client that the transport can reach, found none of that name",
+        "site site-2: expected a connected client, found no client of that name",
         "site site-9: expected a site of the plan, found a client that the plan does not name",
     ]
     run.require_sites(SimpleNamespace(sites=("site-1", "site-2", "site-3")), participants)
@@ -127,7 +127,7 @@ def test_a_run_goes_on_while_a_site_is_away_and_ends_as_the_quorum_allows(three_
         ({"sites": {}, "unseen": []}, r"federate\.json -> sites: expected the name of every site that trains"),
         (
             {"sites": {"site-1": {"data_root": "/elsewhere"}, "site-2": {}}},
-            r"sites#site-1#data_root: expected nothing: .*; set it at the site",
+            r"sites#site-1#data_root: expected no path .*; set it at the site",
         ),
     ],
     ids=["sites without names", "a path at a site"],

@@ -78,7 +78,7 @@ def test_fault_88_a_site_imports_nothing_of_a_job_answers_reports_a_dead_child_a
         words = {"task": "train", "run": "ab12", "run_name": "first", "keep": [0, "rm -rf"]}
         assert site.answer(words, b"abc") == (b"abc", "")
         content, failure = site.answer({**words, "task": "exit"}, b"abc")
-        assert (content, failure) == (b"", "the process that trains ended with code 3; see its log at the site")
+        assert (content, failure) == (b"", "the training process ended with code 3; see its log at the site")
         assert site.answer(words, b"again") == (b"again", "")
         assert site.state_of("ab12") == tmp_path / "sites" / "cache" / "site-1" / "state" / "ab12" / "site-1"
         assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message has no valid run identifier"

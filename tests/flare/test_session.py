@@ -218,7 +218,7 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
 
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
 def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_to_go_on(asked, code):
-    job = Job(("RUNNING", log_of("going on after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
+    job = Job(("RUNNING", log_of("resuming after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
     told = r"(?s)FLARE job id continues; 4 of 4 rounds are stored.*to continue: `fetch it`; `nvflare job abort id` ends"
     with pytest.raises(Stopped, match=told) as stopped:
         job.followed()

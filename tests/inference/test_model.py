@@ -86,7 +86,7 @@ def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedpe
     run, _ = fedper
     infer = ["infer", "samfed_skin", str(small_federation / "public"), "--output-dir", str(tmp_path / "masks")]
     assert main([*infer, "--model", str(run)]) == 2
-    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert "found shared values only; choose the model of a site with --site: site-1, site-2" in capsys.readouterr().err
     assert main([*infer, "--model", str(run / "rounds" / "000" / "global.safetensors")]) == 2
     assert "expected all tensors of this network, found 2 missing, first final_conv" in capsys.readouterr().err
     assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0

@@ -92,7 +92,7 @@ def test_an_image_that_comes_again_is_scored_once_and_none_may_be_left_out(node)
     honest, again = node({}), node({"test#dataloader#sampler": [0, 1, 1, 1, 0, 1]})
     assert answered(again, Task.EVALUATE).metrics["dice"] == answered(honest, Task.EVALUATE).metrics["dice"]
     assert [row["id"] for row in again.client.scores["test"]] == [row["id"] for row in honest.client.scores["test"]]
-    with pytest.raises(MessageRefused, match="scores: expected all images of the split, found those of a part"):
+    with pytest.raises(MessageRefused, match="scores: expected all images of the split, found only a part"):
         answered(node({"test#dataloader#sampler": [1]}, least=1, own=1), Task.EVALUATE)
 
 
@@ -156,13 +156,13 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
     ({"version": 9}, "message -> version"),
     ({"kind": Kind.ADAPTER}, "message -> kind: expected one of .*, found adapter"),
     ({"kind": Kind.SECURE}, "message -> kind"),
-    ({"round": 2}, "message -> round: expected 2 rounds"),
+    ({"round": 2}, "message -> round: expected one of 2 rounds"),
     ({"round": -1}, "message -> round"),
     ({"round": True}, "message -> round"),
     ({"rounds": 3}, "message -> round"),
     ({"site": "site-2"}, "message -> site"),
     ({"n": 3}, "message -> n: expected 0 in a request"),
-    ({"metrics": {"dice": 0.5}}, "message -> metrics: expected none in a request"),
+    ({"metrics": {"dice": 0.5}}, "message -> metrics: expected no metrics in a request"),
     ({"metrics": {"patient": 1}}, "message -> metrics: .*a name that is not on the list"),
     ({"extra": {"split": "unlabelled"}}, "message -> extra -> split"),
     ({"extra": {"words": "x"}}, "message -> extra: .*a name that is not on the list"),

@@ -259,7 +259,7 @@ def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_p
     seen, _ = attempt(tmp_path, cut=True, rounds=2)
     assert len(seen) == 1
     again, result = attempt(tmp_path, away="c", rounds=2)
-    why = "the round is left out: its sum was begun with a, b, c, and c did not come back; a sum of the others would"
+    why = "the round is skipped: its sum was begun with a, b, c, and c did not come back; a sum of the others would"
     assert f"round 1 of 2: {why}" in caplog.text
     assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
     assert why in result.records[0]["sites"]["a"]["reason"]

@@ -197,7 +197,7 @@ def test_fault_58_a_file_that_cannot_be_read_is_named_at_its_site_only(hospital,
     whole, sent = victim.read_bytes(), []
     victim.write_bytes(whole[: len(whole) // 2])
     try:
-        with caplog.at_level(logging.ERROR), pytest.raises(Refused, match=r"site-1: .*this site's log names") as error:
+        with caplog.at_level(logging.ERROR), pytest.raises(Refused, match=r"site-1: .*see this site's log") as error:
             federate(hospital, tmp_path, sent)
     finally:
         victim.write_bytes(whole)
