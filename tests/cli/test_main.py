@@ -239,7 +239,7 @@ def test_federate_turns_arguments_into_ids_of_federate_json_and_nothing_else(mon
     [
         ("infer samfed_skin . --output-dir m --overlay looks", "did you mean --overlays?"),
         ("federate samfed_skin --output runs/first", "did you mean --output-dir?"),
-        ("federate samfed_skin --views 1", "this id belongs to teacher.json (here: --teacher#views) and inference.json"),
+        ("federate samfed_skin --views 1", "this id belongs to teacher.json (here: --teacher#views) and inference"),
         ("flare export samfed_skin --datalist l --job j --verify", "known here: adapter, after, agreement, "),
     ],
 )
