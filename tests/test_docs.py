@@ -76,8 +76,7 @@ def test_the_example_rule_is_asked_by_its_name(examples):
     from samfed_monai.losses import agree
 
     teacher = torch.tensor([[[[0.99, 0.99, 0.01]]]])
-    student = torch.tensor([[[[0.95, 0.60, 0.99]]]])
-    agreement = agree(teacher, student, rule="both_sure", tau=0.9)
+    agreement = agree(teacher, torch.tensor([[[[0.95, 0.60, 0.99]]]]), rule="both_sure", tau=0.9)
     assert agreement.weight.flatten().tolist() == [1, 0, 0]
     assert agreement.label.flatten().tolist() == [1, 1, 0]
 

@@ -50,8 +50,7 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
     labels = torch.cat([each.labels for each in groups if each.labels is not None])
     pool = Images("all", True, torch.cat([each.images for each in groups]), labels)
     signals, inside = shadow_signals(target, pool, options, folder)
-    own = signal(image_losses(target.network, pool)[:, 0])
-    released = likelihood_ratio(own, signals, inside)
+    released = likelihood_ratio(signal(image_losses(target.network, pool)[:, 0]), signals, inside)
     each = [
         likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))
     ]

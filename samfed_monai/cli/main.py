@@ -173,13 +173,8 @@ def _device(asked: str | None) -> Iterator[None]:
 class _StderrHandler(logging.StreamHandler):
     """Writes to the current ``sys.stderr``, not to that of its creation: notebook cells and tests replace it."""
 
-    @property
-    def stream(self):
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, stream) -> None:
-        """Does nothing: the base class sets the stream, which is not kept."""
+    # the base class sets the stream, which is not kept
+    stream = property(lambda self: sys.stderr, lambda self, stream: None)
 
 
 def _show_records() -> None:

@@ -299,8 +299,7 @@ def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.
     entries = np.frombuffer(raw, f"{order}u{size}", count).astype(np.uint16)
     if not 8 <= bits <= 16 or int(entries.max()) >= 2**bits:
         raise _wrong(f"{name}Descriptor", f"{bits} bits with entries up to {entries.max()}", "the bits of the entries")
-    places = np.clip(np.rint(numbers).astype(np.int64) - first, 0, count - 1)
-    return entries[places], bits
+    return entries[np.clip(np.rint(numbers).astype(np.int64) - first, 0, count - 1)], bits
 
 
 def _coloured(frames: NDArray[Any], content: Any) -> Picture:

@@ -140,8 +140,7 @@ def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple
 
     short, visible = min(shape), _frame(random, shape, look)
     radius = drawn(look.radius) * short
-    centre = _place(random, visible, radius)
-    inside = _depth_inside(random, shape, centre, radius, drawn(look.ragged))
+    inside = _depth_inside(random, shape, _place(random, visible, radius), radius, drawn(look.ragged))
     softness = max(drawn(look.edge) * radius, 0.7) * np.exp(0.5 * smooth_noise(random, shape, radius))
     body = sigmoid(inside / softness)
     mask = one_piece((body > 0.42) & (visible > 0.5))

@@ -219,5 +219,4 @@ def hssf_kl(
         a scalar >= 0, without HSSF's factor 10.
     """
     channels = max(2, logits.shape[1])
-    divergence = distillation_kl(logits, target_probabilities, temperature, scale=gate)
-    return divergence / (channels * temperature**2)
+    return distillation_kl(logits, target_probabilities, temperature, scale=gate) / (channels * temperature**2)

@@ -258,8 +258,7 @@ def confidence_loss(confidence: Tensor, logits: Tensor, label: Tensor) -> Tensor
     Returns:
         a scalar >= 0, without HSSF's factor :data:`CONFIDENCE_WEIGHT`.
     """
-    predicted = hard_label(probabilities(logits.detach()))[0]
-    right = (predicted == label.long()).to(confidence.dtype)
+    right = (hard_label(probabilities(logits.detach()))[0] == label.long()).to(confidence.dtype)
     rights, wrongs = right.sum(), (1 - right).sum()
     weight = torch.where(right > 0, 1.0, rights / wrongs.clamp(min=1))
     return (weight * F.binary_cross_entropy_with_logits(confidence, right, reduction="none")).mean()

@@ -101,8 +101,7 @@ class Exam:
             scores = []
             for record in records:
                 pair = self._pair(record) if keep else read_pair(record)
-                probabilities = self._probabilities(record["image_sha256"], pair, views)
-                scores.append(dice_score(probabilities, pair.mask))
+                scores.append(dice_score(self._probabilities(record["image_sha256"], pair, views), pair.mask))
                 if done is not None:
                     done()
             dice[name] = scores

@@ -31,8 +31,7 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
     assert "mine: no problems in train, teacher, federate, evaluate, inference\n" in capsys.readouterr().out
     scene = "polyp" if "polyp" in (copy / "configs" / "metadata.json").read_text() else "skin"
     sizes: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 2, "test": 2, "size": (64, 64)}
-    listed = render_synthetic(tmp_path, scene=scene, sites=1, **sizes)
-    listed.save(tmp_path / "list.json")
+    render_synthetic(tmp_path, scene=scene, sites=1, **sizes).save(tmp_path / "list.json")
     before = monai.data.get_track_meta()
     out = str(tmp_path / "out")
     try:

@@ -161,8 +161,7 @@ def test_an_adapter_of_one_class_is_the_file_that_it_was(tmp_path):
 
 
 def test_a_teacher_of_classes_gives_probabilities_that_sum_to_one():
-    teacher = Teacher(sam(3), sha256="x", size=SIZE, views=4)
-    found = teacher.probabilities(torch.rand(1, 3, 40, 50))
+    found = Teacher(sam(3), sha256="x", size=SIZE, views=4).probabilities(torch.rand(1, 3, 40, 50))
     assert found.shape[1] == 3
     assert torch.allclose(found.sum(1), torch.ones_like(found[:, 0]), atol=1e-5)
 

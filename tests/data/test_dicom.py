@@ -297,8 +297,7 @@ def shipped(name: str) -> Path:
 
 def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
     path = made(tmp_path, row(0, 1), text={"WindowCenter": "1,5", "WindowWidth": "4"}, PixelSpacing=["0.5", "0.5"])
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"0.5\\0.5", b"0,5\\0,5"))
+    path.write_bytes(path.read_bytes().replace(b"0.5\\0.5", b"0,5\\0,5"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_slices(path).pixel_area == 0.25

@@ -115,8 +115,7 @@ def test_fault_11_corrupt_scan_is_refused(damage):
 
 
 def test_fault_11_png_with_a_wrong_checksum_is_refused(tmp_path):
-    path = save(tmp_path / "a.png", picture(0))
-    content = bytearray(path.read_bytes())
+    content = bytearray(save(tmp_path / "a.png", picture(0)).read_bytes())
     content[content.index(b"IDAT") + 20] ^= 0xFF
     with pytest.raises(Refused, match="a damaged file"):
         decode_image(bytes(content), "a.png")

@@ -190,8 +190,7 @@ def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, 
 def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slope, inter):
     volume = saved(tmp_path / "a.nii", EMPTY)
     wanted = np.arange(24).reshape(4, 3, 2) % 3
-    stored = np.rint((wanted - inter) / slope).astype(np.int32)
-    image = nibabel.Nifti1Image(stored, AFFINE)
+    image = nibabel.Nifti1Image(np.rint((wanted - inter) / slope).astype(np.int32), AFFINE)
     image.header.set_slope_inter(slope, inter)
     image.header["scl_slope"], image.header["scl_inter"] = slope, inter
     content = bytearray(image.to_bytes())

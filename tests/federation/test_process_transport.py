@@ -71,8 +71,7 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
     together = job(small_federation, tmp_path / "one", **ours).run()
     set_track_meta(True)  # as a process begins: no workflow has been initialized in it, and no image read
     images._shared_items.clear()
-    apart = job(small_federation, tmp_path / "two", **ours, workers=2).run()
-    same(together, apart)
+    same(together, job(small_federation, tmp_path / "two", **ours, workers=2).run())
     assert read_json(tmp_path / "one/run.json")["config"] == read_json(tmp_path / "two/run.json")["config"]
     table = "evaluation/best/site-2/test/scores.csv"
     assert (tmp_path / "two" / table).read_bytes() == (tmp_path / "one" / table).read_bytes()

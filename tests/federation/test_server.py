@@ -200,8 +200,7 @@ def test_faults_32_to_38_bad_updates_are_skipped_with_their_reasons_and_the_roun
 
     changes = {"nan": nan, "reshaped": reshaped, "absurd": absurd, "stale": stale}
     clients = {**two_clients(), **{name: RogueClient(name, change=change) for name, change in changes.items()}}
-    result = run_clients(tmp_path, clients, rounds=1, quorum=2)
-    sites = result.records[0]["sites"]
+    sites = run_clients(tmp_path, clients, rounds=1, quorum=2).records[0]["sites"]
     assert sites["nan"]["reason"] == "message -> w: expected finite values, found NaN or infinity"
     assert sites["reshaped"]["reason"] == "message -> w: expected shape (2, 3), found shape (3, 2)"
     assert sites["absurd"]["reason"].startswith("message -> n: expected a whole number from 1 to 10000000, found 10000")

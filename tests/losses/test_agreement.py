@@ -177,8 +177,7 @@ def test_only_images_with_foreground_that_the_student_is_sure_of_say_anything() 
 def test_every_image_and_every_class_has_its_own() -> None:
     teacher = torch.tensor([[1, 2, 2, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
     student = torch.tensor([[1, 2, 1, 0], [2, 2, 0, 0]]).view(2, 1, 1, 4)
-    sure = torch.ones(2, 1, 1, 4, dtype=torch.bool)
-    dice, says = sure_agreement(teacher, student, sure)
+    dice, says = sure_agreement(teacher, student, torch.ones(2, 1, 1, 4, dtype=torch.bool))
     assert dice.tolist() == pytest.approx([2 * 2 / (3 + 3), 0.0])
     assert says.tolist() == [True, True]
 

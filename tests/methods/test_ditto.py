@@ -33,8 +33,7 @@ def one_round(sharing, trainer, weights=GLOBAL, round: int = 0):
 
 def test_the_global_network_takes_a_step_of_fedavg_and_the_own_one_is_drawn_to_what_arrived():
     sharing, trainer = made(0.5)
-    answer = one_round(sharing, trainer)
-    assert answer == pytest.approx([g + 0.1 * (4 - g) for g in GLOBAL])
+    assert one_round(sharing, trainer) == pytest.approx([g + 0.1 * (4 - g) for g in GLOBAL])
     # v - 0.1 ((v - 4) + 0.5 (v - w)), v = 1
     assert numbers_of(sharing.network.state_dict()) == pytest.approx([1 + 0.3 - 0.05 * (1 - g) for g in GLOBAL])
 

@@ -66,8 +66,7 @@ def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, h
 
 def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
     noisy = torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(3)) * 0.1
-    own = images(5, 1, 8, 8)
-    found = elcfs.spectrum_windows(elcfs.restyled(own, noisy, torch.zeros(1)), 1)
+    found = elcfs.spectrum_windows(elcfs.restyled(images(5, 1, 8, 8), noisy, torch.zeros(1)), 1)
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
 
 

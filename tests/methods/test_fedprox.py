@@ -52,8 +52,7 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
     def moved(*terms: ProximalTerm) -> torch.Tensor:
         network = toy_network()
         start = torch.nn.utils.parameters_to_vector(network.parameters()).clone()
-        trainer = toy_trainer(terms, network=network, steps=6)
-        next_round(trainer, 0, 1)
+        next_round(toy_trainer(terms, network=network, steps=6), 0, 1)
         return torch.nn.utils.parameters_to_vector(network.parameters()).detach() - start
 
     free, held = moved(), moved(ProximalTerm(mu=5.0))

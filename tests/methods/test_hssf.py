@@ -56,8 +56,7 @@ def test_parameters_are_the_published_ones_but_for_an_unused_classifier(encoder:
 
 
 def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -> None:
-    network = a_network()
-    prediction = network(an_image())
+    prediction = a_network()(an_image())
     outputs = hssf.hssf_outputs(prediction)
     assert prediction.shape == outputs.confidence.shape == (2, 1, 40, 52)
     assert outputs.logits.shape == (2, 2, 40, 52)

@@ -83,8 +83,7 @@ def test_an_original_is_converted_and_a_converted_file_is_taken_as_it_is(source,
     path = install_weights("lite", source)
     assert path == folder / "lite.bin"
     assert path.read_bytes() == CONTENT[::-1]
-    copied = install_weights("lite", path, folder=tmp_path / "other")
-    assert copied.read_bytes() == CONTENT[::-1]
+    assert install_weights("lite", path, folder=tmp_path / "other").read_bytes() == CONTENT[::-1]
     (tmp_path / "evil.bin").write_bytes(b"other bytes")
     with pytest.raises(Refused, match=rf"expected SHA-256 {sha256_bytes(CONTENT)}.*get the official lite\.original"):
         install_weights("lite", tmp_path / "evil.bin")

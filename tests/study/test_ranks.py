@@ -28,8 +28,7 @@ def test_the_highest_score_has_rank_1_and_equal_ones_share_theirs():
 
 def test_friedman_of_the_same_order_in_every_block():
     # ranks 1, 2, 3 in each of 4 blocks: 12 / (4 * 3 * 4) * (4² + 8² + 12²) - 3 * 4 * 4 = 8 = N (k - 1)
-    table = np.array([[0.9, 0.8, 0.7]] * 4)
-    statistic, p = friedman(table)
+    statistic, p = friedman(np.array([[0.9, 0.8, 0.7]] * 4))
     assert statistic == pytest.approx(8.0)
     assert p == pytest.approx(np.exp(-4))  # chi-square with 2 degrees of freedom
 

@@ -81,8 +81,7 @@ def test_ranges_of_nothing_leave_mirrors_and_quarter_turns():
 
 def test_without_its_random_steps_an_image_is_placed_normalised_and_padded():
     item = disc(64, 48)
-    images = ViewedImages([item], Compose(steps().transforms[1:]))
-    image, label = images.still(0)
+    image, label = ViewedImages([item], Compose(steps().transforms[1:])).still(0)
     sam = build_sam("vit_t", size=256)
     expected = torch.zeros(1, 3, 256, 256)
     expected[..., :192] = sam.normalise(place(item["image"][None], 256))

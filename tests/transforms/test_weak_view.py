@@ -104,8 +104,7 @@ sizes = st.sampled_from([None, 32, (32, 32), (40, 56), 64])
 
 @given(seed=st.integers(0, 2**31), size=sizes, prob=st.sampled_from([0.0, 1.0]))
 def test_image_label_and_soft_mask_move_together(seed, size, prob):
-    item = an_item(seed % 1000)
-    view = WeakViewd(size=size, prob=prob).set_random_state(seed)(item)
+    view = WeakViewd(size=size, prob=prob).set_random_state(seed)(an_item(seed % 1000))
     expected = (48, 64) if size is None else (size, size) if isinstance(size, int) else size
     assert view["image"].shape == (3, *expected)
     assert view["label"].shape == view["teacher"].shape == (1, *expected)

@@ -78,8 +78,7 @@ def test_a_batch_is_decoded_like_its_images_one_by_one():
 
 
 def test_normalisation_is_sams_own():
-    sam = tiny(64)
-    white = sam.normalise(torch.ones(1, 3, 1, 1)).flatten()
+    white = tiny(64).normalise(torch.ones(1, 3, 1, 1)).flatten()
     torch.testing.assert_close(
         white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
     )
