@@ -75,6 +75,11 @@ class CommandParser(argparse.ArgumentParser):
 
         words = sys.argv[1:] if args is None else args
         words = [kebab(word) if word.startswith("--") else word for word in words]
+        options = [word.partition("=")[0] for word in words]
+        for action in self._actions:  # a list as default: it may be repeated
+            twice = sum(map(options.count, action.option_strings)) > 1 and action.nargs != 0
+            if twice and not isinstance(action.default, list):
+                self.error(f"{action.option_strings[-1]}: expected it once, found it again; leave one out")
         if not self.get_default("takes_overrides"):
             return super().parse_known_args(words, namespace)
         own, pairs, takes = list[str](), list[str](), False  # takes: whether a pair's value may come next

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.parse import split_id
+from samfed_monai.config.parse import join_id, split_id
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import TooDeep, parse_json, read_json
+from samfed_monai.core.validators import require
 
 MONAI_OPTIONS = frozenset(
     {
@@ -53,7 +54,7 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
         return None
     from fire.parser import DefaultParseValue  # a Python literal if possible, else text
 
-    pairs = parse_pairs(argv[1:], DefaultParseValue, read_key=fire_key)
+    pairs = dict(parse_pairs(argv[1:], DefaultParseValue, read_key=fire_key))
     if isinstance(pairs.get("args_file"), str):
         with suppress(Refused):  # MONAI also reads YAML, and reports unreadable files itself
             pairs = {**read_json(pairs["args_file"]), **pairs}
@@ -61,7 +62,7 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     if isinstance(files, str):
         files = [files] if Path(files).is_file() else files.split(",")
     overrides = {key: value for key, value in pairs.items() if key not in MONAI_OPTIONS and value is not None}
-    typed = parse_pairs(argv[1:], str, read_key=fire_key)
+    typed = dict(parse_pairs(argv[1:], str, read_key=fire_key))
     return MonaiCommand(overrides, [Path(str(name).strip()) for name in files], typed)
 
 
@@ -86,22 +87,18 @@ def parse_pairs(
     stray: list[str] | None = None,
     *,
     read_key: Callable[[str], str] = samfed_key,
-) -> dict[str, Any]:
+) -> list[tuple[str, Any]]:
     """Parses ``--key value``, ``--key=value`` and a bare ``--key`` (true); other words are added to ``stray``."""
-    pairs: dict[str, Any] = {}
-    index = 0
-    while index < len(words):
-        word = words[index]
-        index += 1
-        if not _is_flag(word):
-            if stray is not None:
-                stray.append(word)
-            continue
-        key, equals, text = word.lstrip("-").partition("=")
-        if not equals and index < len(words) and not _is_flag(words[index]):
-            text, equals = words[index], "="
-            index += 1
-        pairs[read_key(key)] = read_value(text) if equals else True
+    pairs, takes = list[tuple[str, Any]](), False  # takes: whether the value of the last key may come next
+    for word in words:
+        if _is_flag(word):
+            key, equals, text = word.lstrip("-").partition("=")
+            pairs.append((read_key(key), read_value(text) if equals else True))
+            takes = not equals
+        elif takes:
+            pairs[-1], takes = (pairs[-1][0], read_value(word)), False
+        elif stray is not None:
+            stray.append(word)
     return pairs
 
 
@@ -109,14 +106,20 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
     """Returns the overrides in the remaining words of a command line, with ids written as ``a#b``.
 
     Raises:
-        Refused: a word that belongs to no ``--key``, or an id that :func:`normal_ids` refuses.
+        Refused: a word that belongs to no ``--key``, an id that :func:`normal_ids` refuses, or a value that a later one
+            of the same id, or of an id around it, would replace.
     """
     stray: list[str] = []
     pairs = parse_pairs(words, samfed_value, stray)
-    if stray:
-        expected = "`--key value` pairs after the command's own arguments"
-        raise Refused([Problem("command line", found=repr(word), expected=expected) for word in stray])
-    return normal_ids(pairs)
+    expected = "`--key value` pairs after the command's own arguments"
+    problems = [Problem("command line", found=repr(word), expected=expected) for word in stray]
+    ids = [split_id(key) for key, _ in pairs]
+    for place, parts in enumerate(ids):
+        if again := next((each for each in ids[place + 1 :] if parts[: len(each)] == each), None):
+            found, hint = f"--{join_id(again)} after it, which replaces it", "leave one out"
+            problems.append(Problem(f"command line -> {join_id(parts)}", found, "one value of an id", hint))
+    require(problems)
+    return normal_ids(dict(pairs))
 
 
 def _is_flag(word: str) -> bool:
@@ -148,6 +151,5 @@ def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:
         Refused: an id that starts with ``+``, since MONAI merges values of files only.
     """
     expected, hint = "an id without a leading +", "set each id inside it separately: --a#b 1 keeps the rest of a"
-    if merged := [Problem("override", repr(key), expected, hint) for key in overrides if key.startswith("+")]:
-        raise Refused(merged)
+    require(Problem("override", repr(key), expected, hint) for key in overrides if key.startswith("+"))
     return {"#".join(split_id(key)): value for key, value in overrides.items()}

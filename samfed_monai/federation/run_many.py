@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
+from samfed_monai.config.overrides import normal_ids, overrides_of
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
@@ -275,7 +275,7 @@ class Run:
         an option that is a file's path counts with the file's content. So does the weights file of a run or bundle that
         ``start_from`` or ``masks_from`` names.
         """
-        overrides = normal_ids(parse_pairs(self.extra, samfed_value))
+        overrides = overrides_of(self.extra)
         options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}
         asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
         files = configs_of(self.bundle, self.variant, overrides)

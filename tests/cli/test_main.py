@@ -344,6 +344,16 @@ def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
     assert "lst.json: expected a readable file" in capsys.readouterr().err
 
 
+def test_an_option_of_a_command_is_given_once_unless_it_makes_a_list(capsys):
+    words = ["federate", "samfed_skin", "--output-dir", "a", "--verify", "--verify"]
+    assert build_parser().parse_known_args(words)[0].output_dir == "a"
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_known_args([*words, "--output_dir=b"])
+    assert "--output-dir: expected it once, found it again; leave one out" in capsys.readouterr().err
+    words = ["prepare", "coco", "x", "--test-only", "--output", "l.json", "--category", "a", "--category=b,c"]
+    assert build_parser().parse_known_args(words)[0].categories == ["a", "b", "c"]
+
+
 def test_overrides_are_pairs_and_images_may_be_behind_options():
     pair = ["--threshold", "0.4"]
     words = ["infer", *pair, "samfed_skin", "--output-dir", "masks", "a.png", "--seed=1", "b.png", "--amp"]

@@ -37,7 +37,7 @@ def test_args_file_counts_and_the_command_line_wins(tmp_path):
 
 def test_hyphens_are_underscores_except_in_the_name_of_a_site():
     line = "--learning-rate 1 --sites#site-1#learning-rate 2 --sites::st-ann::network x --batch-size=3"
-    assert parse_pairs(line.split(), samfed_value) == {
+    assert dict(parse_pairs(line.split(), samfed_value)) == {
         "learning_rate": 1,
         "sites#site-1#learning_rate": 2,
         "sites::st-ann::network": "x",
@@ -50,7 +50,7 @@ def test_hyphens_are_underscores_except_in_the_name_of_a_site():
 def test_samfed_reads_json_then_python_then_text():
     words = ["--a", "true", "--b", "null", "--c", "[1,2]", "--d", "(1,2)", "--e", "site-1", "--f", "007", "--g", "1e-3"]
     read = {"a": True, "b": None, "c": [1, 2], "d": (1, 2), "e": "site-1", "f": "007", "g": 0.001}
-    assert parse_pairs(words, samfed_value) == read
+    assert dict(parse_pairs(words, samfed_value)) == read
 
 
 @pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]", "Infinity", "NaN", "1e999", "[-1e999]"])
@@ -58,10 +58,19 @@ def test_a_literal_that_json_has_no_word_for_is_text(text):
     assert samfed_value(text) == text
 
 
-def test_words_that_belong_to_no_key_are_refused():
-    assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
-    with pytest.raises(Refused, match="'stray'"):
-        overrides_of(["--a", "1", "stray"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--a 1 stray", "'stray'"),
+        ("--a#b 1 --a::b=2", "command line -> a#b: expected one value of an id, found --a#b after it, which replaces"),
+        ("--x-y 1 --x_y 1", "command line -> x_y: expected one value of an id, found --x_y after it"),
+        ("--a#b 1 --a {}", "command line -> a#b: .* found --a after it, which replaces it; leave one out"),
+    ],
+)
+def test_words_that_belong_to_no_key_and_values_that_later_ones_replace_are_refused(words, message):
+    assert overrides_of(["--a", "{}", "--a#b", "1", "--c"]) == {"a": {}, "a#b": 1, "c": True}
+    with pytest.raises(Refused, match=message):
+        overrides_of(words.split())
 
 
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000])
