@@ -30,8 +30,9 @@ ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
 
 
-def _number(default: int, least: int, words: str) -> Any:
-    return field(default=default, metadata={"least": least, "words": words})
+def _number(default: int, least: int, words: str, *attacks: str) -> Any:
+    """A number of :class:`Options` that only ``attacks`` read; without any, all do."""
+    return field(default=default, metadata={"least": least, "words": words, "attacks": attacks or (*ATTACKS,)})
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Options:
     """Options of ``samfed audit --attack``: the amount of work."""
 
     images: int = _number(64, 1, "at most so many images of each group, chosen by hash")
-    shadows: int = _number(16, 16, "shadow models of lira, an even number")
-    shadow_steps: int = _number(200, 0, "optimizer steps of each")
-    steps: int = _number(200, 1, "steps of a reconstruction")
-    batch: int = _number(4, 1, "images behind an attacked update")
+    shadows: int = _number(16, 16, "shadow models of lira, an even number", "lira")
+    shadow_steps: int = _number(200, 0, "optimizer steps of each", "lira")
+    steps: int = _number(200, 1, "steps of a reconstruction", "inversion")
+    batch: int = _number(4, 1, "images behind an attacked update", "inversion", "planted")
     seed: int = _number(0, 0, "of every draw")
 
 
@@ -106,8 +107,7 @@ def page(content: dict[str, Any], folder: Path) -> str:
         for each in finding["pictures"]
         if (folder / each["file"]).is_file()
     }
-    template = environment().get_template("audit.html.j2")
-    return template.render(**content, urls=pictures, cell=as_cell, caveat=PRIVACY)
+    return environment().get_template("audit.html.j2").render(**content, urls=pictures, cell=as_cell, caveat=PRIVACY)
 
 
 def as_cell(value: Any) -> str:

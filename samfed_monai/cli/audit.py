@@ -55,8 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
 
         sys.stdout.write(audit_table(read_audit(arguments.path)) + "\n")
         return
-    names, least = audit.named(arguments.attack), {each.name: each.metadata["least"] for each in fields(audit.Options)}
-    require(*(whole(_spelt(name), value, least=least[name]) for name, value in given.items()))
+    names, about = audit.named(arguments.attack), {each.name: each.metadata for each in fields(audit.Options)}
+    useless = {name: about[name]["attacks"] for name in given if not {*names} & {*about[name]["attacks"]}}
+    require(
+        *(whole(_spelt(name), value, least=about[name]["least"]) for name, value in given.items()),
+        (Problem(_spelt(n), "none of them", f"an attack that reads it: {', '.join(by)}") for n, by in useless.items()),
+    )
     options = audit.Options(**given)
     from samfed_monai.attacks.target import target_of_run
 

@@ -70,7 +70,7 @@ def run(small_federation, tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_is_attacked_from_the_command_line(run, small_federation, capsys):
     places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
-    words = [str(run), "--attack", "membership,planted", "--steps", "1"]
+    words = [str(run), "--attack", "membership,planted"]
     assert main(["audit", *words, *places]) == 2
     assert "expected one, found no word of bundle; give --bundle" in capsys.readouterr().err
     assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0

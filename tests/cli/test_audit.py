@@ -38,6 +38,14 @@ def test_a_folder_needs_an_attack(tmp_path, capsys):
             ["--attack", "lira", "--shadows", "8", "--steps", "0"],
             ["--shadows: expected a whole number >= 16, found 8", "--steps: expected a whole number >= 1, found 0"],
         ),
+        (
+            ["--attack", "membership,planted", "--shadows", "32", "--batch", "2", "--steps", "9"],
+            [
+                "refused: 2 problems",
+                "--shadows: expected an attack that reads it: lira, found none of them",
+                "--steps: expected an attack that reads it: inversion, found none of them",
+            ],
+        ),
         (["--attack", "all"], ["expected a finished run, found no "]),
     ],
 )
