@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.ids import check_code, check_override_ids, check_reading, unread
+from samfed_monai.config.ids import check_code, check_override_ids, check_reading, networks_of, unread
 from samfed_monai.config.options import GROUPS, LARGEST, MONAI_IDS, TEACHER, options_in, shipped, training_layers
 from samfed_monai.config.parse import (
     COMMAND_LINE,
@@ -255,7 +255,7 @@ def check_bundle(
         if ready and part.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
             problems.extend(check_base_weights(part.content, root))
     if config.federates:
-        teacher = _has_teacher(config, parts)
+        teacher = _has_teacher(config)
         problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
         problems.extend(_no_choices(config))
     elif workflow == "train":
@@ -316,7 +316,7 @@ def _no_choices(config: BundleConfig) -> Iterator[Problem]:
             yield Problem(config.where((SITES, site)), found=type(choices).__name__, expected=expected)
 
 
-def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
+def _has_teacher(config: BundleConfig) -> bool:
     """Whether a run has a teacher, even if only its trunk is used, as the initial weights of networks."""
     from samfed_monai.networks.weights import TEACHER as OF_TEACHER
     from samfed_monai.networks.weights import takes_teacher
@@ -324,11 +324,7 @@ def _has_teacher(config: BundleConfig, parts: Sequence[BundleConfig]) -> bool:
     has = config.content.get("teacher_adapt") != "off" and config.content.get("masks_from") is None
     if has or config.content.get("start_from") is not None:
         return has
-    contents = [config.content, *(part.content for part in parts)]
-    names = [content.get(name) for content in contents for name in ("network_name", "server_network")]
-    mixed = config.content.get("mixed_networks")
-    names += mixed if isinstance(mixed, list) else []
-    return config.content.get("encoder_weights") == OF_TEACHER and any(takes_teacher(str(name)) for name in names)
+    return config.content.get("encoder_weights") == OF_TEACHER and any(map(takes_teacher, networks_of(config.content)))
 
 
 _BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})

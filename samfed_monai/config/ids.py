@@ -42,7 +42,7 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.targets import COMPONENT_KEYS, parameters_of, resolve_target
+from samfed_monai.config.targets import CATALOGUE, COMPONENT_KEYS, parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
@@ -369,7 +369,23 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         return f"an option {of_run}", "leave it out: this run has no teacher"
     if name == "encoder_weights" and content.get("start_from") is not None:
         return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
+    if name == "encoder_learning_rate" and value is not None and not _encoder_starts(content):
+        return "null: no network here has an encoder that starts from pretrained weights", "set learning_rate"
     return None
+
+
+def networks_of(content: Mapping[str, Any]) -> list[str]:
+    """Names of all networks that a federation may build, among other texts in its choices for sites."""
+    places = {name: content.get(name) for name in ("network_name", "server_network", "mixed_networks", SITES)}
+    return [text for _, text in walk(places) if isinstance(text, str)]
+
+
+def _encoder_starts(content: Mapping[str, Any]) -> bool:
+    """Whether the encoder of a network may start from pretrained weights; a network of your own may."""
+    from samfed_monai.networks.weights import starts_from
+
+    weights, target = content.get("encoder_weights"), lookup(content, ("network_def", "_target_"))
+    return target != CATALOGUE or any(starts_from(name, weights) is not None for name in networks_of(content))
 
 
 def _left_aside(config: BundleConfig, name: str) -> str:

@@ -39,7 +39,7 @@ from samfed_monai.config.parse import (
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 from samfed_monai.inference import predictor
-from tests.methods import pick
+from tests.methods import present
 
 SKIN = find_bundle("samfed_skin")
 RECEIVED: list[Any] = []
@@ -174,7 +174,8 @@ def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
         wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
-        assert wrongly <= {"guides#global#name", "network_name"}, "read and refused"
+        conditional = {"guides#global#name", "network_name", "encoder_learning_rate"}
+        assert wrongly <= conditional, "read and refused"
 
 
 ASKED = re.compile(
@@ -224,15 +225,9 @@ def test_a_disabled_component_is_named_with_the_option_that_enables_it():
     )
 
 
-@pytest.mark.parametrize(("variant", "found"), [("no_sam", [Unread]), ("oracle", [])])
-@pytest.mark.parametrize("option", ["oracle", "sites#A#oracle"])
-def test_labels_of_unlabelled_images_are_refused_where_nothing_learns_from_them(option, variant, found):
-    problems = check_bundle(SKIN, "federate", overrides={"variant": variant, option: True}, ready=False)
-    assert [type(problem) for problem in problems] == found
-
-
 FIT = {"epochs": 3, "batch_size": 2, "public_limit": 8, "rank": 16, "lora_learning_rate": 0.1, "cached_views": 2}
 UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
+RANDOM, OWN = {"encoder_weights": None}, {"network_def": {"_target_": "monai.networks.nets.BasicUNet"}}
 
 
 @pytest.mark.parametrize(
@@ -260,21 +255,27 @@ def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read,
 
 
 @pytest.mark.parametrize(
-    ("variant", "network", "useless"),
-    pick(
-        [
-            ("no_sam", "basic_unet", True),
-            ("no_sam", "mobile_sam_fpn", False),
-            ("unadapted_sam", "mobile_sam_fpn", True),
-            ("samfed", "basic_unet", False),
-        ]
-    ),
+    ("option", "value", "reads", "others", "hint"),
+    [
+        ("oracle", True, [{"variant": "oracle"}], [{"variant": "no_sam"}], "nothing here learns from these labels"),
+        ("sites#A#oracle", True, [{"variant": "oracle"}], [{"variant": "no_sam"}], "from these labels"),
+        (
+            "adapter",
+            "a.safetensors",
+            [UNET, {"variant": "no_sam"}],
+            [{"variant": "no_sam", **UNET}],
+            "this run has no teacher",
+        ),
+        ("adapter", "a.safetensors", [], [{"variant": "unadapted_sam"}], "SAM without an adapter"),
+        ("encoder_weights", "teacher", [{}], [{"start_from": "RUN"}], "start_from sets all weights of the network"),
+        ("encoder_learning_rate", 0.1, [{}, OWN | RANDOM], [UNET, RANDOM], "set learning_rate"),
+        ("encoder_learning_rate", 0.1, [{"variant": "hssf"}], [{"variant": "fedsam"}], "set learning_rate"),
+        ("encoder_learning_rate", 0.1, [{"sites#A#network": "lite0_fpn", **UNET}], [], "set learning_rate"),
+    ],
 )
-def test_an_adapter_that_a_run_has_no_use_for_is_refused(variant, network, useless):
-    given = {"variant": variant, "network_name": network, "adapter": "a.safetensors"}
-    problems = check_bundle(SKIN, "federate", overrides=given, ready=False)
-    unused = [problem for problem in problems if isinstance(problem, Unread) and "adapter" in problem.where]
-    assert bool(unused) is useless
-    again = check_bundle(SKIN, "federate", overrides={"start_from": "RUN", "encoder_weights": "teacher"}, ready=False)
-    assert again[0].hint == "leave it out: start_from sets all weights of the network"
-    assert not useless or "leave it out: " in unused[0].hint
+def test_an_option_is_refused_where_nothing_has_a_use_for_it(option, value, reads, others, hint):
+    for given in (each for each in (*reads, *others) if present(each.get("variant", "samfed"))):
+        problems = check_bundle(SKIN, "federate", overrides={**given, option: value}, ready=False)
+        problems = [each for each in problems if not each.found.startswith("no file")]
+        found = [each.where == f"command line -> {option}" and hint in each.hint for each in problems]
+        assert found == [True] * (given in others), given
