@@ -371,6 +371,8 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
     if name == "encoder_learning_rate" and value is not None and not _encoder_starts(content):
         return "null: no network here has an encoder that starts from pretrained weights", "set learning_rate"
+    if name == "exchange" and lookup(content, ("strategy", name)) is MISSING:
+        return f"an option {of_run}", "leave it out: its strategy decides what is exchanged"
     return None
 
 

@@ -174,7 +174,7 @@ def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
         wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
-        conditional = {"guides#global#name", "network_name", "encoder_learning_rate"}
+        conditional = {"guides#global#name", "network_name", "encoder_learning_rate", "exchange"}
         assert wrongly <= conditional, "read and refused"
 
 
@@ -271,6 +271,8 @@ def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read,
         ("encoder_learning_rate", 0.1, [{}, OWN | RANDOM], [UNET, RANDOM], "set learning_rate"),
         ("encoder_learning_rate", 0.1, [{"variant": "hssf"}], [{"variant": "fedsam"}], "set learning_rate"),
         ("encoder_learning_rate", 0.1, [{"sites#A#network": "lite0_fpn", **UNET}], [], "set learning_rate"),
+        ("exchange", "predictions", [{"variant": "hssf"}], [{"variant": "local_only"}], "its strategy decides"),
+        ("exchange", "predictions", [{"variant": "fedmd"}], [{"variant": "semifl"}], "its strategy decides"),
     ],
 )
 def test_an_option_is_refused_where_nothing_has_a_use_for_it(option, value, reads, others, hint):
