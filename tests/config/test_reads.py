@@ -257,15 +257,9 @@ def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read,
 @pytest.mark.parametrize(
     ("option", "value", "reads", "others", "hint"),
     [
-        ("oracle", True, [{"variant": "oracle"}], [{"variant": "no_sam"}], "nothing here learns from these labels"),
+        ("oracle", True, [{"variant": "oracle"}], [{"variant": "no_sam"}], "this run learns from these labels"),
         ("sites#A#oracle", True, [{"variant": "oracle"}], [{"variant": "no_sam"}], "from these labels"),
-        (
-            "adapter",
-            "a.safetensors",
-            [UNET, {"variant": "no_sam"}],
-            [{"variant": "no_sam", **UNET}],
-            "this run has no teacher",
-        ),
+        ("adapter", "a.safetensors", [UNET, {"variant": "no_sam"}], [{"variant": "no_sam", **UNET}], "has no teacher"),
         ("adapter", "a.safetensors", [], [{"variant": "unadapted_sam"}], "SAM without an adapter"),
         ("encoder_weights", "teacher", [{}], [{"start_from": "RUN"}], "start_from sets all weights of the network"),
         ("encoder_learning_rate", 0.1, [{}, OWN | RANDOM], [UNET, RANDOM], "set learning_rate"),
