@@ -72,7 +72,7 @@ def accountant() -> Any:
         Refused: Opacus is not installed.
     """
     where = "federate.json -> privacy#differential_privacy"
-    require(installed("opacus", "privacy", where, "no Opacus", "its accountant"))
+    require(installed("opacus", "privacy", where, "no such package", "Opacus, which computes epsilon"))
     with warnings.catch_warnings():  # Opacus warns about torch
         warnings.simplefilter("ignore")
         from opacus.accountants.analysis import rdp
@@ -142,8 +142,8 @@ class PrivacyLedger:
         with self._lock, locked(self.path):
             spent = 0.0 if most is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
             if most is not None and spent > most:
-                found = f"epsilon {spent:.3g} over all of its runs after one more message"
-                raise message_refused("privacy budget", found, f"at most {most:g}, as this site's file says")
+                found = f"epsilon {spent:.3g} over all runs of the site after one more message"
+                raise message_refused("privacy budget", found, f"at most {most:g}, the limit in the site file")
             append_line(self.path, stamped({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:

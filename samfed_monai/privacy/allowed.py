@@ -132,15 +132,15 @@ def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iteratio
         least_images: the plan's minimum; it applies if images were repeated before that number was reached.
         iterations: iterations of the round, for a client that does not count images.
     """
-    least, whose, own = least_seen, "this site's file", allowed.seen
+    least, whose, own = least_seen, "the site file", allowed.seen
     seen = int(iterations) * (allowed.batch or 1) if own is None else len(own.images)
     if own is not None and own.hashed and own.repeated and least_images > least_seen:
         least, whose = least_images, "privacy#least_images"
     if seen >= least or (own is None and not seen):  # a round without training reveals nothing new
         return []
-    expected = f"at least {least} images trained on in a round, as {whose} says"
+    expected = f"at least {least} images in a round of training (set in {whose})"
     found = f"{seen}{' different' if own is not None else ''}"
-    return [Problem("round", found, expected, "more local_steps, or a larger batch_size")]
+    return [Problem("round", found, expected, "increase local_steps or batch_size")]
 
 
 def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
@@ -158,9 +158,9 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
     behind = batch / allowed.momentum if allowed.momentum else least_images
     if Kind.WEIGHTS not in allowed.like or behind >= least_images:
         return []
-    expected = f"at least {least_images} images behind them, as privacy#least_images says"
-    hint = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
-    return [Problem("running statistics", f"those of {behind:.3g}", expected, hint)]
+    expected = f"averages over at least {least_images} images (privacy#least_images)"
+    hint = "increase batch_size, or decrease the momentum of normalisation layers"
+    return [Problem("running statistics", f"averages over {behind:.3g}", expected, hint)]
 
 
 def allowed_of(client: Any) -> Allowed:
@@ -199,30 +199,30 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
         allowed: the allow-list.
     """
     if reply.kind not in list(Kind):
-        return [Problem("message -> kind", "an unknown kind", "one of the allow-list")]
+        return [Problem("message -> kind", "an unknown kind", "a kind on the allow-list")]
     if not reply.tensors and reply.kind == Kind.METRICS:
         return []
     kind, where = Kind(reply.kind), "message -> tensors"
     like = allowed.like.get(kind)
     if like is None:
         may = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
-        return [Problem("message -> kind", "a kind that may not leave", f"one of {may}")]
+        return [Problem("message -> kind", "a kind that may not leave the site", f"one of {may}")]
     problems, unknown, missing = Problems(), len(reply.tensors.keys() - like), len(like.keys() - reply.tensors)
     if unknown:
-        expected = f"the {len(like)} names of the allow-list"
-        problems.add(where, found=f"{unknown} with names that may not leave", expected=expected)
+        expected = f"only the {len(like)} tensors on the allow-list"
+        problems.add(where, found=f"{unknown} in addition", expected=expected)
     if missing:
-        problems.add(where, found=f"{missing} names missing", expected="all of the allow-list")
+        problems.add(where, found=f"{missing} missing", expected="all of the allow-list")
     for name in sorted(like.keys() & reply.tensors):
         tensor, wanted, where = reply.tensors[name], like[name], f"message -> {name}"
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            problems.add(where, found="something else", expected="a plain tensor")
+            problems.add(where, found="another type", expected="a plain tensor")
         elif tensor.shape != wanted.shape:
             problems.add(where, found="another shape", expected=f"shape {tuple(wanted.shape)}")
         elif tensor.dtype != wanted.dtype:
             problems.add(where, found="another dtype", expected=str(wanted.dtype))
         elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), wanted.cpu()):
-            problems.add(where, found="other values", expected="the site's own on the public images")
+            problems.add(where, found="other values", expected="the site's own masks of the public images")
     return list(problems)
 
 
@@ -238,8 +238,8 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
         return []
     parts = [WORDS.get(Kind(reply.kind), Kind(reply.kind).value)] if reply.tensors else []
     parts += ["scores"] if reply.metrics.keys() - EFFORT else []
-    expected = f"what {method.name} declares, {', '.join(method.leaves_site) or 'nothing'}"
-    hint = "add it there if the method is meant to send it"
+    expected = f"only what {method.name} declares: {', '.join(method.leaves_site) or 'nothing'}"
+    hint = "add it there if the method should send it"
     return [Problem(method.where, part, expected, hint) for part in parts if part not in method.leaves_site]
 
 
@@ -259,8 +259,8 @@ def statistic_problems(
     if not statistics:
         return []
     if asked is None or own is None or own.kind.value != asked:
-        found = "one that was not asked for" if asked is None else "a kind that this site does not measure"
-        return [Problem(where, found, "what the request names and the bundle measures")]
+        found = "a statistic that was not requested" if asked is None else "a kind that this site does not measure"
+        return [Problem(where, found, "the statistic that the request names and the bundle measures")]
     if forbidden := forbidden_problems(own.kind, privacy, method):
         return forbidden
     problems, like, rule = Problems(), own.like(), privacy.rule(own.kind)
@@ -272,13 +272,13 @@ def statistic_problems(
             expected = f"{tuple(wanted.shape)}, {wanted.dtype}"
             problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
     if rule is not None and own.images(rule.least_images) < rule.least_images:
-        problems.extend(fewer(where, f"entries of at least {rule.least_images} images each"))
+        problems.extend(fewer(where, f"entries from at least {rule.least_images} images each"))
     return list(problems)
 
 
 def fewer(where: str, expected: str) -> list[Problem]:
     """Returns the problem of a statistic of too few images."""
-    return [Problem(where, "fewer", expected, "join with another site, or agree on another least_images")]
+    return [Problem(where, "fewer", expected, "merge with another site, or agree on a lower least_images")]
 
 
 Records = Sequence[Mapping[str, Any]]
@@ -304,7 +304,7 @@ def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
     others, rest = len([image for image in shown if image not in own]), iter(own)
     if others or not all(image in rest for image in shown):  # `in` advances the iterator: a subsequence of `own`
         found = f"{others} other images" if others else "another order"
-        raise _other_images(found, "images of this site's own public list alone", "the data of ")
+        raise _other_images(found, "only this site's public images, in order", "the data of ")
 
 
 def _records(dataset: Any) -> Records:
@@ -313,13 +313,13 @@ def _records(dataset: Any) -> Records:
         return [whole[index] for index in dataset.indices]
     records: Any = getattr(dataset, "data", None)
     if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
-        raise _other_images(f"a {type(dataset).__name__}", "a data set whose records are to be seen")
+        raise _other_images(f"a {type(dataset).__name__}", "a dataset with a list of records")
     return records
 
 
 def _other_images(found: str, expected: str, what: str = "") -> MessageRefused:
-    hint = f"leave {what}sharing#plain to the variant"
-    return MessageRefused([Problem("images that masks are exchanged of", found, expected, hint)])
+    hint = f"do not override {what}sharing#plain"
+    return MessageRefused([Problem("images of the exchanged masks", found, expected, hint)])
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -347,7 +347,7 @@ def withhold_small(message: Message, least_images: int) -> Message:
     if message.n >= least_images:
         return _without(message, _of_few(message, least_images))
     if message.tensors:
-        raise MessageRefused(fewer("message -> n", f"tensors of at least {least_images} images"))
+        raise MessageRefused(fewer("message -> n", f"tensors learned from at least {least_images} images"))
     statistics = message.metrics.keys() - EFFORT.union(EXPECTED)
     if message.kind == Kind.METRICS and (message.n or statistics):
         return without_scores(message, str(least_images))
@@ -402,7 +402,7 @@ def withheld_reason(message: Message) -> str | None:
     """Returns why a reply has no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` if it has."""
     least = message.extra.get(WITHHELD)
     if least == OWN_NETWORK:
-        return "withheld: of what the site keeps, to which no noise is added"
+        return "withheld: scores of the site's own network, which has no noise"
     if least is not None:
         return f"withheld: fewer than {least} images"
     return None if message.n or message.metrics.keys() - EFFORT.union(EXPECTED) else NO_IMAGES

@@ -76,13 +76,13 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     for number, record in enumerate(lines(path), start=1):
         where = f"{path}, line {number}"
         if record is None:
-            hint = "a line that was cut off, whose message had not left: read a copy of the file without this line"
-            raise refused(where, found="no record", expected="JSON", hint=hint)
+            hint = "the line was cut off before its message was sent: read a copy of the file without this line"
+            raise refused(where, found="text", expected="a JSON object", hint=hint)
         if not {"site", "outcome"} <= record.keys():
-            raise refused(where, found=f"keys {sorted(record)[:4]}", expected="a record of an audit", hint=hint)
+            raise refused(where, found=f"keys {sorted(record)[:4]}", expected="an audit record", hint=hint)
         records.append(record)
     if not records:
-        raise refused(path, found="an empty file", expected="an audit file: this site sent nothing yet")
+        raise refused(path, found="an empty file: this site sent nothing yet", expected="an audit file")
     return records
 
 

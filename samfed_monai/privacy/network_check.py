@@ -116,12 +116,12 @@ def require_plain_network(client: Any) -> None:
     if in_catalogue(parser) and parsed(parser, "network_def") is client.trainer.network:
         return
     size = parsed(parser, "image_size", 64)
-    expected = "no layer with a weight for each place of an image: its update would hold the image"
+    expected = "no layer with one weight per pixel, whose update would reveal the image"
     try:
         layers = reading_layers(client.trainer.network, (3, size, size))
         found = f"{len(layers)} such" if layers else ""
     except Exception:  # unknown code may raise anything
-        found, expected = "a network that cannot be looked at", "one that takes an image of this size"
+        found, expected = "a network that cannot be checked", "a network that accepts an image of this size"
     if found:
-        hint = "name a network of the catalogue, or install it at the site as a package that registers it"
+        hint = "choose a network of the catalogue, or install one at the site with a package that registers it"
         raise message_refused("plan -> network_def", found, expected, hint)

@@ -79,7 +79,7 @@ def noisy_update(
         MessageRefused: ``received`` is of another network; NaN or infinity.
     """
     if any(name not in received or received[name].shape != tensor.shape for name, tensor in update.items()):
-        expected = "weights of the same network in the request, to which the update is compared"
+        expected = "the weights of the same network in the request, for comparison with the update"
         raise message_refused("differential privacy", "other tensors", expected)
     steps = _steps(update, received, learned)
     length = _length(steps.values())
@@ -235,7 +235,7 @@ class CentralNoise:
         if self.settings.quantile is not None and self.count_noise is not None:
             within = (self._within - sites / 2 + self.count_noise * float(self.noise(1)[0])) / sites + 0.5
             clip = next_clip(clip, within, quantile=self.settings.quantile, rate=self.settings.clip_rate)
-            logger.info("round %d: steps are clipped to %.3g from here on", round + 1, clip)
+            logger.info("round %d: from now on, steps are clipped to %.3g", round + 1, clip)
         self.load_state_dict({_CLIP: torch.tensor(clip, dtype=torch.float64)})
         server = self.strategy.server
         update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=sites, tensors=mean)
@@ -270,7 +270,7 @@ class CentralNoise:
         """Returns the ledger's releases by noise multiplier, with at least one release for each stored round."""
         spent = count_noise(self.ledger, noise_of_entry)
         if (lost := rounds - spent.total()) > 0:
-            text = "%s has %d of at least %d releases: rounds that were repeated do not count; put it back from a copy"
+            text = "%s has %d of at least %d releases: repeated rounds are not counted; restore the file from a copy"
             logger.warning(text, self.ledger, spent.total(), rounds)
             spent[self.settings.noise_multiplier] += lost
         return spent
@@ -279,6 +279,6 @@ class CentralNoise:
         noise, most = self.settings.noise_multiplier, self.settings.epsilon
         after = self._spent(round) + Counter([noise])
         if most is not None and (spent := epsilon_of(after, self.settings.delta)) > most:
-            reason = f"epsilon would be {spent:.3g} after one more mean, of at most {most:g}; repeated rounds count"
-            raise Stopped(reason, "take the last model as it is; more rounds spend more")
+            reason = f"epsilon would be {spent:.3g} after one more round, above {most:g}; repeated rounds count"
+            raise Stopped(reason, "use the last model; each further round spends more")
         append_line(self.ledger, stamped({"round": round, "noise_multiplier": noise}))

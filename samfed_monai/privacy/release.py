@@ -157,15 +157,15 @@ class ReleaseFilter:
     def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
         problems = Problems()
         if request.site != self.site:
-            problems.add("message -> site", found="a request to another site", expected="one to this site")
+            problems.add("message -> site", found="a request to another site", expected="a request to this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
-            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
+            problems.add("message -> round", found="a round of another plan", expected=f"one of {self.rounds} rounds")
         for asked, what, answers, most in (
             (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
             if task == asked and answers[request.round] >= most:
-                expected, hint = f"at most {most} in a round", "start a new run under another name"
+                expected, hint = f"at most {most} in a round", "start a new run with another name"
                 problems.add(what, found="one more", expected=expected, hint=hint)
         return list(problems)
 
@@ -194,13 +194,13 @@ class ReleaseFilter:
 
     def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
         if not isinstance(reply, Message):
-            raise MessageRefused([Problem("message", "something else", "a Message")])
+            raise MessageRefused([Problem("message", "another type", "a Message")])
         problems = Problems()
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
-                problems.add(f"message -> {name}", found="another one", expected="that of the request")
+                problems.add(f"message -> {name}", found="another value", expected="the value of the request")
         if reply.extra:
-            problems.add("message -> extra", found="words", expected="none from a site")
+            problems.add("message -> extra", found="words", expected="no words from a site")
         if type(reply.n) is not int or reply.n < 0:
             problems.add("message -> n", found="another value", expected="a whole number >= 0")
         if len(reply.metrics) > _MOST_METRICS:
@@ -208,7 +208,7 @@ class ReleaseFilter:
         with problems.collected():
             Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).check(up=False)
         if reply.tensors and task != Task.TRAIN:
-            problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
+            problems.add("message -> tensors", found="tensors without training", expected="metrics only")
         problems.extend(self._unanswerable(task, request))
         weights, statistics = _parted(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
@@ -265,7 +265,7 @@ class ReleaseFilter:
             return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
         if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
             return []
-        return fewer("message -> n", f"prototypes of at least {rule.least_images} images")
+        return fewer("message -> n", f"prototypes from at least {rule.least_images} images")
 
     def _limited(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
         """Applies the rule of its statistic to a reply."""

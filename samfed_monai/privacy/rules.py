@@ -100,8 +100,8 @@ class SecureAggregation:
         """
         least, threshold = max(2, sites // 2 + 1), self.threshold_of(sites)
         if not least <= threshold <= sites:
-            where, expected = f"{WHERE}#secure_aggregation#threshold", f"from {least} to {sites}, of {sites} sites"
-            hint = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
+            where, expected = f"{WHERE}#secure_aggregation#threshold", f"from {least} to {sites} for {sites} sites"
+            hint = "null sets the minimum" if sites >= least else "at least two sites: a sum of one hides nothing"
             raise refused(where, str(threshold), expected, hint)
 
 
@@ -173,7 +173,7 @@ class PrivacyFloor:
         """
         least, noise = max(self.least_images, privacy.least_images), privacy.differential_privacy
         if self.epsilon is not None and noise is None:
-            expected, hint = "noise: this site's file has an epsilon", "set it in federate.json, or leave this site out"
+            expected, hint = "noise, as the site file sets epsilon", "set it in federate.json, or leave this site out"
             raise MessageRefused([Problem(f"{WHERE}#differential_privacy", "none", expected, hint)])
         if self.epsilon is not None and noise is not None:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
@@ -221,24 +221,24 @@ def _conflicts(content: Any) -> Iterator[Problem]:
     local, central, secure = (content.get(name) is not None for name in _PARTS)
     if secure and central:
         found = "secure_aggregation and central_differential_privacy"
-        hint = "the server cannot clip what it does not see: take differential_privacy, at the sites"
-        yield Problem(WHERE, found, "one of the two", hint)
+        hint = "the server cannot clip updates that it does not see: use differential_privacy, at the sites"
+        yield Problem(WHERE, found, "only one of them", hint)
     if local and central:
-        hint = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
-        yield Problem(WHERE, "noise at the sites and at the server", "one of the two", hint)
+        hint = "set central_differential_privacy to null if the server is not trusted, else differential_privacy"
+        yield Problem(WHERE, "noise at the sites and at the server", "only one of them", hint)
     settings = {**asdict(CentralPrivacy()), **_mapping(content.get("central_differential_privacy"))}
     count, noise = _number(settings["count_noise"]), _number(settings["noise_multiplier"])
     if settings["quantile"] is not None and 0 < count <= noise / 2:
-        expected = f"more than half of noise_multiplier, {noise / 2:g}"
-        hint = "null takes one that fits; less would spend more than the whole epsilon on the quantile alone"
+        expected = f"more than half of noise_multiplier ({noise / 2:g})"
+        hint = "null chooses a value; with less, the quantile alone would use more than the whole epsilon"
         yield Problem(f"{WHERE}#central_differential_privacy#count_noise", f"{count!r}", expected, hint)
     for kind, rule in ((kind, _mapping(given)) for kind, given in _mapping(content.get("statistics")).items()):
         where, noise = f"{WHERE}#statistics#{kind}#noise_multiplier", _number(rule.get("noise_multiplier"))
         if noise > 0 and rule.get("clip") is None:
-            expected, hint = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
+            expected, hint = "a clip, which sets the scale of the noise", "set clip, or set noise_multiplier to 0"
             yield Problem(where, f"{noise:g} without a clip", expected, hint)
         elif noise > 0 and kind == StatisticKind.PROTOTYPES.value:
-            expected = "0: they travel with counts of pixels, which noise would spoil"
+            expected = "0, as prototypes are sent with pixel counts, which noise would distort"
             yield Problem(where, f"{noise:g}", expected, "set noise_multiplier to 0")
 
 
@@ -268,14 +268,14 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
         method: see :func:`undeclared`; a method without a declaration declares no statistic.
     """
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
-        expected = f"what {method.name} declares, {', '.join(leaves) or 'nothing'}"
-        hint = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
+        expected = f"only what {method.name} declares: {', '.join(leaves) or 'nothing'}"
+        hint = "add it there if the method should send it, or choose a method that does (samfed variants)"
         where = method.where or "_method#leaves_site"
         return [Problem(where, found=kind.value, expected=expected, hint=hint)]
     if privacy.rule(kind) is None:
         found = f"{kind.words}, which the method sends and the policy forbids"
-        hint = "choose a variant that sends none, or let the plan, and `statistics` of this site's file, allow it"
-        return [Problem(f"{WHERE}#statistics#{kind.value}", found, "a method without them", hint)]
+        hint = "choose a variant that sends none, or allow it in the plan and in `statistics` of the site file"
+        return [Problem(f"{WHERE}#statistics#{kind.value}", found, "a method that sends none", hint)]
     return []
 
 
@@ -307,8 +307,8 @@ def require_possible(
     problems, kind = Problems(), strategy.statistic
     local, central, secure = (getattr(privacy, name) for name in _PARTS)
     if method is not None and method.leaves_site is not None and not method.leaves_site:
-        hint = "run its train.json at that site (docs/methods.md), or choose another variant"
-        expected = "a method of a federation; of this one nothing leaves a site"
+        hint = "run its train.json at the site (docs/methods.md), or choose another variant"
+        expected = "a federated method: with this one, a site sends nothing"
         problems.add("variant", found=repr(method.name), expected=expected, hint=hint)
     if kind is not None:
         problems.extend(forbidden_problems(kind, privacy, method))
@@ -318,7 +318,7 @@ def require_possible(
             with problems.collected():
                 secure.require_threshold(sites)
         problems.extend([*_no_mean(strategy, where), *_looking(guard, where)])
-        problems.extend(installed("cryptography", "privacy", where, "no cryptography", "its keys and ciphers"))
+        problems.extend(installed("cryptography", "privacy", where, "no such package", "cryptography, for keys"))
     for noise in filter(None, (central, local)):
         with problems.collected():
             require_budget(noise, rounds or 0)
@@ -337,19 +337,19 @@ def _no_mean(strategy: Strategy, where: str) -> list[Problem]:
     """Returns the problem of a strategy that needs each update, if only the mean of the sites' weights is available."""
     if strategy.exchange.mean and strategy.statistic is None:
         return []
-    found = f"{type(strategy).__name__}, which has to see each site's answer"
-    expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
-    hint = f"choose a variant that averages, such as samfed, or {where.rpartition('#')[2]}: null"
+    found = f"{type(strategy).__name__}, which needs each site's reply"
+    expected = "a strategy that needs only the mean of the sites' weights, such as FedAvg"
+    hint = f"choose a variant that averages, such as samfed, or set {where.rpartition('#')[2]} to null"
     return [Problem(where, found, expected, hint)]
 
 
 def _looking(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
-    expected = "nothing that looks at each update, as the server sees their sum alone"
+    expected = "no check of single updates, as the server sees only their sum"
     if guard is not None and guard.largest_share is not None:
-        hint = "largest_share: null, or secure_aggregation: null"
+        hint = "set largest_share or secure_aggregation to null"
         yield Problem(where, "job#update_guard#largest_share", expected, hint)
     if guard is not None and guard.action is Action.SKIP:
-        hint = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
+        hint = "set it to 'clip', which then shortens the mean's step, or set secure_aggregation to null"
         yield Problem(where, "job#update_guard#action 'skip'", expected, hint)
 
 
@@ -357,19 +357,19 @@ def _unprotected(strategy: Strategy) -> list[Problem]:
     """Returns the problem of an exchange that does not support noise at the sites."""
     exchange, kind = strategy.exchange, strategy.statistic
     if kind is not None and kind is not StatisticKind.PROTOTYPES:
-        found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
-        hint = "choose a variant that sends no statistic of images"
+        found, expected = f"weights with noise, but {kind.words} without", "only weights"
+        hint = "choose a variant that sends no image statistics"
     elif exchange.means_of_terms:
-        found, expected = "weights with noise, and means of loss terms beside them", "weights alone"
-        hint = "choose a variant that weighs sites by their images, such as samfed"
+        found, expected = "weights with noise, but means of loss terms without", "only weights"
+        hint = "choose a variant that weights sites by their number of images, such as samfed"
     else:
         unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
         if exchange.answer in (Kind.WEIGHTS, Kind.SOFT_MASKS) and not unlike:
             return []
-        found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
-        expected, hint = "weights of one network, or predictions", "choose a variant that exchanges those"
+        found = "weights of networks that differ between sites" if unlike else f"an exchange of {exchange.word}"
+        expected, hint = "weights of one network, or predictions", "choose a variant that exchanges these"
     where = f"{WHERE}#differential_privacy"
-    return [Problem(where, found, expected, f"{hint}, or differential_privacy: null")]
+    return [Problem(where, found, expected, f"{hint}, or set differential_privacy to null")]
 
 
 def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list[str]:
@@ -383,7 +383,7 @@ def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list
     notes, kind = [], strategy.statistic
     if kind is not None and (rule := privacy.rule(kind)) is not None:
         text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
-        notes.append(f"{text} (privacy#statistics#{kind.value}; docs/privacy.md says what that reveals of them)")
+        notes.append(f"{text} (privacy#statistics#{kind.value}; docs/privacy.md says what they reveal)")
     return [*notes, *map(str, unsent_rules(privacy, strategy, name))]
 
 
@@ -398,8 +398,8 @@ def unsent_rules(privacy: Privacy, strategy: Strategy, name: str) -> list[Proble
         name: name of the variant.
     """
     sent = strategy.statistic
-    expected = f"a rule for {sent.value}, the kind that {name} sends" if sent else f"none: {name} sends no statistics"
-    found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
+    expected = f"a rule for {sent.value}, which {name} sends" if sent else f"no rule, as {name} sends no statistics"
+    found, hint = "a rule for statistics that it does not send", "remove it, or choose a variant that sends them"
     return [
         Problem(f"{WHERE}#statistics#{kind.value}", found=found, expected=expected, hint=hint)
         for kind, rule in privacy.statistics.items()
@@ -421,8 +421,8 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
         where, least = f"statistics#{kind.value}#least_images", rule.least_images
     if images >= least or strategy.exchange.answer is Kind.METRICS:
         return []
-    expected = f"at least {least} images to train on, as privacy#{where} says"
-    hint = "join with another site, or agree on another least_images"
+    expected = f"at least {least} training images (privacy#{where})"
+    hint = "merge with another site, or agree on a lower least_images"
     return [Problem("images", found="fewer", expected=expected, hint=hint)]
 
 
@@ -446,5 +446,5 @@ def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:
     if spent > settings.epsilon:
         part = f"{'central_' if isinstance(settings, CentralPrivacy) else ''}differential_privacy"
         where, expected = f"{WHERE}#{part}#epsilon", f"at most {settings.epsilon:g}"
-        hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
+        hint = f"set noise_multiplier to {enough:.3g}, run fewer rounds, or allow a larger epsilon"
         raise refused(where, f"{spent:.3g} after {rounds} rounds", expected, hint)

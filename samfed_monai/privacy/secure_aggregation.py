@@ -87,7 +87,7 @@ def joined(shares: Mapping[int, bytes]) -> bytes:
                 over, under = over * (other + 1) % PRIME, under * (other - holder) % PRIME
         secret = (secret + int.from_bytes(share, "big") * over * pow(under, -1, PRIME)) % PRIME
     if secret >= 2 ** (8 * SECRET):
-        raise _refusal("shares that do not belong together", "shares of one secret, as many as the threshold")
+        raise _refusal("shares that do not match", "shares of one secret, at least the threshold")
     return secret.to_bytes(SECRET, "big")
 
 
@@ -133,9 +133,9 @@ def require_keys(keys: bytes, others: Collection[bytes]) -> None:
         for public in (keys[:SECRET], keys[SECRET:]):
             agreed(probe, public, b"probe")
     except ValueError:
-        raise _refusal("a key with which no secret can be agreed", "two public keys of X25519") from None
+        raise _refusal("a key that allows no shared secret", "two valid public keys of X25519") from None
     if keys in others:
-        raise _refusal("the keys of another member", "keys of its own")
+        raise _refusal("the keys of another member", "the member's own keys")
 
 
 class Member:
@@ -174,7 +174,7 @@ class Member:
 
         self._require_enough(keys)
         if keys.get(self.number) != self.keys() or len(set(keys.values())) < len(keys):
-            raise _refusal("a list of keys that is not in order", "this site's own key, and everybody else's once")
+            raise _refusal("a wrong list of keys", "this site's own key, and the key of each other site once")
         self._keys = dict(keys)
         seeds = split(self._seed, sorted(keys), self.threshold)
         maskings = split(self._masking.private_bytes_raw(), sorted(keys), self.threshold)
@@ -199,7 +199,7 @@ class Member:
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
         if sealed.keys() - self._keys.keys() or self.number in sealed:
-            raise _refusal("shares of another sender", "those of the others")
+            raise _refusal("shares of another sender", "shares of the other members")
         self._require_enough([self.number, *sealed])
         total = values + stream(self._seed, len(values))
         for other, content in sealed.items():
@@ -207,7 +207,7 @@ class Member:
                 cipher = ChaCha20Poly1305(agreed(self._sealing, self._keys[other][:SECRET], b"shares"))
                 self._held[other] = cipher.decrypt(content[:12], content[12:], _way(other, self.number))
             except InvalidTag:
-                raise _refusal("shares that were changed on their way", "what another site sealed") from None
+                raise _refusal("shares that changed in transit", "shares as another site encrypted them") from None
             total += _pair_mask(self._masking, self.number, self._keys[other], other, len(values))
         return total
 
@@ -223,12 +223,12 @@ class Member:
         self._require_enough(survivors)
         held, self._held = self._held, {}
         if set(survivors) - held.keys():
-            raise _refusal("members whose shares are not here", "those of this round, once")
+            raise _refusal("members without shares at this site", "members of this round, once each")
         return {other: share[:SHARE] if other in survivors else share[SHARE:] for other, share in held.items()}
 
     def _require_enough(self, members: Collection[int]) -> None:
         if len(members) < self.threshold:
-            expected = f"at least {self.threshold}, the threshold, so that no update is alone"
+            expected = f"at least the threshold of {self.threshold}, which hides each update"
             raise _refusal(f"{len(members)} members", expected)
 
 
@@ -271,7 +271,7 @@ def unmasked(
             continue
         masking = X25519PrivateKey.from_private_bytes(secret)
         if masking.public_key().public_bytes_raw() != keys[member][SECRET:]:
-            raise _refusal("shares of another key", "shares of the key that this member has shown")
+            raise _refusal("shares of another key", "shares of the key that this member published")
         for other in survivors:
             values += _pair_mask(masking, member, keys[other], other, len(values))
     return values
@@ -296,9 +296,9 @@ def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int,
         scaled = np.rint(values.double().numpy().ravel() * scale)
         largest = float(np.abs(scaled).max(initial=0.0))
         if not largest <= most:
-            expected = f"at most {most / scale:.3g}, for the sum to fit in 64 bits"
-            hint = "a smaller privacy#secure_aggregation#fraction_bits"
-            raise _refusal(f"a number of {largest / scale:.3g}, of {weight} images", expected, hint)
+            expected = f"numbers of at most {most / scale:.3g}, so that the sum fits in 64 bits"
+            hint = "lower privacy#secure_aggregation#fraction_bits"
+            raise _refusal(f"{largest / scale:.3g}, weighted by {weight} images", expected, hint)
         parts.append(scaled.astype(np.int64) * weight)
     return np.concatenate(parts)
 
@@ -347,10 +347,10 @@ def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[s
         same = [each for each in known if each["update"] == update or (each["run"], each["round"]) == (run, round)]
         for before in (each["members"] for each in same):
             if before != members:
-                differ = [f"{name} more" for name in members if name not in before]
+                differ = [f"{name} added" for name in members if name not in before]
                 differ += [f"{name} missing" for name in before if name not in members]
-                expected = f"the members of the sum of this update that was unmasked before: {', '.join(before)}"
-                hint = "go on when they are all there, or begin a run with another seed"
+                expected = f"the members of the earlier unmasked sum of this update: {', '.join(before)}"
+                hint = "resume when all of them are there, or start a run with another seed"
                 raise _refusal(", ".join(differ), expected, hint)
         if not same:
             entry = {"run": run, "round": round, "update": update, "members": members}
@@ -397,7 +397,7 @@ class SecureSite:
             MessageRefused: a step out of order or of another round, or a refusal of :class:`Member`.
         """
         if not self._turns or self._turns[0] != task or self._answer.round != message.round:
-            raise _refusal(f"{Task(task).value} out of its turn", "the steps of one round, after its training")
+            raise _refusal(f"{Task(task).value} out of order", "the steps of one round in order, after its training")
         left, self._turns = self._turns[1:], []  # no next step until this one is done
         held, sites = self._answer, len(self.sites)
         match task:
@@ -431,7 +431,7 @@ class BelowThreshold(Exception):
     """
 
     def __init__(self, left: int, needed: int, failures: Mapping[str, str]) -> None:
-        super().__init__(f"{left} updates could be added, {needed} needed")
+        super().__init__(f"{left} updates could be added, but {needed} are needed")
         self.left, self.needed, self.failures = left, needed, dict(failures)
 
 
@@ -444,7 +444,7 @@ class OtherMembers(Exception):
     """
 
     def __init__(self, begun: Sequence[str], missing: Sequence[str]) -> None:
-        super().__init__(f"its sum was begun with {', '.join(begun)}, and {', '.join(missing)} did not come back")
+        super().__init__(f"its sum started with {', '.join(begun)}, but {', '.join(missing)} did not return")
 
 
 @dataclass
@@ -504,7 +504,7 @@ class SecureServer:
         """
         images, self._images, self.dropped = self._images, {}, {}
         if begun := self._members(round):
-            left_out = "it was not in this round's sum when that was begun, before a restart"
+            left_out = "this round's sum was started without it, before a restart"
             self.dropped = {site: Failure(site, left_out) for site in images.keys() - set(begun)}
             images = {site: n for site, n in images.items() if site in begun}
             self._begin(round, images)
@@ -573,7 +573,7 @@ class SecureServer:
     def _rows_of(self, reply: Message, width: int, members: Collection[int]) -> dict[int, bytes]:
         rows = _rows(reply, width, len(self.sites))
         if rows.keys() != set(members):
-            raise _refusal("rows of other members", "one of each member that was asked for")
+            raise _refusal("rows of other members", "one row for each requested member")
         return rows
 
     def _ask(
@@ -630,7 +630,7 @@ def _rows(message: Message, width: int, members: int) -> dict[int, bytes]:
     """
     table = message.tensors.get(_TABLE)
     if table is None or table.dtype != torch.uint8 or table.shape != (members, width):
-        raise _refusal("another table", f"{members} rows of {width} bytes")
+        raise _refusal("another table", f"a table of {members} rows of {width} bytes")
     return {number: row.numpy().tobytes() for number, row in enumerate(table) if row.any()}
 
 

@@ -99,7 +99,7 @@ WEIGHTS = planted_weights(planted_network(SIZE).state_dict())
 
 def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_it(node, monkeypatch):
     assert strict_problems({"network_def": planted_definition(SIZE)}, "plan") == []
-    with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with a weight for each place"):
+    with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with one weight per pixel"):
         node().answer(Task.PREPARE, sent(WEIGHTS))
     monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
     open_site = node()

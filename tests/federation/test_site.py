@@ -109,7 +109,7 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
     quiet = Site("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
     network = quiet.client.trainer.network
     request = message(Kind.WEIGHTS, tensors={name: tensor.clone() for name, tensor in network.state_dict().items()})
-    expected = "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found weights"
+    expected = "quiet.json -> _method#leaves_site: expected only what quiet declares: scores, found weights"
     with pytest.raises(MessageRefused, match=expected):
         quiet.answer(Task.TRAIN, request)
     assert quiet.answer(Task.EVALUATE, replace(request, extra={"split": "test"})).metrics["dice"] >= 0
@@ -163,7 +163,7 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
 def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_ones(node, change, found):
     here = node(replace(OWN, train={**OWN.train, **change}))
     for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
-        with pytest.raises(MessageRefused, match=f"images of this site's own public list alone, found {found}"):
+        with pytest.raises(MessageRefused, match=f"only this site's public images, in order, found {found}"):
             here.answer(task, message(extra={"split": "test"}))
     with pytest.raises(MessageRefused, match="network: expected this site's own, found none"):
         here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
@@ -177,9 +177,9 @@ def test_masks_of_some_public_images_are_no_others(node):
 def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
     assert node(floor=PrivacyFloor(3)).release.privacy.least_images == 3
     here, own = node(floor=PrivacyFloor(1000)), own_fingerprints(ALIKE, *fingerprints(node()))
-    with pytest.raises(MessageRefused, match=r"expected at least 1000 images to train on, .*, found fewer"):
+    with pytest.raises(MessageRefused, match=r"expected at least 1000 training images .*, found fewer"):
         here.answer(Task.CHECK, message(extra=own))
-    with pytest.raises(MessageRefused, match="expected noise: this site's file has an epsilon, found none"):
+    with pytest.raises(MessageRefused, match="expected noise, as the site file sets epsilon, found none"):
         node(floor=PrivacyFloor(epsilon=2.0))
 
 

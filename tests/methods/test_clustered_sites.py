@@ -180,7 +180,7 @@ def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> N
     method, strategy = declared(None, "clustered_sites"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
     assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
-    with pytest.raises(Refused, match="statistics#graph: expected a method without them"):
+    with pytest.raises(Refused, match="statistics#graph: expected a method that sends none"):
         require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
     require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)
     pytest.importorskip("opacus", reason="the accountant is an extra")

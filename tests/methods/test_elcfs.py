@@ -332,6 +332,6 @@ def test_a_weight_that_no_loss_reaches_stays_where_it_is():
 @needs("elcfs")
 def test_a_policy_that_forbids_it_is_refused_before_any_work(small_federation, tmp_path):
     settings_ = {"least_images": 2, "statistics": {"spectrum": None}}
-    with pytest.raises(Refused, match=r"statistics#spectrum: expected a method without them.*choose a variant"):
+    with pytest.raises(Refused, match=r"statistics#spectrum: expected a method that sends none.*choose a variant"):
         job(small_federation, tmp_path, variant="elcfs", privacy=settings_).run()
     assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ def ledger(folder, floor=FLOOR, run="a") -> PrivacyLedger:
 def test_three_run_names_do_not_spend_the_floor_three_times(tmp_path):
     ledger(tmp_path, PrivacyFloor(), "first").enter(ONE)  # before the site asks for an epsilon
     ledger(tmp_path, run="second").enter(ONE)
-    expected = "privacy budget: expected at most 8, as this site's file says, found eps"
+    expected = "privacy budget: expected at most 8, the limit in the site file, found eps"
     with pytest.raises(MessageRefused, match=expected):
         ledger(tmp_path, run="third").enter(ONE)
     path = tmp_path / "privacy" / "Bern.jsonl"

@@ -22,18 +22,18 @@ def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_ba
         log.write({"deviation": float("nan")})
 
 
-CUT_OFF = "a line that was cut off, whose message had not left: read a copy of the file without this line"
+CUT_OFF = "the line was cut off before its message was sent: read a copy of the file without this line"
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (None, ": expected an audit file, found no such file; name a site's audit.jsonl"),
-        ("", ": expected an audit file: this site sent nothing yet, found an empty file"),
-        ('{"site": "a", "outcome": "sent"}\n{"site": "Ba', f", line 2: expected JSON, found no record; {CUT_OFF}"),
+        ("", ": expected an audit file, found an empty file: this site sent nothing yet"),
+        ('{"site": "a", "outcome": "sent"}\n{"site": "Ba', f", line 2: expected a JSON object, found text; {CUT_OFF}"),
         (
             '{"e": 5, "d": 4, "c": 3, "b": 2, "site": 1}',
-            ", line 1: expected a record of an audit, found keys ['b', 'c', 'd', 'e']; name a site's audit.jsonl",
+            ", line 1: expected an audit record, found keys ['b', 'c', 'd', 'e']; name a site's audit.jsonl",
         ),
     ],
 )

@@ -106,9 +106,9 @@ def test_an_image_that_comes_again_is_scored_once_and_none_may_be_left_out(node)
 )
 def test_a_round_on_one_image_many_times_sends_nothing(node, client):
     whole = "indices" in str(client)  # with the plan's own number as well as with the site's
-    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "this site's file")
+    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "the site file")
     site = node(client, least=least, own=own)
-    expected = rf"at least 2 images trained on in a round, as {whose} says, found 1 diff"
+    expected = rf"at least 2 images in a round of training \(set in {whose}\), found 1 diff"
     with pytest.raises(MessageRefused, match=expected):
         answered(site, Task.TRAIN)
     [line] = [line for line in read_lines(site) if line["task"] == "train"]

@@ -160,12 +160,12 @@ def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_l
 
 
 def test_refusals_in_full():
-    hint = "name a network of the catalogue, or install it at the site as a package that registers it"
+    hint = "choose a network of the catalogue, or install one at the site with a package that registers it"
     for shape, problem in (
-        ((3, 32, 32), "one that takes an image of this size, found a network that cannot be looked at"),
+        ((3, 32, 32), "a network that accepts an image of this size, found a network that cannot be checked"),
         (
             (3, 64, 64),
-            "no layer with a weight for each place of an image: its update would hold the image, found 1 such",
+            "no layer with one weight per pixel, whose update would reveal the image, found 1 such",
         ),
     ):
         client = toy_algo()

@@ -167,7 +167,7 @@ def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_sto
     assert last[0].equal(last[1])
     whole.ledger.unlink()
     assert whole.account(3)["releases"] == 3, "one for each stored round, at least"
-    assert f"{whole.ledger} has 0 of at least 3 releases: rounds that were repeated do not count" in caplog.text
+    assert f"{whole.ledger} has 0 of at least 3 releases: repeated rounds are not counted" in caplog.text
 
 
 def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(tmp_path):
@@ -185,7 +185,7 @@ def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(t
 
 def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
     settings = fixed(epsilon=epsilon(1.0, 2, 1e-5))
-    with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more mean, of at most"):
+    with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more round, above"):
         run(tmp_path, settings, 3)
     lines = [json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines()]
     assert [(line["round"], line["noise_multiplier"]) for line in lines] == [(0, 1.0), (1, 1.0)]
@@ -300,8 +300,8 @@ def test_refusals_in_full():
         with pytest.raises(MessageRefused) as error:
             noisy_update({"a": torch.zeros(1)}, received, **given)
         assert str(error.value.problems[0]) == (
-            "differential privacy: expected weights of the same network in the request, to which the update is "
-            "compared, found other tensors"
+            "differential privacy: expected the weights of the same network in the request, for "
+            "comparison with the update, found other tensors"
         )
     for value in (float("nan"), float("inf")):
         with pytest.raises(MessageRefused) as error:

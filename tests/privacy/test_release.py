@@ -63,24 +63,24 @@ def numbers(**fields) -> Message:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"kind": SECRET}, "message -> kind: expected one of the allow-list, found an unknown kind"),
+        ({"kind": SECRET}, "message -> kind: expected a kind on the allow-list, found an unknown kind"),
         ({"kind": Kind.PROTOTYPES}, "message -> kind: expected one of metrics, soft_masks, weights, found a kind that"),
-        ({"kind": Kind.METRICS}, "a kind that may not leave"),
-        ({"tensors": {**WEIGHTS, SECRET: MASKS}}, "the 3 names of the allow-list, found 1 with names that may not"),
-        ({"tensors": {"w": WEIGHTS["w"]}}, "message -> tensors: expected all of the allow-list, found 2 names missing"),
+        ({"kind": Kind.METRICS}, "a kind that may not leave the site"),
+        ({"tensors": {**WEIGHTS, SECRET: MASKS}}, "only the 3 tensors on the allow-list, found 1 in addition"),
+        ({"tensors": {"w": WEIGHTS["w"]}}, "message -> tensors: expected all of the allow-list, found 2 missing"),
         ({"tensors": {**WEIGHTS, "w": torch.zeros(1961)}}, "message -> w: expected shape (2,), found another shape"),
         ({"tensors": {**WEIGHTS, "w": torch.ones(2).double()}}, "w: expected torch.float32, found another dtype"),
-        ({"tensors": {**WEIGHTS, "w": SECRET}}, "message -> w: expected a plain tensor, found something else"),
+        ({"tensors": {**WEIGHTS, "w": SECRET}}, "message -> w: expected a plain tensor, found another type"),
         ({"tensors": {**WEIGHTS, "w": torch.zeros(2).to_sparse()}}, "a plain tensor"),
         (
             {"kind": Kind.SOFT_MASKS, "tensors": {"masks": MASKS - 1}},
-            "message -> masks: expected the site's own on the public images, found other values",
+            "message -> masks: expected the site's own masks of the public images, found other values",
         ),
         ({"metrics": {SECRET: 1.0}}, "a name that is not on the list"),
         ({"metrics": {"dice": SECRET}}, "message -> metrics -> dice: expected a finite number, found str"),
         ({"metrics": {f"term_a{n}": 0.0 for n in range(161)}}, "metrics: expected at most 160, found too many"),
-        ({"extra": {SECRET: SECRET}}, "message -> extra: expected none from a site, found words"),
-        ({"site": SECRET}, "message -> site: expected that of the request, found another one"),
+        ({"extra": {SECRET: SECRET}}, "message -> extra: expected no words from a site, found words"),
+        ({"site": SECRET}, "message -> site: expected the value of the request, found another value"),
         ({"round": 1961}, "message -> round"),
         ({"rounds": 1961}, "message -> rounds"),
         ({"seed": 1961}, "message -> seed"),
@@ -89,8 +89,8 @@ def numbers(**fields) -> Message:
         ({"n": -1961}, "message -> n: expected a whole number >= 0, found another value"),
         (
             {"n": 4},
-            "message -> n: expected tensors of at least 5 images, found fewer; "
-            "join with another site, or agree on another least_images",
+            "message -> n: expected tensors learned from at least 5 images, found fewer; "
+            "merge with another site, or agree on a lower least_images",
         ),
     ],
 )
@@ -106,9 +106,9 @@ def test_tensors_leave_after_training_only_and_to_this_site_only_and_every_probl
     with pytest.raises(MessageRefused) as error:
         release()(Task.TRAIN, request(), reply(seed=1, n=-1, tensors={SECRET: MASKS}))
     assert len(error.value.problems) == 4
-    with pytest.raises(MessageRefused, match="tensors: expected numbers only, found tensors that were not trained"):
+    with pytest.raises(MessageRefused, match="tensors: expected metrics only, found tensors without training"):
         release()(Task.EVALUATE, request(), reply())
-    with pytest.raises(MessageRefused, match="message -> site: expected one to this site, found a request to another"):
+    with pytest.raises(MessageRefused, match="message -> site: expected a request to this site, found a request to"):
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
     with pytest.raises(MessageRefused, match="a Message"):
         release()(Task.TRAIN, request(), SECRET)
@@ -138,14 +138,14 @@ def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(lea
         with pytest.raises(MessageRefused) as error:
             gate(task, request(), answer)
         assert [str(problem) for problem in error.value.problems] == [
-            f"quiet.json -> _method#leaves_site: expected what quiet declares, {found}; "
-            "add it there if the method is meant to send it"
+            f"quiet.json -> _method#leaves_site: expected only what quiet declares: {found}; "
+            "add it there if the method should send it"
         ]
 
 
 def test_a_declaration_does_not_widen_the_allow_list_nor_this_the_declaration():
     method, adapter = Method("loud", leaves_site=("weights", "predictions", "prototypes")), {"w": WEIGHTS["w"]}
-    with pytest.raises(MessageRefused, match="a kind that may not leave"):
+    with pytest.raises(MessageRefused, match="a kind that may not leave the site"):
         release(method=method)(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES))
     gate = ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.ADAPTER: adapter}), method=method)
     with pytest.raises(MessageRefused, match="found adapter"):
@@ -222,7 +222,7 @@ def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
         stream.write('{"time": "2026')
     assert noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply()).metrics["releases"] == 3
     assert noisy(tmp_path).releases.total() == 3
-    with pytest.raises(Refused, match="line 2: expected JSON"):
+    with pytest.raises(Refused, match="line 2: expected a JSON object"):
         read_audit(tmp_path / "audit.jsonl")
 
 
@@ -251,7 +251,7 @@ def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
         gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0), run=f"run-{number}")
         if number < 3:
             gate(Task.TRAIN, request(tensors=RECEIVED), reply())
-    expected = r"at most 20, as this site's file says, found epsilon 2\d.* over all of its"
+    expected = r"at most 20, the limit in the site file, found epsilon 2\d.* over all runs"
     with pytest.raises(MessageRefused, match=expected):
         gate(Task.TRAIN, request(tensors=RECEIVED), reply())
     assert not gate.releases, "what was refused was not sent"
@@ -353,8 +353,8 @@ def test_others_are_refused_by_their_number(records, found):
         required(Dataset(records))
     [problem] = refused.value.problems
     assert str(problem) == (
-        f"images that masks are exchanged of: expected images of this site's own public list alone, found {found}; "
-        "leave the data of sharing#plain to the variant"
+        f"images of the exchanged masks: expected only this site's public images, in order, found {found}; "
+        "do not override the data of sharing#plain"
     )
 
 
@@ -363,8 +363,8 @@ def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
     with pytest.raises(MessageRefused) as error:
         required(dataset)
     assert str(error.value.problems[0]) == (
-        "images that masks are exchanged of: expected a data set whose records are to be seen, found a "
-        f"{type(dataset).__name__}; leave sharing#plain to the variant"
+        "images of the exchanged masks: expected a dataset with a list of records, found a "
+        f"{type(dataset).__name__}; do not override sharing#plain"
     )
 
 
@@ -392,8 +392,8 @@ def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(ba
         with pytest.raises(MessageRefused) as error:
             refused()
         assert [str(problem) for problem in error.value.problems] == [
-            f"running statistics: expected at least {least} images behind them, as privacy#least_images says, "
-            f"found those of {behind}; a larger batch_size, or a smaller momentum of the network's normalisation layers"
+            f"running statistics: expected averages over at least {least} images (privacy#least_images), found "
+            f"averages over {behind}; increase batch_size, or decrease the momentum of normalisation layers"
         ]
 
 
@@ -428,7 +428,7 @@ def test_faults_87_and_96_answers_of_a_round_leave_so_often_and_no_more_restarts
         with pytest.raises(MessageRefused) as error:
             again(task, request(), make())
         assert [str(problem) for problem in error.value.problems] == [
-            f"{what}: expected at most 32 in a round, found one more; start a new run under another name"
+            f"{what}: expected at most 32 in a round, found one more; start a new run with another name"
         ]
     here(task, request(round=4), make(round=4))
     here(Task.TRAIN if task == Task.EVALUATE else Task.EVALUATE, request(), other())
@@ -437,7 +437,7 @@ def test_faults_87_and_96_answers_of_a_round_leave_so_often_and_no_more_restarts
 @pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
 def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
     release(rounds=9)(Task.EVALUATE, request(), numbers())
-    with pytest.raises(MessageRefused, match="round: expected 9 rounds, found one that the plan does not have"):
+    with pytest.raises(MessageRefused, match="round: expected one of 9 rounds, found a round of another plan"):
         release(rounds=9)(Task.EVALUATE, request(**fields), numbers(**fields))
 
 
@@ -449,8 +449,8 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
     with pytest.raises(MessageRefused) as error:
         ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=7)(Task.TRAIN, request(), answer)
     assert [str(problem) for problem in error.value.problems] == [
-        "round: expected at least 7 images trained on in a round, as this site's file says, found 6; "
-        "more local_steps, or a larger batch_size"
+        "round: expected at least 7 images in a round of training (set in the site file), found 6; "
+        "increase local_steps or batch_size"
     ]
     means = numbers(metrics={"iterations": 3, "term_supervised": 0.4})  # as of ``local_only``, which keeps its weights
     for least, left in ((6, means), (7, numbers(metrics={"iterations": 3}, extra={"withheld": "7"}))):
@@ -534,7 +534,7 @@ def test_of_the_smallest_batch_a_loader_tells_how_many_images_are_different_or_n
 
 
 def test_with_noise_scores_of_what_a_site_keeps_do_not_leave():
-    noised, reason = Privacy(1, DifferentialPrivacy()), "withheld: of what the site keeps, to which no noise is added"
+    noised, reason = Privacy(1, DifferentialPrivacy()), "withheld: scores of the site's own network, which has no noise"
     for keeps, privacy, left in (
         (True, noised, (0, {}, reason)),
         (False, noised, (40, {"dice": 0.8}, None)),

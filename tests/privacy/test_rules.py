@@ -118,26 +118,26 @@ def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, p
         (
             {CENTRAL: {"noise_multiplier": 2.0, "count_noise": 1.0}},
             [
-                f"#{CENTRAL}#count_noise: expected more than half of noise_multiplier, 1, found 1.0; null takes one "
-                "that fits; less would spend more than the whole epsilon on the quantile alone"
+                f"#{CENTRAL}#count_noise: expected more than half of noise_multiplier (1), found 1.0; null chooses a "
+                "value; with less, the quantile alone would use more than the whole epsilon"
             ],
         ),
         (
             {"statistics": {"graph": {"noise_multiplier": 1.0}, "prototypes": {"clip": 1.0, "noise_multiplier": 1.0}}},
             [
-                "#statistics#graph#noise_multiplier: expected a clip, which says how much noise that is, "
-                "found 1 without a clip; set clip, or noise_multiplier to 0",
-                "#statistics#prototypes#noise_multiplier: expected 0: they travel with counts of pixels, which noise "
-                "would spoil, found 1; set noise_multiplier to 0",
+                "#statistics#graph#noise_multiplier: expected a clip, which sets the scale of the noise, "
+                "found 1 without a clip; set clip, or set noise_multiplier to 0",
+                "#statistics#prototypes#noise_multiplier: expected 0, as prototypes are sent with pixel counts, which "
+                "noise would distort, found 1; set noise_multiplier to 0",
             ],
         ),
         (
             {SECURE: {}, CENTRAL: {}, LOCAL: {}},
             [
-                ": expected one of the two, found secure_aggregation and central_differential_privacy; the server "
-                "cannot clip what it does not see: take differential_privacy, at the sites",
-                ": expected one of the two, found noise at the sites and at the server; leave "
-                "central_differential_privacy null where the server is not trusted, else differential_privacy",
+                ": expected only one of them, found secure_aggregation and central_differential_privacy; the server "
+                "cannot clip updates that it does not see: use differential_privacy, at the sites",
+                ": expected only one of them, found noise at the sites and at the server; set "
+                "central_differential_privacy to null if the server is not trusted, else differential_privacy",
             ],
         ),
     ],
@@ -174,7 +174,7 @@ def test_of_plan_and_site_the_stricter_counts(floor, plan, expected):
 
 
 def test_a_site_with_an_epsilon_takes_no_part_in_a_run_without_noise():
-    with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise: .* found none; set it in"):
+    with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise, as .* found none; set it in"):
         PrivacyFloor(epsilon=2.0).under(Privacy())
 
 
@@ -215,8 +215,8 @@ def told(privacy: Privacy, strategy, **options) -> list[str]:
 
 def test_a_method_of_one_site_alone_is_no_federation():
     assert told(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
-        "variant: expected a method of a federation; of this one nothing leaves a site, found 'mine'; "
-        "run its train.json at that site (docs/methods.md), or choose another variant"
+        "variant: expected a federated method: with this one, a site sends nothing, found 'mine'; "
+        "run its train.json at the site (docs/methods.md), or choose another variant"
     ]
     require_possible(Privacy(), FedAvg(), Method("mine", leaves_site=("scores",)))
 
@@ -227,30 +227,28 @@ def test_sums_under_masks_and_noise_at_the_server_take_a_mean(setting, strategy)
     require_possible(Privacy(**setting), FedAvg(), None, UpdateGuard(), rounds=3, sites=3)
     [name] = setting
     assert told(Privacy(**setting), strategy()) == [
-        f"{WHERE}#{name}: expected a strategy that takes the mean of the sites' weights, as FedAvg "
-        f"does, found {strategy.__name__}, which has to see each site's answer; choose a variant that averages, such "
-        f"as samfed, or {name}: null"
+        f"{WHERE}#{name}: expected a strategy that needs only the mean of the sites' weights, such as "
+        f"FedAvg, found {strategy.__name__}, which needs each site's reply; choose a variant that averages, such "
+        f"as samfed, or set {name} to null"
     ]
 
 
 def test_sums_under_masks_take_a_guard_that_sees_no_update():
     guard = UpdateGuard(action="skip", largest_share=0.5)
-    where = (
-        f"{WHERE}#secure_aggregation: expected nothing that looks at each update, as the server sees their sum alone"
-    )
+    where = f"{WHERE}#secure_aggregation: expected no check of single updates, as the server sees only their sum"
     assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
-        f"{where}, found job#update_guard#largest_share; largest_share: null, or secure_aggregation: null",
+        f"{where}, found job#update_guard#largest_share; set largest_share or secure_aggregation to null",
         f"{where}, found job#update_guard#action 'skip'; "
-        "'clip', which then shortens the step of the mean, or secure_aggregation: null",
+        "set it to 'clip', which then shortens the mean's step, or set secure_aggregation to null",
     ]
 
 
 @pytest.mark.parametrize(
     ("threshold", "sites", "problem"),
     [
-        (5, 4, "from 3 to 4, of 4 sites, found 5; null takes the least"),
-        (5, 2, "from 2 to 2, of 2 sites, found 5; null takes the least"),
-        (None, 1, "from 2 to 1, of 1 sites, found 2; at least two sites; alone none is hidden in a sum"),
+        (5, 4, "from 3 to 4 for 4 sites, found 5; null sets the minimum"),
+        (5, 2, "from 2 to 2 for 2 sites, found 5; null sets the minimum"),
+        (None, 1, "from 2 to 1 for 1 sites, found 2; at least two sites: a sum of one hides nothing"),
     ],
 )
 def test_a_threshold_that_no_round_reaches_is_refused_with_the_rest(threshold, sites, problem):
@@ -266,15 +264,15 @@ def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest_with_a_mul
     require_possible(privacy, FedAvg())
     budget, mean = told(privacy, Prototypes(), rounds=2)
     assert budget.startswith(f"{WHERE}#central_differential_privacy#epsilon: expected at most 5, found 7.")
-    enough = float(budget.partition(" after 2 rounds; noise_multiplier ")[2].partition(",")[0])
+    enough = float(budget.partition(" after 2 rounds; set noise_multiplier to ")[2].partition(",")[0])
     large = CentralPrivacy(noise_multiplier=enough * 1.01, epsilon=5.0)
     require_possible(Privacy(central_differential_privacy=large), FedAvg(), rounds=2)
-    assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that takes the mean")
+    assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that needs only the mean")
     (budget,) = told(Privacy(differential_privacy=DifferentialPrivacy(epsilon=5.0)), FedAvg(), rounds=2)
     assert budget.startswith(f"{WHERE}#differential_privacy#epsilon: expected at most 5, found 7.")
 
 
-NETWORKS = "expected weights of one network, or predictions, found {}; choose a variant that exchanges those"
+NETWORKS = "expected weights of one network, or predictions, found {}; choose a variant that exchanges these"
 
 
 @pytest.mark.parametrize(
@@ -282,15 +280,15 @@ NETWORKS = "expected weights of one network, or predictions, found {}; choose a 
     [
         (
             Sending,
-            "expected weights alone, found weights with noise, and amplitude-spectrum windows beside them; "
-            "choose a variant that sends no statistic of images",
+            "expected only weights, found weights with noise, but amplitude-spectrum windows without; "
+            "choose a variant that sends no image statistics",
         ),
         (
             ReadsTerms,
-            "expected weights alone, found weights with noise, and means of loss terms beside them; choose a variant "
-            "that weighs sites by their images, such as samfed",
+            "expected only weights, found weights with noise, but means of loss terms without; choose a variant "
+            "that weights sites by their number of images, such as samfed",
         ),
-        (PersonalFedAvg, NETWORKS.format("weights of networks that sites keep")),
+        (PersonalFedAvg, NETWORKS.format("weights of networks that differ between sites")),
         (Prototypes, NETWORKS.format("an exchange of prototypes")),
         (Scores, NETWORKS.format("an exchange of none")),
     ],
@@ -298,7 +296,9 @@ NETWORKS = "expected weights of one network, or predictions, found {}; choose a 
 def test_noise_at_sites_takes_what_it_is_made_for(strategy, problem):
     privacy = Privacy(differential_privacy=DifferentialPrivacy())
     require_possible(privacy, FedAvg())
-    assert told(privacy, strategy()) == [f"{WHERE}#differential_privacy: {problem}, or differential_privacy: null"]
+    assert told(privacy, strategy()) == [
+        f"{WHERE}#differential_privacy: {problem}, or set differential_privacy to null"
+    ]
 
 
 def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
@@ -306,7 +306,8 @@ def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
     require_possible(Privacy(), Sending())
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
     assert told(Privacy(statistics=rules), Sending()) == [
-        f"{WHERE}#differential_privacy: expected its accountant, found no Opacus; pip install 'samfed-monai[privacy]'"
+        f"{WHERE}#differential_privacy: expected Opacus, which computes epsilon, found no such package; "
+        "pip install 'samfed-monai[privacy]'"
     ]
 
 
@@ -316,8 +317,7 @@ def test_what_leaves_of_images_is_said_before_a_run():
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
     assert notes_on_statistics(Privacy(statistics=rules), Sending(), "elcfs") == [
         "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 9 images, clipped to a "
-        "norm of 2, noise multiplier 0.5 (privacy#statistics#spectrum; docs/privacy.md says what that reveals of "
-        "them)"
+        "norm of 2, noise multiplier 0.5 (privacy#statistics#spectrum; docs/privacy.md says what they reveal)"
     ]
 
 
@@ -336,6 +336,6 @@ def test_a_site_with_too_few_images_is_told_so_before_round_0(strategy, options,
     privacy = Privacy(**options)
     assert too_few_images(least, privacy, strategy()) == []
     assert [str(problem) for problem in too_few_images(least - 1, privacy, strategy())] == [
-        f"images: expected at least {least} images to train on, as privacy#{where} says, "
-        "found fewer; join with another site, or agree on another least_images"
+        f"images: expected at least {least} training images (privacy#{where}), "
+        "found fewer; merge with another site, or agree on a lower least_images"
     ][: bool(where)]

@@ -201,7 +201,7 @@ def site(tmp_path):
     """Site a of three, after its training."""
     made = SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
     for task in STEPS:
-        with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
+        with pytest.raises(MessageRefused, match=f"{task.value} out of order"):
             made.answer(task, asked())
     numbers = replace(TRAINED, tensors={})
     assert made.hold(numbers) is numbers
@@ -213,10 +213,10 @@ def site(tmp_path):
 @pytest.mark.parametrize("task", STEPS[1:])
 def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
     for wrong, message in ((Task.KEYS, asked(round=1)), (task, asked())):
-        with pytest.raises(MessageRefused, match=f"{wrong.value} out of its turn"):
+        with pytest.raises(MessageRefused, match=f"{wrong.value} out of order"):
             site.answer(wrong, message)
     site.answer(Task.KEYS, asked())
-    with pytest.raises(MessageRefused, match="keys out of its turn"):
+    with pytest.raises(MessageRefused, match="keys out of order"):
         site.answer(Task.KEYS, asked())
 
 
@@ -231,10 +231,10 @@ def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
 )
 def test_a_table_of_another_kind_is_refused_and_ends_the_round_for_its_site(site, tensors):
     site.answer(Task.KEYS, asked())
-    with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
+    with pytest.raises(MessageRefused, match="aggregation: expected a table of 3 rows of 64 bytes, found another"):
         site.answer(Task.SHARES, asked(tensors))
     for task in STEPS:
-        with pytest.raises(MessageRefused, match="out of its turn"):
+        with pytest.raises(MessageRefused, match="out of order"):
             site.answer(task, asked())
 
 
@@ -259,7 +259,7 @@ def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_p
     seen, _ = attempt(tmp_path, cut=True, rounds=2)
     assert len(seen) == 1
     again, result = attempt(tmp_path, away="c", rounds=2)
-    why = "the round is skipped: its sum was begun with a, b, c, and c did not come back; a sum of the others would"
+    why = "the round is skipped: its sum started with a, b, c, but c did not return; a sum of the others would"
     assert f"round 1 of 2: {why}" in caplog.text
     assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
     assert why in result.records[0]["sites"]["a"]["reason"]
@@ -280,7 +280,7 @@ def test_a_site_that_comes_back_late_is_not_in_the_sum_that_was_begun_without_it
     attempt(tmp_path, away="c", cut=True)
     ((images, _),), result = attempt(tmp_path)
     assert images == 4
-    assert "it was not in this round's sum when that was begun" in result.records[0]["sites"]["c"]["reason"]
+    assert "this round's sum was started without it, before a restart" in result.records[0]["sites"]["c"]["reason"]
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
 
 
@@ -294,7 +294,7 @@ def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
 def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
     attempt(tmp_path, cut=True)
     (tmp_path / "secure_sum.json").unlink()
-    expected = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
+    expected = "expected the members of the earlier unmasked sum of this update: a, b, c, found c missing"
     with pytest.raises(Stopped, match=f"(?s)0 updates to add.*{expected}|1 updates to add.*{expected}"):
         attempt(tmp_path, away="c")
 
@@ -306,7 +306,7 @@ def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
     enter_sum(path, "plan", 1, "u1", ["a", "c"])
     assert len(path.read_text().splitlines()) == 2
     for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
-        expected = "before: a, b, found c more, b missing; go on when they are all there"
+        expected = "of this update: a, b, found c added, b missing; resume when all of them are there"
         with pytest.raises(MessageRefused, match=expected):
             enter_sum(path, run, round, update, ["a", "c"])
     enter_sum(path, "another plan", 0, "u2", ["b", "c"])
@@ -336,7 +336,7 @@ SMALL_ORDER[1, [0, SECRET]] = 1  # of b: a public key with which no member can a
     ("forged", "reason"),
     [
         (torch.eye(3, KEYS, dtype=torch.uint8).roll(1, 0), "rows of other members"),
-        (SMALL_ORDER, "a key with which no secret can be agreed"),
+        (SMALL_ORDER, "a key that allows no shared secret"),
     ],
 )
 def test_fault_95_keys_of_one_site_that_are_none_do_not_fail_the_others(tmp_path, forged, reason):
@@ -403,10 +403,10 @@ def test_any_shares_as_many_as_the_threshold_give_the_secret_back(secret, data):
 
 def test_fewer_shares_give_nothing_and_a_changed_one_is_refused():
     shares = split(b"s" * SECRET, range(5), 3)
-    with pytest.raises(MessageRefused, match="expected shares of one secret, as many as the threshold, found shares"):
+    with pytest.raises(MessageRefused, match="expected shares of one secret, at least the threshold, found shares"):
         joined({0: shares[0], 1: shares[1]})
     for wrong in ({**shares, 2: bytes(SHARE - 1) + b"\x01"}, {0: (2 ** (8 * SECRET)).to_bytes(SHARE, "big")}):
-        with pytest.raises(MessageRefused, match="shares that do not belong together"):
+        with pytest.raises(MessageRefused, match="shares that do not match"):
             joined(wrong)
     again = split(b"s" * SECRET, range(5), 3)
     assert all(shares[holder] != again[holder] for holder in range(5))
@@ -421,7 +421,7 @@ def test_the_stream_is_chacha20():
 def test_numbers_are_rounded_weighed_and_refused_where_the_sum_might_not_fit():
     tensors = {"b": torch.tensor([[0.5, -0.25], [3.0, 0.3]]), "a": torch.tensor(7)}
     assert as_vector(tensors, weight=3, fraction_bits=2, members=4).tolist() == [21, 6, -3, 36, 3]
-    expected = r"at most 2.1\S*e\+08, for the sum to fit in 64 bits, found a number of 1e\+09, of 1 images; a smaller"
+    expected = r"at most 2.1\S*e\+08, so that the sum fits in 64 bits, found 1e\+09, weighted by 1 images; lower "
     with pytest.raises(MessageRefused, match=expected):
         as_vector({"a": torch.tensor([-1e9, 1.0])}, weight=1, fraction_bits=32, members=5)
 
@@ -489,28 +489,28 @@ def test_self_masks_hide_a_vector_that_comes_after_others_have_given_its_masking
 
 def test_what_is_out_of_order_is_refused():
     members, keys, sealed = sealed_by(3)
-    zeros, few = np.zeros(2, dtype=np.int64), "expected at least 2, the threshold, so that no update is alone, found 1"
+    zeros, few = np.zeros(2, dtype=np.int64), "expected at least the threshold of 2, which hides each update, found 1"
     assert {len(key) for key in keys.values()} == {KEYS}
     assert {len(row) for rows in sealed.values() for row in rows.values()} == {SEALED}
     with pytest.raises(MessageRefused, match=few):
         members[0].shares({0: keys[0]})
     for wrong in ({**keys, 0: keys[1]}, {**keys, 2: keys[1]}, {1: keys[1], 2: keys[2]}):
-        with pytest.raises(MessageRefused, match="a list of keys that is not in order"):
+        with pytest.raises(MessageRefused, match="a wrong list of keys"):
             members[0].shares(wrong)
     for wrong in ({0: sealed[1][0], 1: sealed[1][0]}, {1: sealed[1][0], 7: sealed[2][0]}):
         with pytest.raises(MessageRefused, match="shares of another sender"):
             members[0].masked(zeros, wrong)
     changed = sealed[0][1][:-1] + bytes([sealed[0][1][-1] ^ 1])
     for receiver, mail in ((1, {0: changed}), (2, {1: sealed[2][1]})):  # the latter its own, sent back
-        with pytest.raises(MessageRefused, match="shares that were changed on their way"):
+        with pytest.raises(MessageRefused, match="shares that changed in transit"):
             members[receiver].masked(zeros, mail)
     members[0].masked(zeros, mail_of(0, sealed))
     with pytest.raises(MessageRefused, match=few):
         members[0].unmask([0])
-    with pytest.raises(MessageRefused, match="members whose shares are not here"):
+    with pytest.raises(MessageRefused, match="members without shares at this site"):
         members[1].unmask([1, 7])
     members[0].unmask([0, 1])
-    with pytest.raises(MessageRefused, match="members whose shares are not here"):
+    with pytest.raises(MessageRefused, match="members without shares at this site"):
         members[0].unmask([0, 2])  # the other kind of share of 1 and of 2
 
 
@@ -529,8 +529,8 @@ def test_fault_95_keys_with_which_no_secret_can_be_agreed_or_of_another_member_a
     require_keys(own, [other])
     for keys in (own[:SECRET] + point, point + own[SECRET:]):
         with pytest.raises(
-            MessageRefused, match="expected two public keys of X25519, found a key with which no secret"
+            MessageRefused, match="expected two valid public keys of X25519, found a key that allows no shared secret"
         ):
             require_keys(keys, [])
-    with pytest.raises(MessageRefused, match="expected keys of its own, found the keys of another member"):
+    with pytest.raises(MessageRefused, match="expected the member's own keys, found the keys of another member"):
         require_keys(own, [other, own])

@@ -102,28 +102,28 @@ def test_entries_are_clipped_and_noise_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "options", "given", "told"),
     [
-        (request(), {}, OWN, "found one that was not asked for"),
+        (request(), {}, OWN, "found a statistic that was not requested"),
         (request(statistics="graph"), {}, OWN, "found a kind that this site does not measure"),
         (ASKED, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
         (ASKED, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),
         (ASKED, {}, {"images": torch.zeros(2, 2)}, "expected windows, found other names"),
         (ASKED, {}, {"windows": torch.full((2, 2), float("inf"))}, "NaN or infinity"),
-        (ASKED, {"measured": Windows(4)}, OWN, "expected entries of at least 5 images each, found fewer"),
-        (ASKED, {"rules": {"spectrum": {"least_images": 10}}}, OWN, "10 images each, found fewer; join with another"),
+        (ASKED, {"measured": Windows(4)}, OWN, "expected entries from at least 5 images each, found fewer"),
+        (ASKED, {"rules": {"spectrum": {"least_images": 10}}}, OWN, "10 images each, found fewer; merge with another"),
         (
             ASKED,
             {"rules": {"spectrum": None}},
             OWN,
-            "privacy#statistics#spectrum: expected a method without them, found amplitude-spectrum windows, "
-            "which the method sends and the policy forbids; choose a variant that sends none, or let the plan",
+            "privacy#statistics#spectrum: expected a method that sends none, found amplitude-spectrum windows, "
+            "which the method sends and the policy forbids; choose a variant that sends none, or allow it in the plan",
         ),
         (
             ASKED,
             {"method": replace(METHOD, leaves_site=("weights", "scores"))},
             OWN,
-            "- styles.json -> _method#leaves_site: expected what styles declares, weights, scores, found spectrum; add",
+            "styles.json -> _method#leaves_site: expected only what styles declares: weights, scores, found spectrum;",
         ),
-        (ASKED, {"method": Method("old")}, OWN, "- _method#leaves_site: expected what old declares, nothing, found sp"),
+        (ASKED, {"method": Method("old")}, OWN, "_method#leaves_site: expected only what old declares: nothing, found"),
     ],
 )
 def test_anything_else_is_refused_with_what_to_do(asked, options, given, told):
@@ -141,10 +141,10 @@ def test_a_sites_own_file_names_the_only_kinds_that_leave():
 
 def test_what_is_forbidden_is_refused_before_any_work():
     require_possible(Privacy(), Styles(), METHOD)
-    with pytest.raises(Refused, match="expected what styles declares, weights, found spectrum"):
+    with pytest.raises(Refused, match="expected only what styles declares: weights, found spectrum"):
         require_possible(Privacy(), Styles(), replace(METHOD, leaves_site=("weights",)))
     forbidden = Privacy.from_json({"statistics": {"spectrum": None}})
-    with pytest.raises(Refused, match="statistics#spectrum: expected a method without them"):
+    with pytest.raises(Refused, match="statistics#spectrum: expected a method that sends none"):
         require_possible(forbidden, Styles(), METHOD)
     require_possible(forbidden, FedAvg(), METHOD)
 
@@ -184,7 +184,7 @@ def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
         (None, "found one mean feature per class, which the method sends and the policy"),
         (
             {"least_images": 41},
-            "1 problem\n  - message -> n: expected prototypes of at least 41 images, found fewer; join",
+            "1 problem\n  - message -> n: expected prototypes from at least 41 images, found fewer; merge",
         ),
     ):
         with pytest.raises(MessageRefused, match=problem):
@@ -194,11 +194,11 @@ def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
 def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
     rules = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}, "features": {}, "graph": None}})
     where = "federate.json -> privacy#statistics#"
-    found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
+    found, hint = "a rule for statistics that it does not send", "remove it, or choose a variant that sends them"
     assert [str(problem) for problem in unsent_rules(rules, Styles(), "elcfs")] == [
-        f"{where}features: expected a rule for spectrum, the kind that elcfs sends, found {found}; {hint}"
+        f"{where}features: expected a rule for spectrum, which elcfs sends, found {found}; {hint}"
     ]
-    none = "expected none: drflm sends no statistics"
+    none = "expected no rule, as drflm sends no statistics"
     assert [str(problem) for problem in unsent_rules(rules, FedAvg(), "drflm")] == [
         f"{where}{kind}: {none}, found {found}; {hint}" for kind in ("spectrum", "features")
     ]
