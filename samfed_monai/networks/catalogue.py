@@ -113,7 +113,7 @@ def client_network(
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        hint = "remove it, or take another network: those of SAM need a name that begins with sam_"
+        hint = "remove it, or choose another network: names of SAM networks begin with sam_"
         raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
     if start is not None:
         network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own

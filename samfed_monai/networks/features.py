@@ -147,7 +147,7 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str
             if stage is not None
         ]
     expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
-    hint = "choose such a network, or set the weight of what looks at features to 0"
+    hint = "choose such a network, or set the weight of the terms that use features to 0"
     raise refused(asked_by, type(network).__name__, expected, hint)
 
 
@@ -180,7 +180,7 @@ def head_of(network: nn.Module) -> nn.Module:
         if isinstance(head, nn.Module):
             return head
     expected = f"a network with one of {list(HEADS)}"
-    hint = "use a network of the catalogue, or name its head like one of these"
+    hint = "use a network of the catalogue, or give its head one of these names"
     raise refused("network", found=type(network).__name__, expected=expected, hint=hint)
 
 
@@ -189,7 +189,7 @@ def feature_width(network: nn.Module) -> int:
     for module in head_of(network).modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             return int(module.in_channels)
-    raise refused("network", found="a head without a convolution", expected="one")
+    raise refused("network", found="a head without a convolution", expected="a convolution")
 
 
 SELECTION = "selection"
@@ -258,9 +258,9 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
     """
     where, part = "network_def#site_channels", _encoder_of(network)
     channels = _deepest(part) if part is not None else None
-    expected = "a network whose encoder shows its feature maps, as mobile_sam_fpn or deeplabv3plus_resnet18"
+    expected = "a network whose encoder returns its feature maps, such as mobile_sam_fpn or deeplabv3plus_resnet18"
     unfit = [Problem(where, type(network).__name__, expected, "choose another network_name")]
-    found = whole(where, places, "the most sites that there can be", least=2)
+    found = whole(where, places, "the maximum number of sites", least=2)
     if part is None or channels is None:
         raise Refused([*found, *unfit])
     require(found)
@@ -283,8 +283,8 @@ def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
     found = getattr(_encoder_of(network), SELECTION, None)
     if isinstance(found, ChannelSelection):
         return found
-    hint = "set network_def#site_channels to the most sites that there can be, for instance 16"
-    raise refused(asked_by, found="no channel selection", expected="a network that has one", hint=hint)
+    hint = "set network_def#site_channels to the maximum number of sites, for instance 16"
+    raise refused(asked_by, found="no channel selection", expected="a network with channel selection", hint=hint)
 
 
 def _selected(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:

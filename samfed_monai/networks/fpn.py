@@ -103,7 +103,7 @@ class FeatureGroups(nn.Module):
     def __init__(self, width: int, groups: Sequence[int]) -> None:
         super().__init__()
         if len(groups) != 2 or any(type(number) is not int or number < 1 for number in groups):
-            expected, hint = "two whole numbers of 1 or more, or none", "as published: [4, 2]"
+            expected, hint = "two whole numbers of 1 or more, or none", "published are [4, 2]"
             raise refused("network_def#feature_groups", repr(groups), expected, hint)
         self.fine, self.coarse = GroupAttention(width, groups[0]), GroupAttention(width, groups[1])
         self.mix = nn.Sequential(
@@ -295,7 +295,7 @@ def load_trunk(network: nn.Module, weights: str | Path) -> None:
         sam = build_sam(BASE, weights, 256)
     else:
         if header.base != BASE:
-            found = f"{Path(weights).name}, the adapter of a {header.base}"
+            found = f"{Path(weights).name}, an adapter of {header.base}"
             hint = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
             raise refused("encoder_weights", found, f"an adapter of {BASE} (MobileSAM)", hint)
         checkpoint = find_checkpoint(BASE)

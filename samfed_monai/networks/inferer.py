@@ -52,7 +52,7 @@ def bf16_possible(enabled: Switch, device_type: str) -> bool:
 
 @lru_cache  # once per process
 def _warn_float32(device_type: str) -> None:
-    text = "bf16 is true, but the %s of this machine does not compute bfloat16: going on in float32 (auto does so, too)"
+    text = "bf16 is true, but the %s of this machine does not support bfloat16: continuing in float32 (as with auto)"
     logger.warning(text, device_type)
 
 

@@ -46,7 +46,7 @@ class Intake:
         """Yields the problems of training batches of these sizes, by the id of the setting."""
         for where, images in batches.items():
             if images < self.least_batch:
-                expected = f"at least {self.least_batch}: its batch norm sees one pixel an image"
+                expected = f"at least {self.least_batch}, as its batch norm sees only one pixel per image"
                 hint = f"set {where} to {self.least_batch} or more"
                 yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, hint=hint)
 

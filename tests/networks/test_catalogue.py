@@ -102,8 +102,8 @@ def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
     ("weights", "message"),
     [
         ("efficientnet_lite0", "set encoder_weights to null, or network_name to deeplabv3plus_efficientnet_lite0"),
-        ("mobile_sam", "these are for mobile_sam_fpn, found 'mobile_sam' for deeplabv3plus_resnet18"),
-        ("efficientnet_lite1", r"no such file; check the path, or name one of \['mobile_sam', 'efficientnet_lite0'\]"),
+        ("mobile_sam", "not those for mobile_sam_fpn, found 'mobile_sam' for deeplabv3plus_resnet18"),
+        ("efficientnet_lite1", r"no such file; check the path, or use one of \['mobile_sam', 'efficientnet_lite0'\]"),
     ],
 )
 def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, message):

@@ -45,7 +45,7 @@ def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatc
     room._warn_float32.cache_clear()
     with caplog.at_level(logging.WARNING, "samfed_monai"):
         assert [room.bf16_possible(enabled, "cpu") for _ in range(3)] == [gains and enabled is not False] * 3
-    warning = ["bf16 is true, but the cpu of this machine does not compute bfloat16: going on in float32"]
+    warning = ["bf16 is true, but the cpu of this machine does not support bfloat16: continuing in float32"]
     expected = warning if enabled is True and not gains else []
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == expected
 

@@ -24,10 +24,10 @@ def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
     with pytest.raises(Refused) as refused:
         split_keys(NAMES, shared=("*.weight", "Head.*", "b*"), where="toy")
     assert [str(problem) for problem in refused.value.problems] == [
-        "toy -> shared: expected at least one, found no name like 'Head.*'; correct the pattern or leave it out",
-        "toy -> shared: expected at least one, found no name like 'b*'; correct the pattern or leave it out",
+        "toy -> shared: expected at least one, found no name like 'Head.*'; correct the pattern or remove it",
+        "toy -> shared: expected at least one, found no name like 'b*'; correct the pattern or remove it",
     ]
-    both = r"toy: expected one of both, found 'head.weight' both shared and personal; let one pattern alone match it"
+    both = r"toy: expected only one of them, found 'head.weight' both shared and personal; change the patterns"
     with pytest.raises(Refused, match=both):
         split_keys(NAMES, shared=("*.weight",), personal=("head.*",), where="toy")
 
@@ -77,7 +77,7 @@ def test_the_norm_layers_of_sam_are_those_of_its_neck_and_its_upscaling_too():
         (["Head.*"], "names begin with stem, ln1, head"),
         ("head.*", r"a list of patterns, found 'head\.\*'; for instance \[\"segmentation_head"),
         ([1], "a list of patterns"),
-        (["*"], "at least one that is shared, found every name"),
+        (["*"], "at least one shared name, found every name"),
     ],
 )
 def test_fault_56_a_pattern_that_is_not_meant_so_is_refused(patterns, message):

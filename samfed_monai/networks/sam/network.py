@@ -100,7 +100,7 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
     if outputs is None:
         hint = "set network_name to sam_vit_t, or disable the terms that need its two paths"
         expected = "the prediction of a sam_vit network in train mode"
-        raise refused("network", found="a prediction without paths", expected=expected, hint=hint)
+        raise refused("network", found="a prediction without two paths", expected=expected, hint=hint)
     return outputs
 
 
@@ -276,4 +276,4 @@ def require_experts(network: Any, where: str) -> None:
         raise refused(where, type(network).__name__, "a SAM network with experts", hint)
     if not network.expert_layers:
         hint = f"set network_def#experts to 4, or disable {where}"
-        raise refused(where, "a SAM network without experts", "one with experts", hint)
+        raise refused(where, "a SAM network without experts", "a network with experts", hint)

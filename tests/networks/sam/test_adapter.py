@@ -63,7 +63,7 @@ def test_fault_75_a_flipped_bit_is_refused_and_so_is_a_file_without_a_checksum(w
     del fields["checksum"]
     save_tensors(tmp_path / "none.safetensors", adapted_tensors(network), {"adapter": json.dumps(fields)})
     for name in ("flipped", "none"):
-        with pytest.raises(Refused, match="expected the tensors that were written, found other bytes"):
+        with pytest.raises(Refused, match="expected the tensors as written, found another checksum"):
             load_adapter(tmp_path / f"{name}.safetensors", sam(), **BELONGS)
 
 
@@ -85,7 +85,7 @@ def test_fault_29_an_adapter_of_another_base_size_or_public_set_is_refused(writt
     hints = {problem.where.rpartition(" ")[2]: problem.hint for problem in refused.value.problems}
     assert hints["size"].startswith("set size of teacher.json to 64 (in a federation --teacher#size 64), or fit")
     assert hints["base"].startswith("set base of teacher.json to vit_t (in a federation --teacher#base vit_t), or fit")
-    assert hints["base_sha256"].startswith("put the weights of SAM in place that it was fitted on (`samfed weights`)")
+    assert hints["base_sha256"].startswith("install the SAM weights that it was fitted on (`samfed weights`)")
 
 
 def test_files_that_are_no_adapter_or_one_of_another_version_are_refused(tmp_path):

@@ -86,7 +86,7 @@ def test_normalisation_is_sams_own():
 
 def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
     torch.save(tiny(64).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
-    with pytest.raises(Refused, match=r"another network's weights .*; name the base that they are of") as refused:
+    with pytest.raises(Refused, match=r"another network's weights .*; set base to the SAM of these weights") as refused:
         build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=64)
     assert len(refused.value.problems) <= 6, "five of them, and what they mean"
 

@@ -133,7 +133,7 @@ def test_train_mode_carries_path_and_usage_and_eval_mode_nothing():
     assert sam_outputs(network(images(), path="global")).routing is None
     with torch.no_grad():
         assert sam_outputs(network(images())).routing is None
-    with pytest.raises(Refused, match=r"found a prediction without paths; set network_name to sam_vit_t"):
+    with pytest.raises(Refused, match=r"found a prediction without two paths; set network_name to sam_vit_t"):
         sam_outputs(network.eval()(images()))
 
 
