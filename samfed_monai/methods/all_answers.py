@@ -67,7 +67,7 @@ class AllAnswers(Strategy):
             self.global_weights = self.combine(answers)
         elif answers:
             name, least = type(self).__name__, self.least_sites
-            logger.warning("round %d: %d answers, %s needs %d; the model stays", round + 1, len(answers), name, least)
+            logger.warning("round %d: %d answers, %s needs %d: model unchanged", round + 1, len(answers), name, least)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)

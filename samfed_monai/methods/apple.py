@@ -152,8 +152,8 @@ class AppleSharing(TrainerSharing):
         trained = self.trained()
         core = self._core if self._core.numel() else _flat(trained.values())
         if core.numel() != sum(weight.numel() for weight in trained.values()):
-            hint = "start the run again in another output_dir"
-            raise message_refused("site", "the core model of another network", "this network's", hint)
+            hint = "start the run again with another output_dir"
+            raise message_refused("site", "the core model of another network", "the core model of this network", hint)
         device = next(iter(trained.values())).device
         rows = [
             core.to(device) if place == self._place else _flat(tensors[core_name(place, n)].to(device) for n in trained)
@@ -169,8 +169,8 @@ class AppleSharing(TrainerSharing):
         prior, place = tensors[PRIOR], tensors.get(PLACE)
         sound = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
         if not sound or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
-            expected, hint = "a prior of every site, and this site's place in it", "use the strategy Apple"
-            raise message_refused("message -> prior", "something else", expected, hint)
+            expected, hint = "a prior for each site, and this site's index", "use the strategy Apple"
+            raise message_refused("message -> prior", "another content", expected, hint)
         others = [each for each in range(len(prior)) if each != int(place)]
         first, state = core_name(others[0], ""), get_state_dict(self.network)
         names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()
@@ -243,7 +243,7 @@ class Apple(FedAvg):
     exchange = Exchange(own_networks=True)
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        require_least(sites, 2, "a mixture of their core models", "take the variant local_only")
+        require_least(sites, 2, "a mixture of their core models", "choose the variant local_only")
 
     def prior(self) -> Tensor:
         """Returns ``p_0``, each site's share of all images: (N,) float32, in the order of :attr:`Server.sites`."""

@@ -167,7 +167,7 @@ class ClusteredFedAvg(FedAvg):
         self._collected = Collected(StatisticKind.GRAPH, {GRAPH: empty_graph(levels)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
+        hint = "lower strategy#clusters, or set strategy#least to 1: a cluster of one site keeps its own model"
         require_least(sites, self.clusters * self.least, f"{self.clusters} clusters of at least {self.least}", hint)
 
     @property
@@ -233,9 +233,9 @@ class ClusteredFedAvg(FedAvg):
             sites = [site for site, place in self._place.items() if place == number]
             logger.info("cluster %d: %s", number + 1, ", ".join(sites))
             if len(sites) == 1:
-                logger.warning("cluster %d is %s alone: its model is its own", number + 1, sites[0])
+                logger.warning("cluster %d has only %s, which keeps its own model", number + 1, sites[0])
         if len(self._models) < self.clusters:
-            line = "clusters: %d where %d were asked for; no other cut of the sites' tree leaves each at least %d sites"
+            line = "%d clusters instead of %d: no other cut of the sites' tree leaves each cluster at least %d sites"
             logger.warning(line, len(self._models), self.clusters, self.least)
 
     def _join(self, site: str) -> None:

@@ -180,6 +180,6 @@ class AdaptFrom:
     def __call__(self, engine: Any) -> None:
         """Loads the model."""
         if in_federation(engine):
-            expected, hint = "one site's own run", "leave `model` out with samfed federate, or run train.json alone"
+            expected, hint = "the run of a single site", "remove `model` for samfed federate, or run train.json alone"
             raise refused("before#adapt (AdaptFrom)", found="a federation", expected=expected, hint=hint)
         engine.network.load_state_dict(trained_weights(engine.network, str(self.path)), strict=False)

@@ -67,7 +67,7 @@ class DistributionallyRobust(LearnedWeights):
     def require_terms(self, names: Sequence[str]) -> None:
         known = sorted({*names, SUPERVISED})
         if not any(self.number == name or self.number.startswith(f"{name}_") for name in known):
-            expected = f"the term whose mean decides what a site weighs, one of {known}"
+            expected = f"the term whose mean sets a site's weight, one of {known}"
             hint = did_you_mean(self.number, known) or "enable that term"
             raise refused("strategy#number", repr(self.number), expected, hint)
 

@@ -299,7 +299,7 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         if self.rounds_before_warm_start >= server.rounds:
             found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
             hint = "raise rounds, or lower terms#contrast#rounds"
-            raise refused("strategy#rounds", found, "a round that is left for the labels", hint)
+            raise refused("strategy#rounds", found, "at least one more round, for the labels", hint)
         like: dict[str, Tensor] = {}
         if self.statistic is not None:
             network = server.networks[server.sites[0]]().eval()

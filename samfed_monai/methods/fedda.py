@@ -197,8 +197,8 @@ class CyclicTargets(FedAvg):
     exchange = Exchange()  # needs each site's update, not only the mean
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        hint = "take the variant fedda, whose target is the global network"
-        require_least(sites, 2, "one to be another's target", hint)
+        hint = "choose the variant fedda, whose target is the global network"
+        require_least(sites, 2, "one as the target of another", hint)
 
     def target_of(self, site: str, round: int) -> str:
         """Returns the site whose network is ``site``'s target in ``round``, >= 1."""

@@ -163,7 +163,7 @@ class HeadThenBody(PartsInTurn):
             "head": [weight for weight in trained if weight in head],
             "body": [weight for weight in trained if weight not in head],
         }
-        self.settle(engine, parts, hint="leave this handler out")
+        self.settle(engine, parts, hint="remove this handler")
 
     def __call__(self, engine: Any) -> None:
         """Sets the trainable weights of one iteration."""
@@ -356,7 +356,7 @@ class SiteCodes(PersonalFedAvg):
 
     def require_names(self, shared: Sequence[str]) -> None:
         if not any(name.endswith(CODES) for name in shared):
-            expected, hint = "a network that knows its site", "set network_def#site_channels, for instance to 16"
+            expected, hint = "a network with site codes", "set network_def#site_channels, for instance to 16"
             raise refused("strategy", found=f"no weights {CODES}", expected=expected, hint=hint)
 
     def attach(self, server: Server) -> SiteCodes:
@@ -366,7 +366,7 @@ class SiteCodes(PersonalFedAvg):
         places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
         if len(sites) > places:
             where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
-            raise refused(where, f"{len(sites)} sites", f"at most {places}, the places of the network", hint)
+            raise refused(where, f"{len(sites)} sites", f"at most {places}, the limit of the network", hint)
         taken = torch.zeros(places)
         taken[: len(sites)] = 1
         self.codes = {site: torch.stack([torch.eye(places)[place], taken]) for place, site in enumerate(sites)}

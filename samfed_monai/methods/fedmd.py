@@ -76,7 +76,7 @@ class Consensus(Strategy):
     _sum: Tensor | None
 
     def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
-        hint = "leave exchange out, or take the variant hssf, whose server has a network"
+        hint = "remove exchange, or choose the variant hssf, whose server has a network"
         require(
             one_of("strategy#average", average, Average),
             one_of("strategy#exchange", exchange, ["predictions"], hint),

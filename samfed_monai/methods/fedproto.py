@@ -235,8 +235,8 @@ class Prototypes(Strategy):
         for site, width in widths.items():
             if width != widths[first]:
                 found = f"{widths[first]} channels at {first}, {width} at {site}"
-                hint = "choose networks of one width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
-                raise refused("sites", found=found, expected="features of one width", hint=hint)
+                hint = "choose networks of the same width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
+                raise refused("sites", found=found, expected="features of the same width", hint=hint)
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
         return super().attach(server)
 
@@ -254,7 +254,7 @@ class Prototypes(Strategy):
             values = update.tensors[name]
             if bool(((values < least) | (values > most)).any()):
                 expected = f"numbers from {least:g} to {most:g}"
-                problems.add(f"message -> {name}", found="one that is out of range", expected=expected)
+                problems.add(f"message -> {name}", found="a number outside this range", expected=expected)
         if len(problems):
             raise MessageRefused(problems)
         self._answers[site] = ClassSums(update.tensors[MEANS], update.tensors[COUNTS])

@@ -45,5 +45,5 @@ class AlternatingParts(PartsInTurn):
         trained = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
         names = {"personal": split.personal, "shared": split.shared}
         parts = {part: [trained[name] for name in names[part] if name in trained] for part in names}
-        hint = "name one in personal, for instance segmentation_head.*, or leave this handler out"
+        hint = "add a layer to personal, for instance segmentation_head.*, or remove this handler"
         self.settle(engine, parts, hint=hint)

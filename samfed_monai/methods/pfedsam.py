@@ -163,21 +163,21 @@ class DecoupledStages(PartsInTurn):
             raise refused(self.where, type(network).__name__, "a network with a global and a personal path", hint)
         groups = {group["name"]: group["params"] for group in network.parameter_groups()}
         if "personal" not in groups:
-            hint = "set network_def#experts to 4, or leave this handler out"
+            hint = "set network_def#experts to 4, or remove this handler"
             problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", hint=hint)
         held = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
         for name, weights in groups.items():
             missing = sum(id(weight) not in held for weight in weights)
             if missing:
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
-                hint = 'let its params be {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
-                problems.add(self.where, found=found, expected="one that holds them all", hint=hint)
+                hint = 'set its params to {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
+                problems.add(self.where, found=found, expected="an optimizer of all tensors", hint=hint)
         if self.share < 1 or engine.state.epoch_length is None:
             problems.extend(self.too_few(engine.state.epoch_length))
         trained = {id(weight) for group in groups.values() for weight in group}
         named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
         parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
-        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
+        hint = f"correct the pattern or remove it; trained names begin with {parts}"
         with problems.collected():
             matched = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
             never = {named[name] for name in matched}

@@ -461,7 +461,7 @@ class RefinedLabelTerm(Term):
             self._checkpoint()
         except Refused:
             hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
-            expected = f"its weights, which {self.where} refines pseudo-labels with"
+            expected = f"its weights, with which {self.where} refines pseudo-labels"
             raise refused(f"SAM {self.base}", found="none here", expected=expected, hint=hint) from None
 
     def _checkpoint(self) -> str:
@@ -492,7 +492,7 @@ class RefinedLabelTerm(Term):
         if number % self.every == 0:
             with eval_mode(engine.network):
                 taken = sum(self._refined(engine, records))
-            line = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
+            line = "%s, round %d: %d of %d images have a pseudo-label, of which %d are new"
             logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), taken)
         self._labelled = len(self.store) / max(1, len(records))
         self._round = number

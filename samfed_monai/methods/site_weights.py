@@ -84,7 +84,7 @@ class LearnedWeights(FedAvg):
         name = f"term_{self.number}"
         if name not in update.metrics:
             expected = f"the mean of the term {self.number!r}, which decides this site's weight"
-            hint = "let strategy -> number be a term of the bundle that is on"
+            hint = "set strategy -> number to an enabled term of the bundle"
             raise message_refused(f"message -> metrics -> {name}", "nothing", expected, hint)
         return float(update.metrics[name])
 
@@ -121,7 +121,7 @@ class LearnedWeights(FedAvg):
         if self.server.guard is None:
             return learned
         weights = self.server.guard.capped(learned)
-        text = "%s has learned a weight of %.3g and counts as %.3g in the mean (job#update_guard#largest_share)"
+        text = "%s has a learned weight of %.3g, limited to %.3g in the mean (job#update_guard#largest_share)"
         for site, weight in weights.items():
             if weight < learned[site]:
                 logger.info(text, site, learned[site], weight)

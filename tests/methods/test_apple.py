@@ -110,9 +110,9 @@ def test_before_anybody_answered_the_site_trains_what_it_was_sent():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"prior": torch.tensor([1.0])}, "expected a prior of every site, and this site's place in it"),
+        ({"prior": torch.tensor([1.0])}, "expected a prior for each site, and this site's index"),
         ({"prior": torch.tensor([1.5, -0.5])}, "use the strategy Apple"),
-        ({"place": torch.tensor(2)}, "expected a prior of every site"),
+        ({"place": torch.tensor(2)}, "expected a prior for each site"),
         ({"core_1.a": torch.zeros(3)}, r"core_1\.a: expected shape \(4,\), found shape \(3,\)"),
         ({"core_1.c": torch.zeros(3)}, "1 with unknown names"),
         ({"core_1.b": torch.tensor([1.0, float("nan")])}, "NaN"),
@@ -178,7 +178,7 @@ def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
     sent = strategy.configure(1)["s0"].tensors
     assert sent["prior"].tolist() == pytest.approx([0.5, 1 / 6, 1 / 3])
     assert sent["core_2.a"].tolist() == START[:4]
-    with pytest.raises(Refused, match=r"strategy: expected 2 sites or more, .*, found 1; take .*local_only"):
+    with pytest.raises(Refused, match=r"strategy: expected 2 sites or more, .*, found 1; choose .*local_only"):
         Apple().require_sites(["a"])
     Apple().require_sites(["a", "b"])
 

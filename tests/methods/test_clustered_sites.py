@@ -162,17 +162,17 @@ def test_one_cluster_is_fedavg_and_asks_for_nothing() -> None:
 
 
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
-    told = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or let"
+    told = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or set"
     with pytest.raises(Refused, match=told):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
     caplog.set_level(logging.INFO)
     begun({**PLACES, "c": 0.2, "d": 9.0}, least=1)
-    assert "cluster 2 is d alone: its model is its own" in caplog.text
-    assert "asked for" not in caplog.text, "there are as many clusters as that"
+    assert "cluster 2 has only d, which keeps its own model" in caplog.text
+    assert "instead of" not in caplog.text, "there are as many clusters as that"
     caplog.clear()
     begun(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
-    told = "clusters: 2 where 3 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
+    told = "2 clusters instead of 3: no other cut of the sites' tree leaves each cluster at least 2 sites"
     assert told in caplog.text
 
 

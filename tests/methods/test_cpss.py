@@ -134,7 +134,7 @@ def test_without_labels_the_loss_and_its_gradient_are_zero():
 def test_in_a_federation_the_servers_model_is_the_start(tmp_path):
     save_tensors(tmp_path / "model.safetensors", weights(toy_network()), {})
     trainer = toy_trainer([AdaptFrom(path=tmp_path / "model.safetensors"), TermLogger()])
-    message = r"before#adapt \(AdaptFrom\): expected one site's own run, found a federation; .* `model` out"
+    message = r"before#adapt \(AdaptFrom\): expected the run of a single site, found a federation; remove `model`"
     with pytest.raises(Refused, match=message):
         next_round(trainer, 0, 1)
     next_round(toy_trainer([AdaptFrom(), TermLogger()]), 0, 1)

@@ -267,5 +267,5 @@ def test_the_warm_start_follows_the_last_of_its_rounds_and_happens_once():
 
 
 def test_a_run_without_rounds_for_labels_is_refused():
-    with pytest.raises(Refused, match=r"strategy#rounds: expected a round that is left .*3 of 3 rounds.*raise rounds"):
+    with pytest.raises(Refused, match=r"strategy#rounds: expected at least one more .*3 of 3 rounds.*raise rounds"):
         aggregated(fedca.ContrastBeforeLabels(rounds=3))

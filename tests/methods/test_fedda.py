@@ -162,7 +162,7 @@ def test_a_target_that_did_not_answer_is_the_global_network_and_one_site_has_non
     strategy = attached(fedda.CyclicTargets())
     a_round(strategy, answers(0, a=1.0, c=3.0))
     assert targets(strategy, 1) == {"a": None, "b": 3.0, "c": 1.0}
-    with pytest.raises(Refused, match=r"strategy: expected 2 sites or more, .* found 1; take the variant fedda"):
+    with pytest.raises(Refused, match=r"strategy: expected 2 sites or more, .* found 1; choose the variant fedda"):
         strategy.require_sites(["a"])
 
 

@@ -158,7 +158,7 @@ def test_too_few_steps_and_a_part_without_weights_are_refused() -> None:
     steps = r"one step for each part, found 2 steps with a share of 0\.85; set local_steps to 7 or"
     with pytest.raises(Refused, match=steps):
         in_turn(0.85, 2)
-    with pytest.raises(Refused, match="expected trainable layers in each part, found none in the body part; leave"):
+    with pytest.raises(Refused, match="expected trainable layers in each part, found none in the body part; remove"):
         in_turn(0.5, 2, frozen)
 
 
@@ -329,10 +329,10 @@ def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
 
 
 def test_sites_without_a_place_and_networks_without_codes_are_refused() -> None:
-    message = r"strategy: expected .*knows its site, found no weights selection\.codes; set network_def#site_channels"
+    message = r"strategy: expected .*with site codes, found no weights selection\.codes; set network_def#site_channels"
     with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().require_names(["w"])
-    message = r"site_channels: expected at most 1, the places of the network, found 2 sites; set it to 2 or more"
+    message = r"site_channels: expected at most 1, the limit of the network, found 2 sites; set it to 2 or more"
     with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 1)}))
     full = fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 2)})).configure(0)
@@ -372,7 +372,7 @@ def test_a_network_chooses_in_its_encoder_and_so_does_its_copy(name: str) -> Non
 
 
 def test_other_networks_and_too_few_places_are_refused() -> None:
-    with pytest.raises(Refused, match=r"site_channels: expected the most sites that there can be >= 2, found 1"):
+    with pytest.raises(Refused, match=r"site_channels: expected the maximum number of sites >= 2, found 1"):
         client_network("basic_unet", load=False, site_channels=1)
-    with pytest.raises(Refused, match=r"(?s)site_channels: .*>= 2, found '3'.*shows its feature maps.*found Parts"):
+    with pytest.raises(Refused, match=r"(?s)site_channels: .*>= 2, found '3'.*returns its feature maps.*found Parts"):
         select_channels(Parts(), "3")  # type: ignore[arg-type]

@@ -234,7 +234,7 @@ def test_the_first_round_says_nothing_and_the_second_sends_the_means():
 
 
 def test_features_of_two_widths_are_refused_with_both_sites():
-    with pytest.raises(Refused, match=r"sites: expected features of one width, found 2 channels at a, 3 at b"):
+    with pytest.raises(Refused, match=r"sites: expected features of the same width, found 2 channels at a, 3 at b"):
         strategy(a=2, b=3)
 
 

@@ -38,7 +38,7 @@ def test_the_head_moves_alone_and_then_the_body_alone_in_every_epoch():
     ("personal", "share", "steps", "message"),
     [
         (["tail.*"], 0.5, 3, r"found no name like 'tail\.\*'"),
-        ([], 0.5, 3, "found none in the personal part; name one in personal"),
+        ([], 0.5, 3, "found none in the personal part; add a layer to personal"),
         (["1.running_mean"], 0.5, 3, "found none in the personal part"),
         (HEAD, 0.9, 2, r"found 2 steps with a share of 0\.9; set local_steps to 10 or more, or lower share"),
         (HEAD, 0.5, 1, "found 1 steps with a share"),

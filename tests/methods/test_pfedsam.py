@@ -92,8 +92,8 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
 @pytest.mark.parametrize(
     ("handler", "network", "message"),
     [
-        (pfedsam.LoadBalanceTerm, PLAIN, "terms#load_balance: expected one with experts"),
-        (pfedsam.ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected one with experts"),
+        (pfedsam.LoadBalanceTerm, PLAIN, "terms#load_balance: expected a network with experts"),
+        (pfedsam.ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected a network with experts"),
         (pfedsam.MutualDistillationTerm, PLAIN, "found a SAM network without experts; set .*to 4, or disable"),
         (
             pfedsam.MutualDistillationTerm,
@@ -188,7 +188,7 @@ def test_all_else_that_is_wrong_is_refused_together():
         f"an optimizer without 1 of the {count} shared tensors",
         "1 steps with a share of 0.5",
     ]
-    hint = json.loads(refused.value.problems[1].hint.removeprefix("let its params be "))
+    hint = json.loads(refused.value.problems[1].hint.removeprefix("set its params to "))
     assert hint == {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}
     assert strict_problems({"optimizer": {"params": hint}}, file=True) == []
 

@@ -86,7 +86,7 @@ def test_fewer_sites_than_protect_are_refused_and_in_a_round_they_leave_the_mode
     rule(name).require_sites(["site"] * least)
     strategy = attached(rule(name), least, [5.0] * 3)
     assert answered(strategy, [[1.0] * 3] * (least - 1))["w"].tolist() == [5.0] * 3
-    assert caplog.messages == [f"round 1: {least - 1} answers, {kind} needs {least}; the model stays"]
+    assert caplog.messages == [f"round 1: {least - 1} answers, {kind} needs {least}: model unchanged"]
     assert answered(strategy, [[2.0] * 3] * least, round=1)["w"].tolist() == [2.0] * 3
 
 

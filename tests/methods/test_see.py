@@ -309,7 +309,7 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypat
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     monkeypatch.delenv("SAMFED_DATA", raising=False)
     told = (
-        r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; "
+        r"SAM vit_t: expected its weights, with which terms#see refines pseudo-labels, found none here; "
         r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
     engine = engine_of(nn.Identity(), guide_names=("weak",))

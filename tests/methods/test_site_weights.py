@@ -95,7 +95,7 @@ def test_a_site_that_does_not_say_its_number_is_left_out():
     strategy.configure(0)
     text = (
         "message -> metrics -> term_gap: expected the mean of the term 'gap', which decides this site's weight, "
-        "found nothing; let strategy -> number be a term of the bundle that is on"
+        "found nothing; set strategy -> number to an enabled term of the bundle"
     )
     with pytest.raises(MessageRefused) as caught:
         strategy.accept(0, "a", silent)
@@ -137,7 +137,7 @@ def test_the_guards_cap_holds_for_learned_weights(share, counts, caplog):
     with caplog.at_level("INFO"):
         one_round(strategy, *(said(site, 0.0, 1.0, 1) for site in "abc"))
     assert list(strategy.weights.values()) == pytest.approx(counts, abs=1e-12)
-    told = "a has learned a weight of 1 and counts as 0.5 in the mean (job#update_guard#largest_share)"
+    told = "a has a learned weight of 1, limited to 0.5 in the mean (job#update_guard#largest_share)"
     assert (told in caplog.messages) == (share == 0.5)
     # a alone has other weights than the model: what is left of them is a's part of the mean
     answers = [said("a", 4.0, 1.0, 1), said("b", 0.0, 1.0, 1), said("c", 0.0, 1.0, 1)]
