@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTACKS = {
-    "membership": "was an image in the training set? by its loss",
-    "lira": "the same, by shadow models (slow)",
+    "membership": "was an image in the training set? (by its loss)",
+    "lira": "the same question, answered with shadow models (slow)",
     "inversion": "image reconstruction from a gradient or an update",
     "planted": "a layer planted by the server, and the defences against it",
 }
@@ -39,12 +39,12 @@ def _number(default: int, least: int, words: str, *attacks: str) -> Any:
 class Options:
     """Options of ``samfed audit --attack``: the amount of work."""
 
-    images: int = _number(64, 1, "at most so many images of each group, chosen by hash")
-    shadows: int = _number(16, 16, "shadow models of lira, an even number", "lira")
-    shadow_steps: int = _number(200, 0, "optimizer steps of each", "lira")
+    images: int = _number(64, 1, "maximum number of images per group, chosen by hash")
+    shadows: int = _number(16, 16, "number of shadow models of lira, even", "lira")
+    shadow_steps: int = _number(200, 0, "optimizer steps of each shadow model", "lira")
     steps: int = _number(200, 1, "steps of a reconstruction", "inversion")
     batch: int = _number(4, 1, "images behind an attacked update", "inversion", "planted")
-    seed: int = _number(0, 0, "of every draw")
+    seed: int = _number(0, 0, "seed of all random draws")
 
 
 def named(words: str) -> list[str]:

@@ -67,7 +67,7 @@ def attack_inversion(target: Target, options: Options) -> Finding:
             found = invert(network, target.loss, update, image.shape, mask, target.blank, options)
             found = in_order_of_truth(found, image)
             attempt = f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else "")
-            known = "with" if with_statistics else "without" if moving else "no running ones"
+            known = "with" if with_statistics else "without" if moving else "no running statistics"
             scores = against_blank(found, image, target.blank)
             rows.append({"network": start, "observed": attempt, "statistics": known, **scores})
             caption = f"{start}, {attempt}, batch norm statistics: {known}. Truth, reconstruction, blank image."
@@ -75,14 +75,14 @@ def attack_inversion(target: Target, options: Options) -> Finding:
             shown.append(Shown(f"inversion-{len(rows)}", caption, strip))
     hit = [row for row in rows if row["reconstructed"]]
     verdict = [
-        f"Of {len(rows)} attempts {len(hit)} came nearer to an image than the blank image is ({GAIN_DB:g} dB, or SSIM)"
+        f"Of {len(rows)} attempts {len(hit)} came closer to an image than the blank image ({GAIN_DB:g} dB, or SSIM)"
         + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else ".")
     ]
     verdict += [
         "The setting favours the attacker: masks are known, and a real round's augmentation and unlabelled terms are "
-        "left out. The result holds for this optimiser and number of steps; it is no proof of safety.",
-        "Effective: more images and more steps per round (a site's own `least_images` counts them), group instead of "
-        "batch normalisation, predictions instead of weights, differential privacy. The release filter alone is not.",
+        "left out. The result holds for this optimiser and number of steps; it does not prove safety.",
+        "Effective: more images and more steps per round (a site's `least_images` sets a minimum), group instead of "
+        "batch normalisation, predictions instead of weights, differential privacy. Not effective: the release filter.",
     ]
     return Finding(
         "inversion",

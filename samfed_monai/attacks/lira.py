@@ -40,13 +40,13 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
         Refused: fewer than 16 shadow models, an odd number, or too few images with masks.
     """
     if options.shadows < LEAST_SHADOWS or options.shadows % 2:
-        expected = f"an even number from {LEAST_SHADOWS}: each image is in half of them"
+        expected = f"an even number from {LEAST_SHADOWS}, as each image is in half of the models"
         raise refused("--shadows", found=str(options.shadows), expected=expected)
     groups = [each for each in target.groups if len(each) and each.labels is not None]
     member = np.concatenate([np.full(len(each), each.member) for each in groups]) if groups else np.zeros(0, bool)
     if member.sum() < 8 or (~member).sum() < 8:
         found = f"{member.sum()} training and {(~member).sum()} test images with masks"
-        raise refused("lira", found=found, expected="8 of each at least")
+        raise refused("lira", found=found, expected="at least 8 of each")
     labels = torch.cat([each.labels for each in groups if each.labels is not None])
     pool = Images("all", True, torch.cat([each.images for each in groups]), labels)
     signals, inside = shadow_signals(target, pool, options, folder)
@@ -74,7 +74,7 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
         [sentence(row["model"].capitalize(), row) for row in rows]
         + [
             "In the second row, members and non-members are drawn from the same images, and the shadow models are "
-            "trained like the attacked one: an upper estimate of what this network memorises of so few images.",
+            "trained like the attacked model: an upper estimate of how much this network memorises of so few images.",
             "Effective: differential privacy, more images per site, fewer steps.",
         ],
     )

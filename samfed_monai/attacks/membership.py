@@ -59,7 +59,7 @@ _GENERAL = (
     "`auc without model` separates the same two groups by colour, contrast and the mask's area alone: where it is "
     "high, the groups differ in their images, and the AUC says little about memorisation.",
     "Effective: fewer passes over each image, and differential privacy, which bounds every such attack. The release "
-    "filter is not. Who receives the released model is a matter of the agreement between the sites.",
+    "filter does not help. The sites' agreement decides who receives the released model.",
 )
 
 

@@ -139,7 +139,7 @@ def attack_planted(target: Target, options: Options) -> Finding:
         [
             f"Without a defence {best['reconstructed']} of {best['of']} images were reconstructed from one update, "
             f"the best at {best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
-            "The site's network inspection refuses it before any image is shown. "
+            "The site's network inspection refuses the network before it sees any image. "
             + (f"Not stopped by: {'; '.join(open_ones)}." if open_ones else ""),
             "Not covered: a thumbnail of 16 x 16 pixels, several small layers in combination, and weights planted in a "
             "network of the catalogue, which reveal no whole image but make reconstruction from an update easier.",

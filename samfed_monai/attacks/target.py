@@ -74,7 +74,7 @@ class Target:
         """
         own = [each for each in self.groups if each.member and each.name != PUBLIC and len(each)]
         if not own:
-            raise refused("data list", found="no training images of a site", expected="some of one site")
+            raise refused("data list", found="no training images of a site", expected="training images of a site")
         return next((each for each in own if each.labels is not None), own[0])
 
     def masks_of(self, group: Images, count: int) -> Tensor:
@@ -133,11 +133,11 @@ def target_of_run(
     given |= {"datalist": datalist or run.setting("datalist"), "data_root": data_root or run.setting("data_root")}
     missing = [name for name, value in given.items() if not value]
     hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
-    require([Problem(str(folder), f"no word of {name}", "one", hint) for name in missing])
+    require([Problem(str(folder), f"no {name}", "one", hint) for name in missing])
     listed, root = DataList.load(str(given["datalist"])), str(given["data_root"])
     if several(listed.classes):
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
-        raise refused(str(folder), found=found, expected=expected, hint="attacks know one class so far")
+        raise refused(str(folder), found=found, expected=expected, hint="attacks support only one class")
     ids = {**settings_of(models.server), **network_overrides(models.server)}
     config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
     loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")

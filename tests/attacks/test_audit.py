@@ -72,7 +72,7 @@ def test_a_run_is_attacked_from_the_command_line(run, small_federation, capsys):
     places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
     words = [str(run), "--attack", "membership,planted"]
     assert main(["audit", *words, *places]) == 2
-    assert "expected one, found no word of bundle; give --bundle" in capsys.readouterr().err
+    assert "expected one, found no bundle; give --bundle" in capsys.readouterr().err
     assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0
     told = capsys.readouterr().out
     assert told.startswith("Membership inference by loss\n  - public: ")

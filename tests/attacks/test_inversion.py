@@ -60,7 +60,7 @@ def test_every_kind_of_update_is_tried_and_shown():
     assert len(found.shown) == len(rows) == 10
     assert found.shown[0].png().startswith(b"\x89PNG")
     _, none = tried(plain_net, 2)
-    assert [statistics for _, _, statistics in none] == ["no running ones"] * 6
+    assert [statistics for _, _, statistics in none] == ["no running statistics"] * 6
     # one image alone: its gradient is not tried twice
     torch.manual_seed(1)
     first, one = tried(plain_net, 1)

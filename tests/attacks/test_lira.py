@@ -61,9 +61,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("shadows", "count", "refusal"),
     [
-        (14, 12, "--shadows: expected an even number from 16: each image is in half of them, found 14"),
-        (17, 12, "--shadows: expected an even number from 16: each image is in half of them, found 17"),
-        (16, 4, "lira: expected 8 of each at least, found 8 training and 4 test images with masks"),
+        (14, 12, "--shadows: expected an even number from 16, as each image is in half of the models, found 14"),
+        (17, 12, "--shadows: expected an even number from 16, as each image is in half of the models, found 17"),
+        (16, 4, "lira: expected at least 8 of each, found 8 training and 4 test images with masks"),
     ],
 )
 def test_too_few_images_and_too_few_or_odd_shadow_models_are_refused(tmp_path, shadows, count, refusal):

@@ -53,7 +53,7 @@ def test_the_page_says_what_leaked_and_what_stopped_it():
     assert rows["differential privacy"]["stopped"]
     assert not rows["strict check of what is sent"]["stopped"]
     assert rows["the site's network inspection"]["stopped"]
-    assert "refuses it before any image is shown" in found.verdict[1]
+    assert "refuses the network before it sees any image" in found.verdict[1]
     assert found.verdict[1].endswith("strict check of what is sent (no class is forbidden).")
 
 
