@@ -59,7 +59,7 @@ class SiteImages:
     classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        hint = "null takes all images"
+        hint = "null uses all images"
         require(whole("train.json -> limit", self.limit, "a number of images", least=1, or_null=True, hint=hint))
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
@@ -214,5 +214,5 @@ class PublicSet:
 
 def check_public_limit(limit: int | None) -> None:
     """Refuses a number of public images that leaves none to train on or none to hold out."""
-    hint = "null takes all; one image at least is held out"
+    hint = "null uses all images; at least one image is held out"
     require(whole("teacher.json -> public_limit", limit, "a number of images", least=2, or_null=True, hint=hint))

@@ -69,7 +69,7 @@ def parameters_of(
         return list(network.parameters())
     rest, chosen = dict(network.named_parameters()), []
     begin = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
-    correct = f"correct the pattern or leave it out; names begin with {begin}"
+    correct = f"correct the pattern or remove it; names begin with {begin}"
     for index, group in enumerate(groups):
         options = dict(group)
         patterns, rate = options.pop("params", None), options.get("lr", 1.0)
@@ -156,5 +156,5 @@ class SiteAlone(HandlerGroup):
 
 def _require_images(engine: Any) -> None:
     if not len(engine.data_loader.dataset):
-        hint = "list public images with masks, or choose a variant that learns from the site's own images alone"
-        raise Refused([Problem("train#dataset", found="no image", expected="images to train on", hint=hint)])
+        hint = "list public images with masks, or choose a variant that trains only on the site's own images"
+        raise Refused([Problem("train#dataset", found="no image", expected="training images", hint=hint)])

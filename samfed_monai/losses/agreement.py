@@ -269,8 +269,8 @@ class AgreementSettings:
             problems += in_range(where, value, least=0, most=1)
             if name not in read and value != default:
                 rules = " or ".join(rule for rule, names in READ_BY_RULE.items() if name in names)
-                expected, hint = f"{default}, as the rule {self.rule} does not read it", f"or set rule to {rules}"
-                problems.append(Problem(where, repr(value), expected, f"leave it out, {hint}"))
+                expected, hint = f"{default}, as the rule {self.rule} does not use it", f"or set rule to {rules}"
+                problems.append(Problem(where, repr(value), expected, f"remove it, {hint}"))
         require(problems)
 
 

@@ -163,7 +163,7 @@ class Calibration:
     def __post_init__(self) -> None:
         rising = all(list(each) == sorted(each) for each in (self.estimates, self.dice))
         if not rising or len(self.estimates) != len(self.dice):
-            raise ValueError("estimates and Dice of another number, or that decrease")
+            raise ValueError("estimates and Dice that differ in number, or decrease")
 
     @classmethod
     def fit(cls, groups: Iterable[Group]) -> Calibration | None:

@@ -20,7 +20,7 @@ QUALITY = "quality"
 """Key of the quality in an exported file's metadata, as JSON text, or in a bundle's ``metadata.json``, as an object."""
 
 _SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("quality.schema.json"))
-_HINT = "delete it, or make it anew: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
+_HINT = "delete it, or create it again: samfed evaluate BUNDLE --model MODEL … --split validation --calibrate"
 
 
 def quality_path(model: Path) -> Path:
@@ -47,7 +47,7 @@ def read_quality(model: Path) -> Quality:
         return Quality()
     content = read_json(path)
     if not model.is_dir() and isinstance(content, dict) and content.get(WEIGHTS) != sha256_file(model):
-        found, expected = f"{str(content.get(WEIGHTS))[:12]}, which are others", f"the SHA-256 of {model.name}"
+        found, expected = f"{str(content.get(WEIGHTS))[:12]}, a hash of other weights", f"the SHA-256 of {model.name}"
         raise refused(f"{path} -> {WEIGHTS}", found, expected, _HINT)
     return quality_of(content, str(path))
 

@@ -53,7 +53,7 @@ def hausdorff95(
         ValueError: a mask is empty; :func:`samfed_monai.metrics.segmentation_scores` has the convention for it.
     """
     if not prediction.any() or not label.any():
-        raise ValueError("HD95 of an empty mask is not defined; segmentation_scores holds the convention for it")
+        raise ValueError("HD95 of an empty mask is undefined; segmentation_scores has the convention for it")
     box = _box(prediction | label)  # does not change distances
     scale = np.ones(label.ndim) if spacing is None else np.array(spacing)
     one, other = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))

@@ -171,6 +171,6 @@ def validate_results(results: Any, *, where: str = "results.json") -> list[Probl
         found, names = repr(results["selected"]), sorted(results["models"])
         problems.append(Problem(f"{where} -> selected", found=found, expected=f"one of the models {names}"))
     for name in sorted(results.get("unseen", {}).keys() & results["sites"].keys()):
-        expected = "a hospital that is no site of the training"
-        problems.append(Problem(f"{where} -> unseen#{name}", found="a site of the same name", expected=expected))
+        expected = "a hospital that took no part in training"
+        problems.append(Problem(f"{where} -> unseen#{name}", found="a training site", expected=expected))
     return problems

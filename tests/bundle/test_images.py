@@ -39,7 +39,7 @@ def test_each_split_has_its_images_and_only_the_oracle_reads_unlabelled_labels(m
 
 def test_the_limit_leaves_the_public_set_whole_and_is_not_below_one(made):
     assert [len(images(made, limit=1).records(split)) for split in ("public", "unlabelled", "test")] == [4, 1, 1]
-    message = r"train\.json -> limit: expected a number of images >= 1, or null, found 0; null takes all images"
+    message = r"train\.json -> limit: expected a number of images >= 1, or null, found 0; null uses all images"
     with pytest.raises(Refused, match=message):
         images(made, limit=0)
 

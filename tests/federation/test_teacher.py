@@ -153,7 +153,7 @@ def test_the_teachers_row_can_be_left_out_and_is_no_part_of_its_recipe(tmp_path)
 @pytest.mark.parametrize("limit", [1, 0, 2.5])
 def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
     few = stage(tmp_path, public_limit=limit)
-    expected = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null takes"
+    expected = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null uses"
     with pytest.raises(Refused, match=expected):
         few.dry_run("lora")
     few.dry_run("off")  # no teacher, nothing to refuse

@@ -261,7 +261,7 @@ def test_the_file_is_beside_the_weights_and_refused_beside_others_or_in_a_runs_f
     assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
     assert read_quality(model) == Quality(HALF)
     model.write_bytes(b"others")
-    expected = "model_sha256: expected the SHA-256 of model.pt, found .*, which are others; delete"
+    expected = "model_sha256: expected the SHA-256 of model.pt, found .*, a hash of other weights; delete"
     with pytest.raises(Refused, match=expected):
         read_quality(model)
     assert write_quality(Quality(HALF), tmp_path) == tmp_path / "quality.json"

@@ -144,8 +144,8 @@ def test_a_threshold_of_0_or_1_is_one_and_it_is_refused_where_its_rule_does_not_
         if name in READ.get(rule, ()):
             assert getattr(AgreementSettings(rule=rule, **{name: value}), name) == value
             continue
-        expected = f"agreement#{name}: expected {default}, as the rule {rule} does not read it, found {value}; leave it"
-        with pytest.raises(Refused, match=f"{expected} out, or set rule to "):
+        expected = f"agreement#{name}: expected {default}, as the rule {rule} does not use it, found {value}; remove it"
+        with pytest.raises(Refused, match=f"{expected}, or set rule to "):
             AgreementSettings(rule=rule, **{name: value})
 
 

@@ -102,7 +102,7 @@ def test_masks_of_two_sizes_and_distances_of_an_empty_one_are_refused():
         with pytest.raises(ValueError, match=r"expected two masks \(H, W\) of one size"):
             segmentation_scores(np.zeros(shape, bool), np.zeros((4, 4), bool))
     for full in (True, False):
-        with pytest.raises(ValueError, match="HD95 of an empty mask is not defined"):
+        with pytest.raises(ValueError, match="HD95 of an empty mask is undefined"):
             hausdorff95(np.full((4, 4), full), np.full((4, 4), not full))
 
 

@@ -24,7 +24,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "networks": ({"Basel": None}, r"expected a string, found null"),
     "traffic#up_bytes_per_round": (-0.5, "expected at least 0, found -0.5"),
     "selected": ("swa", r"expected one of the models \['best', 'last'\], found 'swa'"),
-    "unseen": ({"Basel": {}}, "expected a hospital that is no site of the training, found a site of the same name"),
+    "unseen": ({"Basel": {}}, "expected a hospital that took no part in training, found a training site"),
 }
 """Place to a wrong value and the message."""
 
