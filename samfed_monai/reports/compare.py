@@ -54,7 +54,7 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     unlike |= {row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1}
     if mixed := sorted(unlike):
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
-        notes.append(f"{what}: its mean and spread are over both.")
+        notes.append(f"{what}: its mean and spread cover both.")
     for images, so in _LACKING.items():
         scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
         counts = {run: of[images] for run, of in scores.items() if images in of}
@@ -69,13 +69,13 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
-        notes.append("Fewer than three seeds: the spread is not to be relied on.")
+        notes.append("Fewer than three seeds: the spread is not reliable.")
     return notes
 
 
 _LACKING = {
-    "test images": "averages, worst sites and verdicts are not over the same images",
-    "test images of hospitals that took no part": "their average over these is left out, or over other images",
+    "test images": "averages, worst sites and verdicts are not of the same images",
+    "test images of hospitals that took no part": "their average is missing, or is of other images",
 }
 """Kinds of scored images, with the consequence if runs differ in their number. Runs of methods without a model for
 unseen hospitals have no such images."""
@@ -106,13 +106,13 @@ def _gap_notes(group: Group) -> list[str]:
         return []
     floor, ceiling = group.dice_of(FLOOR), group.dice_of(CEILING)
     notes = [
-        f"There is no {name} row, so the share of the gap closed cannot be given."
+        f"There is no {name} row, so the share of the gap closed cannot be computed."
         for name, found in ((FLOOR, floor), (CEILING, ceiling))
         if not found.n
     ]
     room = ceiling.minus(floor)
     if room.n and sum(room.by_seed.values()) <= 0:
-        notes.append(f"{CEILING} does not lead {FLOOR}: the share of the gap closed is not defined.")
+        notes.append(f"{CEILING} does not lead {FLOOR}: the share of the gap closed is undefined.")
     return notes
 
 
@@ -225,7 +225,7 @@ def read_runs(runs: Runs) -> list[RunData]:
     for run in read:
         folder, first = run.folder.resolve(), read[0]
         if folder in seen:
-            problems.add(str(run.folder), found="it twice", expected="each run once", hint="leave one out")
+            problems.add(str(run.folder), found="this run twice", expected="each run once", hint="remove one")
         seen.add(folder)
         (own, sites), (expected, known) = (
             (of["hashes"].get("datalist"), sorted(of["sites"])) for of in (run.results, first.results)

@@ -68,8 +68,8 @@ def verdict(group: Group) -> str | None:
     cell, other = cells["dice"], f"{closest.title} (`{closest.name}`)"
     mean, method = as_difference(cell.mean or 0.0), group.mode.method
     if cell.spread is None:
-        return f"One seed: {method}'s Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
-    by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; "
+        return f"One seed: {method}'s Dice is {mean} against the strongest other row, {other}; no spread, no verdict."
+    by = f"Dice {mean} ± {cell.spread:.3f} against the strongest other row, {other}; "
     by += f"ahead in {ahead(cell)} of {counted(cell.n, 'seed')}."
     level = [row.title for row, of in found if word_of(of["dice"]) == LEVEL and row is not closest]
     but = f" Within the spread of: {', '.join(level)}." if level else ""
@@ -199,9 +199,9 @@ def spell(key: str, cell: Cell | None) -> str:
 
 
 UNSCORED = (
-    "No site reported a test score, so nothing here says which row is better. What each costs is known, and "
-    "how far its network and its teacher draw the same masks of the sites' own images (1 is the same): look at those "
-    "in each run's report.html. A few masks at one site, in its test split, would decide it."
+    "No site reported a test score, so no row can be called better. The tables show what each row costs, and how far "
+    "its network and its teacher agree on the sites' own images (1 is full agreement): look at these images in each "
+    "run's report.html. A few masks in the test split of one site would show which row is better."
 )
 
 

@@ -26,7 +26,7 @@ TRUST = {
     "sure_agreement": "Dice with the student's sure pixels",
     "trust": "Trust in the teacher's label",
 }
-RELIABILITY = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
+RELIABILITY = "Reliability is 1 where teacher, student and its moving average agree, and scales SAM's weight."
 EXPERTS = (
     "Share of all assignments of tokens that went to each local expert, mean over the layers; "
     "expert least is the smallest share of any expert in any layer."
@@ -171,7 +171,7 @@ def comparison_figure(table: Table) -> Picture:
     ax.set_xlabel("average test Dice", fontsize=9)
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far outside. Behind a mean are its network's parameters."
+        "an arrow marks a row far outside. After each mean: the parameters of its network."
     )
     return Picture("comparison", "Average test Dice", text, png(figure))
 

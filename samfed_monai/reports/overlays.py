@@ -36,7 +36,7 @@ OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 
 RIM = 32
 SHADE = 0.5
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
-OTHER = "the hash of this data list is not that of the run's; give --datalist and --data-root of the run"
+OTHER = "this data list has another hash than the run's; give --datalist and --data-root of the run"
 
 
 def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Pixels:

@@ -238,9 +238,9 @@ class PairedTest:
         seeds = f", each the mean of {self.seeds} seeds" if self.seeds > 1 else ""
         p, size = as_p(self.holm), f"{abs(self.difference):.3f}"
         word = f"{'higher' if self.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
-        means = "These images do not tell the two apart"
+        means = "These images show no significant difference"
         if self.holm < ALPHA:
-            means = "Chance among images alone seldom makes such a difference"
+            means = "Such a difference is unlikely to be chance among images"
         return (
             f"{pair}{seeds}: Dice is {word} on average "
             f"({100 * LEVEL:.0f} % interval {as_difference(self.low)} to {as_difference(self.high)}), "
@@ -357,7 +357,7 @@ def _test(row: Row, other: Row, runs: Sequence[RunData], others: Sequence[RunDat
     results = [run.results for seed in seeds for run in (left[seed], right[seed])]
     least = max(LEAST, *(int((of.get("privacy") or {}).get("least_images") or 0) for of in results))
     if len(apart) < least:
-        raise _Untested(f"they have {len(apart)} test images in common, and a test takes at least {least}")
+        raise _Untested(f"they have {len(apart)} test images in common, but a test needs at least {least}")
     better, worse = sum(value > 0 for value in apart), sum(value < 0 for value in apart)
     numbers = (len(seeds), len(apart), better, worse, fmean(apart), *bootstrap_interval(apart), signed_rank(apart))
     return PairedTest(row, other, *numbers)

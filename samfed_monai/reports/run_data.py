@@ -112,7 +112,7 @@ class RunData:
         folder = path.parent
         going = unfinished and not path.is_file() and bool(stored_rounds(folder))
         if not going and not path.is_file():
-            hint = "name a finished run; an interrupted one goes on with the command that started it"
+            hint = "name a finished run; the command that started an interrupted run resumes it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
         results = results_so_far(folder) if going else read_json(path)
         if not going and (problems := validate_results(results, where=str(path))):
@@ -276,7 +276,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         seeds=run.get("seeds"),
         command=commands[-1] if commands else None,
         caveats=[
-            f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
+            f"The run is not finished: {len(records)} of {last['rounds']} rounds are stored, no test image is scored."
         ],
     )
 

@@ -88,7 +88,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
     assert "1 of 3 rounds so far, about 10 s left · seed 7" in pages[0]
     assert "2 of 3 rounds so far" in pages[1]
     best = ("Best Dice so far", "0.825", "round 2, 4 validation images")  # (0.6 + 3 * 0.9) / 4
-    for text in (*best, "The run goes on: 2 of 3 rounds are stored"):
+    for text in (*best, "The run is not finished: 2 of 3 rounds are stored"):
         assert text in pages[1]
     assert "No overlays for" not in pages[1]
     assert not (tmp_path / "run.log").exists(), "that is the run's own"

@@ -44,12 +44,12 @@ def test_spreads_and_differences_are_over_seeds_and_paired_by_them(table):
 def test_without_floor_or_ceiling_or_where_it_does_not_lead_there_is_no_share(runs, tmp_path):
     table = comparison_table([run for run in runs if "oracle" not in run.name])
     assert table.row("samfed").gap is None
-    assert "There is no oracle row, so the share of the gap closed cannot be given." in table.notes
+    assert "There is no oracle row, so the share of the gap closed cannot be computed." in table.notes
     dices = {"dp_only": 0.8, "oracle": 0.8, "samfed": 0.9}
     table = comparison_table(write_run(tmp_path / variant, variant, 0, dice) for variant, dice in dices.items())
     assert table.row("samfed").gap is None
-    assert "oracle does not lead dp_only: the share of the gap closed is not defined." in table.notes
-    assert "Fewer than three seeds: the spread is not to be relied on." in table.notes
+    assert "oracle does not lead dp_only: the share of the gap closed is undefined." in table.notes
+    assert "Fewer than three seeds: the spread is not reliable." in table.notes
 
 
 def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
     text = str(refused.value)
     assert "refused: 3 problems" in text
     assert "nothing: expected a finished run folder, found no results.json" in text
-    assert f"{runs[0]}: expected each run once, found it twice; leave one out" in text
+    assert f"{runs[0]}: expected each run once, found this run twice; remove one" in text
     assert f"other -> data list: expected {'d' * 64}" in text
     assert "compare runs of one data list" in text
     with pytest.raises(Refused, match="runs: expected at least one finished run, found none"):
@@ -121,7 +121,7 @@ def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say
     without = write_run(tmp_path / "m/2", "samfed", 2, 0.8)  # its options
     assert comparison_table([*mixed, without]).notes[:2] == [
         "Runs have different image sizes (samfed: 128, 448): their HD95, in pixels, cannot be compared.",
-        "Seeds of one row were run with different settings or bundles (samfed): its mean and spread are over both.",
+        "Seeds of one row were run with different settings or bundles (samfed): its mean and spread cover both.",
     ]
     assert not any("settings" in note for note in comparison_table([mixed[1], without]).notes)
 
@@ -146,7 +146,7 @@ def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_
     assert table.row("local_only").cells["traffic"].mean == 0
     assert own.gap is None
     assert table.row("samfed").gap == pytest.approx(0.6)
-    assert "Heterogeneous: There is no oracle row, so the share of the gap closed cannot be given." in table.notes
+    assert "Heterogeneous: There is no oracle row, so the share of the gap closed cannot be computed." in table.notes
 
 
 def test_a_setting_has_a_floor_and_a_ceiling_of_its_own(runs, tmp_path):

@@ -150,7 +150,7 @@ def test_the_convention_of_the_runs_is_told(tmp_path):
     pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
     plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
     assert "both directions pooled (MedPy)" in reading([comparison_table([pooled])])[0]
-    assert "HD95 is not counted alike in all rows" in reading([comparison_table([pooled, plain])])[0]
+    assert "HD95 is not computed alike in all rows" in reading([comparison_table([pooled, plain])])[0]
 
 
 def groups_of(folder, **dices):
@@ -184,7 +184,7 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
         tmp_path, samfed=[0.84, 0.86, 0.88], no_sam=[0.80, 0.83, 0.85], dp_only=[0.70] * 3, **no_rivals
     )
     assert verdict(group) == (
-        "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 to the strongest other row, "
+        "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 against the strongest other row, "
         "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds. At the worst site: +0.033 ± 0.006, it leads."
     )
     found = {row.name: (ahead(cells["dice"]), word_of(cells["dice"])) for row, cells in standings(group)}
@@ -219,7 +219,7 @@ def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
     assert (unlabelled.label, labelled.label) == ("Homogeneous", "Own labels")
     assert verdict(unlabelled) is None
     assert str(verdict(labelled)).startswith(
-        "pFedSAM in one stage leads, by more than the spread: Dice +0.035 ± 0.007 to the strongest other row, "
+        "pFedSAM in one stage leads, by more than the spread: Dice +0.035 ± 0.007 against the strongest other row, "
         "FedSAM (`fedsam`)"
     )
     assert labelled.hero.cells["vs:local_sam"].by_seed == pytest.approx({0: 0.10, 1: 0.11})
@@ -234,13 +234,13 @@ def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
         ),
         (
             {"samfed": [0.85, 0.85], "no_sam": [0.80, 0.90]},
-            "SAM-Fed neither leads nor trails beyond the spread: Dice +0.000 ± 0.071 to",
+            "SAM-Fed neither leads nor trails beyond the spread: Dice +0.000 ± 0.071 against",
         ),
         (
             {"samfed": [0.85, 0.85], "no_sam": [0.94, 0.96]},
-            "SAM-Fed does not lead: Dice -0.100 ± 0.014 to the strongest other row, Federated, no SAM (`no_sam`)",
+            "SAM-Fed does not lead: Dice -0.100 ± 0.014 against the strongest other row, Federated, no SAM (`no_sam`)",
         ),
-        ({"samfed": [0.85], "no_sam": [0.80]}, "One seed: SAM-Fed's Dice is +0.050 to the strongest other row"),
+        ({"samfed": [0.85], "no_sam": [0.80]}, "One seed: SAM-Fed's Dice is +0.050 against the strongest other row"),
         ({"samfed": [0.85, 0.85], "oracle": [0.9, 0.9]}, "None"),
         ({"no_sam": [0.85, 0.85]}, "None"),
     ],
@@ -276,7 +276,7 @@ def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
     ]
     table = comparison_table(runs)
     text = to_text(table)
-    assert "No site reported a test score, so nothing here says which row is better" in text
+    assert "No site reported a test score, so no row can be called better" in text
     assert not [word for word in ("HD95", "Gap closed", "no seed in common", "dp_only", "–") if word in text]
     between = next(block for block in blocks(table) if "between them" in block.title)
     assert between.heads == ["a", "b", "All of them"]

@@ -218,6 +218,6 @@ def test_a_run_without_any_mask_says_so_instead_of_a_table_of_dashes(rendered, r
     sites = dict.fromkeys(read_json(run_folder / "results.json")["sites"], NO_MASKS)
     none = {"sites": sites, "average": NO_MASKS, "worst": dict.fromkeys(NO_MASKS)}
     page = rendered(**none, models={"best": {"round": 12, **none}, "last": {"round": 15, **none}}, teacher=None)
-    assert "None: no site has a mask to measure with" in page
+    assert "None: no site has a mask, neither for validation" in page
     assert "HD95 px" not in page
     assert Balance(page).open == []

@@ -102,7 +102,7 @@ def test_a_row_against_another_image_by_image(tmp_path):
         "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
     )
     assert told.endswith(
-        "higher on 6 images and lower on 0. Chance among images alone seldom makes such a difference (p = 0.031)."
+        "higher on 6 images and lower on 0. Such a difference is unlikely to be chance among images (p = 0.031)."
     )
     block = next(block for block in blocks(table) if "image by image" in block.title)
     assert block.rows["dp_only"][0:2] == ["6", "+0.035"]
@@ -112,7 +112,7 @@ def test_a_row_against_another_image_by_image(tmp_path):
 
 def test_what_does_not_tell_rows_apart_is_said_so(tmp_path):
     table = comparison_table(pair(tmp_path, [0.79, 0.82, 0.77, 0.84, 0.75, 0.86], [0.8] * 6))
-    assert "These images do not tell the two apart (p = " in to_text(table)
+    assert "These images show no significant difference (p = " in to_text(table)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_tests_of_several_rows_are_corrected_together(tmp_path):
     runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
     tests = comparison_table(runs).groups[0].tests
     assert [test.holm for test in tests] == pytest.approx([4 / 64, 4 / 64])
-    assert "do not tell the two apart" in tests[0].sentence()
+    assert "show no significant difference" in tests[0].sentence()
 
 
 def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
@@ -173,10 +173,10 @@ def test_sites_that_kept_their_scores_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("dices", "more", "why"),
     [
-        ([0.8] * 4, {}, "they have 4 test images in common, and a test takes at least 6"),
+        ([0.8] * 4, {}, "they have 4 test images in common, but a test needs at least 6"),
         ([0.8] * 6, {"images": 4}, "B has scores of 3 of 4 images of a"),
         ([0.8] * 6, {"seed": 1}, "they have no seed in common"),
-        ([0.8] * 6, {"privacy": PRIVACY}, "they have 6 test images in common, and a test takes at least 7"),
+        ([0.8] * 6, {"privacy": PRIVACY}, "they have 6 test images in common, but a test needs at least 7"),
     ],
 )
 def test_why_there_is_none(tmp_path, dices, more, why):

@@ -64,7 +64,7 @@ def test_the_verdict_says_dice_teacher_and_worst_site(even):
     ("student", "teacher", "told"),
     [
         (0.75, 0.78, "0.030 below its teacher (0.780)"),
-        (0.7804, 0.78, "as much as its teacher (0.780)"),
+        (0.7804, 0.78, "the same as its teacher (0.780)"),
         (0.7806, 0.78, "0.001 above its teacher (0.780)"),
         (0.8004, 0.7796, "a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780)"),
     ],
@@ -102,10 +102,10 @@ def test_without_test_masks_the_verdict_falls_back_to_validation_and_to_nothing(
     words = "The model reaches a Dice of 0.875 on 12 validation images"
     assert verdict(even).startswith(f"No test image has a mask. {words},")
     going = replace(even, planned=20)
-    assert verdict(going) == f"The run goes on. So far {words[0].lower()}{words[1:]}."
+    assert verdict(going) == f"The run is not finished. So far {words[0].lower()}{words[1:]}."
     average["validation"] |= NO_DICE
-    assert verdict(going) == "The run goes on; no mask says yet how good the model is."
-    assert verdict(even).startswith("No mask says how good the model is")
+    assert verdict(going) == "The run is not finished; without masks, the quality of the model is unknown."
+    assert verdict(even).startswith("Without masks, the quality of the model is unknown")
     held = [{"site": "b", "split": split, "reason": "few"} for split in ("validation", "test")]
     names = ("differential_privacy", "central_differential_privacy", "secure_aggregation", "statistics")
     even.results["teacher"] = None
@@ -130,7 +130,7 @@ def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
     run.results["teacher"]["adapt"] = "none"
     assert "--teacher_adapt lora" in advice_on(run)[0]
     run.results["teacher"]["model"] = "generation-1"
-    assert advice_on(run)[0].endswith("or with SAM (no --masks-from).")
+    assert advice_on(run)[0].endswith("or from SAM (without --masks-from).")
     set_teacher(run, Porto=0.5, Basel=0.5)
     assert advice_on(run) == []
 
@@ -152,17 +152,17 @@ def test_a_better_teacher_can_be_run(run):
     set_teacher(run, **dict.fromkeys(run.results["sites"], 0.81))
     (text,) = advice_on(run)
     assert "better than the student on the same test images (Dice 0.810, the student's 0.800)" in text
-    assert "`samfed infer --model` takes its adapter" in text
+    assert "`samfed infer --model` accepts its adapter" in text
 
 
 def test_masks_far_apart_where_no_mask_tells_more_are_advice(run):
     compared(run, "Porto", "a,00,0.2,,", "b,01,0.6,,")
     (text,) = advice_on(run)
     assert "(Dice between them 0.400 at Porto)" in text
-    assert "Where it is the teacher that is wrong: what helps, in this order: public images" in text
+    assert "If the teacher is wrong: what helps, in this order: public images" in text
     run.results["teacher"]["adapt"] = "none"
     (text,) = advice_on(run)
-    assert "Where it is the teacher that is wrong: SAM as it comes was the teacher: --teacher_adapt lora" in text
+    assert "If the teacher is wrong: the teacher was SAM without adaptation: --teacher_adapt lora" in text
 
 
 def test_a_run_ends_with_dice_its_interval_places_and_the_next_command(two):

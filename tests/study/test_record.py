@@ -48,7 +48,7 @@ def test_seeds_that_were_asked_for_different_things_are_told(tmp_path, folders):
     assert not any("different settings" in note for note in comparison_table(read_record(record)).notes)
     seal(folders[1], seed="1", image_size="256")
     add_to_record(record, folders[1:2])
-    told = "Seeds of one row were run with different settings or bundles (samfed): its mean and spread are over both."
+    told = "Seeds of one row were run with different settings or bundles (samfed): its mean and spread cover both."
     assert told in comparison_table(read_record(record)).notes
 
 
