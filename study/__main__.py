@@ -17,14 +17,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    recorded = commands.add_parser("record", help="keep the figures of a comparison's finished runs in one file")
+    recorded = commands.add_parser("record", help="store the numbers of a comparison's finished runs in one file")
     recorded.add_argument("folder", type=Path, metavar="DIR", help="the --output-dir of `samfed compare`")
     recorded.add_argument(
         "--to",
         metavar="FILE.jsonl",
         type=Path,
         required=True,
-        help="the record; made where there is none, else runs of other rows and seeds stay in it",
+        help="the record; created if missing, and runs of other rows and seeds stay in it",
     )
     recorded.set_defaults(run=record)
 
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     swept = commands.add_parser("ablation", help="write a page of sweeps against a default row")
     _add_page_arguments(swept)
-    help = "the row that others are compared with (default: samfed), and rows in its place in sweeps that have one"
+    help = "the reference row (default: samfed), and rows that replace it in sweeps that have one"
     swept.add_argument("--default", metavar="ROW[,ROW...]", default="samfed", help=help)
     swept.set_defaults(run=ablation)
 
@@ -47,37 +47,37 @@ def build_parser() -> argparse.ArgumentParser:
     _add_texts(systems)
     systems.set_defaults(run=related)
 
-    listing = commands.add_parser("methods", help="write the page of methods, with what was measured of each")
+    listing = commands.add_parser("methods", help="write the page of methods, with the results of each")
     listing.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     listing.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
     listing.set_defaults(run=methods)
 
-    optioned = commands.add_parser("options", help="fill the tables of options of a page anew")
+    optioned = commands.add_parser("options", help="update the tables of options of a page")
     optioned.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     optioned.set_defaults(run=options)
 
-    splitted = commands.add_parser("kvasir", help="write the list of who has which image of Kvasir-SEG")
+    splitted = commands.add_parser("kvasir", help="write the list of images and sites of Kvasir-SEG")
     splitted.add_argument("folder", type=Path, metavar="DIR", help="Kvasir-SEG, with its folder images")
     splitted.add_argument("--to", type=Path, metavar="FILE.json", required=True, help="for samfed prepare list --split")
     splitted.set_defaults(run=kvasir)
 
-    judged = commands.add_parser("quality-measure", help="record every estimate of masks beside their true Dice")
+    judged = commands.add_parser("quality-measure", help="record every estimate of masks with the true Dice")
     judged.add_argument("bundle", help="bundle of the model")
     judged.add_argument("--model", metavar="MODEL", help="run or weights (default: the bundle's own)")
     judged.add_argument("--datalist", type=Path, metavar="LIST.json", required=True, help="the list")
     judged.add_argument("--data-root", type=Path, metavar="DIR", required=True, help="folder of its images")
     judged.add_argument("--split", choices=("validation", "test"), required=True, help="which images")
-    judged.add_argument("--sites", metavar="A,B", default="", help="whose images (default: all)")
-    judged.add_argument("--limit", type=int, metavar="N", help="at most so many images of a site, chosen by hash")
-    judged.add_argument("--collection", metavar="NAME", required=True, help="what the page calls the images")
+    judged.add_argument("--sites", metavar="A,B", default="", help="sites (default: all)")
+    judged.add_argument("--limit", type=int, metavar="N", help="maximum number of images per site, chosen by hash")
+    judged.add_argument("--collection", metavar="NAME", required=True, help="name of the images on the page")
     judged.add_argument("--seed", metavar="N", required=True, help="seed of the run")
-    judged.add_argument("--part", metavar="NAME", required=True, help="validation, which calibrates, or a name")
+    judged.add_argument("--part", metavar="NAME", required=True, help="validation (calibrates), or a name")
     judged.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
     judged.set_defaults(run=quality_measure)
 
-    stepped = commands.add_parser("quality-rounds", help="record the rounds of a run, and print which would be chosen")
+    stepped = commands.add_parser("quality-rounds", help="record the rounds of a run, and print the chosen ones")
     stepped.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run whose sites have masks")
-    stepped.add_argument("--collection", metavar="NAME", required=True, help="what the page calls the images")
+    stepped.add_argument("--collection", metavar="NAME", required=True, help="name of the images on the page")
     stepped.add_argument("--seed", metavar="N", required=True, help="seed of the run")
     stepped.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
     stepped.set_defaults(run=quality_rounds)
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     promised.add_argument("--command", metavar="TEXT", required=True, help="command that made it, shown on top")
     promised.set_defaults(run=quality)
 
-    planned = commands.add_parser("related-plan", help="print what is left to run, and the core-hours that it takes")
+    planned = commands.add_parser("related-plan", help="print the remaining runs and their core-hours")
     _add_related_arguments(planned)
     _add_only(planned)
     planned.add_argument(
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     planned.set_defaults(run=related_plan)
 
-    listed = commands.add_parser("related-rows", help="print the rows of a part that are to be run, a line each")
+    listed = commands.add_parser("related-rows", help="print the rows of a part to run, one per line")
     listed.add_argument(
         "part", help="polyp, labelled, weak, unseen, skin, abdomen, abdomen_weak, cardiac or cardiac_unseen"
     )
@@ -105,15 +105,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_only(listed)
     listed.set_defaults(run=related_rows)
 
-    chosen = commands.add_parser("related-options", help="print what a row is given beside what all rows are")
+    chosen = commands.add_parser("related-options", help="print the options of a row beyond those of all rows")
     chosen.add_argument("row", help="name of a method")
     chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps of a site in a round")
-    chosen.add_argument("--adapter", metavar="FILE", required=True, help="of the teacher, where a row has one")
+    chosen.add_argument("--adapter", metavar="FILE", required=True, help="adapter of the teacher, if the row has one")
     chosen.set_defaults(run=related_options)
 
     staged = commands.add_parser("stage-volumes", help="copy a collection of volumes into folders of sites")
     staged.add_argument("source", type=Path, metavar="DIR", help="folder with a manifest.csv")
-    staged.add_argument("to", type=Path, metavar="DIR", help="for samfed prepare nifti")
+    staged.add_argument("to", type=Path, metavar="DIR", help="output, for samfed prepare nifti")
     staged.add_argument(
         "--public", metavar="SITE", required=True, help="site of which a fifth of the patients is public"
     )
@@ -152,7 +152,7 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     parser.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
-    parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+    parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="a caveat for the reader")
 
 
 def _texts(args: argparse.Namespace) -> dict[str, Any]:

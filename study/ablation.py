@@ -66,7 +66,7 @@ def sweeps(sections: Sequence[Section], default: str = "samfed", *others: str) -
     missing = [section for section in sections if all(row.name != default for row in section.table.rows)]
     if missing:
         expected = f"a row {default!r}, which the others are compared with"
-        hint = "run it, too, or name another row with --default"
+        hint = "run it as well, or choose another row with --default"
         raise Refused([Problem(s.title or "runs", found="no such row", expected=expected, hint=hint) for s in missing])
     rows: dict[str, Row] = {}
     for section in sections:
@@ -100,7 +100,7 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     best, default = best_of(lines), lines[0]
     others = candidates(lines)[1:]
     if others and all(line.mean_difference is None for line in others):
-        return f"No row was run on all collections, so none is held against {_named(default.row)}."
+        return f"No row was run on all collections, so none is compared with {_named(default.row)}."
     if len(sections) == 1 and len(lines) <= _FEW:
         texts = [f"{_named(line.row)} {spell('vs:dice', line.differences[0])}" for line in lines[1:]]
         return f"{_named(default.row)} {spell('dice', default.dice[0])}; {'; '.join(texts)}."
@@ -113,7 +113,7 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     ]
     beats = sum(word_of(cell) == LEADS for cell in best.differences)
     beyond = f"beyond the spread on {beats} of {len(sections)}" if len(sections) > 1 else ""
-    return f"Best: {_named(best.row)}, to the default: {'; '.join(texts)}{'; ' + beyond if beyond else ''}."
+    return f"Best: {_named(best.row)}, against the default: {'; '.join(texts)}{'; ' + beyond if beyond else ''}."
 
 
 def block(title: str, lines: Sequence[Line], sections: Sequence[Section]) -> Block:

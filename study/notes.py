@@ -47,8 +47,8 @@ def teacher_notes(runs: Sequence[RunData]) -> list[str]:
             fitted.setdefault(recipe, {}).setdefault(sha256, f"{run.row}, seed {run.seed}")
     return [
         f"Runs have SAM teachers of one recipe ({recipe}) that were fitted apart "
-        f"({listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): a part of what lies between "
-        "them is the teachers'."
+        f"({listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): part of their difference is "
+        "due to the teachers."
         for recipe, found in fitted.items()
         if len(found) > 1
     ]
@@ -67,7 +67,7 @@ def start_notes(runs: Sequence[RunData]) -> list[str]:
         if len(rows) > 1 and not all(of.get("teacher") for of in hashes.values()):
             given = listed({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
             notes.append(
-                f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: a part "
-                "of what lies between these rows is their start's."
+                f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: part "
+                "of the difference between these rows is due to the start."
             )
     return notes

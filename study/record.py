@@ -33,7 +33,7 @@ def read_record(path: str | Path) -> list[RunData]:
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
-        hint = "it is written by `python -m study record`"
+        hint = "`python -m study record` writes it"
         problems.add(str(path), found="no such file", expected="a record of runs", hint=hint)
         raise Refused(problems)
     return list(_runs_of(path, path.read_text(encoding="utf-8")))
@@ -95,7 +95,7 @@ def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
     """
     new = [RunData.read(folder) for folder in folders]
     kept = read_record(path) if Path(path).is_file() else []
-    problems, hint = Problems(), "give this list's runs a record of their own"
+    problems, hint = Problems(), "store the runs of this list in another record"
     held = {_datalist(run): path for run in kept} or {_datalist(run): run.folder for run in new[:1]}
     for run in new:
         for datalist, where in held.items():

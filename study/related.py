@@ -172,21 +172,21 @@ def told_ranks(ranked: Ranking) -> str:
     if ranked.statistic is None or ranked.p is None or ranked.critical_difference is None:
         return f"{text}; a test needs three rows and two blocks."
     differ = ranked.p < ALPHA
-    said = "not all rows are equally good" if differ else "chance alone orders rows as much as this"
+    said = "not all rows are equally good" if differ else "this order may be chance"
     text += f". Friedman's χ² is {ranked.statistic:.1f}, p {_as_p(ranked.p)}: {said}."
-    text += f" Two rows differ where their mean ranks lie more than {ranked.critical_difference:.2f} apart (Nemenyi)"
+    text += f" Two rows differ if their mean ranks are more than {ranked.critical_difference:.2f} apart (Nemenyi)"
     worse = ranked.beyond(rows[0])
     if not worse:
-        text += ", which none does from the best."
+        text += "; no row differs from the best."
     elif not differ:
-        text += f"; from the best that is {_names(worse)}, which the test before does not bear out."
+        text += f"; different from the best: {_names(worse)}, which Friedman's test does not support."
     else:
-        text += f"; from the best that is {_names(worse)}."
+        text += f"; different from the best: {_names(worse)}."
     if YARDSTICK in ranked.ranks and rows[0] != YARDSTICK:
         beyond = [row for row in ranked.beyond(YARDSTICK) if ranked.ranks[row] < ranked.ranks[YARDSTICK]]
-        text += f" Better than {_name(YARDSTICK)} beyond it: {_names(beyond) if beyond else 'none'}."
+        text += f" Better than {_name(YARDSTICK)} by more than that: {_names(beyond) if beyond else 'none'}."
     if ranked.missing:
-        text += f" Not ranked, as runs in common are missing: {_names(ranked.missing)}."
+        text += f" Not ranked, for lack of common runs: {_names(ranked.missing)}."
     return text
 
 
@@ -203,7 +203,7 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
     text = f"**Against {_name(YARDSTICK)}**, which federates without SAM, over {counted(most, 'block')} each, "
     text += f"{counted(len(found), 'row')}{f' (not {_names(few)}, of fewer)' if few else ''}: "
     if 2 / 2**most * len(found) >= ALPHA:
-        return [f"{text}too few blocks to tell any row from it.", ""]
+        return [f"{text}too few blocks to show a difference.", ""]
     differ = {row: of for row, of in found.items() if of.p < ALPHA}
     texts = [
         f"- {word}: {', '.join(f'{_name(row)} ({of.ahead} of {of.blocks})' for row, of in those.items())}"
@@ -211,7 +211,7 @@ def told_against(runs: Iterable[RunData]) -> list[str]:
         if (those := {row: of for row, of in differ.items() if (of.gain > 0) is higher})
     ]
     if not texts:
-        return [f"{text}no difference is shown for any row.", ""]
+        return [f"{text}no row shows a difference.", ""]
     return [text.rstrip(), "", *texts, f"- no difference shown: {counted(len(found) - len(differ), 'row')}", ""]
 
 
@@ -233,7 +233,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
     """What helps: the rows at or above the public set alone, and gains over the yardstick by kind of method; lines."""
     base = cells.get(YARDSTICK)
     if base is None:
-        return [f"{_name(YARDSTICK)} has not been run, so that there is nothing to measure the others against.", ""]
+        return [f"{_name(YARDSTICK)} has not been run, so the other rows have no reference.", ""]
     text = f"{_name(YARDSTICK)} has Dice {as_score(base['dice'].mean, 3)}"
     floor = cells.get(FLOOR, {}).get("dice", Cell())
     over = {row: gap for row, of in cells.items() if (gap := of["dice"].minus(floor).mean) is not None}
@@ -357,7 +357,7 @@ READING = f"""\
   memory are of runs on a CPU, with seeds with which `{YARDSTICK}` ran on one; other runs count in all other columns.
 - *Against a row, higher, lower*: Wilcoxon's signed-rank test over blocks with Holm's correction for the number of rows;
   in brackets, in how many blocks a row is higher. Sites of one seed share a network, and seeds of one site its images,
-  so blocks are not independent, and the tests err on the side of a difference."""
+  so blocks are not independent, and the tests find differences too easily."""
 
 
 def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
@@ -434,7 +434,7 @@ def _machines(found: Mapping[str, Sequence[RunData]]) -> list[str]:
     if not mixed:
         return []
     text = f"- Runs of these parts were made on more than one machine: {'; '.join(PARTS[part] for part in mixed)}. "
-    text += "Each machine fitted its own warm starts, so runs of different ones do not begin with the same weights."
+    text += "Each machine fitted its own warm starts, so runs on different machines start from different weights."
     dice = {
         (part, run.seed, run.row): run.results["average"]["test"]["dice"]
         for part in mixed
@@ -464,7 +464,7 @@ def _adapters(part: str, runs: Sequence[RunData]) -> list[str]:
     text = (
         f"- {PARTS[part]}: the adapter of SAM was fitted more than once from one recipe: {texts}. Students start from "
     )
-    text += "its trunk, so what lies between seeds is the adapters', too."
+    text += "its trunk, so differences between seeds include those of the adapters."
     if dice:
         text += f" Dice of the adapted SAM itself: {', '.join(f'{of:.3f} (`{name}`)' for name, of in dice.items())}."
     return [text]

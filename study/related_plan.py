@@ -135,7 +135,7 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
     if part == "skin":
         found = runs_of("polyp", records) if records is not None else []
         if not found:
-            hint = "run the part polyp first: its best rows are run here"
+            hint = "run the part polyp first: this part runs its best rows"
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         best = [row for row in ranked_rows(found).ranks if row in known][:BEST]
         return list(dict.fromkeys([*best, FLOOR, YARDSTICK, CEILING]))
@@ -290,8 +290,8 @@ def plan_text(shares: Sequence[Share]) -> str:
     for share in shares:
         needed, known = share.hours, ""
         if needed is None and ran:
-            needed, known = len(share.todo) * fmean(ran) / 3600, ", a guess from the other parts"
-        text = "unknown, nothing ran yet" if needed is None else f"{needed:.1f} core-hours{known}"
+            needed, known = len(share.todo) * fmean(ran) / 3600, ", estimated from the other parts"
+        text = "unknown, nothing was run yet" if needed is None else f"{needed:.1f} core-hours{known}"
         asked = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
         lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {text}")
         hours.append(needed)

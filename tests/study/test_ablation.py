@@ -60,7 +60,7 @@ def test_a_sweep_has_the_default_on_top_and_the_winner_in_bold(sections):
 def test_the_verdict_of_a_sweep_is_computed(sections):
     found = sweeps(sections)
     assert verdict(found["Agreement rule"], sections) == (
-        "Best: `learned`, to the default: Polyp +0.060 ± 0.010 (leads); Skin -0.010 ± 0.000 (trails); "
+        "Best: `learned`, against the default: Polyp +0.060 ± 0.010 (leads); Skin -0.010 ± 0.000 (trails); "
         "beyond the spread on 1 of 2."
     )
     assert verdict(found["Variants"], sections).startswith("No row is better than SAM-Fed (`samfed`)")
@@ -70,7 +70,7 @@ def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, col
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
     table = comparison_table([*(p.parent for p in (collections / "Polyp").glob("*/results.json")), *extra])
     both = [Section("Polyp", table), sections[1]]
-    said = "No row was run on all collections, so none is held against SAM-Fed (`samfed`)."
+    said = "No row was run on all collections, so none is compared with SAM-Fed (`samfed`)."
     assert verdict(sweeps(both)["Teacher"], both) == said
     assert sweeps(both, "samfed", "only_polyp")["Teacher"][0].differences[1].mean is None, "nor against itself there"
 

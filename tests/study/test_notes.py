@@ -17,7 +17,7 @@ def test_rows_without_sam_that_start_from_another_adapter_are_told(tmp_path):
     told = start_notes([*guided, *floor, oracle])
     assert told == [
         "Runs of seed 0 were given different adapters (aaaaaaaa: dp_only, samfed; bbbbbbbb: oracle), from whose trunk "
-        "students start: a part of what lies between these rows is their start's."
+        "students start: part of the difference between these rows is due to the start."
     ]
     other = run("no_agreement", 0, "b", teacher="e" * 64)  # two teachers are told of already
     for runs in ([*guided, *floor], [*guided, other], [*guided, run("oracle", 2, "b")]):

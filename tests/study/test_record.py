@@ -71,10 +71,10 @@ def test_runs_of_another_data_list_are_refused_and_the_record_stays(tmp_path, fo
     before = record.read_bytes()
     results = read_json(folders[0] / "results.json")
     write_json(folders[0] / "results.json", {**results, "hashes": {**results["hashes"], "datalist": "f" * 64}})
-    with pytest.raises(Refused, match=r"found data list ffff.*; give this list.s runs a record of their own"):
+    with pytest.raises(Refused, match=r"found data list ffff.*; store the runs of this list in another record"):
         add_to_record(record, folders)
     assert record.read_bytes() == before
-    with pytest.raises(Refused, match=r"found data list .*; give this list.s runs a record of their own"):
+    with pytest.raises(Refused, match=r"found data list .*; store the runs of this list in another record"):
         add_to_record(tmp_path / "new.jsonl", folders)
     assert not (tmp_path / "new.jsonl").exists(), "a folder of two data lists"
 
@@ -96,7 +96,7 @@ def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, 
         "line 4: expected an object of two objects, `about` and `results`, found keys ['about', 'results']",
     ):
         assert part in str(refused.value)
-    with pytest.raises(Refused, match="found no such file; it is written by `python -m study record`"):
+    with pytest.raises(Refused, match="found no such file; `python -m study record` writes it"):
         read_record(tmp_path / "none.jsonl")
 
 

@@ -185,7 +185,7 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     text, pictures = related_page(records, [0, 1])
     # the same order in each of 4 blocks: chi-square 8, critical difference 2.343 * sqrt(12 / 24)
     assert "`samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0, p 0.018" in text
-    assert "more than 1.66 apart (Nemenyi); from the best that is `no_sam`." in text
+    assert "more than 1.66 apart (Nemenyi); different from the best: `no_sam`." in text
     assert pictures.keys() == {"polyp"}
     lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`fedper`)", "`no_sam`)", "`oracle`)"]
@@ -193,8 +193,8 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
 
 def test_what_the_ranks_do_not_show_is_not_said():
     level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
-    assert "chance alone orders rows as much as this" in level
-    assert "which none does from the best" in level
+    assert "this order may be chance" in level
+    assert "no row differs from the best" in level
     assert told_ranks(ranking({"a": {0: 1.0}})) == "There are fewer than two rows to rank yet."
     one = told_ranks(ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.2}, "late": {}}))
     assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
@@ -218,12 +218,12 @@ def test_the_plan_counts_the_core_hours_that_are_left(records):
     assert share.hours == pytest.approx((36 + 72 + 3 * 45) / 3600)
     assert plan_text([share, share_of("weak", ["weak_labels"], [0], records)]) == (
         "polyp     3 rows x 3 seeds, 4 done, 5 to run: 0.1 core-hours\n"
-        "weak      1 row x 1 seed, 0 done, 1 to run: 0.0 core-hours, a guess from the other parts\n"
+        "weak      1 row x 1 seed, 0 done, 1 to run: 0.0 core-hours, estimated from the other parts\n"
         "together  0.1 core-hours\n"
     )
     nothing = records.parent / "nothing"
     assert plan_text([share_of("weak", ["weak_labels"], [0], nothing)]).splitlines() == [
-        "weak      1 row x 1 seed, 0 done, 1 to run: unknown, nothing ran yet",
+        "weak      1 row x 1 seed, 0 done, 1 to run: unknown, nothing was run yet",
         "together  0.0 core-hours and what is unknown",
     ]
 
@@ -247,7 +247,7 @@ def test_the_commands(records, tmp_path, capsys):
     assert main(["related-plan", *words, "--parts", "polyp,skin", "--seeds", "0", "--only", "samfed"]) == 0
     told = capsys.readouterr().out
     assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
-    assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, a guess" in told
+    assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, estimated" in told
     assert main(["related-options", "hssf", "--local-steps", "24", "--adapter", "a"]) == 0
     assert capsys.readouterr().out == "--adapter a --public_steps 24\n"
 
