@@ -102,7 +102,7 @@ class StyleExchange(FedAvgWithStatistics):
         self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
-        require_least(sites, 2, "the styles of other sites", "choose the variant no_sam or, with labels, supervised")
+        require_least(sites, 2, "other sites' styles", "choose the variant no_sam or, with labels, supervised")
 
 
 @dataclass(kw_only=True, eq=False)

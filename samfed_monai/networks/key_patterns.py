@@ -49,7 +49,7 @@ def split_keys(
     )
     for name in listed:
         if name in sent & kept:
-            hint = "change the patterns so that only one matches it"
+            hint = "match it with one pattern"
             raise refused(where, f"{name!r} both shared and personal", "only one of them", hint)
     return KeySplit(
         shared=tuple(name for name in listed if name in sent),

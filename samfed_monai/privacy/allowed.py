@@ -238,7 +238,7 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
         return []
     parts = [WORDS.get(Kind(reply.kind), Kind(reply.kind).value)] if reply.tensors else []
     parts += ["scores"] if reply.metrics.keys() - EFFORT else []
-    expected = f"only what {method.name} declares: {', '.join(method.leaves_site) or 'nothing'}"
+    expected = f"what {method.name} declares: {', '.join(method.leaves_site) or 'nothing'}"
     hint = "add it there if the method should send it"
     return [Problem(method.where, part, expected, hint) for part in parts if part not in method.leaves_site]
 

@@ -157,7 +157,7 @@ class ReleaseFilter:
     def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
         problems = Problems()
         if request.site != self.site:
-            problems.add("message -> site", found="a request to another site", expected="a request to this site")
+            problems.add("message -> site", found="another site", expected="this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
             problems.add("message -> round", found="a round of another plan", expected=f"one of {self.rounds} rounds")
         for asked, what, answers, most in (

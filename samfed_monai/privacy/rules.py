@@ -268,7 +268,7 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
         method: see :func:`undeclared`; a method without a declaration declares no statistic.
     """
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
-        expected = f"only what {method.name} declares: {', '.join(leaves) or 'nothing'}"
+        expected = f"what {method.name} declares: {', '.join(leaves) or 'nothing'}"
         hint = "add it there if the method should send it, or choose a method that does (samfed variants)"
         where = method.where or "_method#leaves_site"
         return [Problem(where, found=kind.value, expected=expected, hint=hint)]

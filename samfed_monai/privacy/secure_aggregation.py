@@ -630,7 +630,7 @@ def _rows(message: Message, width: int, members: int) -> dict[int, bytes]:
     """
     table = message.tensors.get(_TABLE)
     if table is None or table.dtype != torch.uint8 or table.shape != (members, width):
-        raise _refusal("another table", f"a table of {members} rows of {width} bytes")
+        raise _refusal("another table", f"{members} rows of {width} bytes")
     return {number: row.numpy().tobytes() for number, row in enumerate(table) if row.any()}
 
 

@@ -109,7 +109,7 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
     quiet = Site("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
     network = quiet.client.trainer.network
     request = message(Kind.WEIGHTS, tensors={name: tensor.clone() for name, tensor in network.state_dict().items()})
-    expected = "quiet.json -> _method#leaves_site: expected only what quiet declares: scores, found weights"
+    expected = "quiet.json -> _method#leaves_site: expected what quiet declares: scores, found weights"
     with pytest.raises(MessageRefused, match=expected):
         quiet.answer(Task.TRAIN, request)
     assert quiet.answer(Task.EVALUATE, replace(request, extra={"split": "test"})).metrics["dice"] >= 0

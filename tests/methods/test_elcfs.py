@@ -91,7 +91,7 @@ def attached(strategy: Any = None) -> Any:
 
 
 def test_sites_are_asked_once_and_given_what_the_others_sent():
-    with pytest.raises(Refused, match="2 sites or more, for the styles of other sites, found 1; choose the variant"):
+    with pytest.raises(Refused, match="2 sites or more, for other sites' styles, found 1; choose the variant no_sam"):
         elcfs.StyleExchange().require_sites(["a"])
     strategy, plain = attached(), attached(FedAvg())
     messages = strategy.configure(0)

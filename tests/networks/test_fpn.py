@@ -67,7 +67,7 @@ def test_the_trunk_is_the_checkpoints_or_the_teachers_with_lora_merged(checkpoin
 def test_an_adapter_of_another_sam_is_refused(adapter, monkeypatch):
     header = Adapter("vit_b", "0" * 64, Adapt.LORA, 2, SIZE, "0" * 64)
     monkeypatch.setattr("samfed_monai.networks.fpn.read_header", lambda _: header)
-    message = r"encoder_weights: expected an adapter of vit_t \(MobileSAM\), found .* adapter of vit_b; fit the teacher"
+    message = r"encoder_weights: expected an adapter of vit_t \(MobileSAM\), found .* of vit_b; fit the teacher with"
     with pytest.raises(Refused, match=message):
         client_network("mobile_sam_fpn", weights=adapter)
 

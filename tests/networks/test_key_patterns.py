@@ -27,7 +27,7 @@ def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
         "toy -> shared: expected at least one, found no name like 'Head.*'; correct the pattern or remove it",
         "toy -> shared: expected at least one, found no name like 'b*'; correct the pattern or remove it",
     ]
-    both = r"toy: expected only one of them, found 'head.weight' both shared and personal; change the patterns"
+    both = r"toy: expected only one of them, found 'head.weight' both shared and personal; match it with one pattern"
     with pytest.raises(Refused, match=both):
         split_keys(NAMES, shared=("*.weight",), personal=("head.*",), where="toy")
 

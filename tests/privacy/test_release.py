@@ -108,7 +108,7 @@ def test_tensors_leave_after_training_only_and_to_this_site_only_and_every_probl
     assert len(error.value.problems) == 4
     with pytest.raises(MessageRefused, match="tensors: expected metrics only, found tensors without training"):
         release()(Task.EVALUATE, request(), reply())
-    with pytest.raises(MessageRefused, match="message -> site: expected a request to this site, found a request to"):
+    with pytest.raises(MessageRefused, match="message -> site: expected this site, found another site"):
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
     with pytest.raises(MessageRefused, match="a Message"):
         release()(Task.TRAIN, request(), SECRET)
@@ -138,7 +138,7 @@ def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(lea
         with pytest.raises(MessageRefused) as error:
             gate(task, request(), answer)
         assert [str(problem) for problem in error.value.problems] == [
-            f"quiet.json -> _method#leaves_site: expected only what quiet declares: {found}; "
+            f"quiet.json -> _method#leaves_site: expected what quiet declares: {found}; "
             "add it there if the method should send it"
         ]
 

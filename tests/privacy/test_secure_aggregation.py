@@ -231,7 +231,7 @@ def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
 )
 def test_a_table_of_another_kind_is_refused_and_ends_the_round_for_its_site(site, tensors):
     site.answer(Task.KEYS, asked())
-    with pytest.raises(MessageRefused, match="aggregation: expected a table of 3 rows of 64 bytes, found another"):
+    with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
         site.answer(Task.SHARES, asked(tensors))
     for task in STEPS:
         with pytest.raises(MessageRefused, match="out of order"):
