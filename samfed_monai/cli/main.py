@@ -99,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        kept = getattr(arguments, "kept", "completed work is kept")
-        return reported(Stopped(f"{ASKED}; {kept}", AGAIN))
+        return reported(Stopped(f"{ASKED}; {getattr(arguments, 'kept', 'completed work is kept')}", AGAIN))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 

@@ -71,8 +71,7 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     yield start
     for name in names:
         if tensors[name].numel():
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            yield flat.view(torch.uint8).numpy().data
+            yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:

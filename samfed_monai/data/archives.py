@@ -73,8 +73,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     if kept:
         who = counted(len(kept), "file differs from the archive's and was", "files differ from the archive's and were")
-        first = folder / kept[0]
-        logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, who, first)
+        logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, who, folder / kept[0])
     names = [PurePosixPath(member.filename).name for member in members if not member.is_dir()]
     if inside := [name for name in names if PurePosixPath(name).suffix.lower() in ARCHIVES]:
         who = counted(len(inside), "archive")

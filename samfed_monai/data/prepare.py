@@ -269,8 +269,7 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
     """
     looked = look_at({"": found}, Path(root), options, known)
     public, rest = draw_public(looked.found[""], options.public, options.seed)
-    by_site = divide(rest, options.sites, options.seed)
-    places, caveats = draw_measuring(by_site, beside=public, **options.drawing)
+    places, caveats = draw_measuring(divide(rest, options.sites, options.seed), beside=public, **options.drawing)
     return finish(places, looked, Path(root), options, caveats=caveats)
 
 
@@ -450,8 +449,7 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
         Refused: all problems of the archives, the files and the list.
     """
     check_first(options)
-    unpacked = unpack_all(Path(root)) if options.unpack else []
-    found = options.grouped(find_isic(root, read=unpacked))
+    found = options.grouped(find_isic(root, read=unpack_all(Path(root)) if options.unpack else []))
     lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
     return of_pool(found, root, options, known=lacking)
 
