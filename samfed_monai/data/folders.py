@@ -23,7 +23,7 @@ from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_left_out, kind_of, not_read, outside, stem_of, walk
 from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
-RULE = "the image's stem: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
+RULE = "name each mask after its image: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """Names that the mask of an image may have, for messages."""
 FIRST_CHANNEL = "_0000"  # suffix of nnU-Net's images; masks have none
 LOOKED_THROUGH = 20  # unmatched masks searched for one whose image can be guessed
@@ -103,8 +103,8 @@ def site_folders(root: Path) -> dict[str, Path]:
     problems, folders = Problems(), dict[str, Path]()
     for path in (path for path in paths if not is_left_out(path.name)):
         if folders.setdefault(normal(path.name), path) != path:
-            expected, hint = "one folder for each site", "move the images of one into the other"
-            problems.add(str(path), found=f"a second {path.name!r} for a reader", expected=expected, hint=hint)
+            expected, hint = "one folder for each site", "move the images of one folder into the other"
+            problems.add(str(path), found=f"a second that reads {path.name!r}", expected=expected, hint=hint)
     problems.refuse_if_any()
     return folders
 
@@ -121,14 +121,14 @@ def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
         root: folder of sites, or one site's own.
         values: value in masks by class name.
     """
-    problems, hint = Problems(), "give --classes in the order of the values there, or --label for each, all sites alike"
+    problems, hint = Problems(), "give --classes in the order of these values, or --label for each, alike at all sites"
     known = {name.casefold(): value for name, value in values.items()}
     for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
         with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # no such file, or another format
             for key, value in read_json(path)["labels"].items():
                 name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
                 if (wanted := known.get(normal(name).casefold(), number)) != number:
-                    expected = f"{wanted}, as of the classes {', '.join(values)}"
+                    expected = f"{wanted}, as given for the classes {', '.join(values)}"
                     problems.add(f"{path} -> labels#{key}", found=f"{number} for {name}", expected=expected, hint=hint)
     return list(problems)
 
@@ -153,7 +153,7 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     caveats = passed_over(root, names, output=output) if root not in folders.values() else []
     if len(folders) < 2 and public is not None:
         hint = "; ".join(caveats) or "put each site's images into a folder of its own: DIR/<site>/images"
-        raise refused(root, found=f"only {public!r}", expected="at least one site beside it", hint=hint)
+        raise refused(root, found=f"only {public!r}", expected="at least one more site", hint=hint)
     problems = Problems()
     found: dict[str, list[Found]] = {}
     for name, folder in folders.items():
@@ -170,17 +170,17 @@ def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
     if near := _near_masks(site, PICTURE):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
     if lonely and all(one.label is None for one in found):
-        return f"a mask is called by {RULE}; {renaming(lonely, found)}"
+        return f"{RULE}; {renaming(lonely, found)}"
     if (site / "annotations").is_dir():
-        return "add it, move the image, or, if it was inspected and shows nothing, give --without-annotation empty"
-    return "add it, or move the image"
+        return "add the mask, move the image, or, if nothing is to be seen in it, give --without-annotation empty"
+    return "add the mask, or move the image"
 
 
 def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
     """Returns the problem of a root without sites, or without the public site among ``names``."""
     if not names and (root / "images").is_dir():
         expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
-        hint = f"give {parent}, where it lies beside other sites; or, to measure only, --public none or --test-only"
+        hint = f"give {parent} if it contains other sites; to measure only, add --public none or --test-only"
         return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
     folders = _folders_in(root)
     asked = [str(public)] if names else folders
@@ -188,18 +188,18 @@ def _not_there(root: Path, names: list[str], public: str | None, output: str | P
     hints = [f"rename {site}/{near} to {site}/images" for site, near in missed.items()]
     if root.is_dir():
         hints += passed_over(root, {*folders} - ({*asked} - {*missed}), output=output)
-    hint = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
+    hint = f"name one of {names} with --public" if names else "the layout is DIR/<site>/images and DIR/<site>/masks"
     where = root / (public or "<site>") / "images"
-    return Problem(str(where), found="no such folder", expected="images", hint="; ".join(hints) or hint)
+    return Problem(str(where), found="no such folder", expected="a folder of images", hint="; ".join(hints) or hint)
 
 
 def _folders_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def without_mask(found: list[Found], hint: str = "add it, or move the image") -> list[Problem]:
+def without_mask(found: list[Found], hint: str = "add the mask, or move the image") -> list[Problem]:
     """Returns a problem for every image without a mask (fault 1)."""
-    expected = "a mask, as every public image"
+    expected = "a mask, as for every public image"
     return [Problem(one.image, "no mask", expected, hint) for one in found if one.label is None]
 
 
@@ -208,7 +208,7 @@ def others_in(site: Path, kind: str = PICTURE) -> list[str]:
     folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
     said = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
     if near := _near_masks(site, kind):
-        advice = f"if it holds {name}'s masks, rename it to {name}/masks"
+        advice = f"if it has {name}'s masks, rename it to {name}/masks"
         said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
     return [*said, *outside(site, [*folders, near or ""])]
 
@@ -231,7 +231,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
     images, drawn = (list_images(folder / name, kind) for name in ("images", "masks"))
     if not images:
         found_here = "; ".join(["no images", *others_in(folder, kind)])
-        expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images there"
+        expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images into this folder"
         expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
     if kind == PICTURE:
@@ -251,12 +251,12 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         own = own or [one for one in ones if not below[one] or not below[path]]  # one of the two is in no subfolder
         if len({below[one] for one in own}) > 1:
             several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
-            hint = f"move it into a folder called as its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
-            problems.add(relative(path, root), found=several, expected="the mask of one image", hint=hint)
+            hint = f"move it to the folder named like its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
+            problems.add(relative(path, root), found=several, expected="the name of one image", hint=hint)
         elif not own:
             lonely.append(path)
         elif (there := masks.setdefault(own[0], path)) != path:
-            other, hint = f"the same image's mask in {relative(there, root)}", "move away the one that is not its mask"
+            other, hint = f"{relative(there, root)} as well", "move the wrong mask away"
             problems.add(relative(path, root), found=other, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     labels = {path: relative(mask, root) for path, mask in masks.items()}
@@ -269,7 +269,7 @@ def lonely_sentence(site: str, masks: Sequence[Path], found: Sequence[Found] = (
         return []
     who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
     parts = [f"{who} to no image", "left out, such as " + " and ".join(sorted(path.name for path in masks)[:2])]
-    parts += [f"a mask is called by {RULE}", renaming(masks, found)] if found else []
+    parts += [f"{RULE}", renaming(masks, found)] if found else []
     return ["; ".join(filter(None, parts))]
 
 
@@ -283,12 +283,12 @@ def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
     bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
     for path in sorted(masks)[:LOOKED_THROUGH]:
         if (one := mask_stem(path)) in bare:
-            there = f"{path.parent.name}/{path.name} is in another folder than the image {one}"
-            return f"{there}: if it is its mask, give both folders one name"
+            there = f"{path.parent.name}/{path.name} and image {one} are in different folders"
+            return f"{there}: if they belong together, give both folders one name"
         for one in bare:  # img_1 is in img_1_gt, but not in img_10_gt
             if re.search(rf"(?<!\d){re.escape(one)}(?!\d)", stem(path.name), re.IGNORECASE):
-                return f"rename for instance {path.name} to {one}{path.suffix}"
-    return f"rename for instance the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
+                return f"for instance, rename {path.name} to {one}{path.suffix}"
+    return f"for instance, rename the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
 
 
 def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
@@ -310,7 +310,7 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
             near = near_miss(folder, "images")
             hint = f"rename {folder.name}/{near}" if near else "unpack, convert or move them"
             place = "<site>" if folder.name == "images" else folder.name
-            holds = f"{folder.name} holds images or archives, such as {relative(image, root)}, but no folder 'images'"
+            holds = f"{folder.name} has images or archives, such as {relative(image, root)}, but no folder 'images'"
             sentences.append(f"{holds}, and was not read: if it is a site, {hint} to {place}/images")
     return sentences
 
@@ -392,7 +392,7 @@ def declare_kinds(
         elif wrong := one_of(f"--label-kind of {site or 'all sites'}", kind, LabelKind):
             problems.extend(wrong)
         elif site in spared and kind != LabelKind.MASK:
-            hint = "leave it out, or let another site's images be those"
+            hint = "leave the option out, or name another site with --public or --unseen"
             problems.add(f"--label-kind of {site}", found=repr(kind), expected=f"masks: {spared[site]}", hint=hint)
     every = {} if "" not in given else dict.fromkeys(found.keys() - spared.keys(), given[""])
     kinds = {site: kind for site, kind in {**every, **given}.items() if site and kind != LabelKind.MASK}
@@ -405,12 +405,12 @@ def declare_kinds(
         declared[site] = [replace(one, label_kind=kind) if one.label in weak else one for one in found[site]]
         where = f"--label-kind of {site}"
         if labels and not weak:
-            there = f"{counted(len(labels), 'label')} without any 255: masks alone"
-            hint = f"write it so, into {site}/masks; if {site} has masks alone, give --label-kind {site}=mask"
-            problems.add(where, found=there, expected="255 where nothing is labelled", hint=hint)
+            there = f"{counted(len(labels), 'label')} without the value 255, that is, masks only"
+            hint = f"save weak labels with 255 in {site}/masks; if {site} has only masks, give --label-kind {site}=mask"
+            problems.add(where, found=there, expected="the value 255 where nothing is labelled", hint=hint)
         elif not labels and site in given:
-            hint = f"put labels into {site}/masks, each called as its image"
-            problems.add(where, found="no labels", expected=f"some of the kind {kind}", hint=hint)
+            hint = f"put labels into {site}/masks, each named after its image"
+            problems.add(where, found="no labels", expected=f"labels of the kind {kind}", hint=hint)
     return declared, list(problems)
 
 

@@ -33,7 +33,7 @@ Clusters = list[list[int]]
 Places = dict[tuple[str, Split], list[Found]]
 """Images by site and split; those of the site ``""`` are public."""
 Names = Sequence[str]
-SHARED = "those of images elsewhere, too; if they are other patients, give the groups of each site names of their own"
+SHARED = "also used elsewhere; if these are different patients, give each site its own names of groups"
 FOLDER = "folder"
 """Value instead of a number of sites: each folder of a pool is a site."""
 
@@ -111,7 +111,7 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     """
     if not 1 <= sites <= len(together):
         found = f"{sites} sites for {len(together)} independent groups of images"
-        raise refused("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")
+        raise refused("sites", found=found, expected="at least one group per site", hint="choose fewer sites")
     order = np.random.default_rng(derive_seed(seed, "iid")).permutation(len(together))
     parts: list[list[int]] = [[] for _ in range(sites)]
     for index in sorted(order.tolist(), key=lambda index: -len(together[index])):
@@ -179,8 +179,8 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
         raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
     drawn, rest = hold_out(found, [one.label is not None for one in found], [share], seed=seed)
     if not drawn:
-        hint = "unpack the ground truth beside the images"
-        raise refused("--public", found="no labelled images to draw from", expected="masks", hint=hint)
+        hint = "unpack the ground truth next to the images"
+        raise refused("--public", found="none to draw from", expected="images with masks", hint=hint)
     return drawn, rest
 
 
@@ -195,10 +195,10 @@ def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Fo
     if isinstance(sites, int):
         parts = iid(_clusters_of(found), sites, seed=seed)
         return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
-    require(one_of("--sites", sites, [FOLDER], "a number, or this word"))
+    require(one_of("--sites", sites, [FOLDER], "give a number, or this word"))
     if any(not one.origin for one in found):
         hint = "put each site's images into a folder of its own"
-        raise refused("--sites folder", found="images in no folder", expected="folders", hint=hint)
+        raise refused("--sites folder", found="images in no folder", expected="a folder for each site", hint=hint)
     return {name: [one for one in found if one.origin == name] for name in sorted({one.origin for one in found})}
 
 
@@ -249,11 +249,11 @@ def draw_measuring(
         groups = Counter(one.group for one, mask in zip(ones, masked, strict=True) if mask and one.group)
         bare = {one.group for one, mask in zip(ones, masked, strict=True) if not mask}
         shared = {group for group in groups if len(owners[f"group {group}"]) > 1}
-        for of, why in ((shared, SHARED), (groups.keys() & bare - shared, "those of images without a mask, too")):
+        for of, why in ((shared, SHARED), (groups.keys() & bare - shared, "also used by images without a mask")):
             if of and any(shares) and site not in unseen:
                 count = sum(groups[group] for group in of)
-                who = counted(count, f"image of {site} has a mask and is", f"images of {site} have masks and are")
-                sentences.append(f"{who} not measured with: their groups, such as {min(of)!r}, are {why}")
+                who = counted(count, f"image of {site} has a mask but is", f"images of {site} have masks but are")
+                sentences.append(f"{who} not used for validation or test: their groups, such as {min(of)!r}, are {why}")
     return places, sentences
 
 
@@ -276,9 +276,9 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     sites = list(dict.fromkeys(site for site, _ in places if site))
     problems = Problems()
     for name in names:
-        problems.extend(one_of("--unseen", name, sites, "give names of sites, with commas between them"))
+        problems.extend(one_of("--unseen", name, sites, "give names of sites, separated by commas"))
     if names and not set(sites) - set(names):
-        problems.add("--unseen", found="every site", expected="at least one site left to train at")
+        problems.add("--unseen", found="every site", expected="at least one site left for training")
     problems.refuse_if_any()
     changed: Places = {place: ones for place, ones in places.items() if place[0] not in names}
     sentences = []
@@ -292,17 +292,17 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
         of_site = list[str]()
         for count, one, many, why in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
-            (len(labelled) - len(new), "is also", "are also", "elsewhere, and the site is to be unseen"),
-            (len(new) - len(kept), "shares", "share", "a patient or video with others, and the site is to be unseen"),
+            (len(labelled) - len(new), "is also", "are also", "elsewhere, but the site must be unseen"),
+            (len(new) - len(kept), "shares", "share", "a patient or video with others, but the site must be unseen"),
         ):
             if count:
                 who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
                 of_site.append(f"{who} {why}: left out")
         sentences += of_site
         if not kept:
-            hint = "give masks of images that are nowhere else, or leave it out of --unseen"
-            found = "; ".join(["no image to measure with", *of_site])
-            problems.add(f"--unseen {name}", found=found, expected="some with masks", hint=hint)
+            hint = "add masks of images that are nowhere else, or leave the site out of --unseen"
+            found = "; ".join(["no image for testing", *of_site])
+            problems.add(f"--unseen {name}", found=found, expected="images with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
     return changed, sentences
@@ -338,12 +338,12 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
             changed.update({place: ones for place, ones in places.items() if place[0] == site})
             continue
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
-            found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
+            found, expected = f"a site {name!r}", f"free names {site}-1 to {site}-{parts} for its parts"
             problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
         together = _clusters_of([one for _, one in mine])
         if len(together) < parts:
             found = f"{counted(len(together), 'independent group')} of images"
-            hint = "ask for fewer parts, or leave the site whole"
+            hint = "choose fewer parts, or leave the site whole"
             problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", hint=hint)
             continue
         owner = _deal([[mine[index][0] for index in cluster] for cluster in together], parts, seed)
@@ -354,7 +354,7 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
                 chosen = [mine[index][1] for index in indices if part_of[index] == part]
                 changed[f"{site}-{part + 1}", split] = chosen
                 if indices and not chosen:
-                    sentences.append(f"{site}-{part + 1} has no {split.value} images: whole groups did not suffice")
+                    sentences.append(f"{site}-{part + 1} has no {split.value} images: too few groups to divide")
     problems.refuse_if_any()
     return changed, sentences
 
@@ -417,7 +417,7 @@ class Groups:
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder has 0 and is another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
-            hint = "give an 'image' column with folders in it"
+            hint = "add an 'image' column with paths"
             raise refused(self.path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
         return (groups.pop() or None) if groups else None
 
@@ -432,20 +432,20 @@ class Groups:
         lacking = [image for image, group in groups.items() if group is None]
         if images and len(lacking) == len(images):
             named = [name for name, group in self.rows if group]
-            found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
-            hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
-            raise refused(self.path, found=found, expected=f"groups of images like {images[0]!r}", hint=hint)
+            found = f"only groups for names like {named[0]!r}" if named else f"nothing in the column {self.column!r}"
+            hint = "add an 'image' column with paths, or an 'id' column with file names without their endings"
+            raise refused(self.path, found=found, expected=f"groups for images like {images[0]!r}", hint=hint)
         count = Counter([*map(stem, images), *(stem_of(PurePosixPath(normal(path))) for path in self.volumes.values())])
         folders = {PurePosixPath(normal(image)).parent.name for image in images if self.of_folders}
         bare = {name for name, group in self.rows if group and "/" not in name}
         several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
         none = [name for name in dict(self.rows) if not _stems(name) & (count.keys() | folders)]
-        alike = "without a folder, and of several images each, such as {}: all of them have that row's group"
-        notes = ((several, f"{alike}; give paths to tell them apart"), (none, "that no image has, such as {}"))
+        alike = "without a folder, for several images each, such as {}: all these images get the group of that row"
+        notes = ((several, f"{alike}; give paths to tell them apart"), (none, "without a matching image, such as {}"))
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
         if unsure := [group for group in groups.values() if group and group.casefold() in UNSURE]:
             who = counted(len(unsure), "image has a group", "images have groups") + " that may mean none"
-            sentences.append(f"{who}, such as {unsure[0]!r}, and stay together: leave them empty if they do")
+            sentences.append(f"{who}, such as {unsure[0]!r}, and stay together: if so, leave these groups empty")
         for names, what in notes:
             who = counted(len(names), "name is", "names are")
             sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
@@ -461,7 +461,7 @@ UNSURE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown", "missi
 _WHOLE = re.compile(r"^(\d+)\.0+$")  # pandas writes integers of a column with missing values so
 _SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001" prevents Excel from reading a number
-UNQUOTED = "close its quotes, or double those that belong to a value"
+UNQUOTED = "close the quotes, or double quotes that are part of a value"
 _BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")
 """First bytes of workbooks (.xlsx, .ods, .xls), Parquet, gzip and PDF."""
 _MARKS = {
@@ -502,19 +502,19 @@ def _read(path: Path, column: str) -> list[tuple[str, str]]:
         name, group = (_value(row[place]) if place < len(row) else "" for place in places)
         name, group = name.replace("\\", "/"), "" if group in NONE else _WHOLE.sub(r"\1", group)
         if len(row) > len(header) and any(each.strip() for each in row[len(header) :]):
-            there, hint = f"{len(row)} values ({how})", "put values that hold the separator into quotes"
-            problems.add(where, found=there, expected=f"{len(header)}, as the header has", hint=hint)
+            there, hint = f"{len(row)} values ({how})", "put values that contain the separator into quotes"
+            problems.add(where, found=there, expected=f"{len(header)}, as in the header", hint=hint)
         elif any("\n" in row[place] or "\r" in row[place] for place in places if place < len(row)):
-            problems.add(where, found="a value of several lines", expected="a name and a group", hint=UNQUOTED)
+            problems.add(where, found="a value with a line break", expected="a name and a group", hint=UNQUOTED)
         elif not name:
             expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
             problems.add(where, found="none", expected=expected, hint=hint)
         elif spoilt := next((each for each in (name, group) if _SPOILT.fullmatch(each)), None):
-            hint = "Excel has changed it: format the column as text, and fill it again"
-            problems.add(where, found=repr(spoilt), expected="a name and a group as they were given", hint=hint)
+            hint = "Excel has changed it: format the column as text, and enter the values again"
+            problems.add(where, found=repr(spoilt), expected="the original name and group", hint=hint)
         elif seen.setdefault(name, (line, group))[1] != group:
             there = f"{group!r} for {name!r}, and {seen[name][1]!r} in line {seen[name][0]}"
-            problems.add(where, found=there, expected="one group for an image", hint="correct one of the two rows")
+            problems.add(where, found=there, expected="one group per image", hint="correct one of the two rows")
         else:
             found.append((name, group))
     problems.refuse_if_any()
@@ -535,7 +535,7 @@ def _text(path: Path) -> tuple[str, str]:
         with suppress(UnicodeDecodeError):
             if "\0" not in (text := content.decode(encoding)):
                 return text, encoding
-    raise refused(path, f"bytes that are no {' and no '.join(guesses)}", "a CSV file", "save it as CSV (UTF-8)")
+    raise refused(path, f"text that is not {' or '.join(guesses)}", "a CSV file", "save it as CSV (UTF-8)")
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:

@@ -130,7 +130,7 @@ class Options:
             whole, group = (one.group if self.by_folder else None) or one.image, of(one.image)
             if group and given.setdefault(whole, group) != group:
                 there, expected = f"{given[whole]!r} and {group!r} for images of {whole}", "one group for all of them"
-                raise refused(self.groups, there, expected, "correct the rows: they are one volume, or one folder")
+                raise refused(self.groups, there, expected, "correct the rows of this volume or folder")
         return [replace(one, group=given.get(one.image, given.get(one.group, one.group))) for one in found]
 
 
@@ -146,7 +146,7 @@ class Prepared:
 
 
 UNUSED = ("public", "validation", "test", "unseen", "label_kinds", "limit_per_site")
-NOTHING = "nothing beside --test-only, with which every image that has a mask is a test image"
+NOTHING = "nothing with --test-only, which makes every image with a mask a test image"
 
 
 def check_first(options: Options) -> None:
@@ -160,9 +160,9 @@ def check_first(options: Options) -> None:
     unused = [name for name in UNUSED if (given[name] or None) != (default[name] or None)] if options.test_only else []
     for name in unused:
         option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
-        problems.add(option, found="it", expected=NOTHING, hint="leave it out")
+        problems.add(option, found="a value", expected=NOTHING, hint="leave it out")
     if options.groups is None and options.group_column != default["group_column"]:
-        expected, hint = "--groups FILE.csv beside it", "give both, or none"
+        expected, hint = "--groups FILE.csv as well", "give both options, or neither"
         problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)
     with problems.collected():
         require_free(options.output, name=options.called)
@@ -211,7 +211,7 @@ def look_at(
         who = counted(len(left), "unreadable image was", "unreadable images were")
         sentences.append(f"{who} left out, such as {left[0].image}")
         if not facts:
-            problems.add(str(root), found="no image that can be read", expected="some that can")
+            problems.add(str(root), found="no readable image", expected="at least one")
     some_left = not all(fact.unreadable for fact in facts.values())
     for fact in facts.values():
         problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
@@ -247,8 +247,8 @@ def of_sites(
             caveats = [*caveats, f"{who} no mask: left out"]
         if not any(labelled.values()):
             found_here = next(iter([*caveats, *looked.sentences]), "no image with a mask")
-            hint = "put masks into DIR/<site>/masks, each called as its image"
-            raise refused(root, found=found_here, expected="images with masks to measure with", hint=hint)
+            hint = "put masks into DIR/<site>/masks, each named after its image"
+            raise refused(root, found=found_here, expected="images with masks for testing", hint=hint)
         places: Places = {(site, Split.TEST): ones for site, ones in labelled.items() if ones}
     else:
         private = {site: ones for site, ones in looked.found.items() if site != options.public}
@@ -355,8 +355,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
 
     folders = find_folders(root, public=options.public, output=options.output)
     found = {site: options.grouped(map(known, ones), known=options.by_folder) for site, ones in folders.sites.items()}
-    spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
-    spared |= {options.public: "they are the public images"} if options.public is not None else {}
+    spared = dict.fromkeys(options.unseen, "images of a site of --unseen are used for testing")
+    spared |= {options.public: "its images are public"} if options.public is not None else {}
     classes = len(options.classes) or 1
     found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
     others = [*folders.caveats, *caveats]
@@ -370,8 +370,8 @@ def _of_one_name(sites: Sites) -> list[str]:
     count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
     same = [(site, one.image) for site, ones in sites.items() for one in ones if count[site, stem(one.image)] > 1]
     who = ", ".join(dict.fromkeys(site for site, _ in same))
-    sentence = f"{len(same)} images of {who} have names that others have in other folders, such as"
-    hint = "if each folder is a patient's, --by-folder keeps its images in one split"
+    sentence = f"{len(same)} images of {who} have the same names as images in other folders, such as"
+    hint = "if each folder is one patient, --by-folder keeps its images in one split"
     return [f"{sentence} {same[0][1]}: {hint}"] if same else []
 
 
@@ -469,7 +469,7 @@ def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Pa
     images = list(find(root))
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
-        found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
+        found = f"{type(wrong[0]).__name__} in the list" if wrong else f"no image below {root}"
         where, expected = getattr(find, "__name__", "source"), "a list of samfed_monai.data.folders.Found"
         raise refused(where, found=found, expected=expected)
     return of_pool(options.grouped(images, known=True), root, options)
@@ -546,6 +546,6 @@ def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
     if len(found) > 1:
         raise refused("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")
     if len(sites) < 2:
-        hint = "put at least one collection beside it"
-        raise refused("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)
+        hint = "add at least one more collection"
+        raise refused("--public", found=f"only {found[0]}", expected="at least one more site", hint=hint)
     return found[0]

@@ -497,6 +497,6 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
         if listed.setdefault((each.site, each.name), each) != each:
             problems.add(str(each.path), found=f"a second {each.name}", expected="one volume of that name in a site")
     if not sites:
-        hint = "; ".join(sentences) or "expected is DIR/<site>/images and DIR/<site>/masks"
+        hint = "; ".join(sentences) or "the layout is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)
     return volumes, sentences

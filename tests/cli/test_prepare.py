@@ -56,7 +56,7 @@ def test_folders_without_a_public_one(tmp_path, capsys):
         site(tmp_path, name, 10, 10, first=100 * number)
     run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report")
     assert "list: 0 public images, 2 sites" in capsys.readouterr().out
-    parent = re.escape(f"found the folder 'images' of a single site; give {tmp_path.resolve()}, where it lies beside")
+    parent = re.escape(f"found the folder 'images' of a single site; give {tmp_path.resolve()} if it contains")
     with pytest.raises(Refused, match=rf"/a: expected a folder of sites, .*{parent}.* --public none or --test-only"):
         run("folders", tmp_path / "a", "--public", "public", "--output", tmp_path / "one.json")
     for words in (("--public", "none"), ("--test-only",)):
@@ -208,7 +208,7 @@ def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path,
     (tmp_path / "in/a/masks/v1.nii").write_bytes(b"damaged")
     (tmp_path / "in/a/images/notes.txt").write_bytes(b"")
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "l.json", "--no-report")
-    with pytest.raises(Refused, match=r"(?s)--validation: expected nothing beside --test-only.*--unseen: expected not"):
+    with pytest.raises(Refused, match=r"(?s)--validation: expected nothing with --test-only.*--unseen: expected not"):
         run(*words, "--test-only", "--validation", 0.2, "--unseen", "a")
     with pytest.raises(Refused, match=r"v0\.nii: .*; or skip the file .*\n.*v1\.nii: .*; or skip the file with --s"):
         run(*words, "--test-only")

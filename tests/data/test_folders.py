@@ -29,7 +29,7 @@ def test_images_find_their_masks_by_stem(tmp_path):
     folders = find_folders(tmp_path, public="public")
     assert (folders.problems, folders.caveats, list(folders.sites)) == ((), (), ["Süd 1", "public"])
     (tmp_path / "Su\u0308d 1" / "images").mkdir(parents=True)
-    with pytest.raises(Refused, match="expected one folder for each site, found a second 'Süd 1' for a reader; move"):
+    with pytest.raises(Refused, match="expected one folder for each site, found a second that reads 'Süd 1'; move"):
         find_folders(tmp_path, public="public")
     assert [(one.image, one.label) for one in folders.sites["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
@@ -48,9 +48,9 @@ def test_images_find_their_masks_by_stem(tmp_path):
         ("Su\u0308d/0 b/0", "S\u00fcd/0 b/0", {"Su\u0308d/0": "S\u00fcd/0", "b/0": "b/0"}, 0),
         ("0 p1/0", "0 p1/0", {"0": "0", "p1/0": "p1/0"}, 0),
         ("0\u00a0a 1", "0\u200b\u00a0a 1", {"0\u00a0a": "0\u200b\u00a0a", "1": "1"}, 0),
-        ("p1/0 p2/0", "0", "expected the mask of one image, found the name of 2 images, such as a/images/p1/0.png", 0),
-        ("0", "0 0_segmentation", "expected one mask for each image, found the same image's mask in a/masks/0.png", 0),
-        ("0", "0 more/0", "expected one mask for each image, found the same image's mask in a/masks/0.png", 0),
+        ("p1/0 p2/0", "0", "expected the name of one image, found the name of 2 images, such as a/images/p1/0.png", 0),
+        ("0", "0 0_segmentation", "expected one mask for each image, found a/masks/0.png as well; move the wrong", 0),
+        ("0", "0 more/0", "expected one mask for each image, found a/masks/0.png as well; move the wrong", 0),
         ("0_mask", "0_mask", {"0_mask": "0_mask"}, 0),
         ("p1/0 p2/0", "m/0", {}, 1),
         ("a_0000 a_0001", "a", {}, 1),  # frames; only volumes have channels
@@ -68,7 +68,7 @@ def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images
     assert (labelled, len(left)) == (pairs, lonely)
 
 
-RULE = "called by the image's stem: <stem>, <stem>_segmentation or <stem>_mask"
+RULE = "name each mask after its image: <stem>, <stem>_segmentation or <stem>_mask"
 
 
 def test_masks_among_the_images_are_counted(tmp_path, caplog):
@@ -84,8 +84,8 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
     folders = find_folders(tmp_path, public="public")
     assert folders.sites["a"][0].label is None
     assert folders.caveats == (
-        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; a mask is {RULE}; "
-        "rename for instance the mask of a_000 to a_000.bmp",
+        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; {RULE}; "
+        "for instance, rename the mask of a_000 to a_000.bmp",
     )
     save(tmp_path / "a" / "masks" / "a_000.png", disc())
     [sentence] = find_folders(tmp_path, public="public").caveats
@@ -98,13 +98,13 @@ def test_fault_01_public_images_without_masks_are_told_with_the_rule_where_no_ma
     masks = tmp_path / "public" / "masks"
     for path in list(masks.iterdir()):
         path.rename(masks / f"{path.stem}_lesion.png")
-    missing = "expected a mask, as every public image, found no mask"
-    renamed = f"a mask is {RULE}; rename for instance public_000_lesion.png to public_000.png"
+    missing = "expected a mask, as for every public image, found no mask"
+    renamed = f"{RULE}; for instance, rename public_000_lesion.png to public_000.png"
     told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
     assert told == [f"public/images/public_00{n}.png: {missing}; {renamed}" for n in range(3)]
     (masks / "public_000_lesion.png").rename(masks / "public_000_mask.png")
     told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
-    assert told == [f"public/images/public_00{n}.png: {missing}; add it, or move the image" for n in (1, 2)]
+    assert told == [f"public/images/public_00{n}.png: {missing}; add the mask, or move the image" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_fault_01_public_images_without_masks_are_told_with_the_rule_where_no_ma
 )
 def test_an_example_of_renaming_is_of_a_mask_whose_image_its_name_tells(masks, images, example):
     found = [Found(f"a/images/{image}") for image in images]
-    assert renaming([Path(mask) for mask in masks], found) == f"rename for instance {example}"
-    other = "p2/1_mask.png is in another folder than the image 1: if it is its mask, give both folders one name"
+    assert renaming([Path(mask) for mask in masks], found) == f"for instance, rename {example}"
+    other = "p2/1_mask.png and image 1 are in different folders: if they belong together, give both folders one name"
     assert renaming([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
 
 
@@ -127,20 +127,20 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
     site(tmp_path, "a", 1, 1)
     with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
         find_folders(tmp_path, public="pubic")
-    with pytest.raises(Refused, match="at least one site beside it"):
+    with pytest.raises(Refused, match="at least one more site"):
         find_folders(tmp_path, public="a")
-    with pytest.raises(Refused, match=r"expected is DIR/<site>/images and DIR/<site>/masks"):
+    with pytest.raises(Refused, match=r"the layout is DIR/<site>/images and DIR/<site>/masks"):
         find_folders(tmp_path / "nowhere", public="a")
 
 
 def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path):
     drawn(tmp_path, "hospital/1.png", "public/1.png")
     told = {
-        name: f"{name} holds images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
+        name: f"{name} has images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
         f"if it is a site, unpack, convert or move them to {name}/images"
         for name in ("hospital", "public")
     }
-    start = "expected images, found no such folder; "
+    start = "expected a folder of images, found no such folder; "
     for public in ("public", None):
         with pytest.raises(Refused) as caught:
             find_folders(tmp_path, public=public)
@@ -159,7 +159,7 @@ def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_
     drawn(tmp_path, "hospital_c/img/deep/1.jpg", "hospital_d/Images/1.png", "hospital_e/2.png", "hospital_e/1.png")
     for name in ("hospital_f/1.2.3", "hospital_g/1.nii", "hospital_h/1.mp4"):  # a DICOM object by its content
         write_bytes(tmp_path / name, bytes(128) + b"DICM")
-    holds, unless = "holds images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
+    holds, unless = "has images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
     hints = {"c/img/deep/1.jpg": "rename hospital_c/img", "d/Images/1.png": "rename hospital_d/Images"}
     others = dict.fromkeys(["e/1.png", "f/1.2.3", "g/1.nii", "h/1.mp4"], "unpack, convert or move them")
     assert passed_over(tmp_path, ["a"]) == [
@@ -217,7 +217,7 @@ def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_
     made = prepare_folders(root, options(tmp_path, report=True, public="public"))
     first, *others = made.warnings
     assert first.startswith("nothing here can be scored: no site has a validation or test image")
-    assert others == ["a has no folder 'masks', and a/labels was not read: if it holds a's masks, rename it to a/masks"]
+    assert others == ["a has no folder 'masks', and a/labels was not read: if it has a's masks, rename it to a/masks"]
     for sentence in ("nothing here can be scored", "a/labels was not read"):
         assert sentence in made.report.read_text()
     (root / "public" / "masks").rename(root / "public" / "labels")
@@ -277,8 +277,8 @@ def test_a_list_that_only_measures(root, tmp_path):
     assert [(name, len(of.test)) for name, of in one.datalist.sites.items()] == [("a", 5)]
     for path in (root / "a" / "masks").iterdir():
         path.unlink()
-    with pytest.raises(Refused, match=r"images with masks to measure with, found 6 images of a have no mask"):
+    with pytest.raises(Refused, match=r"images with masks for testing, found 6 images of a have no mask"):
         prepare_folders(root / "a", options(tmp_path / "two", test_only=True))
     save(root / "a" / "masks" / "a_003_gt.png", disc())
-    with pytest.raises(Refused, match=r"measure with, found 1 mask of a belongs to no image; .* to a_003\.png"):
+    with pytest.raises(Refused, match=r"for testing, found 1 mask of a belongs to no image; .* to a_003\.png"):
         prepare_folders(root / "a", options(tmp_path / "two", test_only=True))

@@ -34,7 +34,7 @@ def test_images_of_one_group_or_with_the_same_bytes_belong_together():
     groups = ["one", "one", "two", "two", None, None]
     together = clusters(hashes, groups)
     assert together == [[0, 1, 2, 3], [4], [5]]  # 0 and 3 share bytes, so both groups are one
-    with pytest.raises(Refused, match="at least one group for each, found 4 sites for 3 independent groups of images"):
+    with pytest.raises(Refused, match="at least one group per site, found 4 sites for 3 independent groups of images"):
         iid(together, 4)
 
 
@@ -110,7 +110,7 @@ def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     groups = table(tmp_path, rows, "patient", volumes=volumes)
     slices = [f"{folder}/{folder[9:]}_0001.png" for folder in volumes]
     assert [groups.of(each) for each in slices] == ["one", "three", "two", "three", None, "three"]
-    assert "1 name is in g.csv without a folder, and of several images each" in groups.sentences(slices)[1]
+    assert "1 name is in g.csv without a folder, for several images each" in groups.sentences(slices)[1]
 
 
 def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path):
@@ -118,8 +118,8 @@ def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path
     images = [f"a/p{folder}/{number}.png" for folder in (1, 2) for number in range(1, 5)]
     [lacking, several] = groups.sentences([*images, *images])
     assert lacking == "3 of 8 images have no group in g.csv"
-    assert several.startswith("2 names are in g.csv without a folder, and of several images each, such as '1': all of")
-    assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv that no image has, such as '2.png'"]
+    assert several.startswith("2 names are in g.csv without a folder, for several images each, such as '1': all th")
+    assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv without a matching image, such as '2.png'"]
     [sentence] = table(tmp_path, "id,group\n1,N/A\n2,na\n3,x\n").sentences(["1.png", "2.png", "3.png"])
     assert sentence.startswith("2 images have groups that may mean none, such as 'N/A', and stay together")
 
@@ -128,7 +128,7 @@ def test_a_file_that_gives_no_image_a_group_or_one_two_alike_is_refused_with_the
     with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
         table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
     rows = "id,group,empty\nfirst,,\nframe 7,x,\n"
-    with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups of names like 'frame 7'; give"):
+    with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups for names like 'frame 7'; add"):
         table(tmp_path, rows).sentences(["a/7.png"])
     with pytest.raises(Refused, match=r"images like 'first\.png', found nothing in the column 'empty'"):
         table(tmp_path, rows, "empty").sentences(["first.png"])
@@ -189,20 +189,20 @@ def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
         ("sep=;\nimage,group\n", r"found the columns \['image,group'\] \(utf-8, separated by semicolons\)"),
         ("image\tsequence\n".encode("utf-16"), r"\['image', 'sequence'\] \(utf-16, separated by tabs\)"),
         ("image,group,Group\n1,x,y\n", r"each once, found the columns \['image', 'group', 'Group'\]"),
-        ("image,group\n1.jpg,Smith, J\n", r"line 2: expected 2, as the header has, found 3 values \(utf-8, .*into quo"),
-        ("image,group\n1,x\n2,y\n1,z\n", "line 4: expected one group for an image, found 'z' for '1', and 'x' in line"),
-        ("image,group\n1 ,x\n1,\n", "line 3: expected one group for an image, found '' for '1', and 'x' in line 2"),
-        ('image,group\n1,"x\n2,y\n', "line 3: expected a row of a CSV file, found unexpected end of data; close its"),
-        ('image,group\n1,"x\n2,y"\n', "line 3: expected a name and a group, found a value of several lines; close its"),
+        ("image,group\n1.jpg,Smith, J\n", r"line 2: expected 2, as in the header, found 3 values \(utf-8, .*into quo"),
+        ("image,group\n1,x\n2,y\n1,z\n", "line 4: expected one group per image, found 'z' for '1', and 'x' in line"),
+        ("image,group\n1 ,x\n1,\n", "line 3: expected one group per image, found '' for '1', and 'x' in line 2"),
+        ('image,group\n1,"x\n2,y\n', "line 3: expected a row of a CSV file, found unexpected end of data; close the"),
+        ('image,group\n1,"x\n2,y"\n', "line 3: expected a name and a group, found a value with a line break; close"),
         *(
             (f'image,group\n1,"{value}"\n', f"line 2: .*, found '{re.escape(value)}'; Excel has changed it: format")
             for value in ("1.23457E+11", "1,2E+5", "#REF!", "#WERT!", "####")
         ),
         (b"PK\x03\x04", r"expected a CSV file, found a workbook or another binary file; save the sheet as CSV \(UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1", "found a workbook"),
-        (b"image,group\n1,\x81\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
-        (b"image,group\n1,a\0\n", "found bytes that are no utf-8 and no cp1252; save it as CSV"),
-        ("image,group\n1,x\n".encode("utf-16")[:-1], "found bytes that are no utf-16; save it as CSV"),
+        (b"image,group\n1,\x81\n", "found text that is not utf-8 or cp1252; save it as CSV"),
+        (b"image,group\n1,a\0\n", "found text that is not utf-8 or cp1252; save it as CSV"),
+        ("image,group\n1,x\n".encode("utf-16")[:-1], "found text that is not utf-16; save it as CSV"),
         (b"", r"found the columns \[\]"),
         ("group,id\nx,1\ny\nz,\n", r"(?s)2 problems.*line 3: expected a name in the column 'id', found none.*line 4"),
     ],
@@ -242,7 +242,7 @@ def test_iid_is_exact_grouped_and_deterministic(images, sites, seed):
     ones = images_of(images)
     together = clusters([one.sha256 for one in ones], [one.group for one in ones])
     if len(together) < sites:
-        with pytest.raises(Refused, match="ask for fewer sites"):
+        with pytest.raises(Refused, match="choose fewer sites"):
             iid(together, sites, seed=seed)
         return
     parts = iid(together, sites, seed=seed)
@@ -330,7 +330,7 @@ def test_groups_stay_together_across_splits_and_short_splits_are_told():
     assert len(where) == 4, "each group is at one site"
     assert sorted(sum(counts(divided)[f"a-{n}"]) for n in (1, 2)) == [4, 5]
     empty = next(n for n in (1, 2) if not divided[f"a-{n}", T])
-    assert sentences == [f"a-{empty} has no test images: whole groups did not suffice"]
+    assert sentences == [f"a-{empty} has no test images: too few groups to divide"]
 
 
 def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
@@ -351,8 +351,8 @@ def test_an_unseen_site_only_measures_on_what_no_other_site_has_and_is_not_cut()
     assert places == {("a", U): a, ("b", T): b[3:]}
     assert sentences == [
         "1 image of b has no mask: left out",
-        "1 image of b is also elsewhere, and the site is to be unseen: left out",
-        "1 image of b shares a patient or video with others, and the site is to be unseen: left out",
+        "1 image of b is also elsewhere, but the site must be unseen: left out",
+        "1 image of b shares a patient or video with others, but the site must be unseen: left out",
     ]
     assert list(counts(divide_sites(places, 2, spared=["b"])[0])) == ["a-1", "a-2", "b"]
 
@@ -360,7 +360,7 @@ def test_an_unseen_site_only_measures_on_what_no_other_site_has_and_is_not_cut()
 @pytest.mark.parametrize("spared", [["a-2"], []])
 def test_a_part_never_takes_the_name_of_another_site(spared):
     places = {("a", U): found("a", 4), ("a-2", T): found("b", 4)}
-    expected = "--divide 2: a: expected names from a-1 to a-2 free for its parts, found a site 'a-2'; rename the site"
+    expected = "--divide 2: a: expected free names a-1 to a-2 for its parts, found a site 'a-2'; rename the site"
     with pytest.raises(Refused, match=expected):
         divide_sites(places, 2, spared=spared)
 
@@ -369,8 +369,8 @@ def test_bad_unseen_names_are_refused():
     places = {("a", U): found("a", 2, masks=False), ("b", U): found("b", 2)}
     with pytest.raises(Refused, match=r"--unseen: expected one of \['a', 'b'\], found 'c'"):
         make_unseen(places, ["c"])
-    with pytest.raises(Refused, match="expected at least one site left to train at, found every site"):
+    with pytest.raises(Refused, match="expected at least one site left for training, found every site"):
         make_unseen(places, ["a", "b"])
-    told = "--unseen a: expected some with masks, found no image to measure with; 2 images of a have no mask: left out"
+    told = "--unseen a: expected images with masks, found no image for testing; 2 images of a have no mask: left out"
     with pytest.raises(Refused, match=told):
         make_unseen(places, ["a"])

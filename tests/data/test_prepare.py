@@ -63,8 +63,8 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
         (prepare_isic, {"test": -1}, "--test: expected a share"),
         (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
         (prepare_polyp, {"limit_per_site": -1}, "--limit-per-site: expected a number of images >= 0, found -1"),
-        (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* beside it, found 'patient'"),
-        (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing beside --test"),
+        (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* as well, found 'patient'"),
+        (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing with --test"),
     ],
 )
 def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path, prepare, shares, told):
@@ -82,11 +82,11 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     (tmp_path / "groups.csv").write_text("id,group\n" + "\n".join(rows))
     chosen = options(tmp_path, groups=tmp_path / "groups.csv", public="public")
     made = prepare_folders(root, replace(chosen, validation=0.2, test=0.2))
-    assert [each for each in made.warnings if "not measured" in each] == [
-        "5 images of a have masks and are not measured with: their groups, such as 'sequence 0', are those of images "
-        "elsewhere, too; if they are other patients, give the groups of each site names of their own",
-        "4 images of a have masks and are not measured with: their groups, such as 'sequence 5', are those of images "
-        "without a mask, too",
+    assert [each for each in made.warnings if "not used for" in each] == [
+        "5 images of a have masks but are not used for validation or test: their groups, such as 'sequence 0', are "
+        "also used elsewhere; if these are different patients, give each site its own names of groups",
+        "4 images of a have masks but are not used for validation or test: their groups, such as 'sequence 5', are "
+        "also used by images without a mask",
     ]
     site(root, "b", 5, 5, first=200)
     unseen = replace(chosen, unseen=["a"], output=tmp_path / "unseen.json")
@@ -124,7 +124,7 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
         folder = items[0].group.rpartition("/")[2]
         assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in visits]
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
-    told = "images of a have names that others have in other folders, such as"
+    told = "images of a have the same names as images in other folders, such as"
     assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
     rows = "image,group\nimages/p1/b/1.png,x\nimages/p2/b/3.png,x\n"
     (tmp_path / "g.csv").write_text(rows)
@@ -182,10 +182,10 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
         "a file of zero bytes",
         "10 x 10 pixels",
         "the same stem as a/images/a_002.jpg",
-        "public_002.png: expected a mask, as every public image, found no mask",
+        "public_002.png: expected a mask, as for every public image, found no mask",
         "c/images/c_002.png: expected one of JPEG",
         "found no images",
-        "found only groups of names like 'frame 7'",
+        "found only groups for names like 'frame 7'",
     ):
         assert told in str(caught.value)
     assert sum("skip the file with --skip" in str(problem) for problem in caught.value.problems) == 4, "one, and c's"
@@ -241,9 +241,9 @@ def test_isic_by_folder_and_public_options(tmp_path, isic):
 
 def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
     drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
-    with pytest.raises(Refused, match="--public: expected masks, found no labelled images to draw from; unpack the"):
+    with pytest.raises(Refused, match="--public: expected images with masks, found none to draw from; unpack the"):
         prepare_isic(tmp_path / "isic", options(tmp_path, public="1"))
-    with pytest.raises(Refused, match="--sites folder: expected folders, found images in no folder; put each site's"):
+    with pytest.raises(Refused, match="--sites folder: expected a folder for each site, found images in no folder"):
         prepare_isic(tmp_path / "isic", options(tmp_path, sites="folder"))
 
 
@@ -258,7 +258,7 @@ def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic
     assert caplog.messages[-1] == f"{root}: not read: 1 ZIP (more.zip)"
 
 
-@pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str among them")])
+@pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str in the list")])
 def test_a_source_of_another_package_that_finds_nothing_or_something_else_is_refused(tmp_path, images, told):
     def of_lab(_: Path) -> list[object]:
         return images
@@ -337,7 +337,7 @@ def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
     made = prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen-C1", test=0.4))
     assert list(made.datalist.sites) == [*(f"PolypGen-C{n}" for n in range(2, 7)), "PolypGen-sequences"]
     polyp_folders.kvasir(tmp_path / "alone")
-    with pytest.raises(Refused, match="--public: expected a site beside it, found only Kvasir-SEG; put at least one"):
+    with pytest.raises(Refused, match="--public: expected at least one more site, found only Kvasir-SEG; add at"):
         prepare_polyp(tmp_path / "alone", options(tmp_path, public="kvasir"))
 
 
@@ -347,10 +347,10 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
     next(archives.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
     with pytest.raises(Refused, match="2 problems") as caught:
         prepare_isic(archives, options(tmp_path, public="ISIC-2017_Test_Data"))
-    assert "ISIC_0000015.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
+    assert "ISIC_0000015.jpg: expected a mask, as for every public image, found no mask" in str(caught.value)
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
     next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
-    with pytest.raises(Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no.*zero bytes"):
+    with pytest.raises(Refused, match=r"(?s)38\.bmp: expected a mask, as for every public image, found no.*zero bytes"):
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
 
 

@@ -288,12 +288,12 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     for name in ("b/images/sub/p1.nii", "b/labelsTr/p1.nii", "c/imagesTr/p3.nii", "images/p4.nii"):
         saved(tmp_path / "in" / name, data[..., :1])
     said = cut_nifti(tmp_path / "in", tmp_path / "out")
-    holds, unread = "holds images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
+    holds, unread = "has images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
     assert said == [
         f"c {holds} c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
         f"images {holds} images/p4.nii, {unread} unpack, convert or move them to <site>/images",
         "1 mask of a belongs to no image; left out, such as gone.nii",
-        "b has no folder 'masks', and b/labelsTr was not read: if it holds b's masks, rename it to b/masks",
+        "b has no folder 'masks', and b/labelsTr was not read: if it has b's masks, rename it to b/masks",
     ]
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
@@ -335,7 +335,7 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
     assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
     assert "place.nii: expected the affine of place.nii, found corners up to 6.403 mm from the volume's" in told
     assert not (tmp_path / "in/out").exists()
-    with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
+    with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; the layout is DIR/<site>/images"):
         cut_nifti(tmp_path / "nowhere", tmp_path / "out")
 
 

@@ -321,7 +321,7 @@ def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, t
 
 def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):
     hospital(root, "c", 10, 10, 300)
-    with pytest.raises(Refused, match=r"of c: .*found 10 labels without any 255: masks alone; write it so, into c/m"):
+    with pytest.raises(Refused, match=r"of c: .*found 10 labels without the value 255, that is, masks only; save weak"):
         prepared(tmp_path, {"": "scribble"})
     assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
 
@@ -331,9 +331,9 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
     [
         ({"e": "box"}, {}, r"--label-kind: expected one of \['a', 'b', 'c', 'd', 'public'\], found the site 'e'"),
         ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
-        ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
-        ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
-        ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
+        ({"public": "box"}, {}, "--label-kind of public: expected masks: its images are public, found 'box'"),
+        ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are used"),
+        ({"d": "box"}, {}, "--label-kind of d: expected labels of the kind box, found no labels"),
         ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background, 1 to 2 foregro"),
     ],
 )
@@ -359,7 +359,7 @@ def test_the_command(root, tmp_path, capsys):
     assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
     with pytest.raises(Refused, match="--label-kind: expected one value, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
-    with pytest.raises(Refused, match=r"--label-kind: expected nothing beside --test-only, with which .* found it; le"):
+    with pytest.raises(Refused, match=r"--label-kind: expected nothing with --test-only, which .* found a value; le"):
         run(*words, "--test-only", "--label-kind", "box")
 
 
