@@ -179,9 +179,9 @@ def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turne
     if found != expected[::-1]:
         hint = "resize the mask with nearest-neighbour interpolation, or find the right one"
         return [Problem(label, f"{pixels} pixels", wanted, hint)]
-    hint = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
+    hint = "rotate the mask by 90°, or transpose it; the overlays of the data report show which"
     if turned:
-        hint = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
+        hint = "EXIF rotates the image but not the mask: save both upright, without EXIF"
     return [Problem(label, f"a transposed mask, {pixels}", wanted, hint)]
 
 
@@ -204,8 +204,8 @@ def leaks(datalist: DataList) -> list[Problem]:
         there = first.setdefault(item.sha256, here)
         if (there[0], there[1]) != (site, split) and (split in MEASURING or there[1] in MEASURING):
             found = f"the same bytes in {place(*here)} and, as {there[2]}, in {place(*there)}"
-            expected = f"an image of {split.value if split in MEASURING else there[1].value} in no other split"
-            hint = "take it out of one of them, or results look better than they are"
+            expected = f"images of {split.value if split in MEASURING else there[1].value} in no other split"
+            hint = "remove it from one split, or the scores are too high"
             problems.add(item.image, found=found, expected=expected, hint=hint)
     return list(problems)
 
@@ -221,11 +221,11 @@ def warnings(datalist: DataList) -> list[str]:
     sentences = []
     for one, other in combinations(sorted(places), 2):
         if count := len(places[one].keys() & places[other].keys()):
-            sentences.append(f"{counted(count, 'image is', 'images are')} both at {one} and at {other}")
+            sentences.append(f"{counted(count, 'image is', 'images are')} in both {one} and {other}")
     for place, images in places.items():
         if twice := images.total() - len(images):
-            who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
-            sentences.append(f"{who} the bytes of another one there")
+            who = counted(twice, f"image of {place} has", f"images of {place} have")
+            sentences.append(f"{who} the same bytes as another image there")
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
         sentences.append(
@@ -283,9 +283,9 @@ def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Pro
     binary = [fact for fact in masks if fact.mask_values[-1] == 1]
     if not (threshold and threshold > 1 and cut and binary):
         return []
-    found = f"0 and 1 alone, so that 1 is foreground, and in {cut[0].label} 1 is below --mask-threshold {threshold}"
-    hint = f"save the foreground of all masks as 255 (there are {len(binary)} of 0 and 1)"
-    return [Problem(str(binary[0].label), found, "masks in which a value means the same", hint)]
+    found = f"only 0 and 1, so 1 is foreground, but in {cut[0].label} 1 is below --mask-threshold {threshold}"
+    hint = f"save the foreground of all masks as 255 (masks of 0 and 1: {len(binary)})"
+    return [Problem(str(binary[0].label), found, "the same meaning of 1 in all masks", hint)]
 
 
 def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
@@ -305,7 +305,7 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
     for site, image in images:
         there = first.setdefault((site, normal(str(PurePosixPath(image).with_suffix("")))), image)
         if there != image:
-            hint = "if they are one image, move one of the files away; if not, rename one, with its mask"
+            hint = "if both are the same image, move one away; if not, rename one and its mask"
             problems.add(image, found=f"the same stem as {there}", expected="one file per stem", hint=hint)
     return list(problems)
 

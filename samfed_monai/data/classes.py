@@ -127,7 +127,7 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
         names = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
         hint = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
         if label.max() == 255:
-            hint += "; if 255 is what was not labelled, say so: `samfed prepare folders … --label-kind [SITE=]KIND`"
+            hint += "; if 255 means 'not labelled', use `samfed prepare folders … --label-kind [SITE=]KIND`"
         found, expected = f"the class values {shown}", f"0 to {count}{names}"
         raise refused(name, found=found, expected=expected, hint=hint)
     return label

@@ -26,7 +26,7 @@ def unsafe(relative: str) -> str | None:
     if not relative.strip():
         return "an empty path"
     if name_problems([relative]):
-        return f"a control character or bytes that are no UTF-8 in '{printable(relative, keep='')}'"
+        return f"a control character or invalid UTF-8 in '{printable(relative, keep='')}'"
     if PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive:
         return f"the absolute path {relative!r}"
     if "\\" in relative:
@@ -57,8 +57,8 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         hint = "put the file itself there, or delete the link"
         raise refused(where, found="a link that leads back to itself", expected="a file", hint=hint)
     if not path.is_relative_to(root):
-        hint = "copy the file into the data root, or make the folder that really holds the files the data root"
-        raise refused(where, f"{relative!r} is a link out of the data root", "a file inside it", hint)
+        hint = "copy the file into the data root, or use the folder with the actual files as the data root"
+        raise refused(where, f"{relative!r}, a link out of the data root", "a file inside it", hint)
     return path
 
 
@@ -164,8 +164,8 @@ def read_list(content: Any, where: str) -> DataList:
         for index, item in enumerate(items):
             problems.extend(_item_problems(item, split, f"{place}#{index}"))
             if there := seen.get(item["image"]):
-                found = f"{item['image']!r}, which {there} lists too"
-                problems.add(place, found=found, expected="each image once", hint="delete one of the two")
+                found = f"{item['image']!r}, which is also in {there}"
+                problems.add(place, found=found, expected="each image once", hint="delete one of the entries")
             seen.setdefault(item["image"], place)
     problems.refuse_if_any()
     sites = {
@@ -176,16 +176,16 @@ def read_list(content: Any, where: str) -> DataList:
     datalist = DataList(content["name"], public, sites, threshold, classes)
     if datalist.hash != content["hash"]:
         found = f"content with hash {datalist.hash[:12]}…"
-        hint = "the list was changed after it was made: restore it, or make a new one with `samfed prepare`"
-        raise refused(f"{where} -> hash", found, f"the recorded {content['hash'][:12]}…", hint)
+        hint = "the list was changed after it was made: restore it, or make a new list with `samfed prepare`"
+        raise refused(f"{where} -> hash", found, f"the recorded hash {content['hash'][:12]}…", hint)
     return datalist
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:
     if not SITE_NAME.fullmatch(name) or unsafe(name):
-        hint = "rename the site: its name becomes a folder, and a value of the configuration"
-        return [Problem(where, repr(name), "a name without slashes, or one of . @ $ % in front", hint)]
-    hint = f"if its images are the public ones, give --public {name}; otherwise rename it: the server is called so"
+        hint = "rename the site: its name is used for folders and in the configuration"
+        return [Problem(where, repr(name), "a name without slashes that does not begin with . @ $ or %", hint)]
+    hint = f"if its images are public, give --public {name}; otherwise rename it: the name is reserved for the server"
     return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
 
@@ -199,10 +199,10 @@ def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> list[Pr
     weak = kind not in (None, LabelKind.MASK.value)
     if split is not Split.UNLABELLED and (label is None or weak):
         key, found = ("label", "no mask") if label is None else ("label_kind", f"a weak label ({kind})")
-        hint = f"give the mask of {item.get('image')!r}, or move the image to a site's unlabelled ones"
-        problems.add(f"{where}#{key}", found=found, expected=f"a mask, as every {split.value} item", hint=hint)
+        hint = f"add the mask of {item.get('image')!r}, or move the image to a site's unlabelled images"
+        problems.add(f"{where}#{key}", found=found, expected=f"a mask, as for every {split.value} item", hint=hint)
     if weak and label is None:
-        problems.add(f"{where}#label_kind", found=f"{kind!r} without a label", expected="a label of that kind")
+        problems.add(f"{where}#label_kind", found=f"{kind!r} without a label", expected="a label of this kind")
     if (label is None) != (item.get("label_sha256") is None):
         problems.add(f"{where}#label_sha256", found="only one of the two", expected="label and label_sha256 together")
     return list(problems)
@@ -253,7 +253,7 @@ class DataList:
             Refused: the list has no such site.
         """
         if name not in self.sites:
-            expected = f"one of {sorted(self.sites)}" if self.sites else "a site, and the list has only public images"
+            expected = f"one of {sorted(self.sites)}" if self.sites else "no site, as the list has only public images"
             raise refused(f"{self.name} -> sites", found=repr(name), expected=expected)
         return replace(self, sites={name: self.sites[name]})
 
@@ -324,7 +324,7 @@ def _json(items: list[Item]) -> list[dict[str, Any]]:
     return [{key: value for key, value in vars(item).items() if value is not None} for item in items]
 
 
-HINT = "choose another name, or delete it"
+HINT = "choose another name, or delete the file"
 
 
 def require_free(path: str | Path, *, name: str) -> None:
@@ -363,7 +363,7 @@ def freeze(lists: Mapping[Path, DataList]) -> None:
                 missing.append(path)
             elif there.hash != datalist.hash:
                 found = f"another data list, {there.name!r} ({there.hash[:12]})"
-                expected = f"no file, or the very list to be written ({datalist.hash[:12]})"
+                expected = f"no file, or the same list ({datalist.hash[:12]})"
                 problems.add(str(path), found=found, expected=expected, hint=HINT)
     problems.refuse_if_any()
     for path in missing:
@@ -377,7 +377,7 @@ def _there(path: str | Path) -> DataList | None:
         return DataList.load(path)
     except Refused as refusal:
         first = refusal.problems[0]
-        found = f"something else ({first.where}: {first.found})"
+        found = f"no valid data list ({first.where}: {first.found})"
         raise refused(path, found=found, expected="no file, or a data list", hint=HINT) from refusal
 
 
@@ -392,9 +392,9 @@ def measuring_notes(datalist: DataList) -> list[str]:
     """
     if not any(site.validation or site.test for site in datalist.sites.values()):
         return [
-            "nothing here can be scored: no site has a validation or test image, that is one with a mask, drawn by a "
-            "share of its site (larger ones: --validation, --test); a run takes the round whose masks promise most, or "
-            "the last one where no teacher is used, and only looking at its masks shows whether it is good"
+            "no scores: no site has validation or test images (images with masks, drawn by a share of each site; "
+            "larger shares: --validation, --test); a run takes the round with the best expected Dice, or "
+            "the last round without a teacher; only a look at its masks shows whether they are good"
         ]
     bare, few = [], []
     for name, site in datalist.sites.items():
@@ -406,13 +406,13 @@ def measuring_notes(datalist: DataList) -> list[str]:
     notes = []
     if bare:
         notes.append(
-            f"nothing to measure with at {', '.join(bare)}: no image has a mask, so that no score is reported there, "
-            "and the choice of the best round goes by the other sites"
+            f"no scores at {', '.join(bare)}: no image has a mask; "
+            "the best round is chosen by the scores of the other sites"
         )
     if few and any(site.unlabelled for site in datalist.sites.values()):
         notes.append(
-            f"few to measure with at {', '.join(few)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
-            "reports no score of fewer; larger shares (--validation, --test) give more, and where all images are on "
-            "one machine, --privacy#least_images 1 of `samfed federate` shows every score"
+            f"few images for scores at {', '.join(few)}: fewer than {LEAST_IMAGES} validation or test images; a site "
+            "reports no score on fewer; larger shares (--validation, --test) give more images; if all images are on "
+            "one machine, `samfed federate --privacy#least_images 1` shows every score"
         )
     return notes

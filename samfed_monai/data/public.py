@@ -144,7 +144,7 @@ COLLECTIONS = tuple(
 )
 
 
-UNPACK = "unpack them, zip files with --unpack"
+UNPACK = "unpack the archives; --unpack does this for zip files"
 UNLIKE = 4.0  # mean difference of 16 x 16 pixels in 0..255; JPEG and resizing change it by less than 1
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
@@ -169,8 +169,8 @@ def find_polyps(root: str | Path) -> Finding:
         if collection is None:
             unknown += [] if is_left_out(folder.name) else [folder.name]
         elif (there := chosen.setdefault(collection.name, folder)) != folder:
-            found, hint = f"{collection.name} also as {there.name}", "move one of them elsewhere"
-            problems.add(folder.name, found=found, expected="it once", hint=hint)
+            found, hint = f"{collection.name} also in the folder {there.name}", "move one of the folders elsewhere"
+            problems.add(folder.name, found=found, expected="each collection once", hint=hint)
     sites: dict[str, list[Found]] = {}
     known = [one for one in COLLECTIONS if one.name in chosen]
     for collection in known:
@@ -182,8 +182,8 @@ def find_polyps(root: str | Path) -> Finding:
         found = f"only the archives {archives}" if archives else f"the folders {[path.name for path in folders]}"
         hint = UNPACK if archives else "rename each collection's folder to its name"
         names = [collection.name for collection in COLLECTIONS]
-        raise refused(root, found=found, expected=f"a folder for some of {names}", hint=hint)
-    caveats = [f"the folder {name} is no known collection and was not read" for name in unknown]
+        raise refused(root, found=found, expected=f"folders named after any of {names}", hint=hint)
+    caveats = [f"the folder {name} is not a known collection and was not read" for name in unknown]
     caveats += outside(root, [path.name for path in folders])
     return Finding(sites, (), caveats, max((one.threshold for one in known if one.threshold), default=None))
 
@@ -222,16 +222,16 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
             if again := {image: used[key] for image, key in keys.items() if key in used}:
                 copies |= again  # copies of the same images, for instance PNG beside TIF
                 who = counted(len(again), "image")
-                logger.info("%s: %s of %s left out, called as others there", site, who, relative(images, root))
+                logger.info("%s: %s of %s left out as duplicates by name", site, who, relative(images, root))
             if fresh := [one for one in found if one.image not in again]:
                 apart += lonely
                 used |= {keys[one.image]: one.image for one in fresh}
                 sites.setdefault(site, []).extend(fresh)
     _require_copies(copies, root)
     if not sites:
-        hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
+        hint = "see the layouts in the documentation, or use images/ and masks/ with equal stems"
         found_here = f"the folders {[relative(path, folder) for path in places[1:6]]}"
-        raise refused(folder, found_here, f"{collection.name} as it was released", hint)
+        raise refused(folder, found_here, f"the released layout of {collection.name}", hint)
     _report_rest(folder, root, [one for ones in sites.values() for one in ones], apart)
     return dict(sorted(sites.items()))
 
@@ -250,7 +250,7 @@ def _require_copies(again: Mapping[str, str], root: Path) -> None:
         with suppress(Unreadable):
             small = [Image.fromarray(read_image(root / each)).resize((16, 16), Image.Resampling.BOX) for each in names]
             if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > UNLIKE:
-                found, expected = f"another image than {names[1]}", "one image of each name"
+                found, expected = f"a different image from {names[1]}", "one image of each name"
                 problems.add(names[0], found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
 
@@ -295,7 +295,7 @@ def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
     deeper = [path for path in sorted(folder.iterdir()) if path.is_dir() and plain(path.name) == plain(folder.name)]
     paths = [path for path in sorted((deeper or [folder])[0].iterdir()) if path.suffix.lower() in SUFFIXES]
     matches = [(path, re.fullmatch(pattern, stem(path.name))) for path in paths if not is_left_out(path.name)]
-    problems, hint = Problems(), "delete or rename one of them"
+    problems, hint = Problems(), "delete or rename one of the files"
     found = _each_once(((match[1], path) for path, match in matches if match), root, problems, hint)
     problems.refuse_if_any()
     return dict(sorted(found.items()))
@@ -305,8 +305,8 @@ def _each_once(named: Iterable[tuple[str, Path]], root: Path, problems: Problems
     found: dict[str, Path] = {}
     for name, path in named:
         if (there := found.setdefault(name, path)) != path:
-            twice = f"{name} also as {relative(there, root)}"
-            problems.add(relative(path, root), found=twice, expected="each once", hint=hint)
+            twice = f"{name} also in {relative(there, root)}"
+            problems.add(relative(path, root), found=twice, expected="each name once", hint=hint)
     return found
 
 
@@ -356,7 +356,7 @@ def _report_rest(
 
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:
-    hint = "move one of the two folders out of DIR if it is a copy; of two years' archives give one year's folder"
+    hint = "move one of the folders out of DIR if it is a copy; if DIR has two years' archives, give one year's folder"
     matches = ((pattern.fullmatch(path.name), path) for path in files)
     named = ((match[1].upper().replace("_DOWNSAMPLED", "_downsampled"), path) for match, path in matches if match)
     return _each_once(named, root, problems, hint)
@@ -433,8 +433,8 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
             if at_hand:
                 places.setdefault(("" if target is Split.PUBLIC else client, target), []).extend(at_hand)
     if not places:
-        hint = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
-        raise refused(root, found=f"none of the images of {path.name}", expected="some", hint=hint)
+        hint = "the layout is ROOT/images with ROOT/masks, or such a folder per client; give other names with --folder"
+        raise refused(root, found=f"none of the images of {path.name}", expected="at least one", hint=hint)
     changed = f"{path.stem} (changed)" if path.stem in KNOWN.values() else path.stem
     return Published(KNOWN.get(sha256_file(path), changed), places, coverage)
 
@@ -448,7 +448,7 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
     present, folders = sorted(named.values()), {client: named.get(normal(of), of) for client, of in folders.items()}
     if lacking := [(client, name) for client, name in folders.items() if not (root / name).is_dir()]:
         client, name = lacking[0]
-        raise refused(f"--folder {client}", f"no folder {name!r}", f"one of {root}", did_you_mean(name, present))
+        raise refused(f"--folder {client}", f"no folder {name!r}", f"a folder in {root}", did_you_mean(name, present))
     if (root / "images").is_dir() and not folders:
         return dict.fromkeys(clients, _by_stem(_pair_up(root, root, "")))
     pools = {}
@@ -470,9 +470,9 @@ def _pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
 
 def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
     count = Counter(stem(one.image) for one in found)
-    hint = "a published list names images by their stems: move away the ones that it does not mean"
+    hint = "a published list names images by their stems: move away the images that are not in the list"
     if twins := [one.image for one in found if count[stem(one.image)] > 1]:
-        raise Refused(Problem(image, "a stem that other images have, too", "each once", hint) for image in twins)
+        raise Refused(Problem(image, "a stem that other images also have", "each stem once", hint) for image in twins)
     pool = {stem(one.image): one for one in found}
     numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]
     return {str(int(name) + shift): pool[name] for name in numbers} | pool

@@ -96,43 +96,43 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         voxels |= {name: sides} if (sides := [item.spacing for item in items if item.spacing]) else {}
         dark = [fact for fact in images if fact.brightest <= DARK]
         brightest = max((fact.brightest for fact in dark), default=0)
-        bits = f", as where {8 + max(brightest - 1, 0).bit_length()} bits are stored in 16: scale them to 16"
-        look = f"dark: nothing in them is brighter than {brightest} of 255"
+        bits = f", as if {8 + max(brightest - 1, 0).bit_length()} bits were stored in 16: scale them to 16 bits"
+        look = f"dark: their highest value is {brightest} of 255"
         look += bits if any(fact.mode.startswith("I") for fact in dark) else ""
         such([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", look)
-        look = "black and white alone, as masks are: if they are masks, move them out of the images"
+        look = "only black and white, like masks: if they are masks, move them out of the images"
         such([fact.image for fact in images if fact.mask_like], f"{counted(len(images), 'image')} of {name}", look)
         kinds = dict(fact.image.rpartition(".")[::2] for fact in images)
         made = [f"{one}.{kind}" for one, kind in kinds.items() if kinds.get(one.rpartition("_")[0], kind) != kind]
-        look = "called as another with an ending, and of another format: if they were made of it, as superpixels are,"
+        look = "named like another image plus suffix, in another format: if they were made from it, as superpixels are,"
         such(made, f"{counted(len(images), 'image')} of {name}", f"{look} move them out of the images")
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
-            sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")
+            sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them separately")
         threshold, of = datalist.mask_threshold, f"{len(masks)} masks of {name}"
         lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
         highest = max((max(fact.mask_values) for fact in lost), default=0)
-        look = f"empty because nothing in them is as bright as --mask-threshold {threshold}: their highest value is"
+        look = f"empty because all their values are below --mask-threshold {threshold}: their highest value is"
         such([str(fact.label) for fact in lost], of, f"{look} {highest}")
         weak = [fact for fact in masks if (threshold or 0) > 1 and {1, 255} <= set(fact.mask_values) <= {0, 1, 255}]
-        look = f"of 0, 1 and 255, of which --mask-threshold {threshold} makes 255 alone foreground: if 255 is what was"
-        such([str(fact.label) for fact in weak], of, f"{look} not labelled, give --label-kind [SITE=]KIND")
+        look = f"of 0, 1 and 255, and --mask-threshold {threshold} makes only 255 foreground: if 255 means"
+        such([str(fact.label) for fact in weak], of, f"{look} 'not labelled', give --label-kind [SITE=]KIND")
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
-        look = "foreground all along the border and background inside: they look inverted; if they are, exchange black"
+        look = "foreground along the whole border and background inside: they look inverted; if they are, swap black"
         such([str(fact.label) for fact in inverted], of, f"{look} and white in them")
         there = {value for fact in masks for value in fact.mask_values}
         lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in there]
         if lacking and masks:
-            absent = f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not"
-            sentences.append(f"{absent}, a network is taught, and scored as if, it were absent")
+            absent = f"no label of {name} has {' or '.join(lacking)}: check whether it was annotated; if it was not"
+            sentences.append(f"{absent}, training and scores treat it as absent")
         if turned := sum(fact.turned for fact in masks):
-            who = counted(turned, f"labelled image of {name} carries", f"labelled images of {name} carry")
-            sentences.append(f"{who} an EXIF orientation, which is applied; look whether the masks follow it")
+            who = counted(turned, f"labelled image of {name} has", f"labelled images of {name} have")
+            sentences.append(f"{who} an EXIF orientation, which is applied; check that the masks follow it")
         square = [fact.misfit for fact in masks if fact.misfit]
         better = sum(misfit > 0.02 for misfit in square)
         if len(square) >= 8 and better > len(square) / 2:
-            fit = f"{better} of {len(square)} square masks of {name} fit their images better when transposed or turned"
-            sentences.append(f"{fit}: look at the overlays")
+            fit = f"{better} of {len(square)} square masks of {name} fit their images better when transposed or rotated"
+            sentences.append(f"{fit}: check the overlays")
     return sentences + unlike_voxels(voxels)
 
 
@@ -153,7 +153,7 @@ def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
         f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
         for site, of_site in voxels.items()
     )
-    return [f"volumes have unlike voxels (mm of rows, columns, slices): {shown}; slices keep their pixels"]
+    return [f"volumes have different voxel sizes (mm of rows, columns, slices): {shown}; slices are not resampled"]
 
 
 def _range(values: Sequence[float]) -> str:

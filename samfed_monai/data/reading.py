@@ -52,9 +52,9 @@ def scan_fault(content: bytes) -> str | None:
         return None
     scan = content[:end]
     if not _complete(scan + PADDING):
-        return "a damaged scan: its data end before the picture does"
+        return "a damaged scan: the data end before the last row of pixels"
     if _complete(scan.rstrip(b"\0\xff")[: -len(PADDING)]):
-        return "a damaged scan: the picture ends before its data do"
+        return "a damaged scan: data are left after the last row of pixels"
     return None
 
 
@@ -200,7 +200,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     values = _levels(grey)
     if raw.info.get("deep") and max(values) < (threshold or 255):
         raise refused(
-            name, found="a dark mask of 16-bit colours", expected="8-bit or grey", hint="save it as 8-bit grey"
+            name, found="a dark mask with 16-bit colours", expected="8-bit or grey", hint="save it as 8-bit grey"
         )
     lossy = raw.info["lossy"]
     levels = {0, 255} if lossy else set(values) | {0}
@@ -232,21 +232,21 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
     """
     if not lossy and grey.dtype == np.uint8 and {1, 255} <= set(_levels(grey)) <= {0, 1, 255}:
         return (
-            "if 255 is what was not labelled, say so: `samfed prepare folders … --label-kind [SITE=]KIND` with "
+            "if 255 means 'not labelled', use `samfed prepare folders … --label-kind [SITE=]KIND` with "
             "scribble, points, box or block; if 1 and 255 are both foreground, declare `--mask-threshold 1`"
         )
     levels = _levels(to_8_bit(grey))
     highest = max(levels)
     if lossy and highest < HALF:
-        return "save it from its source without loss, as PNG: of values this low, compression changes the pixels"
+        return "export it again without loss, as PNG: compression changes pixels with values this low"
     if highest == 0:
-        return f"save it as 8 bit with 0 and 255: of 16 bits, {int(grey.max())} is nearly black"
+        return f"save it with 8 bits, as 0 and 255: in 16 bits, {int(grey.max())} is nearly black"
     if len(levels) <= FEW_LEVELS and highest < HALF:
         lowest = min(level for level in levels if level)
-        rest = "" if len(levels) <= 2 else "; if only one of them is, save that one as 255"
-        return f"if all but 0 is foreground, declare that for the list: `--mask-threshold {lowest}`{rest}"
+        rest = "" if len(levels) <= 2 else "; if only one value is foreground, save it as 255"
+        return f"if all values above 0 are foreground, give `--mask-threshold {lowest}`{rest}"
     middle = HALF if highest >= HALF else (highest + 1) // 2
-    return f"threshold it, or declare a threshold for the list: `--mask-threshold {middle}`"
+    return f"threshold the mask, or give `--mask-threshold {middle}`"
 
 
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
@@ -283,25 +283,25 @@ def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
         raise refused(name, found=found, expected=expected, hint="scale it down") from None
     except Image.UnidentifiedImageError:
-        other = f"a {kind}{' that is not decoded' if kind in FORMATS else ''}" if kind else "bytes that are no image"
+        other = f"a {kind}{' that cannot be decoded' if kind in FORMATS else ''}" if kind else "data of unknown format"
         found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
-        hint = TO_8_BIT if kind else "whatever its name says; replace the file"
+        hint = TO_8_BIT if kind else "replace the file, whatever its suffix says"
         raise refused(name, found=found, expected=expected, hint=hint) from None
     except Exception as error:  # decoders raise many kinds for damaged files
         if is_out_of_memory(error):
             raise
         hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
-        raise refused(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=hint) from None
+        raise refused(name, found=f"a damaged file ({error})", expected="an intact image", hint=hint) from None
     if fault is not None:
-        raise refused(name, found=fault, expected="an image that decodes", hint=RECOPY)
+        raise refused(name, found=fault, expected="an intact image", hint=RECOPY)
     if frames > 1:
         found = f"{frames} frames of an animation"
-        raise refused(name, found=found, expected="one picture", hint="save the frame you mean, or each, as a file")
+        raise refused(name, found=found, expected="one picture", hint="save the right frame, or each frame, as a file")
     return image
 
 
-RECOPY = "copy it again from its source, or take it out"
+RECOPY = "copy it again from its source, or remove it"
 SIXTEEN, GREY = 16, 0  # of a PNG's header
 STARTS = {
     **dict.fromkeys((b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0"), "TIFF"),
@@ -319,7 +319,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         if is_out_of_memory(error):
             raise
         hint = "save it upright, without EXIF"
-        raise Unreadable([Problem(name, f"damaged EXIF ({error})", "EXIF that can be read", hint)]) from None
+        raise Unreadable([Problem(name, f"damaged EXIF ({error})", "readable EXIF", hint)]) from None
     return image if turn is None else image.transpose(turn)
 
 
@@ -343,7 +343,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
             return np.ascontiguousarray(colours[..., 0])
         if threshold is not None:
             return colours.max(axis=-1)
-    hint = "save it as 8-bit grey, or declare a threshold for the list if every colour is foreground"
+    hint = "save it as 8-bit grey, or give --mask-threshold if every colour is foreground"
     raise refused(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
 
 
@@ -415,7 +415,7 @@ UNCOMPRESSED, DEFLATE = 1, (8, 32946)  # of tag 259
 LOSSLESS = {UNCOMPRESSED, *DEFLATE, 2, 3, 4, 5, 32771, 32773, 34925, 34933, 50000}  # also CCITT, LZW, LZMA, PNG, ZSTD
 MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may not support
-SPLIT = "save the one you mean, or each, as a file of its own (for instance with `tiffsplit`)"
+SPLIT = "save the right image, or each image, as a separate file (for instance with `tiffsplit`)"
 
 
 def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
@@ -472,7 +472,7 @@ class _Tags:
         kinds = {UNSIGNED if kind == 4 else int(kind) for kind in _all(page.tags.valueof(339, UNSIGNED))}
         bits = set(_all(page.tags.valueof(258, 1))[: self.samples])
         if len(kinds) > 1 or len(bits) > 1:
-            raise self.refusal(258, f"samples of {sorted(bits)} bits and formats {sorted(kinds)}", "all alike")
+            raise self.refusal(258, f"samples of {sorted(bits)} bits and formats {sorted(kinds)}", "the same for all")
         (self.kind,), (self.bits,) = kinds, bits
         self.extra = tuple(int(each) for each in page.extrasamples)
 
@@ -485,10 +485,10 @@ class _Tags:
     def refuse_unread(self, numbers: bool) -> None:
         """Refuses samples that neither Pillow nor :func:`_by_tifffile` reads correctly."""
         if self.photometric is None:
-            raise self.refusal(262, "nothing that says whether 0 is black", "that tag")
+            raise self.refusal(262, "no tag that says whether 0 is black", "this tag")
         if int(self.photometric) not in DECODED:
             found = getattr(self.photometric, "name", str(self.photometric))
-            raise self.refusal(262, f"pixels of the kind {found}", "grey, RGB, palette, CMYK, YCbCr or CIELab")
+            raise self.refusal(262, f"{found} pixels", "grey, RGB, palette, CMYK, YCbCr or CIELab")
         what = f"{KINDS.get(self.kind, 'other')} samples of {self.bits} bits"
         if self.kind not in KINDS or not (numbers or (self.kind, self.bits) in BY_PILLOW):
             expected = "whole numbers" if numbers else "unsigned samples of 1, 2, 4, 8, 12 or 16 bits"
@@ -497,9 +497,9 @@ class _Tags:
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
         alpha = sum(each in (ASSOCIATED, UNASSOCIATED) for each in self.extra)
         if self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and self.samples - alpha > 1:
-            raise self.refusal(277, f"{self.samples} channels of grey", "one", SPLIT)
+            raise self.refusal(277, f"{self.samples} grey channels", "one", SPLIT)
         if self.samples > MOST_SAMPLES:
-            raise self.refusal(277, f"{self.samples} samples in a pixel", f"at most {MOST_SAMPLES}")
+            raise self.refusal(277, f"{self.samples} samples per pixel", f"at most {MOST_SAMPLES}")
         if self.photometric == CMYK and self.page.tags.valueof(332, 1) != 1:
             raise self.refusal(332, "inks that are not CMYK", "CMYK or RGB")
         shares = self.page.tags.valueof(530, (1, 1))
@@ -523,11 +523,11 @@ def _only_image(file: Any, name: str) -> tuple[int, Any]:
     number = max(len(images), *stacked)
     index, page = images[0]
     if number > 1:
-        found, expected = f"{number} images in one file", "one image, beside thumbnails (tag 254, NewSubfileType)"
+        found, expected = f"{number} images in one file", "one image, apart from thumbnails (tag 254, NewSubfileType)"
         raise refused(name, found=found, expected=expected, hint=SPLIT)
     if index < 0:
-        found = "a thumbnail, and the image behind it (tag 330, SubIFDs)"
-        raise refused(name, found=found, expected="the image as the first", hint=TO_8_BIT)
+        found = "a thumbnail, and the image after it (tag 330, SubIFDs)"
+        raise refused(name, found=found, expected="the image first", hint=TO_8_BIT)
     return index, page
 
 
@@ -567,7 +567,7 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         planes = "separate planes" if tags.planar else "samples"
         raise tags.refusal(262, f"{planes} of {tags.bits} bits, {tags.photometric.name}", "grey or RGB of 8 or 16 bits")
     if ASSOCIATED in tags.extra:
-        raise tags.refusal(338, "colours multiplied by alpha", "alpha apart, or none")
+        raise tags.refusal(338, "colours multiplied by alpha", "separate alpha, or none")
     if tags.bits % 8 or (tags.photometric == RGB and tags.samples < len("RGB")):
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
     if not all(page.databytecounts):
@@ -585,7 +585,7 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         if "imagecodecs" not in str(error):
             raise
         hint = "pip install 'samfed-monai[tiff]', or save it without compression"
-        raise tags.refusal(259, f"the compression {page.compression.name}", "one that is read", hint) from None
+        raise tags.refusal(259, f"the compression {page.compression.name}", "a supported compression", hint) from None
     values = np.moveaxis(values, 0, -1) if tags.planar else values
     if tags.photometric == WHITE_IS_ZERO:
         values = np.iinfo(values.dtype).max - values

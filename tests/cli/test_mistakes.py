@@ -57,8 +57,8 @@ def test_a_mistake_on_the_command_line_is_told_once_with_its_hint(mistake, capsy
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("image", "; copy it again from its source, or take it out"),
-        ("list.json", "restore it, or make a new one with `samfed prepare`"),
+        ("image", "; copy it again from its source, or remove it"),
+        ("list.json", "restore it, or make a new list with `samfed prepare`"),
     ],
 )
 def test_a_mistake_in_data_is_refused_with_its_hint(file, message, small_federation, tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(suffix, tm
     save(tmp_path / name, picture(0), exif=exif)
     save(tmp_path / "m.png", disc())
     (problem,) = told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path)
-    assert "the image's EXIF turns it, the mask's does not" in problem
+    assert "EXIF rotates the image but not the mask" in problem
     save(tmp_path / "m.png", disc(), exif=exif)
     assert told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
     assert look(Found(name), tmp_path).turned
@@ -115,7 +115,7 @@ def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trai
     (tmp_path / "images" / "t0.png").write_bytes(copied)
     datalist.sites["site-1"].test[0] = item(tmp_path, "images/t0.png", "masks/t0.png")
     (problem,) = told(datalist, tmp_path)
-    assert problem.startswith("images/t0.png: expected an image of test in no other split, found the same bytes in")
+    assert problem.startswith("images/t0.png: expected images of test in no other split, found the same bytes in")
     assert f"as images/{trained_on}.png" in problem
 
 
@@ -123,12 +123,12 @@ def test_fault_17_a_test_image_that_a_later_site_trains_on_is_told(tmp_path):
     sites = {"a": Site(test=[pair(tmp_path, "t", 0)]), "b": Site([pair(tmp_path, "u", 0)])}
     (problem,) = told(DataList("list", [], sites), tmp_path)
     places = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
-    assert problem.startswith(f"images/u.png: expected an image of test in no other split, {places}; take it out")
+    assert problem.startswith(f"images/u.png: expected images of test in no other split, {places}; remove it")
 
 
 def test_fault_22_the_same_stem_with_two_extensions_is_told():
     (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
-    hint = "if they are one image, move one of the files away; if not, rename one, with its mask"
+    hint = "if both are the same image, move one away; if not, rename one and its mask"
     assert str(problem) == f"a/1.jpg: expected one file per stem, found the same stem as a/1.png; {hint}"
 
 
@@ -145,8 +145,8 @@ def test_fault_16_repeated_bytes_are_a_warning(tmp_path):
     items = [pair(tmp_path, name, 0) for name in "abcde"]
     datalist = DataList("list", items[:3], {"a": Site(items[3:4]), "b": Site(items[4:])})
     assert told(datalist, tmp_path) == []
-    both = [f"1 image is both at {of}" for of in ("a and at b", "a and at the public set", "b and at the public set")]
-    assert warnings(datalist) == [*both, "2 images of the public set repeat the bytes of another one there"]
+    both = [f"1 image is in both {of}" for of in ("a and b", "a and the public set", "b and the public set")]
+    assert warnings(datalist) == [*both, "2 images of the public set have the same bytes as another image there"]
 
 
 def test_groups_that_straddle_splits_are_a_warning_and_those_that_look_the_same_are_one(tmp_path):

@@ -152,8 +152,8 @@ def test_a_site_whose_labels_have_another_class_is_refused_and_one_that_lacks_a_
     striped(tmp_path / "data", "b", values=(0, 1))
     made = prepared(tmp_path, output=tmp_path / "more.json", report=True)
     assert [each for each in made.warnings if "no label of" in each] == [
-        "no label of b has spleen: look whether it was drawn there; where it was not, a network is taught, and scored "
-        "as if, it were absent"
+        "no label of b has spleen: check whether it was annotated; if it was not, training and "
+        "scores treat it as absent"
     ]
     page = made.report.read_text(encoding="utf-8")
     assert "kidney, spleen" in page

@@ -98,7 +98,7 @@ def test_every_departure_from_the_schema_is_told_at_once_and_then_every_other_pr
             content["sites"][name] = {"unlabelled": [], "validation": [], "test": []}
 
     edited(path, spoil)
-    expected = "expected a name without slashes, or one of . @ $ % in front, found"
+    expected = "expected a name without slashes that does not begin with . @ $ or %, found"
     assert told_of(path) == [
         *(f"list.json -> sites#{repr(name)[1:-1]}: {expected} {name!r}" for name in odd),
         *(f"list.json -> sites#{name}: expected another name, found {name!r}" for name in servers[:2]),
@@ -119,7 +119,7 @@ def test_fault_01_and_fault_18_a_path_out_of_the_root_or_a_missing_mask_is_refus
         DataList("list", [Item("../1.jpg", A)]).save(tmp_path / "list.json")
     path, label = map(str, caught.value.problems)
     assert path.startswith("list.json -> public#0#image: expected a relative path inside the data root, found '..'")
-    assert label.startswith("list.json -> public#0#label: expected a mask, as every public item, found no mask; give")
+    assert label.startswith("list.json -> public#0#label: expected a mask, as for every public item, found no mask;")
     assert not (tmp_path / "list.json").exists()
 
 
@@ -130,13 +130,13 @@ WEAK = replace(MASK, label_kind="points")
 @pytest.mark.parametrize(
     ("public", "site", "told"),
     [
-        ([WEAK], Site(), r"public#0#label_kind: expected a mask, as every public item, found a weak label \(points\)"),
-        ([], Site([], [WEAK]), r"validation#0#label_kind: expected a mask, as every validation item, found a weak lab"),
-        ([], Site([], [], [WEAK]), r"a#test#0#label_kind: expected a mask, as every test item, found a weak label"),
+        ([WEAK], Site(), r"public#0#label_kind: expected a mask, as for every public item, found a weak label \("),
+        ([], Site([], [WEAK]), r"validation#0#label_kind: expected a mask, as for every validation item, found a weak"),
+        ([], Site([], [], [WEAK]), r"a#test#0#label_kind: expected a mask, as for every test item, found a weak label"),
         ([], Site([replace(WEAK, label_kind="line")]), r"a#unlabelled#0#label_kind: expected .*, found 'line'"),
-        ([], Site([Item("1.jpg", A, label_kind="box")]), "label_kind: expected a label of that kind, found 'box' with"),
+        ([], Site([Item("1.jpg", A, label_kind="box")]), "label_kind: expected a label of this kind, found 'box' with"),
         ([], Site([Item("1.jpg", A, "1.png")]), "label_sha256: expected label and label_sha256 together, found only o"),
-        ([MASK], Site([MASK]), "a#unlabelled: expected each image once, found '1.jpg', which list.json -> public lis"),
+        ([MASK], Site([MASK]), "a#unlabelled: expected each image once, found '1.jpg', which is also in list.json ->"),
         ([], Site([Item("1.jpg", A, volume="v", slice=0)]), "a#unlabelled#0#slice: expected at least 1, found 0"),
         ([], Site([Item("1.jpg", A, spacing=[1, 2])]), r"spacing: expected three lengths in mm, found \[1, 2\] \(list"),
     ],
@@ -181,7 +181,7 @@ def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
         ("a\\b.png", "a backslash"),
         ("", "an empty path"),
         ("a\nb.png", "a control character"),
-        ("\udcff.png", "bytes that are no UTF-8 in '\\xff.png'"),
+        ("\udcff.png", "invalid UTF-8 in '\\xff.png'"),
         ("a\x9b.png", "a control character"),
         *((path, None) for path in ("a.png", "Klinik Süd/Läsion 1.png", "画像/..a.png", "a/./b..png")),
     ],
@@ -198,7 +198,7 @@ def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
     (root / "a.png").symlink_to(tmp_path / "outside.png")
     (root / "inside.png").write_bytes(b"x")
     (root / "b.png").symlink_to(root / "inside.png")
-    with pytest.raises(Refused, match=r"list -> public\[0\].*'a.png' is a link out of the data root; copy the file"):
+    with pytest.raises(Refused, match=r"list -> public\[0\].*'a.png', a link out of the data root; copy the file"):
         confine(root, "a.png", where="list -> public[0]")
     with pytest.raises(Refused, match=r"x: expected a relative path .*, found '\.\.' in '\.\./outside\.png'; list on"):
         confine(root, "../outside.png", where="x")
@@ -233,10 +233,10 @@ def test_fault_29_another_list_is_not_replaced_and_nothing_else_is_written(tmp_p
         freeze(lists)
     first, second = map(str, caught.value.problems)
     assert first == (
-        f"{tmp_path}/list.json: expected no file, or the very list to be written ({OTHER.hash[:12]}), "
-        f"found another data list, 'skin' ({ONE.hash[:12]}); choose another name, or delete it"
+        f"{tmp_path}/list.json: expected no file, or the same list ({OTHER.hash[:12]}), "
+        f"found another data list, 'skin' ({ONE.hash[:12]}); choose another name, or delete the file"
     )
-    assert "text.json: expected no file, or a data list, found something else (text.json -> schema: no such" in second
+    assert "text.json: expected no file, or a data list, found no valid data list (text.json -> schema: no" in second
     assert not (tmp_path / "new.json").exists()
     assert DataList.load(tmp_path / "list.json") == ONE
 
@@ -258,8 +258,8 @@ def test_sites_with_a_small_split_to_measure_on_are_named():
         "few unseen": Site([], [], items("t", 4)),
     }
     bare, few = measuring_notes(DataList("list", [], sites))
-    assert bare.startswith("nothing to measure with at no masks, weak labels: no image has a mask")
-    assert few.startswith("few to measure with at few to validate, few to test, none drawn, few unseen: fewer than 5")
+    assert bare.startswith("no scores at no masks, weak labels: no image has a mask")
+    assert few.startswith("few images for scores at few to validate, few to test, none drawn, few unseen: fewer than 5")
     assert measuring_notes(DataList("list", [], {"test only": sites["few unseen"]})) == []
     (nothing,) = measuring_notes(DataList("list", [], {"none drawn": sites["none drawn"]}))
-    assert "one with a mask, drawn by a share of its site (larger ones: --validation, --test); a run takes" in nothing
+    assert "images with masks, drawn by a share of each site; larger shares: --validation, --test); a run" in nothing

@@ -235,7 +235,7 @@ def test_compressed_pixels_need_a_decoder_and_frames_as_the_object_has_them(tmp_
         (JPEG, frames, True, "expected 2, as the pixels are, found NumberOfFrames"),
         (JPEG, frames, False, "expected 2, as the pixels are, found NumberOfFrames"),  # not one frame of four fragments
         (JPEG, [narrow], True, r"expected 128 x 32, as a frame has, found Rows \(0028,0010\) 64 x 64 columns"),
-        (JPEG, [frames[1][:-99] + frames[1][-2:]], True, r"PixelData \(7FE0,0010\) a damaged scan: its data end"),
+        (JPEG, [frames[1][:-99] + frames[1][-2:]], True, r"PixelData \(7FE0,0010\) a damaged scan: the data end"),
     ):
         content.file_meta.TransferSyntaxUID = syntax
         content.PixelData = pydicom.encaps.encapsulate(there, fragments_per_frame=2, has_bot=offsets)

@@ -216,9 +216,9 @@ def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_
     (root / "a" / "masks").rename(root / "a" / "labels")
     made = prepare_folders(root, options(tmp_path, report=True, public="public"))
     first, *others = made.warnings
-    assert first.startswith("nothing here can be scored: no site has a validation or test image")
+    assert first.startswith("no scores: no site has validation or test image")
     assert others == ["a has no folder 'masks', and a/labels was not read: if it has a's masks, rename it to a/masks"]
-    for sentence in ("nothing here can be scored", "a/labels was not read"):
+    for sentence in ("no scores", "a/labels was not read"):
         assert sentence in made.report.read_text()
     (root / "public" / "masks").rename(root / "public" / "labels")
     with pytest.raises(Refused, match="public/labels was not read: rename it to public/masks"):
@@ -244,15 +244,15 @@ def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root
     for number, mask in ((1, 255 - lesion), (2, 255 - lesion), (3, half)):
         save(root / f"a/masks/a_00{number}.png", Image.fromarray(mask))
     warnings = prepare_folders(root, options(tmp_path, public="public")).warnings
-    [inverted] = [each for each in warnings if "look inverted; if they are, exchange black and white" in each]
-    assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground all along the border and")
+    [inverted] = [each for each in warnings if "look inverted; if they are, swap black and white" in each]
+    assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground along the whole border")
 
 
 def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):
     for path in (root / "a" / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) // 255 * 2).save(path)
     made = prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
-    told = "are empty because nothing in them is as bright as --mask-threshold 128: their highest value is 2"
+    told = "are empty because all their values are below --mask-threshold 128: their highest value is 2"
     assert f"6 of 6 masks of a, such as a/masks/a_000.png, {told}" in made.warnings
 
 

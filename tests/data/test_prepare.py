@@ -105,7 +105,7 @@ def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_meas
         site(root, name, 8, 8, first=100)  # the same pictures at both sites
     made = prepare_folders(root, options(tmp_path, public="public", validation=0.3, test=0.3))
     assert sizes(made.datalist) == {"a": [8, 0, 0], "b": [8, 0, 0]}
-    assert "8 images are both at a and at b" in made.warnings
+    assert "8 images are in both a and b" in made.warnings
 
 
 def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
@@ -146,8 +146,8 @@ def test_a_threshold_above_1_is_refused_where_other_masks_are_of_0_and_1(tmp_pat
     datalist = prepare_folders(tmp_path / "data", chosen).datalist
     organs = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 256).reshape(24, 32))  # of which 2 is meant
     save(tmp_path / "data/a/masks/a_001.png", organs)
-    told = r"public_001\.png: expected masks in which a value means the same, found 0 and 1 alone, so that 1 is "
-    told += r"foreground, and in a/masks/a_001\.png 1 is below --mask-threshold 2; save .* \(there are 1 of 0 and 1\)"
+    told = r"public_001\.png: expected the same meaning of 1 in all masks, found only 0 and 1, so 1 is "
+    told += r"foreground, but in a/masks/a_001\.png 1 is below --mask-threshold 2; save .* \(masks of 0 and 1: 1\)"
     with pytest.raises(Refused, match=told):
         prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "b.json"))
     assert re.search(told, "\n".join(map(str, check_datalist(datalist, tmp_path / "data"))))
@@ -159,7 +159,7 @@ def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
     shutil.copy(tmp_path / "images/2.png", tmp_path / "images/copy.png")
     parts = {"labeled_train": ["1.png"], "unlabeled_train": ["2.png"], "test_list": ["copy.png"]}
     (tmp_path / "published.json").write_text(json.dumps({"a": parts}))
-    with pytest.raises(Refused, match=r"copy\.png: expected an image of test in no other split, found the same bytes"):
+    with pytest.raises(Refused, match=r"copy\.png: expected images of test in no other split, found the same bytes"):
         prepare_list(tmp_path / "published.json", tmp_path, options(tmp_path))
     assert not (tmp_path / "list.json").exists()
 
@@ -200,8 +200,8 @@ def test_fault_14_and_fault_15_empty_and_full_masks_are_counted_and_keep_their_p
     for path in (root / "a" / "images").iterdir():
         save(root / "a" / "masks" / path.name, disc(radius=99))
     made = prepare_folders(root, options(tmp_path, public="public"))
-    assert "the public set has 1 empty and 0 full masks; scores count them apart" in made.warnings
-    assert "a has 0 empty and 10 full masks; scores count them apart" in made.warnings
+    assert "the public set has 1 empty and 0 full masks; scores count them separately" in made.warnings
+    assert "a has 0 empty and 10 full masks; scores count them separately" in made.warnings
     assert sizes(made.datalist) == {"a": [8, 1, 1]}
     assert all(item.label for _, items in made.datalist.sites["a"].splits() for item in items)
     assert check_datalist(made.datalist, root) == []
@@ -251,7 +251,7 @@ def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic
     root = tmp_path / "zipped"
     for name in ("all", "part/more"):
         shutil.make_archive(str(root / name), "zip", isic)
-    with pytest.raises(Refused, match="unpack them, zip files with --unpack"):
+    with pytest.raises(Refused, match="unpack the archives; --unpack does this for zip files"):
         prepare_isic(root, options(tmp_path, public="4"))
     made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
     assert sum(1 for _ in made.datalist.items()) == 20

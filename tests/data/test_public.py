@@ -49,10 +49,10 @@ def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well
     polyp_folders.clinicdb(tmp_path, suffix="tif", inside="TIF/")
     ones = find_polyps(tmp_path).sites["CVC-ClinicDB"]
     assert [one.image.split("/")[1] for one in ones] == ["PNG", "PNG", "PNG", "more"]
-    assert "1 image of CVC-ClinicDB/more/Original left out, called as others there" in caplog.text
+    assert "1 image of CVC-ClinicDB/more/Original left out as duplicates by name" in caplog.text
     for image in ("more/Original/26.tif", "TIF/Original/1.tif"):
         save(tmp_path / "CVC-ClinicDB" / image, picture(1))
-    unlike = r"(?s)2 problems.*more/Original/26\.tif: expected one image of each name, found another"
+    unlike = r"(?s)2 problems.*more/Original/26\.tif: expected one image of each name, found a diff"
     with pytest.raises(Refused, match=unlike):
         find_polyps(tmp_path)
 
@@ -85,7 +85,7 @@ def test_every_colour_of_neopolyp_is_polyp(tmp_path):
     red, green = (read_mask(tmp_path / str(one.label), found.threshold) for one in ones)
     assert red.sum() == pytest.approx(green.sum(), rel=0.05)
     assert 150 < red.sum() < 250  # a disc of radius 8 has 201 pixels
-    with pytest.raises(Refused, match="declare a threshold for the list if every colour is foreground"):
+    with pytest.raises(Refused, match="give --mask-threshold if every colour is foreground"):
         read_mask(tmp_path / str(ones[0].label))
 
 
@@ -105,7 +105,7 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
     (tmp_path / "CVC-300.zip").touch()
     found = find_polyps(tmp_path)
     packed = f"{tmp_path.name}: 1 image or archive beside the folders that are read, such as CVC-300.zip, left out"
-    assert found.caveats == ["the folder Kvasir-Capsule is no known collection and was not read", packed]
+    assert found.caveats == ["the folder Kvasir-Capsule is not a known collection and was not read", packed]
     assert len(found.sites["Kvasir-SEG"]) == 3, "nor is a folder of another name in that of the images"
     lonely, others = caplog.messages
     assert lonely == "1 mask of Kvasir-SEG belongs to no image; left out, such as gone.png"
@@ -116,24 +116,24 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
     ("find", "names", "told"),
     [
         (find_polyps, "", r"found the folders \[\]; rename each collection's folder to its name"),
-        (find_polyps, "CVC-ClinicDB.rar", r"found only the archives \['CVC-ClinicDB.rar'\]; unpack them"),
+        (find_polyps, "CVC-ClinicDB.rar", r"found only the archives \['CVC-ClinicDB.rar'\]; unpack the archives"),
         (
             find_polyps,
             "CVC-ClinicDB/images/1.png CVC-ClinicDB/masks/1.png clinicdb/1.png Kvasir-SEG/pictures/1.png",
-            "(?s)2 problems.*clinicdb: expected it once, found CVC-ClinicDB also as CVC-ClinicDB.*"
-            r"expected Kvasir-SEG as it was released, found the folders \['pictures'\]",
+            "(?s)2 problems.*clinicdb: expected each collection once, found CVC-ClinicDB also in the folder CVC-.*"
+            r"expected the released layout of Kvasir-SEG, found the folders \['pictures'\]",
         ),
         (
             find_polyps,
             "Kvasir-SEG/images/1.jpg Kvasir-SEG/images/1.png Kvasir-SEG/masks/1.png",
-            r"1\.png: expected each once, found 1 also as Kvasir-SEG/images/1\.jpg; delete or rename one",
+            r"1\.png: expected each name once, found 1 also in Kvasir-SEG/images/1\.jpg; delete or rename one",
         ),
         (find_isic, "", "found no file such as ISIC_0000000.jpg; for images/ and .* use `samfed prepare folders`"),
-        (find_isic, "ISIC-2017_Training_Data.zip", "no ISIC image, but the archives .*; unpack them, zip files with"),
+        (find_isic, "ISIC-2017_Training_Data.zip", "no ISIC image, but the archives .*; unpack .*; --unpack does"),
         (
             find_isic,  # fault 22: two years in one folder
             "2016/ISIC_0000001.jpg 2017/ISIC_0000001.jpg",
-            "found ISIC_0000001 also as 2016/ISIC_0000001.jpg; move one of the two folders out of DIR",
+            "found ISIC_0000001 also in 2016/ISIC_0000001.jpg; move one of the folders out of DIR",
         ),
     ],
 )
@@ -235,7 +235,7 @@ def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
     ("names", "content", "message"),
     [
         ("", {"a": {"train": [], "val_list": "x"}, "b": []}, r"3 problems.*mine\.json -> a#train: expected one of \["),
-        ("images/1.png images/a/1.png images/2.png", LIST, "2 problems.*1.png.*found a stem that other images have"),
+        ("images/1.png images/a/1.png images/2.png", LIST, "2 problems.*1.png.*found a stem that other images also"),
         ("open_set/images/0.png", LIST, "found none of the images of mine.json"),
     ],
 )

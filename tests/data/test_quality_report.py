@@ -61,8 +61,8 @@ def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
 def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks, better, misfit, told):
     public = [item(str(number), f"{number:x}") for number in range(masks)]
     facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
-    sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or turned"
-    assert doubts(DataList("list", public), facts) == [f"{sentence}: look at the overlays"] * told
+    sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or rotated"
+    assert doubts(DataList("list", public), facts) == [f"{sentence}: check the overlays"] * told
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks
     [
         *((0.9, {"border": 0.98}, "they look inverted"), (0.9, {"border": 0.97}, "")),
         (1.0, {"border": 1.0}, "0 empty and 1 full mask;"),
-        (0.3, {"mask_values": (0, 1, 255)}, "are of 0, 1 and 255, of which --mask-threshold 128 makes 255 alone"),
-        (0.3, {"turned": True}, "1 labelled image of the public set carries an EXIF orientation, which is applied"),
+        (0.3, {"mask_values": (0, 1, 255)}, "are of 0, 1 and 255, and --mask-threshold 128 makes only 255"),
+        (0.3, {"turned": True}, "1 labelled image of the public set has an EXIF orientation, which is applied"),
     ],
 )
 def test_fault_08_and_fault_64_masks_that_look_inverted_or_weak_and_turned_images_are_named(share, more, named):
@@ -146,19 +146,19 @@ def test_masks_and_pictures_made_of_others_among_the_images_are_named(tmp_path):
     for name, image in saved.items():
         save(tmp_path / name, image)
     datalist = DataList("list", [], {"a": Site([Item(name, "0") for name in saved])})
-    look = "are black and white alone, as masks are: if they are masks, move them out of the images"
+    look = "are only black and white, like masks: if they are masks, move them out of the images"
     masks, made = doubts(datalist, facts_of(datalist, tmp_path))
     assert masks == f"2 of 4 images of a, such as 1_mask.png, {look}"
-    assert made.startswith("1 of 4 images of a, such as 1_seg.jpg, are called as another with an ending, and of")
+    assert made.startswith("1 of 4 images of a, such as 1_seg.jpg, are named like another image plus suffix, in")
 
 
 def test_dark_images_are_named_with_the_bits_that_they_use():
     facts = [Facts(f"{n}.png", mode="I;16", brightest=brightest) for n, brightest in enumerate((16, 12, 255))]
     datalist = DataList("list", [], {"a": Site(unlabelled=[Item(fact.image, "0") for fact in facts])})
     assert doubts(datalist, facts) == [
-        "2 of 3 images of a, such as 0.png, are dark: nothing in them is brighter than 16 of 255, as where 12 bits are "
-        "stored in 16: scale them to 16"
+        "2 of 3 images of a, such as 0.png, are dark: their highest value is 16 of 255, as if 12 bits were "
+        "stored in 16: scale them to 16 bits"
     ]
     brighter = [replace(fact, mode="RGB", brightest=value) for fact, value in zip(facts, (65, 64, 255), strict=True)]
     (sentence,) = doubts(datalist, brighter)
-    assert sentence == "1 of 3 images of a, such as 1.png, are dark: nothing in them is brighter than 64 of 255"
+    assert sentence == "1 of 3 images of a, such as 1.png, are dark: their highest value is 64 of 255"

@@ -121,7 +121,7 @@ def test_fault_19_all_missing_files_and_links_are_told_at_once_and_of_a_data_roo
     told = "expected a file that the list names, found no such file; restore it, or check the data root"
     image, link, mask = map(str, caught.value.problems)
     assert [image, mask] == [f"{path}: {told}" for path in gone]
-    assert "'images/p1.png' is a link out of the data root" in link
+    assert "'images/p1.png', a link out of the data root" in link
 
 
 groups = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=12, max_size=40)

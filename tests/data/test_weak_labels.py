@@ -298,7 +298,7 @@ def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path)
     assert {item.label_kind for item in listed.public} == {None}
     assert check_datalist(listed, root) == []
     [told] = [sentence for sentence in made.warnings if "no image has a mask" in sentence]
-    assert told.startswith("nothing to measure with at b, d: no image has a mask")
+    assert told.startswith("no scores at b, d: no image has a mask")
     assert "scribble, 0% labelled" in made.report.read_text()
 
 
@@ -355,8 +355,8 @@ def test_the_command(root, tmp_path, capsys):
     run(*words, *chosen)
     assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
     said = capsys.readouterr().out
-    assert "please check: nothing to measure with at b, d" in said
-    assert "few to measure with at a, c:" in said, "more of b's images cannot be measured with"
+    assert "please check: no scores at b, d" in said
+    assert "few images for scores at a, c:" in said, "more of b's images cannot be measured with"
     with pytest.raises(Refused, match="--label-kind: expected one value, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
     with pytest.raises(Refused, match=r"--label-kind: expected nothing with --test-only, which .* found a value; le"):
@@ -372,5 +372,5 @@ def test_scribbles_of_several_classes_are_told_from_masks_by_255(tmp_path):
     made = prepared(tmp_path, {"a": "scribble"}, classes=["one", "two"], validation=0, test=0)
     assert (kinds_of(made.datalist, "a"), kinds_of(made.datalist, "b")) == (["scribble"] * 3, [None] * 3)
     assert check_datalist(made.datalist, root) == []
-    with pytest.raises(Refused, match=r"found the class values 255; .*if 255 is what was not labelled.*--label-kind"):
+    with pytest.raises(Refused, match=r"found the class values 255; .*if 255 means 'not labelled'.*--label-kind"):
         prepared(tmp_path, {}, classes=["one", "two"])

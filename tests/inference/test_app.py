@@ -122,12 +122,12 @@ def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path:
 def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> None:
     found = drop(app, "1" * 16, {"broken.png": png()[:60]})
     assert found["state"] == "refused"
-    expected = "refused: 1 problem\n  - broken.png: expected an image that decodes, found a damaged file"
+    expected = "refused: 1 problem\n  - broken.png: expected an intact image, found a damaged file"
     assert found["html"].startswith(expected)
     assert str(app.folder) not in found["html"]
     found = drop(app, "2" * 16, {"broken.png": png()[:60], "a.png": png()})
     assert found["state"] == "done"
-    assert "left out: broken.png: expected an image that decodes" in found["html"]
+    assert "left out: broken.png: expected an intact image" in found["html"]
     found = drop(app, "3" * 16, {"notes.txt": b"no image"})
     assert "notes.txt: expected a folder of images" in found["html"]
     found = drop(app, "6" * 16, {"notes.txt": b"no image", "a.png": png()})
