@@ -51,7 +51,7 @@ def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
     archives = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in ARCHIVES and path.is_file())
     zips = [path for path in archives if path.suffix.lower() == ".zip"]
     if others := [path.name for path in archives if path not in zips]:
-        logger.warning("%s: unpack these yourself, which are no zip files: %s", root, ", ".join(others))
+        logger.warning("%s: not zip files, unpack them yourself: %s", root, ", ".join(others))
     problems = Problems()
     for path in zips:
         with problems.collected():
@@ -111,9 +111,9 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
         elif member.flag_bits & ENCRYPTED:
             reason = "an encrypted member"
         elif reason is None and not member.is_dir() and places.setdefault(place, member) is not member:
-            reason = f"the place of {places[place].orig_filename!r}"
+            reason = f"the path of {places[place].orig_filename!r}"
         if reason is not None:
-            expected, hint = "plain members inside the archive's own folder, each in a place of its own", OTHERWISE
+            expected, hint = "plain members inside the archive's own folder, each with a path of its own", OTHERWISE
             problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
     for member in members:
         inside = PurePosixPath(member.filename, "x") if member.is_dir() else PurePosixPath(member.filename)
@@ -128,7 +128,7 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
         (max(GIB, MAX_RATIO * packed), f"{MAX_RATIO} times its size"),
     ):
         if size > most:
-            found, hint = f"{size / GIB:.1f} GiB unpacked", "make room, or unpack it yourself if you trust it"
+            found, hint = f"{size / GIB:.1f} GiB unpacked", "free disk space, or unpack it yourself if you trust it"
             problems.add(archive.name, found=found, expected=f"at most {allowed}", hint=hint)
     problems.refuse_if_any()
     return members

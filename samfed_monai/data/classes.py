@@ -73,7 +73,7 @@ def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Proble
         found, hint = f"one name, {classes[0]!r}", "leave it out: labels of one class are binary masks"
         problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
     if threshold is not None:
-        found, hint = f"a mask threshold ({threshold}) beside it", "leave it out: a threshold cuts masks of one class"
+        found, hint = f"a mask threshold ({threshold}) as well", "leave it out: a threshold cuts masks of one class"
         problems.add(where, found=found, expected="one of the two", hint=hint)
     return list(problems)
 
@@ -125,7 +125,7 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
         alien = np.unique(label[label > count])
         shown = ", ".join(map(str, alien[:6])) + (", …" if len(alien) > 6 else "")
         names = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
-        hint = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
+        hint = "name all classes of this site's labels, the same at every site, or set other values to 0"
         if label.max() == 255:
             hint += "; if 255 means 'not labelled', use `samfed prepare folders … --label-kind [SITE=]KIND`"
         found, expected = f"the class values {shown}", f"0 to {count}{names}"

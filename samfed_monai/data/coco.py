@@ -109,7 +109,7 @@ class Annotated:
                 place = f"{self.where}: annotation {number} of {self.file_name}"
                 mask = mask_of(one.get("segmentation"), self.height, self.width, where=place)
                 for found, expected in _contradictions(one, mask):
-                    hint = "they are of different pictures or sizes, or a polygon is a hole, which needs run lengths"
+                    hint = "they belong to different images or sizes, or a polygon is a hole, which needs run lengths"
                     problems.add(place, found=found, expected=expected, hint=hint)
                 drawn |= mask
         problems.refuse_if_any()
@@ -133,10 +133,10 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         areas.append(box[2] * box[3])  # some programs write the box's area
         if np.abs(corners - drawn).max() > max(LEAST_SLACK, SLACK * max(box[2], box[3])):
             there = [int(side) for side in (*drawn[:2], *sides)]
-            yield f"bbox {box}", f"one like {there}, x, y, width and height of its outline"
+            yield f"bbox {box}", f"about {there}, x, y, width and height of the outline"
     slack = max(10, SLACK * number, sides.sum())
     if _is_number(area) and area > 0 and min(abs(area - each) for each in areas) > slack:
-        yield f"area {area:g}", f"about {number} pixels, as its outline has"
+        yield f"area {area:g}", f"about {number} pixels, as in the outline"
 
 
 COCO_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("coco.schema.json"))
@@ -157,26 +157,26 @@ def read_coco(path: Path) -> list[Annotated]:
         one = Annotated(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
         if pictures.setdefault(_id(entry["id"]), one) is not one or names[one.file_name] > 1:
             found, where = f"{one.file_name!r} or its id twice", f"{path} -> images#{place}"
-            problems.add(where, found=found, expected="each picture once")
+            problems.add(where, found=found, expected="each image once")
     named: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
         if (key := _id(entry["id"])) in named:
             found, where = f"id {key!r} a second time", f"{path} -> categories#{place}"
-            problems.add(where, found=found, expected="an id of its own")
+            problems.add(where, found=found, expected="a unique id")
         named.setdefault(key, str(entry.get("name", key)))
     for place, each in enumerate(content["annotations"]):
         image, category = _id(each["image_id"]), _id(each["category_id"])
         number = f"#{place}" if each.get("id") is None else _id(each["id"])
         if category not in named:
-            found, expected = f"category_id {category!r}", f"the id of one of its categories, {list(named)}"
+            found, expected = f"category_id {category!r}", f"the id of a category in the file, {list(named)}"
         elif image not in pictures:
-            found, expected = f"image_id {image!r}", "the id of one of its images"
+            found, expected = f"image_id {image!r}", "the id of an image in the file"
         elif number in pictures[image].annotations:
-            found, expected = f"id {number!r} a second time for this picture", "an id of its own"
+            found, expected = f"id {number!r} a second time for this picture", "a unique id"
         else:
             pictures[image].annotations[number] = {**each, "category": named[category]}
             continue
-        problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file anew")
+        problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file again")
     problems.refuse_if_any()
     return [replace(one, names=named.values()) for one in pictures.values()]
 
@@ -204,8 +204,8 @@ def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> l
     used = {each["category"]: str(one.where) for one in pictures for each in one.annotations.values()}
     if len(used) > 1 and not categories:
         found, where = f"annotations of several categories: {', '.join(sorted(used))}", dict.fromkeys(used.values())
-        hint = "say which are foreground: --category NAME[,NAME]"
-        raise refused(" and ".join(where), found=found, expected="one", hint=hint)
+        hint = "name the foreground categories: --category NAME[,NAME]"
+        raise refused(" and ".join(where), found=found, expected="one category", hint=hint)
     wanted = categories or used
     return [
         replace(one, annotations={key: each for key, each in one.annotations.items() if each["category"] in wanted})
@@ -231,7 +231,7 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         return _from_run_lengths(segmentation, height, width, where)
     polygons = _polygons_in(segmentation)
     if not polygons:
-        hint = "a box alone is no mask: see `samfed prepare weak`, or draw outlines"
+        hint = "a box is not a mask: see `samfed prepare weak`, or draw outlines"
         raise refused(where, found="no outline", expected="polygons or run lengths", hint=hint)
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
@@ -239,7 +239,7 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
     if max(height, width) > 1 and min(values) >= -0.05 and max(values) <= 1.05 and any(value % 1 for value in values):
         hint = "multiply x by the width and y by the height, or export in pixels"
         expected = f"an outline in pixels, of {width} x {height}"
-        raise refused(where, "coordinates from 0 to 1, as shares of the picture", expected, hint)
+        raise refused(where, "coordinates from 0 to 1, relative to the image size", expected, hint)
     from pycocotools import mask as coco
 
     clipped = [np.clip(np.reshape(each, (-1, 2)), 0, [width, height]).ravel().tolist() for each in polygons]
@@ -264,13 +264,13 @@ def _are_pairs(parts: Any) -> bool:
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     numbers = polygon if isinstance(polygon, list) else []
     if len(numbers) < 6 or len(numbers) % 2 or not all(_is_number(number) for number in numbers):
-        expected = "a list of x and y in turn, of at least three points"
+        expected = "a list of alternating x and y, of at least three points"
         raise refused(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)
     for axis, side, values in (("x", width, numbers[::2]), ("y", height, numbers[1::2])):
         low, high = min(values), max(values)
         if low < -OUTSIDE or high > side + OUTSIDE:
-            expected = f"an outline inside of the picture, {width} x {height} pixels"
-            hint = "was it drawn on a picture of another size?"
+            expected = f"an outline inside the image, {width} x {height} pixels"
+            hint = "was it drawn on an image of another size?"
             raise refused(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)
 
 
@@ -281,14 +281,14 @@ def _is_number(value: Any) -> bool:
 def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: str) -> Mask:
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
-        expected = f"[{height}, {width}], height and width of the picture"
+        expected = f"[{height}, {width}], height and width of the image"
         raise refused(where, found=f"run lengths of size {size}", expected=expected)
     lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
     if not whole or sum(lengths) != height * width:  # pycocotools leaves missing pixels undefined
         expected = f"run lengths that fill {height * width} pixels"
-        found = f"{sum(lengths)} pixels" if whole else "no such numbers"
-        raise refused(where, found=found, expected=expected, hint="export the file anew")
+        found = f"{sum(lengths)} pixels" if whole else "no valid run lengths"
+        raise refused(where, found=found, expected=expected, hint="export the file again")
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape((height, width), order="F")
 
 
@@ -337,12 +337,12 @@ def draw_coco(
             is written then.
     """
     root, problems = Path(root), Problems()
-    require(installed("pycocotools", "coco", str(root), "no pycocotools", "it, for COCO"))
+    require(installed("pycocotools", "coco", str(root), "no pycocotools", "pycocotools, for COCO"))
     files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root).values()}
     spared = Path(output).resolve() if output is not None else None
     files = {site: [path for path in paths if path.resolve() != spared] for site, paths in files.items()}
     if not any(files.values()):
-        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
+        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
         raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
     pictures, masks, sentences = list[Annotated](), dict[Path, bytes](), list[str]()
     for file in [file for paths in files.values() for file in paths]:
@@ -352,7 +352,7 @@ def draw_coco(
     pictures, of = of_categories(pictures, categories), f" of {' or '.join(categories)}" if categories else ""
     for site, paths in files.items():
         if not paths:
-            sentences.append(f"{site.name} has no COCO file (*.json, annotations/*.json): taken as it is")
+            sentences.append(f"{site.name} has no COCO file (*.json, annotations/*.json): used without changes")
             continue
         known, blank = _Images(site), 0
         of_site = [one for one in pictures if one.where in paths]
@@ -365,18 +365,18 @@ def draw_coco(
                 if not one.annotations and not blank_is_empty:
                     blank += 1
                     if place.exists():  # left by an earlier call, it would be used as the picture's mask
-                        expected, hint = f"none: its picture has no annotation{of}", "move it away, or annotate it"
+                        expected, hint = f"none: its image has no annotation{of}", "move it away, or annotate the image"
                         raise refused(place, found="a mask", expected=expected, hint=hint)
                 elif place in masks:
-                    hint = "keep one of them"
-                    raise refused(one.where, f"{one.file_name} a second time", "each picture once", hint)
+                    hint = "keep one entry"
+                    raise refused(one.where, f"{one.file_name} a second time", "each image once", hint)
                 else:
                     masks[place] = png_of(one.mask() * np.uint8(255))
         if blank:
-            who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
-            sentences.append(f"{who} no annotation{of}: taken as unlabelled")
+            who = counted(blank, f"image of {site.name} has", f"images of {site.name} have")
+            sentences.append(f"{who} no annotation{of}: used as unlabelled")
         if known.unlisted:
-            who = counted(len(known.unlisted), f"picture of {site.name} is", f"pictures of {site.name} are")
+            who = counted(len(known.unlisted), f"image of {site.name} is", f"images of {site.name} are")
             sentences.append(f"{who} in no COCO file, such as {relative(next(iter(known.unlisted)), root)}")
     problems.refuse_if_any()
     write_new(masks, {} if written is None else written)
@@ -413,7 +413,7 @@ class _Images:
         if len(found) != 1:
             there = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise refused(where, found=there, expected=expected, hint="add it, or take its entry out")
+            raise refused(where, found=there, expected=expected, hint="add the image, or remove its entry")
         self.unlisted.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
@@ -422,7 +422,7 @@ class _Images:
                 return None
             raise Refused(map(or_skip, refusal.problems)) from None
         if (height, width) != (one.height, one.width):
-            expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
+            expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image in this folder"
             raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
         return found[0]
 

@@ -34,7 +34,7 @@ class _NotUnderstood(ValueError):
 
 
 def _wrong(
-    name: str, found: object, expected: str, hint: str = "correct the tag, or export the image anew"
+    name: str, found: object, expected: str, hint: str = "correct the tag, or export the image again"
 ) -> _NotUnderstood:
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
@@ -109,7 +109,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
         Refused: pydicom is not installed; not a DICOM object, not an image, pixels that cannot be decoded, or a tag
             with an unsupported value.
     """
-    require(installed("pydicom", "dicom", str(path), "a DICOM file", "pydicom to read it with"))
+    require(installed("pydicom", "dicom", str(path), "a DICOM file", "pydicom to read it"))
     from pydicom.errors import InvalidDicomError
 
     try:
@@ -130,7 +130,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
         raise refused(path, *error.args) from None
     except Exception as error:  # pydicom raises many kinds for damaged elements
         found = f"a header that cannot be read ({failure_of(error)})"
-        raise refused(path, found, "a DICOM image", "export the image anew") from None
+        raise refused(path, found, "a DICOM image", "export the image again") from None
 
 
 def _check(content: Any) -> None:
@@ -146,7 +146,7 @@ def _check(content: Any) -> None:
     readable = {1: (*GREYS, PALETTE), 3: COLOURS}.get(samples, ())
     inverse = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
     for name, right, expected in (
-        ("PhotometricInterpretation", readable, f"a kind of colour that is read with {samples} samples per pixel"),
+        ("PhotometricInterpretation", readable, f"a colour type that is supported with {samples} samples per pixel"),
         ("PixelRepresentation", (0, 1) if samples == 1 else (0,), "0 or 1, and 0 for colours"),
         ("HighBit", (stored - 1,), f"{stored - 1}, as BitsStored is {stored}"),
         ("PixelPresentation", ("MONOCHROME", "TRUE_COLOR"), "grey values, or RGB"),
@@ -171,7 +171,7 @@ def _decoded(content: Any) -> NDArray[Any]:
     installed = False
     with suppress(NotImplementedError):
         installed = get_decoder(syntax).is_available
-    hint = "copy it again, or export the image anew"
+    hint = "copy it again, or export the image again"
     if syntax.is_compressed:
         hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
     if not installed:
@@ -192,11 +192,11 @@ def _decoded(content: Any) -> NDArray[Any]:
         fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
         there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
     if there != wanted:
-        raise _wrong("NumberOfFrames", wanted, f"{there}, as the pixels are")
+        raise _wrong("NumberOfFrames", wanted, f"{there}, as in the pixels")
     if syntax.is_encapsulated:
         _check_coded(content, wanted)
     elif any(content.PixelData[(expected := get_expected_length(content)) + expected % 2 :]):  # zeros are padding
-        pixels_of = f"{expected}, as {wanted} x {size[0]} x {size[1]} pixels have"
+        pixels_of = f"{expected}, for {wanted} x {size[0]} x {size[1]} pixels"
         raise _wrong("PixelData", f"of {len(content.PixelData)} bytes", pixels_of)
     return frames
 
@@ -211,9 +211,9 @@ def _check_coded(content: Any, wanted: int) -> None:
         if at := next((kinds[kind] for kind in _FRAME_HEADERS if kind in kinds), 0):
             size = struct.unpack_from(">2H", frame, at + 5)
         if size != (content.Rows, content.Columns):
-            raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", "{} x {}, as a frame has".format(*size))
+            raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", "{} x {}, as in a frame".format(*size))
         if SEQUENTIAL & kinds.keys() and frame[at + 4] == 8 and (fault := scan_fault(frame)):
-            raise _wrong("PixelData", fault, "frames that decode", "copy it again, or export the image anew")
+            raise _wrong("PixelData", fault, "intact frames", "copy it again, or export the image again")
 
 
 def _grey(frames: NDArray[Any], content: Any) -> Picture:
@@ -255,7 +255,7 @@ def _modality(frame: NDArray[Any], group: Any) -> NDArray[Any]:
         return _looked_up(frame, table, "LUT")[0]
     slope, intercept = (numbers_of(group, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
     if slope == [0.0]:
-        raise _wrong("RescaleSlope", 0, "another number than 0")
+        raise _wrong("RescaleSlope", 0, "a number other than 0")
     identity = slope in ([], [1.0]) and intercept in ([], [0.0])
     return frame if identity else frame * (slope or [1.0])[0] + (intercept or [0.0])[0]
 

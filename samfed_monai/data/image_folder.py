@@ -124,7 +124,7 @@ def below(folder: Path) -> list[Path]:
 def outside(folder: Path, read: Collection[str]) -> list[str]:
     """Returns a sentence on images and archives (:func:`below`) outside of the subfolders ``read``, or none."""
     found = [each for path in below(folder) if (each := path.relative_to(folder)).parts[0] not in read]
-    who = counted(len(found), "image or archive", "images or archives") + " beside the folders that are read"
+    who = counted(len(found), "image or archive", "images or archives") + " outside the folders that are read"
     return [f"{folder.resolve().name}: {who}, such as {found[0].as_posix()}, left out"] if found else []
 
 
@@ -232,7 +232,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
     of_masks = {f"{name}{ending}".lower() for name, _, _ in images for ending in MASK_ENDINGS}
     if masks := [path for name, path, _ in images if path in like or name.lower() in of_masks]:
         who = counted(len(masks), "image is a mask by its pixels or name", "images are masks by their pixels or names")
-        logger.warning("%s, such as %s: segmented like any other; if so, move them out of the images", who, masks[0])
+        logger.warning("%s, such as %s: segmented like all others; if so, move them out of the images", who, masks[0])
     return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
@@ -263,7 +263,7 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     named: dict[str, list[Path]] = defaultdict(list)
     for name, path, _ in images:
         named[name].append(path)
-    hint = "rename one of them: both masks would have the same name"
+    hint = "rename one image: both masks would have the same name"
     problems = Problems()
     for name, paths in named.items():
         alike = len({path.name for path in paths}) < len(paths)

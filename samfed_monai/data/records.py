@@ -57,7 +57,7 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
     if entry.get("label_sha256"):
         return entry["image_sha256"], entry["label_sha256"]
     if not entry.get("label"):
-        hint = "every public image needs one; read the records with their labels"
+        hint = "every public image needs a mask; read the records with their labels"
         raise refused(str(entry.get("image")), found="no mask", expected="the mask's file", hint=hint)
     try:
         return entry["image_sha256"], sha256_file(entry["label"])
@@ -175,8 +175,8 @@ def masks_only(kinds: Sequence[str], where: str) -> list[Problem]:
     if not kinds:
         return []
     found = f"{counted(len(kinds), 'weak label')} ({', '.join(sorted(set(kinds)))})"
-    hint = "take a method that learns from weak labels (`--variant weak_labels`), or a list of masks"
-    return [Problem(where, found, "masks, which is all that this method can use", hint)]
+    hint = "use a method that learns from weak labels (`--variant weak_labels`), or a list with masks"
+    return [Problem(where, found, "masks, the only labels that this method uses", hint)]
 
 
 def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) -> tuple[list[Record], list[Record]]:
@@ -192,13 +192,13 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     """
     require(in_range("fraction", fraction, least=0, below=1, hint="for instance 0.1"))
     if not records:
-        hint = "list some with `samfed prepare ... --public`"
+        hint = "make the list again with `samfed prepare ... --public`"
         raise refused("public", found="none", expected="public images with masks", hint=hint)
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{counted(len(together), 'independent group')} of images"
         hint = "add public images of other groups, or set the held-out fraction to 0"
-        raise refused("public", found=found, expected="at least 2, one of them to hold out", hint=hint)
+        raise refused("public", found=found, expected="at least 2, one to hold out", hint=hint)
     random = np.random.default_rng(derive_seed(seed, "held-out"))
     drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)
     held_out = {index for cluster in drawn for index in together[cluster]}

@@ -120,7 +120,7 @@ class SoftMaskStore:
         if pixels is None:
             where = f"soft-mask store {self.folder} -> image {image_sha256[:12]}…"
             found = f"no readable mask by teacher {self.teacher_sha256[:12]}…"
-            hint = f"{AGAIN}: it computes what is missing alone; or name the teacher that filled it (teacher_sha256)"
+            hint = f"{AGAIN}: it computes only what is missing; or set teacher_sha256 to the teacher that filled it"
             raise refused(where, found, "a soft mask of every unlabelled image", hint)
         return torch.from_numpy(pixels / _LEVELS)
 
@@ -158,6 +158,6 @@ class SoftMaskStore:
 
 def _hash(text: object, name: str, of: str) -> str:
     if not isinstance(text, str) or not _HASH.fullmatch(text):  # a command line reads digits as a number
-        expected, hint = "64 lower-case hexadecimal digits", f"take the SHA-256 of {of}"
+        expected, hint = "64 lower-case hexadecimal digits", f"give the SHA-256 of {of}"
         raise refused(f"soft-mask store -> {name}", found=repr(text), expected=expected, hint=hint)
     return text

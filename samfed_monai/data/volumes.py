@@ -47,9 +47,9 @@ TOLERANCE = 0.1
 ROUNDING = 1e-3
 """Tolerance for whole numbers in masks, as programs that scale values (scl_slope) do not hit them exactly."""
 SINGULAR, AGREEMENT = 1e-6, 0.01  # relative limits: of a voxel's volume; of its sides in qform and sform
-WHICH = "name every value with --classes A,B, or say with --label N which is foreground, or which each class has"
-NOT_LABELLED = "; if 255 is background, make it 0; if it was not labelled: weak labels are read from pictures alone"
-REPAIR = "export it again, or set a right affine: nibabel.Nifti1Image(data, affine)"
+WHICH = "name every value with --classes A,B, or give with --label N the value of the foreground, or of each class"
+NOT_LABELLED = "; if 255 is background, set it to 0; if 255 means 'not labelled': only pictures can have weak labels"
+REPAIR = "export it again, or set the right affine: nibabel.Nifti1Image(data, affine)"
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ def read_mask_slices(
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
         raise refused(
-            path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
+            path, f"{found} voxels", f"{expected}, as in {Path(like).name}", "export the mask on the volume's grid"
         )
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {apart:.4g} mm from the volume's"
-        hint = "resample the mask to the volume; of the same grid, copy the volume's affine"
+        hint = "resample the mask to the volume; if both have the same grid, copy the volume's affine"
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
-    data, expected = _numbers(path, mask), "whole numbers: 0 and a mask's value"
+    data, expected = _numbers(path, mask), "whole numbers: 0 and the value of the mask"
     if data.dtype.names or data.size != np.prod(shapes[0]) or np.iscomplexobj(data):
         raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
@@ -144,7 +144,7 @@ def read_mask_slices(
         named = [f"{value} {name}" for value, name in zip(wanted, classes, strict=False)] or map(str, labels)
         found, expected = ", ".join(map(str, there[:8])), ", ".join(named)
         hint = WHICH + (NOT_LABELLED if IGNORE in alien else "")
-        raise refused(path, f"the labels {found}", f"0 and {expected}" if expected else "one beside 0", hint)
+        raise refused(path, f"the labels {found}", f"0 and {expected}" if expected else "one besides 0", hint)
     if held is not None:
         held.update(there)
     drawn = np.zeros(data.shape, np.uint8)
@@ -225,7 +225,7 @@ def _nifti(path: Path, reorient: bool) -> Slices:
     if len(shape) not in (2, 3) or data.shape != (*shape, 3) or data.dtype != np.uint8:
         found = f"{numbers} of {' x '.join(map(str, image.shape))}"
         expected = "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB"
-        raise refused(path, found, expected, "save each volume or channel as a file of its own, with real numbers")
+        raise refused(path, found, expected, "save each volume or channel as a separate file, with real numbers")
     data = data.reshape(shape[0], shape[1], -1, 3)
     if reorient:
         directions = _directions(path, image)
@@ -241,7 +241,7 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
     """Returns the affine (4, 4) in mm: from the sform, else the qform, else pixdim."""
     from nibabel import aff2axcodes
 
-    with _refused_as(path, "units and a qform that can be read", REPAIR):  # unknown unit or invalid quaternion
+    with _refused_as(path, "readable units and qform", REPAIR):  # unknown unit or invalid quaternion
         units = image.header.get_xyzt_units()[0]
         forms = {name: getattr(image, f"get_{name}")(coded=True)[0] for name in ("qform", "sform")}
     affine = np.asarray(image.affine, float)
@@ -250,7 +250,7 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
     size = abs(np.linalg.det(affine[:3, :3])) if axes > 2 else np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1]))
     given = [affine, *(form[:3, :3] for form in forms.values() if form is not None)]
     if not all(np.isfinite(each).all() for each in given) or not size > SINGULAR * np.prod(sides):
-        raise refused(path, "an affine in which voxels have no extent", "one that is not singular", REPAIR)
+        raise refused(path, "an affine in which voxels have no extent", "an affine that is not singular", REPAIR)
     if all(form is not None for form in forms.values()):
         others = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
         same = np.allclose(others["qform"], others["sform"], rtol=AGREEMENT)
@@ -259,7 +259,7 @@ def _millimetres(path: Path, image: Any) -> NDArray[Any]:
                 f"a {name} of {' x '.join(f'{side:.4g}' for side in others[name])}, {''.join(aff2axcodes(form))}"
                 for name, form in forms.items()
             )
-            hint = "keep the one that is right: image.set_qform(None, 0) or set_sform(None, 0) of nibabel"
+            hint = "keep the right one: image.set_qform(None, 0) or set_sform(None, 0) of nibabel"
             raise refused(path, found, "the same sizes and directions in both", hint)
     return affine * np.array([*[{"meter": 1e3, "micron": 1e-3}.get(units, 1.0)] * 3, 1.0])[:, None]
 
@@ -269,10 +269,10 @@ def _directions(path: Path, image: Any) -> NDArray[Any]:
     from nibabel import io_orientation
 
     if len(_space(image)) < 3:
-        raise refused(path, "a picture (X, Y)", "a volume of three axes to reorient", "leave --reorient out")
+        raise refused(path, "a picture (X, Y)", "a volume of three axes to reorient", "leave out --reorient")
     if not (image.header["qform_code"] or image.header["sform_code"]):
         found = "no orientation (qform_code and sform_code are 0)"
-        raise refused(path, found, "one of the two, to reorient by", "leave --reorient out, or set the affine")
+        raise refused(path, found, "one of the two codes set, to reorient", "leave out --reorient, or set the affine")
     directions: NDArray[Any] = io_orientation(image.affine)
     return directions
 
@@ -298,7 +298,7 @@ def different_orientations(paths: Sequence[Path]) -> list[str]:
     groups = (f"{len(of)} {axes} (such as {of[0].name})" for axes, of in sorted(found.items()))
     return [
         f"the axes of the volumes run in different directions: {', '.join(groups)}; slices are cut along the last axis "
-        "of each, so that they show different planes or are mirrored: --reorient turns all to RAS+ first"
+        "of each, so that they show different planes or are mirrored: --reorient reorients all to RAS+ first"
     ]
 
 
@@ -315,7 +315,7 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
         return data
     numbers = data.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
+        raise refused(path, "values that are NaN or infinite", "finite grey values")
     low, high = map(float, np.percentile(numbers, WINDOW))
     return np.rint(np.clip((numbers - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 
@@ -379,13 +379,13 @@ def cut_nifti(
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
-        expected = f"a folder outside of {root}"
+        expected = f"a folder outside {root}"
         problems.add("--slices", found=str(slices), expected=expected, hint="choose another folder")
     if classes and labels and len(labels) != len(classes):
-        found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
+        found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in this order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     if 0 in labels or len({*labels}) < len(labels):
-        found, expected = f"the values {', '.join(map(str, labels))}", "each value once, and none 0, the background's"
+        found, expected = f"the values {', '.join(map(str, labels))}", "each value once, without 0 (the background)"
         problems.add("--label", found=found, expected=expected)
     volumes, sentences = _volumes_below(root, slices, problems)
     problems.extend(other_values(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
@@ -413,10 +413,10 @@ def cut_nifti(
         foreground = held.keys() - {0}
         if not labels and not classes and len(foreground) > 1 and foreground != {1, 255}:
             found = " and ".join(f"{value} in {relative(held[value], root)}" for value in sorted(foreground)[:4])
-            problems.add("--label", found=found, expected="one value of foreground in all masks", hint=WHICH)
+            problems.add("--label", found=found, expected="the same foreground value in all masks", hint=WHICH)
         if labels and not classes and held and not foreground & {*labels}:
-            found = f"{' and '.join(map(str, labels))}, which no mask holds"
-            problems.add("--label", found=found, expected="the value of foreground in masks", hint="look into one")
+            found = f"{' and '.join(map(str, labels))}, which no mask has"
+            problems.add("--label", found=found, expected="the value of foreground in masks", hint="look at one")
         if not len(problems):  # the slices of a volume with a problem are unknown
             problems.extend(_of_no_volume(slices, kept))
         problems.refuse_if_any()
@@ -466,8 +466,8 @@ def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
     for folder in (site / kind for site in site_folders(slices).values() for kind in ("images", "masks")):
         for path in (path for path in list_images(folder) if path not in cut):
             others[path.parent].append(path.name)
-    expected, hint = "slices of volumes and masks of DIR alone", "delete them, or cut into a new folder"
-    found = {folder: f"{counted(len(names), 'slice')} of none, such as {names[0]}" for folder, names in others.items()}
+    expected, hint = "only slices of volumes and masks of DIR", "delete them, or cut into a new folder"
+    found = {folder: f"{counted(len(names), 'other slice')}, such as {names[0]}" for folder, names in others.items()}
     return [Problem(str(folder), found[folder], expected, hint) for folder in found]
 
 
@@ -495,7 +495,7 @@ def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_
     listed: dict[tuple[Path, str], _Volume] = {}
     for each in volumes:
         if listed.setdefault((each.site, each.name), each) != each:
-            problems.add(str(each.path), found=f"a second {each.name}", expected="one volume of that name in a site")
+            problems.add(str(each.path), found=f"a second {each.name}", expected="one volume of this name per site")
     if not sites:
         hint = "; ".join(sentences) or "the layout is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)

@@ -48,16 +48,16 @@ def decode_weak_label(content: bytes, name: str, classes: int = 1) -> Picture:
     hint = ""
     if values <= {0, IGNORE}:
         found = "only the values 0 and 255: a mask, or a weak label without foreground"
-        hint = f"write foreground as {marks}, that of masks, too; if its site has masks alone, --label-kind SITE=mask"
+        hint = f"write foreground as {marks}, also in masks; if the site has only masks, give --label-kind SITE=mask"
     elif not values <= levels:
         shown = ", ".join(map(str, sorted(values - levels)[:6]))
-        found, hint = f"other values ({shown})", f"save it without loss, with the values 0, {marks} and 255 alone"
+        found, hint = f"other values ({shown})", f"save it without loss, with only the values 0, {marks} and 255"
     elif 0 not in values:
         found = "foreground without background"
-        hint = "mark some background (0), too: nothing else tells a network where an object ends"
+        hint = "mark some background (0), too: a network needs it to learn where an object ends"
     else:
         return label
-    expected = f"a weak label: 0 background, {marks} foreground, 255 not labelled, both of the first two"
+    expected = f"a weak label: 0 background and {marks} foreground, both present, and 255 not labelled"
     raise refused(name, found=found, expected=expected, hint=hint)
 
 
@@ -97,7 +97,7 @@ def weaken(
     problems.unless(width > 0 and width % 2 == 1, "width", width, "an odd number of pixels")
     problems.extend(one_of("kind", kind.value, WEAK))
     if mask.all() or not mask.any():
-        problems.add("mask", found="one class alone", expected="foreground and background", hint="keep it as a mask")
+        problems.add("mask", found="only one class", expected="foreground and background", hint="keep it as a mask")
     problems.refuse_if_any()
     return WEAK[kind](mask, random, points, width)
 
@@ -108,7 +108,7 @@ def _regions(mask: Picture) -> dict[int, np.ndarray]:
 
 
 def _scribble(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
-    require(installed("skimage", "weak", "scikit-image", "not installed", "it, for scribbles"))
+    require(installed("skimage", "weak", "scribbles", "no scikit-image", "scikit-image"))
     from skimage.morphology import skeletonize
 
     return _drawn(mask, skeletonize, width)
@@ -203,19 +203,19 @@ def weaken_list(
     """
     problems = Problems()
     if not kinds:
-        problems.add(f"{datalist.name} -> sites", found="none that trains", expected="sites with training images")
+        problems.add(f"{datalist.name} -> sites", found="no site that trains", expected="sites with training images")
     for site, kind in kinds.items():
         wrong = one_of("--kind", site, sorted(datalist.sites)) or one_of(f"--kind of {site}", kind, WEAK)
         if wrong:
             problems.extend(wrong)
         elif weak := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
             found = f"{counted(len(weak), 'weak label')} ({', '.join(sorted(set(weak)))})"
-            hint = "take the list with masks; a site that --kind does not name keeps the labels that it has"
-            expected = "masks, from which weak labels are made"
+            hint = "use the list with masks; a site that is not in --kind keeps its labels"
+            expected = "masks to make weak labels from"
             problems.add(f"sites -> {site} -> unlabelled", found=found, expected=expected, hint=hint)
         elif not any(item.label for item in datalist.sites[site].unlabelled):
             hint = "make the list with masks of the sites' own images"
-            problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
+            problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="masks to derive from", hint=hint)
     problems.refuse_if_any()
     work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}

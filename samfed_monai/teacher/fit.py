@@ -142,7 +142,7 @@ class TeacherFit:
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
         if adapt == "none" and any(record.get("classes") for record in train_records):
-            expected, hint = "another with several classes", "take lora or decoder"
+            expected, hint = "lora or decoder, with several classes", "set adapt to lora or decoder"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected, hint=hint)
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
@@ -178,8 +178,8 @@ class TeacherFit:
         hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": tests})}
         reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
         if self.output.exists() and not reused:
-            found, expected = f"{self.output}, the adapter of another fit", "a file that is not there, or of this fit"
-            raise refused("teacher.json -> output", found, expected, "choose another name: no adapter is replaced")
+            found, expected = f"{self.output}, the adapter of another fit", "a new file, or the adapter of this fit"
+            raise refused("teacher.json -> output", found, expected, "choose another name: adapters are not replaced")
         if reused:
             logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
             if (recorded := self._recorded(hashes)) is not None:
@@ -212,12 +212,12 @@ class TeacherFit:
             return
         header, problems, where = read_header(self.start), Problems(), "teacher.json -> start_from"
         if self.adapt is Adapt.NONE:
-            problems.add(where, found=repr(self.start.name), expected="null where adapt is none: nothing is fitted")
+            problems.add(where, found=repr(self.start.name), expected="null with adapt none, which fits nothing")
             names = ()
         for name in names:
             found, expected = (getattr(each := getattr(of, name), "value", each) for of in (header, self))
             if found != expected:
-                hint = f"take another adapter, or set {name} to the adapter's: it goes on from what it is"
+                hint = f"choose another adapter, or set {name} as in the adapter, from which the fit continues"
                 problems.add(
                     where, found=f"{self.start.name} with {name} {found}", expected=f"{name} {expected}", hint=hint
                 )
@@ -238,8 +238,8 @@ class TeacherFit:
         low = [name for name, dice in after.items() if dice < LOW]
         if low:
             logger.warning(
-                "the teacher's Dice is below %.1f on %s: it is wrong there more often than right. Look whether public "
-                "masks belong to their images, then fit longer (epochs) or on more public images that look like these",
+                "the teacher's Dice is below %.1f on %s: it is wrong there more often than right. Check that public "
+                "masks match their images, then fit longer (epochs) or on more public images that look like these",
                 LOW,
                 " and ".join("public images held out" if name == "held_out" else name for name in low),
             )
@@ -251,7 +251,7 @@ class TeacherFit:
             parts = prepare(sam, self.adapt, self.rank)
         if self.start is not None:
             load_adapted(self.start, sam, read_header(self.start))
-            logger.info("teacher: goes on from %s", self.start.name)
+            logger.info("teacher: continuing from %s", self.start.name)
         rates = {"lora": self.lora_learning_rate or 0.0, "decoder": self.learning_rate}
         outcome: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")

@@ -328,7 +328,7 @@ class Training:
         self.sam.load_state_dict(weights["current"], strict=False)
         self.average = WeightAverage({name: tensor.to(engine.device) for name, tensor in weights["average"].items()})
         self.average.step, self.kept = engine.iteration, weights["kept"]
-        logger.info("teacher: going on after epoch %d of %d", self.state.epoch, self.epochs)
+        logger.info("teacher: resuming after epoch %d of %d", self.state.epoch, self.epochs)
 
     def _begin_epoch(self, engine: Any) -> None:
         self.batches.epoch = engine.state.epoch - 1

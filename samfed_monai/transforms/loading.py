@@ -257,7 +257,7 @@ class LoadSoftMaskd(Transform):
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
-                hint = "set the options store_dir and teacher_sha256, or neither"
+                hint = "set both options, store_dir and teacher_sha256, or neither"
                 raise refused("LoadSoftMaskd", found=found, expected="a folder and a teacher's hash", hint=hint)
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store

@@ -150,7 +150,7 @@ class WeakViewd(RandomizableTransform, MapTransform):
         self.rotate, self.zoom, self.shear, self.shift = rotate, (zoom[0], zoom[1]), shear, shift
         problems = Problems()
         fits = self.size is None or min(self.size) >= 1
-        problems.unless(fits, "WeakViewd -> size", size, "at least 1 pixel each way")
+        problems.unless(fits, "WeakViewd -> size", size, "at least 1 pixel per side")
         problems.unless(0 < zoom[0] <= zoom[1], "WeakViewd -> zoom", zoom, "0 < least <= greatest")
         for name, most in {"rotate": 180, "shear": 60, "shift": 1, "prob": 1}.items():
             problems.extend(in_range(f"WeakViewd -> {name}", getattr(self, name), least=0, most=most))

@@ -150,7 +150,7 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, caps
     assert run(*check, "['spleen', 'kidney']") == 2
     assert "list -> classes: expected ['spleen', 'kidney'], the classes of this run, found" in capsys.readouterr().err
     assert run(*check, ORGANS) == 0
-    assert "\n  note: ct has 6 empty and 0 full masks; scores count them apart\n" in capsys.readouterr().out
+    assert "\n  note: ct has 6 empty and 0 full masks; scores count them separately\n" in capsys.readouterr().out
 
 
 def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):

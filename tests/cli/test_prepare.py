@@ -163,7 +163,7 @@ def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path,
     run(*words, "--skip-unreadable")
     said = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in said
-    assert "please check: 2 pictures of a have no annotation of polyp: taken as unlabelled" in said
+    assert "please check: 2 images of a have no annotation of polyp: used as unlabelled" in said
     assert "please check: 1 unreadable image was left out, such as a/images/a_000.png" in said
     [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")

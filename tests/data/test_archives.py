@@ -31,7 +31,7 @@ def special(kind: int) -> zipfile.ZipInfo:
 
 OUTSIDE = ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "a\\..\\..\\evil.txt", "C:\\evil.txt"]
 OUTSIDE += ["\\\\host\\share\\evil.txt", "C:evil.txt", "\\evil.txt"]
-EACH = "expected plain members inside the archive's own folder, each in a place of its own, found"
+EACH = "expected plain members inside the archive's own folder, each with a path of its own, found"
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -40,8 +40,8 @@ EACH = "expected plain members inside the archive's own folder, each in a place 
     [
         *((["good.txt", name], EACH) for name in OUTSIDE),
         *(([special(kind)], f"{EACH} a link or a device, 'x'") for kind in (stat.S_IFLNK, stat.S_IFIFO)),
-        (["a/1", "a\\1"], rf"a\\1: {EACH} the place of 'a/1'"),
-        *((["a/1", name], f"{name}: {EACH} the place of 'a/1'") for name in ("a/1", "./a/1", "a//1", "a/./1")),
+        (["a/1", "a\\1"], rf"a\\1: {EACH} the path of 'a/1'"),
+        *((["a/1", name], f"{name}: {EACH} the path of 'a/1'") for name in ("a/1", "./a/1", "a//1", "a/./1")),
         *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),
     ],
 )
@@ -117,7 +117,7 @@ def test_all_archives_are_looked_at_before_one_is_unpacked_and_others_are_named(
     (tmp_path / "b.zip").unlink()
     unpack_all(tmp_path, apart=True)
     assert (tmp_path / "a" / "in.zip").exists()
-    assert "unpack these yourself, which are no zip files: c.rar" in caplog.text
+    assert "not zip files, unpack them yourself: c.rar" in caplog.text
     assert "a.ZIP: 1 archive in it left packed, such as in.zip: unpack it there" in caplog.text
     corrected = b"corrected".ljust(len(inner.getvalue()))
     (tmp_path / "a" / "in.zip").write_bytes(corrected)

@@ -91,7 +91,7 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
         (list("abcdefghijklmno"), None, [f"{NAMES} ['a', 'b'"]),
         (list("abcdefghijklmn "[:14]), None, []),
         (["kidney"], None, ["classes: expected the names of two classes or more, found one name, 'kidney'; leave it"]),
-        (ORGANS, 0, ["classes: expected one of the two, found a mask threshold (0) beside it; leave it out: a thresh"]),
+        (ORGANS, 0, ["classes: expected one of the two, found a mask threshold (0) as well; leave it out: a threshol"]),
     ],
 )
 def test_what_are_no_classes_of_a_list_is_refused(names, threshold, told):
@@ -114,7 +114,7 @@ def test_a_file_is_read_or_refused_with_the_values_that_no_class_has(tmp_path):
     assert read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
     tiff = save(tmp_path / "x.tif", picture(0).convert("L"), compression="jpeg").read_bytes()
     for content, told in (
-        (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name every class"),
+        (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name all classes"),
         (png(range(9)), "found the class values 3, 4, 5, 6, 7, 8; name"),
         (png(range(10)), "found the class values 3, 4, 5, 6, 7, 8, …; name"),
         (jpeg(picture(0).convert("L")), "8-bit grey without loss, found lossy JPEG with 'L' pixels"),

@@ -98,16 +98,16 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
         ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected a value, found no such key"),
         ({"images": [{**IMAGE, "height": "4", "width": 0}]}, "0#height: expected a number(?s:.*)0#width"),
         ({"images": [{**IMAGE, "height": 4.5}]}, "0#height: expected pixels, found 4.5"),
-        ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "#1: expected each picture once, found 'a.png' or its id twice"),
-        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, "#1: expected each picture once, found 'b.png' or"),
+        ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "#1: expected each image once, found 'a.png' or its id twice"),
+        ({"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]}, "#1: expected each image once, found 'b.png' or"),
         ({"annotations": [{"image_id": 1}]}, "annotations#0#category_id: expected an id, found no such key"),
         *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in (None, True, 1.5)),
         *(({"annotations": [of(wrong)]}, "annotations#0#image_id: expected .*, found") for wrong in ("", [1])),
-        ({"annotations": [of(1, 2)]}, r"#0: expected the id of one of its categories, \[1\], found category_id 2"),
-        ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected an id of its own, found id 1 a second time"),
+        ({"annotations": [of(1, 2)]}, r"#0: expected the id of a category in the file, \[1\], found category_id 2"),
+        ({"categories": [{"id": 1}, {"id": "1"}]}, "categories#1: expected a unique id, found id 1 a second time"),
         ({"categories": ["lesion"]}, "categories#0: expected an object, found 'lesion'"),
-        ({"annotations": [of(1) | {"id": n} for n in (7, "7")]}, "#1: expected an id of its own, found id 7 a second"),
-        ({"annotations": [of(9)]}, "expected the id of one of its images, found image_id 9; export the file anew"),
+        ({"annotations": [of(1) | {"id": n} for n in (7, "7")]}, "#1: expected a unique id, found id 7 a second"),
+        ({"annotations": [of(9)]}, "expected the id of an image in the file, found image_id 9; export the file again"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -118,20 +118,20 @@ def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: st
 @pytest.mark.parametrize(
     ("segmentation", "told"),
     [
-        (None, "expected polygons or run lengths, found no outline; a box alone is no mask"),
+        (None, "expected polygons or run lengths, found no outline; a box is not a mask"),
         ([], "found no outline"),
         ([[0, 0, 1, 1]], "of at least three points, found a polygon of 4 numbers"),
         ([[0, 0, 1, 1, 2]], "found a polygon of 5 numbers"),
         ([[0, 0, 1, "1", 2, 2]], "found a polygon of 6 numbers"),
-        ([[0, 0.1, 1, 0, 1, 1]], "an outline in pixels, of 5 x 4, found coordinates from 0 to 1, as shares of the"),
-        ([[0, 0, 7, 0, 7, 3]], "inside of the picture, 5 x 4 pixels, found x from 0 to 7; was it drawn on a picture"),
+        ([[0, 0.1, 1, 0, 1, 1]], "an outline in pixels, of 5 x 4, found coordinates from 0 to 1, relative to the"),
+        ([[0, 0, 7, 0, 7, 3]], "inside the image, 5 x 4 pixels, found x from 0 to 7; was it drawn on an image"),
         ([[0, -3, 5, 0, 5, 3]], "found y from -3 to 3"),
-        ({"size": [5, 4], "counts": [20]}, r"expected \[4, 5\], height and width of the picture, found run lengths of"),
-        ({"size": [4, 5], "counts": [19]}, "fill 20 pixels, found 19 pixels; export the file anew"),
-        ({"size": [4, 5], "counts": [-1, 21]}, "fill 20 pixels, found no such numbers"),
+        ({"size": [5, 4], "counts": [20]}, r"expected \[4, 5\], height and width of the image, found run lengths of"),
+        ({"size": [4, 5], "counts": [19]}, "fill 20 pixels, found 19 pixels; export the file again"),
+        ({"size": [4, 5], "counts": [-1, 21]}, "fill 20 pixels, found no valid run lengths"),
         ({"size": [4, 5], "counts": "~~"}, "fill 20 pixels, found 28 pixels"),
-        ({"size": [4, 5], "counts": "o"}, "fill 20 pixels, found no such numbers"),
-        ({"size": [4, 5]}, "fill 20 pixels, found no such numbers"),
+        ({"size": [4, 5], "counts": "o"}, "fill 20 pixels, found no valid run lengths"),
+        ({"size": [4, 5]}, "fill 20 pixels, found no valid run lengths"),
     ],
 )
 def test_a_bad_outline_is_refused(segmentation: Any, told: str) -> None:
@@ -166,11 +166,11 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"bbox": [40, 20, 40, 30]}, r"expected one like \[20, 10, 40, 30\], x, y, width and height .*found bbox \[40"),
+        ({"bbox": [40, 20, 40, 30]}, r"expected about \[20, 10, 40, 30\], x, y, width and height .*found bbox \[40"),
         ({"bbox": [20, 10, 60, 40]}, "found bbox"),  # two corners
         ({"bbox": [0.2, 0.1, 0.4, 0.3]}, "found bbox"),
         ({"area": 1}, "found area 1"),
-        ({"area": 300}, "expected about 1200 pixels, as its outline has, found area 300"),
+        ({"area": 300}, "expected about 1200 pixels, as in the outline, found area 300"),
         ({"area": 800, "segmentation": HOLED}, "found area 800"),  # the second polygon was meant as a hole
         ({"segmentation": {"size": [50, 100], "counts": [0, 1200, 3800]}}, "found bbox"),
     ],
@@ -223,13 +223,13 @@ def test_masks_are_those_that_were_annotated(tmp_path: Path) -> None:
     (tmp_path / "b/annotations/a.json").rename(tmp_path / "b/b.json")
     save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
     said = draw_coco(tmp_path, output=tmp_path / "list.json")
-    bare = "c has no COCO file (*.json, annotations/*.json): taken as it is"
-    assert said == ["1 picture of a has no annotation: taken as unlabelled", bare]
+    bare = "c has no COCO file (*.json, annotations/*.json): used without changes"
+    assert said == ["1 image of a has no annotation: used as unlabelled", bare]
     wanted = {"a/masks/0.png": DISC, "a/masks/1.png": DISC & ~SMALL, "b/masks/0.png": SMALL}
     np.testing.assert_equal(masks_in(tmp_path), wanted)
     assert draw_coco(tmp_path, blank_is_empty=True) == [bare]  # once more: nothing is in the way
     assert not masks_in(tmp_path)["a/masks/2.png"].any()
-    with pytest.raises(Refused, match=r"a/masks/2\.png: expected none: its picture has no annotation, found a mask"):
+    with pytest.raises(Refused, match=r"a/masks/2\.png: expected none: its image has no annotation, found a mask"):
         draw_coco(tmp_path)  # the empty one, which would be taken for true
 
 
@@ -237,12 +237,12 @@ def test_categories_are_chosen_by_name_of_one_file_and_of_all(tmp_path: Path) ->
     for file, mask, label in (("a.json", DISC, "mole"), ("b.json", SMALL, "hair")):
         annotated(tmp_path / "a", {f"{label}.png": mask}, file=file, label=label)
     for categories, told in (
-        ([], r"a\.json and .*/b\.json: expected one, found annotations of several categories: hair, mole; say which"),
+        ([], r"a\.json and .*/b\.json: expected one category, found annotations of several categories: hair, mole; "),
         (["nevus"], r"--category: expected one of \['hair', 'mole'\], found 'nevus'"),
     ):
         with pytest.raises(Refused, match=told):
             draw_coco(tmp_path, categories=categories)
-    assert draw_coco(tmp_path, categories=["mole"]) == ["1 picture of a has no annotation of mole: taken as unlabelled"]
+    assert draw_coco(tmp_path, categories=["mole"]) == ["1 image of a has no annotation of mole: used as unlabelled"]
     np.testing.assert_equal(masks_in(tmp_path), {"a/masks/mole.png": DISC})
     assert draw_coco(tmp_path, categories=["mole", "hair"]) == []
 
@@ -265,7 +265,7 @@ def test_names_are_compared_from_their_end(tmp_path: Path, image: str, listed: s
     annotated(tmp_path, {image: DISC}, listed={image: listed})
     (tmp_path / "list.json").write_text("{}")  # the output beside the annotations of a single site is none
     if mask is None:
-        with pytest.raises(Refused, match="found no such image; add it, or take its entry out"):
+        with pytest.raises(Refused, match="found no such image; add the image, or remove its entry"):
             draw_coco(tmp_path, output=tmp_path / "list.json")
     else:
         assert draw_coco(tmp_path, output=tmp_path / "list.json") == []
@@ -275,7 +275,7 @@ def test_names_are_compared_from_their_end(tmp_path: Path, image: str, listed: s
 def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"p0/0.png": DISC, "p1/0.png": DISC, "2.png": DISC})
     save(tmp_path / "a/images/1.png", picture(9))
-    assert draw_coco(tmp_path) == ["1 picture of a is in no COCO file, such as a/images/1.png"]
+    assert draw_coco(tmp_path) == ["1 image of a is in no COCO file, such as a/images/1.png"]
     assert list(masks_in(tmp_path)) == [f"a/masks/{name}.png" for name in ("2", "p0/0", "p1/0")]
     annotated(tmp_path / "a", {"p0/0.png": None}, listed={"p0/0.png": "0.png"})
     with pytest.raises(Refused, match="found 2 images of that name"):
@@ -294,9 +294,9 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path: Path) -> No
         draw_coco(tmp_path)
     for said in (
         "a.json: 0.png: expected one image of that name in",
-        "found no such image; add it, or take its entry out",
-        "1.png: expected 32 x 24, as annotated, found 16 x 12 pixels; annotate the image that lies here",
-        "annotation 1 of 0.png: expected an outline inside of the picture, 32 x 24 pixels, found x from 0",
+        "found no such image; add the image, or remove its entry",
+        "1.png: expected 32 x 24, as annotated, found 16 x 12 pixels; annotate the image in this folder",
+        "annotation 1 of 0.png: expected an outline inside the image, 32 x 24 pixels, found x from 0",
     ):
         assert said in str(caught.value)
     assert masks_in(tmp_path) == {}
@@ -317,5 +317,5 @@ def test_a_picture_in_two_files_and_no_file_at_all(tmp_path: Path) -> None:
         draw_coco(tmp_path)
     for file in ("a.json", "b.json"):
         annotated(tmp_path / "a", {"0.png": DISC}, file=file)
-    with pytest.raises(Refused, match=r"b\.json: expected each picture once, found 0\.png a second time"):
+    with pytest.raises(Refused, match=r"b\.json: expected each image once, found 0\.png a second time"):
         draw_coco(tmp_path)

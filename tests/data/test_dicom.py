@@ -209,8 +209,8 @@ def test_a_long_palette_and_a_segmented_one_are_read_and_one_that_pydicom_would_
         ({"text": {"PixelSpacing": "-1\\1"}}, r"PixelSpacing \(0028,0030\) \[-1.0, 1.0\]"),
         ({"VOILUTSequence": [table([0, 300], first=0, bits=8)]}, r"\(0028,3002\) 8 bits with entries up to 300"),
         ({"NumberOfFrames": 3}, r"pixels that cannot be decoded \(The number of bytes of pixel data is less than"),
-        ({"Columns": 2}, r"expected 4, as 1 x 1 x 2 pixels have, found PixelData \(7FE0,0010\) of 6 bytes"),
-        ({"Columns": 1}, r"expected 3, as the pixels are, found NumberOfFrames \(0028,0008\) 1"),
+        ({"Columns": 2}, r"expected 4, for 1 x 1 x 2 pixels, found PixelData \(7FE0,0010\) of 6 bytes"),
+        ({"Columns": 1}, r"expected 3, as in the pixels, found NumberOfFrames \(0028,0008\) 1"),
         ({"PixelData": None}, r"expected an object with pixel data, found no pixels \(XC\)"),
         ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
         ({"Modality": "RTDOSE"}, "expected a DICOM image, found VL Photographic Image Storage of RTDOSE"),
@@ -232,9 +232,9 @@ def test_compressed_pixels_need_a_decoder_and_frames_as_the_object_has_them(tmp_
     content, narrow = pydicom.dcmread(path), jpeg(Image.new("L", (32, 128)))
     for syntax, there, offsets, message in (
         (MPEG4, [bytes(8)], True, r"found TransferSyntaxUID \(0002,0010\) MPEG-4 .*; save the frames of the video"),
-        (JPEG, frames, True, "expected 2, as the pixels are, found NumberOfFrames"),
-        (JPEG, frames, False, "expected 2, as the pixels are, found NumberOfFrames"),  # not one frame of four fragments
-        (JPEG, [narrow], True, r"expected 128 x 32, as a frame has, found Rows \(0028,0010\) 64 x 64 columns"),
+        (JPEG, frames, True, "expected 2, as in the pixels, found NumberOfFrames"),
+        (JPEG, frames, False, "expected 2, as in the pixels, found NumberOfFrames"),  # not one frame of four fragments
+        (JPEG, [narrow], True, r"expected 128 x 32, as in a frame, found Rows \(0028,0010\) 64 x 64 columns"),
         (JPEG, [frames[1][:-99] + frames[1][-2:]], True, r"PixelData \(7FE0,0010\) a damaged scan: the data end"),
     ):
         content.file_meta.TransferSyntaxUID = syntax

@@ -184,7 +184,7 @@ def test_images_and_archives_beside_the_folders_that_are_read_are_counted(tmp_pa
     drawn(tmp_path, "1.png", "a/2.png", "a/test/deep/3.png")
     for name in ("a.zip", "b.zip", "a/images.zip", "a/more.7z", "a/notes.txt"):  # two of them were unpacked
         (tmp_path / name).touch()
-    said = "beside the folders that are read, such as"
+    said = "outside the folders that are read, such as"
     assert find_folders(tmp_path, public=None).caveats == (
         f"{tmp_path.name}: 2 images or archives {said} 1.png, left out",
         f"a: 3 images or archives {said} 2.png, left out",

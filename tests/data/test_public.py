@@ -104,7 +104,7 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
     (tmp_path / "Kvasir-SEG/images/b.gif").touch()
     (tmp_path / "CVC-300.zip").touch()
     found = find_polyps(tmp_path)
-    packed = f"{tmp_path.name}: 1 image or archive beside the folders that are read, such as CVC-300.zip, left out"
+    packed = f"{tmp_path.name}: 1 image or archive outside the folders that are read, such as CVC-300.zip, left out"
     assert found.caveats == ["the folder Kvasir-Capsule is not a known collection and was not read", packed]
     assert len(found.sites["Kvasir-SEG"]) == 3, "nor is a folder of another name in that of the images"
     lonely, others = caplog.messages

@@ -131,7 +131,7 @@ groups = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=12, max_size=
 def test_split_public_is_exact_grouped_and_deterministic(groups, fraction, seed):
     records = [{"image_sha256": f"{n:04d}", **({"group": g} if g else {})} for n, g in enumerate(groups)]
     if len({g or n for n, g in enumerate(groups)}) < 2:
-        with pytest.raises(Refused, match="at least 2, one of them to hold out"):
+        with pytest.raises(Refused, match="at least 2, one to hold out"):
             split_public(records, fraction, seed)
         return
     train, held_out = split_public(records, fraction, seed)
@@ -151,7 +151,7 @@ def test_split_public_holds_out_the_fraction_and_copies_stay_together():
     with pytest.raises(Refused, match=r"fraction: expected a number in \[0, 1\)"):
         split_public(records, 1.0)
     for fraction in (0.0, 0.2):
-        with pytest.raises(Refused, match=r"public: expected public images with masks, found none; list some with"):
+        with pytest.raises(Refused, match=r"public: expected public images with masks, found none; make the list"):
             split_public([], fraction)
 
 

@@ -74,7 +74,7 @@ def test_another_teacher_sees_none_of_it(tmp_path):
     other = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
     assert IMAGE not in other
     assert len(other) == 0
-    with pytest.raises(Refused, match=r"by teacher bbbbbbbbbbbb….*it computes what is missing alone; or name the teac"):
+    with pytest.raises(Refused, match=r"by teacher bbbbbbbbbbbb….*it computes only what is missing; or set teach"):
         other.get(IMAGE)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_probability_map_is_refused(tmp_path, mask, message):
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "", 1234])
 def test_an_image_and_a_teacher_that_are_no_hash_are_refused(tmp_path, name):
-    told = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; take the SHA-256 of {{}}"
+    told = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; give the SHA-256 of {{}}"
     with pytest.raises(Refused, match=told.format("image_sha256", "the image file")):
         a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
     with pytest.raises(Refused, match=told.format("teacher_sha256", "Teacher")):

@@ -114,10 +114,10 @@ def test_both_places_of_a_volume_are_kept(tmp_path):
     ("data", "told"),
     [
         (np.zeros((4, 3, 2, 5), np.int16), r"found int16 of 4 x 3 x 2 x 5"),
-        (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a file"),
+        (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a sep"),
         (np.zeros((4, 3, 2), np.complex64), r"found complex64 of 4 x 3 x 2"),
         (np.zeros((4, 3, 0), np.int16), r"found int16 of 4 x 3 x 0"),
-        (np.full((2, 2, 1), np.nan, np.float32), r"found values that are no numbers"),
+        (np.full((2, 2, 1), np.nan, np.float32), r"found values that are NaN or infinite"),
     ],
 )
 def test_what_is_no_volume_is_refused(tmp_path, data, told):
@@ -130,7 +130,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
     image.header.set_zooms((1 / 3, 2 / 3, 4 / 3))
     nibabel.save(image, tmp_path / "a.nii")
     assert read_slices(tmp_path / "a.nii").voxel == (0.666667, 0.333333, 1.333333)
-    with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave --reorient out"):
+    with pytest.raises(Refused, match=r"no orientation \(qform_code and sform_code are 0\); leave out --reorient"):
         read_slices(tmp_path / "a.nii", reorient=True)
     with pytest.raises(Refused, match="expected a volume of three axes to reorient, found a picture"):
         read_slices(saved(tmp_path / "b.nii", EMPTY[..., 0]), reorient=True)
@@ -142,10 +142,10 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
         (None, np.diag([0.5, 0, 2, 1]), {}, "an affine in which voxels have no extent; export it again"),
         (None, np.diag([np.nan, 1, 1, 1]), {}, "an affine in which voxels have no extent"),
         (AFFINE, AFFINE, {"quatern_b": np.nan}, "an affine in which voxels have no extent"),
-        (np.eye(4), AFFINE, {}, "a qform of 1 x 1 x 1, RAS and a sform of 0.5 x 0.25 x 3, RAS; keep the one that is"),
+        (np.eye(4), AFFINE, {}, "a qform of 1 x 1 x 1, RAS and a sform of 0.5 x 0.25 x 3, RAS; keep the right one"),
         (np.eye(4), np.diag([-1, -1, 1, 1]), {}, "a qform of 1 x 1 x 1, RAS and a sform of 1 x 1 x 1, LPS"),
         (np.eye(4)[:, [2, 0, 1, 3]], AFFINE[:, [2, 0, 1, 3]], {}, "SRA and a sform of 3 x 0.5 x 0.25, SRA"),
-        (None, AFFINE, {"xyzt_units": 5}, "expected units and a qform that can be read"),
+        (None, AFFINE, {"xyzt_units": 5}, "expected readable units and qform"),
     ],
 )
 def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, other, message):
@@ -225,7 +225,7 @@ def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path
     named = read_mask_slices(mask, volume, labels=[2, 1], classes=["spleen", "kidney"])
     assert np.array_equal(named, np.array([0, 2, 1])[values])
     with pytest.raises(
-        Refused, match=r"m\.nii: expected one beside 0, found the labels 1, 2; name .* say with --label N"
+        Refused, match=r"m\.nii: expected one besides 0, found the labels 1, 2; name .* give with --label N"
     ):
         read_mask_slices(mask, volume)
     mask = saved(tmp_path / "m.nii", (data + 1).astype(np.uint8))
@@ -235,10 +235,10 @@ def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path
 
 def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
     one, two = {"labels": [1]}, {"labels": [1, 2], "classes": ["kidney", "spleen"]}
-    volume, held = saved(tmp_path / "a.nii", EMPTY), {"one beside 0": {}, "0 and 1": one, "0 and 1 kidney, 2 sp": two}
-    for values, expected in [([1], "one beside 0"), ([1], "0 and 1"), ([], "0 and 1"), ([1], "0 and 1 kidney, 2 sp")]:
+    volume, held = saved(tmp_path / "a.nii", EMPTY), {"one besides 0": {}, "0 and 1": one, "0 and 1 kidney, 2 sp": two}
+    for values, expected in [([1], "one besides 0"), ([1], "0 and 1"), ([], "0 and 1"), ([1], "0 and 1 kidney, 2 sp")]:
         mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, *values, 255]), EMPTY.shape))
-        text = f"expected {expected}.*, found the labels .*255; .*; if 255 is background, make it 0; if it was not lab"
+        text = f"expected {expected}.*, found the labels .*255; .*; if 255 is background, set it to 0; if 255 m"
         with pytest.raises(Refused, match=text):
             read_mask_slices(mask, volume, **held[expected])
     mask = saved(tmp_path / "m.nii", np.resize(np.uint8([0, 1, 9, 255]), EMPTY.shape))
@@ -249,11 +249,11 @@ def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "affine", "told"),
     [
-        (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 2 x 2 voxels; export"),
-        (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 3 voxels"),
+        (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 2 x 2 voxels; export"),
+        (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 3 voxels"),
         (EMPTY, np.diag([0.5, 0.25, 3, 1]), "affine of a.nii, found corners up to 4.583 m"),
         (EMPTY, AFFINE @ np.diag([-1, 1, 1, 1]), "found corners up to 3 mm from the volum"),
-        (np.full((4, 3, 2), 0.5, np.float32), AFFINE, "expected whole numbers: 0 and a mask's value, found values"),
+        (np.full((4, 3, 2), 0.5, np.float32), AFFINE, "expected whole numbers: 0 and the value of the mask, found val"),
         (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "found colours"),
         (np.ones((4, 3, 2), np.complex64), AFFINE, "found complex numbers"),
         (np.full((4, 3, 2), np.nan, np.float32), AFFINE, "found values such as nan"),
@@ -308,7 +308,7 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
     (tmp_path / "in/b").rename(tmp_path / "withdrawn")
     other = save(tmp_path / "out/a/masks/p1/p1_0004.png", picture(0))
-    none = r"expected slices of volumes and masks of DIR alone, found 1 slice of none, such as"
+    none = r"expected only slices of volumes and masks of DIR, found 1 other slice, such as"
     with pytest.raises(Refused, match=rf"a/masks/p1: {none} p1_0004\.png.*\n.*b/images/sub_p1: {none} sub_p1_0001\."):
         cut_nifti(tmp_path / "in", tmp_path / "out")
     (tmp_path / "withdrawn").rename(tmp_path / "in/b")
@@ -327,12 +327,12 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
     with pytest.raises(Refused) as refused:
         cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[0], classes=["liver", "spleen"])
     told = str(refused.value)
-    assert "--label: expected each value once, and none 0, the background's, found the values 0" in told
-    assert "--slices: expected a folder outside of" in told
-    assert "--label: expected one for each of ['liver', 'spleen'], in their order, found 1 values; give it once" in told
+    assert "--label: expected each value once, without 0 (the background), found the values 0" in told
+    assert "--slices: expected a folder outside" in told
+    assert "--label: expected one for each of ['liver', 'spleen'], in this order, found 1 values; give it once" in told
     assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
-    assert "expected one volume of that name in a site, found a second twin_one" in told
-    assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
+    assert "expected one volume of this name per site, found a second twin_one" in told
+    assert "shape.nii: expected 4 x 3 x 2, as in shape.nii, found 4 x 3 x 1 voxels; export the" in told
     assert "place.nii: expected the affine of place.nii, found corners up to 6.403 mm from the volume's" in told
     assert not (tmp_path / "in/out").exists()
     with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; the layout is DIR/<site>/images"):
@@ -363,7 +363,7 @@ def test_foreground_has_one_value_in_all_masks_but_1_and_255_are_one(tmp_path):
         saved(tmp_path / f"in/a/masks/{name}.nii", np.full((4, 3, 2), value, np.uint8))
     cut_nifti(tmp_path / "in", tmp_path / "out")
     saved(tmp_path / "in/a/masks/c.nii", np.full((4, 3, 2), 4, np.uint8))
-    with pytest.raises(Refused, match=r"--label: expected one value of foreground .*, found 1 in a/masks/a.nii and 4"):
+    with pytest.raises(Refused, match=r"--label: expected the same foreground val.*, found 1 in a/masks/a.nii and 4"):
         cut_nifti(tmp_path / "in", tmp_path / "other")
 
 
@@ -413,7 +413,7 @@ def test_axes_are_told_or_turned(tmp_path):
         saved(tmp_path / f"in/a/{kind}/sra.nii", values.transpose(2, 0, 1), AFFINE[:, [2, 0, 1, 3]])
     [axes] = cut_nifti(tmp_path / "in", tmp_path / "as_they_are")
     assert "2 RAS (such as ras.nii), 1 SRA (such as sra.nii); slices are cut along the last axis of each, so" in axes
-    assert "--reorient turns all to RAS+" in axes
+    assert "--reorient reorients all to RAS+" in axes
     assert cut_nifti(tmp_path / "in", tmp_path / "out", reorient=True) == []
     for number in (1, 2):
         seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]

@@ -103,7 +103,7 @@ def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_ima
     label = weaken(SQUARE, "scribble", random=random(), width=1)
     assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(Refused, match=r"scikit-image: expected it, for scribbles, .*pip install 'samfed-monai\[weak\]"):
+    with pytest.raises(Refused, match=r"scribbles: expected scikit-image, found no .*pip install 'samfed-monai\[weak"):
         weaken(SQUARE, "scribble", random=random())
 
 
@@ -126,8 +126,8 @@ def test_the_same_seed_draws_the_same():
 @pytest.mark.parametrize(
     ("mask", "given", "told"),
     [
-        (0 * SQUARE, {}, "mask: expected foreground and background, found one class alone; keep it as a mask"),
-        (0 * SQUARE + 1, {}, "found one class alone"),
+        (0 * SQUARE, {}, "mask: expected foreground and background, found only one class; keep it as a mask"),
+        (0 * SQUARE + 1, {}, "found only one class"),
         (SQUARE, {"points": 0, "width": 2}, "(?s)points: expected a number .* >= 1, found 0.*width: .* found 2"),
         (SQUARE, {"width": -1}, "width: expected an odd number of pixels, found -1"),
         (SQUARE, {"kind": "mask"}, r"kind: expected one of \['scribble', 'points', 'box', 'block'\], found 'mask'"),
@@ -148,7 +148,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
     [
         ([[1, 255]], 1, "foreground without background.*mark some background"),
         ([[0, 255]], 1, "only the values 0 and 255: a mask, or a weak label without foreground"),
-        ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, that of masks"),
+        ([[0, 255]], 2, "only the values 0 and 255: .*write foreground as 1 to 2, also in masks"),
         ([[*range(10)]], 1, r"other values \(2, 3, 4, 5, 6, 7\);"),
         ([[0, 1, 2, 128]], 1, r"other values \(2, 128\).*save it without loss"),
         ([[[0, 1, 255]]], 1, "expected 8-bit grey without loss, found PNG with 'RGB' pixels"),
@@ -215,8 +215,8 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
     first, second = sorted(listed.sites)
     mixed = weaken_list(listed, root, {first: "points"})
     message = (
-        f"sites -> {first} -> unlabelled: expected masks, from which weak labels are made, found 2 weak labels "
-        r"\(points\); take the list with masks; a site that --kind does not name keeps the labels that it has"
+        f"sites -> {first} -> unlabelled: expected masks to make weak labels from, found 2 weak labels "
+        r"\(points\); use the list with masks; a site that is not in --kind keeps its labels"
     )
     with pytest.raises(Refused, match=message) as caught:
         weaken_list(mixed, root, dict.fromkeys(listed.sites, "box"))
@@ -237,7 +237,7 @@ def test_the_command_draws_a_kind_for_each_site_and_refuses_two(masks, tmp_path,
     assert (
         main([*given[:2], str(tmp_path / "server.json"), *given[3:], *kind, "--output", str(tmp_path / "b.json")]) == 2
     )
-    assert "sites: expected sites with training images, found none that trains" in capsys.readouterr().err
+    assert "sites: expected sites with training images, found no site that trains" in capsys.readouterr().err
     given += ["--output", str(tmp_path / "weak.json"), *kind, "--kind", "site-2=box"]
     assert main([*given, "--kind", "box", "--kind", "site-2=points"]) == 2
     told = capsys.readouterr().err
@@ -313,9 +313,9 @@ def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, t
     scribble(root / "a" / "masks" / "a_019.png", (0, 255))
     with pytest.raises(Refused) as caught:
         prepared(tmp_path, {"": "scribble"})
-    told = "found only the values 0 and 255: a mask, or a weak label without foreground; write foreground as 1, that of"
+    told = "found only the values 0 and 255: a mask, or a weak label without foreground; write foreground as 1, also in"
     assert [told in str(problem) for problem in caught.value.problems] == [True] * 11
-    assert "if its site has masks alone, --label-kind SITE=mask" in str(caught.value)
+    assert "if the site has only masks, give --label-kind SITE=mask" in str(caught.value)
     assert not (tmp_path / "list.json").exists()
 
 
@@ -334,7 +334,7 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"public": "box"}, {}, "--label-kind of public: expected masks: its images are public, found 'box'"),
         ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are used"),
         ({"d": "box"}, {}, "--label-kind of d: expected labels of the kind box, found no labels"),
-        ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background, 1 to 2 foregro"),
+        ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background and 1 to 2 fore"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):

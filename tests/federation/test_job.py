@@ -268,7 +268,7 @@ def test_a_guide_that_is_on_and_a_term_that_is_on_are_taken(given):
     assert told(**given) == []
 
 
-MASKS = "expected masks, which is all that this method can use"
+MASKS = "expected masks, the only labels that this method uses"
 
 
 @pytest.mark.parametrize("variant", ["supervised", "oracle"])
@@ -277,8 +277,8 @@ def test_weak_labels_of_all_sites_are_refused_where_masks_are_needed_before_anyt
 ):
     listed = DataList.load(weak / "list.json")
     [first, second] = told(listed, variant=variant)
-    assert first.startswith(f"synthetic-0 -> site-1 -> unlabelled: {MASKS}, found 2 weak labels (box); take a method")
-    assert second.startswith(f"synthetic-0 -> site-2 -> unlabelled: {MASKS}, found 2 weak labels (points); take a")
+    assert first.startswith(f"synthetic-0 -> site-1 -> unlabelled: {MASKS}, found 2 weak labels (box); use a method")
+    assert second.startswith(f"synthetic-0 -> site-2 -> unlabelled: {MASKS}, found 2 weak labels (points); use a")
     with pytest.raises(Refused) as caught:
         job(weak, tmp_path / "run", variant=variant).run()
     assert [str(problem) for problem in caught.value.problems] == [first, second]
@@ -341,7 +341,7 @@ def test_a_site_with_a_data_root_of_its_own_is_checked_there(small_federation, s
     twice.save(tmp_path / "twice.json")
     data[1], sites["site-2"] = str(tmp_path / "twice.json"), {"data_root": str(tmp_path / "own")}
     shutil.copy(small_federation / image, tmp_path / "own" / image)
-    leak = "again.png: expected an image of test in no other split, found the same bytes in site-2's unlabelled"
+    leak = "again.png: expected images of test in no other split, found the same bytes in site-2's unlabelled"
     with pytest.raises(Refused, match=f"1 problem\n  - {leak}"):
         job(small_federation, tmp_path / "run2", datalist=data[1], sites=sites).run()
     assert main([*words[:4], *data, *words[-1:], str(tmp_path / "own")]) == 2

@@ -79,8 +79,8 @@ def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_
     assert [str(problem) for problem in caught.value.problems][:2] == [
         "data list -> classes: expected ['foreground'], the classes of this run, found other classes (see this "
         "site's log); prepare the list with a single --label",
-        "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
-        "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
+        "data list -> site-1 -> unlabelled: expected masks, the only labels that this method uses, found 2 weak labels "
+        "(box); use a method that learns from weak labels (`--variant weak_labels`), or a list with masks",
     ]
     assert "liver" not in scrub(caught.value), "its own names do not leave a site"
     assert "found the classes ['liver', 'spleen']" in caplog.text

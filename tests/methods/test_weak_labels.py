@@ -160,9 +160,7 @@ def test_another_method_refuses_them_before_any_work(small_federation, small_lis
     folder = Path(shutil.copytree(small_federation, tmp_path / "images"))
     weaken_list(small_list, folder, dict.fromkeys(small_list.sites, "points")).save(tmp_path / "list.json")
     images = {"datalist": tmp_path / "list.json", "data_root": folder, "site": "site-1"}
-    expected = (
-        r"-> site-1 -> unlabelled: expected masks.*found 4 weak labels \(points\); take a method .*--variant weak"
-    )
+    expected = r"-> site-1 -> unlabelled: expected masks.*found 4 weak labels \(points\); use a method .*--variant weak"
     with pytest.raises(Refused, match=expected):
         SiteImages(**images).records("labelled")
     with pytest.raises(Refused, match=expected):

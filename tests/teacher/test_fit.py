@@ -295,7 +295,7 @@ def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, plain):
     ("adapt", "problem"),
     [
         ("lora", r"(?s)adapter.safetensors with adapt decoder.*expected rank 4, found adapter.safetensors with rank 0"),
-        ("none", "expected null where adapt is none: nothing is fitted, found 'adapter.safetensors'"),
+        ("none", "expected null with adapt none, which fits nothing, found 'adapter.safetensors'"),
     ],
 )
 def test_an_adapter_of_another_kind_is_no_start(fit, plain, adapt, problem):

@@ -104,7 +104,7 @@ def test_a_mask_that_was_never_computed_is_refused(store):
 
 @pytest.mark.parametrize(("folder", "teacher"), [("", TEACHER), ("x", None)])
 def test_a_store_without_a_teacher_is_refused(folder, teacher):
-    with pytest.raises(Refused, match="set the options store_dir and teacher_sha256, or neither"):
+    with pytest.raises(Refused, match="set both options, store_dir and teacher_sha256, or neither"):
         LoadSoftMaskd(folder, teacher)
 
 
