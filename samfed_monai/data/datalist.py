@@ -394,7 +394,7 @@ def measuring_notes(datalist: DataList) -> list[str]:
         return [
             "no scores: no site has validation or test images (images with masks, drawn by a share of each site; "
             "larger shares: --validation, --test); a run takes the round with the best expected Dice, or "
-            "the last round without a teacher; only a look at its masks shows whether they are good"
+            "(without a teacher) the last round; only a look at its masks shows whether they are good"
         ]
     bare, few = [], []
     for name, site in datalist.sites.items():
