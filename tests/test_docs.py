@@ -49,7 +49,7 @@ def examples():
     CLIENT_NETWORKS._entries.pop("three_layers")
 
 
-def test_the_example_term_adds_its_value_by_hand(examples):
+def test_example_term_matches_hand_calculation(examples):
     from samfed_monai.handlers import Guidance
 
     term = examples["ConsistencyTerm"]()
@@ -59,7 +59,7 @@ def test_the_example_term_adds_its_value_by_hand(examples):
     assert (term.needs, term.where) == (("ema",), "terms#consistency")
 
 
-def test_the_example_guide_blurs_what_the_batch_carries(examples):
+def test_example_guide_blurs_soft_mask(examples):
     guide = examples["SmoothedGuide"](width=3)
     mask = torch.zeros(1, 1, 5, 5)
     mask[..., 2, 2] = 0.9
@@ -72,7 +72,7 @@ def test_the_example_guide_blurs_what_the_batch_carries(examples):
         guide({"image": image}, None)
 
 
-def test_the_example_rule_is_asked_by_its_name(examples):
+def test_example_rule_is_used_by_name(examples):
     from samfed_monai.losses import agree
 
     teacher = torch.tensor([[[[0.99, 0.99, 0.01]]]])
@@ -81,13 +81,13 @@ def test_the_example_rule_is_asked_by_its_name(examples):
     assert agreement.label.flatten().tolist() == [1, 1, 0]
 
 
-def test_the_example_network_is_built_by_its_name(examples):
+def test_example_network_is_built_by_name(examples):
     from samfed_monai.networks import client_network
 
     assert client_network("three_layers", width=4)(torch.zeros(2, 3, 8, 12)).shape == (2, 1, 8, 12)
 
 
-def test_the_example_aggregator_takes_the_median(examples):
+def test_example_aggregator_takes_median(examples):
     from samfed_monai.protocol import Kind, Message, Server
 
     strategy = examples["Median"]().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(2)}))
@@ -98,7 +98,7 @@ def test_the_example_aggregator_takes_the_median(examples):
     assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
 
 
-def test_the_example_method_comes_with_an_installed_package(lab, capsys):
+def test_example_method_is_found_in_installed_package(lab, capsys):
     text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
     aggregator, method = text.split("## An aggregator")[1].split("## A method of your own")
     method = method.split("\n## ")[0]
@@ -117,7 +117,7 @@ def test_the_example_method_comes_with_an_installed_package(lab, capsys):
     assert capsys.readouterr().out.startswith("samfed_skin: no problems in train")
 
 
-def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
+def test_example_exchange_shares_mean(examples, tmp_path: Path):
     from samfed_monai.privacy.allowed import allowed_of, tensor_problems
     from samfed_monai.protocol import Message
     from tests.federation.unlike import run_unlike
@@ -141,7 +141,7 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
         assert tensor_problems(Message(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
 
-def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_asked_for(examples):
+def test_example_transport_sends_messages_and_limits_size(examples):
     from samfed_monai.protocol import Failure, Kind, Message, Task, from_bytes, to_bytes, wire_size
 
     def send(site, task, payload):
@@ -164,7 +164,7 @@ def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_ask
     assert carrier.send_and_receive(Task.TRAIN, messages)["b"].tensors["w"].tolist() == [1.0] * 9
 
 
-def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
+def test_example_source_pairs_images_and_masks(examples, tmp_path: Path):
     for name in ("p1/a.jpg", "p1/a_lesion.png", "p2/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -176,7 +176,7 @@ def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_json_on_the_page_parses(page: Path):
+def test_json_blocks_of_page_parse(page: Path):
     for block in blocks(page, "json"):
         text = block if block.lstrip().startswith(("{", "[")) else "{" + block + "}"
         json.loads(text)
@@ -184,7 +184,7 @@ def test_json_on_the_page_parses(page: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_make_targets_on_the_page_exist(page: Path):
+def test_commands_and_make_targets_of_page_exist(page: Path):
     text = "\n".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))])
     assert set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE)) <= set(COMMANDS)
     rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "study/results.mk"))
@@ -200,7 +200,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_on_the_page_parses(page: Path, capsys):
+def test_command_lines_of_page_parse(page: Path, capsys):
     """The command reports unknown options and missing arguments; ids of bundles are left to the checks."""
     for words in commands(page):
         whole = not {"...", "…"} & set(words)
@@ -220,7 +220,7 @@ def test_every_command_on_the_page_parses(page: Path, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_and_headings_that_the_page_links_to_are_there(page: Path):
+def test_links_of_page_exist(page: Path):
     written_by_a_command = {"docs/images/report.png", "docs/benchmarks.md"}
     links = re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8"))
     for file, anchor in links:
@@ -234,7 +234,7 @@ def test_pages_and_headings_that_the_page_links_to_are_there(page: Path):
             assert anchor in anchors, f"{page.name} links to {file}#{anchor}"
 
 
-def test_messages_on_the_page_of_errors_are_ours():
+def test_messages_on_faults_page_are_in_source():
     rows = re.findall(r"^\| (`.*?) \|", (REPOSITORY / "docs" / "faults.md").read_text(encoding="utf-8"), re.MULTILINE)
     quoted = [words for row in rows for words in re.findall(r"`([^`]+)`", row)]
     files = (REPOSITORY / "samfed_monai").rglob("*.py")
@@ -244,7 +244,7 @@ def test_messages_on_the_page_of_errors_are_ours():
     assert [words for words in quoted if words not in texts] == []
 
 
-def test_every_fault_that_the_page_of_security_cites_has_tests():
+def test_faults_cited_on_security_page_have_tests():
     page = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
     cited = [
         text
@@ -267,7 +267,7 @@ def _numbers(texts: list[str]) -> set[int]:
     return found
 
 
-def test_the_reference_has_what_every_room_offers():
+def test_reference_lists_every_package_and_method():
     pages = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs" / "reference").glob("*.md")}
     rooms = {path.parent.name for path in (REPOSITORY / "samfed_monai").glob("*/__init__.pyi")}
     methods = {path.stem for path in (REPOSITORY / "samfed_monai" / "methods").glob("[!_]*.py")}
@@ -275,7 +275,7 @@ def test_the_reference_has_what_every_room_offers():
     assert methods <= set(re.findall(r"::: samfed_monai\.methods\.(\w+)", pages["methods"]))  # one may be deleted
 
 
-def test_roles_of_docstrings_become_code_and_links():
+def test_docstring_roles_become_markdown():
     pytest.importorskip("griffe", reason="griffe is not installed: pip install samfed-monai[docs]")
     spec = importlib.util.spec_from_file_location("sphinx_roles", REPOSITORY / "docs" / "sphinx_roles.py")
     module = importlib.util.module_from_spec(spec)
@@ -297,7 +297,7 @@ SMALLER = {
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_examples_of_the_first_page_run(samfed_data: Path, tmp_path: Path, monkeypatch, capfd, request):
+def test_examples_of_start_page_run(samfed_data: Path, tmp_path: Path, monkeypatch, capfd, request):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "mobile_sam.pt").symlink_to(samfed_data / "weights" / "mobile_sam.pt")  # so that nothing is fetched

@@ -126,12 +126,12 @@ def message_is_read_or_refused(payload: bytes) -> None:
 
 
 @drawn
-def test_a_damaged_message(random: Random) -> None:
+def test_damaged_message_is_read_or_refused(random: Random) -> None:
     message_is_read_or_refused(damaged(random, MESSAGES))
 
 
 @drawn
-def test_another_header(random: Random) -> None:
+def test_message_with_changed_header_is_read_or_refused(random: Random) -> None:
     header = changed(random, HEADER)
     shapes = {"shapes": text(header.pop("shapes")).decode()} if "shapes" in header else {}
     metadata = {"samfed": text(header).decode(), **shapes}
@@ -145,18 +145,18 @@ LIST = {
 
 
 @drawn
-def test_damaged_json(folder: Path, random: Random) -> None:
+def test_damaged_json_is_read_or_refused(folder: Path, random: Random) -> None:
     read_or_refused(folder / "file.json", damaged(random, [text(LIST), text(TRAIN)]), read_json)
 
 
 @drawn
-def test_another_list(folder: Path, random: Random) -> None:
+def test_changed_data_list_is_read_or_refused(folder: Path, random: Random) -> None:
     content = changed(random, LIST) if random.random() < 0.5 else any_json(random)
     read_or_refused(folder / "list.json", text(content), DataList.load)
 
 
 @drawn
-def test_another_bundle(folder: Path, random: Random) -> None:
+def test_changed_bundle_is_checked_without_error(folder: Path, random: Random) -> None:
     configs = folder / "bundle" / "configs"
     configs.mkdir(exist_ok=True, parents=True)
     (configs / "metadata.json").write_text('{"version": "0.1.0"}')
@@ -187,13 +187,13 @@ def round_is_read_or_stops(folder: Path, file: str, content: bytes) -> None:
 
 
 @drawn
-def test_a_damaged_record(folder: Path, random: Random) -> None:
+def test_damaged_round_record_is_read_or_stops(folder: Path, random: Random) -> None:
     content = damaged(random, [text(RECORD)]) if random.random() < 0.5 else text(changed(random, RECORD))
     round_is_read_or_stops(folder, "round.json", content)
 
 
 @drawn
-def test_a_damaged_model(folder: Path, random: Random) -> None:
+def test_damaged_round_model_is_read_or_stops(folder: Path, random: Random) -> None:
     round_is_read_or_stops(folder, "global.safetensors", damaged(random, [MODEL]))
 
 
@@ -207,7 +207,7 @@ CHECKPOINT = checkpoint()
 
 
 @drawn
-def test_damaged_weights(folder: Path, random: Random) -> None:
+def test_damaged_weights_are_read_or_refused(folder: Path, random: Random) -> None:
     content = damaged(random, [MODEL, CHECKPOINT])
     for name in ("w.safetensors", "w.pt"):
         read_or_refused(folder / name, content, safe_load)
@@ -239,7 +239,7 @@ PICTURES = pictures()
 
 
 @drawn
-def test_a_damaged_picture(random: Random) -> None:
+def test_damaged_image_is_read_or_refused(random: Random) -> None:
     content = damaged(random, PICTURES)
     with suppress(Refused):
         decode_image(content, "a.png")

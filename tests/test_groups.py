@@ -12,14 +12,14 @@ import pytest
 from tests.conftest import FLARE, FORKING, TESTS, group_of, pytest_collection_modifyitems
 
 
-def test_a_file_is_a_group_but_for_those_that_fork() -> None:
+def test_each_file_is_group_except_forking_tests() -> None:
     assert group_of(Path(__file__)) == __file__
     forks = re.compile(r"\nfrom tests.(forking|commands) import|\nfrom tests.flare.carried import .*in_both|\bforked\b")
     assert {path for path in TESTS.rglob("test_*.py") if forks.search(path.read_text())} == FORKING
     assert {group_of(path) for path in FORKING} == {"forking"}
 
 
-def test_those_that_fork_begin_first_then_those_of_flare_then_files_with_most_slow_tests() -> None:
+def test_forking_then_flare_then_slow_tests_run_first() -> None:
     def item(path: Path, slow: bool = False) -> Any:
         return Mock(path=path, get_closest_marker=lambda name: slow or None)
 
@@ -30,7 +30,7 @@ def test_those_that_fork_begin_first_then_those_of_flare_then_files_with_most_sl
     assert items[-1].add_marker.call_args.args[0].args == (str(short),)
 
 
-def test_groups_reach_what_distributes_them(request: pytest.FixtureRequest) -> None:
+def test_groups_are_passed_to_xdist(request: pytest.FixtureRequest) -> None:
     """With a version of pytest that it does not support, pytest-xdist silently drops them."""
     if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("tests are not distributed by group: make test does it")

@@ -18,13 +18,13 @@ def imported_after(code: str) -> set[str]:
     return set(done.stdout.split("\n")[-2].split())
 
 
-def test_the_package_and_its_rooms_import_neither_torch_nor_monai():
+def test_package_imports_no_heavy_modules():
     code = "\n".join(["import samfed_monai", *(f"import samfed_monai.{room}" for room in ROOMS)])
     assert not {"torch", "monai", "numpy", "ignite", "timm"} & imported_after(code)
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_name_a_room_offers_can_be_imported(room):
+def test_public_names_can_be_imported(room):
     module = __import__(f"samfed_monai.{room}", fromlist=["*"])
     names = [name for name in dir(module) if not name.startswith("_")]
     assert names

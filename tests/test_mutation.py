@@ -27,11 +27,11 @@ from tests.mutation import PACKAGE, Change, Reached, changed, changes_of
         ("zip(a, b, strict=True)", []),
     ],
 )
-def test_what_is_changed(before: str, after: list[str]) -> None:
+def test_expressions_are_mutated_as_expected(before: str, after: list[str]) -> None:
     assert [ast.unparse(each) for each in changed(ast.parse(before, mode="eval").body)] == after
 
 
-def test_a_file_changes_in_one_place(tmp_path, monkeypatch) -> None:
+def test_file_change_is_applied_in_one_place(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tests.mutation.ROOT", tmp_path)
     path = tmp_path / "room.py"
     path.write_text(
@@ -43,13 +43,13 @@ def test_a_file_changes_in_one_place(tmp_path, monkeypatch) -> None:
     assert change.applied(whole) == whole.replace(b"a\n    < b", b"(a <= b)")
 
 
-def test_bytes_count_and_not_letters() -> None:
+def test_change_offsets_are_in_bytes() -> None:
     source = "é = f('é', 1)".encode()
     node = ast.parse(source).body[0].value.args[1]
     assert Change("a/b.py", node, ast.Constant(2)).applied(source) == "é = f('é', (2))".encode()
 
 
-def test_tests_that_reach_a_line_the_closest_first(tmp_path) -> None:
+def test_tests_reaching_line_are_sorted_by_distance(tmp_path) -> None:
     path = tmp_path / "coverage"
     file = f"/copy/{PACKAGE}/losses/dice.py"
     data = CoverageData(str(path))

@@ -54,7 +54,7 @@ def _findings(tree: ast.AST, place: str) -> Iterator[tuple[ast.AST, str]]:
             yield node, f"names {node.attr}"
 
 
-def test_fault_36_nothing_in_the_package_unpickles_or_evaluates():
+def test_fault_36_package_never_unpickles_or_evaluates():
     assert len(SOURCES) > 200
     assert [fault for path in SOURCES for fault in faults(path.read_text(), path.relative_to(ROOT).as_posix())] == []
 
@@ -70,18 +70,18 @@ def test_fault_36_nothing_in_the_package_unpickles_or_evaluates():
         "subprocess.run(x, shell=True)",
     ],
 )
-def test_each_of_these_would_be_found(source):
+def test_forbidden_source_is_found(source):
     assert len(faults(source)) >= 1
 
 
 @pytest.mark.parametrize(
     "source", ["network.eval()", "torch.load(p, weights_only=True)", "re.compile('x')", "json.load(f)"]
 )
-def test_and_none_of_these(source):
+def test_allowed_source_is_not_reported(source):
     assert faults(source) == []
 
 
-def test_fault_30_both_places_that_open_archives_are_tested_to_stay_in_their_folder():
+def test_fault_30_archive_modules_have_extraction_tests():
     for place, test in ARCHIVES.items():
         assert (ROOT / place).is_file()
         assert "def test_fault_30_" in (ROOT / test).read_text(), test

@@ -47,13 +47,13 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_committed_has_no_outputs(notebook: Path):
+def test_notebook_has_no_outputs(notebook: Path):
     kept = [cell["id"] for cell in cells(notebook, "code") if cell["outputs"] or cell["execution_count"] is not None]
     assert not kept, f"clear them: python -m nbconvert --clear-output --inplace {notebook.relative_to(REPOSITORY)}"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_commands_and_pages_that_it_names_exist(notebook: Path):
+def test_commands_and_links_of_notebook_exist(notebook: Path):
     code = "".join("".join(cell["source"]) + "\n" for cell in cells(notebook, "code"))
     assert set(re.findall(r"^!samfed +([a-z]+)", code, re.MULTILINE)) <= set(COMMANDS)
     text = "".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
@@ -63,7 +63,7 @@ def test_commands_and_pages_that_it_names_exist(notebook: Path):
 
 
 @pytest.mark.slow
-def test_a_clinic_s_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_first_day_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     smaller = {
         "--rounds 2": "--rounds 1",
         "--local_steps 4 --warm_start_steps 24": "--local_steps 1 --warm_start_steps 4",
@@ -77,7 +77,7 @@ def test_a_clinic_s_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_a_new_method_in_twenty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_new_method_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     smaller = {"--seeds 0 --rounds 2": "--seeds 0 --rounds 1", "--images-per-site 16": "--images-per-site 6"}
     smaller["--local_steps 4 --warm_start_steps 16"] = "--local_steps 1 --warm_start_steps 2"
     told = run("new-method", tmp_path / "lab", monkeypatch, smaller)

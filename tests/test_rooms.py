@@ -36,11 +36,11 @@ def imported(nodes: Sequence[ast.AST]) -> set[str]:
     return named | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-def test_every_room_is_in_the_list_once():
+def test_every_package_is_listed_once():
     assert sorted(order()) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-def test_imports_go_upwards_only():
+def test_imports_follow_package_order():
     """Only imports at module level count, not those in functions or for a type checker."""
     rooms = order()
     wrong = [
@@ -60,7 +60,7 @@ def test_imports_go_upwards_only():
         ("reports", ("samfed_monai.federation", "samfed_monai.methods", "samfed_monai.handlers")),
     ],
 )
-def test_no_module_imports_what_it_must_not_anywhere(room, forbidden):
+def test_forbidden_imports_are_absent(room, forbidden):
     trees = {path: tree for path, tree in TREES.items() if path.is_relative_to(PACKAGE / room)}
     wrong = {(str(path), name) for path, tree in trees.items() for name in imported(list(ast.walk(tree)))}
     assert [each for each in wrong if f"{each[1]}.".startswith(tuple(f"{package}." for package in forbidden))] == []

@@ -31,7 +31,7 @@ class One:
 '''
 
 
-def test_docstrings_comments_and_empty_lines_are_no_code():
+def test_code_lines_exclude_docstrings_comments_and_blank_lines():
     assert code_lines(MODULE) == 1 + 1 + 2 + 1 + 4  # import, class, text, def; the return without its empty line
     assert code_lines('"""Nothing else."""\n') == code_lines("") == 0
     assert code_lines('x = 1\n"""About x."""\n') == 2, "a text below an assignment is no docstring"
@@ -49,17 +49,17 @@ def test_docstrings_comments_and_empty_lines_are_no_code():
         ("knobs and KNOBS_OF and a knob", "knob", 3),
     ],
 )
-def test_words_of_the_dialect_count_as_whole_words_and_in_identifiers(text, word, number):
+def test_dialect_words_are_counted_in_text_and_identifiers(text, word, number):
     found = dialect(text)
     assert found[word] == number
     assert sum(found.values()) == number
 
 
-def test_a_limit_above_the_budget_is_one_of_the_budgets_numbers():
+def test_raised_limits_exceed_budget():
     assert all(limit > BOUNDS[name] for name, limit in REACHED.items())
 
 
-def test_a_limit_that_is_exceeded_is_an_error_with_check_alone(tmp_path, capsys):
+def test_exceeded_limit_is_error_only_with_check(tmp_path, capsys):
     for name, text in {
         "samfed_monai/a.py": MODULE,
         "samfed_monai/sub/b.py": "x = 1\n",

@@ -13,7 +13,7 @@ from samfed_monai.networks import client_network
 from tests import speedups
 
 
-def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_modules_count(monkeypatch):
+def test_class_search_matches_monai_and_finds_new_modules(monkeypatch):
     speedups.search_once()
     locator = ComponentLocator(excludes=["monai.networks"])
     names = locator._find_module_names()
@@ -26,7 +26,7 @@ def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_module
     assert ComponentLocator().get_component_module_name("Late") == new.__name__
 
 
-def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
+def test_class_search_is_cached_for_all_parsers(monkeypatch):
     speedups.search_once()
     monkeypatch.setattr(speedups, "_search", [lambda locator, names: searched.append(names) or {"A": ["monai.a"]}])
     searched: list[tuple[str, ...]] = []
@@ -36,11 +36,11 @@ def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
     assert searched.count(("monai.of_this_test",)) == 1
 
 
-def test_no_disk_is_waited_for():
+def test_fsync_is_replaced():
     assert os.fsync is speedups.flushed
 
 
-def test_networks_of_federations_are_small_and_their_own_again():
+def test_small_networks_are_reverted():
     names = ("basic_unet", "flexible_unet_resnet18")
     real = {name: shapes(name) for name in names}
     try:
@@ -60,7 +60,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in client_network(name).state_dict().items()}
 
 
-def test_curves_are_drawn_where_they_are_looked_at_and_not_elsewhere():
+def test_figures_are_disabled_and_restored():
     from samfed_monai.reports import html
 
     try:

@@ -89,7 +89,7 @@ def tracked(folder: Path) -> set[str]:
     return {name for name in done.stdout.splitlines() if (folder / name).is_file()}
 
 
-def test_the_wheel_carries_every_file_of_the_bundles_and_of_weights_those_it_ships_alone(wheel: Path):
+def test_wheel_has_bundle_files_and_only_shipped_weights(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in tracked(REPOSITORY / "bundles"):
         assert f"samfed_monai/bundles/{name}" in names
@@ -97,14 +97,14 @@ def test_the_wheel_carries_every_file_of_the_bundles_and_of_weights_those_it_shi
     assert {name for name in names if Path(name).suffix in WEIGHTS} == shipped
 
 
-def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(wheel: Path):
+def test_wheel_has_exactly_package_files(wheel: Path):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("samfed_monai/bundles/")}
     expected = {f"samfed_monai/{name}" for name in tracked(REPOSITORY / "samfed_monai")}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_copy_that_runs_is_the_wheel_s(samfed, site: Path):
+def test_installed_wheel_is_imported(samfed, site: Path):
     code = (
         "import samfed_monai, samfed_monai.config as c; print(samfed_monai.__file__, c.packaged_bundle('samfed_skin'))"
     )
@@ -115,7 +115,7 @@ def test_the_copy_that_runs_is_the_wheel_s(samfed, site: Path):
     ], done.stderr
 
 
-def test_init_copies_a_bundle_that_check_accepts(samfed):
+def test_init_copies_bundle_accepted_by_check(samfed):
     """The check resolves every component in the JSON, in the wheel."""
     done = samfed("init", "samfed_skin", "my bundle")
     assert done.returncode == 0, done.stderr
@@ -126,7 +126,7 @@ def test_init_copies_a_bundle_that_check_accepts(samfed):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_clinic_s_first_folder_is_segmented_as_well_as_the_model_card_says(samfed, samfed_data: Path):
+def test_shipped_model_reaches_dice_of_model_card(samfed, samfed_data: Path):
     """Expects the card's Dice of a site, minus 0.01, on its test images, without downloads or training."""
     card = (SHIPPED.parent.parent / "docs" / "README.md").read_text()
     promised = re.search(r"\| domain2 \| (\d+) \| \*{0,2}(0\.\d{3})", card)

@@ -45,18 +45,18 @@ def found(text: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_page_has_plain_words(page: Path):
+def test_page_has_no_dialect_words(page: Path):
     assert found(prose(page.read_text(encoding="utf-8"))) == {}
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_has_plain_words(room: str):
+def test_package_has_no_dialect_words(room: str):
     files = sorted((ROOT / "samfed_monai" / room).rglob("*.py"))
     wrong = {path.name: words for path in files if (words := found(texts(path.read_text(encoding="utf-8"))))}
     assert wrong == {}
 
 
-def test_what_a_page_quotes_and_what_a_module_names_is_left_out():
+def test_quotes_and_identifiers_are_ignored():
     page = "A knob.\n<!-- knobs -->\n`told` [it](lest.md)\n```text\nheed\n```\n"
     assert found(prose(page)) == {"knob": 1}
     module = '"""It stands."""\ntold = "nobody"  # mended\nknob = f"{told} lies in"\n'

@@ -56,7 +56,7 @@ def initialized(kind: type[MonaiAlgo], app: Path) -> None:
 
 
 @pytest.mark.parametrize("where", CODE)
-def test_monais_client_runs_what_the_server_provisioned_and_ours_refuses_it(where, app_root, tmp_path):
+def test_server_code_runs_in_monai_client_and_is_refused_here(where, app_root, tmp_path):
     canary = tmp_path / "canary"
     app = app_root(CODE[where](canary))
     with pytest.raises(Refused, match=r"train\.json -> "):
@@ -69,7 +69,7 @@ def test_monais_client_runs_what_the_server_provisioned_and_ours_refuses_it(wher
     assert canary.exists(), "otherwise this test replays nothing"
 
 
-def test_a_packaged_bundle_that_comes_with_a_job_passes_and_a_logging_configuration_is_not_read(app_root, tmp_path):
+def test_packaged_bundle_passes_and_logging_file_is_ignored(app_root, tmp_path):
     """Python evaluates what such a file says (GHSA-wvpx-5qmp-46g3); MONAI 1.6.1 refuses it as well."""
     app, conf = app_root({}, find_bundle("samfed_skin")), tmp_path / "app" / "logging.conf"
     algo = SamFedAlgo("bundle", train_kwargs={**CLIENT, "encoder_weights": None, "teacher_adapt": "off"})
@@ -85,14 +85,14 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_overrides_that_come_with_a_job_are_looked_at_too(app_root):
+def test_unsafe_overrides_of_job_are_refused(app_root):
     app = app_root({}, find_bundle("samfed_skin"))
     algo = SamFedAlgo("bundle", train_kwargs={"loss": {"_target_": "os.system", "command": "true"}})
     with pytest.raises(Refused, match=r"train_kwargs -> loss#_target_: .*os\.system"):
         algo.initialize({ExtraItems.APP_ROOT: str(app)})
 
 
-def test_the_audits_own_networks_cannot_be_named_in_a_bundle():
+def test_audit_networks_are_refused_in_bundle():
     target = {"network_def": {"_target_": "samfed_monai.attacks.planted.planted_network", "size": 8}}
     (problem, *_) = strict_problems(target, "plan")
     assert "planted_network" in str(problem)

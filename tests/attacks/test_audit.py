@@ -24,12 +24,12 @@ from tests.methods import needs
 QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0)
 
 
-def test_names_are_sorted_and_all_is_every_one():
+def test_attack_names_are_sorted_and_all_selects_every_attack():
     assert named("planted, membership,planted") == ["membership", "planted"]
     assert named("all") == list(ATTACKS)
 
 
-def test_a_second_call_adds_to_the_page_and_replaces_its_own(tmp_path):
+def test_second_audit_extends_page_and_replaces_findings(tmp_path):
     toy = target(count=8)
     page = run_audit(toy, ["membership"], QUICK, tmp_path)
     run_audit(toy, ["planted", "membership"], QUICK, tmp_path)
@@ -44,7 +44,7 @@ def test_a_second_call_adds_to_the_page_and_replaces_its_own(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, "they show private images"
 
 
-def test_another_runs_findings_do_not_stay(tmp_path):
+def test_findings_of_other_run_are_discarded(tmp_path):
     run_audit(target(count=8), ["planted"], QUICK, tmp_path)
     other = dataclasses.replace(target(count=8), about={"run": "<b>other</b>"})
     page = run_audit(other, ["membership"], QUICK, tmp_path)
@@ -54,7 +54,7 @@ def test_another_runs_findings_do_not_stay(tmp_path):
     assert "<b>other" not in page.read_text()
 
 
-def test_cells():
+def test_table_cells_are_formatted():
     assert [as_cell(each) for each in (None, True, [0.25, 0.5], 31.24, 7, "x")] == [
         "–", "yes", "0.250 to 0.500", "31.2", "7", "x",
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def run(small_federation, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_attacked_from_the_command_line(run, small_federation, capsys):
+def test_audit_runs_from_command_line(run, small_federation, capsys):
     places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
     words = [str(run), "--attack", "membership,planted"]
     assert main(["audit", *words, *places]) == 2
@@ -83,7 +83,7 @@ def test_a_run_is_attacked_from_the_command_line(run, small_federation, capsys):
 
 
 @needs("weak_labels")
-def test_weak_labels_are_no_truth_for_an_attack(run, small_federation, tmp_path):
+def test_weak_labels_are_not_used_as_ground_truth(run, small_federation, tmp_path):
     """Of a run that says it was trained on labelled images alone."""
     run = shutil.copytree(run, tmp_path / "run")
     write_json(run / "results.json", {**read_json(run / "results.json"), "variant": "weak_labels"})

@@ -20,7 +20,7 @@ def rebuilt(network: nn.Module, update: Update, image: torch.Tensor, mask: torch
     return invert(network, LOSS, update, image.shape, mask, torch.full(image.shape[1:], 0.5), Options(steps=60))
 
 
-def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off_and_noise_hides_it():
+def test_inversion_reconstructs_image_unless_noise_is_added():
     toy = target(leaky_net)
     network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
     seen = observed(network, LOSS, image, mask)
@@ -34,7 +34,7 @@ def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off_and_noi
     assert against_blank(rebuilt(network, noisy, image, mask), image, toy.blank)["reconstructed"] == 0
 
 
-def test_running_statistics_give_the_batchs_own_away():
+def test_running_statistics_reveal_batch_statistics():
     """``(after - (1 - m) before) / m`` of one step, exactly."""
     network, toy = norm_net().train(), target(norm_net)
     before = copy.deepcopy(network.state_dict())
@@ -52,7 +52,7 @@ def tried(network, batch: int) -> tuple[Finding, list[tuple]]:
     return found, [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
 
 
-def test_every_kind_of_update_is_tried_and_shown():
+def test_every_kind_of_update_is_attacked_reproducibly():
     found, rows = tried(norm_net, 2)
     assert ("released model", "gradient of 1", "with") in rows
     assert ("random weights", "gradient of 2", "without") in rows
@@ -74,7 +74,7 @@ def test_every_kind_of_update_is_tried_and_shown():
     assert again.rows == first.rows, "what was drawn before changes nothing"
 
 
-def test_distances_by_hand():
+def test_distances_match_hand_calculation():
     one, other = [torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 2.0])]
     assert cosine_distance(one, one) == pytest.approx(0, abs=1e-6)
     assert cosine_distance(one, other) == pytest.approx(1)
@@ -84,7 +84,7 @@ def test_distances_by_hand():
     assert psnr(flat + 0.1, flat)[0] == pytest.approx(20, abs=0.01)
 
 
-def test_a_likeness_in_wrong_colours_counts_as_one():
+def test_reconstruction_in_wrong_colours_is_counted():
     images, _ = scenes(2, seed=3)
     blank = torch.full((3, 16, 16), 0.5)
     pale = 0.3 * images + 0.7

@@ -19,7 +19,7 @@ target = partial(any_target, size=8, count=12)
 memory = partial(memory_of, 8)
 
 
-def test_the_ratio_by_hand():
+def test_likelihood_ratio_matches_hand_calculation():
     signals = np.array([[2.0], [4.0], [-1.0], [1.0]])
     inside = np.array([[True], [True], [False], [False]])
     # means 3 and 0, both with variance 1: ((x - 0)^2 - (x - 3)^2) / 2
@@ -27,13 +27,13 @@ def test_the_ratio_by_hand():
     assert likelihood_ratio(np.array([1.5]), signals, inside) == pytest.approx([0.0])
 
 
-def test_the_signal_is_the_log_odds_of_confidence():
+def test_signal_is_log_odds_of_confidence():
     assert signal(np.array([np.log(2)])) == pytest.approx([0.0])
     assert signal(-np.log(np.array([0.9]))) == pytest.approx([np.log(9)])
     assert np.isfinite(signal(np.array([0.0, 50.0]))).all()
 
 
-def test_models_that_learned_by_heart_are_found_out_and_untrained_ones_are_not(tmp_path):
+def test_overfitted_models_are_detected_and_untrained_are_not(tmp_path):
     found = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=100), tmp_path)
     assert len(list(tmp_path.iterdir())) == 16
     assert found.rows[1]["auc"] > 0.8
@@ -42,7 +42,7 @@ def test_models_that_learned_by_heart_are_found_out_and_untrained_ones_are_not(t
     assert abs(attack_lira(target(memory), QUICK, tmp_path).rows[1]["auc"] - 0.5) < 0.1
 
 
-def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_lira_resumes_from_saved_shadow_models(tmp_path, monkeypatch):
     toy, quick = target(memory), dataclasses.replace(QUICK, shadow_steps=2)
     _, inside = lira.shadow_signals(toy, toy.groups[1], quick, tmp_path / "one group")
     assert (inside.sum(axis=0) == 8).all(), "half of the models see an image"
@@ -66,6 +66,6 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         (16, 4, "lira: expected at least 8 of each, found 8 training and 4 test images with masks"),
     ],
 )
-def test_too_few_images_and_too_few_or_odd_shadow_models_are_refused(tmp_path, shadows, count, refusal):
+def test_too_few_images_or_invalid_shadow_count_is_refused(tmp_path, shadows, count, refusal):
     with pytest.raises(Refused, match=refusal):
         attack_lira(target(count=count), dataclasses.replace(QUICK, shadows=shadows), tmp_path)

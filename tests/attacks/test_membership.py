@@ -24,7 +24,7 @@ def memory(pixels: int = 16) -> nn.Module:
     )
 
 
-def test_auc_and_detections_by_hand():
+def test_auc_and_detection_rate_match_hand_calculation():
     members, others = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0])
     assert auc(members, others) == pytest.approx((2 + 1.5 + 1) / 6)
     assert found_at(members, others, 0.01) == pytest.approx(1 / 3), "none of two others may be called a member"
@@ -35,7 +35,7 @@ def test_auc_and_detections_by_hand():
     assert found == {**counts, "auc": 0.665, "interval": [0.555, 0.767], "tpr": 0.06}, "the same draws every time"
 
 
-def test_an_overfitted_model_is_found_out_by_its_loss_and_without_masks_by_its_confidence():
+def test_overfitted_model_is_detected_by_loss_or_confidence():
     whole = target(memory, steps=60)
     blind = [dataclasses.replace(each, labels=None) for each in whole.groups]
     for signal, attacked in (("loss", whole), ("confidence", dataclasses.replace(whole, groups=blind))):
@@ -47,13 +47,13 @@ def test_an_overfitted_model_is_found_out_by_its_loss_and_without_masks_by_its_c
         assert "better than by chance" in found.verdict[1]
 
 
-def test_an_untrained_model_tells_nothing():
+def test_untrained_model_reveals_no_membership():
     pooled = [attack_membership(target(memory, seed=seed, count=32), QUICK).rows[1] for seed in range(3)]
     # 32 against 32 images: one AUC's standard deviation is 0.073 (Hanley and McNeil 1982), of the mean of three 0.042
     assert abs(np.mean([row["auc"] for row in pooled]) - 0.5) < 0.13
 
 
-def test_other_pictures_are_called_other_pictures():
+def test_distribution_shift_is_detected_without_model():
     whole = target()
     own, others = whole.groups[1], whole.groups[2]
     assert 0.2 < blind_auc(own, [others]) < 0.8
@@ -63,7 +63,7 @@ def test_other_pictures_are_called_other_pictures():
     assert found.rows[0]["auc_without_model"] > 0.9
 
 
-def test_the_process_random_numbers_are_left_alone():
+def test_global_random_state_is_unchanged():
     toy = target()
     torch.manual_seed(5)
     expected = torch.rand(1)

@@ -33,7 +33,7 @@ def nearest(found: torch.Tensor, truth: torch.Tensor) -> float:
     return max(float(psnr(each[None].expand_as(truth), truth).max()) for each in found)
 
 
-def test_images_come_out_exactly_where_masks_do_not_overlap():
+def test_images_are_recovered_where_masks_do_not_overlap():
     images, _ = scenes(3, seed=1)
     masks = torch.zeros(3, 1, 16, 16)
     for index in range(3):
@@ -45,7 +45,7 @@ def test_images_come_out_exactly_where_masks_do_not_overlap():
     assert all(nearest(found, image[None]) > 50 for image in images)
 
 
-def test_the_page_says_what_leaked_and_what_stopped_it():
+def test_findings_report_leaks_and_effective_defences():
     found = attack_planted(target(size=20), QUICK)
     rows = {row["defence"].partition(",")[0].partition(" (")[0]: row for row in found.rows}
     assert rows["none"]["psnr"] > 40 > 25 > rows["none"]["blank_psnr"]
@@ -97,7 +97,7 @@ def sent(tensors: dict[str, torch.Tensor]) -> Message:
 WEIGHTS = planted_weights(planted_network(SIZE).state_dict())
 
 
-def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_it(node, monkeypatch):
+def test_planted_network_is_refused_and_leaks_without_inspection(node, monkeypatch):
     assert strict_problems({"network_def": planted_definition(SIZE)}, "plan") == []
     with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with one weight per pixel"):
         node().answer(Task.PREPARE, sent(WEIGHTS))

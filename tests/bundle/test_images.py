@@ -29,7 +29,7 @@ def images(made: Path, **arguments) -> SiteImages:
     return SiteImages(**{"datalist": made / "list.json", "data_root": made, "site": "site-1", **arguments})
 
 
-def test_each_split_has_its_images_and_only_the_oracle_reads_unlabelled_labels(made):
+def test_splits_have_images_and_labels_only_where_allowed(made):
     counts = {"public": 4, "unlabelled": 3, "validation": 2, "test": 3}
     for split, count in counts.items():
         records = images(made).records(split)
@@ -37,7 +37,7 @@ def test_each_split_has_its_images_and_only_the_oracle_reads_unlabelled_labels(m
     assert all("label" in record for record in images(made, oracle=True).records("unlabelled"))
 
 
-def test_the_limit_leaves_the_public_set_whole_and_is_not_below_one(made):
+def test_limit_keeps_public_set_whole_and_rejects_zero(made):
     assert [len(images(made, limit=1).records(split)) for split in ("public", "unlabelled", "test")] == [4, 1, 1]
     message = r"train\.json -> limit: expected a number of images >= 1, or null, found 0; null uses all images"
     with pytest.raises(Refused, match=message):
@@ -45,12 +45,12 @@ def test_the_limit_leaves_the_public_set_whole_and_is_not_below_one(made):
 
 
 @pytest.mark.parametrize("site", ["", "public", "server", None])
-def test_the_server_has_the_public_images_alone(made, site):
+def test_server_has_only_public_images(made, site):
     server = images(made, site=site)
     assert [len(server.records(split)) for split in ("public", "unlabelled", "validation", "test")] == [4, 0, 0, 0]
 
 
-def test_a_data_set_has_the_images_of_a_split_and_an_unknown_site_is_refused(made):
+def test_dataset_has_split_images_and_unknown_site_is_refused(made):
     dataset = SplitDataset(data=images(made), split="validation", transform=lambda record: record["site"])
     assert list(dataset) == ["site-1", "site-1"]
     with pytest.raises(Refused, match="found 'site-9'"):
@@ -64,7 +64,7 @@ class Drawn(Randomizable, Transform):
         return self.R.rand()
 
 
-def test_data_sets_that_name_the_same_view_draw_from_it_independently(made):
+def test_datasets_with_same_view_draw_independently(made):
     view = Drawn()
     one, other = (SplitDataset(data=images(made), split=split, transform=view) for split in ("public", "unlabelled"))
     one.transform.set_random_state(1)
@@ -97,7 +97,7 @@ class Spoilt(RandomizableTransform):
         return item
 
 
-def test_sites_of_a_process_read_public_images_once(made, monkeypatch):
+def test_public_images_are_read_once_per_process(made, monkeypatch):
     monkeypatch.setattr(Counted, "reads", 0)
     sites = [
         SplitDataset(data=images(made, site=site), split="public", transform=Compose([Counted(), Spoilt()]))
@@ -110,7 +110,7 @@ def test_sites_of_a_process_read_public_images_once(made, monkeypatch):
     assert Counted.reads == len(plain)
 
 
-def test_what_is_read_otherwise_or_is_a_sites_own_is_not_shared(made, monkeypatch):
+def test_cache_is_not_shared_for_other_transforms_or_splits(made, monkeypatch):
     monkeypatch.setattr(Counted, "reads", 0)
     one, other = (SplitDataset(data=images(made), split="public", transform=Compose([Counted(n)])) for n in (4, 8))
     assert [len(each[0]["image"]) for each in (one, other)] == [4, 8]
@@ -120,7 +120,7 @@ def test_what_is_read_otherwise_or_is_a_sites_own_is_not_shared(made, monkeypatc
     assert within[0]._cache is not within[1]._cache, "nobody can say that two functions are one"
 
 
-def test_shared_images_go_with_the_last_dataset(made):
+def test_shared_cache_is_freed_with_last_dataset(made):
     dataset = SplitDataset(data=images(made), split="public", transform=Compose([Counted(16)]))
     kept = weakref.ref(dataset._cache)
     assert dataset[0] is not None
@@ -133,7 +133,7 @@ def public_set(made: Path, **arguments) -> PublicSet:
     return PublicSet(datalist=made / "list.json", data_root=made, **arguments)
 
 
-def test_the_public_set_is_divided_and_names_the_sites_labelled_images_if_they_are_asked_for(made):
+def test_public_set_is_split_and_test_images_are_optional(made):
     public = public_set(made, held_out_fraction=0.25, evaluate_limit=2)
     names = [record["image_sha256"] for record in public.train + public.held_out]
     assert (len(public.train), len(public.held_out), len(set(names))) == (3, 1, 4)
@@ -142,7 +142,7 @@ def test_the_public_set_is_divided_and_names_the_sites_labelled_images_if_they_a
     assert public_set(made, evaluate_on=None).tests == {}
 
 
-def test_a_teacher_may_be_fitted_on_few_of_the_public_images(made):
+def test_teacher_limit_selects_public_images_by_hash(made):
     few, everything = public_set(made, limit=2), public_set(made)
     chosen, known = (sorted(record["image_sha256"] for record in of.train + of.held_out) for of in (few, everything))
     assert (len(few.train), len(few.held_out)) == (1, 1)
@@ -150,7 +150,7 @@ def test_a_teacher_may_be_fitted_on_few_of_the_public_images(made):
     assert len(images(made).records("public")) == 4  # what the students learn from stays whole
 
 
-def test_files_of_a_teacher_that_have_changed_are_refused(made, tmp_path):
+def test_changed_mask_files_are_refused(made, tmp_path):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for folder in ("site-1", "public"):
         for path in (tmp_path / folder / "masks").iterdir():

@@ -13,11 +13,11 @@ from samfed_monai.config import run_job
 from samfed_monai.core.errors import Refused
 
 
-def test_the_device_is_one_that_is_there():
+def test_best_device_is_available():
     assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_the_network_that_was_moved_is_the_same_object_and_its_parameters_come_in_order():
+def test_on_device_returns_same_network_and_ordered_parameters():
     network = nn.Linear(2, 1)
     assert on_device(network=network, device="cpu") is network
     first, second = parameters_of(network=network)
@@ -29,7 +29,7 @@ def two_layers() -> nn.Module:
     return nn.ModuleDict({"encoder": nn.Linear(2, 1), "head": nn.Linear(1, 1)})
 
 
-def test_parameters_that_a_group_names_have_options_of_their_own():
+def test_parameter_group_has_own_options():
     network = two_layers()
     groups = parameters_of(network=network, groups=[{"params": ["head.*"], "lr": 0.01, "weight_decay": 0.0}])
     first, second = torch.optim.AdamW(groups, lr=0.001, weight_decay=0.02).param_groups
@@ -38,12 +38,12 @@ def test_parameters_that_a_group_names_have_options_of_their_own():
         assert list(map(id, group["params"])) == list(map(id, network[part].parameters()))
 
 
-def test_of_two_groups_the_first_counts_and_nothing_need_be_left():
+def test_first_matching_group_wins_and_rest_may_be_empty():
     groups = parameters_of(network=two_layers(), groups=[{"params": ["*.bias"], "lr": 0.2}, {"params": ["*"]}])
     assert [(len(group["params"]), group.get("lr")) for group in groups] == [(2, 0.2), (2, None)]
 
 
-def test_groups_that_cannot_be_are_refused_together():
+def test_invalid_parameter_groups_are_reported_together():
     bad = [{"params": ["tail.*"], "lr": 0.1}, {"params": ["head.*"], "lr": 0}, {"params": "encoder.*"}, {"lr": 0.1}]
     bad.append({"params": ["head.weight"]})  # an earlier group took it
     with pytest.raises(Refused) as refused:
@@ -58,7 +58,7 @@ def test_groups_that_cannot_be_are_refused_together():
     assert refused.value.problems[0].hint.endswith("names begin with encoder, head")
 
 
-def test_an_encoder_that_starts_from_pretrained_weights_has_a_rate_of_its_own():
+def test_pretrained_encoder_has_own_learning_rate():
     network = two_layers()
     assert parameters_of(network=network, encoder_learning_rate=0.1) == list(network.parameters())  # a random start
     network.pretrained = "encoder"
@@ -68,7 +68,7 @@ def test_an_encoder_that_starts_from_pretrained_weights_has_a_rate_of_its_own():
     assert parameters_of(network=network) == list(network.parameters())
 
 
-def test_what_a_group_took_is_no_longer_the_encoders():
+def test_encoder_group_excludes_parameters_of_named_groups():
     network = two_layers()
     network.pretrained = "encoder"
     own = [{"params": ["encoder.weight"], "lr": 0.2}]
@@ -77,12 +77,12 @@ def test_what_a_group_took_is_no_longer_the_encoders():
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, "0.1", True])
-def test_a_rate_that_is_none_is_refused(rate):
+def test_invalid_encoder_learning_rate_is_refused(rate):
     with pytest.raises(Refused, match="encoder_learning_rate: expected a learning rate > 0"):
         parameters_of(network=two_layers(), encoder_learning_rate=rate)
 
 
-def test_a_part_is_a_public_attribute_and_nothing_else():
+def test_part_of_accepts_only_public_attributes():
     whole = SimpleNamespace(train=[1], _list=2)
     assert part_of(of=whole, name="train") == [1]
     for name in ("__class__", "_list", "train.append", "trian", ""):
@@ -90,7 +90,7 @@ def test_a_part_is_a_public_attribute_and_nothing_else():
             part_of(of=whole, name=name)
 
 
-def test_a_model_that_was_named_then_safetensors_then_monais_name(tmp_path):
+def test_model_path_prefers_given_then_safetensors_then_default(tmp_path):
     assert model_path(model="m.pt", bundle_root=tmp_path) == "m.pt"
     assert model_path(model=None, bundle_root=tmp_path) == str(tmp_path / "models" / "model.pt")
     (tmp_path / "models").mkdir()
@@ -98,7 +98,7 @@ def test_a_model_that_was_named_then_safetensors_then_monais_name(tmp_path):
     assert model_path(model=None, bundle_root=tmp_path) == str(tmp_path / "models" / "model.safetensors")
 
 
-def test_a_job_is_run_or_written_and_nothing_else():
+def test_run_job_accepts_only_run_and_write():
     job = SimpleNamespace(run=lambda: 3, write=lambda: 4, erase=lambda: 5)
     assert run_job(job=job) == 3
     assert run_job(job=job, method="write") == 4

@@ -26,7 +26,7 @@ def copy(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_copied_bundle_works_alone(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["check", str(copy)]) == 0
     assert "mine: no problems in train, teacher, federate, evaluate, inference\n" in capsys.readouterr().out
     scene = "polyp" if "polyp" in (copy / "configs" / "metadata.json").read_text() else "skin"

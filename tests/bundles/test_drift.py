@@ -68,7 +68,7 @@ def leaves(content: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_ids_differ_only_where_they_should(name):
+def test_bundle_configs_differ_only_in_allowed_ids(name):
     contents, allowed = [read_json(each / name) for each in (POLYP, SKIN)], ALLOWED[name]
     here, there = map(leaves, contents)
     differing = {key for key in here.keys() | there.keys() if here.get(key, ...) != there.get(key, ...)}
@@ -77,14 +77,14 @@ def test_ids_differ_only_where_they_should(name):
     assert list(contents[0]) == list(contents[1]), "the same order"
 
 
-def test_all_other_files_are_the_same():
+def test_other_bundle_files_are_identical():
     names = [{path.relative_to(each) for path in each.rglob("*") if path.is_file()} for each in (POLYP, SKIN)]
     assert names[0] == names[1]
     for name in names[0] - {*map(Path, ALLOWED), *map(Path, OWN)}:
         assert (POLYP / name).read_bytes() == (SKIN / name).read_bytes(), name
 
 
-def test_what_is_particular_to_a_bundle_stands_in_its_readme():
+def test_bundle_specific_settings_are_listed_in_readme():
     """Of the recipe: a place, and what metadata say of the images, explain themselves."""
     recipe = {
         f"`{name.partition('/')[2]}`: `{key}`"
@@ -129,7 +129,7 @@ def homes(bundle: Path) -> dict[str, dict[str, object]]:
     return found
 
 
-def test_no_option_is_in_two_files_but_those_that_must_and_some_of_these_agree(bundle):
+def test_options_are_repeated_across_files_only_where_allowed(bundle):
     found = homes(bundle)
     twice = {name: set(files) for name, files in found.items() if len(files) > 1 and name not in ANYWHERE}
     assert twice == {name: set(files) for name, files in {**ALIKE, **UNLIKE}.items()}
@@ -137,7 +137,7 @@ def test_no_option_is_in_two_files_but_those_that_must_and_some_of_these_agree(b
         assert found[name][one] == found[name][other], name
 
 
-def test_a_federation_holds_of_other_files_only_what_differs(bundle):
+def test_federate_config_overrides_only_changed_values(bundle):
     federate, train, teacher = (read_json(bundle / "configs" / f"{x}.json") for x in ("federate", "train", "teacher"))
     assert all(value != train[name] for name, value in federate.items() if name in train)
     assert all(value != teacher[name] for name, value in federate["teacher"].items())

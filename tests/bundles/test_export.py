@@ -59,7 +59,7 @@ def as_monai_is_told(output: Path, **words: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_ckpt_export_gives_the_same_masks_at_any_size_and_carries_metadata(network, images, logits, tmp_path):
+def test_ckpt_export_gives_same_masks_and_includes_metadata(network, images, logits, tmp_path):
     ckpt_export(**as_monai_is_told(tmp_path / "model.ts"))
     more = {"metadata.json": "", "inference.json": ""}
     exported = torch.jit.load(tmp_path / "model.ts", _extra_files=more)
@@ -76,7 +76,7 @@ def test_ckpt_export_gives_the_same_masks_at_any_size_and_carries_metadata(netwo
 
 
 @pytest.mark.slow
-def test_onnx_export_gives_the_same_masks(images, logits, tmp_path):
+def test_onnx_export_gives_same_masks(images, logits, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     import onnxruntime

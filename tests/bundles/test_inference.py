@@ -62,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_masks_have_native_size_and_the_images_names(masks):
+def test_masks_have_native_size_and_image_names(masks):
     assert files(masks).keys() == {"inference.json", *(f"{name}.png" for name in SIZES)}
     for name, (height, width) in SIZES.items():
         with Image.open(masks / f"{name}.png") as mask:
@@ -70,9 +70,7 @@ def test_masks_have_native_size_and_the_images_names(masks):
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
 
-def test_fault_60_exif_and_comments_are_never_copied_and_the_same_inference_runs_again(
-    masks, model, made, tmp_path, caplog, monkeypatch
-):
+def test_fault_60_image_metadata_is_not_copied_and_masks_are_equal(masks, model, made, tmp_path, caplog, monkeypatch):
     # whoever calls the command first in a process has its records on standard error alone
     monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])
     shutil.copytree(masks, tmp_path / "out")
@@ -87,7 +85,7 @@ def test_fault_60_exif_and_comments_are_never_copied_and_the_same_inference_runs
             assert mask.info == {}
 
 
-def test_it_ends_with_places_or_with_what_to_look_at_and_counts_empty_masks(model, made, tmp_path, caplog, monkeypatch):
+def test_final_message_counts_empty_masks_and_names_next_step(model, made, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])  # as above
     assert infer(model, made, tmp_path / "out", "--threshold", "0.999999") == 0
     assert f"3 masks in {tmp_path}/out, 3 of them are empty" in caplog.messages
@@ -102,7 +100,7 @@ def test_fault_28_missing_weights_are_refused(made, tmp_path, capsys):
     assert f"model: expected a weights file, found no file '{tmp_path}/none.safetensors'" in capsys.readouterr().err
 
 
-def test_every_bad_image_is_told_at_once_and_fault_19_a_link_out_of_the_folder(model, images, tmp_path, capsys):
+def test_fault_19_bad_images_and_outside_links_are_refused(model, images, tmp_path, capsys):
     (images / "empty.png").write_bytes(b"")
     (images / "text.jpg").write_text("not an image")
     Image.new("RGB", (8, 8)).save(images / "a.png")
@@ -126,7 +124,7 @@ def test_every_bad_image_is_told_at_once_and_fault_19_a_link_out_of_the_folder(m
         (["a.jpg", "deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
     ],
 )
-def test_images_that_are_none_are_refused_by_name(model, images, tmp_path, capsys, words, told):
+def test_invalid_image_arguments_are_refused(model, images, tmp_path, capsys, words, told):
     (images / "deep" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
     named = [str(images / word) for word in words]
     assert main(["infer", "samfed_skin", *named, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 2
@@ -134,7 +132,7 @@ def test_images_that_are_none_are_refused_by_name(model, images, tmp_path, capsy
     assert not list(tmp_path.glob("out/*.png"))
 
 
-def test_without_a_model_the_bundle_s_own_is_taken(bundle, made, tmp_path):
+def test_bundle_model_is_used_by_default(bundle, made, tmp_path):
     words = ["--output-dir", str(tmp_path / "out"), "--image_size", "64", "--allow-other-size"]
     assert main(["infer", str(bundle), str(made / "a.jpg"), *words]) == 0
     assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)

@@ -27,7 +27,7 @@ def metadata(bundle: Path) -> dict:
     return read_json(bundle / "configs" / "metadata.json")
 
 
-def test_metadata_has_what_the_model_zoo_asks_for(metadata):
+def test_metadata_has_keys_required_by_model_zoo(metadata):
     for key in (
         *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version"),
         *("required_packages_version", "name", "task", "description", "authors", "copyright", "network_data_format"),
@@ -44,7 +44,7 @@ def verify(metadata: dict, folder: Path) -> None:
     verify_metadata(meta_file=str(folder / "metadata.json"), filepath=str(SCHEMA))
 
 
-def test_monai_s_verify_metadata_takes_it_without_a_network(metadata, tmp_path, monkeypatch):
+def test_metadata_passes_monai_verification_offline(metadata, tmp_path, monkeypatch):
     for fetching in ("urllib.request.urlopen", "monai.apps.utils.urlretrieve"):
         monkeypatch.setattr(fetching, None)
     verify(metadata, tmp_path)
@@ -61,12 +61,12 @@ def test_monai_s_verify_metadata_takes_it_without_a_network(metadata, tmp_path, 
         ({"references": ["", 3]}, "should be non-empty|is not of type"),
     ],
 )
-def test_the_schema_refuses_what_is_amiss(change, message, metadata, tmp_path):
+def test_schema_rejects_invalid_metadata(change, message, metadata, tmp_path):
     with pytest.raises(Exception, match=message):
         verify({**metadata, **change}, tmp_path)
 
 
-def test_metrics_of_metadata_are_those_of_the_card(bundle, metadata):
+def test_metadata_metrics_match_readme(bundle, metadata):
     text = (bundle / "docs" / "README.md").read_text()
     weights = list((bundle / "models").glob("model.*"))
     assert bool(metadata["eval_metrics"]) == bool(weights), "a bundle without weights has no score to tell"
@@ -74,7 +74,7 @@ def test_metrics_of_metadata_are_those_of_the_card(bundle, metadata):
         assert f"{value}" in text.partition("## Performance")[2]
 
 
-def test_the_readme_has_what_the_model_zoo_asks_for_and_the_marks_of_a_re_implementation(bundle):
+def test_readme_has_required_sections_and_statements(bundle):
     text = (bundle / "docs" / "README.md").read_text()
     for section in ("Performance", "System configuration", "Data", "Intended use and limits"):
         assert len(text.partition(f"\n## {section}\n")[2].partition("\n## ")[0].split()) > 20, section
@@ -84,7 +84,7 @@ def test_the_readme_has_what_the_model_zoo_asks_for_and_the_marks_of_a_re_implem
     assert not [other for other in BUNDLES if other != bundle and other.name in text]
 
 
-def test_terms_and_the_licence_are_in_it_and_no_large_files_are_needed(bundle):
+def test_bundle_has_license_files_and_no_large_files(bundle):
     assert "MobileSAM" in (bundle / "docs" / "data_license.txt").read_text()
     assert "large_files.yml" in (bundle / "docs" / "README.md").read_text()
     assert not (bundle / "large_files.yml").exists()
@@ -92,7 +92,7 @@ def test_terms_and_the_licence_are_in_it_and_no_large_files_are_needed(bundle):
     assert (bundle / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
 
 
-def test_versions_are_those_of_the_constraints(metadata):
+def test_metadata_versions_match_constraints(metadata):
     pins = (REPOSITORY / "constraints.txt").read_text()
     required = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"]}
     for name, version in (required | metadata["required_packages_version"]).items():
@@ -101,7 +101,7 @@ def test_versions_are_those_of_the_constraints(metadata):
 
 
 @pytest.mark.parametrize("file", sorted({files[-1] for files in WORKFLOWS.values()}))
-def test_the_docs_explain_every_option_of_which_a_clinician_sees_ten_and_give_its_default(bundle, file):
+def test_docs_explain_every_option_with_default(bundle, file):
     section = OPTIONS.partition(f"### `configs/{file}`")[2].partition("\n### ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
     content = read_json(bundle / "configs" / file)
@@ -130,7 +130,7 @@ def about(bundle: Path) -> dict[str, str]:
     return {**places, "bundle_root": str(bundle)}
 
 
-def test_files_and_version_are_right_and_the_bundle_as_shipped_has_no_problems(bundle, metadata):
+def test_bundle_files_and_version_pass_check(bundle, metadata):
     assert [bundle.name for bundle in BUNDLES] == ["samfed_polyp", "samfed_skin"]
     assert [name for name in (*NECESSARY, *PREFERRED) if not (bundle / name).is_file()] == []
     assert not list(bundle.glob("large_files.*"))
@@ -141,7 +141,7 @@ def test_files_and_version_are_right_and_the_bundle_as_shipped_has_no_problems(b
         assert check_bundle(bundle, workflow, ready=False) == []
 
 
-def test_properties_of_inference_are_all_there_and_the_network_is_as_the_metadata_say(bundle, about, tmp_path):
+def test_inference_properties_and_network_match_metadata(bundle, about, tmp_path):
     """The script asks for those of named applications; these are all that MONAI itself knows."""
     save(tmp_path / "images" / "1.png", picture(1))
     places = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks")}

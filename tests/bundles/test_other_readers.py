@@ -51,7 +51,7 @@ def reader() -> ConfigParser:
 
 
 @pytest.mark.parametrize("program", ["label", "deploy"])
-def test_it_gets_the_mask_of_samfed_infer_in_the_images_own_size(reader, folder, program):
+def test_label_and_deploy_masks_match_samfed_infer(reader, folder, program):
     network = reader.get_parsed_content("network_def").eval()
     network.load_state_dict(safe_load(folder / "w.safetensors"))
     transforms = list(reader.get_parsed_content("preprocessing").transforms)
@@ -73,7 +73,7 @@ def test_it_gets_the_mask_of_samfed_infer_in_the_images_own_size(reader, folder,
     assert np.array_equal(pred[0].numpy() > 0, ours)
 
 
-def test_postprocessing_is_made_of_named_transforms_and_says_the_threshold(reader):
+def test_postprocessing_uses_named_transforms_and_threshold(reader):
     names = [type(transform).__name__ for transform in reader.get_parsed_content("postprocessing").transforms]
     assert names == ["InvertResized", "Activationsd", "CopyItemsd", "AsDiscreted", "CastToTyped"]
     assert reader.get("postprocessing#transforms#3#threshold") == "@threshold"

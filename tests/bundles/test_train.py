@@ -66,14 +66,12 @@ def with_store(sites: Path) -> dict[str, Any]:
     return {"store_dir": str(sites / "store"), "teacher_sha256": TEACHER}
 
 
-def test_monai_finds_every_property_it_asks_for(build: Build) -> None:
+def test_required_monai_properties_are_found(build: Build) -> None:
     assert build().check_properties() == []
     assert build(EVALUATE).check_properties() == []
 
 
-def test_a_site_trains_on_its_own_with_sam_and_learns_how_far_sam_is_to_be_trusted(
-    build: Build, sites: Path, tmp_path: Path
-) -> None:
+def test_standalone_training_with_sam_reports_terms_and_trust(build: Build, sites: Path, tmp_path: Path) -> None:
     made = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
     made.run()
     state = made.trainer.state
@@ -88,7 +86,7 @@ def test_a_site_trains_on_its_own_with_sam_and_learns_how_far_sam_is_to_be_trust
     assert 0 <= state.term_means["sure_agreement"] <= 1
 
 
-def test_a_site_alone_validates_every_val_interval_epochs(build: Build) -> None:
+def test_validation_runs_every_val_interval_epochs(build: Build) -> None:
     made = build(epochs=3, val_interval=2, local_steps=1, **NO_SAM)
     assert made.val_interval == 2  # by the name that MONAI asks for
     validated: list[int] = []
@@ -97,7 +95,7 @@ def test_a_site_alone_validates_every_val_interval_epochs(build: Build) -> None:
     assert validated == [2]
 
 
-def test_a_site_alone_without_an_image_to_train_on_is_refused(build: Build) -> None:
+def test_training_without_images_is_refused(build: Build) -> None:
     off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
     split = {"train#dataset#split": "unlabelled"}  # of which the server has none
     made = build(site="", **off, **split, **{"stream#_disabled_": True})
@@ -106,17 +104,17 @@ def test_a_site_alone_without_an_image_to_train_on_is_refused(build: Build) -> N
     assert "train#dataset: expected images to train on, found no image" in str(unwrap_own(caught.value))
 
 
-def test_one_pass_over_the_unlabelled_images_is_a_round(build: Build) -> None:
+def test_epoch_length_is_one_pass_over_unlabelled_images(build: Build) -> None:
     assert build(local_steps=None, batch_size=4, **NO_SAM).trainer.state.epoch_length == 2  # 6 images
 
 
-def test_the_oracle_reads_labels_and_nobody_else_does(build: Build) -> None:
+def test_only_oracle_reads_unlabelled_labels(build: Build) -> None:
     for oracle in (False, True):
         images = build(oracle=oracle, **NO_SAM).parser.get_parsed_content("unlabelled#dataset")
         assert ("label" in images[0]) is oracle
 
 
-def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Build, sites: Path) -> None:
+def test_rounds_do_not_depend_on_earlier_rounds(build: Build, sites: Path) -> None:
     def run(rounds: list[int]) -> dict[str, torch.Tensor]:
         made = build(standalone={}, **with_store(sites))
         trainer, optimizer = made.trainer, made.parser.get_parsed_content("optimizer")
@@ -134,7 +132,7 @@ def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Bu
     assert all(torch.equal(once[name], later[name]) for name in once)
 
 
-def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
+def test_evaluation_covers_all_sites(build: Build, tmp_path: Path) -> None:
     made = build(EVALUATE, site="", model=str(tmp_path / "w.safetensors"))
     save_tensors(tmp_path / "w.safetensors", made.parser.get_parsed_content("network").state_dict())
     made.run()

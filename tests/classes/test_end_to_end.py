@@ -61,7 +61,7 @@ def federate(place, variant, *more, out=None):
 
 
 @pytest.mark.slow
-def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_data, capsys):
+def test_nifti_volumes_run_to_report_and_class_masks(place, samfed_data, capsys):
     code, out = federate(place, "samfed", "--classes", ORGANS, "--network_name", "basic_unet", *TEACHER)
     assert code == 0
     results = read_json(out / "results.json")
@@ -108,7 +108,7 @@ FEDERATIONS: dict[str, tuple[object, ...]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*FEDERATIONS))
-def test_two_classes_are_learned_from_what_travels_besides_weights(place, variant):
+def test_methods_with_other_exchanges_learn_two_classes(place, variant):
     code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *FEDERATIONS[variant])
     assert code == 0
     assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
@@ -129,7 +129,7 @@ TERMS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("variant", present(*TERMS))
-def test_two_classes_are_learned_by_the_terms_of_a_site(place, variant):
+def test_training_terms_of_methods_support_two_classes(place, variant):
     settings, terms = TERMS[variant]
     listed = place / ("weak.json" if methods()[variant].labels == "weak" else "list.json")
     images = {"datalist": str(listed), "data_root": str(place / "slices"), "classes": list(CLASSES), "standalone": {}}
@@ -139,7 +139,7 @@ def test_two_classes_are_learned_by_the_terms_of_a_site(place, variant):
     assert all(math.isfinite(made.trainer.state.term_means[term]) for term in terms)
 
 
-def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, capsys):
+def test_mismatched_classes_are_refused_before_run(place, tmp_path, capsys):
     code, out = federate(place, "samfed", out=tmp_path / "run")
     assert code != 0
     told = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
@@ -153,7 +153,7 @@ def test_what_cannot_be_learned_is_refused_before_any_work(place, tmp_path, caps
     assert "\n  note: ct has 6 empty and 0 full masks; scores count them separately\n" in capsys.readouterr().out
 
 
-def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
+def test_single_label_volumes_give_binary_masks(place, tmp_path):
     cut_nifti(place / "organs", tmp_path / "s", labels=[2])
     values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
     assert values == {0, 255}

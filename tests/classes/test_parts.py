@@ -47,18 +47,18 @@ def planes(label) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(["lesion"], 1), (ORGANS, 3)])
-def test_a_network_has_a_logit_for_each_class_and_for_the_background(classes, channels):
+def test_network_has_logits_for_classes_and_background(classes, channels):
     network = client_network("basic_unet", classes=classes).eval()
     with torch.no_grad():
         assert network(torch.rand(2, 3, 32, 32)).shape == (2, channels, 32, 32)
 
 
-def test_names_that_are_none_are_refused_where_the_network_is_built():
+def test_empty_class_list_is_refused_by_network():
     with pytest.raises(Refused, match=r"train.json -> classes: expected a list of 1 to 14 names, found \[\]"):
         client_network("basic_unet", classes=[])
 
 
-def test_labels_stay_planes_of_0_and_1_through_the_bundles_own_transforms():
+def test_transforms_keep_labels_one_hot():
     label = planes(np.repeat(np.array([0, 1, 2, 1]), 16).reshape(8, 8))
     item = {"image": torch.rand(3, 8, 8), "label": label}
     resized = ResizeWithLabeld(["image", "label"], [4, 4], ["area", "area"])
@@ -71,7 +71,7 @@ def test_labels_stay_planes_of_0_and_1_through_the_bundles_own_transforms():
 
 
 @pytest.mark.parametrize("rule", ["trusted_average", "teacher", "student", "label", "average"])
-def test_every_rule_agrees_on_a_class_where_both_sides_name_it(rule):
+def test_agreement_rules_agree_where_both_name_class(rule):
     label = torch.tensor([[0, 1], [2, 1]])
     sure = logits_of(planes(label.numpy())[None] * 0.96 + 0.01).softmax(1)
     found = agree(sure, sure, rule=rule)
@@ -91,7 +91,7 @@ def sam(outputs: int = 1, seed: int = 0):
     return network
 
 
-def test_each_class_begins_as_sams_single_mask_and_the_background_at_zero():
+def test_class_outputs_start_equal_and_background_at_zero():
     embeddings = torch.randn(2, 256, 4, 4)
     with torch.no_grad():
         one = sam().decode(embeddings)
@@ -104,14 +104,14 @@ def test_each_class_begins_as_sams_single_mask_and_the_background_at_zero():
     assert three[:, 1].std() > 0
 
 
-def test_a_sam_that_tells_classes_apart_takes_no_prompts_and_no_fewer_than_two_classes():
+def test_multiclass_sam_refuses_prompts_and_two_outputs():
     with pytest.raises(ValueError, match="takes no prompts"):
         sam(3).decode(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     with pytest.raises(ValueError, match="expected 3 outputs or more"):
         sam().tell_apart(2)
 
 
-def test_a_slice_without_an_organ_takes_nothing_from_the_dice_of_a_batch_that_finds_it_and_padding_is_background():
+def test_mask_loss_pools_dice_over_batch_and_padding_is_background():
     held, nothing = planes([[0, 1], [2, 2]])[None], planes([[0, 0], [0, 0]])[None]
     both = torch.cat([held, nothing])
     unsure = torch.tensor([0.4, 0.3, 0.3]).log().view(1, 3, 1, 1).expand(1, 3, 2, 2)
@@ -128,7 +128,7 @@ def test_a_slice_without_an_organ_takes_nothing_from_the_dice_of_a_batch_that_fi
     assert torch.equal(mask_loss(logits, padded), given)
 
 
-def test_a_decoder_learns_to_tell_two_organs_apart_and_its_adapter_brings_them_back(tmp_path):
+def test_decoder_learns_two_organs_and_adapter_restores_them(tmp_path):
     network, embeddings, label = sam(3), torch.randn(1, 256, 4, 4), np.zeros((16, 16), int)
     prepare(network, Adapt.DECODER, 0)
     label[2:9, 2:9], label[9:15, 6:15] = 1, 2
@@ -152,7 +152,7 @@ def test_a_decoder_learns_to_tell_two_organs_apart_and_its_adapter_brings_them_b
         assert torch.equal(again.decode(embeddings), fitted)
 
 
-def test_an_adapter_of_one_class_is_the_file_that_it_was(tmp_path):
+def test_single_class_adapter_file_is_unchanged(tmp_path):
     network = sam()
     prepare(network, Adapt.DECODER, 0)
     save_adapter(tmp_path / "a.safetensors", network, Adapter("vit_t", "ab" * 32, Adapt.DECODER, 0, SIZE, "cd" * 32))
@@ -160,13 +160,13 @@ def test_an_adapter_of_one_class_is_the_file_that_it_was(tmp_path):
     assert adapted_tensors(network)["mask_decoder.mask_tokens.weight"].shape == (4, 256)
 
 
-def test_a_teacher_of_classes_gives_probabilities_that_sum_to_one():
+def test_teacher_class_probabilities_sum_to_one():
     found = Teacher(sam(3), sha256="x", size=SIZE, views=4).probabilities(torch.rand(1, 3, 40, 50))
     assert found.shape[1] == 3
     assert torch.allclose(found.sum(1), torch.ones_like(found[:, 0]), atol=1e-5)
 
 
-def test_a_teachers_dice_is_the_mean_over_the_organs_that_either_holds():
+def test_teacher_dice_is_mean_over_present_classes():
     label = planes([[1, 1], [0, 0]])[None]
     assert dice_score(label, label) == 1.0
     assert dice_score(planes([[1, 2], [0, 0]])[None], label) == pytest.approx((2 / 3 + 0) / 2)
@@ -187,7 +187,7 @@ def scored(made: ScoreHandler, pairs):
     return engine.state
 
 
-def test_an_evaluation_has_scores_of_each_class_and_masks_of_their_values(tmp_path):
+def test_evaluation_has_class_scores_and_class_value_masks(tmp_path):
     label = planes([[0, 1, 1], [2, 2, 0]])
     half = planes([[0, 1, 0], [2, 2, 0]])
     nothing = planes(np.zeros((2, 3), int))
@@ -206,7 +206,7 @@ def test_an_evaluation_has_scores_of_each_class_and_masks_of_their_values(tmp_pa
     assert ",0.666" in first
 
 
-def test_other_channels_than_the_classes_are_refused():
+def test_wrong_number_of_channels_is_refused():
     with pytest.raises(
         Refused, match=r"ScoreHandler, label: expected 3 channels .* found shape \(1, 2, 3\); give train"
     ):
@@ -215,7 +215,7 @@ def test_other_channels_than_the_classes_are_refused():
         scored(ScoreHandler(classes=["lesion"]), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
 
 
-def test_a_threshold_decides_nothing_among_classes():
+def test_mask_writer_refuses_threshold_with_several_classes():
     with pytest.raises(Refused, match=r"threshold: expected 0\.5 with several classes .* found 0\.3"):
         MaskWriter(output_dir="x", classes=ORGANS, threshold=0.3)
 
@@ -229,7 +229,7 @@ ABSENT = {"dice": None, "hd95_mm": None, "n": 0, "measured": 0}
 VOLUMES = {"volumes": {**WHOLE, "classes": {"kidney": WHOLE, "spleen": ABSENT}}}
 
 
-def test_scores_travel_by_number_and_have_their_names_at_the_server_where_a_class_absent_at_a_site_stays_undefined():
+def test_class_scores_are_sent_by_number_and_restored_by_name():
     metrics = metrics_of_parts({**SUMMARY, **VOLUMES})
     assert metrics == {
         **{"dice_class_1": 0.5, "iou_class_1": 0.4, "hd95_class_1": 2.0, "images_class_1": 8},
@@ -247,7 +247,7 @@ def test_scores_travel_by_number_and_have_their_names_at_the_server_where_a_clas
 
 
 @pytest.mark.parametrize(("volumes", "left"), [(4, {""}), (0, {"", "_class_1"}), (17, {""}), (20, {"", "_class_1"})])
-def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a_site(volumes, left):
+def test_fault_59_class_scores_of_few_volumes_are_withheld(volumes, left):
     metrics = metrics_of_parts({"volumes": {**WHOLE, "classes": {"kidney": {**WHOLE, "n": volumes}}}})
     kept = withhold_small(Message(Kind.METRICS, "a", 0, 1, n=100, metrics=metrics), 5)
     assert set(kept.metrics) == {f"volume_{key}{which}" for key in WHOLE for which in left}
@@ -265,7 +265,7 @@ def test_fault_59_scores_of_a_class_that_few_volumes_hold_or_lack_do_not_leave_a
         *(({"measured": count}, {"dice", "n"}) for count in (1, 4, 16, 19)),  # so many have an HD95, or have none
     ],
 )
-def test_fault_59_scores_of_few_volumes_do_not_leave_a_site(counts, left):
+def test_fault_59_scores_of_few_volumes_are_withheld(counts, left):
     metrics = metrics_of_parts({"volumes": {**WHOLE, **counts, "classes": {"kidney": {**WHOLE, **counts}}}})
     message = Message(Kind.METRICS, "a", 0, 1, n=100, metrics={"iou": 0.5, **metrics})
     kept = {f"volume_{key}{which}" for key in left for which in ("", "_class_1")}
@@ -277,7 +277,7 @@ def sliced(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("collated", [False, True])
-def test_slices_of_a_volume_are_scored_together_in_millimetres(collated):
+def test_volume_slices_are_scored_together_in_millimetres(collated):
     """Two slices of 8 x 4 pixels, scored at 4 x 4: a row is then 2 x 1 mm, a column 1.5 mm, a slice 5 mm."""
     label, lower = (planes(np.repeat([[row] for row in rows], 4, axis=1)) for rows in ([1, 1, 0, 0], [0, 1, 1, 0]))
     records = [sliced("v", 1, [1.0, 1.5, 5.0]), sliced("v", 2, [1.0, 1.5, 5.0]), sliced("", 0, [0.0, 0.0, 0.0])]
@@ -294,7 +294,7 @@ def test_slices_of_a_volume_are_scored_together_in_millimetres(collated):
     assert found["classes"]["spleen"] == ABSENT
 
 
-def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):
+def test_mask_has_class_of_highest_probability(tmp_path):
     logits = torch.tensor([[[3.0, 0.0]], [[0.0, 2.0]], [[1.0, 2.5]]])
     writer = MaskWriter(output_dir=tmp_path, classes=ORGANS, probabilities=True)
     engine = SimpleNamespace(
@@ -307,14 +307,14 @@ def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):
     assert some[0] == pytest.approx(1 - logits.softmax(0)[0, 0].numpy(), abs=1 / 255)
 
 
-def test_a_mask_of_another_number_of_classes_is_refused(tmp_path):
+def test_mask_writer_refuses_wrong_number_of_channels(tmp_path):
     writer = MaskWriter(output_dir=tmp_path, classes=["lesion"])
     output = [{"pred": torch.zeros(3, 1, 2), "native_size": (1, 2)}]
     with pytest.raises(Refused, match=r"MaskWriter, pred: expected 1 \(classes: one\), found 3 channels"):
         writer(SimpleNamespace(state=SimpleNamespace(batch=[{"id": "x"}], output=output)))
 
 
-def test_the_sigmoid_after_the_resize_is_the_softmax_of_several_classes():
+def test_inverted_multiclass_sigmoid_equals_softmax():
     from monai.data import MetaTensor
 
     logits = torch.randn(3, 4, 4)
@@ -323,7 +323,7 @@ def test_the_sigmoid_after_the_resize_is_the_softmax_of_several_classes():
     assert torch.allclose(found, logits.softmax(0), atol=1e-5)
 
 
-def test_outlines_and_overlays_have_a_colour_for_each_class():
+def test_outlines_and_overlays_have_one_colour_per_class():
     grey = np.full((8, 8, 3), 100, np.uint8)
     values = np.zeros((8, 8), np.uint8)
     values[1:4, 1:4], values[5:8, 5:8] = 1, 2
@@ -335,7 +335,7 @@ def test_outlines_and_overlays_have_a_colour_for_each_class():
     assert (shaded[0] == 100).all()
 
 
-def test_a_model_says_its_classes_and_another_number_of_them_is_refused(tmp_path):
+def test_model_records_classes_and_other_count_is_refused(tmp_path):
     head = settings_in({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ORGANS}})
     save_tensors(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, head)
     assert settings_of(tmp_path / "m.safetensors")["classes"] == ORGANS
@@ -350,7 +350,7 @@ def test_a_model_says_its_classes_and_another_number_of_them_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("workflow", ["train", "federate"])
-def test_a_method_of_one_class_refuses_several_by_name(workflow):
+def test_single_class_method_refuses_several_classes(workflow):
     overrides = {"classes": ORGANS}
     told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf_compat", overrides=overrides, ready=False)]
     (said,) = [each for each in told if "'hssf_compat'" in each]
@@ -365,7 +365,7 @@ def test_a_method_of_one_class_refuses_several_by_name(workflow):
         assert (only.where, only.expected) == ("command line -> classes", "a list or null")
 
 
-def test_a_variant_of_ones_own_says_itself_that_it_learns_several(tmp_path):
+def test_custom_variant_declares_class_support(tmp_path):
     bundle = tmp_path / "mine"
     shutil.copytree(SKIN, bundle, ignore=shutil.ignore_patterns("models"))
     (bundle / "configs" / "variants").mkdir()

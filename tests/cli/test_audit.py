@@ -6,7 +6,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.privacy import AuditLog
 
 
-def test_the_table_of_a_site_is_shown(tmp_path, capsys):
+def test_audit_table_of_site_is_printed(tmp_path, capsys):
     AuditLog(tmp_path).write({"site": "Basel", "round": 2, "task": "train", "outcome": "sent", "bytes": 9, "kind": "w"})
     assert main(["audit", str(tmp_path / "audit.jsonl")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -14,7 +14,7 @@ def test_the_table_of_a_site_is_shown(tmp_path, capsys):
     assert lines[-1] == "sent w: 1 messages, 9 bytes"
 
 
-def test_a_folder_needs_an_attack(tmp_path, capsys):
+def test_folder_without_attack_is_refused(tmp_path, capsys):
     expected = "expected an audit file, found a folder; name the audit file of a site, {}, or add an attack"
     assert main(["audit", str(tmp_path)]) == 2
     assert expected.format("sites/SITE/audit.jsonl") in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_a_folder_needs_an_attack(tmp_path, capsys):
     ],
 )
 @pytest.mark.parametrize("folder", [".", "none"])
-def test_options_and_runs_that_do_not_fit_are_refused_together(tmp_path, capsys, folder, words, messages):
+def test_invalid_options_and_runs_are_reported_together(tmp_path, capsys, folder, words, messages):
     assert main(["audit", str(tmp_path / folder), *words]) == 2
     said = capsys.readouterr().err
     assert [message for message in messages if message not in said] == []

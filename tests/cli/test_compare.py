@@ -32,7 +32,7 @@ def write(tmp_path):
     return write
 
 
-def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
+def test_rows_keep_file_order_and_shared_settings(write):
     overrides = {"agreement::rule": "average", "agreement#tau": 0.9}
     rows = {"samfed": {"variant": "samfed", "title": "Default", "_why": "as it is"}}
     rows["inter"] = {"variant": "samfed", "note": "labels where both agree", "overrides": overrides}
@@ -49,7 +49,7 @@ def test_rows_come_in_the_order_of_the_file_with_what_all_share(write):
     }
 
 
-def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
+def test_invalid_rows_file_is_reported_with_all_problems(write):
     rows = {"a/b": {"variant": "samfed"}, "cache": {"variant": "samfed"}, "c": {"overrides": [], "note": 3}}
     rows |= {"d": {"variant": "samfed", "overrides": {"rounds": 9, "variant": "no_sam"}}, "e": "samfed"}
     path = write({"titel": "x", "rows": rows})
@@ -73,12 +73,12 @@ def test_everything_that_is_wrong_in_a_file_is_refused_at_once(write):
 
 
 @pytest.mark.parametrize("content", [[], {}, {"rows": {}}, {"rows": ["samfed"]}])
-def test_a_file_without_rows_is_refused(write, content):
+def test_rows_file_without_rows_is_refused(write, content):
     with pytest.raises(Refused, match=r"json( -> rows)?: expected (an object|rows by name|at least one row)"):
         read_rows(write(content))
 
 
-def test_variants_and_rows_are_put_together_and_a_name_of_two_things_is_a_problem():
+def test_variants_and_rows_are_merged_and_name_clashes_reported():
     problems = Problems()
     again = NamedRow("samfed", "samfed", title="Default")
     rows = all_rows(["samfed", "no_sam"], [again, NamedRow("tau", "samfed", {"agreement#tau": 0.8})], problems)
@@ -94,7 +94,7 @@ def test_variants_and_rows_are_put_together_and_a_name_of_two_things_is_a_proble
     ]
 
 
-def test_a_row_may_play_the_floor_or_the_ceiling_of_its_setting(write):
+def test_row_role_is_read_and_unknown_role_refused(write):
     path = write({"rows": {"floor": {"variant": "local_only", "as": "dp_only"}, "b": {"variant": "x", "as": "hero"}}})
     with pytest.raises(Refused, match=r"rows#b#as: expected one of \['dp_only', 'oracle'\], found 'hero'"):
         read_rows(path)
@@ -105,14 +105,14 @@ def test_a_row_may_play_the_floor_or_the_ceiling_of_its_setting(write):
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 
 
-def test_overrides_become_words_and_come_back_as_they_were():
+def test_overrides_round_trip_through_arguments():
     values = [0.5, "text", "1", None, [1, "x"], -1, {"_target_": "x"}, True, "{1}"]
     overrides = {f"a#{number}": value for number, value in enumerate(values)}
     assert overrides_of(words_of(overrides)) == overrides
     assert words_of({"a#b": 0.5, "d": "1"}) == ("--a#b=0.5", '--d="1"')
 
 
-def test_the_data_s_folder_is_shown_by_its_variable(monkeypatch):
+def test_data_folder_is_shown_as_environment_variable(monkeypatch):
     monkeypatch.setenv("SAMFED_DATA", "/some/where/")
     assert portable("samfed compare --data-root /some/where/data") == "samfed compare --data-root $SAMFED_DATA/data"
     monkeypatch.delenv("SAMFED_DATA")
@@ -153,7 +153,7 @@ def _only_spelling(root, workflow, *, overrides):
     return check_bundle(root, workflow, overrides=given, ready=False)
 
 
-def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compare, tmp_path, capsys):
+def test_rows_run_in_separate_folders_and_appear_in_table(compare, tmp_path, capsys):
     rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"agreement#rule": "average"}}}}
     code, runs = compare(rows, "--variants", "no_sam", "--seeds", "0,1", "--image_size", "64")
     assert code == 0
@@ -167,7 +167,7 @@ def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compar
     assert (tmp_path / "R" / "comparison.html").is_file()
 
 
-def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(compare, tmp_path, monkeypatch, capsys):
+def test_images_are_checked_once_and_skipped_when_all_rows_done(compare, tmp_path, monkeypatch, capsys):
     checked = []
 
     def check_data(datalist, data_root, *, cache_dir):
@@ -186,7 +186,7 @@ def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(comp
     assert len(checked) == 2
 
 
-def test_a_site_that_a_row_reads_from_elsewhere_is_checked_there(compare, tmp_path, monkeypatch):
+def test_site_with_other_data_root_is_checked_there(compare, tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(
         "samfed_monai.federation.preparation.check_data",
@@ -202,7 +202,7 @@ def test_a_site_that_a_row_reads_from_elsewhere_is_checked_there(compare, tmp_pa
     assert checked == [(["s1", "s2"], str(tmp_path / "d")), (["s2"], str(tmp_path / "d")), (["s1"], str(own))]
 
 
-def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compare, monkeypatch, tmp_path, capsys):
+def test_unrunnable_rows_are_reported_before_first_run(compare, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("samfed_monai.federation.job.check_job", check_job)
     items = {name: [Item(f"{name}.png", name[-1] * 64)] for name in ("s1", "s2", "s3")}
     public = [Item("p.png", "a" * 64, "m.png", "b" * 64)]
@@ -217,7 +217,7 @@ def test_rows_that_could_not_run_on_the_list_are_told_before_the_first_run(compa
     assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
 
 
-def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):
+def test_misspelt_override_and_variant_are_reported_with_row(compare, capsys):
     good, bad = ({"variant": "samfed", "overrides": {f"agreement#{name}": 0.8}} for name in ("tau", "tua"))
     code, runs = compare({"rows": {"good": good, "bad": bad, "ugly": {"variant": "samfde"}}})
     assert (code, runs) == (2, [])
@@ -228,7 +228,7 @@ def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(com
     assert "good" not in message
 
 
-def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_anything_runs(capsys):
+def test_missing_rows_and_invalid_options_are_refused(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither --variants nor --rows" in capsys.readouterr().err
@@ -242,7 +242,7 @@ def test_options_without_rows_and_with_what_they_do_not_take_are_refused_before_
         assert part in said
 
 
-def test_an_option_goes_to_the_rows_that_read_it_and_is_refused_where_none_does():
+def test_shared_option_is_refused_only_if_unread_by_all_rows():
     rows = [NamedRow(name, name) for name in ("samfed", "no_sam")]
     weight = "terms#sam_kd#weight"
     problems, unread = _problems(find_bundle("samfed_skin"), rows, {weight: 0.5})

@@ -36,7 +36,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 
-def test_records_go_to_the_standard_error_of_the_moment(monkeypatch):
+def test_log_records_go_to_current_stderr(monkeypatch):
     """A notebook's cell and a test have one of their own."""
     for _ in range(2):
         heard = io.StringIO()
@@ -58,7 +58,7 @@ LIGHT = {
 }
 
 
-def test_help_names_every_command_and_what_answers_at_once_imports_nothing_heavy():
+def test_help_and_show_avoid_heavy_imports():
     code = (
         "import contextlib, io, sys\n"
         "import samfed_monai.cli.prepare, samfed_monai.cli.report, samfed_monai.cli.teach\n"
@@ -78,7 +78,7 @@ def test_help_names_every_command_and_what_answers_at_once_imports_nothing_heavy
 
 
 @pytest.mark.parametrize(("encoding", "commands"), [("ascii", ("", *cli.COMMANDS)), ("utf-16", ("infer",))])
-def test_every_help_page_prints_in_any_encoding(encoding, commands, monkeypatch):
+def test_help_prints_in_any_encoding(encoding, commands, monkeypatch):
     for command in commands:
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
@@ -91,7 +91,7 @@ def test_every_help_page_prints_in_any_encoding(encoding, commands, monkeypatch)
         assert f"samfed {command}".strip() in raw.getvalue().decode(encoding)
 
 
-def test_a_process_of_ours_prints_any_name_and_obeys_none(tmp_path):
+def test_control_characters_in_names_are_escaped(tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(BUNDLE.parents[1]), "LC_ALL": "C"}
     words = [sys.executable, "-m", "samfed_monai", "check", "\x1b[31m\u202eäöü…", "--datalist", "a\nb"]
     done = subprocess.run(words, env={**environment, "PYTHONIOENCODING": "ascii"}, capture_output=True, cwd=tmp_path)
@@ -102,7 +102,7 @@ def test_a_process_of_ours_prints_any_name_and_obeys_none(tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["variants"]])
-def test_a_closed_pipe_ends_in_a_line(words):
+def test_closed_pipe_is_reported_in_one_line(words):
     reader, writer = os.pipe()
     os.close(reader)
     environment = {**os.environ, "PYTHONPATH": str(BUNDLE.parents[1])}
@@ -113,14 +113,14 @@ def test_a_closed_pipe_ends_in_a_line(words):
     assert (done.returncode, done.stderr) == ((0, b"") if words == ["--help"] else (3, closed))
 
 
-def test_without_a_standard_output_a_command_says_nothing():
+def test_closed_stdout_is_ignored():
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "samfed_monai", "variants"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(BUNDLE.parents[1])}, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("place", ["word", "folder"])
-def test_a_path_that_is_no_utf_8_is_refused(place, tmp_path, monkeypatch, capsys):
+def test_non_utf8_path_is_refused(place, tmp_path, monkeypatch, capsys):
     folder = tmp_path / os.fsdecode(b"bef\xfcnde")
     folder.mkdir()
     monkeypatch.chdir(folder if place == "folder" else tmp_path)
@@ -160,7 +160,7 @@ def ended(monkeypatch, capsys):
         (KeyboardInterrupt(), 130, "interrupted: completed work is kept\n  to continue: run the same command again\n"),
     ],
 )
-def test_each_error_has_its_exit_code_and_no_traceback(ended, error, code, text):
+def test_errors_have_exit_code_and_no_traceback(ended, error, code, text):
     assert ended(error) == (code, text)
 
 
@@ -187,9 +187,7 @@ COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LIC
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_fault_81_84_what_the_machine_cannot_do_is_no_mistake_of_ours(
-    monkeypatch, ended, error, code, message, wrapped
-):
+def test_fault_81_84_system_errors_are_not_reported_as_bugs(monkeypatch, ended, error, code, message, wrapped):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     wrapped = wrapped and not isinstance(error, BrokenPipeError)
     found, said = ended(RuntimeError("Failed to evaluate"), error) if wrapped else ended(error)
@@ -205,14 +203,14 @@ def test_fault_81_84_what_the_machine_cannot_do_is_no_mistake_of_ours(
         (ZeroDivisionError(), "this looks like a bug in samfed rather than an error in your input"),
     ],
 )
-def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(ended, error, message):
+def test_internal_error_keeps_traceback_and_is_reported_as_bug(ended, error, message):
     code, said = ended(error)
     assert code == 1
     assert "Traceback" in said
     assert message in said
 
 
-def test_federate_turns_arguments_into_ids_of_federate_json_and_nothing_else(monkeypatch):
+def test_federate_arguments_become_config_ids(monkeypatch):
     seen: list[object] = []
     monkeypatch.setattr(workflow, "run_workflow", lambda *given: seen.extend(given))
     words = ["--variant", "no_sam", "--image_size", "128", "--a#b", "true", "--local-steps", "8", "--round", "9"]
@@ -243,14 +241,14 @@ def test_federate_turns_arguments_into_ids_of_federate_json_and_nothing_else(mon
         ("flare export samfed_skin --datalist l --job j --verify", "known here: adapter, after, agreement, "),
     ],
 )
-def test_a_misspelt_option_of_a_command_is_recognised(words, hint, tmp_path, monkeypatch, capsys):
+def test_misspelt_command_option_is_suggested(words, hint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     unknown = f"command line -> {words.split('--')[-1].split()[0]}: expected an id of this workflow, found "
     assert f"{unknown}an unknown id; {hint}" in capsys.readouterr().err
 
 
-def test_a_misspelt_variant_is_refused_where_its_file_was_asked_for(capsys):
+def test_misspelt_variant_is_refused_with_suggestion(capsys):
     assert main(["variants", "no_sm"]) == 2
     said = capsys.readouterr().err
     assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in said
@@ -259,7 +257,7 @@ def test_a_misspelt_variant_is_refused_where_its_file_was_asked_for(capsys):
     assert "--path: expected a bundle, or nothing, found the variant no_sam; leave" in capsys.readouterr().err
 
 
-def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_code(tmp_path, capsys):
+def test_check_reports_bad_values_without_running_code(tmp_path, capsys):
     copy = tmp_path / "mine"
     shutil.copytree(BUNDLE, copy)
     path = copy / "configs" / "federate.json"
@@ -281,7 +279,7 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     assert "not checked: names of networks, rules and guides, as modules in imports" in capsys.readouterr().out
 
 
-def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):
+def test_init_copies_bundle_and_never_overwrites(tmp_path, capsys):
     assert main(["init", "samfed_skin", str(tmp_path / "new" / "mine")]) == 0
     copy = tmp_path / "new" / "mine"
     assert str(copy) in capsys.readouterr().out
@@ -296,7 +294,7 @@ def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_bundles_are_found_by_path_and_by_name(tmp_path):
+def test_bundles_are_found_by_path_and_name(tmp_path):
     assert packaged_bundles()["samfed_skin"] == BUNDLE
     assert find_bundle("samfed_skin") == find_bundle(BUNDLE) == BUNDLE
     with pytest.raises(Refused, match="expected a bundle folder, found no such folder"):
@@ -307,7 +305,7 @@ def test_bundles_are_found_by_path_and_by_name(tmp_path):
         find_bundle(tmp_path)
 
 
-def test_evaluate_prints_a_row_per_site():
+def test_evaluate_prints_row_per_site():
     row = {"n": 20, "dice": 0.8, "iou": 0.7, "hd95": 12.345, "empty": {"both": 1, "prediction": 2, "label": 0}}
     of_classes = {"classes": {"liver": {"n": 9, "dice": 0.6, "iou": 0.5, "hd95": 3.0}}}
     volumes = {"volumes": {"dice": 0.9, "hd95_mm": 2.5, "n": 3, "measured": 1}}
@@ -323,14 +321,14 @@ def test_evaluate_prints_a_row_per_site():
     ]
 
 
-def test_settings_of_weights_are_read_from_the_header_alone(tmp_path):
+def test_weight_settings_are_read_from_header(tmp_path):
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"network_name": "basic_unet", "image_size": "64"})
     assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     assert read_header(tmp_path / "bad.safetensors") == read_header(tmp_path / "none.safetensors") == {}
 
 
-def test_a_run_of_a_comparison_can_be_typed_by_hand(tmp_path):
+def test_comparison_run_has_command_line(tmp_path):
     run = run_many.Run(tmp_path, "no_sam", 2, tmp_path / "r", {"rounds": "3", "cache-dir": None}, ("--limit", "8"))
     assert run.command()[1:] == [
         *("-m", "samfed_monai", "federate", str(tmp_path), "--rounds", "3", "--output-dir", str(tmp_path / "r")),
@@ -339,12 +337,12 @@ def test_a_run_of_a_comparison_can_be_typed_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["--data_root", "--data-root"])
-def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
+def test_options_accept_underscores_and_hyphens(given, capsys):
     assert main(["check", "samfed_skin", "--workflow", "inference", "--datalist", "lst.json", f"{given}=."]) == 2
     assert "lst.json: expected a readable file" in capsys.readouterr().err
 
 
-def test_an_option_of_a_command_is_given_once_unless_it_makes_a_list(capsys):
+def test_repeated_command_option_is_refused_unless_list(capsys):
     words = ["federate", "samfed_skin", "--output-dir", "a", "--verify", "--verify"]
     assert build_parser().parse_known_args(words)[0].output_dir == "a"
     with pytest.raises(SystemExit, match="2"):
@@ -354,7 +352,7 @@ def test_an_option_of_a_command_is_given_once_unless_it_makes_a_list(capsys):
     assert build_parser().parse_known_args(words)[0].categories == ["a", "b", "c"]
 
 
-def test_overrides_are_pairs_and_images_may_be_behind_options():
+def test_overrides_are_separated_from_positional_arguments():
     pair = ["--threshold", "0.4"]
     words = ["infer", *pair, "samfed_skin", "--output-dir", "masks", "a.png", "--seed=1", "b.png", "--amp"]
     found, extra = build_parser().parse_known_args(words)
@@ -368,7 +366,7 @@ FILES |= {"evaluate": ["evaluate.json"], "infer": ["inference.json"]}
 
 
 @pytest.mark.parametrize("command", FILES)
-def test_every_option_of_its_files_is_in_the_help_at_80_columns(command, monkeypatch, capsys):
+def test_help_lists_every_option_within_80_columns(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -388,7 +386,7 @@ def test_every_option_of_its_files_is_in_the_help_at_80_columns(command, monkeyp
     assert "](" not in shown  # no Markdown links
 
 
-def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch):
+def test_option_help_has_description_and_shared_default(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
     assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"
@@ -404,7 +402,7 @@ def test_a_line_has_the_text_and_the_default_that_both_bundles_have(monkeypatch)
         ("report R", "completed work is kept"),
     ],
 )
-def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypatch, capsys, words, kept):
+def test_fault_82_sigterm_runs_cleanup_and_reports_what_is_kept(monkeypatch, capsys, words, kept):
     closed, before, parse = [], signal.getsignal(signal.SIGTERM), cli._parse
 
     def ended(arguments):
@@ -427,7 +425,7 @@ def test_fault_82_a_command_ends_what_it_had_open_and_says_what_is_kept(monkeypa
     assert said.endswith("to continue: run the same command again\n")
 
 
-def test_the_log_of_a_run_has_a_line_and_no_traceback(tmp_path):
+def test_run_log_has_one_line_for_termination(tmp_path):
     def work():
         with RunLog().kept() as log, Termination():
             log.into(tmp_path)

@@ -33,7 +33,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES["json"].values(), ids=list(MISTAKES["json"]))
-def test_a_mistake_in_json_is_told_once_with_its_hint(mistake, own, capsys):
+def test_json_mistake_is_reported_once_with_hint(mistake, own, capsys):
     workflow, message = mistake["workflow"], mistake["told"]
     path = own / "configs" / f"{workflow}.json"
     right = path.read_text()
@@ -49,7 +49,7 @@ def test_a_mistake_in_json_is_told_once_with_its_hint(mistake, own, capsys):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES["command line"].values(), ids=list(MISTAKES["command line"]))
-def test_a_mistake_on_the_command_line_is_told_once_with_its_hint(mistake, capsys):
+def test_command_line_mistake_is_reported_once_with_hint(mistake, capsys):
     (problem,) = refused(mistake["words"], capsys)
     assert mistake["told"] in problem
 
@@ -61,7 +61,7 @@ def test_a_mistake_on_the_command_line_is_told_once_with_its_hint(mistake, capsy
         ("list.json", "restore it, or make a new list with `samfed prepare`"),
     ],
 )
-def test_a_mistake_in_data_is_refused_with_its_hint(file, message, small_federation, tmp_path, capsys):
+def test_data_mistake_is_refused_with_hint(file, message, small_federation, tmp_path, capsys):
     folder = Path(shutil.copytree(small_federation, tmp_path / "data"))
     listed = folder / "list.json"
     path = folder / read_json(listed)["public"][0]["image"] if file == "image" else listed

@@ -15,7 +15,7 @@ from tests.conftest import forget_outside
 
 
 @pytest.mark.slow
-def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypatch, capsys, request):
+def test_new_packages_install_pass_tests_and_are_found(tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     names = dict(zip(KINDS, ("equal_share", "sure_mask", "three_layers"), strict=True))
     for kind, name in names.items():
@@ -46,7 +46,7 @@ def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tmp_path):
+def test_new_package_is_complete_and_never_overwrites(kind, tmp_path):
     folder = new_package(kind, "mine", tmp_path / "deep" / "mine")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {"pyproject.toml", "README.md", "samfed_mine/__init__.py", "samfed_mine/mine.py", "tests/test_mine.py"}
@@ -72,7 +72,7 @@ def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tm
         ("term", "monai", "found samfed_monai, a package that is installed"),
     ],
 )
-def test_a_name_that_cannot_be_taken_is_refused_with_one_that_can(kind, name, message, tmp_path):
+def test_invalid_package_name_is_refused_with_suggestion(kind, name, message, tmp_path):
     with pytest.raises(Refused, match=message):
         new_package(kind, name, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ def sites(folder, *names: str, images: int = 4, masks: int = 4) -> None:
         site(folder, name, images, masks, first=100 * number)
 
 
-def test_folders_with_what_was_not_read_counted_by_kind_but_for_files_of_systems(tmp_path, capsys):
+def test_folders_command_reports_unread_files_by_kind(tmp_path, capsys):
     sites(tmp_path, "a", "b", images=10, masks=10)
     for name in ("images/film.mp4", "images/x.gif", "masks/a_000.gif", "images/@eaDir/a_000.png", "images/._b"):
         (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def test_folders_with_what_was_not_read_counted_by_kind_but_for_files_of_systems
     assert (tmp_path / "list.report.csv").is_file()
 
 
-def test_folders_without_a_public_one(tmp_path, capsys):
+def test_folders_command_works_without_public_folder(tmp_path, capsys):
     for number, name in enumerate("ab"):
         site(tmp_path, name, 10, 10, first=100 * number)
     run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report")
@@ -64,7 +64,7 @@ def test_folders_without_a_public_one(tmp_path, capsys):
         run("folders", tmp_path / "a", *words, "--output", output, "--no-report")
 
 
-def test_list_tells_what_is_missing(tmp_path, capsys):
+def test_list_command_reports_missing_images(tmp_path, capsys):
     save(tmp_path / "images" / "1.png", picture(1))
     (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
     words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
@@ -84,7 +84,7 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
         run("list", *words, "--folder", "Clinic=imags")
 
 
-def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
+def test_unseen_sites_are_test_only_and_others_divided(tmp_path, capsys):
     sites(tmp_path, "a", "b", "Ko\u0308ln", "Su\u0308d", images=10, masks=10)  # typed in another form of Unicode
     (tmp_path / "public").rename(tmp_path / "c")
     words = ("--output", tmp_path / "list.json", "--no-report", "--test", 0.2, "--label-kind", "K\u00f6ln=mask")
@@ -96,7 +96,7 @@ def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
     assert "K\u00f6ln: 0 unlabelled, 0 validation, 10 test" in said
 
 
-def test_synthetic(tmp_path):
+def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     output = tmp_path / "list.json"
     words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
     run("synthetic", tmp_path / "data", *words, "--output", output)
@@ -115,7 +115,7 @@ def test_synthetic(tmp_path):
     assert output.read_bytes() == before
 
 
-def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
+def test_split_writes_lists_of_sites_and_server(tmp_path, capsys):
     sites(tmp_path, "a", "b", images=2, masks=2)
     with pytest.raises(Refused, match="found 'public'; if its images are public, give --public public;"):
         run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report")
@@ -139,7 +139,7 @@ def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
         run("split", tmp_path / "empty.json", "--output-dir", tmp_path)
 
 
-def test_coco_files_become_a_list_without_pictures_that_cannot_be_read(tmp_path, capsys):
+def test_coco_list_skips_unreadable_images(tmp_path, capsys):
     pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
     site(tmp_path, "public", 3, 3)
     outlines = [{"id": n, "image_id": n, "category_id": 4, "segmentation": [[2, 2, 20, 2, 20, 15]]} for n in (0, 1)]
@@ -174,7 +174,7 @@ def volume(path, numbers) -> None:
     nibabel.save(nibabel.Nifti1Image(numbers, np.eye(4)), path)
 
 
-def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
+def test_slices_of_volume_stay_in_one_split(tmp_path, capsys):
     random = np.random.default_rng(0)
     for name, number in (("public", 0), *(("a", number) for number in range(6))):
         data = random.integers(0, 255, (24, 24, 4)).astype(np.uint8)
@@ -200,7 +200,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
     assert not (tmp_path / "two").exists()
 
 
-def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path, capsys):
+def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
     for number in range(4):
         for kind in ("images", "masks"):
             volume(tmp_path / "in" / "a" / kind / f"v{number}.nii", np.full((8, 8, 2), number % 2, np.uint8))
@@ -219,7 +219,7 @@ def test_volumes_that_cannot_be_read_may_be_left_out_where_all_measure(tmp_path,
     assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
 
 
-def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_path, capsys, caplog):
+def test_unreadable_images_and_masks_are_skipped_on_request(tmp_path, capsys, caplog):
     sites(tmp_path, "a", "b", images=6, masks=6)
     (tmp_path / "a" / "images" / "a_001.png").write_bytes(b"damaged")
     (tmp_path / "a" / "masks" / "a_002.png").write_bytes(b"damaged")
@@ -237,7 +237,7 @@ def test_unreadable_images_and_those_of_unreadable_masks_may_be_left_out(tmp_pat
         run(*words, "--skip-unreadable")
 
 
-def test_names_that_no_list_can_hold_are_refused_in_one_line(tmp_path):
+def test_invalid_file_names_are_reported_in_one_line(tmp_path):
     sites(tmp_path, "a", images=5, masks=0)
     for path in list((tmp_path / "a" / "images").iterdir()):
         path.rename(path.with_name(os.fsdecode(b"\xfc" + os.fsencode(path.name))))

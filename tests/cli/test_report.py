@@ -22,7 +22,7 @@ def report(*words: object) -> None:
     args.run(args)
 
 
-def test_one_run_gets_its_report(run_folder, tmp_path, capsys):
+def test_single_run_gets_report(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / "R")
     report(tmp_path / "R", "--no-overlays")
     assert capsys.readouterr().out == f"{tmp_path / 'R' / 'report.html'}\n"
@@ -46,7 +46,7 @@ def test_several_runs_are_compared(runs, tmp_path, capsys):
         (["no/such/R", "--watch"], "R: expected the folder of a run in progress, found no such folder"),
     ],
 )
-def test_options_that_would_do_nothing_and_a_run_that_is_not_there_are_refused(words, message):
+def test_unused_options_and_missing_run_are_refused(words, message):
     with pytest.raises(Refused, match=message):
         report(*words)
 
@@ -74,7 +74,7 @@ def sleeps(monkeypatch):
     return events
 
 
-def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, capsys):
+def test_watch_updates_report_after_each_round(tmp_path, sleeps, capsys):
     pages = []
 
     def keep_page():
@@ -94,7 +94,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
     assert not (tmp_path / "run.log").exists(), "that is the run's own"
 
 
-def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_path, sleeps, capsys):
+def test_watch_ends_with_report_of_finished_run(run_folder, tmp_path, sleeps, capsys):
     shutil.copytree(run_folder, tmp_path / "R")
     watch(Report(tmp_path / "R", unfinished=True, overlays=False))
     assert capsys.readouterr().out == f"finished: {tmp_path / 'R' / 'report.html'}\n"
@@ -103,7 +103,7 @@ def test_a_run_that_has_ended_ends_the_watch_with_its_report(run_folder, tmp_pat
     assert "http-equiv" not in page
 
 
-def test_sites_without_masks_are_watched_likewise(tmp_path, sleeps):
+def test_watch_supports_sites_without_masks(tmp_path, sleeps):
     store(tmp_path, 2, scored=False)
     watch(Report(tmp_path, unfinished=True))
     assert "–" in (tmp_path / "report.html").read_text(encoding="utf-8")

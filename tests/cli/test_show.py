@@ -62,7 +62,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
     return json.loads(shown(capsys, *words, "--json"))
 
 
-def test_a_variant_with_its_base_and_the_command_line_on_top(bundle, capsys):
+def test_variant_base_and_command_line_are_layered(bundle, capsys):
     assert shown(capsys, bundle, "--variant", "gentle", "--rate", 0.2, "--terms::kd::weight", 4) == (
         "toy, train: train.json, variant base, variant gentle, command line\n"
         "\n"
@@ -82,7 +82,7 @@ def stars(text: str) -> list[str]:
     return re.findall(r"^(\S+) \*", text, re.MULTILINE)
 
 
-def test_what_nothing_reads_has_a_star(capsys):
+def test_unused_settings_are_starred(capsys):
     page = shown(capsys, "samfed_skin")
     assert stars(page) == ["teacher_adapt", "exchange"], "a federation alone reads them"
     assert "\n* this workflow does not read this id\n" in page
@@ -92,7 +92,7 @@ def test_what_nothing_reads_has_a_star(capsys):
 
 
 @needs("no_sam_kd")
-def test_settings_of_what_a_variant_disables_have_a_star(capsys):
+def test_settings_of_disabled_components_are_starred(capsys):
     words = ["samfed_skin", "--variant", "no_sam_kd", "--terms#sam_kd#weight", "0.5"]
     assert stars(shown(capsys, *words)) == ["teacher_adapt", "terms#sam_kd#weight", "exchange"]
     federated = shown(capsys, words[0], "--workflow", "federate", *words[1:3], "--terms#sam_kd#weight", "0.5")
@@ -102,7 +102,7 @@ def test_settings_of_what_a_variant_disables_have_a_star(capsys):
     assert "read" not in whole["learning_rate"]
 
 
-def test_one_part_is_shown_whole(bundle, capsys):
+def test_id_option_shows_one_part(bundle, capsys):
     assert shown(capsys, bundle, "--id", "terms") == (
         "toy, train: train.json, command line\n"
         "\n"
@@ -115,7 +115,7 @@ def test_one_part_is_shown_whole(bundle, capsys):
     assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
 
 
-def test_all_ids_but_the_notes_with_their_values_sources_and_what_was_replaced(bundle, capsys):
+def test_all_ids_have_value_source_and_replaced_values(bundle, capsys):
     content = as_json(capsys, bundle, "--variant", "gentle", "--all")
     assert list(content) == [
         *("rate", "steps", "folder", "root", "imports", "optimizer#_target_", "optimizer#lr"),
@@ -127,20 +127,20 @@ def test_all_ids_but_the_notes_with_their_values_sources_and_what_was_replaced(b
     assert content["terms#kd#loss"] == {"value": "@optimizer", "from": "train.json", "replaced": []}
 
 
-def test_an_option_leads_through_to_the_component_that_reads_it(bundle, capsys):
+def test_option_reference_resolves_to_value(bundle, capsys):
     assert as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr")["optimizer#lr"]["leads_to"] == 0.7
     pinned = as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr", "--variant", "base")["optimizer#lr"]
     assert (pinned["value"], pinned["from"], "leads_to" in pinned) == (0.5, "variant base", False)
 
 
-def test_evaluate_is_a_layer_above_train(bundle, capsys):
+def test_evaluate_overrides_train(bundle, capsys):
     content = as_json(capsys, bundle, "--workflow", "evaluate")
     replaced = [{"value": None, "from": "train.json"}]
     assert content["steps"] == {"value": 3, "from": "evaluate.json", "replaced": replaced}
     assert content["rate"]["from"] == "train.json"
 
 
-def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys):
+def test_federate_shows_settings_of_sites_and_teacher(bundle, capsys):
     content = as_json(capsys, bundle, "--workflow", "federate", "--variant", "base", "--rate", 0.9, "--steps", 5)
     assert {
         name: (each["value"], each["from"], [old["from"] for old in each["replaced"]]) for name, each in content.items()
@@ -157,11 +157,11 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(bundle, capsys)
     }
 
 
-def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(bundle, capsys):
+def test_default_argument_of_component_can_be_overridden(bundle, capsys):
     assert as_json(capsys, bundle, "--optimizer#amsgrad", "true")["optimizer#amsgrad"]["value"] is True
 
 
-def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys):
+def test_replaced_component_drops_old_arguments(bundle, capsys):
     (bundle / "configs" / "variants" / "base.json").write_text('{"optimizer": {"_target_": "torch.optim.SGD", "m": 1}}')
     content = as_json(capsys, bundle, "--variant", "gentle", "--id", "optimizer")
     replaced = [{"value": "torch.optim.Adam", "from": "train.json"}]
@@ -171,7 +171,7 @@ def test_an_object_that_replaces_a_component_has_no_past_below_it(bundle, capsys
     }
 
 
-def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
+def test_long_value_is_truncated_in_table_only(bundle, capsys):
     long = "x" * 80
     assert f'"{"x" * 58}…  command line' in shown(capsys, bundle, "--root", long)
     assert as_json(capsys, bundle, "--root", long)["root"]["value"] == long
@@ -199,27 +199,27 @@ def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle, capsys):
         (["stray"], r"command line: expected `--key value` pairs after the command's own arguments, found 'stray'"),
     ],
 )
-def test_what_is_refused(bundle, words, message):
+def test_invalid_arguments_are_refused(bundle, words, message):
     arguments, arguments.extra = build_parser().parse_known_args(["show", str(bundle), *words])
     with pytest.raises(Refused, match=message):
         arguments.run(arguments)
 
 
-def test_a_file_that_is_no_json_is_refused(bundle):
+def test_invalid_json_is_refused(bundle):
     (bundle / "configs" / "train.json").write_text("{")
     with pytest.raises(Refused, match=r"train.json"):
         configuration(bundle, "train", None, {})
 
 
 @pytest.mark.parametrize("variant", known_variants())
-def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(variant):
+def test_every_packaged_variant_is_shown(variant):
     ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
     assert all(each.said for each in ids)
     last = {each.said[0][0] for each in ids}
     assert variant == "samfed" or f"variant {variant}" in last
 
 
-def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys):
+def test_documentation_example_matches_output(capsys):
     page = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
     examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
     ((words, written),) = examples

@@ -30,7 +30,7 @@ def listed(tmp_path, monkeypatch):
     return ["--datalist", str(tmp_path / "list.json"), "--data-root", str(tmp_path / "images")]
 
 
-def test_it_runs_the_bundle_with_what_has_no_argument_as_an_override(listed, tmp_path):
+def test_teach_passes_unknown_options_as_overrides(listed, tmp_path):
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "adapter.safetensors"), "--size", "64", "--epochs", "1"]
     words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
     run("teach", *words)
@@ -39,7 +39,7 @@ def test_it_runs_the_bundle_with_what_has_no_argument_as_an_override(listed, tmp
     assert "held_out" in read_json(tmp_path / "adapter.fit.json")["after"]
 
 
-def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(listed, tmp_path):
+def test_teach_uses_configured_handlers_and_loss(listed, tmp_path):
     words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
     words += ["--epochs", "2", "--optimizer#weight_decay", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
@@ -49,7 +49,7 @@ def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(li
         run("teach", *words, "--train#handlers", guard.replace("site", "sight"))
 
 
-def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work(listed, tmp_path, monkeypatch):
+def test_fault_28_missing_weights_and_list_are_refused(listed, tmp_path, monkeypatch):
     words = [str(BUNDLE), *listed[2:], "--output", str(tmp_path / "a.safetensors"), "--datalist"]
     with pytest.raises(Refused, match=r"no\.json"):
         run("teach", *words, str(tmp_path / "no.json"))
@@ -58,7 +58,7 @@ def test_fault_28_missing_weights_and_a_missing_list_are_refused_before_any_work
         run("teach", *words, listed[1])
 
 
-def test_without_a_source_it_finds_and_downloads_nothing(tmp_path, monkeypatch, capsys):
+def test_weights_are_found_and_not_downloaded(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     with pytest.raises(Refused, match="samfed weights mobile_sam --from"):
         run("weights", "mobile_sam")
@@ -67,14 +67,14 @@ def test_without_a_source_it_finds_and_downloads_nothing(tmp_path, monkeypatch, 
     assert capsys.readouterr().out == f"{tmp_path / 'mobile_sam.pt'}\n"
 
 
-def test_fault_29_a_wrong_file_is_refused(tmp_path, monkeypatch):
+def test_fault_29_wrong_weights_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "wrong.pt").write_bytes(b"x")
     with pytest.raises(Refused, match=r"expected SHA-256 6dbb90523a35330f"):
         run("weights", "mobile_sam", "--from", str(tmp_path / "wrong.pt"))
 
 
-def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
+def test_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     run("weights", "mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt"))
     assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226

@@ -39,7 +39,7 @@ def edited(folder: Path, *, file: str = "train.json", gone: str = "", **options:
     return root
 
 
-def test_a_good_bundle_has_no_problems(bundle, rewrite):
+def test_valid_bundle_has_no_problems(bundle, rewrite):
     assert told(bundle) == []
     rewrite("train.json", {"loss#_target_": "DiceLoss"})  # short names are looked up in MONAI
     assert told(bundle) == []
@@ -57,7 +57,7 @@ def test_a_good_bundle_has_no_problems(bundle, rewrite):
         ("terms#zzz", "known here: first"),
     ],
 )
-def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewrite, key, hint):
+def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite, key, hint):
     assert told(bundle, overrides={key: 2}) == [f"command line -> {key}: {UNKNOWN}; {hint}"]
     rewrite("variants/gentle.json", json.dumps({key: 2}))
     assert told(bundle, variant="gentle") == [f"gentle.json -> {key}: {UNKNOWN}; {hint}"]
@@ -114,12 +114,12 @@ def test_fault_23_misspelt_id_on_the_command_line_and_in_a_variant(bundle, rewri
         ({"weights": "none.pt"}, "weights: expected a weights file, found no file 'none.pt'; check the path"),
     ],
 )
-def test_faults_23_to_28_and_31_and_74_in_a_file_are_told_in_full(bundle, rewrite, change, message):
+def test_faults_23_to_28_and_31_and_74_problems_in_file_are_reported(bundle, rewrite, change, message):
     rewrite("train.json", change)
     assert told(bundle) == [f"train.json -> {message}"]
 
 
-def test_everything_is_told_at_once(bundle, rewrite):
+def test_all_problems_are_reported_together(bundle, rewrite):
     rewrite("train.json", {"loss#sigmiod": True, "rate": "0.5", "terms#first#_target_": "os.system"})
     messages = told(bundle, overrides={"stesp": 1})
     assert len(messages) == 4
@@ -128,14 +128,14 @@ def test_everything_is_told_at_once(bundle, rewrite):
 
 
 @pytest.mark.parametrize("workflow", ["train", "federate", "evaluate", "teacher"])
-def test_images_are_trained_on_at_the_size_that_the_model_notes(workflow):
+def test_resize_must_equal_declared_image_size(workflow):
     place, name = ("pad", "size") if workflow == "teacher" else ("resize", "image_size")
     (refusal,) = told_of_skin(workflow, **{f"{place}#spatial_size": [64, 64]})
     assert f"{place}#spatial_size: expected 224, the {name} stored with the model, found [64, 64]" in refusal
     assert told_of_skin(workflow, **{f"{place}#spatial_size": [f"@{name}", 224]}) == []
 
 
-def test_masks_have_the_threshold_that_is_noted_beside_them(tmp_path):
+def test_mask_threshold_must_equal_declared_threshold(tmp_path):
     place = "postprocessing#transforms#3#threshold"
     expected = f"command line -> {place}: expected 0.5, the threshold recorded beside the masks, found 0.3"
     (refusal,) = told_of_skin("inference", **{place: 0.3})
@@ -146,7 +146,7 @@ def test_masks_have_the_threshold_that_is_noted_beside_them(tmp_path):
     assert told_of_skin("inference", threshold=0.3) == told_of_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
 
 
-def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path):
+def test_fault_24_wrong_types_and_splits_are_reported(bundle, tmp_path):
     assert told(bundle, overrides={"rate": "fast", "amp": "true", "spare": 3}) == [
         "command line -> rate: expected a number, found 'fast' (str)",
         "command line -> amp: expected true or false, found 'true' (str); "
@@ -167,7 +167,7 @@ def test_fault_24_wrong_type_on_the_command_line_and_of_a_size(bundle, tmp_path)
     assert "expected a whole number, found 224.5 (float)" in told(edited(tmp_path, image_size=224.5), ready=False)[0]
 
 
-def test_fault_23_what_a_federation_does_not_read_in_federate_json_is_told_with_what_it_reads(tmp_path):
+def test_fault_23_unread_keys_in_federate_json_are_reported_with_hint(tmp_path):
     own = {"rank": 8, "epochs": 3, "client": {"local_steps": 5}, "teacher_adapt": "off"}
     assert told(edited(tmp_path, file="federate.json", **own), "federate", ready=False) == [
         f"federate.json -> rank: {UNREAD}; this id belongs to teacher.json (here: --teacher#rank)",
@@ -176,7 +176,7 @@ def test_fault_23_what_a_federation_does_not_read_in_federate_json_is_told_with_
     ]
 
 
-def test_an_id_of_another_file_is_refused_with_where_it_belongs():
+def test_id_of_other_file_is_refused_with_hint():
     assert told_of_skin("teacher", score=False) == [
         "command line -> score: expected an option that this command reads, found False; "
         "`samfed federate` reads it: --teacher#score"
@@ -189,14 +189,14 @@ def test_an_id_of_another_file_is_refused_with_where_it_belongs():
 
 
 @pytest.mark.parametrize("workflow", ["train", "evaluate", "inference", "teacher"])
-def test_fault_23_ids_of_a_federations_groups_are_unknown_elsewhere(workflow):
+def test_fault_23_federation_group_ids_are_unknown_in_other_workflows(workflow):
     given = dict.fromkeys(("privacy#least_images", "teacher#size", "sites#site-1#network"), 3)
     problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
     assert [problem.where for problem in problems] == [f"command line -> {key}" for key in given]
     assert {problem.found for problem in problems} == {"an unknown id"}
 
 
-def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, rewrite):
+def test_variant_may_declare_optional_ids(bundle, rewrite):
     rewrite("variants/gentle.json", json.dumps({"personal": ["head.*"], "own": 3, "train#trainer#steps": "@own"}))
     assert told(bundle, variant="gentle") == []
     rewrite("variants/gentle.json", json.dumps({"persnal": ["head.*"], "rate": 0.1}))
@@ -209,13 +209,13 @@ def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, r
         assert not OPTIONAL - {"strategy"} & on_top.keys()
 
 
-def test_fault_23_unknown_variant(bundle):
+def test_fault_23_unknown_variant_is_reported(bundle):
     [message] = told(bundle, variant="gentel")
     assert message.startswith(f"variant: expected one of {known_variants(bundle)}, ")
     assert message.endswith("found 'gentel'; did you mean 'gentle'?")
 
 
-def test_a_variant_may_add_a_component_to_a_group_or_change_one_with_its_arguments(bundle, rewrite):
+def test_variant_may_add_or_replace_components(bundle, rewrite):
     term, target = {"_target_": "tests.config.toys.Trainer"}, {"loss#_target_": "monai.losses.TverskyLoss"}
     for right in ({"terms#second": term, "loss#batch": True}, {**target, "loss#alpha": 0.3}):
         rewrite("variants/gentle.json", json.dumps(right))
@@ -225,7 +225,7 @@ def test_a_variant_may_add_a_component_to_a_group_or_change_one_with_its_argumen
     assert message.startswith(f"gentle.json -> loss#alhpa: {UNKNOWN}")
 
 
-def test_a_knob_that_was_renamed_is_told_once_whoever_reads_it(tmp_path):
+def test_reference_to_missing_option_is_reported_once(tmp_path):
     root = edited(tmp_path, gone="batch_size", bs=4)
     for workflow in ("train", "evaluate"):
         assert told(root, workflow, ready=False) == [
@@ -236,7 +236,7 @@ def test_a_knob_that_was_renamed_is_told_once_whoever_reads_it(tmp_path):
     assert message.endswith("found @rounds, which does not exist; add rounds to federate.json")
 
 
-def test_packages_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypatch):
+def test_imported_packages_are_located_but_not_imported(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -253,7 +253,7 @@ def test_packages_of_imports_are_looked_for_and_not_imported(tmp_path, monkeypat
     assert problem.endswith("type PYTHONPATH=. SAMFED_ALLOW=my_lab before the command")
 
 
-def test_modules_of_imports_that_cannot_be_imported_are_refused_where_they_are_about_to_be(tmp_path, monkeypatch):
+def test_failing_imports_are_reported_only_if_ready(tmp_path, monkeypatch):
     lab = tmp_path / "broken_lab"
     lab.mkdir()
     (lab / "__init__.py").touch()
@@ -280,14 +280,14 @@ def test_modules_of_imports_that_cannot_be_imported_are_refused_where_they_are_a
         ("train.json", '{\n "rate": 1,\n}', "train.json, line ", "look for a trailing comma"),
     ],
 )
-def test_fault_27_what_is_no_json_is_told_with_its_place(bundle, rewrite, file, text, place, hint):
+def test_fault_27_invalid_json_is_reported_with_position(bundle, rewrite, file, text, place, hint):
     rewrite(file, text)
     [message] = told(bundle)
     assert message.startswith(place)
     assert hint in message
 
 
-def test_fault_27_a_byte_order_mark_which_monai_cannot_read(bundle):
+def test_fault_27_byte_order_mark_is_reported(bundle):
     for name in ("train.json", "variants/gentle.json"):
         path = bundle / "configs" / name
         path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
@@ -301,7 +301,7 @@ def test_fault_27_a_byte_order_mark_which_monai_cannot_read(bundle):
     assert any(message.startswith("gentle.json: ") for message in told(bundle, variant="gentle"))
 
 
-def test_fault_28_encoder_weights_may_be_a_known_name(bundle, rewrite, tmp_path, monkeypatch):
+def test_fault_28_encoder_weights_given_by_name_must_exist(bundle, rewrite, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     rewrite("train.json", json.dumps({"encoder_weights": "efficientnet_lite0", **TRAIN}))
     [message] = told(bundle)
@@ -310,7 +310,7 @@ def test_fault_28_encoder_weights_may_be_a_known_name(bundle, rewrite, tmp_path,
     assert told(bundle) == []
 
 
-def test_fault_29_weights_of_another_hash(bundle, rewrite, tmp_path):
+def test_fault_29_weights_with_other_hash_are_reported(bundle, rewrite, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
     knobs = {"weights": str(tmp_path / "w.pt"), "weights_sha256": right}
@@ -329,21 +329,21 @@ def test_fault_29_weights_of_another_hash(bundle, rewrite, tmp_path):
         *("monai.utils.instantiate", "monai.utils.run_cmd", "monai.utils.optional_import", "torch.ops.load_library"),
     ],
 )
-def test_fault_31_target_outside_the_allow_list(bundle, rewrite, target):
+def test_fault_31_target_outside_allow_list_is_reported(bundle, rewrite, target):
     rewrite("train.json", {"loss": {"_target_": target}})
     [message] = told(bundle)
     assert message.startswith("train.json -> loss#_target_: expected a component of samfed_monai, monai, torch, ignite")
     assert repr(target) in message
 
 
-def test_fault_31_target_outside_the_allow_list_is_not_even_imported(bundle, rewrite, tmp_path, monkeypatch):
+def test_fault_31_forbidden_target_is_not_imported(bundle, rewrite, tmp_path, monkeypatch):
     (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     rewrite("train.json", {"loss": {"_target_": "canary.Loss"}})
     assert len(told(bundle)) == 1
 
 
-def test_fault_31_code_in_options_below_imports_and_in_lists(bundle, rewrite):
+def test_fault_31_code_in_options_and_lists_is_reported(bundle, rewrite):
     rewrite("train.json", {"local_steps": "$print(2)", "personal": ["encoder.*", "$print(1)"]})
     found = [message.partition(";")[0] for message in told(bundle)]
     assert "train.json -> local_steps: expected a plain value, found '$print(2)'" in found
@@ -351,7 +351,7 @@ def test_fault_31_code_in_options_below_imports_and_in_lists(bundle, rewrite):
 
 
 @pytest.mark.parametrize("value", ["$print(1)", "%other.json#x"])
-def test_fault_31_code_on_the_command_line_and_in_a_variants_option(bundle, rewrite, value):
+def test_fault_31_code_in_overrides_and_variants_is_reported(bundle, rewrite, value):
     said = f"expected a plain value, found {value!r}; a value that"
     (message,) = told(bundle, overrides={"train#trainer#rate": value})
     assert message.startswith(f"command line -> train#trainer#rate: {said}")
@@ -396,9 +396,7 @@ FEDERATE = {"variant": "samfed", "run": ["$@variant"]}
     ],
     ids=["right", "variant", "what_is_handed_to_sites", "sites_right", "sites_wrong"],
 )
-def test_federate_checks_the_sites_training_with_its_variant_and_overrides(
-    bundle, rewrite, federate, overrides, messages
-):
+def test_federate_checks_training_of_sites_with_overrides(bundle, rewrite, federate, overrides, messages):
     rewrite("federate.json", json.dumps({"variant": "samfed", **federate}))
     rewrite("variants/gentle.json", json.dumps({"terms#fist#_disabled_": True}))
     found = told(bundle, "federate", overrides=overrides)
@@ -406,7 +404,7 @@ def test_federate_checks_the_sites_training_with_its_variant_and_overrides(
     assert all(map(str.startswith, found, messages)), found
 
 
-def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(bundle, rewrite, monkeypatch, tmp_path):
+def test_fault_28_sam_weights_are_required_unless_teacher_is_off(bundle, rewrite, monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "empty"))
     rewrite("teacher.json", json.dumps({"base": "vit_t", "run": ["$@base"]}))
     rewrite("federate.json", json.dumps(FEDERATE))
@@ -418,7 +416,7 @@ def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(bund
     assert told(bundle, "federate", overrides={"variant": "gentle"}) == []
 
 
-def test_fault_73_what_a_federation_reads_in_place_of_an_option_is_in_the_refusal():
+def test_fault_73_refusal_names_options_read_instead():
     assert told_of_skin(variant="heterogeneous", network_name="basic_unet", epochs=3) == [
         "command line -> network_name: expected an id that the variant 'heterogeneous' reads: mixed_networks "
         "sets the networks of the sites, found 'basic_unet'; set --mixed_networks \"['basic_unet']\" and "
@@ -429,11 +427,11 @@ def test_fault_73_what_a_federation_reads_in_place_of_an_option_is_in_the_refusa
 
 
 @pytest.mark.parametrize("given", [True, 3, {"a": 1}])
-def test_networks_that_are_no_list_are_left_to_the_federation(given):
+def test_mixed_networks_of_other_type_are_not_checked(given):
     assert told_of_skin(variant="heterogeneous", mixed_networks=given, teacher_adapt="off") == []
 
 
-def test_fault_73_a_rate_that_a_bundles_own_variant_replaces_is_refused(tmp_path):
+def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
     root = edited(tmp_path)
     (root / "configs" / "variants").mkdir()
     (root / "configs" / "variants" / "past.json").write_text(json.dumps({"optimizer#lr": 0.0001}))
@@ -445,7 +443,7 @@ def test_fault_73_a_rate_that_a_bundles_own_variant_replaces_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("text", ["[handler_console]\nclass=__import__('os').system\nargs=()", ""])
-def test_fault_31_a_logging_configuration_of_ones_own_is_refused(bundle, text):
+def test_fault_31_custom_logging_configuration_is_refused(bundle, text):
     path = bundle / "configs" / "logging.conf"
     path.write_bytes((SKIN / "configs" / "logging.conf").read_bytes())
     assert told(bundle) == []

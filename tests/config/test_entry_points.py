@@ -53,7 +53,7 @@ def idle(network, path, images):
 """
 
 
-def test_a_network_of_another_package_is_named_by_network_name(lab):
+def test_network_of_other_package_is_found_by_name(lab):
     lab({"samfed_test_lab_net.py": NETWORK}, "tiny_lab = samfed_test_lab_net:tiny", kind="networks")
     assert "tiny_lab" in CLIENT_NETWORKS
     assert client_network("tiny_lab")(torch.zeros(1, 3, 4, 4)).shape == (1, 1, 4, 4)
@@ -61,7 +61,7 @@ def test_a_network_of_another_package_is_named_by_network_name(lab):
         client_network("tiny_lba")
 
 
-def test_a_network_whose_entry_point_cannot_be_used_names_its_owner(lab):
+def test_broken_network_entry_point_names_package(lab):
     made = {"gone_net": "samfed_test_lab_gone:net", "bad_net": "samfed_test_lab_bad:net", "none": "samfed_test_lab_bad"}
     points = "\n".join(f"{name} = {place}" for name, place in made.items())
     lab({"samfed_test_lab_bad.py": "1 / 0"}, points, kind="networks")
@@ -73,7 +73,7 @@ def test_a_network_whose_entry_point_cannot_be_used_names_its_owner(lab):
     assert "expected package.module:name" in brought("networks").broken["none"].found
 
 
-def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, monkeypatch):
+def test_term_of_installed_package_is_resolved(lab, monkeypatch):
     monkeypatch.delenv("SAMFED_ALLOW")
     target = "samfed_test_lab_term.Nothing"
     with pytest.raises(Refused, match="SAMFED_ALLOW"):
@@ -86,7 +86,7 @@ def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, mo
         resolve_target("samfed_test_lab_bad.Bad", "terms#bad")
 
 
-def test_a_source_of_another_package_becomes_a_list(lab, tmp_path, capsys):
+def test_source_of_other_package_is_prepared_as_list(lab, tmp_path, capsys):
     images = tmp_path / "images"
     for number in range(12):
         save(images / f"{number}.jpg", picture(number))
@@ -106,7 +106,7 @@ def test_a_source_of_another_package_becomes_a_list(lab, tmp_path, capsys):
     assert (len(content["public"]), len(content["sites"])) == (3, 2)
 
 
-def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp_path, monkeypatch, capsys):
+def test_exporter_of_other_package_is_verified(lab, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     points = "\n".join(f"{name} = samfed_test_lab_export:{name}" for name in ("script", "wrong", "idle"))
     lab({"samfed_test_lab_export.py": EXPORTER}, points, kind="exporters")
@@ -125,7 +125,7 @@ def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp
     assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".safetensors", ".script"]
 
 
-def test_a_package_in_the_current_folder_is_told_with_what_to_type(tmp_path, monkeypatch):
+def test_package_in_current_folder_is_reported_with_pythonpath_hint(tmp_path, monkeypatch):
     (tmp_path / "samfed_test_lab_here").mkdir()
     monkeypatch.chdir(tmp_path)
     typed = "type PYTHONPATH=. SAMFED_ALLOW=samfed_test_lab_here before the command"

@@ -13,13 +13,13 @@ from samfed_monai.core.errors import Refused
 MONAI = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
 
 
-def test_only_monais_own_command_line_is_read_and_its_files_as_a_list_or_with_commas():
+def test_only_monai_command_line_is_parsed():
     assert monai_command(["/usr/bin/samfed", "federate", "--rate", "1"]) is None
     for given in ("['a.json','b.json']", "a.json,b.json"):
         assert monai_command([MONAI, "run", "--config_file", given]).config_files == [Path("a.json"), Path("b.json")]
 
 
-def test_values_are_read_as_fire_reads_them_and_null_overrides_nothing():
+def test_values_are_parsed_like_fire_and_null_is_ignored():
     words = "run --config_file a/train.json --rate 0.5 --amp True --name=ada --net#x [1,2] --learning-rate -1 --b None"
     command = monai_command([MONAI, *words.split(), "--flag"])
     read = {"rate": 0.5, "amp": True, "name": "ada", "net#x": [1, 2], "learning_rate": -1, "flag": True}
@@ -27,7 +27,7 @@ def test_values_are_read_as_fire_reads_them_and_null_overrides_nothing():
     assert command.config_files == [Path("a/train.json")]
 
 
-def test_args_file_counts_and_the_command_line_wins(tmp_path):
+def test_args_file_is_read_and_command_line_takes_precedence(tmp_path):
     path = tmp_path / "args.json"
     path.write_text(json.dumps({"rate": 1, "steps": 2, "config_file": "t.json"}))
     command = monai_command([MONAI, "run", "--args_file", str(path), "--rate", "3"])
@@ -35,7 +35,7 @@ def test_args_file_counts_and_the_command_line_wins(tmp_path):
     assert command.config_files == [Path("t.json")]
 
 
-def test_hyphens_are_underscores_except_in_the_name_of_a_site():
+def test_hyphens_become_underscores_except_in_site_names():
     line = "--learning-rate 1 --sites#site-1#learning-rate 2 --sites::st-ann::network x --batch-size=3"
     assert dict(parse_pairs(line.split(), samfed_value)) == {
         "learning_rate": 1,
@@ -47,14 +47,14 @@ def test_hyphens_are_underscores_except_in_the_name_of_a_site():
     assert monais.overrides == monais.typed == {"sites#site_1#network": "x"}, "which is what fire hands to MONAI"
 
 
-def test_samfed_reads_json_then_python_then_text():
+def test_samfed_value_reads_json_then_python_then_text():
     words = ["--a", "true", "--b", "null", "--c", "[1,2]", "--d", "(1,2)", "--e", "site-1", "--f", "007", "--g", "1e-3"]
     read = {"a": True, "b": None, "c": [1, 2], "d": (1, 2), "e": "site-1", "f": "007", "g": 0.001}
     assert dict(parse_pairs(words, samfed_value)) == read
 
 
 @pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]", "Infinity", "NaN", "1e999", "[-1e999]"])
-def test_a_literal_that_json_has_no_word_for_is_text(text):
+def test_literals_unknown_to_json_are_text(text):
     assert samfed_value(text) == text
 
 
@@ -67,14 +67,14 @@ def test_a_literal_that_json_has_no_word_for_is_text(text):
         ("--a#b 1 --a {}", "command line -> a#b: .* found --a after it, which replaces it; leave one out"),
     ],
 )
-def test_words_that_belong_to_no_key_and_values_that_later_ones_replace_are_refused(words, message):
+def test_stray_words_and_replaced_values_are_refused(words, message):
     assert overrides_of(["--a", "{}", "--a#b", "1", "--c"]) == {"a": {}, "a#b": 1, "c": True}
     with pytest.raises(Refused, match=message):
         overrides_of(words.split())
 
 
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000])
-def test_fault_71_a_value_nested_without_end_is_refused(text):
+def test_fault_71_deeply_nested_value_is_refused(text):
     message = "command line: expected objects and lists with fewer levels, found more than 100 levels"
     with pytest.raises(Refused, match=message):
         samfed_value(text)

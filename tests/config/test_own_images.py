@@ -100,7 +100,7 @@ def beside_bundle(client: dict[str, Any], *, variant: str = "samfed") -> list[st
 
 
 @pytest.mark.parametrize("group", ["", "sites", "teacher"])
-def test_a_plan_that_chooses_images_is_refused_as_it_is(group):
+def test_plan_choosing_images_is_refused(group):
     for client in (*CHOSEN, *OF_ITS_OWN):
         sent = {"site-1": client} if group == "sites" else client
         problems = [str(problem) for problem in strict_problems({group: sent} if group else sent, "plan")]
@@ -110,14 +110,14 @@ def test_a_plan_that_chooses_images_is_refused_as_it_is(group):
 
 
 @needs("heterogeneous", "elcfs")
-def test_a_plan_that_reads_images_in_another_way_than_the_sites_bundle_is_refused():
+def test_plan_deviating_from_site_bundle_is_refused():
     for client in CHOSEN:
         first = next(iter(client))
         variant = {"sharing": "heterogeneous", "statistics": "elcfs"}.get(first.partition("#")[0], "samfed")
         assert beside_bundle({name.lstrip("+"): value for name, value in client.items()}, variant=variant), client
 
 
-def test_the_message_says_where_what_was_found_and_what_the_site_has():
+def test_refusal_message_names_place_and_expected_value():
     assert beside_bundle({"test#dataset#split": "validation"}) == [
         "plan -> test#dataset#split: expected 'test', as in this site's own bundle, found 'validation'; "
         "delete it; only a variant that is installed here may set it"
@@ -131,20 +131,20 @@ def test_the_message_says_where_what_was_found_and_what_the_site_has():
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
-def test_of_a_loader_a_plan_sets_how_many_images_come_at_once_and_how_fast(root):
+def test_loader_settings_are_accepted(root):
     content = {f"{root}#dataloader#{name}": 1 for name in LOADER_SETTINGS}
     assert strict_problems(content, "plan") == []
     assert beside_bundle(content) == []
 
 
-def test_a_plan_of_every_method_with_ordinary_knobs_is_accepted():
+def test_plan_of_every_method_with_ordinary_options_is_accepted():
     content = {name: value for name, value in KNOBS.items() if name != "test"}
     assert strict_problems(KNOBS, "plan") == []
     for path in PACKAGED.glob("*.json"):
         assert beside_bundle(content, variant=path.stem) == [], path
 
 
-def test_a_knob_of_a_strangers_bundle_that_chooses_images_may_not_change():
+def test_options_choosing_images_in_other_bundle_may_not_change():
     resize = {"_target_": "monai.transforms.Resized", "keys": "image", "spatial_size": ["@size", 64]}
     dataset = {"_target_": "monai.data.Dataset", "data": "@first", "transform": resize}
     loader = {"_target_": "torch.utils.data.DataLoader", "batch_size": "@many", "dataset": dataset}

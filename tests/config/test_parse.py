@@ -15,13 +15,13 @@ from samfed_monai.config.options import groups_of, options_of, pairs_for_monai, 
 from samfed_monai.config.parse import REFERRING, BundleConfig, flat, parsed, reached
 
 
-def test_nested_values_become_ids_and_components_stay_whole():
+def test_nested_values_are_flattened_and_components_kept():
     component = {"_target_": "torch.nn.Identity"}
     nested = {"a": {"b": {"c": 1}, "d": component}, "e": 2, "f#g": 3, "h": {}}
     assert flat(nested) == {"a#b#c": 1, "a#d": component, "e": 2, "f#g": 3, "h": {}}
 
 
-def test_what_a_parser_has_at_an_id_is_built_and_what_it_has_not_is_the_default():
+def test_parsed_returns_built_value_or_default():
     parser = ConfigParser({"rate": 0.5, "layers": [{"_target_": "torch.nn.ReLU"}], "twice": "$2 * @rate", "none": None})
     assert parsed(parser, "twice") == 1.0
     assert isinstance(parsed(parser, "layers#0"), torch.nn.ReLU)
@@ -34,7 +34,7 @@ TEXT = st.text("#:@$% aÄ", max_size=8).filter(lambda text: not text.startswith(
 
 
 @given(TEXT, TEXT)
-def test_text_reaches_a_component_as_it_is_whatever_is_in_it(text, name):
+def test_text_reaches_component_unchanged(text, name):
     content = {"path": text, "list": [text, {name: "@path"}], "made": {"_target_": "dict", "a": "@path", "b": [text]}}
     parser = ConfigParser(content)
     assert parser.get_parsed_content("path") == text
@@ -42,13 +42,13 @@ def test_text_reaches_a_component_as_it_is_whatever_is_in_it(text, name):
     assert parser.get_parsed_content("made") == {"a": text, "b": [text]}
 
 
-def test_references_keep_the_old_spelling_of_ids():
+def test_references_accept_old_id_syntax():
     parser = ConfigParser({"a": {"b": 1, "c": "@#b", "d": ["@##b", "%a#b"]}, "e": "@a#c", "f": "$@a#b + 1"})
     found = [parser.get_parsed_content(id_) for id_ in ("e", "f", "a#d")]
     assert found == [1, 2, [1, 1]]
 
 
-def test_monai_itself_still_rewrites_text():
+def test_monai_rewrites_hash_in_text():
     assert ReferenceResolver.update_refs_pattern.__wrapped__("runs/C#", {}) == "runs/C::"
     assert ConfigParser.resolve_relative_ids.__wrapped__("a", "runs/C#") == "runs/C::"
 
@@ -63,7 +63,7 @@ CONTENT = {
 }
 
 
-def test_what_the_roots_lead_to_and_no_more() -> None:
+def test_reached_returns_only_ids_used_by_roots() -> None:
     found = reached(CONTENT, ["train", "absent"])
     assert list(found) == ["rate", "terms", "train", "optimizer"]
     assert found["terms"] == {"a": None, "b": {"_target_": "B", "w": 1.0}}
@@ -72,7 +72,7 @@ def test_what_the_roots_lead_to_and_no_more() -> None:
     assert "rule" in reached({**CONTENT, "terms": enabled}, ["train"])
 
 
-def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
+def test_reached_keeps_referenced_part_of_disabled_component() -> None:
     b = {"_target_": "B", "rule": "@terms#a#rule"}
     content = {**CONTENT, "terms": {**CONTENT["terms"], "b": b}}
     for roots in (["train"], ["terms"]):
@@ -91,11 +91,11 @@ def test_of_a_disabled_component_what_a_reference_takes_is_reached() -> None:
     ],
     ids=["in_a_circle", "in_an_expression", "two_in_one", "a_macro_may_copy_from_anywhere"],
 )
-def test_references_are_followed(content, found) -> None:
+def test_reached_follows_references(content, found) -> None:
     assert reached(content, ["train"]).keys() == found
 
 
-def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
+def test_reached_keeps_only_referenced_parts_of_group() -> None:
     guides = {"sam": {"_target_": "S", "key": "@rule"}, "ema": {"_target_": "E", "decay": "@rate"}}
     content = {"rate": 0.9, "rule": "teacher", "guides": guides, "train": {"masks_for": "@guides#sam"}}
     found = reached(content, ["train"])
@@ -113,17 +113,17 @@ def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
     ],
     ids=["inside_a_list_or_not_there", "a_sibling"],
 )
-def test_a_reference_brings_all_of_what_holds_its_aim(content) -> None:
+def test_reached_keeps_whole_container_of_reference(content) -> None:
     assert reached(content, ["train"]) == content
 
 
-def test_knobs_are_the_plain_values_above_the_first_object():
+def test_options_are_plain_values_before_first_object():
     options = {"rate": 0.1, "sites": ["a", "b"], "root": None}
     computed = {"device": "$torch.device('cpu')", "net": {"_target_": "torch.nn.ReLU"}, "later": 3}
     assert options_of({"_note_": "text", "imports": ["$import os"], **options, **computed}) == options
 
 
-def test_code_amid_plain_values_is_an_option_and_imports_below_the_options_end_them():
+def test_options_may_hold_code_and_end_at_imports():
     assert options_of({"rate": "$1/3", "root": ".", "net": {}}) == {"rate": "$1/3", "root": "."}
     assert options_of({"a": "@b", "b": 1, "c": "@b", "net": {}}) == {"a": "@b", "b": 1}
     assert options_of({"rate": 1, "imports": ["$import os"], "device": "$torch", "amp": "auto"}) == {"rate": 1}
@@ -143,7 +143,7 @@ def made(pairs):
     return {name: parser.get_parsed_content(name) for name in pairs}
 
 
-def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):
+def test_site_overrides_are_grouped_per_site(tmp_path):
     federate = {"sites": {"site-1": {"limit": 4}}}
     given = {"sites#site-1#network": "unet", "sites#site-2#terms#kd#weight": 0.5, "sites#site-2#network": "unet"}
     sites = {"site-1": {"limit": 4, "network": "unet"}, "site-2": {"terms#kd#weight": 0.5, "network": "unet"}}
@@ -152,7 +152,7 @@ def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):
     assert groups_of(layers(tmp_path, federate, both))["sites"] == {"a": {}, "b": {"limit": 2}}
 
 
-def test_what_is_set_of_the_sites_training_is_what_they_are_sent(tmp_path):
+def test_training_values_hold_options_set_for_sites(tmp_path):
     federate = {"rounds": 3, "limit": "@rounds", "terms#kd#weight": 0.1, "output_dir": "runs", "teacher": {"views": 8}}
     train = {"steps": 1, "limit": None, "rate": 0.1, "seed": 0, "output_dir": "out", "terms": {"kd": {"weight": 1}}}
     config = layers(tmp_path, federate, {"rounds": 2, "terms": {"kd": {}}, "steps": "@rate", "seed": 4}, train)
@@ -160,7 +160,7 @@ def test_what_is_set_of_the_sites_training_is_what_they_are_sent(tmp_path):
     assert made({"teacher": pairs_for_monai(config)["teacher"]}) == {"teacher": {"views": 8}}
 
 
-def test_what_a_variant_sets_is_the_sites_own_already(tmp_path):
+def test_training_values_exclude_values_of_variant(tmp_path):
     config = layers(tmp_path, {"limit": 3}, {"steps": 2})
     config.base = 2
     assert training_values(config) == {"steps": 2}
@@ -169,7 +169,7 @@ def test_what_a_variant_sets_is_the_sites_own_already(tmp_path):
 TERM = {"_target_": "samfed_monai.handlers.BatchGuide", "name": "label", "key": "@guides::key"}
 
 
-def test_a_component_for_the_sites_reaches_the_job_as_it_was_written(tmp_path):
+def test_site_components_reach_job_unchanged(tmp_path):
     train = {"terms": {}, "guides": {}, "local_steps": None}
     federate = {"rounds": 3, "local_steps": "@rounds", "terms#own": TERM, "sites": {}}
     given = {"guides#label": TERM, "sites#a#guides#label": [TERM], "sites#a#limit": 2}

@@ -104,7 +104,7 @@ assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys(), "eve
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_id_of_a_commands_own_file_is_received_or_refused(command):
+def test_command_ids_are_received_or_refused(command):
     workflow, reads = COMMANDS[command]
     content = BundleConfig(workflow_files(SKIN, workflow)).content
     own = leaves(content)
@@ -117,7 +117,7 @@ def test_an_id_of_a_commands_own_file_is_received_or_refused(command):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith("flare")])
-def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command):
+def test_ids_of_other_files_are_refused_unless_received(command):
     workflow, reads = COMMANDS[command]
     others = dict.fromkeys(("personal", "strategy", "sharing", "statistics", "warm_start", "mixed_networks"), 5)
     homes = ("teacher", "inference") if workflow == "federate" else ("train", "teacher", "federate", "inference")
@@ -141,7 +141,7 @@ def test_an_id_of_another_file_is_refused_unless_the_command_has_it_too(command)
         ("sites#A#personal", "--personal"),
     ],
 )
-def test_the_option_that_is_read_is_in_the_hint(option, read):
+def test_hint_names_option_in_use(option, read):
     problems = check_bundle(SKIN, "federate", overrides={option: "none"}, ready=False)
     assert read in next(problem.hint for problem in problems if option in problem.where)
 
@@ -159,7 +159,7 @@ def asked_of(group: str, content: Mapping[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("variant", known_variants())
-def test_an_id_of_a_federation_and_its_groups_is_received_or_refused(variant):
+def test_federation_ids_are_received_or_refused(variant):
     config = BundleConfig.of_workflow(SKIN, "federate", {"variant": variant, "sites": {"A": {}}})
     parts = {join_id(part.group): part for part in (config, *group_configs(config, SKIN))}
     groups = ("", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
@@ -183,7 +183,7 @@ ASKED = re.compile(
 )
 
 
-def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
+def test_federation_asks_only_for_declared_ids():
     sources = Path(samfed_monai.federation.__file__).parent.rglob("*.py")
     asked = {name.partition("#")[0] for path in sources for name in ASKED.findall(path.read_text())}
     assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
@@ -202,7 +202,7 @@ def test_a_federation_asks_for_no_id_that_is_not_declared_as_read():
         ("inference", ("inference.json",)),
     ],
 )
-def test_the_options_that_help_lists_are_read(workflow, files):
+def test_options_in_help_are_read(workflow, files):
     known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
     shown = [options_help(file, without=known if file == "train.json" else ()) for file in files]
     names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
@@ -214,7 +214,7 @@ def test_the_options_that_help_lists_are_read(workflow, files):
     assert len(given) >= 3
 
 
-def test_a_disabled_component_is_named_with_the_option_that_enables_it():
+def test_disabled_component_is_reported_with_enabling_option():
     given = {"variant": "no_sam", "terms#sam_kd#weight": 0.5}
     (problem,) = check_bundle(SKIN, "federate", overrides=given, ready=False)
     assert problem == Unread(
@@ -244,7 +244,7 @@ RANDOM, OWN = {"encoder_weights": None}, {"network_def": {"_target_": "monai.net
         ({"variant": "no_sam", "start_from": "RUN"}, set(), "this run has no teacher"),
     ],
 )
-def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read, hint):
+def test_unread_teacher_options_are_refused(given, read, hint):
     group, options = "" if "adapt" in given else "teacher#", FIT | {"base": "vit_b", "size": 448}
     overrides = given | {f"{group}{name}": value for name, value in options.items()}
     found = check_bundle(SKIN, "federate" if group else "teacher", overrides=overrides, ready=False)
@@ -269,7 +269,7 @@ def test_an_option_of_the_teacher_is_refused_where_nothing_reads_it(given, read,
         ("exchange", "predictions", [{"variant": "fedmd"}], [{"variant": "semifl"}], "its strategy decides"),
     ],
 )
-def test_an_option_is_refused_where_nothing_has_a_use_for_it(option, value, reads, others, hint):
+def test_option_without_effect_is_refused(option, value, reads, others, hint):
     for given in (each for each in (*reads, *others) if present(each.get("variant", "samfed"))):
         problems = check_bundle(SKIN, "federate", overrides={**given, option: value}, ready=False)
         problems = [each for each in problems if not each.found.startswith("no file")]

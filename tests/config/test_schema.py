@@ -32,7 +32,7 @@ def outside(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_knob_out_of_its_range_is_refused_by_the_check(file):
+def test_option_out_of_range_is_refused(file):
     workflow = next(name for name, files in WORKFLOWS.items() if files[-1] == file)
     wrong = {knob: list(outside(keywords)) for knob, keywords in options_in(file).items()}
     for turn in range(max(map(len, wrong.values()))):
@@ -46,7 +46,7 @@ NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights"]
 
 
 @pytest.mark.parametrize("workflow", ["train", "federate"])
-def test_options_of_which_the_docs_say_what_null_means_take_it_and_no_others(workflow):
+def test_null_is_accepted_only_where_documented(workflow):
     said = {name for name, keywords in options_in("train.json").items() if "`null`" in keywords["description"]}
     assert said == {*NULLABLE, "store_dir"}, "the last is a place"
     given = dict.fromkeys((*NULLABLE, "learning_rate", "image_size"))
@@ -70,7 +70,7 @@ def test_options_of_which_the_docs_say_what_null_means_take_it_and_no_others(wor
         (object, None),
     ],
 )
-def test_annotations_as_schemas(annotation, schema):
+def test_annotations_are_converted_to_schemas(annotation, schema):
     assert typed_as(annotation) == schema
 
 
@@ -82,7 +82,7 @@ class Open(Base):
     def __init__(self, name: str, rate: float = None, steps=3, **kwargs: object) -> None: ...  # type: ignore[assignment]  # noqa: RUF013 - as MONAI
 
 
-def test_what_a_component_takes_is_an_object_of_its_arguments_and_those_of_its_bases():
+def test_component_schema_includes_arguments_of_bases():
     schema = component_schema(Open)
     assert (schema["required"], schema["additionalProperties"]) == (["name"], True)
     assert schema["properties"]["rate"] == {"anyOf": [{"type": "number"}, {"type": "null"}]}
@@ -97,7 +97,7 @@ def test_what_a_component_takes_is_an_object_of_its_arguments_and_those_of_its_b
     assert (passed_on["additionalProperties"], "seed" in passed_on["properties"]) == (False, True)
 
 
-def test_a_whole_number_that_no_tensor_counts_is_refused():
+def test_oversized_whole_number_is_refused():
     names = ("batch_size", "local_steps", "seed")
     problems = check_bundle(SKIN, "federate", overrides=dict.fromkeys(names, 10**24), ready=False)
     assert sorted(map(str, problems)) == [

@@ -66,7 +66,7 @@ def batches(found: list[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_misspelt_key_of_every_file_is_refused_with_its_right_spelling(mine, file):
+def test_misspelt_keys_in_files_are_refused_with_suggestion(mine, file):
     path = mine / "configs" / file
     content = read_json(path)
     chosen = [
@@ -91,7 +91,7 @@ def test_every_misspelt_key_of_every_file_is_refused_with_its_right_spelling(min
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
-def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflow):
+def test_misspelt_options_in_overrides_get_suggestion(workflow):
     skin = find_bundle("samfed_skin")
     files = {file: read_json(skin / "configs" / file) for file in FILES}
     groups = {"": [files[name] for name in WORKFLOWS[workflow]]}
@@ -107,13 +107,13 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
             assert problem.hint in (f"did you mean {right!r}?" for right in (name, f"{group}{name}"))
 
 
-def test_an_id_inside_a_group_that_there_is_not_is_named_without_it():
+def test_id_in_unknown_group_gets_suggestion():
     (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", overrides={"client#local_steps": 2}, ready=False)
     assert str(problem).endswith("found an unknown id; did you mean 'local_steps'?")
 
 
 @pytest.mark.parametrize("home", FILES)
-def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
+def test_fault_72_option_in_wrong_file_is_refused_with_right_file(mine, home):
     for file in FILES.keys() - {home}:
         if file in ("evaluate.json", "federate.json") and home == "train.json":
             continue  # one is on the other and may set its knobs, as far as what it runs reads them
@@ -130,7 +130,7 @@ def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_t
         path.write_text(json.dumps(content))
 
 
-def test_a_knob_that_an_evaluation_does_not_read_is_refused_on_top_of_train_json(mine):
+def test_option_unread_by_evaluation_is_refused(mine):
     path = mine / "configs" / "evaluate.json"
     path.write_text(json.dumps({"image_size": 192, "learning_rate": 0.1, **read_json(path)}))
     assert [str(problem) for problem in check_bundle(mine, "evaluate", ready=False)] == [
@@ -139,7 +139,7 @@ def test_a_knob_that_an_evaluation_does_not_read_is_refused_on_top_of_train_json
     ]
 
 
-def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_evaluation(mine):
+def test_custom_network_ignoring_option_is_accepted_by_evaluation(mine):
     path = mine / "configs" / "train.json"
     content = read_json(path)
     assert "encoder_weights" in read_json(mine / "configs" / "evaluate.json")
@@ -148,7 +148,7 @@ def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_e
     assert check_bundle(mine, "evaluate", ready=False) == []
 
 
-def test_names_of_ones_own_are_no_misspellings(mine):
+def test_custom_names_are_accepted(mine):
     """A second term or guide, one of another name whose first is gone, and a knob renamed with all that refer to it."""
     path = mine / "configs" / "train.json"
     content = read_json(path)
@@ -159,14 +159,14 @@ def test_names_of_ones_own_are_no_misspellings(mine):
     assert check_bundle(mine, "train", ready=False) == []
 
 
-def test_a_misspelt_reference_is_told_and_the_knob_that_it_means_is_not(bundle, rewrite: Write):
+def test_misspelt_reference_is_reported_instead_of_option(bundle, rewrite: Write):
     rewrite("train.json", json.dumps({"learning_rate": 0.1, **TRAIN}).replace("@rate", "@learning_rat"))
     (problem,) = check_bundle(bundle, "train")
     assert problem.where == "train.json -> train#trainer#rate"
     assert problem.hint == "did you mean 'learning_rate'?"
 
 
-def test_everything_else_that_is_wrong_is_told_beside_a_misspelt_key(mine):
+def test_other_problems_are_reported_with_misspelt_key(mine):
     path = mine / "configs" / "train.json"
     content = renamed(read_json(path) | {"batch_size": "4"}, ("learning_rate",), "learning_rat")
     path.write_text(json.dumps(content))
@@ -177,7 +177,7 @@ def test_everything_else_that_is_wrong_is_told_beside_a_misspelt_key(mine):
     ]
 
 
-def test_a_component_may_take_the_place_of_a_name_where_the_argument_takes_both():
+def test_component_is_accepted_in_place_of_name():
     place, bundle = "terms#pseudo_label#loss", find_bundle("samfed_skin")
     assert not check_bundle(bundle, "train", overrides={place: {"_target_": "monai.losses.DiceLoss"}}, ready=False)
     (problem,) = check_bundle(bundle, "train", overrides={place: 5}, ready=False)

@@ -62,14 +62,14 @@ def test_plain_values_references_and_listed_components_pass():
         *("samfed_monai.core.io.write_text", "samfed_monai.core.io.write_new", "samfed_monai.cli.main.main"),
     ],
 )
-def test_fault_31_target_outside_the_strict_allow_list(target):
+def test_fault_31_target_outside_strict_allow_list_is_refused(target):
     for content, file in (({"teacher": {"loss": {"_target_": target}}}, True), ({"loss#_target_": target}, False)):
         [message] = told(content, file=file)
         assert "loss#_target_: expected a component of " in message
         assert repr(target) in message
 
 
-def test_whoever_starts_the_command_may_allow_a_package(monkeypatch):
+def test_samfed_allow_admits_package(monkeypatch):
     content = {"loss": {"_target_": "tests.config.toys.Trainer"}}
     monkeypatch.delenv("SAMFED_ALLOW")
     assert len(told(content)) == 1
@@ -77,7 +77,7 @@ def test_whoever_starts_the_command_may_allow_a_package(monkeypatch):
     assert told(content) == []
 
 
-def test_fault_31_code_in_what_a_server_sends():
+def test_fault_31_code_in_server_message_is_refused():
     assert told({"learning_rate": "$1/3", "seed": "%other.json#seed"}) == [
         "plan -> learning_rate: expected a plain value, found '$1/3'; '$' would run code: write the result instead",
         "plan -> seed: expected a plain value, found '%other.json#seed'; '%' would read another file",
@@ -116,13 +116,13 @@ REFUSED: dict[str, list[tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_fault_31_what_a_server_may_not_say(message):
+def test_fault_31_forbidden_ids_in_server_message_are_refused(message):
     for key, value in REFUSED[message]:
         assert told({key: value})[0].startswith(f"plan -> {key}: expected {message}")
 
 
 @pytest.mark.parametrize("value", ["/home/v/.bashrc", "../x", "runs/../../x", "..\\x", "C:/x", "\\\\host\\x", "~/x"])
-def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value):
+def test_fault_31_component_path_outside_run_folder_is_refused(value):
     table = {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": value}
     message = (
         f"plan -> after#table#path: expected a path inside the run's folder, found {value!r}; "
@@ -134,19 +134,19 @@ def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value)
 
 
 @pytest.mark.parametrize("value", ["terms.csv", "runs/x..y.csv", "@output_dir", "@x", "@after#name", "@nowhere", None])
-def test_other_places_of_a_file_pass_and_so_do_its_knobs(value):
+def test_other_paths_and_options_of_file_are_accepted(value):
     content = {"output_dir": "/hospital/runs", "x": "terms.csv", "after": {"name": "a", "table": {"path": value}}}
     assert told(content, file=True) == []
 
 
-def test_fault_31_the_debugger_is_a_prompt():
+def test_fault_31_debug_mode_is_refused():
     loss = {"_target_": "monai.losses.DiceLoss"}
     assert len(told({"loss": {**loss, "_mode_": "debug"}})) == 1
     assert len(told({"loss": {**loss, "_debug_": True}})) == 1
     assert told({"loss": {**loss, "_mode_": "callable"}}) == []
 
 
-def test_what_json_does_not_have_and_what_is_no_object_is_refused():
+def test_non_json_values_and_non_objects_are_refused():
     for value in (b"bytes", object(), {1, 2}, (1,), MappingProxyType({})):
         kind = type(value).__name__
         assert told({"a": {"b": value}}) == [f"plan -> a#b: expected a JSON value, found {kind}"]
@@ -154,7 +154,7 @@ def test_what_json_does_not_have_and_what_is_no_object_is_refused():
         assert told(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
 
 
-def test_a_file_may_hold_three_shapes_of_expression_below_its_knobs():
+def test_file_may_hold_three_kinds_of_expression():
     content = {
         "rate": 1,
         "imports": ["$import torch", "$import samfed_monai.config as c"],
@@ -172,7 +172,7 @@ def test_a_file_may_hold_three_shapes_of_expression_below_its_knobs():
         *("$@a.to(@b.c())", "$torch.device('cpu')", "$@a.run().b", "$@a.run()\n", "$ @a.run()", "$", "$@a.run(@b)"),
     ],
 )
-def test_fault_31_every_other_expression_is_refused(expression):
+def test_fault_31_other_expressions_are_refused(expression):
     [message] = told({"imports": [], "x": {"y": expression}}, file=True)
     assert message.startswith("plan -> x#y: expected no expression, or $@id.parameters(), $@id.run(), $@id.to(@id), ")
 
@@ -182,23 +182,23 @@ CALLS = [".run()", ".parameters()", ".to(@a)", ".to(@a#b)", ".run", ".run(1)", "
 
 
 @given(st.tuples(*map(st.sampled_from, (IDS, CALLS, ENDS))).map("".join))
-def test_no_other_call_has_one_of_the_shapes(text):
+def test_only_listed_call_forms_are_accepted(text):
     passed = told({"imports": [], "x": {"y": f"${text}"}}, file=True) == []
     assert passed == bool(re.fullmatch(r"@a(#b)?(::0)?\.(run\(\)|parameters\(\)|to\(@a(#b)?\))", text))
 
 
-def test_fault_31_code_in_an_option_of_a_file_even_of_an_allowed_shape():
+def test_fault_31_code_in_option_of_file_is_refused():
     [message] = told({"rate": "$@a.run()", "size": 3, "imports": [], "x": {}}, file=True)
     assert message.startswith("plan -> rate: expected a plain value, found '$@a.run()'")
 
 
 @pytest.mark.parametrize("statement", ["$import os", "$from torch import hub", "$import torch, os", "$import monai;x"])
-def test_fault_31_imports_beyond_the_allowed_ones(statement):
+def test_fault_31_unlisted_imports_are_refused(statement):
     [message] = told({"imports": [statement]}, file=True)
     assert message.startswith("plan -> imports#0: expected `$import` of a module of torch, monai or samfed_monai, ")
 
 
-def test_the_packages_variants_pass():
+def test_packaged_variants_pass():
     for path in PACKAGED.glob("*.json"):
         assert strict_problems(read_json(path), path.name, file=True) == []
 
@@ -236,7 +236,7 @@ def spellings() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("entry", REACHING_OUT)
-def test_a_class_that_fetches_loads_compiles_or_writes_is_refused_however_it_is_spelt(entry):
+def test_classes_with_external_access_are_refused_under_any_path(entry):
     names = [name for name in spellings() if (name.startswith(entry) if entry.endswith(".") else name == entry)]
     paths = [path for name in names for path in spellings()[name]]
     assert paths, "it is there, or the entry is misspelt"
@@ -257,12 +257,12 @@ def test_a_class_that_fetches_loads_compiles_or_writes_is_refused_however_it_is_
         ("monai.optimizers.LearningRateFinder", "cache_dir"),
     ],
 )
-def test_the_argument_that_tells_is_named(path, argument):
+def test_refusal_names_offending_argument(path, argument):
     [problem] = strict_target(path, "here")
     assert problem.found.endswith(f"which takes {argument!r}")
 
 
-def test_a_class_inherits_what_its_bases_take_and_a_path_that_is_dropped_is_none():
+def test_telling_argument_includes_bases_and_ignores_drop_path():
     class Base:
         def __init__(self, *, weights_url: str = "", drop_path: float = 0.1) -> None: ...
 
@@ -273,7 +273,7 @@ def test_a_class_inherits_what_its_bases_take_and_a_path_that_is_dropped_is_none
     assert telling_argument(type("Block", (), {"__init__": lambda self, drop_path: None})) == ""
 
 
-def test_nearly_all_classes_of_the_modules_pass():
+def test_most_classes_of_allowed_modules_pass():
     """A rule that refused everything would pass the tests above."""
     of_modules = [paths[0] for name, paths in spellings().items() if name.startswith(MODULES)]
     passed = [path for path in of_modules if strict_target(path, "here") == []]
@@ -285,7 +285,7 @@ def told_of(bundle: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["samfed_polyp", "samfed_skin"])
-def test_the_packages_bundles_are_strict_and_hold_no_expression_at_all(name):
+def test_packaged_bundles_are_strict_without_expressions(name):
     root = packaged_bundles()[name]
     assert told_of(root) == []
     for path in root.rglob("*.json"):
@@ -327,7 +327,7 @@ def _torch(**more: object) -> bytes:
         ("Makefile", b"all:", "a file without a suffix"),
     ],
 )
-def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
+def test_fault_31_files_with_code_are_refused(bundle, name, content, found):
     path = bundle / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -336,7 +336,7 @@ def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
     assert problem.expected == "only JSON, text, images, safetensors and a models/model.pt of tensors"
 
 
-def test_what_a_bundle_may_hold_beside_json(bundle):
+def test_permitted_files_beside_json_pass(bundle):
     for name, content in {
         "models/model.pt": _torch(),
         "models/.gitkeep": b"",
@@ -349,14 +349,14 @@ def test_what_a_bundle_may_hold_beside_json(bundle):
     assert list(strict_files(bundle)) == []
 
 
-def test_a_link_is_refused_wherever_it_leads(bundle, tmp_path):
+def test_links_are_refused(bundle, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (bundle / "models").symlink_to(tmp_path / "elsewhere")
     (bundle / "configs" / "more.json").symlink_to(bundle / "configs" / "train.json")
     assert [problem.where for problem in strict_files(bundle)] == ["configs/more.json", "models"]
 
 
-def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, rewrite: Write):
+def test_all_json_files_are_checked_and_problems_reported_together(bundle, rewrite: Write):
     rewrite("train.json", {"initialize": [], "run": ["$@train#trainer.run()"], "imports": ["$import os"]})
     rewrite("hidden.json", '{"x": "$print(1)"}')
     rewrite("variants/gentle.json", '{"loss#_target_": "os.system"}')
@@ -372,7 +372,7 @@ def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, r
 
 
 @pytest.mark.parametrize("name", ["configs/a.JSON", "docs/a.json", "a.Json", "configs/.json", "models/deep/a.jSoN"])
-def test_fault_31_a_json_file_in_any_folder_and_letter_case_is_looked_at(bundle, name):
+def test_fault_31_json_in_any_folder_and_case_is_checked(bundle, name):
     before = told_of(bundle)
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_text('{"x": "$print(1)"}')
@@ -380,7 +380,7 @@ def test_fault_31_a_json_file_in_any_folder_and_letter_case_is_looked_at(bundle,
     assert message.startswith(f"{name.removeprefix('configs/')} -> x: expected no expression, ")
 
 
-def test_json_that_is_no_configuration_passes(bundle):
+def test_json_without_configuration_passes(bundle):
     before = told_of(bundle)
     (bundle / "docs").mkdir()
     item = Item(image="images/a.png", label="masks/a.png", sha256="0" * 64, label_sha256="1" * 64)
@@ -389,7 +389,7 @@ def test_json_that_is_no_configuration_passes(bundle):
     assert told_of(bundle) == before
 
 
-def test_fault_31_the_command_refuses_with_every_problem_and_code_2(bundle, rewrite: Write, capsys):
+def test_fault_31_strict_check_reports_all_problems_with_code_2(bundle, rewrite: Write, capsys):
     rewrite("train.json", {"rate": "$1/3", "loss#sigmiod": True})
     assert main(["check", str(bundle), "--strict"]) == 2
     errors = capsys.readouterr().err
@@ -399,7 +399,7 @@ def test_fault_31_the_command_refuses_with_every_problem_and_code_2(bundle, rewr
     assert "train.json -> initialize#0: expected no expression" in errors
 
 
-def test_an_inventory_lists_components_packages_files_hashes_and_licences(tmp_path: Path):
+def test_inventory_lists_components_packages_files_and_licences(tmp_path: Path):
     root = tmp_path / "own"
     for name, text in {
         "configs/train.json": '{"loss": {"_target_": "monai.losses.DiceLoss"}, "all": [{"_target_": "torch.nn.ReLU"}]}',
@@ -424,7 +424,7 @@ def test_an_inventory_lists_components_packages_files_hashes_and_licences(tmp_pa
     assert inventory(root).splitlines()[-1].endswith("none stated; data: docs/data_license.txt")
 
 
-def test_check_prints_the_inventory_of_a_bundle_that_passes(capsys):
+def test_check_prints_inventory_of_valid_bundle(capsys):
     assert main(["check", "samfed_skin", "--workflow", "inference", "--strict", "--inventory"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^samfed_monai\.handlers\.mask_writer\. +MaskWriter$", out, re.MULTILINE)

@@ -26,13 +26,13 @@ from study.methods_page import methods_page
 from tests.methods import present
 
 
-def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
+def test_packaged_and_own_variants_are_known(bundle):
     assert known_variants(bundle) == sorted([*known_variants(), "gentle"])
     assert {"samfed", "dp_only", "no_sam", "oracle"} <= set(known_variants())
     assert find_variant(bundle, "no_sam") == find_variant(None, "no_sam") == PACKAGED / "no_sam.json"
 
 
-def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite):
+def test_own_variant_replaces_packaged_variant(bundle, rewrite):
     own = rewrite("variants/no_sam.json", json.dumps({"_note": "ours", "rate": 0.3}))
     assert find_variant(bundle, "no_sam") == own
     assert read_method(own).title == "no_sam"
@@ -40,14 +40,14 @@ def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite):
 
 
 @pytest.mark.parametrize("name", ["no_sma", "../../train", "", None, ["no_sam"], {"no_sam": 1}])
-def test_an_unknown_variant_is_refused_with_all_names(bundle, name):
+def test_unknown_variant_is_refused_with_all_names(bundle, name):
     with pytest.raises(Refused, match=r"variant: expected one of \[.*'dp_only', .*'gentle', .*'samfed'"):
         find_variant(bundle, name)
     with pytest.raises(Refused, match="found 'no_sma'; did you mean 'no_sam'"):
         find_variant(None, "no_sma")
 
 
-def test_every_variant_of_the_package_says_what_it_is_and_what_travels():
+def test_packaged_variants_declare_method_and_exchange():
     assert methods().keys() == set(known_variants())
     for name, method in methods().items():
         assert declared(None, name) == method
@@ -57,7 +57,7 @@ def test_every_variant_of_the_package_says_what_it_is_and_what_travels():
         assert method.where.endswith(".json -> _method#leaves_site"), name
 
 
-def test_a_declaration_is_inherited_and_may_be_replaced(rewrite):
+def test_declaration_is_inherited_and_may_be_replaced(rewrite):
     given = {"exchange": "predictions", "labels": "masks", "leaves_site": ["predictions", "scores"]}
     root = rewrite("variants/ground.json", json.dumps({"_method": given})).parents[2]
     rewrite("variants/upper.json", json.dumps({"_method": {"base": "ground", "title": "Upper"}}))
@@ -69,7 +69,7 @@ def test_a_declaration_is_inherited_and_may_be_replaced(rewrite):
     assert top.where == "top.json -> _method#leaves_site"
 
 
-def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_refused(bundle, rewrite):
+def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
     rewrite("variants/alone.json", json.dumps({"_note": "ours"}))
     assert declared(bundle, "alone").leaves_site is None
     rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
@@ -93,13 +93,13 @@ def test_a_variant_without_a_block_declares_nothing_and_a_base_outside_of_it_is_
         ({"place": "first"}, "place: expected a whole number, found 'first'"),
     ],
 )
-def test_a_declaration_that_lacks_or_holds_something_else_is_refused(bundle, rewrite, block, told):
+def test_incomplete_or_invalid_declaration_is_refused(bundle, rewrite, block, told):
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     with pytest.raises(Refused, match=f"odd.json -> _method#{told}"):
         declared(bundle, "odd")
 
 
-def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite):
+def test_exchanged_data_must_be_in_leaves_site(bundle, rewrite):
     block = {"base": "local_only", "exchange": "prototypes"}
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     message = (
@@ -110,13 +110,13 @@ def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite):
         declared(bundle, "odd")
 
 
-def test_every_published_method_says_what_of_it_is_inferred():
+def test_published_methods_declare_inferred_parts():
     silent = {name for name, method in methods().items() if method.source and not method.inferred}
     assert silent <= {"coordinate_median"}, "which is as published"
 
 
 @pytest.mark.parametrize("name", present("cpss", "drflm", "fedda", "fedda_cyclic", "pfedsam", "pfedsam_two_stage"))
-def test_a_method_of_which_the_text_is_not_public_says_what_is_published_and_what_is_left_out(name):
+def test_methods_without_public_text_declare_published_and_left_out(name):
     method = declared(None, name)
     assert all((method.published, method.inferred, method.left_out))
     section = methods_page([method])
@@ -124,7 +124,7 @@ def test_a_method_of_which_the_text_is_not_public_says_what_is_published_and_wha
     assert f"*Left out*: {method.left_out}." in section
 
 
-def test_the_command_says_what_one_variant_is_and_where_or_lists_all(bundle, rewrite, capsys):
+def test_variants_command_shows_or_lists_variants(bundle, rewrite, capsys):
     assert main(["variants", "local_only"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("local_only  nothing is exchanged: every site's own network")
@@ -142,13 +142,13 @@ def test_the_command_says_what_one_variant_is_and_where_or_lists_all(bundle, rew
 
 
 @pytest.mark.parametrize("words", [["fedavg"], ["--path", "fedavg"]])
-def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
+def test_variants_command_explains_fedavg(words, capsys):
     assert main(["variants", *words]) == 2
     message = r"variant: expected one of \[.*\], found 'fedavg'; every variant without a strategy averages"
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_check_covers_the_bundle_s_own_variants_and_the_one_that_is_named(bundle, capsys):
+def test_check_covers_own_variants_and_named_variant(bundle, capsys):
     assert main(["check", str(bundle)]) == 0
     assert "toy: no problems in train and the variant gentle\n" in capsys.readouterr().out
     assert main(["check", str(bundle), "--variant", "no_sam"]) == 2
@@ -156,7 +156,7 @@ def test_a_check_covers_the_bundle_s_own_variants_and_the_one_that_is_named(bund
 
 
 @pytest.mark.parametrize("variant", known_variants())
-def test_knobs_reach_the_optimizer_and_the_batches_of_every_variant(variant):
+def test_options_reach_optimizer_and_batches_of_every_variant(variant):
     """A variant sets a knob, not what lies behind it, so that the command line goes before it."""
     parser = client_config(find_bundle("samfed_skin"), variant, {"learning_rate": 0.5, "batch_size": 7}).parser()
     assert parser.get_parsed_content("optimizer#lr") == 0.5
@@ -182,9 +182,7 @@ LAB = {"samfed_test_lab/__init__.py": "", "samfed_test_lab/bad.py": ""}
         ),
     ],
 )
-def test_a_broken_method_of_another_package_is_told_with_its_owner_and_the_others_work(
-    lab, capsys, files, module, found
-):
+def test_broken_method_entry_point_is_reported_and_others_work(lab, capsys, files, module, found):
     good = {"samfed_test_lab_good.py": "", "good.json": '{"_method": {"note": "a good one", "base": "no_sam"}}'}
     lab({**files, **good}, f"bad = {module}.bad\ngood = samfed_test_lab_good:Strategy")
     assert {"good"} == {"bad", "good"} & set(known_variants())

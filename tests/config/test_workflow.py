@@ -47,14 +47,14 @@ def monai_run(bundle: Path, *words: str, config: str | None = None) -> tuple[int
     return process.exitcode, errors.read_text()
 
 
-def test_inside_python_the_refusal_is_an_exception(bundle, rewrite: Write):
+def test_require_checked_raises_refused(bundle, rewrite: Write):
     require_checked(bundle, "train")
     rewrite("train.json", {"rate": "0.5"})
     with pytest.raises(Refused, match=r"train\.json -> rate: expected a number, found '0.5'"):
         require_checked(bundle, "train")
 
 
-def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bundle, monkeypatch):
+def test_workflow_ignores_command_line_of_other_workflow(bundle, monkeypatch):
     federate = str(bundle / "configs" / "federate.json")
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "--config_file", federate, "--rounds", "3"])
     require_checked(bundle, "train")
@@ -79,7 +79,7 @@ KEPT = "completed work is kept\n  to continue: run the same command again\n"
         (Terminated(), 3, f"stopped: received SIGTERM; {KEPT}"),
     ],
 )
-def test_under_monai_each_error_has_its_exit_code(under_monai, capsys, error, code, text):
+def test_errors_under_monai_have_exit_codes(under_monai, capsys, error, code, text):
     install_exit_hook()
     wrapped = raised_from(error) if isinstance(error, Exception) else error
     with pytest.raises(SystemExit) as left:
@@ -88,13 +88,13 @@ def test_under_monai_each_error_has_its_exit_code(under_monai, capsys, error, co
     assert capsys.readouterr().err == text
 
 
-def test_under_monai_an_unknown_error_stays_what_it_is(under_monai, capsys):
+def test_unknown_error_under_monai_is_unchanged(under_monai, capsys):
     install_exit_hook()
     sys.excepthook(ZeroDivisionError, ZeroDivisionError("by zero"), None)
     assert capsys.readouterr().err == "ZeroDivisionError: by zero\n"
 
 
-def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_file(under_monai, monkeypatch):
+def test_audit_log_is_not_propagated_under_monai(under_monai, monkeypatch):
     install_exit_hook()
     assert not logging.getLogger("samfed_monai.audit").propagate
     logging.getLogger("samfed_monai.audit").propagate = True
@@ -103,7 +103,7 @@ def test_under_monais_command_a_message_has_no_line_of_json_but_in_the_audit_fil
     assert logging.getLogger("samfed_monai.audit").propagate, "another program's log is its own"
 
 
-def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
+def test_fault_23_misspelt_monai_override_is_refused_with_code_2(bundle):
     code, told = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
     assert code == 2, told
     assert "command line -> rtae: expected an id of this workflow" in told
@@ -111,7 +111,7 @@ def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle
     assert "Traceback" not in told
 
 
-def test_under_monai_the_files_of_the_command_are_checked(bundle, rewrite: Write, under_monai):
+def test_config_files_of_monai_command_are_checked(bundle, rewrite: Write, under_monai):
     rewrite("variants/gentle.json", '{"rtae": 0.2}')
     files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
     sys.argv += ["--config_file", str(files)]
@@ -120,7 +120,7 @@ def test_under_monai_the_files_of_the_command_are_checked(bundle, rewrite: Write
 
 
 @pytest.mark.parametrize("value", ["my runs #6", "'C#'", "['a', 'C#/b']", "#6"])
-def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, under_monai, value):
+def test_text_with_hash_under_monai_is_refused(bundle, under_monai, value):
     sys.argv += ["--config_file", str(bundle / "configs" / "train.json"), "--spare", value]
     with pytest.raises(Refused) as refused:
         require_checked(bundle, "train")
@@ -129,7 +129,7 @@ def test_under_monai_text_with_a_hash_which_it_rewrites_is_refused(bundle, under
     assert problem.expected == "text without '#', which MONAI's own command changes"
 
 
-def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
+def test_component_refusal_under_monai_names_id(bundle, rewrite: Write):
     broken = {"_target_": "torch.nn.Dropout", "p": 2.0}
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
     code, told = monai_run(bundle)
@@ -138,7 +138,7 @@ def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrit
     assert "Traceback" not in told
 
 
-def test_under_monai_a_good_bundle_runs_with_a_variant(bundle):
+def test_valid_bundle_runs_under_monai_with_variant(bundle):
     files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
     code, told = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
     assert code == 0, told
@@ -154,7 +154,7 @@ ADAM = {"_target_": "torch.optim.AdamW", "params": ["$torch.zeros(1)"], "lr": -1
 PARTS = {"torch": "$import torch", "group": {"optimizer": ADAM}, "loss": {"_target_": "torch.nn.L1Loss", "size": 1}}
 
 
-def test_the_component_its_id_and_its_words_are_told():
+def test_component_refusal_names_id_and_reason():
     error = error_of(PARTS, "group")
     assert str(unwrap(error, PARTS)) == (
         "refused: 1 problem\n  - group#optimizer: expected values that torch.optim.AdamW accepts, "
@@ -167,7 +167,7 @@ def test_the_component_its_id_and_its_words_are_told():
         parser.get_parsed_content("group")
 
 
-def test_a_component_that_no_configuration_has_is_known_by_its_name_and_one_of_several_by_all_their_ids():
+def test_component_refusal_falls_back_to_name_or_all_ids():
     error = error_of(PARTS, "group")
     for content, where in ((None, ADAM["_target_"]), ({"one": ADAM, "two": [ADAM]}, "one or two#0")):
         assert [problem.where for problem in unwrap(error, content).problems] == [where]
@@ -181,14 +181,14 @@ def run(work):
     return caught.value
 
 
-def test_what_goes_wrong_while_a_workflow_runs_is_a_mistake_unless_a_component_refused():
+def test_runtime_errors_are_refusals_only_for_components():
     assert unwrap(run(lambda: int("x"))) is None
     built = run(lambda: instantiate("torch.optim.SGD", "default", params=[torch.zeros(1)], lr=-1.0))
     [problem] = unwrap(built).problems
     assert (problem.where, problem.found) == ("torch.optim.SGD", "'Invalid learning rate: -1.0'")
 
 
-def test_a_type_error_in_code_of_this_package_is_a_mistake():
+def test_type_error_in_package_code_is_no_refusal():
     pieces = {"loss": {"_target_": "samfed_monai.losses.StructureLoss", "kernel_size": "a"}}
     assert unwrap(error_of(pieces, "loss")) is None
     pieces["loss"]["kernel_size"] = 4
@@ -196,7 +196,7 @@ def test_a_type_error_in_code_of_this_package_is_a_mistake():
 
 
 @pytest.mark.parametrize(("cause", "known"), [(None, False), (KeyError("lr"), False), (ValueError("bad"), True)])
-def test_an_error_of_another_kind_is_a_mistake(cause, known):
+def test_only_known_error_causes_are_refusals(cause, known):
     error = RuntimeError("Failed to instantiate component 'torch.optim.AdamW' with keywords: lr")
     error.__cause__ = cause
     assert (unwrap(error) is not None) is known
@@ -211,7 +211,7 @@ def raised_from(cause):
     return error
 
 
-def test_a_refusal_is_told_however_deep_it_was_wrapped_and_no_fault_that_happened_beside_it():
+def test_wrapped_refusal_is_found_and_context_is_ignored():
     assert unwrap(REFUSED) is REFUSED
     assert unwrap(raised_from(raised_from(REFUSED))) is REFUSED
     beside = TypeError("a fault of ours")
@@ -220,7 +220,7 @@ def test_a_refusal_is_told_however_deep_it_was_wrapped_and_no_fault_that_happene
     assert unwrap(ValueError("none of ours")) is None
 
 
-def test_fault_50_memory_that_runs_out_while_a_target_is_imported_is_no_fault_of_the_bundle(monkeypatch):
+def test_fault_50_out_of_memory_on_import_is_raised_unchanged(monkeypatch):
     def locate(*_: object) -> None:
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
 

@@ -17,7 +17,7 @@ from samfed_monai.core.errors import (
 )
 
 
-def test_refused_lists_every_problem_once_on_its_own_line():
+def test_refused_lists_each_problem_once():
     hinted = Problem("train.json -> loss#alpha", "'0.5' (str)", "a number", "remove the quotes")
     error = Refused(iter([Problem("a.png", found="0 bytes", expected="an image"), hinted, hinted]))
     assert str(error).splitlines() == [
@@ -58,7 +58,7 @@ def of_files(count: int, where: str = "a b/{}.png", found: str = "'{}' also as c
         ([Problem(f"loss#{key}", "'1'", "a number") for key in ("alpha", "beta", "gamma", "delta")], 4),
     ],
 )
-def test_problems_of_one_cause_are_one_line_with_their_count_and_three_places(problems, lines):
+def test_similar_problems_are_folded_with_count_and_examples(problems, lines):
     found = folded(problems)
     assert (len(found) if isinstance(lines, int) else found) == lines
     error = Refused(problems)
@@ -79,13 +79,13 @@ def test_problems_of_one_cause_are_one_line_with_their_count_and_three_places(pr
         (Stopped("disk full", resume="make room"), 3, RuntimeError, "stopped: disk full\n  to continue: make room"),
     ],
 )
-def test_each_error_has_its_text_and_exit_code_and_is_a_builtin_error_too(error, code, builtin, text):
+def test_errors_have_text_exit_code_and_builtin_base(error, code, builtin, text):
     assert (str(error), int(error.exit_code)) == (text, code)
     assert isinstance(error, SamFedError)
     assert isinstance(error, builtin)
 
 
-def test_exit_codes_are_the_documented_ones():
+def test_exit_codes_match_documentation():
     codes = {"DONE": 0, "FAILED": 1, "REFUSED": 2, "STOPPED": 3, "INTERRUPTED": 130}
     assert {code.name: int(code) for code in ExitCode} == codes
 
@@ -102,13 +102,13 @@ def test_exit_codes_are_the_documented_ones():
         ("aab", ["aac", "aad"], "aad"),
     ],
 )
-def test_the_most_alike_name_is_meant_whatever_its_capitals_and_hyphens(name, known, meant):
+def test_closest_name_is_suggested_ignoring_case_and_hyphens(name, known, meant):
     assert closest(name, known) == closest(name, reversed(known)) == meant
     assert did_you_mean(name, known) == (f"did you mean {meant!r}?" if meant else "")
     assert closest("lerning", ["lora_learning_rate"], cutoff=0.8) is None
 
 
-def test_problems_are_collected_in_order_with_those_that_a_block_refuses_and_refused_together():
+def test_problems_are_collected_in_order_and_refused_together():
     problems = Problems()
     problems.refuse_if_any()
     problems.unless(True, "none", 1, "a number")
@@ -129,6 +129,6 @@ def test_problems_are_collected_in_order_with_those_that_a_block_refuses_and_ref
     ]
 
 
-def test_what_is_no_refusal_passes_through_the_block():
+def test_other_exceptions_pass_through_collected_block():
     with pytest.raises(KeyError), Problems().collected():
         raise KeyError

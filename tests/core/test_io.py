@@ -29,7 +29,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.model_file import network_overrides, read_header, settings_of
 
 
-def test_a_write_replaces_the_file_when_its_block_ends_and_leaves_nothing_beside_it(tmp_path: Path):
+def test_write_replaces_file_when_block_ends(tmp_path: Path):
     path = tmp_path / "new folder" / "a file"
     files.write_text(path, "old")
     with files.atomic_write(path) as stream:
@@ -41,7 +41,7 @@ def test_a_write_replaces_the_file_when_its_block_ends_and_leaves_nothing_beside
     assert os.listdir(path.parent) == ["a file"]
 
 
-def test_a_file_in_a_folders_place_is_named_by_what_was_to_be_written(tmp_path: Path):
+def test_file_in_place_of_folder_is_reported_with_target(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     target = tmp_path / "file" / "list.json"
     for attempt in (
@@ -54,20 +54,20 @@ def test_a_file_in_a_folders_place_is_named_by_what_was_to_be_written(tmp_path: 
         assert caught.value.filename == str(target)
 
 
-def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path):
+def test_require_writable_creates_nothing(tmp_path: Path):
     files.require_writable(tmp_path)
     files.require_writable(tmp_path / "new" / "deep" / "list.json")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
+def test_file_name_of_maximum_length_is_written(tmp_path: Path):
     path = tmp_path / ("ä" * 125 + ".json")
     files.write_text(path, "x")
     assert len(os.fsencode(path.name)) == 255
     assert path.read_text() == "x"
 
 
-def test_a_folder_appears_when_the_block_ends_and_can_be_entered_by_others(tmp_path: Path):
+def test_folder_appears_when_block_ends_and_is_readable(tmp_path: Path):
     with files.atomic_folder(tmp_path / "deep" / "new") as folder:
         assert folder.parent == tmp_path / "deep", "on the same file system"
         (folder / "a").write_text("a")
@@ -77,7 +77,7 @@ def test_a_folder_appears_when_the_block_ends_and_can_be_entered_by_others(tmp_p
 
 
 @pytest.mark.parametrize("error", [ValueError("half-way"), KeyboardInterrupt()])
-def test_an_error_inside_the_block_keeps_the_old_file_and_leaves_no_folder(tmp_path: Path, error: BaseException):
+def test_error_in_block_keeps_old_file_and_no_folder(tmp_path: Path, error: BaseException):
     def write_half() -> None:
         with files.atomic_folder(tmp_path / "new") as folder, files.atomic_write(tmp_path / "a") as stream:
             (folder / "b").write_text("b")
@@ -95,9 +95,7 @@ def test_an_error_inside_the_block_keeps_the_old_file_and_leaves_no_folder(tmp_p
     ("step", "error"),
     [("os.fsync", OSError(28, "No space left on device")), ("tempfile.mkstemp", PermissionError(13, "no permission"))],
 )
-def test_faults_49_and_54_a_full_disk_and_a_read_only_folder_keep_the_old_file(
-    tmp_path: Path, monkeypatch, step, error
-):
+def test_faults_49_and_54_failed_write_keeps_old_file(tmp_path: Path, monkeypatch, step, error):
     files.write_text(tmp_path / "a", "old")
     monkeypatch.setattr(f"samfed_monai.core.io.{step}", Mock(side_effect=error))
     with pytest.raises(type(error), match=error.strerror) as caught:
@@ -107,7 +105,7 @@ def test_faults_49_and_54_a_full_disk_and_a_read_only_folder_keep_the_old_file(
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_fault_48_a_kill_in_the_middle_of_back_to_back_writes_never_tears_the_file(tmp_path: Path):
+def test_fault_48_killed_writer_never_tears_file(tmp_path: Path):
     """Every state a reader can meet is one whole write: all bytes the same, all of them there."""
     path, size = tmp_path / "a", 4 << 20
     code = (
@@ -138,7 +136,7 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return inodes
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_block_is_left(
+def test_file_is_synced_before_rename_and_folder_after(
     tmp_path: Path, flushed: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     replace = os.replace
@@ -153,9 +151,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_bl
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_a_line_is_on_the_disk_when_it_is_appended_by_itself_in_a_file_of_the_mode_asked_for(
-    tmp_path: Path, flushed: list[int], mode: int
-):
+def test_appended_line_is_synced_and_file_has_mode(tmp_path: Path, flushed: list[int], mode: int):
     path = tmp_path / "new folder" / "a.jsonl"
     files.append_line(path, "läsion", mode=mode)
     with path.open("a") as stream:
@@ -167,13 +163,13 @@ def test_a_line_is_on_the_disk_when_it_is_appended_by_itself_in_a_file_of_the_mo
     assert flushed == [path.stat().st_ino] * 2
 
 
-def test_fault_49_a_line_that_was_not_written_whole_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_fault_49_partial_line_write_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(files.os, "write", lambda descriptor, content: len(content) - 1)
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/a'"):
         files.append_line(tmp_path / "a", "line")
 
 
-def test_json_comes_back_as_it_went_and_what_other_readers_refuse_is_not_written(tmp_path: Path):
+def test_json_round_trips_and_nan_is_not_written(tmp_path: Path):
     content = {"name": "läsion ä", "items": [1, 2.5, None, True]}
     files.write_json(tmp_path / "a.json", content)
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -182,7 +178,7 @@ def test_json_comes_back_as_it_went_and_what_other_readers_refuse_is_not_written
     assert "läsion ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
+def test_fault_26_duplicate_json_keys_are_refused(tmp_path: Path):
     (tmp_path / "train.json").write_text('{"seed": 1, "seed": 2, "inner": {"tau": 1, "tau": 2}}')
     with pytest.raises(Refused, match=r"(?s)2 problems.*-> tau: .*twice.*-> seed: .*twice"):
         files.read_json(tmp_path / "train.json")
@@ -195,7 +191,7 @@ def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
         ('{"a": {"name": 1}, "b": {"name": 2}}', {"a": {"name": 1}, "b": {"name": 2}}),  # the same key in two objects
     ],
 )
-def test_what_looks_wrong_and_is_json_is_read(tmp_path: Path, text: str, content: dict):
+def test_unusual_valid_json_is_read(tmp_path: Path, text: str, content: dict):
     (tmp_path / "a.json").write_text(text)
     assert files.read_json(tmp_path / "a.json") == content
 
@@ -214,7 +210,7 @@ def test_what_looks_wrong_and_is_json_is_read(tmp_path: Path, text: str, content
         ),
     ],
 )
-def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes | None, message: str):
+def test_invalid_json_is_refused(tmp_path: Path, content: bytes | None, message: str):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Refused, match=message):
@@ -237,13 +233,13 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes | None, mess
         ('{"a": 1, b": 2}', "look for a trailing comma or a missing quote at or just before this place"),
     ],
 )
-def test_fault_27_what_other_languages_allow_is_told_with_its_own_hint(tmp_path: Path, content: str, hint: str):
+def test_fault_27_json_syntax_error_is_refused_with_hint(tmp_path: Path, content: str, hint: str):
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(hint)}"):
         files.read_json(tmp_path / "a.json")
 
 
-def test_a_byte_order_mark_is_passed_over_where_only_this_package_reads(tmp_path: Path):
+def test_byte_order_mark_is_ignored_unless_disallowed(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert files.read_json(tmp_path / "a.json") == {"a": 1}
     with pytest.raises(Refused, match=r"a\.json: expected no byte order mark .*, found one at .* without BOM"):
@@ -251,7 +247,7 @@ def test_a_byte_order_mark_is_passed_over_where_only_this_package_reads(tmp_path
 
 
 @pytest.mark.parametrize(("content", "line"), [("{\n", "{"), ("[1,\n\n", "[1,"), ('{\n  "a":\n', '"a":')])
-def test_fault_27_a_file_that_ends_too_early_is_refused_with_its_last_line(tmp_path: Path, content: str, line: str):
+def test_fault_27_truncated_json_is_refused_with_last_line(tmp_path: Path, content: str, line: str):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(Refused, match=rf"a\.json, line \d, column \d+: .*found '{re.escape(line)}' \("):
         files.read_json(tmp_path / "a.json")
@@ -260,7 +256,7 @@ def test_fault_27_a_file_that_ends_too_early_is_refused_with_its_last_line(tmp_p
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, example B.1
 
 
-def test_sha256_of_the_standard_example_and_of_a_file_longer_than_one_piece(tmp_path: Path):
+def test_sha256_matches_standard_example_and_long_file(tmp_path: Path):
     content = bytes(range(256)) * 4096 * 3 + b"tail"
     (tmp_path / "abc").write_bytes(b"abc")
     (tmp_path / "long").write_bytes(content)
@@ -268,7 +264,7 @@ def test_sha256_of_the_standard_example_and_of_a_file_longer_than_one_piece(tmp_
     assert files.sha256_file(tmp_path / "long") == files.sha256_bytes(content)
 
 
-def test_a_canonical_hash_sees_content_and_not_order_or_spaces():
+def test_canonical_hash_ignores_key_order_and_spaces():
     assert files.canonical_hash({"a": 1, "b": [1, 2]}) == files.canonical_hash(json.loads('{"b":[1,2],   "a":1}'))
     assert files.canonical_hash({"a": 1, "b": [1, 2]}) != files.canonical_hash({"a": 1, "b": [2, 1]})
     assert files.canonical_hash("abc") == files.sha256_bytes(b'"abc"')
@@ -290,7 +286,7 @@ def test_tensors_views_and_metadata_come_back_bit_for_bit(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [weights(), {"model": weights()}])
-def test_torch_files_are_read_as_tensors_only(tmp_path: Path, content: dict):
+def test_torch_files_are_read_as_tensors(tmp_path: Path, content: dict):
     torch.save(content, tmp_path / "w.pt")
     assert torch.equal(files.safe_load(tmp_path / "w.pt")["conv.weight"], weights()["conv.weight"])
 
@@ -307,7 +303,7 @@ class Bomb:
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-def test_fault_36_a_malicious_pickle_is_refused_and_its_canary_is_absent(tmp_path: Path, writer: str, name: str):
+def test_fault_36_malicious_pickle_is_refused_and_not_run(tmp_path: Path, writer: str, name: str):
     canary, path = tmp_path / "canary", tmp_path / name
     hostile = {"conv.weight": Bomb(canary)}
     if writer == "torch":
@@ -322,13 +318,13 @@ def test_fault_36_a_malicious_pickle_is_refused_and_its_canary_is_absent(tmp_pat
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object):
+def test_file_without_state_dict_is_refused(tmp_path: Path, content: object):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(Refused, match="an object that is not a state dict"):
         files.safe_load(tmp_path / "w.pt")
 
 
-def test_a_missing_weights_file_and_an_exported_program_are_refused(tmp_path: Path):
+def test_missing_weights_and_exported_program_are_refused(tmp_path: Path):
     for name in ("net.ts", "net.pt2"):
         (tmp_path / name).touch()
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found an exported program; give the wei"):
@@ -340,7 +336,7 @@ def test_a_missing_weights_file_and_an_exported_program_are_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("keep", [0, 5, 40, -1])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_fault_52_a_torn_weights_file_is_refused(tmp_path: Path, keep: int, suffix: str):
+def test_fault_52_truncated_weights_file_is_refused(tmp_path: Path, keep: int, suffix: str):
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".pt":
         torch.save(weights(), whole)
@@ -353,7 +349,7 @@ def test_fault_52_a_torn_weights_file_is_refused(tmp_path: Path, keep: int, suff
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])
-def test_fault_32_nan_and_infinity_are_refused_with_every_other_problem_at_once(tmp_path: Path, value: float):
+def test_fault_32_non_finite_weights_are_refused(tmp_path: Path, value: float):
     tensors = {"conv.weight": torch.full((3, 2), value), "extra": torch.zeros(1)}
     files.save_tensors(tmp_path / "w.safetensors", tensors)
     with pytest.raises(Refused, match=r"1 problem\n  - w\.safetensors -> conv\.weight: .* found NaN or infinity"):
@@ -379,7 +375,7 @@ def test_fault_32_nan_and_infinity_are_refused_with_every_other_problem_at_once(
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_sum_that_overflows_is_no_infinite_value(values, finite, dtype):
+def test_all_finite_tolerates_overflowing_sum(values, finite, dtype):
     assert files.all_finite(torch.tensor(values, dtype=dtype)) is finite
     assert files.all_finite(torch.tensor([1, 2]))
 
@@ -391,12 +387,12 @@ def test_a_sum_that_overflows_is_no_infinite_value(values, finite, dtype):
         *((torch.zeros(2, 3, dtype=dtype), "torch.float32", str(dtype)) for dtype in (torch.float16, torch.int32)),
     ],
 )
-def test_faults_33_and_35_a_wrong_shape_or_dtype_is_a_problem_even_with_as_many_numbers(tensor, expected, found):
+def test_faults_33_and_35_wrong_shape_or_dtype_is_reported(tensor, expected, found):
     (problem,) = files.check_tensors(weights() | {"conv.weight": tensor}, like=weights())
     assert str(problem) == f"tensors -> conv.weight: expected {expected}, found {found}"
 
 
-def test_fault_34_missing_and_extra_names_are_all_listed():
+def test_fault_34_missing_and_extra_names_are_listed():
     sent = {"conv.weight": torch.zeros(2, 3), "conv.bias": torch.zeros(2), "head": torch.zeros(1)}
     assert [str(problem) for problem in files.check_tensors(sent, like=weights(), where="site-1")] == [
         "site-1 -> bn.num_batches_tracked: expected shape (), found no such tensor",
@@ -407,7 +403,7 @@ def test_fault_34_missing_and_extra_names_are_all_listed():
 
 @pytest.mark.parametrize(("depth", "taken"), [(100, True), (101, False), (100_000, False)])
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
-def test_fault_71_json_is_read_a_hundred_levels_deep(tmp_path, depth, taken, opened, closed):
+def test_fault_71_json_nesting_is_limited_to_100_levels(tmp_path, depth, taken, opened, closed):
     text = opened * depth + ("" if opened == "[" else "1") + closed * depth
     (tmp_path / "deep.json").write_text(text)
     if taken:
@@ -419,7 +415,7 @@ def test_fault_71_json_is_read_a_hundred_levels_deep(tmp_path, depth, taken, ope
             files.read_json(tmp_path / "deep.json")
 
 
-def test_a_header_of_nested_json_is_no_header(tmp_path):
+def test_invalid_safetensors_header_gives_no_settings(tmp_path):
     deep = {"classes": "[" * 100_000, "network_def": "[" * 100_000, "image_size": "9" * 5000}
     for name, text in (
         ("a", '{"__metadata__":' * 100_000),
@@ -432,20 +428,20 @@ def test_a_header_of_nested_json_is_no_header(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "folder"), [(files.PRIVATE, 0o700), (files.PUBLIC, 0o755)])
-def test_new_folders_are_open_to_those_who_may_read_the_page_which_shows_control_characters(tmp_path, mode, folder):
+def test_page_and_folders_have_mode_and_escaped_characters(tmp_path, mode, folder):
     files.write_page(tmp_path / "a" / "b" / "c.html", "<p>a\x1b[31m\u202eb\udcff</p>\n", mode=mode)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c.html")]
     assert modes == [folder, folder, mode]
     assert (tmp_path / "a" / "b" / "c.html").read_text() == "<p>a\\x1b[31m\\u202eb\\xff</p>\n"
 
 
-def test_a_umask_closes_what_others_could_read(tmp_path):
+def test_umask_restricts_file_modes(tmp_path):
     code = "from samfed_monai.core.io import PUBLIC, write_text; write_text('a/b', 'x', mode=PUBLIC)"
     subprocess.run([sys.executable, "-c", f"import os; os.umask(0o027); {code}"], cwd=tmp_path, check=True)
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o750, 0o640]
 
 
-def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):
+def test_lock_is_held_until_block_ends(tmp_path):
     waited = []
 
     def enter():
@@ -462,7 +458,7 @@ def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):
     assert waited == ["waiting", "still held", "entered"]
 
 
-def test_fault_50_memory_that_runs_out_is_no_fault_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_fault_50_memory_error_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "model.pt").write_bytes(b"x")
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
 
@@ -475,13 +471,13 @@ def test_fault_50_memory_that_runs_out_is_no_fault_of_the_weights(tmp_path: Path
         assert caught.value is error
 
 
-def test_rows_by_head_or_in_order_with_empty_cells_for_what_is_missing_and_harmless_names_as_they_are():
+def test_csv_rows_are_written_from_dicts_and_lists():
     rows = [{"b": 2, "a": "Läsion 7, links", "c": "left out"}, ["'quoted'", None], {"a": "a=b"}]
     assert files.to_csv(["a", "b"], rows) == "a,b\n\"Läsion 7, links\",2\n'quoted',\na=b,\n"
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\tx", '=HYPERLINK("http://a","b")', "'=1"])
-def test_fault_70_a_name_that_a_spreadsheet_would_take_for_a_formula_is_text(name):
+def test_fault_70_spreadsheet_formula_is_escaped_in_csv(name):
     text = files.to_csv(["id", "dice"], [{"id": name, "dice": -0.5}])
     cells = list(csv.reader(io.StringIO(text, newline="")))[1]
     assert cells == ["'" + name, "-0.5"], "a number keeps its sign"
@@ -492,7 +488,7 @@ CELLS = st.text("aä1=+-@\t\r\n'\",; ")
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
-def test_what_is_written_is_read_back(rows):
+def test_csv_round_trips(rows):
     assert files.from_csv(io.StringIO(files.to_csv(["a", "b"], rows), newline="")) == [
         {"a": a, "b": b} for a, b in rows
     ]
@@ -501,7 +497,7 @@ def test_what_is_written_is_read_back(rows):
 TENSORS = {"b": torch.tensor([1, 2]), "a": torch.tensor([[0.5], [1.5]])}
 
 
-def test_what_is_written_is_safetensors_and_its_digest_is_sha256(tmp_path):
+def test_tensor_file_is_safetensors_with_sha256_digest(tmp_path):
     path = tmp_path / "a.safetensors"
     with path.open("wb") as stream:
         digest = tensor_file.write(stream, TENSORS)
@@ -510,7 +506,7 @@ def test_what_is_written_is_safetensors_and_its_digest_is_sha256(tmp_path):
     assert all(torch.equal(back[name], tensor) for name, tensor in TENSORS.items())
 
 
-def test_a_state_has_a_checksum_that_changes_with_one_bit(tmp_path):
+def test_state_checksum_changes_with_one_bit(tmp_path):
     path = tmp_path / "state.safetensors"
     with path.open("wb") as stream:
         digest = tensor_file.write_state(stream, TENSORS)

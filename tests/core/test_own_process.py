@@ -28,7 +28,7 @@ ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_T
 
 
 @pytest.mark.parametrize("chosen", [{}, *({name: "7"} for name in CHOICES)])
-def test_a_thousand_spins_also_of_processes_that_this_one_starts_unless_the_user_chose(monkeypatch, chosen):
+def test_brief_spins_are_set_unless_chosen_by_user(monkeypatch, chosen):
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
     monkeypatch.setattr(os, "environ", environment.copy())
     assert brief_spins() == ({} if chosen else {"GOMP_SPINCOUNT": "1000"})
@@ -41,7 +41,7 @@ def test_a_thousand_spins_also_of_processes_that_this_one_starts_unless_the_user
         ("from samfed_monai.flare.worker import serve; serve(None)", ["0", "1"]),
     ],
 )
-def test_a_process_of_ours_spins_briefly_before_it_imports_torch(started, asked):
+def test_brief_spins_are_set_before_torch_import(started, asked):
     code = (
         "import atexit, os, sys\n"
         "def told():\n"
@@ -83,14 +83,14 @@ def faults(setup: str, **environment: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
-def test_a_freed_block_is_used_again_without_new_pages():
+def test_freed_memory_is_reused_without_page_faults():
     kept = "from samfed_monai.core.own_process import keep_freed_memory, peak_memory; assert keep_freed_memory()"
     assert faults("") > 10
     assert faults(kept) == 0
 
 
 @pytest.mark.parametrize("name", ALLOCATOR)
-def test_the_allocator_that_the_user_chose_is_left_alone(monkeypatch, name):
+def test_user_allocator_settings_are_kept(monkeypatch, name):
     monkeypatch.setenv(name, "")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the allocator was touched"))
     assert not keep_freed_memory()
@@ -99,7 +99,7 @@ def test_the_allocator_that_the_user_chose_is_left_alone(monkeypatch, name):
 @pytest.mark.parametrize(
     "error", [OSError("no such library"), TypeError("a name is needed"), AttributeError("mallopt")]
 )
-def test_other_c_libraries_are_left_alone(monkeypatch, error):
+def test_other_c_libraries_are_ignored(monkeypatch, error):
     def missing(name):
         raise error
 
@@ -110,7 +110,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch, error):
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="read from /proc")
-def test_the_most_memory_of_the_process_is_known_also_after_it_was_freed():
+def test_peak_memory_includes_freed_memory():
     script = (
         "from samfed_monai.core.own_process import peak_memory\n"
         "before = peak_memory()\nblock = bytearray(64 << 20)\ndel block\nprint(before, peak_memory())"
@@ -122,15 +122,13 @@ def test_the_most_memory_of_the_process_is_known_also_after_it_was_freed():
 
 
 @pytest.mark.parametrize(("asked", "gpu", "device"), [("", True, "cuda"), ("", False, "cpu"), ("cpu", True, "cpu")])
-def test_it_is_the_one_asked_for_else_the_first_gpu_else_the_cpu(
-    asked: str, gpu: bool, device: str, monkeypatch
-) -> None:
+def test_best_device_is_requested_or_gpu_or_cpu(asked: str, gpu: bool, device: str, monkeypatch) -> None:
     monkeypatch.setenv(DEVICE, asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert best_device() == torch.device(device)
 
 
-def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch):
+def test_usable_cores_respect_cpu_affinity(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 6}, raising=False)
     assert usable_cores() == 4
@@ -138,7 +136,7 @@ def test_cores_are_those_that_a_scheduler_left_to_this_process(monkeypatch):
     assert usable_cores() == 64
 
 
-def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypatch):
+def test_device_name_is_gpu_model_or_device_type(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
     assert device_name("cuda:1") == "Model of cuda:1"
     monkeypatch.setenv(DEVICE, "cpu")
@@ -146,19 +144,19 @@ def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypa
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])
-def test_what_is_not_here_is_refused_with_what_is(asked: str, monkeypatch):
+def test_unavailable_device_is_refused_with_alternatives(asked: str, monkeypatch):
     monkeypatch.setenv(DEVICE, asked)
     with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{asked}'"):
         best_device()
 
 
-def test_a_command_refuses_it_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_refuses_unavailable_device_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["infer", "nowhere", "--output-dir", "o", "--device", "gpu"]) == 2
     assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [None, "cuda:7"])
-def test_what_a_command_was_told_does_not_outlive_it(before: str | None, monkeypatch):
+def test_device_option_is_reset_after_command(before: str | None, monkeypatch):
     monkeypatch.delenv(DEVICE, raising=False)
     if before:
         monkeypatch.setenv(DEVICE, before)

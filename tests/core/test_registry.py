@@ -18,7 +18,7 @@ def rules() -> Registry[str]:
     return registry
 
 
-def test_names_come_sorted_can_be_asked_for_and_are_taken_once(rules: Registry[str]):
+def test_names_are_sorted_and_registered_once(rules: Registry[str]):
     assert list(rules) == ["confidence", "teacher"]
     assert [name in rules for name in ("teacher", "student", 3)] == [True, False, False]
     assert rules["confidence"] == "C"
@@ -29,14 +29,14 @@ def test_names_come_sorted_can_be_asked_for_and_are_taken_once(rules: Registry[s
 @pytest.mark.parametrize(
     ("name", "hint"), [("confidense", "did you mean 'confidence'"), ("zzz", "choose one of the expected names")]
 )
-def test_an_unknown_name_is_refused_with_the_list_and_a_guess(rules: Registry[str], name: str, hint: str):
+def test_unknown_name_is_refused_with_suggestion(rules: Registry[str], name: str, hint: str):
     with pytest.raises(
         Refused, match=rf"agreement rule: expected one of \['confidence', 'teacher'\], found '{name}'; {hint}"
     ):
         rules[name]
 
 
-def test_what_is_elsewhere_is_imported_when_it_is_asked_for():
+def test_external_entries_are_imported_on_access():
     lost = Elsewhere("samfed_monai.no_such_module.thing", "my-lab 1.0")
     places = {"sorter": Elsewhere("bisect.insort_right"), "lost": lost}
     functions: Registry = Registry("function", elsewhere=lambda: places)

@@ -29,12 +29,12 @@ def as_in_a_command():
     logger.propagate = False
 
 
-def test_a_command_is_kept_without_the_password_of_an_address(monkeypatch):
+def test_command_line_is_logged_without_password(monkeypatch):
     monkeypatch.setattr("sys.argv", ["samfed", "--mlflow", "https://user:s3cr@et@host/a@b", "--note", "a b@c"])
     assert command_line() == "samfed --mlflow https://host/a@b --note 'a b@c'"
 
 
-def test_records_from_before_the_folder_are_there_with_times(tmp_path):
+def test_earlier_records_are_logged_and_file_is_appended(tmp_path):
     with RunLog().kept() as log:
         OURS.info("first %d", 1)
         log.into(tmp_path)
@@ -50,7 +50,7 @@ def test_records_from_before_the_folder_are_there_with_times(tmp_path):
 
 
 @pytest.mark.parametrize("propagates", [True, False])
-def test_other_packages_warnings_are_kept_and_ours_once(tmp_path, propagates):
+def test_package_warnings_are_logged_once(tmp_path, propagates):
     logging.getLogger("samfed_monai").propagate = propagates
     with RunLog().kept() as log:
         log.into(tmp_path)
@@ -75,7 +75,7 @@ def logged(work: Callable[[], object], folder: Path | None) -> None:
         work()
 
 
-def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path, monkeypatch):
+def test_log_begins_with_command_and_ends_with_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Stopped):
         logged(failing(Stopped("refused its folder")), None)
@@ -100,13 +100,13 @@ def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_
         (ZeroDivisionError("by zero"), True),
     ],
 )
-def test_an_engine_s_word_is_kept_of_an_unexpected_error_and_not_of_one_that_is_a_sentence(tmp_path, error, kept):
+def test_ignite_error_message_is_logged_for_unexpected_errors(tmp_path, error, kept):
     with pytest.raises(type(error)):
         logged(lambda: Engine(failing(error)).run([0]), tmp_path)
     assert ("Engine run is terminating due to exception: " in (tmp_path / NAME).read_text()) is kept
 
 
-def test_rounds_come_by_number_and_nothing_else_is_one(tmp_path):
+def test_round_folders_are_found_by_number(tmp_path):
     for name in ("1000", "999", "000", "1001.torn", ".1002.77.tmp", "notes"):
         (tmp_path / name).mkdir()
     (tmp_path / "003").touch()
@@ -124,31 +124,31 @@ def lines(capsys) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_log_gets_the_first_and_the_last_state_as_lines(capsys):
+def test_progress_log_has_first_and_last_state(capsys):
     assert list(progress_bar(range(50), desc="soft masks", unit="image")) == list(range(50))
     first, last = lines(capsys)
     assert first.startswith("soft masks:   0%|          | 0/50 [")
     assert last.startswith("soft masks: 100%|##########| 50/50 [")
 
 
-def test_what_takes_long_is_told_in_between(capsys):
+def test_slow_progress_is_logged_at_intervals(capsys):
     for _ in progress_bar(range(3), desc="teacher", mininterval=0):
         pass
     assert [line.partition("|")[0] for line in lines(capsys)] == [f"teacher: {n:3}%" for n in (0, 33, 67, 100)]
 
 
-def test_a_bar_that_stops_early_says_where(capsys):
+def test_interrupted_progress_bar_shows_last_state(capsys):
     with progress_bar(total=4) as bar:
         bar.update(3)
     assert lines(capsys)[-1].startswith(" 75%|#######5  | 3/4 [")
 
 
-def test_nothing_is_shown_where_nothing_is_asked_for(capsys):
+def test_disabled_progress_bar_prints_nothing(capsys):
     assert list(progress_bar([1, 2], show=False)) == [1, 2]
     assert lines(capsys) == []
 
 
-def test_a_terminal_has_tqdms_own(monkeypatch):
+def test_terminal_uses_tqdm_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress_bar(total=1, show=False) as bar:
         assert type(bar) is tqdm
@@ -157,7 +157,7 @@ def test_a_terminal_has_tqdms_own(monkeypatch):
         assert type(bar) is LogBar
 
 
-def test_the_environment_can_do_without_bars():
+def test_tqdm_disable_variable_hides_bar():
     code = "from samfed_monai.core.run_log import progress_bar; print(list(progress_bar(range(3))))"
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -31,20 +31,20 @@ class Word(str, Enum):
         ({"least": 0, "or_null": True}, [None, 0], [-1, False], ">= 0, or null"),
     ],
 )
-def test_numbers_in_a_range(bounds, accepted, refused, expected):
+def test_in_range_accepts_and_reports_numbers(bounds, accepted, refused, expected):
     assert not [value for value in accepted if in_range("x#y", value, **bounds)]
     for value in refused:
         assert [*map(str, in_range("x#y", value, **bounds))] == [f"x#y: expected a number {expected}, found {value!r}"]
 
 
-def test_whole_numbers_are_neither_floats_nor_truth_values():
+def test_whole_rejects_floats_and_booleans():
     assert not whole("x", 2, least=2) + whole("x", 32, least=2, most=32) + whole("x", None, or_null=True)
     for value in (1, 33, 2.0, True, "2", None):
         (problem,) = whole("x", value, "a number of pixels", least=2, most=32, hint="less")
         assert str(problem) == f"x: expected a number of pixels in [2, 32], found {value!r}; less"
 
 
-def test_words_of_an_enum_or_a_list():
+def test_one_of_accepts_enum_and_list():
     assert not one_of("x", "soft", Word) + one_of("x", Word.HARD, Word) + one_of("x", 2, [1, 2])
     assert one_of("x", True, [1, 2])
     assert not one_of("x", True, ["auto", True])
@@ -53,19 +53,19 @@ def test_words_of_an_enum_or_a_list():
     assert str(far) == "x: expected one of [1, 2], found None; see docs"
 
 
-def test_a_missing_package_is_named_with_the_extra_that_installs_it(monkeypatch):
+def test_missing_package_is_reported_with_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     [problem] = installed("av", "video", "a.mp4", "a video", "PyAV to read it with")
     assert str(problem) == "a.mp4: expected PyAV to read it with, found a video; pip install 'samfed-monai[video]'"
     assert installed("numpy", "", "", "", "") == []
 
 
-def test_a_switch_is_true_or_false():
+def test_switch_accepts_only_booleans():
     assert not switch("x", False)
     assert [*map(str, switch("x", 1))] == ["x: expected true or false, found 1"]
 
 
-def test_all_problems_are_refused_together():
+def test_require_reports_all_problems_together():
     require([], in_range("x", 1, least=0))
     with pytest.raises(Refused, match=r"(?s)2 problems.*x: .*y: "):
         require(in_range("x", -1, least=0), [], switch("y", "no"))
@@ -103,12 +103,12 @@ SCHEMA = {
         ([], "plan: expected an object, found [] (list)"),
     ],
 )
-def test_a_departure_is_reported_with_its_place(content, message):
+def test_schema_departure_is_reported_with_place(content, message):
     (problem,) = departures(content, SCHEMA, "plan")
     assert str(problem) == message
 
 
-def test_what_follows_the_schema_has_no_departure():
+def test_valid_content_has_no_departures():
     assert departures({"rounds": 1, "share": None, "sites": ()}, SCHEMA, "plan") == []
 
 
@@ -131,6 +131,6 @@ def test_what_follows_the_schema_has_no_departure():
         (17, {"multipleOf": 16}, "expected a multiple of 16, found 17"),
     ],
 )
-def test_what_is_expected_is_in_words_with_what_to_do(value, schema, message):
+def test_schema_departure_has_message_and_hint(value, schema, message):
     (problem,) = departures({"x": value}, {"properties": {"x": schema}}, "plan")
     assert str(problem).startswith(f"plan -> x: {message}")

@@ -15,11 +15,11 @@ from samfed_monai.core.words import counted, near, normal, printable, uncapitali
     ("count", "seeds", "images"),
     [(0, "0 seeds", "0 images are"), (1, "1 seed", "1 image is"), (2, "2 seeds", "2 images are")],
 )
-def test_one_thing_is_counted_in_the_singular_with_its_verb(count, seeds, images):
+def test_counted_uses_singular_and_plural(count, seeds, images):
     assert (counted(count, "seed"), counted(count, "image is", "images are")) == (seeds, images)
 
 
-def test_a_name_keeps_its_letters():
+def test_uncapitalised_keeps_acronyms():
     assert uncapitalised("The model reaches it.") == "the model reaches it."
     assert uncapitalised("SAM is low.") == "SAM is low."
 
@@ -35,24 +35,24 @@ def test_a_name_keeps_its_letters():
         ("a\tb\nc\rd", "a\tb\nc\\rd"),
     ],
 )
-def test_what_a_terminal_would_obey_is_written_out(text, shown):
+def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
     assert printable("a\tb\nc", keep="") == "a\\tb\\nc"
 
 
 @given(st.text(st.characters(codec=None)))
-def test_any_text_can_be_printed_and_letters_stay(text):
+def test_any_text_is_printable(text):
     shown = printable(text, keep="")
     assert shown.encode().decode() == shown
     assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in shown)
     assert printable(shown, keep="") == shown
 
 
-def test_a_path_below_the_current_folder_is_shown_from_there(tmp_path, monkeypatch):
+def test_path_is_shown_relative_to_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [near(tmp_path / "masks" / "a"), near("masks"), near("/else/where")] == ["masks/a", "masks", "/else/where"]
 
 
-def test_a_name_is_known_without_what_no_reader_sees():
+def test_normal_removes_invisible_characters():
     assert normal(" La\u0308sion\ufe00\ufe0f\t\u00a07\U000e0100\U000e01ef\u200b ") == "Läsion 7"
     assert normal("\ufe10\U000e01f0") == "\ufe10\U000e01f0", "letters beside the ranges of those that show nothing"

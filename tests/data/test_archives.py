@@ -45,7 +45,7 @@ EACH = "expected plain members inside the archive's own folder, each with a path
         *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),
     ],
 )
-def test_fault_30_an_archive_with_a_suspicious_member_is_refused_whole(tmp_path, members, told):
+def test_fault_30_archive_with_suspicious_member_is_refused(tmp_path, members, told):
     zipped(tmp_path / "a.zip", *((name, b"x") for name in members))
     with pytest.raises(Refused, match=told):
         unpack_all(tmp_path)
@@ -62,7 +62,7 @@ def test_fault_30_an_archive_with_a_suspicious_member_is_refused_whole(tmp_path,
     ],
 )
 @pytest.mark.parametrize("marked", [True, False])
-def test_backslashes_are_slashes_and_names_are_read_as_utf8_without_its_mark_too(tmp_path, name, place, marked):
+def test_backslashes_and_unmarked_utf8_names_are_read(tmp_path, name, place, marked):
     path = zipped(tmp_path / "a.zip", ("a/", b""), (name, b"x"))
     if not marked:  # bit 11 of the flags, in the local header and in the directory
         content = bytearray(path.read_bytes())
@@ -75,7 +75,7 @@ def test_backslashes_are_slashes_and_names_are_read_as_utf8_without_its_mark_too
     assert modes == [0o700, 0o600], "others cannot read them"
 
 
-def test_a_name_in_the_code_page_of_dos_is_read_as_such(tmp_path):
+def test_cp437_member_name_is_decoded(tmp_path):
     path = zipped(tmp_path / "a.zip", ("M__ller.png", b""))
     path.write_bytes(path.read_bytes().replace(b"M__ller", "Müäller".encode("cp437")))
     unpack_all(tmp_path, apart=True)
@@ -90,21 +90,21 @@ def test_a_name_in_the_code_page_of_dos_is_read_as_such(tmp_path):
         ("shutil.disk_usage", lambda place: SimpleNamespace(free=1000), r"expected at most the free 0\.0 GiB, found 0"),
     ],
 )
-def test_fault_30_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, limit, value, told):
+def test_fault_30_archive_exceeding_disk_limits_is_refused(tmp_path, monkeypatch, limit, value, told):
     zipped(tmp_path / "a.zip", ("zeros", bytes(1_000_000)), packed=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(limit, value)
     with pytest.raises(Refused, match=told):
         unpack_all(tmp_path)
 
 
-def test_a_disk_that_is_full_all_the_same_is_no_fault_of_the_archive(tmp_path, monkeypatch):
+def test_full_disk_raises_os_error(tmp_path, monkeypatch):
     zipped(tmp_path / "a.zip", ("1.png", b"x"))
     monkeypatch.setattr("zipfile.ZipFile.extract", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left on device"):
         unpack_all(tmp_path)
 
 
-def test_all_archives_are_looked_at_before_one_is_unpacked_and_others_are_named(tmp_path, caplog):
+def test_archives_are_checked_before_unpacking(tmp_path, caplog):
     inner = io.BytesIO()
     zipped(inner, ("1.png", b"x"))
     zipped(tmp_path / "a.ZIP", ("in.zip", inner.getvalue()))
@@ -137,7 +137,7 @@ def test_all_archives_are_looked_at_before_one_is_unpacked_and_others_are_named(
     ],
     ids=["damaged", "compression", "encrypted", "short", "no archive"],
 )
-def test_an_archive_that_cannot_be_unpacked_is_refused(tmp_path, packed, local, directory, changed, told):
+def test_unreadable_archive_is_refused_without_partial_output(tmp_path, packed, local, directory, changed, told):
     path = zipped(tmp_path / "a.zip", ("member", bytes(range(256)) * 8), ("there", b"x"), packed=packed)
     (tmp_path / "there").write_bytes(b"x")
     content = bytearray(path.read_bytes())

@@ -18,7 +18,7 @@ def told(datalist, root) -> list[str]:
     return [str(problem) for problem in check_datalist(datalist, root)]
 
 
-def test_fault_01_a_missing_mask_is_told_with_its_image_and_that_both_are_missing_with_another_hint(tmp_path):
+def test_fault_01_missing_files_are_reported_with_hint(tmp_path):
     datalist = small_list(tmp_path)
     for gone in ("masks/p1.png", "images/u0.png", "masks/u0.png"):
         (tmp_path / gone).unlink()
@@ -32,7 +32,7 @@ def test_fault_01_a_missing_mask_is_told_with_its_image_and_that_both_are_missin
 
 
 @pytest.mark.parametrize("found", ["none of them (the first is images/p0.png)", "no such folder"])
-def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
+def test_data_root_without_listed_files_is_reported_once(tmp_path, found):
     datalist, root = small_list(tmp_path / "right"), tmp_path / "wrong"
     if found.startswith("none"):
         root.mkdir()
@@ -41,7 +41,7 @@ def test_a_data_root_without_any_listed_file_is_told_once(tmp_path, found):
     assert told(DataList("empty", []), root) == []
 
 
-def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
+def test_facts_describe_image_and_mask(tmp_path):
     one = pair(tmp_path, "a", 0)
     mask = np.zeros((24, 32), np.uint8)
     mask[0] = mask[-1] = mask[:, 0] = mask[:5, -1] = 255
@@ -54,7 +54,7 @@ def test_facts_are_those_of_the_image_and_its_mask(tmp_path):
 
 
 @pytest.mark.parametrize(("damaged", "unreadable"), [("image", True), ("label", True), ("", False)])
-def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_path, damaged, unreadable):
+def test_undecodable_file_is_unreadable_and_misfit_is_not(tmp_path, damaged, unreadable):
     one = pair(tmp_path, "a", 0)
     if damaged:
         (tmp_path / getattr(one, damaged)).write_bytes(b"x")
@@ -64,7 +64,7 @@ def test_what_cannot_be_decoded_is_unreadable_and_what_does_not_fit_is_not(tmp_p
     assert (facts.unreadable, len(facts.problems)) == (unreadable, 1)
 
 
-def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part():
+def test_ids_are_stems_or_distinguishing_paths():
     images = ["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]
     assert ids_of(images) == dict(zip(images, ["p1/0", "p2/0", "1.x"], strict=True))
     assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
@@ -77,7 +77,7 @@ def test_images_are_named_by_stem_or_by_their_path_from_where_their_folders_part
         (disc().transpose(Image.Transpose.TRANSPOSE), "m.png: expected 32 x 24 as a.png, found a transposed mask, 24"),
     ],
 )
-def test_fault_02_and_fault_03_a_mask_that_does_not_lie_on_its_image_is_told(tmp_path, mask, problem):
+def test_fault_02_and_fault_03_misfitting_mask_is_reported(tmp_path, mask, problem):
     save(tmp_path / "a.png", picture(0))
     save(tmp_path / "m.png", mask)
     (found,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
@@ -85,7 +85,7 @@ def test_fault_02_and_fault_03_a_mask_that_does_not_lie_on_its_image_is_told(tmp
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])  # Pillow drops a TIFF's entry as it turns it
-def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(suffix, tmp_path):
+def test_fault_08_mask_without_exif_turn_of_image_is_reported(suffix, tmp_path):
     exif, name = Image.Exif(), f"a.{suffix}"
     exif[0x0112] = 6
     save(tmp_path / name, picture(0), exif=exif)
@@ -99,7 +99,7 @@ def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(suffix, tm
     assert not look(Found(name), tmp_path).turned
 
 
-def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):
+def test_problems_of_many_files_are_reported_in_list_order(tmp_path):
     datalist = small_list(tmp_path)
     (tmp_path / "images" / "p0.png").write_bytes(b"")
     save(tmp_path / "masks" / "p1.png", disc().convert("P"))
@@ -109,7 +109,7 @@ def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):
 
 
 @pytest.mark.parametrize("trained_on", ["p0", "u0", "v0"], ids=["public", "unlabelled", "validation"])
-def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trained_on):
+def test_fault_17_test_image_in_other_split_is_reported(tmp_path, trained_on):
     datalist = small_list(tmp_path)
     copied = (tmp_path / "images" / f"{trained_on}.png").read_bytes()
     (tmp_path / "images" / "t0.png").write_bytes(copied)
@@ -119,20 +119,20 @@ def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trai
     assert f"as images/{trained_on}.png" in problem
 
 
-def test_fault_17_a_test_image_that_a_later_site_trains_on_is_told(tmp_path):
+def test_fault_17_test_image_in_training_of_later_site_is_reported(tmp_path):
     sites = {"a": Site(test=[pair(tmp_path, "t", 0)]), "b": Site([pair(tmp_path, "u", 0)])}
     (problem,) = told(DataList("list", [], sites), tmp_path)
     places = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
     assert problem.startswith(f"images/u.png: expected images of test in no other split, {places}; remove it")
 
 
-def test_fault_22_the_same_stem_with_two_extensions_is_told():
+def test_fault_22_same_stem_with_two_extensions_is_reported():
     (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
     hint = "if both are the same image, move one away; if not, rename one and its mask"
     assert str(problem) == f"a/1.jpg: expected one file per stem, found the same stem as a/1.png; {hint}"
 
 
-def test_fault_29_a_file_that_changed_is_told(tmp_path):
+def test_fault_29_changed_files_are_reported(tmp_path):
     datalist = small_list(tmp_path)
     save(tmp_path / "images" / "u0.png", picture(99))
     save(tmp_path / "masks" / "t0.png", disc(radius=2))
@@ -141,7 +141,7 @@ def test_fault_29_a_file_that_changed_is_told(tmp_path):
     assert all("SHA-256" in problem and "restore the file, or make the list again" in problem for problem in problems)
 
 
-def test_fault_16_repeated_bytes_are_a_warning(tmp_path):
+def test_fault_16_repeated_bytes_are_warning(tmp_path):
     items = [pair(tmp_path, name, 0) for name in "abcde"]
     datalist = DataList("list", items[:3], {"a": Site(items[3:4]), "b": Site(items[4:])})
     assert told(datalist, tmp_path) == []
@@ -149,7 +149,7 @@ def test_fault_16_repeated_bytes_are_a_warning(tmp_path):
     assert warnings(datalist) == [*both, "2 images of the public set have the same bytes as another image there"]
 
 
-def test_groups_that_straddle_splits_are_a_warning_and_those_that_look_the_same_are_one(tmp_path):
+def test_groups_across_splits_are_warning_after_normalization(tmp_path):
     spelt = ["G0", "G0 ", "G\u200b0", "g0", "G00", "P1", "P10"]
     items = [replace(pair(tmp_path, f"i{n}", n), group=group) for n, group in enumerate(spelt)]
     assert warnings(DataList("list", [], {"a": Site(items)})) == []

@@ -63,7 +63,7 @@ def listed(tmp_path: Path) -> tuple[DataList, Path]:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=5))
-def test_exactly_one_plane_is_set_in_every_pixel_and_it_says_the_class(rows):
+def test_planes_are_one_hot_and_encode_class(rows):
     label = np.array(rows, np.uint8)
     planes = planes_of(label, 3)
     assert planes.shape == (4, *label.shape)
@@ -71,7 +71,7 @@ def test_exactly_one_plane_is_set_in_every_pixel_and_it_says_the_class(rows):
     assert (planes.argmax(0) == label).all()
 
 
-def test_one_class_has_one_logit_more_have_one_for_the_background_and_each_has_a_colour():
+def test_output_count_and_colours_of_classes():
     assert [outputs_of(each) for each in (None, [], ["lesion"], ORGANS)] == [1, 1, 1, 3]
     assert [colour_of(number) for number in range(1, 9)] == [*COLOURS, COLOURS[0]]
 
@@ -94,13 +94,13 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
         (ORGANS, 0, ["classes: expected one of the two, found a mask threshold (0) as well; leave it out: a threshol"]),
     ],
 )
-def test_what_are_no_classes_of_a_list_is_refused(names, threshold, told):
+def test_invalid_classes_of_list_are_refused(names, threshold, told):
     problems = [str(problem) for problem in list_class_problems(names, threshold, "classes")]
     assert [problem[: len(start)] for problem, start in zip(problems, told, strict=True)] == told
     assert class_problems(["lesion"], "classes") == []
 
 
-def test_impossible_classes_are_refused_as_an_option_and_in_a_list(listed, tmp_path):
+def test_single_class_name_is_refused_as_option_and_in_list(listed, tmp_path):
     with pytest.raises(Refused, match="--classes: expected the names of two classes or more, found one name"):
         prepared(tmp_path, classes=["kidney"])
     write_json(tmp_path / "list.json", read_json(tmp_path / "list.json") | {"classes": ["kidney"]})
@@ -108,7 +108,7 @@ def test_impossible_classes_are_refused_as_an_option_and_in_a_list(listed, tmp_p
         DataList.load(tmp_path / "list.json")
 
 
-def test_a_file_is_read_or_refused_with_the_values_that_no_class_has(tmp_path):
+def test_class_file_is_read_or_refused_with_unknown_values(tmp_path):
     (tmp_path / "x.png").write_bytes(png([0, 1], [2, 2]))
     assert read_classes(tmp_path / "x.png", ORGANS).tolist() == read_classes(tmp_path / "x.png", 2).tolist()
     assert read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
@@ -125,7 +125,7 @@ def test_a_file_is_read_or_refused_with_the_values_that_no_class_has(tmp_path):
             decode_classes(content, "b/7.png", ORGANS)
 
 
-def test_the_list_says_the_classes_and_its_items_are_read_as_planes(listed):
+def test_list_classes_are_kept_and_records_read_as_planes(listed):
     datalist, root = listed
     assert datalist.classes == ORGANS
     assert datalist.for_site("a").classes == datalist.for_server().classes == ORGANS
@@ -139,7 +139,7 @@ def test_the_list_says_the_classes_and_its_items_are_read_as_planes(listed):
     assert not check_datalist(datalist, root)
 
 
-def test_other_names_are_another_list_at_every_end_and_binary_masks_have_the_hash_of_before(listed):
+def test_class_names_change_hashes_and_binary_lists_keep_hash(listed):
     datalist, _ = listed
     other = DataList(datalist.name, datalist.public, datalist.sites, classes=ORGANS[::-1])
     assert datalist.public_hash() != other.public_hash()
@@ -148,7 +148,7 @@ def test_other_names_are_another_list_at_every_end_and_binary_masks_have_the_has
     assert "classes" not in DataList("x", []).content()
 
 
-def test_a_site_whose_labels_have_another_class_is_refused_and_one_that_lacks_a_class_is_worth_a_look(listed, tmp_path):
+def test_site_with_unknown_class_is_refused_and_missing_class_warned(listed, tmp_path):
     striped(tmp_path / "data", "b", values=(0, 1))
     made = prepared(tmp_path, output=tmp_path / "more.json", report=True)
     assert [each for each in made.warnings if "no label of" in each] == [
@@ -173,17 +173,17 @@ def test_a_site_whose_labels_have_another_class_is_refused_and_one_that_lacks_a_
         (ORGANS[::-1], ORGANS, "the same names in the same order at every site"),
     ],
 )  # fmt: skip
-def test_a_list_of_other_classes_than_the_run_is_refused(of_list, of_run, told):
+def test_list_with_other_classes_than_run_is_refused(of_list, of_run, told):
     with pytest.raises(Refused, match=told):
         raise Refused(other_classes(of_list, of_run, "list"))
 
 
 @pytest.mark.parametrize(("of_list", "of_run"), [([], ["lesion"]), ([], []), ([], None), (ORGANS, ORGANS)])
-def test_one_class_has_whatever_name_the_run_gives_it(of_list, of_run):
+def test_list_with_matching_or_single_class_is_accepted(of_list, of_run):
     assert other_classes(of_list, of_run, "list") == []
 
 
-def test_a_list_of_weak_labels_keeps_its_classes_and_each_is_a_plane(listed):
+def test_weak_label_list_keeps_classes_as_planes(listed):
     datalist, root = listed
     drawn = weaken_list(datalist, root, {"a": "points"}, points=1, width=1)
     assert drawn.classes == datalist.classes

@@ -30,7 +30,7 @@ MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=1
 
 
 @given(MASKS)
-def test_a_mask_comes_back_exactly_from_pieces_and_from_both_kinds_of_run_lengths(mask: np.ndarray) -> None:
+def test_mask_round_trip_through_pieces_and_run_lengths(mask: np.ndarray) -> None:
     pieces = [mask_of(one["segmentation"], *mask.shape) for one in annotations_of(mask)]
     assert np.array_equal(np.any([np.zeros_like(mask), *pieces], axis=0), mask)
     text = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
@@ -49,7 +49,7 @@ def test_compressed_run_lengths_of_any_size_are_read(counts: list[int]) -> None:
     assert np.array_equal(*both)
 
 
-def test_pieces_that_touch_at_a_corner_are_one() -> None:
+def test_components_touching_at_corner_are_joined() -> None:
     mask = np.zeros((4, 5), bool)
     mask[1, 1] = mask[2, 2] = mask[2, 3] = True
     [one] = annotations_of(mask)
@@ -57,7 +57,7 @@ def test_pieces_that_touch_at_a_corner_are_one() -> None:
     assert one["segmentation"]["size"] == [4, 5]
 
 
-def test_pieces_of_classes_have_the_category_of_their_class() -> None:
+def test_annotations_of_classes_have_class_category() -> None:
     values = np.array([[3, 0, 1, 1], [3, 0, 0, 1], [0, 1, 0, 0]], np.uint8)
     found = list(annotations_of(values))
     drawn = np.zeros_like(values)
@@ -110,7 +110,7 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
         ({"annotations": [of(9)]}, "expected the id of an image in the file, found image_id 9; export the file again"),
     ],
 )
-def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_invalid_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=told):
         read_coco(file_of(tmp_path, **changes))
 
@@ -134,7 +134,7 @@ def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: st
         ({"size": [4, 5]}, "fill 20 pixels, found no valid run lengths"),
     ],
 )
-def test_a_bad_outline_is_refused(segmentation: Any, told: str) -> None:
+def test_invalid_segmentation_is_refused(segmentation: Any, told: str) -> None:
     with pytest.raises(Refused, match=told):
         mask_of(segmentation, 4, 5)
 
@@ -152,7 +152,7 @@ def test_polygons_are_read_in_every_nesting(segmentation: Any) -> None:
 
 
 @pytest.mark.parametrize("other", [1.0, "1", " 1.0", 1])
-def test_one_id_in_several_spellings_is_one_and_sizes_may_be_floats(tmp_path: Path, other: Any) -> None:
+def test_id_spellings_are_equal_and_sizes_may_be_floats(tmp_path: Path, other: Any) -> None:
     image = {"id": other, "file_name": "C:\\a.png", "height": 4.0, "width": 5}
     annotation = {"id": other, "image_id": 1, "category_id": other, "segmentation": OUTLINE}
     [one] = read_coco(file_of(tmp_path, images=[image], annotations=[annotation, {**annotation, "id": "b"}]))
@@ -175,7 +175,7 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
         ({"segmentation": {"size": [50, 100], "counts": [0, 1200, 3800]}}, "found bbox"),
     ],
 )
-def test_an_outline_that_contradicts_what_is_beside_it_is_refused(changes: dict[str, Any], told: str) -> None:
+def test_outline_contradicting_bbox_or_area_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=told):
         Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask()
 
@@ -190,7 +190,7 @@ def test_an_outline_that_contradicts_what_is_beside_it_is_refused(changes: dict[
         {"segmentation": [[20, 10, 60, 10, 20, 40]], "bbox": [19, 8, 44, 33], "area": 44 * 33},  # the area of the box
     ],
 )
-def test_what_programs_round_is_no_contradiction(changes: dict[str, Any]) -> None:
+def test_rounded_bbox_and_area_are_accepted(changes: dict[str, Any]) -> None:
     assert Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask().any()
 
 
@@ -217,7 +217,7 @@ def masks_in(root: Path) -> dict[str, np.ndarray]:
     }
 
 
-def test_masks_are_those_that_were_annotated(tmp_path: Path) -> None:
+def test_drawn_masks_equal_annotated_masks(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"0.png": DISC, "1.png": DISC & ~SMALL, "2.png": None})
     annotated(tmp_path / "b", {"0.png": SMALL})
     (tmp_path / "b/annotations/a.json").rename(tmp_path / "b/b.json")
@@ -233,7 +233,7 @@ def test_masks_are_those_that_were_annotated(tmp_path: Path) -> None:
         draw_coco(tmp_path)  # the empty one, which would be taken for true
 
 
-def test_categories_are_chosen_by_name_of_one_file_and_of_all(tmp_path: Path) -> None:
+def test_categories_are_chosen_by_name_across_files(tmp_path: Path) -> None:
     for file, mask, label in (("a.json", DISC, "mole"), ("b.json", SMALL, "hair")):
         annotated(tmp_path / "a", {f"{label}.png": mask}, file=file, label=label)
     for categories, told in (
@@ -261,7 +261,7 @@ def test_categories_are_chosen_by_name_of_one_file_and_of_all(tmp_path: Path) ->
         ("0.png", "1.png", None),
     ],
 )
-def test_names_are_compared_from_their_end(tmp_path: Path, image: str, listed: str, mask: str | None) -> None:
+def test_file_names_are_matched_from_path_end(tmp_path: Path, image: str, listed: str, mask: str | None) -> None:
     annotated(tmp_path, {image: DISC}, listed={image: listed})
     (tmp_path / "list.json").write_text("{}")  # the output beside the annotations of a single site is none
     if mask is None:
@@ -272,7 +272,7 @@ def test_names_are_compared_from_their_end(tmp_path: Path, image: str, listed: s
         assert list(masks_in(tmp_path)) == [f"masks/{mask}.png"]
 
 
-def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counted(tmp_path: Path) -> None:
+def test_equal_image_names_in_folders_keep_separate_masks(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"p0/0.png": DISC, "p1/0.png": DISC, "2.png": DISC})
     save(tmp_path / "a/images/1.png", picture(9))
     assert draw_coco(tmp_path) == ["1 image of a is in no COCO file, such as a/images/1.png"]
@@ -282,7 +282,7 @@ def test_masks_of_images_of_one_name_go_into_their_folders_and_others_are_counte
         draw_coco(tmp_path)
 
 
-def test_everything_is_refused_at_once_and_nothing_written(tmp_path: Path) -> None:
+def test_problems_are_refused_together_and_nothing_is_written(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"0.png": DISC, "1.png": DISC, "2.png": DISC})
     (tmp_path / "a/images/0.png").unlink()
     save(tmp_path / "a/images/1.png", picture(1, 12, 16))
@@ -302,7 +302,7 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path: Path) -> No
     assert masks_in(tmp_path) == {}
 
 
-def test_a_mask_that_is_there_already_stays(tmp_path: Path) -> None:
+def test_existing_mask_is_not_overwritten(tmp_path: Path) -> None:
     annotated(tmp_path / "a", {"0.png": DISC, "1.png": DISC})
     before = save(tmp_path / "a/masks/1.png", disc(radius=2)).read_bytes()
     with pytest.raises(Refused, match=r"1\.png: expected no file, or an identical one, found another file"):
@@ -311,7 +311,7 @@ def test_a_mask_that_is_there_already_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "a/masks/0.png").exists()
 
 
-def test_a_picture_in_two_files_and_no_file_at_all(tmp_path: Path) -> None:
+def test_picture_in_two_files_or_missing_file_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a/images/0.png", picture(0))
     with pytest.raises(Refused, match="expected COCO annotations of a site, found no file; put them into"):
         draw_coco(tmp_path)

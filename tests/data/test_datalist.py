@@ -27,7 +27,7 @@ def edited(path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_a_saved_list_loads_as_it_was_and_leaves_out_what_is_unknown(tmp_path):
+def test_saved_list_round_trip_omits_unknown_fields(tmp_path):
     example().save(tmp_path / "list.json")
     loaded = DataList.load(tmp_path / "list.json")
     assert loaded == example()
@@ -49,7 +49,7 @@ names = st.text(
 
 
 @given(st.lists(names.filter(lambda name: name != ".."), unique=True, max_size=5))
-def test_every_item_counts_for_the_hash_and_comes_back(tmp_path_factory, stems):
+def test_items_round_trip_and_change_hash(tmp_path_factory, stems):
     items = [Item(f"i/{stem}.png", A, f"m/{stem}.png", B) for stem in stems]
     datalist = DataList("list", items, {"site": Site()})
     path = tmp_path_factory.mktemp("lists") / "list.json"
@@ -59,7 +59,7 @@ def test_every_item_counts_for_the_hash_and_comes_back(tmp_path_factory, stems):
     assert len(hashes) == len(items) + 1
 
 
-def test_fault_29_a_changed_list_is_refused(tmp_path):
+def test_fault_29_changed_list_is_refused(tmp_path):
     path = tmp_path / "list.json"
     example().save(path)
     edited(path, lambda content: content["public"][0].update(group="sequence 2"))
@@ -67,7 +67,7 @@ def test_fault_29_a_changed_list_is_refused(tmp_path):
         DataList.load(path)
 
 
-def test_every_departure_from_the_schema_is_told_at_once_and_then_every_other_problem(tmp_path):
+def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
     path = tmp_path / "list.json"
     example().save(path)
 
@@ -114,7 +114,7 @@ def told_of(path) -> list[str]:
     return [re.split(r" \[|; | \(str\)", str(problem))[0] for problem in caught.value.problems]
 
 
-def test_fault_01_and_fault_18_a_path_out_of_the_root_or_a_missing_mask_is_refused_before_it_is_written(tmp_path):
+def test_fault_01_and_fault_18_unsafe_path_and_missing_mask_are_refused(tmp_path):
     with pytest.raises(Refused, match="2 problems") as caught:
         DataList("list", [Item("../1.jpg", A)]).save(tmp_path / "list.json")
     path, label = map(str, caught.value.problems)
@@ -141,12 +141,12 @@ WEAK = replace(MASK, label_kind="points")
         ([], Site([Item("1.jpg", A, spacing=[1, 2])]), r"spacing: expected three lengths in mm, found \[1, 2\] \(list"),
     ],
 )
-def test_items_that_their_split_cannot_have_and_slices_of_no_volume_are_refused(tmp_path, public, site, told):
+def test_items_invalid_for_split_or_volume_are_refused(tmp_path, public, site, told):
     with pytest.raises(Refused, match=told):
         DataList("list", public, {"a": site}).save(tmp_path / "list.json")
 
 
-def test_a_sites_list_has_the_public_images_and_its_own_and_keeps_their_hashes():
+def test_site_list_holds_public_and_own_images_with_same_hashes():
     whole = replace(example(), sites={**example().sites, "site-2": Site([Item("t/4.jpg", A)], [], [])})
     own = whole.for_site("site-2")
     assert own.public == whole.public
@@ -167,7 +167,7 @@ def test_a_sites_list_has_the_public_images_and_its_own_and_keeps_their_hashes()
         {"sites": {"site-1": Site([], [Item("s/2.jpg", B)], [Item("s/3.jpg", C, "s/3.png", A)])}},
     ],
 )
-def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
+def test_part_hash_depends_on_images_splits_and_threshold(changed):
     assert replace(example(), **changed).part_hash("site-1") != example().part_hash("site-1")
 
 
@@ -186,12 +186,12 @@ def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
         *((path, None) for path in ("a.png", "Klinik Süd/Läsion 1.png", "画像/..a.png", "a/./b..png")),
     ],
 )
-def test_fault_18_and_fault_20_paths_that_leave_the_root_are_unsafe_and_unicode_and_spaces_are_not(path, reason):
+def test_fault_18_and_fault_20_paths_outside_root_are_unsafe(path, reason):
     found = unsafe(path)
     assert found is None if reason is None else reason in found
 
 
-def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
+def test_fault_19_link_out_of_root_is_refused(tmp_path):
     (tmp_path / "outside.png").write_bytes(b"x")
     root = tmp_path / "root"
     root.mkdir()
@@ -211,7 +211,7 @@ ONE = DataList("skin", [Item("1.png", "a" * 64, "1_m.png", "b" * 64)])
 OTHER = DataList("skin", [Item("2.png", "c" * 64, "2_m.png", "d" * 64)])
 
 
-def test_the_same_list_passes_and_its_file_stays_byte_for_byte(tmp_path):
+def test_same_list_is_accepted_and_file_unchanged(tmp_path):
     path = tmp_path / "list.json"
     require_free(path, name="skin")
     freeze({path: ONE})
@@ -225,7 +225,7 @@ def test_the_same_list_passes_and_its_file_stays_byte_for_byte(tmp_path):
         require_free(path, name="polyp")
 
 
-def test_fault_29_another_list_is_not_replaced_and_nothing_else_is_written(tmp_path):
+def test_fault_29_different_list_is_not_overwritten(tmp_path):
     freeze({tmp_path / "list.json": ONE})
     (tmp_path / "text.json").write_text("{}")
     lists = {tmp_path / name: OTHER for name in ("new.json", "list.json", "text.json")}
@@ -246,7 +246,7 @@ def items(name: str, count: int, *, masks: bool = True) -> list[Item]:
     return [Item(f"{name}/{number}.png", "a" * 64, *label) for number in range(count)]
 
 
-def test_sites_with_a_small_split_to_measure_on_are_named():
+def test_measuring_notes_name_sites_with_small_splits():
     sites = {
         "enough": Site(items("u", 3, masks=False), items("v", 5), items("t", 5)),
         "few to validate": Site(items("u", 3), items("v", 4), items("t", 5)),

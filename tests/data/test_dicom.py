@@ -128,11 +128,11 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         (row(1, 2, 0), {"Columns": 2}, [0, 255]),  # padded with zeros
     ],
 )  # fmt: skip
-def test_grey_values_go_through_the_pipeline(tmp_path: Path, pixels: Any, elements: Any, expected: list[int]) -> None:
+def test_grey_values_follow_dicom_pipeline(tmp_path: Path, pixels: Any, elements: Any, expected: list[int]) -> None:
     assert grey(made(tmp_path, pixels, **elements)) == expected
 
 
-def test_a_negative_padding_that_is_stored_as_unsigned(tmp_path: Path) -> None:
+def test_negative_padding_stored_as_unsigned_is_black(tmp_path: Path) -> None:
     path = made(tmp_path, row(-2000, 0, 100, dtype="i2"))
     content = pydicom.dcmread(path)
     content.add_new("PixelPaddingValue", "US", 63536)
@@ -141,7 +141,7 @@ def test_a_negative_padding_that_is_stored_as_unsigned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("center", "width"), [("40.5", "400"), ("40,5", "400,0"), (" 40.5\0", "400\\7")])
-def test_numbers_as_text_and_with_a_decimal_comma(tmp_path: Path, center: str, width: str) -> None:
+def test_numbers_as_text_and_with_decimal_comma_are_read(tmp_path: Path, center: str, width: str) -> None:
     values = row(0, 40, 239, dtype="u1")
     whole = grey(made(tmp_path, values, WindowCenter="40.5", WindowWidth="400"))
     assert whole == [102, 128, 255]  # (0 - 40 + 199.5) / 399 * 255 = 101.9
@@ -151,14 +151,14 @@ def test_numbers_as_text_and_with_a_decimal_comma(tmp_path: Path, center: str, w
 @pytest.mark.parametrize(
     ("spacing", "area"), [("0.5\\0.25", 0.125), ("0,5\\0,25", 0.125), ("0\\0", None), ("0.5", None), ("", None)]
 )
-def test_the_area_of_a_pixel(tmp_path: Path, spacing: str, area: float | None) -> None:
+def test_pixel_area_is_read_from_spacing(tmp_path: Path, spacing: str, area: float | None) -> None:
     assert read_slices(made(tmp_path, row(1), text={"PixelSpacing": spacing})).pixel_area == area
 
 
 RED = np.array([[[4095, 0, 2048]]], "u2")
 
 
-def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
+def test_colours_are_scaled_by_stored_bits(tmp_path: Path) -> None:
     assert read_slices(made(tmp_path, RED, **TWELVE)).pictures.ravel().tolist() == [255, 0, 128]
     assert read_slices(made(tmp_path, RED)).pictures.ravel().tolist() == [16, 0, 8]
     with pytest.raises(Refused, match=r"expected 8 bits, found PhotometricInterpretation .* YBR_FULL of 16 bits"):
@@ -175,14 +175,16 @@ def test_colours_are_scaled_by_the_bits_that_are_stored(tmp_path: Path) -> None:
         (8, [0, 128, 255], [0, 128, 255]),
     ],
 )
-def test_palettes_of_8_and_16_bits(tmp_path: Path, bits: int, red: list[int], expected: list[int], syntax: str) -> None:
+def test_palettes_of_8_and_16_bits_are_read(
+    tmp_path: Path, bits: int, red: list[int], expected: list[int], syntax: str
+) -> None:
     data = np.array(red, ">u2" if syntax == BIG else "<u2").tobytes()
     pixels = row(0, 10, 11, 12, 400)  # below the first and above the last are the first and the last
     path = made(tmp_path, pixels, syntax=syntax, **palette([3, 10, bits], data))
     assert grey(path) == [expected[0], *expected, expected[2]]
 
 
-def test_a_long_palette_and_a_segmented_one_are_read_and_one_that_pydicom_would_wrap_refused(tmp_path: Path) -> None:
+def test_long_and_segmented_palettes_are_read_or_refused(tmp_path: Path) -> None:
     colours = palette([512, 0, 8], bytes(n // 2 for n in range(512)))
     assert grey(made(tmp_path, row(0, 256, 300, 511), **colours)) == [0, 128, 150, 255]
     # C.7.9.2.1: a discrete segment (0) of one entry, then a linear one (1) of two entries up to 200
@@ -221,12 +223,12 @@ def test_a_long_palette_and_a_segmented_one_are_read_and_one_that_pydicom_would_
         ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
     ],
 )  # fmt: skip
-def test_what_is_not_understood_is_refused_by_its_tag(tmp_path: Path, elements: dict[str, Any], told: str) -> None:
+def test_unsupported_elements_are_refused_by_tag(tmp_path: Path, elements: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=rf"a\.dcm: .*{told}"):
         read_slices(made(tmp_path, row(0, 1, 2), **elements))
 
 
-def test_compressed_pixels_need_a_decoder_and_frames_as_the_object_has_them(tmp_path: Path) -> None:
+def test_compressed_frames_need_decoder_and_must_match_header(tmp_path: Path) -> None:
     path = made(tmp_path, np.zeros((64, 64), np.uint8), NumberOfFrames=1)
     frames = [jpeg(Image.radial_gradient("L").resize((64, 64)), quality=quality) for quality in (90, 100)]
     content, narrow = pydicom.dcmread(path), jpeg(Image.new("L", (32, 128)))
@@ -257,7 +259,7 @@ def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) 
     assert grey(path) == [0, 128, 255]
 
 
-def test_functional_groups_of_an_enhanced_object_go_before_what_is_at_its_top(tmp_path: Path) -> None:
+def test_functional_groups_override_top_level_elements(tmp_path: Path) -> None:
     groups = {
         "SharedFunctionalGroupsSequence": [
             item(
@@ -272,7 +274,7 @@ def test_functional_groups_of_an_enhanced_object_go_before_what_is_at_its_top(tm
     assert read_slices(path).pixel_area == 0.125
 
 
-def test_an_object_knows_whether_it_has_an_image_and_what_is_none_is_refused(tmp_path: Path) -> None:
+def test_no_image_describes_objects_without_image(tmp_path: Path) -> None:
     assert no_image(made(tmp_path, row(1))) == ""
     assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == "Segmentation Storage"
     assert no_image(made(tmp_path, row(1), SOPClassUID=SR, Rows=None)) == "Basic Text SR Storage"
@@ -282,7 +284,7 @@ def test_an_object_knows_whether_it_has_an_image_and_what_is_none_is_refused(tmp
         read_slices(tmp_path / "a.dcm")
 
 
-def test_without_pydicom_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pydicom_is_reported_with_install_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = made(tmp_path, row(1), SOPClassUID=SEG)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert no_image(file) == ""
@@ -295,7 +297,7 @@ def shipped(name: str) -> Path:
     return Path(str(pydicom.data.get_testdata_file(name)))
 
 
-def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
+def test_library_warnings_are_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
     path = made(tmp_path, row(0, 1), text={"WindowCenter": "1,5", "WindowWidth": "4"}, PixelSpacing=["0.5", "0.5"])
     path.write_bytes(path.read_bytes().replace(b"0.5\\0.5", b"0,5\\0,5"))
     with warnings.catch_warnings():
@@ -320,7 +322,7 @@ def test_nothing_of_a_library_is_shown(tmp_path: Path, capfd: pytest.CaptureFixt
         ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
     ],
 )
-def test_every_kind_of_pixels_becomes_rgb(name: str, shape: tuple[int, ...], colours: bool) -> None:
+def test_all_pixel_kinds_are_converted_to_rgb(name: str, shape: tuple[int, ...], colours: bool) -> None:
     found = read_slices(shipped(name)).pictures
     assert (found.shape, found.dtype) == (shape, np.uint8)
     assert bool(np.ptp(found, axis=-1).max()) is colours

@@ -19,7 +19,7 @@ from samfed_monai.data.prepare import prepare_folders
 from tests.data.making import disc, drawn, options, picture, save, site
 
 
-def test_images_find_their_masks_by_stem(tmp_path):
+def test_images_are_matched_to_masks_by_stem(tmp_path):
     site(tmp_path, "public", 2, 2)
     site(tmp_path, "Süd 1", 3, 1)
     save(tmp_path / "Süd 1" / "masks" / "Süd 1_001_segmentation.png", disc())
@@ -56,7 +56,7 @@ def test_images_find_their_masks_by_stem(tmp_path):
         ("a_0000 a_0001", "a", {}, 1),  # frames; only volumes have channels
     ],
 )
-def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images, masks, pairs, lonely):
+def test_equal_image_names_are_matched_to_masks_of_same_folder(tmp_path, images, masks, pairs, lonely):
     there = [f"a/{kind}/{name}.png" for kind, of in (("images", images), ("masks", masks)) for name in of.split(" ")]
     drawn(tmp_path, *there)
     if isinstance(pairs, str):
@@ -71,13 +71,13 @@ def test_images_of_one_name_find_the_masks_of_their_own_folders(tmp_path, images
 RULE = "name each mask after its image: <stem>, <stem>_segmentation or <stem>_mask"
 
 
-def test_masks_among_the_images_are_counted(tmp_path, caplog):
+def test_masks_among_images_are_counted(tmp_path, caplog):
     drawn(tmp_path, "a.png", "a_Mask.png", "b_mask.png", "masks/c.png")
     assert len(image_folder(tmp_path)) == 4
     assert caplog.messages[0].startswith(f"2 images are masks by their pixels or names, such as {tmp_path}/a_Mask.png")
 
 
-def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
+def test_masks_without_image_are_skipped_and_named(tmp_path):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 0)
     drawn(tmp_path / "a", "masks/d.png", "masks/b.png", "masks/b.bmp", "masks/c_mask.png")
@@ -92,7 +92,7 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path):
     assert sentence.endswith(RULE), "nothing is to be renamed where every image has its mask"
 
 
-def test_fault_01_public_images_without_masks_are_told_with_the_rule_where_no_mask_matches(tmp_path):
+def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
     site(tmp_path, "public", 3, 3)
     site(tmp_path, "a", 1, 0)
     masks = tmp_path / "public" / "masks"
@@ -116,14 +116,14 @@ def test_fault_01_public_images_without_masks_are_told_with_the_rule_where_no_ma
         (["first.png"], ["1.jpg"], "the mask of 1 to 1.png"),
     ],
 )
-def test_an_example_of_renaming_is_of_a_mask_whose_image_its_name_tells(masks, images, example):
+def test_renaming_example_names_mask_of_matching_image(masks, images, example):
     found = [Found(f"a/images/{image}") for image in images]
     assert renaming([Path(mask) for mask in masks], found) == f"for instance, rename {example}"
     other = "p2/1_mask.png and image 1 are in different folders: if they belong together, give both folders one name"
     assert renaming([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
 
 
-def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
+def test_unknown_public_folder_is_refused(tmp_path):
     site(tmp_path, "a", 1, 1)
     with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
         find_folders(tmp_path, public="pubic")
@@ -133,7 +133,7 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
         find_folders(tmp_path / "nowhere", public="a")
 
 
-def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path):
+def test_images_outside_images_folder_are_reported_to_be_moved(tmp_path):
     drawn(tmp_path, "hospital/1.png", "public/1.png")
     told = {
         name: f"{name} has images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
@@ -154,7 +154,7 @@ def test_images_that_lie_in_the_sites_own_folders_are_told_to_be_moved(tmp_path)
         find_folders(tmp_path, public="public")
 
 
-def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
+def test_folders_with_images_further_below_are_reported(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "hospital_c/img/deep/1.jpg", "hospital_d/Images/1.png", "hospital_e/2.png", "hospital_e/1.png")
     for name in ("hospital_f/1.2.3", "hospital_g/1.nii", "hospital_h/1.mp4"):  # a DICOM object by its content
@@ -170,7 +170,7 @@ def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_
         find_folders(tmp_path, public="a")
 
 
-def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
+def test_masks_hidden_folders_and_outputs_are_not_reported(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "masks/1.png", ".cache/1.png", "b/__MACOSX/1.png", "b/._1.png")
     drawn(tmp_path, "lists/figures/1.png", "runs/first/overlays/1.png")
@@ -179,7 +179,7 @@ def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
     assert len(passed_over(tmp_path, ["a"])) == 1
 
 
-def test_images_and_archives_beside_the_folders_that_are_read_are_counted(tmp_path):
+def test_images_and_archives_beside_read_folders_are_counted(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "1.png", "a/2.png", "a/test/deep/3.png")
     for name in ("a.zip", "b.zip", "a/images.zip", "a/more.7z", "a/notes.txt"):  # two of them were unpacked
@@ -205,14 +205,14 @@ SUSPECTED = [(name, wanted, True) for wanted, names in NEAR.items() for name in 
 
 
 @pytest.mark.parametrize(("name", "wanted", "suspected"), [*SUSPECTED, *OTHERS])
-def test_fault_66_a_folder_that_is_nearly_called_so_is_suspected_and_no_other(tmp_path, name, wanted, suspected):
+def test_fault_66_nearly_matching_folder_name_is_suspected(tmp_path, name, wanted, suspected):
     (tmp_path / name).mkdir()
     assert near_miss(tmp_path, wanted) == (name if suspected else None)
     (tmp_path / wanted).mkdir()
     assert near_miss(tmp_path, wanted) is None
 
 
-def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_66(root, tmp_path):
+def test_fault_67_nothing_to_score_is_reported_before_misnamed_folder(root, tmp_path):
     (root / "a" / "masks").rename(root / "a" / "labels")
     made = prepare_folders(root, options(tmp_path, report=True, public="public"))
     first, *others = made.warnings
@@ -225,7 +225,7 @@ def test_fault_67_that_nothing_can_be_scored_is_said_before_the_folder_of_fault_
         prepare_folders(root, options(tmp_path, public="public"))
 
 
-def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
+def test_fault_63_swapped_folders_are_one_problem_per_site(root, tmp_path):
     for name, other in (("images", "x"), ("masks", "images"), ("x", "masks")):
         (root / "a" / name).rename(root / "a" / other)
     with pytest.raises(Refused, match=r"1 problem\n.*a: expected pictures in 'images'.*swapped: exchange their names"):
@@ -237,7 +237,7 @@ def test_fault_63_swapped_folders_are_one_problem_of_their_site(root, tmp_path):
     assert len(prepare_folders(tmp_path / "b", options(tmp_path, test_only=True)).datalist.sites["b"].test) == 2
 
 
-def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root, tmp_path):
+def test_fault_64_inverted_masks_are_reported_but_border_lesion_is_not(root, tmp_path):
     lesion = np.array(disc())
     half = np.zeros_like(lesion)
     half[:, :16] = 255
@@ -248,7 +248,7 @@ def test_fault_64_inverted_masks_are_told_and_a_lesion_at_the_border_is_not(root
     assert inverted.startswith("2 of 6 masks of a, such as a/masks/a_001.png, are foreground along the whole border")
 
 
-def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):
+def test_fault_65_masks_emptied_by_threshold_are_reported(root, tmp_path):
     for path in (root / "a" / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) // 255 * 2).save(path)
     made = prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
@@ -256,7 +256,7 @@ def test_fault_65_masks_that_a_threshold_empties_are_told(root, tmp_path):
     assert f"6 of 6 masks of a, such as a/masks/a_000.png, {told}" in made.warnings
 
 
-def test_fault_62_a_link_to_itself_is_refused_and_folders_in_a_circle_end(root, tmp_path):
+def test_fault_62_link_to_itself_is_refused_and_circular_folders_end(root, tmp_path):
     os.symlink("a_009.png", root / "a" / "images" / "a_009.png")
     os.symlink("..", root / "a" / "images" / "more")
     with pytest.raises(Refused, match=r"1 problem\n.*a_009\.png: expected a file, found a link that leads back to"):
@@ -265,7 +265,7 @@ def test_fault_62_a_link_to_itself_is_refused_and_folders_in_a_circle_end(root, 
     assert len(prepare_folders(root, options(tmp_path, public="public")).datalist.sites["a"].unlabelled) == 4
 
 
-def test_a_list_that_only_measures(root, tmp_path):
+def test_measuring_list_keeps_only_images_with_masks(root, tmp_path):
     (root / "public").rename(root / "b")  # no site is called public
     (root / "a" / "masks" / "a_000.png").unlink()
     made = prepare_folders(root, options(tmp_path, test_only=True))

@@ -41,7 +41,7 @@ def files(folder: Path, *names: str, content: bytes = b"") -> None:
         ("x.tar.gz", b"", "GZ"),
     ],
 )
-def test_kinds_go_by_the_name_and_by_dicoms_preamble(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+def test_kind_is_detected_by_name_and_dicom_preamble(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
     files(tmp_path, name, content=content)
     assert kind_of(tmp_path / name) == kind
     assert {key: [path.name for path in paths] for key, paths in walk(tmp_path).items()} == {kind: [name]}
@@ -55,7 +55,7 @@ SYSTEM = (
 )
 
 
-def test_files_of_systems_are_not_there_and_hidden_files_and_linked_folders_counted(tmp_path: Path) -> None:
+def test_system_files_are_ignored_and_hidden_files_counted(tmp_path: Path) -> None:
     files(tmp_path, *SYSTEM)
     assert walk(tmp_path) == {}
     assert all(any(map(is_left_out, Path(name).parts)) for name in SYSTEM)
@@ -68,7 +68,7 @@ def test_files_of_systems_are_not_there_and_hidden_files_and_linked_folders_coun
     assert not_read({PICTURE: found[PICTURE]}, (PICTURE,)) == not_read({}) == ""
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlistable_folder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "locked").mkdir()
     listed = os.scandir
 
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         walk(tmp_path)
 
 
-def test_volumes_are_named_by_their_path_and_objects_without_an_image_are_not_among_them(tmp_path: Path) -> None:
+def test_volumes_are_named_by_path_and_objects_without_image_skipped(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
     from pydicom.data import get_testdata_file
 

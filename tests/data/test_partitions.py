@@ -29,7 +29,7 @@ from samfed_monai.data.partitions import (
 )
 
 
-def test_images_of_one_group_or_with_the_same_bytes_belong_together():
+def test_images_sharing_group_or_bytes_form_one_cluster():
     hashes = ["a", "b", "c", "a", "e", "f"]
     groups = ["one", "one", "two", "two", None, None]
     together = clusters(hashes, groups)
@@ -39,7 +39,7 @@ def test_images_of_one_group_or_with_the_same_bytes_belong_together():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "y", None])), max_size=20), st.randoms())
-def test_clusters_do_not_depend_on_the_order_of_the_input(images, random):
+def test_clusters_are_independent_of_input_order(images, random):
     shuffled = images.copy()
     random.shuffle(shuffled)
 
@@ -51,7 +51,7 @@ def test_clusters_do_not_depend_on_the_order_of_the_input(images, random):
     assert contents(images) == contents(shuffled)
 
 
-def test_draw_comes_as_near_to_the_target_as_whole_clusters_allow():
+def test_draw_returns_clusters_nearest_to_target():
     assert draw([5, 5, 5, 5], 10, np.random.default_rng(0)) in ([0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3])
     assert draw([9, 1], 1, np.random.default_rng(0)) == [1]
     assert draw([9, 8], 1, np.random.default_rng(0)) == [1]  # at least one, then the smaller
@@ -60,7 +60,7 @@ def test_draw_comes_as_near_to_the_target_as_whole_clusters_allow():
     assert draw([1, 1], 0, np.random.default_rng(0)) == []
 
 
-def test_a_smaller_subset_lies_inside_a_larger_one():
+def test_smaller_subset_is_contained_in_larger_subset():
     hashes = ["d", "a", "c", "b"]
     assert subset(hashes, 2) == [1, 3]
     assert subset(hashes, 3) == [1, 2, 3]
@@ -92,12 +92,12 @@ DECOMPOSED = unicodedata.normalize("NFD", "Süd/images/1.jpg")
         ("C:\\Süd\\images\\1.jpg,x\nC:\\b\\images\\1.jpg,y\n", {DECOMPOSED: "x"}),
     ],
 )
-def test_names_are_paths_files_or_stems_that_match_from_their_ends(tmp_path, rows, groups):
+def test_group_names_are_matched_from_path_end(tmp_path, rows, groups):
     of = table(tmp_path, f"\ufeffimage,group\n{rows}").of
     assert {image: of(image) for image in groups} == groups
 
 
-def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
+def test_group_row_may_name_volume_of_slices(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
     groups = table(tmp_path, rows, "patient", volumes={})
     assert groups.of("a/images/ed/ed_0001.png") == "one"
@@ -113,7 +113,7 @@ def test_a_row_may_name_the_volume_that_slices_are_of(tmp_path):
     assert "1 name is in g.csv without a folder, for several images each" in groups.sentences(slices)[1]
 
 
-def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path):
+def test_ungrouped_images_and_ambiguous_names_are_counted(tmp_path):
     groups = table(tmp_path, "id,patient\n1,x\n2.png,y\np1/3,z\n4,\n", "patient")
     images = [f"a/p{folder}/{number}.png" for folder in (1, 2) for number in range(1, 5)]
     [lacking, several] = groups.sentences([*images, *images])
@@ -124,7 +124,7 @@ def test_images_without_a_group_and_names_that_several_have_are_counted(tmp_path
     assert sentence.startswith("2 images have groups that may mean none, such as 'N/A', and stay together")
 
 
-def test_a_file_that_gives_no_image_a_group_or_one_two_alike_is_refused_with_the_names_of_both_sides(tmp_path):
+def test_unmatched_or_conflicting_groups_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
         table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
     rows = "id,group,empty\nfirst,,\nframe 7,x,\n"
@@ -143,7 +143,7 @@ TITLES = ["image", "IMAGE_ID", " Image ID ", "isic-id", "FileName", '"image"']
     st.lists(st.sampled_from(["", "sep"]), max_size=1),
     st.booleans(),
 )
-def test_a_csv_file_is_read_as_any_program_writes_it(tmp_path_factory, code, comma, end, title, first, blank):
+def test_csv_is_read_in_common_encodings_and_dialects(tmp_path_factory, code, comma, end, title, first, blank):
     rows = [[title, "age", "Group"], ["a/1.png", '"a, ""b"";\n|"', "Ü"]]
     rows += [['"b\\1.png"', "", '"G, ;2"'], ["c/1.png", "", ""]]
     rows = [row for each in rows for row in ([["", "", ""], [" "], each] if blank else [each])]
@@ -166,18 +166,18 @@ def test_a_csv_file_is_read_as_any_program_writes_it(tmp_path_factory, code, com
         ("1.0,x\n2 ,y\n\ufeff3,z\nb/4,w", ["x", "y", "z", None]),  # names as well
     ],
 )
-def test_invisible_differences_and_what_programs_leave_are_no_difference(tmp_path, rows, groups):
+def test_group_names_are_normalized(tmp_path, rows, groups):
     group_of = table(tmp_path, f"image,group\n{rows}\n").of
     assert [group_of(f"a/{number}.png") for number in range(1, 5)] == groups
 
 
 @given(st.text())
-def test_the_normal_form_of_a_normal_form_is_itself(text):
+def test_normal_is_idempotent(text):
     assert normal(normal(text)) == normal(text)
 
 
 @given(st.text(), st.sampled_from(["", " ", "\u200b", "\u00a0\n", "\ufeff"]), st.sampled_from(["NFC", "NFD"]))
-def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
+def test_invisible_characters_do_not_change_group(text, blank, form):
     groups = [f"x{text}", blank + unicodedata.normalize(form, f"x{text}") + blank, "y"]
     assert clusters(["a", "b", "c"], groups) == [[0, 1], [2]]
 
@@ -207,7 +207,7 @@ def test_invisible_ends_and_forms_make_no_other_group(text, blank, form):
         ("group,id\nx,1\ny\nz,\n", r"(?s)2 problems.*line 3: expected a name in the column 'id', found none.*line 4"),
     ],
 )
-def test_other_files_and_none_are_refused(tmp_path, content, told):
+def test_invalid_group_files_are_refused(tmp_path, content, told):
     with pytest.raises(Refused, match=told):
         table(tmp_path, content)
     with pytest.raises(Refused, match=r"expected a CSV file, found .*No such file.*; check the path"):
@@ -252,7 +252,7 @@ def test_iid_is_exact_grouped_and_deterministic(images, sites, seed):
 
 
 @given(collections, st.sampled_from([(0.1, 0.1), (0.0, 0.3), (0.4, 0.4)]), st.integers(0, 5))
-def test_held_out_splits_are_exact_grouped_labelled_and_deterministic(images, shares, seed):
+def test_held_out_splits_are_exact_grouped_and_deterministic(images, shares, seed):
     ones = images_of(images)
     parts = held_out(ones, shares, seed=seed)
     assert_exact_and_grouped(parts, ones)
@@ -261,7 +261,7 @@ def test_held_out_splits_are_exact_grouped_labelled_and_deterministic(images, sh
     assert parts == held_out(ones, shares, seed=seed)
 
 
-def test_the_order_of_the_files_does_not_matter_and_few_labels_are_divided_in_proportion():
+def test_hold_out_ignores_file_order_and_is_proportional_to_labels():
     ones = images_of([(number, None, True) for number in range(40)])
     order = np.random.default_rng(0).permutation(40)
     one, other = (held_out(each, [0.2, 0.1], seed=3) for each in (ones, [ones[index] for index in order]))
@@ -281,7 +281,7 @@ def test_the_order_of_the_files_does_not_matter_and_few_labels_are_divided_in_pr
         (0.0, 0.9, []),
     ],
 )
-def test_impossible_shares_are_told_by_their_options(validation, test, told):
+def test_invalid_shares_are_reported_by_option(validation, test, told):
     assert [str(problem).removesuffix(" 0.1") for problem in share_problems(validation, test)] == told
 
 
@@ -301,7 +301,7 @@ def counts(places) -> dict[str, list[int]]:
     return {name: [len(places.get((name, split), [])) for split in (U, V, T)] for name in sites}
 
 
-def test_a_site_is_cut_into_equal_disjoint_parts_in_every_split():
+def test_divided_site_has_equal_disjoint_parts_in_every_split():
     places = {("", P): found("p", 3), ("a", U): found("a", 10), ("a", V): found("a", 4, first=10)}
     places["a", T] = found("a", 5, first=14)
     divided, sentences = divide_sites(places, 2, seed=3)
@@ -315,7 +315,7 @@ def test_a_site_is_cut_into_equal_disjoint_parts_in_every_split():
     assert counts(divide_sites({("a", U): one_patient}, 2)[0]) == {"a-1": [5, 0, 0], "a-2": [5, 0, 0]}
 
 
-def test_parts_follow_the_seed_and_not_the_order():
+def test_parts_depend_on_seed_and_not_on_order():
     places = {("a", U): found("a", 20)}
     first = divide_sites(places, 4, seed=0)[0]
     turned = divide_sites({("a", U): places["a", U][::-1]}, 4, seed=0)[0]
@@ -323,7 +323,7 @@ def test_parts_follow_the_seed_and_not_the_order():
     assert first != divide_sites(places, 4, seed=1)[0]
 
 
-def test_groups_stay_together_across_splits_and_short_splits_are_told():
+def test_groups_stay_together_across_splits_and_missing_split_is_reported():
     places = {("a", U): found("a", 8, groups=4), ("a", T): found("a", 1, groups=4, first=8)}
     divided, sentences = divide_sites(places, 2)
     where = {(one.group, name) for (name, _), ones in divided.items() for one in ones}
@@ -333,7 +333,7 @@ def test_groups_stay_together_across_splits_and_short_splits_are_told():
     assert sentences == [f"a-{empty} has no test images: too few groups to divide"]
 
 
-def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
+def test_copies_stay_in_one_part_and_too_few_groups_are_refused():
     places = {("a", U): [replace(one, sha256="x") for one in found("a", 2)]}
     with pytest.raises(Refused, match=r"--divide 2: a: expected at least 2, found 1 independent group"):
         divide_sites(places, 2)
@@ -342,7 +342,7 @@ def test_the_same_bytes_come_to_one_part_and_too_few_groups_are_refused():
         divide_sites(places, 0)
 
 
-def test_an_unseen_site_only_measures_on_what_no_other_site_has_and_is_not_cut():
+def test_unseen_site_measures_on_unshared_images_and_is_not_divided():
     a, b = found("a", 4), found("b", 6)
     b[0] = replace(b[0], label=None)
     b[1] = replace(b[1], sha256=a[0].sha256)
@@ -358,14 +358,14 @@ def test_an_unseen_site_only_measures_on_what_no_other_site_has_and_is_not_cut()
 
 
 @pytest.mark.parametrize("spared", [["a-2"], []])
-def test_a_part_never_takes_the_name_of_another_site(spared):
+def test_part_names_conflicting_with_site_are_refused(spared):
     places = {("a", U): found("a", 4), ("a-2", T): found("b", 4)}
     expected = "--divide 2: a: expected free names a-1 to a-2 for its parts, found a site 'a-2'; rename the site"
     with pytest.raises(Refused, match=expected):
         divide_sites(places, 2, spared=spared)
 
 
-def test_bad_unseen_names_are_refused():
+def test_invalid_unseen_sites_are_refused():
     places = {("a", U): found("a", 2, masks=False), ("b", U): found("b", 2)}
     with pytest.raises(Refused, match=r"--unseen: expected one of \['a', 'b'\], found 'c'"):
         make_unseen(places, ["c"])

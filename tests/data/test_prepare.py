@@ -37,7 +37,7 @@ def places(datalist) -> dict[str | None, set[tuple[str, str]]]:
     return where
 
 
-def test_folders_become_a_list_that_checks_out(tmp_path):
+def test_folders_are_prepared_to_valid_list(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
     site(root, "a", 20, 20, first=100)
@@ -67,13 +67,13 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
         (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing with --test"),
     ],
 )
-def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path, prepare, shares, told):
+def test_options_and_output_are_checked_before_folders(tmp_path, prepare, shares, told):
     (tmp_path / "list.json").write_text("my notes")
     with pytest.raises(Refused, match=rf"(?s)2 problems.*{told}.*no file, or a data list"):
         prepare(tmp_path / "nowhere", options(tmp_path, **shares))
 
 
-def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
+def test_groups_are_not_divided_between_splits_or_sites(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 4, 4)
     site(root, "a", 30, 30, first=100)
@@ -98,7 +98,7 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     assert sizes(datalist) == {"a": [20, 5, 5]}
 
 
-def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
+def test_fault_16_and_fault_17_repeated_images_are_not_held_out(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 2, 2)
     for name in ("a", "b"):
@@ -108,7 +108,7 @@ def test_fault_16_and_fault_17_an_image_that_stands_twice_is_never_drawn_to_meas
     assert "8 images are in both a and b" in made.warnings
 
 
-def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
+def test_equal_image_names_in_patient_folders_are_kept_apart(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
     visits = ["b/1", "b/3", "images/0", "images/2"]
@@ -138,7 +138,7 @@ def test_images_of_one_name_in_the_folders_of_patients_are_kept_apart(tmp_path):
         prepare_folders(root, options(tmp_path / "d", public="public", by_folder=True, groups=tmp_path / "g.csv"))
 
 
-def test_a_threshold_above_1_is_refused_where_other_masks_are_of_0_and_1(tmp_path):
+def test_threshold_above_1_is_refused_beside_masks_of_0_and_1(tmp_path):
     site(tmp_path / "data", "public", 2, 2)
     site(tmp_path / "data", "a", 2, 2, first=100)
     save(tmp_path / "data/public/masks/public_001.png", disc(value=1))
@@ -154,7 +154,7 @@ def test_a_threshold_above_1_is_refused_where_other_masks_are_of_0_and_1(tmp_pat
     prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "c.json", mask_threshold=1))
 
 
-def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
+def test_published_list_with_training_image_in_test_is_refused(tmp_path):
     drawn(tmp_path, "images/1.png", "images/2.png", "masks/1.png", "masks/copy.png")
     shutil.copy(tmp_path / "images/2.png", tmp_path / "images/copy.png")
     parts = {"labeled_train": ["1.png"], "unlabeled_train": ["2.png"], "test_list": ["copy.png"]}
@@ -164,7 +164,7 @@ def test_a_published_list_that_tests_on_what_it_trains_on_is_refused(tmp_path):
     assert not (tmp_path / "list.json").exists()
 
 
-def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_nothing_is_written(tmp_path):
+def test_bad_files_masks_and_groups_are_refused_together(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 2)
     site(root, "a", 3, 3)
@@ -192,7 +192,7 @@ def test_all_bad_files_are_refused_at_once_with_missing_masks_and_groups_and_not
     assert not (tmp_path / "list.json").exists()
 
 
-def test_fault_14_and_fault_15_empty_and_full_masks_are_counted_and_keep_their_places_in_the_list(tmp_path):
+def test_fault_14_and_fault_15_empty_and_full_masks_are_counted(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
     site(root, "a", 10, 0, first=50)
@@ -228,7 +228,7 @@ def test_isic_is_divided_exactly(tmp_path, isic, public, count):
     assert list(made.datalist.sites) == ["site-1", "site-2", "site-3"]
 
 
-def test_isic_by_folder_and_public_options(tmp_path, isic):
+def test_isic_by_folder_and_invalid_public_options(tmp_path, isic):
     made = prepare_isic(isic, options(tmp_path, public="5", sites="folder"))
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
     shown = r"--public: expected a count below 20, a share in \(0, 1\), one of \[.*\], or none"
@@ -239,7 +239,7 @@ def test_isic_by_folder_and_public_options(tmp_path, isic):
         prepare_isic(isic, options(tmp_path, sites="folders"))
 
 
-def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
+def test_pool_without_masks_or_folders_is_refused(tmp_path):
     drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
     with pytest.raises(Refused, match="--public: expected images with masks, found none to draw from; unpack the"):
         prepare_isic(tmp_path / "isic", options(tmp_path, public="1"))
@@ -247,7 +247,7 @@ def test_a_pool_without_masks_or_without_folders_is_refused(tmp_path):
         prepare_isic(tmp_path / "isic", options(tmp_path, sites="folder"))
 
 
-def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic, caplog):
+def test_isic_archives_are_unpacked_on_request(tmp_path, isic, caplog):
     root = tmp_path / "zipped"
     for name in ("all", "part/more"):
         shutil.make_archive(str(root / name), "zip", isic)
@@ -259,7 +259,7 @@ def test_isic_archives_are_unpacked_on_request_and_others_counted(tmp_path, isic
 
 
 @pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str in the list")])
-def test_a_source_of_another_package_that_finds_nothing_or_something_else_is_refused(tmp_path, images, told):
+def test_source_returning_nothing_or_other_types_is_refused(tmp_path, images, told):
     def of_lab(_: Path) -> list[object]:
         return images
 
@@ -282,7 +282,7 @@ def root(tmp_path, polyps):
     return shutil.copytree(polyps, tmp_path / "data")
 
 
-def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, polyps):
+def test_polyp_collections_are_sites_and_sequences_stay_whole(tmp_path, polyps):
     made = prepare_polyp(polyps, options(tmp_path, public="CVC-ColonDB", validation=0.2, test=0.2))
     datalist = DataList.load(made.path)
     assert (len(datalist.public), datalist.mask_threshold) == (4, 128)
@@ -293,7 +293,7 @@ def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, polyps):
     assert check_datalist(datalist, polyps) == []
 
 
-def test_without_a_public_collection_each_of_them_is_a_site(tmp_path, polyps, capsys):
+def test_polyp_without_public_collection_makes_all_sites(tmp_path, polyps, capsys):
     run("polyp", polyps, "--public", "none", "--output", tmp_path / "l.json", "--no-report")
     assert "l: 0 public images, 3 sites" in capsys.readouterr().out
     datalist = DataList.load(tmp_path / "l.json")
@@ -302,7 +302,7 @@ def test_without_a_public_collection_each_of_them_is_a_site(tmp_path, polyps, ca
     assert found == {"CVC-ClinicDB": 11, "CVC-ColonDB": 4, "Kvasir-SEG": 10}
 
 
-def test_a_groups_file_goes_before_what_is_known(tmp_path, polyps):
+def test_groups_file_overrides_known_sequences(tmp_path, polyps):
     rows = "image,group\nKvasir-SEG/images/cju0.jpg,g\nKvasir-SEG/images/cju1.jpg,g\n26,h\n27,i\n"
     (tmp_path / "groups.csv").write_text(rows)
     made = prepare_polyp(polyps, options(tmp_path, public="CVC-ColonDB", groups=tmp_path / "groups.csv"))
@@ -310,7 +310,7 @@ def test_a_groups_file_goes_before_what_is_known(tmp_path, polyps):
     assert {"clinicdb_seq1", "clinicdb_seq2", "h", "i"} < places(made.datalist).keys(), "a better table may divide"
 
 
-def test_a_site_that_shares_all_sequences_with_the_public_set_measures_nothing(tmp_path, root):
+def test_site_sharing_all_sequences_with_public_set_has_no_test_images(tmp_path, root):
     polyp_folders.cvc300(root)  # frames 1, 39 and 300: sequences 1, 2 and 15
     polyp_folders.colondb(root, (274,))
     made = prepare_polyp(root, options(tmp_path, public="CVC-ColonDB", leave_out=["kvasir"]))
@@ -318,7 +318,7 @@ def test_a_site_that_shares_all_sequences_with_the_public_set_measures_nothing(t
     assert "Kvasir-SEG" not in made.datalist.sites
 
 
-def test_unseen_and_divided_collections_by_any_of_their_names(tmp_path, polyps):
+def test_unseen_and_divided_collections_accept_any_name(tmp_path, polyps):
     made = prepare_polyp(polyps, options(tmp_path, unseen=["kvasir_seg"], divide=2, public="colondb"))
     assert sizes(made.datalist)["Kvasir-SEG"] == [0, 0, 10]
     assert set(made.datalist.sites) == {"CVC-ClinicDB-1", "CVC-ClinicDB-2", "Kvasir-SEG"}
@@ -326,7 +326,7 @@ def test_unseen_and_divided_collections_by_any_of_their_names(tmp_path, polyps):
     assert all(len({site for site, _ in where[f"clinicdb_seq{n}"]}) == 1 for n in (1, 2, 3))
 
 
-def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
+def test_polypgen_centres_are_sites_and_public_centre_is_chosen(tmp_path):
     polyp_folders.polypgen(tmp_path / "data")
     for public, told in (
         ("PolypGen", r"one of \['PolypGen-C1'.*name one centre"),
@@ -341,7 +341,7 @@ def test_polypgen_centres_and_the_choice_of_the_public_one(tmp_path):
         prepare_polyp(tmp_path / "alone", options(tmp_path, public="kvasir"))
 
 
-def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root, isic):
+def test_missing_public_masks_and_bad_files_are_refused_together(tmp_path, root, isic):
     archives = shutil.copytree(isic, tmp_path / "isic")
     next(archives.glob("*Test_Part1*/*_0000015_segmentation.png")).unlink()
     next(archives.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
@@ -354,7 +354,7 @@ def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_pat
         prepare_polyp(root, options(tmp_path, public="CVC-ColonDB"))
 
 
-def test_archives_are_unpacked_into_folders_of_their_names(tmp_path):
+def test_archives_are_unpacked_into_folders_of_same_name(tmp_path):
     polyp_folders.neopolyp(tmp_path / "loose")
     polyp_folders.colondb(tmp_path / "zipped")
     loose = tmp_path / "loose" / "bkai-igh-neopolyp"  # no folder of its own inside
@@ -363,7 +363,7 @@ def test_archives_are_unpacked_into_folders_of_their_names(tmp_path):
     assert sizes(made.datalist) == {"BKAI-IGH-NeoPolyp": [2, 0, 0]}
 
 
-def test_a_published_list_finds_the_official_layouts(tmp_path, root):
+def test_published_list_finds_official_layouts(tmp_path, root):
     polyp_folders.etis(root)
     polyp_folders.endotect(root)
     polyp_folders.cvc300(root)
@@ -386,7 +386,7 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
 
 
 @pytest.mark.data
-def test_the_real_collections(tmp_path, samfed_data):
+def test_real_collections_are_found_and_prepared(tmp_path, samfed_data):
     root = samfed_data / "data" / "polyp"
     found = find_polyps(root)
     counts = {name: len(ones) for name, ones in found.sites.items()}

@@ -32,7 +32,7 @@ clinicdb_sequence, colondb_sequence, cvc300_sequence = (
         ("neopolyp", "BKAI-IGH-NeoPolyp", "train/train/0e1.jpeg", "train_gt/train_gt/0e1.jpeg", ("", None, None), 128),
     ],
 )
-def test_an_official_layout_is_a_site_of_pairs_in_their_videos(tmp_path, name, site, image, label, groups, threshold):
+def test_official_layout_is_read_as_site_with_pairs_and_groups(tmp_path, name, site, image, label, groups, threshold):
     getattr(polyp_folders, name)(tmp_path)
     found = find_polyps(tmp_path)
     assert (list(found.sites), found.threshold) == ([site], threshold)
@@ -42,7 +42,7 @@ def test_an_official_layout_is_a_site_of_pairs_in_their_videos(tmp_path, name, s
     assert [one.group for one in ones] == [number and f"{groups[0]}{number}" for number in groups[1:]]
 
 
-def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well(tmp_path, caplog):
+def test_clinicdb_copies_and_parts_are_counted_once(tmp_path, caplog):
     caplog.set_level("INFO")
     polyp_folders.clinicdb(tmp_path, (26, 30), inside="more/")
     polyp_folders.clinicdb(tmp_path, suffix="png", inside="PNG/")
@@ -57,7 +57,7 @@ def test_clinicdb_as_png_beside_tif_counts_once_and_a_further_part_of_it_as_well
         find_polyps(tmp_path)
 
 
-def test_jpeg_masks_are_read_at_the_threshold_of_their_collection(tmp_path):
+def test_jpeg_masks_are_read_with_collection_threshold(tmp_path):
     polyp_folders.kvasir(tmp_path)
     label = tmp_path / "Kvasir-SEG/masks/cju1.jpg"
     with pytest.raises(Refused, match="grey levels"):
@@ -65,7 +65,7 @@ def test_jpeg_masks_are_read_at_the_threshold_of_their_collection(tmp_path):
     assert set(read_mask(label, find_polyps(tmp_path).threshold).ravel().tolist()) == {0, 1}
 
 
-def test_polypgen_is_a_site_for_each_centre_and_one_of_sequences(tmp_path):
+def test_polypgen_has_site_per_centre_and_sequence_site(tmp_path):
     polyp_folders.polypgen(tmp_path)
     found = find_polyps(tmp_path).sites
     assert {name: len(ones) for name, ones in found.items()} == {
@@ -78,7 +78,7 @@ def test_polypgen_is_a_site_for_each_centre_and_one_of_sequences(tmp_path):
     assert [one.group for one in found["PolypGen-sequences"]] == ["polypgen_seq1"] * 3 + ["polypgen_seq2"] * 3
 
 
-def test_every_colour_of_neopolyp_is_polyp(tmp_path):
+def test_neopolyp_colours_are_read_as_foreground(tmp_path):
     polyp_folders.neopolyp(tmp_path)
     found = find_polyps(tmp_path)
     ones = found.sites["BKAI-IGH-NeoPolyp"]
@@ -89,7 +89,7 @@ def test_every_colour_of_neopolyp_is_polyp(tmp_path):
         read_mask(tmp_path / str(ones[0].label))
 
 
-def test_every_collection_is_understood_as_images_and_masks(tmp_path):
+def test_all_collections_are_read_as_images_and_masks(tmp_path):
     for name in ("cvc_clinicdb", "cvc_colondb", "cvc-300", "etis", "endotect", "kvasir", "polypgen", "bkai"):
         polyp_folders.pairs(tmp_path, name + "/images/{n}.png", name + "/masks/{n}.png")
     found = find_polyps(tmp_path)
@@ -97,7 +97,7 @@ def test_every_collection_is_understood_as_images_and_masks(tmp_path):
     assert list(found.sites)[-1] == "BKAI-IGH-NeoPolyp"
 
 
-def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair_counted(tmp_path, caplog):
+def test_similar_names_are_not_read_and_unpaired_files_counted(tmp_path, caplog):
     assert collection_of("Kvasir-Instrument") is collection_of("CVC-VideoClinicDB") is None
     polyp_folders.kvasir(tmp_path)
     drawn(tmp_path, "Kvasir-Capsule/a.jpg", "Kvasir-SEG/images/other/a.jpg", "Kvasir-SEG/masks/gone.png")
@@ -137,7 +137,7 @@ def test_names_that_only_resemble_a_collection_are_not_read_and_files_of_no_pair
         ),
     ],
 )
-def test_fault_22_and_what_is_no_official_layout_is_refused_with_what_to_do(tmp_path, find, names, told):
+def test_fault_22_unknown_layouts_are_refused_with_hint(tmp_path, find, names, told):
     for name in names.split():
         (tmp_path / name).touch() if name.endswith((".zip", ".rar")) else drawn(tmp_path, name)
     with pytest.raises(Refused, match=told):
@@ -155,7 +155,7 @@ def test_every_frame_has_one_sequence(sequence, frames, count):
     assert sequence(str(frames + 1)) is None
 
 
-def test_sizes_of_some_sequences_and_the_two_ways_to_number_cvc_300():
+def test_sequence_sizes_and_cvc_300_numberings():
     clinic = Counter(clinicdb_sequence(str(number)) for number in range(1, 613))
     assert (clinic["clinicdb_seq1"], clinic["clinicdb_seq10"], clinic["clinicdb_seq29"]) == (25, 6, 21)
     test_part = Counter(cvc300_sequence(str(number)) for number in range(149, 209))
@@ -173,7 +173,7 @@ def test_sizes_of_some_sequences_and_the_two_ways_to_number_cvc_300():
         ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth", "_segmentation"),
     ],
 )
-def test_official_archives_of_isic(tmp_path, images, masks, ending, caplog):
+def test_official_isic_archives_are_read(tmp_path, images, masks, ending, caplog):
     drawn(tmp_path / images, "ISIC_0000001.jpg", "ISIC_0000000.jpg", "ISIC_0000000_superpixels.png")
     (tmp_path / images / "ATTRIBUTION.txt").write_text("x")
     for number in (0, 2):
@@ -198,7 +198,7 @@ def published(folder, content=LIST, name="mine.json"):
     return folder / name
 
 
-def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
+def test_single_pool_is_matched_to_all_clients_by_stem(tmp_path):
     drawn(tmp_path, *(name for number in (1, 3, 4, 5) for name in (f"images/{number}.jpg", f"masks/{number}.png")))
     found = find_published(published(tmp_path), tmp_path)
     assert {place: [one.image for one in ones] for place, ones in found.places.items()} == {
@@ -216,7 +216,7 @@ def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
     assert found.name == "mine"
 
 
-def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
+def test_clients_are_matched_to_folders_by_name(tmp_path):
     for folder in ("open_set", "clinic_a_2020"):
         drawn(tmp_path / folder, *(f"images/{number}.png" for number in range(1, 7)))
     found = find_published(published(tmp_path), tmp_path)
@@ -239,7 +239,7 @@ def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
         ("open_set/images/0.png", LIST, "found none of the images of mine.json"),
     ],
 )
-def test_of_a_pool_nothing_is_left_out_in_silence(tmp_path, names, content, message, caplog):
+def test_incomplete_pool_is_refused_or_logged(tmp_path, names, content, message, caplog):
     drawn(tmp_path, *names.split())
     with pytest.raises(Refused, match=f"(?s){message}"):
         find_published(published(tmp_path, content), tmp_path)
@@ -250,12 +250,12 @@ def test_of_a_pool_nothing_is_left_out_in_silence(tmp_path, names, content, mess
     assert "belongs to no image; left out, such as gone.png" in caplog.text
 
 
-def test_fault_29_a_changed_file_does_not_carry_the_published_name(tmp_path):
+def test_fault_29_changed_published_list_is_marked_as_changed(tmp_path):
     save(tmp_path / "images" / "1.png", picture(1))
     assert find_published(published(tmp_path, name="isic_hssf.json"), tmp_path).name == "isic_hssf (changed)"
 
 
-def test_the_published_files_are_known(samfed_data, monkeypatch):
+def test_published_files_are_known(samfed_data, monkeypatch):
     monkeypatch.setattr("samfed_monai.data.folders.LOOKED_AT", 0)  # large images are decoded for nothing
     splits = samfed_data / "data" / "splits"
     found = find_published(splits / "polyp_hssf.json", samfed_data / "data" / "polyp")

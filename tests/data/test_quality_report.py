@@ -28,7 +28,7 @@ def fact(name: str, share: float | None = None, **kwargs) -> Facts:
     return Facts(name, height=3, width=4, mode="RGB", foreground=share, **kwargs)
 
 
-def test_a_row_counts_what_a_split_holds():
+def test_row_counts_contents_of_split():
     public = [item("1", "a", group="x"), item("2", "a", group="x"), item("3", "b"), item("4", "c")]
     facts = [
         fact("1", 0.0, mask_values=(0,)),
@@ -46,7 +46,7 @@ def test_a_row_counts_what_a_split_holds():
     }
 
 
-def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
+def test_every_split_has_row_and_only_listed_masks_count():
     datalist = DataList("list", [], {"a": Site([item("1", "a", label=False)])})
     table = rows(datalist, {"1": fact("1", 0.5)})
     found = [(row["split"], row["images"], row["labelled"]) for row in table]
@@ -58,7 +58,7 @@ def test_every_split_of_a_site_has_a_row_and_masks_count_only_where_listed():
     ("masks", "better", "misfit", "told"),
     [(10, 6, 0.4, 1), (8, 5, 0.021, 1), (8, 4, 0.4, 0), (7, 7, 0.4, 0), (8, 8, 0.02, 0)],
 )
-def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks, better, misfit, told):
+def test_fault_03_square_masks_fitting_better_turned_are_reported(masks, better, misfit, told):
     public = [item(str(number), f"{number:x}") for number in range(masks)]
     facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
     sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or rotated"
@@ -74,7 +74,7 @@ def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told(masks
         (0.3, {"turned": True}, "1 labelled image of the public set has an EXIF orientation, which is applied"),
     ],
 )
-def test_fault_08_and_fault_64_masks_that_look_inverted_or_weak_and_turned_images_are_named(share, more, named):
+def test_fault_08_and_fault_64_doubtful_masks_and_turned_images_are_named(share, more, named):
     sentences = doubts(DataList("list", [item("1", "a")], mask_threshold=128), [fact("1", share, **more)])
     assert len(sentences) == bool(named)
     assert named in "".join(sentences)
@@ -99,7 +99,7 @@ def made(tmp_path_factory):
     return prepare_folders(root, options(folder, public="public", report=True))
 
 
-def test_the_page_is_self_contained_and_escaped(made):
+def test_page_is_self_contained_and_escaped(made):
     html = made.report.read_text()
     assert made.report.name == "list.report.html"
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (made.report, made.report.with_suffix(".csv"))]
@@ -111,7 +111,7 @@ def test_the_page_is_self_contained_and_escaped(made):
     assert "the public set has 1 empty and 0 full masks" in html
 
 
-def test_the_table_has_one_row_per_image(made):
+def test_table_has_one_row_per_image(made):
     with made.report.with_suffix(".csv").open(newline="") as stream:
         rows = {row["image"]: row for row in csv.DictReader(stream)}
     assert len(rows) == 22
@@ -120,7 +120,7 @@ def test_the_table_has_one_row_per_image(made):
     assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
 
 
-def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
+def test_fault_60_exif_is_not_in_lists_or_reports(made):
     texts = [made.path.read_text(), made.report.read_text(), made.report.with_suffix(".csv").read_text()]
     pictures = [base64.b64decode(code) for code in re.findall(r"base64,([^\"]+)", texts[1])]
     assert not any(b"Jane" in content for content in [*map(str.encode, texts), *pictures])
@@ -128,12 +128,12 @@ def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
     assert not any(b"Exif" in content or Image.open(io.BytesIO(content)).getexif() for content in pictures)
 
 
-def test_a_report_can_be_made_of_a_list_alone(made, tmp_path):
+def test_report_is_made_from_list_alone(made, tmp_path):
     page = report_on(made.path, made.path.parent / "data", tmp_path / "again.html")
     assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
 
 
-def test_the_overlay_draws_the_masks_outline():
+def test_overlay_draws_outline_of_mask():
     drawn = overlay(np.zeros((10, 20, 3), np.uint8), np.ones((10, 20), np.uint8))
     assert drawn.shape == (92, 184, 3)
     assert (drawn[:2] == OUTLINE).all()
@@ -141,7 +141,7 @@ def test_the_overlay_draws_the_masks_outline():
     assert outline(np.zeros((3, 3), bool)).sum() == 0
 
 
-def test_masks_and_pictures_made_of_others_among_the_images_are_named(tmp_path):
+def test_masks_and_derived_pictures_among_images_are_named(tmp_path):
     saved = {"1.png": picture(0), "1_mask.png": disc(), "1_seg.jpg": disc(64, 64, radius=20), "3.png": disc(value=128)}
     for name, image in saved.items():
         save(tmp_path / name, image)
@@ -152,7 +152,7 @@ def test_masks_and_pictures_made_of_others_among_the_images_are_named(tmp_path):
     assert made.startswith("1 of 4 images of a, such as 1_seg.jpg, are named like another image plus suffix, in")
 
 
-def test_dark_images_are_named_with_the_bits_that_they_use():
+def test_dark_images_are_reported_with_used_bits():
     facts = [Facts(f"{n}.png", mode="I;16", brightest=brightest) for n, brightest in enumerate((16, 12, 255))]
     datalist = DataList("list", [], {"a": Site(unlabelled=[Item(fact.image, "0") for fact in facts])})
     assert doubts(datalist, facts) == [

@@ -30,7 +30,7 @@ from samfed_monai.data.volumes import read_slices
 from tests.data.making import disc, jpeg, picture, save
 
 
-def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
+def test_fault_04_16_bit_image_is_scaled_by_dtype(tmp_path):
     values = np.array([[0, 257, 2570]], dtype=np.uint16)  # darkest pixels of 16 bit: stay dark
     for suffix in ("png", "tif"):
         path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
@@ -38,7 +38,7 @@ def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
     assert read_image(save(tmp_path / "b.png", Image.fromarray(np.full((2, 2), 65535, np.uint16)))).min() == 255
 
 
-def test_fault_05_and_fault_06_and_fault_07_cmyk_alpha_and_palettes_become_rgb(tmp_path):
+def test_fault_05_and_fault_06_and_fault_07_colours_become_rgb(tmp_path):
     red = Image.new("RGB", (16, 16), (255, 0, 0))
     image = read_image(save(tmp_path / "a.jpg", red.convert("CMYK"), quality=100))
     assert image.shape == (16, 16, 3)
@@ -54,7 +54,7 @@ def test_fault_05_and_fault_06_and_fault_07_cmyk_alpha_and_palettes_become_rgb(t
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_fault_08_exif_orientation_is_applied_to_image_and_mask_alike(tmp_path, orientation):
+def test_fault_08_exif_orientation_is_applied_to_image_and_mask(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     for image, read, scale in ((picture(1), read_image, 1), (disc(), read_mask, 255)):
@@ -64,7 +64,7 @@ def test_fault_08_exif_orientation_is_applied_to_image_and_mask_alike(tmp_path, 
         assert np.array_equal(upright, np.asarray(image)) is (orientation == 1)
 
 
-def test_fault_08_another_entry_of_the_exif_may_be_malformed():
+def test_fault_08_other_exif_entry_may_be_malformed():
     width_as_text = struct.pack("<HHI4s", 0x0100, 2, 3, b"ab")
     orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width_as_text + orientation + bytes(4)
@@ -72,7 +72,7 @@ def test_fault_08_another_entry_of_the_exif_may_be_malformed():
     assert decode_mask(jpeg(disc(24, 32), exif=exif), "m.jpg", 128)[0].shape == (32, 24)
 
 
-def test_fault_08_exif_that_cannot_be_read_is_a_problem_of_its_file(tmp_path):
+def test_fault_08_unreadable_exif_is_refused(tmp_path):
     path = save(tmp_path / "a.png", disc(), exif=b"no EXIF at all")
     for read in (read_image, read_mask):
         with pytest.raises(Refused, match=r"a\.png: expected readable EXIF.*save it upright, without EXIF"):
@@ -88,7 +88,7 @@ def test_fault_08_exif_that_cannot_be_read_is_a_problem_of_its_file(tmp_path):
     ],
     ids=["fault 9: empty", "fault 12: text", "missing"],
 )
-def test_what_is_no_image_is_refused(tmp_path, content, told):
+def test_files_without_image_are_refused(tmp_path, content, told):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(Refused, match=told):
@@ -114,7 +114,7 @@ def test_fault_11_corrupt_scan_is_refused(damage):
         decode_image(bytes(content), "a.jpg")
 
 
-def test_fault_11_png_with_a_wrong_checksum_is_refused(tmp_path):
+def test_fault_11_png_with_wrong_checksum_is_refused(tmp_path):
     content = bytearray(save(tmp_path / "a.png", picture(0)).read_bytes())
     content[content.index(b"IDAT") + 20] ^= 0xFF
     with pytest.raises(Refused, match="a damaged file"):
@@ -146,7 +146,7 @@ WEAK = r"if 255 means 'not labelled', .*--label-kind \[SITE=\]KIND` with scribbl
         ((0, -1), "i4", 128, WHOLE),
     ],
 )
-def test_fault_13_masks_are_binary_or_cut_at_a_threshold(tmp_path, values, kind, threshold, expected):
+def test_fault_13_masks_are_binary_or_thresholded(tmp_path, values, kind, threshold, expected):
     path = save(tmp_path / "m.tif", Image.fromarray(np.array([values]).astype(kind)))
     if isinstance(expected, str):
         with pytest.raises(Refused, match=expected):
@@ -160,14 +160,14 @@ def test_fault_13_masks_are_binary_or_cut_at_a_threshold(tmp_path, values, kind,
     ("levels", "threshold"),
     [((0, 2), 2), ((0, 1, 2), 1), ((0, 100), 100), ((0, 200), 128), ((0, 3, 254), 128), (range(60), 30)],
 )
-def test_fault_65_the_threshold_that_is_advised_leaves_something_in_the_mask(levels, threshold):
+def test_fault_65_advised_threshold_keeps_foreground(levels, threshold):
     content = png_of(np.array([levels], np.uint8))
     with pytest.raises(Refused, match=rf"`--mask-threshold {threshold}`"):
         decode_mask(content, "m.png", None)
     assert 0 < decode_mask(content, "m.png", threshold)[0].mean() < 1
 
 
-def test_the_levels_of_a_mask_are_those_that_it_was_cut_in(tmp_path):
+def test_mask_levels_are_reported_as_thresholded(tmp_path):
     values = np.array([[0, 100, 127 * 257, 128 * 257, 65535]], dtype=np.uint16)
     path = save(tmp_path / "m.png", Image.fromarray(values))
     assert decode_mask(path.read_bytes(), "m.png", 128)[1] == [0, 127, 128, 255]
@@ -177,7 +177,7 @@ LOSSY = [("jpg", {"quality": 100}), ("tif", {"compression": "jpeg"}), ("webp", {
 
 
 @pytest.mark.parametrize(("suffix", "options"), LOSSY)
-def test_fault_13_dark_noise_of_a_lossy_mask_is_not_foreground(tmp_path, suffix, options):
+def test_fault_13_dark_noise_of_lossy_mask_is_not_foreground(tmp_path, suffix, options):
     if suffix == "heif":
         pytest.importorskip("pillow_heif", reason="pip install samfed-monai[heif]").register_heif_opener()
     path = save(tmp_path / f"m.{suffix}", disc().point(bool), **options)
@@ -187,12 +187,12 @@ def test_fault_13_dark_noise_of_a_lossy_mask_is_not_foreground(tmp_path, suffix,
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("webp", {"lossless": True}), ("tif", {"compression": "tiff_lzw"})])
-def test_fault_13_a_mask_of_a_lossless_kind_is_read_whatever_its_values(tmp_path, suffix, options):
+def test_fault_13_lossless_mask_is_read_with_any_values(tmp_path, suffix, options):
     path = save(tmp_path / f"m.{suffix}", disc().point(bool), icc_profile=b"VP8", **options)
     assert np.array_equal(read_mask(path), np.asarray(disc()) > 0)
 
 
-def test_of_a_mask_with_colours_the_brightest_channel_counts_where_a_threshold_is_declared(tmp_path):
+def test_brightest_channel_of_coloured_mask_is_thresholded(tmp_path):
     assert read_mask(save(tmp_path / "grey.png", disc().convert("RGB"))).max() == 1
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 0], [90, 127, 60]]], np.uint8)
     path = save(tmp_path / "colours.png", Image.fromarray(colours))
@@ -204,7 +204,7 @@ def test_of_a_mask_with_colours_the_brightest_channel_counts_where_a_threshold_i
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_fault_21_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, suffix):
+def test_fault_21_oversized_picture_is_refused_before_decoding(tmp_path, monkeypatch, suffix):
     path = save(tmp_path / f"a.{suffix}", picture(0))
     monkeypatch.setattr("samfed_monai.data.reading.MAX_PIXELS", 24 * 32)
     assert read_image(path).shape == (24, 32, 3)
@@ -218,7 +218,7 @@ OPTIONS = [{"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"rest
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_sound_files_have_no_fault(options):
+def test_intact_jpegs_have_no_scan_fault(options):
     for mode, size in itertools.product(("RGB", "L", "CMYK"), ((1, 1), (7, 3), (33, 17), (160, 120))):
         rng = np.random.default_rng(0)
         for pixels in (rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.full((*size, 3), 7, np.uint8)):
@@ -227,12 +227,12 @@ def test_sound_files_have_no_fault(options):
                 assert scan_fault(content + tail) is None, (mode, size)
 
 
-def test_real_images_have_no_fault(samfed_data):
+def test_real_jpegs_have_no_scan_fault(samfed_data):
     for path in sorted((samfed_data / "data" / "tiny").rglob("*.jpg")):
         assert scan_fault(path.read_bytes()) is None
 
 
-def test_a_scan_that_lost_or_gained_bytes_is_found():
+def test_scan_with_lost_or_extra_bytes_is_reported():
     content = jpeg(noise(64))
     middle = len(content) // 2
     early, late = content[:middle] + content[middle + 300 :], content[:middle] + content[middle - 300 :]
@@ -245,7 +245,7 @@ def test_a_scan_that_lost_or_gained_bytes_is_found():
         assert scan_fault(early.replace(b"\xff\xdb", filled, 1)) == scan_fault(early)
 
 
-def test_a_transposed_mask_of_a_square_picture_fits_worse_and_of_others_nothing_is_said():
+def test_misfit_detects_transposed_mask_of_square_picture():
     mask = np.asarray(disc(64, 64, value=1, radius=12))
     picture = np.repeat((200 - 120 * mask)[..., None], 3, axis=2).astype(np.uint8)
     assert misfit(picture, mask) < -0.5
@@ -259,7 +259,7 @@ def test_a_transposed_mask_of_a_square_picture_fits_worse_and_of_others_nothing_
     ("reader", "name"),
     [("PIL.PngImagePlugin.PngImageFile.load", "a.png"), ("nibabel.load", "a.nii"), ("pydicom.dcmread", "a.dcm")],
 )
-def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch, reader, name):
+def test_fault_50_memory_error_is_not_reported_as_damaged_file(tmp_path, monkeypatch, reader, name):
     pytest.importorskip(reader.partition(".")[0])
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr(reader, lambda *_, **__: np.empty(1 << 50))
@@ -309,7 +309,7 @@ class TestTiff:
             (wide(PLANES), RGB | SEPARATE, COLOURS),
         ],
     )
-    def test_samples_of_8_and_16_bits(self, values, tags, wanted):
+    def test_samples_of_8_and_16_bits_are_read(self, values, tags, wanted):
         wanted = wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1)
         for how in itertools.product(
             (False, True), "<>", ({}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)})
@@ -334,17 +334,17 @@ class TestTiff:
             (65535 - wide(GREY[:9, :9]), WHITE | {"compression": "zlib", "tile": (64, 64)}, GREY[:9, :9]),
         ],
     )
-    def test_extra_samples_are_dropped_and_planes_bits_and_tiles_may_have_any_order(self, values, tags, wanted):
+    def test_extra_samples_are_dropped_and_storage_orders_are_read(self, values, tags, wanted):
         read = decode_image(tiff((values, {"planarconfig": "contig"} | tags)), "a.tif")[0]
         np.testing.assert_array_equal(read, wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, -1))
 
     @pytest.mark.parametrize("factor", [1, 257], ids=["8-bit values", "16-bit values"])
-    def test_palettes(self, factor):
+    def test_palettes_are_read(self, factor):
         palette = np.stack([np.arange(256)[::-1], np.arange(256), np.full(256, 90)]).astype(np.uint16)
         content = tiff((GREY, {"photometric": "palette", "colormap": palette * factor}))
         np.testing.assert_array_equal(decode_image(content, "a.tif")[0], np.moveaxis(palette[:, GREY], 0, -1))
 
-    def test_12_bits_are_scaled_by_their_type(self):
+    def test_12_bits_are_scaled_by_type(self):
         packed = np.frombuffer(bytes.fromhex("0007fffff010"), np.uint8)[None]  # 0, 2047, 4095 and 16
         content = bytearray(tiff((packed, BLACK)))
         with tifffile.TiffFile(io.BytesIO(content)) as file:
@@ -357,7 +357,7 @@ class TestTiff:
     @pytest.mark.parametrize(
         ("values", "tags"), [(COLOURS, RGB), (wide(PLANES), RGB | SEPARATE), (np.stack([65535 - wide(GREY)]), WHITE)]
     )
-    def test_tag_274_turns_a_picture_whatever_reads_it(self, values, tags, turn):
+    def test_orientation_tag_274_is_applied(self, values, tags, turn):
         upright, stored = decode_image(tiff((values, tags)), "a.tif")
         assert not is_turned(stored)
         read, stored = decode_image(tiff((values, tags | {"extratags": [(274, "H", 1, turn, True)]})), "a.tif")
@@ -376,7 +376,7 @@ class TestTiff:
             ([(COLOURS, {"description": "Aperio Image", "tile": (16, 16)}), (COLOURS[::2, ::2], {})], {}),
         ],
     )
-    def test_pages_of_reduced_size_are_no_further_images(self, pages, kinds):
+    def test_image_with_pages_of_reduced_size_is_read(self, pages, kinds):
         content = tiff(*((values, RGB | tags) for values, tags in pages), **kinds)
         np.testing.assert_array_equal(decode_image(content, "a.tif")[0], COLOURS)
 
@@ -391,7 +391,7 @@ class TestTiff:
             ([(GREY[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GREY, {})], {}, r"a thumbnail, .* \(tag 330"),
         ],
     )
-    def test_several_images_are_refused_as_image_and_as_mask(self, pages, kinds, told):
+    def test_several_images_are_refused_as_image_and_mask(self, pages, kinds, told):
         content = tiff(*((values, BLACK | tags) for values, tags in pages), **kinds)
         for read in (decode_image, lambda *file: decode_mask(*file, 128)):
             with pytest.raises(Refused, match=told):
@@ -415,16 +415,16 @@ class TestTiff:
             (wide(GREY), {"photometric": "palette", "colormap": np.ones((3, 65536), "u2")}, "16 bits, PALETTE"),
         ],
     )
-    def test_everything_else_is_refused_with_its_tag(self, values, tags, told):
+    def test_unsupported_tiffs_are_refused_with_tag(self, values, tags, told):
         with pytest.raises(Refused, match=told):
             decode_image(tiff((values, tags)), "a.tif")
 
-    def test_a_file_that_does_not_say_what_0_is_is_refused(self):
+    def test_missing_photometric_tag_is_refused(self):
         content = tiff((GREY, BLACK)).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 60000, 3))
         with pytest.raises(Refused, match=r"no tag that says whether 0 is black \(tag 262"):
             decode_image(content, "a.tif")
 
-    def test_a_compression_that_needs_the_extra_names_it(self, monkeypatch):
+    def test_compression_without_codec_names_required_extra(self, monkeypatch):
         content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
 
         def decode(*_: object) -> None:
@@ -436,13 +436,13 @@ class TestTiff:
 
     @pytest.mark.parametrize("storage", [{}, {"compression": "zlib", "tile": (16, 16)}], ids=str)
     @pytest.mark.parametrize("keep", [0.2, 0.6, 0.98])
-    def test_a_file_that_was_cut_is_refused(self, storage, keep):
+    def test_truncated_file_is_refused(self, storage, keep):
         values = np.random.default_rng(0).integers(0, 65536, (3, 64, 64)).astype(np.uint16)
         content = tiff((values, RGB | SEPARATE | storage))
         with pytest.raises(Refused, match="a damaged file"):
             decode_image(content[: int(keep * len(content))], "a.tif")
 
-    def test_a_strip_that_unpacks_to_more_than_the_image_is_refused_before_it_does(self):
+    def test_strip_larger_than_image_is_refused_before_unpacking(self):
         content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
@@ -451,7 +451,7 @@ class TestTiff:
             decode_image(content[:place] + bomb + content[place + length :], "a.tif")
 
     @pytest.mark.parametrize("kind", ["i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"])
-    def test_masks_of_whole_numbers_are_read_whatever_their_type(self, kind):
+    def test_masks_of_whole_numbers_are_read_in_any_type(self, kind):
         mask = np.asarray(disc(value=1))
         for value in (1, 255, 65535):
             if value <= (127 if kind == "i1" else 2048 if kind in ("i2", "f2") else value):
@@ -470,7 +470,7 @@ class TestTiff:
             (np.asarray(disc(value=2), np.float32), BLACK, r"2 grey levels \(0, 2\); save it as 8-bit"),  # has no scale
         ],
     )
-    def test_a_mask_of_other_numbers_is_refused(self, values, tags, told):
+    def test_masks_of_unsupported_numbers_are_refused(self, values, tags, told):
         with pytest.raises(Refused, match=told):
             decode_mask(tiff((values, tags)), "m.tif", 1)
 
@@ -485,7 +485,7 @@ def png(values: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "grey and alpha", "rgba"])
-def test_a_mask_of_16_bit_colours_is_read_where_its_upper_bits_say_all(kind, channels):
+def test_mask_of_16_bit_colours_is_read_unless_dark(kind, channels):
     mask = np.asarray(disc(value=1))
     values = np.repeat(mask[..., None].astype(np.uint16), channels, -1)
     values[..., 3 if channels == 4 else channels :] = 65535
@@ -500,11 +500,11 @@ def test_a_mask_of_16_bit_colours_is_read_where_its_upper_bits_say_all(kind, cha
 
 
 @pytest.mark.parametrize("chunk", [(b"tRNS", b"\0\1"), (b"sBIT", b"\x0c"), (b"gAMA", struct.pack(">I", 100000))])
-def test_transparency_gamma_and_significant_bits_change_no_sample(chunk):
+def test_transparency_gamma_and_significant_bits_are_ignored(chunk):
     assert decode_image(png(wide(GREY), 0, chunk), "a.png")[0][..., 1].tolist() == GREY.tolist()
 
 
-def test_a_png_may_have_up_to_64_mib_of_text(tmp_path, monkeypatch):
+def test_png_text_up_to_64_mib_is_accepted(tmp_path, monkeypatch):
     text = PngImagePlugin.PngInfo()
     text.add_text("report", "x" * 3_000_000, zip=True)
     path = save(tmp_path / "a.png", picture(0), pnginfo=text)
@@ -516,13 +516,13 @@ def test_a_png_may_have_up_to_64_mib_of_text(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("png", {"default_image": True}), ("webp", {})], ids=str)
-def test_an_animation_is_refused(tmp_path, suffix, options):
+def test_animation_is_refused(tmp_path, suffix, options):
     path = save(tmp_path / f"a.{suffix}", picture(0), save_all=True, append_images=[picture(1)], **options)
     with pytest.raises(Refused, match="expected one picture, found 2 frames of an animation; save the right frame"):
         read_image(path)
 
 
-def test_what_is_not_decoded_is_named(tmp_path):
+def test_undecodable_formats_are_refused_by_name(tmp_path):
     with pytest.raises(Refused, match="found a GIF; save it as 8-bit RGB"):
         read_image(save(tmp_path / "a.gif", picture(0)))
     content = jpeg(picture(0))
@@ -531,7 +531,7 @@ def test_what_is_not_decoded_is_named(tmp_path):
         decode_image(content[:place] + b"\x0c" + content[place + 1 :], "a.jpg")
 
 
-def test_what_phones_write_is_read_by_pillow_heif_or_refused_with_its_name(tmp_path, monkeypatch):
+def test_heic_is_read_with_pillow_heif_or_refused(tmp_path, monkeypatch):
     pillow_heif = pytest.importorskip("pillow_heif", reason="not installed: pip install samfed-monai[heif]")
     content = np.zeros((64, 96, 3), np.uint8)
     content[:, :48] = (200, 100, 50)

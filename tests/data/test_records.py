@@ -38,7 +38,7 @@ def test_records_hold_absolute_paths_and_hashes(tmp_path):
     assert load_records(DataList("list", [], {"a": Site()}), tmp_path, split="test", site="a") == []
 
 
-def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
+def test_records_with_and_without_group_are_collated(tmp_path):
     datalist = small_list(tmp_path)
     datalist.public[0] = replace(datalist.public[0], group="patient")
     records = load_records(datalist, tmp_path, split="public")
@@ -48,7 +48,7 @@ def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
     assert {record["group"] for record in train} != {record["group"] for record in held_out}
 
 
-def test_slices_say_their_place_in_a_volume_that_is_there_as_a_whole(tmp_path, caplog):
+def test_slices_have_place_in_volume_only_if_volume_is_complete(tmp_path, caplog):
     one = pair(tmp_path, "a", 0)
     places = [{"volume": "v.nii", "slice": 2, "spacing": [1, 2, 3]}, {"volume": "w.nii"}, {}]
     items = [replace(one, **place) for place in places]
@@ -67,7 +67,7 @@ def test_slices_say_their_place_in_a_volume_that_is_there_as_a_whole(tmp_path, c
     assert caplog.text.count("parted -> a -> test: 1 volume cut by a limit or split, not scored as a whole") == 1
 
 
-def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
+def test_masks_and_weak_labels_are_collated(tmp_path):
     pairs = [pair(tmp_path, name, seed) for seed, name in enumerate("abc")]
     save(tmp_path / "masks" / "b.png", Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8)))
     items = [pairs[0], replace(pairs[1], label_kind="points"), replace(pairs[2], label_kind="mask")]
@@ -80,7 +80,7 @@ def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
         load_records(datalist, tmp_path, split="unlabelled", site="a", with_labels=True)
 
 
-def test_labels_of_unlabelled_images_must_be_asked_for_and_a_threshold_travels_with_labels(tmp_path):
+def test_labels_of_unlabelled_images_are_loaded_on_request_only(tmp_path):
     datalist = replace(small_list(tmp_path), mask_threshold=128)
     cases = (("unlabelled", None, 0), ("unlabelled", True, 1), ("test", None, 1), ("test", False, 0))
     for split, asked, labelled in cases:
@@ -95,7 +95,7 @@ def test_limit_keeps_the_order_of_the_list(tmp_path):
     assert [record["image_sha256"] for record in records] == [item.sha256 for item in items if item in chosen]
 
 
-def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
+def test_unknown_site_and_split_are_refused(tmp_path):
     datalist = small_list(tmp_path)
     with pytest.raises(Refused, match=r"site: expected one of \['site-1'\], found 'site-2'"):
         load_records(datalist, tmp_path, split="test", site="site-2")
@@ -103,7 +103,7 @@ def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
         load_records(datalist, tmp_path, split="train")
 
 
-def test_fault_19_all_missing_files_and_links_are_told_at_once_and_of_a_data_root_without_any_only_that(tmp_path):
+def test_fault_19_missing_files_and_links_are_reported_together(tmp_path):
     datalist = small_list(tmp_path / "right")
     (tmp_path / "wrong").mkdir()
     told = "expected {} of small -> {}, found none of them (the first is images/{}.png); is this the data root that the"
@@ -142,7 +142,7 @@ def test_split_public_is_exact_grouped_and_deterministic(groups, fraction, seed)
     assert (train, held_out) == split_public(records, fraction, seed)
 
 
-def test_split_public_holds_out_the_fraction_and_copies_stay_together():
+def test_split_public_holds_out_fraction_and_keeps_copies_together():
     records = [{"image_sha256": f"{number // 2:04d}"} for number in range(40)]  # every image twice
     train, held_out = split_public(records, 0.2)
     assert (len(train), len(held_out)) == (32, 8)
@@ -155,7 +155,7 @@ def test_split_public_holds_out_the_fraction_and_copies_stay_together():
             split_public([], fraction)
 
 
-def test_the_hash_is_that_of_the_images_and_masks_in_order(tmp_path):
+def test_public_hash_covers_images_and_masks_in_order(tmp_path):
     datalist = small_list(tmp_path)
     rows = ",".join(f'["{one.sha256}","{one.label_sha256}"]' for one in datalist.public)
     assert public_hash(datalist) == hashlib.sha256(f"[{rows}]".encode()).hexdigest()
@@ -166,7 +166,7 @@ def test_the_hash_is_that_of_the_images_and_masks_in_order(tmp_path):
     assert public_hash(turned, ordered=False) == public_hash(datalist, ordered=False)
 
 
-def test_a_list_and_its_records_agree_until_a_mask_changes(tmp_path):
+def test_public_hash_of_list_equals_records_until_mask_changes(tmp_path):
     datalist = small_list(tmp_path)
     records = load_records(datalist, tmp_path, split="public")
     assert public_hash(records) == public_hash(datalist)
@@ -180,7 +180,7 @@ def test_a_list_and_its_records_agree_until_a_mask_changes(tmp_path):
         load_records(datalist, tmp_path, split="public", verify=True)
 
 
-def test_an_image_without_its_mask_is_refused(tmp_path):
+def test_public_hash_refuses_image_without_mask(tmp_path):
     datalist = small_list(tmp_path)
     with pytest.raises(Refused, match=r"images/p0\.png: expected the mask's file, found no mask"):
         public_hash(DataList("bare", [item(tmp_path, "images/p0.png")]))

@@ -30,7 +30,7 @@ def the_file(store: SoftMaskStore, image: str = IMAGE) -> Path:
     return store.folder / store.teacher_sha256 / image[:2] / f"{image}.mask"
 
 
-def test_a_mask_comes_back_as_it_was_put_and_only_what_is_missing_is_asked_for(tmp_path):
+def test_mask_round_trip_and_missing_masks(tmp_path):
     store = a_store(tmp_path)
     mask = torch.tensor([[[0.0, 1.0, 0.2], [51 / 255, 0.4, 0.6]]])
     store.put(IMAGE, mask)
@@ -42,7 +42,7 @@ def test_a_mask_comes_back_as_it_was_put_and_only_what_is_missing_is_asked_for(t
     assert torch.equal(back, mask)  # all are multiples of 1/255
 
 
-def test_the_quantisation_error_has_an_exact_bound(tmp_path):
+def test_quantisation_error_reaches_exact_bound(tmp_path):
     store, bound = a_store(tmp_path), 1 / 510
     halves = (np.arange(255) + 0.5) / 255  # the worst case: half-way between two levels
     values = torch.from_numpy(np.concatenate([halves, np.linspace(0, 1, 4097)])).float().reshape(1, 17, -1)
@@ -52,7 +52,7 @@ def test_the_quantisation_error_has_an_exact_bound(tmp_path):
 
 
 @given(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31 - 1))
-def test_any_mask_comes_back_in_range_and_within_the_bound(tmp_path_factory, planes, height, width, seed):
+def test_random_mask_round_trip_is_within_bound(tmp_path_factory, planes, height, width, seed):
     store = a_store(tmp_path_factory.mktemp("store"))
     mask = torch.rand(planes, height, width, generator=torch.Generator().manual_seed(seed))
     store.put(IMAGE, mask)
@@ -63,13 +63,13 @@ def test_any_mask_comes_back_in_range_and_within_the_bound(tmp_path_factory, pla
     assert (back - mask).abs().max() <= 1 / 510 + 2**-23
 
 
-def test_ten_thousand_masks_fit_in_a_gigabyte_whatever_they_show(tmp_path):
+def test_ten_thousand_masks_fit_in_one_gigabyte(tmp_path):
     store = a_store(tmp_path)
     store.put(IMAGE, torch.rand(1, 256, 256))  # the worst that a compressor could meet
     assert 10_000 * the_file(store).stat().st_size < 0.7e9
 
 
-def test_another_teacher_sees_none_of_it(tmp_path):
+def test_masks_of_other_teacher_are_not_found(tmp_path):
     a_store(tmp_path).put(IMAGE, torch.zeros(1, 4, 4))
     other = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
     assert IMAGE not in other
@@ -79,7 +79,7 @@ def test_another_teacher_sees_none_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("planes", [1, 3])
-def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, planes):
+def test_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, planes):
     store = a_store(tmp_path)
     mask = torch.full((planes, 16, 16), 0.6)
     store.put(IMAGE, mask)
@@ -114,7 +114,7 @@ def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, plan
         (torch.full((1, 4, 4), float("nan")), r"found values from nan"),
     ],
 )
-def test_what_is_no_probability_map_is_refused(tmp_path, mask, message):
+def test_invalid_probability_map_is_refused(tmp_path, mask, message):
     store = a_store(tmp_path)
     with pytest.raises(Refused, match=message):
         store.put(IMAGE, mask)
@@ -122,7 +122,7 @@ def test_what_is_no_probability_map_is_refused(tmp_path, mask, message):
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "", 1234])
-def test_an_image_and_a_teacher_that_are_no_hash_are_refused(tmp_path, name):
+def test_invalid_image_or_teacher_hash_is_refused(tmp_path, name):
     told = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; give the SHA-256 of {{}}"
     with pytest.raises(Refused, match=told.format("image_sha256", "the image file")):
         a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
@@ -130,7 +130,7 @@ def test_an_image_and_a_teacher_that_are_no_hash_are_refused(tmp_path, name):
         SoftMaskStore(tmp_path, teacher_sha256=name)
 
 
-def test_fault_57_private_soft_masks_are_readable_by_their_owner_only(tmp_path):
+def test_fault_57_soft_masks_are_readable_by_owner_only(tmp_path):
     folder = tmp_path / "store"
     folder.mkdir(mode=0o755)
     store = a_store(folder)
@@ -146,7 +146,7 @@ def write_for_ever(folder: Path) -> None:
         store.put(f"{number % 50:064x}", torch.rand(1, 256, 256))
 
 
-def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
+def test_killed_writer_keeps_only_complete_masks(tmp_path):
     writer = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path,), daemon=True)
     writer.start()
     store = a_store(tmp_path)
@@ -160,14 +160,14 @@ def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
     assert store.missing(written) == []
 
 
-def test_a_mask_is_enlarged_bilinearly_with_corners_not_aligned_or_handed_on_as_it_is():
+def test_resize_is_bilinear_or_returns_same_tensor():
     masks = torch.tensor([[[[0.0, 1.0]]]])
     assert resize_probabilities(masks, (1, 4)).tolist() == [[[[0.0, 0.25, 0.75, 1.0]]]]
     assert resize_probabilities(masks, (1, 2)) is masks
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_shrunk_with_every_pixel_counted(upright):
+def test_shrinking_counts_every_pixel(upright):
     masks, size = torch.zeros(1, 1, 8, 8), (2, 8)
     masks[..., 3, :] = 1
     masks, size = (masks, size) if upright else (masks.mT.contiguous(), size[::-1])
@@ -177,7 +177,7 @@ def test_shrunk_with_every_pixel_counted(upright):
     assert second > first > 0
 
 
-def test_weights_that_add_up_to_more_than_one_give_no_more_than_one():
+def test_resized_probabilities_are_clamped_to_one():
     ones = torch.ones(1, 1, 213, 8)
     plain = torch.nn.functional.interpolate(ones, (107, 8), mode="bilinear", align_corners=False, antialias=True)
     assert plain.max() > 1  # 1.00000012
@@ -185,7 +185,7 @@ def test_weights_that_add_up_to_more_than_one_give_no_more_than_one():
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
-def test_probabilities_stay_probabilities_at_any_size(height, width, new_height, new_width):
+def test_resized_probabilities_stay_in_range(height, width, new_height, new_width):
     masks = torch.rand(1, 2, height, width, generator=torch.Generator().manual_seed(height * 41 + width))
     resized = resize_probabilities(masks, (new_height, new_width))
     assert resized.shape == (1, 2, new_height, new_width)

@@ -63,7 +63,7 @@ def test_counts_names_hashes_and_formats(rendered):
                 assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
-def test_unlabelled_images_have_no_mask_on_disk_unless_asked_for_and_are_the_same_then(rendered, tmp_path):
+def test_masks_of_unlabelled_images_are_written_on_request_only(rendered, tmp_path):
     folder, datalist = rendered
     assert all(item.label is None and item.label_sha256 is None for item in datalist.sites["site-1"].unlabelled)
     assert len(list((folder / "site-1/masks").iterdir())) == 2  # validation and test
@@ -72,7 +72,7 @@ def test_unlabelled_images_have_no_mask_on_disk_unless_asked_for_and_are_the_sam
     assert [item.sha256 for _, _, item in labelled.items()] == [item.sha256 for _, _, item in datalist.items()]
 
 
-def test_bytes_depend_on_seed_and_scene_alone_and_more_images_change_none(rendered, tmp_path):
+def test_images_depend_on_seed_and_scene_only(rendered, tmp_path):
     _, datalist = rendered
     other = render_synthetic(tmp_path / "other", seed=1, **ONE)
     polyps = render_synthetic(tmp_path / "polyps", scene="polyp", **ONE)
@@ -91,7 +91,7 @@ def scenes(scene: str, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("scene", PUBLIC)
-def test_growths_are_one_piece_seen_and_of_the_sites_size(scene, number):
+def test_lesions_are_single_visible_regions_of_site_size(scene, number):
     shares, darker = [], []
     for image, mask in scenes(scene, number)[:12]:
         inside = mask > 0
@@ -111,13 +111,13 @@ MEANS = {"skin": [138.53, 122.77, 109.51, 85.28, 85.32], "polyp": [90.54, 86.63,
 
 
 @pytest.mark.parametrize("scene", PUBLIC)
-def test_pictures_are_as_bright_as_when_their_looks_were_chosen(scene):
+def test_picture_brightness_is_unchanged(scene):
     found = [np.mean([image.mean() for image, _ in scenes(scene, number)[:4]]) for number in range(5)]
     assert found == pytest.approx(MEANS[scene], abs=0.3)
 
 
 @pytest.mark.parametrize("scene", PUBLIC)
-def test_the_mean_colour_differs_more_between_sites_than_between_halves_of_one(scene):
+def test_mean_colour_differs_more_between_sites_than_within_site(scene):
     centres = [[image[16:48, 20:60].mean(axis=(0, 1)) / 255 for image, _ in scenes(scene, n)] for n in range(5)]
     first, second = ([np.median(site[half], axis=0) for site in centres] for half in (slice(16), slice(16, None)))
     within = max(np.abs(a - b).max() for a, b in zip(first, second, strict=True))
@@ -126,7 +126,7 @@ def test_the_mean_colour_differs_more_between_sites_than_between_halves_of_one(s
     assert np.median(between) > 2 * within
 
 
-def test_the_frame_is_black_and_print_is_at_the_upper_left():
+def test_frame_is_black_and_print_is_upper_left():
     look = replace(PUBLIC["polyp"], margin=(0.1, 0.1), marks=1.0, noise=(0.0, 0.0))
     image, _ = render_scene(np.random.default_rng(0), (96, 128), look)
     assert image[:2].max() < 25 > image[-2:].max()
@@ -136,7 +136,7 @@ def test_the_frame_is_black_and_print_is_at_the_upper_left():
     assert columns.max() < 64
 
 
-def test_further_sites_vary_the_four_within_the_limits_of_the_radius():
+def test_further_sites_vary_within_limits():
     assert look_of("skin", 0, 0) is SITES["skin"][0]
     assert look_of("polyp", 5, 0) == look_of("polyp", 5, 0) != look_of("polyp", 5, 1)
     for seed in range(20):
@@ -165,7 +165,7 @@ def volumes(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("scanner", "mean"), [(CT, -557.45), (MR, 161.82)], ids=["ct", "mr"])
-def test_both_organs_are_there_and_brighter_than_what_surrounds_them(scanner, mean):
+def test_organs_are_present_and_brighter_than_surroundings(scanner, mean):
     grey, _ = render_volume(np.random.default_rng(0), (32, 32, 8), replace(scanner, noise=0, bias=0))
     assert grey.mean() == pytest.approx(mean, abs=0.1), "as when the grey values were chosen"
     for index in range(4):
@@ -175,7 +175,7 @@ def test_both_organs_are_there_and_brighter_than_what_surrounds_them(scanner, me
         assert all(np.median(grey[label == number]) > muscle for number in (1, 2))
 
 
-def test_the_files_say_where_their_voxels_are(volumes):
+def test_volume_files_have_affine_and_spacing(volumes):
     image = nibabel.load(volumes / "mr/images/mr_01.nii.gz")
     mask = nibabel.load(volumes / "mr/masks/mr_01.nii.gz")
     assert image.shape == mask.shape == (40, 32, 4)
@@ -185,7 +185,7 @@ def test_the_files_say_where_their_voxels_are(volumes):
     assert np.linalg.det(nibabel.load(volumes / "ct/images/ct_01.nii.gz").affine) < 0  # the first axis is mirrored
 
 
-def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
+def test_volume_depends_on_site_and_number_only(volumes, tmp_path):
     render_volumes(tmp_path, **{**SMALL, "volumes": 1, "public": 0})
     made = (volumes / "ct/images/ct_01.nii.gz").read_bytes()
     assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
@@ -194,7 +194,7 @@ def test_a_volume_depends_on_its_site_and_number_alone(volumes, tmp_path):
     assert (tmp_path / "ct/images/ct_01.nii.gz").read_bytes() == made
 
 
-def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_their_classes(volumes, tmp_path):
+def test_slices_keep_volume_spacing_group_and_classes(volumes, tmp_path):
     given = ("--slices", tmp_path / "slices", "--output", tmp_path / "list.json", "--no-report", "--public", "public")
     run("nifti", volumes, *given, "--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3)
     datalist = DataList.load(tmp_path / "list.json")
@@ -209,7 +209,7 @@ def test_slices_say_which_volume_they_are_of_how_far_their_pixels_lie_apart_and_
         assert np.array_equal(Image.open(tmp_path / "slices" / item.label), label[:, :, item.slice - 1].T)
 
 
-def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, monkeypatch, capsys):
+def test_command_writes_volumes_and_prints_next_step(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run("synthetic-volumes", "v", "--volumes", 3, "--size", 32, 32)
     listing = capsys.readouterr().out.partition("next    samfed prepare ")[2]
@@ -219,7 +219,7 @@ def test_the_command_writes_volumes_and_says_what_comes_next(tmp_path, monkeypat
     assert capsys.readouterr().out.endswith(f"next    look at the report, then samfed federate BUNDLE {following}")
 
 
-def test_counts_and_sizes_out_of_range_are_refused_together(tmp_path):
+def test_volume_arguments_out_of_range_are_refused_together(tmp_path):
     told = (
         r"(?s)volumes: expected a whole number in \[1, 512\], found 0.*depth: expected a whole number in \[4, 512\].*"
     )

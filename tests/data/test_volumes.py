@@ -48,7 +48,7 @@ SHEARED = np.array([[0.0, 0.3, 0, 5], [-0.4, 0.4, 0.5, 6], [0, 0, 1.2, 7], [0, 0
         (SHEARED, "mm", 0.12, (0.5, 0.4, 1.3)),  # |(0, -0.4, 0) x (0.3, 0.4, 0)|, not 0.4 * 0.5
     ],
 )
-def test_sizes_are_those_of_the_affine_in_its_unit(tmp_path, affine, unit, area, voxel):
+def test_voxel_sizes_follow_affine_and_unit(tmp_path, affine, unit, area, voxel):
     image = nibabel.Nifti1Image(EMPTY, affine)
     image.header["pixdim"][1:4] = 1
     image.header.set_xyzt_units(xyz=unit)
@@ -58,14 +58,14 @@ def test_sizes_are_those_of_the_affine_in_its_unit(tmp_path, affine, unit, area,
     assert found.voxel == pytest.approx(voxel)
 
 
-def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path):
+def test_grey_values_are_scaled_by_volume_percentiles(tmp_path):
     data = np.linspace(-1000, 1000, 201).reshape(201, 1, 1).astype(np.int16)
     grey = read_slices(saved(tmp_path / "a.nii", data)).pictures[0, 0, :, 0]
     # 0.5 % of 200 steps is 1 step: black at -990, white at 990, and 0 in the middle
     assert grey[[0, 1, 2, 100, 199, 200]].tolist() == [0, 0, 1, 128, 255, 255]
 
 
-def test_colours_a_single_slice_and_axes_of_length_one(tmp_path):
+def test_colours_single_slice_and_singleton_axes_are_read(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 3)).astype(np.uint8)
     packed = rgb.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
     assert np.array_equal(read_slices(saved(tmp_path / "rgb.nii", packed)).pictures, rgb.transpose(2, 1, 0, 3))
@@ -82,7 +82,7 @@ def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
-def test_a_mask_lies_on_the_voxels_that_it_was_made_of_and_is_read_again(tmp_path_factory, slices):
+def test_mask_round_trip_keeps_voxels_and_affine(tmp_path_factory, slices):
     folder = tmp_path_factory.mktemp("volume")
     masks = np.array(slices).reshape(-1, 3, 4)
     volume = saved(folder / "a.nii", np.where(masks.transpose(2, 1, 0), 200, 50).astype(np.uint8))
@@ -96,7 +96,7 @@ def test_a_mask_lies_on_the_voxels_that_it_was_made_of_and_is_read_again(tmp_pat
     assert np.array_equal(read_mask_slices(path, volume), masks)
 
 
-def test_both_places_of_a_volume_are_kept(tmp_path):
+def test_qform_and_sform_are_kept(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, AFFINE)
     other = np.diag([2.0, 2.0, 2.0, 1.0])
     image.set_qform(other, 1)
@@ -120,12 +120,12 @@ def test_both_places_of_a_volume_are_kept(tmp_path):
         (np.full((2, 2, 1), np.nan, np.float32), r"found values that are NaN or infinite"),
     ],
 )
-def test_what_is_no_volume_is_refused(tmp_path, data, told):
+def test_invalid_volume_is_refused(tmp_path, data, told):
     with pytest.raises(Refused, match=told):
         read_slices(saved(tmp_path / "a.nii.gz", data))
 
 
-def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
+def test_pixdim_gives_sizes_without_qform_and_sform(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, None)
     image.header.set_zooms((1 / 3, 2 / 3, 4 / 3))
     nibabel.save(image, tmp_path / "a.nii")
@@ -148,7 +148,7 @@ def test_without_qform_and_sform_pixdim_says_the_sizes(tmp_path):
         (None, AFFINE, {"xyzt_units": 5}, "expected readable units and qform"),
     ],
 )
-def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qform, sform, other, message):
+def test_header_with_invalid_geometry_is_refused(tmp_path, qform, sform, other, message):
     image = nibabel.Nifti1Image(EMPTY, AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
     for key, value in other.items():
@@ -160,7 +160,7 @@ def test_a_header_that_does_not_say_where_its_volume_is_is_refused(tmp_path, qfo
         read_slices(tmp_path / "a.nii")
 
 
-def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path):
+def test_translated_qform_is_accepted(tmp_path):
     image = nibabel.Nifti1Image(EMPTY, AFFINE)
     image.set_qform(AFFINE + 9 * np.eye(4, k=3), 1)
     nibabel.save(image, tmp_path / "a.nii")
@@ -168,7 +168,7 @@ def test_a_qform_that_is_only_moved_is_another_space_and_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, order):
+def test_reorientation_round_trip_keeps_original_axes_of_mask(tmp_path, order):
     ras = np.arange(1, 25, dtype=np.uint8).reshape(4, 3, 2)
     for signs in itertools.product((1, -1), repeat=3):
         data = np.flip(ras, [axis for axis, sign in enumerate(signs) if sign < 0]).transpose(order)
@@ -187,7 +187,7 @@ def test_a_volume_is_reoriented_and_its_mask_has_the_volumes_own_axes(tmp_path, 
 
 
 @pytest.mark.parametrize(("slope", "inter"), [(1 / 255, 0), (3e-5, 0.0), (1 / 32767, 0.5)])
-def test_a_mask_whose_numbers_were_scaled_is_whole_to_a_thousandth(tmp_path, slope, inter):
+def test_scaled_mask_values_are_rounded_to_whole_numbers(tmp_path, slope, inter):
     volume = saved(tmp_path / "a.nii", EMPTY)
     wanted = np.arange(24).reshape(4, 3, 2) % 3
     image = nibabel.Nifti1Image(np.rint((wanted - inter) / slope).astype(np.int32), AFFINE)
@@ -214,7 +214,7 @@ def test_damaged_files_are_refused(tmp_path):
         read_slices(tmp_path / "gone.nii")
 
 
-def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path):
+def test_labels_are_selected_and_classes_have_separate_values(tmp_path):
     data = np.arange(24).reshape(4, 3, 2) % 3
     volume = saved(tmp_path / "a.nii", EMPTY)
     mask = saved(tmp_path / "m.nii", data.astype(np.float32))  # whole numbers, as some programs store them
@@ -233,7 +233,7 @@ def test_labels_are_chosen_and_several_classes_have_values_of_their_own(tmp_path
         read_mask_slices(mask, volume, classes=["kidney", "spleen"])
 
 
-def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
+def test_scribbles_are_refused_as_masks(tmp_path):
     one, two = {"labels": [1]}, {"labels": [1, 2], "classes": ["kidney", "spleen"]}
     volume, held = saved(tmp_path / "a.nii", EMPTY), {"one besides 0": {}, "0 and 1": one, "0 and 1 kidney, 2 sp": two}
     for values, expected in [([1], "one besides 0"), ([1], "0 and 1"), ([], "0 and 1"), ([1], "0 and 1 kidney, 2 sp")]:
@@ -260,13 +260,13 @@ def test_scribbles_are_no_masks_whatever_values_are_named(tmp_path):
         (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
     ],
 )
-def test_a_mask_of_another_grid_or_of_no_labels_is_refused(tmp_path, mask, affine, told):
+def test_mask_with_different_grid_or_invalid_values_is_refused(tmp_path, mask, affine, told):
     volume = saved(tmp_path / "a.nii", EMPTY)
     with pytest.raises(Refused, match=told):
         read_mask_slices(saved(tmp_path / "m.nii", mask, affine), volume)
 
 
-def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(tmp_path):
+def test_affine_difference_up_to_tenth_of_voxel_is_accepted(tmp_path):
     volume = saved(tmp_path / "a.nii", EMPTY)
     near, far = (  # the smallest side of a voxel is 0.25 mm
         saved(tmp_path / f"{apart}.nii", EMPTY + 1, AFFINE + apart * np.eye(4, k=3)) for apart in (0.024, 0.026)
@@ -280,7 +280,7 @@ def mask_at(path: Path) -> np.ndarray:
     return np.array(Image.open(path)) > 0
 
 
-def test_volumes_become_slices_with_their_masks(tmp_path):
+def test_volumes_are_cut_into_slices_with_masks(tmp_path):
     data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
     saved(tmp_path / "in/a/images/p1.nii.gz", data)
     saved(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
@@ -318,7 +318,7 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
         cut_nifti(tmp_path / "in", tmp_path / "out")
 
 
-def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
+def test_problems_are_refused_together_and_nothing_is_written(tmp_path):
     for name in ("shape", "place", "twin/one", "twin_one"):
         saved(tmp_path / f"in/a/images/{name}.nii", EMPTY)
     saved(tmp_path / "in/a/masks/shape.nii", EMPTY[..., :1])
@@ -339,7 +339,7 @@ def test_everything_is_refused_at_once_and_nothing_written(tmp_path):
         cut_nifti(tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tmp_path):
+def test_label_missing_in_all_masks_is_refused_except_for_classes(tmp_path):
     data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
     for name, mask in (("a", data % 3), ("b", data * 0)):
         saved(tmp_path / f"in/a/images/{name}.nii", data)
@@ -357,7 +357,7 @@ def test_a_label_that_no_mask_holds_is_refused_but_not_one_of_several_classes(tm
     cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
 
 
-def test_foreground_has_one_value_in_all_masks_but_1_and_255_are_one(tmp_path):
+def test_foreground_value_must_be_equal_in_all_masks(tmp_path):
     for name, value in (("a", 1), ("b", 255), ("c", 0)):
         saved(tmp_path / f"in/a/images/{name}.nii", np.arange(24, dtype=np.uint8).reshape(4, 3, 2))
         saved(tmp_path / f"in/a/masks/{name}.nii", np.full((4, 3, 2), value, np.uint8))
@@ -367,7 +367,7 @@ def test_foreground_has_one_value_in_all_masks_but_1_and_255_are_one(tmp_path):
         cut_nifti(tmp_path / "in", tmp_path / "other")
 
 
-def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_path):
+def test_nnunet_names_are_read_and_multiple_channels_refused(tmp_path):
     numbered = ("images/n_0000", "masks/n_0000", "images/n_0007", "masks/n_0007")
     for name in ("images/a_1_0000", "masks/a_1", "images/a_2_0000", *numbered):
         saved(tmp_path / f"in/a/{name}.nii.gz", EMPTY)
@@ -384,7 +384,7 @@ def test_the_names_of_nnunet_are_understood_and_several_channels_refused(tmp_pat
     assert not (tmp_path / "other").exists()
 
 
-def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_drawn_there(tmp_path):
+def test_uniform_slices_without_mask_are_skipped_and_counted(tmp_path):
     data, drawn = np.zeros((4, 3, 4), np.uint8), np.zeros((4, 3, 4), np.uint8)
     data[0, 0, 1] = drawn[0, 0, 2] = 1
     saved(tmp_path / "in/a/images/p.nii", data)
@@ -394,7 +394,7 @@ def test_slices_of_a_single_value_are_left_out_and_counted_unless_something_is_d
     assert kept == {f"{kind}/p/p_000{number}.png" for kind in ("images", "masks") for number in (2, 3)}
 
 
-def test_a_site_can_be_without_spacing(tmp_path):
+def test_spacing_is_dropped_for_named_sites(tmp_path):
     saved(tmp_path / "in/a/images/p1.nii", EMPTY)
     saved(tmp_path / "in/b/images/p2.nii", EMPTY, np.diag([0.5, 0.5, 6.0, 1.0]))
     given = {"without_spacing": ["b"]}
@@ -405,7 +405,7 @@ def test_a_site_can_be_without_spacing(tmp_path):
         cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
 
 
-def test_axes_are_told_or_turned(tmp_path):
+def test_axes_are_reported_or_reoriented(tmp_path):
     data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
     for name in ("ras", "too"):
         saved(tmp_path / f"in/a/images/{name}.nii", data)
@@ -426,7 +426,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("slices", ["out", "new"])
-def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path, slices):
+def test_files_of_refused_command_are_removed(tmp_path, slices):
     saved(tmp_path / "in/a/images/one.nii", EMPTY)
     cut_nifti(tmp_path / "in", tmp_path / "out")
     before = files_in(tmp_path / "out")
@@ -455,7 +455,7 @@ def test_what_a_refused_command_wrote_is_taken_back_and_nothing_else(tmp_path, s
         ({}, []),
     ],
 )
-def test_unlike_voxels_are_said_of_volumes_of_one_site_too(voxels, shown):
+def test_different_voxel_sizes_within_or_between_sites_are_reported(voxels, shown):
     listed = DataList("list", [], {site: Site() for site in voxels})
     for site, sides in ((site, sides) for site, found in voxels.items() for sides in found):
         items = listed.sites[site].unlabelled

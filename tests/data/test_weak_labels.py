@@ -36,7 +36,7 @@ SQUARE[6:14, 4:12] = 1
 @pytest.mark.parametrize("kind", [kind for kind in WEAK if kind != "box"])
 @given(seed=st.integers(0, 999))
 @settings(max_examples=20, deadline=None)
-def test_what_is_labelled_is_what_the_mask_says(kind, classes, seed):
+def test_labelled_pixels_agree_with_mask(kind, classes, seed):
     mask = (random(seed).random((16, 18)) < 0.3) * random(seed).integers(1, classes + 1, (16, 18), np.uint8)
     mask[3:9, 2:12] = 1
     label = weaken(mask, kind, random=random(seed))
@@ -49,13 +49,13 @@ def test_what_is_labelled_is_what_the_mask_says(kind, classes, seed):
 
 @given(seed=st.integers(0, 999))
 @settings(max_examples=20, deadline=None)
-def test_boxes_leave_out_no_class(seed: int) -> None:
+def test_boxes_keep_all_classes(seed: int) -> None:
     mask = random(seed).integers(0, 4, (6, 7), np.uint8)
     mask[0, :4] = random(seed).permutation(4)
     assert set(np.unique(weaken(mask, "box", random=random())).tolist()) >= {0, 1, 2, 3}
 
 
-def test_each_of_two_objects_has_a_box():
+def test_two_objects_have_separate_boxes():
     mask = SQUARE.copy()
     mask[16:20, 16:24] = 1
     expected = np.zeros_like(mask)
@@ -64,7 +64,7 @@ def test_each_of_two_objects_has_a_box():
     assert (weaken(mask, "box", random=random()) == expected).all()
 
 
-def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
+def test_smaller_box_wins_inside_ring_of_other_class():
     mask = np.zeros((8, 8), np.uint8)
     mask[:6, :6], mask[2:4, 2:4] = 2, 1
     label = weaken(mask, "box", random=random())
@@ -73,7 +73,7 @@ def test_the_smaller_box_decides_where_a_ring_has_another_class_in_it():
     assert (label == expected).all()
 
 
-def test_a_class_under_another_box_and_background_beside_objects_everywhere_keep_a_pixel():
+def test_hidden_class_and_background_keep_one_pixel():
     mask = np.ones((6, 6), np.uint8)
     mask[1:5, 1:5], mask[5, 4] = 2, 0
     label = weaken(mask, "box", random=random())
@@ -82,14 +82,14 @@ def test_a_class_under_another_box_and_background_beside_objects_everywhere_keep
     assert (label == expected).all()
 
 
-def test_points_of_each_class_are_as_many_as_asked_for():
+def test_points_of_each_class_match_requested_number():
     mask = SQUARE.copy()
     mask[16:, 16:] = 2
     label = weaken(mask, "points", random=random(), points=3, width=1)
     assert [(label == value).sum() for value in (0, 1, 2)] == [3, 3, 3]
 
 
-def test_a_scribble_of_a_bar_is_its_middle_line():
+def test_scribble_of_bar_is_middle_line():
     mask = np.zeros((15, 31), np.uint8)
     mask[5:10, 3:28] = 1
     label = weaken(mask, "scribble", random=random(), width=1)
@@ -98,7 +98,7 @@ def test_a_scribble_of_a_bar_is_its_middle_line():
     assert (label == 0).sum() > 20
 
 
-def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_image(monkeypatch):
+def test_region_without_skeleton_keeps_pixel_and_skimage_is_required(monkeypatch):
     monkeypatch.setattr("skimage.morphology.skeletonize", lambda region: region & False)
     label = weaken(SQUARE, "scribble", random=random(), width=1)
     assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
@@ -108,7 +108,7 @@ def test_a_region_without_a_skeleton_keeps_a_pixel_and_scribbles_need_scikit_ima
 
 
 @pytest.mark.parametrize(("at", "corner"), [((10, 12), (5, 6)), ((0, 0), (0, 0)), ((19, 23), (10, 12))])
-def test_a_block_is_the_mask_on_half_of_each_side_around_a_pixel_of_the_border(at, corner):
+def test_block_covers_half_of_each_side_around_border_pixel(at, corner):
     mask = np.zeros((20, 24), np.uint8)
     mask[at] = 1
     label = weaken(mask, "block", random=random())
@@ -117,7 +117,7 @@ def test_a_block_is_the_mask_on_half_of_each_side_around_a_pixel_of_the_border(a
     assert label[at] == 1
 
 
-def test_the_same_seed_draws_the_same():
+def test_same_seed_draws_same_label():
     drawn = [weaken(SQUARE, "points", random=random(seed)) for seed in (1, 1, 2)]
     assert (drawn[0] == drawn[1]).all()
     assert (drawn[0] != drawn[2]).any()
@@ -133,12 +133,12 @@ def test_the_same_seed_draws_the_same():
         (SQUARE, {"kind": "mask"}, r"kind: expected one of \['scribble', 'points', 'box', 'block'\], found 'mask'"),
     ],
 )
-def test_what_cannot_be_weakened_is_refused(mask, given, told):
+def test_invalid_mask_and_options_are_refused(mask, given, told):
     with pytest.raises(Refused, match=told):
         weaken(mask, **{"kind": "points", "random": random(), **given})
 
 
-def test_a_file_is_read_as_it_is(tmp_path):
+def test_weak_label_file_is_read_unchanged(tmp_path):
     (tmp_path / "label.png").write_bytes(png_of(np.array([[0, 1], [255, 1]], np.uint8)))
     assert read_weak_label(tmp_path / "label.png").tolist() == [[0, 1], [255, 1]]
 
@@ -155,7 +155,7 @@ def test_a_file_is_read_as_it_is(tmp_path):
         ([[0, 1, 3, 255]], 2, r"expected .*1 to 2 foreground.*found other values \(3\)"),
     ],
 )
-def test_a_file_that_says_too_little_is_refused(values, classes, message):
+def test_ambiguous_weak_label_file_is_refused(values, classes, message):
     with pytest.raises(Refused, match=message):
         decode_weak_label(png_of(np.array(values, np.uint8)), "label.png", classes)
 
@@ -169,7 +169,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataList]:
     return root, listed
 
 
-def test_only_training_images_of_the_named_sites_change(masks):
+def test_only_training_images_of_named_sites_change(masks):
     root, listed = masks
     first, second = sorted(listed.sites)
     drawn = weaken_list(listed, root, {first: "block"})
@@ -181,14 +181,14 @@ def test_only_training_images_of_the_named_sites_change(masks):
     assert check_datalist(drawn, root) == []
 
 
-def test_other_numbers_of_points_are_other_files(masks):
+def test_other_point_options_write_other_files(masks):
     root, listed = masks
     numbers = ({}, {"points": 9}, {"points": 8}, {"width": 5}, {"width": 7}, {"points": 9, "width": 5})
     drawn = [weaken_list(listed, root, {"site-1": "points"}, **each) for each in numbers]
     assert len({each.sites["site-1"].unlabelled[0].label for each in drawn}) == 6
 
 
-def test_what_cannot_be_drawn_is_told_before_any_is(masks):
+def test_invalid_sites_and_kinds_are_refused_together(masks):
     root, listed = masks
     listed = replace(listed, sites={**listed.sites, "bare": Site([Item("1.png", "a" * 64)])})
     told = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
@@ -196,7 +196,7 @@ def test_what_cannot_be_drawn_is_told_before_any_is(masks):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
 
 
-def test_empty_and_full_masks_stay_masks_and_an_image_without_one_stays_so(tmp_path):
+def test_empty_full_and_missing_masks_are_unchanged(tmp_path):
     items = [pair(tmp_path, name, 0) for name in ("some", "none", "all")]
     for item, radius in zip(items, (8, 0, 99), strict=True):
         save(tmp_path / item.label, disc(radius=radius))
@@ -210,7 +210,7 @@ def test_empty_and_full_masks_stay_masks_and_an_image_without_one_stays_so(tmp_p
     assert sha256_file(tmp_path / drawn[0].label) == drawn[0].label_sha256
 
 
-def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
+def test_weak_labels_are_refused_as_source(masks):
     root, listed = masks
     first, second = sorted(listed.sites)
     mixed = weaken_list(listed, root, {first: "points"})
@@ -228,7 +228,7 @@ def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks):
     assert {item.label_kind for item in both.sites[second].unlabelled} == {"box"}
 
 
-def test_the_command_draws_a_kind_for_each_site_and_refuses_two(masks, tmp_path, capsys):
+def test_weak_command_draws_kind_per_site_and_refuses_two_kinds(masks, tmp_path, capsys):
     given = ["prepare", "weak", str(masks[0] / "list.json"), "--data-root", str(masks[0])]
     unseen, server = replace(masks[1], sites={**masks[1].sites, "site-3": Site()}), masks[1].for_server()
     unseen.save(tmp_path / "unseen.json")
@@ -286,7 +286,7 @@ def kinds_of(datalist: DataList, name: str) -> list[str | None]:
     return [item.label_kind for item in datalist.sites[name].unlabelled]
 
 
-def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path):
+def test_weak_labels_train_and_masks_are_held_out(root, tmp_path):
     made = prepared(tmp_path, {"": "scribble", "b": "points", "c": "mask"}, report=True)
     listed = DataList.load(made.path)
     # a tenth of 20 images twice, drawn from the 4 masks: nothing but scribbles is left to train on
@@ -302,14 +302,14 @@ def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path)
     assert "scribble, 0% labelled" in made.report.read_text()
 
 
-def test_a_site_that_is_not_named_has_masks(root, tmp_path):
+def test_site_without_label_kind_is_read_as_masks(root, tmp_path):
     with pytest.raises(Refused) as caught:
         prepared(tmp_path, {"a": "scribble"})
     assert {problem.where.partition("/")[0] for problem in caught.value.problems} == {"b"}
     assert all("--label-kind [SITE=]KIND" in str(problem) for problem in caught.value.problems)
 
 
-def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, tmp_path):
+def test_scribbles_without_foreground_are_refused_as_possible_masks(root, tmp_path):
     scribble(root / "a" / "masks" / "a_019.png", (0, 255))
     with pytest.raises(Refused) as caught:
         prepared(tmp_path, {"": "scribble"})
@@ -319,7 +319,7 @@ def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused(root, t
     assert not (tmp_path / "list.json").exists()
 
 
-def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):
+def test_labels_of_0_and_1_without_255_are_refused_as_scribbles(root, tmp_path):
     hospital(root, "c", 10, 10, 300)
     with pytest.raises(Refused, match=r"of c: .*found 10 labels without the value 255, that is, masks only; save weak"):
         prepared(tmp_path, {"": "scribble"})
@@ -337,19 +337,19 @@ def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_ref
         ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background and 1 to 2 fore"),
     ],
 )
-def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):
+def test_invalid_label_kinds_are_refused(root, tmp_path, kinds, chosen, told):
     with pytest.raises(Refused, match=told):
         prepared(tmp_path, kinds, **chosen)
 
 
-def test_all_sites_are_those_that_train(root, tmp_path):
+def test_default_label_kind_applies_to_training_sites_only(root, tmp_path):
     site(root, "b", 10, 10, first=200)
     made = prepared(tmp_path, {"": "block", "c": "mask"}, unseen=["b"])
     assert [len(items) for _, items in made.datalist.sites["b"].splits()] == [0, 0, 10]
     assert kinds_of(made.datalist, "a") == ["block"] * 16
 
 
-def test_the_command(root, tmp_path, capsys):
+def test_folders_command_sets_label_kinds(root, tmp_path, capsys):
     words = ["folders", root, "--output", tmp_path / "list.json", "--no-report"]
     chosen = ["--public", "public", "--label-kind", "scribble", "--label-kind", "c=mask"]
     run(*words, *chosen)
@@ -363,7 +363,7 @@ def test_the_command(root, tmp_path, capsys):
         run(*words, "--test-only", "--label-kind", "box")
 
 
-def test_scribbles_of_several_classes_are_told_from_masks_by_255(tmp_path):
+def test_255_separates_scribbles_from_masks_of_several_classes(tmp_path):
     root = tmp_path / "data"
     for name, values in (("public", (0, 2)), ("a", (0, 1, 2, 255)), ("b", (0, 1, 2))):
         site(root, name, 3, 0, first=len(name) * ord(name[0]))

@@ -25,7 +25,7 @@ def child(tmp_path):
     made.stop()
 
 
-def test_fault_41_a_child_answers_and_a_killed_one_is_a_failure_and_the_next_one_is_fresh(child):
+def test_fault_41_killed_child_raises_and_new_child_answers(child):
     child.start()
     assert child.ask({"task": "train"}, b"abc") == ({"greeting": "hello", "task": "train"}, b"abc")
     first = child.pid
@@ -38,7 +38,7 @@ def test_fault_41_a_child_answers_and_a_killed_one_is_a_failure_and_the_next_one
     assert child.pid != first
 
 
-def test_a_child_that_ends_by_itself_says_its_code_and_nothing_else_and_a_stopped_one_is_gone(child):
+def test_child_exit_code_is_reported_and_stop_ends_child(child):
     child.start()
     with pytest.raises(ChildDied, match="ended with code 3; see its log at the site"):
         child.ask({"task": "exit"}, b"")
@@ -50,7 +50,7 @@ def test_a_child_that_ends_by_itself_says_its_code_and_nothing_else_and_a_stoppe
         os.kill(pid, 0)
 
 
-def test_a_child_ends_when_its_client_is_killed():
+def test_child_ends_when_parent_is_killed():
     code = (
         "from samfed_monai.federation.child_process import Child\nimport time\n"
         f"child = Child({ECHO!r}, {{}})\nchild.start()\nchild.ask({{'task': 'train'}}, b'')\n"
@@ -69,14 +69,14 @@ def test_a_child_ends_when_its_client_is_killed():
         assert not Path(f"/proc/{pid}").exists(), "nobody is left who would hold the site's memory"
 
 
-def test_fault_53_sigterm_raises_and_the_old_handler_comes_back():
+def test_fault_53_sigterm_raises_and_old_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated), Termination():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_fault_53_sigterm_waits_until_the_block_has_ended():
+def test_fault_53_sigterm_is_deferred_until_block_ends():
     events = []
 
     def write(termination: Termination) -> None:
@@ -89,12 +89,12 @@ def test_fault_53_sigterm_waits_until_the_block_has_ended():
     assert events == ["written"]
 
 
-def test_termination_is_not_an_exception_that_failure_handling_catches():
+def test_termination_exception_type_and_exit_code():
     assert not issubclass(Terminated, Exception)
     assert Interrupted("x").exit_code == ExitCode.INTERRUPTED
 
 
-def test_a_forked_helper_has_no_say_about_what_is_kept():
+def test_forked_child_exits_with_code_of_sigterm():
     with Termination() as outer:
         child = os.fork()
         if not child:

@@ -53,7 +53,7 @@ def moments(algo) -> torch.Tensor:
     return next(iter(algo.trainer.optimizer.state.values()))["exp_avg"]
 
 
-def test_monai_fl_calls_in_the_order_of_monais_own_tests():
+def test_client_supports_monai_fl_call_order():
     algo = toy_algo()
     assert isinstance(algo, ClientAlgo)
     weights = ExchangeObject(weights=toy_weights())  # no header: any MONAI FL system may call
@@ -69,7 +69,7 @@ def test_monai_fl_calls_in_the_order_of_monais_own_tests():
 
 @pytest.mark.parametrize("made_of", ["files", "workflow"])
 @pytest.mark.filterwarnings("ignore:executing the bundle config:UserWarning")
-def test_monais_other_clients_one_that_only_trains_and_one_that_only_evaluates(made_of):
+def test_client_can_only_train_or_only_evaluate(made_of):
     def made(purpose: str, *names: str) -> SamFedAlgo:
         files, site = [str(BUNDLE / "configs" / f"{name}.json") for name in names], {"site": "site-1"}
         own: dict[str, Any] = {"config_train_filename": None, "config_evaluate_filename": None}
@@ -93,7 +93,7 @@ def test_monais_other_clients_one_that_only_trains_and_one_that_only_evaluates(m
     assert 0 <= evaluator.evaluate(ExchangeObject(weights=start), {}).metrics["dice"] <= 1
 
 
-def test_position_count_terms_and_seconds_come_with_the_weights():
+def test_training_sets_round_and_returns_count_and_metrics():
     algo, began = toy_algo(), time.perf_counter()
     trained(algo)
     assert (algo.trainer.state.round, algo.trainer.state.rounds, algo.trainer.state.epoch) == (1, 4, 2)
@@ -105,7 +105,7 @@ def test_position_count_terms_and_seconds_come_with_the_weights():
     answer.check(up=True, like=toy_weights(), site="site-1", round=1)
 
 
-def test_weights_that_leave_are_copies():
+def test_returned_weights_are_copies():
     algo = toy_algo()
     first = trained(algo)
     before = copied(first)
@@ -113,7 +113,7 @@ def test_weights_that_leave_are_copies():
     assert same(first, before)
 
 
-def test_a_round_gives_the_same_bits_whatever_ran_before():
+def test_round_is_reproducible_without_optimizer_state():
     fresh = trained(toy_algo())
     algo = toy_algo(keep_optimizer=False)
     trained(algo, {**CALL, "round": 3})
@@ -123,7 +123,7 @@ def test_a_round_gives_the_same_bits_whatever_ran_before():
     assert not same(trained(algo, {**CALL, "seed": 1}), fresh)
 
 
-def test_the_process_random_numbers_are_left_alone():
+def test_global_random_state_is_unchanged():
     torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
     expected = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
     torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
@@ -162,7 +162,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("arrays", [False, True])
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_faults_32_to_40_weights_that_do_not_fit_are_refused_before_loading(unfit, arrays):
+def test_faults_32_to_40_unfit_weights_are_refused_before_loading(unfit, arrays):
     change, refusal = UNFIT[unfit]
     tensors = change(toy_weights())
     data = as_flare_sends_them(tensors) if arrays else given({name: own.contiguous() for name, own in tensors.items()})
@@ -174,13 +174,13 @@ def test_faults_32_to_40_weights_that_do_not_fit_are_refused_before_loading(unfi
         assert same(before, state_of(algo))
 
 
-def test_fault_35_another_dtype_is_refused():
+def test_fault_35_other_dtype_is_refused():
     tensors = {name: each.double() if each.is_floating_point() else each for name, each in toy_weights().items()}
     with pytest.raises(MessageRefused, match=r"expected torch\.float32, found torch\.float64"):
         toy_algo().train(given(tensors), CALL)
 
 
-def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
+def test_evaluation_by_split_returns_means_and_writes_tables(tmp_path):
     algo = toy_algo(output_dir=tmp_path)
     for split, images in (("test", 2), ("validation", 3), ("test", 2)):
         answer = algo.evaluate(given(), {**CALL, "split": split, "model": "best"})
@@ -195,7 +195,7 @@ def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
         algo.evaluate(given(), {**CALL, "split": "training"})
 
 
-def test_a_site_holds_one_network_which_its_evaluator_gives_back_as_it_was():
+def test_evaluator_shares_network_and_restores_trained_weights():
     algo = toy_algo()
     assert algo.evaluator.network is algo.trainer.network
     trained(algo)
@@ -210,7 +210,7 @@ def test_a_site_holds_one_network_which_its_evaluator_gives_back_as_it_was():
     assert alone.evaluate(given(toy_weights(5)), CALL).metrics == score, "of the weights sent, not of those trained"
 
 
-def test_an_evaluation_that_fails_leaves_the_trainers_network_alone(monkeypatch):
+def test_failed_evaluation_restores_trained_weights(monkeypatch):
     algo = toy_algo()
     trained(algo)
     before, seen = state_of(algo), []
@@ -226,7 +226,7 @@ def test_an_evaluation_that_fails_leaves_the_trainers_network_alone(monkeypatch)
     assert same(state_of(algo), before)
 
 
-def test_optimizer_state_makes_the_next_round_the_same_in_a_fresh_client():
+def test_optimizer_state_resumes_training_in_fresh_client():
     algo = toy_algo()
     trained(algo, {**CALL, "round": 0})
     state = copied(algo.state_dict())
@@ -239,7 +239,7 @@ def test_optimizer_state_makes_the_next_round_the_same_in_a_fresh_client():
         other.load_state_dict({"0.exp_avg": torch.ones(1)})
 
 
-def test_moments_that_are_not_finite_are_forgotten_after_a_round_and_after_one_that_failed(caplog):
+def test_non_finite_moments_are_reset_after_round(caplog):
     algo = toy_algo(bundle={"fail_in_round": 1})
     trained(algo, {**CALL, "round": 0})
     moments(algo).fill_(float("nan"))
@@ -254,7 +254,7 @@ def test_moments_that_are_not_finite_are_forgotten_after_a_round_and_after_one_t
     assert all(tensor.isfinite().all() for tensor in trained(algo, {**CALL, "round": 4}).values())
 
 
-def test_a_failed_round_does_not_make_the_next_one_do_nothing():
+def test_training_continues_after_failed_round():
     algo = toy_algo(bundle={"fail_in_round": 1})
     with pytest.raises(FileNotFoundError):
         trained(algo)
@@ -263,7 +263,7 @@ def test_a_failed_round_does_not_make_the_next_one_do_nothing():
     assert not same(algo.get_weights(CALL).weights, toy_weights())
 
 
-def test_after_abort_a_new_training_task_is_taken_and_after_finalize_none():
+def test_calls_are_checked_against_client_lifecycle():
     with pytest.raises(RuntimeError, match=r"train\(\) was called before initialize"):
         toy_algo(initialize=False).train(given(), CALL)
     algo = toy_algo()
@@ -279,7 +279,7 @@ def test_after_abort_a_new_training_task_is_taken_and_after_finalize_none():
             work(given(), CALL)
 
 
-def test_fault_80_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
+def test_fault_80_arrays_without_header_train_to_same_weights():
     plain, arrays = toy_algo(), toy_algo()
     plain.train(ExchangeObject(weights=toy_weights()), CALL)
     arrays.train(as_flare_sends_them(toy_weights()), CALL)
@@ -290,7 +290,7 @@ def test_fault_80_arrays_of_another_precision_without_a_header_train_to_the_same
     assert scores[0] == scores[1]
 
 
-def test_fault_80_an_average_of_counters_is_rounded_to_the_nearest_whole_number():
+def test_fault_80_averaged_counter_is_rounded_to_integer():
     like = {"steps": torch.tensor(0), "w": torch.zeros(2)}
     tensors = as_own_tensors({"steps": np.float32(3.75), "w": np.array([1.5, 2.5])}, like)
     assert tensors["steps"].item() == 4
@@ -298,12 +298,12 @@ def test_fault_80_an_average_of_counters_is_rounded_to_the_nearest_whole_number(
     assert [tensor.dtype for tensor in tensors.values()] == [torch.int64, torch.float32]
 
 
-def test_what_is_no_array_of_numbers_is_refused_by_name():
+def test_non_numeric_weights_are_refused():
     with pytest.raises(MessageRefused, match=r"message -> w: expected a tensor or an array of numbers, found str"):
         toy_algo().train(ExchangeObject(weights={"w": "1, 2"}), extra={})
 
 
-def test_differences_are_those_to_the_weights_received():
+def test_weight_differences_are_relative_to_received_weights():
     full, algo = toy_algo(), toy_algo(send_weight_diff=True)
     with pytest.raises(ValueError, match="global_weights"):
         algo.get_weights()
@@ -316,7 +316,7 @@ def test_differences_are_those_to_the_weights_received():
     assert expected["1.num_batches_tracked"] == 2
 
 
-def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
+def test_answer_includes_frozen_weights_for_whole_network():
     algo = toy_algo()
     shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
     algo.own = OwnNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
@@ -327,7 +327,7 @@ def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     assert algo.get_weights().weights.keys() == set(shared)
 
 
-def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
+def test_security_warning_is_silent_only_for_vetted_bundle():
     with pytest.warns(UserWarning, match="executing the bundle config under"):
         toy_algo(vetted=False)
     with warnings.catch_warnings():
@@ -336,7 +336,7 @@ def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
     assert not SamFedAlgo("bundle").vetted
 
 
-def test_stored_models_can_still_be_asked_for():
+def test_missing_best_model_checkpoint_raises():
     with pytest.raises(ValueError, match="No best model checkpoint"):
         toy_algo().get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
 
@@ -350,7 +350,7 @@ def test_stored_models_can_still_be_asked_for():
     ],
     ids=["a round", "of unknown length", "no round"],
 )
-def test_a_trainer_is_put_where_the_rounds_before_lead_to(length, call, epochs, placed):
+def test_trainer_is_placed_at_round(length, call, epochs, placed):
     trainer = SimpleNamespace(state=SimpleNamespace(epoch=9, iteration=9, epoch_length=length))
     place_at_round(trainer, Call.of("a", call), local_epochs=epochs)
     assert vars(trainer.state) == {**placed, "epoch_length": length}

@@ -56,7 +56,7 @@ def test_steps_are_averaged_by_number_of_images(tmp_path):
         (lambda step: step.update({"count": torch.tensor(1.0)}), "count: expected torch.int64"),
     ],
 )
-def test_a_step_is_checked_as_it_travels_and_once_more_as_weights(change, says, tmp_path):
+def test_invalid_compressed_update_is_skipped(change, says, tmp_path):
     class Rogue(ClientAlgoSite):
         def answer(self, task: Any, message: Message) -> Message:
             reply = super().answer(task, message)
@@ -73,13 +73,13 @@ def test_a_step_is_checked_as_it_travels_and_once_more_as_weights(change, says, 
     assert re.search(says, entry["reason"]), entry["reason"]
 
 
-def test_weights_that_are_not_compressed_are_refused(tmp_path):
+def test_uncompressed_weights_are_refused(tmp_path):
     clients = {**sites("int8", *(FixedClient(site, step=1.0) for site in "ab")), "c": FixedClient("c")}
     result = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8"))
     assert "expected step, which this round exchanges, found weights" in result.records[0]["sites"]["c"]["reason"]
 
 
-def test_a_site_that_failed_is_sent_the_whole_model_once_and_that_is_counted(tmp_path):
+def test_whole_model_sent_to_failed_site_is_counted(tmp_path):
     rogue = RogueClient("c", change=die, rounds=[1], step=1.0)
     clients = sites("int8", FixedClient("a", step=1.0), FixedClient("b", step=1.0), rogue)
     result = run_clients(tmp_path / "steps", clients, rounds=4, compression=Compression("int8"))
@@ -96,7 +96,7 @@ def together(three_sites, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     return folder, job(three_sites, folder, compression=2, **THREE).run()
 
 
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(three_sites, together, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_to_same_hashes(three_sites, together, tmp_path, monkeypatch):
     packed, calls = Sender.packed, []
 
     def interrupted(self: Sender, *given: Any) -> Any:
@@ -114,7 +114,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(three_sites, togeth
     assert hashes(tmp_path) == hashes(together[0])
 
 
-def test_what_the_audit_says_left_is_what_travels(together):
+def test_audit_records_size_of_compressed_update(together):
     lines = (together[0] / "sites" / "site-1" / "audit.jsonl").read_text().splitlines()
     sent, _ = [line for line in map(json.loads, lines) if line["task"] == "train"]
     assert sent["kind"] == "step"
@@ -133,7 +133,7 @@ def test_what_the_audit_says_left_is_what_travels(together):
         ),
     ],
 )
-def test_what_cannot_be_compressed_is_refused_before_any_work(knobs, says, small_federation, tmp_path):
+def test_invalid_compression_is_refused_before_run(knobs, says, small_federation, tmp_path):
     with pytest.raises(Refused, match=says):
         job(small_federation, tmp_path / "run", **knobs).run()
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ REQUEST = Message(Kind.WEIGHTS, "a", 2, 5, 7, tensors=weights())
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_there_and_back_without_a_copy(kind):
+def test_message_round_trip_does_not_copy_tensors(kind):
     tensors = {} if kind == Kind.METRICS else weights()
     sent = Message(kind, "a", 2, 5, 7, n=3, tensors=tensors, metrics={"dice": 0.5}, extra={"split": "test"})
     received = from_exchange_object(to_exchange_object(sent), request=REQUEST)
@@ -25,7 +25,7 @@ def test_there_and_back_without_a_copy(kind):
     assert all(received.tensors[name] is tensor for name, tensor in tensors.items())
 
 
-def test_a_plain_monai_client_answers_its_request_with_iterations_for_images():
+def test_answer_of_plain_monai_client_counts_iterations():
     statistics = {FlStatistics.NUM_EXECUTED_ITERATIONS: 12}
     answer = ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHTS, statistics=statistics)
     received = from_exchange_object(answer, request=REQUEST)
@@ -38,19 +38,19 @@ def test_weight_differences_are_refused():
         from_exchange_object(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
 
 
-def test_plain_numbers_of_known_names_alone_may_leave():
+def test_sendable_keeps_known_numeric_metrics_only():
     found = {"dice": torch.tensor(0.5), "empty_both": 2, "Jane Doe": 1.0, "iou": "0.5", "hd95": True}
     assert sendable(found) == {"dice": 0.5, "empty_both": 2}
 
 
-def test_words_are_those_of_extra_then_of_the_header_then_of_its_own_extra():
+def test_call_fields_follow_source_precedence():
     header = {"round": 1, "rounds": 5, "extra": {"split": "test", "rounds": 9, "held": "0" * 32}, "kind": "weights"}
     call = Call.of("a", {"round": 2, "purpose": "keep", "of_another_system": 1}, {HEADER: header})
     assert call == Call("a", 2, 5, split="test", purpose="keep")
     assert Call.of("a", {"rounds": None}, ExchangeObject()) == Call("a"), "nothing was said"
 
 
-def test_seeds_are_of_seed_site_round_and_purpose():
+def test_seed_is_derived_from_site_round_and_purpose():
     call = Call.of("a", {"round": 3, "seed": 7})
     assert call.derive_seed("train") == derive_seed(7, "a", 3, "train")
     assert call.derive_seed() == derive_seed(7, "a", 3)
@@ -61,11 +61,11 @@ def test_seeds_are_of_seed_site_round_and_purpose():
     ("words", "keeps"),
     [({}, False), ({"purpose": "replace"}, False), ({"purpose": "distil"}, True), ({"purpose": "keep"}, True)],
 )
-def test_which_purposes_leave_a_network_in_place(words, keeps):
+def test_keeps_network_depends_on_purpose(words, keeps):
     assert Call.of("a", words).keeps_network is keeps
 
 
-def test_the_header_of_an_answer_says_what_the_call_did_not():
+def test_answer_header_takes_call_fields_or_defaults():
     header = Call.of("a", {"round": 1, "rounds": 4, "seed": 7}).header(Kind.WEIGHTS, n=5)
     assert {name: header[name] for name in ("site", "round", "rounds", "seed", "n", "kind")} == {
         "site": "a",

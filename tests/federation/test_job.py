@@ -58,7 +58,7 @@ def again(monkeypatch) -> dict[str, Any]:
     return again
 
 
-def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_path, caplog, again):
+def test_run_writes_results_tables_and_models(small_federation, tmp_path, caplog, again):
     with caplog.at_level(logging.INFO, "samfed_monai"):
         results = job(small_federation, tmp_path / "run").run()
     logged = (tmp_path / "run" / "run.log").read_text()
@@ -78,7 +78,7 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
 
 @pytest.mark.slow
 @needs("hssf")
-def test_scores_of_sites_own_networks_in_the_rounds_are_those_at_the_end(small_federation, tmp_path, again):
+def test_round_scores_match_final_scores_of_own_networks(small_federation, tmp_path, again):
     knobs = {"variant": "hssf", "train": {**CLIENT, **UNLIKE}, "warm_start_steps": 0}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert again == {name: results["models"][name]["sites"] for name in again}
@@ -86,7 +86,7 @@ def test_scores_of_sites_own_networks_in_the_rounds_are_those_at_the_end(small_f
 
 
 @needs("mean_teacher")
-def test_variants_of_one_seed_share_a_warm_start_with_any_terms_and_guides(small_federation, tmp_path):
+def test_variants_of_one_seed_share_warm_start(small_federation, tmp_path):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     added = {"dp_only": {"terms#consistency": term}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
@@ -99,9 +99,7 @@ def test_variants_of_one_seed_share_a_warm_start_with_any_terms_and_guides(small
     assert {name for name in row if name.startswith("term_")} == {"term_supervised"}, "sites have the public set alone"
 
 
-def test_the_oracle_reads_the_labels_and_a_site_away_at_the_end_is_a_caveat_until_it_is_back(
-    small_federation, tmp_path, monkeypatch
-):
+def test_missing_final_scores_are_caveat_until_resumed(small_federation, tmp_path, monkeypatch):
     evaluate = site.Site._evaluate
 
     def away(self, message):
@@ -124,7 +122,7 @@ def test_the_oracle_reads_the_labels_and_a_site_away_at_the_end_is_a_caveat_unti
     assert validate_results(results) == []
 
 
-def test_another_configuration_in_the_same_folder_is_refused_by_name(small_federation, finished):
+def test_changed_configuration_in_same_folder_is_refused(small_federation, finished):
     logged = (finished / "run.log").read_text()
     changed = {"train": {**CLIENT, "learning_rate": 0.1}, "update_guard": {"limit": 0.5}}
     with pytest.raises(Refused) as caught:
@@ -149,13 +147,13 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
         ({"variant": "samfed", "teacher": {"size": 300}}, r"teacher -> size: expected a multiple of 16"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_work(small_federation, tmp_path, knobs, message):
+def test_invalid_options_are_refused_before_run(small_federation, tmp_path, knobs, message):
     with pytest.raises(Refused, match=message):
         job(small_federation, tmp_path / "run", **knobs).run()
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_path, monkeypatch):
+def test_missing_checkpoint_is_refused_before_run(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises(Refused, match=r"samfed weights mobile_sam"):
         job(small_federation, tmp_path / "run", variant="samfed").run()
@@ -166,7 +164,7 @@ def told(datalist: DataList | None = None, **overrides) -> list[str]:
     return [str(problem) for problem in check_job(find_bundle("samfed_skin"), overrides, datalist).problems]
 
 
-def test_of_a_good_bundle_nothing_is_refused_and_nothing_is_written(small_list, tmp_path, monkeypatch):
+def test_check_of_valid_bundle_reports_and_writes_nothing(small_list, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert told(output_dir=str(tmp_path / "run")) == []
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +174,7 @@ def test_of_a_good_bundle_nothing_is_refused_and_nothing_is_written(small_list, 
 
 
 @needs("drflm")
-def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(small_list, tmp_path, caplog, capsys):
+def test_rule_for_unsent_statistic_is_noted(small_list, tmp_path, caplog, capsys):
     rule = {"least_images": 1, "statistics": {"spectrum": {"clip": 1.0}}}
     note = "federate.json -> privacy#statistics#spectrum: expected none: drflm sends no statistics, found a rule"
     small_list.save(tmp_path / "list.json")
@@ -194,7 +192,7 @@ def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(
     assert check_job(find_bundle("samfed_skin"), {"variant": "drflm"}, None) == ([], [])
 
 
-def test_what_a_run_would_refuse_of_its_list_is_refused_by_check():
+def test_check_refuses_labels_and_classes_unfit_for_variant():
     item = Item("a.png", "0" * 64)
     bare = DataList("own", [Item("p.png", "1" * 64, "m.png", "2" * 64)], {"bare": Site(unlabelled=[item] * 5)})
     alone = {"allow_single_site": True, "quorum": 1}
@@ -213,7 +211,7 @@ def test_what_a_run_would_refuse_of_its_list_is_refused_by_check():
     assert adapt.startswith("train.json -> teacher_adapt: expected an adapted SAM")
 
 
-def test_privacy_networks_and_teacher_are_told_together():
+def test_privacy_network_and_teacher_problems_are_reported_together():
     names = {"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"}
     found = told(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
     starts = (
@@ -250,7 +248,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
     ],
 )
-def test_what_a_component_refuses_is_refused_by_check_where_it_is_built(given, message):
+def test_check_reports_refusals_of_components(given, message):
     found = check_job(find_bundle("samfed_skin"), given, None).problems
     assert any(re.search(message, str(problem)) for problem in found), found
 
@@ -264,7 +262,7 @@ def test_what_a_component_refuses_is_refused_by_check_where_it_is_built(given, m
         {"variant": "drflm", "strategy#number": "pseudo_label"},
     ],
 )
-def test_a_guide_that_is_on_and_a_term_that_is_on_are_taken(given):
+def test_enabled_guide_or_term_is_accepted(given):
     assert told(**given) == []
 
 
@@ -272,9 +270,7 @@ MASKS = "expected masks, the only labels that this method uses"
 
 
 @pytest.mark.parametrize("variant", ["supervised", "oracle"])
-def test_weak_labels_of_all_sites_are_refused_where_masks_are_needed_before_anything_is_written(
-    weak, variant, tmp_path
-):
+def test_weak_labels_are_refused_where_masks_are_required(weak, variant, tmp_path):
     listed = DataList.load(weak / "list.json")
     [first, second] = told(listed, variant=variant)
     assert first.startswith(f"synthetic-0 -> site-1 -> unlabelled: {MASKS}, found 2 weak labels (box); use a method")
@@ -287,7 +283,7 @@ def test_weak_labels_of_all_sites_are_refused_where_masks_are_needed_before_anyt
     assert told(listed, variant=variant, **alone) == [first], "the other site does not train"
 
 
-def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak):
+def test_weak_labels_are_checked_against_variant_and_site(weak):
     listed = DataList.load(weak / "list.json")
     for variant in present("weak_labels", "fedicra", "samfed", "dp_only"):
         assert told(listed, variant=variant) == []
@@ -296,7 +292,7 @@ def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak
     assert problem.startswith("synthetic-0 -> site-2"), "the other site can"
 
 
-def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_was_done(weak):
+def test_weak_labels_flag_alone_is_refused(weak):
     listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
     for options in ({"sites": {"site-1": said}}, said):
         [problem] = told(listed, variant="supervised", **options)
@@ -304,7 +300,7 @@ def test_weak_labels_are_refused_where_saying_that_they_can_be_used_is_all_that_
 
 
 @needs("clustered_sites")
-def test_too_few_sites_for_the_strategy(small_list):
+def test_too_few_sites_for_strategy_are_refused(small_list):
     [clusters] = told(small_list, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 4 sites or more, for 2 clusters of at least 2, found 2; lower str")
 
@@ -317,13 +313,13 @@ def test_too_few_sites_for_the_strategy(small_list):
         ({}, "fedsam", ""),
     ],
 )
-def test_what_trains_alone_is_built_once_by_check(given, variant, message):
+def test_check_training_reports_invalid_components(given, variant, message):
     found = check_training(find_bundle("samfed_skin"), given, variant)
     assert bool(found) is bool(message)
     assert re.search(message, "\n".join(map(str, found)))
 
 
-def test_a_site_with_a_data_root_of_its_own_is_checked_there(small_federation, small_list, tmp_path, capsys):
+def test_site_data_root_is_checked(small_federation, small_list, tmp_path, capsys):
     shutil.copytree(small_federation, tmp_path / "own")
     image = small_list.sites["site-2"].unlabelled[0].image
     shutil.copy(small_federation / small_list.public[0].image, tmp_path / "own" / image)

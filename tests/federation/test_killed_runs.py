@@ -87,7 +87,7 @@ def final_files(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("work", "ready", "unfinished"), [(wait_half_way, "rounds/001/round.json", 0), (wait_while_writing, "ready", 1)]
 )
-def test_fault_48_a_killed_run_resumes_to_the_same_hash(tmp_path, whole, work, ready, unfinished):
+def test_fault_48_killed_run_resumes_to_same_hash(tmp_path, whole, work, ready, unfinished):
     with started(tmp_path, work, ready) as process:
         os.kill(process.pid, signal.SIGKILL)
     assert len(list(tmp_path.glob("rounds/.*.tmp"))) == unfinished
@@ -98,7 +98,7 @@ def test_fault_48_a_killed_run_resumes_to_the_same_hash(tmp_path, whole, work, r
     assert not list(tmp_path.glob("rounds/.*.tmp"))
 
 
-def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_path, whole):
+def test_fault_53_sigterm_exits_with_hint_and_run_resumes(tmp_path, whole):
     with started(tmp_path, wait_half_way, "rounds/001/round.json") as process:
         os.kill(process.pid, signal.SIGTERM)
     text = (tmp_path / "errors").read_text()
@@ -122,7 +122,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_fault_49_a_full_disk_stops_with_the_last_good_round_and_goes_on_after_room_is_made(small_disk):
+def test_fault_49_full_disk_stops_run_and_run_resumes(small_disk):
     clients = {site: FixedClient(site, step=1.0) for site in "ab"}
     begin = {**weights(), "large": torch.zeros(60_000)}  # 240 kB a round; three rounds and the one written fit
     ballast = small_disk / "ballast"
@@ -155,7 +155,7 @@ def run_within_limits(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to set a limit just above what the process has")
-def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_same_hash(tmp_path, whole):
+def test_fault_50_sites_out_of_memory_stop_run_and_run_resumes(tmp_path, whole):
     with started(tmp_path, run_within_limits) as limited:
         pass
     text = (tmp_path / "errors").read_text()
@@ -169,7 +169,7 @@ def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_s
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_fault_50_a_server_without_memory_stops_with_its_rounds_kept_and_goes_on(tmp_path, error):
+def test_fault_50_server_out_of_memory_stops_run_and_run_resumes(tmp_path, error):
     class Hungry(FedAvg):
         def finish(self, round):
             if round == 1:

@@ -18,7 +18,7 @@ def local(*clients: FixedClient) -> LocalTransport:
     return LocalTransport({client.site: client for client in clients}, progress=QUIET)
 
 
-def test_every_site_answers_in_the_order_of_names_and_what_was_taken_in_is_let_go():
+def test_sites_answer_in_order_and_received_tensors_are_released():
     order = []
     transport = local(*map(FixedClient, "cab"))
     replies = transport.send_and_receive(Task.TRAIN, messages(*"cab"), on_reply=lambda site, _: order.append(site))
@@ -29,7 +29,7 @@ def test_every_site_answers_in_the_order_of_names_and_what_was_taken_in_is_let_g
     assert kept["a"].tensors["w"][0, 0].item() == 2.0, "no receiver has taken them"
 
 
-def test_fault_41_58_a_failure_is_scrubbed_and_others_go_on(caplog):
+def test_fault_41_58_failure_is_scrubbed_and_other_sites_continue(caplog):
     transport = local(RogueClient("a", change=die), FixedClient("b"))
     replies = transport.send_and_receive(Task.TRAIN, messages("a", "b"))
     assert isinstance(replies["a"], Failure)
@@ -39,7 +39,7 @@ def test_fault_41_58_a_failure_is_scrubbed_and_others_go_on(caplog):
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
-def test_interruptions_go_through(signal):
+def test_interrupts_are_propagated(signal):
     def stop(answer):
         raise signal
 
@@ -47,7 +47,7 @@ def test_interruptions_go_through(signal):
         local(RogueClient("a", change=stop)).send_and_receive(Task.TRAIN, messages("a"))
 
 
-def test_a_refusing_receiver_makes_a_failure_with_its_reason():
+def test_refusal_by_receiver_becomes_failure():
     def refuse(site, reply):
         reply.check(up=True, like={"other": torch.ones(1)})
 
@@ -56,14 +56,14 @@ def test_a_refusing_receiver_makes_a_failure_with_its_reason():
     assert replies["a"].reason.startswith(f"message -> tensors: expected {expected}, found 3 with unknown names; ")
 
 
-def test_faults_42_and_46_sites_that_are_unknown_or_have_not_started_at_the_deadline_are_failures():
+def test_faults_42_and_46_unknown_and_unstarted_sites_are_failures():
     replies = local(FixedClient("a")).send_and_receive(Task.TRAIN, messages("a", "z"))
     assert replies["z"] == Failure("z", "no such site in this federation")
     replies = local(*map(FixedClient, "ab")).send_and_receive(Task.TRAIN, messages("a", "b"), timeout=-1)
     assert replies["a"] == Failure("a", "not started: the deadline of -1 s had passed")
 
 
-def test_bytes_are_those_of_the_wire():
+def test_traffic_counts_serialized_bytes():
     transport, sent = local(FixedClient("a", n=3)), messages("a")
     reply = transport.send_and_receive(Task.TRAIN, sent)["a"]
     traffic = transport.take_traffic()["a"]
@@ -71,7 +71,7 @@ def test_bytes_are_those_of_the_wire():
     assert transport.take_traffic() == {}
 
 
-def test_states_there_and_back(tmp_path):
+def test_client_states_are_saved_and_restored(tmp_path):
     name = "site 1/a"
     transport = LocalTransport({name: toy_algo(name), "plain": FixedClient("plain")}, progress=QUIET)
     transport.send_and_receive(Task.TRAIN, messages(name, tensors=toy_weights()))
@@ -82,7 +82,7 @@ def test_states_there_and_back(tmp_path):
     assert same(fresh.clients[name].state_dict(), transport.clients[name].state_dict())
 
 
-def test_progress_shows_rounds_sites_and_iterations_and_is_quiet_without_a_terminal(capsys):
+def test_progress_is_shown_and_quiet_without_terminal(capsys):
     progress = Progress(show=True)
     with progress.rounds(3, 1):
         transport = LocalTransport({"site-1": toy_algo()}, progress=progress)

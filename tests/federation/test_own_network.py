@@ -56,7 +56,7 @@ def call(purpose: str) -> Call:
     return Call.of("a", {"round": 1, "rounds": 3, "purpose": purpose})
 
 
-def test_it_learns_from_what_was_sent_for_that_and_reports_finite_numbers():
+def test_receive_learns_from_distil_messages_only():
     own = made()
     data = to_exchange_object(Message(Kind.SOFT_MASKS, "a", 1, 3, tensors={"masks": torch.zeros(1)}))
     assert own.receive(data, call("distil")) == {"good": 1.5}
@@ -66,7 +66,7 @@ def test_it_learns_from_what_was_sent_for_that_and_reports_finite_numbers():
     assert own.sharing.calls[1:] == [(0, 1, Kind.SOFT_MASKS, ["masks"])], "from a system that counts no rounds"
 
 
-def test_its_weights_take_the_place_of_what_was_sent():
+def test_own_weights_replace_received_data():
     data = to_exchange_object(Message(Kind.METRICS, "a", 1, 3))
     given = made().with_own(data, whole=True)
     assert given.weights["weight"].tolist() == [[2.0]]
@@ -74,14 +74,14 @@ def test_its_weights_take_the_place_of_what_was_sent():
     assert given["samfed"] == data["samfed"]
 
 
-def test_its_state_is_kept_apart_from_the_rest():
+def test_network_state_is_split_from_optimizer_state():
     own, rest = split_state({**made().state_dict(), "0.exp_avg": torch.zeros(1)})
     assert own["weight"].tolist() == [[2.0]]
     assert rest.keys() == {"0.exp_avg"}
 
 
 @pytest.mark.parametrize(("purpose", "left"), [("distil", 2.0), ("keep", 2.0), ("replace", 7.0), (None, 7.0)])
-def test_a_failed_round_is_undone_where_the_network_stays_and_one_that_succeeds_is_kept(purpose, left):
+def test_network_is_restored_after_failed_distil_or_keep_round(purpose, left):
     own = made()
     with pytest.raises(KeyboardInterrupt) if purpose else nullcontext(), own.restored_on_error(call(purpose or "keep")):
         own.network.weight.data.fill_(7.0)
@@ -92,7 +92,7 @@ def test_a_failed_round_is_undone_where_the_network_stays_and_one_that_succeeds_
 
 
 @pytest.mark.parametrize("config", [{}, {"sharing": None}])
-def test_a_bundle_without_a_sharing_has_none(config):
+def test_bundle_without_sharing_has_no_own_state(config):
     own = OwnNetwork.of(nn.Linear(1, 1), ConfigParser(config), trains=True)
     assert own.sharing is None
     assert own.state_dict() == {}
@@ -129,7 +129,7 @@ def whole(tmp_path_factory) -> tuple[Path, Any, dict[str, Any], list[bytes]]:
     return folder, *run(folder, HEAD, rounds=3)
 
 
-def test_patterns_that_match_nothing_and_those_beside_a_sharing_are_refused_by_a_client():
+def test_invalid_personal_patterns_are_refused():
     with pytest.raises(Refused, match=r"found no name like '4\.\*'; correct the pattern.*names begin with 0, 1, 3"):
         toy_algo(bundle={"personal": ["4.*"]})
     with pytest.raises(Refused, match=r"a site with a sharing keeps its whole network.*leave personal empty"):
@@ -137,7 +137,7 @@ def test_patterns_that_match_nothing_and_those_beside_a_sharing_are_refused_by_a
 
 
 @pytest.mark.parametrize("personal", [HEAD, NORM])
-def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, whole, tmp_path):
+def test_fault_56_no_personal_value_reaches_wire_or_server(personal, whole, tmp_path):
     folder, _, clients, sent = whole if personal == HEAD else (tmp_path, *run(tmp_path, personal, rounds=1))
     stay = network_split(ToyNet(), personal).personal
     for client in clients.values():
@@ -147,7 +147,7 @@ def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, wh
         assert leaks(sent, [], {"0.weight": needles["0.weight"]}), "the spy sees what does travel"
 
 
-def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(whole):
+def test_personal_heads_stay_local_and_are_used_for_scores(whole):
     folder, _, clients, _ = whole
     stored = safe_load(folder / "rounds" / "002" / "global.safetensors")
     assert stored.keys() == toy_weights().keys() - HEAD_NAMES
@@ -159,14 +159,14 @@ def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(wh
         assert torch.equal(evaluated["3.weight"], state_of(client)["3.weight"])
 
 
-def test_personal_parts_are_kept_with_their_round(whole):
+def test_personal_parts_are_stored_with_round(whole):
     state = safe_load(whole[0] / "rounds" / "002" / "clients" / "site-1.safetensors")
     assert {name for name in state if name.startswith("network.")} == {f"network.{name}" for name in HEAD_NAMES}
     assert FedAvg().attach(Server(SITES, 1, keeps_parts=True)).keeps_states
     assert not FedAvg().attach(Server(SITES, 1)).keeps_states
 
 
-def test_a_personal_key_is_refused_in_both_directions():
+def test_personal_keys_are_refused_in_both_directions():
     client = toy_algo(bundle={"personal": HEAD})
     all_names = toy_weights()
     shared = {name: tensor for name, tensor in all_names.items() if name not in HEAD_NAMES}
@@ -182,7 +182,7 @@ def test_a_personal_key_is_refused_in_both_directions():
         release(Task.TRAIN, request, Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=all_names))
 
 
-def test_a_failed_round_leaves_personal_values_as_they_were():
+def test_failed_round_keeps_personal_weights():
     client = toy_algo(bundle={"personal": HEAD, "fail_in_round": 1})
     site, begun = ClientAlgoSite("site-1", client), state_of(client)
     shared = {name: tensor for name, tensor in toy_weights().items() if name not in HEAD_NAMES}

@@ -36,12 +36,12 @@ EXCHANGES = {
 
 
 @pytest.mark.parametrize("variant", present(*EXCHANGES))
-def test_variants_have_their_strategy_and_exchange(small_list, variant):
+def test_variant_selects_strategy_and_exchange(small_list, variant):
     found = participants(small_list, variant)
     assert (type(found.strategy).__name__, found.strategy.exchange.word) == EXCHANGES[variant]
 
 
-def test_sites_take_the_mixed_networks_in_turn_unless_they_choose_and_one_switch_changes_both_ends(small_list):
+def test_networks_and_exchange_follow_options(small_list):
     found = participants(small_list, exchange="weights")
     assert (found.strategy.exchange.word, found.config.value("sharing#exchange")) == ("weights", "weights")
     assert participants(small_list).networks == {"site-1": FPN, "site-2": "basic_unet"}
@@ -56,7 +56,7 @@ def test_sites_take_the_mixed_networks_in_turn_unless_they_choose_and_one_switch
     assert taken.networks == {"site-1": "basic_unet", "site-2": R34}
 
 
-def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
+def test_mixed_networks_are_ignored_when_weights_are_averaged(small_list):
     found = participants(small_list, "no_sam", mixed_networks=[R18, R34])
     assert set(found.networks.values()) == {"basic_unet"}
     assert found.content() == {}, "run.json of a homogeneous run is what it was"
@@ -64,7 +64,7 @@ def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
     assert set(found.networks.values()) == {"basic_unet"}, "chosen by another name, it can be averaged"
 
 
-def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_first_tensor(small_list):
+def test_fedavg_over_different_networks_is_refused(small_list):
     with pytest.raises(Refused) as caught:
         participants(small_list, "no_sam", choices={"site-1": {"network": R18}, "site-2": {"network": R34}})
     text = str(caught.value)
@@ -82,7 +82,7 @@ UNLIKE_OPTIONS = [
 
 
 @pytest.mark.parametrize(("variant", "options", "choice", "shape"), pick(UNLIKE_OPTIONS))
-def test_one_network_with_unlike_options_is_refused(small_list, variant, options, choice, shape):
+def test_different_network_options_per_site_are_refused(small_list, variant, options, choice, shape):
     with pytest.raises(Refused, match=rf"{shape}set network_def#..., such as the rank of LoRA, for the run"):
         participants(small_list, variant, choices={"site-2": choice}, **options)
 
@@ -173,7 +173,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("variant", "options", "message"), pick(REFUSED))
-def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
+def test_dry_run_refuses_unusable_options(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, variant, **options).dry_run()
 
@@ -198,7 +198,7 @@ def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
         ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
     ],
 )
-def test_what_a_run_can_do_with_is_taken(small_list, variant, options):
+def test_dry_run_accepts_usable_options(small_list, variant, options):
     participants(small_list, variant, **options).dry_run()
 
 
@@ -217,12 +217,12 @@ def test_what_a_run_can_do_with_is_taken(small_list, variant, options):
         ({"unseen": ["site-1"], "choices": {"site-1": {"network": R18}}}, r"#site-1: expected one of \['site-2'\]"),
     ],
 )
-def test_unknown_names_and_a_strategy_that_is_none_are_refused(small_list, options, message):
+def test_unknown_names_and_invalid_strategy_are_refused(small_list, options, message):
     with pytest.raises(Refused, match=message):
         participants(small_list, **options)
 
 
-def test_unseen_sites_do_not_train_nor_do_those_without_unlabelled_images(small_list):
+def test_unseen_sites_and_sites_without_images_do_not_train(small_list):
     assert participants(small_list).sites == ("site-1", "site-2")
     found = participants(small_list, unseen=["site-1"])
     assert (found.sites, found.unseen) == (("site-2",), ("site-1",))
@@ -232,7 +232,7 @@ def test_unseen_sites_do_not_train_nor_do_those_without_unlabelled_images(small_
     assert (found.sites, found.unseen) == (("site-1",), ("site-2",))
 
 
-def test_a_federation_in_which_no_site_trains_is_refused(small_list):
+def test_federation_without_training_site_is_refused(small_list):
     with pytest.raises(Refused, match=r"unseen: expected a site that trains, found 2 sites: 2 unseen, 0 without"):
         participants(small_list, unseen=["site-1", "site-2"])
     for site in small_list.sites.values():
@@ -241,7 +241,7 @@ def test_a_federation_in_which_no_site_trains_is_refused(small_list):
         participants(small_list)
 
 
-def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_list):
+def test_site_options_reach_network_built_by_server(small_list):
     dilated = {"network": R18, "network_def#encoder_output_stride": 8}
     found = participants(small_list, choices={"site-1": dilated, "site-2": {"network": R18}})
     server = found.server(rounds=1, seed=0, start=None, guard=UpdateGuard())

@@ -63,7 +63,7 @@ def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
 
 
 @needs("fedper")
-def test_a_personal_head_travels_before_round_0_and_never_again(small_federation, tmp_path):
+def test_personal_head_is_sent_only_before_round_0(small_federation, tmp_path):
     knobs = {**ONE, "variant": "fedper", "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
     homes = Homes(small_federation, tmp_path / "homes")
     results = job(small_federation, tmp_path / "run", **knobs).run(homes)
@@ -83,7 +83,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
 @pytest.mark.parametrize("variant", present("fedbn", "fedper", "fedrep"))
-def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
+def test_personal_patterns_of_variant_match_network(bundle, variant):
     declared = client_config(find_bundle(bundle), variant, {}).value("personal")
     for name, norms in (("deeplabv3plus_resnet18", 29), ("deeplabv3plus_efficientnet_lite0", 58)):
         with torch.device("meta"):
@@ -98,7 +98,7 @@ def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
 
 
 @needs("pfedsam_two_stage")
-def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
+def test_pfedsam_sends_lora_only_and_resumes_exactly(small_federation, tmp_path, toy_sam):
     knobs = {"variant": "pfedsam_two_stage", "train": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
     whole = job(small_federation, tmp_path / "whole", rounds=2, **knobs).run(homes)
@@ -151,7 +151,7 @@ SENT = {
 
 
 @pytest.mark.parametrize("variant", present(*SENT))
-def test_the_variants_beside_the_two_stages_run(small_federation, tmp_path, toy_sam, variant):
+def test_sam_variants_send_declared_parts(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
     assert validate_results(job(small_federation, tmp_path / "run", **knobs).run()) == []
     round = tmp_path / "run" / "rounds" / "000"
@@ -174,7 +174,7 @@ def test_the_variants_beside_the_two_stages_run(small_federation, tmp_path, toy_
         assert own <= {name for name in stored if name.endswith(("_a", "_b"))}, "the decoder is one for all"
 
 
-def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_federation, tmp_path, toy_sam, caplog):
+def test_labelled_sites_start_from_sam_without_public_images(small_federation, tmp_path, toy_sam, caplog):
     federation = tmp_path / "federation"
     shutil.copytree(small_federation, federation)
     replace(DataList.load(federation / "list.json"), public=[]).save(federation / "list.json")
@@ -202,9 +202,7 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
         ({"network_def#experts": 0, "optimizer#params#groups": []}, r"site-2: .*terms#load_balance: .*experts"),
     ],
 )
-def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
-    small_federation, tmp_path, toy_sam, options, message
-):
+def test_invalid_pfedsam_settings_are_refused_before_round_0(small_federation, tmp_path, toy_sam, options, message):
     knobs = {"variant": "pfedsam_two_stage", "rounds": 1, "train": {**toy_sam, **options}}
     with pytest.raises(Refused, match=message):
         job(small_federation, tmp_path / "run", **knobs).run()
@@ -212,14 +210,14 @@ def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
 
 
-def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam, monkeypatch):
+def test_site_with_different_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam, monkeypatch):
     federated = job(small_federation, tmp_path / "run", variant="fedsam", train=toy_sam)
     monkeypatch.setattr("samfed_monai.federation.site.sam_fingerprint", lambda *_: {"base_sam": "0" * 64})
     with pytest.raises(Refused, match=r"SAM's weights in this site's network.*found 000000000000; install the server"):
         federated.run(Homes(small_federation, tmp_path / "homes"))
 
 
-def test_a_start_that_trained_what_is_frozen_is_refused(toy_sam):
+def test_start_is_split_and_checked_against_network(toy_sam):
     def build(**knobs: Any) -> Any:
         return CLIENT_NETWORKS[f"sam_{TOY}"](checkpoint=toy_sam["network_def#checkpoint"], **knobs)
 

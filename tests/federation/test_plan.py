@@ -25,7 +25,7 @@ CONTENT = {
 }
 
 
-def test_a_plan_comes_back_from_json_as_it_was():
+def test_plan_json_round_trip():
     plan = Plan.from_json(CONTENT)
     assert plan.unseen == ("site-3",)
     assert plan.to_json() | CONTENT == plan.to_json()
@@ -42,13 +42,13 @@ def test_a_plan_comes_back_from_json_as_it_was():
         ({"update_guard": {"limit": 3.0}}, False),
     ],
 )
-def test_everything_is_in_its_hash_and_whom_the_server_waits_for_decides_no_update(changed, decides):
+def test_plan_hash_and_updates_hash_change_with_options(changed, decides):
     plan, other = Plan.from_json(CONTENT), Plan.from_json(CONTENT | changed)
     assert other.hash != plan.hash
     assert (other.updates_hash != plan.updates_hash) is decides
 
 
-def test_every_mistake_is_told_at_once():
+def test_plan_problems_are_reported():
     wrong = {"bundle": "b", "rounds": "3", "quorum": True, "train": {"x": {1, 2}}, "sites": {"a": "basic_unet"}}
     with pytest.raises(Refused) as caught:
         Plan.from_json(wrong)
@@ -69,7 +69,7 @@ def test_every_mistake_is_told_at_once():
         Plan.from_json({"rounds": 3})
 
 
-def test_a_fingerprint_is_of_the_bundles_content_and_not_of_its_places(tmp_path):
+def test_fingerprint_covers_bundle_content_without_paths(tmp_path):
     plan, root = Plan("mine", 1, variant="no_sam"), tmp_path / "elsewhere"
     configs = {at.name: json.loads(at.read_text()) for at in (find_bundle("samfed_skin") / "configs").glob("*.json")}
     (root / "configs").mkdir(parents=True)
@@ -86,14 +86,14 @@ def test_a_fingerprint_is_of_the_bundles_content_and_not_of_its_places(tmp_path)
     assert written(learning_rate=0.1) != ours
 
 
-def test_places_are_parted_from_what_decides():
+def test_places_are_split_from_options():
     given = {"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"}
     decides, places = split_places(given)
     assert decides == {"image_size": 64, "terms#a#weight": 1}
     assert places == {"device": "cpu", "data_root": "/x"}
 
 
-def test_a_job_says_where_things_lie_beside_its_plan(tmp_path):
+def test_job_separates_plan_from_places(tmp_path):
     job = FederatedJob(
         bundle_root=find_bundle("samfed_skin"),
         datalist=tmp_path / "list.json",
@@ -116,7 +116,7 @@ def test_a_job_says_where_things_lie_beside_its_plan(tmp_path):
     assert job.places.cache == tmp_path / "run" / "cache"
 
 
-def test_places_are_paths_and_come_back_from_json_as_they_were():
+def test_places_json_round_trip():
     given = {"adapter": "a", "sites": {"s": {"device": "cpu"}}, "workers": "auto", "cache_dir": "cache"}
     places = Places("bundle", "list.json", "data", "run", **given)
     assert places.cache == Path("cache")
@@ -125,7 +125,7 @@ def test_places_are_paths_and_come_back_from_json_as_they_were():
 
 
 @pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
-def test_another_number_of_workers_is_refused(wanted):
+def test_invalid_workers_are_refused(wanted):
     with pytest.raises(Refused, match=r"federate\.json -> workers: expected 'auto' or a whole number >= 1, found"):
         Places("bundle", "list.json", "data", "run", workers=wanted)
 
@@ -148,7 +148,7 @@ def test_files_and_overrides_are_merged_in_order(bundle):
     assert config.content() == {"size": 32, "twice": "$@size * 2", "terms": {"kd": {"weight": 0.0}}}
 
 
-def test_an_unknown_variant_is_refused_with_the_names_that_exist_and_so_is_an_unknown_id(bundle):
+def test_unknown_variant_and_id_are_refused(bundle):
     message = r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
     with pytest.raises(Refused, match=message):
         client_config(bundle, "samfeed", {})
@@ -156,7 +156,7 @@ def test_an_unknown_variant_is_refused_with_the_names_that_exist_and_so_is_an_un
         client_config(bundle, "samfed", {}).value("teacher_adapt")
 
 
-def test_places_and_evaluation_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
+def test_fingerprint_ignores_places_and_evaluation(bundle):
     config = WorkflowConfig(bundle, ("configs/train.json",))
     same = config.with_overrides({"data_root": "/elsewhere", "output_dir": "/b"})
     assert config.fingerprint(seed=0) == same.fingerprint(seed=0)
@@ -165,7 +165,7 @@ def test_places_and_evaluation_do_not_enter_the_fingerprint_and_everything_else_
     assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
 
 
-def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundle):
+def test_fingerprint_ignores_values_unused_by_trainer(bundle):
     train = {"train": {"trainer": {"handlers": ["@terms"], "size": "@size"}}, "terms#kd#weight": "@weight", "weight": 1}
     config = WorkflowConfig(bundle, ("configs/train.json",), train)
     assert config.fingerprint() == config.with_overrides({"twice": 3}).fingerprint()
@@ -175,7 +175,7 @@ def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundl
     assert disabled.fingerprint() == disabled.with_overrides({"weight": 2}).fingerprint()
 
 
-def test_overrides_of_what_only_another_variant_has_can_be_left_out(bundle):
+def test_overrides_of_other_variants_are_dropped(bundle):
     lost = {"terms#proximal#mu": 0.1, "size#width": 3, "sharing#batches": 1, "terms#kd#weight#0": 2}
     kept = {"size": 32, "terms#kd#weight": 0.5, "terms#new": {"weight": 1.0}, "terms#new#weight": 2.0}
     config = WorkflowConfig(bundle, ("configs/train.json",), {**lost, **kept})

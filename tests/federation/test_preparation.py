@@ -19,7 +19,7 @@ def root(small_federation, tmp_path):
     return shutil.copytree(small_federation, tmp_path / "images")
 
 
-def test_a_check_that_passed_is_remembered_until_a_file_changes(root, small_list, tmp_path, monkeypatch):
+def test_passed_check_is_cached_until_file_changes(root, small_list, tmp_path, monkeypatch):
     data_check.check_data(small_list, root, cache_dir=tmp_path)
     calls, looks, own = [], [], type(small_list).hash
     monkeypatch.setattr(data_check, "check_datalist", lambda *args: calls.append(args) or [])
@@ -39,7 +39,7 @@ def flip(path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_verify(root, tmp_path, monkeypatch):
+def test_fault_68_flipped_bit_is_found_by_sampling_and_verify(root, tmp_path, monkeypatch):
     datalist = DataList.load(root / "list.json")
     files = {name for _, _, item in datalist.items() for name in (item.image, item.label) if name}
     monkeypatch.setattr(data_check, "SAMPLE", 3)
@@ -63,7 +63,7 @@ def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_v
     assert victim.name not in str(problem)
 
 
-def test_each_start_looks_at_other_files_and_all_of_them_are_looked_at(small_federation, small_list, monkeypatch):
+def test_samples_cover_all_files_over_several_starts(small_federation, small_list, monkeypatch):
     seen = []
     monkeypatch.setattr(data_check, "SAMPLE", 3)
     monkeypatch.setattr(data_check, "sha256_file", lambda path: seen.append(path) or "")
@@ -74,7 +74,7 @@ def test_each_start_looks_at_other_files_and_all_of_them_are_looked_at(small_fed
     assert len(seen) < len(files) + 3
 
 
-def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_own(small_list):
+def test_public_images_are_required_unless_supervised(small_list):
     none = replace(small_list, public=[])
     assert data_check.no_public_images(small_list, supervised=False) == []
     assert data_check.no_public_images(none, supervised=True) == []
@@ -83,7 +83,7 @@ def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_
     assert "samfed prepare ... --public" in problem.hint
 
 
-def test_every_problem_is_refused_at_once_and_nothing_is_remembered(root, tmp_path):
+def test_problems_are_refused_together_and_not_cached(root, tmp_path):
     datalist = DataList.load(root / "list.json")
     first, second = (root / datalist.public[index].image for index in (0, 1))
     first.write_bytes(b"")

@@ -62,9 +62,7 @@ def training(sites, weights, round: int = 0) -> dict[str, Message]:
     return {site: Message(Kind.WEIGHTS, site, round, 2, tensors=weights) for site in sites}
 
 
-def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
-    small_federation, tmp_path, monkeypatch
-):
+def test_workers_give_same_results_as_sequential_sites(small_federation, tmp_path, monkeypatch):
     fork_workers(monkeypatch)
     train = {**CLIENT, **UNLIKE, "batch_size": 3}  # public images are read in two batches
     ours = {"variant": "hssf", "train": train, "warm_start_steps": 0, "cache_dir": tmp_path / "cache"}
@@ -88,7 +86,7 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_of_them(small_federation, tmp_path):
+def test_ctrl_c_ends_workers_and_run_resumes(small_federation, tmp_path):
     folder, rounds = tmp_path / "run", 3
     process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
     deadline = time.monotonic() + 180
@@ -120,9 +118,7 @@ def test_ctrl_c_ends_a_run_and_its_processes_and_it_goes_on_with_another_number_
     assert resumed["sites"] == whole["sites"]
 
 
-def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_the_last_stored_round(
-    running, tmp_path, caplog
-):
+def test_killed_worker_is_site_failure_and_resumes_from_last_round(running, tmp_path, caplog):
     transport, weights = running
     folders = {name: tmp_path / "rounds" / name / "clients" for name in ("000", ".001.tmp", ".again.tmp")}
     for folder in folders.values():
@@ -149,7 +145,7 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
     assert again["site-1.safetensors"] == whole["site-1.safetensors"], "the same round once more, from the state before"
 
 
-def test_a_deadline_ends_what_is_still_at_work(running):
+def test_site_past_deadline_is_failure(running):
     transport, weights = running
     os.kill(transport.processes[0].child.pid, signal.SIGSTOP)
     replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=5.0)
@@ -192,7 +188,7 @@ def playing(small_federation, tmp_path):
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_a_deadline_ends_a_process_whether_it_works_or_is_being_started_again(playing, slow):
+def test_deadline_ends_busy_or_starting_worker(playing, slow):
     playing.processes[0].child = child = _OwnChild()
     child.alive = not slow
     asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
@@ -201,14 +197,14 @@ def test_a_deadline_ends_a_process_whether_it_works_or_is_being_started_again(pl
     assert child.asked == (not slow), "one that is started too late is not asked"
 
 
-def test_a_process_that_dies_when_all_is_done_is_a_line_in_the_log(playing, caplog):
+def test_worker_death_at_finalize_is_logged(playing, caplog):
     playing.processes[0].child = child = _OwnChild("the training process was ended by SIGKILL")
     child.alive = True
     playing.finalize()
     assert "site-1: the training process was ended by SIGKILL" in caplog.text
 
 
-def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path, monkeypatch):
+def test_site_refusal_before_round_0_is_raised(small_federation, tmp_path, monkeypatch):
     fork_workers(monkeypatch)
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
     with pytest.raises(Refused, match="found the guide 'sma'"):
@@ -224,7 +220,7 @@ def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tm
         (KeyError("x"), RuntimeError("in the process of site-1:\nKeyError: 'x'\n")),
     ],
 )
-def test_what_a_process_raises_is_raised_here_as_the_same_kind(error, again):
+def test_worker_errors_are_raised_in_parent(error, again):
     raised = as_raised(json.loads(json.dumps(described(error))), "site-1")
     assert (type(raised), str(raised)) == (type(again), str(again))
 
@@ -243,9 +239,7 @@ def test_what_a_process_raises_is_raised_here_as_the_same_kind(error, again):
         (2, 4, 8, True, {}, 2),
     ],
 )
-def test_how_many_processes_and_that_a_gpu_is_not_shared_unless_asked_for(
-    monkeypatch, wanted, sites, cores, gpu, train, expected
-):
+def test_worker_count_depends_on_sites_cores_and_gpu(monkeypatch, wanted, sites, cores, gpu, train, expected):
     monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted, train=train), sites) == expected

@@ -38,7 +38,7 @@ def record(round: int, *, scored: bool = True) -> dict:
     return round_record(round, 3, sites, {"training": 4.0, "evaluation": 1.0})
 
 
-def test_scalars_of_a_round():
+def test_scalars_of_round():
     assert scalars_of(record(0)) == pytest.approx(
         {
             "dice/a": 0.5,
@@ -100,7 +100,7 @@ def test_each_round_is_written_once(tmp_path, writers):
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
-def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
+def test_tracking_is_skipped_without_tensorboard(tmp_path, monkeypatch, caplog, found):
     monkeypatch.setattr(progress, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
@@ -108,7 +108,7 @@ def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog
     assert caplog.records == []
 
 
-def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, writers, monkeypatch, caplog):
+def test_tensorboard_failure_is_logged_once_and_run_continues(tmp_path, writers, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise TypeError("Descriptors cannot be created directly")
 

@@ -31,7 +31,7 @@ def store(tmp_path) -> RoundStore:
     return store
 
 
-def test_there_and_back(store, tmp_path):
+def test_rounds_are_written_and_read_back(store, tmp_path):
     empty = RoundStore(tmp_path / "none")
     assert (empty.latest(), list(empty.records(-1))) == (None, [])
     assert torch.equal(store.weights(2)["w"], weights(2.0)["w"])
@@ -45,7 +45,7 @@ def test_there_and_back(store, tmp_path):
     assert store.weights(3)["w"][0, 0].item() == 9.0, "a round can be written again"
 
 
-def test_records_are_read_when_they_are_asked_for_and_only_the_last_is_kept(store, monkeypatch):
+def test_records_are_read_lazily_and_last_is_cached(store, monkeypatch):
     records = store.records(2)
     read = []
     look = store.record
@@ -65,7 +65,7 @@ def test_records_are_read_when_they_are_asked_for_and_only_the_last_is_kept(stor
 
 @pytest.mark.parametrize("name", ["global.safetensors", "clients/a.safetensors", "round.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
-def test_fault_52_a_torn_round_gives_way_to_the_one_before(store, caplog, name, damage):
+def test_fault_52_damaged_round_falls_back_to_previous(store, caplog, name, damage):
     path = store.folder / "002" / name
     content = path.read_bytes()
     if damage == "remove":
@@ -81,7 +81,7 @@ def test_fault_52_a_torn_round_gives_way_to_the_one_before(store, caplog, name, 
 
 
 @pytest.mark.parametrize(("kept", "latest", "left"), [({1, 2}, 1, [0, 1]), ({0, 2}, None, [0, 1])])
-def test_fault_52_it_goes_back_one_round_and_not_past_one_whose_model_was_let_go(store, kept, latest, left):
+def test_fault_52_fallback_stops_at_round_with_pruned_model(store, kept, latest, left):
     store.prune(keep_models=kept, keep_states=set())
     for number in range(3):  # whose states were let go as well
         path = store.folder / f"{number:03d}" / "round.json"
@@ -103,7 +103,7 @@ def test_fault_52_it_goes_back_one_round_and_not_past_one_whose_model_was_let_go
         ("clients/a.safetensors", RoundStore.clients, "the state of a of round 1 is missing or damaged"),
     ],
 )
-def test_damaged_states_of_the_best_round_are_not_gone_on_from(store, name, read, message):
+def test_damaged_states_of_round_are_refused(store, name, read, message):
     store.write(1, weights(1.0), {"round": 1}, state, server_state={"sum": torch.ones(2)})
     read(store, 1)
     path = store.folder / "001" / name
@@ -112,7 +112,7 @@ def test_damaged_states_of_the_best_round_are_not_gone_on_from(store, name, read
         read(store, 1)
 
 
-def test_fault_49_a_full_disk_leaves_the_rounds_before_and_no_rubbish(store, monkeypatch):
+def test_fault_49_full_disk_keeps_earlier_rounds_and_no_partial_files(store, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -124,7 +124,7 @@ def test_fault_49_a_full_disk_leaves_the_rounds_before_and_no_rubbish(store, mon
     assert store.latest()["round"] == 2
 
 
-def test_fault_48_a_round_has_its_name_once_all_of_it_is_on_the_disk_and_then_the_name_is(store, monkeypatch):
+def test_fault_48_round_is_renamed_after_files_are_flushed(store, monkeypatch):
     flushed, replace, named = [], os.replace, []
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
 
@@ -143,7 +143,7 @@ def test_fault_48_a_round_has_its_name_once_all_of_it_is_on_the_disk_and_then_th
     assert store.folder.stat().st_ino in flushed[before:]
 
 
-def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_round(store):
+def test_leftover_of_killed_writer_is_ignored_and_removed(store):
     (store.folder / ".003.77.tmp").mkdir()
     assert store.latest()["round"] == 2
     store.clean()
@@ -154,7 +154,7 @@ def files(store) -> list[str]:
     return sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file())
 
 
-def test_pruning_keeps_every_record_and_looks_through_all_rounds_once(store, monkeypatch):
+def test_pruning_keeps_records_and_scans_rounds_once(store, monkeypatch):
     store.prune(keep_models={0, 2}, keep_states={2})
     third = ["002/clients/a.safetensors", "002/global.safetensors", "002/round.json"]
     assert files(store) == ["000/global.safetensors", "000/round.json", "001/round.json", *third]
@@ -167,7 +167,7 @@ def test_pruning_keeps_every_record_and_looks_through_all_rounds_once(store, mon
 
 
 @pytest.mark.parametrize("content", ['{"round": 0, "fil', "[]", '{"round": 7, "files": {}}', '{"round": 0}'])
-def test_fault_83_half_a_record_of_an_older_round_is_told_with_its_round_and_what_to_do(store, content):
+def test_fault_83_damaged_older_record_is_reported_with_hint(store, content):
     (store.folder / "000" / "round.json").write_text(content)
     assert store.latest()["round"] == 2
     with pytest.raises(Stopped, match=r"the record of round 0 .*000/round\.json") as caught:
@@ -175,7 +175,7 @@ def test_fault_83_half_a_record_of_an_older_round_is_told_with_its_round_and_wha
     assert caught.value.resume.startswith("restore the file from a copy of the run folder and continue")
 
 
-def test_fault_83_all_damaged_records_are_told_at_once(store):
+def test_fault_83_damaged_records_are_reported_together(store):
     for number in (0, 1):
         (store.folder / f"{number:03d}" / "round.json").unlink()
     with pytest.raises(Stopped, match=r"round 0 cannot be read .*; the record of round 1 cannot be read"):
@@ -184,7 +184,7 @@ def test_fault_83_all_damaged_records_are_told_at_once(store):
         store.weights(1)
 
 
-def test_a_round_without_states_has_no_files_of_them(store):
+def test_round_without_states_has_no_state_files(store):
     assert store.write(3, weights(), {"round": 3})["files"].keys() == {"global.safetensors"}
     assert store.server_state(3) == {}
     assert not (store.folder / "003" / "clients").exists()
@@ -192,7 +192,7 @@ def test_a_round_without_states_has_no_files_of_them(store):
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
-def test_fault_52_what_is_missing_or_damaged_stops_with_its_file_and_what_to_do(store, damage):
+def test_fault_52_missing_model_or_records_stop_with_hint(store, damage):
     path = store.folder / "001" / "global.safetensors"
     damage(path)
     with pytest.raises(Stopped) as caught:
@@ -217,12 +217,12 @@ def test_fault_52_what_is_missing_or_damaged_stops_with_its_file_and_what_to_do(
         ("..", "...safetensors"),
     ],
 )
-def test_no_name_of_a_site_is_a_path(site, name):
+def test_site_name_is_escaped_in_state_file_name(site, name):
     assert state_file(site) == name
     assert os.sep not in name
 
 
-def test_states_are_deleted_and_rounds_stay_intact(store):
+def test_deleting_states_keeps_rounds_intact(store):
     store.write(2, weights(2.0), {"round": 2}, state, server_state={"sum": torch.ones(2)})
     store.delete_states()
     for number in range(3):
@@ -231,7 +231,7 @@ def test_states_are_deleted_and_rounds_stay_intact(store):
     assert store.server_state(2)["sum"].tolist() == [1.0, 1.0]
 
 
-def test_a_run_that_was_killed_while_states_were_deleted_has_none_to_go_on_from(store, monkeypatch):
+def test_states_of_interrupted_deletion_are_not_used(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -246,7 +246,7 @@ def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_rounds_whose_states_lie_with_their_sites_say_so(store):
+def test_records_note_states_kept_at_sites(store):
     store.write(2, weights(2.0), {"round": 2}, lambda folder: {})
     store.write(3, weights(3.0), {"round": 3})
     store.say_where_states_are()

@@ -53,7 +53,7 @@ def begun(path) -> None:
     (path / "rounds/000").mkdir(parents=True)
 
 
-def test_run_json_says_what_was_asked_for(tmp_path):
+def test_run_json_records_configuration(tmp_path):
     opened(tmp_path / "a/b")
     content = read_json(tmp_path / "a/b/run.json")
     assert len(content.pop("config_hash")) == 64
@@ -63,7 +63,7 @@ def test_run_json_says_what_was_asked_for(tmp_path):
     assert content == {"schema": 1, **parts}
 
 
-def test_another_configuration_is_refused_with_every_differing_key_and_other_versions_are_logged(tmp_path, caplog):
+def test_changed_configuration_is_refused_and_versions_are_logged(tmp_path, caplog):
     begun(tmp_path)
     other = {"rounds": 4, "client": {"learning_rate": 0.1, "sizes": (1, 3)}, "new": True}
     with pytest.raises(Refused) as caught:
@@ -81,7 +81,7 @@ def test_another_configuration_is_refused_with_every_differing_key_and_other_ver
     assert "torch was 2.12 when this run began and is 2.13 now" in caplog.text
 
 
-def test_a_run_that_was_ended_before_its_first_round_gives_its_folder_to_another_configuration(tmp_path):
+def test_folder_without_finished_round_accepts_new_configuration(tmp_path):
     RunFolder(tmp_path).open(CONFIG).close()
     (tmp_path / "rounds/.000.7.tmp").mkdir(parents=True)  # killed while it wrote its first round
     RunFolder(tmp_path).open({**CONFIG, "rounds": 9}).close()
@@ -89,7 +89,7 @@ def test_a_run_that_was_ended_before_its_first_round_gives_its_folder_to_another
 
 
 @pytest.mark.parametrize("held", ["rounds/000.torn/round.json", "results.json"])
-def test_what_was_computed_is_not_written_over_by_another_configuration(tmp_path, held):
+def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
     RunFolder(tmp_path).open(CONFIG).close()
     (tmp_path / held).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / held).write_text("{}")
@@ -100,7 +100,7 @@ def test_what_was_computed_is_not_written_over_by_another_configuration(tmp_path
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
 
 
-def test_fault_51_a_second_run_in_the_same_process_is_refused_until_the_lock_is_given_back(tmp_path):
+def test_fault_51_second_run_in_same_process_is_refused(tmp_path):
     with RunFolder(tmp_path).open(CONFIG):
         assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
         with pytest.raises(Refused) as caught:
@@ -112,7 +112,7 @@ def test_fault_51_a_second_run_in_the_same_process_is_refused_until_the_lock_is_
     RunFolder(tmp_path).open(CONFIG).close()
 
 
-def test_fault_51_another_process_is_refused_and_the_lock_of_one_that_ends_is_waited_for(tmp_path, monkeypatch):
+def test_fault_51_lock_held_by_other_process_is_refused_or_awaited(tmp_path, monkeypatch):
     reader, writer = os.pipe()
     if not (holder := os.fork()):
         try:
@@ -150,7 +150,7 @@ def test_fault_51_another_process_is_refused_and_the_lock_of_one_that_ends_is_wa
         ([None, 0.7, None], 0.8, (START, START, 0)),
     ],
 )
-def test_the_best_is_the_earliest_of_the_highest_and_the_start_where_no_round_is_better(dice, start, expected):
+def test_best_round_is_earliest_of_highest_or_start(dice, start, expected):
     records = [scored(number, a=value) for number, value in enumerate(dice)]
     begun = None if start is None else scored(START, a=start)
     assert best_round(records, begun) == expected[1]
@@ -183,7 +183,7 @@ def promised(round: int, **dice: float) -> dict:
     return record
 
 
-def test_without_masks_the_best_round_is_the_one_whose_masks_promise_most():
+def test_best_round_without_masks_uses_expected_dice():
     rounds = [promised(0, a=0.9, b=0.5), promised(1, a=0.5, b=0.9), promised(2, a=0.9, b=0.6)]
     assert [expected_dice(each) for each in rounds] == pytest.approx([0.6, 0.8, 0.675])
     assert best_round(rounds) == 1
@@ -197,7 +197,7 @@ def test_without_masks_the_best_round_is_the_one_whose_masks_promise_most():
     assert against_start([scored(0)], promised(START, a=0.9)) is None
 
 
-def test_groups_of_all_sites_calibrate_the_model():
+def test_calibration_pools_groups_of_all_sites():
     group = {"images": 10, "estimate": 0.9, "dice": 0.7, "margin": 2.0}
     record = promised(0, a=0.9, b=0.9)
     record["sites"]["a"]["expected"]["groups"] = [group]
@@ -206,7 +206,7 @@ def test_groups_of_all_sites_calibrate_the_model():
     assert calibration_of(record)(0.9) == (pytest.approx(0.7), pytest.approx(0.9 - 2 * 0.15))
 
 
-def test_a_round_is_not_the_best_because_a_hard_site_was_away():
+def test_absent_hard_site_does_not_make_round_best():
     first, away = scored(0, a=0.6, b=0.6, hard=0.3), scored(1, a=0.7, b=0.7)
     better = scored(2, a=0.84, b=0.84, hard=0.39)
     assert away["average"]["validation"]["dice"] > better["average"]["validation"]["dice"]
@@ -226,7 +226,7 @@ def save_state(folder):
 
 
 @pytest.mark.parametrize(("keep_states", "clients"), [(False, []), (True, [1, 3])])
-def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tmp_path, keep_states, clients):
+def test_finished_run_keeps_best_and_last_model(tmp_path, keep_states, clients):
     records = [record(0, 0.5), record(1, 0.9), record(2, 0.6), record(3, 0.7)]
     with RunFolder(tmp_path).open(CONFIG) as folder:
         stored = folder.store.records(-1)
@@ -240,7 +240,7 @@ def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tm
 
 
 @pytest.mark.parametrize(("options", "states"), [({}, [4, 5]), ({"keep_best_states": True}, [1, 4, 5])])
-def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, options, states):
+def test_running_run_keeps_last_two_and_best_rounds(tmp_path, options, states):
     # the last round makes itself the best; until then it was round 1, to which a run goes back that loses the last
     dice = [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
     with RunFolder(tmp_path).open(CONFIG) as folder:
@@ -260,7 +260,7 @@ def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, option
 SCORES = {"dice": 0.5, "iou": 0.4, "hd95": 3.0, "n": 2, "empty": {"both": 0, "prediction": 0, "label": 0}}
 
 
-def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
+def test_table_has_documented_columns_and_term_columns(tmp_path):
     validation = {**SCORES, "empty": {"both": 1, "prediction": 0, "label": 0}}
     ok = {"status": "ok", "reason": None, "n": 4, "seconds": 1.5, "terms": {"sam_kd": 0.25}, "validation": validation}
     ok |= {"expected": {"dice": 0.75, "images": 4, "groups": []}, "up_bytes": 10, "down_bytes": 20}
@@ -272,7 +272,7 @@ def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
     assert ";".join(second.values()) == "0;b, c;skipped;late;;;;;;;;;;1.5;10;20;"
 
 
-def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, monkeypatch):
+def test_table_appended_by_round_equals_table_written_at_once(tmp_path, monkeypatch):
     def told_of(round: int, **terms: float) -> dict:
         entry = {"status": "ok", "reason": "a, b", "terms": terms, "validation": None}
         return {**record(round, None), "sites": {"=a": entry, "b": {"status": "skipped", "reason": "x\ny"}}}
@@ -298,7 +298,7 @@ def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, 
     assert len((growing.path / "federation.csv").read_text().splitlines()) == 1 + 2 * 3
 
 
-def test_a_round_is_told_in_one_line():
+def test_round_line_summarizes_round():
     missing = site_record(Failure("b", "ValueError"), None, "ValueError", None)
     scored = {**missing, "status": "ok", "validation": SCORES}
     record = round_record(2, 30, {"a": scored, "b": missing}, {"training": 17.2, "controller": 0.4})
@@ -309,7 +309,7 @@ def test_a_round_is_told_in_one_line():
     assert round_line(round_record(0, 1, {"b": missing}, {})) == "round 1 of 1: no validation scores, skipped b, 0 s"
 
 
-def test_bytes_of_rounds_and_of_what_was_sent_beside_them_and_answers_that_were_left_out():
+def test_traffic_totals_and_skipped_answers():
     record = {"sites": {"a": {"up_bytes": 1, "down_bytes": 2}, "b": {"up_bytes": 10, "down_bytes": 20}}}
     assert round_traffic(record) == {"up_bytes": 11, "down_bytes": 22}
     assert total_traffic([record, record], [Traffic(up=100, down=0)]) == {"up_bytes": 122, "down_bytes": 44}
@@ -318,7 +318,7 @@ def test_bytes_of_rounds_and_of_what_was_sent_beside_them_and_answers_that_were_
     assert skipped([{"round": 4, "sites": sites}]) == [{"round": 4, "site": "b", "reason": "late"}]
 
 
-def test_a_site_s_part_of_a_record_in_full():
+def test_site_record_fields():
     metrics = {"term_sam_kd": 0.5, "term_dice": 2.0, "seconds": 1.5, "iterations": 3, "releases": 4.0, "loss": 9.0}
     update = Message(Kind.WEIGHTS, "a", 1, 3, n=7, metrics=metrics)
     full = {
@@ -342,7 +342,7 @@ def test_a_site_s_part_of_a_record_in_full():
     assert (bare["seconds"], bare["terms"], "releases" in bare) == (None, {}, False)
 
 
-def test_a_round_s_record_in_full():
+def test_round_record_fields():
     low = {**SCORES, "dice": 0.25, "hd95": 9.0, "n": 6, "empty": {"both": 4, "prediction": 0, "label": 0}}
     sites = {"a": {"validation": SCORES}, "b": {"validation": low}, "c": {"validation": None}}
     found = round_record(2, 30, sites, {"training": 1.0})
@@ -362,7 +362,7 @@ def test_a_round_s_record_in_full():
 
 
 @pytest.mark.parametrize("gone", ["config", "hashes", "seeds", "versions"])
-def test_a_run_json_without_one_of_its_parts_is_compared_as_if_that_were_empty(tmp_path, caplog, gone):
+def test_run_json_without_part_is_compared_as_empty(tmp_path, caplog, gone):
     begun(tmp_path)
     content = read_json(tmp_path / "run.json")
     content.pop(gone)
@@ -375,7 +375,7 @@ def test_a_run_json_without_one_of_its_parts_is_compared_as_if_that_were_empty(t
             opened(tmp_path)
 
 
-def test_fault_54_an_output_that_cannot_be_written_is_refused_with_the_system_s_reason(tmp_path, monkeypatch):
+def test_fault_54_unwritable_output_is_refused_with_system_reason(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Refused) as caught:
         RunFolder(tmp_path / "file").open(CONFIG)

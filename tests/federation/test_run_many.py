@@ -63,14 +63,14 @@ def change(bundle, name, **keys):
         ("variants/mine", "_note", False),
     ],
 )
-def test_a_change_of_what_the_run_reads_ends_its_seal_and_notes_and_white_space_do_not(bundle, name, key, read):
+def test_only_changes_of_files_in_use_invalidate_run(bundle, name, key, read):
     run = done(bundle)
     assert run.is_done()
     change(bundle, name, **{key: "said better"})
     assert run.is_done() is not read
 
 
-def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
+def test_run_without_teacher_ignores_teacher_file(bundle):
     bare, by_override = done(bundle, "bare"), done(bundle, "mine", ("--teacher_adapt", "off"))
     change(bundle, "teacher", more=1)
     assert bare.is_done()
@@ -79,7 +79,7 @@ def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
     assert names == ["train.json", "bare.json", "federate.json", "teacher.json"]
 
 
-def test_the_data_list_s_content_variant_seed_and_options_count(bundle):
+def test_data_list_variant_seed_and_options_invalidate_run(bundle):
     run = done(bundle)
     assert run.is_done()
     for change in ({"variant": "bare"}, {"seed": 1}, {"options": {**run.options, "rounds": "4"}}):
@@ -92,7 +92,7 @@ def test_the_data_list_s_content_variant_seed_and_options_count(bundle):
     assert not run.is_done()
 
 
-def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
+def test_row_overrides_invalidate_run_and_titles_do_not(bundle):
     run = done(bundle, "mine", ("--agreement#tau=0.8",), row="tau_8", title="Threshold 0.8")
     assert run.name == "tau_8, seed 0"
     content = read_json(run.folder / "compare.json")
@@ -101,7 +101,7 @@ def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
     assert not replace(run, extra=("--agreement#tau=0.9",)).is_done()
 
 
-def test_where_things_lie_does_not_count(bundle, tmp_path):
+def test_moved_paths_do_not_invalidate_run(bundle, tmp_path):
     places = {"data-root": "a", "cache-dir": "b"}
     run = done(bundle, "mine", ("--adapter", str(tmp_path / "list.json"), "--rate=0.1"))
     moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
@@ -111,7 +111,7 @@ def test_where_things_lie_does_not_count(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["start_from", "masks_from"])
-def test_the_weights_that_a_folder_gives_count(bundle, option):
+def test_changed_weights_in_folder_invalidate_run(bundle, option):
     (weights := bundle / "models" / "model.safetensors").parent.mkdir()
     weights.write_bytes(b"one")
     run = done(bundle, "mine", (f"--{option}={bundle}",))
@@ -121,11 +121,11 @@ def test_the_weights_that_a_folder_gives_count(bundle, option):
 
 
 @pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
-def test_a_value_of_any_kind_counts(bundle, before, after):
+def test_changed_value_of_any_type_invalidates_run(bundle, before, after):
     assert not replace(done(bundle, "mine", (f"--sizes={before}",)), extra=(f"--sizes={after}",)).is_done()
 
 
-def test_a_file_that_changes_while_the_run_goes_ends_its_seal(bundle, monkeypatch):
+def test_file_changed_during_run_invalidates_run(bundle, monkeypatch):
     program = (
         "import pathlib, sys; folder, config = map(pathlib.Path, sys.argv[1:])\n"
         "config.write_text('{\"batch_size\": 1}'); (folder / 'results.json').write_text('{}')"
@@ -143,7 +143,7 @@ def test_a_file_that_changes_while_the_run_goes_ends_its_seal(bundle, monkeypatc
 @pytest.mark.parametrize(
     ("omp", "mkl", "expected"), [(None, None, "2 2"), ("1", "3", "1 3"), ("1", None, "1 1"), (None, "1", "1 1")]
 )
-def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl, expected):
+def test_user_thread_settings_override_defaults(bundle, monkeypatch, omp, mkl, expected):
     for name, given in (("OMP_NUM_THREADS", omp), ("MKL_NUM_THREADS", mkl)):
         monkeypatch.delenv(name, raising=False) if given is None else monkeypatch.setenv(name, given)
     run = Run(bundle, "mine", 0, bundle.parent / "out", {}, (), {})
@@ -154,7 +154,7 @@ def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl,
     assert (run.folder / "log.txt").stat().st_mode & 0o777 == 0o600, "its owner's: it may name images"
 
 
-def test_finished_runs_are_kept_and_a_failed_one_is_made_again(bundle, monkeypatch):
+def test_finished_runs_are_kept_and_failed_runs_repeated(bundle, monkeypatch):
     program = (
         "import pathlib, sys; folder = pathlib.Path(sys.argv[1])\n"
         "with open(folder / 'calls', 'a') as f: f.write('x')\n"
@@ -170,7 +170,7 @@ def test_finished_runs_are_kept_and_a_failed_one_is_made_again(bundle, monkeypat
     assert [(run.folder / "calls").read_text() for run in runs] == ["x", "x", "xx"]
 
 
-def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
+def test_sigterm_terminates_started_runs(bundle, monkeypatch):
     started = []
 
     def start(run, threads):
@@ -212,13 +212,13 @@ def run_of(tmp_path, name, text, code=1):
     ],
     ids=["fault", "refused", "refused-twice", "usage", "stopped", "killed"],
 )
-def test_a_run_s_last_words(tmp_path, text, code, words):
+def test_last_words_quote_reason_from_log(tmp_path, text, code, words):
     run, code = run_of(tmp_path, "r", text, code)
     assert last_words(run.folder, code) == words
     assert last_words(tmp_path, code) == "no output", "nor a log"
 
 
-def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are_and_others_are(tmp_path):
+def test_failure_distinguishes_refused_from_failed_runs(tmp_path):
     refused, fault = run_of(tmp_path, "a", REFUSED, code=2), run_of(tmp_path, "b", "it broke")
     all_refused = failure([refused], 3)
     assert (type(all_refused), reported(all_refused)) == (RunsRefused, 2)

@@ -61,13 +61,13 @@ def values(models: RunModels, site: str = "", **given: Any) -> dict[str, list[fl
     return {name: tensor.tolist() for name, tensor in sorted(models.tensors(site, **given).items())}
 
 
-def test_where_all_is_shared_everybody_has_the_servers_model(tmp_path):
+def test_shared_network_gives_server_model_to_all_sites(tmp_path):
     models = RunModels(finished(tmp_path, None, unseen=("c",)))
     assert (models.round, models.sites, models.personal, models.whole_at_server) == (1, ["a", "b", "c"], False, True)
     assert values(models) == values(models, "a") == values(models, "c") == {"body.a": [1.0, 2.0]}
 
 
-def test_a_site_with_personal_values_has_the_shared_ones_beside_them(tmp_path):
+def test_personal_values_are_combined_with_shared_values(tmp_path):
     models = RunModels(finished(tmp_path, {"a": own(3.0), "b": own(4.0), "c": own(5.0)}, unseen=("c",)))
     assert models.personal
     assert [values(models, site)["head.b"] for site in "abc"] == [[3.0], [4.0], [5.0]]
@@ -76,7 +76,7 @@ def test_a_site_with_personal_values_has_the_shared_ones_beside_them(tmp_path):
         models.tensors()
 
 
-def test_a_network_of_ones_own_is_all_there_is(tmp_path):
+def test_own_network_of_site_is_returned_whole(tmp_path):
     states = {"a": own(3.0, "body.a"), "b": own(4.0, "stem")}
     models = RunModels(finished(tmp_path / "both", states, sharing={"_target_": "x"}, unseen=("c",)))
     assert [values(models, site) for site in ("a", "b")] == [{"body.a": [3.0]}, {"stem": [4.0]}]
@@ -90,14 +90,14 @@ def test_a_network_of_ones_own_is_all_there_is(tmp_path):
         alone.tensors()
 
 
-def test_a_model_that_the_server_tailored_is_found_there(tmp_path):
+def test_server_tailored_model_is_found_in_server_state(tmp_path):
     server = {"0.body.a": torch.tensor([5.0, 6.0]), "1.body.a": torch.tensor([7.0, 8.0])}
     models = RunModels(finished(tmp_path, {}, server=server))
     assert models.personal
     assert [values(models, site)["body.a"] for site in ("a", "b", "")] == [[5.0, 6.0], [7.0, 8.0], [1.0, 2.0]]
 
 
-def test_a_file_says_how_its_network_is_built_and_names_no_place_and_no_component(tmp_path):
+def test_file_header_describes_network_without_paths(tmp_path):
     declared = {"_target_": "samfed_monai.networks.client_network", "name": "@network_name", "experts": 4}
     declared |= {"weights": "/secret/w.pt", "checkpoint": "/secret/sam.pt", "base": "$1", "sizes": [1, 2]}
     run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)}, network_name="sam_vit_t", network_def=declared)
@@ -124,7 +124,7 @@ def on_flare(tmp_path) -> Path:
     return run
 
 
-def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_is_taken(on_flare, tmp_path):
+def test_site_state_of_selected_or_earlier_round_is_used(on_flare, tmp_path):
     home, models = tmp_path / "cache" / "state" / "12ab" / "a", RunModels(on_flare)
     save_tensors(home / "-01.safetensors", own(9.0))
     (home / "notes.safetensors").write_bytes(b"")  # not a round
@@ -144,7 +144,7 @@ def refusal(work: Callable[[], object]) -> str:
     return str(problem)
 
 
-def test_refusals_in_full(on_flare, tmp_path):
+def test_refusal_messages(on_flare, tmp_path):
     models = RunModels(on_flare)
     assert refusal(lambda: models.tensors("aa")) == "--site: expected one of ['a', 'b'], found 'aa'; did you mean 'a'?"
     for site, named in (("a", "a"), ("", "SITE")):
@@ -168,7 +168,7 @@ def test_refusals_in_full(on_flare, tmp_path):
         assert refusal(lambda name=name: RunModels(tmp_path / name)) == expected
 
 
-def test_a_model_pt_is_a_state_dict_in_half_precision_and_everybody_s_to_read(tmp_path):
+def test_pt_file_holds_half_precision_state_dict(tmp_path):
     shared = {"body.a": torch.tensor([1.0, 2.0]), "body.count": torch.tensor(70_000)}
     run = finished(tmp_path / "run", None, shared=shared)
     path = RunModels(run).write(tmp_path / "models" / "model.pt")
@@ -178,7 +178,7 @@ def test_a_model_pt_is_a_state_dict_in_half_precision_and_everybody_s_to_read(tm
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_folder_that_says_little_gives_the_servers_model(tmp_path):
+def test_folder_with_minimal_metadata_gives_server_model(tmp_path):
     run = finished(tmp_path / "run", None)
     (run / "results.json").write_text(json.dumps({"selected": "best", "models": {"best": {"round": 1}}}))
     (run / "run.json").write_text("{}")

@@ -24,7 +24,7 @@ def two_clients(**options):
     return {"a": FixedClient("a", step=1.0, n=1, dice=0.2), "b": FixedClient("b", step=3.0, n=3, dice=0.6, **options)}
 
 
-def test_rounds_average_by_number_of_images(tmp_path):
+def test_rounds_average_weights_and_scores_by_image_count(tmp_path):
     result = run_clients(tmp_path, two_clients(), rounds=2)
     # each round adds (1*1 + 3*3) / 4 = 2.5 to weights that start at 1
     final = safe_load(tmp_path / "rounds/001/global.safetensors")
@@ -43,7 +43,7 @@ def test_rounds_average_by_number_of_images(tmp_path):
     assert int(rows[0]["up_bytes"]) > 0
 
 
-def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kept_at_the_site(tmp_path):
+def test_best_and_last_models_are_scored_on_both_splits(tmp_path):
     began = time.perf_counter()
     result = run_toy(tmp_path, rounds=2)
     for split, images in (("validation", 3), ("test", 2)):
@@ -80,7 +80,7 @@ class Asked(FixedClient):
         return super().evaluate(data, extra)
 
 
-def test_the_best_and_the_last_model_stay_and_at_the_end_only_test_images_are_scored(tmp_path):
+def test_final_evaluation_scores_kept_models_on_test_images(tmp_path):
     clients = {site: Asked(site, step=1.0, falls=True) for site in "ab"}
     result = run_clients(tmp_path, clients, rounds=4)
     assert clients["a"].asked == [("best", "test", 0), ("last", "test", 3)]
@@ -91,7 +91,7 @@ def test_the_best_and_the_last_model_stay_and_at_the_end_only_test_images_are_sc
     assert len(list(tmp_path.glob("rounds/*/round.json"))) == 4
 
 
-def test_a_model_that_is_best_and_last_is_scored_once(tmp_path):
+def test_model_both_best_and_last_is_scored_once(tmp_path):
     clients = {site: Asked(site, step=1.0) for site in "ab"}
     result = run_clients(tmp_path, clients, rounds=1)
     assert clients["a"].asked == [("best", "test", 0)]
@@ -99,7 +99,7 @@ def test_a_model_that_is_best_and_last_is_scored_once(tmp_path):
     assert result.models["best"]["sites"] is not result.models["last"]["sites"]
 
 
-def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
+def test_fault_41_failing_site_is_skipped_and_returns(tmp_path):
     clients = {**two_clients(), "c": RogueClient("c", change=die, rounds=[0], step=1.0)}
     result = run_clients(tmp_path, clients, rounds=2)
     assert [record["sites"]["c"]["status"] for record in result.records] == ["skipped", "ok"]
@@ -107,7 +107,7 @@ def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
     assert "Jane" not in (tmp_path / "federation.csv").read_text()
 
 
-def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(tmp_path):
+def test_fault_47_missed_quorum_stops_run_and_keeps_rounds(tmp_path):
     clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die, rounds=[1])}
     with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
         run_clients(tmp_path, clients, rounds=3)
@@ -116,7 +116,7 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
     assert RunFolder(tmp_path).store.latest()["round"] == 0
 
 
-def test_fault_61_a_single_site_is_refused_unless_asked_for_and_so_is_a_single_update(tmp_path):
+def test_fault_61_single_site_and_single_update_are_refused(tmp_path):
     refusal = r"sites: expected at least 2, so that no update is averaged alone.*`--allow_single_site true`"
     with pytest.raises(Refused, match=refusal):
         run_clients(tmp_path, {"a": FixedClient("a")})
@@ -126,7 +126,7 @@ def test_fault_61_a_single_site_is_refused_unless_asked_for_and_so_is_a_single_u
         run_clients(tmp_path, clients, quorum=1)
 
 
-def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
+def test_ctrl_c_exits_with_130_and_run_resumes(tmp_path):
     def interrupt(answer):
         raise KeyboardInterrupt
 
@@ -143,7 +143,7 @@ def no_scores(data, extra):
     raise ValueError("no labels")
 
 
-def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path, caplog):
+def test_site_without_scores_is_recorded_and_round_continues(tmp_path, caplog):
     clients = {**two_clients(), "c": FixedClient("c", dice=0.4), "d": FixedClient("d")}
     clients["a"].evaluate = clients["d"].evaluate = no_scores
     result = run_clients(tmp_path, clients, rounds=1, unseen=["d"])
@@ -156,7 +156,7 @@ def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path,
     assert result.failed == dict.fromkeys("ad", entry["unscored"]), "hospitals that take no part, too"
 
 
-def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(tmp_path):
+def test_final_scores_below_quorum_stop_run_and_run_resumes(tmp_path):
     clients = two_clients()
     clients["a"].evaluate = no_scores
     few = r"1 of 2 sites scored the models, 2 needed\n  - a: ValueError(.|\n)*2 of 2 rounds"
@@ -165,7 +165,7 @@ def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(
     assert run_clients(tmp_path, two_clients(), rounds=2).models["last"]["sites"]["a"]["test"]["dice"] == 0.2
 
 
-def test_a_table_that_a_full_disk_cut_is_whole_again_when_the_run_goes_on(tmp_path):
+def test_truncated_table_is_restored_on_resume(tmp_path):
     run_toy(tmp_path, rounds=2)
     text = (tmp_path / "federation.csv").read_text()
     (tmp_path / "federation.csv").write_text(text[:-20])
@@ -174,7 +174,7 @@ def test_a_table_that_a_full_disk_cut_is_whole_again_when_the_run_goes_on(tmp_pa
 
 
 @pytest.mark.parametrize(("action", "status"), [("clip", "ok"), ("skip", "skipped")])
-def test_fault_39_a_huge_update_does_not_decide_the_round(tmp_path, action, status):
+def test_fault_39_huge_update_is_clipped_or_skipped(tmp_path, action, status):
     def explode(answer):
         answer.weights["w"] = answer.weights["w"] * 1e9
 
@@ -185,7 +185,7 @@ def test_fault_39_a_huge_update_does_not_decide_the_round(tmp_path, action, stat
     assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"].abs().max() < 10
 
 
-def test_faults_32_to_38_bad_updates_are_skipped_with_their_reasons_and_the_round_goes_on(tmp_path):
+def test_faults_32_to_38_bad_updates_are_skipped_with_reason(tmp_path):
     def nan(answer):
         answer.weights["w"] = answer.weights["w"] * float("nan")
 
@@ -223,7 +223,7 @@ def ask(folder: Path, *clients: FixedClient) -> None:
     made.ask(Task.CHECK, {client.site: Message(Kind.METRICS, client.site, 0, 1) for client in clients})
 
 
-def test_every_site_must_agree_and_all_reasons_are_told(tmp_path):
+def test_check_requires_all_sites_and_reports_all_reasons(tmp_path):
     ask(tmp_path, FixedClient("a"), FixedClient("b"))
     with pytest.raises(Refused) as caught:
         ask(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
@@ -234,7 +234,7 @@ def test_every_site_must_agree_and_all_reasons_are_told(tmp_path):
     assert "Jane" not in str(caught.value), "an answer holds numbers of the list alone"
 
 
-def test_where_a_run_goes_on_a_quorum_is_enough(tmp_path, caplog):
+def test_check_requires_only_quorum_on_resume(tmp_path, caplog):
     (tmp_path / "rounds" / "000").mkdir(parents=True)
     ask(tmp_path, FixedClient("a"), FixedClient("b"), Unwilling("c"))
     assert "c does not take part for now: public set" in caplog.text
@@ -246,11 +246,11 @@ def test_where_a_run_goes_on_a_quorum_is_enough(tmp_path, caplog):
     ("sites", "quorum", "single", "needed"),
     [(4, None, False, 3), (5, None, False, 3), (1, None, True, 1), (2, 1, False, 2), (2, 1, True, 1), (4, 4, False, 4)],
 )
-def test_how_many_a_round_needs(sites, quorum, single, needed):
+def test_quorum_of_sites(sites, quorum, single, needed):
     assert quorum_of(sites, quorum, allow_single_site=single) == needed
 
 
-def test_sites_that_cannot_have_rounds():
+def test_invalid_quorum_and_single_site_are_reported():
     assert quorum_problems(2, 1, allow_single_site=False) == quorum_problems(1, None, allow_single_site=True) == []
     [alone] = quorum_problems(1, None, allow_single_site=False)
     assert str(alone).startswith("sites: expected at least 2, so that no update is averaged alone, found 1; `--allow_")
@@ -259,7 +259,7 @@ def test_sites_that_cannot_have_rounds():
         assert str(problem) == f"quorum: expected a number from 1 to 2, the number of sites, found {quorum}"
 
 
-def test_scores_counts_and_promises_of_an_answer():
+def test_site_scores_and_expected_scores_of_answer():
     group = {"images": 10, "estimate": 0.75, "dice": 0.5, "margin": 1.0}
     metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1, "expected_dice": 0.5, "expected_images": 7.0}
     metrics |= {f"quality_{name}_0": value for name, value in group.items()}
@@ -274,7 +274,7 @@ def test_scores_counts_and_promises_of_an_answer():
         assert scores["empty"] == dict.fromkeys(empty, unknown)
 
 
-def test_sites_without_masks_are_one_line_of_the_log_and_others_a_warning_each(caplog):
+def test_sites_without_masks_are_logged_in_single_line(caplog):
     caplog.set_level("INFO")
     log_unscored({"a": NO_IMAGES, "b": "late", "c": NO_IMAGES}, "test scores")
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
@@ -283,7 +283,7 @@ def test_sites_without_masks_are_one_line_of_the_log_and_others_a_warning_each(c
     ]
 
 
-def test_every_answer_has_a_bound_of_bytes_and_scores_are_not_waited_for(tmp_path):
+def test_answers_have_byte_limit_and_scores_need_no_quorum(tmp_path):
     asked = set()
 
     class Bounded(LocalTransport):
@@ -302,7 +302,7 @@ def evaluation(strategy: Strategy, **clients: Asked) -> RoundController:
     return controller(RunFolder("unread"), clients, strategy=strategy, unseen=unseen, rounds=3)
 
 
-def test_a_model_is_scored_on_every_split_and_by_unseen_hospitals_on_test_images_alone():
+def test_model_is_scored_on_all_splits_and_unseen_sites_on_test():
     clients = {"a": Asked("a", dice=0.2, n=1), "b": Asked("b", dice=0.6, n=3), "away": Asked("away", dice=0.4)}
     model = evaluation(FedAvg(), **clients).of_model("best", 1)
     assert clients["a"].asked == [("best", "validation", 1), ("best", "test", 1)]
@@ -313,7 +313,7 @@ def test_a_model_is_scored_on_every_split_and_by_unseen_hospitals_on_test_images
     assert model["unseen"]["away"]["test"]["dice"] == 0.4
 
 
-def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
+def test_scores_of_round_record_are_not_recomputed():
     clients = {"a": Asked("a", dice=0.2), "b": Asked("b", dice=0.6)}
     known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
     model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
@@ -324,7 +324,7 @@ def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
     assert model["sites"]["a"].keys() == {"validation", "test"}
 
 
-def test_sites_with_networks_of_their_own_keep_them_and_unseen_hospitals_are_not_asked_without_a_server_network():
+def test_own_networks_are_scored_without_sending_weights():
     clients = {"a": Asked("a"), "b": Asked("b"), "away": Asked("away")}
     model = evaluation(LocalOnly(), **clients).of_model("last", 2)
     assert clients["a"].asked == [("last", "validation", 2), ("last", "test", 2)]
@@ -354,7 +354,7 @@ def first_weight(path, round):
 
 
 @pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
-def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path, counts):
+def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
     rounds = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=Counts(counts)).records
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
     assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
@@ -363,14 +363,14 @@ def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path
     assert rounds[1]["sites"]["c"]["reason"].startswith(reason)
 
 
-def test_fault_77_a_run_that_goes_on_holds_to_the_numbers_of_its_rounds(tmp_path):
+def test_fault_77_image_counts_are_kept_on_resume(tmp_path):
     run_clients(tmp_path, three(says={}), rounds=1)
     said = Counts({"a": 2, "b": 2, "c": 10_000_000})
     records = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=said).records
     assert records[1]["sites"]["c"]["status"] == "skipped"
 
 
-def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, caplog):
+def test_fault_77_capped_share_limits_weight_in_mean(tmp_path, caplog):
     guard = UpdateGuard(largest_share=0.5)
     liar = three(says=dict.fromkeys(range(2), 10_000_000))
     said = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)

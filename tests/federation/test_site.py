@@ -53,16 +53,14 @@ def message(kind: Kind = Kind.METRICS, **fields) -> Message:
     return Message(kind, "site-1", 0, 2, **fields)
 
 
-def test_a_site_of_another_plan_and_networks_that_cannot_be_averaged_are_refused(
-    small_federation, site_lists, tmp_path, node
-):
+def test_unknown_site_and_different_networks_are_refused(small_federation, site_lists, tmp_path, node):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
         Site("site-9", ALIKE, places(small_federation, site_lists["site-1"], tmp_path))
     with pytest.raises(Refused, match="expected the same network at all sites"):
         node(PLAN)
 
 
-def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(site_lists, small_federation, tmp_path, caplog):
+def test_list_without_site_is_refused_without_naming_others(site_lists, small_federation, tmp_path, caplog):
     wrong = Site("site-1", ALIKE, places(small_federation, site_lists["site-2"], tmp_path))
     with pytest.raises(MessageRefused, match="data list: expected this site's part, found no usable list") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
@@ -70,7 +68,7 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(site_lis
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
 
 
-def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_them(weak, tmp_path, caplog):
+def test_check_refuses_weak_labels_and_other_classes(weak, tmp_path, caplog):
     own = write_site_lists(DataList.load(weak / "list.json"), tmp_path)["site-1"]
     replace(DataList.load(own), classes=["liver", "spleen"]).save(own)
     node = Site("site-1", replace(ALIKE, variant="supervised"), places(weak, own, tmp_path / "home"))
@@ -88,7 +86,7 @@ def test_weak_labels_and_other_classes_are_told_where_no_client_can_be_built_on_
     assert scrub(caught.value) in json.dumps(line)
 
 
-def test_each_site_knows_its_network_from_the_plan_alone(node):
+def test_site_network_is_derived_from_plan(node):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
@@ -99,7 +97,7 @@ def test_each_site_knows_its_network_from_the_plan_alone(node):
     assert Participants.of(settled, node().places, whole).settled(settled) == settled
 
 
-def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, site_lists, tmp_path):
+def test_variant_in_local_bundle_limits_answers(small_federation, site_lists, tmp_path):
     here = places(small_federation, site_lists["site-1"], tmp_path / "site-1")
     bundle = tmp_path / "samfed_skin"
     shutil.copytree(here.bundle_root, bundle)
@@ -115,7 +113,7 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
     assert quiet.answer(Task.EVALUATE, replace(request, extra={"split": "test"})).metrics["dice"] >= 0
 
 
-def test_a_check_that_failed_stands_until_one_passes(node):
+def test_failed_check_blocks_training_until_check_passes(node):
     here = node()
     own = own_fingerprints(ALIKE, *fingerprints(here))
     differing = {"plan": "plan and bundle", "list": "this site's part of the data list"}
@@ -133,14 +131,14 @@ def test_a_check_that_failed_stands_until_one_passes(node):
     assert 0 < prepared.metrics["seconds"] < time.perf_counter()
 
 
-def test_without_the_part_that_it_keeps_a_site_neither_trains_nor_evaluates(node):
+def test_site_without_personal_part_refuses_tasks(node):
     here = node(replace(ALIKE, train={**CLIENT, "personal": ["final_conv.*"]}))
     for task in (Task.TRAIN, Task.EVALUATE):
         with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
             here.answer(task, message())
 
 
-def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
+def test_own_network_requires_start_weights_or_state(node):
     here = node(OWN)
     with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
         here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
@@ -160,7 +158,7 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
         ({"sharing#plain": "@validate#dataset"}, "2 other images"),
     ],
 )
-def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_ones(node, change, found):
+def test_private_image_masks_are_refused_as_public_masks(node, change, found):
     here = node(replace(OWN, train={**OWN.train, **change}))
     for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
         with pytest.raises(MessageRefused, match=f"only this site's public images, in order, found {found}"):
@@ -169,12 +167,12 @@ def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_one
         here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
 
 
-def test_masks_of_some_public_images_are_no_others(node):
+def test_limited_public_set_is_accepted(node):
     here = node(replace(OWN, train={**OWN.train, "public_images": 1}))
     assert len(here.client.own.sharing.predictor.dataset) == 1
 
 
-def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
+def test_site_privacy_floor_overrides_plan(node):
     assert node(floor=PrivacyFloor(3)).release.privacy.least_images == 3
     here, own = node(floor=PrivacyFloor(1000)), own_fingerprints(ALIKE, *fingerprints(node()))
     with pytest.raises(MessageRefused, match=r"expected at least 1000 training images .*, found fewer"):
@@ -184,7 +182,7 @@ def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
 
 
 @pytest.mark.parametrize(("more", "images"), [({}, 2), ({"volume_n": 1}, 3)])
-def test_a_missed_lesion_calibrates_nothing_but_where_slices_are_scored(node, monkeypatch, more, images):
+def test_missed_lesion_is_not_calibrated_except_for_slices(node, monkeypatch, more, images):
     here, rows = node(), [{"estimate": 0.5, "dice": 0.5}] * 2 + [{"estimate": 0.75, "dice": 0.0, "empty": "prediction"}]
     client = SimpleNamespace(scored_a_part=False, scores={"validation": rows})
     scored = SimpleNamespace(client=client, answer=lambda task, asked: replace(asked, n=3, metrics=more))
@@ -193,7 +191,7 @@ def test_a_missed_lesion_calibrates_nothing_but_where_slices_are_scored(node, mo
     assert sum(value for name, value in sent.items() if name.startswith("quality_images_")) == images
 
 
-def test_a_site_has_the_adapter_of_its_run_or_does_not_train(node, tmp_path, monkeypatch):
+def test_site_requires_adapter_of_current_run(node, tmp_path, monkeypatch):
     fake_sam(tmp_path, monkeypatch)
     plan, teachers = replace(ALIKE, rounds=1, variant="samfed"), {}
     for run in ("first", "second"):  # of one plan, such as a first and a second generation
@@ -207,7 +205,7 @@ def test_a_site_has_the_adapter_of_its_run_or_does_not_train(node, tmp_path, mon
         node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
 
 
-def test_the_audit_of_a_site_is_in_a_folder_of_its_own_whatever_it_is_called(small_federation, site_lists, tmp_path):
+def test_audit_folder_name_is_escaped(small_federation, site_lists, tmp_path):
     plan = replace(ALIKE, sites={"../../a/b": {}, "site-2": {}}, rounds=3)
     home = places(small_federation, site_lists["site-1"], tmp_path / "home")
     release = Site("../../a/b", plan, home).release
@@ -217,7 +215,7 @@ def test_the_audit_of_a_site_is_in_a_folder_of_its_own_whatever_it_is_called(sma
     assert folder.name == "..%2F..%2Fa%2Fb"
 
 
-def test_every_answer_passes_the_hook_last(node):
+def test_answers_pass_release_filter_last(node):
     here, asked = node(), message()
     here.release = MagicMock(wraps=here.release, return_value=message(metrics={}))
     assert here.answer(Task.PREPARE, asked).metrics == {}
@@ -225,7 +223,7 @@ def test_every_answer_passes_the_hook_last(node):
     here.release.require_statistics.assert_called_once_with()  # of weights; before anything is trained
 
 
-def test_the_hook_of_a_plain_client():
+def test_plain_client_answers_pass_release_filter():
     def nothing(task: Task, request: Message, reply: Message) -> Message:
         raise MessageRefused([])
 
@@ -235,7 +233,7 @@ def test_the_hook_of_a_plain_client():
         ClientAlgoSite("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
 
 
-def test_a_plain_client_has_nothing_to_prepare_and_keeps_nothing():
+def test_plain_client_has_no_preparation_and_no_state():
     worker = ClientAlgoSite("a", FixedClient("a"))
     reply = worker.answer(Task.PREPARE, Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))
     assert (reply.kind, reply.n, reply.tensors) == (Kind.METRICS, 0, {})

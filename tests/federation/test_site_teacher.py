@@ -60,7 +60,7 @@ def filled(machine) -> SiteTeacher:
     return here
 
 
-def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alone(machine):
+def test_adapter_is_stored_by_hash_and_fills_mask_store(machine):
     message = sent(machine.folder, fitted())
     message.check(up=False)
     with pytest.raises(MessageRefused, match="teacher: expected the server's adapter, found none"):
@@ -78,13 +78,13 @@ def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alon
     assert again.take(message) == 0, "there is nothing left to compute"
 
 
-def test_a_teacher_that_this_process_has_is_not_loaded_again(machine):
+def test_loaded_teacher_is_reused(machine):
     message = sent(machine.folder, fitted())
     machine.site().take(message, SimpleNamespace(teacher=Half(message.extra["teacher"])))
     assert machine.loaded == []
 
 
-def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(machine):
+def test_different_base_sam_is_refused_with_both_hashes(machine):
     other = sha256_bytes(b"another sam")
     with pytest.raises(MessageRefused) as caught:
         machine.site().take(sent(machine.folder, fitted(on=other), sam=other))
@@ -95,14 +95,14 @@ def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(m
     assert machine.loaded == []
 
 
-def test_a_site_without_sam_is_told_what_to_fetch_and_no_path_travels(machine, monkeypatch):
+def test_missing_sam_is_refused_without_path(machine, monkeypatch):
     monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: machine.folder / "Jane Doe" / "sam.pt")
     with pytest.raises(MessageRefused, match=r"SAM checkpoint: .*found none; run `samfed weights` for vit_t") as caught:
         machine.site().take(sent(machine.folder, fitted()))
     assert "Jane" not in str(caught.value)
 
 
-def test_fault_58_what_is_wrong_with_the_servers_network_travels_without_this_sites_path(machine):
+def test_fault_58_server_network_problem_is_reported_without_path(machine):
     content = save({}, {"network_name": "lite0_fpn_small", "image_size": "32"})
     for part, problem in ((content, "all tensors of this network"), (content[:-1], "a readable weights file")):
         message = sent(machine.folder, part, sam=None)
@@ -123,7 +123,7 @@ def test_fault_58_what_is_wrong_with_the_servers_network_travels_without_this_si
         (lambda m: m.extra.update(teacher="0" * 64), "teacher: expected the server's teacher, 000000000000"),
     ],
 )
-def test_what_is_not_the_servers_adapter_is_refused(machine, change, reason):
+def test_invalid_adapter_message_is_refused(machine, change, reason):
     message = sent(machine.folder, fitted())
     change(message)
     with pytest.raises(MessageRefused, match=reason):
@@ -134,13 +134,13 @@ def test_what_is_not_the_servers_adapter_is_refused(machine, change, reason):
     assert not (machine.folder / "prepared.json").exists()
 
 
-def test_sam_as_it_comes_needs_no_adapter(machine):
+def test_unadapted_sam_needs_no_adapter(machine):
     message = sent(machine.folder)
     assert message.tensors == {}
     assert machine.site(adapt="none").take(message) == 6
 
 
-def test_the_teachers_means_are_those_of_its_masks(filled):
+def test_teacher_scores_are_means_of_mask_scores(filled):
     answer = filled.scores("test")
     rows = filled.masks.teacher_scores(filled.sha256, filled.config, "test")
     assert answer["n"] == len(rows) == 2
@@ -152,7 +152,7 @@ def test_the_teachers_means_are_those_of_its_masks(filled):
 
 
 @pytest.mark.parametrize("skipped", [False, True])
-def test_the_teachers_empty_masks_count_as_the_students_do(filled, monkeypatch, skipped):
+def test_empty_teacher_masks_follow_skip_empty_setting(filled, monkeypatch, skipped):
     filled.config = filled.config.with_overrides({"validate#scores#skip_empty": skipped})
     one, other = filled.masks.teacher_scores(filled.sha256, filled.config, "test")
     rows = [one, {**other, "empty": "prediction", "hd95": 45.0}]
@@ -172,7 +172,7 @@ def test_the_teachers_empty_masks_count_as_the_students_do(filled, monkeypatch, 
         ({"trains": False, "score": False}, 0),
     ],
 )
-def test_the_teacher_sees_what_is_trained_on_and_what_it_is_scored_on(machine, settings, shown):
+def test_teacher_predicts_training_and_scored_images_only(machine, settings, shown):
     here = machine.site(**settings)
     assert here.take(sent(machine.folder, fitted())) == shown
     used = here.masks.records("unlabelled" if settings.get("trains", True) else "test")
@@ -180,7 +180,7 @@ def test_the_teacher_sees_what_is_trained_on_and_what_it_is_scored_on(machine, s
     assert bool(store.missing([record["image_sha256"] for record in used])) is (shown == 0)
 
 
-def test_scores_that_the_plan_does_not_ask_for_are_refused(machine):
+def test_unrequested_teacher_scores_are_refused(machine):
     for settings, split in (({}, "validation"), ({"score": False}, "test")):
         here = machine.site(**settings)
         here.take(sent(machine.folder, fitted()))
@@ -198,7 +198,7 @@ class Everything(Half):
         return torch.ones(len(images), 1, 16, 16)
 
 
-def test_the_teacher_is_scored_at_the_evaluation_size_and_with_the_students_kind_of_hd95(machine):
+def test_teacher_scores_use_evaluation_size_and_hd95_setting(machine):
     here = machine.site()
     here.masks.fill(Everything("a" * 64), ("test",))
     pooled = here.config.with_overrides({"validate#scores#pooled": True})
@@ -243,7 +243,7 @@ def store(tmp_path):
     return store
 
 
-def test_the_table_has_every_image_lowest_dice_first_and_masks_of_the_lowest(store, tmp_path):
+def test_disagreement_table_lists_lowest_dice_first(store, tmp_path):
     folder = tmp_path / "own" / "best" / "a" / "unlabelled"
     network = evaluator()
     network.network.train()
@@ -267,7 +267,7 @@ def test_the_table_has_every_image_lowest_dice_first_and_masks_of_the_lowest(sto
     assert network.network.training, "the network's mode is as it was"
 
 
-def test_a_mask_that_is_missing_ends_no_run(tmp_path, caplog):
+def test_missing_mask_is_logged_and_comparison_skipped(tmp_path, caplog):
     empty = SoftMaskStore(tmp_path / "store", teacher_sha256=TEACHER)
     with caplog.at_level(logging.WARNING):
         Disagreement(RECORDS, lambda: empty, read, batch_size=3, folder=tmp_path / "own", site="a")(evaluator())
@@ -288,7 +288,7 @@ def page_of(run, listed, federation) -> str:
     return Report(run, datalist=listed, data_root=federation).write().read_text(encoding="utf-8")
 
 
-def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_federation, tmp_path, given):
+def test_report_shows_own_images_of_sites_without_masks(small_federation, tmp_path, given):
     listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
     job(small_federation, run, **given.options, datalist=listed).run()
     own = run / "evaluation" / "best" / "site-1" / "unlabelled"
@@ -301,7 +301,7 @@ def test_sites_without_masks_see_their_own_images_and_others_their_scores(small_
     assert len(list((run / "figures").glob("overlay-2-*.png"))) == 2
 
 
-def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_federation, tmp_path, given):
+def test_report_of_run_without_any_masks(small_federation, tmp_path, given):
     listed, run = without_masks(small_federation, tmp_path, "site-1", "site-2"), tmp_path / "run"
     job(small_federation, run, **given.options, datalist=listed).run()
     page = page_of(run, listed, small_federation)
@@ -311,7 +311,7 @@ def test_a_run_in_which_no_image_of_any_site_has_a_mask_has_a_report(small_feder
     assert "the round was chosen by expected Dice, not calibrated" in page
 
 
-def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp_path):
+def test_report_without_teacher_explains_missing_scores(small_federation, tmp_path):
     listed, run = without_masks(small_federation, tmp_path, "site-1", "site-2"), tmp_path / "run"
     job(small_federation, run, rounds=1, warm_start_steps=0, datalist=listed).run()
     page = page_of(run, listed, small_federation)
@@ -319,7 +319,7 @@ def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp
     assert "No site sent scores or expected Dice of any round" in page
 
 
-def test_a_round_s_model_is_looked_at_too_on_a_part_of_the_images(store, tmp_path, monkeypatch):
+def test_round_disagreement_is_sampled_and_replaced(store, tmp_path, monkeypatch):
     monkeypatch.setattr(site_teacher, "SAMPLE", 4)
     monkeypatch.setattr(site_teacher, "KEPT", 2)
     compare = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path, site="a")

@@ -34,7 +34,7 @@ def trained(state: SiteState, round: int, keep: tuple[int, ...] = ()) -> float:
     return state.holder.value.item()
 
 
-def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path):
+def test_fresh_process_resumes_from_newest_earlier_state(tmp_path):
     first = SiteState(tmp_path, Counter())
     assert [trained(first, number) for number in range(3)] == [1, 2, 3]
     assert (tmp_path / "002.safetensors").stat().st_mode & 0o777 == 0o600, "private to the site"
@@ -44,7 +44,7 @@ def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path
     assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
 
 
-def test_a_failed_round_is_undone_before_the_next(tmp_path):
+def test_failed_round_is_undone_before_next_round(tmp_path):
     state = SiteState(tmp_path, Counter())
     trained(state, 0)
     state.before(Task.TRAIN, 1)
@@ -53,7 +53,7 @@ def test_a_failed_round_is_undone_before_the_next(tmp_path):
     assert trained(state, 2) == 2
 
 
-def test_evaluation_of_an_earlier_round_looks_at_its_state_and_training_goes_on(tmp_path):
+def test_evaluation_uses_earlier_state_and_training_continues(tmp_path):
     state = SiteState(tmp_path, Counter())
     for number in range(3):
         trained(state, number, keep=(0,))
@@ -63,7 +63,7 @@ def test_evaluation_of_an_earlier_round_looks_at_its_state_and_training_goes_on(
     assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (0, 2, 3)]
 
 
-def test_a_round_that_the_site_missed_is_stood_for_by_the_one_before_it(tmp_path):
+def test_missed_round_is_evaluated_with_previous_state(tmp_path):
     state = SiteState(tmp_path, Counter())
     for number in (0, 1, 2, 4, 5, 6):
         trained(state, number, keep=(3,))
@@ -80,7 +80,7 @@ class Node(Counter):
         return message
 
 
-def test_the_teachers_exam_does_not_move_the_state(tmp_path):
+def test_teacher_evaluation_keeps_state(tmp_path):
     def started() -> tuple[Node, SiteWorker]:
         node = Node()
         return node, SiteWorker(lambda _: node, lambda _: tmp_path)
@@ -98,7 +98,7 @@ def test_the_teachers_exam_does_not_move_the_state(tmp_path):
     assert node.value.item() == 1
 
 
-def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tmp_path):
+def test_fault_79_inflated_mask_size_is_limited_by_public_set(tmp_path):
     def answered(pixels: int, **taken) -> int:
         reply = Message(Kind.METRICS, "site-1", 0, 1, n=7)
         node = SimpleNamespace(state_dict=dict, answer=lambda task, message: reply, **taken)
@@ -113,7 +113,7 @@ def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tm
             answered(pixels, **taken)
 
 
-def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_path):
+def test_states_of_old_runs_are_removed_and_reported(tmp_path):
     for run, days in {"first": 5, "second": 4, "third": 0.5, "fourth": 0.4, "fifth": 0.3}.items():
         trained(SiteState(tmp_path / run / "site-1", Counter()), 0)
         (tmp_path / run / "site-1" / "worker.log").touch()

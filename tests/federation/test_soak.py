@@ -28,7 +28,7 @@ def options(**changes) -> Namespace:
     return Namespace(**{**OPTIONS, "timeout": 0.2, "progress": False, **changes})
 
 
-def test_nothing_is_lost_where_sites_lie_and_go_and_the_server_is_stopped(soak, tmp_path, monkeypatch):
+def test_soak_run_survives_faulty_sites_and_server_stop(soak, tmp_path, monkeypatch):
     began = soak.StandIns
 
     def stopped(behaviour, *, sites, at_answer):
@@ -49,7 +49,7 @@ def test_nothing_is_lost_where_sites_lie_and_go_and_the_server_is_stopped(soak, 
     assert len((tmp_path / soak.JOURNAL).read_text().splitlines()) == 6
 
 
-def test_an_update_that_counts_and_should_not_is_told(soak, tmp_path, monkeypatch):
+def test_soak_detects_wrong_mean(soak, tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "honest", lambda *_: [])  # only the mean is looked at
     monkeypatch.setattr("stand_ins.step_of", lambda *_: 0.5)
     with pytest.raises(soak.Lost, match=r"round 0: layer0.weight is not the mean of the updates that counted"):

@@ -32,7 +32,7 @@ def model_of(folder: Path, round: int) -> dict[str, torch.Tensor]:
     return safe_load(folder / "rounds" / f"{round:03d}" / "global.safetensors")
 
 
-def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, finished, tmp_path, caplog, monkeypatch):
+def test_federation_starts_from_weights_of_earlier_run(small_federation, finished, tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(finished)  # which only start_from names
     file = finished / "rounds" / "000" / "global.safetensors"
     assert starting_file(finished) == starting_file(file) == file
@@ -48,7 +48,7 @@ def test_a_federation_begins_with_the_very_weights_of_a_run(small_federation, fi
     assert sum("trained at" in caveat for caveat in results["caveats"]) == 1
 
 
-def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, tmp_path):
+def test_warm_start_continues_from_given_weights(small_federation, finished, tmp_path):
     made = job(small_federation, tmp_path / "b", start_from=str(finished), warm_start_steps=1)
     run = Run(made.plan, made.places)
     warm, start = run._warmed(run.participants.server_network, None), model_of(finished, 0)
@@ -58,7 +58,7 @@ def test_the_warm_start_goes_on_from_those_weights(small_federation, finished, t
 
 
 @pytest.mark.parametrize("variant", present("local_only", "hssf", "fedmd"))
-def test_a_start_of_networks_that_are_each_sites_own_is_refused(small_federation, tmp_path, variant):
+def test_start_from_is_refused_for_own_networks(small_federation, tmp_path, variant):
     made = job(small_federation, tmp_path, variant=variant, start_from="samfed_skin")
     run = Run(made.plan, made.places)
     found = "\n".join(map(str, plan_problems(made.plan, made.places, run.participants, None, sites=2)))
@@ -66,7 +66,7 @@ def test_a_start_of_networks_that_are_each_sites_own_is_refused(small_federation
     assert "found 'samfed_skin'; remove it, or use a variant with one network" in found
 
 
-def test_a_start_from_another_network_or_other_classes_is_refused_before_any_work(small_federation, finished, tmp_path):
+def test_start_from_mismatched_network_or_classes_is_refused(small_federation, finished, tmp_path):
     other = job(
         small_federation, tmp_path / "b", start_from=str(finished), train={**CLIENT, "network_name": "mobile_sam_fpn"}
     )
@@ -97,7 +97,7 @@ def test_a_start_from_another_network_or_other_classes_is_refused_before_any_wor
         ("my_bundle", "my_bundle, a bundle without weights"),
     ],
 )
-def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, name, found):
+def test_path_without_network_weights_is_refused(tmp_path, monkeypatch, name, found):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     shutil.copytree(find_bundle("samfed_skin") / "configs", tmp_path / "my_bundle" / "configs")
@@ -109,7 +109,7 @@ def test_what_holds_no_weights_of_a_network_is_refused(tmp_path, monkeypatch, na
     assert "expected a bundle with weights, a finished run's folder, or a weights file" in str(refused.value)
 
 
-def test_the_file_of_a_run_s_model_says_how_it_is_used(finished):
+def test_model_file_header_describes_usage(finished):
     assert RunModels(finished).header()["usage"] == usage_of(32)
     assert usage_of(64, ["disc", "cup"]).endswith("; then the largest of 3 logits decides: background, disc, cup")
 
@@ -132,7 +132,7 @@ def misled(small_federation, tmp_path_factory):
     return made, results
 
 
-def test_a_teacher_that_misleads_leaves_the_model_of_the_public_masks(misled):
+def test_misleading_teacher_falls_back_to_start_model(misled):
     made, results = misled
     folder = made.places.output_dir
     start, rounds = (results["against_start"][name] for name in ("start", "rounds"))
@@ -151,7 +151,7 @@ def test_a_teacher_that_misleads_leaves_the_model_of_the_public_masks(misled):
     assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in said
 
 
-def test_what_is_used_of_such_a_run_is_that_network(misled, tmp_path):
+def test_run_models_return_start_after_fallback(misled, tmp_path):
     made, results = misled
     folder = made.places.output_dir
     (warm,) = (folder / "cache" / "warm_start").glob("*.safetensors")
@@ -167,14 +167,14 @@ def test_what_is_used_of_such_a_run_is_that_network(misled, tmp_path):
     assert not same(model_of(folder, 2), safe_load(warm))
 
 
-def test_what_masks_promise_says_so_too(misled):
+def test_expected_dice_also_prefers_start(misled):
     made, _ = misled
     store = RoundStore(made.places.output_dir / "rounds")
     promised = [expected_dice(store.record(number)) for number in (START, 0, 1, 2)]
     assert max(promised[1:]) < promised[0], "without labels the run would have fallen back as well"
 
 
-def test_a_run_that_is_started_again_does_not_score_the_start_again(misled, monkeypatch):
+def test_resumed_run_does_not_score_start_again(misled, monkeypatch):
     made, results = misled
     monkeypatch.setattr(RoundController, "_score_start", None)
     fake_sam(made.places.output_dir.parent, monkeypatch)
@@ -183,6 +183,6 @@ def test_a_run_that_is_started_again_does_not_score_the_start_again(misled, monk
     assert again["against_start"] == results["against_start"]
 
 
-def test_a_network_that_was_not_trained_before_is_not_scored(finished):
+def test_untrained_start_is_not_scored(finished):
     assert "against_start" not in read_json(finished / "results.json")
     assert not (finished / "rounds" / "start").exists()

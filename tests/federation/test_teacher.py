@@ -55,14 +55,14 @@ def load(tmp_path, monkeypatch, small_list, small_federation):
     return load
 
 
-def test_a_given_adapter_is_called_what_its_header_says_and_without_one_what_the_bundle_asked_for(load, tmp_path):
+def test_adapt_kind_is_taken_from_header_or_bundle(load, tmp_path):
     given = stage(tmp_path)
     assert load(given, "decoder") is MADE
     assert (given.about(MADE, "decoder")["adapt"], given.file) == ("lora", tmp_path / "a.safetensors")
     assert stage(tmp_path).about(MADE, "decoder")["adapt"] == "decoder"
 
 
-def test_sam_as_it_comes_leaves_a_given_adapter_aside(load, tmp_path):
+def test_unadapted_sam_ignores_given_adapter(load, tmp_path):
     plain = stage(tmp_path)
     load(plain, "none")
     assert (load.keywords["adapter"], plain.file) == (None, None)
@@ -70,7 +70,7 @@ def test_sam_as_it_comes_leaves_a_given_adapter_aside(load, tmp_path):
 
 
 @pytest.mark.parametrize(("adapter", "told"), [(b"adapter", {"held_out": 0.7, "a": 0.8}), (b"another", None)])
-def test_dice_comes_with_a_given_adapter(load, tmp_path, adapter, told):
+def test_fit_dice_is_reported_only_for_matching_adapter(load, tmp_path, adapter, told):
     fitted = {"after": {"held_out": 0.7, "a": 0.8}, "epoch": 3}
     write_json(tmp_path / "a.fit.json", fitted | {"sha256": sha256_bytes(adapter)})
     given = stage(tmp_path)
@@ -79,7 +79,7 @@ def test_dice_comes_with_a_given_adapter(load, tmp_path, adapter, told):
     assert (about.get("after"), "epoch" in about) == (told, False)
 
 
-def test_a_fit_of_the_same_public_images_is_not_repeated_for_another_list(tmp_path, monkeypatch, small_list):
+def test_fit_of_same_public_images_is_reused_for_other_list(tmp_path, monkeypatch, small_list):
     given = []
 
     class Workflow:
@@ -117,14 +117,14 @@ def fit(tmp_path, monkeypatch, small_list, small_federation):
 
 
 @pytest.mark.parametrize("damage", ["the record is not written yet", "another adapter"])
-def test_an_adapter_without_its_own_record_is_given_to_its_fit(fit, tmp_path, damage):
+def test_adapter_without_matching_record_is_checked_by_fit(fit, tmp_path, damage):
     [adapter] = (tmp_path / "teacher").glob(fit())
     adapter.write_bytes(b"foreign") if "another" in damage else adapter.with_suffix(".fit.json").unlink()
     assert [fit() for _ in range(2)] == [adapter.name] * 2
     assert fit.runs == [adapter.name] * 2
 
 
-def test_how_an_adapter_is_used_does_not_make_it_another_one(fit):
+def test_usage_options_keep_adapter_name(fit):
     first = fit()
     assert [fit(**one) for one in ({"views": 8}, {"score": False})] == [first] * 2
     assert fit.runs == [first]
@@ -132,14 +132,14 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(fit):
     assert fit.runs == [first, first]
 
 
-def test_another_rank_masks_read_another_way_other_groups_or_fewer_images_make_another_one(fit, small_list):
+def test_rank_threshold_groups_and_limit_change_adapter_name(fit, small_list):
     grouped = replace(small_list, public=[replace(item, group="video 1") for item in small_list.public])
     names = [fit(replace(small_list, mask_threshold=threshold)) for threshold in (16, 200)]
     names += [fit(**one) for one in ({}, {"rank": 8}, {"public_limit": 8}, {"public_limit": 2})]
     assert len({*names, fit(grouped)}) == 7
 
 
-def test_the_teachers_row_can_be_left_out_and_is_no_part_of_its_recipe(tmp_path):
+def test_score_option_disables_teacher_scores(tmp_path):
     plain, off, on = stage(tmp_path), stage(tmp_path, score=False), stage(tmp_path, score=True)
     assert (off.scored, on.scored) == ((), ("test",))
     assert [each.about(MADE, "lora").get("score") for each in (off, on)] == [False, None]
@@ -151,7 +151,7 @@ def test_the_teachers_row_can_be_left_out_and_is_no_part_of_its_recipe(tmp_path)
 
 
 @pytest.mark.parametrize("limit", [1, 0, 2.5])
-def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
+def test_invalid_public_limit_is_refused(tmp_path, limit):
     few = stage(tmp_path, public_limit=limit)
     expected = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null uses"
     with pytest.raises(Refused, match=expected):
@@ -160,7 +160,7 @@ def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
     stage(tmp_path, public_limit=8).dry_run("lora")
 
 
-def test_of_three_runs_one_makes_it_and_the_others_wait(tmp_path):
+def test_single_writer_creates_file_once(tmp_path):
     path, found = tmp_path / "deep" / "thing", []
 
     def make():
@@ -213,7 +213,7 @@ class Left(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("views", "left"), [(1, 1.0), (2, 0.5)])
-def test_a_mask_is_the_mean_over_views_and_covers_the_image_as_a_teachers_does(views, left):
+def test_student_teacher_mask_is_mean_over_views(views, left):
     teacher = StudentTeacher(Left(), weights_sha256="a" * 64, image_size=16, size=32, views=views, bf16=False)
     masks = teacher.probabilities(torch.zeros(1, 3, 40, 80))
     assert masks.shape == (1, 1, 4, 8), "the longer side is 32 / 4, the aspect is the image's"
@@ -223,7 +223,7 @@ def test_a_mask_is_the_mean_over_views_and_covers_the_image_as_a_teachers_does(v
     assert teacher.sha256 == canonical_hash({"student": "a" * 64, "size": 32, "views": views}) != other.sha256
 
 
-def test_the_network_sees_images_as_in_training_and_is_not_trained(small_federation, finished, tmp_path):
+def test_student_teacher_loads_frozen_training_network(small_federation, finished, tmp_path):
     teacher = teacher_of(second(small_federation, tmp_path / "b", finished))
     assert (teacher.image_size, teacher.size, teacher.views) == (32, 64, 4)
     assert not any(each.requires_grad for each in teacher.parameters())
@@ -233,7 +233,7 @@ def test_the_network_sees_images_as_in_training_and_is_not_trained(small_federat
     assert type(teacher.network).__name__ == "BasicUNet", "a network of another kind can make the masks"
 
 
-def test_sites_store_its_masks_and_learn_from_them_without_sam(three_sites, here):
+def test_sites_store_student_masks_and_train_without_sam(three_sites, here):
     made, results = here
     folder, teacher = made.places.output_dir, teacher_of(made)
     assert validate_results(results) == []
@@ -255,7 +255,7 @@ def test_sites_store_its_masks_and_learn_from_them_without_sam(three_sites, here
         second(three_sites, folder, folder, unseen=["site-3"]).run()
 
 
-def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits(three_sites, finished, here, tmp_path):
+def test_wire_run_gives_same_masks_and_model(three_sites, finished, here, tmp_path):
     homes = Homes(three_sites, tmp_path)
     settings = {"rounds": 1, "warm_start_steps": 0, "variant": "samfed", "teacher": SMALL, "masks_from": str(finished)}
     there = at_server(three_sites, homes, tmp_path / "server" / "run", **settings).run(homes)
@@ -272,7 +272,7 @@ def test_over_the_wire_sites_make_the_same_masks_and_the_model_has_the_same_bits
         ({"variant": "no_sam"}, r"masks_from: expected null, as this variant uses no soft masks"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished, tmp_path, options, found):
+def test_mismatched_mask_source_is_refused_before_run(small_federation, finished, tmp_path, options, found):
     with pytest.raises(Refused, match=found):
         second(small_federation, tmp_path / "b", finished, **options).run()
     assert not (tmp_path / "b").exists()
@@ -289,13 +289,13 @@ def test_what_does_not_fit_is_refused_before_any_work(small_federation, finished
         ({"network_name": "flexible_unet_resnet18"}, r"expected all tensors of this network, found \d+ missing"),
     ],
 )
-def test_a_file_of_another_kind_makes_no_masks(small_federation, finished, tmp_path, header, found):
+def test_incompatible_mask_source_file_is_refused(small_federation, finished, tmp_path, header, found):
     save_tensors(tmp_path / "other.safetensors", safe_load(finished / "rounds" / "000" / "global.safetensors"), header)
     with pytest.raises(Refused, match=found):
         second(small_federation, tmp_path / "b", tmp_path / "other.safetensors").run()
 
 
-def test_a_file_that_does_not_say_how_it_is_used_is_of_the_runs_own_network(small_federation, finished, tmp_path):
+def test_plain_weights_file_uses_network_of_run(small_federation, finished, tmp_path):
     weights = safe_load(finished / "rounds" / "000" / "global.safetensors")
     save_tensors(tmp_path / "plain.safetensors", weights)
     run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.places)
@@ -304,7 +304,7 @@ def test_a_file_that_does_not_say_how_it_is_used_is_of_the_runs_own_network(smal
     assert same(safe_load(sent), weights)
 
 
-def test_a_site_refuses_a_network_that_is_none(three_sites, finished, tmp_path):
+def test_site_refuses_invalid_network_file(three_sites, finished, tmp_path):
     homes = Homes(three_sites, tmp_path)
     made = at_server(three_sites, homes, tmp_path / "server" / "run", variant="samfed", teacher=SMALL)
     run = Run(made.plan, made.places)

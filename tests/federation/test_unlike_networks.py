@@ -15,7 +15,7 @@ from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, un
 
 
 @pytest.mark.parametrize("options", [{"augment": True}, {"augment": True, "sharing#images": 4}])
-def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
+def test_both_exchanges_give_identical_results(tmp_path, options):
     runs = {}
     for exchange in ("predictions", "weights"):
         result, clients, strategy = run_unlike(tmp_path / exchange, rounds=2, exchange=exchange, **options)
@@ -30,13 +30,13 @@ def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
     assert not same(predictions[0], toy_net(5).state_dict()), "the server has learned"
 
 
-def test_sites_that_exchange_nothing_do_not_pass_over_the_public_set_for_its_hash(tmp_path, monkeypatch):
+def test_public_hash_is_not_computed_without_exchange(tmp_path, monkeypatch):
     monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("nobody asked for it")))
     result, _, _ = run_unlike(tmp_path, rounds=1, strategy=LocalOnly(), exchange="none")
     assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
 
 
-def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
+def test_best_and_last_scores_use_site_weights_of_same_round(tmp_path):
     judged = iter([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])  # validation Dice of both sites in three rounds: the first is best
     seen = {}
 
@@ -74,7 +74,7 @@ BAD = {
 }
 
 
-def test_soft_masks_that_do_not_fit_are_skipped_with_the_reason_and_the_round_goes_on(tmp_path):
+def test_invalid_soft_masks_are_skipped_with_reason(tmp_path):
     def add(clients):
         for name, (distort, header, _) in BAD.items():
 
@@ -91,7 +91,7 @@ def test_soft_masks_that_do_not_fit_are_skipped_with_the_reason_and_the_round_go
     assert sorted(strategy._answers) == ["site-1", "site-2"]
 
 
-def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
+def test_diverged_round_restores_own_network(tmp_path):
     begun = []
 
     def diverge_once(clients):
@@ -125,7 +125,7 @@ def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
     ],
     ids=["in another order", "none"],
 )
-def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp_path, client, found):
+def test_different_public_set_is_refused_before_round_0(tmp_path, client, found):
     def other(clients):
         clients["site-2"] = client()
         for each in clients.values():
@@ -139,7 +139,7 @@ def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp
     assert not (tmp_path / "rounds").exists()
 
 
-def test_a_site_that_comes_back_with_another_public_set_is_skipped_with_the_reason(tmp_path):
+def test_site_returning_with_different_public_set_is_skipped(tmp_path):
     def turn(clients):
         site, turned = clients["site-2"], unlike_algo("site-2", public="public, turned")
         train = site.train
@@ -157,7 +157,7 @@ def test_a_site_that_comes_back_with_another_public_set_is_skipped_with_the_reas
     assert "public set: expected hash " in result.records[1]["sites"]["site-2"]["reason"]
 
 
-def test_each_network_runs_over_the_public_set_once_a_round(tmp_path, monkeypatch):
+def test_networks_predict_public_set_once_per_round(tmp_path, monkeypatch):
     passes: list[int] = []
     masks = PublicPredictor.masks
     monkeypatch.setattr(

@@ -44,7 +44,7 @@ def warmed(small_list, small_federation, tmp_path):
     return start
 
 
-def test_kept_are_the_weights_of_the_last_look_that_is_good_enough(warmed, monkeypatch):
+def test_warm_start_keeps_weights_of_last_good_evaluation(warmed, monkeypatch):
     def look(steps: int, *good: bool):
         looks = iter(good)
         monkeypatch.setattr(stage, "as_good_as", lambda scores, best: next(looks))
@@ -56,14 +56,14 @@ def test_kept_are_the_weights_of_the_last_look_that_is_good_enough(warmed, monke
     assert same(early, look(3, True, True, True)), "the third step of six"
 
 
-def test_held_out_images_are_not_trained_on_and_the_rest_is(warmed, small_list, tmp_path):
+def test_held_out_images_are_not_trained_on(warmed, small_list, tmp_path):
     _, key = warmed(steps=1, held_out=0.25)
     left = DataList.load(tmp_path / "cache" / "warm_start" / f"{key[:16]}.datalist.json")
     assert len(left.public) == 3
     assert {item.sha256 for item in left.public} < {item.sha256 for item in small_list.public}
 
 
-def test_a_share_that_is_held_out_and_the_groups_that_decide_it_make_another_warm_start(warmed, small_list):
+def test_warm_start_key_depends_on_held_out_share_and_groups(warmed, small_list):
     public = [replace(item, group=str(place // 2)) for place, item in enumerate(small_list.public)]
     grouped = replace(small_list, public=public)
     whole, part = warmed(steps=1)[1], warmed(steps=1, held_out=0.25)[1]
@@ -74,7 +74,7 @@ def test_a_share_that_is_held_out_and_the_groups_that_decide_it_make_another_war
     assert warmed(steps=0, held_out=0.25, datalist=grouped)[1] == untrained, "without steps nothing is held out"
 
 
-def test_an_own_file_of_an_encoder_counts_by_its_content(small_federation, tmp_path):
+def test_encoder_file_is_identified_by_content(small_federation, tmp_path):
     path = tmp_path / "encoder.pt"
     found = []
     for content in (b"one", b"another"):
@@ -86,7 +86,7 @@ def test_an_own_file_of_an_encoder_counts_by_its_content(small_federation, tmp_p
     assert stage._own_encoder(config(small_federation, **lite)) == {}, "named weights are checked by their hash"
 
 
-def test_public_images_of_one_group_take_all_steps(warmed, small_list, caplog):
+def test_single_group_public_set_uses_all_steps(warmed, small_list, caplog):
     whole, _ = warmed("whole", steps=2)
     one = replace(small_list, public=[replace(item, group="one") for item in small_list.public])
     caplog.set_level("INFO")
@@ -129,9 +129,7 @@ FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_step
         ]
     ),
 )
-def test_rows_without_sam_start_from_the_adapted_trunk_too_and_with_pretrained_from_sams_own(
-    variant, own, given, adapter, small_federation, tmp_path
-):
+def test_start_uses_adapted_or_original_sam_trunk(variant, own, given, adapter, small_federation, tmp_path):
     options = {"variant": variant, "warm_start_steps": 0, "adapter": adapter, "train": {**FPN, **own}}
     found, hashes = started(job(small_federation, tmp_path / "run", teacher={"rank": 3}, **options))
     trunk = client_network("mobile_sam_fpn", weights=adapter if given else "mobile_sam").encoder.state_dict()
@@ -140,7 +138,7 @@ def test_rows_without_sam_start_from_the_adapted_trunk_too_and_with_pretrained_f
     assert hashes.get("start_teacher") == ({"rank": 3} if given else None)
 
 
-def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, tmp_path, caplog):
+def test_no_teacher_is_adapted_without_public_images(adapter, small_federation, tmp_path, caplog):
     replace(DataList.load(small_federation / "list.json"), public=[]).save(tmp_path / "list.json")
     knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
     caplog.set_level("INFO")
@@ -151,7 +149,7 @@ def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, t
     assert hashes == {}
 
 
-def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(small_federation, tmp_path, monkeypatch):
+def test_fault_28_missing_weights_are_refused_before_run(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "none"))
     client = {**CLIENT, "image_size": 64, "encoder_weights": "pretrained"}
     knobs = {"variant": "hssf", "train": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
@@ -162,7 +160,7 @@ def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(sma
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_another_network_are_refused_before_any_work(small_federation, tmp_path):
+def test_weights_of_other_network_are_refused_before_run(small_federation, tmp_path):
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     own = {"network_name": "deeplabv3plus_resnet18", "encoder_weights": str(tmp_path / "other.safetensors")}
     with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected"):

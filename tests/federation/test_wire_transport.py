@@ -83,7 +83,7 @@ def message(site: str = "site-1", **fields: Any) -> Message:
     return Message(Kind.WEIGHTS, site, 0, 2, tensors=weights(), **fields)
 
 
-def test_an_exchange_is_what_the_sites_answer_and_its_bytes_are_counted():
+def test_exchange_returns_answers_and_counts_bytes():
     transport, post = make()
     replies = transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES})
     assert [replies[site].n for site in SITES] == [1, 2, 3]  # type: ignore[union-attr]
@@ -94,7 +94,7 @@ def test_an_exchange_is_what_the_sites_answer_and_its_bytes_are_counted():
     assert transport.take_traffic() == {}
 
 
-def test_the_model_that_was_scored_is_not_sent_again_to_be_trained_from(tmp_path):
+def test_scored_model_is_not_sent_again_for_training(tmp_path):
     _, post = run(tmp_path)
     sizes = [(request.task, len(request.payload)) for request in post.requests if request.site == "site-1"]
     whole = len(to_bytes(message()))
@@ -105,7 +105,7 @@ def test_the_model_that_was_scored_is_not_sent_again_to_be_trained_from(tmp_path
     assert sizes[2][1] <= bare
 
 
-def test_a_site_that_was_started_again_and_holds_nothing_is_sent_the_weights_in_the_same_round(tmp_path):
+def test_restarted_site_is_sent_weights_in_same_round(tmp_path):
     def meddle(post: PostOffice, request: Request) -> bool:
         if training(request, "site-1", 1):
             post.held["site-1"] = post.held["site-1"] if "site-1" in restarted else HeldWeights()
@@ -120,7 +120,7 @@ def test_a_site_that_was_started_again_and_holds_nothing_is_sent_the_weights_in_
     assert model(tmp_path / "killed") == model(tmp_path / "whole")
 
 
-def test_a_site_that_never_holds_what_it_is_sent_is_a_failure_after_the_second_time():
+def test_site_never_holding_weights_is_failure():
     def meddle(post: PostOffice, request: Request) -> bool:
         if request.site == "site-1":
             request.answered("site-1", NOT_HELD)
@@ -147,7 +147,7 @@ class Backwards:
         return True
 
 
-def test_replies_are_taken_in_the_order_of_sites(tmp_path):
+def test_replies_are_taken_in_order_of_sites(tmp_path):
     transport, _ = make(Backwards(), spool=tmp_path)
     order: list[str] = []
     replies = transport.send_and_receive(
@@ -159,7 +159,7 @@ def test_replies_are_taken_in_the_order_of_sites(tmp_path):
     assert all(reply.tensors == {} for reply in replies.values()), "let go once they were taken in"
 
 
-def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(monkeypatch):
+def test_fault_49_full_disk_of_waiting_answers_stops_run(monkeypatch):
     def full(**_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -169,7 +169,7 @@ def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(monkeypat
         transport.send_and_receive(Task.TRAIN, {"site-1": message()})
 
 
-def test_a_pickle_too_many_bytes_and_an_unknown_site_are_that_sites_failure():
+def test_malformed_answers_and_unknown_sites_are_failures():
     def meddle(post: PostOffice, request: Request) -> bool:
         if request.site == "site-1":
             request.answered("site-1", b"\x80\x04cos\nsystem\n")
@@ -191,7 +191,7 @@ def test_a_pickle_too_many_bytes_and_an_unknown_site_are_that_sites_failure():
     assert len(forged) == 2000
 
 
-def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_inflated(tmp_path):
+def test_fault_37_answer_inflating_beyond_limit_is_refused(tmp_path):
     def meddle(post: PostOffice, request: Request) -> bool:
         if training(request, "site-1", 0):
             masks = {"m": torch.zeros(64, 1024, 1024, dtype=torch.uint8)}
@@ -207,13 +207,13 @@ def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_
     assert f"expected at most {asked} bytes, found 67108864 bytes once inflated" in entry["reason"]
 
 
-def test_rounds_whose_states_are_wanted_are_told_to_the_sites(tmp_path):
+def test_sites_are_sent_rounds_to_keep(tmp_path):
     _, post = run(tmp_path, rounds=4)
     last = [request for request in post.requests if request.task == "train"][-1]
     assert (last.words["run"], last.words["keep"]) == ("ab", [1, 2])
 
 
-def test_fault_52_a_round_that_was_set_aside_is_no_round_whose_state_is_wanted(tmp_path):
+def test_fault_52_torn_rounds_are_not_listed_to_keep(tmp_path):
     transport, post = make()
     for name in ("002", "010", "011.torn"):
         (tmp_path / "rounds" / name / "clients").mkdir(parents=True)
@@ -222,14 +222,14 @@ def test_fault_52_a_round_that_was_set_aside_is_no_round_whose_state_is_wanted(t
     assert post.requests[-1].words["keep"] == [2, 10]
 
 
-def test_the_line_about_who_is_waited_for():
+def test_waiting_message_names_sites_and_time_left():
     assert waiting("train", {"b", "a"}, 245.0) == "train: waiting for a, b (4 min left)"
     assert waiting("train", ["a"], 90.0) == "train: waiting for a (2 min left)"
     assert waiting("train", ["a"], 89.4) == "train: waiting for a (89 s left)"
     assert waiting("train", ["a"], None) == "train: waiting for a"
 
 
-def test_who_is_waited_for_is_logged(caplog):
+def test_waiting_for_site_is_logged(caplog):
     def meddle(post: PostOffice, request: Request) -> bool:
         threading.Timer(0.5, lambda: request.answered(request.site, post.answer(request))).start()
         return True
@@ -240,7 +240,7 @@ def test_who_is_waited_for_is_logged(caplog):
     assert "train: waiting for site-1 (60 s left)" in caplog.text
 
 
-def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_afterwards(tmp_path):
+def test_fault_42_straggler_is_skipped_and_not_awaited_again(tmp_path):
     late: list[Request] = []
 
     def meddle(post: PostOffice, request: Request) -> bool:
@@ -258,7 +258,7 @@ def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_af
     assert late[0] in post.cancelled
 
 
-def test_fault_42_what_came_while_the_server_added_others_past_the_deadline_counts():
+def test_fault_42_answers_during_slow_aggregation_are_counted():
     kept: list[Request] = []
     transport, post = make(lambda post, request: request.site != "site-1" and not kept.append(request))
 
@@ -273,13 +273,13 @@ def test_fault_42_what_came_while_the_server_added_others_past_the_deadline_coun
     assert [isinstance(replies[site], Message) for site in SITES] == [True, True, False]
 
 
-def test_fault_42_the_model_is_that_of_the_sites_that_answered(tmp_path):
+def test_fault_42_model_is_made_of_answering_sites_only(tmp_path):
     run(tmp_path / "two", sites=SITES[:2])
     run(tmp_path / "three", lambda post, request: request.site == "site-3", timeout=0.5)
     assert model(tmp_path / "two") == model(tmp_path / "three")
 
 
-def test_a_site_that_is_missing_is_waited_for_where_the_quorum_needs_it():
+def test_missing_site_is_awaited_if_quorum_requires():
     def meddle(post: PostOffice, request: Request) -> bool:
         if request.site != "site-1" or request.round > 0:
             threading.Timer(0.6, lambda: request.answered(request.site, post.answer(request))).start()
@@ -293,7 +293,7 @@ def test_a_site_that_is_missing_is_waited_for_where_the_quorum_needs_it():
     assert not any(isinstance(reply, Failure) for reply in second.values())
 
 
-def test_nobody_waits_for_a_silent_site_that_is_asked_alone_where_no_answer_is_needed():
+def test_silent_site_is_not_awaited_when_quorum_is_zero():
     transport, post = make(lambda post, request: request.site == "site-2", SITES[:2], patience=30.0)
     transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES[:2]}, quorum=1, timeout=0.5)
     replies = transport.send_and_receive(Task.EVALUATE, {"site-2": replace(message("site-2"), round=1)}, quorum=0)
@@ -301,7 +301,7 @@ def test_nobody_waits_for_a_silent_site_that_is_asked_alone_where_no_answer_is_n
     assert [request.site for request in post.cancelled] == ["site-2", "site-2"]
 
 
-def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, caplog):
+def test_fault_43_late_and_repeated_answers_are_dropped(tmp_path, caplog):
     kept: dict[str, Request] = {}
 
     def meddle(post: PostOffice, request: Request) -> bool:
@@ -320,7 +320,7 @@ def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, c
     assert model(tmp_path / "clean") == model(tmp_path / "faulty")
 
 
-def test_faults_44_and_45_an_answer_of_an_earlier_round_is_refused_after_a_stop_and_a_restart_too(tmp_path):
+def test_faults_44_and_45_stale_answer_is_refused_after_restart(tmp_path):
     recorded: list[bytes] = []
 
     def record_and_stop(post: PostOffice, request: Request) -> bool:
@@ -345,7 +345,7 @@ def test_faults_44_and_45_an_answer_of_an_earlier_round_is_refused_after_a_stop_
     assert model(tmp_path / "run") == model(tmp_path / "without"), "the others make the model"
 
 
-def test_fault_46_an_unknown_client_is_dropped_and_changes_nothing(tmp_path, caplog):
+def test_fault_46_unknown_or_impersonating_client_is_refused(tmp_path, caplog):
     def meddle(post: PostOffice, request: Request) -> bool:
         if training(request, "site-1", 0):
             forged = replace(from_bytes(post.answer(request)), site="site-9")

@@ -48,7 +48,7 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
     return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
 
 
-def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, given):
+def test_adapter_is_sent_and_sites_compute_masks(three_sites, tmp_path, given):
     ours, loaded = given.options, given.loaded
     together = job(three_sites, tmp_path / "together", **ours).run()
     assert len(loaded) == 1, "one process loads its teacher once"
@@ -68,7 +68,7 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert 3 * 64 < before[0] - before[1] < 3 * 96, "a server without the list cannot ask for the hash of a part"
 
 
-def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(three_sites, tmp_path, monkeypatch):
+def test_site_differences_are_reported_together_before_run(three_sites, tmp_path, monkeypatch):
     homes, images = Homes(three_sites, tmp_path / "homes"), tmp_path / "images"
 
     def changed(plan: Plan):
@@ -100,7 +100,7 @@ def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(th
     assert not (tmp_path / "run" / "rounds").exists()
 
 
-def test_a_client_that_is_missing_and_one_that_was_not_named_are_refused():
+def test_missing_and_unknown_clients_are_refused():
     participants = SimpleNamespace(sites=("site-1", "site-2"), unseen=("site-3",))
     with pytest.raises(Refused) as caught:
         run.require_sites(SimpleNamespace(sites=("site-1", "site-3", "site-9")), participants)
@@ -111,7 +111,7 @@ def test_a_client_that_is_missing_and_one_that_was_not_named_are_refused():
     run.require_sites(SimpleNamespace(sites=("site-1", "site-2", "site-3")), participants)
 
 
-def test_a_run_goes_on_while_a_site_is_away_and_ends_as_the_quorum_allows(three_sites, tmp_path):
+def test_run_resumes_while_site_is_absent(three_sites, tmp_path):
     options = {"allow_single_site": True, "quorum": 1, "rounds": 1, "warm_start_steps": 0}
     homes = Homes(three_sites, tmp_path / "homes")
     at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
@@ -132,7 +132,7 @@ def test_a_run_goes_on_while_a_site_is_away_and_ends_as_the_quorum_allows(three_
     ],
     ids=["sites without names", "a path at a site"],
 )
-def test_a_server_names_every_site_and_none_of_its_paths(three_sites, tmp_path, options, refusal):
+def test_server_sites_without_names_or_with_paths_are_refused(three_sites, tmp_path, options, refusal):
     homes = Homes(three_sites, tmp_path / "homes")
     with pytest.raises(Refused, match=refusal):
         at_server(three_sites, homes, tmp_path / "run", **options).run(homes)
@@ -144,7 +144,7 @@ KEPT = {"apple": "sharing.shares", "fedbn": ".adn.N."}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*KEPT))
-def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
+def test_wire_run_equals_single_process_run(three_sites, tmp_path, variant):
     options = {"variant": variant, "train": {**CLIENT, "local_steps": 1}, "rounds": 2, "privacy": {"least_images": 1}}
     together = job(three_sites, tmp_path / "together", **options).run()
     homes = Homes(three_sites, tmp_path / "homes")
@@ -187,7 +187,7 @@ ONE_ROUND = {"rounds": 1, "warm_start_steps": 0}
 NETWORKS = {"site-1": "flexible_unet_resnet18", "site-2": "basic_unet"}
 
 
-def test_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_servers(three_sites, tmp_path):
+def test_different_networks_run_and_unseen_site_uses_server_network(three_sites, tmp_path):
     sites = {site: {"network": name} for site, name in NETWORKS.items()}
     train = {**CLIENT, **UNLIKE, "local_steps": 1}
     results = job(three_sites, tmp_path, sites=sites, **ONE_ROUND, variant="hssf", train=train).run()
@@ -211,7 +211,7 @@ def test_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_server
     ("variant", "client", "exchange", "model"),
     pick([("local_only", {}, "none", False), ("hssf", {"exchange": "weights"}, "weights", True)]),
 )
-def test_with_and_without_a_model_at_the_server(three_sites, tmp_path, variant, client, exchange, model):
+def test_run_with_and_without_server_model(three_sites, tmp_path, variant, client, exchange, model):
     train = {**CLIENT, **UNLIKE, "local_steps": 1, **client}
     results = job(three_sites, tmp_path / "run", **ONE_ROUND, variant=variant, train=train).run()
     assert validate_results(results) == []

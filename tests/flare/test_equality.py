@@ -44,7 +44,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_averaged_networks_have_the_same_bits_in_one_process_and_on_a_whole_system(two_sites, tmp_path):
+def test_weights_are_equal_in_one_process_and_on_flare_poc(two_sites, tmp_path):
     local, poc = tmp_path / "local", tmp_path / "poc"
     options = {"variant": "no_sam", **OPTIONS, **FEW_IMAGES, "rounds": 1}
     assert main(["federate", *words(two_sites, local, **options)]) == 0
@@ -61,7 +61,7 @@ def test_averaged_networks_have_the_same_bits_in_one_process_and_on_a_whole_syst
     assert lists == [], "what was made for the sites is removed"
 
 
-def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
+def test_secure_aggregation_is_equal_in_one_process_and_carried(three_sites, tmp_path):
     """Masks are drawn anew in each, and leave no trace: the sum is of whole numbers."""
     pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
     masked = {"privacy#secure_aggregation": {"threshold": 3}}
@@ -71,7 +71,7 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried
     assert audit.read_text().count('"outcome": "masked"') == 2
 
 
-def test_two_classes_in_compressed_differences_have_the_same_bits_in_one_process_and_carried(organs, tmp_path):
+def test_compressed_classes_are_equal_in_one_process_and_carried(organs, tmp_path):
     runs = in_both(organs, tmp_path, {**OPTIONS, "variant": "no_sam", "classes": list(CLASSES), "compression": 2})
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]

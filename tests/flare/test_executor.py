@@ -19,14 +19,14 @@ from tests.flare.toys import REPO, toy_site_files
 CANARY = "import pathlib; pathlib.Path({!r}).touch()\n"
 
 
-def test_fault_88_a_job_cannot_give_the_executor_anything():
+def test_fault_88_executor_takes_no_arguments_from_job():
     for name, value in {"command": ["touch", "x"], "execution_mode": "in_process", "worker": "os"}.items():
         with pytest.raises(TypeError, match=name):
             SiteExecutor(**{name: value})  # as FLARE builds what a job names
 
 
 @pytest.mark.parametrize("path", STARTS_COMMANDS)
-def test_fault_88_the_list_that_is_written_allows_no_class_that_starts_a_jobs_command(tmp_path, path):
+def test_fault_88_allow_list_excludes_command_executors(tmp_path, path):
     from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 
     allowed = read_json(merge_allow_list(tmp_path / "local"))["class_allow_list"]
@@ -36,7 +36,7 @@ def test_fault_88_the_list_that_is_written_allows_no_class_that_starts_a_jobs_co
     assert not any(authorizer._path_matches_prefix(path, name) for name in names)
 
 
-def test_a_list_that_allows_a_jobs_command_is_told_of_and_kept(tmp_path, caplog):
+def test_existing_unsafe_allow_list_is_kept_with_warning(tmp_path, caplog):
     write_json(tmp_path / "resources.json", {"class_allow_list": [STARTS_COMMANDS[0], "nvflare.app_common."]})
     with caplog.at_level(logging.WARNING):
         merge_allow_list(tmp_path)
@@ -44,7 +44,7 @@ def test_a_list_that_allows_a_jobs_command_is_told_of_and_kept(tmp_path, caplog)
     assert read_json(tmp_path / "resources.json")["class_allow_list"][0] == STARTS_COMMANDS[0]
 
 
-def test_the_flare_client_never_imports_torch():
+def test_flare_client_does_not_import_torch():
     code = (
         "import sys, numpy, samfed_monai.flare.executor\n"
         "heavy = {'torch', 'monai', 'ignite', 'torchvision'} & set(sys.modules)\n"
@@ -64,9 +64,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_fault_88_a_site_imports_nothing_of_a_job_answers_reports_a_dead_child_and_starts_another(
-    app, tmp_path, monkeypatch
-):
+def test_fault_88_site_ignores_job_code_and_restarts_dead_child(app, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path / "sites", ("site-1",), tmp_path / "run")))
     monkeypatch.setenv("PYTHONPATH", str(REPO))  # the worker runs in the site's own folder, and is one of these tests
 

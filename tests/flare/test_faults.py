@@ -28,9 +28,7 @@ def started(monkeypatch):
     return entered
 
 
-def test_fault_41_42_47_48_50_a_killed_run_goes_on_each_fault_costs_one_update_and_below_quorum_it_stops(
-    tmp_path, started
-):
+def test_fault_41_42_47_48_50_killed_run_resumes_and_stops_below_quorum(tmp_path, started):
     run = tmp_path / "run"
     faults = {
         "site-1": [{"round": 5, "what": "sleep", "seconds": 600}],  # in round 6 it still does

@@ -28,7 +28,7 @@ from samfed_monai.flare.job import (
 )
 
 
-def test_flares_list_of_classes_is_added_to_and_nothing_is_lost(tmp_path):
+def test_allow_list_is_merged_and_kept(tmp_path):
     write_json(tmp_path / "resources.json.default", {"class_allow_list": ["nvflare.app_x.A"], "components": [1]})
     merge_allow_list(tmp_path, ["tests."])
     merge_allow_list(tmp_path)
@@ -42,7 +42,7 @@ def test_flares_list_of_classes_is_added_to_and_nothing_is_lost(tmp_path):
     assert names[-2:] == list(NEEDED)
 
 
-def test_a_job_is_four_json_files_and_no_code(tmp_path):
+def test_exported_job_has_four_json_files_and_no_code(tmp_path):
     job = export_job(tmp_path / "job", {"rounds": 3}, run_name="first", min_clients=2)
     files = sorted(str(path.relative_to(job)) for path in job.rglob("*") if path.is_file())
     config, names = "app/config", ("config_fed_client", "config_fed_server", "samfed_plan")
@@ -55,7 +55,7 @@ def test_a_job_is_four_json_files_and_no_code(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "..", "", "a/b", "a\\b", "a\n", "a" * 101])
-def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
+def test_run_name_with_path_is_refused(tmp_path, name):
     with pytest.raises(Refused, match=r"--run-name: expected up to 100 letters, .*; submit the job with another"):
         export_job(tmp_path, {}, run_name=name)
     with pytest.raises(Refused, match=r"config_fed_server.json -> run_name: expected up to 100 letters"):
@@ -73,20 +73,20 @@ def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
         ({"cache_dir": "/cache"}, "cache_dir"),
     ],
 )
-def test_a_job_names_no_place_of_a_site(given, match):
+def test_job_with_site_paths_is_refused(given, match):
     sites: dict[str, Any] = {"site-1": {}, "site-2": {}} | given.get("sites", {})
     with pytest.raises(Refused, match=rf"{match}.*found a path.*samfed_site\.json"):
         planned("samfed_skin", {"rounds": 1, **given, "sites": sites}, here=False)
 
 
 @pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
-def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can(name, safe):
+def test_fault_69_site_name_unsupported_by_flare_is_refused(name, safe):
     told = rf"sites -> {name}: expected letters without .*; rename its folder and its entry in the list to '{safe}'"
     with pytest.raises(Refused, match=told):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
 
 
-def test_a_list_that_the_method_cannot_use_is_refused_before_flare_starts(tmp_path):
+def test_list_unsuitable_for_method_is_refused_early(tmp_path):
     item = Item("a.png", "0" * 64, "a_label.png", "1" * 64, label_kind="box")
     sites = {"site-1": Site([item]), "site-2": Site([replace(item, image="b.png")])}
     DataList("own", [], sites).save(tmp_path / "list.json")
@@ -96,7 +96,7 @@ def test_a_list_that_the_method_cannot_use_is_refused_before_flare_starts(tmp_pa
     assert planned("samfed_skin", {**given, "variant": "weak_labels"}, here=False).sites == ("site-1", "site-2")
 
 
-def test_a_job_that_could_never_run_is_refused_before_flare_starts():
+def test_unrunnable_job_is_refused_early():
     given = {"rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
     with pytest.raises(Refused, match=r"(?s)threshold: expected from 2 to 2.*quorum: expected .*from 1 to 2"):
         planned("samfed_skin", {**given, "job#quorum": 9, "privacy#secure_aggregation": {"threshold": 5}}, here=False)
@@ -118,7 +118,7 @@ def job(exported, tmp_path):
     return Path(shutil.copytree(exported, tmp_path / "first"))
 
 
-def test_an_exported_job_is_submitted_as_it_was_written(job, tmp_path):
+def test_exported_job_is_submitted_unchanged(job, tmp_path):
     (tmp_path / "link").symlink_to(job)
     again, plan = exported_again(tmp_path / "link", tmp_path / "again")
     assert again == tmp_path / "again" / "first"
@@ -149,7 +149,7 @@ CHANGED = "expected an unchanged export of its plan, found changed content in .*
         (PLAN, {"quorum": 3}, CHANGED.format("meta.json")),
     ],
 )
-def test_a_job_with_other_content_is_not_submitted(job, tmp_path, name, change, match):
+def test_modified_job_is_refused(job, tmp_path, name, change, match):
     content = read_json(at(job, name))
     for where, value in change.items():
         *parts, last = where.split("#")
@@ -176,7 +176,7 @@ def test_a_job_with_other_content_is_not_submitted(job, tmp_path, name, change, 
         ("meta.json ", "found meta.json ;"),
     ],
 )
-def test_a_job_with_anything_else_in_its_folder_is_not_submitted(job, tmp_path, part, found):
+def test_job_with_extra_files_is_refused(job, tmp_path, part, found):
     path = job / part
     path.mkdir(parents=True) if part.endswith("/") else path.parent.mkdir(parents=True, exist_ok=True)
     if not part.endswith("/"):
@@ -185,7 +185,7 @@ def test_a_job_with_anything_else_in_its_folder_is_not_submitted(job, tmp_path, 
         exported_again(job, tmp_path / "again")
 
 
-def test_a_job_of_links_pipes_or_missing_files_is_not_submitted(job, tmp_path):
+def test_job_with_links_pipes_or_missing_files_is_refused(job, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.move(job / "app", elsewhere)
     (job / "app").symlink_to(elsewhere)
@@ -209,20 +209,20 @@ def test_a_job_of_links_pipes_or_missing_files_is_not_submitted(job, tmp_path):
         ("[]", "changed content in meta.json"),
     ],
 )
-def test_the_files_of_a_job_are_read_strictly(job, tmp_path, text, match):
+def test_job_files_are_parsed_strictly(job, tmp_path, text, match):
     (job / "meta.json").write_text(text)
     with pytest.raises(Refused, match=match):
         exported_again(job, tmp_path / "again")
 
 
-def test_many_foreign_files_are_counted(job, tmp_path):
+def test_many_extra_files_are_counted(job, tmp_path):
     for number in range(9):
         (job / f"{number}.py").touch()
     with pytest.raises(Refused, match=r"found 0\.py, .*, 4\.py and 4 more; a job contains no code"):
         exported_again(job, tmp_path / "again")
 
 
-def test_what_a_job_does_not_use_is_refused_as_an_option_and_reported_of_a_file(caplog, tmp_path):
+def test_unused_options_are_refused_and_unused_settings_logged(caplog, tmp_path):
     given = {"rounds": 1, "sites": {"site-1": {}, "site-2": {}}}
     asked = {"workers": 2, "job#verify": True, "overlays": False}
     with pytest.raises(Refused) as caught:

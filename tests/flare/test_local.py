@@ -28,7 +28,7 @@ TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
     ],
     ids=["ctrl-c", "sigterm"],
 )
-def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, ends, raised):
+def test_fault_53_processes_outside_group_are_ended(tmp_path, ends, raised):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
     code = f"import subprocess, sys, time; {child}; time.sleep(60)"
     with raised as caught, Processes() as processes:
@@ -43,7 +43,7 @@ def test_fault_53_a_mark_ends_processes_that_left_their_group(tmp_path, ends, ra
     assert isinstance(caught.value, KeyboardInterrupt) or caught.value.exit_code == 3
 
 
-def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
+def test_poc_stores_jobs_in_own_server_and_can_be_reprovisioned(tmp_path):
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})
     poc = Poc(tmp_path / "poc", ["site-1"], port=1)
@@ -61,7 +61,7 @@ def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["simulate", "poc"])
-def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, monkeypatch, way):
+def test_relative_paths_are_resolved_from_command_folder(two_sites, tmp_path, monkeypatch, way):
     from samfed_monai.cli.main import main
 
     def started(job, *, site_files, sites, **_):
@@ -85,7 +85,7 @@ def test_paths_of_the_command_line_are_those_of_its_folder(two_sites, tmp_path, 
     assert (tmp_path / "space").is_dir(), "a folder that was named is kept"
 
 
-def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, monkeypatch):
+def test_relative_environment_paths_are_resolved_for_child(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/opt/lib", ""]))
     monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
@@ -101,7 +101,7 @@ def test_relative_folders_of_the_environment_are_those_of_the_command(tmp_path, 
 
 @pytest.mark.parametrize("way", [simulate, partial(run_poc, port=0)])
 @pytest.mark.parametrize("at_work", ["run", "run/flare"])
-def test_fault_51_a_second_command_is_refused_before_anything_of_the_first_is_removed(tmp_path, way, at_work):
+def test_fault_51_second_command_is_refused_and_removes_nothing(tmp_path, way, at_work):
     (tmp_path / "run" / "flare").mkdir(parents=True)
     for name in ("flare.json", "flare.log"):
         (tmp_path / "run" / name).write_text("of the first")
@@ -112,7 +112,7 @@ def test_fault_51_a_second_command_is_refused_before_anything_of_the_first_is_re
     assert not (tmp_path / "space").exists()
 
 
-def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
+def test_missing_flare_is_reported_with_install_hint(monkeypatch, capsys):
     from samfed_monai.cli.main import main
 
     monkeypatch.setitem(sys.modules, "nvflare", None)
@@ -121,7 +121,7 @@ def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err
 
 
-def test_options_beside_a_job_s_folder_are_refused(tmp_path, capsys):
+def test_options_beside_job_folder_are_refused(tmp_path, capsys):
     from samfed_monai.cli.main import main
 
     (tmp_path / "meta.json").write_text("{}")

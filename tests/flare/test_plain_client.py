@@ -40,7 +40,7 @@ recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=sys.argv[1]))
 """
 
 
-def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(three_sites, tmp_path):
+def test_flare_fedavg_averages_both_plain_clients(three_sites, tmp_path):
     from samfed_monai.config import find_bundle
     from samfed_monai.data import DataList
     from samfed_monai.federation.plan import Places

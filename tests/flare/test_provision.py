@@ -41,7 +41,7 @@ def allowed(policy: dict) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("content", [documented(), project(["site-1", "site-2"], port=1)], ids=["docs", "poc"])
-def test_a_provisioned_system_takes_the_rights_to_bring_code_from_every_role_and_no_others(content, tmp_path):
+def test_provisioned_roles_lose_only_code_rights(content, tmp_path):
     Provisioner(str(tmp_path), prepare_builders(content)).provision(prepare_project(content))
     kits = [path.parent for path in tmp_path.glob("samfed/prod_00/*/local") if "@" not in path.parent.name]
     assert len(kits) == 3
@@ -53,7 +53,7 @@ def test_a_provisioned_system_takes_the_rights_to_bring_code_from_every_role_and
         assert ("project_admin", "submit_job") in after
 
 
-def test_a_policy_of_ones_own_keeps_its_other_conditions(tmp_path):
+def test_custom_policy_keeps_other_conditions(tmp_path):
     given = {"admin": ["o:a", "n:b"], "lead": {"BYOC": "any", " byoc ": "any", "view": "o:site"}}
     write_json(tmp_path / "authorization.json", {"format_version": "1.0", "permissions": given})
     write_json(tmp_path / "authorization.json.default", {})
@@ -64,6 +64,6 @@ def test_a_policy_of_ones_own_keeps_its_other_conditions(tmp_path):
     assert roles["admin"]["byoc"] == "none"
 
 
-def test_a_folder_that_is_no_kits_is_refused(tmp_path):
+def test_folder_without_policy_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"authorization\.json\.default"):
         forbid_code(tmp_path)

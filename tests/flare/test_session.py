@@ -30,7 +30,7 @@ from samfed_monai.flare.session import (
 )
 
 
-def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
+def test_published_files_include_run_name(tmp_path):
     names = ("run.json", "results.json", "quality.json", "flare.run.json", "rounds/001/round.json")
     for name in (*names, "cache/own.safetensors"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
     assert published == {f"samfed/{name}" for name in names}
 
 
-def test_another_kit_than_an_admins_is_refused_by_what_it_is(tmp_path):
+def test_other_kits_are_refused_by_kind(tmp_path):
     with pytest.raises(Refused, match="no startup folder"):
         admin_of(tmp_path)
     write_json(tmp_path / "startup" / "fed_client.json", {})
@@ -56,7 +56,7 @@ def test_another_kit_than_an_admins_is_refused_by_what_it_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kit_of_another_provisioning_and_a_server_that_is_not_there_are_told_apart(tmp_path):
+def test_foreign_kit_is_refused_and_unreachable_server_reported(tmp_path):
     import socket
     import ssl
 
@@ -95,7 +95,7 @@ def _handshakes(listening: Any, context: Any) -> None:
             pass
 
 
-def test_a_site_that_is_silent_for_long_is_not_connected():
+def test_silent_site_is_not_connected():
     def client(name: str, heard: float) -> SimpleNamespace:
         return SimpleNamespace(name=name, last_connect_time=heard)
 
@@ -183,13 +183,13 @@ DONE = ("FINISHED:COMPLETED", "")
     ],
     ids=["rounds, of a log that has lost its beginning", "server away", "sites away", "the server's process has ended"],
 )
-def test_what_a_user_reads_of_a_job_is_shown_once(script, shown, caplog):
+def test_followed_job_reports_each_message_once(script, shown, caplog):
     with caplog.at_level("INFO"):
         assert Job(*script, runs="process" not in shown[0]).followed() == "FINISHED:COMPLETED"
     assert [record.message for record in caplog.records] == shown
 
 
-def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_both_ways_on():
+def test_unreachable_server_stops_command_within_60_seconds():
     job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (LOST, ""))
     told = r"(?s)no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
     with pytest.raises(Stopped, match=told + r"same command.*or, if only the network failed: `fetch it`") as stopped:
@@ -199,7 +199,7 @@ def test_a_dead_server_is_given_up_within_a_minute_with_the_stored_rounds_and_bo
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
-def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_within_a_minute(status):
+def test_job_lost_by_restarted_server_stops_within_60_seconds(status):
     job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
     told = rf"(?s)was restarted .*lists job id as {status}, but no process runs it; 3 of 4 .*: this submits"
     with pytest.raises(Stopped, match=told) as stopped:
@@ -208,7 +208,7 @@ def test_a_job_that_its_restarted_server_lists_and_does_not_run_is_given_up_with
     assert job.clock.now - 1000 < 60
 
 
-def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
+def test_full_disk_is_reported_from_server_log():
     full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room, then resume"
     job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(full)), runs=False)
     with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to continue: make room") as stopped:
@@ -217,7 +217,7 @@ def test_a_full_disk_is_reported_from_the_log_where_flare_cannot_end_the_job():
 
 
 @pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
-def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_to_go_on(asked, code):
+def test_interrupted_command_reports_stored_rounds_and_next_step(asked, code):
     job = Job(("RUNNING", log_of("resuming after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
     told = r"(?s)FLARE job id continues; 4 of 4 rounds are stored.*to continue: `fetch it`; `nvflare job abort id` ends"
     with pytest.raises(Stopped, match=told) as stopped:
@@ -225,14 +225,14 @@ def test_a_command_that_is_asked_to_end_says_how_many_rounds_are_stored_and_how_
     assert stopped.value.exit_code == code
 
 
-def test_a_job_that_a_site_does_not_take_is_said(caplog):
+def test_failed_deployment_is_reported_with_site(caplog):
     job = Job(("FINISHED:FAILED_TO_RUN", ""))
     job.detail = ["server: OK", "site-1: BYOC not permitted"]
     job.followed()
     assert [record.message for record in caplog.records] == ["FLARE did not deploy the job: site-1: BYOC not permitted"]
 
 
-def test_a_job_that_goes_on_for_longer_than_asked_is_left():
+def test_unfinished_job_stops_command_after_timeout():
     with pytest.raises(Stopped, match=r"(?s)no end after 5 s; .*no round is stored yet.*to continue: `fetch it`"):
         Job(("RUNNING", "")).followed(timeout=5)
 
@@ -258,7 +258,7 @@ FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to c
         ("", "done", "told"),
     ],
 )
-def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state, said, tmp_path):
+def test_status_falls_back_to_server_log(log, state, said, tmp_path):
     write_status(tmp_path / "out", "done", "of an earlier job")
     status = fetch_results(downloaded(tmp_path / "job", log, state), "id", tmp_path / "out")
     assert said in status["message"]
@@ -269,7 +269,7 @@ def test_a_run_that_could_not_write_how_it_ended_ends_as_its_log_says(log, state
 @pytest.mark.parametrize(
     "ours", [{"results.json": "{}"}, {"flare.run.json": "b"}, {"run.json": "{}", "flare.run.json": "b"}]
 )
-def test_results_of_another_run_are_not_written_over(ours, tmp_path):
+def test_results_of_another_run_are_not_overwritten(ours, tmp_path):
     session = downloaded(tmp_path / "job", "", "done")
     for name, text in {"flare.run.json": "a", "run.json": "{...}", "results.json": "new"}.items():
         (tmp_path / "job" / "workspace" / "samfed" / name).write_text(text)
@@ -286,7 +286,7 @@ def test_results_of_another_run_are_not_written_over(ours, tmp_path):
     assert (tmp_path / "new" / "results.json").read_text() == "new"
 
 
-def test_results_that_flare_cannot_pack_are_said_by_the_log():
+def test_failed_download_is_reported_with_server_log():
     def download(job_id: str, into: str) -> str:
         raise RuntimeError("no space left")
 
@@ -313,7 +313,7 @@ def test_results_that_flare_cannot_pack_are_said_by_the_log():
         ("InternalError", Stopped, "the FLARE server at h:1: told"),
     ],
 )
-def test_what_flare_reports_in_a_session_is_told_as_ours(name, kind, match, tmp_path, monkeypatch):
+def test_flare_errors_are_reported_as_package_errors(name, kind, match, tmp_path, monkeypatch):
     from nvflare.fuel.flare_api import api_spec, flare_api
 
     kit = {"username": "a@b.c", "host": "h", "port": 1, "client_key": "k", "client_cert": "k", "ca_cert": "k"}
@@ -327,14 +327,14 @@ def test_what_flare_reports_in_a_session_is_told_as_ours(name, kind, match, tmp_
     assert closed == [True]
 
 
-def test_a_run_that_failed_by_our_mistake_ends_the_command_with_1(tmp_path):
+def test_failed_run_exits_with_1(tmp_path):
     write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
     with pytest.raises(ServerReported, match="TypeError: a mistake") as told:
         raise_for_status(read_status(tmp_path))
     assert reported(told.value) == 1
 
 
-def test_the_status_of_a_run_is_its_own_file(tmp_path):
+def test_run_status_is_read_from_file_or_log(tmp_path):
     assert read_status(tmp_path)["state"] == "none"
     write_status(tmp_path, "stopped", "round 1: below quorum", 3)
     with pytest.raises(ServerReported, match="below quorum") as told:
@@ -371,7 +371,7 @@ class Full(FederationController):
 
 
 @pytest.mark.parametrize("writes", [True, False])
-def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, monkeypatch, caplog, writes):
+def test_full_disk_at_server_stops_run_and_is_logged(tmp_path, monkeypatch, caplog, writes):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/job")
 
@@ -390,7 +390,7 @@ def test_a_full_disk_at_the_server_stops_the_run_and_is_in_its_log(tmp_path, mon
         assert "the disk is full (/job)" in caplog.records[-1].message
 
 
-def test_only_what_a_user_wants_to_read_is_told():
+def test_only_messages_for_users_are_shown():
     lines = [
         "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
         "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
@@ -406,7 +406,7 @@ def test_only_what_a_user_wants_to_read_is_told():
     ]
 
 
-def test_a_port_in_use_is_refused_with_another_one():
+def test_busy_port_is_refused_with_alternative():
     import socket
 
     with socket.socket() as taken:

@@ -14,7 +14,7 @@ from nvflare.private.fed.app.simulator import simulator_runner
 from samfed_monai.flare.simulator_process import ClientRunner
 
 
-def test_each_thread_sends_the_name_that_it_wrote():
+def test_simulator_threads_keep_separate_client_names():
     assert simulator_runner.SimulatorClientRunner is ClientRunner
     given = {"client_name": "", "server_host": "here"}
     arguments = type("Arguments", (), {"workspace": "here", "set": None})()

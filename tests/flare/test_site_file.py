@@ -26,7 +26,7 @@ def site_file(folder: Path, **content: Any) -> Path:
     return folder
 
 
-def test_a_site_file_is_found_above_the_jobs_folder(tmp_path):
+def test_site_file_is_found_above_job_folder(tmp_path):
     site_file(tmp_path)
     inside = tmp_path / "job" / "app_site-1"
     inside.mkdir(parents=True)
@@ -35,7 +35,7 @@ def test_a_site_file_is_found_above_the_jobs_folder(tmp_path):
     assert files.cache_dir == tmp_path / "cache"
 
 
-def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
+def test_site_file_problems_are_reported_together(tmp_path):
     floor = {"least_images": 5, "epsilon": 1.0, "statistics": []}
     site_file(tmp_path, datalst="x", data_root=str(tmp_path / "nowhere"), threads=0, cache_dir="", runs_dir="", **floor)
     with pytest.raises(Refused) as refused:
@@ -53,12 +53,12 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
     assert "runs_dir" in text
 
 
-def test_a_missing_site_file_names_the_place_and_the_guide(tmp_path):
+def test_missing_site_file_is_reported_with_place_and_guide(tmp_path):
     with pytest.raises(Refused, match=r"site-1: samfed_site.json.*local/samfed_site.json.*docs/deploy.md"):
         read_site_file(tmp_path, "site-1")
 
 
-def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
+def test_environment_variable_names_folder_of_site_files(tmp_path, monkeypatch):
     site_file(tmp_path)
     (tmp_path / "local" / "samfed_site.json").rename(tmp_path / "site-2.json")
     monkeypatch.setenv("SAMFED_SITE", str(tmp_path))
@@ -81,7 +81,7 @@ def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
         ({"output_dir": "x"}, "no value: this key belongs in files that `samfed flare poc` and `simulate` write"),
     ],
 )
-def test_what_a_site_cannot_ask_for_is_refused(tmp_path, change, expected):
+def test_invalid_site_settings_are_refused(tmp_path, change, expected):
     site_file(tmp_path)
     path = tmp_path / "local" / "samfed_site.json"
     path.write_text(json.dumps({**read_json(path), **change}))
@@ -111,14 +111,14 @@ print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.module
         ),
     ],
 )
-def test_memory_device_and_the_folder_of_checkpoints_are_set_without_torch(says, said, monkeypatch):
+def test_memory_device_and_weights_are_set_without_torch(says, said, monkeypatch):
     monkeypatch.delenv("SAMFED_WEIGHTS", raising=False)
     monkeypatch.setenv("SAMFED_DEVICE", "cpu")
     done = subprocess.run([sys.executable, "-c", SCRIPT, says], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
 
 
-def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_path, monkeypatch):
+def test_relative_paths_are_resolved_from_site_file(tmp_path, monkeypatch):
     local, app = tmp_path / "local", tmp_path / "job" / "app"
     local.mkdir()
     app.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_p
 
 
 @pytest.mark.parametrize("given", ["samfed_skin", "runs/first"])
-def test_a_start_and_an_adapter_of_the_command_line_are_the_servers_alone(two_sites, tmp_path, monkeypatch, given):
+def test_initial_model_and_adapter_are_given_to_server_only(two_sites, tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     listed = DataList.load(two_sites / "list.json")
     models = {"start_from": given, "adapter": "own.safetensors"}

@@ -49,9 +49,7 @@ def in_one_process(plan: Plan, hospital: Path, output: Path) -> dict[str, Any]:
     return Run(plan, Places(find_bundle("samfed_skin"), output.parent / "list.json", hospital, output)).run()
 
 
-def test_fault_55_58_60_nothing_private_reaches_a_flare_server_and_the_bits_are_those_of_one_process(
-    hospital, tmp_path, monkeypatch
-):
+def test_fault_55_58_60_server_gets_no_private_data_and_same_weights(hospital, tmp_path, monkeypatch):
     (tmp_path / "messages").mkdir()
     monkeypatch.setenv(FOLDER, str(tmp_path / "messages"))
     given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}

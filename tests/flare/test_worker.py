@@ -38,13 +38,13 @@ PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": 
         ({"round": 1}, "unknown key"),
     ],
 )
-def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path, change, match):
+def test_fault_31_plan_with_code_is_refused_at_site(tmp_path, change, match):
     write_json(tmp_path / "plan.json", {**PLAN, **change})
     with pytest.raises(Refused, match=match):
         read_plan(tmp_path / "plan.json")
 
 
-def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle(tmp_path, monkeypatch):
+def test_job_folder_does_not_replace_installed_bundle(tmp_path, monkeypatch):
     write_json(tmp_path / "samfed_skin" / "configs" / "metadata.json", {})
     write_json(tmp_path / "mine" / "configs" / "metadata.json", {})
     monkeypatch.chdir(tmp_path)
@@ -74,12 +74,12 @@ def begun(two_sites, tmp_path):
     return begin
 
 
-def test_a_site_file_may_ask_for_more_privacy_than_the_plan(begun):
+def test_site_file_sets_privacy_floor(begun):
     assert begun(least_images=8, epsilon=2.5).release.ledger.floor == PrivacyFloor(8, 2.5)
     assert begun().release.ledger.floor == PrivacyFloor()
 
 
-def test_a_site_whose_images_changed_since_a_round_takes_no_part_and_one_that_trained_in_none_does(begun, tmp_path):
+def test_site_with_changed_images_is_refused_after_training(begun, tmp_path):
     begun()
     begun(less=1)  # put right after a check that failed
     (tmp_path / "cache" / "state" / "ab12" / "site-1" / "000.safetensors").touch()
@@ -89,7 +89,7 @@ def test_a_site_whose_images_changed_since_a_round_takes_no_part_and_one_that_tr
         begun()
 
 
-def test_what_was_sent_counts_where_the_audit_file_is_gone(begun, tmp_path):
+def test_releases_are_counted_without_audit_file(begun, tmp_path):
     for run in ("ab12", "cd34", "ab12"):
         ledger = PrivacyLedger(tmp_path / "cache", "site-1", PrivacyFloor(), run=run)
         ledger.enter(DifferentialPrivacy(noise_multiplier=2.0))
@@ -97,7 +97,7 @@ def test_what_was_sent_counts_where_the_audit_file_is_gone(begun, tmp_path):
     assert begun().release.releases == {2.0: 2}
 
 
-def test_the_process_that_trains_is_set_up_as_one_of_our_own(monkeypatch):
+def test_worker_process_is_set_up(monkeypatch):
     set_up = []
     monkeypatch.setattr("samfed_monai.flare.worker.set_up_process", lambda: set_up.append(True))
     ours, theirs = Pipe()

@@ -24,22 +24,22 @@ def shown(capsys) -> list[str]:
     return [line.partition(" [")[0].replace(" ", "") for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_log_has_two_lines_of_an_evaluation(capsys):
+def test_evaluation_log_has_first_and_last_state(capsys):
     run(4)
     assert shown(capsys) == ["segmenting:0%||0/4", "segmenting:100%|##########|4/4"]
 
 
-def test_each_epoch_of_a_training_has_its_own(capsys):
+def test_each_epoch_has_own_bar(capsys):
     run(2, epochs=2)
     heads = [line.partition(":")[0] for line in shown(capsys)]
     assert heads == ["segmenting,epoch1of2"] * 2 + ["segmenting,epoch2of2"] * 2
 
 
-def test_what_was_stopped_says_where(capsys):
+def test_terminated_run_shows_last_state(capsys):
     run(4, stop_at=3)
     assert shown(capsys)[-1] == "segmenting:75%|#######5|3/4"
 
 
-def test_an_error_goes_through(capsys):
+def test_error_is_passed_on(capsys):
     with pytest.raises(OSError, match="no room"):
         run(4, fail_at=2)

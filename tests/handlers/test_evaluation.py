@@ -54,7 +54,7 @@ def evaluate(handler, *, names=("a", "b", "c"), batch_size=2, decollate=True):
 
 
 @pytest.mark.parametrize("decollate", [True, False])
-def test_it_scores_every_image_of_monais_evaluator_and_a_second_run_starts_afresh(decollate):
+def test_every_image_is_scored_and_scores_reset_for_each_run(decollate):
     handler = ScoreHandler()
     state = [evaluate(handler, batch_size=size, decollate=decollate) for size in (1, 2)][-1]
     assert [row["id"] for row in state.scores] == ["a", "b", "c"]
@@ -69,7 +69,7 @@ def test_it_scores_every_image_of_monais_evaluator_and_a_second_run_starts_afres
     assert state.metrics["hd95"] == pytest.approx((0 + 10 + 4) / 3)
 
 
-def test_hssfs_convention_pools_both_directions_and_skips_empty_masks():
+def test_hssf_convention_pools_distances_and_skips_empty_masks():
     state = evaluate(ScoreHandler(pooled=True, skip_empty=True))
     assert state.score_summary["convention"] == {"hd95": "pooled", "empty": "skipped"}
     assert state.score_summary["empty"]["label"] == 1
@@ -85,7 +85,7 @@ def engine_with(*output):
     return engine
 
 
-def test_no_measured_image_leaves_no_hd95():
+def test_hd95_is_none_without_measured_images():
     engine = engine_with({"pred": torch.full((1, 4, 4), -5.0), "label": torch.ones(1, 4, 4)})
     handler = ScoreHandler(skip_empty=True)
     handler(engine)
@@ -94,7 +94,7 @@ def test_no_measured_image_leaves_no_hd95():
     assert engine.state.metrics == dict.fromkeys(("dice", "iou", "sensitivity", "precision", "area"), 0.0)
 
 
-def test_it_writes_private_masks_and_a_table(tmp_path):
+def test_private_masks_and_table_are_written(tmp_path):
     evaluate(ScoreHandler(output_dir=tmp_path), names=("Läsion 7", "../b", "c", "c"))
     files = sorted((tmp_path / "masks").iterdir())
     assert len(files) == 4
@@ -113,13 +113,13 @@ def test_it_writes_private_masks_and_a_table(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "", "a/b", "a\\b", "a\x00b", ".hidden"])
-def test_no_id_leaves_its_folder(name, tmp_path):
+def test_safe_name_stays_in_folder(name, tmp_path):
     path = (tmp_path / f"{safe_name(name)}.png").resolve()
     assert path.parent == tmp_path.resolve()
     assert not path.name.startswith(".")
 
 
-def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
+def test_long_id_is_truncated_with_hash():
     long = "a" + "病" * 100  # 301 bytes; byte 120 is the second of a character
     assert safe_name(long)[:-9] == "a" + "病" * 39
     assert safe_name(long) != safe_name(long + "变")
@@ -127,21 +127,21 @@ def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
     assert len({safe_name("a/b"), safe_name("a\\b"), safe_name("a_b")}) == 3, "changed ids never share a file"
 
 
-def test_an_image_without_a_label_and_switches_that_are_not_true_or_false_are_refused():
+def test_missing_label_and_non_boolean_options_are_refused():
     with pytest.raises(Refused, match="an image without a label; evaluate a split with labels"):
         ScoreHandler()(engine_with({"pred": torch.zeros(1, 2, 2)}))
     with pytest.raises(Refused, match=r"(?s)pooled: expected true or false, found 'yes'.*skip_empty.*found 1"):
         ScoreHandler(pooled="yes", skip_empty=1)
 
 
-def test_an_empty_loader_is_told(caplog):
+def test_empty_loader_is_reported(caplog):
     engine = engine_with()
     ScoreHandler().finish(engine)
     assert engine.state.scores == []
     assert "no image was scored" in caplog.text
 
 
-def test_a_table_without_masks_leaves_the_column_empty(tmp_path):
+def test_score_table_without_masks_has_empty_column(tmp_path):
     write_scores(tmp_path / "s.csv", [{"id": "a", "dice": 0.5, "iou": 0.25, "hd95": 3.0, "empty": "none"}])
     assert (tmp_path / "s.csv").read_text() == (
         "id,dice,iou,hd95,sensitivity,precision,area,empty,estimate,mask\na,0.5,0.25,3.0,,,,none,,\n"
@@ -154,7 +154,7 @@ def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:
     return SiteEvaluation(**(plain | kwargs))
 
 
-def test_a_split_without_images_an_unknown_site_and_a_changed_file_are_refused(tmp_path: Path) -> None:
+def test_empty_split_unknown_site_and_changed_file_are_refused(tmp_path: Path) -> None:
     settings = {"images_per_site": 1, "public": 1, "validation": 0, "test": 1, "size": (64, 64)}
     render_synthetic(tmp_path, sites=1, **settings).save(tmp_path / "list.json")  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"list.json -> sites -> validation: expected at least one image, found none"):
@@ -167,7 +167,7 @@ def test_a_split_without_images_an_unknown_site_and_a_changed_file_are_refused(t
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_were_trained_with_other_settings_are_refused_when_it_is_built(tmp_path: Path) -> None:
+def test_weights_with_other_settings_are_refused(tmp_path: Path) -> None:
     model = tmp_path / "m.safetensors"
     save_tensors(model, {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "32"})
     message = r"2 problems\n  - network_name: expected 'basic_unet', as m.safetensors was trained, found 'unet'; give "
@@ -179,7 +179,7 @@ def test_weights_that_were_trained_with_other_settings_are_refused_when_it_is_bu
 
 
 @pytest.mark.parametrize("skip_empty", [False, True])
-def test_the_average_is_over_images_not_over_sites(tmp_path: Path, skip_empty: bool, monkeypatch, caplog) -> None:
+def test_average_is_over_images_not_sites(tmp_path: Path, skip_empty: bool, monkeypatch, caplog) -> None:
     empty = {"both": 0, "prediction": 1, "label": 0}
     sites = {
         "a": {"dice": 0.5, "iou": 0.4, "hd95": None if skip_empty else 10.0, "n": 1, "empty": empty},

@@ -24,7 +24,7 @@ from samfed_monai.handlers.guide import NetworkCopy
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_a_batch_without_the_guides_key_is_refused_with_the_hint() -> None:
+def test_batch_without_guide_key_is_refused_with_hint() -> None:
     message = (
         r"guides#sam \(BatchGuide\) -> key: expected the key 'teacher', found an unlabelled batch with \['image'\]; "
         r"fill the soft-mask store and give store_dir and teacher_sha256 .* or disable guides#sam"
@@ -33,14 +33,14 @@ def test_a_batch_without_the_guides_key_is_refused_with_the_hint() -> None:
         BatchGuide()({"image": torch.zeros(1, 3, 4, 4)}, None)  # type: ignore[arg-type]
 
 
-def test_a_guide_of_another_size_is_refused() -> None:
+def test_guide_of_other_size_is_refused() -> None:
     batch = {"image": torch.zeros(1, 3, 8, 8), "teacher": torch.zeros(1, 1, 4, 4)}
     with pytest.raises(Refused, match=r"expected the image's \(8, 8\), found \(4, 4\) pixels; add 'teacher' to the"):
         BatchGuide()(batch, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("guide", [BatchGuide, GlobalGuide, EmaGuide])
-def test_the_name_weak_is_taken(guide: Any) -> None:
+def test_name_weak_is_reserved(guide: Any) -> None:
     with pytest.raises(Refused, match="expected a name other than 'weak'"):
         guide(name="weak")
 
@@ -51,7 +51,7 @@ def test_ema_decay_out_of_range_is_refused(decay: float) -> None:
         EmaGuide(decay=decay)
 
 
-def test_average_by_hand_with_buffers_and_counters() -> None:
+def test_network_copy_average_matches_hand_calculation() -> None:
     source = toy_network()
     copy = NetworkCopy()
     copy.sync(source)
@@ -65,7 +65,7 @@ def test_average_by_hand_with_buffers_and_counters() -> None:
         torch.testing.assert_close(tensor, before[name] + step)
 
 
-def test_sync_writes_into_the_one_copy() -> None:
+def test_sync_reuses_memory_of_copy() -> None:
     copy, source = NetworkCopy(), toy_network(0)
     copy.sync(source)
     memory = [tensor.data_ptr() for tensor in copy.network.state_dict().values()]
@@ -76,7 +76,7 @@ def test_sync_writes_into_the_one_copy() -> None:
     assert not any(parameter.requires_grad for parameter in copy.network.parameters())
 
 
-def test_global_guide_stays_what_the_round_began_with() -> None:
+def test_global_guide_keeps_weights_of_round_start() -> None:
     network, guide = toy_network(), GlobalGuide()
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network)
     start = weights(network)
@@ -88,7 +88,7 @@ def test_global_guide_stays_what_the_round_began_with() -> None:
     assert same(start, weights(guide._copy.network))
 
 
-def test_global_guide_of_a_trainer_on_its_own_follows_its_epochs() -> None:
+def test_standalone_global_guide_follows_epochs() -> None:
     network, guide, starts = toy_network(), GlobalGuide(), []
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network, epochs=2)
     from ignite.engine import Events
@@ -99,7 +99,7 @@ def test_global_guide_of_a_trainer_on_its_own_follows_its_epochs() -> None:
     assert same(starts[1], weights(guide._copy.network))
 
 
-def test_ema_is_set_to_the_student_at_the_start_and_lags_behind_it() -> None:
+def test_ema_starts_at_student_and_follows_with_decay() -> None:
     network, guide = toy_network(), EmaGuide(decay=0.75)  # not 0.5, which could be taken the wrong way round
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network, steps=1)
     start = weights(network)["0.weight"]
@@ -112,7 +112,7 @@ def test_ema_is_set_to_the_student_at_the_start_and_lags_behind_it() -> None:
     torch.testing.assert_close(weights(guide._copy.network)["0.weight"], weights(network)["0.weight"] / 4)
 
 
-def test_guides_give_probabilities_without_gradient() -> None:
+def test_guides_return_probabilities_without_gradient() -> None:
     engine = SimpleNamespace(network=toy_network(), inferer=SimpleInferer())
     for guide in (GlobalGuide(), EmaGuide()):
         guide._copy.sync(engine.network)
@@ -144,7 +144,7 @@ def own_labels(**settings: Any) -> PseudoLabelTerm:
     return PseudoLabelTerm(**{"teacher": "weak", "rule": "student", "tau": 0.5, **settings})
 
 
-def test_an_average_that_only_a_log_would_read_is_neither_kept_nor_computed_and_the_weights_are_the_same_bits() -> None:
+def test_unread_guides_are_not_computed_and_weights_are_equal() -> None:
     unread, read, whole = CountedEma(), CountedEma(), GlobalGuide()
     without = trained_with([unread, whole], [own_labels()])
     assert unread.calls == 0
@@ -170,19 +170,19 @@ def test_an_average_that_only_a_log_would_read_is_neither_kept_nor_computed_and_
         (GlobalDistillationTerm(), False),
     ],
 )
-def test_which_terms_read_the_average(term: Any, expected: bool) -> None:
+def test_terms_declare_whether_ema_is_read(term: Any, expected: bool) -> None:
     assert ("ema" in term.reads) is expected
 
 
 @pytest.mark.parametrize(("student", "predicted"), [("strong", False), ("weak", True)])
-def test_a_weak_view_that_no_term_reads_is_not_predicted(student: str, predicted: bool) -> None:
+def test_weak_view_is_predicted_only_if_read(student: str, predicted: bool) -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[])
     trainer = toy_trainer([stream, own_labels(student=student, teacher=student)])
     next_round(trainer, 0, 1)
     assert callable(trainer.state.guidance.weak_view) is not predicted
 
 
-def test_without_any_term_to_say_every_guide_is_computed() -> None:
+def test_every_guide_is_computed_without_terms() -> None:
     guide = CountedEma()
     trained_with([guide], [])
     assert guide.calls == 3

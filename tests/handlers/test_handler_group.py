@@ -16,7 +16,7 @@ class Named:
         engine.append(self.name)
 
 
-def test_attaches_in_order_and_passes_over_what_is_disabled() -> None:
+def test_handlers_are_attached_in_order_and_disabled_skipped() -> None:
     engine: list[str] = []
     parts = [{"b": Named("b"), "a": Named("a")}, None, Named("c"), [], {}, [Named("d"), {"e": [Named("e"), None]}]]
     HandlerGroup(handlers=parts).attach(engine)  # type: ignore[arg-type]
@@ -29,7 +29,7 @@ class Choosy(Named):
             raise Refused([Problem(self.name, found="nothing", expected="its name")])
 
 
-def test_what_parts_refuse_of_a_trainer_is_refused_at_once() -> None:
+def test_problems_of_handlers_are_reported_together() -> None:
     group = HandlerGroup(handlers=[Choosy("a"), Named("b"), {"c": Choosy("c")}])
     group.check(["a", "c"])  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"(?s)2 problems.*- a: .*- c: "):

@@ -21,7 +21,7 @@ def says(folder: MaskFolder, *names: str, images: Path | None = None) -> list[st
     return [str(problem) for problem in folder.problems(names, images=images)]
 
 
-def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_path: Path) -> None:
+def test_record_is_written_with_first_mask_and_reused(tmp_path: Path) -> None:
     assert says(MaskFolder(tmp_path / "out", MADE_WITH)) == []
     assert not (tmp_path / "out").exists(), "a folder that was only looked at is not made"
     for _ in range(2):
@@ -32,7 +32,7 @@ def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_pa
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
 
 
-def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
+def test_existing_files_are_reported_beforehand(tmp_path: Path) -> None:
     for name in ("b.png", "c.png", "other.png"):
         (tmp_path / name).write_bytes(b"label")
     folder = MaskFolder(tmp_path, MADE_WITH)
@@ -45,7 +45,7 @@ def test_files_in_the_way_are_found_beforehand(tmp_path: Path) -> None:
     assert "b.png/out: expected a folder that can be written to, found" in problem
 
 
-def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
+def test_masks_of_other_model_or_threshold_are_reported(tmp_path: Path) -> None:
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
     hint = "choose another --output-dir (output_dir), or delete this folder"
@@ -63,14 +63,14 @@ def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path
         ("{", "expected valid JSON"),
     ],
 )
-def test_a_file_of_the_records_name_is_left_as_it_is(tmp_path: Path, content: str, problem: str) -> None:
+def test_foreign_record_file_is_reported_and_unchanged(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / RECORD).write_text(content)
     assert re.search(problem, says(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
     assert (tmp_path / RECORD).read_text() == content
 
 
 @pytest.mark.parametrize("place", ["images", "images/masks", "link", "link/new/masks", "images/../images"])
-def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path, place: str) -> None:
+def test_output_inside_image_folder_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "images")
     [problem] = says(MaskFolder(tmp_path / place), images=tmp_path / "images")
@@ -81,7 +81,7 @@ def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path
     assert list((tmp_path / "images").iterdir()) == []
 
 
-def test_a_mask_that_would_have_the_name_of_anothers_probabilities_is_refused(tmp_path: Path) -> None:
+def test_clash_of_mask_and_probability_names_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name in ("a.png", "a.probability.png"):
         (tmp_path / "images" / name).write_bytes(b"")
@@ -104,7 +104,7 @@ def engine_with(writer: MaskWriter) -> Engine:
     return engine
 
 
-def test_when_an_engine_is_done_every_mask_is_written_in_order(tmp_path: Path) -> None:
+def test_all_masks_are_written_in_order(tmp_path: Path) -> None:
     writer, written = MaskWriter(output_dir=tmp_path / "out"), []
     write = writer.masks.write
     writer.masks.write = lambda name, content: (written.append(name), write(name, content))[1]  # type: ignore[assignment, func-returns-value]
@@ -114,7 +114,7 @@ def test_when_an_engine_is_done_every_mask_is_written_in_order(tmp_path: Path) -
     assert len(list((tmp_path / "out").glob("*.png"))) == number
 
 
-def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_computed(tmp_path: Path) -> None:
+def test_failed_write_stops_run(tmp_path: Path) -> None:
     (tmp_path / "002.png").mkdir()
     writer, seen = MaskWriter(output_dir=tmp_path), []
     engine = Engine(lambda _, name: [predicted(seen.append(name) or name)])  # type: ignore[func-returns-value]
@@ -124,7 +124,7 @@ def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_co
     assert len(seen) <= 3 + _AHEAD
 
 
-def test_another_file_of_that_name_stays_and_is_refused_when_all_other_masks_are_written(tmp_path: Path) -> None:
+def test_other_mask_file_is_kept_and_refused_after_other_masks(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"corrected by hand")
     message = rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose"
     with pytest.raises(OtherFiles, match=message) as stays:
@@ -134,7 +134,7 @@ def test_another_file_of_that_name_stays_and_is_refused_when_all_other_masks_are
 
 
 @pytest.mark.parametrize(("option", "value", "usual"), [("amp", "auto", False), ("views", 4, 1)])
-def test_what_is_not_as_usual_is_in_the_record(tmp_path: Path, option: str, value: Any, usual: Any) -> None:
+def test_non_default_options_are_in_record(tmp_path: Path, option: str, value: Any, usual: Any) -> None:
     made: Any = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
     engine_with(MaskWriter(**made, **{option: value})).run([0])
     assert read_json(tmp_path / "out" / RECORD)[option] == value

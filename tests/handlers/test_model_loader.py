@@ -23,7 +23,7 @@ def engine_and_evaluator() -> tuple[Any, Any]:
     return SimpleNamespace(network=toy_network(), state=state), evaluator
 
 
-def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
+def test_only_better_epoch_replaces_best_weights(tmp_path: Path) -> None:
     engine, evaluator = engine_and_evaluator()
     saver = BestWeightsSaver(evaluator=evaluator, path=tmp_path / "sub" / "best.safetensors")
     for epoch, dice in enumerate((0.2, 0.5, 0.5, 0.4), start=1):
@@ -37,7 +37,7 @@ def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
     }
 
 
-def test_without_validation_the_last_epoch_is_kept_which_a_second_training_does_not_replace(tmp_path: Path) -> None:
+def test_last_epoch_is_saved_without_validation(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
 
     def trainer() -> Any:

@@ -30,7 +30,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1))
 
 
-def test_eight_bits_are_wrong_by_at_most_one_in_510():
+def test_quantization_error_is_at_most_1_in_510():
     net, data = network(), items()
     net[2].weight.data *= 20
     found = PublicPredictor(dataset=Dataset(data), mask_size=8, batch_size=2).masks(net)
@@ -41,12 +41,12 @@ def test_eight_bits_are_wrong_by_at_most_one_in_510():
     assert true.min() < 0.1 < 0.9 < true.max()
 
 
-def test_a_mask_is_a_quarter_of_the_image_unless_told_otherwise():
+def test_mask_size_defaults_to_quarter_of_image():
     assert PublicPredictor(dataset=Dataset(items(size=16))).masks(network()).shape == (3, 1, 4, 4)
     assert PublicPredictor(dataset=Dataset(items(size=2))).masks(network()).shape == (3, 1, 1, 1)
 
 
-def test_the_network_is_run_in_evaluation_and_left_as_it_was_and_nan_is_refused():
+def test_prediction_keeps_network_unchanged_and_refuses_nan():
     net = network().train()
     before = weights(net)
     predictor = PublicPredictor(dataset=Dataset(items()))
@@ -58,7 +58,7 @@ def test_the_network_is_run_in_evaluation_and_left_as_it_was_and_nan_is_refused(
         PublicPredictor(dataset=Dataset(items())).masks(net)
 
 
-def test_no_mask_or_reliability_carries_metadata():
+def test_masks_and_reliability_have_no_metadata():
     set_track_meta(True)  # another test may have turned it off
     tracked = [{**item, "image": MetaTensor(item["image"]), "label": MetaTensor(item["label"])} for item in items()]
     predictor = PublicPredictor(dataset=Dataset(tracked))
@@ -67,12 +67,12 @@ def test_no_mask_or_reliability_carries_metadata():
 
 
 @pytest.mark.parametrize("options", [{"reliability": "iou"}, {"mask_size": 0}, {"mask_size": 4.0}])
-def test_bad_options_are_refused_by_name(options):
+def test_invalid_options_are_refused_by_name(options):
     with pytest.raises(Refused, match=f"sharing#{next(iter(options))}: expected"):
         PublicPredictor(dataset=Dataset(items()), **options)
 
 
-def test_the_hash_is_that_of_images_labels_and_their_order():
+def test_public_hash_depends_on_images_labels_and_order():
     def of(data: list[dict]) -> str:
         return PublicPredictor(dataset=Dataset(data), batch_size=2).public_hash
 
@@ -86,7 +86,7 @@ def test_the_hash_is_that_of_images_labels_and_their_order():
     assert PublicPredictor(dataset=Dataset(items()), batch_size=1).public_hash == known
 
 
-def test_reliability_is_measured_at_the_labels_size():
+def test_reliability_is_measured_at_label_size():
     label = torch.zeros(1, 4, 4)
     label[:, :2] = 1
     data = [{"image": torch.zeros(3, 4, 4), "label": label, "image_sha256": 64 * "0"}] * 2
@@ -128,7 +128,7 @@ def masks() -> torch.Tensor:
     return torch.full((COUNT, 1, SIZE, SIZE), 200, dtype=torch.uint8)
 
 
-def test_with_labels_alone_it_is_plain_supervised_training():
+def test_phase_without_masks_is_supervised_training():
     network = toy_network()
     one = phase(network, augment=False, batch_size=COUNT, steps=4)
     items = toy_items(COUNT, seed=1)
@@ -150,7 +150,7 @@ def test_with_labels_alone_it_is_plain_supervised_training():
     assert means == pytest.approx({"supervised": sum(losses) / 4}, abs=1e-6)
 
 
-def test_closed_gates_change_no_bit_and_open_ones_do():
+def test_closed_gates_change_no_weights():
     nothing = after(phase(), 0, 1)
     closed = after(phase(), 0, 1, masks(), torch.zeros(COUNT, dtype=torch.bool))
     opened = after(phase(), 0, 1, masks())
@@ -160,7 +160,7 @@ def test_closed_gates_change_no_bit_and_open_ones_do():
     assert not same(opened, some)
 
 
-def test_a_round_reports_its_own_terms_counts_open_gates_and_has_its_own_rate():
+def test_round_reports_terms_gates_and_scheduled_rate():
     one, gates = phase(steps=1, batch_size=COUNT, augment=False), torch.arange(COUNT) < 3
     first, second = (one.run(round, 2, masks(), gates) for round in range(2))
     assert first.keys() == {"supervised", "public_kd", "public_kd_gate"}
@@ -169,7 +169,7 @@ def test_a_round_reports_its_own_terms_counts_open_gates_and_has_its_own_rate():
     assert one.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)  # cosine at one half
 
 
-def test_no_steps_leave_everything_alone():
+def test_zero_steps_change_nothing():
     network = toy_network()
     before = weights(network)
     one = phase(network, steps=0)
@@ -178,7 +178,7 @@ def test_no_steps_leave_everything_alone():
     assert one.targets.masks is None
 
 
-def test_a_pass_is_the_least_number_of_batches_that_holds_all_images_and_a_number_of_steps_goes_before_passes():
+def test_steps_default_to_passes_over_public_images():
     assert [phase(steps=None, batch_size=batch).steps for batch in (4, 6, 8, 1)] == [2, 1, 1, 6]
     assert phase(steps=None, batch_size=4, passes=4).steps == 8
     one = phase(steps=3, passes=4)
@@ -193,12 +193,12 @@ def test_a_pass_is_the_least_number_of_batches_that_holds_all_images_and_a_numbe
         ({"passes": 0}, "sharing#passes: expected a number of passes >= 1, found 0"),
     ],
 )
-def test_numbers_of_steps_and_passes_that_are_none_are_refused(options, expected):
+def test_invalid_steps_and_passes_are_refused(options, expected):
     with pytest.raises(Refused, match=expected):
         phase(**options)
 
 
-def test_a_round_is_a_function_of_seed_site_and_number():
+def test_phase_depends_only_on_seed_site_and_round():
     known = after(phase(), 2, 9)
     torch.manual_seed(999)
     worn = phase()
@@ -213,7 +213,7 @@ def test_a_round_is_a_function_of_seed_site_and_number():
     assert not same(after(phase(), 3, 9), known)
 
 
-def test_targets_are_gone_after_a_round_that_failed_and_the_next_one_runs():
+def test_targets_are_cleared_after_failed_round():
     one = phase(augment=False)
 
     class Broken(nn.Module):

@@ -34,7 +34,7 @@ from samfed_monai.handlers import (
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_an_epoch_is_a_round_for_a_trainer_on_its_own_and_a_client_says_which_it_is() -> None:
+def test_round_is_epoch_or_client_round() -> None:
     engine = SimpleNamespace(state=SimpleNamespace(epoch=0, max_epochs=5))
     assert round_of(engine) == (0, 5)  # STARTED comes before the first epoch is counted
     engine.state.epoch = 3
@@ -51,12 +51,12 @@ def test_an_epoch_is_a_round_for_a_trainer_on_its_own_and_a_client_says_which_it
         (None, 0, 0, 1),  # so that the stream can say what is wrong
     ],
 )
-def test_steps(local_steps: int | None, unlabelled: int, labelled: int, steps: int) -> None:
+def test_round_steps_default_to_one_pass(local_steps: int | None, unlabelled: int, labelled: int, steps: int) -> None:
     images = {"labelled": range(labelled), "unlabelled": range(unlabelled)}
     assert steps_per_round(local_steps=local_steps, batch_size=8, **images) == steps
 
 
-def test_zero_steps_or_batches_are_refused() -> None:
+def test_invalid_steps_and_batch_size_are_refused() -> None:
     with pytest.raises(Refused, match=r"train.json -> local_steps: expected a whole number >= 1, or null, found 0"):
         steps_per_round(local_steps=0, batch_size=8, labelled=[], unlabelled=[])
     with pytest.raises(Refused, match=r"train.json -> batch_size: .* found -2"):
@@ -67,13 +67,13 @@ def optimizer(rate: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate)
 
 
-def test_cosine_by_hand_and_a_warm_up_in_a_straight_line_and_a_floor() -> None:
+def test_cosine_schedule_matches_hand_calculation() -> None:
     plain, warm = (RoundLearningRate(optimizer=optimizer(), **more) for more in ({}, {"warmup": 2, "floor": 0.2}))
     assert [plain.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
     assert [warm.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
 
 
-def test_a_run_may_go_through_a_part_of_the_schedule() -> None:
+def test_schedule_part_is_applied_and_zero_refused() -> None:
     schedule = RoundLearningRate(optimizer=optimizer(), floor=0.01, part=0.25)
     # HSSF's sites: 200 of the 800 steps of a cosine from 1 to 0.01
     assert schedule.factor(100, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 8)) / 2)
@@ -81,7 +81,7 @@ def test_a_run_may_go_through_a_part_of_the_schedule() -> None:
         RoundLearningRate(optimizer=optimizer(), part=0)
 
 
-def test_rate_of_each_round_and_of_a_resumed_run() -> None:
+def test_learning_rate_follows_round_and_is_equal_after_resume() -> None:
     def rates(rounds: list[int]) -> list[float]:
         trainer = toy_trainer([], steps=1, learning_rate=0.1)
         RoundLearningRate(optimizer=trainer.optimizer).attach(trainer)
@@ -98,12 +98,12 @@ def test_rate_of_each_round_and_of_a_resumed_run() -> None:
 
 
 @given(st.sampled_from(sorted(LEARNING_RATE_SCHEDULES)), st.integers(1, 60), st.integers(0, 80), st.floats(0, 1))
-def test_factors_stay_in_0_1(name: str, rounds: int, warmup: int, floor: float) -> None:
+def test_schedule_factors_are_in_0_1(name: str, rounds: int, warmup: int, floor: float) -> None:
     schedule = RoundLearningRate(optimizer=optimizer(), schedule=name, warmup=warmup, floor=floor)
     assert all(0 < schedule.factor(r, rounds) <= 1 for r in range(rounds))
 
 
-def test_bad_arguments_are_refused_together() -> None:
+def test_invalid_arguments_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)2 problems.*warmup: .* found -1.*floor: .* found 2"):
         RoundLearningRate(optimizer=optimizer(), warmup=-1, floor=2)
     with pytest.raises(Refused, match=r"RoundLearningRate -> schedule: .*did you mean 'cosine'"):
@@ -126,7 +126,7 @@ class Site:
         return weights(self.trainer.network)
 
 
-def test_a_round_is_a_function_of_weights_site_number_and_seed_whatever_ran_before() -> None:
+def test_round_depends_only_on_weights_site_round_and_seed() -> None:
     start = weights(toy_network(7))
     fresh = Site().run(start, 3)
     used = Site()
@@ -155,7 +155,7 @@ class Broken(SamDistillationTerm):
         return super().value(guidance, engine) * float("nan")
 
 
-def test_a_nan_term_stops_before_the_weights_are_touched() -> None:
+def test_nan_term_stops_before_weights_change() -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
     trainer = toy_trainer([stream, Broken(), DivergenceGuard(site="site-3")])
     before = weights(trainer.network)["0.weight"]
@@ -168,7 +168,7 @@ def test_a_nan_term_stops_before_the_weights_are_touched() -> None:
     assert torch.equal(before, weights(trainer.network)["0.weight"])
 
 
-def test_weights_broken_by_the_last_step_are_found_at_the_end_of_the_epoch() -> None:
+def test_non_finite_weights_are_found_at_epoch_end() -> None:
     trainer = toy_trainer([DivergenceGuard(site="a")], steps=1, learning_rate=float("inf"))
     with pytest.raises(Stopped, match=r"site 'a', round 1 of 1, step 1: the weights have NaN or infinity \(first in 0"):
         trainer.run()

@@ -46,7 +46,7 @@ from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_gaussian_ramp_rises_over_the_first_40_percent_and_stays_at_1() -> None:
+def test_gaussian_ramp_rises_to_1_at_40_percent() -> None:
     assert gaussian_ramp(0, 10) == pytest.approx(math.exp(-5))
     assert gaussian_ramp(2, 10) == pytest.approx(math.exp(-5 * 0.25))  # t = 2 / 4
     assert gaussian_ramp(4, 10) == 1.0
@@ -57,7 +57,7 @@ def test_gaussian_ramp_rises_over_the_first_40_percent_and_stays_at_1() -> None:
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.floats(0, 1))
-def test_every_schedule_stays_in_0_1_and_never_falls(name: str, rounds: int, fraction: float) -> None:
+def test_schedules_are_monotonic_in_0_1(name: str, rounds: int, fraction: float) -> None:
     values = [SCHEDULES[name](r, rounds, fraction) for r in range(rounds)]
     assert all(0 <= value <= 1 for value in values)
     assert values == sorted(values)
@@ -85,14 +85,14 @@ class Three(Term):
         return torch.tensor(3.0)
 
 
-def test_loss_plus_weight_times_schedule_times_value() -> None:
+def test_term_adds_weighted_scheduled_value_to_loss() -> None:
     engine = engine_at(2, 10, guidance())
     Three(weight=0.5, schedule="gaussian_ramp")(engine)  # half of the ramp: t = 2 / 4
     assert engine.state.output["loss"].item() == pytest.approx(2 + 0.5 * math.exp(-5 * 0.25) * 3)
     assert {name: value.item() for name, value in engine.state.terms.items()} == {"supervised": 2.0, "three": 3.0}
 
 
-def test_terms_add_up_supervised_stays_the_first_and_records_start_empty_at_every_iteration() -> None:
+def test_terms_are_summed_and_records_reset_each_iteration() -> None:
     engine = engine_at(0, 1, guidance())
     Three()(engine)
     Three(name="four", weight=2.0)(engine)
@@ -103,7 +103,7 @@ def test_terms_add_up_supervised_stays_the_first_and_records_start_empty_at_ever
     assert set(engine.state.terms) == {"supervised", "new"}
 
 
-def test_pseudo_label_term_is_the_agreed_loss() -> None:
+def test_pseudo_label_term_matches_agreement_loss() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
     settings = {"tau": 0.7, "delta": 0.05, "rule": "confidence"}
@@ -115,7 +115,7 @@ def test_pseudo_label_term_is_the_agreed_loss() -> None:
     torch.testing.assert_close(engine.state.terms["agreement"], agreement.agreed.float().mean())
 
 
-def test_a_soft_label_has_the_probabilities_of_whoever_decided_it() -> None:
+def test_soft_and_hard_labels_follow_deciding_side() -> None:
     given = guidance()
     agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], tau=0.7, delta=0.05, rule="confidence")
     of_sam = agreement.label == hard_label(given.guides["sam"])[0]
@@ -132,7 +132,7 @@ def test_a_soft_label_has_the_probabilities_of_whoever_decided_it() -> None:
     assert torch.equal(engine.state.terms["pseudo_label"], expected)
 
 
-def test_pseudo_labels_may_have_a_loss_of_your_own() -> None:
+def test_custom_pseudo_label_loss_is_used() -> None:
     given, asked = guidance(), []
     PseudoLabelTerm(loss=lambda *tensors: asked.extend(tensors) or tensors[0].sum())(engine_at(0, 1, given))
     agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
@@ -140,7 +140,7 @@ def test_pseudo_labels_may_have_a_loss_of_your_own() -> None:
         assert torch.equal(found, expected)
 
 
-def test_the_students_strong_view_may_be_compared_with_sam() -> None:
+def test_strong_view_of_student_is_compared_with_sam() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
     PseudoLabelTerm(student="strong", schedule="constant")(engine)
@@ -149,7 +149,7 @@ def test_the_students_strong_view_may_be_compared_with_sam() -> None:
     assert not given.probabilities("strong", asked_by="test").requires_grad
 
 
-def test_unknown_labels_and_losses_are_refused_with_a_suggestion() -> None:
+def test_unknown_labels_and_losses_are_refused() -> None:
     message = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
     with pytest.raises(Refused, match=message):
         PseudoLabelTerm(labels="sotf", loss="structur")
@@ -159,7 +159,7 @@ def test_unknown_labels_and_losses_are_refused_with_a_suggestion() -> None:
 
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("rule", ["confidence", "average", "student", "teacher"])
-def test_sam_term_distils_only_where_the_label_is_sams_by_agreement_and_reliability(rule: str, adaptive: bool) -> None:
+def test_sam_distillation_is_weighted_by_agreement(rule: str, adaptive: bool) -> None:
     given = guidance()
     agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], rule=rule)
     engine = engine_at(0, 1, given)
@@ -172,7 +172,7 @@ def test_sam_term_distils_only_where_the_label_is_sams_by_agreement_and_reliabil
     assert torch.equal(expected, everywhere) == (rule == "teacher")
 
 
-def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:
+def test_global_distillation_has_default_weight_0_1() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
     GlobalDistillationTerm()(engine)
@@ -180,7 +180,7 @@ def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:
     torch.testing.assert_close(engine.state.output["loss"], 2.0 + 0.1 * expected)
 
 
-def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_is_computed_once_for_equal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr("samfed_monai.handlers.guide.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
     engine = engine_at(0, 1, guidance())
@@ -191,7 +191,7 @@ def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.Monkey
     assert len(calls) == 2
 
 
-def test_the_student_may_be_its_average() -> None:
+def test_student_can_be_ema() -> None:
     given = guidance()
     found = given.agree(AgreementSettings(student="ema"), asked_by="terms#x")
     expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
@@ -199,7 +199,7 @@ def test_the_student_may_be_its_average() -> None:
     assert torch.equal(found.reliability, expected.reliability)
 
 
-def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None:
+def test_unknown_guide_is_refused_before_first_step() -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide(), GlobalGuide()])
     trainer = toy_trainer([stream, PseudoLabelTerm(teacher="sma")])
     expected = r"terms#pseudo_label: expected one of \['global', 'sam', 'strong', 'weak'\], "
@@ -208,18 +208,18 @@ def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None
     assert trainer.state.iteration == 0
 
 
-def test_a_term_without_a_stream_is_refused() -> None:
+def test_term_without_stream_is_refused() -> None:
     with pytest.raises(Refused, match=r"terms#sam_kd: expected an UnlabelledStream .* enable stream, or disable"):
         toy_trainer([SamDistillationTerm()]).run()
 
 
-def test_bad_arguments_are_refused_together() -> None:
+def test_invalid_arguments_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"):
         Three(weight=-1, fraction=1.5)
 
 
 @pytest.mark.parametrize("term", [PseudoLabelTerm, SamDistillationTerm])
-def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> None:
+def test_fault_25_unknown_rule_or_schedule_is_refused(term: Any) -> None:
     with pytest.raises(Refused, match=r"terms#\w+#rule: .*did you mean 'teacher'"):
         term(rule="teachr")
     with pytest.raises(Refused, match=r"terms#\w+#schedule: .*did you mean 'constant'"):
@@ -227,14 +227,14 @@ def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> N
 
 
 @pytest.mark.parametrize("term", [SamDistillationTerm, GlobalDistillationTerm])
-def test_a_temperature_of_zero_is_refused(term: Any) -> None:
+def test_zero_temperature_is_refused(term: Any) -> None:
     with pytest.raises(Refused, match="temperature: expected a number > 0, found 0"):
         term(temperature=0)
     assert term(temperature=0.5).temperature == 0.5
 
 
 @pytest.mark.parametrize("first", ["logger", "terms"])
-def test_means_of_a_round_whatever_the_order_of_handlers(first: str) -> None:
+def test_round_means_do_not_depend_on_handler_order(first: str) -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
     terms = [stream, PseudoLabelTerm(schedule="constant"), Three(weight=2.0)]
     handlers = [TermLogger(), *terms] if first == "logger" else [*terms, TermLogger()]
@@ -250,7 +250,7 @@ def test_means_of_a_round_whatever_the_order_of_handlers(first: str) -> None:
     assert means["supervised"] + means["pseudo_label"] + 6 == pytest.approx(sum(losses) / 3, rel=1e-5)
 
 
-def test_means_start_anew_with_every_round(caplog: pytest.LogCaptureFixture) -> None:
+def test_means_are_reset_each_round(caplog: pytest.LogCaptureFixture) -> None:
     trainer = toy_trainer([TermLogger()], steps=1)
     with caplog.at_level("DEBUG", logger="samfed_monai"):
         next_round(trainer, 0, 2)
@@ -299,7 +299,7 @@ def sam_terms(rule: str, tau: float = TAU) -> list[Any]:
 
 
 @pytest.mark.parametrize("misleading", [False, True])
-def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_misleading_one_out(start, misleading):
+def test_trusted_average_uses_good_and_ignores_misleading_teacher(start, misleading):
     def soft(rule: str, teacher: str) -> list[Any]:
         named = {**SURE, "rule": rule, "teacher": teacher, **({"tau": 0.9} if rule == "average" else {})}
         terms: list[Any] = [PseudoLabelTerm(labels="soft", loss="structure", **named)]
@@ -312,7 +312,7 @@ def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_m
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start, own):
+def test_site_agreement_is_mean_over_images_of_round(start, own):
     seen = []
 
     class Watch(PseudoLabelTerm):
@@ -332,13 +332,13 @@ def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start, own):
     assert len(seen) == 5
 
 
-def test_terms_of_equal_settings_share_one_and_others_do_not(start):
+def test_terms_with_equal_settings_share_site_agreement(start):
     unlike = [PseudoLabelTerm(rule="trusted_average", **SURE), SamDistillationTerm(rule="trusted_average", tau=0.9)]
     for terms, number in ((sam_terms("trusted_average"), 1), (unlike, 2), (sam_terms("teacher", 0.9), 0)):
         assert len(a_round(start, terms, misleading=False).state.site_agreements) == number
 
 
-def test_a_round_is_a_function_of_its_weights(start):
+def test_round_depends_only_on_initial_weights(start):
     found = [a_round(start, sam_terms("trusted_average"), misleading=False, before=ran) for ran in (False, True)]
     assert found[0].state.term_means == found[1].state.term_means
     assert same(*(weights(trainer.network) for trainer in found))

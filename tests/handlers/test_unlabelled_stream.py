@@ -24,7 +24,7 @@ from samfed_monai.handlers import (
 from tests.handlers.toy import SIZE, next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_guidance_has_student_weak_view_and_guides_and_the_strong_view_is_run_in_train_mode() -> None:
+def test_guidance_has_views_and_guides_and_strong_view_trains() -> None:
     network = toy_network()
     guides = {"any": BatchGuide(), "disabled": None}
     stream = UnlabelledStream(loader=toy_loader(), guides=guides)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def test_guidance_has_student_weak_view_and_guides_and_the_strong_view_is_run_in
     assert network[1].num_batches_tracked == 2  # type: ignore[index]  # labelled batch and strong view
 
 
-def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alone() -> None:
+def test_weak_view_equals_evaluation_and_keeps_batchnorm() -> None:
     network = toy_network()
     seen: dict[str, Any] = {}
 
@@ -62,25 +62,25 @@ def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alo
         torch.testing.assert_close(network.eval()(seen["image"]).sigmoid(), expected[0])
 
 
-def test_no_unlabelled_image_is_refused_before_any_step() -> None:
+def test_missing_unlabelled_images_are_refused() -> None:
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(0))])
     with pytest.raises(Refused, match=r"stream#loader: expected unlabelled images, found none at this site"):
         trainer.run()
     assert trainer.state.iteration == 0
 
 
-def test_a_batch_without_views_is_refused_with_all_that_is_missing() -> None:
+def test_batch_without_views_is_refused_with_missing_keys() -> None:
     stream = UnlabelledStream(loader=DataLoader(Dataset([{"label": torch.zeros(1)}]), num_workers=0))
     with pytest.raises(Refused, match=r"(?s)refused: 2 problems.*the key 'image'.*the key 'image_strong'.*StrongViewd"):
         toy_trainer([stream]).run()
 
 
-def test_two_guides_of_one_name_are_refused() -> None:
+def test_duplicate_guide_names_are_refused() -> None:
     with pytest.raises(Refused, match="guides: expected unique names, found two guides named 'sam'"):
         UnlabelledStream(loader=[], guides=[BatchGuide(), BatchGuide(key="label")])
 
 
-def test_cutmix_mixes_image_weak_view_and_guides_alike() -> None:
+def test_cutmix_mixes_images_and_guides_equally() -> None:
     items = toy_items(4, seed=3)
     for index, item in enumerate(items):  # every image is flat, and so is its guide, so a mix can be read off
         item["image"] = torch.full((3, SIZE, SIZE), index / 4)
@@ -98,13 +98,13 @@ def test_cutmix_mixes_image_weak_view_and_guides_alike() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_cutmix_out_of_range_is_refused(value: float) -> None:
+def test_invalid_cutmix_probability_is_refused(value: float) -> None:
     with pytest.raises(Refused, match=r"stream#cutmix: expected a probability in \[0, 1\]"):
         UnlabelledStream(loader=[], cutmix=value)
 
 
 @given(st.integers(1, 20), st.integers(0, 2**31 - 1), st.integers(1, 60))
-def test_every_image_comes_equally_often_and_a_seed_replays_its_order(count: int, seed: int, length: int) -> None:
+def test_sampler_is_balanced_and_reproducible(count: int, seed: int, length: int) -> None:
     sampler = EndlessSampler(range(count))
     sampler.set_random_state(seed)
     order = list(islice(sampler, length))
@@ -129,18 +129,18 @@ def trained(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
     return weights(trainer.network)
 
 
-def test_with_weight_0_the_public_images_leave_no_trace() -> None:
+def test_zero_supervised_weight_ignores_public_images() -> None:
     assert same(trained(11, SupervisedWeight()), trained(12, SupervisedWeight()))
     assert not same(trained(11), trained(12))
 
 
-def test_the_sites_own_images_still_move_weights_and_running_statistics() -> None:
+def test_zero_supervised_weight_trains_on_site_images() -> None:
     before, after = weights(toy_network()), trained(11, SupervisedWeight())
     for name in ("0.weight", "1.running_mean", "3.weight"):
         assert not torch.equal(before[name], after[name])
 
 
-def test_a_step_that_fails_does_not_leave_batchnorm_frozen() -> None:
+def test_batchnorm_momentum_is_restored_after_failed_step() -> None:
     network = toy_network()
     handler = SupervisedWeight()
     trainer = toy_trainer([handler], network=network, steps=2)
@@ -153,13 +153,13 @@ def test_a_step_that_fails_does_not_leave_batchnorm_frozen() -> None:
     assert network[1].momentum == 0.1  # type: ignore[index]
 
 
-def test_the_loss_is_halved_and_recorded_whole() -> None:
+def test_supervised_weight_scales_loss_but_not_record() -> None:
     trainer = toy_trainer([SupervisedWeight(weight=0.5), TermLogger()], steps=1)
     next_round(trainer, 0, 1)
     loss = trainer.state.output[0]["loss"] if isinstance(trainer.state.output, list) else trainer.state.output["loss"]
     assert float(loss) == pytest.approx(trainer.state.term_means["supervised"] / 2)
 
 
-def test_a_negative_weight_is_refused() -> None:
+def test_negative_weight_is_refused() -> None:
     with pytest.raises(Refused, match=r"SupervisedWeight\) -> weight: expected a number >= 0, found -0.5"):
         SupervisedWeight(weight=-0.5)

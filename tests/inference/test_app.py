@@ -75,7 +75,7 @@ def offered(app: App, key: str, found: dict[str, str]) -> dict[str, bytes]:
     return {label: ask(app, "GET", f"/{app.token}/{key}/{quote(html.unescape(name))}")[1] for name, label in links}
 
 
-def test_a_photo_gives_mask_outline_table_and_list(app: App) -> None:
+def test_photo_returns_mask_outline_table_and_list(app: App) -> None:
     found = drop(app, "a" * 16, {"<i>mole é.png": png()})
     assert found["state"] == "done"
     assert "<i>" not in found["html"]
@@ -91,7 +91,7 @@ def test_a_photo_gives_mask_outline_table_and_list(app: App) -> None:
     assert headers["Content-Disposition"] == "attachment; filename*=UTF-8''%3Ci%3Emole%20%C3%A9.png"
 
 
-def test_a_volume_gives_a_nifti_and_several_files_a_zip(app: App, tmp_path: Path) -> None:
+def test_volume_returns_nifti_and_pictures_return_zip(app: App, tmp_path: Path) -> None:
     volume = np.random.default_rng(0).integers(0, 256, (32, 24, 2), dtype=np.uint8)
     nibabel.save(nibabel.Nifti1Image(volume, AFFINE), tmp_path / "scan.nii.gz")
     given = {"scan.nii.gz": (tmp_path / "scan.nii.gz").read_bytes(), "a.png": png(), "b.png": png(90)}
@@ -103,7 +103,7 @@ def test_a_volume_gives_a_nifti_and_several_files_a_zip(app: App, tmp_path: Path
         assert archive.namelist() == ["masks/a.png", "masks/b.png"]
 
 
-def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path: Path) -> None:
+def test_dicom_returns_segmentation_or_reason(app: App, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install samfed-monai[dicom]")
     source = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
@@ -119,7 +119,7 @@ def test_a_dicom_object_gives_a_segmentation_or_says_why_not(app: App, tmp_path:
     assert "Masks (PNG)" in offered(app, "d" * 16, found)
 
 
-def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> None:
+def test_damaged_files_are_refused_or_skipped(app: App) -> None:
     found = drop(app, "1" * 16, {"broken.png": png()[:60]})
     assert found["state"] == "refused"
     expected = "refused: 1 problem\n  - broken.png: expected an intact image, found a damaged file"
@@ -157,24 +157,24 @@ def test_a_broken_file_is_refused_alone_and_left_out_among_others(app: App) -> N
         ("PUT", f"TOKEN/{'e' * 16}/{'a' * 201}", "", 400),
     ],
 )
-def test_only_the_page_of_this_machine_is_answered(app: App, method: str, path: str, host: str, status: int) -> None:
+def test_only_local_authorised_requests_are_answered(app: App, method: str, path: str, host: str, status: int) -> None:
     hosts = {"Host": host} if host else {}
     answer = ask(app, method, path.replace("TOKEN", f"/{app.token}"), b"x" if method == "PUT" else b"", **hosts)
     assert answer[0] == status
     assert "default-src 'none'" in answer[2]["Content-Security-Policy"]
 
 
-def test_it_listens_to_this_machine_alone_and_its_page_names_no_other(app: App) -> None:
+def test_app_listens_locally_without_external_links(app: App) -> None:
     assert app.server.server_address[0] == "127.0.0.1"
     assert re.findall(r"https?:|//[a-z]|@import|@font-face", ask(app, "GET", f"/{app.token}/")[1].decode()) == []
 
 
-def test_what_is_there_is_not_replaced(app: App) -> None:
+def test_uploaded_file_is_not_replaced(app: App) -> None:
     address = f"/{app.token}/{'f' * 16}/a.png"
     assert [ask(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
 
 
-def test_drops_of_long_ago_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(app, "4" * 16, {"a.png": png()})
     folder = app.drops["4" * 16].folder
     monkeypatch.setattr(room, "KEPT", 1)
@@ -183,7 +183,7 @@ def test_drops_of_long_ago_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch
     assert not folder.exists()
 
 
-def test_a_port_in_use_and_one_that_is_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_used_and_invalid_ports_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -196,7 +196,7 @@ def test_a_port_in_use_and_one_that_is_none_are_refused(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_is_used_in_a_browser_with_keys_alone(app: App, tmp_path: Path, width: int) -> None:
+def test_app_works_in_browser_with_keyboard_only(app: App, tmp_path: Path, width: int) -> None:
     for name, content in {"a.png": png(), "b.png": png(90), "broken.png": png()[:60]}.items():
         (tmp_path / name).write_bytes(content)
     with opened(app.address, width) as browser:
@@ -231,7 +231,7 @@ def test_it_is_used_in_a_browser_with_keys_alone(app: App, tmp_path: Path, width
         assert not browser.find_element("css selector", ".outline").is_displayed()
 
 
-def test_a_folder_is_dropped_with_all_that_is_in_it(app: App, tmp_path: Path) -> None:
+def test_dropped_folder_is_read_recursively(app: App, tmp_path: Path) -> None:
     (tmp_path / "series" / "more").mkdir(parents=True)
     for name in ("a.png", "more/a.png", ".hidden.png"):
         (tmp_path / "series" / name).write_bytes(png())

@@ -56,7 +56,7 @@ def assessed(quality: Quality, threshold: float = 0.5, *, chances: np.ndarray = 
     return assess(found, torch.full((3, 1, 4), 0.5), quality, threshold=threshold, doubtful_below=0.65, **options)
 
 
-def test_expected_dice_is_calibrated_where_that_is_known_for_the_threshold() -> None:
+def test_expected_dice_is_calibrated_for_known_threshold() -> None:
     estimate = level_dice(CHANCES, CHANCES >= 0.5)
     assert assessed(Quality()) == Assessment(pytest.approx(estimate), None, ("touches the border",), 0.65)
     calibrated = assessed(Quality(CALIBRATION))
@@ -76,13 +76,13 @@ def test_expected_dice_is_calibrated_where_that_is_known_for_the_threshold() -> 
         (Quality(CALIBRATION), True, 0.8, 0.8),
     ],
 )
-def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice_or_frame(quality, parts, expected, bound) -> None:
+def test_empty_mask_is_doubtful_except_in_slices_and_frames(quality, parts, expected, bound) -> None:
     found = assessed(quality, chances=np.zeros((1, 4), np.float32), parts=parts)
     assert (found.expected_dice, found.lower_bound) == (expected, pytest.approx(bound))
     assert (found.doubtful, found.flags) == (not parts, ("empty",))
 
 
-def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
+def test_estimate_is_computed_from_probabilities() -> None:
     logits = torch.tensor([[[[5.0, 0.5], [-0.5, -5.0]]]])  # 0.99, 0.62, 0.38, 0.01
     batch = {"id": ["a"], "native_size": (torch.tensor([2]), torch.tensor([2]))}
     (found,) = predictions(batch, {"pred": logits})
@@ -90,7 +90,7 @@ def test_the_estimate_of_a_prediction_is_that_of_its_probabilities() -> None:
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
 
 
-def test_what_a_bundles_own_postprocessing_leaves_out_is_refused() -> None:
+def test_invalid_postprocessing_output_is_refused() -> None:
     set_track_meta(True)  # as MONAI comes
     image, right, wrong = MetaTensor(torch.zeros(3, 2, 4)), torch.ones(1, 2, 4), torch.ones(1, 3, 3)
     small = Resized("image", (3, 3))({"image": image})["image"]
@@ -102,7 +102,7 @@ def test_what_a_bundles_own_postprocessing_leaves_out_is_refused() -> None:
             next(predictions([{"id": "a", "image": small}], [made]))
 
 
-def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> None:
+def test_handlers_share_estimates_of_batch(monkeypatch, tmp_path) -> None:
     made = []
     monkeypatch.setattr(mask_writer, "estimate", lambda *_: made.append(1) or 0.5)
     chances = torch.from_numpy(CHANCES)[None]
@@ -116,7 +116,7 @@ def test_handlers_share_the_predictions_of_a_batch(monkeypatch, tmp_path) -> Non
         assert len(made) == count
 
 
-def test_an_image_of_other_colours_is_flagged() -> None:
+def test_unusual_colours_are_flagged() -> None:
     grey, spot = Quality(colours=Colours((0.4,) * 3 + (0.0,) * 3, (0.6,) * 3 + (0.1,) * 3)), np.zeros((4, 5))
     spot[1, 2] = 1
     for value, flags in ((0.5, []), (0.7, ["unlike the training images"])):
@@ -133,7 +133,7 @@ def test_an_image_of_other_colours_is_flagged() -> None:
         ([(1, 0), (2, 3)], ("touches the border", "several pieces")),
     ],
 )
-def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[str, ...]) -> None:
+def test_flags_report_empty_border_and_several_pieces(places: list[tuple[int, int]], flags: tuple[str, ...]) -> None:
     mask = np.zeros((4, 5), np.uint8)
     for place in places:
         mask[place] = 1
@@ -146,7 +146,7 @@ def test_flags_say_what_is_unusual(places: list[tuple[int, int]], flags: tuple[s
     ids=["inside", "beside the frame", "in the frame", "near the edge", "at the edge"],
 )
 @pytest.mark.parametrize("enlarged", [1, 3])
-def test_the_border_is_that_of_the_content_without_a_black_frame(columns: slice, touches: bool, enlarged: int) -> None:
+def test_border_excludes_black_frame(columns: slice, touches: bool, enlarged: int) -> None:
     """A frame of six columns to the left, as an endoscope's, of a dark picture, and a hair of two rows."""
     image = np.full((3, 20, 20), 0.11, np.float32)
     image[:, :, :6] = 0.09
@@ -156,7 +156,7 @@ def test_the_border_is_that_of_the_content_without_a_black_frame(columns: slice,
     assert ("touches the border" in flags_of(mask, image)) is touches
 
 
-def test_the_border_of_a_large_picture_is_found_on_a_coarser_one() -> None:
+def test_border_of_large_image_is_found_when_downsampled() -> None:
     image = np.full((3, 1200, 900), 0.5, np.float32)
     image[:, :100] = 0.0
     mask = np.zeros((1200, 900), np.uint8)
@@ -166,7 +166,7 @@ def test_the_border_of_a_large_picture_is_found_on_a_coarser_one() -> None:
     assert flags_of(mask, image) == ["touches the border"]
 
 
-def test_a_speck_is_no_piece_of_its_own() -> None:
+def test_small_specks_are_not_counted_as_pieces() -> None:
     mask = np.zeros((20, 20), np.uint8)
     mask[2:12, 2:12] = 1
     mask[15, 15] = 1  # 1 of 101
@@ -175,7 +175,7 @@ def test_a_speck_is_no_piece_of_its_own() -> None:
     assert flags_of(mask) == ["several pieces"]
 
 
-def test_a_row_of_the_table() -> None:
+def test_table_row_content() -> None:
     full = {"expected_dice": 0.7, "lower_bound": 0.4123, "doubtful": "yes", "flags": "empty; several pieces"}
     assert Assessment(0.69999, 0.41234, ("empty", "several pieces")).row() == full
     assert Assessment(0.7).row() == {"expected_dice": 0.7, "doubtful": "", "flags": ""}
@@ -186,7 +186,7 @@ HALF = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 40)
 PAIRS = [(0.1 * n, 0.05 * n) for n in range(1, 11)]
 
 
-def test_without_a_calibration_estimates_are_taken_as_they_are():
+def test_quality_without_calibration_uses_raw_estimates():
     found = kept(PAIRS, None)
     assert found == pytest.approx(
         {"images": 10, "calibrated": False, "calibrating": 0, "expected_dice": 0.55, "dice": 0.275, "error": 0.275}
@@ -195,7 +195,7 @@ def test_without_a_calibration_estimates_are_taken_as_they_are():
     assert sentences(found)[0] == "expected (not calibrated) Dice 0.550, true 0.275, 0.275 apart on average"
 
 
-def test_with_one_the_share_above_the_bound_is_counted():
+def test_share_above_lower_bound_is_counted():
     found = kept([(estimate, true - 0.02) for estimate, true in PAIRS], HALF)
     # bounds: 1.2 e - 0.21, at most e / 2 - 0.02 where e <= 0.27; from 0.3 on the bound is e / 2
     expected = {"calibrated": True, "expected_dice": 0.275, "error": 0.02, "above_bound": 0.2}
@@ -206,12 +206,12 @@ def test_with_one_the_share_above_the_bound_is_counted():
 @pytest.mark.parametrize(
     ("calibrating", "said"), [(10, ["on these 10 images"]), (4, ["on 4 of these 10 images"]), (0, [])]
 )
-def test_of_images_that_calibrated_the_model_it_is_said(calibrating, said):
+def test_images_used_for_calibration_are_reported(calibrating, said):
     last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "was calibrated" in each]
     assert [each.partition(":")[0] for each in last] == [f"the model was calibrated {each}" for each in said]
 
 
-def test_images_are_recognised_by_site_or_together_and_few_never_alone():
+def test_calibration_images_are_recognised_only_in_groups():
     listed = {"a": [f"{n:064x}" for n in range(5)], "b": [f"{n:064x}" for n in range(5, 9)]}
     digests = digests_of(listed)
     assert len(digests) == 2, "of all together and of site a; of the four of site b alone there is none"
@@ -223,7 +223,7 @@ def test_images_are_recognised_by_site_or_together_and_few_never_alone():
     assert recognised(listed, ()) == []
 
 
-def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
+def test_empty_masks_have_zero_estimate_except_in_volumes(tmp_path):
     for site in "ab":
         (tmp_path / site / "test").mkdir(parents=True)
     (tmp_path / "b" / "test" / "scores.csv").write_text("id,dice,empty,estimate\ny,0.25,,1.0\n")
@@ -236,14 +236,14 @@ def test_an_empty_mask_promises_nothing_but_where_slices_were_scored(tmp_path):
     assert [of_volumes["a"][name] for name in "xy"] == [(0.99, 0), (0.98, 1)]
 
 
-def test_the_worst_that_are_not_among_the_doubtful_are_missed():
+def test_missed_worst_and_undefined_spearman_are_reported():
     dice = [0.0, *[0.5] * 9]
     assert kept([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
     assert kept([(0.5, 0.5)] * 10, None)["spearman"] is None
     assert kept(PAIRS[:4], None)["spearman"] is None
 
 
-def test_too_few_images_are_refused():
+def test_too_few_calibration_images_are_refused():
     with pytest.raises(Refused, match="--calibrate: expected at least 20 validation images with masks, found 19 im"):
         calibrated_on([(0.5, 0.5)] * 19, "validation")
     made = calibrated_on([(0.5, 0.4)] * 20 + [(0.0, 1.0)] * 20 + [(0.0, 0.0)] * 4, "test")
@@ -252,7 +252,7 @@ def test_too_few_images_are_refused():
         calibrated_on([(0.5, 0.4)] * 19 + [(0.0, 1.0)] * 4, "test")
 
 
-def test_the_file_is_beside_the_weights_and_refused_beside_others_or_in_a_runs_folder(tmp_path):
+def test_quality_file_is_bound_to_weights(tmp_path):
     model = tmp_path / "model.pt"
     model.write_bytes(b"weights")
     assert read_quality(model) == Quality()
@@ -268,7 +268,7 @@ def test_the_file_is_beside_the_weights_and_refused_beside_others_or_in_a_runs_f
     assert read_quality(tmp_path) == Quality(HALF)
 
 
-def test_a_dice_may_be_a_percentage():
+def test_dice_option_accepts_percentages():
     for word, number in (("0.7", 0.7), ("70%", 0.7), ("62.5%", 0.625), ("100%", 1)):
         assert dice(word) == pytest.approx(number)
     for word in ("7O%", "", "%"):
@@ -277,7 +277,7 @@ def test_a_dice_may_be_a_percentage():
             dice(word)
 
 
-def test_a_model_is_calibrated_by_evaluate_and_its_masks_by_infer(tmp_path, capsys, monkeypatch):
+def test_evaluate_calibrates_model_used_by_infer(tmp_path, capsys, monkeypatch):
     """Twenty images; a calibration of other weights does not keep it from being made anew."""
     monkeypatch.chdir(tmp_path)
     small_model(Path("model.safetensors"))

@@ -118,7 +118,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("labels", [["polyp"], list(LABELS)], ids=["one", "several"])
-def test_every_frame_of_every_class_comes_back_exactly_and_refers_to_its_own(source, tmp_path, labels):
+def test_segmentation_keeps_every_frame_and_reference(source, tmp_path, labels):
     values = masks_for(source, len(labels))
     values[values == 3] = 0  # of the third class there is nothing
     with warnings.catch_warnings():
@@ -147,7 +147,7 @@ def test_every_frame_of_every_class_comes_back_exactly_and_refers_to_its_own(sou
         assert sorted({group.PlanePositionSequence[0].ImagePositionPatient[2] for group in own}) == [0, 5, 10]
 
 
-def test_what_it_says_of_itself_of_the_patient_and_of_its_classes(tmp_path):
+def test_segmentation_describes_algorithm_patient_and_classes(tmp_path):
     source = photograph(tmp_path / "mole.dcm")
     given, seg = pydicom.dcmread(source), read(segmentation_of([source], masks_for(source, 3), *LABELS))
     described = seg.SegmentSequence
@@ -170,12 +170,12 @@ def test_what_it_says_of_itself_of_the_patient_and_of_its_classes(tmp_path):
 @pytest.mark.parametrize(
     ("label", "meaning"), [("lesion", "Lesion"), ("polyp of colon", "Polyp of colon"), ("spleen, or so", "Lesion")]
 )
-def test_a_single_label_that_the_table_lacks_is_coded_as_a_lesion(label, meaning):
+def test_unknown_single_label_is_coded_as_lesion(label, meaning):
     [segment] = read(segmentation_of([sample()], masks_for(sample()), label)).SegmentSequence
     assert (segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning) == (label, meaning)
 
 
-def test_the_same_masks_have_the_same_identity_and_others_another():
+def test_identity_depends_on_masks_label_and_model():
     masks = masks_for(sample())
     ways = [(masks, "x", "abc"), (masks, "x", "abc"), (1 - masks, "x", "abc"), (masks, "y", "abc"), (masks, "x", "abd")]
     uids = [read(segmentation_of([sample()], each, label, model=model)).SOPInstanceUID for each, label, model in ways]
@@ -183,7 +183,7 @@ def test_the_same_masks_have_the_same_identity_and_others_another():
     assert len(set(uids)) == 4
 
 
-def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_path):
+def test_wrong_mask_count_and_missing_identity_are_refused(tmp_path):
     source = photograph(tmp_path / "a.dcm")
     masks = masks_for(source)
     with pytest.raises(Refused, match=r"a\.dcm: expected one mask for each of its 1 frames, found 2 masks"):
@@ -195,14 +195,14 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
         segmentation_of([tmp_path / "b.dcm"], masks, "x")
 
 
-def test_what_highdicom_refuses_is_refused_without_a_traceback_and_says_what_its_place_lacks(tmp_path):
+def test_highdicom_errors_are_refused_with_missing_attributes(tmp_path):
     objects = [sample("rtdose.dcm"), *ct_series(tmp_path / "ct", [0.0], SliceThickness=None)]
     lacking = "SharedFunctionalGroupsSequence, PerFrameFunctionalGroupsSequence", "SliceThickness"
     for problem, names in zip(refusals_of(headers(objects)), lacking, strict=True):
         assert f"found a frame of reference, but no {names}; leave --dicom-seg out" in str(problem)
 
 
-def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
+def test_slices_of_series_share_sorted_segmentation(tmp_path):
     paths = ct_series(tmp_path / "ct", [10.0, 0.0, 5.0])
     [order] = series_of(headers(paths))
     assert order == [1, 2, 0]
@@ -223,7 +223,7 @@ def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path):
         segmentation_of(slices, list(masks[:2]), "x")
 
 
-def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path):
+def test_unrelated_slices_are_kept_separate(tmp_path):
     one = ct_series(tmp_path / "one", [0.0, 5.0])
     other = ct_series(tmp_path / "other", [10.0])
     twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
@@ -241,7 +241,7 @@ def infer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     return lambda *words: main(["infer", str(BUNDLE), *words, *there])
 
 
-def test_infer_gives_objects_and_series_segmentations_equal_to_their_masks(infer, tmp_path, capsys):
+def test_infer_segmentations_equal_masks(infer, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     photograph(tmp_path / "in" / "mole.dcm")
     ct = ct_series(tmp_path / "in" / "ct", [5.0, 0.0])
@@ -272,7 +272,7 @@ def test_infer_gives_objects_and_series_segmentations_equal_to_their_masks(infer
     assert [path.read_text() for path in mine if f"{path}: expected none, or the same mask" in said] == ["mine", "mine"]
 
 
-def test_infer_writes_nothing_where_one_cannot_have_one(infer, tmp_path, capsys):
+def test_infer_writes_nothing_without_valid_identity(infer, tmp_path, capsys):
     photograph(tmp_path / "a.dcm")
     photograph(tmp_path / "b.dcm", SeriesInstanceUID="")
     assert infer("a.dcm", "b.dcm") == 2

@@ -106,7 +106,7 @@ def batch(size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("to", ["torchscript", "pt2", pytest.param("onnx", marks=needs_onnx)])
-def test_a_program_predicts_the_same_for_a_batch_of_any_size(to, model, exported):
+def test_program_predicts_same_for_any_batch_size(to, model, exported):
     file, printed = exported(to)
     lines = printed.splitlines()
     assert lines[0] == ("2 images" if to == "onnx" else "8 synthetic images") + " of 32 x 32 px"
@@ -136,7 +136,7 @@ USAGE = (
 
 @needs_onnx
 @pytest.mark.parametrize("form", ["torchscript", "pt2", "onnx", "bundle", "safetensors"])
-def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form, model, images, exported, ours):
+def test_documented_code_reproduces_infer_masks(form, model, images, exported, ours):
     import onnxruntime
 
     names: dict = {}
@@ -164,7 +164,7 @@ def test_the_documented_code_makes_the_masks_of_infer_and_the_file_says_how(form
 
 
 @needs_onnx
-def test_an_onnx_file_draws_the_calibrated_masks_of_its_network(exported, model, ours, images, tmp_path, capsys):
+def test_onnx_reproduces_calibrated_masks_of_network(exported, model, ours, images, tmp_path, capsys):
     """Without the property they are estimated and said not to be calibrated; another content is refused."""
     import onnx
 
@@ -202,7 +202,7 @@ def test_an_onnx_file_draws_the_calibrated_masks_of_its_network(exported, model,
 
 
 @needs_onnx
-def test_ids_that_an_onnx_file_has_settled_are_refused_before_anything_is_read(exported, images, tmp_path, capsys):
+def test_options_fixed_by_onnx_file_are_refused(exported, images, tmp_path, capsys):
     words = ["--model", str(exported("onnx")[0]), "--output-dir", str(tmp_path / "masks")]
     for options, messages in (
         (["--network_name", "segresnet"], ["network_name: expected an option that this command reads"]),
@@ -220,7 +220,7 @@ def test_ids_that_an_onnx_file_has_settled_are_refused_before_anything_is_read(e
 
 
 @needs_onnx
-def test_int8_is_written_if_there_is_what_to_convert_and_masks_stay(model, exported, tmp_path, monkeypatch, capsys):
+def test_int8_requires_convertible_products_and_equal_masks(model, exported, tmp_path, monkeypatch, capsys):
     network, output = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.Linear(32, 32)), tmp_path / "net.onnx"
     options = {"images": batch(2), "int8": True, "quality": HALF}
     monkeypatch.setattr(export, "SAME_MASKS", 1.1)
@@ -238,9 +238,7 @@ def test_int8_is_written_if_there_is_what_to_convert_and_masks_stay(model, expor
 
 
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])
-def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(
-    model, exported, tmp_path, monkeypatch, capsys, to
-):
+def test_fault_81_full_disk_stops_export_without_files(model, exported, tmp_path, monkeypatch, capsys, to):
     if to == "pt2":  # made once, as it takes long
         program = torch.export.load(exported(to)[0])
         monkeypatch.setattr(export, "_program", lambda *_: program)
@@ -265,11 +263,11 @@ def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(
         (None, None),
     ],
 )
-def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
+def test_bundle_is_read_from_run_command(command, bundle):
     assert bundle_of_command(command) == bundle
 
 
-def test_a_bundles_name_is_its_own_network_and_a_run_is_exported_with_its_own_bundle(tmp_path, monkeypatch):
+def test_model_name_resolves_to_bundle_or_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert model_of("samfed_polyp", None).path.parts[-3:] == ("samfed_polyp", "models", "model.pt")
     assert model_of("samfed_polyp", "samfed_skin").path == tmp_path / "samfed_polyp"
@@ -302,7 +300,7 @@ def without_us(exported, organs, images, tmp_path_factory) -> dict[str, tuple[Pa
     return made
 
 
-def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(without_us, ours):
+def test_exported_bundle_runs_without_package(without_us, ours):
     bundle, masks = without_us["one"]
     assert not (bundle / "LICENSE").exists(), "whose network it is, nobody knows here"
     for name, size in (("a.png", (60, 40)), ("deep/b.png", (33, 70))):
@@ -317,7 +315,7 @@ def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("organs") / "organs.safetensors", classes=ORGANS)
 
 
-def test_a_bundle_of_classes_gives_their_values_as_infer_does(without_us, our_organs):
+def test_exported_bundle_of_classes_matches_infer(without_us, our_organs):
     bundle, masks = without_us["organs"]
     for name in ("a.png", "deep/b.png"):
         theirs, expected = (np.asarray(Image.open(folder / name)) for folder in (masks, our_organs))
@@ -346,7 +344,7 @@ def organs_by_onnx(organs_onnx, images, tmp_path_factory) -> Path:
 
 
 @needs_onnx
-def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs_by_onnx, our_organs):
+def test_onnx_file_stores_class_names(organs_by_onnx, our_organs):
     masks = [np.asarray(Image.open(folder / "a.png")) for folder in (organs_by_onnx, our_organs)]
     assert set(np.unique(masks[0])) == {0, 1, 2}
     assert (masks[0] != masks[1]).mean() < 0.001
@@ -354,7 +352,7 @@ def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs_by_
 
 
 @needs_onnx
-def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs_onnx, organs_by_onnx, tmp_path, images, capsys):
+def test_openvino_runs_onnx_file_and_is_recorded(organs_onnx, organs_by_onnx, tmp_path, images, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
     command = ["infer", "samfed_skin", str(images), "--output-dir", str(tmp_path), "--model", str(organs_onnx)]
     assert main([*command, "--runtime", "openvino"]) == 0
@@ -368,7 +366,7 @@ def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs_onnx, organs_by_
     assert "inference.json -> runtime: expected nothing for this run, found openvino" in capsys.readouterr().err
 
 
-def test_classes_are_compared_by_the_largest_logit():
+def test_classes_are_compared_by_largest_logit():
     planes = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 2.0]], [[0.0, 1.0, 3.0, 0.0]]])
     logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1
     changed = logits.clone()
@@ -377,7 +375,7 @@ def test_classes_are_compared_by_the_largest_logit():
     assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
 
 
-def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, images, tmp_path, monkeypatch, capsys):
+def test_exported_bundle_passes_monai_property_check(model, images, tmp_path, monkeypatch, capsys):
     words = ["--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]
     assert main(["export", str(model), *words, "--images", str(images / "a.png")]) == 0
     assert capsys.readouterr().out.startswith("2 images of"), "a single one is taken twice"
@@ -391,7 +389,7 @@ def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, images, t
     assert (content["threshold"], content["image_size"]) == (0.7, 32)
 
 
-def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
+def test_metadata_of_other_network_omit_scores_and_authors():
     shape = {"spatial_shape": [224, 224]}
     metadata = {"authors": "us", "eval_metrics": {"mean_dice": 0.893}}
     metadata |= {"required_packages_version": {"timm": "1", "pillow": "13"}}
@@ -415,7 +413,7 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
         (["--to", "torchscript", "--output", "there"], "there, which exists; choose another name"),
     ],
 )
-def test_what_cannot_be_exported_writes_nothing(words, message, model, tmp_path, monkeypatch, capsys):
+def test_refused_export_writes_nothing(words, message, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("there").write_text("something else")
     monkeypatch.setattr(export, "PACKAGES", ("torch", "no_such_package"))
@@ -425,7 +423,7 @@ def test_what_cannot_be_exported_writes_nothing(words, message, model, tmp_path,
     assert Path("there").read_text() == "something else"
 
 
-def test_what_an_edited_bundle_does_around_its_network_is_in_no_exported_form():
+def test_edits_around_network_are_reported():
     content = read_json(find_bundle("samfed_skin") / "configs" / "inference.json") | {"image_size": 32, "amp": True}
     content["preprocessing"]["transforms"][3]["spatial_size"] = [32, 32]  # as @image_size says it
     assert list(around_problems(content)) == []
@@ -433,7 +431,7 @@ def test_what_an_edited_bundle_does_around_its_network_is_in_no_exported_form():
     assert [each.where.rpartition("#")[2] for each in around_problems(content)] == ["views", "threshold"]
 
 
-def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(tmp_path, capsys):
+def test_unsupported_network_writes_nothing(tmp_path, capsys):
     file, out = tmp_path / "flexible.safetensors", tmp_path / "out"
     header = {"network_name": "flexible_unet_resnet18", "image_size": "32"}
     save_tensors(file, client_network("flexible_unet_resnet18").state_dict(), header)
@@ -443,7 +441,7 @@ def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(tmp_path, cap
     assert list(out.iterdir()) == []
 
 
-def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, monkeypatch, capsys):
+def test_deviating_program_is_deleted(model, tmp_path, monkeypatch, capsys):
     load = torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda path: lambda images: load(path)(images) + 0.5)
     assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
@@ -452,13 +450,13 @@ def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, mon
 
 
 @pytest.mark.parametrize(("to", "message"), [("onyx", "to: expected one of .*onnx"), ("bundle", "bundle=FOLDER")])
-def test_a_mistake_of_python_is_told_before_anything_is_computed(to, message, tmp_path):
+def test_invalid_arguments_raise_before_export(to, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export.export_network(torch.nn.Identity(), to, tmp_path / "x", images=batch(2))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_table_has_a_row_for_each_form():
+def test_table_has_row_per_form():
     rows = [Measured("torch, float32", 20.88, 3.04), Measured("int8", 5.0, 12.25, 0.52, 0.0011, 0.99712)]
     assert table_of(rows).splitlines() == [
         "form            MB    images/s  logits differ by  mask pixels differ  Dice to float32",
@@ -481,7 +479,7 @@ def doubling(path: Path, given: list[object], made: list[object], kind: str = "f
 
 @needs_onnx
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_logits_are_those_of_the_file_for_any_batch(tmp_path, runtime):
+def test_onnx_logits_match_for_any_batch(tmp_path, runtime):
     pytest.importorskip(runtime, reason=f"{runtime} is not installed: pip install samfed-monai[export,openvino]")
     network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]), runtime)
     assert isinstance(network, torch.nn.Module)
@@ -501,21 +499,21 @@ def test_logits_are_those_of_the_file_for_any_batch(tmp_path, runtime):
         (["b", 3, 4, 4], ["b", 1, 4, 4], "double", r"found tensor\(double\)"),
     ],
 )
-def test_a_network_of_another_kind_is_refused(tmp_path, given, made, kind, found):
+def test_onnx_network_of_other_signature_is_refused(tmp_path, given, made, kind, found):
     path = doubling(tmp_path / "a.onnx", given, made, kind)
     with pytest.raises(Refused, match=rf"a\.onnx: expected float32 \(B, 3, H, W\) -> \(B, 1, H, W\), .*{found}"):
         OnnxNetwork(path)
 
 
 @needs_onnx
-def test_what_is_no_onnx_file_is_refused(tmp_path):
+def test_invalid_onnx_file_is_refused(tmp_path):
     (tmp_path / "a.onnx").write_text("no network")
     for name in ("a.onnx", "missing.onnx"):
         with pytest.raises(Refused, match=rf"{name}: expected an ONNX file, found "):
             OnnxNetwork(tmp_path / name)
 
 
-def test_the_package_is_named_where_it_is_missing_and_another_runtime_is_a_mistake(tmp_path, monkeypatch):
+def test_missing_package_and_unknown_runtime_are_reported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
         OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
     monkeypatch.setattr(importlib.util, "find_spec", {}.get)

@@ -53,7 +53,7 @@ def pixels(url: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2]))))
 
 
-def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own():
+def test_picture_is_small_with_separate_outline_layer():
     picture, mask = np.full((900, 1200, 3), 200, np.uint8), np.zeros((900, 1200), bool)
     mask[300:600, 400:800] = True
     made = shown_of(picture, mask)
@@ -68,14 +68,14 @@ def test_a_picture_is_small_and_its_outline_is_a_layer_of_its_own():
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8])
-def test_what_is_smaller_than_a_pixel_of_the_page_is_outlined(kind):
+def test_subpixel_mask_is_outlined(kind):
     mask = np.zeros((1344, 1344), kind)
     mask[700, 700] = 1
     shown = pixels(shown_of(np.zeros((1344, 1344, 3), np.uint8), mask)["outline"])
     assert shown[233, 233, 3] == 255
 
 
-def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
+def test_page_is_self_contained_escaped_and_sorted(page):
     text = page.read_text()
     assert re.findall(r"(?:src|href)=\"(?!data:)", text) == []
     assert "default-src 'none'" in text
@@ -95,14 +95,14 @@ def test_the_page_is_complete_escaped_and_most_doubtful_first(page):
     ],
     ids=["of a frame", "of an empty mask, of which it is 0"],
 )
-def test_a_bound_and_a_time_are_shown(given, there, absent):
+def test_lower_bound_and_time_are_shown(given, there, absent):
     made = LooksPage(["lesion"])
     made.add(*given)
     text = made.html()
     assert [word for word in there if word not in text] == [word for word in absent if word in text] == []
 
 
-def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
+def test_only_most_doubtful_are_shown(monkeypatch):
     monkeypatch.setattr(forms, "MOST", 3)
     made = LooksPage(["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
@@ -113,13 +113,13 @@ def test_of_too_many_the_most_doubtful_are_shown(monkeypatch):
     assert "Only the 3 most doubtful of 6" in text
 
 
-def test_an_unknown_form_is_a_mistake(tmp_path):
+def test_unknown_form_raises(tmp_path):
     with pytest.raises(TypeError, match=r"MaskForms: expected overlays, .*, page, found looks"):
         MaskForms(tmp_path, ["a", "b"], looks="looks.html")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_is_sorted_filtered_and_printed_in_a_browser(page, width):
+def test_page_is_sorted_filtered_and_printed_in_browser(page, width):
     with opened(page.as_uri(), width) as browser:
         from selenium.webdriver.common.keys import Keys
         from selenium.webdriver.support.ui import Select

@@ -67,7 +67,7 @@ def drawn_in(file: Path) -> np.ndarray:
     return np.asarray(nibabel.load(file).dataobj).transpose(2, 1, 0)
 
 
-def test_a_folder_of_pictures_and_volumes_has_masks_outlines_polygons_and_areas(in_all_forms):
+def test_folder_is_segmented_into_all_forms(in_all_forms):
     folder, _ = in_all_forms
     masks = folder / "masks"
     photo, scan = np.array(Image.open(masks / "photo.png")), nibabel.load(masks / "scan.nii.gz")
@@ -88,7 +88,7 @@ def test_a_folder_of_pictures_and_volumes_has_masks_outlines_polygons_and_areas(
     assert json.loads((folder / "polygons" / "photo.geojson").read_text())["type"] == "FeatureCollection"
 
 
-def test_coco_annotations_draw_the_same_masks(in_all_forms, tmp_path):
+def test_coco_annotations_match_masks(in_all_forms, tmp_path):
     from samfed_monai.data.coco import read_coco
 
     folder, _ = in_all_forms
@@ -103,15 +103,13 @@ def test_coco_annotations_draw_the_same_masks(in_all_forms, tmp_path):
     assert np.array_equal(np.stack(slices), drawn_in(folder / "masks" / "scan.nii.gz") > 0)
 
 
-def test_fault_106_every_output_is_its_owners_alone(in_all_forms):
+def test_fault_106_outputs_are_private_to_owner(in_all_forms):
     folder, _ = in_all_forms
     assert len(list(folder.rglob("*"))) == 20  # six folders; five masks, three outlines in two forms, three files
     assert open_to_others(*folder.iterdir()) == []
 
 
-def test_another_inference_into_the_same_folder_is_refused_before_it_computes_and_the_same_changes_nothing(
-    in_all_forms, given, tmp_path, capsys
-):
+def test_only_same_inference_may_reuse_folder(in_all_forms, given, tmp_path, capsys):
     folder, command = in_all_forms
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     shutil.copy(given / "scan.nii.gz", tmp_path / "other.nii.gz")
@@ -124,9 +122,7 @@ def test_another_inference_into_the_same_folder_is_refused_before_it_computes_an
 
 
 @pytest.mark.parametrize(("threshold", "first"), [("0.5", False), ("0.999999", True)])
-def test_empty_masks_are_doubtful_unless_other_slices_hold_something(
-    given, tmp_path, monkeypatch, capsys, threshold, first
-):
+def test_empty_mask_is_doubtful_if_whole_image_is_empty(given, tmp_path, monkeypatch, capsys, threshold, first):
     """The first slice of two is plain; above 0.999999 nothing is foreground."""
     monkeypatch.chdir(tmp_path)
     words = ["--image_size", "128", "--allow-other-size", "--threshold", threshold]
@@ -143,7 +139,7 @@ def test_empty_masks_are_doubtful_unless_other_slices_hold_something(
     assert "--only-sure: expected an image that gets a PNG mask, found only NIfTI volumes" in capsys.readouterr().err
 
 
-def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
+def test_doubtful_masks_are_never_overwritten(infer, given, capsys):
     """Above 0.999999 nothing of the picture is foreground; a mask there was corrected, or is another patient's."""
     words = ("a/photo.png", "--threshold", "0.999999", "--only-sure", "--flag-below")
     shutil.copytree(given, "a")
@@ -172,7 +168,7 @@ def test_no_doubtful_mask_is_lost_to_another_of_its_name(infer, given, capsys):
     assert "  - doubtful/photo: expected one image or volume of that name, found several" in capsys.readouterr().err
 
 
-def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch, capsys):
+def test_existing_file_does_not_stop_other_outputs(infer, given, monkeypatch, capsys):
     """A mask that was corrected, and a table of an earlier run; each volume is written before the next is segmented."""
     monkeypatch.setattr(importlib.import_module("samfed_monai.inference.segment"), "AT_ONCE", 1)
     shutil.copytree(given, "in")
@@ -206,7 +202,7 @@ def test_what_is_in_the_way_of_one_file_stops_no_other(infer, given, monkeypatch
     assert Path("looks.html").is_file()
 
 
-def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given, tmp_path, capsys):
+def test_volume_masks_equal_masks_of_slices(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
     assert said == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
@@ -218,7 +214,7 @@ def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer, given, t
     assert np.array_equal(drawn_in(Path("masks/scan.nii.gz"))[1] * 255, by_hand)
 
 
-def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
+def test_reoriented_volume_keeps_original_axes(infer, given, capsys):
     scan = nibabel.load(given / "scan.nii.gz")
     order = np.array([[2, 1], [0, -1], [1, 1]])  # of its axes, R is the last, A the first and backwards, S the second
     nibabel.save(scan.as_reoriented(order), "turned.nii.gz")
@@ -238,7 +234,7 @@ def test_a_reoriented_volume_has_its_mask_on_its_own_axes(infer, given, capsys):
 @pytest.mark.parametrize(
     ("picture", "volume", "slices"), [("photo.png", "photo.nii.gz", 1), ("scan/0002.png", "scan.nii.gz", 2)]
 )
-def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume, slices):
+def test_duplicate_mask_names_are_refused(infer, given, capsys, picture, volume, slices):
     (Path("in") / picture).parent.mkdir(parents=True)
     shutil.copy(given / "photo.png", Path("in") / picture)
     scan = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
@@ -263,7 +259,7 @@ def test_two_masks_of_one_name_are_refused(infer, given, capsys, picture, volume
         (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN (all files there are read as"),
     ],
 )
-def test_a_form_that_could_not_be_written_is_refused_before_masks_are_made(infer, given, capsys, words, said):
+def test_unwritable_output_is_refused_before_inference(infer, given, capsys, words, said):
     Path("mine").write_text("<html>mine")
     assert infer(str(given), *(word.replace("IN", str(given)) for word in words)) == 2
     assert said.replace("IN", str(given)) in capsys.readouterr().err
@@ -288,7 +284,7 @@ def mixed(given: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(infer, mixed, capsys):
+def test_unread_files_are_counted_by_kind(infer, mixed, capsys):
     assert infer(str(mixed)) == 0
     written = {"inference.json", "photo.png", "scan.nii.gz", "1.2.840.7.png"}
     assert {path.name for path in Path("masks").iterdir()} == written
@@ -298,7 +294,7 @@ def test_what_of_a_folder_is_not_read_is_counted_once_by_kind(infer, mixed, caps
     ]
 
 
-def test_patterns_do_not_fit_files_of_systems(mixed):
+def test_patterns_ignore_system_files(mixed):
     (mixed / "deep").mkdir()
     shutil.copy(mixed / "photo.png", mixed / "deep" / "b.png")
     assert images_of([str(mixed / "**" / "*.png")]) == [str(mixed / "deep" / "b.png"), str(mixed / "photo.png")]
@@ -306,7 +302,7 @@ def test_patterns_do_not_fit_files_of_systems(mixed):
     assert images_of([str(mixed)]) == images_of([str(mixed / "deep" / "..")]) == str(mixed)
 
 
-def test_an_image_that_is_named_by_a_link_has_the_links_name(infer, given, capsys):
+def test_linked_image_uses_name_of_link(infer, given, capsys):
     Path("cohort").mkdir()
     shutil.copy(given / "photo.png", "DOE_JANE.png")
     for name in ("p001.png", "p002.png"):
@@ -328,7 +324,7 @@ def test_an_image_that_is_named_by_a_link_has_the_links_name(infer, given, capsy
         ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
     ],
 )
-def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message):
+def test_refusal_creates_no_folders(infer, mixed, capsys, named, message):
     (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
@@ -337,7 +333,7 @@ def test_a_refusal_leaves_no_folder_behind(infer, mixed, capsys, named, message)
     assert not any(Path(name).exists() for name in ("masks", "looks", "objects"))
 
 
-def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed, capsys):
+def test_unreadable_file_is_refused_unless_skipped(infer, mixed, capsys):
     broken = ["broken2.nii", "broken3.dcm", "broken.jpg"]
     for name in broken:
         (mixed / name).write_bytes(b"damaged")
@@ -361,9 +357,7 @@ def test_an_unreadable_file_refuses_all_unless_it_is_to_be_skipped(infer, mixed,
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[31mb.png", b"sub\xff/a.png", b"a\x7f.nii.gz"])
-def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_its_control_characters(
-    infer, given, tmp_path, capsys, name
-):
+def test_unprintable_name_is_refused_and_escaped(infer, given, tmp_path, capsys, name):
     path = tmp_path / "images" / os.fsdecode(name)
     path.parent.mkdir(parents=True)
     shutil.copy(given / ("scan.nii.gz" if name.endswith(b"gz") else "photo.png"), path)
@@ -375,7 +369,7 @@ def test_a_name_that_no_table_can_hold_is_refused_before_work_and_shown_without_
 
 
 @pytest.mark.parametrize("word", ["--probabilities", "--geojson=shapes"])
-def test_a_name_that_is_too_long_for_what_is_made_of_it_is_refused_before_work(infer, given, tmp_path, capsys, word):
+def test_too_long_output_name_is_refused(infer, given, tmp_path, capsys, word):
     shutil.copy(given / "photo.png", f"{'a' * 248}.png")
     assert infer(f"{'a' * 248}.png", word) == 2
     assert re.search(r"a{248}\.\w+(\.png)?: expected at most 255, found a name of 2\d\d bytes", capsys.readouterr().err)
@@ -383,7 +377,7 @@ def test_a_name_that_is_too_long_for_what_is_made_of_it_is_refused_before_work(i
 
 
 @pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
-def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, capsys, images, masks):
+def test_empty_path_is_refused(given, tmp_path, monkeypatch, capsys, images, masks):
     monkeypatch.chdir(tmp_path)
     assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
     assert "found an empty path; is a shell variable empty?" in capsys.readouterr().err
@@ -397,7 +391,7 @@ def test_an_empty_path_is_not_the_current_folder(given, tmp_path, monkeypatch, c
     ],
     ids=["the bundle's own model", "weights that do not say their size"],
 )
-def test_another_image_size_than_the_models_is_refused(given, tmp_path, capsys, option, model, expected):
+def test_image_size_other_than_in_training_is_refused(given, tmp_path, capsys, option, model, expected):
     words = ["infer", str(BUNDLE), str(given / "photo.png"), "--output-dir", str(tmp_path / "masks"), option, "64"]
     shutil.copy(BUNDLE / "models" / "model.pt", tmp_path / "mine.pt")
     assert main(words + (["--model", str(tmp_path / model)] if model else [])) == 2

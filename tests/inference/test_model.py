@@ -48,7 +48,7 @@ def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, An
     return content
 
 
-def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small_federation, tmp_path, capsys):
+def test_sites_are_scored_with_own_model_as_in_run(fedper, small_federation, tmp_path, capsys):
     run, results = fedper
     found = evaluate(run, small_federation, tmp_path / "all")
     rows = {site: {**results["sites"][site]["test"], "convention": results["convention"]} for site in results["sites"]}
@@ -70,7 +70,9 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert half["average"]["dice"] == pytest.approx(rows["site-2"]["dice"], abs=0.01)
 
 
-def test_too_few_to_calibrate_are_scored_and_strangers_named(fedper, small_federation, tmp_path, monkeypatch, caplog):
+def test_too_few_calibration_images_and_unseen_sites_are_reported(
+    fedper, small_federation, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr("samfed_monai.inference.predictor.require_enough", lambda images, split: None)
     places = [str(place) for place in (small_federation / "list.json", small_federation, tmp_path)]
     with pytest.raises(Refused, match="expected at least 20 validation images with masks, found 4 images;"):
@@ -82,7 +84,7 @@ def test_too_few_to_calibrate_are_scored_and_strangers_named(fedper, small_feder
     assert "scored with the server's model, as no such site trained in the run: site-2" in caplog.text
 
 
-def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):
+def test_infer_and_export_use_model_of_named_site(fedper, small_federation, tmp_path, capsys):
     run, _ = fedper
     infer = ["infer", "samfed_skin", str(small_federation / "public"), "--output-dir", str(tmp_path / "masks")]
     assert main([*infer, "--model", str(run)]) == 2
@@ -105,12 +107,12 @@ def test_masks_and_an_exported_program_are_those_of_the_site_that_is_named(fedpe
         (["--output", "w.safetensors"], "found shared values only"),
     ],
 )
-def test_model_refuses_what_it_cannot_write(fedper, capsys, words, message):
+def test_model_command_refuses_invalid_arguments(fedper, capsys, words, message):
     assert main(["model", str(fedper[0]), *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
+def test_sam_is_rebuilt_as_trained_on_same_checkpoint(tmp_path):
     (tmp_path / "sam.pt").write_bytes(b"a SAM")
     header = {"network_name": "sam_vit_t", "image_size": "256", "base_sam": "0" * 64}
     header["network_def"] = '{"experts": 0, "_target_": "os.system"}'
@@ -126,7 +128,7 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
 
 
-def test_a_size_in_the_json_itself_must_be_that_of_training_too(tmp_path):
+def test_fixed_size_must_match_training_size(tmp_path):
     config, model = BundleConfig(), small_model(tmp_path / "w.safetensors")
     config.put("a.json", {"run": ["@resize"], "resize": {"spatial_size": [64, "@image_size"]}})
     config.put("command line", {"image_size": 32})
@@ -142,7 +144,7 @@ def picture() -> np.ndarray:
 
 
 @pytest.mark.parametrize("classes", [[], ORGANS])
-def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, classes):
+def test_array_gets_same_mask_as_file(tmp_path, picture, classes):
     model = small_model(tmp_path / "w.safetensors", **({"classes": classes} if classes else {}))
     Image.fromarray(picture).save(tmp_path / "a.png")
     words = ["--model", str(model), "--output-dir", str(tmp_path / "masks"), "--probabilities"]
@@ -159,7 +161,7 @@ def test_an_array_has_the_mask_that_infer_writes_of_its_file(tmp_path, picture, 
     assert set(np.unique(written)) == ({0, 1, 2} if classes else {0, 255})
 
 
-def test_overrides_and_views_count(tmp_path, picture):
+def test_overrides_and_views_are_applied(tmp_path, picture):
     model = small_model(tmp_path / "w.safetensors")
     (once,) = Predictor("samfed_skin", model, overrides={"threshold": 0.3})([picture])
     assert np.array_equal(once.mask > 0, once.probability >= 0.3)
@@ -185,7 +187,7 @@ def test_overrides_and_views_count(tmp_path, picture):
         *(({"doubtful_below": share}, "--flag-below: expected a Dice in ") for share in (-0.1, float("nan"))),
     ],
 )
-def test_an_argument_that_weights_do_not_take_is_refused(tmp_path, picture, options, message):
+def test_invalid_arguments_are_refused(tmp_path, picture, options, message):
     with pytest.raises(Refused, match=message):
         Predictor("samfed_skin", small_model(tmp_path / "w.safetensors"), **options)([picture])
 
@@ -228,7 +230,7 @@ def teacher(work: Path, views: int = 1) -> Teacher:
     return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views)
 
 
-def test_its_scores_are_those_of_its_row_in_a_federation(with_teacher, work, tmp_path, capsys):
+def test_teacher_scores_match_federation_scores(with_teacher, work, tmp_path, capsys):
     assert with_teacher("evaluate", "--image_size", "64") == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
@@ -254,7 +256,7 @@ def test_its_scores_are_those_of_its_row_in_a_federation(with_teacher, work, tmp
     assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
 
 
-def test_site_split_views_and_the_bundles_own_settings_count(with_teacher, work, tmp_path):
+def test_teacher_evaluation_uses_site_split_views_and_settings(with_teacher, work, tmp_path):
     words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
     assert with_teacher("evaluate", *words, "--validate#scores#pooled", "true") == 0
     found = read_json(tmp_path / "scores" / "metrics.json")
@@ -264,7 +266,7 @@ def test_site_split_views_and_the_bundles_own_settings_count(with_teacher, work,
     assert (found["teacher"]["views"], found["teacher"]["sha256"]) == (2, teacher(work, 2).sha256)
 
 
-def test_slices_of_volumes_give_scores_of_whole_volumes(with_teacher, work, tmp_path):
+def test_slices_of_volumes_are_scored_as_volumes(with_teacher, work, tmp_path):
     listed = DataList.load(work / "list.json")
     site, spacing = listed.sites["site-1"], (1.0, 1.0, 2.0)
     slices = [replace(each, volume="v", slice=n, spacing=spacing) for n, each in enumerate(site.test, start=1)]
@@ -274,7 +276,7 @@ def test_slices_of_volumes_give_scores_of_whole_volumes(with_teacher, work, tmp_
     assert (found["n"], found["volumes"]["n"], found["volumes"]["measured"]) == (3, 1, 1)
 
 
-def test_masks_have_each_images_size_and_are_the_teachers(with_teacher, work, tmp_path, capsys):
+def test_teacher_masks_match_probabilities_and_image_size(with_teacher, work, tmp_path, capsys):
     assert with_teacher("infer", "--probabilities", "--views", "2") == 0
     records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
     fitted = teacher(work, 2)
@@ -296,7 +298,7 @@ def test_masks_have_each_images_size_and_are_the_teachers(with_teacher, work, tm
     assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
 
 
-def test_a_torn_file_another_size_or_sam_is_refused(with_teacher, work, tmp_path, monkeypatch, capsys):
+def test_damaged_or_mismatched_teacher_is_refused(with_teacher, work, tmp_path, monkeypatch, capsys):
     (tmp_path / "torn.safetensors").write_bytes((work / "teacher.safetensors").read_bytes()[:-1000])
     assert with_teacher("evaluate", "--model", str(tmp_path / "torn.safetensors")) == 2
     assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
@@ -314,7 +316,7 @@ def test_a_torn_file_another_size_or_sam_is_refused(with_teacher, work, tmp_path
     assert "run `samfed weights mobile_sam" in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_either_file_is_refused_together(with_teacher, capsys):
+def test_teacher_option_errors_are_refused_together(with_teacher, capsys):
     assert with_teacher("evaluate", "--image_sise", "64", "--teacher#view", "2") == 2
     error = capsys.readouterr().err
     assert "did you mean 'image_size'" in error
@@ -323,7 +325,7 @@ def test_what_is_wrong_with_either_file_is_refused_together(with_teacher, capsys
     assert "site-9" in capsys.readouterr().err
 
 
-def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder(work, tmp_path, capsys, monkeypatch):
+def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, capsys, monkeypatch):
     model = small_model(tmp_path / "student.safetensors")
     words = ["evaluate", str(BUNDLE), *data(work), "--site", "site-1", "--limit", "2", "--model", str(model)]
     dice = []
@@ -359,7 +361,7 @@ def test_a_student_is_scored_over_views_and_no_other_evaluation_takes_its_folder
     assert main([*words, *views]) == 0
 
 
-def test_a_runs_own_way_of_scoring_is_taken_over_and_an_evaluation_notes_its_bundle_s(tmp_path):
+def test_scoring_settings_follow_run_and_bundle(tmp_path):
     validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
     client = {"label_resize": "nearest", "validate": validate}
     settings = {"label_resize": "nearest", "validate#scores#pooled": True, "validate#inferer#enabled": "auto"}
@@ -377,7 +379,7 @@ def test_a_runs_own_way_of_scoring_is_taken_over_and_an_evaluation_notes_its_bun
     assert edited("train.json", label_resize="nearest") != usual
 
 
-def test_what_has_no_weights_is_not_evaluated(tmp_path, capsys):
+def test_model_without_weights_is_not_evaluated(tmp_path, capsys):
     own = shutil.copytree(find_bundle("samfed_polyp"), tmp_path / "own", ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2

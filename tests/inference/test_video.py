@@ -45,7 +45,7 @@ def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5, s
 
 
 @pytest.mark.parametrize(("suffix", "start"), [*((suffix, 0) for suffix in CODECS), ("mkv", 600)])
-def test_every_nth_frame_with_its_time_since_the_first(tmp_path, suffix, start, caplog):
+def test_every_nth_frame_is_read_with_time(tmp_path, suffix, start, caplog):
     video = Video(clip(tmp_path / f"clip.{suffix}", start=start))
     assert (video.rate, video.seconds) == (10, 2)
     found = list(video.frames(6))
@@ -58,7 +58,7 @@ def test_every_nth_frame_with_its_time_since_the_first(tmp_path, suffix, start, 
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv"])
-def test_of_a_file_that_was_cut_off_the_beginning_is_kept(tmp_path, suffix, caplog):
+def test_beginning_of_truncated_file_is_kept(tmp_path, suffix, caplog):
     path = clip(tmp_path / f"clip.{suffix}", 60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = list(Video(path).frames(1))
@@ -68,7 +68,7 @@ def test_of_a_file_that_was_cut_off_the_beginning_is_kept(tmp_path, suffix, capl
     assert "of 6.0 seconds" in caplog.text
 
 
-def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path, caplog):
+def test_damaged_frames_are_skipped_to_next_key_frame(tmp_path, caplog):
     path = clip(tmp_path / "clip.mp4")
     with av.open(str(path)) as container:
         hit = [packet.pos for packet in container.demux(video=0) if packet.pos][7]  # behind the key frame of 5
@@ -85,7 +85,7 @@ def test_damage_is_left_out_up_to_the_next_key_frame(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("cosine", "sine", "corner"), [(0, 1, (0, -1)), (-1, 0, (-1, -1)), (0, -1, (-1, 0))])
-def test_pictures_are_turned_upright(tmp_path, cosine, sine, corner):
+def test_frames_are_rotated_upright(tmp_path, cosine, sine, corner):
     """A phone writes how its picture is to be turned into the track's header; (0, 1) is a quarter turn clockwise."""
     path = clip(tmp_path / "clip.mp4", 3)
     content = path.read_bytes()
@@ -129,7 +129,7 @@ def combing(picture: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "codec", "flagged"), [("a.mpg", "mpeg2video", True), ("b.mp4", "libx264", False)])
-def test_interlaced_frames_are_deinterlaced_and_said(tmp_path, caplog, name, codec, flagged):
+def test_interlaced_frames_are_deinterlaced_and_reported(tmp_path, caplog, name, codec, flagged):
     """The scene moves by 6 pixels from field to field. Some recorders take the signal for a progressive one: the file
     does not say what it is."""
     photo, woven = colonoscopy(1)[0], []
@@ -148,7 +148,7 @@ def test_interlaced_frames_are_deinterlaced_and_said(tmp_path, caplog, name, cod
     assert f"{tmp_path / name}: interlaced video; 12 of 12 frames were deinterlaced" in caplog.text
 
 
-def test_frames_of_a_real_video_that_is_not_interlaced_stay_as_they_are(tmp_path, caplog):
+def test_progressive_frames_are_unchanged(tmp_path, caplog):
     path = encoded(tmp_path / "clip.mp4", "libx264", colonoscopy(25))
     with av.open(str(path)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -183,7 +183,7 @@ def without_packets(path: Path) -> None:
         (b"", "no video"),
     ],
 )
-def test_where_nothing_can_be_read_it_is_refused(tmp_path, content, found):
+def test_unreadable_video_is_refused(tmp_path, content, found):
     path = tmp_path / "clip.mp4"
     path.write_bytes(content) if isinstance(content, bytes) else content(path)
     with pytest.raises(Refused, match=f"clip.mp4: expected a video.*, found {found}"):
@@ -192,7 +192,7 @@ def test_where_nothing_can_be_read_it_is_refused(tmp_path, content, found):
         Video(tmp_path / "gone.mp4")
 
 
-def test_outlines_play_at_the_speed_of_the_video_and_doubtful_ones_are_framed(tmp_path):
+def test_outline_video_keeps_speed_and_marks_doubtful_frames(tmp_path):
     made = OutlineVideo(tmp_path / "o.mp4", 2)
     for number in range(4):  # of an odd size, which H.264 does not have
         made.add(np.full((61, 81, 3), 90, np.uint8), number / 2, marked=number == 2)
@@ -214,7 +214,7 @@ made.close()
 """
 
 
-def test_the_same_outlines_are_the_same_bytes_whatever_memory_held(tmp_path):
+def test_outline_video_is_reproducible(tmp_path):
     """Else the same command would be refused for the file that it wrote before. glibc fills what it gives by this."""
     for fill in ("1", "85"):
         words = [sys.executable, "-c", OUTLINES, tmp_path / f"{fill}.mp4"]
@@ -222,7 +222,7 @@ def test_the_same_outlines_are_the_same_bytes_whatever_memory_held(tmp_path):
     assert (tmp_path / "1.mp4").read_bytes() == (tmp_path / "85.mp4").read_bytes()
 
 
-def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, caplog):
+def test_infer_writes_masks_timed_table_and_video(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((48, 64, 3), 180, np.uint8)).save("photo.png")
     path = clip(tmp_path / "clip.mkv")
@@ -260,7 +260,7 @@ def test_infer_writes_masks_a_table_by_time_and_a_video(tmp_path, monkeypatch, c
         (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
     ],
 )
-def test_before_anything_is_computed_is_refused(tmp_path, monkeypatch, capsys, words, said):
+def test_invalid_video_options_are_refused_before_inference(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48)).save("photo.png")
     Path("other").mkdir()

@@ -43,7 +43,7 @@ TRUTH_TABLE = {
 
 
 @pytest.mark.parametrize("rule", sorted(AGREEMENT_RULES))
-def test_truth_table(rule: str) -> None:
+def test_rules_match_truth_table(rule: str) -> None:
     label, weight = TRUTH_TABLE[rule]
     found = agree(TEACHER, STUDENT, rule=rule)
     assert found.label.flatten().tolist() == label
@@ -51,7 +51,7 @@ def test_truth_table(rule: str) -> None:
     assert found.agreed.flatten().tolist() == [True, True, False, False, False, False]
 
 
-def test_a_distrusted_teacher_has_less_of_the_average() -> None:
+def test_trust_reduces_weight_of_teacher() -> None:
     found = agree(TEACHER, STUDENT, rule="trusted_average", trust=torch.tensor([0.25]))
     # (0.25 p_T + p_c) / 1.25
     assert found.soft_label.flatten().tolist() == pytest.approx([0.88, 0.14, 0.43, 0.254, 0.84, 0.352])
@@ -74,7 +74,7 @@ def test_a_distrusted_teacher_has_less_of_the_average() -> None:
         (0.93, 0.07, 0.9, 0.0, 0.0),  # a tie decides nothing
     ],
 )
-def test_both_thresholds_are_needed_where_they_disagree(
+def test_confidence_rule_needs_both_thresholds(
     teacher: float, student: float, tau: float, delta: float, weight: float
 ) -> None:
     found = agree(image(teacher), image(student), tau=tau, delta=delta, rule="confidence")
@@ -87,7 +87,7 @@ def maps() -> st.SearchStrategy[Tensor]:
 
 
 @given(maps(), maps(), st.sampled_from(sorted(AGREEMENT_RULES)), st.floats(0.5, 1), st.floats(0, 0.5))
-def test_weights_and_reliability_stay_in_0_1(t: Tensor, s: Tensor, rule: str, tau: float, delta: float) -> None:
+def test_weights_and_reliability_are_in_0_1(t: Tensor, s: Tensor, rule: str, tau: float, delta: float) -> None:
     found = agree(t, s, s, rule=rule, tau=tau, delta=delta)
     for values in (found.weight, found.reliability):
         assert 0 <= values.min().item() <= values.max().item() <= 1
@@ -96,7 +96,7 @@ def test_weights_and_reliability_stay_in_0_1(t: Tensor, s: Tensor, rule: str, ta
     assert torch.equal(found.distillation_weight, torch.where(follows, found.weight, torch.zeros_like(found.weight)))
 
 
-def test_reliability_by_hand() -> None:
+def test_reliability_matches_hand_calculation() -> None:
     teacher = torch.stack([image(0.9, 0.9, 0.1, 0.1)[0], image(0.9, 0.9, 0.9, 0.9)[0]])
     student = torch.stack([image(0.9, 0.1, 0.9, 0.1)[0], image(0.9, 0.9, 0.9, 0.1)[0]])
     ema = torch.stack([image(0.9, 0.1, 0.1, 0.1)[0], image(0.9, 0.9, 0.9, 0.1)[0]])
@@ -105,7 +105,7 @@ def test_reliability_by_hand() -> None:
     assert agree(teacher, student).reliability.tolist() == pytest.approx([1 / 2, 6 / 7])
 
 
-def test_three_classes() -> None:
+def test_agreement_of_three_classes_matches_hand_calculation() -> None:
     teacher = torch.tensor([[0.1, 0.7], [0.2, 0.2], [0.7, 0.1]]).view(1, 3, 1, 2)  # classes 2 and 0
     student = torch.tensor([[0.1, 0.02], [0.3, 0.96], [0.6, 0.02]]).view(1, 3, 1, 2)  # classes 2 and 1
     found = agree(teacher, student, rule="confidence")
@@ -118,14 +118,14 @@ def test_three_classes() -> None:
     assert torch.equal(default.reliability, found.reliability)
 
 
-def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:
+def test_fault_25_unknown_rule_is_refused_with_suggestion() -> None:
     with pytest.raises(Refused, match=r"agreement rule: expected .* found 'confidance'; did you mean 'confidence'"):
         agree(image(0.8), image(0.9), rule="confidance")
     with pytest.raises(ValueError, match=r"one shape, found \[\(1, 1, 1, 6\), \(1, 1, 1, 2\)\]"):
         agree(image(*[0.5] * 6), image(0.1, 0.2))
 
 
-def test_settings_are_refused_with_all_that_is_wrong() -> None:
+def test_invalid_settings_are_reported_together() -> None:
     with pytest.raises(
         Refused,
         match=r"(?s)3 problems.*terms#x#rule: .*did you mean 'average'.*"
@@ -138,7 +138,7 @@ READ = {"confidence": {"tau", "delta"}, "trusted_average": {"tau", "least_agreem
 
 
 @pytest.mark.parametrize(("name", "default"), [("tau", 0.9), ("delta", 0.1), ("least_agreement", 0.7)])
-def test_a_threshold_of_0_or_1_is_one_and_it_is_refused_where_its_rule_does_not_read_it(name, default) -> None:
+def test_thresholds_accept_0_and_1_and_are_refused_if_unread(name, default) -> None:
     for rule, value in product(AGREEMENT_RULES, (0, 1)):
         assert getattr(AgreementSettings(rule=rule, **{name: default}), name) == default
         if name in READ.get(rule, ()):
@@ -149,13 +149,13 @@ def test_a_threshold_of_0_or_1_is_one_and_it_is_refused_where_its_rule_does_not_
             AgreementSettings(rule=rule, **{name: value})
 
 
-def test_settings_are_equal_wherever_they_were_given() -> None:
+def test_equality_of_settings_ignores_origin() -> None:
     one, other = (AgreementSettings(rule="student", tau=0.8, where=where) for where in ("terms#a", "terms#b"))
     assert one == other
     assert len({AgreementSettings(), AgreementSettings(where="terms#b"), one}) == 2
 
 
-def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
+def test_sure_agreement_compares_only_confident_pixels() -> None:
     # pixel            0  1  2  3  4  5
     teacher = image(1, 1, 1, 0, 1, 0).long()
     student = image(1, 1, 0, 1, 0, 0).long()
@@ -166,7 +166,7 @@ def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
     assert sure_agreement(0 * teacher, student, sure)[0].item() == 0
 
 
-def test_only_images_with_foreground_that_the_student_is_sure_of_say_anything() -> None:
+def test_sure_agreement_needs_confident_foreground() -> None:
     found, missed, nothing = [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]
     student = torch.tensor([found, missed, nothing]).view(3, 1, 1, 4)
     sure = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]]).bool().view(3, 1, 1, 4)
@@ -174,7 +174,7 @@ def test_only_images_with_foreground_that_the_student_is_sure_of_say_anything() 
         assert sure_agreement(teacher, student, sure)[1].tolist() == [True, False, False]
 
 
-def test_every_image_and_every_class_has_its_own() -> None:
+def test_sure_agreement_is_per_image_over_classes() -> None:
     teacher = torch.tensor([[1, 2, 2, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
     student = torch.tensor([[1, 2, 1, 0], [2, 2, 0, 0]]).view(2, 1, 1, 4)
     dice, says = sure_agreement(teacher, student, torch.ones(2, 1, 1, 4, dtype=torch.bool))
@@ -196,12 +196,12 @@ def test_every_image_and_every_class_has_its_own() -> None:
         (1.00, 1.00, 1.0, 0.5),  # least 1 never gives it to the teacher
     ],
 )
-def test_trust_by_hand(here: float, site: float, least: float, expected: float) -> None:
+def test_trust_matches_hand_calculation(here: float, site: float, least: float, expected: float) -> None:
     found = trust_of_images(torch.tensor([here]), torch.tensor(site), least)
     assert found.tolist() == pytest.approx([expected], abs=1e-6)
 
 
-def test_the_mean_is_over_all_images_that_say_anything_however_they_came() -> None:
+def test_site_agreement_is_mean_over_valid_images() -> None:
     site = SiteAgreement()
     assert site.add(torch.tensor([0.0, 1.0]), torch.tensor([False, False])).item() == 1  # nothing speaks against it
     assert site.add(torch.tensor([1.0, 0.5, 0.0, 1.0]), torch.tensor([True, True, True, False])).item() == 0.5
@@ -210,7 +210,7 @@ def test_the_mean_is_over_all_images_that_say_anything_however_they_came() -> No
     assert SiteAgreement().add(torch.tensor([0.25]), torch.tensor([True])).item() == 0.25
 
 
-def test_reliability_of_four_pixels_by_both_measures():
+def test_image_reliability_matches_hand_calculation():
     labels = torch.tensor([[[[1, 1, 0, 0]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
     masks = torch.tensor([[[[0.9, 0.4, 0.6, 0.1]]], [[[0.1, 0.1, 0.1, 0.1]]], [[[0.0, 0.5, 0.2, 0.1]]]])
     # first: one pixel of two found, one too many; second: an empty mask; third: both empty (0.5 is background)

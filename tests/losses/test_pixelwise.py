@@ -18,7 +18,7 @@ from samfed_monai.losses import (
 from samfed_monai.losses.pixelwise import CLIP, channels, hssf_kl
 
 
-def test_one_class_is_a_sigmoid() -> None:
+def test_single_class_uses_sigmoid() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
     truth, entropy, prediction = channels(logits, torch.tensor([[[[1, 0]]]]))
     assert truth.dtype == torch.float32
@@ -27,7 +27,7 @@ def test_one_class_is_a_sigmoid() -> None:
     assert entropy.flatten().tolist() == pytest.approx([math.log(2), math.log(4)])
 
 
-def test_several_classes_are_a_softmax_without_the_background() -> None:
+def test_several_classes_use_softmax_without_background() -> None:
     logits = torch.tensor([0.0, math.log(2), math.log(5)]).reshape(1, 3, 1, 1)  # probabilities 1/8, 2/8 and 5/8
     truth, entropy, prediction = channels(logits.expand(1, 3, 1, 2), torch.tensor([[[[0, 1]]]]))
     assert truth[0, :, 0].tolist() == [[0, 1], [0, 0]], "a class that no pixel has keeps its channel"
@@ -36,18 +36,18 @@ def test_several_classes_are_a_softmax_without_the_background() -> None:
     assert entropy.flatten().tolist() == pytest.approx([math.log(8), math.log(8 / 2)])
 
 
-def test_dice_of_two_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
+def test_dice_of_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
     empty, full = torch.zeros(1, 1, 2, 2).long(), torch.ones(1, 1, 2, 2).long()
     assert dice_of_labels(empty, empty).tolist() == [1.0]
     assert dice_of_labels(empty, full).tolist() == [0.0]
 
 
-def test_hard_label_of_one_half_is_background() -> None:
+def test_hard_label_of_probability_one_half_is_background() -> None:
     label, confidence = hard_label(torch.full((1, 1, 1, 1), 0.5))
     assert (label.item(), confidence.item()) == (0, 0.5)
 
 
-def test_by_hand() -> None:
+def test_pseudo_label_loss_matches_hand_calculation() -> None:
     logits = torch.zeros(1, 1, 1, 3)
     label = torch.tensor([[[[1, 0, 1]]]])
     weight = torch.tensor([[[[1.0, 0.5, 0.0]]]])
@@ -58,7 +58,7 @@ def test_by_hand() -> None:
     assert found.item() == pytest.approx(math.log(2) + 1 - 1.25 / 1.375)
 
 
-def test_images_count_by_their_sum_of_weights() -> None:
+def test_images_are_weighted_by_sum_of_pixel_weights() -> None:
     logits = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     label = (logits < 0).long()
     weight = torch.stack([torch.full((1, 4, 4), 0.75), torch.full((1, 4, 4), 0.25)])
@@ -66,7 +66,7 @@ def test_images_count_by_their_sum_of_weights() -> None:
     torch.testing.assert_close(weighted_pseudo_label_loss(logits, label, weight), 0.75 * first + 0.25 * second)
 
 
-def test_no_weight_no_loss_and_no_nan_gradient() -> None:
+def test_zero_weight_gives_zero_loss_and_gradient() -> None:
     logits = torch.randn(2, 1, 4, 4, requires_grad=True)
     loss = weighted_pseudo_label_loss(logits, torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
     loss.backward()
@@ -75,7 +75,7 @@ def test_no_weight_no_loss_and_no_nan_gradient() -> None:
     assert logits.grad.abs().max() == 0
 
 
-def test_two_classes_equal_one_class_with_the_difference_of_logits() -> None:
+def test_two_class_loss_equals_binary_loss() -> None:
     generator = torch.Generator().manual_seed(3)
     logit = torch.randn(2, 1, 5, 5, generator=generator)
     label = torch.randint(0, 2, (2, 1, 5, 5), generator=generator)
@@ -90,7 +90,7 @@ def bernoulli_kl(p: float, q: float) -> float:
     return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
 
 
-def test_weights_are_normalised_and_the_scale_is_not() -> None:
+def test_distillation_weights_are_normalised_and_scale_is_not() -> None:
     logits = torch.zeros(2, 1, 1, 2)
     teacher = torch.tensor([[[[0.8, 0.3]]], [[[0.6, 0.9]]]])
     weight = torch.tensor([[[[1.0, 0.0]]], [[[0.5, 0.5]]]])
@@ -104,7 +104,7 @@ def test_weights_are_normalised_and_the_scale_is_not() -> None:
     assert distillation_kl(logits, teacher, 1, torch.zeros_like(weight)).item() == 0
 
 
-def test_the_weighted_divergence_has_the_square_of_the_temperature_as_well() -> None:
+def test_weighted_divergence_is_scaled_by_squared_temperature() -> None:
     # logit(0.9) / 2 = ln 3 is 3/4, ln 4 / 2 is 2/3; and a pixel without weight
     logits, teacher = torch.tensor([[[[math.log(4), 5.0]]]]), torch.tensor([[[[0.9, 0.2]]]])
     found = distillation_kl(logits, teacher, 2, torch.tensor([[[[0.5, 0.0]]]]))
@@ -112,7 +112,7 @@ def test_the_weighted_divergence_has_the_square_of_the_temperature_as_well() -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_exact_zeros_and_ones_stay_finite(dtype: torch.dtype) -> None:
+def test_divergence_is_finite_for_probabilities_0_and_1(dtype: torch.dtype) -> None:
     logits = torch.zeros(1, 1, 1, 2, dtype=dtype, requires_grad=True)
     loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]]), 1)
     loss.backward()
@@ -121,7 +121,7 @@ def test_exact_zeros_and_ones_stay_finite(dtype: torch.dtype) -> None:
     assert bool(logits.grad.isfinite().all())
 
 
-def test_distillation_of_two_classes_equals_one_class_with_the_difference_of_logits() -> None:
+def test_two_class_distillation_equals_binary() -> None:
     logit = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     teacher = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
     two = torch.cat([torch.zeros_like(logit), logit], dim=1)
@@ -130,7 +130,7 @@ def test_distillation_of_two_classes_equals_one_class_with_the_difference_of_log
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
-def test_equal_logits_cost_exactly_nothing_however_sure_they_are(temperature: float) -> None:
+def test_equal_logits_have_zero_divergence(temperature: float) -> None:
     logits = torch.tensor([-15.0, 15.0, -9.3, 40.0, 0.1, -0.0]).view(1, 1, 2, 3).requires_grad_()
     loss = logits_kl(logits, logits, temperature)
     loss.backward()
@@ -140,13 +140,13 @@ def test_equal_logits_cost_exactly_nothing_however_sure_they_are(temperature: fl
     assert distillation_kl(logits, probabilities(logits), temperature) > 0, "a stored mask is clipped"
 
 
-def test_a_teachers_logits_of_three_classes_are_worth_their_probabilities() -> None:
+def test_logits_kl_of_three_classes_matches_probabilities() -> None:
     classes = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1)
     expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
     assert logits_kl(torch.zeros(1, 3, 1, 1), classes, 1).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_gradient_moves_the_student_to_the_teacher_and_never_reaches_the_teacher() -> None:
+def test_gradient_reaches_student_and_not_teacher() -> None:
     logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
     teacher = torch.tensor([[[[0.9, 0.1]]]], requires_grad=True)
     distillation_kl(logits, teacher).backward()
@@ -155,13 +155,13 @@ def test_gradient_moves_the_student_to_the_teacher_and_never_reaches_the_teacher
     assert teacher.grad is None
 
 
-def test_probabilities_of_one_channel_and_of_three() -> None:
+def test_probabilities_use_sigmoid_or_softmax() -> None:
     assert probabilities(torch.tensor([[[[0.0, math.log(3)]]]])).flatten().tolist() == pytest.approx([0.5, 0.75])
     logits = torch.tensor([math.log(2), math.log(5), math.log(3)]).view(1, 3, 1, 1).expand(1, 3, 2, 1)
     assert probabilities(logits)[0, :, 1, 0].tolist() == pytest.approx([0.2, 0.5, 0.3])
 
 
-def test_each_image_of_several_classes_has_its_own_weights() -> None:
+def test_multiclass_distillation_is_weighted_per_image() -> None:
     teacher = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]).view(2, 3, 1, 1)
     kl = [sum(p * math.log(p * 3) for p in row) for row in ((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))]
     weight = torch.tensor([1.0, 0.25]).view(2, 1, 1, 1)
@@ -169,7 +169,7 @@ def test_each_image_of_several_classes_has_its_own_weights() -> None:
     assert found.item() == pytest.approx((kl[0] + 0.25 * kl[1]) / 1.25, rel=1e-4)
 
 
-def test_the_temperature_is_two_unless_told_otherwise() -> None:
+def test_default_temperature_is_two() -> None:
     # logit(0.9) / 2 = ln 3, so the softened teacher is 3/4; the student's ln 4 / 2 = ln 2 gives 2/3
     logits, teacher = torch.full((1, 1, 1, 1), math.log(4)), torch.full((1, 1, 1, 1), 0.9)
     expected = pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
@@ -177,7 +177,7 @@ def test_the_temperature_is_two_unless_told_otherwise() -> None:
     assert hssf_kl(logits, teacher).item() == pytest.approx(bernoulli_kl(3 / 4, 2 / 3) / 2, rel=1e-4)
 
 
-def test_of_three_classes_hssf_takes_the_mean_over_three_channels() -> None:
+def test_hssf_kl_is_mean_over_channels() -> None:
     teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
     expected = sum(p * math.log(p * 3) for p in (0.5, 0.3, 0.2)) / 3
     assert hssf_kl(torch.zeros(1, 3, 1, 1), teacher, temperature=1).item() == pytest.approx(expected, rel=1e-4)

@@ -13,19 +13,19 @@ from samfed_monai.losses import StructureLoss
 from samfed_monai.losses.structure import border_weight
 
 
-def test_border_weight_by_hand() -> None:
+def test_border_weight_matches_hand_calculation() -> None:
     target = torch.tensor([[[[0.0, 0.0, 1.0]]]])  # one row; 3 x 3 window, the rows above and below count as 0
     # means: 0, 1/9, 1/9, so w = 1 + 5 |mean - y| = 1, 1 + 5/9, 1 + 40/9
     assert border_weight(target, kernel_size=3).flatten().tolist() == pytest.approx([1.0, 1 + 5 / 9, 1 + 40 / 9])
 
 
-def test_two_passes_equal_the_square_window() -> None:
+def test_separable_window_equals_square_window() -> None:
     target = (torch.rand(2, 1, 40, 36, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     square = 1 + 5 * (F.avg_pool2d(target, 31, stride=1, padding=15) - target).abs()
     torch.testing.assert_close(border_weight(target), square)
 
 
-def test_mean_over_the_batch() -> None:
+def test_loss_is_mean_over_batch() -> None:
     generator = torch.Generator().manual_seed(1)
     logits, target = torch.randn(3, 1, 9, 9, generator=generator), torch.ones(3, 1, 9, 9)
     loss = StructureLoss()
@@ -34,12 +34,12 @@ def test_mean_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -3, 30])
-def test_an_even_window_is_refused(size: int) -> None:
+def test_invalid_kernel_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"kernel_size: expected an odd number of pixels, found {size}"):
         StructureLoss(kernel_size=size)
 
 
-def test_weights_choose_pixels_and_images() -> None:
+def test_weights_select_pixels_and_images() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 1, 9, 9, generator=generator)
     target = (torch.rand(2, 1, 9, 9, generator=generator) > 0.5).float()
@@ -51,7 +51,7 @@ def test_weights_choose_pixels_and_images() -> None:
     assert loss(logits, target, torch.zeros_like(target)).item() == 0
 
 
-def test_weighted_loss_by_hand() -> None:
+def test_weighted_loss_matches_hand_calculation() -> None:
     loss = StructureLoss(kernel_size=1)
     logits, target = torch.zeros(2, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
     weight = torch.tensor([[[[1.0, 1.0]]], [[[0.0, 1.0]]]])
@@ -64,7 +64,7 @@ def test_weighted_loss_by_hand() -> None:
     assert found.item() == pytest.approx(math.log(2) + 0.1)
 
 
-def test_a_soft_label_of_two_classes_equals_that_of_one() -> None:
+def test_two_class_soft_label_equals_binary() -> None:
     generator = torch.Generator().manual_seed(4)
     logit, soft = torch.randn(2, 1, 8, 8, generator=generator), torch.rand(2, 1, 8, 8, generator=generator)
     two = torch.cat([torch.zeros_like(logit), logit], dim=1)
@@ -73,7 +73,7 @@ def test_a_soft_label_of_two_classes_equals_that_of_one() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"gain": 2.0}, {"weighted_entropy": False}], ids=["default", "gain", "hssf"])
-def test_border_weights_of_entropy_and_overlap(options: dict[str, Any]) -> None:
+def test_border_weights_apply_to_entropy_and_overlap(options: dict[str, Any]) -> None:
     logits, target = torch.tensor([[[[-1.0, 0.0, 2.0]]]]), torch.tensor([[[[0.0, 0.0, 1.0]]]])
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten()
     chance = logits.sigmoid().flatten()
@@ -85,7 +85,7 @@ def test_border_weights_of_entropy_and_overlap(options: dict[str, Any]) -> None:
     assert StructureLoss(kernel_size=3, **options)(logits, target).item() == pytest.approx(expected.item())
 
 
-def test_a_label_map_of_three_images_of_two_classes_is_taken_and_the_shape_that_is_asked_for_is_named() -> None:
+def test_label_map_is_accepted_and_wrong_shape_refused() -> None:
     logits = torch.zeros(3, 2, 1, 2)
     # every weight is 1: CE = ln 2; overlap = 0.5, union = 1 + 1 - 0.5 = 1.5, IoU = (0.5 + 1) / (1.5 + 1) = 0.6
     target = torch.tensor([[[[1, 0]]]]).expand(3, -1, -1, -1)

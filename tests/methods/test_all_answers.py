@@ -28,7 +28,7 @@ def sent(site: str, value: float, n: int = 1) -> Message:
     return Message(Kind.WEIGHTS, site, 0, 5, n=n, tensors={"w": torch.tensor([value])})
 
 
-def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
+def test_answers_are_combined_in_name_order_at_round_end():
     strategy = attached()
     assert strategy.configure(0)["d"].tensors["w"].tolist() == [0.5]
     for site, value, n in (("c", 4.0, 2), ("a", 1.0, 1), ("b", 2.0, 3)):
@@ -39,7 +39,7 @@ def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
     assert strategy.global_weights["w"].tolist() == [15.0]
 
 
-def test_answers_of_a_round_that_was_not_finished_are_forgotten():
+def test_answers_of_unfinished_round_are_discarded():
     strategy = attached()
     strategy.configure(0)
     for site in "ab":
@@ -50,7 +50,7 @@ def test_answers_of_a_round_that_was_not_finished_are_forgotten():
     assert strategy.global_weights["w"].tolist() == [0.5]
 
 
-def test_values_are_sorted_entry_by_entry_and_half_precision_is_float32():
+def test_sorted_values_are_elementwise_and_upcast_half_precision():
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64):
         answers = [Answer(1, {"w": torch.tensor(row, dtype=dtype)}) for row in ([3, 1], [1, 2], [2, 9])]
         found = sorted_values(answers, "w")
@@ -58,14 +58,14 @@ def test_values_are_sorted_entry_by_entry_and_half_precision_is_float32():
         assert found.dtype is (torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
 
 
-def test_the_middle_count_is_the_lower_one_of_two():
+def test_middle_count_is_lower_median():
     counts = [Answer(1, {"n": torch.tensor(count)}) for count in (9, 2, 5, 7)]
     assert middle_count(counts, "n").item() == 5
     assert middle_count(counts[:3], "n").item() == 5
     assert middle_count(counts[:1], "n").item() == 9
 
 
-def test_means_by_hand():
+def test_weighted_mean_of_tensors():
     first = torch.tensor([0.0])
     assert mean_of([first, torch.tensor([8.0])], [1, 3]).tolist() == [6.0]
     assert mean_of([first, torch.tensor([8.0]), torch.tensor([2.0])], [1, 1, 2]).tolist() == [3.0]
@@ -78,7 +78,7 @@ def test_means_by_hand():
         mean_of([first, first], [1])
 
 
-def test_distances_are_of_floats_alone_and_in_double_precision():
+def test_squared_distance_skips_integers_and_uses_float64():
     one = {"w": torch.tensor([3.0, 1e30]), "v": torch.tensor([2.0]), "n": torch.tensor(1)}
     other = {"w": torch.tensor([0.0, 1e30]), "v": torch.tensor([-2.0]), "n": torch.tensor(9)}
     assert squared_distance(one, other) == 25.0

@@ -18,7 +18,7 @@ OTHER = [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]
 TARGET = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
 
 
-def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
+def test_shares_gradient_matches_autograd_and_hand_values():
     prior, target, cores = torch.tensor([0.5, 0.5]), torch.tensor(TARGET), torch.tensor([OWN, OTHER])
     shares = torch.tensor([0.75, 0.25], requires_grad=True)
     model = shares @ cores
@@ -31,7 +31,7 @@ def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
     assert found.tolist() == pytest.approx([10.30, 8.45])
 
 
-def test_the_pull_fades_and_is_gone_after_its_rounds():
+def test_annealing_factor_decays_to_zero():
     exponential = [annealed(round, 20, 0.2) for round in range(6)]
     assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
     assert annealed(0, 5, 0.1) == 0.0, "a tenth of five rounds is none"
@@ -73,7 +73,7 @@ def as_published(rounds, *, steps, mu, rate, momentum):
     return core, shares
 
 
-def test_rounds_of_several_steps_are_those_of_the_authors_code():
+def test_local_training_matches_published_algorithm():
     sharing, trainer = made(steps=4, momentum=0.9, mu=0.7, rate=0.004)
     for round in (1, 2):
         sharing.receive(round, 3, Kind.WEIGHTS, sent())
@@ -91,7 +91,7 @@ def test_rounds_of_several_steps_are_those_of_the_authors_code():
     assert trained(sharing, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
 
 
-def test_what_the_prior_moves_moves_the_shares():
+def test_prior_change_is_added_to_shares():
     sharing, _ = made(rate=0.0)
     state = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
     sharing.load_state_dict(state)
@@ -99,7 +99,7 @@ def test_what_the_prior_moves_moves_the_shares():
     assert sharing.state_dict()["shares"].tolist() == [0.25, 0.75]
 
 
-def test_before_anybody_answered_the_site_trains_what_it_was_sent():
+def test_first_round_trains_received_model():
     sharing, trainer = made()
     assert sharing.receive(0, 3, Kind.WEIGHTS, six(OTHER)) == {}
     answer = trained(sharing, trainer)
@@ -118,14 +118,14 @@ def test_before_anybody_answered_the_site_trains_what_it_was_sent():
         ({"core_1.b": torch.tensor([1.0, float("nan")])}, "NaN"),
     ],
 )
-def test_messages_that_do_not_fit_are_refused(change, reason):
+def test_invalid_messages_are_refused(change, reason):
     sharing, _ = made()
     with pytest.raises(MessageRefused, match=reason):
         sharing.receive(1, 3, Kind.WEIGHTS, {**sent(), **change})
     assert numbers_of(sharing.network.state_dict()) == OWN
 
 
-def test_the_state_of_another_network_is_refused():
+def test_state_of_other_network_is_refused():
     sharing, _ = made()
     sharing.load_state_dict({"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)})
     with pytest.raises(MessageRefused, match="the core model of another network; start the run again"):
@@ -145,7 +145,7 @@ def answers(sites=tuple(CORES)) -> dict[str, Message]:
     return {site: Message(Kind.WEIGHTS, site, 0, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
 
 
-def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others():
+def test_server_sends_start_then_cores_of_other_sites():
     strategy = server(Apple())
     first = strategy.configure(0)
     assert all(numbers_of(message.tensors) == START for message in first.values())
@@ -160,7 +160,7 @@ def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others(
     assert numbers_of(strategy.evaluation("elsewhere")) == numbers_of(strategy.global_weights)
 
 
-def test_at_the_prior_every_site_has_fedavgs_mean():
+def test_mixture_at_prior_equals_fedavg_mean():
     strategy, plain = server(Apple()), server(FedAvg())
     for each in (strategy, plain):
         a_round(each, answers())
@@ -172,7 +172,7 @@ def test_at_the_prior_every_site_has_fedavgs_mean():
     assert numbers_of(strategy.global_weights) == numbers_of(plain.global_weights)
 
 
-def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
+def test_missing_answers_and_too_few_sites_are_handled():
     strategy = server(Apple())
     a_round(strategy, answers(sites=("s0", "s1")))
     sent = strategy.configure(1)["s0"].tensors
@@ -183,7 +183,7 @@ def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
     Apple().require_sites(["a", "b"])
 
 
-def test_fault_39_a_core_model_that_went_too_far_is_shortened_for_the_others():
+def test_fault_39_overlong_core_model_step_is_clipped():
     strategy = Apple().attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
     strategy.configure(0)
     far = Message(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))

@@ -23,7 +23,7 @@ from tests.methods.rounds import a_round
 SITES = ("a", "b", "c", "d")
 
 
-def test_the_graph_of_four_pixels_by_hand() -> None:
+def test_colour_graph_matches_hand_computed_values() -> None:
     image = torch.tensor([[[0.0, 0.4], [0.6, 1.0]]])  # levels 0 0 / 1 1: pairs 00 and 11 across, 01 twice down
     assert colour_graph(image, 2).tolist() == [[[0.25, 0.25], [0.25, 0.25]]]
     assert colour_graph(torch.zeros(3, 2, 3), 2).tolist() == [[[1.0, 0.0], [0.0, 0.0]]] * 3
@@ -31,7 +31,7 @@ def test_the_graph_of_four_pixels_by_hand() -> None:
     assert (colour_graph(three, 3) * 8).tolist() == [[[2.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]
 
 
-def test_a_site_measures_the_mean_over_its_images() -> None:
+def test_graph_statistic_is_mean_over_images() -> None:
     images = {"one": torch.zeros(3, 4, 4), "other": torch.ones(3, 4, 4)}
     data = SimpleNamespace(records=lambda split: [{"image": name} for name in images] if split == "mine" else [])
     graph = ColourGraph(data=data, split="mine", levels=2, transform=lambda record: {"image": images[record["image"]]})
@@ -43,7 +43,7 @@ def test_a_site_measures_the_mean_over_its_images() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_the_graph_of_like_images_is_that_of_one_to_the_bit(count: int) -> None:
+def test_graph_of_identical_images_equals_single_graph(count: int) -> None:
     image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
     data = SimpleNamespace(records=lambda split: [{}] * count)
     measured = ColourGraph(data=data, levels=3, transform=lambda record: {"image": image}).measured(5)["graph"]
@@ -54,7 +54,7 @@ def at(**places: float) -> dict[str, torch.Tensor]:
     return {site: torch.tensor([place]) for site, place in places.items()}
 
 
-def test_the_longest_edges_are_cut_that_leave_no_site_alone() -> None:
+def test_grouping_cuts_longest_edges_with_minimum_size() -> None:
     assert grouped(at(a=0.0, b=1.0, c=10.0, d=11.5), 2, 2) == {"a": 0, "b": 0, "c": 1, "d": 1}
     outlier = at(a=0.0, b=1.0, c=3.0, d=4.0, e=100.0)
     assert grouped(outlier, 2, 1) == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 1}
@@ -67,7 +67,7 @@ def test_the_longest_edges_are_cut_that_leave_no_site_alone() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9), st.integers(1, 4), st.integers(1, 3))
-def test_no_cluster_is_too_small_and_none_is_more_than_asked_for(places: list[float], groups: int, least: int) -> None:
+def test_clusters_respect_minimum_size_and_maximum_count(places: list[float], groups: int, least: int) -> None:
     found = grouped({f"s{n}": torch.tensor([place, 0.0]) for n, place in enumerate(places)}, groups, least)
     counts = [list(found.values()).count(each) for each in set(found.values())]
     assert len(counts) <= groups
@@ -97,7 +97,7 @@ def begun(places: dict[str, float], away: tuple[str, ...] = (), **options: Any) 
     return strategy
 
 
-def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> None:
+def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
     strategy = begun(PLACES)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     sent = strategy.configure(1)
@@ -115,14 +115,14 @@ def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> 
     assert strategy.exchange.tailored, "what one site is sent is not for another"
 
 
-def test_who_joins_later_looks_at_the_mean_distance_however_many_sites_a_cluster_has() -> None:
+def test_late_site_joins_cluster_with_least_mean_distance() -> None:
     places = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
     strategy = begun(places, away=("e",))
     a_round(strategy, {"e": answer("e", 5.0, place=0.6, round=1)}, 1)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}
 
 
-def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
+def test_rounds_equal_fedavg_until_enough_descriptors() -> None:
     strategy = begun({site: PLACES[site] for site in "abd"}, away=("c",))
     assert strategy.places == {}
     sent = strategy.configure(1)
@@ -139,7 +139,7 @@ def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
     st.lists(st.integers(0, 3), min_size=8, max_size=8),
     st.integers(2, 3),
 )
-def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
+def test_clusters_keep_two_sites_whenever_descriptors_arrive(
     places: list[float], first: list[int], clusters: int
 ) -> None:
     graphs = {f"s{at}": place for at, place in enumerate(places)}
@@ -155,13 +155,13 @@ def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
     assert (found == []) == (len(graphs) < 2 * clusters)
 
 
-def test_one_cluster_is_fedavg_and_asks_for_nothing() -> None:
+def test_single_cluster_equals_fedavg_without_statistics() -> None:
     strategy = ClusteredFedAvg(clusters=1).attach(server())
     assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
     assert all("statistics" not in message.extra for message in strategy.configure(1).values())
 
 
-def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_sites_for_clusters_are_refused_or_logged(caplog: pytest.LogCaptureFixture) -> None:
     told = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or set"
     with pytest.raises(Refused, match=told):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
@@ -176,7 +176,7 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
     assert told in caplog.text
 
 
-def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
+def test_graph_statistic_follows_privacy_policy() -> None:
     method, strategy = declared(None, "clustered_sites"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
     assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]

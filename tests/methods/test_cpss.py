@@ -36,7 +36,7 @@ def styles(features: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tenso
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 3))
-def test_the_identity_is_the_identity_and_styles_are_swapped_exactly(seed, side):
+def test_swapped_styles_match_permutation(seed, side):
     features = maps(seed)
     count = 2 * side**2
     assert torch.equal(swap_styles(features, torch.arange(count), side), features)
@@ -47,7 +47,7 @@ def test_the_identity_is_the_identity_and_styles_are_swapped_exactly(seed, side)
     torch.testing.assert_close(new_deviations, deviations[order])
 
 
-def test_two_patches_by_hand():
+def test_swap_of_two_patches_matches_hand_computed_values():
     features = torch.tensor([[[[1.0, 3.0, 10.0, 30.0]]]]).repeat(1, 1, 2, 1)
     swapped = swap_styles(features, torch.tensor([1, 0, 3, 2]), 2)
     torch.testing.assert_close(swapped, torch.tensor([[[[10.0, 30.0, 1.0, 3.0]]]]).repeat(1, 1, 2, 1))
@@ -55,7 +55,7 @@ def test_two_patches_by_hand():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1.7, 30.0])
-def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype):
+def test_rounding_in_constant_patch_is_not_amplified(value, dtype):
     """13 x 13 equal numbers have a mean that is off by a bit, and a bit over nothing is any number."""
     flat = torch.full((1, 1, 13, 13), value, dtype=dtype)
     given_ = torch.randn(1, 1, 13, 13, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -65,14 +65,14 @@ def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype
     torch.testing.assert_close(swapped[1], flat[0])
 
 
-def test_what_is_rounding_is_so_beside_the_patchs_mean():
+def test_rounding_is_judged_relative_to_patch_mean():
     large = torch.tensor(1000.0)
     rounded = torch.stack([large, large.nextafter(2 * large)]).repeat(2).view(1, 1, 2, 2)
     given_ = torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])
     assert swap_styles(torch.cat([rounded, given_]), torch.tensor([1, 0]), 1)[0].unique().tolist() == [1.0]
 
 
-def test_half_precision_bears_a_patch_that_hardly_varies():
+def test_low_variance_patch_is_swapped_in_half_precision():
     faint = torch.tensor([[[[0.0, 2e-5], [2e-5, 0.0]]]], dtype=torch.float16)
     strong = torch.tensor([[[[-3.0, 3.0], [3.0, -3.0]]]], dtype=torch.float16)
     swapped = swap_styles(torch.cat([faint, strong]), torch.tensor([1, 0]), 1)
@@ -81,7 +81,7 @@ def test_half_precision_bears_a_patch_that_hardly_varies():
 
 @pytest.mark.parametrize("size", [(8, 12), (12, 8)])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatch, labelled, size):
+def test_loss_uses_public_labels_and_sure_pseudo_labels(monkeypatch, labelled, size):
     network, seed = Shown(stride=2, channels=2), torch.Generator().manual_seed(2)
     public, own = torch.rand(2, 2, 3, *size, generator=seed)
     truth, weak = (torch.rand(2, 1, *size, generator=seed) > 0.5).float(), torch.rand(2, 1, *size, generator=seed)
@@ -105,7 +105,7 @@ def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatc
         torch.testing.assert_close(value, (loss(logits[:2], truth) + expected) / 2 if labelled else expected)
 
 
-def test_the_contents_have_the_gradient():
+def test_content_receives_gradient():
     features = maps(0).requires_grad_()
     swap_styles(features, torch.tensor([1, 0]), 1).square().sum().backward()
     assert features.grad is not None
@@ -113,7 +113,7 @@ def test_the_contents_have_the_gradient():
 
 
 @needs("cpss_adapt")
-def test_a_new_site_learns_from_its_own_images_without_a_public_one(build, small_list, tmp_path):
+def test_adaptation_trains_on_own_images_without_public_set(build, small_list, tmp_path):
     replace(small_list, public=[]).save(tmp_path / "list.json")
     moved = build("cpss_adapt", datalist=str(tmp_path / "list.json"))
     before = weights(moved.trainer.network)
@@ -123,7 +123,7 @@ def test_a_new_site_learns_from_its_own_images_without_a_public_one(build, small
     assert not same(before, weights(moved.trainer.network))
 
 
-def test_without_labels_the_loss_and_its_gradient_are_zero():
+def test_loss_and_gradient_are_zero_without_labels():
     logits = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True)  # whose sum is 0, too
     value = NoLabels()(logits, None)
     value.backward()
@@ -131,7 +131,7 @@ def test_without_labels_the_loss_and_its_gradient_are_zero():
     assert torch.equal(logits.grad, torch.zeros(1, 1, 1, 2))
 
 
-def test_in_a_federation_the_servers_model_is_the_start(tmp_path):
+def test_initial_model_is_refused_in_federation(tmp_path):
     save_tensors(tmp_path / "model.safetensors", weights(toy_network()), {})
     trainer = toy_trainer([AdaptFrom(path=tmp_path / "model.safetensors"), TermLogger()])
     message = r"before#adapt \(AdaptFrom\): expected the run of a single site, found a federation; remove `model`"
@@ -151,7 +151,7 @@ class HalfFrozen(nn.Module):
         return KeySplit(("trained.weight",), (), ("frozen.weight",))
 
 
-def test_a_model_without_a_networks_frozen_part_is_a_start_too(tmp_path):
+def test_model_file_without_frozen_weights_is_loaded(tmp_path):
     network = HalfFrozen()
     before = weights(network)["frozen.weight"]
     save_tensors(tmp_path / "model.safetensors", {"trained.weight": torch.tensor([[7.0]])}, {})

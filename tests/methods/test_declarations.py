@@ -47,7 +47,7 @@ TERMS = {
 
 
 @pytest.mark.parametrize("name", known_variants())
-def test_a_method_exchanges_and_needs_what_it_declares(name: str) -> None:
+def test_method_declaration_matches_strategy_and_data(name: str) -> None:
     method, choices = declared(BUNDLE, name), {"a": {}, "b": {}}
     participants = Participants(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
     if method.leaves_site:  # else it is of one site alone, and no federation
@@ -57,7 +57,7 @@ def test_a_method_exchanges_and_needs_what_it_declares(name: str) -> None:
     assert bool(participants.config.optional("images#weak_labels")) == (method.labels == "weak")
 
 
-def test_every_variant_has_a_place_of_its_own_in_tables() -> None:
+def test_methods_have_unique_ordered_table_positions() -> None:
     places: dict[int, str] = {}
     for method in methods().values():
         assert places.setdefault(method.place, method.name) == method.name
@@ -67,7 +67,7 @@ def test_every_variant_has_a_place_of_its_own_in_tables() -> None:
 
 
 @pytest.mark.parametrize("variant", present(*AGREEMENTS))
-def test_rule_and_factor_of_each_agreement(variant: str) -> None:
+def test_agreement_variants_have_declared_rule_and_factor(variant: str) -> None:
     content = client_config(BUNDLE, variant, {}).content()
     agreement = content["agreement"]
     assert (agreement["rule"], agreement["student"], content["terms"]["sam_kd"]["adaptive"]) == AGREEMENTS[variant]
@@ -76,13 +76,13 @@ def test_rule_and_factor_of_each_agreement(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", present(*LABELS))
-def test_labels_are_soft_or_hard_by_who_gives_them(variant: str) -> None:
+def test_pseudo_label_type_matches_variant(variant: str) -> None:
     term = client_config(BUNDLE.parent / "samfed_polyp", variant, {}).content()["terms"]["pseudo_label"]
     assert (term["labels"], term["schedule"], term["loss"]) == (*LABELS[variant], "structure")
 
 
 @pytest.mark.parametrize("variant", present(*TERMS))
-def test_a_baseline_trains_its_terms_with_its_guides_and_no_other(variant: str) -> None:
+def test_baseline_enables_only_declared_terms_and_guides(variant: str) -> None:
     content = client_config(BUNDLE, variant, {}).content()
     on = [{name for name, part in content[kind].items() if not part.get("_disabled_")} for kind in ("terms", "guides")]
     assert (*on, content["teacher_adapt"]) == (*TERMS[variant], "off")
@@ -195,7 +195,7 @@ def default(parser: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("variant", present(*sorted({*PUBLISHED, *OURS})))
-def test_a_run_that_sets_nothing_has_the_numbers_of_the_method(variant):
+def test_default_config_has_documented_values(variant):
     tables = (PUBLISHED.get(variant, {}), OURS.get(variant, {}))
     wanted = {f"{at}#{name}": value for table in tables for at, own in table.items() for name, value in own.items()}
     assert in_force(variant, list(wanted)) == wanted
@@ -218,7 +218,7 @@ DEPARTS = {
 
 
 @pytest.mark.parametrize("variant", methods())
-def test_a_class_of_a_method_has_the_numbers_of_its_file_for_defaults(variant):
+def test_class_defaults_match_method_file(variant):
     found = set()
     for place, component in components(read_json(variant_files(None, variant)[-1])):
         if not component["_target_"].startswith("samfed_monai.methods."):

@@ -31,14 +31,14 @@ def one_round(sharing, trainer, weights=GLOBAL, round: int = 0):
     return numbers_of(sharing.share()[1])
 
 
-def test_the_global_network_takes_a_step_of_fedavg_and_the_own_one_is_drawn_to_what_arrived():
+def test_global_and_personal_networks_take_expected_steps():
     sharing, trainer = made(0.5)
     assert one_round(sharing, trainer) == pytest.approx([g + 0.1 * (4 - g) for g in GLOBAL])
     # v - 0.1 ((v - 4) + 0.5 (v - w)), v = 1
     assert numbers_of(sharing.network.state_dict()) == pytest.approx([1 + 0.3 - 0.05 * (1 - g) for g in GLOBAL])
 
 
-def test_lambda_zero_is_training_alone():
+def test_zero_lambda_equals_local_training():
     sharing, trainer = made(0.0, steps=3)
     one_round(sharing, trainer)
     alone = Six(OWN)
@@ -46,7 +46,7 @@ def test_lambda_zero_is_training_alone():
     assert numbers_of(sharing.network.state_dict()) == numbers_of(alone.state_dict())
 
 
-def test_the_two_networks_have_moments_of_their_own_that_come_back():
+def test_optimizer_states_are_separate_and_restored():
     sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
     one_round(sharing, trainer)
     assert sharing.optimizer.state[sharing.network.a]["exp_avg"].tolist() == pytest.approx(
@@ -62,7 +62,7 @@ def test_the_two_networks_have_moments_of_their_own_that_come_back():
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
-def test_a_site_that_forgets_its_moments_forgets_both():
+def test_clearing_optimizer_state_resets_both_networks():
     sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
     first = one_round(sharing, trainer)
     sharing.optimizer.state.clear()
@@ -70,7 +70,7 @@ def test_a_site_that_forgets_its_moments_forgets_both():
     assert one_round(sharing, trainer, round=1) == first
 
 
-def test_what_is_no_set_of_weights_is_refused():
+def test_invalid_messages_are_refused():
     sharing, _ = made(0.5)
     with pytest.raises(MessageRefused, match="expected the server's weights, found metrics; use the strategy"):
         sharing.receive(0, 1, Kind.METRICS, {})
@@ -80,7 +80,7 @@ def test_what_is_no_set_of_weights_is_refused():
         sharing.receive(0, 1, Kind.WEIGHTS, {"a": torch.zeros(3)})
 
 
-def test_a_bundle_that_does_not_list_the_sharing_as_a_handler_is_told_how():
+def test_sharing_missing_from_handlers_is_refused():
     network = Six(OWN)
     sharing = DittoSharing(term=AnchoredTerm(), network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1))
     with pytest.raises(MessageRefused, match="expected a trainer, found no trainer; add @sharing to the handlers"):
@@ -88,7 +88,7 @@ def test_a_bundle_that_does_not_list_the_sharing_as_a_handler_is_told_how():
     assert numbers_of(network.state_dict()) == OWN
 
 
-def test_names_that_are_not_held_are_free_and_nothing_held_is_no_pull() -> None:
+def test_anchor_ignores_parameters_without_reference() -> None:
     network, term = toy_network(), AnchoredTerm(mu=1.0)
     first, weight = next(iter(network.named_parameters()))
     term.hold({first: weight.detach() - 1})

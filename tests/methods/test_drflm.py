@@ -17,7 +17,7 @@ from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
-def test_equal_losses_keep_the_weights_and_larger_ones_gain():
+def test_mirror_step_moves_weight_to_larger_losses():
     weights = torch.full((3,), 1 / 3, dtype=torch.float64)
     assert torch.equal(ascended(weights, torch.full((3,), 0.7), 5.0), weights)
     assert torch.equal(ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.0), weights)
@@ -29,7 +29,7 @@ def test_equal_losses_keep_the_weights_and_larger_ones_gain():
     assert ascended(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0).tolist() == [0.0, 0.0, 1.0]
 
 
-def test_one_site_keeps_the_whole_weight_and_a_site_without_weight_gains_none_by_the_mirror_step():
+def test_mirror_step_keeps_full_and_zero_weights():
     assert ascended(torch.tensor([1.0]), torch.tensor([0.7]), 1.0).tolist() == [1.0]
     corner = torch.tensor([1.0, 0.0])  # of which the other site's loss leaves exp(-1e9)
     assert ascended(corner, torch.tensor([0.0, 1e9]), 1.0).tolist() == [1.0, 0.0]
@@ -55,7 +55,7 @@ def attached(strategy: Any) -> Any:
     return strategy.attach(Server(["s0", "s1"], 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)}))
 
 
-def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
+def test_first_round_is_fedavg_then_weights_follow_losses():
     strategy = attached(DistributionallyRobust(step=1.0))
     a_round(strategy, answers(math.log(3.0), 0.0))
     assert strategy.global_weights["w"][0].item() == 4.0  # (1 + 3 * 5) / 4
@@ -64,7 +64,7 @@ def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
     assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
 
 
-def test_a_step_of_zero_is_fedavg_to_the_bit():
+def test_zero_step_equals_fedavg():
     strategy, plain = attached(DistributionallyRobust(step=0.0)), attached(FedAvg())
     for round in range(3):
         for each in (strategy, plain):
@@ -72,7 +72,7 @@ def test_a_step_of_zero_is_fedavg_to_the_bit():
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
 
 
-def test_images_and_labels_are_mixed_in_one_proportion():
+def test_mixup_uses_same_ratio_for_images_and_labels():
     image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
     own = torch.tensor([0.99, 0.01, 0.75, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)  # as sure as tau: not surer
     guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})

@@ -31,7 +31,7 @@ def spectra(image: torch.Tensor) -> torch.Tensor:
     return torch.fft.fft2(image.double())
 
 
-def test_windows_by_hand():
+def test_spectrum_windows_match_hand_computed_values():
     flat = torch.full((1, 3, 8, 8), 0.25)
     expected = torch.zeros(1, 3, 3, 3)
     expected[..., 1, 1] = 0.25
@@ -45,7 +45,7 @@ def test_windows_by_hand():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 3), st.sampled_from([(8, 8), (9, 12), (11, 7)]))
-def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, half, size):
+def test_restyling_changes_only_low_frequency_amplitudes(seed, half, size):
     own, others = images(seed, 2, *size), elcfs.spectrum_windows(images(seed + 1, 2, *size), half)
     assert torch.equal(elcfs.restyled(own, others, torch.ones(2)), own)
     torch.testing.assert_close(elcfs.restyled(own, elcfs.spectrum_windows(own, half), torch.zeros(2)), own)
@@ -64,7 +64,7 @@ def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, h
     assert rest.abs().max() < 1e-3
 
 
-def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
+def test_noisy_window_gives_symmetric_amplitudes():
     noisy = torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(3)) * 0.1
     found = elcfs.spectrum_windows(elcfs.restyled(images(5, 1, 8, 8), noisy, torch.zeros(1)), 1)
     torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("others", [torch.float16, torch.float32, torch.float64])
-def test_half_of_another_colour_by_hand_in_the_images_own_dtype(dtype, others):
+def test_restyled_constant_image_is_blended_in_own_dtype(dtype, others):
     own, other = torch.full((1, 3, 4, 4), 0.2, dtype=dtype), torch.full((1, 3, 4, 4), 0.6)
     changed = elcfs.restyled(own, elcfs.spectrum_windows(other, 0).to(others), torch.tensor([0.25], dtype=others))
     expected = torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6, dtype=dtype)
@@ -90,7 +90,7 @@ def attached(strategy: Any = None) -> Any:
     return strategy.attach(Server(["a", "b"], 9, weights={"w": torch.zeros(2)}))
 
 
-def test_sites_are_asked_once_and_given_what_the_others_sent():
+def test_windows_are_requested_once_and_sent_to_other_sites():
     with pytest.raises(Refused, match="2 sites or more, for other sites' styles, found 1; choose the variant no_sam"):
         elcfs.StyleExchange().require_sites(["a"])
     strategy, plain = attached(), attached(FedAvg())
@@ -117,7 +117,7 @@ def windows_of(count: int, term: Any = None, half: int = 0, **options: Any) -> e
     return elcfs.SpectrumWindows(data=data, transform=transform, term=term, half=half, **options)  # type: ignore
 
 
-def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
+def test_windows_are_means_of_disjoint_image_groups():
     statistic = windows_of(11, entries=4)
     found = statistic.measured(5)["windows"]
     assert found.shape == statistic.like()["windows"].shape == (4, 3, 1, 1)
@@ -138,7 +138,7 @@ def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
     assert (defaults.entries, defaults.half) == (4, 1), "as the strategy's"
 
 
-def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
+def test_received_windows_are_validated_and_passed_to_term():
     term = SimpleNamespace(windows=None)
     statistic = windows_of(5, term)
     statistic.receive({"windows": torch.ones(6, 3, 1, 1)})
@@ -155,7 +155,7 @@ def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
         statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})
 
 
-def test_bands_are_one_pixel_inside_and_five_outside():
+def test_boundary_bands_are_one_pixel_inside_and_five_outside():
     mask = torch.zeros(2, 1, 13, 13)
     mask[0, 0, 5:8, 5:8] = mask[1, 0, 6, 6] = 1
     inside, outside = elcfs.boundary_bands(mask)
@@ -169,7 +169,7 @@ def test_bands_are_one_pixel_inside_and_five_outside():
     assert not any(each.any() for each in elcfs.boundary_bands(torch.zeros(1, 1, 4, 4)))
 
 
-def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image():
+def test_band_features_are_weighted_by_pixels_in_band():
     features = torch.tensor([[[[1.0, 5.0]], [[10.0, 20.0]]], [[[3.0, 7.0]], [[0.0, -1.0]]], [[[1.0, 1.0]]] * 2])
     bands = torch.zeros(3, 1, 2, 4)
     bands[0, 0, 0, :3] = bands[0, 0, 1, 0] = 1  # three pixels of the first feature, one of the second
@@ -179,7 +179,7 @@ def test_features_count_by_the_part_of_their_pixels_in_the_band_image_by_image()
     assert there.tolist() == [True, True, False]
 
 
-def test_the_contrast_by_hand():
+def test_boundary_contrast_matches_hand_computed_values():
     vectors = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
     labels = torch.tensor([True, True, False, False])
     # every pair of one class has a similarity of 1, all others of 0: log(e + 2) - 1 at a temperature of 1
@@ -245,7 +245,7 @@ def stepped(image: torch.Tensor, label: torch.Tensor, clip: float) -> Tiny:
 
 
 @pytest.mark.parametrize("clip", [100.0, 1e-3])
-def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is_not_followed_a_second_time(clip):
+def test_loss_gradient_is_first_order_after_clipped_step(clip):
     network, loss = Tiny(), nn.BCEWithLogitsLoss()
     term = elcfs.EpisodicTerm(network=network, inner=0.5, clip=clip, gamma=0.0)
     term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
@@ -262,7 +262,7 @@ def test_the_loss_and_its_gradient_are_those_where_a_clipped_step_leads_which_is
         torch.testing.assert_close(weight.grad, other.grad)
 
 
-def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
+def test_images_draw_random_window_and_mixing_share():
     term = elcfs.EpisodicTerm(network=Tiny())
     term.windows = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)  # black and white
     torch.manual_seed(0)
@@ -279,7 +279,7 @@ def test_each_image_takes_a_window_at_random_and_keeps_a_share_of_its_own():
 @pytest.mark.parametrize(
     ("label", "borders"), [(LABEL, [LABEL]), (CLASSES, [CLASSES[:, 1:2], CLASSES[:, 2:]])], ids=["one class", "two"]
 )
-def test_the_contrast_at_each_classes_border_is_of_features_before_and_after_and_counts_by_gamma(label, borders):
+def test_boundary_contrast_is_summed_over_classes_and_weighted(label, borders):
     network, values = Tiny(label.shape[1]), []
     for gamma in (0.0, 0.3):
         term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
@@ -298,7 +298,7 @@ def test_the_contrast_at_each_classes_border_is_of_features_before_and_after_and
     torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
 
 
-def test_own_images_count_where_the_student_is_sure():
+def test_own_images_use_sure_pseudo_labels():
     network = Tiny()
     term = elcfs.EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.75, fraction=0.8)
     term.windows = elcfs.spectrum_windows(images(7, 1, 8, 8), 1)
@@ -317,7 +317,7 @@ def test_own_images_count_where_the_student_is_sure():
         ran(term, network, guidance)
 
 
-def test_a_weight_that_no_loss_reaches_stays_where_it_is():
+def test_unused_parameter_does_not_change_loss():
     network, plain = Tiny(), Tiny()
     network.unused = nn.Parameter(torch.ones(1))
     values = []
@@ -330,7 +330,7 @@ def test_a_weight_that_no_loss_reaches_stays_where_it_is():
 
 
 @needs("elcfs")
-def test_a_policy_that_forbids_it_is_refused_before_any_work(small_federation, tmp_path):
+def test_forbidden_statistic_is_refused_before_start(small_federation, tmp_path):
     settings_ = {"least_images": 2, "statistics": {"spectrum": None}}
     with pytest.raises(Refused, match=r"statistics#spectrum: expected a method that sends none.*choose a variant"):
         job(small_federation, tmp_path, variant="elcfs", privacy=settings_).run()

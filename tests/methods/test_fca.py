@@ -21,7 +21,7 @@ UPDATES = torch.tensor(
 )
 
 
-def test_agreement_is_the_cosine_with_the_mean_of_the_others():
+def test_agreement_is_cosine_to_mean_of_others():
     found = agreement(UPDATES, ONE)
     assert found[:, 0].tolist() == [1.0, 1.0, 1.0]
     # the others of sites 0 and 1 cancel out in unit 1; those of site 2 point the other way
@@ -48,7 +48,7 @@ FIRST = {
 }
 
 
-def test_common_units_are_averaged_and_individual_ones_stay():
+def test_common_units_are_averaged_and_individual_units_kept():
     strategy = made(ClientTailored())
     assert strategy.configure(0)["s0"].tensors["a"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     strategy.aggregate(0, FIRST)
@@ -61,7 +61,7 @@ def test_common_units_are_averaged_and_individual_ones_stay():
     assert strategy.evaluation("elsewhere")["a"].tolist() == [[2.5, 2.5], [-0.5, 0.0]], "the mean of all"
 
 
-def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_alone():
+def test_extreme_thresholds_equal_fedavg_or_local_training():
     common, alone, plain = made(ClientTailored(threshold=-1.0)), made(ClientTailored(threshold=1.0)), made(FedAvg())
     updates = {s: answer(s, [[1.0, v], [v, 1.0]], [1.0, v], n=int(v)) for s, v in (("s0", 1.0), ("s1", 3.0))}
     for strategy in (common, alone, plain):
@@ -90,7 +90,7 @@ def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> li
     return models
 
 
-def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
+def test_aggregation_matches_loop_over_units():
     random, counts = np.random.default_rng(0), [1, 2, 5]
     old = {"x_a": random.normal(size=(2, 5)), "x_b": random.normal(size=(7, 2)), "decoder": random.normal(size=(3, 3))}
     weights = {name: torch.tensor(values, dtype=torch.float32) for name, values in old.items()}
@@ -111,7 +111,7 @@ def test_a_step_is_that_of_loops_over_units_and_other_tensors_are_averaged():
         np.testing.assert_allclose(strategy.evaluation(site)["decoder"].numpy(), mean, atol=1e-6)
 
 
-def test_updates_count_from_what_a_site_was_sent():
+def test_updates_are_relative_to_sent_model():
     strategy = made(ClientTailored())
     for round in range(2):
         a_round(strategy, {s: replace(m, round=round) for s, m in FIRST.items()}, round)
@@ -120,7 +120,7 @@ def test_updates_count_from_what_a_site_was_sent():
     assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
 
 
-def test_a_site_that_did_not_answer_keeps_its_model():
+def test_site_without_answer_keeps_model():
     strategy = made(ClientTailored())
     a_round(strategy, FIRST)
     before = {name: tensor.clone() for name, tensor in strategy.evaluation("s1").items()}
@@ -130,7 +130,7 @@ def test_a_site_that_did_not_answer_keeps_its_model():
     assert strategy.evaluation("s0")["b"].tolist() == [9.0, 9.0]
 
 
-def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
+def test_fault_39_overlong_step_is_clipped_from_sent_model():
     strategy = ClientTailored()
     strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))
     strategy.configure(0)
@@ -141,6 +141,6 @@ def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
     assert strategy.evaluation("s1")["w"].tolist() == [0.5] * 6
 
 
-def test_a_pattern_that_matches_nothing_is_refused():
+def test_unmatched_pattern_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))

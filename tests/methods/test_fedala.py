@@ -13,12 +13,12 @@ LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
 COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])
 
 
-def test_ones_are_the_global_weights_and_zeros_the_sites_own_to_the_bit():
+def test_mixing_weight_one_is_global_and_zero_is_local():
     assert torch.equal(mixed(LOCAL, COMMON, torch.ones(6)), COMMON)
     assert torch.equal(mixed(LOCAL, COMMON, torch.zeros(6)), LOCAL)
 
 
-def test_a_step_is_the_gradient_through_the_mixture():
+def test_mixing_weight_step_matches_autograd():
     weight = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], requires_grad=True)
     target = torch.tensor([1.0, 1.0, 1.0, 0.0, 2.5, 0.0])
     mixture = LOCAL + weight * (COMMON - LOCAL)
@@ -31,7 +31,7 @@ def test_a_step_is_the_gradient_through_the_mixture():
     assert found[1].item() == torch.tensor(0.54).item()
 
 
-def test_weights_are_clipped_to_zero_and_one():
+def test_mixing_weights_are_clipped_to_unit_interval():
     gradient = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 0.0])
     found = learned(torch.full((6,), 0.5), gradient, LOCAL, COMMON, 1.0)
     #  differences: 0.8, 4, -2, 0, -6, 0.9
@@ -55,7 +55,7 @@ def mix_of(sharing) -> list[float]:
     return sharing.state_dict()["b"].tolist()
 
 
-def test_the_lower_layers_are_the_global_ones_and_the_upper_ones_are_mixed():
+def test_lower_layers_are_global_and_upper_layers_mixed():
     sharing, _ = made()
     means = sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     # W = 1 gives the global [4, -2]; gradient [2, 0]; times (global - local) = [2, -4]: W = [1 - 0.1 * 4, 1]
@@ -65,7 +65,7 @@ def test_the_lower_layers_are_the_global_ones_and_the_upper_ones_are_mixed():
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_learning_moves_neither_the_optimizer_nor_other_weights(optimizer):
+def test_mixing_does_not_change_trainer_or_lower_layers(optimizer):
     sharing, trainer = made(first_batches=3, optimizer=optimizer)
     trainer.state.epoch = trainer.state.iteration = 1
     sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
@@ -75,13 +75,13 @@ def test_learning_moves_neither_the_optimizer_nor_other_weights(optimizer):
     assert mix_of(sharing)[0] < 0.6, "three steps"
 
 
-def test_without_batches_it_is_fedavg():
+def test_zero_batches_equal_fedavg():
     sharing, _ = made(batches=0, first_batches=0)
     sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     assert numbers_of(sharing.network.state_dict()) == GLOBAL
 
 
-def test_the_first_round_mixes_nothing_and_what_is_learned_is_kept():
+def test_first_round_is_not_mixed_and_state_is_restored():
     sharing, trainer = made()
     assert sharing.receive(0, 3, Kind.WEIGHTS, six(OWN)) == {}
     assert sharing.state_dict() == {}
@@ -102,7 +102,7 @@ def test_the_first_round_mixes_nothing_and_what_is_learned_is_kept():
     assert numbers_of(sharing.network.state_dict()) == numbers_of(other.network.state_dict())
 
 
-def test_a_new_run_begins_with_ones_again():
+def test_reset_restarts_mixing_weights_at_one():
     sharing, _ = made()
     sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     sharing.reset()

@@ -17,7 +17,7 @@ UPDATES = st.lists(st.tuples(st.integers(1, 1000), st.lists(VALUES, min_size=3, 
 
 @settings(max_examples=60, deadline=None)
 @given(UPDATES)
-def test_it_is_the_weighted_mean(updates):
+def test_aggregate_is_weighted_mean(updates):
     found = combined(FedAvg(), [row for _, row in updates], counts=[n for n, _ in updates])
     values = torch.tensor([row for _, row in updates], dtype=torch.float64)
     counts = torch.tensor([n for n, _ in updates], dtype=torch.float64)
@@ -29,7 +29,7 @@ def test_it_is_the_weighted_mean(updates):
 @pytest.mark.parametrize(
     ("images", "counters", "kept"), [((1, 5), (3, 8), 8), ((5, 1), (8, 3), 8), ((5, 5), (0, 9), 0)]
 )
-def test_fault_35_integer_counters_are_taken_from_the_largest_site_and_never_averaged(images, counters, kept):
+def test_fault_35_integer_counters_come_from_largest_site(images, counters, kept):
     sent = [{**weights(), "count": torch.tensor(counter)} for counter in counters]
     assert answered(attached(FedAvg(), 2, weights()), sent, counts=images)["count"].item() == kept
 
@@ -42,7 +42,7 @@ def test_half_precision_is_averaged_in_float32():
     assert (found.dtype, found.item()) == (torch.bfloat16, 65.0)
 
 
-def test_buffers_change_places_and_neither_messages_nor_given_weights_are_changed():
+def test_buffers_alternate_without_changing_inputs():
     given_ = weights(1.0)
     strategy = FedAvg().attach(Server(["a"], 3, weights=given_))
     sent = strategy.configure(0)["a"].tensors["w"]
@@ -56,7 +56,7 @@ def test_buffers_change_places_and_neither_messages_nor_given_weights_are_change
     assert given_["w"][0, 0].item() == 1.0
 
 
-def test_each_site_is_sent_the_weights_and_is_told_to_learn_from_them_where_it_keeps_a_network():
+def test_configure_sends_weights_and_purpose():
     for strategy, words in ((FedAvg(), {}), (PersonalFedAvg(), {"purpose": "distil"})):
         messages = strategy.attach(Server(["a", "b"], 3, 7, weights=weights(1.0))).configure(2)
         assert list(messages) == ["a", "b"]
@@ -65,7 +65,7 @@ def test_each_site_is_sent_the_weights_and_is_told_to_learn_from_them_where_it_k
         assert torch.equal(sent.tensors["w"], weights(1.0)["w"])
 
 
-def test_answers_are_taken_whether_or_not_a_round_was_begun_and_a_round_without_any_keeps_the_weights():
+def test_finish_aggregates_only_accepted_answers():
     strategy = FedAvg().attach(Server(["a"], 1, weights=weights(1.0)))
     strategy.finish(0)
     assert strategy.global_weights["w"][0, 0].item() == 1.0
@@ -76,7 +76,7 @@ def test_answers_are_taken_whether_or_not_a_round_was_begun_and_a_round_without_
     assert strategy.global_weights["w"][0, 0].item() == 5.0
 
 
-def test_an_answer_whose_intake_fails_does_not_count(monkeypatch):
+def test_failed_accept_is_not_counted(monkeypatch):
     strategy = FedAvg().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(1)}))
     strategy.configure(0)
     answers = {

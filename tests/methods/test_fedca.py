@@ -24,7 +24,7 @@ from tests.methods import engine_of
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
 
-def test_the_contrast_by_hand():
+def test_contrastive_loss_matches_hand_computed_values():
     assert fedca.contrastive_loss(X, X, X[:0], 0.1).item() == 0
     assert fedca.contrastive_loss(X, X, Y, 0.5).item() == pytest.approx(math.log(1 + math.exp(-2)))
     assert fedca.contrastive_loss(X, Y, X, 0.5).item() == pytest.approx(math.log(1 + math.exp(2)))
@@ -35,14 +35,14 @@ def test_the_contrast_by_hand():
     assert fedca.contrastive_loss(X, X, both, 0.5, alone).item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-def test_equal_encoders_are_aligned():
+def test_alignment_loss_matches_hand_computed_values():
     features = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     assert fedca.alignment_loss(features, features).item() == 0
     assert fedca.alignment_loss(X, Y).item() == 2
     assert fedca.alignment_loss(torch.cat([X, X]), torch.cat([Y, X])).item() == 1, "the mean over images"
 
 
-def test_the_queue_keeps_the_newest_and_no_more_than_its_length():
+def test_dictionary_keeps_newest_keys_up_to_length():
     dictionary, lengths = fedca.Dictionary(5), []
     for first in range(0, 8, 2):
         dictionary.add(torch.tensor([[float(first)], [first + 1.0]]), ["a", f"b{first}"])
@@ -68,12 +68,12 @@ def trained(rounds: int, *terms):
     return weights(network), means
 
 
-def test_no_rounds_are_a_run_without_it_to_the_bit():
+def test_zero_rounds_equal_training_without_term():
     assert same(trained(2)[0], trained(2, fedca.ContrastiveTerm(rounds=0))[0])
     assert not same(trained(2)[0], trained(2, fedca.ContrastiveTerm(rounds=1, weight=1.0))[0])
 
 
-def test_it_takes_part_in_the_first_rounds_alone():
+def test_contrast_is_active_only_in_first_rounds():
     term = fedca.ContrastiveTerm(rounds=1, queue=6, weight=1.0)
     _, means = trained(2, term)
     assert {"contrast", "contrast_alignment"} <= means[0].keys()
@@ -90,7 +90,7 @@ class Labels(Term):
         return engine.network.head.weight.square().sum()
 
 
-def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it():
+def test_contrast_alone_trains_only_encoder():
     start = weights(Shown(norm=True))
     alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert all(torch.equal(alone[name], start[name]) for name in ("head.weight", "head.bias"))
@@ -102,7 +102,7 @@ def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_its_schedule_is_obeyed_beside_other_terms_and_alone(alone):
+def test_schedule_scales_contrast_with_and_without_other_terms(alone):
     losses = []
     for options in ({}, {"schedule": "gaussian_ramp", "fraction": 1.0}):
         term = fedca.ContrastiveTerm(rounds=1, alone=alone, weight=2.0, **options)
@@ -115,7 +115,7 @@ def test_its_schedule_is_obeyed_beside_other_terms_and_alone(alone):
     assert losses[1] == pytest.approx(math.exp(-5) * losses[0], rel=1e-3)
 
 
-def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_what_the_round_began_with():
+def test_moving_average_lags_student_and_base_is_round_start():
     network, term = Shown(norm=True), fedca.ContrastiveTerm(decay=0.75, weight=1.0)
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[]), term], network=network, learning_rate=0.5)
     seen: list[torch.Tensor] = []
@@ -132,7 +132,7 @@ def test_the_average_begins_as_the_student_and_lags_behind_it_and_the_base_is_wh
         assert torch.equal(weights(term._base.network)["encoder.0.weight"], start)
 
 
-def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_and_what_others_shared_are_the_dictionary():
+def test_contrast_uses_averaged_keys_and_shared_dictionary():
     network, other = Shown(norm=True), Shown(norm=True)
     with torch.no_grad():
         other.encoder[0].weight.mul_(-1.0)
@@ -165,7 +165,7 @@ def given(images: torch.Tensor, *hashes: str, **options) -> Guidance:
     return Guidance(student=X, weak_view=X, guides={}, batch=batch, **options)
 
 
-def test_a_query_is_not_held_against_earlier_keys_of_its_own_image():
+def test_keys_of_same_image_are_excluded_from_negatives():
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     network, term = Shown(norm=True), fedca.ContrastiveTerm(alignment=0)
     term._average.sync(network)
@@ -187,7 +187,7 @@ def shared(**options: Any) -> fedca.SharedFeatures:
     return fedca.SharedFeatures(data=data, transform=transform, network=Shown(norm=True), term=term, **options)  # type: ignore[arg-type]
 
 
-def test_what_a_site_shares_are_means_over_several_images_by_the_network_in_eval_mode():
+def test_shared_features_are_group_means_in_eval_mode():
     statistic = shared(entries=4)
     found = statistic.measured(5)["features"]
     assert found.shape == statistic.like()["features"].shape == (4, 8)
@@ -198,7 +198,7 @@ def test_what_a_site_shares_are_means_over_several_images_by_the_network_in_eval
     torch.testing.assert_close(found[0] * 6 + found[1] * 5, features.sum(dim=0))
 
 
-def test_what_comes_is_of_length_one_and_odd_tensors_are_refused():
+def test_received_features_are_normalised_and_validated():
     statistic = shared()
     statistic.receive({"features": torch.full((3, 8), 1e6)})
     torch.testing.assert_close(statistic.term.shared, torch.full((3, 8), 8**-0.5))
@@ -208,7 +208,7 @@ def test_what_comes_is_of_length_one_and_odd_tensors_are_refused():
         statistic.receive({"features": torch.ones(3, 7)})
 
 
-def test_sites_are_asked_in_all_rounds_of_contrast_but_the_last_and_sent_what_the_others_shared():
+def test_features_are_requested_and_sent_in_contrast_rounds():
     networks = dict.fromkeys(("a", "b"), Shown)
     strategy = fedca.ContrastBeforeLabels(rounds=3, entries=2).attach(
         Server(("a", "b"), 5, weights={"w": torch.zeros(1)}, networks=networks)
@@ -232,7 +232,7 @@ def test_sites_are_asked_in_all_rounds_of_contrast_but_the_last_and_sent_what_th
 
 
 @pytest.mark.parametrize("options", [{"rounds": 1}, {"rounds": 3, "share": False}])
-def test_without_a_common_dictionary_nothing_but_weights_travels_and_the_mean_does(options):
+def test_exchange_without_sharing_equals_fedavg(options):
     strategy = fedca.ContrastBeforeLabels(**options)
     assert (strategy.statistic, strategy.exchange) == (None, FedAvg.exchange)
     strategy.attach(Server(("a", "b"), 5, weights={"w": torch.zeros(1)}))
@@ -256,7 +256,7 @@ def aggregated(strategy, warm_start=None) -> list[float]:
     return found
 
 
-def test_the_warm_start_follows_the_last_of_its_rounds_and_happens_once():
+def test_warm_start_runs_once_after_last_contrast_round():
     def warm(begin):
         return {name: 10 * tensor for name, tensor in begin.items()}
 
@@ -266,6 +266,6 @@ def test_the_warm_start_follows_the_last_of_its_rounds_and_happens_once():
     assert aggregated(fedca.ContrastBeforeLabels(rounds=2, share=False), warm) == [2.0, 40.0, 42.0]
 
 
-def test_a_run_without_rounds_for_labels_is_refused():
+def test_run_without_label_rounds_is_refused():
     with pytest.raises(Refused, match=r"strategy#rounds: expected at least one more .*3 of 3 rounds.*raise rounds"):
         aggregated(fedca.ContrastBeforeLabels(rounds=3))

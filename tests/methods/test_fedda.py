@@ -18,7 +18,7 @@ from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
-def test_the_gradient_is_turned_round_and_values_are_not():
+def test_reversed_gradient_negates_gradient_and_keeps_values():
     values = torch.tensor([1.0, -2.0], requires_grad=True)
     passed = fedda.reversed_gradient(values)
     assert torch.equal(passed, values)
@@ -38,7 +38,7 @@ def trained(network: nn.Module, rounds: int = 1, **options):
     return trainer, term
 
 
-def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy():
+def test_encoder_gets_reversed_gradient_of_domain_loss():
     network, guide = Dilated(), GlobalGuide()
     guide._copy.sync(network)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     assert found[2].abs().sum() > 0, "the encoder's last layer is reached"
 
 
-def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
+def test_discriminator_takes_own_adam_step_per_iteration():
     guide = GlobalGuide()
     term = fedda.DomainAlignmentTerm(guide=guide, rate=0.01, weight=5.0)
     stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
@@ -82,17 +82,17 @@ def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
         assert weight.grad is None or not weight.grad.any()
 
 
-def test_eight_are_asked_of_a_maps_sides_and_not_of_its_channels():
+def test_minimum_size_applies_to_map_sides_not_channels():
     assert trained(Shown(channels=4))[0].state.term_means["domain"] > 0
 
 
-def test_images_of_too_small_a_feature_map_are_refused():
+def test_too_small_feature_maps_are_refused():
     message = r"terms#domain: expected a feature map of at least 8 .*found images of 16 pixels, .*; raise image_size"
     with pytest.raises(Refused, match=message):
         trained(Shown(stride=4))
 
 
-def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network():
+def test_discriminator_is_recreated_each_round():
     network = Shown()
     trainer, term = trained(network, rounds=2, rate=0.01, weight=1.0)
     assert 0 <= trainer.state.term_means["separated"] <= 1
@@ -129,7 +129,7 @@ def targets(strategy, round: int) -> dict[str, float | None]:
     return {site: None if tensor is None else tensor.item() for site, tensor in found.items()}
 
 
-def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
+def test_targets_rotate_and_aggregate_equals_fedavg():
     strategy, plain = attached(fedda.CyclicTargets()), attached(FedAvg())
     expected = [dict.fromkeys(SITES), {"a": 2.0, "b": 3.0, "c": 1.0}, {"a": 3.0, "b": 1.0, "c": 2.0}]
     for round in range(4):
@@ -147,7 +147,7 @@ def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
 @pytest.mark.parametrize(
     ("sites", "of_a", "of_last"), [("ab", [2, 2, 2, 2], [1, 1, 1, 1]), ("abcd", [2, 3, 4, 2], [1, 2, 3, 1])]
 )
-def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_good(sites, of_a, of_last):
+def test_target_order_starts_at_next_site(sites, of_a, of_last):
     strategy = attached(fedda.CyclicTargets(), tuple(sites))
     strategy.require_sites(tuple(sites))
     found = []
@@ -158,7 +158,7 @@ def test_the_first_target_is_the_next_site_and_two_sites_are_each_others_for_goo
     assert [each[sites[-1]] for each in found] == [None, *of_last]
 
 
-def test_a_target_that_did_not_answer_is_the_global_network_and_one_site_has_none():
+def test_missing_target_is_global_and_single_site_is_refused():
     strategy = attached(fedda.CyclicTargets())
     a_round(strategy, answers(0, a=1.0, c=3.0))
     assert targets(strategy, 1) == {"a": None, "b": 3.0, "c": 1.0}
@@ -166,7 +166,7 @@ def test_a_target_that_did_not_answer_is_the_global_network_and_one_site_has_non
         strategy.require_sites(["a"])
 
 
-def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights():
+def test_received_target_and_global_weights_are_loaded():
     network, guide = Shown(), fedda.TargetGuide()
     sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
     term = fedda.DomainAlignmentTerm(guide=guide, weight=0.0)
@@ -187,7 +187,7 @@ def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights()
         sharing.receive(3, 9, Kind.WEIGHTS, {**common, "target.head.bias": torch.zeros(7)})
 
 
-def test_the_targets_personal_parts_are_the_sites_own_and_a_target_that_no_term_reads_is_not_taken():
+def test_target_guide_combines_sent_and_personal_weights():
     network, guide, other = Shown(), fedda.TargetGuide(), GlobalGuide(name="other")
     sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
     shared = {name: tensor for name, tensor in weights(network).items() if name.startswith("encoder.")}

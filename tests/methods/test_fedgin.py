@@ -29,14 +29,14 @@ def seeded(seed: int) -> torch.Generator:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0, 1), st.integers(1, 5))
-def test_the_norm_is_kept_and_the_size(seed, alpha, layers):
+def test_mixed_intensities_keep_norm_and_shape(seed, alpha, layers):
     changed = random_intensities(image(seed), generator=seeded(seed), layers=layers)
     mixed = mixed_intensities(image(seed), changed, alpha)
     assert mixed.shape == (3, 12, 12)
     assert mixed.norm().item() == pytest.approx(image(seed).norm().item(), rel=1e-5)
 
 
-def test_alpha_of_zero_is_the_identity_and_by_hand():
+def test_mixed_intensities_match_hand_computed_values():
     x, g = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[4.0, -3.0]]])
     assert mixed_intensities(x, g, 0.0) is x
     torch.testing.assert_close(mixed_intensities(x, g, 1.0), g)
@@ -48,13 +48,13 @@ def test_alpha_of_zero_is_the_identity_and_by_hand():
         assert mixed_intensities(x, torch.tensor([[[number, 0.0]]]), 0.25) is x, "not finite"
 
 
-def test_equal_pixels_far_from_a_border_stay_equal():
+def test_equal_pixels_stay_equal_away_from_border():
     flat = random_intensities(torch.full((3, 20, 20), 0.4), generator=seeded(3))
     assert torch.allclose(flat[:, 8:12, 8:12], flat[:, 10:11, 10:11].expand(3, 4, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_network_by_hand_on_one_pixel_which_sees_the_middles_of_the_kernels_alone(seed):
+def test_random_intensities_match_layers_on_single_pixel(seed):
     generator = seeded(seed)
 
     def layer(pixel, outputs):
@@ -73,7 +73,7 @@ def test_the_network_by_hand_on_one_pixel_which_sees_the_middles_of_the_kernels_
     torch.testing.assert_close(double.flatten(), expected.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_kernels_lie_between_as_many_channels_as_layers_and_width_say(monkeypatch):
+def test_kernel_channels_follow_layers_and_width(monkeypatch):
     convolved, channels = functional.conv2d, []
 
     def conv2d(images, weights, shifts, **options):
@@ -94,7 +94,7 @@ def test_kernels_lie_between_as_many_channels_as_layers_and_width_say(monkeypatc
         assert channels == expected
 
 
-def test_alpha_is_drawn_for_each_image_anew_and_evenly_up_to_its_greatest(monkeypatch):
+def test_alpha_is_drawn_uniformly_per_image(monkeypatch):
     alphas, view = [], IntensityViewd(most=0.5).set_random_state(0)
 
     def mixed(image, changed, alpha):
@@ -110,7 +110,7 @@ def test_alpha_is_drawn_for_each_image_anew_and_evenly_up_to_its_greatest(monkey
     assert sum(alphas) / 60 == pytest.approx(0.25, abs=0.05)
 
 
-def test_each_view_is_drawn_anew_and_without_mixing_it_is_the_strong_one():
+def test_intensity_view_is_drawn_anew_and_reproducible():
     def view(made, seed=5):
         return made.set_random_state(seed)({"image": image()})["image_strong"]
 
@@ -126,7 +126,7 @@ def test_each_view_is_drawn_anew_and_without_mixing_it_is_the_strong_one():
 
 
 @pytest.mark.parametrize(("variant", "stays"), [("fedgin", False), ("fedgin_own_norm", True)])
-def test_the_whole_state_is_averaged_and_normalisation_stays_at_the_site_by_name_alone(variant, stays):
+def test_only_own_norm_variant_keeps_norms_personal(variant, stays):
     network = client_network("lite0_fpn", load=False)
     personal = client_config(find_bundle("samfed_skin"), variant, {}).optional("personal") or []
     kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)

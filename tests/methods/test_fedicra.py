@@ -38,7 +38,7 @@ def made(**options: Any) -> tuple[fedicra.DecoderMixing, Any]:
     return sharing, six_trainer(network, chosen, [sharing], TARGET)
 
 
-def test_the_decoder_starts_at_the_sites_own_and_moves_towards_the_global_one() -> None:
+def test_decoder_mixture_moves_from_local_to_global() -> None:
     sharing, _ = made()
     means = sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     # W = 1 gives the own [2, 2]; gradient [0, 4]; times (own - global) = [-2, 4]: W = [1, 1 - 0.1 * 16] clipped to 0
@@ -47,14 +47,14 @@ def test_the_decoder_starts_at_the_sites_own_and_moves_towards_the_global_one() 
     assert sharing.optimizer.state == {}
 
 
-def test_without_batches_the_decoder_stays_the_sites_own_and_the_encoder_is_the_global_one() -> None:
+def test_zero_batches_keep_local_decoder_and_global_encoder() -> None:
     sharing, _ = made(batches=0, first_batches=0)
     assert sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
     assert numbers_of(sharing.network.state_dict()) == [*GLOBAL[:4], *OWN[4:]]
 
 
 @pytest.mark.parametrize("apart", [0.02, 2.0])
-def test_a_step_of_w_is_the_gradient_times_the_difference_so_that_near_decoders_hardly_mix(apart: float) -> None:
+def test_mixing_step_scales_with_squared_difference(apart: float) -> None:
     """With the published step of 1: W leaves 1 by the square of what the local epoch has set two decoders apart."""
     sharing, _ = made(rate=1.0)
     sharing.put(six([*OWN[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
@@ -62,7 +62,7 @@ def test_a_step_of_w_is_the_gradient_times_the_difference_so_that_near_decoders_
     assert means["own"] == pytest.approx(1 - min(1, apart**2) / 2, abs=1e-6)  # of two weights, one alike in both
 
 
-def test_the_mixture_begins_anew_in_every_round_and_the_first_rounds_have_none() -> None:
+def test_mixture_restarts_each_round_after_first_rounds() -> None:
     sharing, _ = made(after=1, rate=0.02)
     assert sharing.receive(0, 3, Kind.WEIGHTS, six(GLOBAL)) == {}
     assert numbers_of(sharing.network.state_dict()) == GLOBAL
@@ -74,7 +74,7 @@ def test_the_mixture_begins_anew_in_every_round_and_the_first_rounds_have_none()
     assert sharing.receive(2, 3, Kind.WEIGHTS, alike) == {}
 
 
-def test_a_site_that_went_on_learns_no_first_mixture_again() -> None:
+def test_resumed_site_skips_first_mixture() -> None:
     sharing, _ = made(first_batches=0)
     assert sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
     state = sharing.state_dict()
@@ -89,7 +89,7 @@ def test_a_site_that_went_on_learns_no_first_mixture_again() -> None:
         assert other.state_dict()["begun"]
 
 
-def test_the_mixture_runs_in_its_own_round_longest_in_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixture_runs_more_batches_in_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     monkeypatch.setattr(fedicra.DecoderMixing, "run_once_more", lambda _, *arguments: runs.append(arguments))
     sharing, _ = made(batches=2, first_batches=5)
@@ -99,7 +99,7 @@ def test_the_mixture_runs_in_its_own_round_longest_in_the_first(monkeypatch: pyt
     assert runs == [(3, "mixing", 5), (4, "mixing", 2), (5, "mixing", 2)]
 
 
-def test_the_decoder_is_everything_behind_the_encoder() -> None:
+def test_decoder_is_all_weights_outside_encoder() -> None:
     unet = client_network("basic_unet", load=False)
     parts = {name.partition(".")[0] for name in fedicra.decoder_names(unet)}
     assert parts == {"upcat_4", "upcat_3", "upcat_2", "upcat_1", "final_conv"}
@@ -108,7 +108,7 @@ def test_the_decoder_is_everything_behind_the_encoder() -> None:
     assert everything - names == {name for name in everything if name.startswith("encoder.")} != set()
 
 
-def test_a_decoder_that_cannot_be_found_is_refused() -> None:
+def test_unknown_decoder_is_refused() -> None:
     for decoder, message in (
         (["dec.*"], r"sharing#decoder: expected at least one, found no name like 'dec\.\*'"),
         ("b", r"""sharing#decoder: expected a list of patterns, found 'b'; .*\["decoder\.\*"\]"""),
@@ -145,14 +145,14 @@ def in_turn(share: float, steps: int, network: nn.Module | None = None) -> list[
     return seen
 
 
-def test_the_head_is_trained_first_and_then_the_rest() -> None:
+def test_head_is_trained_before_body() -> None:
     seen = in_turn(0.5, 4)
     assert [body for body, _ in seen[:2]] == [1.0, 1.0]
     assert seen[0][1] != seen[1][1] == seen[2][1] == seen[3][1]
     assert seen[1][0] != seen[2][0] != seen[3][0]
 
 
-def test_too_few_steps_and_a_part_without_weights_are_refused() -> None:
+def test_too_few_steps_and_frozen_parts_are_refused() -> None:
     frozen = Parts()
     frozen.body.requires_grad_(False)
     steps = r"one step for each part, found 2 steps with a share of 0\.85; set local_steps to 7 or"
@@ -188,7 +188,7 @@ def by_hand(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 4))
-def test_the_filter_is_that_of_all_pairs_on_the_tree(seed: int, height: int, width: int) -> None:
+def test_tree_filter_matches_all_pairs_reference(seed: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     guide = torch.rand(2, 3, height, width, generator=generator)
     values = torch.rand(2, 2, height, width, generator=generator)
@@ -196,21 +196,21 @@ def test_the_filter_is_that_of_all_pairs_on_the_tree(seed: int, height: int, wid
     torch.testing.assert_close(fedicra.tree_filtered(values, guide, 0.5).double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_the_filters_gradient_is_that_of_differences() -> None:
+def test_tree_filter_passes_gradcheck() -> None:
     generator = torch.Generator().manual_seed(1)
     guide = torch.rand(2, 1, 3, 4, generator=generator)
     values = torch.rand(2, 1, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: fedicra.tree_filtered(x, guide, 0.3), (values,))
 
 
-def test_edges_of_equal_pixels_weigh_one_and_a_flat_picture_is_averaged() -> None:
+def test_tree_filter_averages_flat_image() -> None:
     flat = torch.full((1, 3, 4, 4), 0.5)
     assert fedicra.spanning_trees(flat, 0.02).weight.eq(1).all()
     values = torch.arange(16.0).view(1, 1, 4, 4)
     torch.testing.assert_close(fedicra.tree_filtered(values, flat, 0.02), torch.full((1, 1, 4, 4), 7.5))
 
 
-def test_the_energy_of_two_pixels_by_hand() -> None:
+def test_tree_energy_matches_hand_computed_values() -> None:
     image = torch.zeros(1, 3, 1, 2)
     image[..., 1] = 0.1  # a distance of 0.03, a weight of exp(-1.5)
     weight = math.exp(-1.5)
@@ -226,7 +226,7 @@ def test_the_energy_of_two_pixels_by_hand() -> None:
     assert fedicra.tree_energy(chances, image, unknown, features, sigma=0.02).item() == pytest.approx(1.0)
 
 
-def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
+def test_tree_energy_uses_labelled_batch_features() -> None:
     network, generator = Shown(), torch.Generator().manual_seed(3)
     image, other = torch.rand(2, 2, 3, 6, 6, generator=generator)
     label = torch.randint(0, 2, (2, 1, 6, 6), generator=generator).float()
@@ -263,7 +263,7 @@ NAME = f"encoder.{CODES}"
 FEATURES = torch.tensor([[[[1.0, 5.0]]], [[[4.0, 8.0]]]])  # means 3 and 6, maxima 5 and 8
 
 
-def test_channels_are_chosen_by_mean_and_maximum_and_the_sites_code() -> None:
+def test_channel_weights_match_hand_computed_values() -> None:
     module = selection()
     # e is 3 for the first site, 6 for the second, 0 for nobody: s(mean) + s(max) of the two images
     for one, sums in ((torch.tensor([1.0, 0.0]), [0 + 4, 6 + 10]), (torch.tensor([0.0, 1.0]), [0 + 0, 0 + 4])):
@@ -274,7 +274,7 @@ def test_channels_are_chosen_by_mean_and_maximum_and_the_sites_code() -> None:
     torch.testing.assert_close(weighed[1], FEATURES[1] * (1 + torch.tensor(4.0).sigmoid()))
 
 
-def test_the_others_are_the_places_that_are_taken_but_the_own() -> None:
+def test_others_are_taken_places_except_own() -> None:
     module = ChannelSelection(1, 4)
     assert module.others() == []
     module.codes[0, 1], module.codes[1, :3] = 1, 1
@@ -290,7 +290,7 @@ def contrast(module: ChannelSelection) -> Tensor:
     return term.value(None, None)  # type: ignore[arg-type]
 
 
-def test_the_contrast_is_the_negative_distance_to_the_other_sites_choice() -> None:
+def test_site_contrast_is_negative_distance_to_other_sites() -> None:
     module = code(selection(), 0)
     one, other = torch.tensor([4.0, 16.0]).sigmoid(), torch.tensor([0.0, 4.0]).sigmoid()
     value = contrast(module)
@@ -301,12 +301,12 @@ def test_the_contrast_is_the_negative_distance_to_the_other_sites_choice() -> No
     assert gradient[1] == 0, "the other site's choice is not moved"
 
 
-def test_the_contrast_is_0_for_a_site_alone_and_for_sites_that_choose_alike() -> None:
+def test_site_contrast_is_zero_for_single_or_equal_sites() -> None:
     assert contrast(code(selection(), 0, sites=1)).item() == 0
     assert contrast(code(selection([[2.0, 2.0]]), 0)).item() == 0
 
 
-def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
+def test_site_codes_are_sent_and_averaged() -> None:
     weights = {"w": torch.zeros(2), NAME: torch.zeros(2, 3)}
     strategy = fedicra.SiteCodes()
     strategy.require_names(list(weights))
@@ -328,7 +328,7 @@ def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
     assert strategy.exchange.mean, "sums under masks and noise at the server do with the mean"
 
 
-def test_sites_without_a_place_and_networks_without_codes_are_refused() -> None:
+def test_missing_site_codes_or_places_are_refused() -> None:
     message = r"strategy: expected .*with site codes, found no weights selection\.codes; set network_def#site_channels"
     with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().require_names(["w"])
@@ -353,7 +353,7 @@ def deepest(network: nn.Module, image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["lite0_fpn", "deeplabv3plus_resnet18", "basic_unet"])
-def test_a_network_chooses_in_its_encoder_and_so_does_its_copy(name: str) -> None:
+def test_channel_selection_works_in_network_and_copy(name: str) -> None:
     torch.manual_seed(0)
     plain = client_network(name, load=False).eval()
     network = client_network(name, load=False, site_channels=2).eval()
@@ -371,7 +371,7 @@ def test_a_network_chooses_in_its_encoder_and_so_does_its_copy(name: str) -> Non
     assert not torch.equal(deepest(copied, image), 1.5 * deepest(plain, image))
 
 
-def test_other_networks_and_too_few_places_are_refused() -> None:
+def test_unsupported_network_and_too_few_places_are_refused() -> None:
     with pytest.raises(Refused, match=r"site_channels: expected the maximum number of sites >= 2, found 1"):
         client_network("basic_unet", load=False, site_channels=1)
     with pytest.raises(Refused, match=r"(?s)site_channels: .*>= 2, found '3'.*returns its feature maps.*found Parts"):

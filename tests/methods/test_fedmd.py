@@ -25,7 +25,7 @@ def attached(**options) -> Consensus:
     return Consensus(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
-def test_the_mean_of_all_answers_whatever_their_numbers_of_images_is_kept_until_there_are_others():
+def test_consensus_is_unweighted_mean_kept_until_next_answers():
     strategy = attached()
     first = strategy.configure(0)["a"]
     assert (first.kind, first.tensors) == (Kind.METRICS, {}), "nobody has said anything yet"
@@ -40,7 +40,7 @@ def test_the_mean_of_all_answers_whatever_their_numbers_of_images_is_kept_until_
     assert strategy.masks.unique().tolist() == [30], "a new round starts from zero"
 
 
-def test_scores_are_those_of_probabilities_and_bounded_at_both_ends():
+def test_scores_match_bounded_log_probabilities():
     scores = scores_of(torch.tensor([0, 51, 204, 255], dtype=torch.uint8).view(4, 1, 1, 1)).flatten()
     assert scores.tolist() == pytest.approx([-math.log(509), -math.log(4), math.log(4), math.log(509)])
     classes = scores_of(torch.tensor([51, 204], dtype=torch.uint8).view(1, 2, 1, 1)).flatten()
@@ -48,7 +48,7 @@ def test_scores_are_those_of_probabilities_and_bounded_at_both_ends():
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_every_level_of_a_single_site_comes_back(classes):
+def test_masks_survive_conversion_to_scores_and_back(classes):
     masks = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
     masks = masks if classes == 1 else torch.cat([masks, 255 - masks], dim=1)
     back = masks_of(scores_of(masks)).int() - masks.int()
@@ -56,7 +56,7 @@ def test_every_level_of_a_single_site_comes_back(classes):
     assert back.abs().max() <= 1
 
 
-def test_mean_scores_are_the_geometric_mean_and_mean_probabilities_the_arithmetic_one():
+def test_average_option_selects_arithmetic_or_geometric_mean():
     found = {}
     for average in ("probabilities", "scores"):
         strategy = attached(average=average)
@@ -66,7 +66,7 @@ def test_mean_scores_are_the_geometric_mean_and_mean_probabilities_the_arithmeti
     assert found == {"probabilities": [148], "scores": [182]}
 
 
-def test_mean_scores_of_several_classes_are_their_softmax():
+def test_mean_scores_of_classes_are_softmax_normalised():
     one = torch.tensor([204, 51, 0], dtype=torch.uint8).view(1, 3, 1, 1)
     other = torch.tensor([51, 204, 0], dtype=torch.uint8).view(1, 3, 1, 1)
     mean = (scores_of(one) + scores_of(other)) / 2
@@ -74,7 +74,7 @@ def test_mean_scores_of_several_classes_are_their_softmax():
     assert masks_of(mean).flatten().tolist() == [127, 127, 1]
 
 
-def test_it_has_no_network_nor_takes_any_and_a_run_that_goes_on_without_a_state_has_no_consensus():
+def test_consensus_has_no_state_and_refuses_weights():
     strategy = attached()
     assert (strategy.global_weights, strategy.state_dict()) == ({}, {})
     a_round(strategy, {"a": answer("a", 10)})
@@ -84,7 +84,7 @@ def test_it_has_no_network_nor_takes_any_and_a_run_that_goes_on_without_a_state_
         Consensus(exchange="weights")
 
 
-def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_public_images(monkeypatch):
+def test_expected_masks_need_no_prediction(monkeypatch):
     strategy = attached()
     monkeypatch.setattr(strategy.sharing.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
     like = strategy.expected("a")["masks"]

@@ -25,7 +25,7 @@ FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]]) 
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
 
 
-def test_sums_and_means_by_class_of_pixels_with_a_weight_and_zero_where_there_are_none():
+def test_class_sums_and_means_match_hand_computed_values():
     found = fedproto.class_sums(FEATURES, LABELS, classes=2)
     assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
     assert found.counts.tolist() == [2.0, 2.0]
@@ -35,7 +35,7 @@ def test_sums_and_means_by_class_of_pixels_with_a_weight_and_zero_where_there_ar
     assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 
-def test_labels_are_brought_to_the_features_size():
+def test_labels_are_resized_to_features():
     wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
     assert torch.equal(
         fedproto.class_sums(FEATURES, wide, classes=2).sums, fedproto.class_sums(FEATURES, LABELS, classes=2).sums
@@ -45,7 +45,7 @@ def test_labels_are_brought_to_the_features_size():
     assert fedproto.class_sums(FEATURES, corner, classes=2).counts.tolist() == [3.0, 1.0]
 
 
-def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
+def test_prototype_loss_covers_classes_present_in_both():
     batch = fedproto.ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
     target = torch.tensor([[2.0, 3.0], [6.0, 5.0]])
     # class 0: ((2-2)^2 + (1-3)^2) / 2 = 2, class 1: 0
@@ -88,7 +88,7 @@ def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1, label: tor
     return trainer
 
 
-def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones():
+def test_term_without_global_prototypes_only_collects():
     network = Two()
     term = fedproto.PrototypeTerm(network=network)
     trainer = train(term, network, steps=2)
@@ -103,7 +103,7 @@ def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones(
     assert several.collected.counts.tolist() == [1.0, 1.0, 2.0]
 
 
-def test_it_pulls_towards_the_global_prototypes_by_its_weight():
+def test_term_adds_weighted_prototype_loss():
     network = Two()
     term = fedproto.PrototypeTerm(network=network, weight=3.0)
     term.prototypes = torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True])
@@ -142,7 +142,7 @@ def made(term: Term) -> tuple[fedproto.PrototypeSharing, list]:
     return sharing, calls
 
 
-def test_it_pulls_towards_classes_that_somebody_has_seen_and_learns_the_labels_alone():
+def test_received_prototypes_of_seen_classes_reach_term():
     sharing, calls = made(Term())
     sent = {"prototypes": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), "counts": torch.tensor([4.0, 0.0])}
     assert sharing.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
@@ -150,13 +150,13 @@ def test_it_pulls_towards_classes_that_somebody_has_seen_and_learns_the_labels_a
     assert calls == [(1, 3)]
 
 
-def test_a_round_in_which_nothing_is_sent_pulls_nowhere():
+def test_round_without_prototypes_has_no_target():
     sharing, calls = made(Term())
     sharing.receive(0, 3, Kind.METRICS, {})
     assert (sharing.term.prototypes, calls) == (None, [(0, 3)])
 
 
-def test_prototypes_of_another_width_are_refused_before_a_step():
+def test_prototypes_of_other_width_are_refused():
     sharing, calls = made(Term())
     sent = {"prototypes": torch.zeros(2, 4), "counts": torch.zeros(2)}
     with pytest.raises(MessageRefused, match=r"prototypes: expected shape \(2, 3\), found shape \(2, 4\)"):
@@ -164,7 +164,7 @@ def test_prototypes_of_another_width_are_refused_before_a_step():
     assert (sharing.term.prototypes, calls) == (None, [])
 
 
-def test_it_gives_means_and_counts():
+def test_share_returns_means_and_counts():
     collected = fedproto.ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
     kind, tensors = made(Term(collected))[0].share()
     assert kind == Kind.PROTOTYPES
@@ -172,7 +172,7 @@ def test_it_gives_means_and_counts():
     assert tensors["counts"].tolist() == [2.0, 5.0]
 
 
-def test_without_a_step_there_is_nothing_to_give():
+def test_share_without_training_step_raises():
     with pytest.raises(RuntimeError, match="no step was taken"):
         made(Term())[0].share()
 
@@ -187,7 +187,7 @@ def answer(site: str, means: list, counts: list) -> Message:
     return Message(Kind.PROTOTYPES, site, 0, 2, n=1, tensors=tensors)
 
 
-def test_the_mean_is_weighted_by_pixels_class_by_class():
+def test_global_prototypes_are_weighted_by_pixels_per_class():
     made = strategy(a=2, b=2)
     one, other = answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]), answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0])
     a_round(made, {"a": one, "b": other})
@@ -204,7 +204,7 @@ def test_the_mean_is_weighted_by_pixels_class_by_class():
         ([[1.0, 1.0], [8.0, 0.0]], [-1.0, 1.0], "counts"),
     ],
 )
-def test_fault_78_prototypes_that_overflow_are_left_out(means, counts, where):
+def test_fault_78_overflowing_prototypes_are_refused(means, counts, where):
     made = strategy(a=2, b=2)
     made.configure(0)
     with pytest.raises(MessageRefused, match=where):
@@ -213,7 +213,7 @@ def test_fault_78_prototypes_that_overflow_are_left_out(means, counts, where):
     assert made.means["prototypes"].tolist() == [[5.0, 1.0], [65504.0, 0.0]], "the largest ones give a finite mean"
 
 
-def test_a_capped_share_is_that_of_pixels_class_by_class():
+def test_largest_share_caps_pixel_weight_per_class():
     made = strategy(a=1, b=1, c=1)
     made.server = replace(made.server, guard=UpdateGuard(largest_share=0.5))
     made.configure(0)
@@ -224,7 +224,7 @@ def test_a_capped_share_is_that_of_pixels_class_by_class():
     assert made.means["prototypes"].tolist() == [[5.0], [2.0]]  # (2 + 2 + 4 * 9) / 8, (2 * 1 + 2 * 3) / 4
 
 
-def test_the_first_round_says_nothing_and_the_second_sends_the_means():
+def test_prototypes_are_sent_from_second_round():
     made = strategy(a=2, b=2)
     assert made.configure(0)["a"].tensors == {}
     made.aggregate(0, {"a": answer("a", [[1.0, 1.0], [2.0, 2.0]], [1.0, 1.0])})
@@ -233,12 +233,12 @@ def test_the_first_round_says_nothing_and_the_second_sends_the_means():
     assert message.tensors["prototypes"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
 
 
-def test_features_of_two_widths_are_refused_with_both_sites():
+def test_different_feature_widths_are_refused():
     with pytest.raises(Refused, match=r"sites: expected features of the same width, found 2 channels at a, 3 at b"):
         strategy(a=2, b=3)
 
 
 @pytest.mark.parametrize("bundle", ["samfed_polyp", "samfed_skin"])
-def test_the_networks_that_sites_take_by_default_have_features_of_one_width(bundle):
+def test_default_networks_have_equal_feature_width(bundle):
     names = client_config(find_bundle(bundle), "fedproto", {}).value("mixed_networks")
     assert (len(names), len({feature_width(client_network(name)) for name in names})) == (2, 1)

@@ -11,7 +11,7 @@ from tests.handlers.toy import next_round, toy_network, toy_trainer
 from tests.methods import engine_of
 
 
-def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
+def test_gradient_is_mu_times_distance_to_global_weights() -> None:
     network, term = toy_network(), ProximalTerm(mu=0.3)
     engine = engine_of(network, output={"loss": torch.zeros(())})
     term.remember(engine)
@@ -34,7 +34,7 @@ def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
 
 
 @pytest.mark.parametrize("federated", [True, False])
-def test_the_first_step_of_a_round_is_free_and_without_rounds_that_of_an_epoch(federated: bool) -> None:
+def test_first_step_of_round_or_epoch_has_no_penalty(federated: bool) -> None:
     values: list[float] = []
     trainer = toy_trainer([ProximalTerm(mu=1.0)], steps=2, epochs=1 if federated else 2)
     trainer.add_event_handler(
@@ -48,7 +48,7 @@ def test_the_first_step_of_a_round_is_free_and_without_rounds_that_of_an_epoch(f
     assert values[0] == values[2] == 0 < min(values[1], values[3])
 
 
-def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
+def test_mu_reduces_drift_and_zero_has_no_effect() -> None:
     def moved(*terms: ProximalTerm) -> torch.Tensor:
         network = toy_network()
         start = torch.nn.utils.parameters_to_vector(network.parameters()).clone()

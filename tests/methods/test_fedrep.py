@@ -13,7 +13,7 @@ from tests.handlers.toy import toy_network, toy_trainer, weights
 HEAD = ["3.*"]
 
 
-def test_the_head_moves_alone_and_then_the_body_alone_in_every_epoch():
+def test_head_then_body_is_trained_in_each_epoch():
     network, moved = toy_network(), []
     trainer = toy_trainer([AlternatingParts(personal=HEAD, share=0.5)], network=network, epochs=2, steps=3)
     # moments and a weight decay: what is at rest must feel neither
@@ -44,6 +44,6 @@ def test_the_head_moves_alone_and_then_the_body_alone_in_every_epoch():
         (HEAD, 0.5, 1, "found 1 steps with a share"),
     ],
 )
-def test_what_cannot_be_trained_in_turn_is_refused_before_any_work(personal, share, steps, message):
+def test_invalid_parts_or_steps_are_refused(personal, share, steps, message):
     with pytest.raises(Refused, match=message):
         toy_trainer([AlternatingParts(personal=personal, share=share)], steps=steps).run()

@@ -24,7 +24,7 @@ from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
 
-def test_gaps_move_weights_as_by_hand():
+def test_gap_weights_match_hand_computed_values():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     moved = fedsemidg.moved_by_gaps(start, torch.tensor([4.0, 2.0, 0.0]), 0, 10, 0.3)
     torch.testing.assert_close(moved, torch.tensor([0.6, 0.35, 0.2], dtype=torch.float64) / 1.15)
@@ -42,12 +42,12 @@ def test_gaps_move_weights_as_by_hand():
     ],
     ids=["all below 0", "one above 1", "none is left", "no step"],
 )
-def test_weights_that_leave_the_unit_interval_are_cut_to_it_and_alike_where_none_is_left(weights, gaps, step, expected):
+def test_weights_outside_unit_interval_are_clipped(weights, gaps, step, expected):
     moved = fedsemidg.moved_by_gaps(torch.tensor(weights), torch.tensor(gaps), 0, 10, step)
     torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_gaps_of_0_keep_the_weights_to_the_bit_and_equal_ones_bring_them_nearer_to_one_another():
+def test_zero_gaps_keep_weights_and_equal_gaps_level_weights():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     assert torch.equal(fedsemidg.moved_by_gaps(start, torch.zeros(3), 0, 10, 0.3), start)
     assert fedsemidg.moved_by_gaps(torch.ones(1), torch.tensor([0.7]), 0, 10, 0.3).tolist() == [1.0], "of a single site"
@@ -56,7 +56,7 @@ def test_gaps_of_0_keep_the_weights_to_the_bit_and_equal_ones_bring_them_nearer_
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6), st.integers(0, 9), st.floats(0, 5))
-def test_weights_stay_on_the_simplex(gaps, round, step):
+def test_weights_stay_on_simplex(gaps, round, step):
     weights = torch.full((len(gaps),), 1 / len(gaps))
     moved = fedsemidg.moved_by_gaps(weights, torch.tensor(gaps, dtype=torch.float64), round, 10, step)
     assert bool(((moved >= 0) & (moved <= 1)).all())
@@ -85,7 +85,7 @@ def as_published(gaps, step=0.3, rounds=10):
     return means
 
 
-def test_from_the_second_round_on_a_rounds_own_gaps_decide_how_it_is_averaged_as_in_the_authors_code():
+def test_aggregation_matches_published_algorithm():
     gaps = [[1.0, 3.0, 0.5], [2.0, 0.5, 0.0], [0.1, 0.4, 0.9]]
     names = [f"s{at}" for at in range(3)]
     strategy, found = (
@@ -99,14 +99,14 @@ def test_from_the_second_round_on_a_rounds_own_gaps_decide_how_it_is_averaged_as
     assert found[0] == 1.0
 
 
-def test_an_answer_without_a_gap_is_refused():
+def test_answer_without_gap_is_refused():
     strategy = fedsemidg.GeneralisationAware().attach(Server(["s0"], 10, weights={"w": torch.zeros(1)}))
     strategy.configure(0)
     with pytest.raises(MessageRefused, match="the mean of the term 'generalisation_gap'"):
         strategy.accept(0, "s0", replace(answers([1.0])["s0"], metrics={}))
 
 
-def test_entropy_by_hand():
+def test_entropy_matches_hand_computed_values():
     assert fedsemidg.entropy(torch.full((1, 1, 1, 1), 0.5)).item() == pytest.approx(math.log(2))
     assert fedsemidg.entropy(torch.full((1, 4, 1, 1), 0.25)).item() == pytest.approx(math.log(4), rel=1e-5)
     assert fedsemidg.entropy(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)).max().item() == pytest.approx(0, abs=1e-5)
@@ -116,7 +116,7 @@ def stream(*guides):
     return UnlabelledStream(loader=toy_loader(), guides=list(guides))
 
 
-def test_a_rounds_first_threshold_is_that_of_its_first_batch_alone():
+def test_first_threshold_of_round_uses_first_batch():
     seen, firsts = [], []
     term = fedsemidg.DualGuideTerm()
     trainer = toy_trainer([stream(GlobalGuide(), EmaGuide()), term, TermLogger()], steps=4)
@@ -135,7 +135,7 @@ def test_a_rounds_first_threshold_is_that_of_its_first_batch_alone():
     assert [seen[0], seen[4]] == pytest.approx(firsts)
 
 
-def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quantile(monkeypatch):
+def test_dual_guide_counts_pixels_sure_in_both_guides(monkeypatch):
     term = fedsemidg.DualGuideTerm()
     chances = torch.tensor([0.99, 0.9, 0.5])
     low, middle, high = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
@@ -163,7 +163,7 @@ def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quanti
     assert term._threshold.item() == pytest.approx(low + 0.1875 * (high - low), abs=1e-5)
 
 
-def test_a_pixel_counts_up_to_the_threshold_and_its_label_is_that_of_the_mean():
+def test_dual_guide_label_is_mean_of_guides_up_to_threshold():
     chances = probabilities(torch.logit(torch.tensor([0.8, 0.95, 0.9, 0.7])).view(1, 1, 2, 2))
     other = chances.clone()
     other[0, 0, 0, 1] = 0.5  # 0.725 is foreground; its entropies, 0.199 and 0.693, are 0.446 in the mean
@@ -177,7 +177,7 @@ def test_a_pixel_counts_up_to_the_threshold_and_its_label_is_that_of_the_mean():
     assert engine.state.terms["dual_sure"] == 0.75
 
 
-def test_rho_goes_from_its_start_to_its_end_and_without_memory_a_threshold_is_the_batchs_own():
+def test_quantile_rises_and_zero_memory_uses_batch_threshold():
     term = fedsemidg.DualGuideTerm(start=0.4, end=0.8, memory=0)
     chances = torch.tensor([0.99, 0.9, 0.5])
     _, middle, high = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
@@ -191,7 +191,7 @@ def test_rho_goes_from_its_start_to_its_end_and_without_memory_a_threshold_is_th
         assert term._threshold.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
+def test_alignment_is_mean_square_of_dropout_difference():
     network = Shown()
     term = fedsemidg.DropoutAlignmentTerm(network=network, drop=0.5)
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -211,7 +211,7 @@ def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
     torch.testing.assert_close(*gradients)
 
 
-def test_the_gap_is_the_divergence_of_the_own_from_the_global_network_by_hand():
+def test_gap_meter_reports_divergence_from_global_network():
     class Global:
         name = "global"
 
@@ -229,7 +229,7 @@ def test_the_gap_is_the_divergence_of_the_own_from_the_global_network_by_hand():
     assert state.term_means == {"other": 1.0, "generalisation_gap": pytest.approx(expected, abs=1e-6)}
 
 
-def test_nothing_dropped_is_no_difference():
+def test_zero_dropout_gives_zero_alignment():
     for drop, larger in ((0.0, False), (0.5, True)):
         network = Shown()
         trainer = toy_trainer(
@@ -240,7 +240,7 @@ def test_nothing_dropped_is_no_difference():
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.4, 0.3), (0.0, 0.3), (0.4, 1.0)])
-def test_quantiles_that_do_not_ascend_between_0_and_1_are_refused(start, end):
+def test_invalid_quantiles_are_refused(start, end):
     fedsemidg.DualGuideTerm(start=0.3, end=0.3)
     message = rf"terms#dual_guide#start: expected two quantiles in \(0, 1\), ascending, found {start} to {end}"
     with pytest.raises(Refused, match=message):

@@ -21,7 +21,7 @@ def output() -> dict[str, torch.Tensor]:
     return {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
 
 
-def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
+def test_closed_gate_counts_as_zero_in_mean():
     target = torch.full((2, 1, 2, 2), 0.9)
     engine = engine_of(batch={"target": target, "target_gate": torch.tensor([1.0, 0.0])}, output=output())
     heterogeneous.PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
@@ -42,7 +42,7 @@ def spy_on_phase(sharing, monkeypatch) -> list:
     return calls
 
 
-def test_it_learns_only_where_the_server_is_better(monkeypatch):
+def test_site_learns_only_where_server_is_better(monkeypatch):
     sharing = server_sharing()
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
@@ -55,7 +55,7 @@ def test_it_learns_only_where_the_server_is_better(monkeypatch):
     assert gate.tolist() == [index == 2 for index in range(IMAGES)]
 
 
-def test_the_gate_always_opens_all_and_without_tensors_the_labels_alone_are_learned(monkeypatch):
+def test_always_gate_and_empty_messages_pass_no_gate(monkeypatch):
     sharing = server_sharing(gate="always")
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
@@ -64,7 +64,7 @@ def test_the_gate_always_opens_all_and_without_tensors_the_labels_alone_are_lear
     assert calls[1] == (0, 1)
 
 
-def test_weights_of_the_server_become_its_masks_to_the_bit(monkeypatch):
+def test_server_weights_are_converted_to_server_masks(monkeypatch):
     sharing = server_sharing(width=6)
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
@@ -73,7 +73,7 @@ def test_weights_of_the_server_become_its_masks_to_the_bit(monkeypatch):
     assert torch.equal(calls[0][2], server.own_masks())
 
 
-def test_what_it_gives_by_exchange():
+def test_share_follows_exchange_option():
     kind, tensors = server_sharing().share()
     assert (kind, tensors["masks"].shape) == (Kind.SOFT_MASKS, (IMAGES, 1, 8, 8))
     sharing = server_sharing(exchange="weights")
@@ -93,7 +93,7 @@ def test_what_it_gives_by_exchange():
         (Kind.WEIGHTS, dict(toy_net(4).state_dict()), r"0\.weight: expected shape \(5, 3, 3, 3\)"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, reason):
+def test_invalid_messages_are_refused_before_training(monkeypatch, kind, tensors, reason):
     sharing = server_sharing()
     calls = spy_on_phase(sharing, monkeypatch)
     with pytest.raises(MessageRefused, match=reason):
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, 
     assert calls == []
 
 
-def test_fault_79_it_says_how_many_pixels_it_takes_before_its_masks_are_there_and_after():
+def test_fault_79_expected_pixel_count_is_known_before_masks():
     sharing = server_sharing()
     assert sharing._own is None
     before = sharing.masks_taken()
@@ -113,7 +113,7 @@ def test_fault_79_it_says_how_many_pixels_it_takes_before_its_masks_are_there_an
         sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
 
 
-def test_some_public_images_are_exchanged_and_trained_on():
+def test_subset_of_public_images_is_exchanged():
     assert heterogeneous.evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert heterogeneous.evenly_spaced(4, 4) is heterogeneous.evenly_spaced(4, None) is None
     sharing = server_sharing(**{"sharing#images": 2})
@@ -142,7 +142,7 @@ def answer(site: str, masks: torch.Tensor) -> Message:
     return Message(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
 
 
-def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
+def test_server_learns_from_most_reliable_site(monkeypatch):
     strategy = attached(floor=0.5)
     calls = spy_on_phase(strategy.sharing, monkeypatch)
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
@@ -155,7 +155,7 @@ def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
     assert gate.tolist() == [True] * IMAGES
 
 
-def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch):
+def test_sites_below_floor_or_server_are_ignored(monkeypatch):
     best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
@@ -171,7 +171,7 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
-def test_a_round_without_answers_leaves_the_server_as_it_was_whoever_answered_in_one_that_was_not_finished(monkeypatch):
+def test_round_without_answers_does_not_train_server(monkeypatch):
     strategy = attached()
     calls = spy_on_phase(strategy.sharing, monkeypatch)
     strategy.configure(0)
@@ -180,7 +180,7 @@ def test_a_round_without_answers_leaves_the_server_as_it_was_whoever_answered_in
     assert calls == []
 
 
-def test_what_is_sent_and_expected_by_exchange():
+def test_messages_follow_exchange_option():
     masks = attached()
     sent = masks.configure(0)["a"]
     assert (sent.kind, sent.tensors.keys()) == (Kind.SOFT_MASKS, {"masks"})
@@ -198,7 +198,7 @@ def test_what_is_sent_and_expected_by_exchange():
     assert (weights.exchange.answer, weights.exchange.word) == (Kind.WEIGHTS, "weights")
 
 
-def test_the_server_trains_without_touching_anybodys_random_numbers():
+def test_server_training_keeps_global_random_state():
     strategy = attached(floor=0.0)
     strategy.configure(0)
     torch.manual_seed(7)
@@ -208,7 +208,7 @@ def test_the_server_trains_without_touching_anybodys_random_numbers():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor():
+def test_most_reliable_site_must_exceed_server_and_floor():
     sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
     server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
     site, gate = heterogeneous.most_reliable(sites, server, 0.75)
@@ -216,7 +216,7 @@ def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor()
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
 
 
-def test_the_networks_that_sites_take_by_default_need_no_weights_but_mobile_sams(tmp_path, monkeypatch):
+def test_default_networks_need_only_mobile_sam_weights(tmp_path, monkeypatch):
     (tmp_path / "mobile_sam.pt").touch()
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     config = client_config(find_bundle("samfed_skin"), "heterogeneous", {})
@@ -227,7 +227,7 @@ def test_the_networks_that_sites_take_by_default_need_no_weights_but_mobile_sams
         require_starts(config, ["lite0_fpn"])
 
 
-def test_unknown_options_of_the_sharing_are_refused_together():
+def test_invalid_options_are_refused_together():
     with pytest.raises((Refused, RuntimeError)) as caught:
         server_sharing(**{"sharing#images": 0}, exchange="pixels", gate="never")
     text = str(caught.value.__cause__ or caught.value)

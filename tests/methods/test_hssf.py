@@ -46,7 +46,7 @@ def an_image(batch: int = 2, height: int = 40, width: int = 52) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("encoder", sorted(PUBLISHED))
-def test_parameters_are_the_published_ones_but_for_an_unused_classifier(encoder: str) -> None:
+def test_parameter_count_matches_publication(encoder: str) -> None:
     with torch.device("meta"):
         network = client_network(f"hssf_{encoder}")
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -55,7 +55,7 @@ def test_parameters_are_the_published_ones_but_for_an_unused_classifier(encoder:
     assert network.low[0].out_channels == 48, "as in DeepLabV3+"
 
 
-def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -> None:
+def test_prediction_is_logit_difference_and_carries_outputs() -> None:
     prediction = a_network()(an_image())
     outputs = hssf.hssf_outputs(prediction)
     assert prediction.shape == outputs.confidence.shape == (2, 1, 40, 52)
@@ -65,7 +65,7 @@ def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -
     assert outputs.confidence.requires_grad
 
 
-def test_another_pass_does_not_disturb_what_a_prediction_carries() -> None:
+def test_outputs_of_prediction_survive_later_passes() -> None:
     network = a_network()
     first = network(an_image())
     confidence = hssf.hssf_outputs(first).confidence
@@ -76,14 +76,14 @@ def test_another_pass_does_not_disturb_what_a_prediction_carries() -> None:
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_the_inferer_hands_it_on_also_under_autocast(enabled: bool) -> None:
+def test_inferer_keeps_outputs_under_autocast(enabled: bool) -> None:
     prediction = AutocastInferer(enabled)(an_image(), a_network(), feature_dropout=0.5)
     outputs = hssf.hssf_outputs(prediction)
     assert outputs.dropped is not None
     assert {each.dtype for each in (prediction, outputs.logits, outputs.confidence, outputs.dropped)} == {torch.float32}
 
 
-def test_feature_dropout_changes_the_second_pass_alone() -> None:
+def test_feature_dropout_changes_only_second_pass() -> None:
     image = an_image()
     network, twin = a_network(), a_network()
     torch.manual_seed(1)  # the decoder has dropout of its own
@@ -97,7 +97,7 @@ def test_feature_dropout_changes_the_second_pass_alone() -> None:
     assert (second - hssf.hssf_outputs(plain).logits).abs().mean() > 0.01
 
 
-def test_in_eval_mode_it_carries_nothing_and_costs_no_confidence() -> None:
+def test_eval_mode_has_no_outputs_and_skips_confidence() -> None:
     network = a_network().eval()
     called = []
     network.confidence_head.register_forward_hook(lambda *_: called.append(1))
@@ -106,14 +106,14 @@ def test_in_eval_mode_it_carries_nothing_and_costs_no_confidence() -> None:
     assert not called
 
 
-def test_a_network_that_has_predicted_can_be_copied() -> None:
+def test_network_can_be_copied_after_prediction() -> None:
     network = a_network()
     network(an_image()).mean().backward()
     copy = deepcopy(network).eval()
     torch.testing.assert_close(copy(an_image()), network.eval()(an_image()))
 
 
-def test_logits_are_spread_over_the_pixels_that_they_stand_for() -> None:
+def test_logits_are_upsampled_without_aligned_corners() -> None:
     network = a_network().eval()
     low = []
     network.head.register_forward_hook(lambda _module, _inputs, output: low.append(output))
@@ -126,7 +126,7 @@ def test_logits_are_spread_over_the_pixels_that_they_stand_for() -> None:
     torch.testing.assert_close(found[:, :, 1, 1], difference[:, :, 0, 0])
 
 
-def test_bad_arguments_are_refused_and_so_are_tiny_images() -> None:
+def test_invalid_arguments_and_images_are_refused() -> None:
     with pytest.raises(Refused, match=r"network_def#out_channels: expected a whole number >= 1, found '?0"):
         a_network(out_channels=0)
     network = client_network("hssf_resnet18", out_channels=2)
@@ -138,7 +138,7 @@ def test_bad_arguments_are_refused_and_so_are_tiny_images() -> None:
         network(an_image(batch=1))
 
 
-def test_imagenet_weights_fit_the_encoder(tmp_path) -> None:
+def test_encoder_weights_are_loaded_from_file(tmp_path) -> None:
     from safetensors.torch import save_file
 
     source = a_network()
@@ -147,12 +147,12 @@ def test_imagenet_weights_fit_the_encoder(tmp_path) -> None:
     assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)
 
 
-def test_stress_by_hand() -> None:
+def test_stress_matches_hand_computed_values() -> None:
     features = torch.tensor([[1.0, 3.0], [0.0, -1.0]]).view(1, 2, 1, 2)  # means 2 and -1/2
     assert hssf.stressed(features).flatten().tolist() == [3.0, 9.0, 0.0, -0.5]
 
 
-def test_confidence_is_what_its_sums_say() -> None:
+def test_confidence_branch_inputs_match_formula() -> None:
     torch.manual_seed(0)
     branch = hssf.ConfidenceBranch(classes=2).eval()
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -174,7 +174,7 @@ def test_confidence_is_what_its_sums_say() -> None:
         torch.testing.assert_close(seen[name][0], torch.cat(maps, dim=1))
 
 
-def test_convolutions_are_drawn_by_what_comes_in_and_nothing_else_is() -> None:
+def test_convolutions_are_initialised_by_fan_in() -> None:
     torch.manual_seed(0)
     part = hssf.drawn_anew(hssf.block(64, 256, 3))
     convolution, norm = part[0], part[1]
@@ -191,7 +191,7 @@ def pixels(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(1, 1, 2, -1)
 
 
-def test_wrong_pixels_weigh_right_over_wrong_which_is_nothing_where_none_is_right() -> None:
+def test_confidence_loss_reweights_wrong_pixels() -> None:
     logits = pixels(2, 1, -1, -2, 3, -3)
     label = pixels(1, 1, 0, 0, 0, 1)  # four right, the last two wrong: weight 2
     confidence = pixels(LN3, LN3, 0, 0, LN3, -LN3)  # chances of being right: 3/4 3/4 1/2 1/2 3/4 1/4
@@ -205,7 +205,7 @@ def test_wrong_pixels_weigh_right_over_wrong_which_is_nothing_where_none_is_righ
     assert hssf.confidence_loss(confidence, -label, label).item() == 0
 
 
-def test_confidence_leaves_the_prediction_it_judges_alone() -> None:
+def test_confidence_loss_has_no_gradient_for_prediction() -> None:
     logits = pixels(1, -1, 1, -1, 1, -1).requires_grad_()
     confidence = pixels(0, 0, 0, 0, 0, 0).requires_grad_()
     hssf.confidence_loss(confidence, logits, pixels(1, 1, 1, 0, 0, 0)).backward()
@@ -216,7 +216,7 @@ def test_confidence_leaves_the_prediction_it_judges_alone() -> None:
     torch.testing.assert_close(confidence.grad, expected)
 
 
-def test_kl_counts_a_closed_gate_as_zero() -> None:
+def test_kl_counts_closed_gate_as_zero() -> None:
     logits, target = torch.zeros(2, 1, 2, 3), torch.full((2, 1, 2, 3), 0.9)
     whole = hssf_kl(logits, target).item()
     assert hssf_kl(logits, target, torch.tensor([True, False])).item() == pytest.approx(whole / 2)
@@ -230,7 +230,7 @@ def logit(*chances: float) -> Tensor:
 NUMBERS = {"flip_below": 0.3, "least_mean": 0.75}
 
 
-def test_labels_come_from_the_surer_view_and_doubtful_ones_are_flipped() -> None:
+def test_labels_come_from_surer_view_and_doubtful_are_flipped() -> None:
     weak, strong = pixels(1, 1, -1, -1, 1, -1), pixels(-1, -1, 1, 1, -1, 1)
     weak_confidence = logit(0.9, 0.4, 0.9, 0.2, 0.25, 0.5)
     strong_confidence = logit(0.6, 0.8, 0.3, 0.9, 0.1, 0.5)
@@ -241,7 +241,7 @@ def test_labels_come_from_the_surer_view_and_doubtful_ones_are_flipped() -> None
     assert chosen.gate.tolist() == [False]  # (0.9 + 0.8 + 0.9 + 0.9 + 0.25 + 0.5) / 6 = 0.708
 
 
-def test_an_image_counts_from_a_mean_confidence_above_the_threshold() -> None:
+def test_images_below_mean_confidence_are_gated() -> None:
     zeros = torch.zeros(2, 1, 2, 3)
     confidence = torch.cat([logit(0.9, 0.9, 0.9, 0.9, 0.9, 0.1), logit(0.7, 0.7, 0.7, 0.8, 0.7, 0.7)])
     chosen = hssf.lssl_labels(
@@ -254,12 +254,12 @@ def test_an_image_counts_from_a_mean_confidence_above_the_threshold() -> None:
     ]
 
 
-def test_several_classes_have_no_opposite() -> None:
+def test_several_classes_are_rejected() -> None:
     with pytest.raises(ValueError, match="expected one channel, found 3; a class has no opposite"):
         hssf.lssl_labels(*(torch.zeros(1, 3, 2, 3),) * 4, **NUMBERS)
 
 
-def test_images_that_do_not_count_are_zeros_in_the_mean() -> None:
+def test_gated_loss_counts_excluded_images_as_zero() -> None:
     loss = StructureLoss(kernel_size=3)
     logits = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     label = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5).long()
@@ -273,7 +273,7 @@ def test_images_that_do_not_count_are_zeros_in_the_mean() -> None:
     assert not logits.grad.any()
 
 
-def test_channels_of_two_passes_weigh_what_they_hold_of_the_image() -> None:
+def test_dropout_consistency_matches_hand_computed_values() -> None:
     dropped = torch.tensor([0.0, LN3]).view(1, 2, 1, 1).expand(1, 2, 2, 2)  # softmax: 1/4 and 3/4
     logits = dropped + torch.tensor([2.0, 1.0]).view(1, 2, 1, 1)
     assert hssf.dropout_consistency(logits, dropped).item() == pytest.approx((4 / 4 + 1 * 3 / 4) / 2)
@@ -291,7 +291,7 @@ def tensors(count: int, *, batch: int = 2) -> list[torch.Tensor]:
     return [torch.randn(batch, 1, 2, 2, generator=generator) for _ in range(count)]
 
 
-def test_confidence_is_added_four_times_and_needs_no_stream() -> None:
+def test_confidence_loss_is_added_with_weight_four() -> None:
     logits, confidence = tensors(2)
     label = torch.ones(2, 1, 2, 2)
     output = {"loss": torch.tensor(2.0), "pred": predicted(logits, confidence), "label": label}
@@ -306,7 +306,7 @@ def test_confidence_is_added_four_times_and_needs_no_stream() -> None:
 
 
 @pytest.mark.parametrize("consistency", [0.0, 3.0])
-def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consistency: float) -> None:
+def test_lssl_loss_sums_both_views_and_consistency(consistency: float) -> None:
     weak, weak_confidence, strong, strong_confidence = (each.requires_grad_() for each in tensors(4))
     dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2)
     asked: list[float] = []
@@ -337,7 +337,7 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
     assert bool(weak.grad.any() and strong.grad.any()), "both views learn"
 
 
-def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
+def test_lssl_ignores_unsure_images() -> None:
     weak, strong = tensors(2)
     sure = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)  # 0.95 and 0.5
     guidance = Guidance(student=predicted(strong, sure), weak_view=weak, guides={}, batch={"image": weak})
@@ -359,7 +359,7 @@ def noise(view: hssf.NoiseViewd, image: torch.Tensor = GREY) -> torch.Tensor:
     return view({"image": image})["image_strong"] - image
 
 
-def test_the_deviation_is_the_same_for_every_image_and_the_bound_holds() -> None:
+def test_noise_is_bounded_and_drawn_per_image() -> None:
     view = hssf.NoiseViewd().set_random_state(0)
     for _ in range(3):
         added = noise(view)
@@ -371,14 +371,14 @@ def test_the_deviation_is_the_same_for_every_image_and_the_bound_holds() -> None
     assert torch.equal(noise(view.set_random_state(1)), noise(hssf.NoiseViewd().set_random_state(1)))
 
 
-def test_dark_and_bright_pixels_stay_in_range() -> None:
+def test_noisy_pixels_stay_in_range() -> None:
     for value in (0.0, 1.0):
         view = hssf.NoiseViewd(limit=1.0).set_random_state(0)
         found = view({"image": torch.full((3, 16, 16), value)})["image_strong"]
         assert 0 <= found.min() <= found.max() <= 1
 
 
-def test_the_weak_view_is_left_as_it_is_and_the_other_is_plain() -> None:
+def test_noise_view_keeps_input_and_returns_plain_tensor() -> None:
     before = GREY.clone()
     result = hssf.NoiseViewd()({"image": MetaTensor(GREY), "label": 1})
     assert torch.equal(GREY, before)
@@ -387,7 +387,7 @@ def test_the_weak_view_is_left_as_it_is_and_the_other_is_plain() -> None:
     assert torch.equal(hssf.NoiseViewd(deviation=0.0)({"image": GREY})["image_strong"], GREY)
 
 
-def test_bad_arguments_of_the_view_are_refused_together() -> None:
+def test_noise_view_rejects_invalid_arguments() -> None:
     with pytest.raises(Refused, match=r"(?s)3 problems.*deviation: .*-0\.1.*limit: .*2.*output_key: .*2 names for 1"):
         hssf.NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
 
@@ -406,7 +406,7 @@ def small_network() -> Iterator[None]:
         yield
 
 
-def test_the_variant_of_its_conventions_trains_by_them(small_network, build) -> None:
+def test_compat_variant_trains_with_published_conventions(small_network, build) -> None:
     workflow = build("hssf_compat", network_name="hssf_resnet18", batch_size=4, local_steps=2)
     parser = workflow.parser
     assert isinstance(parser.get_parsed_content("network"), hssf.HssfNetwork)
@@ -425,7 +425,9 @@ def test_the_variant_of_its_conventions_trains_by_them(small_network, build) -> 
 
 
 @pytest.mark.slow
-def test_a_federation_warms_up_by_the_conventions_too(small_network, small_federation: Path, tmp_path: Path) -> None:
+def test_federation_and_warm_start_use_compat_conventions(
+    small_network, small_federation: Path, tmp_path: Path
+) -> None:
     client = {"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False}
     made = job(small_federation, tmp_path / "run", variant="hssf_compat", rounds=1, train=client)
     results = made.run()

@@ -10,7 +10,7 @@ from samfed_monai.protocol import Kind
 from tests.federation.unlike import run_unlike
 
 
-def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
+def test_no_tensors_are_exchanged(tmp_path, monkeypatch):
     seen = []
     answer = ClientAlgoSite.answer
 
@@ -31,7 +31,7 @@ def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("site", ["site-1", "elsewhere"])
-def test_every_site_is_evaluated_on_its_own_network(site):
+def test_evaluation_sends_no_weights(site):
     from samfed_monai.protocol import Server
 
     assert LocalOnly().attach(Server(["site-1"], 1)).evaluation(site) == (None if site == "site-1" else {})

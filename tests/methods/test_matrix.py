@@ -152,7 +152,7 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.mark.parametrize("variant", present(*ROWS))
-def test_two_rounds_come_to_results_with_what_the_method_declares(ran, variant):
+def test_two_rounds_produce_declared_results(ran, variant):
     method, found = declared(None, variant), ran(variant)
     results = found.results
     assert validate_results(results) == []
@@ -178,7 +178,7 @@ KEEPING = (
 
 
 @pytest.mark.parametrize("variant", present(*KEEPING))
-def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(ran, variant):
+def test_killed_run_resumes_bitwise_equal(ran, variant):
     found = ran(variant)
     assert not (found.cut / "rounds" / "001").exists()
     again = job(found.federation, found.cut, **found.options).run()
@@ -192,7 +192,7 @@ PERSONAL = {"ditto": "network.", "fedala": "sharing.", "apple": "sharing."}
 
 
 @pytest.mark.parametrize("variant", present(*PERSONAL))
-def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran, variant):
+def test_personal_state_is_kept_and_not_sent(ran, variant):
     found = ran(variant)
     states = [found.state(f"clients/site-{number}") for number in (1, 2)]
     own = [name for name in states[0] if name.startswith(PERSONAL[variant])]
@@ -206,7 +206,7 @@ def test_a_site_keeps_what_is_its_own_and_sends_the_networks_own_names_alone(ran
 
 
 @needs("cpss", "cpss_adapt")
-def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(ran, build, tmp_path):
+def test_new_site_adapts_from_federation_model(ran, build, tmp_path):
     found, model = ran("cpss"), tmp_path / "model.safetensors"
     assert main(["model", str(found.whole), "--output", str(model)]) == 0
     images = {"datalist": str(found.federation / "list.json"), "data_root": str(found.federation)}
@@ -218,7 +218,7 @@ def test_a_new_site_goes_on_from_the_model_of_a_finished_federation(ran, build, 
 
 
 @needs("elcfs")
-def test_elcfs_windows_leave_once_and_are_reported(ran):
+def test_elcfs_windows_are_sent_once_and_reported(ran):
     found = ran("elcfs")
     assert found.results["privacy"]["statistics"]["kind"] == "spectrum"
     page = Path(Report(run_folder=found.whole, overlays=False).write()).read_text()
@@ -231,7 +231,7 @@ def test_elcfs_windows_leave_once_and_are_reported(ran):
 
 
 @needs("fedca")
-def test_fedca_contrasts_before_the_warm_start_and_shares_mean_features_once(ran):
+def test_fedca_shares_features_before_warm_start(ran):
     found = ran("fedca")
     terms = [found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1, 2)]
     assert ["contrast" in each for each in terms] == [True, True, False]

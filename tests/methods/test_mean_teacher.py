@@ -13,7 +13,7 @@ from samfed_monai.methods.mean_teacher import ConsistencyTerm, consistency_mse
 LOGITS = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 0.5 and 0.75
 
 
-def test_the_gradient_of_mse_by_hand() -> None:
+def test_mse_gradient_matches_hand_computed_values() -> None:
     logits = LOGITS.clone().requires_grad_()
     consistency_mse(logits, torch.tensor([[[[1.0, 0.75]]]])).backward()
     # d/dz (p - 1)^2 / 2 pixels = 2 (0.5 - 1) 0.5 (1 - 0.5) / 2
@@ -21,13 +21,13 @@ def test_the_gradient_of_mse_by_hand() -> None:
     assert logits.grad.flatten().tolist() == pytest.approx([-0.125, 0.0], abs=1e-6)
 
 
-def test_several_classes_share_the_mean() -> None:
+def test_mse_is_averaged_over_classes() -> None:
     logits = torch.zeros(1, 4, 1, 1)
     guide = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1)
     assert consistency_mse(logits, guide).item() == pytest.approx((0.75**2 + 3 * 0.25**2) / 4)
 
 
-def test_the_value_is_the_measure_between_strong_view_and_guide() -> None:
+def test_term_compares_strong_view_with_guide() -> None:
     student = torch.zeros(1, 1, 1, 2)
     given = Guidance(student=student, weak_view=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
     assert ConsistencyTerm().value(given, None).item() == pytest.approx(0.125)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def module_of(target: str) -> str:
 
 
 @pytest.mark.parametrize("target", [target for target in OPTIONS if find_spec(module_of(target))])
-def test_options_are_accepted_in_their_range_alone(target: str) -> None:
+def test_options_accept_only_values_in_range(target: str) -> None:
     kind = getattr(import_module(module_of(target)), target.partition(".")[2])
     needed, options = NEEDED.get(target, {}), OPTIONS[target]
     for name, (accepted, refused) in options.items():

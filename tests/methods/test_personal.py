@@ -27,7 +27,7 @@ SHARINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", present(*SHARINGS))
-def test_a_round_that_fails_leaves_a_site_as_it_was(name):
+def test_failed_round_keeps_site_state(name):
     common = {"network": "@network", "optimizer": "@optimizer", "site": "@site"}
     bundle: dict[str, Any] = {"fail_in_round": 1, "sharing": {**SHARINGS[name], **common}}
     bundle |= {"ditto": TERM} if name == "ditto" else {}

@@ -25,14 +25,14 @@ from tests.networks.sam.tiny import tiny_network
 DECODER, PLAIN = ["sam.mask_decoder.*"], tiny_network(experts=0)
 
 
-def test_hand_computed_and_averaged_over_layers():
+def test_load_balance_is_averaged_over_layers():
     share = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]])
     probability = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]])
     # 4 (0.2 + 0.075 + 0.05 + 0) = 1.3; even use is 1 whatever the probabilities
     torch.testing.assert_close(pfedsam.load_balance(share, probability), torch.tensor((1.3 + 1.0) / 2))
 
 
-def test_the_gradient_flows_through_the_probabilities_alone():
+def test_load_balance_gradient_flows_only_through_probability():
     share = torch.tensor([[0.75, 0.25]], requires_grad=True)
     probability = torch.tensor([[0.6, 0.4]], requires_grad=True)
     pfedsam.load_balance(share, probability).backward()
@@ -46,7 +46,7 @@ def routed(routing: Routing | None) -> Any:
     return engine_of(output={"pred": prediction, "loss": torch.tensor(2.0)})
 
 
-def test_it_adds_a_hundredth_of_the_mean_over_the_layers():
+def test_load_balance_term_adds_weighted_mean():
     share = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
     engine = routed(Routing(share, share, (8, 8)))
     pfedsam.LoadBalanceTerm()(engine)
@@ -54,7 +54,7 @@ def test_it_adds_a_hundredth_of_the_mean_over_the_layers():
     assert engine.state.output["loss"] == pytest.approx(2.015)
 
 
-def test_on_the_global_path_it_leaves_no_trace():
+def test_load_balance_term_skips_global_path():
     engine = routed(None)
     pfedsam.LoadBalanceTerm()(engine)
     assert engine.state.output["loss"] == 2
@@ -68,7 +68,7 @@ def kl(of: torch.Tensor, to: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("path", list(SamPath))
-def test_the_other_path_teaches_the_one_that_is_trained(path):
+def test_mutual_distillation_teaches_trained_path(path):
     torch.manual_seed(0)
     logits = {SamPath.GLOBAL: torch.randn(2, 1, 4, 4), SamPath.PERSONAL: (4 * torch.randn(2, 1, 4, 4) + 2).clamp(-9, 9)}
     prediction: Any = logits[path].clone().requires_grad_()
@@ -107,7 +107,7 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
         ),
     ],
 )
-def test_networks_without_experts_or_paths_are_refused_before_any_step(handler, network, message):
+def test_networks_without_experts_are_refused_before_training(handler, network, message):
     trainer = toy_trainer([handler()], network=network)
     with pytest.raises(Refused, match=message):
         trainer.run()
@@ -126,7 +126,7 @@ def held(engine: Any) -> dict[str, torch.Tensor]:
     ("decoder", "both", "checkpointing"),
     [("shared", [], True), ("personal", DECODER, False), ("shared", DECODER, False)],
 )
-def test_in_a_stage_its_half_moves_and_what_belongs_to_both_and_the_rest_does_not_drift(decoder, both, checkpointing):
+def test_stages_train_only_selected_parts(decoder, both, checkpointing):
     network, seen = tiny_network(decoder=decoder, checkpointing=checkpointing), []
     before: dict[str, torch.Tensor] = {}
 
@@ -148,7 +148,7 @@ def test_in_a_stage_its_half_moves_and_what_belongs_to_both_and_the_rest_does_no
     assert seen == [first, first, second] * 2
 
 
-def test_a_pattern_of_both_that_matches_nothing_trained_is_refused():
+def test_invalid_both_patterns_are_refused():
     message = r"both: expected at least one, found no trained name like 'sam\.decoder\.\*'; corr"
     with pytest.raises(Refused, match=message):
         sam_trainer([pfedsam.DecoupledStages(both=["sam.decoder.*"])], steps=2).run()
@@ -157,12 +157,12 @@ def test_a_pattern_of_both_that_matches_nothing_trained_is_refused():
 
 
 @pytest.mark.parametrize(("share", "steps", "first"), [(0.5, 5, 3), (0.5, 4, 2), (0.0, 3, 0), (1.0, 3, 3), (0.1, 3, 1)])
-def test_stage_g_is_the_first_part_of_an_epoch(share, steps, first):
+def test_global_stage_is_first_part_of_epoch(share, steps, first):
     found = [pfedsam.DecoupledStages(share=share).stage(step, steps) for step in range(steps)]
     assert found == [SamPath.GLOBAL] * first + [SamPath.PERSONAL] * (steps - first)
 
 
-def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
+def test_failed_step_raises_and_restores_personal_path():
     trainer: Any = sam_trainer([pfedsam.DecoupledStages()], steps=2)
 
     def fail(engine: Any) -> None:
@@ -175,7 +175,7 @@ def test_a_failed_step_is_told_and_leaves_the_network_the_sites_own():
     assert all(p.requires_grad for group in trainer.network.parameter_groups() for p in group["params"])
 
 
-def test_all_else_that_is_wrong_is_refused_together():
+def test_stage_problems_are_refused_together():
     network = tiny_network(experts=0, decoder="shared")
     optimizer = torch.optim.SGD(network.parameter_groups()[0]["params"][:-1], 0.1)
     trainer = sam_trainer([pfedsam.DecoupledStages()], network=network, steps=1, optimizer=optimizer)
@@ -193,14 +193,14 @@ def test_all_else_that_is_wrong_is_refused_together():
     assert strict_problems({"optimizer": {"params": hint}}, file=True) == []
 
 
-def test_an_epoch_of_unknown_length_is_refused():
+def test_unknown_epoch_length_is_refused():
     trainer = sam_trainer([], steps=2)
     trainer.state.epoch_length = None
     with pytest.raises(Refused, match=r"one step for each part, found an epoch of unknown length; set local_steps"):
         pfedsam.DecoupledStages().check(trainer)
 
 
-def test_shares_are_weighed_by_tokens():
+def test_expert_usage_is_weighted_by_tokens():
     usage = pfedsam.ExpertUsage()
     engine = engine_of()
     passes = [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]
@@ -215,7 +215,7 @@ def test_shares_are_weighed_by_tokens():
     assert engine.state.term_means == {name: pytest.approx(mean) for name, mean in means.items()}
 
 
-def test_every_round_counts_for_itself_and_without_stage_l_there_is_nothing_to_report():
+def test_expert_usage_is_counted_per_round():
     usage = pfedsam.ExpertUsage()
     trainer = sam_trainer([pfedsam.DecoupledStages(), usage], steps=2)
     for round in range(2):

@@ -43,14 +43,14 @@ def rule(name: str, **options: Any) -> Any:
 @pytest.mark.parametrize("name", RULES)
 @settings(max_examples=30, deadline=None)
 @given(st.lists(VALUES, min_size=3, max_size=3), st.lists(st.integers(1, 10**6), min_size=5, max_size=9))
-def test_equal_weights_stay_equal_to_the_last_bit(name: str, row: list[float], counts: list[int]) -> None:
+def test_equal_answers_are_kept_exactly(name: str, row: list[float], counts: list[int]) -> None:
     assert combined(rule(name), [row] * len(counts), counts=counts) == row
 
 
 @pytest.mark.parametrize("name", RULES)
 @settings(max_examples=30, deadline=None)
 @given(rows(5, 8), st.randoms())
-def test_order_does_not_matter_beyond_rounding(name: str, answers: list[list[float]], random: Any) -> None:
+def test_aggregate_does_not_depend_on_order(name: str, answers: list[list[float]], random: Any) -> None:
     if name == "krum.Krum":
         scores = import_module("samfed_monai.methods.krum").krum_scores
         points = {f"{at}": torch.tensor(row, dtype=torch.float64) for at, row in enumerate(answers)}
@@ -66,7 +66,7 @@ def test_order_does_not_matter_beyond_rounding(name: str, answers: list[list[flo
 @pytest.mark.parametrize("name", ROBUST)
 @settings(max_examples=30, deadline=None)
 @given(rows(4, 8), WILD, st.integers(0, 8))
-def test_one_wild_site_moves_the_model_no_further_than_an_honest_one_could(name, honest, wild, place):
+def test_outlier_moves_model_within_honest_range(name, honest, wild, place):
     found = torch.tensor(combined(rule(name), [*honest[:place], [wild] * 3, *honest[place:]]), dtype=torch.float64)
     least, most = torch.tensor(honest).amin(0), torch.tensor(honest).amax(0)
     if name == "norm_clipping.NormClipping":
@@ -77,7 +77,7 @@ def test_one_wild_site_moves_the_model_no_further_than_an_honest_one_could(name,
 
 
 @pytest.mark.parametrize("name", ROBUST)
-def test_fewer_sites_than_protect_are_refused_and_in_a_round_they_leave_the_model(name, caplog):
+def test_too_few_sites_are_refused_and_keep_model(name, caplog):
     least, kind = RULES[name], name.partition(".")[2]
     found = f"found {least - 1}; choose another rule (docs/security.md says what so many sites allow), or FedAvg"
     expected = f"strategy: expected {least} sites or more, for {kind} to protect, "
@@ -91,7 +91,7 @@ def test_fewer_sites_than_protect_are_refused_and_in_a_round_they_leave_the_mode
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_guard_comes_first(name):
+def test_update_guard_is_applied_before_rule(name):
     strategy = attached(rule(name), 5, [1.0, 0.0, 0.0], guard=UpdateGuard(limit=2.0))
     assert answered(strategy, [[11.0, 0.0, 0.0]] * 5)["w"].tolist() == [3.0, 0.0, 0.0]
 
@@ -107,7 +107,7 @@ def counted(strategy: Any, values: list[float], counts: list[int], dtype: torch.
 
 
 @needs("coordinate_median")
-def test_the_median_by_hand():
+def test_median_matches_hand_computed_values():
     def median(answers: list[list[float]], **options: Any) -> list[float]:
         return combined(rule("coordinate_median.CoordinateMedian"), answers, **options)
 
@@ -120,7 +120,7 @@ def test_the_median_by_hand():
 
 
 @needs("trimmed_mean")
-def test_the_trimmed_mean_by_hand():
+def test_trimmed_mean_matches_hand_computed_values():
     answers = [[1.0, -1e30, 0.0], [2.0, 4.0, 0.0], [6.0, 2.0, 0.0], [1e30, 8.0, 0.0]]
     assert combined(rule("trimmed_mean.TrimmedMean"), answers) == [4.0, 3.0, 0.0]
     half = counted(rule("trimmed_mean.TrimmedMean"), [7, 10**9, 9, 8], [7, 10**9, 9, 8], torch.bfloat16)
@@ -135,7 +135,7 @@ LINE = {"a": 0.0, "b": 1.0, "c": 3.0, "d": 6.0, "e": 100.0}  # on a line; square
 
 
 @needs("krum")
-def test_krum_by_hand(caplog):
+def test_krum_matches_hand_computed_values(caplog):
     scores = import_module("samfed_monai.methods.krum").krum_scores
     apart = {(x, y): (LINE[x] - LINE[y]) ** 2 for x in LINE for y in LINE if x < y}
     # five sites, one of them faulty: sums over the two nearest others
@@ -157,19 +157,19 @@ def test_krum_by_hand(caplog):
 @pytest.mark.parametrize(
     ("options", "least"), [({}, 5), ({"faulty": 2}, 7), ({"faulty": 1, "keep": 8}, 9), ({"faulty": 1, "keep": None}, 5)]
 )
-def test_how_many_sites_krum_takes(options, least):
+def test_krum_minimum_number_of_sites(options, least):
     assert rule("krum.Krum", **options).least_sites == least
 
 
 @settings(max_examples=30, deadline=None)
 @given(rows(4, 8), st.sampled_from([-1e6, 1e6]), st.integers(0, 8))
 @needs("krum")
-def test_krum_chooses_an_honest_site(honest, wild, place):
+def test_krum_selects_honest_site(honest, wild, place):
     assert combined(rule("krum.Krum", keep=1), [*honest[:place], [wild] * 3, *honest[place:]]) in honest
 
 
 @needs("norm_clipping")
-def test_steps_that_are_longer_are_shortened_to_the_running_lower_median(caplog):
+def test_norm_clipping_shortens_steps_to_lower_median(caplog):
     caplog.set_level("INFO")
     # lengths 1, 2, 4, 800: the limit is 2
     answers = [[1.0, 0, 0], [0, 2.0, 0], [0, 4.0, 0], [0, 0, -800.0]]
@@ -183,7 +183,7 @@ def test_steps_that_are_longer_are_shortened_to_the_running_lower_median(caplog)
 
 
 @needs("norm_clipping")
-def test_the_median_runs_over_rounds():
+def test_norm_clipping_median_runs_over_rounds():
     strategy = attached(rule("norm_clipping.NormClipping", window=3), 2)
     answered(strategy, [[1.0, 0, 0], [1.0, 0, 0]])
     answered(strategy, [[2.0, 0, 0], [2.0, 0, 0]], round=1)

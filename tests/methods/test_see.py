@@ -24,7 +24,7 @@ from tests.networks.sam.tiny import tiny_sam
 ONE, TWO = "1" * 64, "2" * 64
 
 
-def test_uncertainty_by_hand():
+def test_uncertainty_matches_hand_computed_values():
     found = see.uncertainty(torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 1, 4)).flatten()
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.0, 0.8112781]), atol=1e-5, rtol=0)
 
@@ -48,7 +48,7 @@ def published(label: np.ndarray, previous: np.ndarray) -> tuple[float, float, fl
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_scores_and_selection_are_those_of_the_public_code(seed):
+def test_scores_and_selection_match_public_code(seed):
     random = torch.Generator().manual_seed(seed)
     labels = [torch.sigmoid((6 - seed) * torch.randn(1, 17, 13, generator=random)) for _ in range(2)]
     found, expected = see.scored(*labels), published(*(label.double().numpy() for label in labels))
@@ -57,7 +57,7 @@ def test_scores_and_selection_are_those_of_the_public_code(seed):
     assert found.sure(absolute=0.1, relative=0.5) == (expected[0] < 0.1 and expected[1] < 0.5)
 
 
-def test_the_three_scores_by_hand():
+def test_scores_match_hand_computed_values():
     pseudo = label(9, 40)
     assert see.scored(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
     assert see.scored(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
@@ -82,7 +82,7 @@ OLD = see.Scores(0.5, 0.5, 0.5)
         ((0.5, 0.5, 0.5), False),
     ],
 )
-def test_three_labels_of_an_image_are_kept_and_the_first_that_is_worse_in_two_scores_is_replaced(new, taken):
+def test_store_replaces_label_worse_in_two_scores(new, taken):
     store, better = see.PseudoLabelStore(), see.Scores(0.0, 0.0, 0.0)
     for value, scores in ((0.0, better), (0.2, OLD), (0.4, OLD)):
         assert store.offer(ONE, torch.full((1, 2, 2), value), scores)
@@ -95,7 +95,7 @@ def test_three_labels_of_an_image_are_kept_and_the_first_that_is_worse_in_two_sc
     assert (store.get("3" * 64), len(store)) == ([], 2)
 
 
-def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
+def test_saved_store_is_restored_and_private(tmp_path):
     store, path = see.PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
     for scores in (see.Scores(1 / 3, 0.1, 0.7), OLD):
         store.offer(ONE, torch.rand(1, 5, 4), scores)
@@ -118,7 +118,7 @@ def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
 SURE, DOUBTFUL = see.Scores(0.05, 0.05, 0.9), see.Scores(0.15, 0.2, 0.0)
 
 
-def test_a_copied_reader_reads_the_one_store_and_unsure_labels_have_no_weight():
+def test_reader_copies_share_store_and_skip_unsure_labels():
     term = SimpleNamespace(store=see.PseudoLabelStore(), absolute=0.1, relative=0.5)
     reader = copy.deepcopy(see.LoadPseudoLabeld(term=term))  # type: ignore[arg-type]
     for unsure, scores in ((0, SURE), (60, DOUBTFUL), (5, SURE)):
@@ -138,14 +138,14 @@ def test_a_copied_reader_reads_the_one_store_and_unsure_labels_have_no_weight():
 @pytest.mark.parametrize(
     ("absolute", "relative", "weighs"), [(0.15, 0.3, False), (0.16, 0.2, False), (0.16, 0.21, True)]
 )
-def test_which_images_have_a_say_is_decided_by_the_terms_two_thresholds(absolute, relative, weighs):
+def test_both_thresholds_select_sure_labels(absolute, relative, weighs):
     term = SimpleNamespace(store=see.PseudoLabelStore(), absolute=absolute, relative=relative)
     term.store.offer(ONE, 0.9 * label(15, 40), DOUBTFUL)
     found = see.LoadPseudoLabeld(term=term)({"image": torch.zeros(3, 10, 10), "image_sha256": ONE})["teacher"]  # type: ignore[arg-type]
     assert bool((see.uncertainty(found[None, :1]) < 1).any()) is weighs
 
 
-def test_points_by_hand():
+def test_prompt_points_match_hand_computed_values():
     part = torch.zeros(9, 9, dtype=torch.bool)
     part[0:3, 0:3] = True
     points, labels = see.part_points(part, ~part)
@@ -182,7 +182,7 @@ class FakeSam(torch.nn.Module):
         return logits
 
 
-def test_prompts_are_boxes_then_points_then_the_mask_where_they_lie_in_sams_input_and_answers_are_averaged():
+def test_refiner_prompts_sam_with_boxes_points_and_mask():
     sam, image = FakeSam(), torch.rand(3, 48, 32)  # 48 x 32 pixels become 64 x 44, and a quarter of that: 16 x 11
     mask, weak = torch.zeros(1, 48, 32), torch.full((1, 48, 32), 255.0)
     mask[0, 4:16, 4:12] = 1
@@ -213,7 +213,7 @@ def test_prompts_are_boxes_then_points_then_the_mask_where_they_lie_in_sams_inpu
     assert see.SamRefiner(sam, 64)(image, half, None) is None, "one half is no part"  # type: ignore[arg-type]
 
 
-def test_two_parts_have_a_box_each_and_padded_points_are_none():
+def test_refiner_pads_points_of_several_parts():
     mask = torch.zeros(1, 32, 32)
     mask[0, 2:8, 2:8] = mask[0, 20:30, 20:30] = 1
     weak = torch.full((1, 32, 32), 255.0)
@@ -227,7 +227,7 @@ def test_two_parts_have_a_box_each_and_padded_points_are_none():
 
 
 @pytest.mark.parametrize("drawn", [None, 0.0, 1.0])
-def test_where_not_both_classes_are_drawn_the_points_are_the_masks_own(drawn):
+def test_points_come_from_mask_without_both_drawn_classes(drawn):
     mask, weak = torch.zeros(1, 32, 32), torch.full((1, 32, 32), 255.0)
     mask[0, 2:8, 2:8] = 1
     if drawn is not None:
@@ -240,7 +240,7 @@ def test_where_not_both_classes_are_drawn_the_points_are_the_masks_own(drawn):
     assert points[0].tolist() == [[8.5, 8.5], [34.5, 34.5]]
 
 
-def test_the_sam_of_a_term_is_the_one_that_it_names(monkeypatch, tmp_path):
+def test_term_builds_configured_sam(monkeypatch, tmp_path):
     asked: list[tuple] = []
     term, engine = refined_by(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
     monkeypatch.setattr(see, "_sam", lambda *given: asked.append(given) or nn.Identity())
@@ -248,7 +248,7 @@ def test_the_sam_of_a_term_is_the_one_that_it_names(monkeypatch, tmp_path):
     assert asked == [("vit_b", "x", 64)]
 
 
-def test_one_sam_is_built_for_all_who_ask_and_costs_no_random_number(monkeypatch):
+def test_sam_is_built_once_and_keeps_random_state(monkeypatch):
     built: list[tuple] = []
     monkeypatch.setattr(see, "build_sam", lambda *given: built.append(given) or nn.Linear(1, 1))
     torch.manual_seed(0)
@@ -261,7 +261,7 @@ def test_one_sam_is_built_for_all_who_ask_and_costs_no_random_number(monkeypatch
     assert built == [("vit_none", "x", 64)]
 
 
-def test_a_real_sam_takes_the_prompts():
+def test_refiner_runs_with_real_sam():
     sam = tiny_sam()
     mask = torch.zeros(1, 48, 32)
     mask[0, 4:24, 4:24] = 1
@@ -289,7 +289,7 @@ def published_loss(logits: torch.Tensor, labels: list[torch.Tensor]) -> torch.Te
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_loss_is_the_public_codes_and_images_have_the_same_say(count):
+def test_loss_matches_public_code(count):
     term = see.RefinedLabelTerm(data=None, transform=None)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 1, 20, 20, generator=random)
@@ -305,7 +305,7 @@ def test_the_loss_is_the_public_codes_and_images_have_the_same_say(count):
     assert engine.state.terms["see_labelled"] == 0, "before it has seen the site's images"
 
 
-def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypatch, tmp_path):
+def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     monkeypatch.delenv("SAMFED_DATA", raising=False)
     told = (
@@ -319,7 +319,7 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(monkeypat
 
 
 @pytest.mark.parametrize(("split", "pseudo", "logit"), [("labelled", 0.1, -2.0), ("unlabelled", 0.8, 3.0)])
-def test_pseudo_labels_are_learned_with_the_batch_that_they_belong_to(split, pseudo, logit):
+def test_pseudo_labels_are_applied_to_own_split(split, pseudo, logit):
     def plane(value: float, planes: int = 1) -> torch.Tensor:
         return torch.full((1, planes, 2, 2), value)
 
@@ -343,7 +343,7 @@ def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple
     return term, engine
 
 
-def test_the_weak_label_overrules_what_the_network_says_of_its_pixels(monkeypatch, tmp_path):
+def test_weak_label_overrides_prediction(monkeypatch, tmp_path):
     weak, asked = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]]), []
 
     def refine(image, mask, label):
@@ -361,7 +361,7 @@ def test_the_weak_label_overrules_what_the_network_says_of_its_pixels(monkeypatc
     assert term._labelled == 1.0
 
 
-def test_the_network_is_asked_in_eval_mode_and_a_site_without_labels_reads_none(monkeypatch, tmp_path):
+def test_unlabelled_split_ignores_labels_in_eval_mode(monkeypatch, tmp_path):
     asked, modes = [], []
 
     def refine(image, mask, label):
@@ -401,14 +401,14 @@ def rounds_of(monkeypatch, tmp_path, answers, **options):
     return term, after
 
 
-def test_of_every_two_rounds_the_second_takes_nothing_and_goes_on_with_what_there_is(monkeypatch, tmp_path):
+def test_refinement_runs_every_second_round(monkeypatch, tmp_path):
     term, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.8], every=2)
     assert [after(number) for number in range(4)] == [[0.6], [0.6], [0.6, 0.8], [0.6, 0.8]]
     assert [path.stem for path in term._saved()] == ["0001", "0002", "0003"], "stores of three rounds are kept"
 
 
 @pytest.mark.parametrize(("again", "expected"), [(1, [0.5, 0.8]), (2, [0.5, 0.6, 0.8])])
-def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, again, expected):
+def test_current_and_previous_round_can_be_repeated(monkeypatch, tmp_path, again, expected):
     # a site that had begun round 2 when the server found round 1 torn
     term, after = rounds_of(monkeypatch, tmp_path, [0.5, 0.6, 0.7, 0.8])
     assert [after(number) for number in (0, 1, 2)] == [[0.5], [0.5, 0.6], [0.5, 0.6, 0.7]]
@@ -417,7 +417,7 @@ def test_this_round_and_the_last_one_can_be_repeated(monkeypatch, tmp_path, agai
     assert after(again) == expected
 
 
-def test_what_the_network_said_in_the_round_before_is_what_a_label_is_compared_with(monkeypatch, tmp_path):
+def test_change_is_measured_against_previous_prediction(monkeypatch, tmp_path):
     term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2)}, None, split="unlabelled")
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: lambda image, mask, label: torch.ones(1, 2, 2))
     for number, chance in enumerate((0.2, 0.4, 0.6)):  # fifths, which eight bits hold exactly
@@ -429,7 +429,7 @@ def test_what_the_network_said_in_the_round_before_is_what_a_label_is_compared_w
     assert changes == pytest.approx([0.7219281, 0.7219281, 0.9709506], abs=1e-5)
 
 
-def test_parts_that_touch_at_a_corner_are_one_and_the_box_of_the_largest_comes_first_with_a_margin_inside_the_image():
+def test_components_are_joined_diagonally_and_boxed_by_size():
     mask = torch.zeros(20, 40, dtype=torch.bool)
     mask[2:4, 2:4] = True
     mask[4:6, 4:6] = True  # touches the first at a corner: 8 pixels together
@@ -455,7 +455,7 @@ def test_specks_are_labelled_but_not_boxed():
     assert see.connected_components(torch.zeros(4, 4, dtype=torch.bool)).boxes.shape == (0, 4)
 
 
-def test_only_the_largest_of_many_are_boxed():
+def test_only_largest_components_are_boxed():
     mask = torch.zeros(40, 40, dtype=torch.bool)
     for number in range(12):
         row, column = 10 * (number // 4), 10 * (number % 4)
@@ -484,7 +484,7 @@ def predictor(sam, size: int):
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (256, 128)])
-def test_images_of_sams_size_are_embedded_and_decoded_as_by_its_own_predictor(sam, height, width):
+def test_embedding_and_decoding_match_segment_anything(sam, height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     box = np.array([20.0, 30.0, 90.0, 100.0])
     official = predictor(sam, 256)
@@ -503,7 +503,7 @@ def test_images_of_sams_size_are_embedded_and_decoded_as_by_its_own_predictor(sa
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (300, 400), (487, 531), (1000, 333)])
-def test_prompts_are_those_of_sams_own_transform(height, width):
+def test_box_prompts_match_segment_anything_transform(height, width):
     from segment_anything.utils.transforms import ResizeLongestSide
 
     boxes = np.array([[0.0, 0.0, width, height], [width * 0.2, height * 0.3, width * 0.7, height * 0.9]])

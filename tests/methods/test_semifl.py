@@ -19,7 +19,7 @@ from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
 from tests.methods import engine_of
 
 
-def test_image_and_labels_are_mixed_in_one_proportion() -> None:
+def test_mixup_uses_same_ratio_for_images_and_labels() -> None:
     image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
     chances = torch.tensor([[0.99, 0.01, 0.60, 0.40], [0.98, 0.98, 0.98, 0.30]]).view(2, 1, 2, 2)
     guidance = Guidance(student=chances, weak_view=chances, guides={"global": chances}, batch={"image": image})
@@ -64,7 +64,7 @@ def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):
     return strategy.global_weights
 
 
-def test_what_is_tuned_is_the_mean_and_what_is_sent_is_tuned():
+def test_server_tunes_mean_of_each_round():
     seen = []
 
     def tune(weights, round):
@@ -77,7 +77,7 @@ def test_what_is_tuned_is_the_mean_and_what_is_sent_is_tuned():
     assert found["n"].item() == 4  # the counter of the largest site, one more for the server's step
 
 
-def test_a_round_that_nobody_answered_is_not_tuned():
+def test_round_without_answers_is_not_tuned():
     assert run(lambda weights, round: 1 / 0, ())["w"].tolist() == [0.0, 0.0]
 
 
@@ -97,12 +97,12 @@ def test_tuning_may_use_gradients():
         ({"v": torch.zeros(2)}, "v: expected a tensor of this network, found an unknown tensor"),
     ],
 )
-def test_weights_that_are_not_the_networks_stop_the_run(change, message):
+def test_invalid_tuned_weights_stop_run(change, message):
     with pytest.raises(Stopped, match=message):
         run(lambda weights, round: {**weights, **change})
 
 
-def test_what_does_not_travel_stays_as_the_server_has_it():
+def test_tuning_updates_only_shared_weights():
     start = toy_net(SERVER_WIDTH).state_dict()
     shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
     strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, sharing=server_sharing))
@@ -112,7 +112,7 @@ def test_what_does_not_travel_stays_as_the_server_has_it():
     assert any(not torch.equal(strategy.global_weights[name], shared[name]) for name in shared)
 
 
-def test_semifls_site_does_not_learn_from_the_public_labels(build: Callable[..., ConfigWorkflow]) -> None:
+def test_site_does_not_train_on_public_labels(build: Callable[..., ConfigWorkflow]) -> None:
     workflow = build("semifl", local_steps=1)
     workflow.run()
     state = workflow.trainer.state

@@ -40,7 +40,7 @@ def one_round(strategy: Told, *answers: Message, round: int = 0) -> float:
     return strategy.global_weights["w"].item()
 
 
-def test_integers_are_those_of_the_first_by_name_where_weights_are_alike():
+def test_counters_come_from_first_site_with_equal_weights():
     start = {"w": torch.zeros(1), "count": torch.tensor(0)}
     strategy = Told(alike=True).attach(Server(["a", "b"], 5, weights=start))
     strategy.configure(0)
@@ -50,7 +50,7 @@ def test_integers_are_those_of_the_first_by_name_where_weights_are_alike():
     assert strategy.global_weights["count"].item() == 1
 
 
-def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_others_say_on_average():
+def test_first_round_uses_image_counts_and_imputed_numbers():
     strategy = Told().attach(SERVER)
     assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3)) == 6.0
     [(round, weights, numbers)] = strategy.asked
@@ -63,7 +63,7 @@ def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_ot
     assert strategy.exchange.means_of_terms, "of which no differential privacy is promised"
 
 
-def test_the_next_round_is_averaged_by_the_weights_that_numbers_led_to():
+def test_next_round_uses_moved_weights():
     strategy = Told([0.25, 0.75, 0.0]).attach(SERVER)
     assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 1), said("c", 4.0, 0.0, 2)) == 4.0
     assert strategy.weights == {"a": 0.25, "b": 0.75, "c": 0.0}
@@ -73,7 +73,7 @@ def test_the_next_round_is_averaged_by_the_weights_that_numbers_led_to():
     assert strategy.weights == {"a": 0.25, "b": 0.75, "c": 0.0}, "it stays where nothing moves it"
 
 
-def test_a_site_without_weight_counts_as_the_least_there_is_so_that_no_round_is_empty():
+def test_zero_weight_site_counts_with_minimum_weight():
     strategy = Told([0.5, 0.5, 0.0]).attach(SERVER)
     one_round(strategy, *(said(site, 0.0, 1.0, 1) for site in "abc"))
     assert one_round(strategy, said("c", 3.0, 1.0, 1), round=1) == 3.0
@@ -82,14 +82,14 @@ def test_a_site_without_weight_counts_as_the_least_there_is_so_that_no_round_is_
     assert found == pytest.approx(1.0, rel=1e-6)
 
 
-def test_sites_may_begin_alike_whatever_their_images():
+def test_equal_start_ignores_image_counts():
     strategy = Told(alike=True).attach(SERVER)
     assert strategy.weights == {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
     assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 10**6)) == 4.0
     assert strategy.asked[0][1].tolist() == [1 / 3, 1 / 3, 1 / 3]
 
 
-def test_a_site_that_does_not_say_its_number_is_left_out():
+def test_site_without_number_is_refused():
     strategy = Told().attach(SERVER)
     silent = Message(Kind.WEIGHTS, "a", 0, 5, n=1, tensors={"w": torch.ones(1)}, metrics={"term_other": 1.0})
     strategy.configure(0)
@@ -106,7 +106,7 @@ def test_a_site_that_does_not_say_its_number_is_left_out():
 
 
 @pytest.mark.parametrize("to", [None, [0.25, 0.75, 0.0]])
-def test_a_round_is_stored_with_weights_and_images_and_one_that_is_attached_anew_begins_anew(to):
+def test_state_is_stored_and_reset_on_attach(to):
     strategy = Told(to).attach(SERVER)
     assert strategy.state_dict() == {}
     one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3))
@@ -117,7 +117,7 @@ def test_a_round_is_stored_with_weights_and_images_and_one_that_is_attached_anew
     assert (strategy.weights, strategy.state_dict()) == ({}, {})
 
 
-def test_a_state_of_another_number_of_sites_is_not_taken():
+def test_state_of_other_site_count_is_rejected():
     strategy = Told().attach(SERVER)
     for state in ({"site_images": torch.tensor([1, 2])}, {"site_weights": torch.tensor([0.5, 0.5])}):
         with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
@@ -131,7 +131,7 @@ def test_a_state_of_another_number_of_sites_is_not_taken():
     ("share", "counts"),
     [(None, [1.0, 0.0, 0.0]), (0.5, [0.5, 0.25, 0.25]), (0.4, [0.4, 0.3, 0.3]), (0.1, [1 / 3, 1 / 3, 1 / 3])],
 )
-def test_the_guards_cap_holds_for_learned_weights(share, counts, caplog):
+def test_largest_share_caps_learned_weights(share, counts, caplog):
     guard = UpdateGuard(largest_share=share)
     strategy = Told([1.0, 0.0, 0.0], alike=True).attach(replace(SERVER, guard=guard))
     with caplog.at_level("INFO"):
@@ -145,7 +145,7 @@ def test_the_guards_cap_holds_for_learned_weights(share, counts, caplog):
     assert strategy.asked[1][1].tolist() == list(strategy.weights.values()), "it goes on from what counted"
 
 
-def test_without_a_cap_and_where_no_weight_is_above_it_bits_are_those_without_a_guard():
+def test_unreached_cap_does_not_change_result():
     weights, found = [0.7, 0.1, 0.2], []
     for guard in (None, UpdateGuard(), UpdateGuard(largest_share=0.7)):
         strategy = Told(weights).attach(replace(SERVER, guard=guard))

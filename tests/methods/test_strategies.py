@@ -95,7 +95,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_site_is_written_to_about_this_round_of_this_run(name):
+def test_configure_addresses_every_site_and_round(name):
     strategy = attached(name)
     for round in (0, 1):
         messages = strategy.configure(round)
@@ -107,7 +107,7 @@ def test_every_site_is_written_to_about_this_round_of_this_run(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stored_round_goes_on_to_the_same_bits(name):
+def test_strategy_resumes_bitwise_equal(name):
     strategy, other = attached(name), attached(name)
     a_round(strategy, 0, SITES[:4])  # one was away
     for round in (1, 2):
@@ -123,7 +123,7 @@ def test_a_stored_round_goes_on_to_the_same_bits(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_going_back_to_a_round_forgets_the_answers_of_one_that_was_not_finished(name):
+def test_loaded_round_discards_unfinished_answers(name):
     strategy, other = attached(name), attached(name)
     for each in (strategy, other):
         a_round(each, 0)
@@ -141,7 +141,7 @@ def test_going_back_to_a_round_forgets_the_answers_of_one_that_was_not_finished(
 
 
 @pytest.mark.parametrize("name", [name for name, (_, needs) in STRATEGIES.items() if "sharing" in needs])
-def test_a_bundle_without_sharing_is_refused(name):
+def test_bundle_without_sharing_is_refused(name):
     module, _, kind = name.partition(".")
     made = getattr(import_module(f"samfed_monai.methods.{module}"), kind)()
     told = f"strategy: expected a PublicMaskSharing, found no sharing in the bundle; use a variant .* instance {module}"

@@ -61,7 +61,7 @@ def asked(made: Any, views: set[str], *, mixed: bool = False) -> None:
 
 
 @pytest.mark.parametrize(("name", "view"), VIEWS)
-def test_a_view_that_the_batch_has_not_is_refused_with_those_that_it_has(name, view):
+def test_missing_view_is_refused_with_available_views(name, view):
     made, views = term(name), {"image", "image_strong", "image_strong2"} - {view}
     found = re.escape(str(sorted(views)))
     with pytest.raises(Refused, match=rf"^.*\n.*{made.where}: expected the view '{view}', found .* with {found}; add"):
@@ -69,7 +69,7 @@ def test_a_view_that_the_batch_has_not_is_refused_with_those_that_it_has(name, v
 
 
 @pytest.mark.parametrize("name", dict(VIEWS))
-def test_cutmix_is_refused_where_a_view_would_not_lie_on_the_guides(name):
+def test_cutmix_is_refused_for_terms_with_views(name):
     made = term(name)
     message = rf"stream#cutmix: expected 0 with {made.where}, found CutMix, .*; set it to 0, or disable {made.where}"
     with pytest.raises(Refused, match=message):
@@ -77,14 +77,14 @@ def test_cutmix_is_refused_where_a_view_would_not_lie_on_the_guides(name):
 
 
 @pytest.mark.parametrize(("name", "option"), GUIDES)
-def test_a_guide_that_is_not_there_is_refused(name, option):
+def test_unknown_guide_is_refused(name, option):
     made = term(name, **{option: "sma"})
     with pytest.raises(Refused, match=rf"{made.where}: expected one of .* found the guide 'sma'; did you mean"):
         asked(made, {"image", "image_strong"})
 
 
 @pytest.mark.parametrize("name", sorted(OF_A_NETWORK.keys() & TERMS.keys()))
-def test_a_network_that_does_not_do_is_refused_before_any_step(name):
+def test_unsuitable_network_is_refused_before_training(name):
     made = term(name)
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[GlobalGuide()]), made], network=toy_network())
     with pytest.raises(Refused, match=rf"{made.where}: expected {OF_A_NETWORK[name]}.*found Sequential; "):
@@ -93,7 +93,7 @@ def test_a_network_that_does_not_do_is_refused_before_any_step(name):
 
 
 @pytest.mark.parametrize("name", sorted(TERMS.keys() - {"see.RefinedLabelTerm", "fedsemidg.DropoutAlignmentTerm"}))
-def test_a_term_without_a_stream_is_refused_before_any_step(name):
+def test_missing_stream_is_refused_before_training(name):
     made = term(name)
     trainer = toy_trainer([made], network=Shown())
     with pytest.raises(Refused, match=rf"{made.where}: expected an? .*"):

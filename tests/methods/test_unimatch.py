@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         return [image, torch.ones(image.shape[0], 1000, 2, 2)]
 
 
-def test_whole_channels_go_and_the_rest_is_scaled() -> None:
+def test_feature_dropout_drops_channels_and_scales_rest() -> None:
     torch.manual_seed(0)
     image, network = torch.ones(2, 3, 4, 4), Toy().eval()
     with feature_dropout(network, 0.75):
@@ -45,7 +45,7 @@ def test_whole_channels_go_and_the_rest_is_scaled() -> None:
     assert network(image)[1].unique().tolist() == [1.0]
 
 
-def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_basic_unet_drops_each_encoder_map_once(monkeypatch: pytest.MonkeyPatch) -> None:
     network, channels = client_network("basic_unet", features=(4, 8, 16, 32, 64, 4)), []
     original = nn.functional.dropout2d
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def test_basic_unet_drops_every_map_of_the_encoder_once(monkeypatch: pytest.Monk
     assert channels == [64, 32, 16, 8, 4]  # the deepest map and the skip beside it, then one skip for each stage
 
 
-def test_an_encoder_that_returns_something_else_is_refused() -> None:
+def test_unsupported_encoder_output_is_refused() -> None:
     network = Toy()
     network.encoder.forward = lambda image: {"features": image}  # type: ignore[method-assign]
     with feature_dropout(network, 0.5), pytest.raises(Refused, match="found an encoder that returns dict"):
@@ -88,7 +88,7 @@ def loss(logits: Tensor, weak: Tensor, tau: float) -> Tensor:
     return weighted_pseudo_label_loss(logits, (weak > 0.5).long(), (torch.maximum(weak, 1 - weak) > tau).float())
 
 
-def test_half_the_mean_of_two_strong_views_and_half_the_feature_stream() -> None:
+def test_loss_weights_two_strong_views_and_feature_stream() -> None:
     guidance = given()
     value = UniMatchTerm(tau=0.8, drop=0.0).value(guidance, engine_of(Mean()))
     streams = [guidance.student, *(guidance.batch[key].mean(1, keepdim=True) for key in ("image_strong2", "image"))]
@@ -96,7 +96,7 @@ def test_half_the_mean_of_two_strong_views_and_half_the_feature_stream() -> None
     torch.testing.assert_close(value, 0.25 * first + 0.25 * second + 0.5 * features)
 
 
-def test_only_the_feature_stream_sees_dropped_features() -> None:
+def test_only_feature_stream_uses_dropped_features() -> None:
     guidance, seen = given(), []
     network = Mean()
     network.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))

@@ -24,7 +24,7 @@ from tests.methods import engine_of
 LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
 
 
-def test_pixels_without_a_label_cost_nothing_and_get_no_gradient() -> None:
+def test_unlabelled_pixels_have_no_loss_or_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
     loss = weak_labels.PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
     loss.backward()
@@ -37,7 +37,7 @@ def test_pixels_without_a_label_cost_nothing_and_get_no_gradient() -> None:
     )
 
 
-def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() -> None:
+def test_partial_cross_entropy_of_several_classes() -> None:
     logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 9.0]]]], requires_grad=True)
     planes = torch.tensor([[[[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]]])
     assert without_label(planes).tolist() == [[[[False, True]]]]
@@ -49,7 +49,7 @@ def test_several_classes_are_a_softmax_and_pixels_in_no_plane_get_no_gradient() 
     assert not logits.grad[..., 1].any()
 
 
-def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
+def test_batch_without_labels_has_zero_loss() -> None:
     logits = LOGITS.clone().requires_grad_()
     loss = weak_labels.PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
     loss.backward()
@@ -58,12 +58,12 @@ def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
     assert not logits.grad.any()
 
 
-def test_a_target_of_another_shape_is_refused() -> None:
+def test_target_of_other_shape_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 1, 4\), found \(1, 1, 2, 2\)"):
         weak_labels.PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
 
 
-def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
+def test_gated_crf_matches_all_pairs_in_window() -> None:
     generator = torch.Generator().manual_seed(0)
     image, p = torch.rand(2, 3, 5, 4, generator=generator), torch.rand(2, 1, 5, 4, generator=generator)
     total = 0.0
@@ -84,13 +84,13 @@ def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
     assert weak_labels.gated_crf(torch.ones_like(p), image, radius=2, sigma_xy=6.0, sigma_rgb=0.1).item() == 0
 
 
-def test_a_window_larger_than_the_picture_is_fine() -> None:
+def test_crf_window_may_exceed_image() -> None:
     image, p = torch.rand(1, 3, 2, 3), torch.rand(1, 1, 2, 3)
     found = [weak_labels.gated_crf(p, image, radius=radius, sigma_xy=6.0, sigma_rgb=0.1) for radius in (2, 9)]
     assert torch.equal(*found)
 
 
-def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image() -> None:
+def test_crf_term_subsamples_pixels_and_keeps_distances() -> None:
     generator = torch.Generator().manual_seed(0)
     image, logits = torch.rand(2, 3, 9, 8, generator=generator), torch.randn(2, 1, 9, 8, generator=generator)
     label = torch.full((2, 1, 9, 8), float(weak_labels.IGNORE))
@@ -107,7 +107,7 @@ def test_the_term_is_the_crf_of_every_second_pixel_with_distances_of_the_image()
     assert engine.state.terms["crf_labelled"].item() == pytest.approx(1 / 3)
 
 
-def test_of_several_classes_the_foreground_decides_together_and_then_the_largest() -> None:
+def test_multiclass_resize_decides_foreground_then_largest_class() -> None:
     values = torch.full((4, 12), weak_labels.IGNORE)
     values[0, :4], values[1, 0] = torch.tensor([0, 0, 1, 2]), 2  # 2 of 16 pixels are background, 1 and 2 of a class
     values[0, 4:8] = 0  # a quarter is enough
@@ -119,7 +119,7 @@ def test_of_several_classes_the_foreground_decides_together_and_then_the_largest
 
 
 @given(st.integers(0, 2**16 - 1))
-def test_whole_masks_of_two_classes_are_resized_like_masks_are(bits: int) -> None:
+def test_complete_multiclass_mask_matches_mask_resize(bits: int) -> None:
     values = torch.tensor([(bits >> i & 1) * (1 + (bits >> (i + 5) % 16 & 1)) for i in range(16)]).view(4, 4)
     planes = (values == torch.arange(3)[:, None, None]).float()
     item = {"image": torch.zeros(3, 4, 4), "label": planes}
@@ -128,13 +128,13 @@ def test_whole_masks_of_two_classes_are_resized_like_masks_are(bits: int) -> Non
 
 
 @given(st.integers(0, 2**16 - 1))
-def test_a_whole_mask_is_resized_like_masks_are(bits: int) -> None:
+def test_complete_binary_mask_matches_mask_resize(bits: int) -> None:
     mask = torch.tensor([bits >> i & 1 for i in range(16)]).view(1, 4, 4).float()
     expected = (F.interpolate(mask[None], size=(2, 2), mode="area")[0] >= 0.5).float()
     assert torch.equal(weak_labels.resize_weak(mask, (2, 2)), expected)
 
 
-def test_a_class_that_would_be_lost_has_all_that_it_touches_most_and_another_one_keeps_to_its_quarter() -> None:
+def test_resize_keeps_small_weak_labels() -> None:
     label = torch.full((1, 8, 12), 255.0)
     label[0, 0, 0] = label[0, 0, 4] = label[0, 1, 4] = label[0, 4, 4] = 1.0  # one, two, none and one of 16 pixels
     label[0, 2, 4] = label[0, 4, 0] = label[0, 5, 4] = 0.0  # none, one, one and one
@@ -143,7 +143,7 @@ def test_a_class_that_would_be_lost_has_all_that_it_touches_most_and_another_one
     assert weak_labels.resize_weak(label, (2, 3)).tolist() == [[[1.0, 1.0, 255.0], [255.0, 0.0, 0.0]]]
 
 
-def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
+def test_image_is_resized_with_or_without_label() -> None:
     image = torch.arange(16.0).view(1, 4, 4).expand(3, 4, 4)
     resize = weak_labels.ResizeWithWeakLabeld(["image", "label"], (2, 2))
     item = resize({"image": image})
@@ -156,7 +156,7 @@ def test_an_image_is_resized_by_area_with_its_label_or_without_one() -> None:
     assert both["label"].tolist() == [[[1.0, 255.0], [0.0, 0.0]]]
 
 
-def test_another_method_refuses_them_before_any_work(small_federation, small_list, tmp_path) -> None:
+def test_weak_labels_are_refused_by_other_methods(small_federation, small_list, tmp_path) -> None:
     folder = Path(shutil.copytree(small_federation, tmp_path / "images"))
     weaken_list(small_list, folder, dict.fromkeys(small_list.sites, "points")).save(tmp_path / "list.json")
     images = {"datalist": tmp_path / "list.json", "data_root": folder, "site": "site-1"}

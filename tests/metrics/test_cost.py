@@ -25,7 +25,7 @@ class Watched(nn.Module):
         return self.conv(image)
 
 
-def test_parameters_are_counted_and_one_image_is_timed_in_evaluation_on_one_thread() -> None:
+def test_parameters_are_counted_and_inference_timed_on_one_thread() -> None:
     network, threads = Watched(), torch.get_num_threads()
     cost = cost_of(network, 16)
     assert cost["parameters"] == 3 * 2 * 9 + 2
@@ -54,7 +54,7 @@ class Doubled(nn.Module):
         return self.last(half.clone())
 
 
-def test_memory_is_that_of_weights_image_and_the_most_tensors_at_one_time() -> None:
+def test_memory_is_peak_of_weights_image_and_tensors() -> None:
     pixels, weights = 8 * 8, 3 * 4 + 2 + 5
     # image 3 channels; at most a map of 4 channels and its copied half, of 2, and then their 1 channel
     assert cost_of(Doubled(), 8)["memory_bytes"] == 4 * (weights + (3 + 4 + 2 + 1) * pixels)
@@ -62,7 +62,7 @@ def test_memory_is_that_of_weights_image_and_the_most_tensors_at_one_time() -> N
     assert (alone["parameters"], alone["memory_bytes"]) == (0, 4 * 3 * pixels), "the image alone"
 
 
-def test_memory_that_is_let_go_and_a_shared_weight_count_once() -> None:
+def test_freed_memory_and_shared_weights_are_counted_once() -> None:
     network = Watched()
     alone = cost_of(network, 8)["memory_bytes"]
 
@@ -79,7 +79,7 @@ def test_memory_that_is_let_go_and_a_shared_weight_count_once() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "passes"), [(1 / 64, 6), (0.4, 3), (2.0, 1)])
-def test_the_median_pass_is_timed_and_what_takes_more_than_a_second_is_not_repeated(monkeypatch, seconds, passes):
+def test_median_pass_is_timed_and_slow_pass_is_not_repeated(monkeypatch, seconds, passes):
     clock = itertools.count(0.0, seconds)
     monkeypatch.setattr("samfed_monai.metrics.cost.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     network = Watched()

@@ -31,26 +31,26 @@ ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 """Above 0.75: two; above 0.5: three; above 0.25: four."""
 
 
-def test_the_estimate_has_its_formula():
+def test_level_dice_matches_hand_calculation():
     mask = ROW > 0.5
     levels = [2 * 3 / (5 + 3)] + [2 * 3 / (4 + 3)] * 2 + [1.0] * 3 + [2 * 2 / (2 + 3)] * 2 + [2 * 1 / (1 + 3)]
     assert level_dice(ROW, mask) == pytest.approx((sum(levels) + 0.0) / 10)
 
 
-def test_a_mask_without_any_doubt_is_expected_to_be_right_and_one_without_a_sure_pixel_to_be_wrong():
+def test_estimate_is_1_for_certain_and_lower_for_uncertain_mask():
     sure, nothing, unsure = (np.array([[value, 0, 0]], np.float32) for value in (1, 0, 0.6))
     for chances, expected in ((sure, 1.0), (nothing, 1.0), (unsure, 0.6)):
         assert estimate(chances[None]) == level_dice(chances, chances > 0.5) == pytest.approx(expected)
 
 
-def test_another_threshold_is_of_another_mask():
+def test_estimate_depends_on_threshold():
     assert estimate(ROW[None], threshold=0.7) == pytest.approx(level_dice(ROW, ROW >= 0.7))
     assert level_dice(ROW, ROW >= 0.7) == pytest.approx(
         (2 * 2 / 7 + 2 * 2 / 6 * 2 + 2 * 2 / 5 * 3 + 1 * 2 + 2 / 3) / 10
     )
 
 
-def test_of_several_classes_the_estimate_is_the_mean_over_those_in_the_mask():
+def test_multiclass_estimate_is_mean_over_classes_in_mask():
     first = np.array([[0.9, 0.6, 0.0, 0.0]], np.float32)
     second = np.array([[0.0, 0.3, 1.0, 0.0]], np.float32)
     chances = np.stack([1 - first - second, first, second])
@@ -59,13 +59,13 @@ def test_of_several_classes_the_estimate_is_the_mean_over_those_in_the_mask():
     assert estimate(np.stack([1 - first * 0, first * 0, second * 0])) == 1.0
 
 
-def test_a_margin_is_a_share_of_what_the_estimate_leaves_open():
+def test_margin_is_relative_to_remaining_uncertainty():
     assert margin(0.85, 0.75) == pytest.approx(0.1 / 0.2)
     assert margin(0.5, 0.6) == pytest.approx(-0.1 / 0.55)
 
 
 class TestGroups:
-    def test_hold_at_least_so_many_images_in_the_order_of_estimates(self):
+    def test_groups_have_minimum_size_and_ascending_estimates(self):
         found = groups_of([0.9, 0.1, 0.8, 0.2, 0.5], [0.9, 0.2, 0.6, 0.0, 0.5], least=2)
         assert [(each.images, each.estimate, each.dice) for each in found] == [
             (3, pytest.approx(0.8 / 3), pytest.approx(0.7 / 3)),
@@ -78,13 +78,13 @@ class TestGroups:
         ("drawn", "empty", "least", "images"),
         [(4, 0, 5, 0), (19, 3, None, 19), (19, 3, 1, 19), (19, 3, 5, 12), (19, 5, 5, 14), (14, 1, 5, 5), (13, 1, 5, 0)],
     )
-    def test_empty_masks_are_in_none_nor_to_be_counted_by_what_is_missing(self, drawn, empty, least, images):
+    def test_empty_masks_are_excluded_and_cannot_be_counted(self, drawn, empty, least, images):
         found = groups_of([0.0] * empty + [0.5] * drawn, [1.0] * empty + [0.25] * drawn, least=least)
         assert sum(each.images for each in found) == images
         assert {(each.estimate, each.dice) for each in found} == ({(0.5, 0.25)} if images else set())
 
     @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=120), st.integers(1, 9))
-    def test_no_group_is_smaller_than_asked_and_each_number_may_leave_a_site(self, pairs, least):
+    def test_groups_and_their_metrics_are_within_limits(self, pairs, least):
         found = groups_of([e for e, _ in pairs], [d for _, d in pairs], least=least)
         assert len(found) <= GROUPS
         missing, empty = len(pairs) - sum(each.images for each in found), sum(e == 0 for e, _ in pairs)
@@ -96,7 +96,7 @@ class TestGroups:
             assert low <= value <= high
         assert groups_in({**numbers, "dice": 0.5}) == found
 
-    def test_one_that_lacks_a_number_is_passed_over(self):
+    def test_group_with_missing_number_is_skipped(self):
         numbers = metrics_of([Group(5, 0.5, 0.4, 0.1), Group(5, 0.9, 0.8, 0.2)])
         del numbers["quality_margin_0"]
         assert groups_in(numbers) == [Group(5, 0.9, 0.8, 0.2)]
@@ -111,7 +111,7 @@ def singles(pairs):
 
 
 class TestCalibration:
-    def test_is_monotone_between_the_means_of_blocks(self):
+    def test_calibration_is_monotone_between_block_means(self):
         pairs = [(0.2, 0.3), (0.4, 0.1), (0.6, 0.5), (0.9, 0.9)] * 5
         found = Calibration.fit(singles(pairs))
         assert found.images == FEWEST
@@ -122,24 +122,24 @@ class TestCalibration:
         assert found(0.0)[0] == 0, "an empty mask, which is none of the blocks"
         assert found(1.0)[0] == pytest.approx(0.9)
 
-    def test_the_bound_is_the_estimate_less_the_margin_that_nine_in_ten_did_not_exceed(self):
+    def test_bound_is_estimate_minus_90_percent_margin(self):
         pairs = [(0.5, 0.5 - 0.55 * place / 100) for place in range(99)]  # margins 0.00, 0.01, … 0.98
         found = Calibration.fit(singles(pairs))
         assert found.margin == pytest.approx(0.89)  # the 90th of 99
         assert found(0.5)[1] == pytest.approx(0.5 - 0.89 * 0.55)
         assert found(0.05)[1] == 0.0
 
-    def test_the_bound_is_never_above_the_expected_dice(self):
+    def test_bound_is_at_most_expected_dice(self):
         found = Calibration(estimates=(0.2, 0.8), dice=(0.1, 0.9), margin=0.0, images=40)
         assert found(0.2) == pytest.approx((0.1, 0.1))
         assert found(0.8) == pytest.approx((0.9, 0.8))
 
-    def test_too_few_images_give_none(self):
+    def test_too_few_images_give_no_calibration(self):
         assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
         assert Calibration.fit([]) is None
 
     @given(st.lists(st.tuples(st.floats(0, 1, exclude_min=True), st.floats(0, 1)), min_size=FEWEST, max_size=60))
-    def test_survives_json_and_never_decreases(self, pairs):
+    def test_calibration_survives_json_and_is_monotonic(self, pairs):
         found = Calibration.fit(singles(pairs))
         assert quality_of(json.loads(json.dumps(Quality(found).as_dict())), "x").calibration == found
         at = [found(value) for value in np.linspace(0, 1, 11)]
@@ -154,13 +154,13 @@ class TestCalibration:
             *({"margin": math.inf}, {"margin": None}, {"images": 3}),
         ],
     )
-    def test_content_that_is_none_is_refused(self, change):
+    def test_invalid_calibration_is_refused(self, change):
         assert quality_of({"schema": 1, "calibration": GOOD}, "x").calibration(0.5)[0] == pytest.approx(0.5)
         with pytest.raises(Refused, match=r"x: expected a model's quality|x -> calibration#"):
             quality_of({"schema": 1, "calibration": {**GOOD, **change}}, "x")
 
 
-def test_colours_beyond_a_tenth_of_the_range_are_unlike_the_images():
+def test_colours_outside_range_are_detected():
     images = [np.full((3, 2, 2), value, np.float32) for value in (0.4, 0.6)]
     images[1][0, 0, 0] = 1.0
     rows = [colours_of(image) for image in images]
@@ -174,7 +174,7 @@ def test_colours_beyond_a_tenth_of_the_range_are_unlike_the_images():
     assert Colours.of(rows[:1]) is None
 
 
-def test_what_is_known_of_a_model_survives_json():
+def test_quality_survives_json_and_invalid_content_is_refused():
     known = Quality(quality_of({"schema": 1, "calibration": GOOD}, "x").calibration, Colours((0.0,) * 6, (1.0,) * 6))
     for each in (known, Quality(), Quality(known.calibration)):
         assert quality_of(json.dumps(each.as_dict()), "x") == each

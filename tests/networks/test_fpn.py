@@ -40,7 +40,7 @@ MILLIONS = {"mobile_sam_fpn": 5.2, "lite0_fpn": 0.8, "lite0_fpn_small": 0.28}
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_networks_are_light_statistics_of_batch_norms_stay_and_an_image_does_not_feel_its_neighbours(name):
+def test_networks_are_small_with_frozen_batch_norms(name):
     torch.manual_seed(0)
     network = client_network(name).train()
     assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(MILLIONS[name], rel=0.1)
@@ -54,7 +54,7 @@ def test_networks_are_light_statistics_of_batch_norms_stay_and_an_image_does_not
     torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)  # one kernel or another: rounding
 
 
-def test_the_trunk_is_the_checkpoints_or_the_teachers_with_lora_merged(checkpoint, adapter, monkeypatch):
+def test_trunk_comes_from_checkpoint_or_merged_adapter(checkpoint, adapter, monkeypatch):
     monkeypatch.setattr("samfed_monai.networks.fpn.find_checkpoint", lambda *_: checkpoint)
     plain, merged = (client_network("mobile_sam_fpn", weights=x).encoder.state_dict() for x in (checkpoint, adapter))
     trunk = build_sam("vit_t", checkpoint, SIZE).image_encoder.trunk.state_dict()
@@ -64,7 +64,7 @@ def test_the_trunk_is_the_checkpoints_or_the_teachers_with_lora_merged(checkpoin
     assert changed == {key for key in merged if key.endswith("attn.qkv.weight")}
 
 
-def test_an_adapter_of_another_sam_is_refused(adapter, monkeypatch):
+def test_adapter_of_other_sam_is_refused(adapter, monkeypatch):
     header = Adapter("vit_b", "0" * 64, Adapt.LORA, 2, SIZE, "0" * 64)
     monkeypatch.setattr("samfed_monai.networks.fpn.read_header", lambda _: header)
     message = r"encoder_weights: expected an adapter of vit_t \(MobileSAM\), found .* of vit_b; fit the teacher with"
@@ -72,7 +72,7 @@ def test_an_adapter_of_another_sam_is_refused(adapter, monkeypatch):
         client_network("mobile_sam_fpn", weights=adapter)
 
 
-def test_weights_in_eval_mode_are_those_that_were_loaded_last(checkpoint):
+def test_eval_mode_uses_last_loaded_weights(checkpoint):
     torch.manual_seed(0)
     network, other = (client_network("mobile_sam_fpn", weights=weights).eval() for weights in (None, checkpoint))
     for name, parameter in other.named_parameters():
@@ -86,7 +86,7 @@ def test_weights_in_eval_mode_are_those_that_were_loaded_last(checkpoint):
         assert torch.equal(copy.deepcopy(network)(images), other(images)), "and those of a copy"
 
 
-def test_a_folded_norm_gives_what_convolution_and_norm_give_one_after_the_other():
+def test_folded_norm_matches_convolution_and_norm():
     torch.manual_seed(0)
     conv, bn = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False).double(), nn.BatchNorm2d(8).double().eval()
     for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
@@ -102,7 +102,7 @@ def test_a_folded_norm_gives_what_convolution_and_norm_give_one_after_the_other(
 
 
 @pytest.mark.parametrize(("weights", "stages", "parts"), [(None, None, 0), ("teacher", None, 3), ("teacher", 1, 2)])
-def test_leading_parts_are_frozen_where_the_encoder_starts_from_weights(weights, stages, parts):
+def test_leading_parts_are_frozen_with_pretrained_weights(weights, stages, parts):
     network = client_network(weights=weights, frozen_stages=stages, load=False)
     first = tuple(f"encoder.{part}." for part in ("patch_embed.conv1", "patch_embed.conv2", "stages.0")[:parts])
     trained = {name for name, weight in network.named_parameters() if weight.requires_grad}
@@ -145,7 +145,7 @@ def grouped(attention: GroupAttention, x: np.ndarray) -> np.ndarray:
     return joined.T.reshape(channels, height, width)
 
 
-def test_features_are_grouped_as_in_the_public_code():
+def test_feature_groups_match_public_code():
     torch.manual_seed(0)
     groups, features = FeatureGroups(6, [4, 2]).double(), torch.randn(2, 6, 3, 5, dtype=torch.float64)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_features_are_grouped_as_in_the_public_code():
 
 
 @pytest.mark.parametrize("name", ["mobile_sam_fpn", "lite0_fpn"])
-def test_features_can_be_grouped_and_a_network_without_groups_is_as_it_was(name):
+def test_feature_groups_only_add_parameters(name):
     torch.manual_seed(0)
     plain, network = client_network(name), client_network(name, feature_groups=[4, 2], frozen_stages=0)
     added = network.state_dict().keys() - plain.state_dict().keys()
@@ -183,13 +183,13 @@ def test_features_can_be_grouped_and_a_network_without_groups_is_as_it_was(name)
         ("lite0_fpn", {"stages": 3}, r"#stages: expected one of \[5, 4\], found 3"),
     ],
 )
-def test_an_argument_that_a_network_does_not_take_is_refused(name, options, message):
+def test_unsupported_arguments_are_refused(name, options, message):
     with pytest.raises(Refused, match=f"network_def{message}"):
         client_network(name, **options)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("lite0_fpn", (24, 40, 112)), ("lite0_fpn_small", (24, 40, 80))])
-def test_a_truncated_encoder_takes_the_weights_of_the_whole_one(tmp_path, name, channels):
+def test_truncated_encoder_takes_full_encoder_weights(tmp_path, name, channels):
     whole = client_network("deeplabv3plus_efficientnet_lite0")
     save_file(whole.encoder.state_dict(), tmp_path / "lite0.safetensors")
     network = client_network(name, weights=tmp_path / "lite0.safetensors").eval()
@@ -199,7 +199,7 @@ def test_a_truncated_encoder_takes_the_weights_of_the_whole_one(tmp_path, name, 
     assert {m.eps for m in network.encoder.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
 
 
-def test_weights_that_are_not_loaded_are_not_looked_for(tmp_path, monkeypatch):
+def test_unloaded_weights_are_not_searched(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     assert client_network("mobile_sam_fpn", weights="teacher", load=False).pretrained == "encoder"
     with pytest.raises(Refused, match="samfed weights mobile_sam"):
@@ -218,22 +218,22 @@ def test_weights_that_are_not_loaded_are_not_looked_for(tmp_path, monkeypatch):
         ("mobile_sam_fpn", "mine.pt", "mine.pt"),
     ],
 )
-def test_what_a_network_starts_from(network, weights, start):
+def test_starting_weights_of_networks(network, weights, start):
     assert starts_from(network, weights) == start
 
 
-def test_only_a_trunk_of_mobile_sam_can_be_the_teachers():
+def test_only_mobile_sam_trunk_takes_teacher_weights():
     assert [takes_teacher(name) for name in ("mobile_sam_fpn", "lite0_fpn", "sam_vit_t")] == [True, False, False]
 
 
-def test_sizes_that_are_no_multiple_are_named_with_the_nearest():
+def test_invalid_sizes_suggest_nearest_multiples():
     network = client_network("mobile_sam_fpn")
     assert size_problems(network, height=256) == []
     (problem,) = size_problems(network, height=100)
     assert problem.hint == "set image_size to 96 or 128"
 
 
-def test_a_pyramid_adds_coarse_levels_to_fine_ones():
+def test_pyramid_adds_coarse_levels_to_fine_levels():
     decoder = FPNDecoder((1, 1), width=8)
     decoder.smooth = nn.Identity()
     for lateral in decoder.lateral:

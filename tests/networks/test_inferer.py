@@ -22,7 +22,7 @@ class Witness(nn.Linear):
 
 
 @pytest.mark.parametrize(("enabled", "inside"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_the_network_runs_in_the_asked_precision_and_float32_comes_back_gradients_too(enabled, inside):
+def test_network_runs_in_given_precision_and_returns_float32(enabled, inside):
     network = Witness(2, 3)
     output = AutocastInferer(enabled)(torch.rand(4, 2), network)
     assert network.seen == inside
@@ -30,7 +30,7 @@ def test_the_network_runs_in_the_asked_precision_and_float32_comes_back_gradient
     assert output.dtype == network.weight.grad.dtype == torch.float32
 
 
-def test_auto_follows_the_processor(monkeypatch):
+def test_auto_precision_follows_processor(monkeypatch):
     network = Witness(2, 3)
     for gains, inside in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("samfed_monai.networks.inferer.bf16_gains", lambda device, answer=gains: answer)
@@ -40,7 +40,7 @@ def test_auto_follows_the_processor(monkeypatch):
 
 @pytest.mark.parametrize("gains", [True, False])
 @pytest.mark.parametrize("enabled", [True, "auto", False])
-def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatch, caplog, gains, enabled):
+def test_teacher_uses_bfloat16_only_where_supported(monkeypatch, caplog, gains, enabled):
     monkeypatch.setattr(room, "bf16_gains", lambda device: gains)
     room._warn_float32.cache_clear()
     with caplog.at_level(logging.WARNING, "samfed_monai"):
@@ -50,7 +50,7 @@ def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatc
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == expected
 
 
-def test_the_processor_is_asked(monkeypatch):
+def test_bf16_support_is_read_from_processor(monkeypatch):
     bf16_gains.cache_clear()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
@@ -71,7 +71,7 @@ def test_views_are_distinct_and_undone_exactly(count):
     assert torch.equal(seen[0], image)
 
 
-def test_a_quarter_turn_by_hand():
+def test_quarter_turn_matches_hand_computed_values():
     view = next(view for view in VIEWS[8] if not view.mirror and view.turns == 1)
     assert view.apply(torch.tensor([[1, 2], [3, 4]])).tolist() == [[2, 4], [1, 3]]
 
@@ -87,7 +87,7 @@ def left(batch: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("views", "mean"), [(1, [[0.8, 0.2], [0.4, 0.2]]), (2, [[0.5, 0.5], [0.3, 0.3]]), (4, [[0.4, 0.4], [0.4, 0.4]])]
 )
-def test_views_are_undone_before_they_are_averaged_and_an_inferer_gives_logits_of_the_mean(views, mean):
+def test_views_are_undone_before_averaging(views, mean):
     images = torch.zeros(1, 3, 2, 2)
     torch.testing.assert_close(mean_of_views(images, left, views)[0, 0], torch.tensor(mean))
     logits = AutocastInferer(False, views=views)(images, left)
@@ -95,7 +95,7 @@ def test_views_are_undone_before_they_are_averaged_and_an_inferer_gives_logits_o
 
 
 @given(st.integers(0, 2**16), st.integers(1, 3), st.sampled_from(sorted(VIEWS)))
-def test_logits_of_probabilities_give_them_back(seed, channels, views):
+def test_logits_and_probabilities_are_inverse(seed, channels, views):
     torch.manual_seed(seed)
     chances = torch.randn(2, channels, 3, 5)
     chances = chances.sigmoid() if channels == 1 else chances.softmax(dim=1)
@@ -104,13 +104,13 @@ def test_logits_of_probabilities_give_them_back(seed, channels, views):
     torch.testing.assert_close(back, chances, rtol=1e-4, atol=1e-6)
 
 
-def test_sure_pixels_have_finite_logits():
+def test_certain_pixels_have_finite_logits():
     assert logits_of(torch.tensor([[[[0.0, 1.0]]]])).isfinite().all()
     assert logits_of(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)).isfinite().all()
 
 
 @pytest.mark.parametrize("views", [0, 3, 2.0, True, "4"])
-def test_other_switches_and_numbers_of_views_are_refused_together(views):
+def test_invalid_options_are_refused_together(views):
     expected = (
         r"(?s)-> enabled: expected true, false or 'auto', found 'on'.*-> views: expected one of \[1, 2, 4, 8\], f"
     )

@@ -13,14 +13,14 @@ from tests.networks.sam.tiny import tiny_network
 NAMES = ["encoder.a", "encoder.norm.weight", "head.weight", "head.bias"]
 
 
-def test_every_name_is_in_one_part_in_the_order_of_the_state_dict_case_matters_and_a_star_crosses_dots():
+def test_names_are_split_by_patterns_in_state_dict_order():
     split = split_keys(NAMES, shared=("encoder.*",), personal=("head.b*",))
     assert split.shared == ("encoder.a", "encoder.norm.weight")
     assert (split.personal, split.frozen) == (("head.bias",), ("head.weight",))
     assert split_keys(NAMES, shared=("e*t",)).shared == ("encoder.norm.weight",)
 
 
-def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
+def test_unmatched_and_overlapping_patterns_are_refused():
     with pytest.raises(Refused) as refused:
         split_keys(NAMES, shared=("*.weight", "Head.*", "b*"), where="toy")
     assert [str(problem) for problem in refused.value.problems] == [
@@ -33,7 +33,7 @@ def test_useless_patterns_are_refused_together_and_names_of_both_parts_too():
 
 
 @pytest.mark.parametrize("patterns", ["head.*", None, [1], {"head.*": 1}])
-def test_what_is_no_list_of_patterns_is_refused_with_one(patterns):
+def test_invalid_pattern_lists_are_reported(patterns):
     problems = pattern_problems("toy", patterns, "head.*")
     assert [(problem.found, problem.hint) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
     assert pattern_problems("toy", [], "a") == pattern_problems("toy", ("a", "b"), "a") == []
@@ -48,7 +48,7 @@ class Net(nn.Module):
 TENSORS = ["stem.weight", "ln1.weight", "ln1.bias", "head.weight", "head.bias"]
 
 
-def test_fault_56_patterns_part_a_network_in_its_own_order():
+def test_fault_56_patterns_split_network_in_order():
     split = network_split(Net(), ["head.*", "ln?.*"])
     assert split.shared == ("stem.weight",)
     assert split.personal == ("ln1.weight", "ln1.bias", "head.weight", "head.bias")
@@ -57,7 +57,7 @@ def test_fault_56_patterns_part_a_network_in_its_own_order():
     assert network_split(Net()).shared == tuple(TENSORS)
 
 
-def test_the_norm_layers_of_sam_are_those_of_its_neck_and_its_upscaling_too():
+def test_norm_pattern_matches_all_sam_norm_layers():
     layers = [f"image_encoder.blocks.{block}.norm{norm}" for block in (0, 1) for norm in (1, 2)]
     layers += ["image_encoder.neck.1", "image_encoder.neck.3"]
     layers += ["prompt_encoder.mask_downscaling.1", "prompt_encoder.mask_downscaling.4"]
@@ -80,6 +80,6 @@ def test_the_norm_layers_of_sam_are_those_of_its_neck_and_its_upscaling_too():
         (["*"], "at least one shared name, found every name"),
     ],
 )
-def test_fault_56_a_pattern_that_is_not_meant_so_is_refused(patterns, message):
+def test_fault_56_invalid_personal_patterns_are_refused(patterns, message):
     with pytest.raises(Refused, match=message):
         network_split(Net(), patterns)

@@ -38,7 +38,7 @@ for before in (lambda: None, failed_before, own):
 """
 
 
-def test_torchvision_is_imported_with_operators_declared_where_it_brings_none_once_and_after_a_failure():
+def test_missing_torchvision_operators_are_declared_once():
     done = subprocess.run([sys.executable, "-c", CASES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cases = [line.split() for line in done.stdout.splitlines()]

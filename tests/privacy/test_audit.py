@@ -8,7 +8,7 @@ from samfed_monai.privacy import AuditLog, audit_table, read_audit
 SENT = {"site": "Basel", "round": 0, "task": "train", "outcome": "sent", "kind": "weights", "bytes": 100, "n": 40}
 
 
-def test_lines_are_appended_with_the_time_logged_as_they_are_written_and_read_back(tmp_path, caplog):
+def test_lines_are_appended_logged_and_read_back(tmp_path, caplog):
     caplog.set_level("INFO")
     log = AuditLog(tmp_path / "made")
     for round in (0, 1):
@@ -37,7 +37,7 @@ CUT_OFF = "the line was cut off before its message was sent: read a copy of the 
         ),
     ],
 )
-def test_refusals_in_full(tmp_path, content, problem):
+def test_unreadable_audit_files_are_refused(tmp_path, content, problem):
     path = tmp_path / "audit.jsonl"
     if content is not None:
         path.write_text(content)
@@ -46,7 +46,7 @@ def test_refusals_in_full(tmp_path, content, problem):
     assert [str(each) for each in error.value.problems] == [f"{path}{problem}"]
 
 
-def test_answers_are_counted_by_task_and_round_as_far_as_they_are_gone(tmp_path):
+def test_answers_are_counted_by_task_and_round(tmp_path):
     log = AuditLog(tmp_path)
     for round, task, outcome in (
         (0, "train", "sent"), (0, "train", "masked"), (0, "train", "refused"), (1, "train", "sent"),
@@ -59,7 +59,7 @@ def test_answers_are_counted_by_task_and_round_as_far_as_they_are_gone(tmp_path)
     assert AuditLog().answered("train") == AuditLog(tmp_path / "new").answered("train") == {}
 
 
-def test_a_table_in_full():
+def test_table_lists_all_columns_and_totals():
     records = [
         {"time": "t", **SENT, "tensors": 3, "metrics": [], "noise": {"deviation": 0.12345, "release": 2}},
         {"time": "v", **SENT, "outcome": "declared", "statistics": {"kind": "graph", "images": 7}},

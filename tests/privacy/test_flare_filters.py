@@ -27,7 +27,7 @@ def filtered(flare_filter) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("flare_filter", [PercentilePrivacy(), SVTPrivacy()])
-def test_filters_that_change_numbers_break_the_bytes_which_are_then_refused(flare_filter):
+def test_payload_altered_by_filter_is_refused(flare_filter):
     payload = filtered(flare_filter)
     assert not np.array_equal(payload, PAYLOAD)
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
@@ -43,11 +43,11 @@ def test_filters_that_change_numbers_break_the_bytes_which_are_then_refused(flar
         PercentilePrivacy(percentile=101),  # a wrong value switches it off
     ],
 )
-def test_filters_that_find_nothing_let_everything_pass_without_a_word(flare_filter):
+def test_filters_without_match_pass_payload_unchanged(flare_filter):
     assert np.array_equal(filtered(flare_filter), PAYLOAD)
 
 
-def test_a_filter_by_name_can_only_drop_the_whole_message_and_a_blocker_of_kinds_blocks():
+def test_name_filter_drops_message_and_kind_blocker_raises():
     assert filtered(ExcludeVars(["message"])) is None
     with pytest.raises(ContentBlockedException):
         filtered(DXOBlocker([DataKind.WEIGHTS]))

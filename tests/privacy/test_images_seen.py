@@ -63,7 +63,7 @@ UNLABELLED = {
 }  # fmt: skip
 
 
-def test_an_honest_plan_has_the_counts_that_it_had(node):
+def test_valid_plan_keeps_image_counts(node):
     site = node({})
     reply, scores = answered(site, Task.TRAIN), answered(site, Task.EVALUATE)
     assert (reply.n, scores.n, "dice" in scores.metrics) == (4, 2, True)
@@ -83,12 +83,12 @@ SUBSET = {"_target_": "torch.utils.data.Subset", "dataset": "@validate#dataset",
         {"test#dataset": {"_target_": "monai.data.ArrayDataset", "img": SUBSET}},
     ],
 )
-def test_scores_of_one_image_many_times_do_not_leave(node, client):
+def test_scores_of_repeated_image_are_withheld(node, client):
     reply = answered(node(client), Task.EVALUATE)
     assert (reply.n, reply.metrics, withheld_reason(reply)) == (0, {}, "withheld: fewer than 2 images")
 
 
-def test_an_image_that_comes_again_is_scored_once_and_none_may_be_left_out(node):
+def test_repeated_images_are_scored_once_and_missing_refused(node):
     honest, again = node({}), node({"test#dataloader#sampler": [0, 1, 1, 1, 0, 1]})
     assert answered(again, Task.EVALUATE).metrics["dice"] == answered(honest, Task.EVALUATE).metrics["dice"]
     assert [row["id"] for row in again.client.scores["test"]] == [row["id"] for row in honest.client.scores["test"]]
@@ -104,7 +104,7 @@ def test_an_image_that_comes_again_is_scored_once_and_none_may_be_left_out(node)
         {"stream#loader": {"_target_": "monai.data.DataLoader", "dataset": UNLABELLED, "batch_sampler": [[3]] * 20}},
     ],
 )
-def test_a_round_on_one_image_many_times_sends_nothing(node, client):
+def test_training_on_repeated_image_is_refused(node, client):
     whole = "indices" in str(client)  # with the plan's own number as well as with the site's
     least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "the site file")
     site = node(client, least=least, own=own)
@@ -115,7 +115,7 @@ def test_a_round_on_one_image_many_times_sends_nothing(node, client):
     assert (line["outcome"], "1 different" in line["problems"][0]) == ("refused", True)
 
 
-def test_a_data_set_around_the_sites_own_has_no_more_images(node):
+def test_wrapped_dataset_counts_distinct_images(node):
     around = {**SUBSET, "dataset": UNLABELLED, "indices": [0, 1, 0, 1, 1]}
     site = node({"unlabelled#dataset": around, "local_steps": 4})
     assert answered(site, Task.PREPARE).n == answered(site, Task.TRAIN).n == 2
@@ -125,7 +125,7 @@ def read_lines(site: Site) -> list[dict[str, Any]]:
     return read_audit(site.places.output_dir / "sites" / "site-1" / "audit.jsonl")
 
 
-def test_transforms_that_repeat_an_image_do_not_repeat_it_in_the_count(node):
+def test_crops_of_same_image_are_counted_once(node):
     crops = {"_target_": "monai.transforms.RandSpatialCropSamplesd", "keys": ["image", "image_strong"]}
     shape = {"roi_size": [32, 32], "num_samples": 6, "random_size": False}
     steps = ["@read", "@resize", "@binary_label", "@soft_mask", "@weak_view", "@strong_view", {**crops, **shape}]
@@ -134,7 +134,7 @@ def test_transforms_that_repeat_an_image_do_not_repeat_it_in_the_count(node):
         answered(node(client), Task.TRAIN)
 
 
-def test_two_files_of_the_same_bytes_are_one_image(node, small_federation, site_lists, tmp_path):
+def test_identical_files_count_as_one_image(node, small_federation, site_lists, tmp_path):
     shutil.copytree(small_federation, tmp_path / "images")
     own = DataList.load(site_lists["site-1"])
     images = own.sites["site-1"]
@@ -170,7 +170,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_fault_103_a_request_is_checked_by_its_header_before_a_site_works(node, monkeypatch):
+def test_fault_103_request_header_is_checked_before_work(node, monkeypatch):
     site, worked = node({}), []
     monkeypatch.setattr(site, "_work", lambda *_: worked.append(1))
     for fields, match in HEADERS:
@@ -182,7 +182,7 @@ def test_fault_103_a_request_is_checked_by_its_header_before_a_site_works(node, 
     assert [line["outcome"] for line in read_lines(site)] == ["failed"] * (2 * len(HEADERS))
 
 
-def test_fault_103_no_step_is_trained_for_an_answer_that_would_not_leave(node, monkeypatch):
+def test_fault_103_refused_request_trains_no_step(node, monkeypatch):
     site = node({})
     request, steps = asked(site, Task.TRAIN), []
     monkeypatch.setattr(site.client.trainer, "_iteration", lambda *_: steps.append(1))
@@ -194,7 +194,7 @@ def test_fault_103_no_step_is_trained_for_an_answer_that_would_not_leave(node, m
 
 
 @needs("hssf")
-def test_with_unlike_networks_images_are_counted_alike(node):
+def test_images_are_counted_with_unlike_networks(node):
     plan = {"variant": "hssf", "sites": {"site-1": {"network": "basic_unet"}, "site-2": {}}}
     client = {"public_steps": 1, "server_network": "basic_unet", "test#dataloader#sampler": [1] * 20}
     site = node({**client, "unlabelled#sampler#indices": [3]}, **plan)
@@ -204,7 +204,7 @@ def test_with_unlike_networks_images_are_counted_alike(node):
     assert (site.answer(Task.EVALUATE, keep).n, own._evaluated.batch.drawn) == (0, 20)
 
 
-def test_what_tells_images_of_a_batch_apart():
+def test_images_are_identified_by_file_or_pixels():
     batch = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
     for given in ({"image": batch}, [{"image": image} for image in batch], (batch, batch)):
         assert Seen().take(given) == [False, False, True]
@@ -223,12 +223,12 @@ def test_what_tells_images_of_a_batch_apart():
     ("images", "drawn", "hashed", "left"),
     [(3, 3, True, True), (3, 4, True, False), (3, 4, False, True), (5, 40, True, True), (1, 1, True, False)],
 )
-def test_the_plans_least_images_counts_where_images_came_again(images, drawn, hashed, left):
+def test_plan_minimum_applies_to_repeated_images(images, drawn, hashed, left):
     allowed = Allowed(seen=Seen(set(map(str, range(images))), drawn, hashed))
     assert (seen_problems(allowed, 2, 5, 10) == []) is left
 
 
-def test_a_bundle_without_the_packages_data_sets_is_counted_by_its_pixels():
+def test_custom_bundle_counts_images_by_pixels():
     algo = SamFedAlgo(BUNDLE, vetted=True, eval_kwargs={"validate#dataloader#sampler": [0, 0, 0]})
     algo.initialize({ExtraItems.CLIENT_NAME: "site-1"})
     weights = dict(algo.trainer.network.state_dict())

@@ -16,7 +16,7 @@ from samfed_monai.results import validate_results
 from tests.federation.test_job import job
 
 
-def test_fault_59_withheld_scores_and_noise_are_in_the_results_and_the_report(small_federation, tmp_path, caplog):
+def test_fault_59_withheld_scores_and_noise_are_reported(small_federation, tmp_path, caplog):
     """Two images in each split: no site sends a score, and the last round stands for the best."""
     noise = {"clip": 1.0, "noise_multiplier": 8.0, "delta": 1e-5}
     with caplog.at_level(logging.INFO, logger="samfed_monai.audit"):
@@ -49,7 +49,7 @@ def test_fault_59_withheld_scores_and_noise_are_in_the_results_and_the_report(sm
     assert len(logged) == sum(text.count("\n") for text in files) > 8, "lines go to a logger of their own, too"
 
 
-def test_fault_59_a_site_with_too_few_images_is_refused_before_round_0(small_federation, tmp_path):
+def test_fault_59_too_few_images_are_refused_before_start(small_federation, tmp_path):
     with pytest.raises(Refused, match=r"site-1: .*at least 5 images to train on") as error:
         job(small_federation, tmp_path, privacy=None).run()
     assert len(error.value.problems) == 2

@@ -105,7 +105,7 @@ class Second(nn.Module):
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 32), nn.ConvTranspose2d(8, 1, 32)), "0"),
     ],
 )
-def test_a_layer_with_a_weight_for_each_place_is_found_whatever_was_sent_as_weights(network, layer):
+def test_image_reading_layers_are_found(network, layer):
     made = network()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -115,7 +115,7 @@ def test_a_layer_with_a_weight_for_each_place_is_found_whatever_was_sent_as_weig
 
 
 @pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn", "deeplabv3plus_resnet18", "flexible_unet_resnet18"])
-def test_networks_of_the_catalogue_have_none(name):
+def test_catalogue_networks_have_no_reading_layers(name):
     assert reading_layers(client_network(name), (3, 64, 64)) == []
 
 
@@ -134,13 +134,13 @@ def test_networks_of_the_catalogue_have_none(name):
         (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 900), nn.Linear(900, 1)), []),
     ],
 )
-def test_ordinary_networks_have_none_up_to_so_many_values(network, found):
+def test_ordinary_networks_pass_up_to_size_limit(network, found):
     state = torch.get_rng_state()
     assert reading_layers(network, SHAPE) == found
     assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
 
 
-def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_looked_at():
+def test_network_other_than_declared_is_checked():
     plan = {
         "network_def": {"_target_": CATALOGUE, "name": "basic_unet"},
         "network": {"_target_": "samfed_monai.bundle.on_device", "network": "@network_def", "device": "cpu"},
@@ -159,7 +159,7 @@ def test_another_network_than_the_one_of_the_catalogue_that_a_plan_declares_is_l
     require_plain_network(SimpleNamespace(train_workflow=None, trainer=object()))  # nor one whose network no plan names
 
 
-def test_refusals_in_full():
+def test_refused_networks_are_reported_with_hint():
     hint = "choose a network of the catalogue, or install one at the site with a package that registers it"
     for shape, problem in (
         ((3, 32, 32), "a network that accepts an image of this size, found a network that cannot be checked"),

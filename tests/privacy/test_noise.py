@@ -54,7 +54,7 @@ def fixed(**more):
     return CentralPrivacy(**{"quantile": None, **more})
 
 
-def test_the_mean_is_of_steps_no_longer_than_the_clip_and_every_site_counts_alike(tmp_path):
+def test_central_mean_clips_steps_and_weights_sites_equally(tmp_path):
     central = attached(tmp_path, fixed(clip=5.0))
     long = answer("a", 6.0, weights(), n=1)
     long.tensors["b"].view(-1)[0] += 8.0  # all parameters are one vector, 10 long
@@ -68,7 +68,7 @@ def test_the_mean_is_of_steps_no_longer_than_the_clip_and_every_site_counts_alik
 
 
 @pytest.mark.parametrize("sites", [1, 4])
-def test_noise_on_the_mean_is_multiplier_times_clip_over_sites(tmp_path, sites):
+def test_central_noise_scales_with_clip_and_site_count(tmp_path, sites):
     central = attached(tmp_path, fixed(clip=0.5, noise_multiplier=4.0), noise=ones)
     central.finish(0)  # a round without answers spends nothing, and moves nothing
     assert central.account(0)["releases"] == 0
@@ -79,7 +79,7 @@ def test_noise_on_the_mean_is_multiplier_times_clip_over_sites(tmp_path, sites):
     assert (model["w"] - 1).flatten().tolist() == (model["b"].repeat(3) - 1).tolist() == [4.0 * 0.5 / sites] * 6
 
 
-def test_the_clip_follows_the_quantile(tmp_path):
+def test_clip_follows_quantile(tmp_path):
     settings = CentralPrivacy(clip=2.0, noise_multiplier=1.0, quantile=0.5, clip_rate=0.2, count_noise=1.0)
     central = attached(tmp_path, settings, sites="abcd")
     for site, step in zip("abcd", (1.0, 2.0, 1.5, 8.0), strict=True):
@@ -94,7 +94,7 @@ def test_the_clip_follows_the_quantile(tmp_path):
     assert noisy.strategy.global_weights["b"][0].item() == pytest.approx(1 + 2.0 * (1 - 1 / 4) ** -0.5)
 
 
-def test_the_count_has_the_papers_noise_among_many_sites_and_enough_among_few(tmp_path):
+def test_default_count_noise_depends_on_site_count(tmp_path):
     few = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites="abcd")
     many = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites=tuple(map(str, range(200))))
     assert (few.count_noise, many.count_noise) == (1.5, 10.0)
@@ -102,7 +102,7 @@ def test_the_count_has_the_papers_noise_among_many_sites_and_enough_among_few(tm
 
 
 @given(z=st.floats(0.01, 100), ratio=st.floats(0.51, 50))
-def test_both_releases_together_are_one_of_the_noise_multiplier(z, ratio):
+def test_step_and_count_noise_compose_to_multiplier(z, ratio):
     """Squared sensitivity over squared noise is what composes: 1 / z'^2 + (1/2)^2 / s^2 = 1 / z^2."""
     count = z * ratio
     assert step_noise(z, count) ** -2 + (2 * count) ** -2 == pytest.approx(z**-2)
@@ -110,7 +110,7 @@ def test_both_releases_together_are_one_of_the_noise_multiplier(z, ratio):
 
 
 @given(clip=st.floats(1e-3, 1e3), within=st.floats(-2, 3), quantile=st.floats(0.01, 0.99), rate=st.floats(0.01, 1))
-def test_too_many_within_the_clip_shorten_it_and_too_few_lengthen_it(clip, within, quantile, rate):
+def test_clip_shrinks_above_quantile_and_grows_below(clip, within, quantile, rate):
     after = next_clip(clip, within, quantile=quantile, rate=rate)
     assert (after >= clip) if within <= quantile else (after <= clip)
     assert math.isclose(next_clip(clip, quantile, quantile=quantile, rate=rate), clip)
@@ -120,7 +120,7 @@ def test_too_many_within_the_clip_shorten_it_and_too_few_lengthen_it(clip, withi
     steps=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=8, max_size=8), min_size=2, max_size=5),
     clip=st.floats(0.01, 100),
 )
-def test_without_one_site_the_sum_differs_by_the_clip_at_most(steps, clip):
+def test_sum_sensitivity_is_bounded_by_clip(steps, clip):
     """The sensitivity that the noise is made for, over all that a site may send."""
     sums = []
     for taken in (steps, steps[1:]):
@@ -153,7 +153,7 @@ def run(folder, settings, rounds, *, noise=ones, b=None):
         return made.run(), made.central
 
 
-def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_stopped(tmp_path, caplog):
+def test_resumed_run_keeps_clip_and_account(tmp_path, caplog):
     settings = CentralPrivacy(clip=0.5, noise_multiplier=2.0)
     _, whole = run(tmp_path / "whole", settings, 3)
     run(tmp_path / "stopped", settings, 1)
@@ -170,7 +170,7 @@ def test_a_run_that_goes_on_has_the_clip_and_the_account_of_one_that_was_not_sto
     assert f"{whole.ledger} has 0 of at least 3 releases: repeated rounds are not counted" in caplog.text
 
 
-def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(tmp_path):
+def test_repeated_round_counts_as_second_release(tmp_path):
 
     class Interrupting(FixedClient):
         def evaluate(self, data, extra):
@@ -183,7 +183,7 @@ def test_a_round_that_was_released_and_not_stored_counts_when_it_is_done_again(t
     assert central.account(1)["epsilon_total"] == epsilon(1.0, 2, 1e-5) > epsilon(1.0, 1, 1e-5)
 
 
-def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
+def test_run_stops_before_exceeding_budget(tmp_path):
     settings = fixed(epsilon=epsilon(1.0, 2, 1e-5))
     with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more round, above"):
         run(tmp_path, settings, 3)
@@ -193,7 +193,7 @@ def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
     assert not (tmp_path / "rounds/002").exists()
 
 
-def test_noise_comes_from_the_system_and_not_from_the_seed(tmp_path):
+def test_central_noise_is_not_seeded(tmp_path):
     models = []
     for _ in range(2):
         central = attached(tmp_path, fixed(), noise=None)
@@ -203,7 +203,7 @@ def test_noise_comes_from_the_system_and_not_from_the_seed(tmp_path):
     assert not models[0].equal(models[1])
 
 
-def test_noise_at_the_server_is_in_the_results_and_in_the_report(small_federation, tmp_path, monkeypatch):
+def test_central_noise_is_reported(small_federation, tmp_path, monkeypatch):
     seen, finish = [], CentralNoise.finish
 
     def watched(self, round):
@@ -227,7 +227,7 @@ def test_noise_at_the_server_is_in_the_results_and_in_the_report(small_federatio
     assert f"{account['epsilon_total']:.2f} in total" in " ".join(page.split())
 
 
-def test_masks_are_clipped_one_by_one_and_noised_all_together():
+def test_noisy_masks_match_hand_computed_values():
     masks = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
     masks[1] = 255
     sent = noisy_masks(masks, None, clip=0.25, noise_multiplier=1.0, noise=nothing)
@@ -248,13 +248,13 @@ def test_masks_are_clipped_one_by_one_and_noised_all_together():
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_noise_of_the_system_is_never_the_same(count):
+def test_system_noise_differs_between_draws(count):
     drawn, again = SystemNoise()(count), SystemNoise()(count)
     assert drawn.shape == (count,)
     assert not np.array_equal(drawn, again)
 
 
-def test_noise_of_the_system_is_normal():
+def test_system_noise_is_normal():
     """Within six standard errors of mean, variance, kurtosis and correlation."""
     drawn = SystemNoise()(count := 200_000)
     assert np.isfinite(drawn).all()
@@ -264,7 +264,7 @@ def test_noise_of_the_system_is_normal():
     assert abs(np.corrcoef(drawn[: count // 2], drawn[count // 2 :])[0, 1]) < 6 / np.sqrt(count / 2)
 
 
-def test_noise_of_the_system_is_that_of_its_bytes(monkeypatch):
+def test_system_noise_matches_given_random_bytes(monkeypatch):
     # the uniform numbers are those of all bits 0 and of all bits 1: 0.5 / 2^53 and 1 - 0.5 / 2^53
     monkeypatch.setattr("samfed_monai.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
     radius = np.sqrt(-2 * np.log(0.5 * 2.0**-53))
@@ -284,7 +284,7 @@ NEW = {"a": torch.tensor([4.0]), "b": torch.tensor([[6.0]]), "running_var": torc
         (0.5, ones, 1 + 0.3 + 3.0, 2 + 0.4 + 3.0),  # twice the clip times the multiplier
     ],
 )
-def test_an_update_is_clipped_and_has_noise_where_it_was_learned_and_is_sent_back_where_not(clip, noise, a, b):
+def test_noisy_update_changes_only_learned_weights(clip, noise, a, b):
     """A mean over private images never leaves, nor a whole number; names of other networks are passed over."""
     given = {"learned": ["a", "b", "count", "frozen"], "clip": clip, "noise_multiplier": 3.0, "noise": noise}
     sent = noisy_update(NEW, {**OLD, "more": torch.ones(1)}, **given)
@@ -294,7 +294,7 @@ def test_an_update_is_clipped_and_has_noise_where_it_was_learned_and_is_sent_bac
     assert sent["a"].dtype is torch.float32
 
 
-def test_refusals_in_full():
+def test_invalid_noisy_updates_are_refused():
     given = {"learned": ["a"], "clip": 1.0, "noise_multiplier": 1.0, "noise": ones}
     for received in ({}, {"a": torch.zeros(2)}):
         with pytest.raises(MessageRefused) as error:

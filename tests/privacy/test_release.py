@@ -94,7 +94,7 @@ def numbers(**fields) -> Message:
         ),
     ],
 )
-def test_fault_55_58_59_what_is_not_on_the_list_is_refused_and_not_repeated(fields, problem):
+def test_fault_55_58_59_unlisted_content_is_refused_not_repeated(fields, problem):
     with pytest.raises(MessageRefused) as error:
         release()(Task.TRAIN, request(), reply(**fields))
     assert problem in str(error.value)
@@ -102,7 +102,7 @@ def test_fault_55_58_59_what_is_not_on_the_list_is_refused_and_not_repeated(fiel
     assert "1961" not in str(error.value)
 
 
-def test_tensors_leave_after_training_only_and_to_this_site_only_and_every_problem_is_listed():
+def test_only_trained_tensors_for_this_site_are_released():
     with pytest.raises(MessageRefused) as error:
         release()(Task.TRAIN, request(), reply(seed=1, n=-1, tensors={SECRET: MASKS}))
     assert len(error.value.problems) == 4
@@ -129,7 +129,7 @@ def test_tensors_leave_after_training_only_and_to_this_site_only_and_every_probl
         (None, reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}), None),
     ],
 )
-def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(leaves, answer, found):
+def test_undeclared_content_is_refused_with_method_and_place(leaves, answer, found):
     gate = release(method=Method("quiet", leaves_site=leaves, where="quiet.json -> _method#leaves_site"))
     task = Task.TRAIN if answer.tensors else Task.EVALUATE
     if found is None:
@@ -143,7 +143,7 @@ def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(lea
         ]
 
 
-def test_a_declaration_does_not_widen_the_allow_list_nor_this_the_declaration():
+def test_declaration_and_allow_list_must_both_permit():
     method, adapter = Method("loud", leaves_site=("weights", "predictions", "prototypes")), {"w": WEIGHTS["w"]}
     with pytest.raises(MessageRefused, match="a kind that may not leave the site"):
         release(method=method)(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES))
@@ -152,7 +152,7 @@ def test_a_declaration_does_not_widen_the_allow_list_nor_this_the_declaration():
         gate(Task.TRAIN, request(), reply(kind=Kind.ADAPTER, tensors=adapter))
 
 
-def test_fault_59_scores_of_fewer_images_than_agreed_stay():
+def test_fault_59_scores_of_too_few_images_are_withheld():
     held = release()(Task.EVALUATE, request(), numbers(n=4, metrics={"dice": 0.8, "empty_both": 1, "seconds": 2.0}))
     assert (held.n, held.metrics, held.extra) == (0, {"seconds": 2.0}, {"withheld": "5"})
     none = release()(Task.EVALUATE, request(), numbers(n=0, metrics={"empty_both": 0, "seconds": 2.0}))
@@ -162,7 +162,7 @@ def test_fault_59_scores_of_fewer_images_than_agreed_stay():
     assert release(privacy=Privacy(least_images=4))(Task.EVALUATE, request(), numbers(n=4)).extra == {}
 
 
-def test_a_line_is_written_before_a_message_leaves(tmp_path):
+def test_every_outcome_is_written_to_audit(tmp_path):
     gate = release(folder=tmp_path / "Basel")
     with pytest.raises(MessageRefused):
         gate(Task.TRAIN, request(), reply(tensors={SECRET: MASKS}))
@@ -187,7 +187,7 @@ def test_a_line_is_written_before_a_message_leaves(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs a device that is full")
-def test_a_message_whose_line_cannot_be_written_does_not_leave(tmp_path):
+def test_message_without_audit_line_is_not_sent(tmp_path):
     (tmp_path / "audit.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         release(folder=tmp_path)(Task.TRAIN, request(), reply())
@@ -202,7 +202,7 @@ def noisy(folder=None, **more) -> ReleaseFilter:
     return release(privacy=privacy, folder=folder, noise=np.random.default_rng(0).standard_normal)
 
 
-def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay(tmp_path):
+def test_weights_get_seeded_noise_and_statistics_are_kept(tmp_path):
     sent = noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
     drawn = np.random.default_rng(0).standard_normal(2)
     # the update (0, 2) is clipped to (0, 1); the noise has a deviation of 2 * 1.0 * 0.5
@@ -216,7 +216,7 @@ def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay
     assert line["noise"] == {"deviation": 1.0, **settings, "release": 1}
 
 
-def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
+def test_releases_are_counted_across_restarts(tmp_path):
     noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
     with (tmp_path / "audit.jsonl").open("a") as stream:
         stream.write('{"time": "2026')
@@ -226,7 +226,7 @@ def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
         read_audit(tmp_path / "audit.jsonl")
 
 
-def test_what_no_noise_can_be_added_to_does_not_leave_but_for_scores():
+def test_noise_refuses_unsupported_kinds_and_passes_scores():
     prototypes = {"prototypes": torch.zeros(2, 3), "counts": torch.zeros(2)}
     gate = noisy()
     gate.allowed = lambda: Allowed({Kind.PROTOTYPES: prototypes})
@@ -236,7 +236,7 @@ def test_what_no_noise_can_be_added_to_does_not_leave_but_for_scores():
     assert noisy()(Task.TRAIN, request(), numbers(metrics={"seconds": 1.0, "loss": 2.0})).metrics == {"seconds": 1.0}
 
 
-def test_nothing_is_sent_beyond_the_budget(tmp_path):
+def test_release_beyond_budget_is_refused(tmp_path):
     gate = noisy(tmp_path, epsilon=20.0)  # one release at 0.5 is some 10.6, two are more than 16
     gate(Task.TRAIN, request(tensors=RECEIVED), reply())
     gate(Task.TRAIN, request(tensors=RECEIVED), reply())
@@ -245,7 +245,7 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
     assert gate.releases == {0.5: 2}
 
 
-def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
+def test_fault_85_new_run_name_gives_no_new_budget(tmp_path):
     for number in (1, 2, 3):
         gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")
         gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0), run=f"run-{number}")
@@ -258,7 +258,7 @@ def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
     assert [json.loads(line)["run"] for line in gate.ledger.path.read_text().splitlines()] == ["run-1", "run-2"]
 
 
-def test_soft_masks_are_noised_around_those_that_were_received(tmp_path):
+def test_soft_masks_get_noise_around_received_masks(tmp_path):
     received, masks = {"masks": torch.full_like(MASKS, 100)}, {"masks": MASKS.clone()}
     gate = noisy(tmp_path, clip=1e-6, noise_multiplier=1e-6)
     asked = request(kind=Kind.SOFT_MASKS, tensors=received)
@@ -276,7 +276,7 @@ def keeping(*personal: str) -> Any:
     return client
 
 
-def test_it_is_what_the_sharing_gives_else_the_network_and_of_a_client_that_only_evaluates_nothing():
+def test_allow_list_follows_sharing_and_network():
     allowed, kept = allowed_of(toy_algo()), allowed_of(keeping("3.*"))
     assert allowed.like.keys() == {Kind.WEIGHTS}
     assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
@@ -292,7 +292,7 @@ def test_it_is_what_the_sharing_gives_else_the_network_and_of_a_client_that_only
     assert allowed_of(unlike_algo("site-1", exchange="none")).like == {}
 
 
-def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
+def test_fault_56_own_network_is_not_sent_on_request():
     client = unlike_algo("site-1")
     site = ClientAlgoSite("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
@@ -307,7 +307,7 @@ class Declared(ToyNet):
         return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
 
 
-def test_fault_56_a_network_s_own_declaration_is_kept_and_of_sam_vit_b_lora_leaves_which_is_0_60_megabytes():
+def test_fault_56_declared_shared_weights_define_allow_list():
     assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
     assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
     with torch.device("meta"):  # the shapes of ViT-B
@@ -327,7 +327,7 @@ def required(dataset: Any) -> None:
     require_public_images(SimpleNamespace(predictor=SimpleNamespace(dataset=dataset)), lambda: PUBLIC)
 
 
-def test_the_public_images_pass_or_some_of_them_in_their_order_and_a_sharing_without_masks_is_not_asked():
+def test_public_images_in_order_are_accepted():
     required(Dataset(PUBLIC))
     required(Subset(Subset(Dataset(PUBLIC), [0, 2, 3]), [1, 2]))
     required(Subset(Dataset([PRIVATE, *PUBLIC]), [1, 2]))
@@ -348,7 +348,7 @@ def test_the_public_images_pass_or_some_of_them_in_their_order_and_a_sharing_wit
         ([PUBLIC[0], PUBLIC[0]], "another order"),
     ],
 )
-def test_others_are_refused_by_their_number(records, found):
+def test_other_images_are_refused_by_count(records, found):
     with pytest.raises(MessageRefused) as refused:
         required(Dataset(records))
     [problem] = refused.value.problems
@@ -359,7 +359,7 @@ def test_others_are_refused_by_their_number(records, found):
 
 
 @pytest.mark.parametrize("dataset", [object(), Dataset([1, 2]), SimpleNamespace(data=iter(PUBLIC))])
-def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
+def test_dataset_without_records_is_refused(dataset):
     with pytest.raises(MessageRefused) as error:
         required(dataset)
     assert str(error.value.problems[0]) == (
@@ -381,7 +381,7 @@ def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
         (1, 0.0, 5, None),
     ],
 )
-def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(batch, momentum, least, behind):
+def test_fault_86_running_statistics_need_minimum_images(batch, momentum, least, behind):
     allowed = replace(ALLOWED, batch=batch, momentum=momentum)
     gate = ReleaseFilter("Basel", allowed=lambda: allowed, privacy=Privacy(least))
     if behind is None:
@@ -397,7 +397,7 @@ def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(ba
         ]
 
 
-def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_loader():
+def test_fault_86_momentum_and_batch_come_from_site():
     algo = toy_algo()
     found = allowed_of(algo)
     assert (found.momentum, found.batch) == (0.1, 2)
@@ -416,9 +416,7 @@ def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_load
         (Task.TRAIN, "trainings", Privacy(secure_aggregation=SecureAggregation())),
     ],
 )
-def test_faults_87_and_96_answers_of_a_round_leave_so_often_and_no_more_restarts_included(
-    tmp_path, task, what, settings
-):
+def test_faults_87_and_96_answers_per_round_are_limited(tmp_path, task, what, settings):
     make, other = (numbers, reply) if task == Task.EVALUATE else (reply, numbers)
     for _ in range(31):
         release(folder=tmp_path, privacy=settings)(task, request(), make())  # each time a site that was started again
@@ -435,13 +433,13 @@ def test_faults_87_and_96_answers_of_a_round_leave_so_often_and_no_more_restarts
 
 
 @pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
-def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
+def test_fault_87_unplanned_round_is_refused(fields):
     release(rounds=9)(Task.EVALUATE, request(), numbers())
     with pytest.raises(MessageRefused, match="round: expected one of 9 rounds, found a round of another plan"):
         release(rounds=9)(Task.EVALUATE, request(**fields), numbers(**fields))
 
 
-def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
+def test_site_minimum_applies_to_images_trained_on():
     answer, allowed = reply(metrics={"iterations": 3}), replace(ALLOWED, batch=2)
     ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), answer)
     with pytest.raises(MessageRefused, match="found 3;"):  # of a batch that is not known, one image counts
@@ -458,7 +456,7 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
         assert gate(Task.TRAIN, request(), means) == left
 
 
-def test_a_message_that_is_mostly_header_is_refused_by_its_size():
+def test_oversized_header_is_refused():
     like = {"n" * 1024**2: torch.zeros(3)}  # a mebibyte is for names and numbers
     answer, most = reply(tensors=like, metrics={}), 1024**2 + 12
     with pytest.raises(MessageRefused) as error:
@@ -469,7 +467,7 @@ def test_a_message_that_is_mostly_header_is_refused_by_its_size():
     ]
 
 
-def test_a_line_about_each_message_in_full(tmp_path):
+def test_audit_lines_have_all_fields(tmp_path):
     here = release(folder=tmp_path)
     here(Task.TRAIN, request(), reply())
     here.hidden(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
@@ -493,7 +491,7 @@ def test_a_line_about_each_message_in_full(tmp_path):
     assert declared == [{**whose, "personal": 1, "frozen": 0}, {**whose, "personal": 0, "frozen": 2}]
 
 
-def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_read():
+def test_smallest_batch_covers_trainer_and_handler_loaders():
     """Wherever a plan has them, and whatever else the configuration declares."""
 
     class Stream:
@@ -529,11 +527,11 @@ def test_the_smallest_batch_is_of_the_loaders_that_the_trainer_and_its_handlers_
         ({"batch_size": 4, "sampler": RandomSampler(range(9), replacement=True)}, None),
     ],
 )
-def test_of_the_smallest_batch_a_loader_tells_how_many_images_are_different_or_nothing(loader, images):
+def test_distinct_images_of_smallest_batch_are_counted(loader, images):
     assert _different_images(SimpleNamespace(**loader)) == images
 
 
-def test_with_noise_scores_of_what_a_site_keeps_do_not_leave():
+def test_noise_withholds_scores_of_personal_weights():
     noised, reason = Privacy(1, DifferentialPrivacy()), "withheld: scores of the site's own network, which has no noise"
     for keeps, privacy, left in (
         (True, noised, (0, {}, reason)),

@@ -62,7 +62,7 @@ LOCAL, CENTRAL, SECURE = "differential_privacy", "central_differential_privacy",
         ),
     ],
 )
-def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy):
+def test_settings_are_read_with_defaults(content, privacy):
     assert Privacy.from_json(content) == privacy
 
 
@@ -106,7 +106,7 @@ def test_settings_are_read_and_what_is_left_out_is_the_default(content, privacy)
         ),
     ],
 )
-def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, places):
+def test_invalid_settings_are_refused_together(content, places):
     with pytest.raises(Refused) as error:
         Privacy.from_json(content)
     assert sorted(problem.where for problem in error.value.problems) == sorted(f"{WHERE}{place}" for place in places)
@@ -142,13 +142,13 @@ def test_every_value_out_of_its_range_is_refused_at_once_at_its_place(content, p
         ),
     ],
 )
-def test_settings_that_exclude_each_other_are_refused_in_full(content, problems):
+def test_conflicting_settings_are_refused(content, problems):
     with pytest.raises(Refused) as error:
         Privacy.from_json(content)
     assert [str(problem) for problem in error.value.problems] == [f"{WHERE}{problem}" for problem in problems]
 
 
-def test_a_run_from_before_a_setting_can_go_on():
+def test_run_without_newer_settings_can_resume():
     old = {"least_images": 5, "differential_privacy": None}
     assert settings_of({**old, "central_differential_privacy": None}) == old
     assert settings_of({**old, "central_differential_privacy": {}}) != old
@@ -169,17 +169,17 @@ UNBOUND = replace(NOISE, epsilon=None, delta=1e-6)
         (PrivacyFloor(1, 9.0), Privacy(1, UNBOUND), Privacy(1, replace(UNBOUND, epsilon=9.0))),
     ],
 )
-def test_of_plan_and_site_the_stricter_counts(floor, plan, expected):
+def test_stricter_of_plan_and_site_applies(floor, plan, expected):
     assert floor.under(plan) == expected
 
 
-def test_a_site_with_an_epsilon_takes_no_part_in_a_run_without_noise():
+def test_site_epsilon_refuses_run_without_noise():
     with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise, as .* found none; set it in"):
         PrivacyFloor(epsilon=2.0).under(Privacy())
 
 
 @pytest.mark.parametrize(("sites", "least"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
-def test_the_least_threshold_is_more_than_half(sites, least):
+def test_default_threshold_is_majority(sites, least):
     assert SecureAggregation().threshold_of(sites) == least
     assert SecureAggregation(7).threshold_of(sites) == 7
 
@@ -213,7 +213,7 @@ def told(privacy: Privacy, strategy, **options) -> list[str]:
     return [str(problem) for problem in error.value.problems]
 
 
-def test_a_method_of_one_site_alone_is_no_federation():
+def test_single_site_method_is_refused():
     assert told(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
         "variant: expected a federated method: with this one, a site sends nothing, found 'mine'; "
         "run its train.json at the site (docs/methods.md), or choose another variant"
@@ -223,7 +223,7 @@ def test_a_method_of_one_site_alone_is_no_federation():
 
 @pytest.mark.parametrize("strategy", [Sending, Prototypes])
 @pytest.mark.parametrize("setting", [{SECURE: SecureAggregation()}, {CENTRAL: CentralPrivacy()}])
-def test_sums_under_masks_and_noise_at_the_server_take_a_mean(setting, strategy):
+def test_secure_sum_and_central_noise_require_mean(setting, strategy):
     require_possible(Privacy(**setting), FedAvg(), None, UpdateGuard(), rounds=3, sites=3)
     [name] = setting
     assert told(Privacy(**setting), strategy()) == [
@@ -233,7 +233,7 @@ def test_sums_under_masks_and_noise_at_the_server_take_a_mean(setting, strategy)
     ]
 
 
-def test_sums_under_masks_take_a_guard_that_sees_no_update():
+def test_secure_sum_refuses_guards_of_single_updates():
     guard = UpdateGuard(action="skip", largest_share=0.5)
     where = f"{WHERE}#secure_aggregation: expected no check of single updates, as the server sees only their sum"
     assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
@@ -251,13 +251,13 @@ def test_sums_under_masks_take_a_guard_that_sees_no_update():
         (None, 1, "from 2 to 1 for 1 sites, found 2; at least two sites: a sum of one hides nothing"),
     ],
 )
-def test_a_threshold_that_no_round_reaches_is_refused_with_the_rest(threshold, sites, problem):
+def test_unreachable_threshold_is_refused(threshold, sites, problem):
     privacy = Privacy(secure_aggregation=SecureAggregation(threshold))
     expected = f"{WHERE}#secure_aggregation#threshold: expected {problem}"
     assert told(privacy, FedAvg(), sites=sites) == told(privacy, Prototypes(), sites=sites)[:-1] == [expected]
 
 
-def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest_with_a_multiplier_that_does():
+def test_exceeded_budget_is_refused_with_sufficient_multiplier():
     # one release of noise 1 at delta 1e-5 is 4.7, two are 7.1
     privacy = Privacy(central_differential_privacy=CentralPrivacy(epsilon=5.0))
     require_possible(privacy, FedAvg(), rounds=1)
@@ -293,7 +293,7 @@ NETWORKS = "expected weights of one network, or predictions, found {}; choose a 
         (Scores, NETWORKS.format("an exchange of none")),
     ],
 )
-def test_noise_at_sites_takes_what_it_is_made_for(strategy, problem):
+def test_site_noise_refuses_unsupported_exchanges(strategy, problem):
     privacy = Privacy(differential_privacy=DifferentialPrivacy())
     require_possible(privacy, FedAvg())
     assert told(privacy, strategy()) == [
@@ -301,7 +301,7 @@ def test_noise_at_sites_takes_what_it_is_made_for(strategy, problem):
     ]
 
 
-def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
+def test_statistic_noise_requires_accountant(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus", None)
     require_possible(Privacy(), Sending())
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
@@ -311,7 +311,7 @@ def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
     ]
 
 
-def test_what_leaves_of_images_is_said_before_a_run():
+def test_released_statistics_are_announced():
     assert notes_on_statistics(Privacy(), FedAvg(), "samfed") == []
     assert notes_on_statistics(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") == []
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
@@ -332,7 +332,7 @@ def test_what_leaves_of_images_is_said_before_a_run():
         (Scores, {}, 0, ""),
     ],
 )
-def test_a_site_with_too_few_images_is_told_so_before_round_0(strategy, options, least, where):
+def test_too_few_training_images_are_reported(strategy, options, least, where):
     privacy = Privacy(**options)
     assert too_few_images(least, privacy, strategy()) == []
     assert [str(problem) for problem in too_few_images(least - 1, privacy, strategy())] == [

@@ -106,7 +106,7 @@ def model(folder, round=0):
     return safe_load(folder / f"rounds/{round:03d}/global.safetensors")
 
 
-def test_the_sum_is_the_plain_mean_to_the_precision_of_its_numbers_and_masks_leave_no_trace(tmp_path):
+def test_secure_sum_equals_plain_mean(tmp_path):
     result, *_ = run(tmp_path / "secure", rounds=2)
     run(tmp_path / "plain", rounds=2, plain=True)
     for round in (0, 1):
@@ -122,7 +122,7 @@ def test_the_sum_is_the_plain_mean_to_the_precision_of_its_numbers_and_masks_lea
     assert all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
-def test_nothing_that_a_site_sends_is_its_update(tmp_path):
+def test_sent_messages_do_not_contain_update(tmp_path):
     _, workers, _ = run(tmp_path)
     sent = dict(workers["a"].sent)
     assert sent[Task.TRAIN].tensors == {}
@@ -138,7 +138,7 @@ def test_nothing_that_a_site_sends_is_its_update(tmp_path):
 
 
 @pytest.mark.parametrize("step", [Task.TRAIN, Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK])
-def test_a_site_may_drop_out_at_any_step(tmp_path, step):
+def test_site_dropout_at_any_step_is_handled(tmp_path, step):
     result, *_ = run(tmp_path, fails={"b": step})
     mean = (1 * 1 + 6 * -0.125) / 7 if step != Task.UNMASK else (1 * 1 + 3 * 3 + 6 * -0.125) / 10
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + mean] * 6, abs=1e-6)
@@ -146,7 +146,7 @@ def test_a_site_may_drop_out_at_any_step(tmp_path, step):
 
 
 @pytest.mark.parametrize("step", [Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK])
-def test_below_the_threshold_nothing_is_unmasked_and_the_run_stops(tmp_path, step):
+def test_run_stops_below_threshold(tmp_path, step):
     with pytest.raises(Stopped, match=r"round 1 of 1: 1 updates to add, 2 needed\n  - b: RuntimeError") as error:
         run(tmp_path, fails={"b": step, "c": step})
     assert "- c: RuntimeError" in str(error.value)
@@ -155,14 +155,14 @@ def test_below_the_threshold_nothing_is_unmasked_and_the_run_stops(tmp_path, ste
         run(tmp_path / "quorum", fails={"b": Task.MASKED}, quorum=3)
 
 
-def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path):
+def test_resumed_run_is_bitwise_equal(tmp_path):
     run(tmp_path / "whole", rounds=3)
     run(tmp_path / "stopped", rounds=1)
     run(tmp_path / "stopped", rounds=3)
     assert model(tmp_path / "whole", 2)["w"].equal(model(tmp_path / "stopped", 2)["w"])
 
 
-def test_a_site_without_images_has_no_weight_in_the_sum(tmp_path):
+def test_site_without_images_is_refused(tmp_path):
     with pytest.raises(MessageRefused, match="message -> n: expected at least 1, found 0"):
         SecureServer(SETTINGS, FedAvg(), None, tmp_path).take(0, "a", Message(Kind.METRICS, "a", 0, 1))
 
@@ -175,7 +175,7 @@ class Spoiler(FixedClient):
         self.weights["x.running_var"] -= 1e4
 
 
-def test_a_sum_that_is_no_model_stops_the_run(tmp_path):
+def test_invalid_sum_stops_run(tmp_path):
     start = {**weights(), "x.running_var": torch.ones(2)}
     clients = {site: (Spoiler if site == "b" else FixedClient)(site, n=1) for site in "abc"}
     expected = r"the sum of the updates is not a model \(.*negative values.*\); the faulty update cannot be identified"
@@ -183,7 +183,7 @@ def test_a_sum_that_is_no_model_stops_the_run(tmp_path):
         run(tmp_path, clients=clients, start=start)
 
 
-def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
+def test_guard_clips_step_of_mean(tmp_path):
     clients = {site: FixedClient(site, step=100.0) for site in "abc"}
     run(tmp_path, clients=clients, guard=UpdateGuard(limit=1.0))
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
@@ -211,7 +211,7 @@ def site(tmp_path):
 
 
 @pytest.mark.parametrize("task", STEPS[1:])
-def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
+def test_steps_out_of_order_are_refused(site, task):
     for wrong, message in ((Task.KEYS, asked(round=1)), (task, asked())):
         with pytest.raises(MessageRefused, match=f"{wrong.value} out of order"):
             site.answer(wrong, message)
@@ -229,7 +229,7 @@ def test_a_site_answers_the_steps_of_its_own_round_in_their_order(site, task):
         {"table": torch.zeros(3, 64, dtype=torch.int8)},
     ],
 )
-def test_a_table_of_another_kind_is_refused_and_ends_the_round_for_its_site(site, tensors):
+def test_malformed_table_is_refused_and_ends_round(site, tensors):
     site.answer(Task.KEYS, asked())
     with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
         site.answer(Task.SHARES, asked(tensors))
@@ -255,7 +255,7 @@ def attempt(folder, *, away=(), fails=None, **options):
     return seen, result
 
 
-def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_path, caplog):
+def test_repeated_round_with_missing_site_is_skipped(tmp_path, caplog):
     seen, _ = attempt(tmp_path, cut=True, rounds=2)
     assert len(seen) == 1
     again, result = attempt(tmp_path, away="c", rounds=2)
@@ -269,14 +269,14 @@ def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_p
     assert model(tmp_path, 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
 
 
-def test_a_round_done_again_by_the_same_sites_has_the_same_sum(tmp_path):
+def test_repeated_round_by_same_sites_has_equal_sum(tmp_path):
     ((_, first),), _ = attempt(tmp_path, cut=True)
     ((_, second),), result = attempt(tmp_path)
     assert first.equal(second)
     assert [entry["status"] for entry in result.records[0]["sites"].values()] == ["ok"] * 3
 
 
-def test_a_site_that_comes_back_late_is_not_in_the_sum_that_was_begun_without_it(tmp_path):
+def test_late_site_is_excluded_from_begun_sum(tmp_path):
     attempt(tmp_path, away="c", cut=True)
     ((images, _),), result = attempt(tmp_path)
     assert images == 4
@@ -284,14 +284,14 @@ def test_a_site_that_comes_back_late_is_not_in_the_sum_that_was_begun_without_it
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
 
 
-def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
+def test_failed_unmasking_fixes_members_of_sum(tmp_path):
     with pytest.raises(Stopped, match="1 updates to add, 2 needed"):
         attempt(tmp_path, fails={"b": Task.UNMASK, "c": Task.UNMASK}, rounds=2)
     _, result = attempt(tmp_path, away="c", rounds=2)
     assert [record["sites"]["b"]["status"] for record in result.records] == ["skipped", "ok"]
 
 
-def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
+def test_second_sum_with_other_members_is_refused(tmp_path):
     attempt(tmp_path, cut=True)
     (tmp_path / "secure_sum.json").unlink()
     expected = "expected the members of the earlier unmasked sum of this update: a, b, c, found c missing"
@@ -299,7 +299,7 @@ def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
         attempt(tmp_path, away="c")
 
 
-def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
+def test_sums_are_recorded_by_update_and_round(tmp_path):
     path = tmp_path / "sums.jsonl"
     enter_sum(path, "plan", 0, "u0", ["a", "b"])
     enter_sum(path, "plan", 0, "u0", ["a", "b"])
@@ -316,7 +316,7 @@ def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
     assert [line is None for line in lines(path)] == [False, False, False, True, False]
 
 
-def test_an_update_is_known_by_its_bits_and_its_weight():
+def test_update_hash_covers_tensors_and_weight():
     def update(n=2, **tensors):
         return Message(Kind.WEIGHTS, "a", 0, 2, n=n, tensors=tensors)
 
@@ -339,7 +339,7 @@ SMALL_ORDER[1, [0, SECRET]] = 1  # of b: a public key with which no member can a
         (SMALL_ORDER, "a key that allows no shared secret"),
     ],
 )
-def test_fault_95_keys_of_one_site_that_are_none_do_not_fail_the_others(tmp_path, forged, reason):
+def test_fault_95_invalid_keys_exclude_only_sending_site(tmp_path, forged, reason):
     clients = {site: FixedClient(site, step=1.0) for site in "abc"}
     result, *_ = run(tmp_path, clients=clients, forged=forged)
     sites = result.records[0]["sites"]
@@ -354,7 +354,7 @@ def test_fault_95_keys_of_one_site_that_are_none_do_not_fail_the_others(tmp_path
     data=st.data(),
 )
 @settings(max_examples=50)
-def test_vectors_and_the_mean_fit_together(values, bits, data):
+def test_mean_of_vectors_matches_weighted_mean(values, bits, data):
     counts = [data.draw(st.integers(1, 1000)) for _ in values]
     like = {"b": torch.zeros(2, 1), "a": torch.zeros(1), "c": torch.zeros((), dtype=torch.int64)}
     models = [
@@ -373,7 +373,7 @@ def test_vectors_and_the_mean_fit_together(values, bits, data):
     assert abs(int(mean["c"]) - exact) <= 0.5 + 1e-9
 
 
-def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federation, tmp_path):
+def test_secure_job_is_recorded_and_reported(small_federation, tmp_path):
     privacy = {"least_images": 1, "secure_aggregation": {}}
     results = job(small_federation, tmp_path, privacy=privacy, rounds=1).run()
     assert validate_results(results) == []
@@ -392,7 +392,7 @@ def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federati
 
 @given(secret=st.binary(min_size=SECRET, max_size=SECRET), data=st.data())
 @settings(max_examples=30)
-def test_any_shares_as_many_as_the_threshold_give_the_secret_back(secret, data):
+def test_threshold_shares_restore_secret(secret, data):
     holders = data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True))
     threshold = data.draw(st.integers(1, len(holders)))
     shares = split(secret, holders, threshold)
@@ -401,7 +401,7 @@ def test_any_shares_as_many_as_the_threshold_give_the_secret_back(secret, data):
     assert joined({holder: shares[holder] for holder in chosen}) == secret
 
 
-def test_fewer_shares_give_nothing_and_a_changed_one_is_refused():
+def test_too_few_or_changed_shares_are_refused():
     shares = split(b"s" * SECRET, range(5), 3)
     with pytest.raises(MessageRefused, match="expected shares of one secret, at least the threshold, found shares"):
         joined({0: shares[0], 1: shares[1]})
@@ -412,13 +412,13 @@ def test_fewer_shares_give_nothing_and_a_changed_one_is_refused():
     assert all(shares[holder] != again[holder] for holder in range(5))
 
 
-def test_the_stream_is_chacha20():
+def test_stream_matches_chacha20_test_vector():
     """RFC 8439, appendix A.1, test vector 1: key, nonce and counter of zeros."""
     start = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
     assert stream(bytes(SECRET), 4).tobytes().hex() == start
 
 
-def test_numbers_are_rounded_weighed_and_refused_where_the_sum_might_not_fit():
+def test_vector_encoding_rounds_weights_and_limits_range():
     tensors = {"b": torch.tensor([[0.5, -0.25], [3.0, 0.3]]), "a": torch.tensor(7)}
     assert as_vector(tensors, weight=3, fraction_bits=2, members=4).tolist() == [21, 6, -3, 36, 3]
     expected = r"at most 2.1\S*e\+08, so that the sum fits in 64 bits, found 1e\+09, weighted by 1 images; lower "
@@ -449,7 +449,7 @@ def played(values, threshold, *, silent=(), late=()):
 
 @given(st.lists(st.lists(st.integers(-(2**60), 2**60), min_size=3, max_size=3), min_size=3, max_size=6), st.data())
 @settings(max_examples=20)
-def test_the_sum_equals_that_of_plain_numbers_whoever_is_missing(values, data):
+def test_masked_sum_equals_plain_sum_with_missing_members(values, data):
     values = [np.array(row) for row in values]
     threshold = len(values) // 2 + 1
     missing = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=len(values) - threshold, unique=True))
@@ -459,7 +459,7 @@ def test_the_sum_equals_that_of_plain_numbers_whoever_is_missing(values, data):
     assert found.tolist() == plain.tolist()
 
 
-def test_a_single_masked_vector_is_uniform_and_never_the_same():
+def test_masked_vector_is_uniform_and_unique():
     """Of zeros: each bit is one half of the time 1, and two rounds have nothing in common.
 
     65,536 bits of a place stray from one half by less than six standard deviations (0.5 / 256 each).
@@ -472,7 +472,7 @@ def test_a_single_masked_vector_is_uniform_and_never_the_same():
     assert np.abs(np.corrcoef(one[0], one[1])[0, 1]) < 6 / 256
 
 
-def test_self_masks_hide_a_vector_that_comes_after_others_have_given_its_masking_key_away():
+def test_self_mask_hides_late_vector():
     """A late vector: the server can take the masks of pairs off, and still sees nothing."""
     members, keys, sealed = sealed_by(3)
     values = np.zeros(4096, dtype=np.int64)
@@ -487,7 +487,7 @@ def test_self_masks_hide_a_vector_that_comes_after_others_have_given_its_masking
     assert np.array_equal(late, stream(members[2]._seed, 4096))
 
 
-def test_what_is_out_of_order_is_refused():
+def test_protocol_violations_are_refused():
     members, keys, sealed = sealed_by(3)
     zeros, few = np.zeros(2, dtype=np.int64), "expected at least the threshold of 2, which hides each update, found 1"
     assert {len(key) for key in keys.values()} == {KEYS}
@@ -514,7 +514,7 @@ def test_what_is_out_of_order_is_refused():
         members[0].unmask([0, 2])  # the other kind of share of 1 and of 2
 
 
-def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
+def test_mismatched_masking_key_is_refused():
     members, keys, _ = sealed_by(3)
     other = split(b"o" * SECRET, range(3), 2)
     seeds = {number: split(members[number]._seed, range(3), 2) for number in range(2)}
@@ -524,7 +524,7 @@ def test_a_masking_key_that_is_not_the_one_that_was_shown_is_refused():
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
-def test_fault_95_keys_with_which_no_secret_can_be_agreed_or_of_another_member_are_refused(point):
+def test_fault_95_unusable_or_foreign_keys_are_refused(point):
     own, other = Member(0, 2).keys(), Member(1, 2).keys()
     require_keys(own, [other])
     for keys in (own[:SECRET] + point, point + own[SECRET:]):

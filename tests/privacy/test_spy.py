@@ -51,7 +51,7 @@ def worker(site: str, client: Any, folder: Path, sent: list[bytes]) -> ClientAlg
     return wired(ClientAlgoSite(site, client, release), sent)
 
 
-def test_the_spy_finds_what_is_there_whatever_it_is_packed_in(tmp_path):
+def test_spy_finds_packed_leaks(tmp_path):
     image = ToyImages("site-1", "unlabelled", 1).items[0]["image"]
     needles = {"pixels": pixel_needles(image), "names": NAMES}
     message = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors={"w": torch.as_tensor(image)})
@@ -63,7 +63,7 @@ def test_the_spy_finds_what_is_there_whatever_it_is_packed_in(tmp_path):
     assert found == ["pixels in message 1", "pixels in message 2", "names in log.txt.z", "pixels in overlay.png"]
 
 
-def test_fault_55_58_no_pixel_id_or_path_leaves_sites_that_exchange_weights(tmp_path, caplog):
+def test_fault_55_58_weights_exchange_leaks_no_private_data(tmp_path, caplog):
     sent: list[bytes] = []
     clients = {site: toy_algo(site, output_dir=tmp_path / "evaluation") for site in ("site-1", "site-3")}
     clients["site-2"] = toy_algo("site-2", output_dir=tmp_path / "evaluation", bundle={"fail_in_round": 0})
@@ -92,7 +92,7 @@ def private_masks(count: int) -> torch.Tensor:
         ({"masks": private_masks(7)}, Kind.SOFT_MASKS),
     ],
 )
-def test_fault_55_private_images_and_soft_masks_are_blocked_at_the_site(tensors, kind, tmp_path, monkeypatch):
+def test_fault_55_private_images_and_masks_are_blocked(tensors, kind, tmp_path, monkeypatch):
     """Of a client that answers with something else than it was asked for."""
     client, sent = unlike_algo("site-1"), list[bytes]()
     get_weights = client.get_weights
@@ -175,7 +175,7 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> d
 
 
 @pytest.mark.slow
-def test_fault_55_58_60_no_pixel_name_or_place_of_a_file_reaches_a_server_of_predictions(hospital, tmp_path, caplog):
+def test_fault_55_58_60_predictions_leak_no_private_data(hospital, tmp_path, caplog):
     """Where weights are exchanged, ``tests/flare/test_spy.py`` looks."""
     client = {**CLIENT, "public_steps": 1, "mixed_networks": None, "server_network": "basic_unet"}
     sent: list[bytes] = []
@@ -192,7 +192,7 @@ def test_fault_55_58_60_no_pixel_name_or_place_of_a_file_reaches_a_server_of_pre
     assert any(found.startswith("name in ") for found in at_site)  # its own tables have what the server has not
 
 
-def test_fault_58_a_file_that_cannot_be_read_is_named_at_its_site_only(hospital, tmp_path, caplog):
+def test_fault_58_unreadable_file_is_named_only_at_site(hospital, tmp_path, caplog):
     victim = next(_private(hospital))
     whole, sent = victim.read_bytes(), []
     victim.write_bytes(whole[: len(whole) // 2])

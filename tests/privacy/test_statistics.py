@@ -70,7 +70,7 @@ def gate(rules=None, *, measured: Statistic | None = None, method: Method | None
     return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
 
 
-def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
+def test_declared_statistic_is_sent_with_audit_line(tmp_path):
     answer = reply()
     assert gate(folder=tmp_path)(Task.TRAIN, ASKED, answer) is answer
     plain = reply({})
@@ -86,7 +86,7 @@ def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
     assert "spectrum of 9 images" in audit_table([line])
 
 
-def test_entries_are_clipped_and_noise_is_counted(tmp_path):
+def test_statistic_is_clipped_and_noise_is_counted(tmp_path):
     rules = {"spectrum": {"clip": 1.0, "noise_multiplier": 0.5}}
     sent = gate(rules, folder=tmp_path)(Task.TRAIN, ASKED, reply())
     deviation = 2**0.5
@@ -126,12 +126,12 @@ def test_entries_are_clipped_and_noise_is_counted(tmp_path):
         (ASKED, {"method": Method("old")}, OWN, "- _method#leaves_site: expected what old declares: nothing, found sp"),
     ],
 )
-def test_anything_else_is_refused_with_what_to_do(asked, options, given, told):
+def test_invalid_statistics_are_refused(asked, options, given, told):
     with pytest.raises(MessageRefused, match=told):
         gate(**options)(Task.TRAIN, asked, reply(given))
 
 
-def test_a_sites_own_file_names_the_only_kinds_that_leave():
+def test_site_file_restricts_statistic_kinds():
     plan = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}}})
     assert PrivacyFloor().under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=5)
     assert PrivacyFloor(20, None, (SPECTRUM,)).under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=20)
@@ -139,7 +139,7 @@ def test_a_sites_own_file_names_the_only_kinds_that_leave():
     assert [none.rule(kind) for kind in StatisticKind] == [None] * 4
 
 
-def test_what_is_forbidden_is_refused_before_any_work():
+def test_forbidden_statistic_is_refused_before_start():
     require_possible(Privacy(), Styles(), METHOD)
     with pytest.raises(Refused, match="expected what styles declares: weights, found spectrum"):
         require_possible(Privacy(), Styles(), replace(METHOD, leaves_site=("weights",)))
@@ -149,7 +149,7 @@ def test_what_is_forbidden_is_refused_before_any_work():
     require_possible(forbidden, FedAvg(), METHOD)
 
 
-def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
+def test_statistics_rule_and_epsilon_are_in_results():
     records = [{"sites": {"a": {"releases": 2}, "b": {}}}]
     assert "statistics" not in privacy_account(Privacy(), records, {})
     quiet = privacy_account(Privacy(), records, {}, statistic=SPECTRUM)["statistics"]
@@ -173,7 +173,7 @@ def prototype_gate(rules=None, **options) -> ReleaseFilter:
     return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
 
 
-def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
+def test_prototypes_follow_statistics_policy(tmp_path):
     answer = prototypes()
     assert prototype_gate(folder=tmp_path)(Task.TRAIN, request(), answer) is answer
     assert read_audit(tmp_path / "audit.jsonl")[0]["statistics"]["images"] == 40
@@ -191,7 +191,7 @@ def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
             prototype_gate({"prototypes": rule})(Task.TRAIN, request(), prototypes())
 
 
-def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
+def test_rules_for_unsent_kinds_are_reported():
     rules = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}, "features": {}, "graph": None}})
     where = "federate.json -> privacy#statistics#"
     found, hint = "a rule for statistics that it does not send", "remove it, or choose a variant that sends them"

@@ -29,14 +29,14 @@ def scores(n: int = 40, **counts: float) -> Message:
         ({"iou": 0.4}, {"dice", "hd95", "iou"}),
     ],
 )
-def test_fault_59_counts_of_empty_masks_under_the_least_number_are_left_out(counts, left):
+def test_fault_59_small_counts_of_empty_masks_are_withheld(counts, left):
     sent = withhold_small(scores(**counts), 5)
     assert sent.n == 40
     assert sent.metrics == {name: value for name, value in scores(**counts).metrics.items() if name in left | EFFORT}
     assert withhold_small(scores(**counts), 1) == scores(**counts), "1 withholds nothing"
 
 
-def test_fault_59_a_count_that_was_left_out_is_null_and_not_none_of_them():
+def test_fault_59_withheld_count_is_reported_as_null():
     found = site_scores(withhold_small(scores(empty_both=3, empty_prediction=0, empty_label=9), 5))
     assert found["empty"] == {"both": None, "prediction": 0, "label": 9}
     nothing = site_scores(withhold_small(scores(n=4, empty_both=1), 5))
@@ -48,7 +48,7 @@ def test_fault_59_a_count_that_was_left_out_is_null_and_not_none_of_them():
     assert pooled["dice"] == pytest.approx((0.5 * 40 + 1.0 * 10) / 50)
 
 
-def test_fault_59_scores_of_classes_that_few_images_hold_are_left_out_each():
+def test_fault_59_scores_of_rare_classes_are_withheld():
     classes = {
         **{f"{name}_class_{number}": 0.5 for name in ("dice", "iou", "hd95") for number in range(1, 7)},
         **{"images_class_1": 4, "images_class_2": 5, "images_class_3": 1, "images_class_4": 36, "images_class_5": 0},
@@ -66,14 +66,14 @@ GROUPS = {"quality_images_0": 6, "quality_estimate_0": 0.9, "quality_dice_0": 0.
 
 
 @pytest.mark.parametrize(("least", "left"), [(6, True), (7, False)])
-def test_groups_of_images_leave_where_none_is_smaller_than_the_least_number(least, left):
+def test_quality_groups_are_withheld_below_minimum(least, left):
     sent = withhold_small(scores(**GROUPS), least).metrics
     assert (sent.keys() >= GROUPS.keys(), bool(sent.keys() & GROUPS.keys())) == (left, left)
     assert sent["dice"] == 0.5
 
 
 @pytest.mark.parametrize(("images", "left"), [(4, False), (5, True), (32, True)])
-def test_the_expected_dice_of_unlabelled_images_leaves_where_there_are_enough_of_them(images, left):
+def test_expected_dice_is_withheld_below_minimum(images, left):
     expected = {"expected_dice": 0.8, "expected_images": images}
     sent = withhold_small(Message(Kind.METRICS, "Bern", 0, 1, n=0, metrics={"seconds": 1.0, **expected}), 5)
     assert sent.metrics == {"seconds": 1.0, **(expected if left else {})}

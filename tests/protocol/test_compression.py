@@ -69,7 +69,7 @@ RANK_1 = torch.tensor([[2.0, 4.0, 4.0], [1.0, 2.0, 2.0], [2.0, 4.0, 4.0]]).repea
         (1, RANK_1, RANK_1, 4 / 127),
     ],
 )
-def test_what_arrives_of_a_step(form, step, arrives, error):
+def test_restored_step_is_within_error(form, step, arrives, error):
     base, compression = {"w": torch.ones_like(step)}, Compression(form)
     tensors = compression.packed(base, {"w": step})
     assert ("w:right" in tensors) == (form == 1)
@@ -79,7 +79,7 @@ def test_what_arrives_of_a_step(form, step, arrives, error):
 @pytest.mark.parametrize("form", FORMS)
 @settings(deadline=None, max_examples=20)
 @given(shapes=st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(0, 9), max_size=4), min_size=1))
-def test_the_form_of_a_message_is_known_before_it_comes(form, shapes):
+def test_message_form_is_known_in_advance(form, shapes):
     weights = {name: torch.ones(shape) for name, shape in shapes.items()}
     steps = {name: tensor for name, tensor in weights.items() if tensor.ndim > 1 and tensor.numel()}
     compression = Compression(form)
@@ -93,7 +93,7 @@ def test_the_form_of_a_message_is_known_before_it_comes(form, shapes):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_steps_and_what_is_left_add_up_to_all_that_was_to_be_sent_and_what_is_no_matrix_travels_as_it_is(form):
+def test_residual_is_kept_and_other_tensors_are_sent_unchanged(form):
     sender, wanted, arrived = Sender(Compression(form)), torch.zeros(24, 20), torch.zeros(24, 20)
     base = network()
     for seed in range(5):
@@ -110,7 +110,7 @@ def test_steps_and_what_is_left_add_up_to_all_that_was_to_be_sent_and_what_is_no
     assert left.abs().max() > 1e-6
 
 
-def test_every_process_starts_from_the_same_numbers_and_whole_ones_of_the_largest_rank_are_added_without_rounding():
+def test_start_is_deterministic_and_integer_products_are_exact():
     start = _start(5, 2)
     _start.cache_clear()
     assert _start(5, 2).equal(start)
@@ -123,7 +123,7 @@ def test_every_process_starts_from_the_same_numbers_and_whole_ones_of_the_larges
     assert restored.tolist() == (left.long() @ right.long().T).tolist()
 
 
-def test_what_cannot_be_sent_is_refused_and_nothing_of_it_remembered():
+def test_invalid_step_is_refused_and_state_unchanged():
     base, sender = network(), Sender(Compression(BYTES))
     sender.packed(moved(base, 1), base)
     before = sender.state_dict()
@@ -139,7 +139,7 @@ def test_what_cannot_be_sent_is_refused_and_nothing_of_it_remembered():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_sender_goes_on_from_its_state_bit_for_bit(form):
+def test_sender_resumes_from_state(form):
     base, one, other = network(), Sender(Compression(form)), Sender(Compression(form))
     assert one.state_dict().keys() == {"compression.sent"}, "the start is a state as well"
     one.packed(moved(base, 1), base)
@@ -156,7 +156,7 @@ def message(weights: dict[str, torch.Tensor], site: str = "a") -> Message:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_site_that_holds_the_model_before_is_sent_the_step_and_one_that_does_not_the_model(form, caplog):
+def test_step_is_sent_to_sites_with_previous_model(form, caplog):
     base = network()
     sent, held = SentWeights(), {site: HeldWeights() for site in "ab"}
     for site in "ab":
@@ -175,7 +175,7 @@ def test_a_site_that_holds_the_model_before_is_sent_the_step_and_one_that_does_n
         assert checksum(arrived.tensors) == checksum(again.tensors) == checksum(model), "to the bit"
 
 
-def test_a_site_that_holds_something_else_says_so_and_holds_nothing_then():
+def test_site_with_other_weights_reports_not_held():
     base = network()
     step, model = Step.of(Sender(Compression(3)), moved(base, 1), base)
     sent = SentWeights()
@@ -204,7 +204,7 @@ def test_a_site_that_holds_something_else_says_so_and_holds_nothing_then():
 
 
 @pytest.mark.parametrize("value", [NONE, HALF, BYTES, 1, MOST_RANK, "int4", 0, MOST_RANK + 1, 0.1, True, None])
-def test_values_that_the_option_takes(value):
+def test_compression_option_accepts_only_valid_values(value):
     taken = not departures({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan")
     assert taken == any(value is each for each in (NONE, HALF, BYTES, 1, MOST_RANK))
 
@@ -226,7 +226,7 @@ def test_values_that_the_option_takes(value):
         (ContrastBeforeLabels(rounds=1), 8, False, False, ["found ContrastBeforeLabels, which repeats the warm start"]),
     ],
 )
-def test_runs_that_cannot_compress_are_refused_with_the_reason(strategy, value, noise, sums, says):
+def test_incompatible_runs_are_refused_with_reason(strategy, value, noise, sums, says):
     problems = [str(each) for each in compression_problems(value, strategy, noise=noise, sums=sums)]
     assert len(problems) == len(says)
     assert all(re.search(text, problem) for text, problem in zip(says, problems, strict=True)), problems

@@ -32,7 +32,7 @@ def message(**changes) -> Message:
         ("a", {"kind": Kind.PROTOTYPES}, "message: expected weights, which this round exchanges, found prototypes"),
     ],
 )
-def test_faults_43_to_46_what_was_not_asked_for_is_refused_and_the_right_answer_is_taken_once(sender, changes, problem):
+def test_faults_43_to_46_unrequested_messages_are_refused(sender, changes, problem):
     inbox = Inbox(round=2, sites=["a", "b"], like=lambda site: weights(), kind=Kind.WEIGHTS)
     with pytest.raises(MessageRefused) as refused:
         inbox.check(sender, message(**changes))
@@ -44,7 +44,7 @@ def test_faults_43_to_46_what_was_not_asked_for_is_refused_and_the_right_answer_
         Inbox(round=2, sites=["a"], like=None).check("a", message())
 
 
-def test_each_site_is_measured_by_what_it_was_asked_for():
+def test_answers_are_checked_against_request_of_site():
     asked = {"a": weights(), "b": {"x": torch.zeros(5)}}
     inbox = Inbox(round=2, sites=["a", "b"], like=asked.get)
     assert [inbox.max_bytes(site) for site in ("b", "nobody")] == [2 * 5 * 4 + 1024**2, 1024**2]
@@ -52,7 +52,7 @@ def test_each_site_is_measured_by_what_it_was_asked_for():
     inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))
 
 
-def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatever_shapes_it_names():
+def test_fault_79_inflation_is_limited_to_requested_size():
     asked = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
     inbox = Inbox(round=0, sites=["a"], like=lambda site: asked, kind=Kind.SOFT_MASKS)
     big = {"masks": torch.zeros(3_000_000, dtype=torch.uint8)}  # a few kilobytes once deflated
@@ -87,7 +87,7 @@ def taken(tensors, guard, **exchange):
     return strategy.taken["a"]["w"].tolist()
 
 
-def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
+def test_fault_39_long_step_is_limited_before_strategy(caplog):
     far, guard = {"w": torch.tensor([3.0, 104.0])}, UpdateGuard(limit=2.0)  # a step of 100 where 2 * 5 are allowed
     assert taken(far, guard) == pytest.approx([3.0, 14.0])
     assert "round 1: the update of a was scaled down to 0.1 of its size" in caplog.text
@@ -97,7 +97,7 @@ def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
     assert taken(far, guard, answer=Kind.SOFT_MASKS) == [3.0, 104.0], "no step from the server's weights"
 
 
-def test_a_guard_from_json_and_every_mistake_in_it_at_once():
+def test_guard_is_read_from_json_and_problems_reported():
     guard, default = UpdateGuard.from_json({"limit": 2.0, "largest_share": 0.5}), UpdateGuard()
     assert (guard.limit, guard.action, guard.largest_share) == (2.0, "clip", 0.5)
     assert (default.limit, default.largest_share) == (10.0, None)
@@ -106,7 +106,7 @@ def test_a_guard_from_json_and_every_mistake_in_it_at_once():
         UpdateGuard.from_json({"max_norm": 5, "limit": -1, "action": "cut"})
 
 
-def test_an_update_is_clipped_from_any_reference_and_integers_and_names_that_it_has_not_stay():
+def test_clipping_keeps_integers_unknown_names_and_original():
     reference = {"w": torch.tensor([3.0, 4.0]), "n": torch.tensor(1)}  # norm 5: a step of 10 is allowed
     far = {"w": torch.tensor([3.0, 24.0]), "n": torch.tensor(9), "x": torch.tensor([1e9])}  # a step of 20
     update = Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=far)
@@ -137,7 +137,7 @@ def test_an_update_is_clipped_from_any_reference_and_integers_and_names_that_it_
         (0.25, {"a": 9, "b": 4, "c": 2, "d": 1}, {"a": 1, "b": 1, "c": 1, "d": 1}),
     ],
 )
-def test_a_site_counts_as_no_more_than_its_share_of_all(share, images, counted):
+def test_counted_images_are_limited_to_largest_share(share, images, counted):
     assert UpdateGuard(largest_share=share).counted(images) == counted
 
 
@@ -155,7 +155,7 @@ def weighing(n: int, site: str = "a") -> Message:
         ([0.0], [1.0], 1e-11),  # from zero hardly a step may be taken
     ],
 )
-def test_by_default_a_step_of_ten_times_the_norm_is_taken_and_a_longer_one_clipped(old, new, share) -> None:
+def test_default_step_limit_is_ten_times_norm(old, new, share) -> None:
     old, new = {"w": torch.tensor(old)}, {"w": torch.tensor(new)}
     assert UpdateGuard().share(new, old) == pytest.approx(share, rel=1e-6, abs=0)
     if share == 1e-11:
@@ -163,7 +163,7 @@ def test_by_default_a_step_of_ten_times_the_norm_is_taken_and_a_longer_one_clipp
             UpdateGuard(action="skip").share(new, old)
 
 
-def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the_answer() -> None:
+def test_shortened_step_keeps_dtype_and_whole_step_is_unchanged() -> None:
     old, new = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0])
     half = shortened(old, new, 0.5)
     assert (half.item(), half.dtype) == (2.0, torch.float32)
@@ -171,11 +171,11 @@ def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the
     assert shortened(torch.tensor(1), count := torch.tensor(3), 0.5) is count
 
 
-def test_a_norm_beyond_half_precision_is_a_number() -> None:
+def test_norm_beyond_half_precision_is_finite() -> None:
     assert norm({"w": torch.full((4,), 200.0, dtype=torch.float16), "n": torch.tensor(7)}) == 400  # 4 * 200**2 > 65504
 
 
-def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:
+def test_fault_77_changed_image_count_is_refused() -> None:
     counts = Counts({"a": 5, "b": 0})
     assert counts.counted("a", weighing(5)).n == 5
     with pytest.raises(MessageRefused, match="n: expected 5, as this site reported before, found 9; start a new"):
@@ -186,7 +186,7 @@ def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> N
     assert counts.counted("c", weighing(0, "c")).n == 0
 
 
-def test_fault_77_where_shares_are_capped_a_number_counts_as_what_is_left_of_it() -> None:
+def test_fault_77_capped_counts_are_used_and_new_counts_refused() -> None:
     counts = Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
     assert [counts.counted(site, weighing(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
     with pytest.raises(MessageRefused, match="expected none, as this site reported before, found 7"):
@@ -196,14 +196,14 @@ def test_fault_77_where_shares_are_capped_a_number_counts_as_what_is_left_of_it(
     assert Counts({"a": 90}, UpdateGuard()).counted("a", update) is update, "nothing is capped"
 
 
-def test_what_stored_rounds_counted_is_what_a_site_said() -> None:
+def test_counts_are_remembered_from_stored_rounds() -> None:
     counts = Counts({"a": 5, "b": 6})
     entries = {"a": ("ok", 7), "b": ("skipped", 8), "c": ("skipped", None), "d": ("ok", 2)}
     counts.remember([{"sites": {site: {"status": status, "n": n} for site, (status, n) in entries.items()}}])
     assert counts.said == {"a": 7, "b": 6, "d": 2}
 
 
-def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_capped_and_dominant_sites_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).log_shares()
         Counts({"a": 91, "b": 9}).log_shares()
@@ -227,7 +227,7 @@ def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.Lo
         ({"largest_share": True}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found True"),
     ],
 )
-def test_refusals_of_options_in_full(options, problem):
+def test_invalid_options_are_refused(options, problem):
     with pytest.raises(Refused) as caught:
         UpdateGuard(**options)
     assert [str(each) for each in caught.value.problems] == [problem]
@@ -245,20 +245,20 @@ def test_refusals_of_options_in_full(options, problem):
         (0.1, [0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]),
     ],
 )
-def test_what_a_weight_has_above_the_cap_goes_to_the_others_in_proportion(share, weights, capped) -> None:
+def test_excess_weight_is_distributed_in_proportion(share, weights, capped) -> None:
     found = UpdateGuard(largest_share=share).capped(dict(zip("abc", weights, strict=False)))
     assert list(found.values()) == pytest.approx(capped, abs=1e-12)
 
 
 @pytest.mark.parametrize("share", [None, 0.7, 1])
-def test_weights_below_the_cap_keep_their_bits(share: float | None) -> None:
+def test_weights_below_cap_are_unchanged(share: float | None) -> None:
     weights = {"a": 0.7, "b": 0.1, "c": 0.2}  # whose sum is not 1 to the last bit
     assert UpdateGuard(largest_share=share).capped(weights) == weights
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(any), st.floats(0.01, 1))
-def test_capped_weights_stay_on_the_simplex_and_below_the_cap_where_that_is_possible(weights, share) -> None:
+def test_capped_weights_sum_to_one_and_keep_order(weights, share) -> None:
     given_ = {f"s{at}": weight / sum(weights) for at, weight in enumerate(weights)}
     capped = UpdateGuard(largest_share=share).capped(given_)
     assert capped.keys() == given_.keys()

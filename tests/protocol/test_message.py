@@ -41,18 +41,18 @@ def check(message: Message) -> None:
         {"metrics": {f"term_a{number}": 0.5 for number in range(64)} | {"seconds": 1.0}},
     ],
 )
-def test_a_sound_message_passes(changes):
+def test_valid_message_passes(changes):
     check(up(**changes))
 
 
-def test_what_the_server_sends_is_finite_and_an_evaluation_may_be_of_no_images():
+def test_server_message_is_finite_and_evaluation_may_be_empty():
     up(n=0, tensors={"w": torch.tensor([3e38])}).check(up=False)
     with pytest.raises(MessageRefused, match="message -> tensors: expected finite values, found NaN or infinity"):
         up(n=0, tensors={"w": torch.tensor([0.0, math.inf])}).check(up=False)  # fault 32
     Message(Kind.METRICS, "a", 2, 5, n=0).check(up=True, site="a", round=2)  # fault 38
 
 
-def test_faults_34_and_40_every_problem_comes_at_once_and_extra_names_are_not_repeated():
+def test_faults_34_and_40_problems_are_reported_together():
     with pytest.raises(MessageRefused) as caught:
         check(up(round=0, site="b", n=-1, tensors={"w": weights()["w"], "Jane Doe.png": torch.ones(1)}))
     assert [str(problem).partition(",")[0] for problem in caught.value.problems] == [
@@ -69,7 +69,7 @@ def test_faults_34_and_40_every_problem_comes_at_once_and_extra_names_are_not_re
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_fault_55_images_in_a_payload_are_refused(kind):
+def test_fault_55_images_in_payload_are_refused(kind):
     with pytest.raises(MessageRefused, match="expected numbers only, found tensors that were not requested"):
         up(kind=kind, tensors={"image": torch.rand(3, 8, 8)}).check(up=True, site="Süd", round=2)
 
@@ -82,7 +82,7 @@ NAMES = st.text('aä./\\"\n\x00', min_size=1, max_size=12)
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(NAMES, st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3)), max_size=6))
-def test_written_bytes_are_those_of_the_safetensors_library(shapes):
+def test_bytes_match_safetensors_library(shapes):
     tensors = {name: torch.ones(shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
     theirs = load(save(tensors))
     ours = b"".join(tensor_file.pieces(tensors))
@@ -95,7 +95,7 @@ def test_written_bytes_are_those_of_the_safetensors_library(shapes):
 
 @settings(max_examples=25, deadline=None)
 @given(NAMES, st.integers(0, 10**7), st.dictionaries(st.sampled_from(["dice", "iou"]), st.floats()))
-def test_there_and_back_at_a_size_that_is_counted_without_writing(site, n, metrics):
+def test_message_round_trips_with_counted_size(site, n, metrics):
     metrics = {name: value for name, value in metrics.items() if abs(value) < 1e300}
     sent = up(site=site, n=n, metrics=metrics, extra={"split": "test"}, seed=7)
     payload = to_bytes(sent)
@@ -120,7 +120,7 @@ class Canary:
 
 
 @pytest.mark.parametrize("wrap", [bytes, lambda bytes: len(bytes).to_bytes(8, "little") + bytes])
-def test_fault_36_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, wrap):
+def test_fault_36_malicious_pickle_is_refused_and_not_run(tmp_path, wrap):
     canary = tmp_path / "canary"
     payload = pickle.dumps({"weights": Canary(str(canary))})
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
@@ -130,7 +130,7 @@ def test_fault_36_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, wrap)
     assert canary.exists(), "the payload was a working one"
 
 
-def test_fault_37_an_oversized_payload_is_refused_before_it_is_decoded(monkeypatch):
+def test_fault_37_oversized_payload_is_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(module, "_header", lambda payload: pytest.fail("decoded"))
     payload = to_bytes(up())
     with pytest.raises(MessageRefused, match=f"message: expected at most 100 bytes, found {len(payload)} bytes"):
@@ -148,7 +148,7 @@ NO_OBJECT = json.dumps({"__metadata__": ["samfed"]}).encode()
         len(NO_OBJECT).to_bytes(8, "little") + NO_OBJECT,
     ],
 )
-def test_other_or_fewer_bytes_are_refused(payload):
+def test_invalid_bytes_are_refused(payload):
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
         from_bytes(payload)
 
@@ -166,7 +166,7 @@ def test_other_or_fewer_bytes_are_refused(payload):
         (["version"], OTHER_FIELDS),
     ],
 )
-def test_another_header_is_refused(header, problem):
+def test_invalid_header_is_refused(header, problem):
     text = json.dumps({**up().header(), **header} if isinstance(header, dict) else header)
     with pytest.raises(MessageRefused) as caught:
         from_bytes(save(weights(), {"samfed": text}))
@@ -181,7 +181,7 @@ def masks_message(masks: torch.Tensor | None = None, **changes) -> Message:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=5), st.integers(0, 2**31 - 1))
 @example([1] * 7 + [2], 0)
-def test_soft_masks_come_back_to_the_bit_whatever_their_shape(shape, seed):
+def test_soft_masks_round_trip(shape, seed):
     generator = torch.Generator().manual_seed(seed)
     sent = masks_message(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
     with warnings.catch_warnings():
@@ -194,7 +194,7 @@ def test_soft_masks_come_back_to_the_bit_whatever_their_shape(shape, seed):
     received.tensors["masks"].add_(1)  # memory of its own
 
 
-def test_smooth_masks_shrink_noise_grows_by_little_and_other_kinds_travel_as_they_are():
+def test_soft_masks_are_compressed_and_other_kinds_are_plain():
     ramp = torch.arange(64, dtype=torch.uint8).expand(10, 1, 64, 64)
     assert len(to_bytes(masks_message(ramp))) < 1200 < 10 * 64 * 64
     noise = torch.randint(0, 256, (10, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -204,7 +204,7 @@ def test_smooth_masks_shrink_noise_grows_by_little_and_other_kinds_travel_as_the
     assert b"shapes" not in plain[:600]
 
 
-def test_masks_are_deflated_once_and_fast_and_others_in_their_place_anew(monkeypatch):
+def test_masks_are_deflated_once_and_again_if_replaced(monkeypatch):
     deflated, deflate = [], module._deflate
     monkeypatch.setattr(module, "_deflate", lambda masks: deflated.append(masks) or deflate(masks))
     sent = masks_message()
@@ -217,7 +217,7 @@ def test_masks_are_deflated_once_and_fast_and_others_in_their_place_anew(monkeyp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
-def test_soft_masks_of_another_type_are_refused_with_a_reason(dtype):
+def test_soft_masks_of_other_dtype_are_refused(dtype):
     sent = masks_message(torch.zeros(1, 1, 2, 2, dtype=dtype))
     for action in (wire_size, to_bytes):
         with pytest.raises(MessageRefused, match=f"message -> tensors: expected torch.uint8, found {dtype}"):
@@ -251,7 +251,7 @@ PACKED = zlib.compress(bytes(48))
         (torch.zeros(48), {"masks": [48]}),
     ],
 )
-def test_a_deflated_tensor_that_is_not_what_its_shape_says_is_refused(content, shapes):
+def test_deflated_tensor_of_wrong_size_is_refused(content, shapes):
     with pytest.raises(MessageRefused, match="message: expected safetensors with a samfed header"):
         from_bytes(forged(content, shapes))
 
@@ -259,13 +259,13 @@ def test_a_deflated_tensor_that_is_not_what_its_shape_says_is_refused(content, s
 @pytest.mark.parametrize(
     "shape", [[-1, 48], [-6, -8], [True, 48], [48.0], 48, "48", {}, [1] * 9, None], ids=lambda shape: str(shape)
 )
-def test_fault_79_nothing_is_inflated_whose_shape_is_none(shape, monkeypatch):
+def test_fault_79_invalid_shape_is_refused_before_inflation(shape, monkeypatch):
     monkeypatch.setattr(module.zlib, "decompressobj", lambda: pytest.fail("inflated"))
     with pytest.raises(MessageRefused, match=r"found another format \(ValueError\)"):
         from_bytes(forged(PACKED, {"masks": shape}))
 
 
-def test_fault_79_a_decompression_bomb_is_not_inflated():
+def test_fault_79_decompression_bomb_is_not_inflated():
     bombs = [forged(zlib.compress(bytes(30 * 1024**2)), {"masks": [10]}), forged(PACKED, {"masks": [10**6, 10**6]})]
     metadata = {"samfed": json.dumps(masks_message().header())}
     many = {str(index): torch.frombuffer(bytearray(PACKED), dtype=torch.uint8) for index in range(100)}
@@ -286,7 +286,7 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
     ("name", "good", "bad", "what"),
     [("1.norm.running_var", [1.0, 0.0], [1.0, -1e-9], "variances"), ("1.norm.num_batches_tracked", 0, -1, "counters")],
 )
-def test_faults_89_and_94_a_variance_or_a_counter_below_zero_is_refused(name, good, bad, what):
+def test_faults_89_and_94_negative_variance_or_counter_is_refused(name, good, bad, what):
     like = {name: torch.tensor(good), "1.norm.running_mean": torch.zeros(2)}
     found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors={**like, "1.norm.running_mean": torch.tensor([-1.0, 0.0])})
     found.check(up=True, like=like)
@@ -297,7 +297,7 @@ def test_faults_89_and_94_a_variance_or_a_counter_below_zero_is_refused(name, go
     assert [str(problem) for problem in refused.value.problems] == [told]
 
 
-def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():
+def test_fault_79_reader_limits_inflation_of_soft_masks():
     payload = forged(PACKED, {"masks": [48]})
     assert from_bytes(payload, max_inflated=lambda: 48).tensors["masks"].numel() == 48
     with pytest.raises(MessageRefused, match="message -> tensors: expected at most 47 bytes, found 48 bytes once"):
@@ -313,7 +313,7 @@ def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_ot
     ("shapes", "kind", "found"),
     [({"masks": [48]}, Kind.WEIGHTS, "deflated tensors"), (None, Kind.SOFT_MASKS, "plain tensors")],
 )
-def test_only_soft_masks_are_deflated(shapes, kind, found):
+def test_deflation_must_match_message_kind(shapes, kind, found):
     with pytest.raises(MessageRefused, match=f"message -> tensors: expected deflated soft masks, .*found {found}"):
         from_bytes(forged(PACKED, shapes, kind))
 
@@ -338,13 +338,13 @@ def with_types(types: dict[str, str], *, bytes_each: int) -> bytes:
         ("U64", 8, "torch.uint64"),
     ],
 )
-def test_fault_93_types_that_no_message_has_are_refused_before_anything_computes_with_them(dtype, size, found):
+def test_fault_93_unsupported_dtypes_are_refused(dtype, size, found):
     payload = with_types({"norm.running_var": dtype}, bytes_each=2 * size)
     with pytest.raises(MessageRefused, match=f"message -> tensors: expected one of torch.float64.*found {found}$"):
         from_bytes(payload)
 
 
-def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
+def test_fault_90_oversized_header_is_not_parsed(monkeypatch):
     assert module.MAX_HEADER == 4 * 1024**2
     sound = to_bytes(up())
     own = int.from_bytes(sound[:8], "little")
@@ -358,7 +358,7 @@ def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000], ids=["large", "small", "longest"])
-def test_fault_91_a_whole_number_of_hundreds_of_digits_is_refused_and_not_repeated(value):
+def test_fault_91_huge_integers_are_refused_and_not_repeated(value):
     sent = from_bytes(to_bytes(up(n=abs(value), round=value, metrics={"dice": value})))
     with pytest.raises(MessageRefused) as caught:
         check(sent)
@@ -419,13 +419,13 @@ FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: e
         ),
     ],
 )  # fmt: skip
-def test_faults_32_to_38_and_58_and_76_and_92_refusals_in_full(changes, problem):
+def test_faults_32_to_38_and_58_and_76_and_92_bad_messages_are_refused(changes, problem):
     with pytest.raises(MessageRefused) as caught:
         check(up(**changes))
     assert [str(each) for each in caught.value.problems] == [problem]
 
 
-def test_fault_58_names_that_are_not_on_a_list_are_refused_with_the_list_and_not_repeated():
+def test_fault_58_unlisted_names_are_refused_and_not_repeated():
     with pytest.raises(MessageRefused) as caught:
         check(up(metrics={"/data/Jane Doe.png": 1.0}, extra={"/data/Jane Doe.png": "test"}))
     metrics, extra = map(str, caught.value.problems)
@@ -465,5 +465,5 @@ def test_fault_58_names_that_are_not_on_a_list_are_refused_with_the_list_and_not
         (3, None),
     ],
 )
-def test_a_number_may_be_so_large_by_its_name(name, given):
+def test_metric_range_depends_on_name(name, given):
     assert metric_range(name) == given

@@ -27,7 +27,7 @@ def passed(sent: SentWeights, held: HeldWeights, message: Message) -> tuple[int,
     return len(payload), held.complete(from_bytes(payload))
 
 
-def test_the_second_time_the_same_weights_are_named_and_the_site_puts_them_back():
+def test_repeated_weights_are_named_and_restored():
     sent, held = SentWeights(), HeldWeights()
     first, _ = passed(sent, held, message(split="validation", model="current"))
     second, arrived = passed(sent, held, message(purpose="replace"))
@@ -38,7 +38,7 @@ def test_the_second_time_the_same_weights_are_named_and_the_site_puts_them_back(
     arrived.check(up=False, like=WEIGHTS, site="a", round=1)
 
 
-def test_the_named_message_passes_the_check_and_a_forgotten_site_is_sent_them_again():
+def test_named_message_is_valid_and_forgotten_site_gets_weights():
     sent = SentWeights()
     sent.shortened("a", message())
     assert sent.shortened("b", message(site="b")).tensors
@@ -64,13 +64,13 @@ def test_the_named_message_passes_the_check_and_a_forgotten_site_is_sent_them_ag
     ],
     ids=["value", "shape", "dtype", "name", "one less"],
 )
-def test_weights_that_differ_in_anything_are_sent(other):
+def test_changed_weights_are_sent(other):
     sent = SentWeights()
     sent.shortened("a", message())
     assert sent.shortened("a", message(other)).tensors.keys() == other.keys()
 
 
-def test_what_is_no_weights_travels_as_it_is():
+def test_other_messages_are_unchanged():
     sent, held = SentWeights(), HeldWeights()
     masks = message({"m": torch.zeros(2, 2, dtype=torch.uint8)}, kind=Kind.SOFT_MASKS)
     for each in (masks, masks, Message(Kind.METRICS, "a", 0, 1), Message(Kind.METRICS, "a", 0, 1)):
@@ -81,7 +81,7 @@ def test_what_is_no_weights_travels_as_it_is():
             held.complete(replace(message({}), extra={"held": named}))
 
 
-def test_a_site_that_holds_nothing_others_or_changed_ones_says_so_until_weights_come():
+def test_site_without_matching_weights_reports_not_held():
     sent = SentWeights()
     sent.shortened("a", message())
     short = sent.shortened("a", message())
@@ -104,7 +104,7 @@ def test_a_site_that_holds_nothing_others_or_changed_ones_says_so_until_weights_
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), max_size=30))
-def test_whatever_is_sent_lost_or_begun_again_a_site_never_has_other_weights_than_it_was_sent(steps):
+def test_site_never_uses_other_weights_than_sent(steps):
     sent, held = SentWeights(), {site: HeldWeights() for site in "ab"}
     for site, value, again in steps:
         if again:  # the process is new, and the server has noticed nothing
@@ -119,7 +119,7 @@ def test_whatever_is_sent_lost_or_begun_again_a_site_never_has_other_weights_tha
         assert wire_size(whole) == len(to_bytes(whole))
 
 
-def test_statistics_beside_weights_that_are_held_are_those_that_came():
+def test_statistics_are_sent_beside_held_weights():
     sent, held = SentWeights(), HeldWeights()
     held.complete(sent.shortened("a", message(with_statistics(WEIGHTS, {"graph": torch.tensor([1.0])}))))
     again = with_statistics(WEIGHTS, {"graph": torch.tensor([2.0])})

@@ -21,7 +21,7 @@ def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 
-def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for_and_rules_have_words():
+def test_statistic_kinds_are_declared_and_rules_described():
     assert {kind.value for kind in StatisticKind} <= LEAVES_SITE.keys()
     asked = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
     assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
@@ -30,7 +30,7 @@ def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for_and_rules_h
     assert StatisticRule().in_words() == "each of at least 1 images, not clipped, without noise"
 
 
-def test_clipping_and_noise_by_hand():
+def test_clipping_and_noise_match_hand_calculation():
     tensors = {"a": torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "b": torch.tensor([[[0.0], [2.0]]])}
     assert all(limited(tensors, StatisticRule(), noise=ones)[0][name] is tensors[name] for name in tensors)
     clipped, deviation = limited(tensors, StatisticRule(clip=1.0), noise=ones)
@@ -47,7 +47,7 @@ def test_clipping_and_noise_by_hand():
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.01, 100), st.integers(0, 1000))
-def test_no_entry_is_longer_than_the_clip_and_short_ones_stay(clip, seed):
+def test_entries_are_clipped_and_short_entries_unchanged(clip, seed):
     own = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(seed)) * 10
     found = limited({"a": own}, StatisticRule(clip=clip), noise=ones)[0]["a"]
     lengths = own.flatten(1).norm(dim=1)
@@ -55,7 +55,7 @@ def test_no_entry_is_longer_than_the_clip_and_short_ones_stay(clip, seed):
     torch.testing.assert_close(found[lengths <= clip], own[lengths <= clip])
 
 
-def test_counts_are_left_alone_and_take_no_noise():
+def test_counts_are_unchanged_and_noise_on_counts_is_refused():
     counts = {"counts": torch.tensor([300.0, 400.0])}
     assert limited(counts, StatisticRule(clip=1.0), noise=ones)[0]["counts"] is counts["counts"]
     with pytest.raises(MessageRefused, match=r"tensors of two or more axes \(counts get no noise\), found counts"):
@@ -68,7 +68,7 @@ def message(site: str, **tensors) -> Message:
     return Message(Kind.WEIGHTS, site, 0, 3, n=9, tensors=with_statistics(WEIGHTS, tensors))
 
 
-def test_a_site_is_asked_until_it_has_answered_and_the_state_comes_back():
+def test_sites_are_asked_until_answered_and_state_is_restored():
     collected = Collected(StatisticKind.SPECTRUM, LIKE)
     messages = {site: message(site) for site in ("a", "b@b")}
     asked = collected.asking(messages)

@@ -22,12 +22,12 @@ class Silent(Strategy):
         pass
 
 
-def test_what_sites_answer_with_has_a_word():
+def test_exchange_has_word_for_each_kind():
     words = {"weights": "weights", "soft_masks": "predictions", "prototypes": "prototypes", "metrics": "none"}
     assert {kind: Exchange(Kind(kind)).word for kind in words} == words
 
 
-def test_the_default_is_one_network_whose_weights_travel():
+def test_default_exchange_is_shared_weights():
     plain = Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False, mean=False)
     assert Exchange() == plain
     assert FedAvg.exchange == Exchange(mean=True)
@@ -38,13 +38,13 @@ def test_the_default_is_one_network_whose_weights_travel():
     ("exchange", "parts", "kept"),
     [({}, False, False), ({"own_networks": True}, False, True), ({"tailored": True}, False, True), ({}, True, True)],
 )
-def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s(exchange, parts, kept):
+def test_site_states_are_kept_for_own_or_tailored_models(exchange, parts, kept):
     strategy = FedAvg()
     strategy.exchange = Exchange(**exchange)
     assert strategy.attach(Server(["a"], 1, keeps_parts=parts)).keeps_states is kept
 
 
-def test_without_a_model_of_its_own_the_server_keeps_no_weights_and_sites_evaluate_theirs():
+def test_server_without_model_has_no_weights_and_no_evaluation():
     server = Server(["a"], 1, weights={"w": torch.ones(1)})
     assert Silent().attach(server).global_weights == {}
     assert Silent().attach(server).evaluation("a") is None
@@ -74,7 +74,7 @@ class Noting(Strategy):
         self.calls.append(("refine", round))
 
 
-def test_a_message_is_of_the_run_and_asks_for_what_the_strategy_requires():
+def test_message_has_run_data_and_strategy_requirements():
     server = Server(["a", "b"], 9, 4, weights={"w": torch.ones(2)})
     sent = Noting().attach(server).configure(3)["b"]
     words = {"split": "test", "version": "1"}
@@ -83,14 +83,14 @@ def test_a_message_is_of_the_run_and_asks_for_what_the_strategy_requires():
     assert FedAvg().attach(server).requirements() == {}
 
 
-def test_answers_at_once_are_taken_in_the_order_of_names_then_finished_then_refined():
+def test_updates_are_accepted_by_name_then_finished_and_refined():
     strategy = Noting().attach(Server(["a", "b"], 9, weights={"w": torch.zeros(1)}))
     updates = {site: Message(Kind.WEIGHTS, site, 2, 9, n=1, tensors={"w": torch.ones(1)}) for site in "ba"}
     strategy.aggregate(2, updates)
     assert strategy.calls == [("accept", 2, "a", [1.0]), ("accept", 2, "b", [1.0]), ("finish", 2), ("refine", 2)]
 
 
-def test_each_site_s_step_is_measured_from_its_own_reference():
+def test_step_is_limited_from_reference_of_site():
     references = {"a": {"w": torch.tensor([100.0])}, "b": {"w": torch.tensor([1.0])}}
     strategy = Noting().attach(Server(["a", "b"], 9, guard=UpdateGuard(limit=2.0)))
     strategy.reference = references.get
@@ -99,7 +99,7 @@ def test_each_site_s_step_is_measured_from_its_own_reference():
     assert [call[3] for call in strategy.calls] == [[101.0], [3.0]]
 
 
-def test_what_is_expected_evaluated_and_gone_on_from_by_default():
+def test_default_strategy_uses_global_weights_and_has_no_state():
     strategy = Noting().attach(Server(["a"], 9, weights={"w": torch.ones(1)}))
     assert strategy.expected("a") is strategy.global_weights is strategy.evaluation("a")
     assert strategy.state_dict() == {}
@@ -119,5 +119,5 @@ def test_what_is_expected_evaluated_and_gone_on_from_by_default():
         ({"finish": FedAvg.finish, "exchange": Exchange(mean=True, tailored=True)}, Exchange(mean=True, tailored=True)),
     ],
 )
-def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so(written, exchange):
+def test_subclass_overriding_accept_is_no_mean_by_default(written, exchange):
     assert type("Own", (FedAvg,), written).exchange == exchange

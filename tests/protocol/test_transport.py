@@ -34,9 +34,7 @@ def caught(function) -> BaseException:
         (KeyError("Jane Doe"), "KeyError"),
     ],
 )
-def test_fault_58_paths_and_names_stay_behind_and_the_systems_own_words_and_the_place_in_public_code_are_kept(
-    error, words
-):
+def test_fault_58_scrubbed_errors_have_no_paths_or_names(error, words):
     assert scrub(error) == words
     assert "RuntimeError in torch." in scrub(caught(lambda: torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 2, 3, 3))))
 
@@ -51,7 +49,7 @@ def test_fault_58_paths_and_names_stay_behind_and_the_systems_own_words_and_the_
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
-def test_fault_50_out_of_memory_is_told_in_plain_words(error):
+def test_fault_50_out_of_memory_errors_are_recognised(error):
     assert is_out_of_memory(error)
     assert scrub(error) == "out of memory"
 
@@ -65,11 +63,11 @@ def test_fault_50_out_of_memory_is_told_in_plain_words(error):
         ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
     ],
 )
-def test_other_errors_are_not_taken_for_it(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error)
 
 
-def test_refused_messages_keep_their_reason():
+def test_scrubbed_refusal_keeps_first_reasons():
     problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcdefg"]
     assert scrub(MessageRefused(problems)).startswith("message -> a: expected finite values, found NaN; message -> b")
     assert scrub(MessageRefused(problems)).endswith("; and 2 more")
@@ -77,7 +75,7 @@ def test_refused_messages_keep_their_reason():
     assert scrub(MessageRefused(problems[:5])).endswith("; message -> e: expected finite values, found NaN")
 
 
-def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_unlike_a_full_disk(caplog):
+def test_bad_answer_is_site_failure_and_system_error_is_raised(caplog):
     reason = "message: expected safetensors with a samfed header, found another format (ValueError)"
     assert received("a", b"bytes", None) == Failure("a", reason)
     answer = to_bytes(Message(Kind.WEIGHTS, "b", 2, 5, n=7, tensors=weights()))
@@ -90,7 +88,7 @@ def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_u
             received("b", answer, Mock(side_effect=own))
 
 
-def test_an_answer_waits_on_the_disk_without_a_name_and_its_file_is_closed_with_it(tmp_path):
+def test_spooled_answer_is_unnamed_file_and_closed(tmp_path):
     waiting = Spooled(b"answer", tmp_path / "run")
     assert (waiting.size, waiting.read(), waiting.read()) == (6, b"answer", b"answer")
     assert list((tmp_path / "run").iterdir()) == []
@@ -102,13 +100,13 @@ def test_an_answer_waits_on_the_disk_without_a_name_and_its_file_is_closed_with_
         os.fstat(file)
 
 
-def test_fault_49_a_full_disk_is_raised_where_an_answer_is_put_there(tmp_path, monkeypatch):
+def test_fault_49_full_disk_is_raised_when_spooling(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
     with pytest.raises(OSError, match="No space left"):
         Spooled(b"answer", tmp_path)
 
 
-def test_an_error_of_a_site_s_own_code_has_no_name_outside():
+def test_errors_of_site_code_are_anonymous():
     own = type("JaneDoe", (Exception,), {"__module__": "ward_7.patients"})
     assert scrub(own("/data/x")) == "an error in the site's own code"
     assert (

@@ -16,20 +16,20 @@ def difference(table, name, other):
     return table.row(name).cells["dice"].minus(table.row(other).cells["dice"])
 
 
-def test_rows_come_in_the_order_of_the_method_and_close_a_share_of_the_gap(table):
+def test_rows_are_ordered_and_have_share_of_gap(table):
     gaps = {row.name: row.gap for row in table.rows}
     assert list(gaps) == ["dp_only", "teacher", "samfed", "oracle", "mine"], "unknown ones last"
     assert gaps == pytest.approx({"dp_only": 0, "teacher": 0.5, "samfed": 0.6, "oracle": 1, "mine": 0}, abs=1e-9)
     assert table.notes == []
 
 
-def test_means_and_the_worst_site(table):
+def test_cells_have_means_and_worst_site(table):
     own = {"dice": 0.86, "site:a": 0.88, "worst": 0.84, "last": 0.81, "hd95": 10.0, "teacher": 0.85, "vs:dp_only": 0.06}
     for row, means in (("samfed", own), ("teacher", {"dice": 0.85, "worst": 0.85, "last": None})):  # that of SAM-Fed
         assert {key: table.row(row).cells[key].mean for key in means} == pytest.approx(means)
 
 
-def test_spreads_and_differences_are_over_seeds_and_paired_by_them(table):
+def test_spread_and_paired_differences_are_over_seeds(table):
     own = table.row("samfed")
     assert own.seeds == [0, 1, 2]
     assert own.cells["dice"].spread == pytest.approx(0.02)  # sample deviation of 0.84, 0.86, 0.88
@@ -41,7 +41,7 @@ def test_spreads_and_differences_are_over_seeds_and_paired_by_them(table):
     assert Cell().mean is None
 
 
-def test_without_floor_or_ceiling_or_where_it_does_not_lead_there_is_no_share(runs, tmp_path):
+def test_gap_is_undefined_without_valid_floor_and_ceiling(runs, tmp_path):
     table = comparison_table([run for run in runs if "oracle" not in run.name])
     assert table.row("samfed").gap is None
     assert "There is no oracle row, so the share of the gap closed cannot be computed." in table.notes
@@ -52,7 +52,7 @@ def test_without_floor_or_ceiling_or_where_it_does_not_lead_there_is_no_share(ru
     assert "Fewer than three seeds: the spread is not reliable." in table.notes
 
 
-def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
+def test_differing_seeds_rounds_and_images_are_noted(runs, tmp_path):
     short = read_json(runs[0] / "results.json")
     short["average"]["test"]["n"] = 1
     write_json(runs[0] / "results.json", short)
@@ -66,7 +66,7 @@ def test_seeds_rounds_and_images_in_which_rows_differ_are_told(runs, tmp_path):
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(other).notes
 
 
-def test_an_average_over_hospitals_that_took_no_part_is_over_all_of_them(tmp_path):
+def test_unseen_average_needs_all_unseen_hospitals(tmp_path):
     runs = [RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, unseen=0.4)) for seed in range(3)]
     for run, split in zip(runs[1:], ("validation", "test"), strict=True):
         run.results["unseen"]["hard"] = {split: summary(0.6)}
@@ -78,7 +78,7 @@ def test_an_average_over_hospitals_that_took_no_part_is_over_all_of_them(tmp_pat
     assert "(samfed, seed 0: 1 of 2; samfed, seed 1: 1 of 2): a site gave no scores there, so their average" in note
 
 
-def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
+def test_incomparable_runs_are_refused_together(runs, tmp_path):
     other = write_run(tmp_path / "other", "no_sam", 0, 0.8, datalist="e" * 64)
     with pytest.raises(Refused) as refused:
         comparison_table([*runs, runs[0], other, tmp_path / "nothing"])
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
         comparison_table([])
 
 
-def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say_what_differs(tmp_path):
+def test_runs_with_same_row_and_seed_are_named_by_folder(tmp_path):
     def run(folder, seed, dice, **client):
         path = write_run(tmp_path / folder, "samfed", seed, dice)
         write_json(path / "run.json", {"config": {"client": {"learning_rate": 0.001, **client}}})
@@ -126,11 +126,11 @@ def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say
     assert not any("settings" in note for note in comparison_table([mixed[1], without]).notes)
 
 
-def test_results_files_serve_as_well_as_folders(runs):
+def test_results_files_and_folders_are_equivalent(runs):
     assert comparison_table([run / "results.json" for run in runs[:2]]) == comparison_table(runs[:2])
 
 
-def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_path):
+def test_rows_of_different_modes_are_grouped(runs, tmp_path):
     table = comparison_table([*runs, *heterogeneous_runs(tmp_path / "h")])
     assert [(group.label, [row.name for row in group.rows]) for group in table.groups] == [
         ("Homogeneous", ["dp_only", "teacher", "samfed", "oracle", "mine"]),
@@ -149,7 +149,7 @@ def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_
     assert "Heterogeneous: There is no oracle row, so the share of the gap closed cannot be computed." in table.notes
 
 
-def test_a_setting_has_a_floor_and_a_ceiling_of_its_own(runs, tmp_path):
+def test_setting_has_own_floor_and_ceiling(runs, tmp_path):
     pretrained = [
         write_row(tmp_path / f"{variant}-p", f"{variant}_p", variant, 0, dice, setting="ImageNet encoder")
         for variant, dice in {"dp_only": 0.7, "samfed": 0.8, "oracle": 0.9}.items()
@@ -160,7 +160,7 @@ def test_a_setting_has_a_floor_and_a_ceiling_of_its_own(runs, tmp_path):
     assert table.row("samfed").gap == pytest.approx(0.6)
 
 
-def test_a_row_s_name_title_and_note_come_from_its_comparison(tmp_path):
+def test_row_name_title_and_note_come_from_comparison(tmp_path):
     folders = [
         write_row(tmp_path / name, name, "samfed", 0, 0.8, place=place, title=title, note="why")
         for place, (name, title) in enumerate({"tau_9": "", "tau_10": "Threshold 0.10"}.items())
@@ -170,7 +170,7 @@ def test_a_row_s_name_title_and_note_come_from_its_comparison(tmp_path):
     assert found == [("tau_9", "samfed", "tau_9", "why"), ("tau_10", "samfed", "Threshold 0.10", "why")]
 
 
-def test_conventions_that_differ_are_told(tmp_path):
+def test_different_score_conventions_are_noted(tmp_path):
     pooled = {"hd95": "pooled", "empty": "skipped"}
     plain = write_run(tmp_path / "a", "samfed", 0, 0.8)
     other = write_run(tmp_path / "b", "no_sam", 0, 0.8, convention=pooled)
@@ -181,7 +181,7 @@ def test_conventions_that_differ_are_told(tmp_path):
     assert comparison_table([other]).convention == pooled
 
 
-def test_a_row_that_plays_the_ceiling_closes_the_gap(tmp_path):
+def test_row_with_ceiling_role_defines_gap(tmp_path):
     played = {"floor": {"as": "dp_only"}, "ceiling": {"as": "oracle"}}
     folders = [
         write_row(tmp_path / name, name, variant, 0, dice, networks=MIXED, **played.get(name, {}))
@@ -197,7 +197,7 @@ def test_a_row_that_plays_the_ceiling_closes_the_gap(tmp_path):
     assert group.hero.name == "heterogeneous"
 
 
-def test_rows_of_a_sweep_stand_together(tmp_path):
+def test_rows_of_sweep_are_adjacent(tmp_path):
     rows = [("cold", 1, "Temperature"), ("average", 1, "Agreement rule"), ("hot", 2, "Temperature"), ("both", 2, "")]
     rows += [("intersection", 2, "Agreement rule"), ("samfed", 0, "")]
     runs = [write_row(tmp_path / name, name, "samfed", 0, 0.5, place=place, sweep=sweep) for name, place, sweep in rows]
@@ -205,7 +205,7 @@ def test_rows_of_a_sweep_stand_together(tmp_path):
     assert names == ["samfed", "both", "average", "intersection", "cold", "hot"]
 
 
-def test_a_teacher_counts_where_the_models_of_its_run_count(tmp_path):
+def test_teacher_row_has_scores_of_all_and_unseen_sites(tmp_path):
     run = RunData.read(write_run(tmp_path, "samfed", 0, 0.8, unseen=0.4))
     run.results["teacher"]["unseen"] = {"far": {"test": summary(0.25)}}
     cells = comparison_table([run]).row("teacher").cells
@@ -217,11 +217,11 @@ def test_a_teacher_counts_where_the_models_of_its_run_count(tmp_path):
 
 
 @pytest.mark.parametrize("about", [None, {"adapt": "lora"}])
-def test_a_run_without_a_teacher_or_without_its_scores_has_none(tmp_path, about):
+def test_teacher_alone_is_none_without_teacher_scores(tmp_path, about):
     assert teacher_alone(RunData.read(write_run(tmp_path, "dp_only", 0, 0.8, teacher=about)).results) is None
 
 
-def test_a_teacher_that_was_not_scored_is_named(tmp_path):
+def test_unscored_teacher_is_noted(tmp_path):
     silent = write_run(tmp_path / "f", "samfed", 0, 0.8, teacher={"score": False})
     note = "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
     assert comparison_table([silent]).notes[0] == note

@@ -28,7 +28,7 @@ from tests.reports.runs import NO_MASKS, heterogeneous_runs, write_run
 from tests.reports.test_html import Balance
 
 
-def test_cells_are_spelt_with_their_spread():
+def test_cells_are_formatted_with_spread():
     assert spell("dice", Cell({0: 0.8, 1: 0.9})) == "0.850 ± 0.071"
     assert spell("dice", Cell({0: 0.8})) == "0.800"
     assert spell("vs:dp_only", Cell({0: 0.04})) == "+0.040"
@@ -37,7 +37,7 @@ def test_cells_are_spelt_with_their_spread():
     assert spell("last", None) == "–"
 
 
-def test_text_is_aligned(table):
+def test_text_table_is_aligned(table):
     first, second, third, *said = to_text(table).rstrip("\n").split("\n\n")
     assert said == verdicts(table)
     for block in (first, second, third):
@@ -47,7 +47,7 @@ def test_text_is_aligned(table):
     assert "60 %" in first
 
 
-def test_markdown_has_both_blocks_and_bold_sam_fed(table):
+def test_markdown_has_all_tables_and_bold_sam_fed(table):
     lines = to_markdown(table).splitlines()
     own = ["3", "0.860 ± 0.020", "0.840 ± 0.020", "10.0 ± 0.0", "0.760 ± 0.020", "+0.060 ± 0.020", "60 %"]
     for line in (
@@ -61,7 +61,7 @@ def test_markdown_has_both_blocks_and_bold_sam_fed(table):
     assert any(line.startswith("| `mine` | 3 | 0.800 ± 0.020 |") for line in lines)
 
 
-def test_costs_are_those_of_one_run_that_measured_most_networks(tmp_path):
+def test_costs_come_from_run_with_most_networks(tmp_path):
     """Times of two runs of one network differ by what else the machine did: they are in no table together."""
     runs = []
     for variant, milliseconds in (("no_sam", 130.0), ("samfed", 100.0)):
@@ -86,7 +86,7 @@ def test_costs_are_those_of_one_run_that_measured_most_networks(tmp_path):
     assert "of networks that one run measured one after the other" in " ".join(reading([table]))
 
 
-def test_json_has_every_seed_and_how_to_read_it_is_said_in_three_lines(table):
+def test_json_has_every_seed_and_reading_has_three_lines(table):
     content = json.loads(json.dumps(to_json(table)))
     row = next(row for row in content["rows"] if row["row"] == "samfed")
     assert row["cells"]["dice"]["by_seed"] == pytest.approx({"0": 0.84, "1": 0.86, "2": 0.88})
@@ -95,7 +95,7 @@ def test_json_has_every_seed_and_how_to_read_it_is_said_in_three_lines(table):
     assert not any("What an image costs" in line for line in reading([table])), "no run measured two networks"
 
 
-def test_groups_are_named_where_there_are_two(runs, tmp_path):
+def test_groups_are_named_if_there_are_several(runs, tmp_path):
     table = comparison_table([*runs, *heterogeneous_runs(tmp_path / "h")])
     found = {block.title: block for block in blocks(table)}
     titles = ("all test images", "Dice by site", "SAM-Fed minus the row")
@@ -113,7 +113,7 @@ def test_groups_are_named_where_there_are_two(runs, tmp_path):
     assert to_json(table)["rows"][-1]["group"] == "Heterogeneous"
 
 
-def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
+def test_rows_with_own_labels_are_compared_with_fedsam(tmp_path):
     runs = [write_run(tmp_path / name, name, 0, dice) for name, dice in (("fedsam", 0.7), ("pfedsam", 0.8))]
     table = comparison_table(runs)
     whole, _, against = blocks(table)
@@ -123,7 +123,7 @@ def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
     assert not [note for note in table.notes if "gap" in note]
 
 
-def test_it_writes_every_form(runs, tmp_path):
+def test_comparison_is_written_in_every_form(runs, tmp_path):
     path = write_comparison(tmp_path / "C", runs, command="samfed compare B", title="Skin")
     names = {file.name for file in path.parent.iterdir()}
     assert names == {"comparison.html", "comparison.json", "comparison.md", "figures"}
@@ -137,7 +137,7 @@ def test_it_writes_every_form(runs, tmp_path):
     assert Balance(page).open == []
 
 
-def test_headlines_answer_the_question(table, tmp_path):
+def test_headlines_report_difference_and_gap(table, tmp_path):
     found = {what: (number, small) for what, number, small in headlines(table)}
     assert found["Dice, SAM-Fed"] == ("0.860 ± 0.020", "3 seeds")
     assert found["Dice over public set"] == ("+0.060 ± 0.020", "paired by seed")
@@ -146,7 +146,7 @@ def test_headlines_answer_the_question(table, tmp_path):
     assert headlines(comparison_table([write_run(tmp_path / "o", "oracle", 0, 0.9)])) == [], "without SAM-Fed"
 
 
-def test_the_convention_of_the_runs_is_told(tmp_path):
+def test_reading_states_score_convention(tmp_path):
     pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
     plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
     assert "both directions pooled (MedPy)" in reading([comparison_table([pooled])])[0]
@@ -173,11 +173,11 @@ def groups_of(folder, **dices):
         ([], "no seed in common"),
     ],
 )
-def test_a_difference_counts_where_it_is_larger_than_its_spread(differences, word):
+def test_difference_is_judged_by_spread(differences, word):
     assert word_of(Cell(dict(enumerate(differences)))) == word
 
 
-def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
+def test_verdict_is_against_strongest_other_method(tmp_path):
     ablation = sorted(ABLATIONS)[0]
     no_rivals = {"oracle": [0.95] * 3, ablation: [0.90] * 3}
     (group,) = groups_of(
@@ -191,7 +191,7 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
     assert found.items() >= {"oracle": (0, "trails"), ablation: (0, "trails"), "dp_only": (3, "leads")}.items()
 
 
-def test_where_hospitals_took_no_part_it_says_how_samfed_does_there(tmp_path):
+def test_verdict_includes_unseen_hospitals(tmp_path):
     folders = [
         write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice, unseen=unseen)
         for variant, dice, found in (("samfed", 0.8, [0.70, 0.72]), ("dp_only", 0.7, [0.60, 0.64]))
@@ -202,7 +202,7 @@ def test_where_hospitals_took_no_part_it_says_how_samfed_does_there(tmp_path):
     assert str(verdict(group)).endswith("On hospitals that took no part: +0.090 ± 0.014, it leads.")
 
 
-def test_the_worst_site_has_a_word_of_its_own():
+def test_verdict_judges_worst_site_separately():
     cells = {
         "samfed": {"dice": Cell({0: 0.80, 1: 0.80}), "worst": Cell({0: 0.70, 1: 0.60})},
         "no_sam": {"dice": Cell({0: 0.75, 1: 0.77}), "worst": Cell({0: 0.60, 1: 0.68})},
@@ -213,7 +213,7 @@ def test_the_worst_site_has_a_word_of_its_own():
     assert text.endswith("ahead in 2 of 2 seeds. At the worst site: +0.010 ± 0.127, within the spread.")
 
 
-def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
+def test_verdict_with_own_labels_is_about_pfedsam(tmp_path):
     dices = {"pfedsam": [0.80, 0.82], "fedsam": [0.77, 0.78], "local_sam": [0.70, 0.71], "samfed": [0.60, 0.60]}
     unlabelled, labelled = groups_of(tmp_path, **dices)
     assert (unlabelled.label, labelled.label) == ("Homogeneous", "Own labels")
@@ -246,7 +246,7 @@ def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
     ],
     ids=["a_row_that_scatters", "level", "against_sam_fed", "one_seed", "no_rival", "no_sam_fed"],
 )
-def test_other_verdicts_are_said_as_plainly(tmp_path, dices, text):
+def test_verdict_states_other_outcomes(tmp_path, dices, text):
     (group,) = groups_of(tmp_path, **dices)
     assert text in str(verdict(group))
 
@@ -269,7 +269,7 @@ def _compared(folder, site, dices):
     (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\n" + "".join(lines))
 
 
-def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
+def test_runs_without_masks_are_compared_by_disagreement(tmp_path):
     runs = [
         _without_masks(tmp_path / "first", {"a": [0.5, 0.7], "b": [0.9]}),
         _without_masks(tmp_path / "other", {"a": [0.2, 0.2], "b": [0.4]}),
@@ -286,7 +286,7 @@ def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
     assert not (tmp_path / "both" / "figures").exists()
 
 
-def test_sites_without_masks_stand_beside_those_that_were_scored(runs):
+def test_disagreement_is_shown_beside_scores(runs):
     _compared(runs[0], "a", [0.2])
     titles = [block.title for block in blocks(comparison_table(runs))]
     assert "Student and teacher, Dice between them" in titles

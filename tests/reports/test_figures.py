@@ -12,7 +12,7 @@ from samfed_monai.reports.style import PALETTE, line_style, subplots
 from tests.reports.runs import write_run
 
 
-def test_figures_are_on_white_and_local_experts_have_one_of_their_own(run_folder):
+def test_run_figures_are_white_and_experts_have_own_figure(run_folder):
     run = RunData.read(run_folder)
     for row in run.rounds:
         row.values.update(term_expert_1=0.75, term_expert_2=0.25, term_expert_least=0.1)
@@ -23,7 +23,7 @@ def test_figures_are_on_white_and_local_experts_have_one_of_their_own(run_folder
     assert pictures[2].size[0] >= pictures[3].size[0], "no panel of the losses is an expert's"
 
 
-def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch):
+def test_curve_caption_names_evaluated_model(run_folder, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: b"")
     run = RunData.read(run_folder)
     for own, who in ((False, "the global model on every"), (True, "each site's own model on its")):
@@ -31,7 +31,7 @@ def test_the_curves_say_whose_model_they_are_of(run_folder, monkeypatch):
         assert curves(run).text.startswith(f"Dice of {who}")
 
 
-def test_the_thick_line_is_the_mean_over_images():
+def test_average_line_is_weighted_by_images():
     lines = {"a": [(0, 0.5)], "b": [(0, 0.8), (1, 0.2)]}
     assert _average(lines, {"a": 1, "b": 2}) == [(1, pytest.approx(0.7)), (2, pytest.approx(0.2))]
 
@@ -39,20 +39,20 @@ def test_the_thick_line_is_the_mean_over_images():
 @pytest.mark.parametrize(
     ("values", "expected"), [((0.79, 0.81), (0.75, 0.85)), ((0.2, 0.8), (0.17, 0.83)), ((0.5, 0.5), (0.45, 0.55))]
 )
-def test_an_axis_does_not_turn_noise_into_a_collapse(values, expected):
+def test_axis_has_minimum_range(values, expected):
     _, (ax,) = subplots()
     _site_lines(ax, {"a": list(enumerate(values))}, ["a"])
     assert ax.get_ylim() == pytest.approx(expected, abs=0.006)
 
 
-def test_one_round_has_one_tick_and_a_site_keeps_its_colour_where_another_has_no_values():
+def test_single_round_has_one_tick_and_colours_are_stable():
     _, (ax,) = subplots()
     _site_lines(ax, {"b": [(0, 0.4)]}, ["a", "b"])
     assert list(ax.get_xticks()) == [1]
     assert [line.get_color() for line in ax.lines] == [PALETTE[1]]
 
 
-def test_small_panels_say_below_them_which_line_is_which_site():
+def test_panels_have_legend_of_sites():
     lines = {site: [(0, 0.5), (1, 0.4)] for site in ("b", "c")}
     figure = panels({"sam_distillation": lines}, ["a", "b", "c"])
     (legend,) = figure.legends
@@ -61,7 +61,7 @@ def test_small_panels_say_below_them_which_line_is_which_site():
     assert figure.axes[0].get_title(loc="left") == "SAM distillation"
 
 
-def test_many_long_names_are_whole_and_below_the_axes():
+def test_long_legend_fits_below_axes():
     sites = [f"Universitätsklinikum, {'Abteilung für ' * 4} {number:02d}" for number in range(20)]
     figure = panels({"dice": {site: [(0, 0.5), (1, 0.6)] for site in sites}}, sites)
     figure.canvas.draw()
@@ -71,7 +71,7 @@ def test_many_long_names_are_whole_and_below_the_axes():
     assert 0 <= min(box.y0 for box in boxes) <= max(box.y1 for box in boxes) <= figure.axes[0].bbox.y0
 
 
-def test_twenty_sites_have_twenty_looks():
+def test_twenty_sites_have_distinct_line_styles():
     assert len({tuple(line_style(index).values()) for index in range(20)}) == 20
 
 
@@ -107,7 +107,7 @@ def arrows(ax, marker):
     ],
     ids=["a_row_far_below", "a_tenth_of_the_best", "a_teacher_far_above", "a_teacher_near"],
 )
-def test_a_row_far_from_the_others_is_an_arrow_and_does_not_squeeze_them(drawn, dices, below, above, said):
+def test_outlying_row_is_drawn_as_arrow(drawn, dices, below, above, said):
     ax = drawn(**dices)
     assert (arrows(ax, "<"), arrows(ax, ">")) == (below, above)
     low, high = ax.get_xlim()
@@ -116,7 +116,7 @@ def test_a_row_far_from_the_others_is_an_arrow_and_does_not_squeeze_them(drawn, 
     assert [text.get_text() for text in ax.texts].count(said) == bool(said)
 
 
-def test_a_mean_is_a_tick_across_its_row_and_parameters_are_beside_it_where_they_are_known(drawn, monkeypatch):
+def test_comparison_figure_shows_means_and_parameters(drawn, monkeypatch):
     costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
     monkeypatch.setattr("tests.reports.test_figures.write_run", partial(write_run, costs=costs))
     ax = drawn(samfed=0.84)

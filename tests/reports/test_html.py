@@ -59,14 +59,14 @@ def rendered(run_folder, tmp_path):
     return draw
 
 
-def test_the_page_stands_alone_and_its_tags_are_balanced(page):
+def test_page_is_self_contained_and_tags_are_balanced(page):
     assert not re.findall(r'(?:src|href|srcset)="(?!data:image/png;base64,)[^"]*"', page)
     assert "@import" not in page
     assert "url(" not in page
     assert Balance(page).open == []
 
 
-def test_it_shows_the_numbers_of_the_results_and_its_caveats(page, written):
+def test_page_shows_scores_and_caveats(page, written):
     results = read_json(written.parent / "results.json")
     for found in (*(splits["test"] for splits in results["sites"].values()), results["average"]["test"]):
         assert f"{found['dice']:.3f}" in page
@@ -82,7 +82,7 @@ def test_it_shows_the_numbers_of_the_results_and_its_caveats(page, written):
     assert places == sorted(places), "the verdict first, and test scores before validation"
 
 
-def test_pictures_lie_beside_it_and_what_shows_images_is_private(written):
+def test_figures_are_beside_page_and_private_files_have_mode_600(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
     assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
     assert len(names) == 3 + 12
@@ -90,13 +90,13 @@ def test_pictures_lie_beside_it_and_what_shows_images_is_private(written):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_names_from_a_run_cannot_become_markup(rendered):
+def test_names_are_escaped(rendered):
     page = rendered(skipped=[{"round": 0, "site": "<script>alert(1)</script>", "reason": "<b>"}])
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
-def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path):
+def test_minimal_run_has_report(run_folder, tmp_path):
     results = read_json(run_folder / "results.json")
     results.update(teacher=None, skipped=[], models={"best": results["models"]["best"]}, command=None)
     write_json(tmp_path / "results.json", results)
@@ -107,7 +107,7 @@ def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path)
     assert "give --datalist and --data-root to `samfed report`" in page
 
 
-def test_overlays_can_be_left_out(run_folder, tmp_path):
+def test_overlays_are_optional(run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "R", ignore=shutil.ignore_patterns("federation.csv"))
     table = tmp_path / "R" / "evaluation" / "best" / "Basel" / "test" / "scores.csv"
     table.write_text("id,dice,iou,hd95,empty,estimate\n" + "Basel test 00,0.5,0.4,1,none,0.6\n" * 7)
@@ -119,7 +119,7 @@ def test_overlays_can_be_left_out(run_folder, tmp_path):
     assert "This file shows images" not in page
 
 
-def test_networks_exchange_and_unseen_hospitals_have_their_place(rendered, run_folder, page):
+def test_networks_exchange_and_unseen_hospitals_are_shown(rendered, run_folder, page):
     models = read_json(run_folder / "results.json")["models"]
     far = {"Coimbra": {"test": {**summary(0.612), "n": 9, "empty": {"both": None, "prediction": 6, "label": 0}}}}
     withheld = {"test": {**summary(0.587), "empty": dict.fromkeys(EMPTY)}}
@@ -153,7 +153,7 @@ def test_networks_exchange_and_unseen_hospitals_have_their_place(rendered, run_f
     assert "the larger of the two directed 95th percentiles (MONAI)" in page
 
 
-def test_what_it_cost_stands_in_tables(page):
+def test_time_and_memory_are_shown_in_tables(page):
     for cell in (
         "<td>Training at the sites</td><td>6 min 42 s</td><td>62 %</td>",
         "<td>Soft masks</td><td>1 min 14 s</td><td>11 %</td>",
@@ -166,7 +166,7 @@ def test_what_it_cost_stands_in_tables(page):
     assert "Checks and the rest" not in page, "less than a thousandth"
 
 
-def test_time_and_traffic_add_up_to_the_whole(rendered):
+def test_time_and_traffic_sum_to_total(rendered):
     none = dict.fromkeys(("soft_masks", "warm_start", "controller", "evaluation"), 0.0)
     page = rendered(
         seconds={**none, "teacher": 10.0, "training": 50.0, "total": 100.0},
@@ -180,7 +180,7 @@ def test_time_and_traffic_add_up_to_the_whole(rendered):
         assert row in page
 
 
-def test_what_an_image_costs_has_its_memory_where_a_run_measured_it_and_the_teachers_of_an_older_run(rendered):
+def test_costs_show_memory_if_measured(rendered):
     small = {"parameters": 749_281, "milliseconds": 30.2}
     older = rendered(costs={"small": small}, teacher={"parameters": 9_800_000, "milliseconds": 2407.0})
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td></tr>" in older
@@ -192,14 +192,14 @@ def test_what_an_image_costs_has_its_memory_where_a_run_measured_it_and_the_teac
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td><td>–</td></tr>" in page
 
 
-def test_rounds_of_one_reason_share_a_row(rendered):
+def test_skipped_rounds_with_same_reason_share_row(rendered):
     skipped = [{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)]
     page = rendered(skipped=skipped, unscored={"Porto": "no answer"})
     assert "all images of all sites that sent scores (missing, all or some: Porto); the worst is" in page
     assert '<tr><td>Porto</td><td class="left">6–8, 10</td><td class="left warn">no answer</td></tr>' in page
 
 
-def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog, page):
+def test_advice_is_first_on_page_and_last_in_log(run_folder, tmp_path, caplog, page):
     assert "What to do" not in page, "that run is in order"
     results = read_json(run_folder / "results.json")
     results["teacher"]["sites"]["Porto"]["test"]["dice"] = 0.0
@@ -214,7 +214,7 @@ def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog,
     assert told[-1].startswith("next: samfed infer bundles/samfed_skin IMAGES --model ")
 
 
-def test_a_run_without_any_mask_says_so_instead_of_a_table_of_dashes(rendered, run_folder):
+def test_run_without_masks_has_no_score_table(rendered, run_folder):
     sites = dict.fromkeys(read_json(run_folder / "results.json")["sites"], NO_MASKS)
     none = {"sites": sites, "average": NO_MASKS, "worst": dict.fromkeys(NO_MASKS)}
     page = rendered(**none, models={"best": {"round": 12, **none}, "last": {"round": 15, **none}}, teacher=None)

@@ -44,12 +44,12 @@ from tests.reports.runs import NO_MASKS
         ([0.3, 0.4], {"best": 0.4, "worst": 0.3}),
     ],
 )
-def test_best_median_and_worst_are_chosen_by_dice_as_far_as_there_are_images(dices, picked):
+def test_best_median_and_worst_images_are_chosen_by_dice(dices, picked):
     found = chosen([{"id": str(index), "dice": dice} for index, dice in enumerate(dices)])
     assert [(place, row["dice"]) for place, row in found.items()] == list(picked.items())
 
 
-def test_right_and_wrong_pixels_have_their_colours():
+def test_overlay_colours_mark_correct_and_wrong_pixels():
     image = np.full((5, 9, 3), 100, np.uint8)
     label, prediction = np.zeros((2, 5, 9), bool)
     label[:, :6] = prediction[:, 3:8] = True
@@ -61,7 +61,7 @@ def test_right_and_wrong_pixels_have_their_colours():
     assert tuple(overlay[2, 8]) == (100, 100, 100)
 
 
-def test_every_site_shows_three_images(run_folder):
+def test_every_site_has_three_overlays(run_folder):
     run = RunData.read(run_folder)
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=run.setting("data_root"))
     assert notes == []
@@ -71,7 +71,7 @@ def test_every_site_shows_three_images(run_folder):
     assert Image.open(io.BytesIO(overlays[0].png)).size == (320 + 6 + 320, 320)
 
 
-def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
+def test_unreadable_images_are_noted(run_folder, tmp_path):
     run = RunData.read(run_folder)
     for datalist in (None, "L"):
         assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {GIVE}"])
@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     )
 
 
-def test_a_file_that_was_replaced_is_not_shown_beside_the_scores_of_another(run_folder, apart, tmp_path):
+def test_replaced_files_are_not_shown(run_folder, apart, tmp_path):
     data = shutil.copytree(run_folder.parent / "data", tmp_path / "data")
     run = RunData.read(run_folder)
     first = make_overlays(run, datalist=run.setting("datalist"), data_root=data)[0][0]
@@ -101,7 +101,7 @@ def test_a_file_that_was_replaced_is_not_shown_beside_the_scores_of_another(run_
     assert list(map(len, own)) == [0, 1]
 
 
-def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():
+def test_outlines_have_dark_rim_and_student_on_top():
     image = np.full((20, 20, 3), 100, np.uint8)
     teacher, student = np.zeros((2, 20, 20), bool)
     teacher[3:9, 3:9], student[3:17, 6:16] = True, True
@@ -137,7 +137,7 @@ def apart(run_folder: Path, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(apart, run_folder, monkeypatch):
+def test_unlabelled_site_shows_largest_disagreements(apart, run_folder, monkeypatch):
     places = {"datalist": apart / "list.json", "data_root": run_folder.parent / "data"}
     own, notes = make_own_images(RunData.read(apart), **places)
     assert notes == []
@@ -157,7 +157,7 @@ def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(apart,
     assert "Images without masks" not in hidden
 
 
-def test_where_its_images_are_not_the_numbers_stay(apart, tmp_path):
+def test_missing_images_of_unlabelled_site_are_noted(apart, tmp_path):
     own, notes = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=tmp_path)
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
@@ -165,7 +165,7 @@ def test_where_its_images_are_not_the_numbers_stay(apart, tmp_path):
         assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {GIVE}"])
 
 
-def test_a_row_of_areas() -> None:
+def test_area_row_has_pixels_components_and_mm2() -> None:
     mask = np.zeros((4, 5), bool)
     mask[0, 0] = mask[1, 1] = True  # one piece, by its corner
     mask[3, 3:] = True
@@ -177,7 +177,7 @@ def test_a_row_of_areas() -> None:
     assert "mm2" not in area_of("a", mask)
 
 
-def test_a_pixel_is_a_square_round_its_middle() -> None:
+def test_polygon_of_pixel_is_diamond_around_centre() -> None:
     mask = np.zeros((3, 4), bool)
     mask[1, 2] = True
     [[ring]] = polygons_of(mask)
@@ -185,7 +185,7 @@ def test_a_pixel_is_a_square_round_its_middle() -> None:
     assert {tuple(point) for point in ring} == {(2.5, 1.0), (3.0, 1.5), (2.5, 2.0), (2.0, 1.5)}  # middle at (2.5, 1.5)
 
 
-def test_a_hole_is_a_ring_of_its_polygon_and_the_border_of_a_picture_is_closed() -> None:
+def test_hole_is_ring_and_image_border_is_closed() -> None:
     ring = np.ones((5, 5), bool)
     ring[2, 2] = False
     [polygon] = polygons_of(ring)
@@ -200,7 +200,7 @@ def area(ring: list[list[float]]) -> float:
 
 
 @given(st.lists(st.booleans(), min_size=30, max_size=30))
-def test_every_foreground_pixel_lies_in_a_polygon_and_no_other_does(values: list[bool]) -> None:
+def test_polygons_contain_exactly_foreground_pixels(values: list[bool]) -> None:
     mask = np.array(values).reshape(5, 6)
     rows, columns = np.indices(mask.shape) + 0.5
     points = np.stack([columns.ravel(), rows.ravel()], axis=1)
@@ -214,7 +214,7 @@ def test_every_foreground_pixel_lies_in_a_polygon_and_no_other_does(values: list
     assert np.array_equal(covered.reshape(mask.shape), mask)
 
 
-def test_a_feature_has_its_label_and_an_empty_mask_none() -> None:
+def test_geojson_feature_has_label_and_empty_mask_has_none() -> None:
     content = json.loads(geojson_of(np.ones((2, 2), bool), labels=["lesion"]))
     [feature] = content["features"]
     assert (content["type"], feature["geometry"]["type"]) == ("FeatureCollection", "Polygon")
@@ -222,7 +222,7 @@ def test_a_feature_has_its_label_and_an_empty_mask_none() -> None:
     assert json.loads(geojson_of(np.zeros((2, 2), bool)))["features"] == []
 
 
-def test_features_of_classes_have_their_names_and_the_colours_of_their_outlines() -> None:
+def test_geojson_class_features_have_names_and_colours() -> None:
     values = np.zeros((6, 6), np.uint8)
     values[0, 0], values[3, 1] = 1, 3
     features = json.loads(geojson_of(values, labels=["liver", "kidney", "spleen"]))["features"]
@@ -234,7 +234,7 @@ def test_features_of_classes_have_their_names_and_the_colours_of_their_outlines(
     assert {tuple(point) for point in ring} == {(1.5, 3.0), (2.0, 3.5), (1.5, 4.0), (1.0, 3.5)}
 
 
-def test_the_outline_is_drawn_and_the_rest_of_the_picture_stays() -> None:
+def test_outline_is_drawn_and_other_pixels_unchanged() -> None:
     picture = np.full((20, 20, 3), 7, np.uint8)
     mask = np.zeros((20, 20), bool)
     mask[5:15, 5:15] = True

@@ -16,7 +16,7 @@ from samfed_monai.reports.rows import bootstrap_interval, holm, interval, signed
 from tests.reports.runs import write_run
 
 
-def test_the_signed_rank_of_six_images_by_hand():
+def test_signed_rank_matches_hand_calculation():
     # 2 of the 2^6 ways to give six different ranks their signs are as extreme as all of one sign
     assert signed_rank([0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(2 / 64)
     assert signed_rank([-0.01, -0.02, -0.03, -0.04, -0.05, -0.06]) == pytest.approx(2 / 64)
@@ -27,20 +27,20 @@ def test_the_signed_rank_of_six_images_by_hand():
     assert signed_rank([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(2 / 64)
 
 
-def test_holm_by_hand():
+def test_holm_matches_hand_calculation():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_keeps_the_order_and_lowers_nothing(values):
+def test_holm_keeps_order_and_never_lowers_p(values):
     pairs = sorted(zip(values, holm(values), strict=True))
     assert all(before <= after <= 1 for before, after in pairs)
     assert all(one <= next for (_, one), (_, next) in itertools.pairwise(pairs))
 
 
-def test_the_interval_is_the_same_for_the_same_numbers_and_holds_their_mean():
+def test_bootstrap_interval_is_reproducible_and_contains_mean():
     differences = [0.01 * number for number in range(-3, 9)]
     low, high = bootstrap_interval(differences)
     assert (low, high) == bootstrap_interval(differences)
@@ -60,11 +60,11 @@ def test_the_interval_is_the_same_for_the_same_numbers_and_holds_their_mean():
         ([0.2, 0.4, 0.6, 0.8], (0.2, 0.8)),
     ],
 )
-def test_the_interval_of_few_images_is_wide(values, expected):
+def test_interval_of_few_images_is_wide(values, expected):
     assert interval(values) == (expected if expected is None else pytest.approx(expected))
 
 
-def test_the_interval_of_many_images_is_that_of_a_mean():
+def test_interval_of_many_images_matches_standard_error():
     low, high = interval([0.0, 1.0] * 50)  # standard error 0.05, of 100 images
     assert (low, high) == pytest.approx((0.5 - 1.98 * 0.0502, 0.5 + 1.98 * 0.0502), abs=0.011)
 
@@ -91,7 +91,7 @@ BETTER = [0.81, 0.82, 0.83, 0.84, 0.85, 0.86]
 PRIVACY = {"least_images": 7, "withheld": [], "differential_privacy": None}
 
 
-def test_a_row_against_another_image_by_image(tmp_path):
+def test_rows_are_compared_image_by_image(tmp_path):
     table = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
     (test,) = table.groups[0].tests
     assert (test.row.name, test.other.name, test.images, test.better, test.worse) == ("samfed", "dp_only", 6, 6, 0)
@@ -110,7 +110,7 @@ def test_a_row_against_another_image_by_image(tmp_path):
     assert "Wilcoxon" in reading([table])[2]
 
 
-def test_what_does_not_tell_rows_apart_is_said_so(tmp_path):
+def test_insignificant_difference_is_reported(tmp_path):
     table = comparison_table(pair(tmp_path, [0.79, 0.82, 0.77, 0.84, 0.75, 0.86], [0.8] * 6))
     assert "These images show no significant difference (p = " in to_text(table)
 
@@ -122,20 +122,20 @@ def test_what_does_not_tell_rows_apart_is_said_so(tmp_path):
         ([0.7996, 0.8, 0.8006, 0.8, 0.8, 0.8], "equal to three decimals on average (95 % interval"),
     ],
 )
-def test_a_difference_of_nothing_is_neither_higher_nor_lower(tmp_path, mine, told):
+def test_zero_difference_is_neither_higher_nor_lower(tmp_path, mine, told):
     said = to_text(comparison_table(pair(tmp_path, mine, [0.8] * 6)))
     assert f"SAM-Fed and Public set only on the same 6 test images: Dice is {told}" in " ".join(said.split())
     assert "by 0.000" not in said
 
 
-def test_tests_of_several_rows_are_corrected_together(tmp_path):
+def test_p_values_of_several_rows_are_corrected(tmp_path):
     runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
     tests = comparison_table(runs).groups[0].tests
     assert [test.holm for test in tests] == pytest.approx([4 / 64, 4 / 64])
     assert "show no significant difference" in tests[0].sentence()
 
 
-def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
+def test_image_is_counted_once_with_mean_over_seeds(tmp_path):
     runs = [
         with_images(tmp_path / f"{variant}{seed}", variant, [dice + 0.01 * seed for dice in dices], seed=seed)
         for variant, dices in {"samfed": BETTER, "dp_only": [0.8] * 6}.items()
@@ -146,7 +146,7 @@ def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
     assert test.difference == pytest.approx(0.035)
 
 
-def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_path):
+def test_runs_of_same_variant_are_tested_and_settings_noted(tmp_path):
     runs = [with_images(tmp_path / name, "dp_only", dices) for name, dices in {"A": BETTER, "B": [0.8] * 6}.items()]
     for run, rate in zip(runs, (0.1, 0.2), strict=True):
         write_json(run / "run.json", {"config": {"client": {"learning_rate": rate}}})
@@ -158,7 +158,7 @@ def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_pat
     assert (written["row"], written["other"], written["images"]) == ("A", "B", 6)
 
 
-def test_sites_that_kept_their_scores_are_named(tmp_path):
+def test_sites_without_image_scores_are_named(tmp_path):
     runs = pair(tmp_path, BETTER, [0.8] * 6)
     (tmp_path / "B" / "evaluation" / "best" / "b" / "test" / "scores.csv").unlink()
     (found,) = comparison_table(runs).groups
@@ -179,12 +179,12 @@ def test_sites_that_kept_their_scores_are_named(tmp_path):
         ([0.8] * 6, {"privacy": PRIVACY}, "they have 6 test images in common, but a test needs at least 7"),
     ],
 )
-def test_why_there_is_none(tmp_path, dices, more, why):
+def test_reason_for_missing_test_is_reported(tmp_path, dices, more, why):
     (missing,) = comparison_table(pair(tmp_path, BETTER, dices, **more)).groups[0].untested
     assert why in missing
 
 
-def test_a_record_without_its_folder_has_neither_tests_nor_words_about_them(tmp_path):
+def test_record_without_folder_has_no_paired_tests(tmp_path):
     assert comparison_table(pair(tmp_path, BETTER, [0.8] * 6)).groups[0].tests
     runs = [RunData.read(tmp_path / name) for name in "AB"]
     for name in "AB":

@@ -21,11 +21,11 @@ ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34
         ({"variant": "supervised", "exchange": "weights", "own_labels": False}, ONE_NETWORK),
     ],
 )
-def test_a_run_has_one_mode(results, mode):
+def test_run_mode_follows_from_results(results, mode):
     assert mode_of({"sites": {"a": {}, "b": {}}, **results}) is mode
 
 
-def test_every_mode_names_variants_that_there_are():
+def test_modes_name_existing_variants():
     named = {name for mode in MODES for name in (mode.hero, *mode.own, *mode.references)}
     assert named <= VARIANTS.keys()
     assert all(mode_of({"variant": mode.hero, "sites": {}, "own_labels": mode is LABELLED}) is mode for mode in MODES)

@@ -15,7 +15,7 @@ from tests.reports.conftest import SKIPPED
 from tests.reports.runs import summary
 
 
-def test_it_reads_a_run_with_scores_as_numbers_and_skipped_updates_of_its_rounds_where_results_name_none(run_folder):
+def test_run_scores_and_skipped_updates_are_read(run_folder):
     run = RunData.read(run_folder)
     assert run.sites == ["Basel", "Lübeck", "Porto", "São Paulo"]
     assert run.seed == 0
@@ -29,14 +29,14 @@ def test_it_reads_a_run_with_scores_as_numbers_and_skipped_updates_of_its_rounds
     assert run.image_scores("nowhere") == []
 
 
-def test_options_are_read_from_the_command_and_whose_models_a_run_ends_with_from_its_results(tmp_path):
+def test_settings_are_read_from_command_and_results(tmp_path):
     run = RunData(tmp_path, {"command": "python -m monai.bundle run --datalist 'my list.json' --data_root=D"})
     assert [run.setting(name) for name in ("datalist", "data_root", "data")] == ["my list.json", "D", None]
     for results, own in (({"own_models": True}, True), ({"own_models": False}, False), ({}, False)):
         assert RunData(tmp_path, results).own_models is own
 
 
-def test_a_run_without_results_or_with_others_than_the_schema_has_is_refused(tmp_path):
+def test_missing_or_invalid_results_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"expected a finished run folder, found no results\.json; name a finished run"):
         RunData.read(tmp_path)
     write_json(tmp_path / "results.json", {"schema": 1})
@@ -44,7 +44,7 @@ def test_a_run_without_results_or_with_others_than_the_schema_has_is_refused(tmp
         RunData.read(tmp_path)
 
 
-def test_a_run_that_goes_on_has_what_its_rounds_so_far_say(tmp_path):
+def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     for number, dice in enumerate((0.9, 0.8)):
         own = {"validation": summary(dice), "up_bytes": 10, "down_bytes": 20 + number}
         average = {"validation": summary(dice)}
@@ -71,7 +71,7 @@ CSV = """round,site,status,reason,n,dice,term_supervised,term_reliability
 """
 
 
-def test_rows_come_in_the_order_of_rounds_without_what_is_no_number(tmp_path):
+def test_federation_rows_are_sorted_and_nan_is_dropped(tmp_path):
     assert read_federation(tmp_path / "federation.csv") == [], "a run without rounds"
     (tmp_path / "federation.csv").write_text(CSV)
     rows = read_federation(tmp_path / "federation.csv")

@@ -53,7 +53,7 @@ def set_teacher(run: RunData, **dices: float) -> None:
         run.results["teacher"]["sites"][site]["test"]["dice"] = dice
 
 
-def test_the_verdict_says_dice_teacher_and_worst_site(even):
+def test_verdict_has_dice_teacher_and_worst_site(even):
     assert verdict(even) == (
         "The model reaches a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780). "
         "Worst is Porto with 0.700."
@@ -69,13 +69,13 @@ def test_the_verdict_says_dice_teacher_and_worst_site(even):
         (0.8004, 0.7796, "a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780)"),
     ],
 )
-def test_the_gap_is_that_of_the_numbers_as_they_are_shown(even, student, teacher, told):
+def test_verdict_gap_matches_displayed_numbers(even, student, teacher, told):
     even.results["average"]["test"]["dice"] = student
     set_teacher(even, **dict.fromkeys(even.results["sites"], teacher))
     assert told in verdict(even)
 
 
-def test_without_a_teacher_or_a_second_site_nothing_is_compared(even):
+def test_verdict_omits_missing_teacher_and_worst_site(even):
     even.results["teacher"] = None
     even.results["sites"] = {"Porto": even.results["sites"]["Porto"]}
     assert verdict(even) == "The model reaches a Dice of 0.800 on 28 test images."
@@ -83,7 +83,7 @@ def test_without_a_teacher_or_a_second_site_nothing_is_compared(even):
     assert verdict(even).startswith("The sites' own models reach a Dice of 0.800")
 
 
-def test_images_below_one_half_are_counted_and_those_with_an_empty_prediction_among_them(even):
+def test_verdict_counts_failed_and_empty_predictions(even):
     empty = even.results["average"]["test"]["empty"]
     empty["prediction"] = 1
     assert verdict(even).endswith("On 1 image it draws nothing where there is something to find.")
@@ -95,7 +95,7 @@ def test_images_below_one_half_are_counted_and_those_with_an_empty_prediction_am
     assert verdict(even).endswith("On no image is its Dice below 0.5.")
 
 
-def test_without_test_masks_the_verdict_falls_back_to_validation_and_to_nothing(even):
+def test_verdict_falls_back_to_validation_or_none(even):
     average = even.results["average"]
     average["test"] |= NO_DICE
     average["validation"] |= {"n": 12, "dice": 0.875}
@@ -116,13 +116,13 @@ def test_without_test_masks_the_verdict_falls_back_to_validation_and_to_nothing(
     assert "no site has a mask" not in page
 
 
-def test_no_advice_is_given_where_nothing_is_out_of_order(run):
+def test_good_run_has_no_advice(run):
     for teacher in (run.results["teacher"], None):
         run.results["teacher"] = teacher
         assert advice_on(run) == []
 
 
-def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
+def test_advice_names_sites_and_remedy_for_weak_teacher(run):
     set_teacher(run, Porto=0.0, Basel=0.4996)
     (text,) = advice_on(run)
     assert "wrong more often than right at 2 of 4 sites (Dice 0.500 at Basel and 0.000 at Porto)" in text
@@ -135,27 +135,27 @@ def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
     assert advice_on(run) == []
 
 
-def test_a_fit_that_failed_is_told_where_no_site_has_a_mask(run):
+def test_advice_reports_failed_fit_without_site_masks(run):
     run.results["teacher"]["sites"], run.results["teacher"]["after"] = {}, {"held_out": 0.2}
     (text,) = advice_on(run)
     assert text.startswith("On public images that it was not fitted on, the teacher's Dice is 0.200")
 
 
 @pytest.mark.parametrize(("teacher", "told_so"), [(0.84, False), (0.851, True)])
-def test_a_student_more_than_0_05_behind_is_told(run, teacher, told_so):
+def test_advice_reports_student_far_behind_teacher(run, teacher, told_so):
     set_teacher(run, Basel=teacher)
     texts = " ".join(advice_on(run))
     assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is told_so
 
 
-def test_a_better_teacher_can_be_run(run):
+def test_advice_suggests_better_teacher(run):
     set_teacher(run, **dict.fromkeys(run.results["sites"], 0.81))
     (text,) = advice_on(run)
     assert "better than the student on the same test images (Dice 0.810, the student's 0.800)" in text
     assert "`samfed infer --model` accepts its adapter" in text
 
 
-def test_masks_far_apart_where_no_mask_tells_more_are_advice(run):
+def test_advice_reports_disagreement_without_masks(run):
     compared(run, "Porto", "a,00,0.2,,", "b,01,0.6,,")
     (text,) = advice_on(run)
     assert "(Dice between them 0.400 at Porto)" in text
@@ -165,7 +165,7 @@ def test_masks_far_apart_where_no_mask_tells_more_are_advice(run):
     assert "If the teacher is wrong: the teacher was SAM without adaptation: --teacher_adapt lora" in text
 
 
-def test_a_run_ends_with_dice_its_interval_places_and_the_next_command(two):
+def test_answer_has_dice_interval_places_and_next_command(two):
     assert answer(two) == [
         "test Dice 0.50 (0.20 to 0.80, 4 images at Porto; Basel has no masks)",
         f"model: {two.folder}, round 2 of 3; report: {two.folder}/report.html",
@@ -175,7 +175,7 @@ def test_a_run_ends_with_dice_its_interval_places_and_the_next_command(two):
     assert answer(two)[2].endswith(f"--model {two.folder} --site Porto --output-dir MASKS")
 
 
-def test_a_site_without_masks_says_how_far_student_and_teacher_agree_and_a_missing_or_withheld_score_is_one(two):
+def test_answer_reports_unlabelled_and_withheld_sites(two):
     compared(two, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
     assert "Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85 (not" in answer(two)[0]
     two.results["unscored"] = {"Basel": "no answer within 60 s"}
@@ -184,7 +184,7 @@ def test_a_site_without_masks_says_how_far_student_and_teacher_agree_and_a_missi
     assert answer(two)[0].endswith("4 images at Porto; Basel withheld its score)")
 
 
-def test_without_test_masks_it_is_the_validation_that_chose_the_round_and_without_any_none(two):
+def test_answer_falls_back_to_validation_or_no_dice(two):
     porto, average = two.results["sites"]["Porto"], two.results["average"]
     porto["test"], average["test"] = NO_DICE, NO_DICE
     average["validation"] |= {"dice": 0.75, "n": 6}
@@ -196,11 +196,11 @@ def test_without_test_masks_it_is_the_validation_that_chose_the_round_and_withou
     assert answer(two)[0] == "no Dice; Porto has no masks; Basel has no masks"
 
 
-def test_a_table_that_is_not_here_gives_no_interval(two):
+def test_missing_table_gives_no_interval(two):
     two.results["sites"]["Porto"]["test"] |= {"n": 5}
     assert spread(two) == ""
 
 
-def test_more_scores_are_those_of_sites_with_test_images(two):
+def test_more_scores_are_of_sites_with_test_images(two):
     two.results["sites"]["Porto"]["test"] |= (more := {"sensitivity": 0.9, "precision": 0.8, "area": 0.7})
     assert more_scores(two) == [{"site": "Porto", "spread": "0.20 to 0.80", "dice": 0.8, **more, "n": 4}]

@@ -24,19 +24,19 @@ def run(tmp_path) -> RunData:
     return RunData.read(folder)
 
 
-def test_each_site_has_its_share_of_doubtful_masks_most_doubtful_first(run):
+def test_trust_counts_doubtful_masks_per_site(run):
     assert trust(run) == [
         Trust("a", 2, True, pytest.approx(0.75), 1, [("x", 0.6), ("y", 0.9)]),
         Trust("b", 2, False, pytest.approx(0.875), 0, [("<u>", 0.75), ("v", 1.0)]),
     ]
 
 
-def test_they_are_calibrated_where_the_run_is(run):
+def test_trust_uses_calibration_of_run(run):
     write_json(run.folder / "quality.json", Quality(Calibration((0.0, 1.0), (0.0, 0.8), 0.5, 40)).as_dict())
     assert [(each.expected, each.doubtful) for each in trust(run)] == [(pytest.approx(0.6), 1), (pytest.approx(0.7), 1)]
 
 
-def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice(run):
+def test_empty_mask_is_doubtful_except_in_volumes(run):
     table = run.folder / "evaluation" / "best" / "a" / "test" / "scores.csv"
     table.write_text("id,dice,iou,hd95,empty,estimate\nx,0,0,9,prediction,0.99\ny,0.9,0.8,1,,0.8\n")
     assert trust(run)[0] == Trust("a", 2, True, pytest.approx(0.4), 1, [("x", 0.0), ("y", 0.8)])
@@ -44,13 +44,13 @@ def test_an_empty_mask_is_doubtful_but_for_one_of_a_slice(run):
     assert trust(run)[0].doubtful == 0
 
 
-def test_a_broken_calibration_is_refused_as_for_masks(run):
+def test_invalid_calibration_is_refused(run):
     (run.folder / "quality.json").write_text("{")
     with pytest.raises(Refused, match=r"quality\.json"):
         render(run, [], [], [])
 
 
-def test_the_page_has_them_escaped_and_says_whether_they_are_calibrated(run):
+def test_page_shows_trust_escaped_and_calibration_state(run):
     page = " ".join(render(run, [], [], [], []).split())
     assert "2 without labels" in page
     assert "1 (50 %)" in page
@@ -59,7 +59,7 @@ def test_the_page_has_them_escaped_and_says_whether_they_are_calibrated(run):
     assert "treat it as you treat the images" in page, "ids are private"
 
 
-def test_tables_of_before_have_none(run):
+def test_tables_without_estimates_have_no_trust(run):
     for path in run.folder.rglob("*.csv"):
         path.write_text(path.read_text().replace("estimate", "older"))
     assert trust(run) == []

@@ -25,7 +25,7 @@ def build(**changes):
     return build_results(**{"variant": "samfed", "rounds": 3, "scores": {"best": SCORES, "last": SCORES}, **changes})
 
 
-def test_the_average_is_over_images_and_the_worst_is_a_site():
+def test_average_is_over_images_and_worst_is_over_sites():
     results = build()
     assert results["sites"]["big"]["test"]["dice"] == pytest.approx(0.7)
     average, worst = results["average"]["test"], results["worst"]["test"]
@@ -35,7 +35,7 @@ def test_the_average_is_over_images_and_the_worst_is_a_site():
     assert results["worst"]["validation"]["site"] == "big"
 
 
-def test_the_top_level_repeats_the_best_model():
+def test_top_level_repeats_best_model():
     other = {site: {"validation": of(row(0.2)), "test": of(row(0.2))} for site in SCORES}
     results = build(scores={"best": SCORES, "last": other}, model_rounds={"best": 1, "last": 2})
     models = results["models"]
@@ -44,7 +44,7 @@ def test_the_top_level_repeats_the_best_model():
 
 
 @pytest.mark.parametrize("none", [{}, {"validation": None, "test": None}], ids=["no_images", "not_scored"])
-def test_a_site_without_scores_has_no_mean_and_is_not_the_worst(none):
+def test_site_without_scores_has_no_mean_and_is_not_worst(none):
     results = build(scores={"best": {**SCORES, "new": none}}, unseen={"best": {"far": {"test": None}}})
     found = results["sites"]["new"]["test"]
     assert (found["dice"], found["n"], results["unseen"]["far"]["test"]["n"]) == (None, 0, 0)
@@ -53,14 +53,14 @@ def test_a_site_without_scores_has_no_mean_and_is_not_the_worst(none):
     assert build(scores={"best": {"a": none}})["worst"] == {"validation": None, "test": None}
 
 
-def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
+def test_missing_times_are_zero_and_total_is_sum():
     seconds = build(seconds={"training": 3.0, "evaluation": 1.5})["seconds"]
     assert seconds["total"] == 4.5
     assert seconds["teacher"] == 0.0
     assert build(seconds={"training": 3.0, "total": 9.0})["seconds"]["total"] == 9.0
 
 
-def test_what_a_run_states_is_taken_over_and_what_it_does_not_has_no_key():
+def test_stated_values_are_kept_and_others_omitted():
     stated = {
         "networks": {"big": "deeplabv3plus_resnet34", "small": "basic_unet"},
         "exchange": "predictions",
@@ -76,7 +76,7 @@ def test_what_a_run_states_is_taken_over_and_what_it_does_not_has_no_key():
     assert bare["teacher"] is None
 
 
-def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on_at_sites_that_took_part():
+def test_teacher_average_is_over_measured_splits_and_sites():
     tables = {"big": {"test": of(row(1.0), row(0.5), row(0.6))}, "small": {"test": of(row(0.1))}}
     about = {"adapt": "lora", "before": {"held_out": 0.2}}
     teacher = build(teacher_scores={**tables, "far": {"test": of(row(0.2))}}, teacher=about)["teacher"]
@@ -88,7 +88,7 @@ def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on_at_sites_tha
     assert "unseen" not in build(teacher_scores=tables)["teacher"]
 
 
-def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
+def test_schema_violations_are_reported_together():
     with pytest.raises(Refused, match="2 problems") as refused:
         build(rounds=-1, seeds={"seed": 0.5})
     assert [str(problem) for problem in refused.value.problems] == [
@@ -97,7 +97,7 @@ def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
     ]
 
 
-def test_unseen_hospitals_are_repeated_from_the_best_model_and_count_in_no_average():
+def test_unseen_hospitals_are_from_best_model_and_not_averaged():
     unseen = {"best": {"far": {"test": of(row(0.4), row(0.6))}}, "last": {"far": {"test": of(row(0.2))}}}
     results = build(unseen=unseen)
     assert list(results["unseen"]["far"]) == ["test"]
@@ -107,19 +107,19 @@ def test_unseen_hospitals_are_repeated_from_the_best_model_and_count_in_no_avera
     assert results["average"] == build()["average"]
 
 
-def test_traffic_of_the_rounds_is_averaged():
+def test_round_traffic_is_averaged():
     traffic = [{"up_bytes": 10, "down_bytes": 30}, {"up_bytes": 11, "down_bytes": 50}]
     moved = {"up_bytes": 21, "down_bytes": 90}
     means = {"up_bytes_per_round": 10.5, "down_bytes_per_round": 40.0}
     assert build(traffic=moved, rounds_traffic=traffic)["traffic"] == moved | means
 
 
-def test_unseen_hospitals_of_a_model_that_is_not_there_are_refused():
+def test_unseen_hospitals_of_unknown_model_are_refused():
     with pytest.raises(Refused, match=r"models#swa#sites: expected per site, found no such key"):
         build(unseen={"swa": {"far": {"test": of(row(0.4))}}})
 
 
-def test_in_hssfs_convention_hd95_leaves_out_images_with_an_empty_mask():
+def test_hssf_convention_skips_empty_masks_in_hd95():
     scores = {**SCORES, "small": {"test": of(row(0.1, "prediction"), skip_empty=True)}}
     results = build(scores={"best": scores}, convention={"hd95": "pooled", "empty": "skipped"})
     assert results["sites"]["small"]["test"]["hd95"] is None
@@ -128,7 +128,7 @@ def test_in_hssfs_convention_hd95_leaves_out_images_with_an_empty_mask():
     assert build()["average"]["test"]["hd95"] == pytest.approx(22 / 4)
 
 
-def test_summaries_that_skipped_every_image_do_not_break_the_average():
+def test_average_ignores_skipped_hd95():
     none = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {"both": 0, "prediction": 2, "label": 0}}
     scores, skipped = {"a": {"test": none}, "b": {"test": of(row(0.5))}}, {"hd95": "pooled", "empty": "skipped"}
     results = build(scores={"best": scores}, convention=skipped)

@@ -37,7 +37,7 @@ def put(results: Any, place: str, value: Any) -> None:
     results[last] = value
 
 
-def test_the_schema_is_a_json_schema_and_holds_for_a_run_with_further_keys(results):
+def test_schema_is_valid_and_allows_additional_keys(results):
     jsonschema.Draft202012Validator.check_schema(RESULTS_SCHEMA)
     assert validate_results(results) == []
     assert validate_results({**results, "later": 1}) == []
@@ -45,21 +45,21 @@ def test_the_schema_is_a_json_schema_and_holds_for_a_run_with_further_keys(resul
 
 
 @pytest.mark.parametrize("place", WRONG)
-def test_a_departure_is_named_with_its_place(results, place):
+def test_departure_is_reported_with_place(results, place):
     value, message = WRONG[place]
     put(results, place, value)
     (problem,) = validate_results(results)
     assert re.match(f"results.json -> {place}(#\\w+)?: {message}$", str(problem)), str(problem)
 
 
-def test_a_missing_key_is_reported_with_what_it_means(results):
+def test_missing_key_is_reported_with_description(results):
     del results["sites"]["Basel"]["test"]["dice"]
     (problem,) = validate_results(results)
     assert "sites#Basel#test#dice: expected mean Dice over the images" in str(problem)
     assert "found no such key" in str(problem)
 
 
-def test_all_departures_are_listed_at_once(results):
+def test_all_departures_are_reported_together(results):
     of_the_schema = [place for place in WRONG if place not in ("selected", "unseen")]
     for place in of_the_schema:
         put(results, place, WRONG[place][0])

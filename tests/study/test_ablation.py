@@ -42,7 +42,7 @@ def sections(collections):
     return made
 
 
-def test_a_sweep_has_the_default_on_top_and_the_winner_in_bold(sections):
+def test_sweep_has_default_first_and_best_in_bold(sections):
     found = sweeps(sections)
     assert {name: [line.row.name for line in lines] for name, lines in found.items()} == {
         "Agreement rule": ["samfed", "intersection", "learned"],
@@ -57,7 +57,7 @@ def test_a_sweep_has_the_default_on_top_and_the_winner_in_bold(sections):
     }
 
 
-def test_the_verdict_of_a_sweep_is_computed(sections):
+def test_sweep_verdict_names_best_row(sections):
     found = sweeps(sections)
     assert verdict(found["Agreement rule"], sections) == (
         "Best: `learned`, against the default: Polyp +0.060 ± 0.010 (leads); Skin -0.010 ± 0.000 (trails); "
@@ -66,7 +66,7 @@ def test_the_verdict_of_a_sweep_is_computed(sections):
     assert verdict(found["Variants"], sections).startswith("No row is better than SAM-Fed (`samfed`)")
 
 
-def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, collections, tmp_path):
+def test_incomplete_sweep_has_no_verdict(sections, collections, tmp_path):
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
     table = comparison_table([*(p.parent for p in (collections / "Polyp").glob("*/results.json")), *extra])
     both = [Section("Polyp", table), sections[1]]
@@ -75,14 +75,14 @@ def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, col
     assert sweeps(both, "samfed", "only_polyp")["Teacher"][0].differences[1].mean is None, "nor against itself there"
 
 
-def test_another_default_is_taken_and_a_missing_one_is_refused(sections):
+def test_other_default_is_used_and_missing_default_refused(sections):
     found = sweeps(sections, "samfed", "learned")
     assert [lines[0].row.name for lines in found.values()] == ["learned", "samfed"]
     with pytest.raises(Refused, match=r"Polyp: expected a row 'box', which the others .*, found no such row; run it"):
         sweeps(sections, "box")
 
 
-def test_the_default_may_win_whatever_it_is(tmp_path):
+def test_default_row_can_be_best(tmp_path):
     folders = [
         write_row(tmp_path / name, name, variant, 0, dice, sweep="Threshold")
         for name, variant, dice in (("dp_only", "dp_only", 0.8), ("tau", "no_sam", 0.7))

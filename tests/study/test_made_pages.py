@@ -18,7 +18,7 @@ from study.results_schema import schema_markdown
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def test_the_page_of_methods_is_made_of_their_declarations():
+def test_methods_page_matches_declarations():
     now, page = methods_page(methods().values()), (DOCS / "methods.md").read_text(encoding="utf-8")
     top, *sections = re.split(r"(?m)^(?=### )", page)
     installed = known_variants()
@@ -35,7 +35,7 @@ def row_of(line):
     return found and found[1]
 
 
-def test_the_tables_of_options_are_those_of_the_source():
+def test_option_tables_match_source():
     text = (DOCS / "options.md").read_text(encoding="utf-8")
     bundles = [find_bundle("samfed_skin"), find_bundle("samfed_polyp")]
     assert options_page(text, bundles) == text, "run `python -m study options docs/options.md`"
@@ -50,11 +50,11 @@ def test_the_tables_of_options_are_those_of_the_source():
         ("<!-- train.json: place -->\n<!-- end -->\n", r"<!-- train\.json: place -->"),
     ],
 )
-def test_a_page_that_has_no_table_of_ours_is_refused(text, found):
+def test_page_without_option_tables_is_refused(text, found):
     with pytest.raises(Refused, match=rf"one of <!-- federate\.json: \w+ -->, .*, found {found}"):
         options_page(text, [find_bundle("samfed_skin")])
 
 
-def test_the_page_of_the_results_is_their_schema():
+def test_results_schema_page_matches_schema():
     hint = "run `python -m study.results_schema docs/results-schema.md`"
     assert (DOCS / "results-schema.md").read_text(encoding="utf-8") == schema_markdown(), hint

@@ -36,14 +36,14 @@ def records(tmp_path):
     return folder
 
 
-def test_gains_and_losses_are_over_the_seeds_in_common_and_the_larger_ones_come_first(records):
+def test_gains_and_losses_are_over_common_seeds_and_sorted(records):
     assert measured(records)["ditto"] == (
         "sites without labels, 3 seeds: mean of the sites 0.683, +0.025 beside `no_sam`; "
         "gained at a +0.200; lost at b -0.150"
     )
 
 
-def test_without_records_nothing_was_measured_and_what_never_will_be_says_why(tmp_path):
+def test_without_records_only_exclusions_are_listed(tmp_path):
     assert measured(tmp_path) == {
         "cpss_adapt": "not: it goes on at one site from the model of a finished run, and is no federation",
         "krum": "not: it needs five sites, and these lists have four",

@@ -7,7 +7,7 @@ from study.notes import start_notes
 from tests.reports.runs import write_run
 
 
-def test_rows_without_sam_that_start_from_another_adapter_are_told(tmp_path):
+def test_different_start_adapters_are_noted(tmp_path):
     def run(row, seed, adapter, **hashes):
         hashes = {"datalist": "d" * 64, "adapter": adapter * 64, **hashes}
         return RunData.read(write_run(tmp_path / f"{row}{seed}{adapter}", row, seed, 0.8, hashes=hashes))

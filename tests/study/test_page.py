@@ -18,7 +18,7 @@ def folder(tmp_path):
     return tmp_path / "R"
 
 
-def test_a_section_is_a_folder_of_runs_with_the_command_that_made_them(folder):
+def test_section_has_runs_of_folder_and_command(folder):
     assert [str(run.relative_to(folder)) for run in runs_in(folder)] == [
         *("dp_only/seed-0", "samfed/seed-0", "samfed/seed-1")
     ]
@@ -29,7 +29,7 @@ def test_a_section_is_a_folder_of_runs_with_the_command_that_made_them(folder):
     assert section.command == "make a B=1"
 
 
-def test_everything_that_is_wrong_is_told_at_once(folder):
+def test_invalid_sections_are_reported_together(folder):
     with pytest.raises(Refused) as refused:
         read_sections(["A", f"B={folder}", f"B={folder}", f"C={folder / 'none'}"], ["D=x"])
     text = str(refused.value)
@@ -43,7 +43,7 @@ def test_everything_that_is_wrong_is_told_at_once(folder):
         assert part in text
 
 
-def test_figures_of_sections_have_names_of_their_own(folder):
+def test_section_slugs_are_unique(folder):
     table = read_sections([f"A={folder}"])[0].table
     titles = ("ImageNet encoder", "imagenet, encoder!", "")
     assert unique_slugs([Section(title, table) for title in titles]) == ["imagenet-encoder", "imagenet-encoder-2", ""]
@@ -58,7 +58,7 @@ def collection(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["page", "ablation"])
-def test_the_command_writes_a_page_and_its_figures(collection, tmp_path, capsys, kind):
+def test_command_writes_page_and_figures(collection, tmp_path, capsys, kind):
     page = tmp_path / "docs" / "polyp.md"
     words = ["--section", f"A={collection}", "--section", f"B={collection}", "--command", "make polyp"]
     words += ["--caveat", "A subset.", "--caveat", "Small."]
@@ -73,7 +73,7 @@ def test_the_command_writes_a_page_and_its_figures(collection, tmp_path, capsys,
     assert sorted(path.name for path in page.parent.iterdir()) == ["polyp-a.png", "polyp-b.png", "polyp.md"]
 
 
-def test_what_the_command_refuses_is_told_with_exit_code_2(tmp_path, capsys):
+def test_refused_command_exits_with_2(tmp_path, capsys):
     page = tmp_path / "p.md"
     assert main(["page", str(page), "--section", f"A={tmp_path / 'none.jsonl'}"]) == 2
     assert "none.jsonl: expected a record of runs, found no such file" in capsys.readouterr().err

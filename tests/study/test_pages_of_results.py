@@ -37,7 +37,7 @@ def rows_of(record: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", NEEDED)
-def test_a_page_is_what_its_command_writes_from_the_records(page, tmp_path, monkeypatch):
+def test_result_page_matches_records(page, tmp_path, monkeypatch):
     missing = [f"{row} in {record}.jsonl" for record, row in NEEDED[page].items() if row not in rows_of(record)]
     assert not missing, f"the records of {page}.md are gone"
     installed = ["--old-file", ".venv/.package"]  # whatever runs this test is installed, wherever that is
@@ -56,7 +56,7 @@ def test_a_page_is_what_its_command_writes_from_the_records(page, tmp_path, monk
         assert (tmp_path / "methods.md").read_text(encoding="utf-8") == standing
 
 
-def test_records_are_kept_with_the_pages():
+def test_records_are_not_ignored_by_git():
     words = ["git", "check-ignore", "--quiet", "--no-index", "study/records/light-polyp.jsonl"]
     code = subprocess.run(words, cwd=REPOSITORY, check=False, capture_output=True).returncode
     if code == 128:

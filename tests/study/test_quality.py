@@ -28,7 +28,7 @@ ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 """Above 0.75: two; above 0.5: three; above 0.25: four."""
 
 
-def test_each_estimator_has_its_formula():
+def test_estimators_match_hand_calculation():
     mask = ROW > 0.5
     assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
     assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
@@ -37,7 +37,7 @@ def test_each_estimator_has_its_formula():
         assert nothing == 1.0
 
 
-def test_the_border_is_certain_where_no_pixel_is_near_a_half():
+def test_border_certainty_is_1_for_sharp_and_0_for_flat_mask():
     square = np.zeros((6, 6), np.float32)
     square[2:4, 2:4] = 1
     assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
@@ -45,7 +45,7 @@ def test_the_border_is_certain_where_no_pixel_is_near_a_half():
     assert border_certainty(square * 0, square > 2) == 0.0
 
 
-def test_estimators_of_one_view_and_of_the_mean_of_all():
+def test_estimators_use_first_view_or_mean_of_views():
     views = [np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)]
     found = estimates_of(views)
     assert found["nested"] == pytest.approx(2 * 1 / (1 + 2))
@@ -64,7 +64,7 @@ def rows(shift: float) -> list[dict]:
     ]
 
 
-def test_a_page_has_a_row_for_every_part_but_the_one_that_calibrates(tmp_path):
+def test_page_has_row_for_every_part_except_calibration(tmp_path):
     record, about = tmp_path / "r.jsonl", {"collection": "polyps", "seed": "0"}
     add(record, {**about, "part": "validation"}, rows(0.5))
     add(record, {**about, "part": "test lists"}, rows(0.2))
@@ -96,7 +96,7 @@ def rounds_in(run: Path, *, dice: list[float | None], expected: list[float]) -> 
     return run
 
 
-def test_what_a_round_costs_that_is_chosen_by_its_promises(tmp_path, capsys):
+def test_round_choice_by_expected_dice_is_reported(tmp_path, capsys):
     """The earliest of equals is chosen, and the run's rounds are a table of the page."""
     record = tmp_path / "r.jsonl"
     run = rounds_in(tmp_path / "run", dice=[0.7, 0.8, 0.9, 0.75], expected=[0.6, 0.95, 0.9, 0.95])
@@ -110,13 +110,13 @@ def test_what_a_round_costs_that_is_chosen_by_its_promises(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("dice", "found"), [([], "no round"), ([0.7, None], "round 1 without")])
-def test_a_run_whose_rounds_were_not_scored_is_refused(dice, found, tmp_path):
+def test_run_without_validation_scores_is_refused(dice, found, tmp_path):
     run = rounds_in(tmp_path, dice=dice, expected=[0.5] * len(dice))
     with pytest.raises(Refused, match=f"expected rounds with validation scores and expected Dice, found {found}"):
         rounds_of(run)
 
 
-def test_kvasir_is_divided_by_its_names_alone():
+def test_kvasir_split_depends_only_on_names():
     names = [f"{place}.jpg" for place in range(1000)]
     found = split(names)
     assert found == split(names[::-1])

@@ -21,12 +21,12 @@ from study.ranks import (
 )
 
 
-def test_the_highest_score_has_rank_1_and_equal_ones_share_theirs():
+def test_highest_score_has_rank_1_and_ties_share_rank():
     table = np.array([[0.9, 0.8, 0.7], [0.8, 0.8, 0.9], [0.5, 0.5, 0.5]])
     assert mean_ranks(table) == pytest.approx([(1 + 2.5 + 2) / 3, (2 + 2.5 + 2) / 3, (3 + 1 + 2) / 3])
 
 
-def test_friedman_of_the_same_order_in_every_block():
+def test_friedman_of_identical_order_matches_hand_calculation():
     # ranks 1, 2, 3 in each of 4 blocks: 12 / (4 * 3 * 4) * (4² + 8² + 12²) - 3 * 4 * 4 = 8 = N (k - 1)
     statistic, p = friedman(np.array([[0.9, 0.8, 0.7]] * 4))
     assert statistic == pytest.approx(8.0)
@@ -42,12 +42,12 @@ def test_friedman_is_corrected_for_ties():
 
 
 @pytest.mark.parametrize(("rows", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
-def test_the_critical_difference_has_the_published_quantiles(rows, q):
+def test_critical_difference_matches_published_quantiles(rows, q):
     # Demšar 2006, table 5 (a), alpha 0.05
     assert critical_difference(rows, 14) == pytest.approx(q * np.sqrt(rows * (rows + 1) / (6 * 14)), abs=2e-3)
 
 
-def test_a_row_against_another_block_by_block():
+def test_rows_are_compared_block_by_block():
     base = dict.fromkeys(range(6), 0.5)
     rises = {block: 0.5 + 0.01 * (block + 1) for block in base}  # signed ranks all positive: p = 2 / 2^6
     mixed = {0: 0.51, 1: 0.48, 2: 0.53, 3: 0.54, 4: 0.55, 5: 0.56}  # rank 2 alone negative: W = 2, p = 2 * 3 / 2^6
@@ -58,7 +58,7 @@ def test_a_row_against_another_block_by_block():
     assert found["same"] == Against(0, 6, 0.0, 1.0)
 
 
-def test_holms_correction_does_not_rank_a_row_before_one_with_a_smaller_p():
+def test_holm_correction_keeps_order_of_p_values():
     base = dict.fromkeys(range(6), 0.5)
     first = {block: 0.5 + 0.01 * (block + 1) for block in base}
     second = {**first, 0: 0.49}  # W = 1, p = 4 / 64, the largest of three: times 1
@@ -66,7 +66,7 @@ def test_holms_correction_does_not_rank_a_row_before_one_with_a_smaller_p():
     assert [of.p for of in found.values()] == pytest.approx([6 / 64, 6 / 64, 6 / 64])
 
 
-def test_rows_without_the_common_blocks_are_not_ranked_and_told():
+def test_rows_without_common_blocks_are_reported_missing():
     scores = {
         "a": {("x", 0): 0.9, ("y", 0): 0.9, ("x", 1): 0.9},
         "b": {("x", 0): 0.8, ("y", 0): 0.8},
@@ -82,7 +82,7 @@ def test_rows_without_the_common_blocks_are_not_ranked_and_told():
     assert found.beyond("a") == []
 
 
-def test_most_scores_are_ranked_and_of_equals_more_rows():
+def test_complete_blocks_maximise_number_of_scores():
     late = {"a": {0: 1.0, 1: 1.0, 2: 1.0}, "b": {0: 1.0, 1: 1.0, 2: 1.0}, "late": {0: 2.0}}
     assert complete_blocks(late) == (["a", "b"], [0, 1, 2])  # 2 x 3 before 3 x 1
     once = {"a": {1: 1.0, 0: 1.0}, "b": {0: 1.0}}
@@ -92,18 +92,18 @@ def test_most_scores_are_ranked_and_of_equals_more_rows():
 
 
 @pytest.mark.parametrize("scores", [{}, {"a": {}}, {"a": {}, "b": {}}])
-def test_nothing_to_rank(scores):
+def test_empty_scores_have_no_ranking(scores):
     assert ranking(scores) == Ranking(missing=dict.fromkeys(scores, 0))
 
 
-def test_two_rows_or_one_block_are_ranked_but_not_tested():
+def test_two_rows_or_one_block_are_ranked_and_not_tested():
     two = ranking({"a": {0: 1.0, 1: 1.0}, "b": {0: 0.5, 1: 2.0}})
     assert (two.ranks, two.statistic, two.p, two.critical_difference) == ({"a": 1.5, "b": 1.5}, None, None, None)
     one = ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.7}})
     assert (list(one.ranks), one.statistic, one.beyond("a")) == (["a", "c", "b"], None, [])
 
 
-def test_the_figure_is_a_picture_and_grows_with_its_rows():
+def test_figure_is_reproducible_and_grows_with_rows():
     few = ranking({name: dict.fromkeys(range(20), value) for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()})
     assert few.beyond("a") == ["b", "c"]
     many = ranking({f"row {index}": {0: index, 1: index} for index in range(12)})

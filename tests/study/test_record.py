@@ -24,7 +24,7 @@ def folders(tmp_path):
     ]
 
 
-def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path, folders):
+def test_record_gives_table_of_runs_without_machine_paths(tmp_path, folders):
     write_json(folders[0] / "compare.json", {"row": "mine", "variant": "samfed", "note": "n", "seal": {"files": {}}})
     add_to_record(tmp_path / "runs.jsonl", folders)
     recorded, made = comparison_table(read_record(tmp_path / "runs.jsonl")), comparison_table(sorted(folders))
@@ -37,7 +37,7 @@ def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path
     assert first["results"]["command"] is None
 
 
-def test_seeds_that_were_asked_for_different_things_are_told(tmp_path, folders):
+def test_seeds_with_different_settings_are_noted(tmp_path, folders):
     def seal(folder, **asked):
         write_json(folder / "compare.json", {"row": "samfed", "seal": {"asked": asked, "configs": []}})
 
@@ -52,7 +52,7 @@ def test_seeds_that_were_asked_for_different_things_are_told(tmp_path, folders):
     assert told in comparison_table(read_record(record)).notes
 
 
-def test_a_row_and_seed_is_replaced_and_the_others_stay_to_the_byte(tmp_path, folders):
+def test_same_row_and_seed_is_replaced_and_others_unchanged(tmp_path, folders):
     record = tmp_path / "runs.jsonl"
     add_to_record(record, folders)
     before = record.read_bytes()
@@ -65,7 +65,7 @@ def test_a_row_and_seed_is_replaced_and_the_others_stay_to_the_byte(tmp_path, fo
     assert comparison_table(read_record(record)).row("samfed").cells["dice"].by_seed[1] == pytest.approx(0.75, abs=0.1)
 
 
-def test_runs_of_another_data_list_are_refused_and_the_record_stays(tmp_path, folders):
+def test_runs_of_other_data_list_are_refused(tmp_path, folders):
     record = tmp_path / "runs.jsonl"
     add_to_record(record, folders)
     before = record.read_bytes()
@@ -79,7 +79,7 @@ def test_runs_of_another_data_list_are_refused_and_the_record_stays(tmp_path, fo
     assert not (tmp_path / "new.jsonl").exists(), "a folder of two data lists"
 
 
-def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, folders):
+def test_record_problems_are_reported_with_line(tmp_path, folders):
     record = tmp_path / "runs.jsonl"
     add_to_record(record, folders[:1])
     run = json.loads(record.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, 
         read_record(tmp_path / "none.jsonl")
 
 
-def test_what_has_finished_is_recorded_though_other_runs_have_not(tmp_path, capsys):
+def test_only_finished_runs_are_recorded(tmp_path, capsys):
     folder, record = tmp_path / "R", tmp_path / "runs.jsonl"
     write_row(folder / "mine" / "seed-0", "mine", "samfed", 0, 0.8)
     (folder / "mine" / "seed-1").mkdir()
@@ -121,7 +121,7 @@ def test_what_has_finished_is_recorded_though_other_runs_have_not(tmp_path, caps
         (["--to", "runs.jsonl"], "expected a folder of runs, found no finished run; name the --output-dir of"),
     ],
 )
-def test_a_wrong_name_and_a_folder_without_runs_are_refused(tmp_path, monkeypatch, capsys, words, message):
+def test_wrong_file_name_and_empty_folder_are_refused(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     assert main(["record", "R", *words]) == 2
     assert message in capsys.readouterr().err

@@ -68,7 +68,7 @@ def records(tmp_path_factory):
     return folder
 
 
-def test_every_method_is_a_row_of_one_part_or_is_said_to_have_none():
+def test_every_method_has_one_row_or_is_excluded():
     named = [*rows_of("polyp"), *rows_of("labelled"), *rows_of("weak")]
     assert len(named) == len(set(named))
     assert NO_ROW.keys() == {"cpss_adapt", "krum"}
@@ -79,13 +79,13 @@ def test_every_method_is_a_row_of_one_part_or_is_said_to_have_none():
 
 
 @pytest.mark.parametrize(("before", "now"), [*RENAMED.items(), ("fedper", "fedper")])
-def test_a_record_keeps_the_rows_of_a_method_that_was_renamed(tmp_path, before, now):
+def test_records_of_renamed_method_are_kept(tmp_path, before, now):
     add_to_record(tmp_path / "related-polyp.jsonl", [write_row(tmp_path / "run/seed-0", before, before, 0, 0.7)])
     assert [run.row for run in runs_of("polyp", tmp_path)] == [now]
     assert now not in rows_to_run("polyp", tmp_path, seed=0)
 
 
-def test_parts_of_several_classes_have_the_methods_that_learn_them():
+def test_multiclass_parts_have_multiclass_methods():
     rows = rows_of("cardiac")
     assert rows == rows_of("abdomen") == [name for name in methods() if name in VOLUMES]
     assert all(methods()[name].classes == "several" for name in rows)
@@ -94,7 +94,7 @@ def test_parts_of_several_classes_have_the_methods_that_learn_them():
 
 
 @pytest.mark.parametrize(("best", "named"), [(0.69, True), (0.7, True), (0.71, False)])
-def test_organs_are_ranked_by_whole_volumes_and_a_model_of_the_start_is_named(tmp_path, best, named):
+def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, named):
     """Slices have another order; pfedsam learns from masks of the sites, fedgin's run on polyps is an earlier form.
 
     Advice is of the seed that all have: samfed's second one is not in it.
@@ -127,7 +127,7 @@ def test_organs_are_ranked_by_whole_volumes_and_a_model_of_the_start_is_named(tm
     assert ("began with that network, `no_sam` ended below it" in said) is named
 
 
-def test_figures_of_a_row(records):
+def test_row_figures_match_hand_calculation(records):
     cells = figures_of(runs_of("polyp", records), runs_of("unseen", records))
     samfed = {key: cell.mean for key, cell in cells["samfed"].items()}
     # of 144 s of the whole run its process had a processor for 72 s: half of (6 + 1 + 1) s in 4 rounds
@@ -138,7 +138,7 @@ def test_figures_of_a_row(records):
     assert "unseen" not in cells["fedper"]
 
 
-def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere(records, tmp_path):
+def test_time_and_memory_come_from_cpu_runs(records, tmp_path):
     records = shutil.copytree(records, tmp_path / "records")
     write_row(
         tmp_path / "gpu" / "samfed" / "seed-2",
@@ -167,7 +167,7 @@ def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere
 
 
 @pytest.mark.parametrize(("total", "expected"), [(4.0, {0: 18.0}), (3.9, {})], ids=["half", "less"])
-def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_not_known(tmp_path, total, expected):
+def test_time_is_unknown_if_most_work_preceded_resume(tmp_path, total, expected):
     seconds = {"training": 6.0, "server": 1.0, "controller": 1.0, "total": total}
     run = write_row(tmp_path / "run", "no_sam", "no_sam", 0, 0.7, rounds=4, process=process(400), seconds=seconds)
     add_to_record(tmp_path / "related-polyp.jsonl", [run])
@@ -175,11 +175,11 @@ def test_seconds_of_a_run_that_did_most_of_its_work_before_it_was_stopped_are_no
 
 
 @pytest.mark.parametrize(("row", "words"), [("hssf", "--adapter a --public_steps 7"), ("fca", "")])
-def test_sites_of_unlike_networks_take_public_steps_and_those_of_sam_no_adapter(row, words):
+def test_options_depend_on_networks_of_row(row, words):
     assert options_of(row, local_steps=7, adapter="a") == words.split()
 
 
-def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
+def test_ranking_blocks_are_sites_and_seeds_without_oracle(records):
     scores = site_scores(runs_of("polyp", records))
     assert scores["fedper"] == pytest.approx({("a", 0): 0.77, ("b", 0): 0.73, ("a", 1): 0.78, ("b", 1): 0.74})
     text, pictures = related_page(records, [0, 1])
@@ -191,7 +191,7 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`fedper`)", "`no_sam`)", "`oracle`)"]
 
 
-def test_what_the_ranks_do_not_show_is_not_said():
+def test_rank_sentences_make_no_unsupported_claim():
     level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
     assert "this order may be chance" in level
     assert "no row differs from the best" in level
@@ -200,7 +200,7 @@ def test_what_the_ranks_do_not_show_is_not_said():
     assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
 
 
-def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):
+def test_page_without_records_lists_planned_rows(tmp_path):
     text, pictures = related_page(tmp_path, [0], commands={"polyp": "do it"}, caveats=["Short."])
     assert pictures == {}
     assert "**Nothing has been run yet**" in text
@@ -211,7 +211,7 @@ def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):
     assert not any(word in text for word in ("In short", "Mean rank", "Provenance"))
 
 
-def test_the_plan_counts_the_core_hours_that_are_left(records):
+def test_plan_counts_remaining_core_hours(records):
     share = share_of("polyp", ["no_sam", "samfed", "cpss"], [0, 1, 2], records)
     assert share.todo == [("cpss", 0), ("cpss", 1), ("no_sam", 2), ("samfed", 2), ("cpss", 2)]
     # 36 s, 72 s, and three times the mean of the four rows that ran: (36 + 72 + 36 + 36) / 4 = 45
@@ -228,13 +228,13 @@ def test_the_plan_counts_the_core_hours_that_are_left(records):
     ]
 
 
-def test_what_is_recorded_is_not_run_again(records):
+def test_recorded_rows_are_not_run_again(records):
     assert rows_to_run("polyp", records, only=["samfed", "cpss"], seed=0) == ["cpss"]
     assert rows_to_run("polyp", records, only=["samfed", "weak_labels"], seed=2) == ["samfed"], "those have scribbles"
     assert rows_to_run("skin", records) == ["samfed", "fedper", "no_sam", "dp_only", "oracle"], "the best, ordered"
 
 
-def test_the_commands(records, tmp_path, capsys):
+def test_commands_write_page_rows_plan_and_options(records, tmp_path, capsys):
     page = tmp_path / "pages" / "related.md"
     words = ["--records", str(records)]
     assert main(["related", str(page), *words, "--caveat", "Short.", "--part-command", "polyp=do it"]) == 0
@@ -263,7 +263,7 @@ def test_the_commands(records, tmp_path, capsys):
         (["related", "P.md", "--records", ".", "--part-command", "polyp"], "expected PART=TEXT, found 'polyp'"),
     ],
 )
-def test_what_cannot_be_written_is_refused(words, match, tmp_path, monkeypatch, capsys):
+def test_invalid_commands_are_refused(words, match, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert match in capsys.readouterr().err

@@ -17,7 +17,7 @@ FILES = sorted((REPOSITORY / "study" / "rows").glob("*.rows.json"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_rows_of_the_documentation_fit_the_bundle(monkeypatch, path):
+def test_row_files_match_bundle(monkeypatch, path):
     check = config_check.check_bundle
     monkeypatch.setattr(config_check, "check_bundle", lambda *given, **more: check(*given, **more, ready=False))
     named = Problems()

@@ -7,7 +7,7 @@ from PIL import Image
 from study.strip import strip
 
 
-def test_pictures_are_cropped_to_their_middle_and_placed_side_by_side():
+def test_strip_crops_to_centre_and_joins_images():
     wide = Image.new("RGB", (30, 10), "red")
     wide.paste((0, 0, 255), (10, 0, 20, 10))  # the middle third
     row = strip([wide, Image.new("L", (10, 10), 0)], side=5, gap=2)

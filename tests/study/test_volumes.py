@@ -25,7 +25,7 @@ def collection(folder: Path) -> Path:
     return folder
 
 
-def test_every_patient_is_at_one_site_and_a_share_of_one_sites_patients_is_public(tmp_path):
+def test_patients_are_at_one_site_and_share_is_public(tmp_path):
     count = stage_volumes(collection(tmp_path / "in"), tmp_path / "out", public_of="a", share=0.25)
     assert count == {"a": 12, "b": 3, "c": 1, "public": 4}  # of a's ten patients two are b's, and two of eight public
     rows = [line.split(",") for line in (tmp_path / "out/patients.csv").read_text().splitlines()[1:]]
@@ -38,6 +38,6 @@ def test_every_patient_is_at_one_site_and_a_share_of_one_sites_patients_is_publi
     assert (tmp_path / "out/c/masks/c1.nii.gz").read_text() == "c1 mask"
 
 
-def test_a_public_site_that_there_is_not_is_refused(tmp_path):
+def test_unknown_public_site_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"--public: expected a site of .* one of \['a', 'b', 'c'\], found 'd'"):
         stage_volumes(collection(tmp_path / "in"), tmp_path / "out", public_of="d")

@@ -15,7 +15,7 @@ from tests.networks.fakes import fake_records
 from .conftest import SHA256
 
 
-def test_a_pair_is_read_at_its_native_size(tmp_path):
+def test_pair_is_read_at_native_size(tmp_path):
     (record,) = fake_records(tmp_path, 1, (24, 40))
     pair = read_pair(record)
     assert pair.image.shape == (1, 3, 24, 40)
@@ -25,7 +25,7 @@ def test_a_pair_is_read_at_its_native_size(tmp_path):
     assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
-def test_a_large_pair_is_shrunk_to_its_place_in_the_input_once(tmp_path):
+def test_large_pair_is_shrunk_to_input_size(tmp_path):
     (record,) = fake_records(tmp_path, 1, (96, 160))
     native = read_pair(record)
     small = native.shrunk(64)
@@ -40,14 +40,14 @@ def test_a_large_pair_is_shrunk_to_its_place_in_the_input_once(tmp_path):
     assert native.shrunk(512) is native, "nothing is enlarged and kept"
 
 
-def test_dice_by_hand():
+def test_dice_matches_hand_calculation():
     mask = torch.tensor([[[[1, 1, 0, 0]]]])
     assert dice_score(torch.tensor([[[[0.9, 0.5, 0.9, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
     assert dice_score(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 1.0
     assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
 
 
-def test_kept_embeddings_give_the_same_dice_and_encode_once(teacher, tmp_path, monkeypatch):
+def test_cached_embeddings_give_same_dice_and_encode_once(teacher, tmp_path, monkeypatch):
     sets = {"a": fake_records(tmp_path, 2)}
     plain = Exam(teacher)(sets)
     exam, calls = Exam(teacher, keep_embeddings=True), []
@@ -62,7 +62,7 @@ def test_kept_embeddings_give_the_same_dice_and_encode_once(teacher, tmp_path, m
     assert teacher.views == 1
 
 
-def test_what_is_seen_again_and_again_is_read_once(teacher, tmp_path, monkeypatch):
+def test_kept_pairs_are_read_once(teacher, tmp_path, monkeypatch):
     exam = Exam(teacher)
     sets = {"a": fake_records(tmp_path, 2, (96, 128))}
     read = []
@@ -87,7 +87,7 @@ def test_what_is_seen_again_and_again_is_read_once(teacher, tmp_path, monkeypatc
         ([0.8], [0.8], True),
     ],
 )
-def test_one_unlucky_image_is_forgiven_and_a_loss_on_all_is_not(scores, best, kept):
+def test_as_good_as_tolerates_loss_within_standard_error(scores, best, kept):
     assert as_good_as(scores, best) is kept
 
 
@@ -95,14 +95,14 @@ def store(folder) -> SoftMaskStore:
     return SoftMaskStore(folder, teacher_sha256=SHA256)
 
 
-def test_only_what_is_missing_is_computed(teacher, tmp_path):
+def test_fill_store_computes_only_missing_masks(teacher, tmp_path):
     records = fake_records(tmp_path, 3)
     assert fill_store(teacher, records[:2], store(tmp_path / "store"), progress=False) == 2
     assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 1
     assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 0
 
 
-def test_masks_of_images_of_any_size_keep_their_aspect(teacher, tmp_path):
+def test_stored_masks_keep_aspect_ratio(teacher, tmp_path):
     records = []
     for name, size in {"a": (32, 32), "b": (24, 32)}.items():
         (tmp_path / name).mkdir()
@@ -114,7 +114,7 @@ def test_masks_of_images_of_any_size_keep_their_aspect(teacher, tmp_path):
         assert mask.shape == ((1, 16, 16) if "/a/" in record["image"] else (1, 12, 16))
 
 
-def test_the_bar_says_whose_images_these_are(tmp_path, teacher, capsys):
+def test_progress_bar_names_owner_of_images(tmp_path, teacher, capsys):
     records = fake_records(tmp_path, 1)
     fill_store(teacher, records, store(tmp_path / "named"), whose="site-1 test")
     fill_store(teacher, records, store(tmp_path / "unnamed"))

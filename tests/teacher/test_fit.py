@@ -77,7 +77,7 @@ def hash_of(fit: TeacherFit) -> str:
     return fit._fit_hash()
 
 
-def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkpoint, tmp_path):
+def test_decoder_is_fitted_and_adapter_header_written(fit, records, checkpoint, tmp_path):
     mobile_sam = {"base": "vit_t", "checkpoint": checkpoint}
     result = fit(test_records={"site": records[:1]}, epochs=3, learning_rate=2e-3, **mobile_sam).run()
     assert set(result["after"]) == {"held_out", "site"}
@@ -94,7 +94,7 @@ def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkp
     assert teacher.probabilities(torch.rand(1, 3, 32, 32)).shape == (1, 1, 16, 16)
 
 
-def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
+def test_lora_has_own_learning_rate(fit, monkeypatch):
     made, run = [], room.Training.run
     monkeypatch.setattr(room.Training, "run", lambda self: made.append(self.optimizer) or run(self))
     header = read_header(fit(adapt="lora", rank=1, epochs=2, learning_rate=2e-3).run()["output"])
@@ -108,7 +108,7 @@ def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
     assert max(max(weight.shape) for weight in decoder["params"]) == 2048
 
 
-def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, records, tmp_path):
+def test_finished_fit_is_reused_and_other_fit_refused(make, plain, records, tmp_path):
     path, result = plain
     assert make(path).run() == result | {"reused": True}
     shutil.copy(path, tmp_path / path.name)
@@ -122,7 +122,7 @@ def test_a_finished_fit_is_reused_and_another_one_is_not(make, plain, records, t
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_another_setting_of_lora_or_of_views_is_another_fit_and_the_decoder_has_no_lora(fit):
+def test_fit_hash_depends_on_lora_and_view_settings(fit):
     other = {"lora_learning_rate": 1e-3}
     wide, narrow = ({"transform": steps(size=SIZE, **{"weak_view#zoom": [1.0, zoom]})} for zoom in (2.0, 1.5))
     settings = [{}, other, wide, wide, narrow, {"adapt": "lora"}, {"adapt": "lora"} | other, {"seed": 1}]
@@ -132,7 +132,7 @@ def test_another_setting_of_lora_or_of_views_is_another_fit_and_the_decoder_has_
     assert batches.images.transform.transforms[3].zoom[1] == 2.0
 
 
-def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit):
+def test_adapter_file_is_reproducible(fit):
     first = fit("a.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"]
     torch.rand(3)  # the process has moved on
     assert fit("b.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"] == first
@@ -157,7 +157,7 @@ def with_trainer(**keywords) -> partial:
     return partial(TRAINER, **keywords)
 
 
-def test_handlers_of_ones_own_see_monais_trainer_at_work(fit, plain):
+def test_custom_handlers_observe_monai_trainer(fit, plain):
     watch = Watch()
     result = fit("watched.safetensors", trainer=with_trainer(train_handlers=[watch])).run()
     assert [(epoch, step) for epoch, step, _ in watch._seen] == [(1, 1), (1, 2), (2, 3), (2, 4)]
@@ -166,7 +166,7 @@ def test_handlers_of_ones_own_see_monais_trainer_at_work(fit, plain):
     assert [result[name] for name in ("history", "after")] == [plain[1][name] for name in ("history", "after")]
 
 
-def test_another_loss_optimizer_or_handler_is_another_fit_and_the_bundles_are_not(fit):
+def test_fit_hash_depends_on_loss_optimizer_and_handlers(fit):
     trainers = [
         TRAINER,
         with_trainer(),
@@ -186,7 +186,7 @@ def test_another_loss_optimizer_or_handler_is_another_fit_and_the_bundles_are_no
     assert [hashes.index(each) for each in hashes] == [0, 0, 0, 3, 4, 5, 6, 7, 8, 0, 0]
 
 
-def test_another_loss_and_optimizer_are_what_is_trained_with(fit, plain):
+def test_custom_loss_and_optimizer_are_used(fit, plain):
     loss, used = DiceCELoss(sigmoid=True), []
     sgd = partial(torch.optim.SGD, momentum=0.5)
     other = with_trainer(loss_function=lambda *pair: used.append(pair) or loss(*pair), optimizer=sgd)
@@ -196,7 +196,7 @@ def test_another_loss_and_optimizer_are_what_is_trained_with(fit, plain):
     assert result["sha256"] != plain[1]["sha256"]
 
 
-def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, plain, monkeypatch, caplog):
+def test_fault_52_killed_fit_resumes_to_same_weights(fit, plain, monkeypatch, caplog):
     parts, of = [], room.EmbeddedBatches.of
     monkeypatch.setattr(room.EmbeddedBatches, "of", lambda self, part: parts.append(part) or of(self, part))
     save_state, saved = room.save_state, []
@@ -220,7 +220,7 @@ def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, plain, monkeypatch,
     assert not saved[0].exists()
 
 
-def test_progress_is_written_after_the_first_epoch_and_then_once_a_minute(fit, monkeypatch):
+def test_progress_is_saved_after_first_epoch_then_every_minute(fit, monkeypatch):
     saved, clock = [], iter(range(0, 1000, 25))
     monkeypatch.setattr(room, "save_state", lambda path, state, *more: saved.append(state.epoch))
     # asked before each epoch and after each saving
@@ -230,12 +230,12 @@ def test_progress_is_written_after_the_first_epoch_and_then_once_a_minute(fit, m
     assert saved == [1, 4, 7]
 
 
-def test_progress_of_another_fit_is_ignored(fit, tmp_path):
+def test_invalid_progress_file_is_ignored(fit, tmp_path):
     (tmp_path / "adapter.safetensors.progress.safetensors").write_bytes(b"torn")
     assert len(fit(epochs=1).run()["history"]) == 1
 
 
-def test_none_writes_sams_own_decoder(fit, small_sam):
+def test_adapt_none_writes_original_decoder(fit, small_sam):
     result = fit(adapt="none").run()
     image = torch.rand(1, 3, 40, 40)
     bare = Teacher.load(BASE, small_sam, size=SIZE)
@@ -244,7 +244,7 @@ def test_none_writes_sams_own_decoder(fit, small_sam):
     assert bare.sha256 != adapted.sha256
 
 
-def test_everything_wrong_is_refused_at_once(records, checkpoint, tmp_path):
+def test_invalid_arguments_are_reported_together(records, checkpoint, tmp_path):
     with pytest.raises(Refused, match="refused: 8 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
@@ -272,7 +272,7 @@ def test_everything_wrong_is_refused_at_once(records, checkpoint, tmp_path):
         assert problem in message
 
 
-def test_fault_28_missing_weights_and_a_missing_start_are_refused_before_any_work(fit, records, tmp_path, monkeypatch):
+def test_fault_28_missing_weights_and_start_adapter_are_refused(fit, records, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
         TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")
@@ -280,7 +280,7 @@ def test_fault_28_missing_weights_and_a_missing_start_are_refused_before_any_wor
         fit(start_from=tmp_path / "none.safetensors")
 
 
-def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, plain):
+def test_fit_starts_from_adapter_and_records_start(fit, plain):
     settings = {"start_from": plain[0], "learning_rate": 1e-12, "epochs": 1}
     begun = fit("more.safetensors", **settings)
     result = begun.run()
@@ -298,6 +298,6 @@ def test_a_fit_goes_on_from_an_adapter_and_says_so(fit, plain):
         ("none", "expected null with adapt none, which fits nothing, found 'adapter.safetensors'"),
     ],
 )
-def test_an_adapter_of_another_kind_is_no_start(fit, plain, adapt, problem):
+def test_start_adapter_of_other_kind_is_refused(fit, plain, adapt, problem):
     with pytest.raises(Refused, match=problem):
         fit(start_from=plain[0], adapt=adapt)

@@ -21,13 +21,13 @@ from samfed_monai.teacher.training import (
 )
 
 
-def test_mask_loss_by_hand():
+def test_mask_loss_matches_hand_calculation():
     logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
     # p = 0.5: CE = ln 2; Dice = (2 * 0.5 + 1) / (2 * 0.25 + 1 + 1) = 2 / 2.5
     assert float(mask_loss(logits, target)) == pytest.approx(0.2 * math.log(2) + 0.8 * (1 - 2 / 2.5))
 
 
-def test_warm_up_then_poly_decay():
+def test_learning_rate_has_warmup_and_poly_decay():
     rates = [learning_rate_at(step, 100, 1.0) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
@@ -39,13 +39,13 @@ def test_warm_up_then_poly_decay():
     assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
 
 
-def test_quarter_is_the_share_of_each_block():
+def test_quarter_is_mean_of_each_block():
     mask = torch.zeros(1, 1, 4, 8)
     mask[..., :2, :4] = 1
     assert quarter(mask).tolist() == [[[[0.5, 0.0]]]]
 
 
-def test_a_fit_goes_on_with_its_moments_and_starts_anew_without_them(tmp_path):
+def test_fit_state_restores_moments_or_is_ignored(tmp_path):
     def stepped(steps: int) -> torch.optim.Optimizer:
         weight = torch.nn.Parameter(torch.ones(2))
         optimizer = torch.optim.AdamW([weight], lr=0.25)

@@ -43,7 +43,7 @@ def seen(item: dict[str, torch.Tensor], seed: int, **overrides: Any) -> tuple[to
     return image * std + mean, label
 
 
-def test_image_and_mask_move_together():
+def test_image_and_mask_are_transformed_together():
     for seed in range(4):
         moved, mask = seen(disc(64, 48), seed)
         assert moved.shape == (3, 256, 256)
@@ -55,7 +55,7 @@ def test_image_and_mask_move_together():
         assert -1e-6 <= moved.min() <= moved.max() <= 1 + 1e-6
 
 
-def test_a_view_is_a_function_of_seed_part_and_image():
+def test_view_depends_on_seed_part_and_image():
     items = [disc(32, 32), disc(32, 24)]
     read = Compose(steps().transforms[1:])
     one, other, again = (ViewedImages(items, read, seed=seed) for seed in (1, 2, 1))
@@ -67,7 +67,7 @@ def test_a_view_is_a_function_of_seed_part_and_image():
     assert not torch.equal(other.view(0, 0)[0], first), "another seed"
 
 
-def test_ranges_of_nothing_leave_mirrors_and_quarter_turns():
+def test_zero_ranges_give_only_flips_and_quarter_turns():
     image = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     views = [torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)) for flip in (0, 1) for turns in range(4)]
     found = set()
@@ -79,7 +79,7 @@ def test_ranges_of_nothing_leave_mirrors_and_quarter_turns():
     assert found == set(range(8))
 
 
-def test_without_its_random_steps_an_image_is_placed_normalised_and_padded():
+def test_still_image_is_resized_normalised_and_padded():
     item = disc(64, 48)
     image, label = ViewedImages([item], Compose(steps().transforms[1:])).still(0)
     sam = build_sam("vit_t", size=256)
@@ -90,7 +90,7 @@ def test_without_its_random_steps_an_image_is_placed_normalised_and_padded():
     assert float(label.max()) == 1
 
 
-def test_what_is_not_random_is_done_once(tmp_path):
+def test_deterministic_transforms_are_cached(tmp_path):
     records = fake_records(tmp_path, 2)
     images = ViewedImages(records, steps())
     first = images.view(1, 0)[0]
@@ -100,7 +100,7 @@ def test_what_is_not_random_is_done_once(tmp_path):
         ViewedImages(records, steps()).view(1, 0)
 
 
-def test_without_views_every_epoch_is_the_same(tmp_path):
+def test_without_views_every_epoch_is_equal(tmp_path):
     images = ViewedImages(fake_records(tmp_path, 1), without_views(64))
     image, label = images.view(0, 0)
     assert torch.equal(image, images.view(0, 1)[0])
@@ -110,7 +110,7 @@ def test_without_views_every_epoch_is_the_same(tmp_path):
     assert label.shape == (1, 64, 64)
 
 
-def test_a_large_image_is_placed_in_the_input():
+def test_large_image_is_placed_in_input():
     image = torch.rand(3, 96, 160)
     placed = PlaceInInputd("image", size=64)({"image": image})["image"]
     assert placed.shape == (3, 40, 64)  # 38.4 rows, rounded to a multiple of 4
@@ -119,7 +119,7 @@ def test_a_large_image_is_placed_in_the_input():
         PlaceInInputd(size=64)({"image": image})
 
 
-def test_a_list_of_transforms_is_known_by_its_numbers():
+def test_content_of_transforms_depends_only_on_settings():
     known = [canonical_hash(content_of(steps(**numbers).transforms)) for numbers in ({}, {}, {"weak_view#shear": 1.0})]
     assert known[0] == known[1] != known[2]
     drawn = steps()

@@ -36,7 +36,7 @@ def record(tmp_path) -> dict:
     return {"image": str(tmp_path / "a.png"), "label": str(tmp_path / "m.png"), "id": "a"}
 
 
-def test_values_shapes_and_native_size(record):
+def test_loaded_image_and_label_have_values_and_native_size(record):
     item = LoadRGBd()(record)
     assert item["image"].shape == (3, 4, 6)
     assert item["image"][:, 1, 2].tolist() == pytest.approx([1.0, 0.2, 0.0])
@@ -55,7 +55,7 @@ def test_values_shapes_and_native_size(record):
         LoadRGBd()(record)
 
 
-def test_a_declared_threshold_is_used(record, tmp_path):
+def test_declared_mask_threshold_is_used(record, tmp_path):
     Image.fromarray(np.full((4, 6), 130, np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(Refused):
         LoadRGBd()(record)
@@ -63,7 +63,7 @@ def test_a_declared_threshold_is_used(record, tmp_path):
 
 
 @pytest.mark.parametrize("value", [1, 255])
-def test_fault_15_a_full_mask_is_ones_everywhere(record, tmp_path, value):
+def test_fault_15_full_mask_is_loaded_as_ones(record, tmp_path, value):
     Image.fromarray(np.full((4, 6), value, np.uint8)).save(tmp_path / "m.png")  # ScaleIntensity would make it zeros
     assert LoadRGBd()(record)["label"].unique().tolist() == [1.0]
     resized = Resized(["image", "label"], [8, 8], mode="area")
@@ -84,7 +84,7 @@ def store(tmp_path) -> SoftMaskStore:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (16, 16), (12, 20), (2, 2)])
-def test_it_is_resized_to_the_image(store, size):
+def test_soft_mask_is_resized_to_image(store, size):
     item = {"image": torch.rand(3, *size), "image_sha256": IMAGE}
     teacher = LoadSoftMaskd(store.folder, TEACHER)(item)["teacher"]
     assert torch.equal(LoadSoftMaskd(store, output_key="sam")(item)["sam"], teacher), "a store, and another key"
@@ -97,24 +97,24 @@ def test_it_is_resized_to_the_image(store, size):
     assert teacher.max() <= 1
 
 
-def test_a_mask_that_was_never_computed_is_refused(store):
+def test_missing_soft_mask_is_refused(store):
     with pytest.raises(Refused, match="run the same command again"):
         LoadSoftMaskd(store)({"image": torch.rand(3, 4, 4), "image_sha256": "1" * 64})
 
 
 @pytest.mark.parametrize(("folder", "teacher"), [("", TEACHER), ("x", None)])
-def test_a_store_without_a_teacher_is_refused(folder, teacher):
+def test_store_without_teacher_is_refused(folder, teacher):
     with pytest.raises(Refused, match="set both options, store_dir and teacher_sha256, or neither"):
         LoadSoftMaskd(folder, teacher)
 
 
 @pytest.mark.parametrize("given", [{"store": None}, {"store": "x", "masks_for": None}])
-def test_without_a_store_or_a_use_an_item_stays_as_it_is(given):
+def test_item_is_unchanged_without_store_or_use(given):
     item = {"image": torch.rand(3, 4, 4), "image_sha256": IMAGE}
     assert LoadSoftMaskd(**given)(item) == item
 
 
-def test_an_item_takes_the_place_of_another():
+def test_items_are_renamed_and_missing_keys_refused():
     rename = RenameItemsd(["image_strong", "label"], ["image", "mask"])
     assert rename({"image": 1, "image_strong": 2, "label": 3}) == {"image": 2, "mask": 3}
     with pytest.raises(KeyError, match="image_strong"):
@@ -126,7 +126,7 @@ def test_an_item_takes_the_place_of_another():
         RenameItemsd(["a", "b"], "c")
 
 
-def test_a_copy_of_a_transform_reads_the_targets_that_are_set_later():
+def test_copied_transform_reads_later_targets():
     targets = PublicTargets()
     copied = copy.deepcopy(LoadTargetd(targets))
     assert copied(item()).keys() == item().keys(), "nothing is set"
@@ -138,7 +138,7 @@ def item(index: int = 0, size: int = 4) -> dict:
     return {"index": index, "image": torch.zeros(3, size, size)}
 
 
-def test_the_items_own_target_and_gate():
+def test_target_and_gate_are_selected_by_index():
     targets = PublicTargets()
     masks = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     masks[1] = 51
@@ -149,14 +149,14 @@ def test_the_items_own_target_and_gate():
     assert (second["target_gate"], second["target_gate"].dtype) == (0, torch.float32)
 
 
-def test_a_smaller_mask_is_brought_to_the_images_size():
+def test_smaller_target_is_resized_to_image():
     targets = PublicTargets()
     targets.set(torch.tensor([[[[0, 255]]]], dtype=torch.uint8).expand(1, 1, 2, 2), torch.tensor([True]))
     row = LoadTargetd(targets)(item())["target"][0, 0].tolist()
     assert row == [0, 0.25, 0.75, 1]  # half pixels: the centres lie at 0.25 and 0.75
 
 
-def test_no_cache_keeps_a_target_of_an_earlier_round():
+def test_targets_are_not_cached_between_rounds():
     calls = []
 
     class Read(Transform):
@@ -175,7 +175,7 @@ def test_no_cache_keeps_a_target_of_an_earlier_round():
     assert calls == [0, 1], "what comes before it is read once"
 
 
-def test_a_target_moves_with_its_image_and_label():
+def test_target_is_transformed_with_image_and_label():
     targets = PublicTargets()
     square = torch.zeros(1, 16, 16)
     square[:, 3:9, 5:8] = 1
@@ -192,7 +192,7 @@ def test_a_target_moves_with_its_image_and_label():
     assert moves > 4
 
 
-def test_a_target_draws_nothing_so_that_views_are_the_same_with_and_without_it():
+def test_target_does_not_change_random_views():
     targets, views = PublicTargets(), []
     for masks in (None, torch.zeros(1, 1, 8, 8, dtype=torch.uint8)):
         if masks is not None:
@@ -204,7 +204,7 @@ def test_a_target_draws_nothing_so_that_views_are_the_same_with_and_without_it()
     assert torch.equal(*views)
 
 
-def test_the_inference_reader_gives_upright_pixels_and_monais_metadata(tmp_path):
+def test_inference_reader_gives_upright_pixels_and_metadata(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter
     Image.new("L", (6, 4), 51).save(tmp_path / "grey.png", exif=exif)
@@ -223,7 +223,7 @@ def resized(height: int, width: int, size: int) -> MetaTensor:
     return Resized("image", (size, size), mode="area")({"image": image})["image"]
 
 
-def test_a_prediction_goes_back_to_the_size_before_resized_bilinearly():
+def test_prediction_is_resized_back_bilinearly():
     set_track_meta(True)
     pred = torch.tensor([[[-1.0, 1.0], [-1.0, 1.0]]])
     item = InvertResized("pred")({"image": resized(2, 4, 2), "pred": pred})
@@ -232,7 +232,7 @@ def test_a_prediction_goes_back_to_the_size_before_resized_bilinearly():
     assert type(item["pred"]) is torch.Tensor
 
 
-def test_a_prediction_of_an_image_that_nobody_tracked_says_what_is_missing():
+def test_untracked_image_is_reported():
     pred = torch.zeros(1, 2, 2)
     with pytest.raises(KeyError, match=r"'image' is no MetaTensor; expected .*set_track_meta"):
         InvertResized("pred")({"image": torch.zeros(1, 2, 2), "pred": pred})

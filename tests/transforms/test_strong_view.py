@@ -15,7 +15,7 @@ from samfed_monai.transforms import StrongViewd, WeakViewd, box_fill, colour_mat
 from samfed_monai.transforms.strong_view import recolour
 
 
-def test_colours_by_hand():
+def test_colour_matrix_and_contrast_match_hand_calculation():
     assert torch.allclose(colour_matrix(), torch.eye(3), atol=1e-6)
     grey = colour_matrix(saturation=0.0) @ torch.tensor([1.0, 0.5, 0.0])
     assert grey.tolist() == pytest.approx([0.299 + 0.2935] * 3, abs=1e-6), "the luminance"
@@ -26,19 +26,19 @@ def test_colours_by_hand():
     assert recolour(image, colour_matrix(brightness=0.5), 1.0)[0, 0].tolist() == pytest.approx([0.1, 0.3])
 
 
-def test_blur_is_that_of_scipy():
+def test_gaussian_blur_matches_scipy():
     image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
     expected = ndimage.gaussian_filter(image.numpy(), (0, 1.5, 1.5), mode="mirror", radius=(0, 4, 4))
     assert abs(gaussian_blur(image, 1.5).numpy() - expected).max() < 1e-5  # float32 sums of 81 products
 
 
-def test_a_tiny_blur_changes_nothing_and_a_wide_one_fits_small_images():
+def test_tiny_blur_is_skipped_and_wide_blur_fits_small_image():
     image = torch.rand(3, 4, 4)
     assert gaussian_blur(image, 0.05) is image
     assert gaussian_blur(image, 10.0).shape == image.shape
 
 
-def test_a_box_is_filled_with_the_mean_colour():
+def test_box_is_filled_with_mean_colour():
     image = torch.zeros(2, 2, 4)
     image[0, :, 0] = 1  # mean 0.25
     filled = box_fill(image, 0, 3, 1, 9)
@@ -55,7 +55,7 @@ def a_batch(size: int, channels: int = 3, height: int = 16, width: int = 24) -> 
 
 
 @given(size=st.integers(2, 5), seed=st.integers(0, 2**31))
-def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
+def test_cutmix_pastes_box_of_neighbour_into_every_tensor(size, seed):
     images, weights = a_batch(size), a_batch(size, 1)
     generator = torch.Generator().manual_seed(seed)
     mixed, mixed_weights = cutmix(images, weights, generator=generator, prob=1.0, area=(0.1, 0.4))
@@ -70,7 +70,7 @@ def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
     assert torch.equal(images, a_batch(size))
 
 
-def test_the_generator_decides_and_probability_zero_and_single_images_change_nothing():
+def test_cutmix_is_reproducible_and_skips_single_images():
     images = a_batch(3)
     first, second = (cutmix(images, generator=torch.Generator().manual_seed(3), prob=0.5)[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -78,14 +78,14 @@ def test_the_generator_decides_and_probability_zero_and_single_images_change_not
     assert torch.equal(cutmix(images[1:2], prob=1.0)[0], images[1:2])
 
 
-def test_binary_masks_stay_binary_and_types_stay_types():
+def test_cutmix_keeps_binary_masks_and_dtypes():
     labels = torch.randint(0, 2, (4, 1, 16, 16), dtype=torch.uint8)
     mixed = cutmix(torch.rand(4, 3, 16, 16), labels, prob=1.0)[1]
     assert mixed.dtype == torch.uint8
     assert mixed.max() <= 1
 
 
-def test_tensors_that_do_not_fit_are_named_and_ranges_out_of_order_refused():
+def test_cutmix_shape_mismatch_and_invalid_area_are_refused():
     with pytest.raises(ValueError, match=r"tensor 3 has shape \(2, 1, 8, 8\), expected \(2, \.\.\., 16, 24\)"):
         cutmix(a_batch(2), a_batch(2, 1), torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"found 0\.5 and \(0\.4, 0\.1\)"):
@@ -100,7 +100,7 @@ def an_image(seed: int = 0, size: int = 32) -> torch.Tensor:
 
 
 @given(seed=st.integers(0, 2**31), strength=st.floats(0, 2), height=st.integers(4, 40), width=st.integers(4, 40))
-def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
+def test_view_is_plain_tensor_in_range(seed, strength, height, width):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed % 999))
     before = image.clone()
     view = StrongViewd(strength=strength).set_random_state(seed).view(MetaTensor(image))
@@ -112,7 +112,7 @@ def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
     assert torch.equal(image, before)
 
 
-def test_the_seed_decides_and_nothing_else():
+def test_view_depends_only_on_seed():
     view, again = StrongViewd(), StrongViewd()
     for seed in range(3):
         view.view(an_image())
@@ -120,19 +120,19 @@ def test_the_seed_decides_and_nothing_else():
         assert torch.equal(view.set_random_state(7).view(an_image()), again.set_random_state(7).view(an_image()))
 
 
-def test_strength_zero_leaves_the_image_as_it_is():
+def test_strength_zero_keeps_image_unchanged():
     view = StrongViewd(strength=0.0).set_random_state(0)
     for _ in range(5):
         assert torch.equal(view.view(an_image()), an_image())
 
 
-def test_grey_makes_all_channels_equal():
+def test_grey_has_equal_channels():
     view = StrongViewd(**{**NOTHING, "grey_prob": 1}).set_random_state(0).view(an_image())
     assert torch.allclose(view[0], view[1], atol=1e-6)
     assert torch.allclose(view[0], view[2], atol=1e-6)
 
 
-def test_a_box_has_the_part_of_the_image_that_was_drawn():
+def test_cutout_box_has_drawn_area():
     view = StrongViewd(**{**NOTHING, "cutout_prob": 1}, cutout=0.25).set_random_state(0)
     for _ in range(10):
         changed = (view.view(an_image()) != an_image()).any(dim=0)
@@ -140,7 +140,7 @@ def test_a_box_has_the_part_of_the_image_that_was_drawn():
         assert changed.sum().item() == pytest.approx(view._at["cutout"] * 32 * 32, abs=20)  # rounding of the sides
 
 
-def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():
+def test_strong_view_is_added_and_weak_view_unchanged():
     item = {"image": an_image(), "teacher": torch.rand(1, 32, 32)}
     view = StrongViewd().set_random_state(0)(item)
     assert view["image"] is item["image"]
@@ -152,7 +152,7 @@ def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():
     assert not torch.equal(labelled["image"], item["image"]), "of a labelled image it takes the place"
 
 
-def test_a_chain_is_reproducible_through_compose():
+def test_compose_with_strong_view_is_reproducible():
     item = {"image": an_image(size=48), "label": torch.ones(1, 48, 48)}
     chains = [Compose([WeakViewd(size=32), StrongViewd()]) for _ in range(2)]
     first, second = (chain.set_random_state(9)(item) for chain in chains)
@@ -160,7 +160,7 @@ def test_a_chain_is_reproducible_through_compose():
     assert not torch.equal(first["image_strong"], first["image"])
 
 
-def test_a_knob_does_not_change_the_other_draws():
+def test_noise_setting_does_not_change_other_draws():
     few, many = StrongViewd(noise=0.0).set_random_state(4), StrongViewd(noise=0.1).set_random_state(4)
     for _ in range(10):
         few.randomize()
@@ -169,7 +169,7 @@ def test_a_knob_does_not_change_the_other_draws():
         assert few._box == many._box
 
 
-def test_bad_arguments_are_refused_together():
+def test_invalid_arguments_are_refused_together():
     ranges = r"strength: .*in \[0, 2\], found 3\n.* tint: .*in \[0, 0\.5\], found 0\.6\n.*\n.* gamma: .*in \[1, 4\], f"
     with pytest.raises(Refused, match=rf"4 problems\n.*{ranges}"):
         StrongViewd(strength=3, grey_prob=1.5, gamma=0.5, tint=0.6)
@@ -177,12 +177,12 @@ def test_bad_arguments_are_refused_together():
         StrongViewd(output_key=("a", "b"))
 
 
-def test_only_rgb_is_accepted():
+def test_non_rgb_image_is_refused():
     with pytest.raises(Refused, match=r"expected an RGB image \(3, H, W\), found shape \(1, 8, 8\)"):
         StrongViewd().view(torch.zeros(1, 8, 8))
 
 
-def test_tint_and_gamma_bend_each_channel_and_draw_from_no_other_stream():
+def test_tint_and_gamma_are_per_channel_with_separate_draws():
     image = torch.full((3, 8, 8), 0.25)
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "blur": 0.0, "noise": 0.0, "cutout": 0.0}
     sure = {"jitter_prob": 1.0, "grey_prob": 0.0}

@@ -52,7 +52,7 @@ def pipelines(bundle: str = "samfed_skin", **overrides: Any) -> dict[str, Compos
     return {name: parser.get_parsed_content(f"{name}#preprocessing") for name in ("train", "unlabelled", "validate")}
 
 
-def test_evaluation_brings_image_and_label_to_one_size(record):
+def test_evaluation_resizes_image_and_label(record):
     item = pipelines()["validate"](record)
     assert item["image"].shape == (3, 16, 16)
     assert torch.equal(torch.as_tensor(item["label"])[0, 0], torch.tensor([1.0] * 8 + [0.0] * 8))
@@ -61,7 +61,7 @@ def test_evaluation_brings_image_and_label_to_one_size(record):
 
 
 @pytest.mark.parametrize(("label_resize", "columns"), [("area", [0, 1, 1, 0]), ("nearest", [0, 0, 1, 0])])
-def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest_pixel(tmp_path, label_resize, columns):
+def test_label_is_resized_by_area_or_nearest_pixel(tmp_path, label_resize, columns):
     mask = np.zeros((32, 32), dtype=np.uint8)
     mask[:, 12:20] = 255  # in the middle
     Image.fromarray(mask).convert("RGB").save(tmp_path / "i.png")
@@ -73,7 +73,7 @@ def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
-def test_what_happens_to_an_image_stands_in_the_bundle_in_its_order(bundle):
+def test_bundle_preprocessing_has_expected_order(bundle):
     names = {which: [type(step).__name__ for step in chain.transforms] for which, chain in pipelines(bundle).items()}
     read = ["LoadRGBd", "ResizeWithLabeld", "AsDiscreted"]
     assert names == {
@@ -83,7 +83,7 @@ def test_what_happens_to_an_image_stands_in_the_bundle_in_its_order(bundle):
     }
 
 
-def test_labelled_images_are_seen_in_their_strong_view(record):
+def test_labelled_images_use_strong_view(record):
     chain = pipelines()["train"].set_random_state(3)
     weak, strong = WeakViewd(), StrongViewd(strength=0.5, cutout=0.0)
     by_hand = Compose([*chain.transforms[:3], LoadTargetd(PublicTargets()), weak, strong]).set_random_state(3)
@@ -94,7 +94,7 @@ def test_labelled_images_are_seen_in_their_strong_view(record):
         assert "image_strong" not in item
 
 
-def test_unlabelled_views_move_the_soft_mask_and_keep_the_weak_view(record, store):
+def test_unlabelled_views_include_soft_mask_and_weak_view(record, store):
     chain = pipelines(store_dir=str(store), teacher_sha256=TEACHER)["unlabelled"]
     item = chain.set_random_state(0)(without_label(record))
     assert item["teacher"].shape == (1, 16, 16)
@@ -104,12 +104,12 @@ def test_unlabelled_views_move_the_soft_mask_and_keep_the_weak_view(record, stor
 
 
 @pytest.mark.parametrize("given", [{"store_dir": None}, {"guides#sam#_disabled_": True}])
-def test_soft_masks_are_left_unread_without_a_store_or_without_a_use(record, store, given):
+def test_soft_masks_are_not_read_without_store_or_use(record, store, given):
     arguments = {"store_dir": str(store), "teacher_sha256": TEACHER, **given}
     assert "teacher" not in pipelines(**arguments)["unlabelled"](record)
 
 
-def test_a_pixel_of_a_label_of_classes_has_one_of_them():
+def test_resized_class_label_is_one_hot():
     planes = torch.tensor([[0.0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]])  # a row of six pixels
     label = planes[:, None].expand(3, 2, 6)
     resize = ResizeWithLabeld(["image", "label"], [1, 2], ["area", "area"])
@@ -119,6 +119,6 @@ def test_a_pixel_of_a_label_of_classes_has_one_of_them():
     assert half[:, 0].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]], "foreground from a half on, as in binary masks"
 
 
-def test_another_way_to_resize_labels_is_refused_when_it_is_built():
+def test_invalid_label_resize_is_refused():
     with pytest.raises(Refused, match=r"json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"):
         ResizeWithLabeld(["image", "label"], [4, 4], ["area", "bilinear"])

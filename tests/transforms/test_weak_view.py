@@ -30,20 +30,20 @@ def picture() -> torch.Tensor:
 @pytest.mark.parametrize("nearest", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("flip", [False, True])
-def test_flips_and_quarter_turns_are_those_of_torch(picture, flip, turns, nearest):
+def test_flips_and_quarter_turns_match_torch(picture, flip, turns, nearest):
     view = warped(picture, output_to_input((6, 6), flip=flip, quarter_turns=turns), (6, 6), nearest=nearest)
     expected = torch.rot90(picture.flip(2) if flip else picture, turns, (1, 2))
     assert torch.allclose(view, expected, atol=1e-5)
 
 
-def test_a_shift_moves_the_picture_down_and_right():
+def test_shift_moves_image_down_and_right():
     picture = torch.zeros(1, 8, 8)
     picture[0, 3, 2] = 1
     view = warped(picture, output_to_input((8, 8), shift=(1 / 8, 2 / 8)), (8, 8), nearest=True)
     assert view[0].nonzero().tolist() == [[4, 4]]
 
 
-def test_zoom_magnifies_about_the_middle():
+def test_zoom_magnifies_around_centre():
     picture = torch.zeros(1, 8, 8)
     picture[0, 3:5, 3:5] = 1  # 2 x 2
     view = warped(picture, output_to_input((8, 8), zoom=2.0), (8, 8), nearest=True)
@@ -52,7 +52,7 @@ def test_zoom_magnifies_about_the_middle():
     assert torch.equal(view, expected)
 
 
-def test_angles_are_true_in_a_view_that_is_not_square():
+def test_rotation_angle_is_preserved_in_non_square_view():
     picture = torch.zeros(1, 40, 80)
     picture[0, 20, 20:60] = 1  # a level line of 40 pixels
     view = warped(picture, output_to_input((40, 80), degrees=30), (40, 80))
@@ -62,20 +62,20 @@ def test_angles_are_true_in_a_view_that_is_not_square():
     assert slope.item() == pytest.approx(0.577, abs=0.06)  # tan 30 degrees; a pixel over 35 is 0.03
 
 
-def test_the_border_is_reflected():
+def test_border_is_reflected():
     picture = torch.arange(4.0).expand(1, 4, 4)
     view = warped(picture, output_to_input((4, 4), shift=(0, 0.5)), (4, 4), nearest=True)
     assert view[0, 0].tolist() == [1, 0, 0, 1]
 
 
-def test_the_grid_is_that_of_torch(picture):
+def test_warp_matches_torch_grid_sample(picture):
     matrix = output_to_input((5, 9), degrees=20, zoom=1.1, shear=7, shift=(0.1, -0.05), flip=True)
     grid = functional.affine_grid(matrix[None], [1, 1, 5, 9], align_corners=False)
     expected = functional.grid_sample(picture[None], grid, padding_mode="reflection", align_corners=False)[0]
     assert torch.allclose(warped(picture, matrix, (5, 9)), expected, atol=1e-5)
 
 
-def test_what_is_warped_together_is_what_is_warped_alone(picture):
+def test_joint_warp_equals_separate_warps(picture):
     mask, low = picture[:1] > 0.5, torch.rand(1, 3, 3, generator=torch.Generator().manual_seed(1))
     tensors = {"image": picture, "label": mask.float(), "teacher": picture[1:], "low": low}
     matrix = output_to_input((4, 5), degrees=20, zoom=0.9, shift=(0.1, -0.05))
@@ -84,7 +84,7 @@ def test_what_is_warped_together_is_what_is_warped_alone(picture):
         assert torch.equal(views[key], warped(tensor, matrix, (4, 5), nearest=key == "label"))
 
 
-def test_shrinking_averages_rather_than_skips():
+def test_shrinking_averages_pixels():
     stripes = torch.zeros(1, 64, 64)
     stripes[:, :, ::4] = 1  # every fourth column: a mean of 0.25 everywhere
     view = warped(stripes, output_to_input((16, 16)), (16, 16))
@@ -103,7 +103,7 @@ sizes = st.sampled_from([None, 32, (32, 32), (40, 56), 64])
 
 
 @given(seed=st.integers(0, 2**31), size=sizes, prob=st.sampled_from([0.0, 1.0]))
-def test_image_label_and_soft_mask_move_together(seed, size, prob):
+def test_image_label_and_soft_mask_are_transformed_together(seed, size, prob):
     view = WeakViewd(size=size, prob=prob).set_random_state(seed)(an_item(seed % 1000))
     expected = (48, 64) if size is None else (size, size) if isinstance(size, int) else size
     assert view["image"].shape == (3, *expected)
@@ -120,7 +120,7 @@ def test_image_label_and_soft_mask_move_together(seed, size, prob):
     assert image.max() <= 1 + 1e-6
 
 
-def test_the_seed_decides_and_nothing_else_and_monai_reaches_it():
+def test_view_depends_only_on_seed():
     item, before = an_item(1), an_item(1)
     expected = WeakViewd(size=32).set_random_state(7)(item)
     view = WeakViewd(size=32)
@@ -135,14 +135,14 @@ def test_the_seed_decides_and_nothing_else_and_monai_reaches_it():
     assert again["id"] == "a"
 
 
-def test_missing_keys_are_skipped_unless_forbidden():
+def test_missing_keys_are_skipped_unless_disallowed():
     item = {"image": torch.rand(3, 16, 16)}
     assert set(WeakViewd()(item)) == {"image"}
     with pytest.raises(KeyError, match="label"):
         WeakViewd(allow_missing_keys=False)(item)
 
 
-def test_plain_float32_tensors_come_out_whatever_goes_in():
+def test_output_is_plain_float32_tensor():
     item = {"image": MetaTensor(torch.rand(3, 16, 16, dtype=torch.float64)), "label": torch.ones(1, 16, 16).byte()}
     view = WeakViewd()(item)
     for key in ("image", "label"):
@@ -150,7 +150,7 @@ def test_plain_float32_tensors_come_out_whatever_goes_in():
         assert view[key].dtype == torch.float32
 
 
-def test_switches_do_not_change_the_other_draws():
+def test_switches_do_not_change_other_draws():
     plain, flipping = WeakViewd(flip=False).set_random_state(3), WeakViewd().set_random_state(3)
     flips = set()
     for _ in range(20):
@@ -163,13 +163,13 @@ def test_switches_do_not_change_the_other_draws():
     assert flips == {True, False}
 
 
-def test_a_view_that_is_not_square_turns_by_half_turns_only():
+def test_non_square_view_only_makes_half_turns():
     item = torch.arange(8.0).expand(1, 4, 8)
     view = WeakViewd(prob=0.0, flip=False).set_random_state(0)
     seen = {tuple(view({"image": item})["image"][0, 0].round().int().tolist()) for _ in range(30)}
     assert seen == {tuple(range(8)), tuple(reversed(range(8)))}
 
 
-def test_bad_arguments_are_refused_together():
+def test_invalid_arguments_are_refused_together():
     with pytest.raises(Refused, match=r"3 problems(.|\n)*size(.|\n)*zoom(.|\n)*rotate: .*in \[0, 180\], found -1"):
         WeakViewd(size=0, zoom=(1.2, 0.8), rotate=-1)

@@ -43,7 +43,7 @@ def metadata_of(path):
         return stream.metadata()
 
 
-def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
+def test_loaded_adapter_reproduces_teacher(written):
     path, network = written
     fresh = sam()
     header = load_adapter(path, fresh, **BELONGS, public_hash="cd" * 32)
@@ -54,7 +54,7 @@ def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
     assert header.adapt is Adapt.LORA
 
 
-def test_fault_75_a_flipped_bit_is_refused_and_so_is_a_file_without_a_checksum(written, tmp_path):
+def test_fault_75_flipped_bit_or_missing_checksum_is_refused(written, tmp_path):
     path, network = written
     content = bytearray(path.read_bytes())
     content[-4] ^= 1  # the lowest bit of the last number: finite, and another one
@@ -67,14 +67,14 @@ def test_fault_75_a_flipped_bit_is_refused_and_so_is_a_file_without_a_checksum(w
             load_adapter(tmp_path / f"{name}.safetensors", sam(), **BELONGS)
 
 
-def test_it_carries_lora_prompt_encoder_and_decoder_and_nothing_else(written):
+def test_adapter_contains_only_lora_prompt_encoder_and_decoder(written):
     names = set(adapted_tensors(written[1]))
     assert {name.partition(".")[0] for name in names} == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert sum(name.startswith("image_encoder.") for name in names) == 2 * 4
     assert "prompt_encoder.no_mask_embed.weight" in names
 
 
-def test_fault_29_an_adapter_of_another_base_size_or_public_set_is_refused(written):
+def test_fault_29_mismatched_adapter_is_refused(written):
     path, _ = written
     other = {"base": "vit_b", "base_sha256": "00" * 32, "size": 512, "public_hash": "11" * 32}
     with pytest.raises(Refused, match="refused: 4 problems") as refused:
@@ -88,7 +88,7 @@ def test_fault_29_an_adapter_of_another_base_size_or_public_set_is_refused(writt
     assert hints["base_sha256"].startswith("install the SAM weights that it was fitted on (`samfed weights`)")
 
 
-def test_files_that_are_no_adapter_or_one_of_another_version_are_refused(tmp_path):
+def test_invalid_or_outdated_adapter_files_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"\x08\x00")
     with pytest.raises(Refused, match=r"expected a teacher's adapter, found no safetensors file \("):
@@ -103,7 +103,7 @@ def test_files_that_are_no_adapter_or_one_of_another_version_are_refused(tmp_pat
             read_header(path)
 
 
-def test_tensors_that_do_not_fit_are_refused(written, tmp_path):
+def test_invalid_tensors_are_refused(written, tmp_path):
     path, network = written
     tensors = adapted_tensors(network)
     spoilt = tensors | {"prompt_encoder.no_mask_embed.weight": torch.full((1, 256), float("nan"))}
@@ -114,7 +114,7 @@ def test_tensors_that_do_not_fit_are_refused(written, tmp_path):
             load_adapter(tmp_path / "bad.safetensors", sam(), **BELONGS)
 
 
-def test_prepare_trains_what_was_asked_for():
+def test_prepare_trains_only_selected_parts():
     for adapt, trained in (("none", set()), ("decoder", {"prompt_encoder", "mask_decoder"})):
         network = sam()
         prepare(network, Adapt(adapt), 0)

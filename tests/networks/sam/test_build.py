@@ -28,14 +28,14 @@ from samfed_monai.networks.sam.build import (
 from tests.networks.sam.tiny import SIZE
 
 
-def test_relative_tables_are_interpolated_linearly():
+def test_relative_positions_are_interpolated_linearly():
     state = {"blocks.2.attn.rel_pos_h": torch.tensor([[0.0], [1.0], [2.0], [3.0]])}
     fitted = fit_positions(state, {"blocks.2.attn.rel_pos_h": torch.zeros(2, 1)})
     # two outputs at the middles of two inputs each (align_corners=False)
     torch.testing.assert_close(fitted["blocks.2.attn.rel_pos_h"], torch.tensor([[0.5], [2.5]]))
 
 
-def test_the_absolute_table_keeps_constants_and_what_fits_passes_as_it_is():
+def test_absolute_positions_are_resized_only_if_needed():
     state = {"pos_embed": torch.full((1, 8, 8, 2), 3.0), "neck.0.weight": torch.rand(3, 2)}
     like = {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)}
     fitted = fit_positions(state, like)
@@ -49,7 +49,7 @@ def tiny(size: int):
 
 
 @pytest.mark.parametrize("size", [64, 80, 128])
-def test_mobile_sams_names_load_and_every_multiple_of_16_gives_a_mask_of_a_quarter_of_its_side(checkpoint, size):
+def test_mask_has_quarter_of_image_size(checkpoint, size):
     for network in (build_sam("vit_t", checkpoint, size), tiny(size)):
         with torch.no_grad():
             mask = network(torch.rand(1, 3, size, size))
@@ -57,7 +57,7 @@ def test_mobile_sams_names_load_and_every_multiple_of_16_gives_a_mask_of_a_quart
         assert mask.isfinite().all()
 
 
-def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path, monkeypatch):
+def test_vit_checkpoint_fits_other_image_size(tmp_path, monkeypatch):
     torch.manual_seed(0)
     tiny_vit = partial(vit_encoder, width=16, depth=2, heads=2, global_blocks=(1,))
     monkeypatch.setitem(SAM_BUILDERS._entries, "tiny", tiny_vit)
@@ -67,7 +67,7 @@ def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path, monkeypatch):
         assert sam(torch.rand(2, 3, 64, 64)).shape == (2, 1, 16, 16)
 
 
-def test_a_batch_is_decoded_like_its_images_one_by_one():
+def test_batch_is_decoded_like_single_images():
     torch.manual_seed(0)
     sam = tiny(64)
     embeddings = torch.rand(3, 256, 4, 4)
@@ -77,32 +77,32 @@ def test_a_batch_is_decoded_like_its_images_one_by_one():
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)  # float32 sums in another order
 
 
-def test_normalisation_is_sams_own():
+def test_normalisation_matches_sam():
     white = tiny(64).normalise(torch.ones(1, 3, 1, 1)).flatten()
     torch.testing.assert_close(
         white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
     )
 
 
-def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
+def test_checkpoint_of_other_sam_is_refused(tmp_path, checkpoint):
     torch.save(tiny(64).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     with pytest.raises(Refused, match=r"another network's weights .*; set base to the SAM of these weights") as refused:
         build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=64)
     assert len(refused.value.problems) <= 6, "five of them, and what they mean"
 
 
-def test_unknown_names_and_sizes_are_refused():
+def test_unknown_encoder_name_is_refused():
     with pytest.raises(Refused, match=r"SAM encoder: .*did you mean 'vit_"):
         build_sam("vit_x", size=256)
 
 
 @pytest.mark.parametrize("size", [0, 48, 100, 1040, 224.0, "224", True, None])
-def test_sizes_that_no_encoder_takes(size):
+def test_invalid_sizes_are_reported(size):
     (problem,) = side_problems("network_def#size", size)
     assert str(problem).startswith("network_def#size: expected a multiple of 16 from 64 to 1024 pixels, found ")
 
 
-def test_inner_size_by_hand():
+def test_inner_size_matches_hand_computed_values():
     assert inner_size(256, 256, 512) == (512, 512)
     assert inner_size(300, 400, 512) == (384, 512)
     assert inner_size(767, 1022, 512) == (384, 512)
@@ -110,7 +110,7 @@ def test_inner_size_by_hand():
 
 
 @given(st.integers(8, 3000), st.integers(8, 3000), st.sampled_from([256, 512, 1024]))
-def test_the_image_ends_on_a_border_of_the_mask(height, width, size):
+def test_inner_size_ends_on_mask_border(height, width, size):
     inner = inner_size(height, width, size)
     assert max(inner) == size
     assert all(side % 4 == 0 and 4 <= side <= size for side in inner)
@@ -122,7 +122,7 @@ def test_the_image_ends_on_a_border_of_the_mask(height, width, size):
 
 
 @given(st.integers(20, 90), st.integers(20, 90))
-def test_a_mask_at_quarter_resolution_comes_back_in_register(height, width):
+def test_mask_is_restored_without_shift(height, width):
     """A ramp survives scaling, padding, quartering, cropping and resizing back: nothing moved."""
     ramp = torch.linspace(0, 1, width).expand(1, 1, height, width) + torch.linspace(0, 1, height)[:, None]
     quarter = F.avg_pool2d(pad(place(ramp, 256), 256), 4)
@@ -132,7 +132,7 @@ def test_a_mask_at_quarter_resolution_comes_back_in_register(height, width):
     assert (back - ramp)[inside].abs().max() <= 0.5 * (1 / 64 + 1 / 64) * max(height, width) / min(height, width) + 1e-3
 
 
-def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
+def test_encoder_matches_timm_attention(checkpoint):
     sam = build_sam("vit_t", checkpoint, SIZE)
     encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values()), "weights in their own order"
@@ -151,7 +151,7 @@ def batch_norms(network: torch.nn.Module) -> int:
     return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
 
-def test_folded_batch_norms_give_the_same_masks_and_take_the_same_adapter(checkpoint):
+def test_folded_batch_norms_keep_embeddings_and_adapter(checkpoint):
     plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
     with torch.no_grad():
         for sam in (plain, folded):
@@ -172,7 +172,7 @@ def test_folded_batch_norms_give_the_same_masks_and_take_the_same_adapter(checkp
     assert trained[0] == trained[1]
 
 
-def test_sams_vit_has_nothing_to_fold():
+def test_vit_has_no_batch_norms_to_fold():
     sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
     before = list(sam.state_dict())
     fold_batch_norms(sam.image_encoder)

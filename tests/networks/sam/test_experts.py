@@ -23,14 +23,14 @@ from samfed_monai.networks.sam.experts import (
 from samfed_monai.networks.sam.lora import apply_lora
 
 
-def test_the_two_likeliest_share_the_token():
+def test_router_normalises_gates_of_top_two():
     gates, probability, chosen = route(torch.tensor([[0.6, 0.1, 0.3, 0.0]]).log(), 2)
     torch.testing.assert_close(probability, torch.tensor([[0.6, 0.1, 0.3, 0.0]]))
     assert chosen.tolist() == [[0, 2]]
     torch.testing.assert_close(gates, torch.tensor([[2 / 3, 0, 1 / 3, 0]]))
 
 
-def test_equals_are_still_exactly_two_all_are_the_softmax_and_one_takes_all():
+def test_router_selects_exactly_top_experts():
     assert (route(torch.zeros(3, 4), 2)[0] > 0).sum(dim=-1).tolist() == [2, 2, 2]
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(route(logits, 4)[0], logits.softmax(-1))
@@ -46,7 +46,7 @@ def test_gates_sum_to_one(experts, tokens, seed, data):
     assert ((gates > 0).sum(-1) <= top).all()
 
 
-def test_what_is_filed_is_hand_computed():
+def test_routing_record_matches_hand_computed_values():
     probability = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
     filed = routed(probability, torch.tensor([[0, 1], [2, 1]]))
     assert filed.share.tolist() == [0.25, 0.5, 0.25]
@@ -54,7 +54,7 @@ def test_what_is_filed_is_hand_computed():
     assert filed.tokens == 2
 
 
-def test_a_switch_is_as_it_was_after_a_pass_even_one_that_fails():
+def test_switch_is_restored_after_pass_or_failure():
     switch = ExpertSwitch()
     with switch.during(on=False, measure=True) as records:
         assert (switch.on, switch.records) == (False, records)
@@ -68,7 +68,7 @@ def test_a_switch_is_as_it_was_after_a_pass_even_one_that_fails():
     assert (switch.on, switch.records) == (True, None)
 
 
-def test_layers_are_joined_in_order():
+def test_routings_are_joined_in_layer_order():
     first, second = (Routing(torch.tensor([a, 1 - a]), torch.tensor([0.5, 0.5]), t) for a, t in ((0.25, 8), (0.5, 2)))
     found = joined([first, second])
     assert found is not None
@@ -85,7 +85,7 @@ def a_mixture(width: int = 6, **knobs: int) -> LocalExperts:
     return experts
 
 
-def test_it_is_the_sum_over_each_tokens_two_experts():
+def test_output_is_gated_sum_of_top_two_experts():
     experts = a_mixture(experts=3, rank=2)
     x, base = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
     expected = base.clone()
@@ -99,7 +99,7 @@ def test_it_is_the_sum_over_each_tokens_two_experts():
     torch.testing.assert_close(experts(x, base), expected)
 
 
-def test_an_expert_that_no_token_goes_to_has_no_gradient():
+def test_unused_expert_has_no_gradient():
     experts = a_mixture(experts=3, rank=2)
     with torch.no_grad():
         experts.gate[2] = 0
@@ -113,7 +113,7 @@ def test_an_expert_that_no_token_goes_to_has_no_gradient():
     assert experts.up.grad[:4].any(dim=1).all()
 
 
-def test_up_starts_at_zero_and_learns_at_the_first_step():
+def test_up_projection_starts_at_zero_and_gets_gradient():
     torch.manual_seed(0)
     experts = LocalExperts(6, ExpertSwitch())
     x, base = torch.randn(3, 6), torch.randn(3, 6)
@@ -124,7 +124,7 @@ def test_up_starts_at_zero_and_learns_at_the_first_step():
     assert experts.up.grad.any()
 
 
-def test_the_mlps_own_norm_stands_before_both():
+def test_mlp_norm_is_applied_before_experts():
     torch.manual_seed(0)
     encoder = SAM_BUILDERS["vit_t"](256).eval()
     block = encoder.trunk.stages[1].blocks[0]  # type: ignore[union-attr, index]
@@ -148,7 +148,7 @@ def test_the_mlps_own_norm_stands_before_both():
         ("vit_t", 10_130_092 - 321_640, 10, 2176 - 320),  # without the class head
     ],
 )
-def test_every_sam_has_its_published_size_and_experts_in_every_block(base, parameters, blocks, widths):
+def test_encoders_have_published_size_and_experts_per_block(base, parameters, blocks, widths):
     """Parameters of the official checkpoints of 1024 px, counted without allocating them."""
     with torch.device("meta"):
         sam = assemble(SAM_BUILDERS[base](1024), 1024)
@@ -163,7 +163,7 @@ def test_every_sam_has_its_published_size_and_experts_in_every_block(base, param
     assert count == (4 + 2 * 4 * 4) * widths  # C (K + 2 K r)
 
 
-def test_all_that_is_wrong_is_refused_together():
+def test_invalid_arguments_are_refused_together():
     with pytest.raises(Refused) as refused:
         apply_experts(nn.Identity(), experts=2, rank=0, top=3)
     assert [str(problem) for problem in refused.value.problems] == [

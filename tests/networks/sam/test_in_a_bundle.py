@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 OFF = ("stream", "guides#sam", "terms#pseudo_label", "terms#sam_kd", "terms#global_kd")
 
 
-def test_a_round_of_both_stages(checkpoint, small_federation, monkeypatch):
+def test_documented_round_trains_both_stages(checkpoint, small_federation, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
     shown: dict[str, Any] = {f"{part}#_disabled_": True for part in OFF}
     page = (REPOSITORY / "docs" / "personalised.md").read_text().partition("## SAM at the sites")[2]

@@ -19,7 +19,7 @@ def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
     return lora
 
 
-def test_query_and_value_get_their_own_rows_and_merged_layers_compute_the_same():
+def test_lora_changes_only_query_and_value_and_can_be_merged():
     lora = adapted(QKVLayout(groups=2, query=1, key=1, value=2))
     x = torch.rand(5, 6)
     change = lora(x) - lora.linear(x)
@@ -38,7 +38,7 @@ def test_query_and_value_get_their_own_rows_and_merged_layers_compute_the_same()
     torch.testing.assert_close(own.merged()(x), own(x))
 
 
-def test_keys_of_a_tiny_vit_block_stay_exactly_the_same():
+def test_tiny_vit_keys_are_unchanged():
     torch.manual_seed(0)
     encoder = SAM_BUILDERS["vit_t"](SIZE).eval()
     block = encoder.trunk.stages[1].blocks[0].attn  # type: ignore[union-attr, index]
@@ -58,13 +58,13 @@ def test_keys_of_a_tiny_vit_block_stay_exactly_the_same():
     assert ((new_value - value).abs().amax(dim=(0, 1, 3)) > 0).all()
 
 
-def test_a_rank_that_is_none_and_an_encoder_without_attention_are_refused():
+def test_invalid_rank_and_encoder_are_refused():
     expected = r"(?s)teacher -> rank: expected a whole number >= 1, found 0.*LoRA: expected an encoder whose attention "
     with pytest.raises(Refused, match=expected + "blocks have a joint qkv, found Identity"):
         apply_lora(nn.Identity(), 0)
 
 
-def test_every_tiny_vit_block_is_adapted_from_the_frozen_encoder_on_and_merged_back():
+def test_tiny_vit_blocks_are_adapted_and_merged():
     torch.manual_seed(0)
     encoder, images = SAM_BUILDERS["vit_t"](SIZE).eval(), torch.rand(1, 3, SIZE, SIZE)
     names = list(encoder.state_dict())

@@ -18,12 +18,12 @@ def images(count: int = 2, height: int = SIZE, width: int = SIZE) -> torch.Tenso
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 100)])
-def test_logits_have_the_size_of_the_image(size):
+def test_logits_have_image_size(size):
     logits = tiny_network()(images(2, *size))
     assert (logits.shape, logits.dtype) == ((2, 1, *size), torch.float32)
 
 
-def test_fresh_experts_change_nothing_and_both_paths_are_the_bare_sam():
+def test_fresh_experts_keep_output_of_plain_sam():
     network, plain = tiny_network().eval(), tiny_network(experts=0).eval()
     with torch.no_grad():
         personal = network(images())
@@ -31,7 +31,7 @@ def test_fresh_experts_change_nothing_and_both_paths_are_the_bare_sam():
         assert torch.equal(personal, plain(images()))
 
 
-def test_the_global_path_does_not_see_the_experts_and_the_personal_one_does():
+def test_only_personal_path_uses_experts():
     network = tiny_network().eval()
     with torch.no_grad():
         before = network(images(), path="global")
@@ -50,7 +50,7 @@ def test_the_global_path_does_not_see_the_experts_and_the_personal_one_does():
     assert torch.equal(awake, network(images()))
 
 
-def test_what_is_trained_is_what_is_shared_or_personal():
+def test_trained_parameters_are_shared_or_personal():
     for knobs, shared, personal in (
         ({}, {"lora"}, {"experts", "decoder"}),
         ({"decoder": "shared"}, {"lora", "decoder"}, {"experts"}),
@@ -78,7 +78,7 @@ def part(name: str) -> str:
     return "lora"
 
 
-def test_everything_that_is_trained_gets_a_gradient_and_nothing_else_does():
+def test_only_trained_parameters_get_gradients():
     network = tiny_network()
     wake(network)
     prediction = network(images())
@@ -89,7 +89,7 @@ def test_everything_that_is_trained_gets_a_gradient_and_nothing_else_does():
         assert parameter.requires_grad == (parameter.grad is not None and bool(parameter.grad.any())), name
 
 
-def test_vit_b_sends_0_59_megabytes_and_no_expert():
+def test_vit_b_uplink_is_0_59_megabytes_without_experts():
     with torch.device("meta"):
         network = SamNetwork(assemble(SAM_BUILDERS["vit_b"](256), 256), 256)
     state = network.state_dict()
@@ -102,7 +102,7 @@ def test_vit_b_sends_0_59_megabytes_and_no_expert():
     assert uplink(tuple(n for n in network.key_split().personal if "experts" in n)) == 12 * (4 + 32) * 768 * 4
 
 
-def test_full_fine_tuning_shares_everything_and_trains_the_encoder_in_train_mode():
+def test_full_fine_tuning_shares_and_trains_everything():
     network = tiny_network(full=True)
     assert network.key_split().shared == tuple(network.state_dict())
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -111,7 +111,7 @@ def test_full_fine_tuning_shares_everything_and_trains_the_encoder_in_train_mode
     assert not tiny_network().sam.image_encoder.training
 
 
-def test_full_fine_tuning_forgets_gathered_attention_biases():
+def test_full_fine_tuning_uses_updated_attention_biases():
     torch.manual_seed(0)
     network = SamNetwork(assemble(SAM_BUILDERS["vit_t"](SIZE), SIZE), SIZE, full=True).eval()
     bias = network.sam.image_encoder.trunk.stages[1].blocks[0].attn.attention_biases
@@ -121,7 +121,7 @@ def test_full_fine_tuning_forgets_gathered_attention_biases():
         assert not torch.equal(before, network(images(1)))
 
 
-def test_train_mode_carries_path_and_usage_and_eval_mode_nothing():
+def test_outputs_are_attached_only_in_train_mode():
     network = tiny_network()
     wake(network)
     outputs = sam_outputs(network(images()))
@@ -145,7 +145,7 @@ def assert_same_gradients(one: SamNetwork, other: SamNetwork) -> None:
 
 
 @pytest.mark.parametrize("path", ["global", "personal"])
-def test_checkpointing_changes_neither_values_nor_gradients_nor_names(path):
+def test_checkpointing_keeps_values_gradients_and_names(path):
     plain, slim = tiny_network(), tiny_network(checkpointing=True)
     assert list(plain.state_dict()) == list(slim.state_dict())
     losses = []
@@ -165,7 +165,7 @@ def test_checkpointing_changes_neither_values_nor_gradients_nor_names(path):
     assert_same_gradients(plain, slim)
 
 
-def test_checkpointing_moves_running_statistics_once():
+def test_checkpointing_updates_running_statistics_once():
     networks = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -179,7 +179,7 @@ def test_checkpointing_moves_running_statistics_once():
     assert_same_gradients(*networks)
 
 
-def test_checkpointing_keeps_less():
+def test_checkpointing_stores_fewer_activations():
     def kept(**knobs: bool) -> int:
         network, total = tiny_network(**knobs), 0
 
@@ -196,7 +196,7 @@ def test_checkpointing_keeps_less():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_copy_has_a_switch_and_blocks_of_its_own(checkpointing):
+def test_copy_is_independent(checkpointing):
     network = tiny_network(checkpointing=checkpointing)
     wake(network)
     network(images()).sum().backward()  # a pass leaves nothing behind that cannot be copied
@@ -211,7 +211,7 @@ def test_a_copy_has_a_switch_and_blocks_of_its_own(checkpointing):
     assert sam_outputs(twin(images())).routing is not None
 
 
-def test_bfloat16_around_it_leaves_the_logits_float32_and_their_outputs_on_them():
+def test_bfloat16_autocast_returns_float32_with_outputs():
     network = tiny_network()
     wake(network)
     inferer = AutocastInferer(enabled=True)
@@ -226,13 +226,13 @@ def test_bfloat16_around_it_leaves_the_logits_float32_and_their_outputs_on_them(
     assert inferer(images(), network, path="global").shape == full.shape
 
 
-def test_arguments_out_of_range_are_refused_together():
+def test_invalid_arguments_are_refused_together():
     decoder = r"network_def#decoder: expected one of \['personal', 'shared', 'frozen'\], found 'own'"
     with pytest.raises(Refused, match=rf"(?s){decoder}.*network_def#checkpointing: expected true or false, found 1"):
         tiny_network(decoder="own", checkpointing=1)
 
 
-def test_the_catalogue_finds_the_checkpoint_as_the_teacher_does(checkpoint, monkeypatch):
+def test_catalogue_finds_sam_checkpoint(checkpoint, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
     network = client_network("sam_vit_t").eval()
     assert isinstance(network, SamNetwork)
@@ -243,7 +243,7 @@ def test_the_catalogue_finds_the_checkpoint_as_the_teacher_does(checkpoint, monk
         client_network("sam_vit_b")
 
 
-def test_channels_and_weights_that_sam_does_not_take_are_refused(checkpoint):
+def test_unsupported_channels_and_weights_are_refused(checkpoint):
     expected = r"(?s)in_channels: expected 3 for SAM, found 1.*out_channels: expected 1 for SAM, or 3 and more, found 2"
     with pytest.raises(Refused, match=expected):
         client_network("sam_vit_t", in_channels=1, out_channels=2)

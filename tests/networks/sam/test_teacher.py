@@ -20,7 +20,7 @@ def teacher():
 
 
 @pytest.mark.parametrize(("image", "mask"), [((40, 40), (64, 64)), ((30, 40), (48, 64)), ((300, 100), (64, 21))])
-def test_probabilities_cover_exactly_the_image(teacher, image, mask):
+def test_probabilities_cover_image(teacher, image, mask):
     probabilities = teacher.probabilities(torch.rand(2, 3, *image))
     assert probabilities.shape == (2, 1, *mask)
     assert probabilities.dtype == torch.float32
@@ -29,7 +29,7 @@ def test_probabilities_cover_exactly_the_image(teacher, image, mask):
 
 
 @pytest.mark.parametrize(("views", "size"), [(4, (30, 40)), (8, (300, 100))])
-def test_views_are_averaged_in_the_frame_of_the_image(teacher, monkeypatch, views, size):
+def test_views_are_averaged_in_image_frame(teacher, monkeypatch, views, size):
     """Several are looked at together; here each alone, scaled by itself."""
     images = torch.rand(2, 3, *size)
     turned = [(view, view.apply(images)) for view in VIEWS[views]]
@@ -38,7 +38,7 @@ def test_views_are_averaged_in_the_frame_of_the_image(teacher, monkeypatch, view
     torch.testing.assert_close(teacher.probabilities(images), torch.stack(alone).mean(0))
 
 
-def test_bf16_moves_probabilities_little(teacher, monkeypatch):
+def test_bf16_probabilities_are_close_to_float32(teacher, monkeypatch):
     image = torch.rand(1, 3, 64, 64)
     exact = teacher.probabilities(image)
     monkeypatch.setattr(teacher, "bf16", True)
@@ -46,20 +46,20 @@ def test_bf16_moves_probabilities_little(teacher, monkeypatch):
     assert (teacher.probabilities(image) - exact).abs().max() < 0.02
 
 
-def test_load_knows_what_it_is(checkpoint):
+def test_loaded_teacher_is_frozen_and_identified(checkpoint):
     teacher = Teacher.load("vit_t", checkpoint, size=64, views=2)
     assert teacher.sha256 == identity(base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=64, views=2)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.training
 
 
-def test_identity_depends_on_everything_that_decides_the_masks():
+def test_identity_depends_on_weights_adapter_size_and_views():
     base = {"base_sha256": "a", "adapter_sha256": "none", "size": 512, "views": 1}
     changes = {"base_sha256": "b", "adapter_sha256": "c", "size": 256, "views": 8}
     identities = {identity(**base), *(identity(**base | {name: value}) for name, value in changes.items())}
     assert len(identities) == 5
 
 
-def test_an_odd_number_of_views_is_refused(teacher):
+def test_unsupported_number_of_views_is_refused(teacher):
     with pytest.raises(Refused, match=r"teacher -> views: expected one of \[1, 2, 4, 8\], found 3"):
         Teacher(teacher.sam, sha256="x", size=256, views=3)
