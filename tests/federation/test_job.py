@@ -176,7 +176,7 @@ def test_check_of_valid_bundle_reports_and_writes_nothing(small_list, tmp_path, 
 @needs("drflm")
 def test_rule_for_unsent_statistic_is_noted(small_list, tmp_path, caplog, capsys):
     rule = {"least_images": 1, "statistics": {"spectrum": {"clip": 1.0}}}
-    note = "federate.json -> privacy#statistics#spectrum: expected none: drflm sends no statistics, found a rule"
+    note = "federate.json -> privacy#statistics#spectrum: expected no rule, as drflm sends no statistics, found a rule"
     small_list.save(tmp_path / "list.json")
     run = job(tmp_path, tmp_path / "run", variant="drflm", privacy=rule, quorum=9)  # refused after the notes
     with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="quorum"):
@@ -230,7 +230,7 @@ def test_privacy_network_and_teacher_problems_are_reported_together():
         ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
         ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; remove"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
-        ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not read it, found 0"),
+        ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not use it, found 0"),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
         ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
         ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
