@@ -101,7 +101,7 @@ def test_training_without_images_is_refused(build: Build) -> None:
     made = build(site="", **off, **split, **{"stream#_disabled_": True})
     with pytest.raises(RuntimeError) as caught:
         made.run()
-    assert "train#dataset: expected images to train on, found no image" in str(unwrap_own(caught.value))
+    assert "train#dataset: expected training images, found no image" in str(unwrap_own(caught.value))
 
 
 def test_epoch_length_is_one_pass_over_unlabelled_images(build: Build) -> None:

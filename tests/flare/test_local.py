@@ -106,7 +106,7 @@ def test_fault_51_second_command_is_refused_and_removes_nothing(tmp_path, way, a
     for name in ("flare.json", "flare.log"):
         (tmp_path / "run" / name).write_text("of the first")
     take_lock(tmp_path / at_work)
-    with RunFolder(tmp_path / at_work), pytest.raises(Refused, match=rf"{at_work}: expected a folder of its own"):
+    with RunFolder(tmp_path / at_work), pytest.raises(Refused, match=rf"{at_work}: expected an unused folder"):
         way("job", sites=["a"], workspace=tmp_path / "space", run_folder=tmp_path / "run", site_files="sites")
     assert [path.read_text() for path in tmp_path.glob("**/flare.*")] == ["of the first"] * 2
     assert not (tmp_path / "space").exists()

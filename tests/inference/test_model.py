@@ -210,20 +210,23 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def data(folder: Path) -> list[str]:
-    return ["--datalist", str(folder / "list.json"), "--data-root", str(folder / "images")]
+def data(folder: Path, datalist: Path | None = None) -> list[str]:
+    return ["--datalist", str(datalist or folder / "list.json"), "--data-root", str(folder / "images")]
 
 
 @pytest.fixture
 def with_teacher(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``evaluate`` or ``infer`` with the adapter, into the folder ``scores`` or ``masks``."""
     monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
-    given = {
-        "evaluate": [*data(work), "--output-dir", str(tmp_path / "scores")],
-        "infer": [str(work / "images" / "site-1" / "images"), "--output-dir", str(tmp_path / "masks")],
-    }
-    model = ["--model", str(work / "teacher.safetensors")]
-    return lambda command, *words: main([command, str(BUNDLE), *given[command], *model, *words])
+
+    def run(command: str, *words: str, model: Path = work / "teacher.safetensors", **replaced: Path) -> int:
+        given = {
+            "evaluate": [*data(work, **replaced), "--output-dir", str(tmp_path / "scores")],
+            "infer": [str(work / "images" / "site-1" / "images"), "--output-dir", str(tmp_path / "masks")],
+        }
+        return main([command, str(BUNDLE), *given[command], "--model", str(model), *words])
+
+    return run
 
 
 def teacher(work: Path, views: int = 1) -> Teacher:
@@ -271,7 +274,7 @@ def test_slices_of_volumes_are_scored_as_volumes(with_teacher, work, tmp_path):
     site, spacing = listed.sites["site-1"], (1.0, 1.0, 2.0)
     slices = [replace(each, volume="v", slice=n, spacing=spacing) for n, each in enumerate(site.test, start=1)]
     replace(listed, sites={"site-1": replace(site, test=slices)}).save(tmp_path / "volumes.json")
-    assert with_teacher("evaluate", "--image_size", "64", "--datalist", str(tmp_path / "volumes.json")) == 0
+    assert with_teacher("evaluate", "--image_size", "64", datalist=tmp_path / "volumes.json") == 0
     found = read_json(tmp_path / "scores" / "metrics.json")["sites"]["site-1"]
     assert (found["n"], found["volumes"]["n"], found["volumes"]["measured"]) == (3, 1, 1)
 
@@ -300,7 +303,7 @@ def test_teacher_masks_match_probabilities_and_image_size(with_teacher, work, tm
 
 def test_damaged_or_mismatched_teacher_is_refused(with_teacher, work, tmp_path, monkeypatch, capsys):
     (tmp_path / "torn.safetensors").write_bytes((work / "teacher.safetensors").read_bytes()[:-1000])
-    assert with_teacher("evaluate", "--model", str(tmp_path / "torn.safetensors")) == 2
+    assert with_teacher("evaluate", model=tmp_path / "torn.safetensors") == 2
     assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
     assert with_teacher("evaluate", "--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
@@ -327,38 +330,42 @@ def test_teacher_option_errors_are_refused_together(with_teacher, capsys):
 
 def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, capsys, monkeypatch):
     model = small_model(tmp_path / "student.safetensors")
-    words = ["evaluate", str(BUNDLE), *data(work), "--site", "site-1", "--limit", "2", "--model", str(model)]
-    dice = []
-    for views in ([], ["--views", "1"], ["--views", "4"]):
+    given, dice = {"site": "site-1", "limit": "2", "model": str(model)}, []
+
+    def scored(output: Path, **more: str) -> int:
+        words = (word for name, value in {**given, **more}.items() for word in (f"--{name}", value))
+        return main(["evaluate", str(BUNDLE), *data(work), "--output-dir", str(output), *words])
+
+    for views in ({}, {"views": "1"}, {"views": "4"}):
         output = tmp_path / str(len(dice))
-        assert main([*words, "--output-dir", str(output), *views]) == 0
+        assert scored(output, **views) == 0
         dice.append(read_json(output / "metrics.json")["average"]["dice"])
     assert dice[0] == dice[1] != dice[2]
-    words, before = [*words, "--output-dir", str(output)], (output / "metrics.json").read_bytes()
+    before = (output / "metrics.json").read_bytes()
     save_tensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)})
     for more, told in (
-        (["--model", str(tmp_path / "b.safetensors")], "model: expected "),
-        (["--split", "validation"], "split: expected validation for this run, found test; choose another --output-dir"),
-        (["--site", "site-2"], "site: expected site-2 for this run, found site-1"),
-        (["--limit", "1"], "limit: expected 1 for this run, found 2"),
-        (["--views", "2"], "views: expected 2 for this run, found 4"),
+        ({"model": str(tmp_path / "b.safetensors")}, "model: expected "),
+        ({"split": "validation"}, "split: expected validation for this run, found test; choose another --output-dir"),
+        ({"site": "site-2"}, "site: expected site-2 for this run, found site-1"),
+        ({"limit": "1"}, "limit: expected 1 for this run, found 2"),
+        ({"views": "2"}, "views: expected 2 for this run, found 4"),
     ):
-        assert main([*words, *views, *more]) == 2
+        assert scored(output, **views | more) == 2
         assert f"{output}/evaluation.json -> {told}" in capsys.readouterr().err
     assert (output / "metrics.json").read_bytes() == before
     with monkeypatch.context() as stopped:
         stopped.setattr(SiteEvaluation, "_one_site", lambda *_: 1 / 0)
-        assert main([*words, *views]) == 1
+        assert scored(output, **views) == 1
     assert not (output / "metrics.json").exists(), "a table may be another one by now"
-    assert main([*words, *views]) == 0
+    assert scored(output, **views) == 0
     assert (output / "metrics.json").read_bytes() == before
     (output / "evaluation.json").unlink()
-    assert main([*words, *views]) == 2
+    assert scored(output, **views) == 2
     assert "or evaluation.json beside them, found metrics.json and 1 more" in capsys.readouterr().err
     (output / "metrics.json").rename(tmp_path / "aside")
     next(output.glob("*/*/scores.csv")).unlink()
     write_json(output / "evaluation.json", {"limit": "of an evaluation that scored nothing"})
-    assert main([*words, *views]) == 0
+    assert scored(output, **views) == 0
 
 
 def test_scoring_settings_follow_run_and_bundle(tmp_path):

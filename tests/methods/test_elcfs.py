@@ -145,11 +145,11 @@ def test_received_windows_are_validated_and_passed_to_term():
     assert len(term.windows) == 6
     statistic.receive({})
     assert term.windows is None
-    told = r"message -> statistics: expected windows of shape \(N, 3, 1, 1\), found others; give strategy"
+    told = r"message -> statistics: expected windows of shape \(N, 3, 1, 1\), found other tensors; give strategy"
     with pytest.raises(MessageRefused, match=told):
         statistic.receive({"windows": torch.ones(6, 3, 3, 3)})
     for others in ({"others": torch.ones(6, 3, 1, 1)}, dict.fromkeys(("windows", "others"), torch.ones(6, 3, 1, 1))):
-        with pytest.raises(MessageRefused, match="found others"):
+        with pytest.raises(MessageRefused, match="found other tensors"):
             statistic.receive(others)
     with pytest.raises(MessageRefused, match="message -> statistics: expected finite values, found NaN or infinity"):
         statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})

@@ -204,7 +204,7 @@ def test_received_features_are_normalised_and_validated():
     torch.testing.assert_close(statistic.term.shared, torch.full((3, 8), 8**-0.5))
     statistic.receive({})
     assert statistic.term.shared is None
-    with pytest.raises(MessageRefused, match=r"expected features of shape \(N, 8\), found others"):
+    with pytest.raises(MessageRefused, match=r"expected features of shape \(N, 8\), found other tensors"):
         statistic.receive({"features": torch.ones(3, 7)})
 
 

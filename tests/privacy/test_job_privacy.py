@@ -50,7 +50,7 @@ def test_fault_59_withheld_scores_and_noise_are_reported(small_federation, tmp_p
 
 
 def test_fault_59_too_few_images_are_refused_before_start(small_federation, tmp_path):
-    with pytest.raises(Refused, match=r"site-1: .*at least 5 images to train on") as error:
+    with pytest.raises(Refused, match=r"site-1: .*at least 5 training images") as error:
         job(small_federation, tmp_path, privacy=None).run()
     assert len(error.value.problems) == 2
     assert not (tmp_path / "rounds" / "000").exists()
