@@ -21,10 +21,8 @@ from tests.methods import present
 from tests.workflow import workflow
 
 ORGANS = str(list(CLASSES))
-SMALL = (
-    *("--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
-    *("--encoder_weights", "null", "--privacy#least_images", 1),
-)
+SMALL = {"rounds": 1, "image_size": 32, "local_steps": 1, "warm_start_steps": 1, "batch_size": 2}
+SMALL |= {"encoder_weights": "null", "privacy#least_images": 1}
 TEACHER = ("--teacher#size", 64, "--teacher#epochs", 1)
 
 
@@ -54,11 +52,11 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def federate(place, variant, *more, out=None, rounds=1):
+def federate(place, variant, *more, out=None, **replaced):
     out = out or place / "runs" / variant
     given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
-    given += ("--output-dir", out, "--rounds", rounds, *SMALL)
-    return run("federate", "samfed_skin", "--variant", variant, *given, *more), out
+    small = (word for name, value in (SMALL | replaced).items() for word in (f"--{name}", value))
+    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *small, *more), out
 
 
 @pytest.mark.slow
@@ -100,18 +98,18 @@ def test_nifti_volumes_run_to_report_and_class_masks(place, samfed_data, capsys)
 SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
 OWN = ("--server_network", "basic_unet", "--mixed_networks")
 #: Methods whose server or exchange meets classes, with what they need here; others run in ``flare/test_related.py``.
-FEDERATIONS: dict[str, tuple[object, ...]] = {
-    "fca": tuple(word for name, value in SAM.items() for word in (f"--{name}", value)),
-    **dict.fromkeys(("fedmd", "hssf"), (*OWN, "['basic_unet','flexible_unet_resnet18']")),
-    "fedproto": (*OWN, "['basic_unet']"),
+FEDERATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "fca": ((), {"rounds": 2, **SAM}),
+    **dict.fromkeys(("fedmd", "hssf"), ((*OWN, "['basic_unet','flexible_unet_resnet18']"), {})),
+    "fedproto": ((*OWN, "['basic_unet']"), {"rounds": 2}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*FEDERATIONS))
 def test_methods_with_other_exchanges_learn_two_classes(place, variant):
-    given = ("--classes", ORGANS, "--overlays", "false", *FEDERATIONS[variant])
-    code, out = federate(place, variant, *given, rounds=2 if variant in ("fca", "fedproto") else 1)
+    words, replaced = FEDERATIONS[variant]
+    code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false", *words, **replaced)
     assert code == 0
     assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
 
