@@ -562,6 +562,9 @@ def plan_problems(
             problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
+        out, root = Path(places.output_dir).resolve(), Path(places.data_root).resolve()
+        mixed = out.is_relative_to(root) and any(out in (root / item.image).parents for *_, item in datalist.items())
+        problems.unless(not mixed, "output_dir", out, "a folder without listed images", "choose another output_dir")
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(label_problems(datalist, participants, datalist.name))
     if sites is not None:

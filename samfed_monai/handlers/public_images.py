@@ -111,8 +111,7 @@ class PublicPredictor:
 
     def _batches(self) -> Any:
         # iterating a loader draws a seed; with its own generator no other random numbers change
-        own = torch.Generator()
-        return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
+        return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=torch.Generator())
 
     @cached_property
     def _read(self) -> tuple[Tensor, str]:

@@ -189,8 +189,7 @@ class PrototypeSharing(PublicMaskSharing):
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         if tensors:
-            like = self.may_share()[Kind.PROTOTYPES]
-            Message(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+            Message(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=self.may_share()[Kind.PROTOTYPES])
             self.term.prototypes = tensors[MEANS], tensors[COUNTS] > 0
         return super().receive(round, rounds, Kind.METRICS, {})
 

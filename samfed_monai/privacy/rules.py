@@ -270,8 +270,7 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
         expected = f"what {method.name} declares: {', '.join(leaves) or 'nothing'}"
         hint = "add it there if the method should send it, or choose a method that does (samfed variants)"
-        where = method.where or "_method#leaves_site"
-        return [Problem(where, found=kind.value, expected=expected, hint=hint)]
+        return [Problem(method.where or "_method#leaves_site", found=kind.value, expected=expected, hint=hint)]
     if privacy.rule(kind) is None:
         found = f"{kind.words}, which the method sends and the policy forbids"
         hint = "choose a variant that sends none, or allow it in the plan and in `statistics` of the site file"
@@ -368,8 +367,7 @@ def _unprotected(strategy: Strategy) -> list[Problem]:
             return []
         found = "weights of networks that differ between sites" if unlike else f"an exchange of {exchange.word}"
         expected, hint = "weights of one network, or predictions", "choose a variant that exchanges these"
-    where = f"{WHERE}#differential_privacy"
-    return [Problem(where, found, expected, f"{hint}, or set differential_privacy to null")]
+    return [Problem(f"{WHERE}#differential_privacy", found, expected, f"{hint}, or set differential_privacy to null")]
 
 
 def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list[str]:
