@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import preparation as data_check
 
@@ -29,6 +30,11 @@ def test_passed_check_is_cached_until_file_changes(root, small_list, tmp_path, m
     (root / small_list.public[0].image).touch()
     data_check.check_data(small_list, root, cache_dir=tmp_path)
     assert len(calls) == 1
+    [record] = (tmp_path / "checked").glob("*.json")
+    for number, other in enumerate(([], {**read_json(record), "looks": "1"}), start=2):
+        write_json(record, other)
+        data_check.check_data(small_list, root, cache_dir=tmp_path)
+        assert len(calls) == number, "a record of another form is not used"
 
 
 def flip(path):
