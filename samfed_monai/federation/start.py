@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.variants import find_variant
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import safe_load, save_tensors, sha256_file
-from samfed_monai.core.model_file import BASE_SAM, base_sam_of, trained_otherwise
+from samfed_monai.core.model_file import BASE_SAM, base_sam_of, read_header, trained_otherwise
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
@@ -125,7 +125,7 @@ def warm_start(
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with single_writer(path) as exists:
-        if exists:
+        if exists and read_header(path).get("key") == key:  # a file of another warm start is replaced
             logger.info("warm start: reusing %s", path.name)
             return safe_load(path), key
         if datalist.public:
@@ -135,7 +135,7 @@ def warm_start(
         started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
         judge = _Judge(datalist, started, held_out, path) if held_out and steps else None
         weights = _train(started, steps, seed, judge, begin)
-        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
+        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public, "key": key})
     return weights, key
 
 

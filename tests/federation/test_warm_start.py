@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_warm_start_keeps_weights_of_last_good_evaluation(warmed, monkeypatch):
     late = look(6, True, True, True, True, True, True)
     assert not same(early, late)
     assert same(early, look(3, True, True, True)), "the third step of six"
+
+
+def test_cached_weights_of_another_warm_start_are_not_used(warmed, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (known, key), (other, its) = warmed(steps=2), warmed(steps=1)
+    cache = tmp_path / "cache" / "warm_start"
+    shutil.copy(cache / f"{its[:16]}.safetensors", cache / f"{key[:16]}.safetensors")
+    assert same(warmed(steps=2)[0], known)
+    assert "reusing" not in caplog.text
+    assert same(warmed(steps=1)[0], other)
+    assert f"warm start: reusing {its[:16]}.safetensors" in caplog.text
 
 
 def test_held_out_images_are_not_trained_on(warmed, small_list, tmp_path):
