@@ -213,7 +213,7 @@ def test_app_works_in_browser_with_keyboard_only(app: App, tmp_path: Path, width
         assert browser.find_element("css selector", "label[for=files]").is_displayed()
         files.send_keys(str(tmp_path / "broken.png"))
         state = browser.find_element("id", "state")
-        WebDriverWait(browser, 60).until(lambda _: "broken.png: expected an image" in state.text)
+        WebDriverWait(browser, 60).until(lambda _: "broken.png: expected an intact image" in state.text)
         assert not is_too_wide(browser)
         files.send_keys(f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}")
         WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
