@@ -162,9 +162,9 @@ def memory(folder: Path, options: argparse.Namespace) -> list[Figure]:
             run = folder / f"{way[-1]} {name}"
             more = ["--threads", "1"] if way[-1] == "simulate" else []
             with Watched() as watched:
-                told = _samfed([*way, "samfed_skin", *given, *more, "--output-dir", str(run)])
+                output = _samfed([*way, "samfed_skin", *given, *more, "--output-dir", str(run)])
             if not (run / "results.json").is_file():
-                raise SystemExit(f"samfed {' '.join(way)}: {name} did not end:\n{told[-2000:]}")
+                raise SystemExit(f"samfed {' '.join(way)}: {name} did not end:\n{output[-2000:]}")
             figures += [Figure(f"{of}: {who}", peak, unit="MiB") for who, peak in sorted(watched.peaks.items())]
         per_round = bytes_per_round(run)
         figures += [

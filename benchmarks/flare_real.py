@@ -86,16 +86,16 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     there = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
     equal = models(folder / "one") == models(folder / "poc") != []
     scores = [read_json(folder / run / "results.json")["average"]["test"]["dice"] for run in ("one", "poc")]
-    told = f"test Dice {scores[0]:.4f} and {scores[1]:.4f}"
+    dice = f"test Dice {scores[0]:.4f} and {scores[1]:.4f}"
     sites = len(DataList.load(listed).sites)
     same = "equal, byte for byte" if equal else "**differ**"
     number = len(models(folder / "one"))
     kept = f"{number} kept model{'s' * (number != 1)}"
     print(
-        f"{name}: {kept} {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC",
+        f"{name}: {kept} {same}; {dice}; {here:.0f} s in one process, {there:.0f} s on POC",
         flush=True,
     )
-    return f"| {name} | {sites} | {kept} {same}; {told} | {here:.0f} s | {there:.0f} s |"
+    return f"| {name} | {sites} | {kept} {same}; {dice} | {here:.0f} s | {there:.0f} s |"
 
 
 def main() -> None:

@@ -52,8 +52,8 @@ def entry(site: str) -> dict[str, Any]:
     """One site's part of a record, as long as a real one."""
     scores = {"dice": 0.8, "iou": 0.7, "hd95": 4.0, "n": 20, "empty": {"both": 0, "prediction": 0, "label": 0}}
     terms = {"supervised": 0.25, "agreement": 0.125, "sam_kd": 0.0625}
-    told = {"status": "ok", "reason": None, "n": 100, "seconds": 12.5, "terms": terms, "validation": scores}
-    return {**told, "unscored": None, "up_bytes": 10**7, "down_bytes": 10**7}
+    reported = {"status": "ok", "reason": None, "n": 100, "seconds": 12.5, "terms": terms, "validation": scores}
+    return {**reported, "unscored": None, "up_bytes": 10**7, "down_bytes": 10**7}
 
 
 def writing(rounds: int, folder: Path) -> list[float]:

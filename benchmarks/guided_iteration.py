@@ -51,20 +51,20 @@ def main() -> None:
     options = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        knobs = prepare(Path(folder), images=options.batch * options.steps)
+        base = prepare(Path(folder), images=options.batch * options.steps)
         for size in options.sizes:
-            knobs |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
-            with_store = Training(knobs)
+            base |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
+            with_store = Training(base)
             for what, changes in (
                 ("without any term that reads SAM", NO_SAM),
                 ("with self pseudo-labels instead", SELF_LABELS),
             ):
                 # the average is computed on both sides: what it costs is no cost of SAM's guidance
-                times = side_by_side(Training(knobs, {**changes, **READ_AVERAGE}), with_store, repeats=options.repeats)
+                times = side_by_side(Training(base, {**changes, **READ_AVERAGE}), with_store, repeats=options.repeats)
                 what = f"student {size} px: iteration with the store against the same {what}"
                 figures.append(Figure(what, times["ratio"], bound=1.05, details=times))
             for name in options.teachers:
-                in_loop = Training(knobs)
+                in_loop = Training(base)
                 in_loop.replace_guide(SamInTheLoop(name, options.sam_size))
                 repeats = options.repeats if name == "vit_t" else 3  # the larger ones are slow and far from any bound
                 times = side_by_side(with_store, in_loop, repeats=repeats)

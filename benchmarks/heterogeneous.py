@@ -1,7 +1,7 @@
 """A round of unlike networks: bytes of both exchanges, and the time beside FedAvg's round with the same local work.
 
 Bytes: 4 sites (2 x ResNet-18, 2 x ResNet-34), ResNet-34 at the server, 100 public images at 384 px. The soft masks are
-those of a ResNet-18 after a short warm start, on synthetic images; noise, which cannot be compressed, is told apart.
+those of a ResNet-18 after a short warm start, on synthetic images; noise, which cannot be compressed, is listed apart.
 Time: the variants ``hssf`` and ``no_sam`` take the same local steps; their second rounds are timed in turn, in one
 process and in seconds of its processor. Each network must run over the public set exactly once in such a round. What
 that pass weighs depends on how many images a site has to each public one: HSSF's skin sites have 519 to 100 on average
@@ -97,9 +97,9 @@ class Clock:
 def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
     """Messages of one round, counted as the transports count them."""
     render_synthetic(folder, sites=1, images_per_site=1, public=public, validation=1, test=1).save(folder / "list.json")
-    knobs = {"datalist": str(folder / "list.json"), "data_root": str(folder), "bundle_root": str(BUNDLE)}
+    paths = {"datalist": str(folder / "list.json"), "data_root": str(folder), "bundle_root": str(BUNDLE)}
     given = {"image_size": 128, "network_name": SITES[0], "encoder_weights": None}
-    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {**knobs, **given})
+    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {**paths, **given})
     datalist = DataList.load(folder / "list.json")
     weights, _ = warm_start(config, datalist=datalist, steps=steps, seed=0, cache_dir=folder)
     plain = config.with_overrides({"image_size": 384, "test#dataset#split": "public", "test#dataset#data": "@images"})

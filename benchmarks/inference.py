@@ -1,7 +1,7 @@
 """Images a second of each catalogue network on the CPU: torch, ONNX Runtime and OpenVINO, in several precisions.
 
 Forms are timed in turn; each is compared with torch in float32 and eight images at a time, as ``samfed infer`` runs it
-unless told otherwise. On one thread the clock counts what a form takes of the processor, not what it waits for it; on
+unless set otherwise. On one thread the clock counts what a form takes of the processor, not what it waits for it; on
 more it is the wall's. Masks are compared for the network that has trained weights, on its own kind of images.
 ``--networks`` and ``--threads`` choose a part, whose figures replace those of the same part alone.
 """

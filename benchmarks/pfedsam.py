@@ -20,9 +20,9 @@ CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit
 class Step:
     """A supervised step of a SAM with random weights: forward, loss, backward, AdamW."""
 
-    def __init__(self, base: str, size: int, batch: int, device: str, *, bf16: bool = False, **knobs: Any) -> None:
+    def __init__(self, base: str, size: int, batch: int, device: str, *, bf16: bool = False, **options: Any) -> None:
         torch.manual_seed(0)
-        self.network = SamNetwork(build_sam(base, size=size), size, **knobs).to(device)
+        self.network = SamNetwork(build_sam(base, size=size), size, **options).to(device)
         self.groups = {group["name"]: group["params"] for group in self.network.parameter_groups()}
         self.optimizer = torch.optim.AdamW(self.network.parameter_groups(), lr=1e-4, fused=True)
         self.images = torch.rand(batch, 3, size, size, device=device)

@@ -41,13 +41,13 @@ class Setting:
     Args:
         variant: what is run.
         noise: where and how much, as the command line takes it; ``None``: none.
-        knobs: its scale.
-        told: what the table calls it, and its noise multiplier.
+        scale: sizes and steps, as options.
+        cells: its first two cells in the table: where the noise is added, and its multiplier.
     """
 
     variant: str
-    told: tuple[str, str]
-    knobs: Mapping[str, object]
+    cells: tuple[str, str]
+    scale: Mapping[str, object]
     noise: str | None = None
 
 
@@ -58,11 +58,11 @@ def lora(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
         "none": Setting("pfedsam", ("none", "–"), SAM_AT),
     }
     for multiplier in multipliers:
-        fixed, told = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
+        fixed, shown = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
         server = f"central_differential_privacy={ {**fixed, 'quantile': None} }"
         sites = f"differential_privacy={fixed}"
-        runs[f"server-{told}"] = Setting("pfedsam", ("server", told), SAM_AT, server)
-        runs[f"sites-{told}"] = Setting("pfedsam", ("sites", told), SAM_AT, sites)
+        runs[f"server-{shown}"] = Setting("pfedsam", ("server", shown), SAM_AT, server)
+        runs[f"sites-{shown}"] = Setting("pfedsam", ("sites", shown), SAM_AT, sites)
     return runs
 
 
@@ -73,8 +73,8 @@ def predictions(multipliers: Sequence[float], clip: float) -> dict[str, Setting]
         runs[variant] = Setting(variant, (f"`{variant}`, none", "–"), FEW_MASKS)
         for multiplier in multipliers:
             noise = f"differential_privacy={ {'clip': clip, 'noise_multiplier': multiplier} }"
-            told = f"{multiplier:g}"
-            runs[f"{variant}-{told}"] = Setting(variant, (f"`{variant}`, sites", told), FEW_MASKS, noise)
+            shown = f"{multiplier:g}"
+            runs[f"{variant}-{shown}"] = Setting(variant, (f"`{variant}`, sites", shown), FEW_MASKS, noise)
     return {"alone": Setting("local_only", ("none: every site alone", "–"), FEW_MASKS), **runs}
 
 
@@ -88,7 +88,7 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
     """
     if setting.noise is None:
         return ["–", "–"]
-    multiplier = float(setting.told[1])
+    multiplier = float(setting.cells[1])
     side, count = FEW_MASKS["sharing#mask_size"], FEW_MASKS["public_images"]
     records = load_records(options.output / "list.json", options.data / "data/polyp", split="public")
     labels = [records[index]["label"] for index in evenly_spaced(len(records), count) or range(len(records))]
@@ -104,7 +104,7 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
 def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list[str]:
     given = {
         **SCALE,
-        **setting.knobs,
+        **setting.scale,
         "rounds": options.rounds,
         "local_steps": options.steps,
         "variant": setting.variant,
@@ -114,7 +114,7 @@ def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list
     if setting.noise is not None:
         name, _, value = setting.noise.partition("=")
         pairs += [f"--privacy#{name}", value]
-    places = [
+    paths = [
         "--datalist",
         options.output / "list.json",
         "--data-root",
@@ -122,7 +122,7 @@ def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list
         "--output-dir",
         folder,
     ]
-    return [*SAMFED, "federate", "samfed_polyp", *map(str, places), *pairs]
+    return [*SAMFED, "federate", "samfed_polyp", *map(str, paths), *pairs]
 
 
 SAMFED = [sys.executable, "-c", "import sys; from samfed_monai.cli.main import main; sys.exit(main())"]
@@ -146,8 +146,8 @@ def row(setting: Setting, folder: Path, more: Sequence[str]) -> str:
     spent = "–" if epsilon is None else f"{epsilon:.3g}" if epsilon < 100 else f"{epsilon:,.0f}"
     sites_dice = own_tables(folder)
     scores = [fmean(dice for each in sites_dice for dice in each), min(map(fmean, sites_dice))]
-    told = [*setting.told, spent, *(f"{value:.3f}" for value in scores), *more]
-    return f"| {' | '.join(told)} |"
+    cells = [*setting.cells, spent, *(f"{value:.3f}" for value in scores), *more]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

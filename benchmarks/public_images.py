@@ -26,8 +26,8 @@ def read(folder: Path, sites: int, shared: bool) -> dict[str, float]:
 
     if not shared:
         SplitDataset._shared = lambda dataset: dataset._cache
-    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "encoder_weights": None}
-    config = client_config(BUNDLE, "no_sam", places)
+    paths = {"datalist": str(folder / "list.json"), "data_root": str(folder), "encoder_weights": None}
+    config = client_config(BUNDLE, "no_sam", paths)
     before, started, kept = resident(), time.process_time(), []
     for site in range(sites):
         parser = config.with_overrides({"site": f"site-{site + 1}"}).parser()
@@ -59,8 +59,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--of", folder, "--sites", str(options.sites)]
         for _ in range(options.repeats):
             for shared in found:
-                told = subprocess.run([*command, *["--shared"] * shared], capture_output=True, text=True, check=True)
-                found[shared].append(json.loads(told.stdout.splitlines()[-1]))
+                process = subprocess.run([*command, *["--shared"] * shared], capture_output=True, text=True, check=True)
+                found[shared].append(json.loads(process.stdout.splitlines()[-1]))
     what = f"{options.sites} sites of one process, {options.images} public images of 224 px"
     median = {
         (shared, name): statistics.median(one[name] for one in runs)

@@ -13,7 +13,7 @@ import torch
 from common import Figure, record, side_by_side
 from pfedsam import CALLED, Step
 
-KNOBS: dict[str, dict[str, bool]] = {
+SETTINGS: dict[str, dict[str, bool]] = {
     "float32": {},
     "checkpointing": {"checkpointing": True},
     "bfloat16": {"bf16": True},
@@ -35,7 +35,7 @@ def resident(which: str) -> float:
 
 def memory(base: str, options: argparse.Namespace, name: str) -> dict[str, float]:
     """Most memory of two steps in MiB, and what of it was there before the first, in a process of its own."""
-    step = step_of(base, options, **KNOBS[name])
+    step = step_of(base, options, **SETTINGS[name])
     if options.device == "cuda":
         before = torch.cuda.memory_allocated() / MIB
         torch.cuda.reset_peak_memory_stats()
@@ -56,14 +56,14 @@ def alone(action: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 def figures_of(base: str, options: argparse.Namespace) -> list[Figure]:
     where = f"{CALLED[base]}, {options.size} px, batch {options.batch}"
-    found = {name: alone(partial(memory, base, options, name)) for name in KNOBS}
+    found = {name: alone(partial(memory, base, options, name)) for name in SETTINGS}
     plain = found["float32"]
     figures = [
         Figure(f"{where}: memory of a step beyond the network at rest", plain["step"], unit="MiB", details=plain),
         Figure(f"{where}: the most memory of the process", plain["peak"], unit="MiB", details=plain),
     ]
     first = step_of(base, options) if options.repeats else None
-    for name in list(KNOBS)[1:]:
+    for name in list(SETTINGS)[1:]:
         here, called = found[name], f"{where}: {name} against float32 without"
         figures += [
             Figure(f"{called}, memory of a step", here["step"] / plain["step"], details=here),
@@ -72,7 +72,7 @@ def figures_of(base: str, options: argparse.Namespace) -> list[Figure]:
         if first is None:
             continue
         clock = time.perf_counter if options.device == "cuda" else time.process_time
-        second = step_of(base, options, **KNOBS[name])
+        second = step_of(base, options, **SETTINGS[name])
         times = side_by_side(first, second, repeats=options.repeats, clock=clock)
         what = "time" if options.device == "cuda" else "processor's time"
         figures.append(Figure(f"{called}, {what} of a step", times["ratio"], details=times))

@@ -46,12 +46,12 @@ class Site(ClientAlgoSite):
         return reply
 
 
-def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, lost: int = 0) -> dict[str, float]:
-    """Bytes and seconds of one round, of which ``lost`` sites are gone before they send their masked weights."""
+def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, dropped: int = 0) -> dict[str, float]:
+    """Bytes and seconds of one round, of which ``dropped`` sites are gone before they send their masked weights."""
     folder = Path(tempfile.mkdtemp())
     names = [f"site-{index:02d}" for index in range(sites)]
     workers = {
-        name: Site(name, names, weights, folder / name, last=Task.MASKED if index < lost else None)
+        name: Site(name, names, weights, folder / name, last=Task.MASKED if index < dropped else None)
         for index, name in enumerate(names)
     }
     for worker in workers.values():
@@ -80,7 +80,7 @@ def main() -> None:
     figures = []
     for sites in options.sites:
         plain, secure = round_of(weights, sites, plain=True), round_of(weights, sites)
-        gone = round_of(weights, sites, lost=1)
+        gone = round_of(weights, sites, dropped=1)
         what = f"{options.network}, {sites} sites"
         figures += [
             Figure(

@@ -60,7 +60,7 @@ def changes(old: PseudoLabelStore, new: PseudoLabelStore, masks: Mapping[str, np
     return found
 
 
-def told(site: str, images: Iterable[Change]) -> str:
+def summary(site: str, images: Iterable[Change]) -> str:
     """A line: of how many images how many were replaced, and what that did to their Dice."""
     images = list(images)
     replaced = [each for each in images if each.replaced]
@@ -102,8 +102,8 @@ def main() -> None:
         masks = {image: _mask(options.data_root / path) for image, path in paths_of.items()}
         found = list(changes(stores[0], stores[1], masks).values())
         everywhere += found
-        sys.stdout.write(f"{told(f'{unquote(folder.name)}, rounds {paths[0].stem} and {paths[1].stem}', found)}\n")
-    sys.stdout.write(f"{told('all', everywhere)}\n")
+        sys.stdout.write(f"{summary(f'{unquote(folder.name)}, rounds {paths[0].stem} and {paths[1].stem}', found)}\n")
+    sys.stdout.write(f"{summary('all', everywhere)}\n")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ def main() -> None:
     options = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        knobs = prepare(Path(folder), images=options.batch * options.steps)
+        base = prepare(Path(folder), images=options.batch * options.steps)
         for size in options.sizes:
-            knobs |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
-            times = side_by_side(Training(knobs, SUPERVISED), Training(knobs), repeats=options.repeats)
+            base |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
+            times = side_by_side(Training(base, SUPERVISED), Training(base), repeats=options.repeats)
             what = f"student {size} px: whole iteration against the supervised step"
             figures.append(Figure(what, times["ratio"], bound=3.2, details=times))
             lean = {"guides#ema#_disabled_": True}
-            times = side_by_side(Training(knobs, SUPERVISED), Training(knobs, lean), repeats=options.repeats)
+            times = side_by_side(Training(base, SUPERVISED), Training(base, lean), repeats=options.repeats)
             figures.append(Figure(f"{what}, without the EMA guide", times["ratio"], bound=3.2, details=times))
     record(__file__, figures)
 

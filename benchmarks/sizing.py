@@ -80,10 +80,10 @@ def computed(base: float, slope: float) -> list[Row]:
     return rows
 
 
-def write(rows: list[Row], told: str) -> None:
+def write(rows: list[Row], note: str) -> None:
     """Puts the table between the marks of the guide."""
     head = ["| what travels | sites | server's memory | a round, to + from the sites | minutes at 100 Mbit/s | |"]
-    table = "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *map(str, rows), "", told])
+    table = "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *map(str, rows), "", note])
     write_between(PAGE, MARKS, table)
 
 
@@ -108,12 +108,12 @@ def main() -> None:
     if options.dry:
         print(*rows, *computed(base, slope), sep="\n")
         return
-    told = (
+    note = (
         f"The server's memory is {base:.0f} MiB and {slope:.2g} MiB for each MB of one model for every site, fitted to "
         f"the measured rows (highest resident memory of the simulator's process, torch included). Computed rows take "
         f"that line and the networks' own sizes; a server's link of 100 Mbit/s is shared by all sites."
     )
-    write([*rows, *computed(base, slope)], told)
+    write([*rows, *computed(base, slope)], note)
     figures = [Figure(f"server, {row.sites} sites of {row.what}", row.server, unit="MiB") for row in rows]
     record(__file__, [*figures, Figure("server: MiB for each MB of one model for every site", slope, unit="MiB")])
     print("written: docs/deploy.md")

@@ -38,7 +38,7 @@ from samfed_monai.protocol.guard import Counts
 JOURNAL = "soak.jsonl"
 
 
-class Lost(Exception):
+class WrongRound(Exception):
     """A round is not what its sites make of it."""
 
 
@@ -67,7 +67,7 @@ class Watch:
         if len(records) != round + 1:
             wrong.append(f"round {round}: rounds are missing before it")
         if wrong:
-            raise Lost("\n".join(wrong))
+            raise WrongRound("\n".join(wrong))
         self.before = after.clone()
         now = time.monotonic()
         line = {"round": round, "process": os.getpid(), "MiB": resident(), "seconds": now - self.began}
@@ -117,9 +117,9 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
     post = StandIns(behaviour, sites=options.sites, at_answer=at_answer)
     progress = Progress(show=None if options.progress else False)
     transport = WireTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
-    asked = {"sites": options.sites, "network": options.network, "rounds": options.rounds}
-    asked |= {"lies": options.lies, "absences": options.absences}
-    with RunFolder(folder).open(asked, seeds={"seed": options.seed}) as run:
+    settings = {"sites": options.sites, "network": options.network, "rounds": options.rounds}
+    settings |= {"lies": options.lies, "absences": options.absences}
+    with RunFolder(folder).open(settings, seeds={"seed": options.seed}) as run:
         strategy = FedAvg()
         strategy.attach(Server(names, options.rounds, options.seed, weights=weights, guard=UpdateGuard(action="skip")))
         stored = run.store.latest()
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lies", type=float, default=0.05, help="part of all answers")
     parser.add_argument("--absences", type=float, default=0.005, help="part of all answers at which a site goes away")
-    parser.add_argument("--kill-every", type=int, default=20, help="rounds between two kills, about; 0 kills nobody")
+    parser.add_argument("--kill-every", type=int, default=20, help="rounds between two kills, about; 0 kills none")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a round waits for who is away")
     parser.add_argument("--output-dir", type=Path, help="goes on there; a temporary folder if it is left out")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
@@ -194,8 +194,8 @@ def main() -> None:
     if options.serve:
         try:
             serve(options.output_dir, options)
-        except Lost as lost:
-            raise SystemExit(f"{lost}") from None
+        except WrongRound as error:
+            raise SystemExit(f"{error}") from None
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output_dir or Path(temporary)

@@ -159,7 +159,7 @@ class StandIns:
     ) -> None:
         self.behaviour, self.sites, self.backwards, self.at_answer = behaviour, sites, backwards, at_answer
         self._weights: dict[str, Tensor] = {}  # what all were sent last: one model, whatever the number of sites
-        self._asked_again: set[tuple[str, int]] = set()
+        self._repeated: set[tuple[str, int]] = set()
         self._kept: list[Request] = []
         self._late: list[tuple[Request, bytes]] = []
         self._round, self._answers = -1, 0
@@ -212,8 +212,8 @@ class StandIns:
             self._late.append((request, to_bytes(replace(answer, tensors={}))))
         elif does in LIES:
             request.answered(request.site, LIES[does](answer))
-        elif does == QUIRKS[1] and (request.site, request.round) not in self._asked_again:
-            self._asked_again.add((request.site, request.round))
+        elif does == QUIRKS[1] and (request.site, request.round) not in self._repeated:
+            self._repeated.add((request.site, request.round))
             request.answered(request.site, NOT_HELD)
         else:
             content = to_bytes(answer)

@@ -36,7 +36,7 @@ class ReadAverage(EmaGuide):
 
 
 def prepare(folder: Path, *, images: int, mask_size: int = 128) -> dict[str, Any]:
-    """Renders one site and fills its store; returns the knobs of train.json that point there."""
+    """Renders one site and fills its store; returns the options of train.json that point there."""
     datalist = render_synthetic(folder / "images", sites=1, images_per_site=images, public=images, validation=2, test=2)
     datalist.save(folder / "list.json")
     store = SoftMaskStore(folder / "store", teacher_sha256=MADE_UP_TEACHER)
@@ -58,18 +58,18 @@ class Training:
     """One trainer; calling it runs ``local_steps`` iterations of one round, always the same ones.
 
     Args:
-        knobs: of train.json, by id.
+        options: of train.json, by id.
         changes: overrides by id, as on the command line.
     """
 
-    def __init__(self, knobs: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
+    def __init__(self, options: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
         import monai
         from monai.bundle import ConfigParser
 
         monai.data.set_track_meta(False)
         self.parser = ConfigParser()
         self.parser.read_config(BUNDLE / "configs" / "train.json")
-        for id_, value in {"bundle_root": str(BUNDLE), "standalone": {}, **knobs, **(changes or {})}.items():
+        for id_, value in {"bundle_root": str(BUNDLE), "standalone": {}, **options, **(changes or {})}.items():
             self.parser.set(value, id_)
         self.trainer = self.parser.get_parsed_content("train#trainer")
 

@@ -28,10 +28,10 @@ def main() -> None:
     clock = time.process_time if options.threads == 1 else time.perf_counter
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        knobs = prepare(Path(folder), images=options.batch * options.steps)
+        base = prepare(Path(folder), images=options.batch * options.steps)
         for size in options.sizes:
-            knobs |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
-            with_it, without = Training(knobs, {**OWN_LABELS, **READ_AVERAGE}), Training(knobs, OWN_LABELS)
+            base |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
+            with_it, without = Training(base, {**OWN_LABELS, **READ_AVERAGE}), Training(base, OWN_LABELS)
             times = side_by_side(with_it, without, repeats=options.repeats, clock=clock)
             what = (
                 f"student {size} px, no_sam: a step without the averaged student, which no term reads, against with it"

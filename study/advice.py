@@ -66,7 +66,7 @@ def _abdomen(runs: Sequence[RunData]) -> str:
         rows = [
             (row, mean, "" if row in moved else _NO_ROUND) for row, mean in means.items() if (row in labelled) is apart
         ]
-        return ", ".join(f"`{row}` {mean:.3f}{said}" for row, mean, said in rows)
+        return ", ".join(f"`{row}` {mean:.3f}{note}" for row, mean, note in rows)
 
     text = _ABDOMEN.format(seeds=counted(len({run.seed for run in runs}), "seed")) + listed(False)
     text += f"; with masks of the sites' images: {listed(True)}" if labelled else ""

@@ -42,7 +42,7 @@ def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None =
 def _section(method: Method, measured: str | None) -> str:
     source = f" Source: {method.source}." if method.source else ""
     leaves = ", ".join(method.leaves_site or ()) or "nothing"
-    said = {
+    entries = {
         "Needs": _needs(method),
         "Use": method.use,
         "Leaves a site": leaves,
@@ -51,7 +51,7 @@ def _section(method: Method, measured: str | None) -> str:
         "Left out": method.left_out,
         "Measured": measured,
     }
-    lines = [f"- *{what}*: {text}." for what, text in said.items() if text]
+    lines = [f"- *{what}*: {text}." for what, text in entries.items() if text]
     return "\n".join([f"### `{method.name}`", "", f"**{method.title}**: {method.note}.{source}", "", *lines, ""])
 
 

@@ -174,7 +174,7 @@ def add(record: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
 def page(path: Path, record: Path, *, command: str) -> None:
     """Writes the page, and a reliability plot beside it."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
-    calibrations = {_whose(line): _calibration(line["rows"]) for line in lines if line["part"] == "validation"}
+    calibrations = {_key(line): _calibration(line["rows"]) for line in lines if line["part"] == "validation"}
     tested, runs = dict[str, list[Line]](), list[Line]()
     for line in lines:
         if line["part"] == ROUNDS:
@@ -212,7 +212,7 @@ def page(path: Path, record: Path, *, command: str) -> None:
     write_text(path, "\n\n".join(parts) + "\n")
 
 
-def _whose(line: Line) -> tuple[str, Any]:
+def _key(line: Line) -> tuple[str, Any]:
     return line["collection"], line["seed"]
 
 
@@ -251,7 +251,7 @@ def _promise_rows(
 ) -> list[list[str]]:
     rows = [["images", "seed", "n", *(head for head, _ in _KEPT.values())]]
     for images, lines in tested.items():
-        found = [_kept(line["rows"], calibrations[_whose(line)]) for line in lines]
+        found = [_kept(line["rows"], calibrations[_key(line)]) for line in lines]
         seeds = [str(line["seed"]) for line in lines]
         if len(found) > 1:
             found.append({key: fmean(each[key] for each in found) for key in _KEPT} | {"images": found[0]["images"]})
@@ -280,10 +280,10 @@ def _round_rows(runs: Sequence[Line]) -> list[list[str]]:
     for line in runs:
         chosen = choices(line["rows"])
         best = chosen["dice"]["dice"]
-        lost = [f"{best - chosen[rule]['dice']:.3f}" for rule in ("expected", "last")]
+        losses = [f"{best - chosen[rule]['dice']:.3f}" for rule in ("expected", "last")]
         named = [str(chosen[rule]["round"] + 1) for rule in ("dice", "expected")]
         about = [line["collection"], str(line["seed"]), str(len(line["rows"]))]
-        rows.append([*about, named[0], f"{best:.3f}", named[1], *lost])
+        rows.append([*about, named[0], f"{best:.3f}", named[1], *losses])
     return rows
 
 
@@ -303,7 +303,7 @@ def reliability(
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for images, lines in tested.items():
         pairs = sorted(
-            (calibrations[_whose(line)](estimate)[0], dice) for line in lines for estimate, dice in _pairs(line["rows"])
+            (calibrations[_key(line)](estimate)[0], dice) for line in lines for estimate, dice in _pairs(line["rows"])
         )
         groups = np.array_split(np.array(pairs), 10)
         label = f"{images} ({counted(len(lines), 'seed')})"

@@ -162,7 +162,7 @@ def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
     return f"{text} ({cell.n})" if key == "unseen" and cell.n != seeds else text
 
 
-def told_ranks(ranked: Ranking) -> str:
+def rank_sentences(ranked: Ranking) -> str:
     """What the ranks and their test say, in sentences."""
     rows = list(ranked.ranks)
     if len(rows) < 2:
@@ -172,8 +172,8 @@ def told_ranks(ranked: Ranking) -> str:
     if ranked.statistic is None or ranked.p is None or ranked.critical_difference is None:
         return f"{text}; a test needs three rows and two blocks."
     differ = ranked.p < ALPHA
-    said = "not all rows are equally good" if differ else "this order may be chance"
-    text += f". Friedman's χ² is {ranked.statistic:.1f}, p {_as_p(ranked.p)}: {said}."
+    verdict = "not all rows are equally good" if differ else "this order may be chance"
+    text += f". Friedman's χ² is {ranked.statistic:.1f}, p {_as_p(ranked.p)}: {verdict}."
     text += f" Two rows differ if their mean ranks are more than {ranked.critical_difference:.2f} apart (Nemenyi)"
     worse = ranked.beyond(rows[0])
     if not worse:
@@ -190,7 +190,7 @@ def told_ranks(ranked: Ranking) -> str:
     return text
 
 
-def told_against(runs: Iterable[RunData]) -> list[str]:
+def against_yardstick(runs: Iterable[RunData]) -> list[str]:
     """Which rows are higher or lower than the yardstick when each is compared with it alone; lines, or none."""
     scores = hospital_scores(runs)
     base = scores.get(YARDSTICK)
@@ -229,7 +229,7 @@ GROUPS = {
 """What rows of a kind (``_method -> kind``) have in common, in words."""
 
 
-def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
+def what_helps(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
     """What helps: the rows at or above the public set alone, and gains over the yardstick by kind of method; lines."""
     base = cells.get(YARDSTICK)
     if base is None:
@@ -312,7 +312,7 @@ def related_page(
         parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
-        parts += ["## In short: polyps, sites without labels", "", *told_against(now["polyp"]), *told_help(cells)]
+        parts += ["## In short: polyps, sites without labels", "", *against_yardstick(now["polyp"]), *what_helps(cells)]
     for part, runs in now.items():
         if part == "unseen" or not runs:  # its column is in the first table
             continue
@@ -324,7 +324,7 @@ def related_page(
         parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
         parts += [block_markdown(table_block(of, ranked, count)), ""]
         parts += volumes_table(runs)
-        parts += [told_ranks(ranked), "", *(told_against(runs) if part != "polyp" else [])]
+        parts += [rank_sentences(ranked), "", *(against_yardstick(runs) if part != "polyp" else [])]
         if len(ranked.ranks) > 1:
             pictures[part] = ranks_figure(ranked)
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
@@ -332,7 +332,7 @@ def related_page(
     parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
     texts = [
         *_machines(found),
-        *(text for tell in (_adapters, _starts) for part, runs in found.items() for text in tell(part, runs)),
+        *(text for describe in (_adapters, _starts) for part, runs in found.items() for text in describe(part, runs)),
     ]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), *texts]
     parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []

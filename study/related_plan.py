@@ -292,8 +292,8 @@ def plan_text(shares: Sequence[Share]) -> str:
         if needed is None and ran:
             needed, known = len(share.todo) * fmean(ran) / 3600, ", estimated from the other parts"
         text = "unknown, nothing was run yet" if needed is None else f"{needed:.1f} core-hours{known}"
-        asked = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
-        lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {text}")
+        size = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
+        lines.append(f"{share.part:9} {size}, {len(share.done)} done, {len(share.todo)} to run: {text}")
         hours.append(needed)
     whole = sum(needed for needed in hours if needed is not None)
     more = " and what is unknown" if None in hours else ""

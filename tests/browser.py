@@ -36,10 +36,10 @@ def opened(address: str, width: int) -> Iterator[Any]:
             browser.get(address)
             yield browser
             sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-            asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
-            assert asked
+            urls = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+            assert urls
             home = address.partition("://")[0] + "://" + address.partition("://")[2].partition("/")[0]
-            assert [url for url in asked if not url.startswith((home, "data:", "blob:"))] == []
+            assert [url for url in urls if not url.startswith((home, "data:", "blob:"))] == []
             assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
         finally:
             browser.quit()

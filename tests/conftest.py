@@ -78,7 +78,7 @@ def nothing_is_waited_for() -> None:
 
 
 @pytest.fixture(autouse=True)
-def loggers_speak() -> None:
+def reset_loggers() -> None:
     """Resets changes of the package's loggers by commands and logging files of earlier tests."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("samfed_monai") and isinstance(logger, logging.Logger):

@@ -120,21 +120,21 @@ def without(deleted: Sequence[str], tests: Sequence[str], *, slow: bool, verbose
         names = {*deleted, *(module.stem for module in modules)}
         about = [path for each in sorted(names) for path in naming(each, root)]
         chosen = list(tests) or [path for path in (*ALWAYS, *about) if (root / path).exists()]
-        code, said = pytest_in(root, "--collect-only", "tests")  # every test file can be imported
+        code, output = pytest_in(root, "--collect-only", "tests")  # every test file can be imported
         if code == 0:
-            code, said = pytest_in(root, *dict.fromkeys(chosen), *([] if slow else ["-m", "not slow"]))
-    counted = re.findall(r"^(?:\d+ \w+, )*\d+ (?:passed|failed|errors?|deselected).* in .*$", said, re.MULTILINE)
+            code, output = pytest_in(root, *dict.fromkeys(chosen), *([] if slow else ["-m", "not slow"]))
+    counted = re.findall(r"^(?:\d+ \w+, )*\d+ (?:passed|failed|errors?|deselected).* in .*$", output, re.MULTILINE)
     passed = code == 0
     print(f"{'passes' if passed else 'FAILS'} without {', '.join(Path(path).name for path in gone)}", end="; ")
     print(*(counted[-1:] or ["nothing ran"]), f"({time.monotonic() - begun:.0f} s)", flush=True)
     if not passed:
-        print(said if verbose else "\n".join(f"    {line}" for line in outcome(said)), flush=True)
+        print(output if verbose else "\n".join(f"    {line}" for line in outcome(output)), flush=True)
     return passed
 
 
-def outcome(said: str) -> Iterable[str]:
+def outcome(output: str) -> Iterable[str]:
     """The failed tests, or pytest's last lines if it names none."""
-    return dict.fromkeys(OUTCOME.findall(said)) or said.splitlines()[-5:]
+    return dict.fromkeys(OUTCOME.findall(output)) or output.splitlines()[-5:]
 
 
 def main() -> int:
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--together", action="store_true", help="delete them from one copy: one run, not many")
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run these instead, for instance: tests")
     parser.add_argument("--slow", action="store_true", help="run tests that are marked slow, too")
-    parser.add_argument("--verbose", action="store_true", help="show all that pytest said of a failure")
+    parser.add_argument("--verbose", action="store_true", help="show pytest's whole output after a failure")
     parser.add_argument("--list", action="store_true", help="list which methods may be deleted, and why others may not")
     options = parser.parse_args()
     if options.list:

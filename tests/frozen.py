@@ -200,8 +200,8 @@ def samfed(folder: Path, command: str, *words: Any, rounds: Path | None = None, 
         **os.environ, "SAMFED_WEIGHTS": str(folder / "weights"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     line = [sys.executable, "-m", "samfed_monai", command, *map(str, words)]
-    with open(log, "wb") as said:
-        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+    with open(log, "wb") as output:
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
                 if rounds and kept:

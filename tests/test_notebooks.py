@@ -42,8 +42,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, smaller: dict[
     with forked_commands() as commands:
         monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
         client.execute()
-    told = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
-    return told.replace("\r\n", "\n")
+    printed = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+    return printed.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -68,20 +68,20 @@ def test_first_day_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "--rounds 2": "--rounds 1",
         "--local_steps 4 --warm_start_steps 24": "--local_steps 1 --warm_start_steps 4",
     }
-    told = run("first-day", tmp_path / "day", monkeypatch, smaller)
-    dice = {site: float(found) for site, found in re.findall(r"^(site-\d) +12 +(\d\.\d{3}) ", told, re.MULTILINE)}
+    output = run("first-day", tmp_path / "day", monkeypatch, smaller)
+    dice = {site: float(found) for site, found in re.findall(r"^(site-\d) +12 +(\d\.\d{3}) ", output, re.MULTILINE)}
     assert sorted(dice) == ["site-1", "site-2"]
     assert min(dice.values()) > 0.7, "the shipped network, on rendered skin"
     assert len(list((tmp_path / "day").glob("first-day-*/masks/*.png"))) == 6
-    assert re.search(r"^site-2: test Dice \d\.\d{3}, HD95 .* px, 12 images$", told, re.MULTILINE)
+    assert re.search(r"^site-2: test Dice \d\.\d{3}, HD95 .* px, 12 images$", output, re.MULTILINE)
 
 
 @pytest.mark.slow
 def test_new_method_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     smaller = {"--seeds 0 --rounds 2": "--seeds 0 --rounds 1", "--images-per-site 16": "--images-per-site 6"}
     smaller["--local_steps 4 --warm_start_steps 16"] = "--local_steps 1 --warm_start_steps 2"
-    told = run("new-method", tmp_path / "lab", monkeypatch, smaller)
-    assert "samfed_skin: no problems in train" in told
+    output = run("new-method", tmp_path / "lab", monkeypatch, smaller)
+    assert "samfed_skin: no problems in train" in output
     (table,) = (tmp_path / "lab").glob("new-method-*/runs/compared/comparison.md")
     assert "| Root share (`root_share`) |" in table.read_text(encoding="utf-8")
     written = [cell["source"] for cell in cells(REPOSITORY / "docs/notebooks/new-method.ipynb", "code")]

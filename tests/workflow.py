@@ -23,13 +23,13 @@ def workflow(bundle: Path, sites: Path, files: Iterable[str | Path] = (), **over
         override: ids and values that replace those of the files and of :data:`SMALL`.
     """
     configs = bundle / "configs"
-    places = {"bundle_root": str(bundle), "datalist": str(sites / "list.json"), "data_root": str(sites)}
+    paths = {"bundle_root": str(bundle), "datalist": str(sites / "list.json"), "data_root": str(sites)}
     made = ConfigWorkflow(
         config_file=[str(configs / name) for name in ("train.json", *files)],
         meta_file=str(configs / "metadata.json"),
         workflow_type="train",
         logging_file=False,
-        **{**places, "site": min(DataList.load(sites / "list.json").sites), **SMALL, **override},
+        **{**paths, "site": min(DataList.load(sites / "list.json").sites), **SMALL, **override},
     )
     made.initialize()
     return made

@@ -46,8 +46,8 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
     (folder / "stamps").mkdir(parents=True)
     run, files = folder / "run", folder / "sites"
     for site in (*site_names(sites), "server"):
-        places = {"datalist": __file__, "data_root": str(folder), "cache_dir": str(folder / "cache" / site)}
-        write_json(files / f"{site}.json", {**places, "output_dir": str(run if site == "server" else folder / site)})
+        paths = {"datalist": __file__, "data_root": str(folder), "cache_dir": str(folder / "cache" / site)}
+        write_json(files / f"{site}.json", {**paths, "output_dir": str(run if site == "server" else folder / site)})
     job = export_job(
         folder / "job", plan, run_name="bench", min_clients=sites, controller=BenchController, executor=BenchExecutor
     )

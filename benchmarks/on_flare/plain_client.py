@@ -39,8 +39,8 @@ def make_algo(site: str, files: SiteFile, arguments: argparse.Namespace, overrid
 
     root = find_bundle(files.bundle_root or arguments.bundle)
     train = ["configs/train.json", *(str(path) for path in variant_files(root, arguments.variant))]
-    places = {"bundle_root": str(root), "datalist": str(files.datalist), "data_root": str(files.data_root)}
-    own = {**overrides, **places, "site": site, "standalone": {}}
+    paths = {"bundle_root": str(root), "datalist": str(files.datalist), "data_root": str(files.data_root)}
+    own = {**overrides, **paths, "site": site, "standalone": {}}
     algo = (MonaiAlgo if arguments.monai else SamFedAlgo)(
         bundle_root=str(root),
         local_epochs=1,

@@ -69,14 +69,14 @@ def run(small_federation, tmp_path_factory):
 
 @pytest.mark.slow
 def test_audit_runs_from_command_line(run, small_federation, capsys):
-    places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
+    paths = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
     words = [str(run), "--attack", "membership,planted"]
-    assert main(["audit", *words, *places]) == 2
+    assert main(["audit", *words, *paths]) == 2
     assert "expected one, found no bundle; give --bundle" in capsys.readouterr().err
-    assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("Membership inference by loss\n  - public: ")
-    assert Path(told.splitlines()[-1]) == run / "audit" / "audit.html"
+    assert main(["audit", *words, "--bundle", "samfed_skin", *paths]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("Membership inference by loss\n  - public: ")
+    assert Path(output.splitlines()[-1]) == run / "audit" / "audit.html"
     content = json.loads((run / "audit" / "audit.json").read_text())
     assert content["about"]["network"] == "basic_unet"
     assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]

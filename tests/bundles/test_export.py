@@ -46,7 +46,7 @@ def logits(network: nn.Module, images: Tensor) -> Tensor:
         return network(images)
 
 
-def as_monai_is_told(output: Path, **words: Any) -> dict[str, Any]:
+def export_arguments(output: Path) -> dict[str, Any]:
     configs = BUNDLE / "configs"
     return {
         "net_id": "network_def",
@@ -54,13 +54,12 @@ def as_monai_is_told(output: Path, **words: Any) -> dict[str, Any]:
         "ckpt_file": str(BUNDLE / "models" / "model.pt"),
         "meta_file": str(configs / "metadata.json"),
         "config_file": str(configs / "inference.json"),
-        **words,
     }
 
 
 @pytest.mark.slow
 def test_ckpt_export_gives_same_masks_and_includes_metadata(network, images, logits, tmp_path):
-    ckpt_export(**as_monai_is_told(tmp_path / "model.ts"))
+    ckpt_export(**export_arguments(tmp_path / "model.ts"))
     more = {"metadata.json": "", "inference.json": ""}
     exported = torch.jit.load(tmp_path / "model.ts", _extra_files=more)
     other = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -81,7 +80,7 @@ def test_onnx_export_gives_same_masks(images, logits, tmp_path):
         pytest.importorskip(package, reason=f"{package} is not installed")
     import onnxruntime
 
-    onnx_export(**as_monai_is_told(tmp_path / "model.onnx"))
+    onnx_export(**export_arguments(tmp_path / "model.onnx"))
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
     found: list[NDArray[np.float32]] = [session.run(None, {taken.name: each[None].numpy()})[0] for each in images]

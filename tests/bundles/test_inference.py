@@ -115,7 +115,7 @@ def test_fault_19_bad_images_and_outside_links_are_refused(model, images, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "IMAGES: expected images, patterns or folders, found none"),
         (["*.tiff"], r"\*\.tiff: expected images, or folders of images, found no file that matches"),
@@ -124,11 +124,11 @@ def test_fault_19_bad_images_and_outside_links_are_refused(model, images, tmp_pa
         (["a.jpg", "deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
     ],
 )
-def test_invalid_image_arguments_are_refused(model, images, tmp_path, capsys, words, told):
+def test_invalid_image_arguments_are_refused(model, images, tmp_path, capsys, words, message):
     (images / "deep" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
     named = [str(images / word) for word in words]
     assert main(["infer", "samfed_skin", *named, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.glob("out/*.png"))
 
 

@@ -69,7 +69,7 @@ def test_schema_rejects_invalid_metadata(change, message, metadata, tmp_path):
 def test_metadata_metrics_match_readme(bundle, metadata):
     text = (bundle / "docs" / "README.md").read_text()
     weights = list((bundle / "models").glob("model.*"))
-    assert bool(metadata["eval_metrics"]) == bool(weights), "a bundle without weights has no score to tell"
+    assert bool(metadata["eval_metrics"]) == bool(weights), "a bundle without weights has no score to show"
     for value in metadata["eval_metrics"].values():
         assert f"{value}" in text.partition("## Performance")[2]
 
@@ -126,8 +126,8 @@ NECESSARY, PREFERRED = ("configs/metadata.json", "LICENSE"), ("models/model.pt",
 def about(bundle: Path) -> dict[str, str]:
     """The arguments with which the script calls MONAI's functions."""
     configs = bundle / "configs"
-    places = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
-    return {**places, "bundle_root": str(bundle)}
+    paths = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    return {**paths, "bundle_root": str(bundle)}
 
 
 def test_bundle_files_and_version_pass_check(bundle, metadata):
@@ -144,8 +144,8 @@ def test_bundle_files_and_version_pass_check(bundle, metadata):
 def test_inference_properties_and_network_match_metadata(bundle, about, tmp_path):
     """The script asks for those of named applications; these are all that MONAI itself knows."""
     save(tmp_path / "images" / "1.png", picture(1))
-    places = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks")}
+    paths = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks")}
     logging_file = str(bundle / "configs" / "logging.conf")
-    workflow = create_workflow(workflow_type="inference", logging_file=logging_file, **about, **places)
+    workflow = create_workflow(workflow_type="inference", logging_file=logging_file, **about, **paths)
     assert workflow.check_properties() == []
     verify_net_in_out(net_id="network_def", **about)

@@ -150,7 +150,7 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
     torch.save({"a": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as caught:
         build(EVALUATE, model=str(tmp_path / "model.pt")).run()
-    told = str(unwrap_own(caught.value))
-    assert "model.pt: expected weights of this network, found" in told
+    message = str(unwrap_own(caught.value))
+    assert "model.pt: expected weights of this network, found" in message
     hint = "give the --network_name of the training, or the bundle of the training, in which inference.json must"
-    assert hint in told
+    assert hint in message

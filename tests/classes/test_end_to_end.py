@@ -142,8 +142,8 @@ def test_training_terms_of_methods_support_two_classes(place, variant):
 def test_mismatched_classes_are_refused_before_run(place, tmp_path, capsys):
     code, out = federate(place, "samfed", out=tmp_path / "run")
     assert code != 0
-    told = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
-    assert re.search(told, capsys.readouterr().err)
+    message = r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'"
+    assert re.search(message, capsys.readouterr().err)
     assert not (out / "rounds").exists()
     listed = ("--datalist", place / "list.json", "--data-root", place / "slices")
     check = ("check", "samfed_skin", "--workflow", "train", *listed, "--classes")

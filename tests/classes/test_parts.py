@@ -352,11 +352,11 @@ def test_model_records_classes_and_other_count_is_refused(tmp_path):
 @pytest.mark.parametrize("workflow", ["train", "federate"])
 def test_single_class_method_refuses_several_classes(workflow):
     overrides = {"classes": ORGANS}
-    told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf_compat", overrides=overrides, ready=False)]
-    (said,) = [each for each in told if "'hssf_compat'" in each]
-    assert "'samfed'" in said
-    assert "which learn 2 classes, found 'hssf_compat', which leaves out several classes: a label that even the" in said
-    assert said.endswith("many among several; or use a data list with one class")
+    problems = check_bundle(SKIN, workflow, variant="hssf_compat", overrides=overrides, ready=False)
+    (text,) = [str(each) for each in problems if "'hssf_compat'" in str(each)]
+    assert "'samfed'" in text
+    assert "which learn 2 classes, found 'hssf_compat', which leaves out several classes: a label that even the" in text
+    assert text.endswith("many among several; or use a data list with one class")
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
     for wrong in (3, 0.5, True, "liver"):
@@ -370,11 +370,11 @@ def test_custom_variant_declares_class_support(tmp_path):
     shutil.copytree(SKIN, bundle, ignore=shutil.ignore_patterns("models"))
     (bundle / "configs" / "variants").mkdir()
     path = bundle / "configs" / "variants" / "own.json"
-    for classes, told in ((None, 1), ("several", 0)):
+    for classes, refusals in ((None, 1), ("several", 0)):
         method = {"title": "Own", "base": "samfed", **({"classes": classes} if classes else {})}
         write_json(path, {"_method": method})
         found = check_bundle(bundle, "train", variant="own", overrides={"classes": ORGANS}, ready=False)
-        assert sum("which learn 2 classes" in str(each) for each in found) == told
+        assert sum("which learn 2 classes" in str(each) for each in found) == refusals
     write_json(path, {"_method": {"title": "Own", "base": "samfed", "classes": "many"}})
     (problem, *_) = check_bundle(bundle, "train", variant="own", ready=False)
     assert "own.json -> _method#classes: expected one of ['one', 'several'], found 'many'" in str(problem)

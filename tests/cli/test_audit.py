@@ -52,5 +52,5 @@ def test_folder_without_attack_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("folder", [".", "none"])
 def test_invalid_options_and_runs_are_reported_together(tmp_path, capsys, folder, words, messages):
     assert main(["audit", str(tmp_path / folder), *words]) == 2
-    said = capsys.readouterr().err
-    assert [message for message in messages if message not in said] == []
+    error = capsys.readouterr().err
+    assert [message for message in messages if message not in error] == []

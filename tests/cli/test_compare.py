@@ -141,8 +141,8 @@ def compare(tmp_path, monkeypatch):
     def compare(rows, *words):
         path = tmp_path / "sweep.json"
         path.write_text(json.dumps(rows), encoding="utf-8")
-        places = ["--datalist", "l.json", "--data-root", "d", "--rounds", "2", "--output-dir", str(tmp_path / "R")]
-        return main(["compare", str(BUNDLE), *places, "--rows", str(path), *words]), made
+        options = ["--datalist", "l.json", "--data-root", "d", "--rounds", "2", "--output-dir", str(tmp_path / "R")]
+        return main(["compare", str(BUNDLE), *options, "--rows", str(path), *words]), made
 
     return compare
 
@@ -210,11 +210,11 @@ def test_unrunnable_rows_are_reported_before_first_run(compare, monkeypatch, tmp
     late = {"variant": "samfed", "overrides": {"privacy#secure_aggregation": {"threshold": 9}}}
     weak = {"variant": "weak_labels"}
     code, runs = compare({"rows": {"late": late, "weak": weak}}, "--variants", "samfed", "--job#quorum", "9")
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (code, runs) == (2, [])
-    assert "  - row late: federate.json -> privacy#secure_aggregation#threshold: expected from 2 to 3" in said
-    assert "  - row weak: list -> s1 -> labels: expected labels (this variant learns from them)" in said
-    assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in said, "of all rows, told once"
+    assert "  - row late: federate.json -> privacy#secure_aggregation#threshold: expected from 2 to 3" in error
+    assert "  - row weak: list -> s1 -> labels: expected labels (this variant learns from them)" in error
+    assert "  - quorum: expected a number from 1 to 3, the number of sites, found 9" in error, "once for all rows"
 
 
 def test_misspelt_override_and_variant_are_reported_with_row(compare, capsys):
@@ -234,12 +234,12 @@ def test_missing_rows_and_invalid_options_are_refused(capsys):
     assert "--variants: expected rows to compare, found neither --variants nor --rows" in capsys.readouterr().err
     words += ["--variants", "no_such,", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]
     assert main(words) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     for part in (
         *("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'", "-> job#variant: "),
         "command line -> seed: expected an option that all runs can share, found 7; use --variants, --seeds, --rounds",
     ):
-        assert part in said
+        assert part in error
 
 
 def test_shared_option_is_refused_only_if_unread_by_all_rows():

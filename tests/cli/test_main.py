@@ -39,11 +39,11 @@ FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d
 def test_log_records_go_to_current_stderr(monkeypatch):
     """A notebook's cell and a test have one of their own."""
     for _ in range(2):
-        heard = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", heard)
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
         cli._show_records()
         logging.getLogger("samfed_monai.cli").info("round 1 of 2")
-        assert heard.getvalue() == "round 1 of 2\n"
+        assert stream.getvalue() == "round 1 of 2\n"
 
 
 #: Commands that answer at once, each with what it prints.
@@ -126,8 +126,8 @@ def test_non_utf8_path_is_refused(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder if place == "folder" else tmp_path)
     assert main(["report", str(folder) if place == "word" else "run"]) == 2
     where = "command line" if place == "word" else "the current folder"
-    assert f"{where}: expected UTF-8 without control characters, found '" in (said := capsys.readouterr().err)
-    assert "bef\\xfcnde'" in said
+    assert f"{where}: expected UTF-8 without control characters, found '" in (error := capsys.readouterr().err)
+    assert "bef\\xfcnde'" in error
 
 
 @pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate"]])
@@ -190,10 +190,10 @@ COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LIC
 def test_fault_81_84_system_errors_are_not_reported_as_bugs(monkeypatch, ended, error, code, message, wrapped):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     wrapped = wrapped and not isinstance(error, BrokenPipeError)
-    found, said = ended(RuntimeError("Failed to evaluate"), error) if wrapped else ended(error)
+    found, output = ended(RuntimeError("Failed to evaluate"), error) if wrapped else ended(error)
     assert found == code
-    assert re.search(message, said)
-    assert "Traceback" not in said
+    assert re.search(message, output)
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_fault_81_84_system_errors_are_not_reported_as_bugs(monkeypatch, ended, 
     ],
 )
 def test_internal_error_keeps_traceback_and_is_reported_as_bug(ended, error, message):
-    code, said = ended(error)
+    code, output = ended(error)
     assert code == 1
-    assert "Traceback" in said
-    assert message in said
+    assert "Traceback" in output
+    assert message in output
 
 
 def test_federate_arguments_become_config_ids(monkeypatch):
@@ -250,9 +250,9 @@ def test_misspelt_command_option_is_suggested(words, hint, tmp_path, monkeypatch
 
 def test_misspelt_variant_is_refused_with_suggestion(capsys):
     assert main(["variants", "no_sm"]) == 2
-    said = capsys.readouterr().err
-    assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in said
-    assert said.endswith("did you mean 'no_sam'?\n")
+    error = capsys.readouterr().err
+    assert "a bundle's folder, one of ['samfed_polyp', 'samfed_skin'], or a variant, found 'no_sm'" in error
+    assert error.endswith("did you mean 'no_sam'?\n")
     assert main(["variants", "no_sam", "--path", "samfed"]) == 2
     assert "--path: expected a bundle, or nothing, found the variant no_sam; leave" in capsys.readouterr().err
 
@@ -270,10 +270,10 @@ def test_check_reports_bad_values_without_running_code(tmp_path, capsys):
     assert "image height" not in capsys.readouterr().err
     path.write_text(json.dumps({**content, "initialize": [*content["initialize"], "$print('canary')"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
-    told = capsys.readouterr().out
-    assert "not checked: whether a run accepts the values, as they could run code (--strict says where)" in told
-    assert "canary" not in told
-    assert "not checked: names" not in told
+    output = capsys.readouterr().out
+    assert "not checked: whether a run accepts the values, as they could run code (--strict says where)" in output
+    assert "canary" not in output
+    assert "not checked: names" not in output
     path.write_text(json.dumps({**content, "image_size": 64, "imports": ["$import math"]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
     assert "not checked: names of networks, rules and guides, as modules in imports" in capsys.readouterr().out
@@ -420,9 +420,9 @@ def test_fault_82_sigterm_runs_cleanup_and_reports_what_is_kept(monkeypatch, cap
     assert cli.main(words.split()) == 3
     assert closed == [True], "locks and children are let go"
     assert signal.getsignal(signal.SIGTERM) == before
-    said = capsys.readouterr().err
-    assert said.startswith(f"stopped: received SIGTERM; {kept}")
-    assert said.endswith("to continue: run the same command again\n")
+    error = capsys.readouterr().err
+    assert error.startswith(f"stopped: received SIGTERM; {kept}")
+    assert error.endswith("to continue: run the same command again\n")
 
 
 def test_run_log_has_one_line_for_termination(tmp_path):

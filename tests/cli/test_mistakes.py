@@ -18,9 +18,9 @@ MISTAKES = read_json(Path(__file__).parents[1] / "fixtures" / "mistakes.json")
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What `samfed check` refuses, a problem a line."""
     assert main(["check", *words]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    head, *problems = told.err[told.err.index("refused:") :].splitlines()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    head, *problems = captured.err[captured.err.index("refused:") :].splitlines()
     assert re.fullmatch(rf"refused: {len(problems)} problems?", head)
     return problems
 
@@ -34,7 +34,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("mistake", MISTAKES["json"].values(), ids=list(MISTAKES["json"]))
 def test_json_mistake_is_reported_once_with_hint(mistake, own, capsys):
-    workflow, message = mistake["workflow"], mistake["told"]
+    workflow, message = mistake["workflow"], mistake["message"]
     path = own / "configs" / f"{workflow}.json"
     right = path.read_text()
     wrong, count = re.subn(mistake["there"], mistake["instead"], right, count=1)
@@ -51,7 +51,7 @@ def test_json_mistake_is_reported_once_with_hint(mistake, own, capsys):
 @pytest.mark.parametrize("mistake", MISTAKES["command line"].values(), ids=list(MISTAKES["command line"]))
 def test_command_line_mistake_is_reported_once_with_hint(mistake, capsys):
     (problem,) = refused(mistake["words"], capsys)
-    assert mistake["told"] in problem
+    assert mistake["message"] in problem
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,11 @@ def test_folders_command_reports_unread_files_by_kind(tmp_path, capsys):
         site(tmp_path, folder, 1, 0, first=300)
     output = tmp_path / "list.json"
     run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4)
-    said = capsys.readouterr().out
-    assert "list: 2 public images, 2 sites\n" in said
-    assert "a: 4 unlabelled, 1 validation, 1 test" in said
-    assert DataList.load(output).hash[:12] in said
-    assert [line for line in said.splitlines() if "not read" in line] == [
+    printed = capsys.readouterr().out
+    assert "list: 2 public images, 2 sites\n" in printed
+    assert "a: 4 unlabelled, 1 validation, 1 test" in printed
+    assert DataList.load(output).hash[:12] in printed
+    assert [line for line in printed.splitlines() if "not read" in line] == [
         "  please check: a/images: not read: 1 GIF (x.gif), 1 video (film.mp4)",
         "  please check: a/masks: not read: 1 GIF (a_000.gif)",
     ]
@@ -90,10 +90,10 @@ def test_unseen_sites_are_test_only_and_others_divided(tmp_path, capsys):
     words = ("--output", tmp_path / "list.json", "--no-report", "--test", 0.2, "--label-kind", "K\u00f6ln=mask")
     words += ("--public", "S\u00fcd", "--by-folder")
     run("folders", tmp_path, *words, "--validation", 0.2, "--unseen", "b,K\u00f6ln,c", "--divide", 2)
-    said = capsys.readouterr().out
-    assert "list: 10 public images, 5 sites" in said
-    assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
-    assert "K\u00f6ln: 0 unlabelled, 0 validation, 10 test" in said
+    printed = capsys.readouterr().out
+    assert "list: 10 public images, 5 sites" in printed
+    assert "a-1: 3 unlabelled, 1 validation, 1 test" in printed
+    assert "K\u00f6ln: 0 unlabelled, 0 validation, 10 test" in printed
 
 
 def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
@@ -161,10 +161,10 @@ def test_coco_list_skips_unreadable_images(tmp_path, capsys):
         with pytest.raises(SystemExit):  # nothing would read it
             run(source, *words[1:6], *option, *(("--slices", tmp_path) if source == "nifti" else ()))
     run(*words, "--skip-unreadable")
-    said = capsys.readouterr().out
-    assert "a: 3 unlabelled, 0 validation, 1 test" in said
-    assert "please check: 2 images of a have no annotation of polyp: used as unlabelled" in said
-    assert "please check: 1 unreadable image was left out, such as a/images/a_000.png" in said
+    printed = capsys.readouterr().out
+    assert "a: 3 unlabelled, 0 validation, 1 test" in printed
+    assert "please check: 2 images of a have no annotation of polyp: used as unlabelled" in printed
+    assert "please check: 1 unreadable image was left out, such as a/images/a_000.png" in printed
     [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
 
@@ -213,10 +213,10 @@ def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
     with pytest.raises(Refused, match=r"v0\.nii: .*; or skip the file .*\n.*v1\.nii: .*; or skip the file with --s"):
         run(*words, "--test-only")
     run(*words, "--test-only", "--skip-unreadable")
-    said = capsys.readouterr().out
-    assert "0 validation, 4 test" in said
-    assert "please check: a/images: not read: 1 text (notes.txt)" in said
-    assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in said
+    printed = capsys.readouterr().out
+    assert "0 validation, 4 test" in printed
+    assert "please check: a/images: not read: 1 text (notes.txt)" in printed
+    assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in printed
 
 
 def test_unreadable_images_and_masks_are_skipped_on_request(tmp_path, capsys, caplog):
@@ -227,9 +227,9 @@ def test_unreadable_images_and_masks_are_skipped_on_request(tmp_path, capsys, ca
     with pytest.raises(Refused, match=r"a_001\.png: .*skip the file with --skip-unreadable\n.*a_002\.png: .*--skip"):
         run(*words)
     run(*words, "--skip-unreadable")
-    said = capsys.readouterr().out
-    assert "a: 4 unlabelled, 0 validation, 0 test" in said
-    assert "please check: 2 unreadable images were left out, such as a/images/a_001.png" in said
+    printed = capsys.readouterr().out
+    assert "a: 4 unlabelled, 0 validation, 0 test" in printed
+    assert "please check: 2 unreadable images were left out, such as a/images/a_001.png" in printed
     assert [name in text for name, text in zip(("a_001", "a_002"), caplog.messages, strict=True)] == [True, True]
     save(tmp_path / "a" / "masks" / "a_002.png", disc(value=77))  # which can be read, and is no mask
     (tmp_path / "list.json").unlink()

@@ -14,7 +14,7 @@ TRAIN = {
     "rate": 0.1,
     "steps": None,
     "amp": False,
-    "spare": "a knob that another program reads",
+    "spare": "an option that another program reads",
     "imports": ["$import samfed_monai.config as samfed_config"],
     "loss": {"_target_": "monai.losses.DiceLoss", "sigmoid": True, "reduction": "mean"},
     "terms": {"first": {"_target_": "tests.config.toys.Trainer", "rate": 0.5}},

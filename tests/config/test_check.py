@@ -1,4 +1,4 @@
-"""Faults 23 to 31 of a bundle, each told in full, all at once; a logging file only writes to the console."""
+"""Faults 23 to 31 of a bundle, each reported in full, all at once; a logging file only writes to the console."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNKNOWN = "expected an id of this workflow, found an unknown id"
 UNREAD = "expected a known key, found a key that nothing reads"
 
 
-def told(bundle: Path, workflow: str = "train", **arguments) -> list[str]:
+def check(bundle: Path, workflow: str = "train", **arguments) -> list[str]:
     return [str(problem) for problem in check_bundle(bundle, workflow, **arguments)]
 
 
-def told_of_skin(workflow: str = "federate", variant: str | None = None, **overrides: Any) -> list[str]:
-    return told(SKIN, workflow, variant=variant, overrides=overrides, ready=False)
+def check_skin(workflow: str = "federate", variant: str | None = None, **overrides: Any) -> list[str]:
+    return check(SKIN, workflow, variant=variant, overrides=overrides, ready=False)
 
 
 def edited(folder: Path, *, file: str = "train.json", gone: str = "", **options: Any) -> Path:
@@ -40,12 +40,12 @@ def edited(folder: Path, *, file: str = "train.json", gone: str = "", **options:
 
 
 def test_valid_bundle_has_no_problems(bundle, rewrite):
-    assert told(bundle) == []
+    assert check(bundle) == []
     rewrite("train.json", {"loss#_target_": "DiceLoss"})  # short names are looked up in MONAI
-    assert told(bundle) == []
-    assert told(bundle, variant="gentle", overrides={"rate": 1, "steps": 4, "train#trainer#amp": True}) == []
+    assert check(bundle) == []
+    assert check(bundle, variant="gentle", overrides={"rate": 1, "steps": 4, "train#trainer#amp": True}) == []
     assert workflows_of(bundle) == ["train"]
-    assert told(bundle, "trian")[0].endswith("found 'trian'; did you mean 'train'?")
+    assert check(bundle, "trian")[0].endswith("found 'trian'; did you mean 'train'?")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_valid_bundle_has_no_problems(bundle, rewrite):
     ],
 )
 def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite, key, hint):
-    assert told(bundle, overrides={key: 2}) == [f"command line -> {key}: {UNKNOWN}; {hint}"]
+    assert check(bundle, overrides={key: 2}) == [f"command line -> {key}: {UNKNOWN}; {hint}"]
     rewrite("variants/gentle.json", json.dumps({key: 2}))
-    assert told(bundle, variant="gentle") == [f"gentle.json -> {key}: {UNKNOWN}; {hint}"]
+    assert check(bundle, variant="gentle") == [f"gentle.json -> {key}: {UNKNOWN}; {hint}"]
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite
 )
 def test_faults_23_to_28_and_31_and_74_problems_in_file_are_reported(bundle, rewrite, change, message):
     rewrite("train.json", change)
-    assert told(bundle) == [f"train.json -> {message}"]
+    assert check(bundle) == [f"train.json -> {message}"]
 
 
 def test_all_problems_are_reported_together(bundle, rewrite):
     rewrite("train.json", {"loss#sigmiod": True, "rate": "0.5", "terms#first#_target_": "os.system"})
-    messages = told(bundle, overrides={"stesp": 1})
+    messages = check(bundle, overrides={"stesp": 1})
     assert len(messages) == 4
     for part in ("loss#sigmiod", "-> rate", "terms#first#_target_", "-> stesp"):
         assert any(part in message for message in messages)
@@ -130,46 +130,46 @@ def test_all_problems_are_reported_together(bundle, rewrite):
 @pytest.mark.parametrize("workflow", ["train", "federate", "evaluate", "teacher"])
 def test_resize_must_equal_declared_image_size(workflow):
     place, name = ("pad", "size") if workflow == "teacher" else ("resize", "image_size")
-    (refusal,) = told_of_skin(workflow, **{f"{place}#spatial_size": [64, 64]})
+    (refusal,) = check_skin(workflow, **{f"{place}#spatial_size": [64, 64]})
     assert f"{place}#spatial_size: expected 224, the {name} stored with the model, found [64, 64]" in refusal
-    assert told_of_skin(workflow, **{f"{place}#spatial_size": [f"@{name}", 224]}) == []
+    assert check_skin(workflow, **{f"{place}#spatial_size": [f"@{name}", 224]}) == []
 
 
 def test_mask_threshold_must_equal_declared_threshold(tmp_path):
     place = "postprocessing#transforms#3#threshold"
     expected = f"command line -> {place}: expected 0.5, the threshold recorded beside the masks, found 0.3"
-    (refusal,) = told_of_skin("inference", **{place: 0.3})
+    (refusal,) = check_skin("inference", **{place: 0.3})
     assert refusal.startswith(expected)
     own = edited(tmp_path, file="inference.json", doubt=0.3)
-    (refusal,) = told(own, "inference", overrides={place: "@doubt"}, ready=False)
+    (refusal,) = check(own, "inference", overrides={place: "@doubt"}, ready=False)
     assert refusal.startswith("inference.json -> doubt: expected 0.5, the threshold")
-    assert told_of_skin("inference", threshold=0.3) == told_of_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
+    assert check_skin("inference", threshold=0.3) == check_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
 
 
 def test_fault_24_wrong_types_and_splits_are_reported(bundle, tmp_path):
-    assert told(bundle, overrides={"rate": "fast", "amp": "true", "spare": 3}) == [
+    assert check(bundle, overrides={"rate": "fast", "amp": "true", "spare": 3}) == [
         "command line -> rate: expected a number, found 'fast' (str)",
         "command line -> amp: expected true or false, found 'true' (str); "
         "write true without quotes (True or False on MONAI's own command line)",
         "command line -> spare: expected a string or null, found 3 (int); put it in quotes",
     ]
-    (message,) = told_of_skin(unseen="a, b")
+    (message,) = check_skin(unseen="a, b")
     assert message.endswith("""found 'a, b' (str); write --unseen '["a", "b"]'""")
-    zoom, split = told_of_skin("train", **{"weak_view#zoom": 1.2, "train#dataset#split": "pubic"})
+    zoom, split = check_skin("train", **{"weak_view#zoom": 1.2, "train#dataset#split": "pubic"})
     assert zoom == "command line -> weak_view#zoom: expected a list, found 1.2 (float)"
     assert split.startswith("command line -> train#dataset#split: expected one of ['public', 'unlabelled', ")
     assert split.endswith("found 'pubic'; did you mean 'public'?")
     for name, wrong, right in (("validate", "test", "validation"), ("test", "validation", "test")):
-        (split,) = told_of_skin("federate", **{f"{name}#dataset#split": wrong})
+        (split,) = check_skin("federate", **{f"{name}#dataset#split": wrong})
         assert split == f"command line -> {name}#dataset#split: expected one of ['{right}'], found '{wrong}'"
-    (split,) = told_of_skin("federate", **{"sites#a#train#dataset#split": "validation"})
+    (split,) = check_skin("federate", **{"sites#a#train#dataset#split": "validation"})
     assert "train#dataset#split: expected one of ['public', 'unlabelled', 'labelled'], found 'validation'" in split
-    assert "expected a whole number, found 224.5 (float)" in told(edited(tmp_path, image_size=224.5), ready=False)[0]
+    assert "expected a whole number, found 224.5 (float)" in check(edited(tmp_path, image_size=224.5), ready=False)[0]
 
 
 def test_fault_23_unread_keys_in_federate_json_are_reported_with_hint(tmp_path):
     own = {"rank": 8, "epochs": 3, "client": {"local_steps": 5}, "teacher_adapt": "off"}
-    assert told(edited(tmp_path, file="federate.json", **own), "federate", ready=False) == [
+    assert check(edited(tmp_path, file="federate.json", **own), "federate", ready=False) == [
         f"federate.json -> rank: {UNREAD}; this id belongs to teacher.json (here: --teacher#rank)",
         f"federate.json -> epochs: {UNREAD}; delete it: only train.json sets it",
         f"federate.json -> client: {UNREAD}; leave it out: nothing in this run reads it",
@@ -177,15 +177,15 @@ def test_fault_23_unread_keys_in_federate_json_are_reported_with_hint(tmp_path):
 
 
 def test_id_of_other_file_is_refused_with_hint():
-    assert told_of_skin("teacher", score=False) == [
+    assert check_skin("teacher", score=False) == [
         "command line -> score: expected an option that this command reads, found False; "
         "`samfed federate` reads it: --teacher#score"
     ]
-    (message,) = told_of_skin(views=2)
+    (message,) = check_skin(views=2)
     assert "found an unknown id; this id belongs to teacher.json (here: --teacher#views) and " in message
     training = {"image_size": 32, "teacher_adapt": "off", "agreement#tau": 0.8}
     for given in (training, {"teacher#score": False}, {"variant": "hssf", "server_network": "basic_unet"}):
-        assert told_of_skin(**given) == []
+        assert check_skin(**given) == []
 
 
 @pytest.mark.parametrize("workflow", ["train", "evaluate", "inference", "teacher"])
@@ -198,11 +198,11 @@ def test_fault_23_federation_group_ids_are_unknown_in_other_workflows(workflow):
 
 def test_variant_may_declare_optional_ids(bundle, rewrite):
     rewrite("variants/gentle.json", json.dumps({"personal": ["head.*"], "own": 3, "train#trainer#steps": "@own"}))
-    assert told(bundle, variant="gentle") == []
+    assert check(bundle, variant="gentle") == []
     rewrite("variants/gentle.json", json.dumps({"persnal": ["head.*"], "rate": 0.1}))
-    (message,) = told(bundle, variant="gentle")
+    (message,) = check(bundle, variant="gentle")
     assert message.startswith(f"gentle.json -> persnal: {UNKNOWN}")
-    (message,) = told(bundle, overrides={"personal": ["head.*"]})
+    (message,) = check(bundle, overrides={"personal": ["head.*"]})
     assert message.endswith("found ['head.*']; `samfed federate` reads it: --personal")
     for packaged in ("samfed_skin", "samfed_polyp"):
         on_top = json.loads((find_bundle(packaged) / "configs" / "train.json").read_text())
@@ -210,7 +210,7 @@ def test_variant_may_declare_optional_ids(bundle, rewrite):
 
 
 def test_fault_23_unknown_variant_is_reported(bundle):
-    [message] = told(bundle, variant="gentel")
+    [message] = check(bundle, variant="gentel")
     assert message.startswith(f"variant: expected one of {known_variants(bundle)}, ")
     assert message.endswith("found 'gentel'; did you mean 'gentle'?")
 
@@ -219,20 +219,20 @@ def test_variant_may_add_or_replace_components(bundle, rewrite):
     term, target = {"_target_": "tests.config.toys.Trainer"}, {"loss#_target_": "monai.losses.TverskyLoss"}
     for right in ({"terms#second": term, "loss#batch": True}, {**target, "loss#alpha": 0.3}):
         rewrite("variants/gentle.json", json.dumps(right))
-        assert told(bundle, variant="gentle") == []
+        assert check(bundle, variant="gentle") == []
     rewrite("variants/gentle.json", json.dumps({**target, "loss#alhpa": 0.3}))
-    (message,) = told(bundle, variant="gentle")
+    (message,) = check(bundle, variant="gentle")
     assert message.startswith(f"gentle.json -> loss#alhpa: {UNKNOWN}")
 
 
 def test_reference_to_missing_option_is_reported_once(tmp_path):
     root = edited(tmp_path, gone="batch_size", bs=4)
     for workflow in ("train", "evaluate"):
-        assert told(root, workflow, ready=False) == [
+        assert check(root, workflow, ready=False) == [
             "train.json -> train#dataloader#batch_size: expected a reference to an id of this workflow, "
             "found @batch_size, which does not exist; add batch_size to train.json"
         ]
-    (message,) = told(edited(tmp_path / "other", file="federate.json", gone="rounds"), "federate", ready=False)
+    (message,) = check(edited(tmp_path / "other", file="federate.json", gone="rounds"), "federate", ready=False)
     assert message.endswith("found @rounds, which does not exist; add rounds to federate.json")
 
 
@@ -242,14 +242,14 @@ def test_imported_packages_are_located_but_not_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path", 3]
     root = edited(tmp_path / "bundle", imports=[*there, "$import math, os", "$import my_labb"])
-    several, missing = (problem for problem in told(root, ready=False) if "imports#" in problem)
+    several, missing = (problem for problem in check(root, ready=False) if "imports#" in problem)
     assert several.startswith("train.json -> imports#4: expected one import, found '$import math, os'; MONAI runs only")
     assert missing.startswith(
         "train.json -> imports#5: expected a module that Python can find, found no module my_labb; correct the"
     )
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    (problem,) = told(edited(tmp_path / "other", imports=["$import my_lab"]), ready=False)
+    (problem,) = check(edited(tmp_path / "other", imports=["$import my_lab"]), ready=False)
     assert problem.endswith("type PYTHONPATH=. SAMFED_ALLOW=my_lab before the command")
 
 
@@ -269,8 +269,8 @@ def test_failing_imports_are_reported_only_if_ready(tmp_path, monkeypatch):
         f"train.json -> imports#3: {expected} broken_lab.sound, which has no 'gone'; {hint}",
     ]
     for workflow in ("train", "federate"):
-        assert [text for text in told(root, workflow, ready=True) if "imports#" in text] == mine
-    assert not [text for text in told(root, ready=False) if "imports#" in text]
+        assert [text for text in check(root, workflow, ready=True) if "imports#" in text] == mine
+    assert not [text for text in check(root, ready=False) if "imports#" in text]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_failing_imports_are_reported_only_if_ready(tmp_path, monkeypatch):
 )
 def test_fault_27_invalid_json_is_reported_with_position(bundle, rewrite, file, text, place, hint):
     rewrite(file, text)
-    [message] = told(bundle)
+    [message] = check(bundle)
     assert message.startswith(place)
     assert hint in message
 
@@ -293,31 +293,31 @@ def test_fault_27_byte_order_mark_is_reported(bundle):
         path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
     with pytest.raises(ValueError, match="BOM"):
         ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
-    [message] = told(bundle)
+    [message] = check(bundle)
     assert message == (
         "train.json: expected no byte order mark (MONAI cannot read it), found one at the start of the file; "
         "save it as UTF-8 without BOM"
     )
-    assert any(message.startswith("gentle.json: ") for message in told(bundle, variant="gentle"))
+    assert any(message.startswith("gentle.json: ") for message in check(bundle, variant="gentle"))
 
 
 def test_fault_28_encoder_weights_given_by_name_must_exist(bundle, rewrite, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     rewrite("train.json", json.dumps({"encoder_weights": "efficientnet_lite0", **TRAIN}))
-    [message] = told(bundle)
+    [message] = check(bundle)
     assert "run `samfed weights efficientnet_lite0 --from FILE|URL|registry`" in message
     (tmp_path / "efficientnet_lite0.safetensors").write_bytes(b"weights")
-    assert told(bundle) == []
+    assert check(bundle) == []
 
 
 def test_fault_29_weights_with_other_hash_are_reported(bundle, rewrite, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
-    knobs = {"weights": str(tmp_path / "w.pt"), "weights_sha256": right}
-    rewrite("train.json", json.dumps({**knobs, **TRAIN}))
-    assert told(bundle) == []
-    rewrite("train.json", json.dumps({**knobs, "weights_sha256": "0" * 64, **TRAIN}))
-    [message] = told(bundle)
+    options = {"weights": str(tmp_path / "w.pt"), "weights_sha256": right}
+    rewrite("train.json", json.dumps({**options, **TRAIN}))
+    assert check(bundle) == []
+    rewrite("train.json", json.dumps({**options, "weights_sha256": "0" * 64, **TRAIN}))
+    [message] = check(bundle)
     assert message.startswith(f"train.json -> weights_sha256: expected SHA-256 {'0' * 64}, found {right} in ")
 
 
@@ -331,7 +331,7 @@ def test_fault_29_weights_with_other_hash_are_reported(bundle, rewrite, tmp_path
 )
 def test_fault_31_target_outside_allow_list_is_reported(bundle, rewrite, target):
     rewrite("train.json", {"loss": {"_target_": target}})
-    [message] = told(bundle)
+    [message] = check(bundle)
     assert message.startswith("train.json -> loss#_target_: expected a component of samfed_monai, monai, torch, ignite")
     assert repr(target) in message
 
@@ -340,23 +340,23 @@ def test_fault_31_forbidden_target_is_not_imported(bundle, rewrite, tmp_path, mo
     (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     rewrite("train.json", {"loss": {"_target_": "canary.Loss"}})
-    assert len(told(bundle)) == 1
+    assert len(check(bundle)) == 1
 
 
 def test_fault_31_code_in_options_and_lists_is_reported(bundle, rewrite):
     rewrite("train.json", {"local_steps": "$print(2)", "personal": ["encoder.*", "$print(1)"]})
-    found = [message.partition(";")[0] for message in told(bundle)]
+    found = [message.partition(";")[0] for message in check(bundle)]
     assert "train.json -> local_steps: expected a plain value, found '$print(2)'" in found
     assert "train.json -> personal#1: expected a plain value, found '$print(1)'" in found
 
 
 @pytest.mark.parametrize("value", ["$print(1)", "%other.json#x"])
 def test_fault_31_code_in_overrides_and_variants_is_reported(bundle, rewrite, value):
-    said = f"expected a plain value, found {value!r}; a value that"
-    (message,) = told(bundle, overrides={"train#trainer#rate": value})
-    assert message.startswith(f"command line -> train#trainer#rate: {said}")
+    expected = f"expected a plain value, found {value!r}; a value that"
+    (message,) = check(bundle, overrides={"train#trainer#rate": value})
+    assert message.startswith(f"command line -> train#trainer#rate: {expected}")
     rewrite("variants/gentle.json", json.dumps({"rate": value}))
-    assert told(bundle, variant="gentle")[0].startswith(f"gentle.json -> rate: {said}")
+    assert check(bundle, variant="gentle")[0].startswith(f"gentle.json -> rate: {expected}")
 
 
 FEDERATE = {"variant": "samfed", "run": ["$@variant"]}
@@ -399,7 +399,7 @@ FEDERATE = {"variant": "samfed", "run": ["$@variant"]}
 def test_federate_checks_training_of_sites_with_overrides(bundle, rewrite, federate, overrides, messages):
     rewrite("federate.json", json.dumps({"variant": "samfed", **federate}))
     rewrite("variants/gentle.json", json.dumps({"terms#fist#_disabled_": True}))
-    found = told(bundle, "federate", overrides=overrides)
+    found = check(bundle, "federate", overrides=overrides)
     assert len(found) == len(messages)
     assert all(map(str.startswith, found, messages)), found
 
@@ -410,14 +410,14 @@ def test_fault_28_sam_weights_are_required_unless_teacher_is_off(bundle, rewrite
     rewrite("federate.json", json.dumps(FEDERATE))
     rewrite("train.json", json.dumps({"teacher_adapt": "lora", **TRAIN}))
     rewrite("variants/gentle.json", json.dumps({"teacher_adapt": "off"}))
-    [message] = told(bundle, "federate")
+    [message] = check(bundle, "federate")
     assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
-    assert told(bundle, "federate", ready=False) == []
-    assert told(bundle, "federate", overrides={"variant": "gentle"}) == []
+    assert check(bundle, "federate", ready=False) == []
+    assert check(bundle, "federate", overrides={"variant": "gentle"}) == []
 
 
 def test_fault_73_refusal_names_options_read_instead():
-    assert told_of_skin(variant="heterogeneous", network_name="basic_unet", epochs=3) == [
+    assert check_skin(variant="heterogeneous", network_name="basic_unet", epochs=3) == [
         "command line -> network_name: expected an id that the variant 'heterogeneous' reads: mixed_networks "
         "sets the networks of the sites, found 'basic_unet'; set --mixed_networks \"['basic_unet']\" and "
         "--server_network basic_unet",
@@ -428,7 +428,7 @@ def test_fault_73_refusal_names_options_read_instead():
 
 @pytest.mark.parametrize("given", [True, 3, {"a": 1}])
 def test_mixed_networks_of_other_type_are_not_checked(given):
-    assert told_of_skin(variant="heterogeneous", mixed_networks=given, teacher_adapt="off") == []
+    assert check_skin(variant="heterogeneous", mixed_networks=given, teacher_adapt="off") == []
 
 
 def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
@@ -436,7 +436,7 @@ def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
     (root / "configs" / "variants").mkdir()
     (root / "configs" / "variants" / "past.json").write_text(json.dumps({"optimizer#lr": 0.0001}))
     given = {"variant": "past", "learning_rate": 0.5}
-    assert told(root, "federate", overrides=given, ready=False) == [
+    assert check(root, "federate", overrides=given, ready=False) == [
         "command line -> learning_rate: expected an option that a run of the variant 'past' reads, found 0.5; "
         "leave it out: nothing in this run reads it"
     ]
@@ -446,7 +446,7 @@ def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
 def test_fault_31_custom_logging_configuration_is_refused(bundle, text):
     path = bundle / "configs" / "logging.conf"
     path.write_bytes((SKIN / "configs" / "logging.conf").read_bytes())
-    assert told(bundle) == []
+    assert check(bundle) == []
     path.write_text(text)
     [problem] = check_bundle(bundle, "train")
     assert (problem.where, problem.found) == ("logging.conf", "a different logging configuration")

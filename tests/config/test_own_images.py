@@ -80,7 +80,7 @@ OF_ITS_OWN: list[dict[str, Any]] = [
     {"unlabelled#dataloader#batch_size": "1"},
 ]
 
-KNOBS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     **{"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False, "oracle": True, "limit": None},
     **{"label_resize": "nearest", "classes": ["a", "b"], "strong_view#strength": 0.9, "weak_view#zoom": [0.9, 1.1]},
     **{"stream#cutmix": 0.5, "guides#ema#_disabled_": True, "unlabelled#dataloader#num_workers": 2},
@@ -138,8 +138,8 @@ def test_loader_settings_are_accepted(root):
 
 
 def test_plan_of_every_method_with_ordinary_options_is_accepted():
-    content = {name: value for name, value in KNOBS.items() if name != "test"}
-    assert strict_problems(KNOBS, "plan") == []
+    content = {name: value for name, value in OPTIONS.items() if name != "test"}
+    assert strict_problems(OPTIONS, "plan") == []
     for path in PACKAGED.glob("*.json"):
         assert beside_bundle(content, variant=path.stem) == [], path
 

@@ -74,8 +74,8 @@ def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
 
     parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not is_note(name)})
     RECEIVED.clear()
-    asked = [parser.get_parsed_content(root) for root in roots if root in parser]
-    found = {text for _, text in walk([asked, RECEIVED]) if isinstance(text, str)}
+    parsed = [parser.get_parsed_content(root) for root in roots if root in parser]
+    found = {text for _, text in walk([parsed, RECEIVED]) if isinstance(text, str)}
     return {text[1:-1] for text in found if text.startswith("<")}
 
 
@@ -146,7 +146,7 @@ def test_hint_names_option_in_use(option, read):
     assert read in next(problem.hint for problem in problems if option in problem.where)
 
 
-def asked_of(group: str, content: Mapping[str, Any]) -> set[str]:
+def ids_read(group: str, content: Mapping[str, Any]) -> set[str]:
     """What a federation asks for of its own ids, or of a group's, without those that it sets itself."""
     alone = {**content, "standalone": {}}
     if group == "teacher":
@@ -169,7 +169,7 @@ def test_federation_ids_are_received_or_refused(variant):
     problems = check_bundle(SKIN, "federate", overrides={"variant": variant, **given}, ready=False)
     found = {problem.where.removeprefix("command line -> "): problem for problem in problems}
     for group, pairs in own.items():
-        there = asked_of(group.removesuffix("#"), parts[group.removesuffix("#")].content)
+        there = ids_read(group.removesuffix("#"), parts[group.removesuffix("#")].content)
         read = {key for key in pairs if key in there}
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
@@ -178,19 +178,19 @@ def test_federation_ids_are_received_or_refused(variant):
         assert wrongly <= conditional, "read and refused"
 
 
-ASKED = re.compile(
+ID_READ = re.compile(
     r'(?:\.(?:value|values|optional|optional_id|get_parsed_content)\(|parsed\([^,()]+(?:\([^()]*\))?, )"([\w#]+)"'
 )
 
 
-def test_federation_asks_only_for_declared_ids():
+def test_federation_reads_only_declared_ids():
     sources = Path(samfed_monai.federation.__file__).parent.rglob("*.py")
-    asked = {name.partition("#")[0] for path in sources for name in ASKED.findall(path.read_text())}
-    assert asked > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
+    read = {name.partition("#")[0] for path in sources for name in ID_READ.findall(path.read_text())}
+    assert read > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
     of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train}
     tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device", "soft_mask"}
-    assert asked <= TRAINING_READS | TEACHER_READS | on_top | tried
+    assert read <= TRAINING_READS | TEACHER_READS | on_top | tried
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def outside(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("file", FILES)
 def test_option_out_of_range_is_refused(file):
     workflow = next(name for name, files in WORKFLOWS.items() if files[-1] == file)
-    wrong = {knob: list(outside(keywords)) for knob, keywords in options_in(file).items()}
+    wrong = {option: list(outside(keywords)) for option, keywords in options_in(file).items()}
     for turn in range(max(map(len, wrong.values()))):
-        given = {knob + values[turn][0]: values[turn][1] for knob, values in wrong.items() if turn < len(values)}
+        given = {option + values[turn][0]: values[turn][1] for option, values in wrong.items() if turn < len(values)}
         problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
         assert sorted(problem.where for problem in problems) == sorted(f"command line -> {key}" for key in given)
         assert all(problem.expected.startswith(RANGES) for problem in problems)
@@ -47,8 +47,8 @@ NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights"]
 
 @pytest.mark.parametrize("workflow", ["train", "federate"])
 def test_null_is_accepted_only_where_documented(workflow):
-    said = {name for name, keywords in options_in("train.json").items() if "`null`" in keywords["description"]}
-    assert said == {*NULLABLE, "store_dir"}, "the last is a place"
+    documented = {name for name, keywords in options_in("train.json").items() if "`null`" in keywords["description"]}
+    assert documented == {*NULLABLE, "store_dir"}, "the last is a place"
     given = dict.fromkeys((*NULLABLE, "learning_rate", "image_size"))
     problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
     assert {problem.where: problem.found for problem in problems} == {

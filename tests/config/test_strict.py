@@ -29,7 +29,7 @@ from samfed_monai.data import DataList, Item, Site
 from tests.config.conftest import Write
 
 
-def told(content: object, **arguments: bool) -> list[str]:
+def check(content: object, **arguments: bool) -> list[str]:
     return [str(problem) for problem in strict_problems(content, "plan", **arguments)]
 
 
@@ -49,7 +49,7 @@ def test_plain_values_references_and_listed_components_pass():
         "personal": ["<norm>", "segmentation_head.*", "encoder.data.path"],
         "unseen": ["site-2"],
     }
-    assert told(content) == []
+    assert check(content) == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_plain_values_references_and_listed_components_pass():
 )
 def test_fault_31_target_outside_strict_allow_list_is_refused(target):
     for content, file in (({"teacher": {"loss": {"_target_": target}}}, True), ({"loss#_target_": target}, False)):
-        [message] = told(content, file=file)
+        [message] = check(content, file=file)
         assert "loss#_target_: expected a component of " in message
         assert repr(target) in message
 
@@ -72,18 +72,18 @@ def test_fault_31_target_outside_strict_allow_list_is_refused(target):
 def test_samfed_allow_admits_package(monkeypatch):
     content = {"loss": {"_target_": "tests.config.toys.Trainer"}}
     monkeypatch.delenv("SAMFED_ALLOW")
-    assert len(told(content)) == 1
+    assert len(check(content)) == 1
     monkeypatch.setenv("SAMFED_ALLOW", "tests.")
-    assert told(content) == []
+    assert check(content) == []
 
 
 def test_fault_31_code_in_server_message_is_refused():
-    assert told({"learning_rate": "$1/3", "seed": "%other.json#seed"}) == [
+    assert check({"learning_rate": "$1/3", "seed": "%other.json#seed"}) == [
         "plan -> learning_rate: expected a plain value, found '$1/3'; '$' would run code: write the result instead",
         "plan -> seed: expected a plain value, found '%other.json#seed'; '%' would read another file",
     ]
-    assert len(told({"optimizer#params": "$@network.parameters()"})) == 1  # a shape that only a file may have
-    assert len(told({"a": [{"b": ["$x"]}]})) == 1
+    assert len(check({"optimizer#params": "$@network.parameters()"})) == 1  # a shape that only a file may have
+    assert len(check({"a": [{"b": ["$x"]}]})) == 1
 
 
 PLACE, CHOICE = "no path of a file or folder, found ", "no value that selects images, found "
@@ -118,7 +118,7 @@ REFUSED: dict[str, list[tuple[str, Any]]] = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_fault_31_forbidden_ids_in_server_message_are_refused(message):
     for key, value in REFUSED[message]:
-        assert told({key: value})[0].startswith(f"plan -> {key}: expected {message}")
+        assert check({key: value})[0].startswith(f"plan -> {key}: expected {message}")
 
 
 @pytest.mark.parametrize("value", ["/home/v/.bashrc", "../x", "runs/../../x", "..\\x", "C:/x", "\\\\host\\x", "~/x"])
@@ -128,30 +128,30 @@ def test_fault_31_component_path_outside_run_folder_is_refused(value):
         f"plan -> after#table#path: expected a path inside the run's folder, found {value!r}; "
         "refer to an option with a path, for instance @output_dir"
     )
-    assert told({"imports": [], "after": {"table": table}}, file=True) == [message]
+    assert check({"imports": [], "after": {"table": table}}, file=True) == [message]
     table["path"] = "@x"
-    assert told({"x": value, "imports": [], "after": {"table": table}}, file=True) == [message]
+    assert check({"x": value, "imports": [], "after": {"table": table}}, file=True) == [message]
 
 
 @pytest.mark.parametrize("value", ["terms.csv", "runs/x..y.csv", "@output_dir", "@x", "@after#name", "@nowhere", None])
 def test_other_paths_and_options_of_file_are_accepted(value):
     content = {"output_dir": "/hospital/runs", "x": "terms.csv", "after": {"name": "a", "table": {"path": value}}}
-    assert told(content, file=True) == []
+    assert check(content, file=True) == []
 
 
 def test_fault_31_debug_mode_is_refused():
     loss = {"_target_": "monai.losses.DiceLoss"}
-    assert len(told({"loss": {**loss, "_mode_": "debug"}})) == 1
-    assert len(told({"loss": {**loss, "_debug_": True}})) == 1
-    assert told({"loss": {**loss, "_mode_": "callable"}}) == []
+    assert len(check({"loss": {**loss, "_mode_": "debug"}})) == 1
+    assert len(check({"loss": {**loss, "_debug_": True}})) == 1
+    assert check({"loss": {**loss, "_mode_": "callable"}}) == []
 
 
 def test_non_json_values_and_non_objects_are_refused():
     for value in (b"bytes", object(), {1, 2}, (1,), MappingProxyType({})):
         kind = type(value).__name__
-        assert told({"a": {"b": value}}) == [f"plan -> a#b: expected a JSON value, found {kind}"]
+        assert check({"a": {"b": value}}) == [f"plan -> a#b: expected a JSON value, found {kind}"]
     for content in (None, [], "text", 3):
-        assert told(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
+        assert check(content) == [f"plan: expected an object of ids, found {type(content).__name__}"]
 
 
 def test_file_may_hold_three_kinds_of_expression():
@@ -162,7 +162,7 @@ def test_file_may_hold_three_kinds_of_expression():
         "params": "$@network.parameters()",
         "run": ["$@train#trainer.run()"],
     }
-    assert told(content, file=True) == []
+    assert check(content, file=True) == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_file_may_hold_three_kinds_of_expression():
     ],
 )
 def test_fault_31_other_expressions_are_refused(expression):
-    [message] = told({"imports": [], "x": {"y": expression}}, file=True)
+    [message] = check({"imports": [], "x": {"y": expression}}, file=True)
     assert message.startswith("plan -> x#y: expected no expression, or $@id.parameters(), $@id.run(), $@id.to(@id), ")
 
 
@@ -183,18 +183,18 @@ CALLS = [".run()", ".parameters()", ".to(@a)", ".to(@a#b)", ".run", ".run(1)", "
 
 @given(st.tuples(*map(st.sampled_from, (IDS, CALLS, ENDS))).map("".join))
 def test_only_listed_call_forms_are_accepted(text):
-    passed = told({"imports": [], "x": {"y": f"${text}"}}, file=True) == []
+    passed = check({"imports": [], "x": {"y": f"${text}"}}, file=True) == []
     assert passed == bool(re.fullmatch(r"@a(#b)?(::0)?\.(run\(\)|parameters\(\)|to\(@a\))", text))
 
 
 def test_fault_31_code_in_option_of_file_is_refused():
-    [message] = told({"rate": "$@a.run()", "size": 3, "imports": [], "x": {}}, file=True)
+    [message] = check({"rate": "$@a.run()", "size": 3, "imports": [], "x": {}}, file=True)
     assert message.startswith("plan -> rate: expected a plain value, found '$@a.run()'")
 
 
 @pytest.mark.parametrize("statement", ["$import os", "$from torch import hub", "$import torch, os", "$import monai;x"])
 def test_fault_31_unlisted_imports_are_refused(statement):
-    [message] = told({"imports": [statement]}, file=True)
+    [message] = check({"imports": [statement]}, file=True)
     assert message.startswith("plan -> imports#0: expected `$import` of a module of torch, monai or samfed_monai, ")
 
 
@@ -280,14 +280,14 @@ def test_most_classes_of_allowed_modules_pass():
     assert len(passed) > 0.9 * len(of_modules) > 500
 
 
-def told_of(bundle: Path) -> list[str]:
+def check_files(bundle: Path) -> list[str]:
     return [str(problem) for problem in strict_bundle_problems(bundle)]
 
 
 @pytest.mark.parametrize("name", ["samfed_polyp", "samfed_skin"])
 def test_packaged_bundles_are_strict_without_expressions(name):
     root = packaged_bundles()[name]
-    assert told_of(root) == []
+    assert check_files(root) == []
     for path in root.rglob("*.json"):
         assert '"$' not in path.read_text(), path
 
@@ -362,7 +362,7 @@ def test_all_json_files_are_checked_and_problems_reported_together(bundle, rewri
     rewrite("variants/gentle.json", '{"loss#_target_": "os.system"}')
     rewrite("metadata.json", '{"version": "0.1.0", "note": {"a": "$print(1)"}}')
     rewrite("logging.conf", "[handler_a]\nclass=FileHandler\nargs=('x',)\n")
-    assert [message.partition(":")[0] for message in told_of(bundle)] == [
+    assert [message.partition(":")[0] for message in check_files(bundle)] == [
         "logging.conf",
         "hidden.json -> x",
         "metadata.json -> note#a",
@@ -373,20 +373,20 @@ def test_all_json_files_are_checked_and_problems_reported_together(bundle, rewri
 
 @pytest.mark.parametrize("name", ["configs/a.JSON", "docs/a.json", "a.Json", "configs/.json", "models/deep/a.jSoN"])
 def test_fault_31_json_in_any_folder_and_case_is_checked(bundle, name):
-    before = told_of(bundle)
+    before = check_files(bundle)
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_text('{"x": "$print(1)"}')
-    [message] = [message for message in told_of(bundle) if message not in before and "without a suffix" not in message]
+    [message] = [text for text in check_files(bundle) if text not in before and "without a suffix" not in text]
     assert message.startswith(f"{name.removeprefix('configs/')} -> x: expected no expression, ")
 
 
 def test_json_without_configuration_passes(bundle):
-    before = told_of(bundle)
+    before = check_files(bundle)
     (bundle / "docs").mkdir()
     item = Item(image="images/a.png", label="masks/a.png", sha256="0" * 64, label_sha256="1" * 64)
     DataList("list", [item], {"site-1": Site()}).save(bundle / "docs" / "list.json")
     (bundle / "docs" / "rows.json").write_text('[{"dice": 0.5}, "$5 a row"]')
-    assert told_of(bundle) == before
+    assert check_files(bundle) == before
 
 
 def test_fault_31_strict_check_reports_all_problems_with_code_2(bundle, rewrite: Write, capsys):

@@ -78,7 +78,7 @@ def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "message"),
     [
         ({}, r"exchange: expected one of \['weights', .*'none'\], found nothing; add it, or set a base"),
         ({}, r"labels: expected one of \['none', 'masks', 'weak'\], found nothing"),
@@ -93,9 +93,9 @@ def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
         ({"place": "first"}, "place: expected a whole number, found 'first'"),
     ],
 )
-def test_incomplete_or_invalid_declaration_is_refused(bundle, rewrite, block, told):
+def test_incomplete_or_invalid_declaration_is_refused(bundle, rewrite, block, message):
     rewrite("variants/odd.json", json.dumps({"_method": block}))
-    with pytest.raises(Refused, match=f"odd.json -> _method#{told}"):
+    with pytest.raises(Refused, match=f"odd.json -> _method#{message}"):
         declared(bundle, "odd")
 
 
@@ -126,10 +126,10 @@ def test_methods_without_public_text_declare_published_and_left_out(name):
 
 def test_variants_command_shows_or_lists_variants(bundle, rewrite, capsys):
     assert main(["variants", "local_only"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("local_only  nothing is exchanged: every site's own network")
-    assert "\n            exchange: none; labels: none; leaves a site: scores; several classes\n\n{\n" in said
-    assert said.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
+    output = capsys.readouterr().out
+    assert output.startswith("local_only  nothing is exchanged: every site's own network")
+    assert "\n            exchange: none; labels: none; leaves a site: scores; several classes\n\n{\n" in output
+    assert output.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
     block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
     own = rewrite("variants/gentle.json", json.dumps({"_method": block}))
     assert main(["variants", str(bundle)]) == 0

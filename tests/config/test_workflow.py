@@ -104,11 +104,11 @@ def test_audit_log_is_not_propagated_under_monai(under_monai, monkeypatch):
 
 
 def test_fault_23_misspelt_monai_override_is_refused_with_code_2(bundle):
-    code, told = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
-    assert code == 2, told
-    assert "command line -> rtae: expected an id of this workflow" in told
-    assert "did you mean 'rate'?" in told
-    assert "Traceback" not in told
+    code, output = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
+    assert code == 2, output
+    assert "command line -> rtae: expected an id of this workflow" in output
+    assert "did you mean 'rate'?" in output
+    assert "Traceback" not in output
 
 
 def test_config_files_of_monai_command_are_checked(bundle, rewrite: Write, under_monai):
@@ -132,16 +132,16 @@ def test_text_with_hash_under_monai_is_refused(bundle, under_monai, value):
 def test_component_refusal_under_monai_names_id(bundle, rewrite: Write):
     broken = {"_target_": "torch.nn.Dropout", "p": 2.0}
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
-    code, told = monai_run(bundle)
-    assert code == 2, told
-    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout accepts, found 'dropout" in told
-    assert "Traceback" not in told
+    code, output = monai_run(bundle)
+    assert code == 2, output
+    assert "- parts#fine or parts#broken: expected values that torch.nn.Dropout accepts, found 'dropout" in output
+    assert "Traceback" not in output
 
 
 def test_valid_bundle_runs_under_monai_with_variant(bundle):
     files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
-    code, told = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
-    assert code == 0, told
+    code, output = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
+    assert code == 0, output
 
 
 def error_of(content, name):

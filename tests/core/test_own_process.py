@@ -35,22 +35,22 @@ def test_brief_spins_are_set_unless_chosen_by_user(monkeypatch, chosen):
 
 
 @pytest.mark.parametrize(
-    ("started", "asked"),
+    ("started", "arguments"),
     [
         ("from samfed_monai.cli.main import main; main()", ["--help"]),
         ("from samfed_monai.flare.worker import serve; serve(None)", ["0", "1"]),
     ],
 )
-def test_brief_spins_are_set_before_torch_import(started, asked):
+def test_brief_spins_are_set_before_torch_import(started, arguments):
     code = (
         "import atexit, os, sys\n"
-        "def told():\n"
+        "def report():\n"
         "    sys.stderr.write(f\"\\n{os.environ.get('GOMP_SPINCOUNT')} {'torch' in sys.modules}\")\n"
-        f"atexit.register(told)\n{started}\n"
+        f"atexit.register(report)\n{started}\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
-    done = subprocess.run([sys.executable, "-c", code, *asked], env=environment, **options)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, **options)
     assert done.stderr.splitlines()[-1] == "1000 False"
 
 
@@ -121,9 +121,9 @@ def test_peak_memory_includes_freed_memory():
     assert 60 << 20 < after - before < 90 << 20
 
 
-@pytest.mark.parametrize(("asked", "gpu", "device"), [("", True, "cuda"), ("", False, "cpu"), ("cpu", True, "cpu")])
-def test_best_device_is_requested_or_gpu_or_cpu(asked: str, gpu: bool, device: str, monkeypatch) -> None:
-    monkeypatch.setenv(DEVICE, asked)
+@pytest.mark.parametrize(("requested", "gpu", "device"), [("", True, "cuda"), ("", False, "cpu"), ("cpu", True, "cpu")])
+def test_best_device_is_requested_or_gpu_or_cpu(requested: str, gpu: bool, device: str, monkeypatch) -> None:
+    monkeypatch.setenv(DEVICE, requested)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert best_device() == torch.device(device)
 
@@ -143,10 +143,10 @@ def test_device_name_is_gpu_model_or_device_type(monkeypatch):
     assert device_name() == device_name("cpu") == "cpu"
 
 
-@pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])
-def test_unavailable_device_is_refused_with_alternatives(asked: str, monkeypatch):
-    monkeypatch.setenv(DEVICE, asked)
-    with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{asked}'"):
+@pytest.mark.parametrize("requested", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_unavailable_device_is_refused_with_alternatives(requested: str, monkeypatch):
+    monkeypatch.setenv(DEVICE, requested)
+    with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{requested}'"):
         best_device()
 
 

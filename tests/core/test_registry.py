@@ -37,15 +37,15 @@ def test_unknown_name_is_refused_with_suggestion(rules: Registry[str], name: str
 
 
 def test_external_entries_are_imported_on_access():
-    lost = Elsewhere("samfed_monai.no_such_module.thing", "my-lab 1.0")
-    places = {"sorter": Elsewhere("bisect.insort_right"), "lost": lost}
-    functions: Registry = Registry("function", elsewhere=lambda: places)
+    gone = Elsewhere("samfed_monai.no_such_module.thing", "my-lab 1.0")
+    entries = {"sorter": Elsewhere("bisect.insort_right"), "gone": gone}
+    functions: Registry = Registry("function", elsewhere=lambda: entries)
     functions.register("own")(len)
-    assert list(functions) == ["lost", "own", "sorter"]
-    assert "lost" in functions
+    assert list(functions) == ["gone", "own", "sorter"]
+    assert "gone" in functions
     assert functions["sorter"] is bisect.insort_right
     assert functions["own"] is len
     with pytest.raises(Refused, match=r"an object of my-lab 1.0, found .*no_such_.*; update or uninstall my-lab$"):
-        functions["lost"]
-    with pytest.raises(Refused, match=r"function: expected one of \['lost', 'own', 'sorter'\], found 'sort'; did you"):
+        functions["gone"]
+    with pytest.raises(Refused, match=r"function: expected one of \['gone', 'own', 'sorter'\], found 'sort'; did you"):
         functions["sort"]

@@ -36,7 +36,7 @@ EACH = "expected plain members inside the archive's own folder, each with a path
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "message"),
     [
         *((["good.txt", name], EACH) for name in OUTSIDE),
         *(([special(kind)], f"{EACH} a link or a device, 'x'") for kind in (stat.S_IFLNK, stat.S_IFIFO)),
@@ -45,9 +45,9 @@ EACH = "expected plain members inside the archive's own folder, each with a path
         *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),
     ],
 )
-def test_fault_30_archive_with_suspicious_member_is_refused(tmp_path, members, told):
+def test_fault_30_archive_with_suspicious_member_is_refused(tmp_path, members, message):
     zipped(tmp_path / "a.zip", *((name, b"x") for name in members))
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         unpack_all(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
@@ -83,17 +83,17 @@ def test_cp437_member_name_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "told"),
+    ("limit", "value", "message"),
     [
         ("samfed_monai.data.archives.MAX_BYTES", 100_000, "expected at most 0 GiB, found"),
         ("samfed_monai.data.archives.GIB", 100_000, "expected at most 200 times its size, found"),
         ("shutil.disk_usage", lambda place: SimpleNamespace(free=1000), r"expected at most the free 0\.0 GiB, found 0"),
     ],
 )
-def test_fault_30_archive_exceeding_disk_limits_is_refused(tmp_path, monkeypatch, limit, value, told):
+def test_fault_30_archive_exceeding_disk_limits_is_refused(tmp_path, monkeypatch, limit, value, message):
     zipped(tmp_path / "a.zip", ("zeros", bytes(1_000_000)), packed=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(limit, value)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         unpack_all(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_archives_are_checked_before_unpacking(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("packed", "local", "directory", "changed", "told"),
+    ("packed", "local", "directory", "changed", "message"),
     [
         (zipfile.ZIP_DEFLATED, 36, -100, b"\xff" * 20, "found Error -3 while decompressing.*; download it"),
         (zipfile.ZIP_DEFLATED, 8, 10, b"\x63", "found .*not supported.*; download it again"),
@@ -137,13 +137,13 @@ def test_archives_are_checked_before_unpacking(tmp_path, caplog):
     ],
     ids=["damaged", "compression", "encrypted", "short", "no archive"],
 )
-def test_unreadable_archive_is_refused_without_partial_output(tmp_path, packed, local, directory, changed, told):
+def test_unreadable_archive_is_refused_without_partial_output(tmp_path, packed, local, directory, changed, message):
     path = zipped(tmp_path / "a.zip", ("member", bytes(range(256)) * 8), ("there", b"x"), packed=packed)
     (tmp_path / "there").write_bytes(b"x")
     content = bytearray(path.read_bytes())
     for place in (local, content.index(b"PK\x01\x02") + directory):  # of the member's header, and of the directory's
         content[place : place + len(changed)] = changed
     path.write_bytes(content)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         unpack_all(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "there"], "half of it would be taken for all"

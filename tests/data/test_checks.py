@@ -14,7 +14,7 @@ from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
 
 
-def told(datalist, root) -> list[str]:
+def check(datalist, root) -> list[str]:
     return [str(problem) for problem in check_datalist(datalist, root)]
 
 
@@ -23,7 +23,7 @@ def test_fault_01_missing_files_are_reported_with_hint(tmp_path):
     for gone in ("masks/p1.png", "images/u0.png", "masks/u0.png"):
         (tmp_path / gone).unlink()
     root, restore = tmp_path.resolve(), "found no such file; restore it, or check the data root"
-    assert told(datalist, tmp_path) == [
+    assert check(datalist, tmp_path) == [
         f"{root}/masks/p1.png: expected the mask of images/p1.png, found no such file; add the mask, or list the image "
         "without a label",
         f"{root}/images/u0.png: expected a readable file, {restore}",
@@ -37,8 +37,8 @@ def test_data_root_without_listed_files_is_reported_once(tmp_path, found):
     if found.startswith("none"):
         root.mkdir()
     hint = "is this the data root that the list was made for?"
-    assert told(datalist, root) == [f"{root.resolve()}: expected 10 files of the list 'small', found {found}; {hint}"]
-    assert told(DataList("empty", []), root) == []
+    assert check(datalist, root) == [f"{root.resolve()}: expected 10 files of the list 'small', found {found}; {hint}"]
+    assert check(DataList("empty", []), root) == []
 
 
 def test_facts_describe_image_and_mask(tmp_path):
@@ -80,7 +80,7 @@ def test_ids_are_stems_or_distinguishing_paths():
 def test_fault_02_and_fault_03_misfitting_mask_is_reported(tmp_path, mask, problem):
     save(tmp_path / "a.png", picture(0))
     save(tmp_path / "m.png", mask)
-    (found,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
+    (found,) = check(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
     assert found.startswith(problem)
 
 
@@ -90,10 +90,10 @@ def test_fault_08_mask_without_exif_turn_of_image_is_reported(suffix, tmp_path):
     exif[0x0112] = 6
     save(tmp_path / name, picture(0), exif=exif)
     save(tmp_path / "m.png", disc())
-    (problem,) = told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path)
+    (problem,) = check(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path)
     assert "EXIF rotates the image but not the mask" in problem
     save(tmp_path / "m.png", disc(), exif=exif)
-    assert told(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
+    assert check(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
     assert look(Found(name), tmp_path).turned
     save(tmp_path / name, picture(0))
     assert not look(Found(name), tmp_path).turned
@@ -104,7 +104,7 @@ def test_problems_of_many_files_are_reported_in_list_order(tmp_path):
     (tmp_path / "images" / "p0.png").write_bytes(b"")
     save(tmp_path / "masks" / "p1.png", disc().convert("P"))
     (tmp_path / "images" / "u0.png").write_text("not found")
-    files = [problem.split(":")[0] for problem in told(datalist, tmp_path) if "SHA-256" not in problem]
+    files = [problem.split(":")[0] for problem in check(datalist, tmp_path) if "SHA-256" not in problem]
     assert files == ["images/p0.png", "masks/p1.png", "images/u0.png"]
 
 
@@ -114,16 +114,16 @@ def test_fault_17_test_image_in_other_split_is_reported(tmp_path, trained_on):
     copied = (tmp_path / "images" / f"{trained_on}.png").read_bytes()
     (tmp_path / "images" / "t0.png").write_bytes(copied)
     datalist.sites["site-1"].test[0] = item(tmp_path, "images/t0.png", "masks/t0.png")
-    (problem,) = told(datalist, tmp_path)
+    (problem,) = check(datalist, tmp_path)
     assert problem.startswith("images/t0.png: expected images of test in no other split, found the same bytes in")
     assert f"as images/{trained_on}.png" in problem
 
 
 def test_fault_17_test_image_in_training_of_later_site_is_reported(tmp_path):
     sites = {"a": Site(test=[pair(tmp_path, "t", 0)]), "b": Site([pair(tmp_path, "u", 0)])}
-    (problem,) = told(DataList("list", [], sites), tmp_path)
-    places = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
-    assert problem.startswith(f"images/u.png: expected images of test in no other split, {places}; remove it")
+    (problem,) = check(DataList("list", [], sites), tmp_path)
+    found = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
+    assert problem.startswith(f"images/u.png: expected images of test in no other split, {found}; remove it")
 
 
 def test_fault_22_same_stem_with_two_extensions_is_reported():
@@ -136,7 +136,7 @@ def test_fault_29_changed_files_are_reported(tmp_path):
     datalist = small_list(tmp_path)
     save(tmp_path / "images" / "u0.png", picture(99))
     save(tmp_path / "masks" / "t0.png", disc(radius=2))
-    problems = told(datalist, tmp_path)
+    problems = check(datalist, tmp_path)
     assert [problem.split(":")[0] for problem in problems] == ["images/u0.png", "masks/t0.png"]
     assert all("SHA-256" in problem and "restore the file, or make the list again" in problem for problem in problems)
 
@@ -144,7 +144,7 @@ def test_fault_29_changed_files_are_reported(tmp_path):
 def test_fault_16_repeated_bytes_are_warning(tmp_path):
     items = [pair(tmp_path, name, 0) for name in "abcde"]
     datalist = DataList("list", items[:3], {"a": Site(items[3:4]), "b": Site(items[4:])})
-    assert told(datalist, tmp_path) == []
+    assert check(datalist, tmp_path) == []
     both = [f"1 image is in both {of}" for of in ("a and b", "a and the public set", "b and the public set")]
     assert warnings(datalist) == [*both, "2 images of the public set have the same bytes as another image there"]
 

@@ -80,7 +80,7 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
 
 
 @pytest.mark.parametrize(
-    ("names", "threshold", "told"),
+    ("names", "threshold", "starts"),
     [
         ([], None, [f'{NAMES} []; for instance ["kidney", "spleen"]']),
         ("kidney", None, [f"{NAMES} 'kidney'; for instance"]),
@@ -94,9 +94,9 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
         (ORGANS, 0, ["classes: expected one of the two, found a mask threshold (0) as well; leave it out: a threshol"]),
     ],
 )
-def test_invalid_classes_of_list_are_refused(names, threshold, told):
+def test_invalid_classes_of_list_are_refused(names, threshold, starts):
     problems = [str(problem) for problem in list_class_problems(names, threshold, "classes")]
-    assert [problem[: len(start)] for problem, start in zip(problems, told, strict=True)] == told
+    assert [problem[: len(start)] for problem, start in zip(problems, starts, strict=True)] == starts
     assert class_problems(["lesion"], "classes") == []
 
 
@@ -113,7 +113,7 @@ def test_class_file_is_read_or_refused_with_unknown_values(tmp_path):
     assert read_classes(tmp_path / "x.png", ORGANS).tolist() == read_classes(tmp_path / "x.png", 2).tolist()
     assert read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
     tiff = save(tmp_path / "x.tif", picture(0).convert("L"), compression="jpeg").read_bytes()
-    for content, told in (
+    for content, message in (
         (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name all classes"),
         (png(range(9)), "found the class values 3, 4, 5, 6, 7, 8; name"),
         (png(range(10)), "found the class values 3, 4, 5, 6, 7, 8, …; name"),
@@ -121,7 +121,7 @@ def test_class_file_is_read_or_refused_with_unknown_values(tmp_path):
         (tiff, "8-bit grey without loss, found lossy TIFF with 'L' pixels"),
         (png_of(np.zeros((2, 2, 3), np.uint8)), "8-bit grey without loss, found PNG with 'RGB' pixels"),
     ):
-        with pytest.raises(Refused, match=rf"b/7\.png: expected .*{told}"):
+        with pytest.raises(Refused, match=rf"b/7\.png: expected .*{message}"):
             decode_classes(content, "b/7.png", ORGANS)
 
 
@@ -166,15 +166,15 @@ def test_site_with_unknown_class_is_refused_and_missing_class_warned(listed, tmp
 
 
 @pytest.mark.parametrize(
-    ("of_list", "of_run", "told"),
+    ("of_list", "of_run", "message"),
     [
         (ORGANS, ["lesion"], r"list: expected \['lesion'\], the classes of this run, found the classes \['kidney"),
         ([], ORGANS, r"found binary masks, of one class; make it again with `samfed prepare … --classes`"),
         (ORGANS[::-1], ORGANS, "the same names in the same order at every site"),
     ],
 )  # fmt: skip
-def test_list_with_other_classes_than_run_is_refused(of_list, of_run, told):
-    with pytest.raises(Refused, match=told):
+def test_list_with_other_classes_than_run_is_refused(of_list, of_run, message):
+    with pytest.raises(Refused, match=message):
         raise Refused(other_classes(of_list, of_run, "list"))
 
 

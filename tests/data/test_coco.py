@@ -92,7 +92,7 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"images": {}}, r"images: expected a list, found \{\} \(dict\)"),
         ({"images": [{"id": 1, "height": 4, "width": 5}]}, "images#0#file_name: expected a value, found no such key"),
@@ -110,13 +110,13 @@ def of(image: Any, category: int = 1) -> dict[str, Any]:
         ({"annotations": [of(9)]}, "expected the id of an image in the file, found image_id 9; export the file again"),
     ],
 )
-def test_invalid_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refused, match=told):
+def test_invalid_file_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
         read_coco(file_of(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "told"),
+    ("segmentation", "message"),
     [
         (None, "expected polygons or run lengths, found no outline; a box is not a mask"),
         ([], "found no outline"),
@@ -134,8 +134,8 @@ def test_invalid_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: 
         ({"size": [4, 5]}, "fill 20 pixels, found no valid run lengths"),
     ],
 )
-def test_invalid_segmentation_is_refused(segmentation: Any, told: str) -> None:
-    with pytest.raises(Refused, match=told):
+def test_invalid_segmentation_is_refused(segmentation: Any, message: str) -> None:
+    with pytest.raises(Refused, match=message):
         mask_of(segmentation, 4, 5)
 
 
@@ -164,7 +164,7 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"bbox": [40, 20, 40, 30]}, r"expected about \[20, 10, 40, 30\], x, y, width and height .*found bbox \[40"),
         ({"bbox": [20, 10, 60, 40]}, "found bbox"),  # two corners
@@ -175,8 +175,8 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
         ({"segmentation": {"size": [50, 100], "counts": [0, 1200, 3800]}}, "found bbox"),
     ],
 )
-def test_outline_contradicting_bbox_or_area_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refused, match=told):
+def test_outline_contradicting_bbox_or_area_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
         Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask()
 
 
@@ -222,9 +222,9 @@ def test_drawn_masks_equal_annotated_masks(tmp_path: Path) -> None:
     annotated(tmp_path / "b", {"0.png": SMALL})
     (tmp_path / "b/annotations/a.json").rename(tmp_path / "b/b.json")
     save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
-    said = draw_coco(tmp_path, output=tmp_path / "list.json")
+    warnings = draw_coco(tmp_path, output=tmp_path / "list.json")
     bare = "c has no COCO file (*.json, annotations/*.json): used without changes"
-    assert said == ["1 image of a has no annotation: used as unlabelled", bare]
+    assert warnings == ["1 image of a has no annotation: used as unlabelled", bare]
     wanted = {"a/masks/0.png": DISC, "a/masks/1.png": DISC & ~SMALL, "b/masks/0.png": SMALL}
     np.testing.assert_equal(masks_in(tmp_path), wanted)
     assert draw_coco(tmp_path, blank_is_empty=True) == [bare]  # once more: nothing is in the way
@@ -236,11 +236,11 @@ def test_drawn_masks_equal_annotated_masks(tmp_path: Path) -> None:
 def test_categories_are_chosen_by_name_across_files(tmp_path: Path) -> None:
     for file, mask, label in (("a.json", DISC, "mole"), ("b.json", SMALL, "hair")):
         annotated(tmp_path / "a", {f"{label}.png": mask}, file=file, label=label)
-    for categories, told in (
+    for categories, message in (
         ([], r"a\.json and .*/b\.json: expected one category, found annotations of several categories: hair, mole; "),
         (["nevus"], r"--category: expected one of \['hair', 'mole'\], found 'nevus'"),
     ):
-        with pytest.raises(Refused, match=told):
+        with pytest.raises(Refused, match=message):
             draw_coco(tmp_path, categories=categories)
     assert draw_coco(tmp_path, categories=["mole"]) == ["1 image of a has no annotation of mole: used as unlabelled"]
     np.testing.assert_equal(masks_in(tmp_path), {"a/masks/mole.png": DISC})
@@ -292,13 +292,13 @@ def test_problems_are_refused_together_and_nothing_is_written(tmp_path: Path) ->
     (tmp_path / "b/annotations/a.json").write_text(json.dumps(content))
     with pytest.raises(Refused) as caught:
         draw_coco(tmp_path)
-    for said in (
+    for message in (
         "a.json: 0.png: expected one image of that name in",
         "found no such image; add the image, or remove its entry",
         "1.png: expected 32 x 24, as annotated, found 16 x 12 pixels; annotate the image in this folder",
         "annotation 1 of 0.png: expected an outline inside the image, 32 x 24 pixels, found x from 0",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
     assert masks_in(tmp_path) == {}
 
 

@@ -79,7 +79,7 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
         content["sites"]["a/b"] = {"unlabelled": [], "validation": []}
 
     edited(path, misspell)
-    assert sorted(told_of(path)) == [
+    assert sorted(refusals(path)) == [
         "list.json -> mask_threshold: expected at most 255, found 300",
         "list.json -> masks_threshold: expected one of",
         "list.json -> public#0#lable: expected one of",
@@ -99,7 +99,7 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
 
     edited(path, spoil)
     expected = "expected a name without slashes that does not begin with . @ $ or %, found"
-    assert told_of(path) == [
+    assert refusals(path) == [
         *(f"list.json -> sites#{repr(name)[1:-1]}: {expected} {name!r}" for name in odd),
         *(f"list.json -> sites#{name}: expected another name, found {name!r}" for name in servers[:2]),
         f"list.json -> sites#: {expected} ''",
@@ -107,7 +107,7 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
     ]
 
 
-def told_of(path) -> list[str]:
+def refusals(path) -> list[str]:
     """What is refused of a list, up to the names that are known and what to do."""
     with pytest.raises(Refused) as caught:
         DataList.load(path)
@@ -128,7 +128,7 @@ WEAK = replace(MASK, label_kind="points")
 
 
 @pytest.mark.parametrize(
-    ("public", "site", "told"),
+    ("public", "site", "message"),
     [
         ([WEAK], Site(), r"public#0#label_kind: expected a mask, as for every public item, found a weak label \("),
         ([], Site([], [WEAK]), r"validation#0#label_kind: expected a mask, as for every validation item, found a weak"),
@@ -141,8 +141,8 @@ WEAK = replace(MASK, label_kind="points")
         ([], Site([Item("1.jpg", A, spacing=[1, 2])]), r"spacing: expected three lengths in mm, found \[1, 2\] \(list"),
     ],
 )
-def test_items_invalid_for_split_or_volume_are_refused(tmp_path, public, site, told):
-    with pytest.raises(Refused, match=told):
+def test_items_invalid_for_split_or_volume_are_refused(tmp_path, public, site, message):
+    with pytest.raises(Refused, match=message):
         DataList("list", public, {"a": site}).save(tmp_path / "list.json")
 
 

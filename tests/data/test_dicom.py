@@ -195,7 +195,7 @@ def test_long_and_segmented_palettes_are_read_or_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("elements", "told"),
+    ("elements", "message"),
     [
         ({"HighBit": 15, "BitsStored": 12}, r"expected 11, as BitsStored is 12, found HighBit \(0028,0102\) 15"),
         ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, r"found PhotometricInterpretation \(0028,0004\) 'YBR_PART"),
@@ -223,8 +223,8 @@ def test_long_and_segmented_palettes_are_read_or_refused(tmp_path: Path) -> None
         ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
     ],
 )  # fmt: skip
-def test_unsupported_elements_are_refused_by_tag(tmp_path: Path, elements: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refused, match=rf"a\.dcm: .*{told}"):
+def test_unsupported_elements_are_refused_by_tag(tmp_path: Path, elements: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=rf"a\.dcm: .*{message}"):
         read_slices(made(tmp_path, row(0, 1, 2), **elements))
 
 

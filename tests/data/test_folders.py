@@ -100,11 +100,11 @@ def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
         path.rename(masks / f"{path.stem}_lesion.png")
     missing = "expected a mask, as for every public image, found no mask"
     renamed = f"{RULE}; for instance, rename public_000_lesion.png to public_000.png"
-    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
-    assert told == [f"public/images/public_00{n}.png: {missing}; {renamed}" for n in range(3)]
+    messages = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    assert messages == [f"public/images/public_00{n}.png: {missing}; {renamed}" for n in range(3)]
     (masks / "public_000_lesion.png").rename(masks / "public_000_mask.png")
-    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
-    assert told == [f"public/images/public_00{n}.png: {missing}; add the mask, or move the image" for n in (1, 2)]
+    messages = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    assert messages == [f"public/images/public_00{n}.png: {missing}; add the mask, or move the image" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_unknown_public_folder_is_refused(tmp_path):
 
 def test_images_outside_images_folder_are_reported_to_be_moved(tmp_path):
     drawn(tmp_path, "hospital/1.png", "public/1.png")
-    told = {
+    hints = {
         name: f"{name} has images or archives, such as {name}/1.png, but no folder 'images', and was not read: "
         f"if it is a site, unpack, convert or move them to {name}/images"
         for name in ("hospital", "public")
@@ -144,11 +144,11 @@ def test_images_outside_images_folder_are_reported_to_be_moved(tmp_path):
     for public in ("public", None):
         with pytest.raises(Refused) as caught:
             find_folders(tmp_path, public=public)
-        assert str(caught.value).endswith(f"{start}{told['hospital']}; {told['public']}")
+        assert str(caught.value).endswith(f"{start}{hints['hospital']}; {hints['public']}")
     site(tmp_path, "site-3", 1, 1)
     with pytest.raises(Refused) as caught:
         find_folders(tmp_path, public="public")
-    assert str(caught.value).endswith(f"{start}{told['public']}"), "the other folder is no help here"
+    assert str(caught.value).endswith(f"{start}{hints['public']}"), "the other folder is no help here"
     save(tmp_path / "public" / "imgs" / "1.png", picture(2))
     with pytest.raises(Refused, match=f"{start}rename public/imgs to public/images$"):
         find_folders(tmp_path, public="public")
@@ -184,10 +184,10 @@ def test_images_and_archives_beside_read_folders_are_counted(tmp_path):
     drawn(tmp_path, "1.png", "a/2.png", "a/test/deep/3.png")
     for name in ("a.zip", "b.zip", "a/images.zip", "a/more.7z", "a/notes.txt"):  # two of them were unpacked
         (tmp_path / name).touch()
-    said = "outside the folders that are read, such as"
+    outside = "outside the folders that are read, such as"
     assert find_folders(tmp_path, public=None).caveats == (
-        f"{tmp_path.name}: 2 images or archives {said} 1.png, left out",
-        f"a: 3 images or archives {said} 2.png, left out",
+        f"{tmp_path.name}: 2 images or archives {outside} 1.png, left out",
+        f"a: 3 images or archives {outside} 2.png, left out",
     )
 
 
@@ -252,8 +252,8 @@ def test_fault_65_masks_emptied_by_threshold_are_reported(root, tmp_path):
     for path in (root / "a" / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) // 255 * 2).save(path)
     made = prepare_folders(root, options(tmp_path, mask_threshold=128, public="public"))
-    told = "are empty because all their values are below --mask-threshold 128: their highest value is 2"
-    assert f"6 of 6 masks of a, such as a/masks/a_000.png, {told}" in made.warnings
+    warning = "are empty because all their values are below --mask-threshold 128: their highest value is 2"
+    assert f"6 of 6 masks of a, such as a/masks/a_000.png, {warning}" in made.warnings
 
 
 def test_fault_62_link_to_itself_is_refused_and_circular_folders_end(root, tmp_path):

@@ -183,7 +183,7 @@ def test_invisible_characters_do_not_change_group(text, blank, form):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("image,sequence\n1.jpg,x\n", r"found the columns \['image', 'sequence'\] \(utf-8, separated by commas\); nam"),
         ("sep=;\nimage,group\n", r"found the columns \['image,group'\] \(utf-8, separated by semicolons\)"),
@@ -207,8 +207,8 @@ def test_invisible_characters_do_not_change_group(text, blank, form):
         ("group,id\nx,1\ny\nz,\n", r"(?s)2 problems.*line 3: expected a name in the column 'id', found none.*line 4"),
     ],
 )
-def test_invalid_group_files_are_refused(tmp_path, content, told):
-    with pytest.raises(Refused, match=told):
+def test_invalid_group_files_are_refused(tmp_path, content, message):
+    with pytest.raises(Refused, match=message):
         table(tmp_path, content)
     with pytest.raises(Refused, match=r"expected a CSV file, found .*No such file.*; check the path"):
         Groups(tmp_path / "gone.csv")
@@ -272,7 +272,7 @@ def test_hold_out_ignores_file_order_and_is_proportional_to_labels():
 
 
 @pytest.mark.parametrize(
-    ("validation", "test", "told"),
+    ("validation", "test", "messages"),
     [
         (1.5, 0.1, ["--validation: expected a share in [0, 1), found 1.5; for instance"]),
         (-0.1, 0.1, ["--validation: expected a share in [0, 1), found -0.1; for instance"]),
@@ -281,8 +281,8 @@ def test_hold_out_ignores_file_order_and_is_proportional_to_labels():
         (0.0, 0.9, []),
     ],
 )
-def test_invalid_shares_are_reported_by_option(validation, test, told):
-    assert [str(problem).removesuffix(" 0.1") for problem in share_problems(validation, test)] == told
+def test_invalid_shares_are_reported_by_option(validation, test, messages):
+    assert [str(problem).removesuffix(" 0.1") for problem in share_problems(validation, test)] == messages
 
 
 U, V, T, P = Split.UNLABELLED, Split.VALIDATION, Split.TEST, Split.PUBLIC
@@ -371,6 +371,6 @@ def test_invalid_unseen_sites_are_refused():
         make_unseen(places, ["c"])
     with pytest.raises(Refused, match="expected at least one site left for training, found every site"):
         make_unseen(places, ["a", "b"])
-    told = "--unseen a: expected images with masks, found no image for testing; 2 images of a have no mask: left out"
-    with pytest.raises(Refused, match=told):
+    message = "--unseen a: expected images with masks, found no image for testing; 2 images of a have no mask: left out"
+    with pytest.raises(Refused, match=message):
         make_unseen(places, ["a"])

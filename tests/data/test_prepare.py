@@ -57,7 +57,7 @@ def test_folders_are_prepared_to_valid_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "shares", "told"),
+    ("prepare", "shares", "message"),
     [
         (prepare_folders, {"public": "public", "validation": 1.5}, "--validation: expected a share"),
         (prepare_isic, {"test": -1}, "--test: expected a share"),
@@ -67,9 +67,9 @@ def test_folders_are_prepared_to_valid_list(tmp_path):
         (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing with --test"),
     ],
 )
-def test_options_and_output_are_checked_before_folders(tmp_path, prepare, shares, told):
+def test_options_and_output_are_checked_before_folders(tmp_path, prepare, shares, message):
     (tmp_path / "list.json").write_text("my notes")
-    with pytest.raises(Refused, match=rf"(?s)2 problems.*{told}.*no file, or a data list"):
+    with pytest.raises(Refused, match=rf"(?s)2 problems.*{message}.*no file, or a data list"):
         prepare(tmp_path / "nowhere", options(tmp_path, **shares))
 
 
@@ -124,8 +124,8 @@ def test_equal_image_names_in_patient_folders_are_kept_apart(tmp_path):
         folder = items[0].group.rpartition("/")[2]
         assert [record["id"] for record in records] == [f"{folder}/{frame}" for frame in visits]
     without = prepare_folders(root, options(tmp_path / "b", public="public", validation=0.3, test=0.3))
-    told = "images of a have the same names as images in other folders, such as"
-    assert [any(told in one for one in each.warnings) for each in (made, without)] == [False, True]
+    warning = "images of a have the same names as images in other folders, such as"
+    assert [any(warning in one for one in each.warnings) for each in (made, without)] == [False, True]
     rows = "image,group\nimages/p1/b/1.png,x\nimages/p2/b/3.png,x\n"
     (tmp_path / "g.csv").write_text(rows)
     chosen = options(tmp_path / "c", public="public", validation=0.3, by_folder=True, groups=tmp_path / "g.csv")
@@ -146,11 +146,11 @@ def test_threshold_above_1_is_refused_beside_masks_of_0_and_1(tmp_path):
     datalist = prepare_folders(tmp_path / "data", chosen).datalist
     organs = Image.fromarray(np.repeat(np.arange(3, dtype=np.uint8), 256).reshape(24, 32))  # of which 2 is meant
     save(tmp_path / "data/a/masks/a_001.png", organs)
-    told = r"public_001\.png: expected the same meaning of 1 in all masks, found only 0 and 1, so 1 is "
-    told += r"foreground, but in a/masks/a_001\.png 1 is below --mask-threshold 2; save .* \(masks of 0 and 1: 1\)"
-    with pytest.raises(Refused, match=told):
+    message = r"public_001\.png: expected the same meaning of 1 in all masks, found only 0 and 1, so 1 is "
+    message += r"foreground, but in a/masks/a_001\.png 1 is below --mask-threshold 2; save .* \(masks of 0 and 1: 1\)"
+    with pytest.raises(Refused, match=message):
         prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "b.json"))
-    assert re.search(told, "\n".join(map(str, check_datalist(datalist, tmp_path / "data"))))
+    assert re.search(message, "\n".join(map(str, check_datalist(datalist, tmp_path / "data"))))
     prepare_folders(tmp_path / "data", replace(chosen, output=tmp_path / "c.json", mask_threshold=1))
 
 
@@ -178,7 +178,7 @@ def test_bad_files_masks_and_groups_are_refused_together(tmp_path):
     (tmp_path / "groups.csv").write_text("id,group\nframe 7,x\n")
     with pytest.raises(Refused, match="9 problems") as caught:
         prepare_folders(root, options(tmp_path, groups=tmp_path / "groups.csv", public="public"))
-    for told in (
+    for message in (
         "a file of zero bytes",
         "10 x 10 pixels",
         "the same stem as a/images/a_002.jpg",
@@ -187,7 +187,7 @@ def test_bad_files_masks_and_groups_are_refused_together(tmp_path):
         "found no images",
         "found only groups for names like 'frame 7'",
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)
     assert sum("skip the file with --skip" in str(problem) for problem in caught.value.problems) == 4, "one, and c's"
     assert not (tmp_path / "list.json").exists()
 
@@ -258,12 +258,12 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic, caplog):
     assert caplog.messages[-1] == f"{root}: not read: 1 ZIP (more.zip)"
 
 
-@pytest.mark.parametrize(("images", "told"), [([], "no image below"), ([Found("1.png"), "2.png"], "str in the list")])
-def test_source_returning_nothing_or_other_types_is_refused(tmp_path, images, told):
+@pytest.mark.parametrize(("images", "found"), [([], "no image below"), ([Found("1.png"), "2.png"], "str in the list")])
+def test_source_returning_nothing_or_other_types_is_refused(tmp_path, images, found):
     def of_lab(_: Path) -> list[object]:
         return images
 
-    with pytest.raises(Refused, match=f"of_lab: expected a list of samfed_monai.data.folders.Found, found {told}"):
+    with pytest.raises(Refused, match=f"of_lab: expected a list of samfed_monai.data.folders.Found, found {found}"):
         prepare_source(of_lab, tmp_path, options(tmp_path))
 
 
@@ -328,11 +328,11 @@ def test_unseen_and_divided_collections_accept_any_name(tmp_path, polyps):
 
 def test_polypgen_centres_are_sites_and_public_centre_is_chosen(tmp_path):
     polyp_folders.polypgen(tmp_path / "data")
-    for public, told in (
+    for public, message in (
         ("PolypGen", r"one of \['PolypGen-C1'.*name one centre"),
         ("CVC-ColonDB", "one of .*'CVC-Colo"),
     ):
-        with pytest.raises(Refused, match=rf"--public: expected {told}"):
+        with pytest.raises(Refused, match=rf"--public: expected {message}"):
             prepare_polyp(tmp_path / "data", options(tmp_path, public=public))
     made = prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen-C1", test=0.4))
     assert list(made.datalist.sites) == [*(f"PolypGen-C{n}" for n in range(2, 7)), "PolypGen-sequences"]

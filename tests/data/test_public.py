@@ -113,7 +113,7 @@ def test_similar_names_are_not_read_and_unpaired_files_counted(tmp_path, caplog)
 
 
 @pytest.mark.parametrize(
-    ("find", "names", "told"),
+    ("find", "names", "message"),
     [
         (find_polyps, "", r"found the folders \[\]; rename each collection's folder to its name"),
         (find_polyps, "CVC-ClinicDB.rar", r"found only the archives \['CVC-ClinicDB.rar'\]; unpack the archives"),
@@ -137,10 +137,10 @@ def test_similar_names_are_not_read_and_unpaired_files_counted(tmp_path, caplog)
         ),
     ],
 )
-def test_fault_22_unknown_layouts_are_refused_with_hint(tmp_path, find, names, told):
+def test_fault_22_unknown_layouts_are_refused_with_hint(tmp_path, find, names, message):
     for name in names.split():
         (tmp_path / name).touch() if name.endswith((".zip", ".rar")) else drawn(tmp_path, name)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         find(tmp_path)
 
 

@@ -55,14 +55,14 @@ def test_every_split_has_row_and_only_listed_masks_count():
 
 
 @pytest.mark.parametrize(
-    ("masks", "better", "misfit", "told"),
+    ("masks", "better", "misfit", "count"),
     [(10, 6, 0.4, 1), (8, 5, 0.021, 1), (8, 4, 0.4, 0), (7, 7, 0.4, 0), (8, 8, 0.02, 0)],
 )
-def test_fault_03_square_masks_fitting_better_turned_are_reported(masks, better, misfit, told):
+def test_fault_03_square_masks_fitting_better_turned_are_reported(masks, better, misfit, count):
     public = [item(str(number), f"{number:x}") for number in range(masks)]
     facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
     sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or rotated"
-    assert doubts(DataList("list", public), facts) == [f"{sentence}: check the overlays"] * told
+    assert doubts(DataList("list", public), facts) == [f"{sentence}: check the overlays"] * count
 
 
 @pytest.mark.parametrize(

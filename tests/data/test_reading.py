@@ -80,7 +80,7 @@ def test_fault_08_unreadable_exif_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", r"a\.png: expected an image, found a file of zero bytes; copy it again"),
         (b"<html>404 Not Found</html>", "expected one of JPEG, PNG, TIFF, BMP, WEBP, found text"),
@@ -88,10 +88,10 @@ def test_fault_08_unreadable_exif_is_refused(tmp_path):
     ],
     ids=["fault 9: empty", "fault 12: text", "missing"],
 )
-def test_files_without_image_are_refused(tmp_path, content, told):
+def test_files_without_image_are_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         read_image(tmp_path / "a.png")
 
 
@@ -232,7 +232,7 @@ def test_real_jpegs_have_no_scan_fault(samfed_data):
         assert scan_fault(path.read_bytes()) is None
 
 
-def test_scan_with_lost_or_extra_bytes_is_reported():
+def test_scan_with_missing_or_extra_bytes_is_reported():
     content = jpeg(noise(64))
     middle = len(content) // 2
     early, late = content[:middle] + content[middle + 300 :], content[:middle] + content[middle - 300 :]
@@ -381,7 +381,7 @@ class TestTiff:
         np.testing.assert_array_equal(decode_image(content, "a.tif")[0], COLOURS)
 
     @pytest.mark.parametrize(
-        ("pages", "kinds", "told"),
+        ("pages", "kinds", "message"),
         [
             ([(GREY, {}), (GREY, {})], {}, "found 2 images in one file; save the right image, or each"),
             ([(GREY, {}), (GREY, {})], {"bigtiff": True}, "found 2 images"),
@@ -391,14 +391,14 @@ class TestTiff:
             ([(GREY[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GREY, {})], {}, r"a thumbnail, .* \(tag 330"),
         ],
     )
-    def test_several_images_are_refused_as_image_and_mask(self, pages, kinds, told):
+    def test_several_images_are_refused_as_image_and_mask(self, pages, kinds, message):
         content = tiff(*((values, BLACK | tags) for values, tags in pages), **kinds)
         for read in (decode_image, lambda *file: decode_mask(*file, 128)):
-            with pytest.raises(Refused, match=told):
+            with pytest.raises(Refused, match=message):
                 read(content, "a.tif")
 
     @pytest.mark.parametrize(
-        ("values", "tags", "told"),
+        ("values", "tags", "message"),
         [
             *((GREY.astype(k), BLACK, r"\(tag 339, SampleFormat\)") for k in ("i1", "i2", "i4", "f2", "f8", "c8")),
             (GREY.astype("u4"), BLACK, r"unsigned samples of 32 bits \(tag 258, BitsPerSample\)"),
@@ -415,8 +415,8 @@ class TestTiff:
             (wide(GREY), {"photometric": "palette", "colormap": np.ones((3, 65536), "u2")}, "16 bits, PALETTE"),
         ],
     )
-    def test_unsupported_tiffs_are_refused_with_tag(self, values, tags, told):
-        with pytest.raises(Refused, match=told):
+    def test_unsupported_tiffs_are_refused_with_tag(self, values, tags, message):
+        with pytest.raises(Refused, match=message):
             decode_image(tiff((values, tags)), "a.tif")
 
     def test_missing_photometric_tag_is_refused(self):
@@ -462,7 +462,7 @@ class TestTiff:
             decode_mask(tiff((mask.astype(kind) * np.dtype(kind).type(part), BLACK)), "m.tif", None)
 
     @pytest.mark.parametrize(
-        ("values", "tags", "told"),
+        ("values", "tags", "message"),
         [
             (GREY.astype("c8"), BLACK, r"expected whole numbers, found other samples of 64 bits \(tag 339"),
             (np.stack([0 * GREY, GREY]), BLACK | SEPARATE | {"extrasamples": [2]}, "a mask whose alpha channel varies"),
@@ -470,8 +470,8 @@ class TestTiff:
             (np.asarray(disc(value=2), np.float32), BLACK, r"2 grey levels \(0, 2\); save it as 8-bit"),  # has no scale
         ],
     )
-    def test_masks_of_unsupported_numbers_are_refused(self, values, tags, told):
-        with pytest.raises(Refused, match=told):
+    def test_masks_of_unsupported_numbers_are_refused(self, values, tags, message):
+        with pytest.raises(Refused, match=message):
             decode_mask(tiff((values, tags)), "m.tif", 1)
 
 

@@ -83,8 +83,8 @@ def test_masks_and_weak_labels_are_collated(tmp_path):
 def test_labels_of_unlabelled_images_are_loaded_on_request_only(tmp_path):
     datalist = replace(small_list(tmp_path), mask_threshold=128)
     cases = (("unlabelled", None, 0), ("unlabelled", True, 1), ("test", None, 1), ("test", False, 0))
-    for split, asked, labelled in cases:
-        (record,) = load_records(datalist, tmp_path, split=split, site="site-1", with_labels=asked)
+    for split, requested, labelled in cases:
+        (record,) = load_records(datalist, tmp_path, split=split, site="site-1", with_labels=requested)
         assert ("label" in record, record.get("mask_threshold")) == (labelled, 128 if labelled else None)
 
 
@@ -106,11 +106,11 @@ def test_unknown_site_and_split_are_refused(tmp_path):
 def test_fault_19_missing_files_and_links_are_reported_together(tmp_path):
     datalist = small_list(tmp_path / "right")
     (tmp_path / "wrong").mkdir()
-    told = "expected {} of small -> {}, found none of them (the first is images/{}.png); is this the data root that the"
+    text = "expected {} of small -> {}, found none of them (the first is images/{}.png); is this the data root that the"
     for site, split, count, first in ((None, "public", "4 files", "p0"), ("site-1", "unlabelled", "1 file", "u0")):
         with pytest.raises(Refused, match="1 problem\n") as caught:
             load_records(datalist, tmp_path / "wrong", split=split, site=site)
-        assert told.format(count, f"{site or 'public'} -> {split}", first) in str(caught.value)
+        assert text.format(count, f"{site or 'public'} -> {split}", first) in str(caught.value)
     (tmp_path / "right/images/p1.png").rename(tmp_path / "p1.png")
     (tmp_path / "right/images/p1.png").symlink_to(tmp_path / "p1.png")
     gone = [tmp_path.resolve() / "right" / path for path in ("images/p0.png", "masks/p1.png")]
@@ -118,9 +118,9 @@ def test_fault_19_missing_files_and_links_are_reported_together(tmp_path):
         path.unlink()
     with pytest.raises(Refused) as caught:
         load_records(datalist, tmp_path / "right", split="public")
-    told = "expected a file that the list names, found no such file; restore it, or check the data root"
+    text = "expected a file that the list names, found no such file; restore it, or check the data root"
     image, link, mask = map(str, caught.value.problems)
-    assert [image, mask] == [f"{path}: {told}" for path in gone]
+    assert [image, mask] == [f"{path}: {text}" for path in gone]
     assert "'images/p1.png', a link out of the data root" in link
 
 

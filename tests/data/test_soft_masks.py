@@ -123,10 +123,10 @@ def test_invalid_probability_map_is_refused(tmp_path, mask, message):
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "", 1234])
 def test_invalid_image_or_teacher_hash_is_refused(tmp_path, name):
-    told = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; give the SHA-256 of {{}}"
-    with pytest.raises(Refused, match=told.format("image_sha256", "the image file")):
+    error = rf"{{}}: expected 64 lower-case hexadecimal digits, found {re.escape(repr(name))}; give the SHA-256 of {{}}"
+    with pytest.raises(Refused, match=error.format("image_sha256", "the image file")):
         a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
-    with pytest.raises(Refused, match=told.format("teacher_sha256", "Teacher")):
+    with pytest.raises(Refused, match=error.format("teacher_sha256", "Teacher")):
         SoftMaskStore(tmp_path, teacher_sha256=name)
 
 

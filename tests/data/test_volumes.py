@@ -111,7 +111,7 @@ def test_qform_and_sform_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (np.zeros((4, 3, 2, 5), np.int16), r"found int16 of 4 x 3 x 2 x 5"),
         (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a sep"),
@@ -120,8 +120,8 @@ def test_qform_and_sform_are_kept(tmp_path):
         (np.full((2, 2, 1), np.nan, np.float32), r"found values that are NaN or infinite"),
     ],
 )
-def test_invalid_volume_is_refused(tmp_path, data, told):
-    with pytest.raises(Refused, match=told):
+def test_invalid_volume_is_refused(tmp_path, data, message):
+    with pytest.raises(Refused, match=message):
         read_slices(saved(tmp_path / "a.nii.gz", data))
 
 
@@ -247,7 +247,7 @@ def test_scribbles_are_refused_as_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mask", "affine", "told"),
+    ("mask", "affine", "message"),
     [
         (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 2 x 2 voxels; export"),
         (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 3 voxels"),
@@ -260,9 +260,9 @@ def test_scribbles_are_refused_as_masks(tmp_path):
         (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
     ],
 )
-def test_mask_with_different_grid_or_invalid_values_is_refused(tmp_path, mask, affine, told):
+def test_mask_with_different_grid_or_invalid_values_is_refused(tmp_path, mask, affine, message):
     volume = saved(tmp_path / "a.nii", EMPTY)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Refused, match=message):
         read_mask_slices(saved(tmp_path / "m.nii", mask, affine), volume)
 
 
@@ -287,9 +287,9 @@ def test_volumes_are_cut_into_slices_with_masks(tmp_path):
     saved(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
     for name in ("b/images/sub/p1.nii", "b/labelsTr/p1.nii", "c/imagesTr/p3.nii", "images/p4.nii"):
         saved(tmp_path / "in" / name, data[..., :1])
-    said = cut_nifti(tmp_path / "in", tmp_path / "out")
+    warnings = cut_nifti(tmp_path / "in", tmp_path / "out")
     holds, unread = "has images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
-    assert said == [
+    assert warnings == [
         f"c {holds} c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
         f"images {holds} images/p4.nii, {unread} unpack, convert or move them to <site>/images",
         "1 mask of a belongs to no image; left out, such as gone.nii",
@@ -305,7 +305,7 @@ def test_volumes_are_cut_into_slices_with_masks(tmp_path):
         shown = np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))
         assert np.array_equal(shown, np.repeat(seen[..., None], 3, axis=-1)), "8 bits as they are, x to the right"
         assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
-    assert cut_nifti(tmp_path / "in", tmp_path / "out") == said  # once more: nothing is in the way
+    assert cut_nifti(tmp_path / "in", tmp_path / "out") == warnings  # once more: nothing is in the way
     (tmp_path / "in/b").rename(tmp_path / "withdrawn")
     other = save(tmp_path / "out/a/masks/p1/p1_0004.png", picture(0))
     none = r"expected only slices of volumes and masks of DIR, found 1 other slice, such as"
@@ -326,14 +326,14 @@ def test_problems_are_refused_together_and_nothing_is_written(tmp_path):
     save(tmp_path / "in/b/images/photo.png", picture(0))
     with pytest.raises(Refused) as refused:
         cut_nifti(tmp_path / "in", tmp_path / "in/out", labels=[0], classes=["liver", "spleen"])
-    told = str(refused.value)
-    assert "--label: expected each value once, without 0 (the background), found the values 0" in told
-    assert "--slices: expected a folder outside" in told
-    assert "--label: expected one for each of ['liver', 'spleen'], in this order, found 1 values; give it once" in told
-    assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in told
-    assert "expected one volume of this name per site, found a second twin_one" in told
-    assert "shape.nii: expected 4 x 3 x 2, as in shape.nii, found 4 x 3 x 1 voxels; export the" in told
-    assert "place.nii: expected the affine of place.nii, found corners up to 6.403 mm from the volume's" in told
+    error = str(refused.value)
+    assert "--label: expected each value once, without 0 (the background), found the values 0" in error
+    assert "--slices: expected a folder outside" in error
+    assert "--label: expected one for each of ['liver', 'spleen'], in this order, found 1 values; give it once" in error
+    assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in error
+    assert "expected one volume of this name per site, found a second twin_one" in error
+    assert "shape.nii: expected 4 x 3 x 2, as in shape.nii, found 4 x 3 x 1 voxels; export the" in error
+    assert "place.nii: expected the affine of place.nii, found corners up to 6.403 mm from the volume's" in error
     assert not (tmp_path / "in/out").exists()
     with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; the layout is DIR/<site>/images"):
         cut_nifti(tmp_path / "nowhere", tmp_path / "out")
@@ -344,8 +344,8 @@ def test_label_missing_in_all_masks_is_refused_except_for_classes(tmp_path):
     for name, mask in (("a", data % 3), ("b", data * 0)):
         saved(tmp_path / f"in/a/images/{name}.nii", data)
         saved(tmp_path / f"in/a/masks/{name}.nii", mask)
-    for labels, told in (([7, 9], "the value of foreground in masks, found 7 and 9, which"), ([2, 2], "each value on")):
-        with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {told}"):
+    for labels, rest in (([7, 9], "the value of foreground in masks, found 7 and 9, which"), ([2, 2], "each value on")):
+        with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {rest}"):
             cut_nifti(tmp_path / "in", tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
     named, found = tmp_path / "in/a/dataset.json", r"a/dataset.json -> labels#{}: expected 7, as .*, found 2 for spleen"
@@ -378,8 +378,8 @@ def test_nnunet_names_are_read_and_multiple_channels_refused(tmp_path):
     assert folders == cases, "a table of patients names cases, which have no channel"
     for name in ("a_1_0001", "a_2_0001"):
         saved(tmp_path / f"in/a/images/{name}.nii.gz", EMPTY)
-    told = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
-    with pytest.raises(Refused, match=told):
+    message = r"(?s)a_1_0001\.nii.* one channel .*, found a further channel.*a_2_0001\.nii.* a further channel"
+    with pytest.raises(Refused, match=message):
         cut_nifti(tmp_path / "in", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -460,5 +460,5 @@ def test_different_voxel_sizes_within_or_between_sites_are_reported(voxels, show
     for site, sides in ((site, sides) for site, found in voxels.items() for sides in found):
         items = listed.sites[site].unlabelled
         items.append(Item(f"{site}{len(items)}.png", "", spacing=list(sides)))
-    said = doubts(listed, [Facts(item.image) for _, _, item in listed.items()])
-    assert [sentence.partition("(mm of rows, columns, slices): ")[2].partition(";")[0] for sentence in said] == shown
+    notes = doubts(listed, [Facts(item.image) for _, _, item in listed.items()])
+    assert [sentence.partition("(mm of rows, columns, slices): ")[2].partition(";")[0] for sentence in notes] == shown

@@ -124,7 +124,7 @@ def test_same_seed_draws_same_label():
 
 
 @pytest.mark.parametrize(
-    ("mask", "given", "told"),
+    ("mask", "given", "message"),
     [
         (0 * SQUARE, {}, "mask: expected foreground and background, found only one class; keep it as a mask"),
         (0 * SQUARE + 1, {}, "found only one class"),
@@ -133,8 +133,8 @@ def test_same_seed_draws_same_label():
         (SQUARE, {"kind": "mask"}, r"kind: expected one of \['scribble', 'points', 'box', 'block'\], found 'mask'"),
     ],
 )
-def test_invalid_mask_and_options_are_refused(mask, given, told):
-    with pytest.raises(Refused, match=told):
+def test_invalid_mask_and_options_are_refused(mask, given, message):
+    with pytest.raises(Refused, match=message):
         weaken(mask, **{"kind": "points", "random": random(), **given})
 
 
@@ -191,8 +191,8 @@ def test_other_point_options_write_other_files(masks):
 def test_invalid_sites_and_kinds_are_refused_together(masks):
     root, listed = masks
     listed = replace(listed, sites={**listed.sites, "bare": Site([Item("1.png", "a" * 64)])})
-    told = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
-    with pytest.raises(Refused, match=told):
+    error = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
+    with pytest.raises(Refused, match=error):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
 
 
@@ -240,9 +240,9 @@ def test_weak_command_draws_kind_per_site_and_refuses_two_kinds(masks, tmp_path,
     assert "sites: expected sites with training images, found no site that trains" in capsys.readouterr().err
     given += ["--output", str(tmp_path / "weak.json"), *kind, "--kind", "site-2=box"]
     assert main([*given, "--kind", "box", "--kind", "site-2=points"]) == 2
-    told = capsys.readouterr().err
-    assert "two values for all sites" in told
-    assert "two values for site-2" in told
+    error = capsys.readouterr().err
+    assert "two values for all sites" in error
+    assert "two values for site-2" in error
     assert not (tmp_path / "weak.json").exists()
     assert main(given) == 0
     drawn = DataList.load(tmp_path / "weak.json")
@@ -297,8 +297,8 @@ def test_weak_labels_train_and_masks_are_held_out(root, tmp_path):
     assert kinds_of(listed, "d") == [None] * 2
     assert {item.label_kind for item in listed.public} == {None}
     assert check_datalist(listed, root) == []
-    [told] = [sentence for sentence in made.warnings if "no image has a mask" in sentence]
-    assert told.startswith("no scores at b, d: no image has a mask")
+    [warning] = [sentence for sentence in made.warnings if "no image has a mask" in sentence]
+    assert warning.startswith("no scores at b, d: no image has a mask")
     assert "scribble, 0% labelled" in made.report.read_text()
 
 
@@ -313,8 +313,8 @@ def test_scribbles_without_foreground_are_refused_as_possible_masks(root, tmp_pa
     scribble(root / "a" / "masks" / "a_019.png", (0, 255))
     with pytest.raises(Refused) as caught:
         prepared(tmp_path, {"": "scribble"})
-    told = "found only the values 0 and 255: a mask, or a weak label without foreground; write foreground as 1, also in"
-    assert [told in str(problem) for problem in caught.value.problems] == [True] * 11
+    text = "found only the values 0 and 255: a mask, or a weak label without foreground; write foreground as 1, also in"
+    assert [text in str(problem) for problem in caught.value.problems] == [True] * 11
     assert "if the site has only masks, give --label-kind SITE=mask" in str(caught.value)
     assert not (tmp_path / "list.json").exists()
 
@@ -327,7 +327,7 @@ def test_labels_of_0_and_1_without_255_are_refused_as_scribbles(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "chosen", "told"),
+    ("kinds", "chosen", "message"),
     [
         ({"e": "box"}, {}, r"--label-kind: expected one of \['a', 'b', 'c', 'd', 'public'\], found the site 'e'"),
         ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
@@ -337,8 +337,8 @@ def test_labels_of_0_and_1_without_255_are_refused_as_scribbles(root, tmp_path):
         ({"c": "box"}, {"classes": ["one", "two"]}, "c_000.png.*: expected a weak label: 0 background and 1 to 2 fore"),
     ],
 )
-def test_invalid_label_kinds_are_refused(root, tmp_path, kinds, chosen, told):
-    with pytest.raises(Refused, match=told):
+def test_invalid_label_kinds_are_refused(root, tmp_path, kinds, chosen, message):
+    with pytest.raises(Refused, match=message):
         prepared(tmp_path, kinds, **chosen)
 
 
@@ -354,9 +354,9 @@ def test_folders_command_sets_label_kinds(root, tmp_path, capsys):
     chosen = ["--public", "public", "--label-kind", "scribble", "--label-kind", "c=mask"]
     run(*words, *chosen)
     assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
-    said = capsys.readouterr().out
-    assert "please check: no scores at b, d" in said
-    assert "few images for scores at a, c:" in said, "more of b's images cannot be measured with"
+    output = capsys.readouterr().out
+    assert "please check: no scores at b, d" in output
+    assert "few images for scores at a, c:" in output, "more of b's images cannot be measured with"
     with pytest.raises(Refused, match="--label-kind: expected one value, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
     with pytest.raises(Refused, match=r"--label-kind: expected nothing with --test-only, which .* found a value; le"):

@@ -46,7 +46,7 @@ def test_steps_are_averaged_by_number_of_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "reason"),
     [
         (lambda step: step.update({"w:scales": torch.tensor([torch.inf, 1.0])}), "found NaN or infinity"),
         (lambda step: step.update({"w:scales": torch.full((2,), 3e38)}), "found NaN or infinity"),
@@ -56,7 +56,7 @@ def test_steps_are_averaged_by_number_of_images(tmp_path):
         (lambda step: step.update({"count": torch.tensor(1.0)}), "count: expected torch.int64"),
     ],
 )
-def test_invalid_compressed_update_is_skipped(change, says, tmp_path):
+def test_invalid_compressed_update_is_skipped(change, reason, tmp_path):
     class Rogue(ClientAlgoSite):
         def answer(self, task: Any, message: Message) -> Message:
             reply = super().answer(task, message)
@@ -70,7 +70,7 @@ def test_invalid_compressed_update_is_skipped(change, says, tmp_path):
     entry = result.records[0]["sites"]["c"]
     assert entry["status"] == "skipped"
     assert pytest.approx(2.0) == safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item()
-    assert re.search(says, entry["reason"]), entry["reason"]
+    assert re.search(reason, entry["reason"]), entry["reason"]
 
 
 def test_uncompressed_weights_are_refused(tmp_path):
@@ -123,7 +123,7 @@ def test_audit_records_size_of_compressed_update(together):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "says"),
+    ("options", "message"),
     [
         ({"compression": "int4"}, r"plan -> compression: expected 'float32' or 'bfloat16' or 'int8' or a whole number"),
         ({"compression": 0}, r"plan -> compression"),
@@ -133,7 +133,7 @@ def test_audit_records_size_of_compressed_update(together):
         ),
     ],
 )
-def test_invalid_compression_is_refused_before_run(knobs, says, small_federation, tmp_path):
-    with pytest.raises(Refused, match=says):
-        job(small_federation, tmp_path / "run", **knobs).run()
+def test_invalid_compression_is_refused_before_run(options, message, small_federation, tmp_path):
+    with pytest.raises(Refused, match=message):
+        job(small_federation, tmp_path / "run", **options).run()
     assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ def test_call_fields_follow_source_precedence():
     header = {"round": 1, "rounds": 5, "extra": {"split": "test", "rounds": 9, "held": "0" * 32}, "kind": "weights"}
     call = Call.of("a", {"round": 2, "purpose": "keep", "of_another_system": 1}, {HEADER: header})
     assert call == Call("a", 2, 5, split="test", purpose="keep")
-    assert Call.of("a", {"rounds": None}, ExchangeObject()) == Call("a"), "nothing was said"
+    assert Call.of("a", {"rounds": None}, ExchangeObject()) == Call("a"), "nothing was given"
 
 
 def test_seed_is_derived_from_site_round_and_purpose():

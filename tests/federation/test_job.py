@@ -30,7 +30,7 @@ CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "
 UNLIKE = {"public_steps": 1, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "server_network": "basic_unet"}
 
 
-def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
+def job(federation: Path, output: Path, **options: Any) -> FederatedJob:
     settings: dict[str, Any] = {
         "bundle_root": find_bundle("samfed_skin"),
         "datalist": federation / "list.json",
@@ -42,7 +42,7 @@ def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
         "train": CLIENT,
         "privacy": {"least_images": 1},
     }
-    return FederatedJob(**{**settings, **knobs})
+    return FederatedJob(**{**settings, **options})
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_output_folder_with_listed_images_is_refused(small_federation, place):
 @pytest.mark.slow
 @needs("hssf")
 def test_round_scores_match_final_scores_of_own_networks(small_federation, tmp_path, again):
-    knobs = {"variant": "hssf", "train": {**CLIENT, **UNLIKE}, "warm_start_steps": 0}
-    results = job(small_federation, tmp_path / "run", **knobs).run()
+    options = {"variant": "hssf", "train": {**CLIENT, **UNLIKE}, "warm_start_steps": 0}
+    results = job(small_federation, tmp_path / "run", **options).run()
     assert again == {name: results["models"][name]["sites"] for name in again}
     assert again["best"].keys() == {"site-1", "site-2"}
 
@@ -98,8 +98,8 @@ def test_variants_of_one_seed_share_warm_start(small_federation, tmp_path):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     added = {"dp_only": {"terms#consistency": term}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
-        knobs = {"variant": variant, "train": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
-        job(small_federation, tmp_path / variant, rounds=1, **knobs).run()
+        options = {"variant": variant, "train": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
+        job(small_federation, tmp_path / variant, rounds=1, **options).run()
     assert len(list((tmp_path / "cache" / "warm_start").glob("*.safetensors"))) == 1
     rows = list(csv.DictReader((tmp_path / "no_sam" / "federation.csv").open()))
     assert all(float(row["term_consistency"]) > 0 for row in rows)
@@ -141,7 +141,7 @@ def test_changed_configuration_in_same_folder_is_refused(small_federation, finis
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"unseen": ["site-2"]}, r"sites: expected at least 2, .*--allow_single_site true"),
         ({"sites": {"site-1": {"device": "cuda:99"}}}, r"sites#site-1#device: expected a device of this machine: cpu"),
@@ -155,9 +155,9 @@ def test_changed_configuration_in_same_folder_is_refused(small_federation, finis
         ({"variant": "samfed", "teacher": {"size": 300}}, r"teacher -> size: expected a multiple of 16"),
     ],
 )
-def test_invalid_options_are_refused_before_run(small_federation, tmp_path, knobs, message):
+def test_invalid_options_are_refused_before_run(small_federation, tmp_path, options, message):
     with pytest.raises(Refused, match=message):
-        job(small_federation, tmp_path / "run", **knobs).run()
+        job(small_federation, tmp_path / "run", **options).run()
     assert not (tmp_path / "run").exists()
 
 
@@ -168,17 +168,17 @@ def test_missing_checkpoint_is_refused_before_run(small_federation, tmp_path, mo
     assert not (tmp_path / "run" / "rounds").exists()
 
 
-def told(datalist: DataList | None = None, **overrides) -> list[str]:
+def check(datalist: DataList | None = None, **overrides) -> list[str]:
     return [str(problem) for problem in check_job(find_bundle("samfed_skin"), overrides, datalist).problems]
 
 
 def test_check_of_valid_bundle_reports_and_writes_nothing(small_list, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert told(output_dir=str(tmp_path / "run")) == []
+    assert check(output_dir=str(tmp_path / "run")) == []
     assert list(tmp_path.iterdir()) == []
-    assert told(small_list, variant="heterogeneous") == []
-    assert told(variant="pfedsam") == [], "SAM itself is not built: its weights need not be here"
-    assert told(teacher_adapt="off", variant="dp_only", teacher={"size": 300}) == [], "a teacher that is not there"
+    assert check(small_list, variant="heterogeneous") == []
+    assert check(variant="pfedsam") == [], "SAM itself is not built: its weights need not be here"
+    assert check(teacher_adapt="off", variant="dp_only", teacher={"size": 300}) == [], "a teacher that is not there"
 
 
 @needs("drflm")
@@ -204,24 +204,24 @@ def test_check_refuses_labels_and_classes_unfit_for_variant():
     item = Item("a.png", "0" * 64)
     bare = DataList("own", [Item("p.png", "1" * 64, "m.png", "2" * 64)], {"bare": Site(unlabelled=[item] * 5)})
     alone = {"allow_single_site": True, "quorum": 1}
-    (labels,) = told(bare, variant="weak_labels", **alone)
+    (labels,) = check(bare, variant="weak_labels", **alone)
     learns, found = "(this variant learns from them), found", "of this site's 5 images with a label; add labels with"
     assert labels.startswith(f"own -> bare -> labels: expected labels {learns} 0 {found}")
     part = replace(bare, sites={"bare": Site(unlabelled=[replace(bare.public[0], image="a.png"), *[item] * 4])})
-    assert told(part, variant="weak_labels", **alone) == []
-    (unread,) = told(part, variant="oracle", **alone)
+    assert check(part, variant="weak_labels", **alone) == []
+    (unread,) = check(part, variant="oracle", **alone)
     assert unread.startswith(f"own -> bare -> labels: expected labels of all images {learns} 1 {found}")
-    (public,) = told(replace(bare, public=[]), variant="samfed", **alone)
+    (public,) = check(replace(bare, public=[]), variant="samfed", **alone)
     assert public.startswith("own -> public: expected public images with masks")
-    (classes,) = told(bare, **alone, classes=["kidney", "spleen"])
+    (classes,) = check(bare, **alone, classes=["kidney", "spleen"])
     assert classes.startswith("own -> classes: expected ['kidney', 'spleen'], the classes of this run, found binary")
-    (adapt,) = told(teacher_adapt="none", classes=["kidney", "spleen"])
+    (adapt,) = check(teacher_adapt="none", classes=["kidney", "spleen"])
     assert adapt.startswith("train.json -> teacher_adapt: expected an adapted SAM")
 
 
 def test_privacy_network_and_teacher_problems_are_reported_together():
     names = {"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"}
-    found = told(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
+    found = check(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
     starts = (
         "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",
@@ -271,7 +271,7 @@ def test_check_reports_refusals_of_components(given, message):
     ],
 )
 def test_enabled_guide_or_term_is_accepted(given):
-    assert told(**given) == []
+    assert check(**given) == []
 
 
 MASKS = "expected masks, the only labels that this method uses"
@@ -280,7 +280,7 @@ MASKS = "expected masks, the only labels that this method uses"
 @pytest.mark.parametrize("variant", ["supervised", "oracle"])
 def test_weak_labels_are_refused_where_masks_are_required(weak, variant, tmp_path):
     listed = DataList.load(weak / "list.json")
-    [first, second] = told(listed, variant=variant)
+    [first, second] = check(listed, variant=variant)
     assert first.startswith(f"synthetic-0 -> site-1 -> unlabelled: {MASKS}, found 2 weak labels (box); use a method")
     assert second.startswith(f"synthetic-0 -> site-2 -> unlabelled: {MASKS}, found 2 weak labels (points); use a")
     with pytest.raises(Refused) as caught:
@@ -288,28 +288,28 @@ def test_weak_labels_are_refused_where_masks_are_required(weak, variant, tmp_pat
     assert [str(problem) for problem in caught.value.problems] == [first, second]
     assert not (tmp_path / "run").exists()
     alone = {"unseen": ["site-2"], "job#allow_single_site": True}
-    assert told(listed, variant=variant, **alone) == [first], "the other site does not train"
+    assert check(listed, variant=variant, **alone) == [first], "the other site does not train"
 
 
 def test_weak_labels_are_checked_against_variant_and_site(weak):
     listed = DataList.load(weak / "list.json")
     for variant in present("weak_labels", "fedicra", "samfed", "dp_only"):
-        assert told(listed, variant=variant) == []
+        assert check(listed, variant=variant) == []
     unable = {"images#weak_labels": False}
-    [problem] = told(listed, variant="weak_labels", sites={"site-2": unable})
+    [problem] = check(listed, variant="weak_labels", sites={"site-2": unable})
     assert problem.startswith("synthetic-0 -> site-2"), "the other site can"
 
 
 def test_weak_labels_flag_alone_is_refused(weak):
-    listed, said = DataList.load(weak / "list.json"), {"images#weak_labels": True}
-    for options in ({"sites": {"site-1": said}}, said):
-        [problem] = told(listed, variant="supervised", **options)
+    listed, flag = DataList.load(weak / "list.json"), {"images#weak_labels": True}
+    for options in ({"sites": {"site-1": flag}}, flag):
+        [problem] = check(listed, variant="supervised", **options)
         assert problem.startswith("train.json -> resize: expected a component that ignores unlabelled pixels (255)")
 
 
 @needs("clustered_sites")
 def test_too_few_sites_for_strategy_are_refused(small_list):
-    [clusters] = told(small_list, variant="clustered_sites")
+    [clusters] = check(small_list, variant="clustered_sites")
     assert clusters.startswith("strategy: expected 4 sites or more, for 2 clusters of at least 2, found 2; lower str")
 
 

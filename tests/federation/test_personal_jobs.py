@@ -37,7 +37,7 @@ TOY = "vit_toy"
 
 @pytest.fixture
 def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
-    """Client knobs of a SAM of 64 px whose encoder has two blocks of width 16, with its checkpoint."""
+    """Client options of a SAM of 64 px whose encoder has two blocks of width 16, with its checkpoint."""
 
     def encoder(size: int) -> Any:
         return vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,))
@@ -48,7 +48,7 @@ def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
     wide = modeling.TwoWayTransformer
     monkeypatch.setattr(modeling, "TwoWayTransformer", lambda **given: wide(**{**given, "mlp_dim": 32}))
     monkeypatch.setitem(SAM_BUILDERS._entries, TOY, encoder)
-    monkeypatch.setitem(CLIENT_NETWORKS._entries, f"sam_{TOY}", lambda **knobs: sam_network(TOY, **knobs))
+    monkeypatch.setitem(CLIENT_NETWORKS._entries, f"sam_{TOY}", lambda **options: sam_network(TOY, **options))
     torch.manual_seed(0)
     torch.save(build_sam(TOY, None, 64).state_dict(), tmp_path / "sam.pt")
     return {
@@ -64,15 +64,15 @@ def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
 
 @needs("fedper")
 def test_personal_head_is_sent_only_before_round_0(small_federation, tmp_path):
-    knobs = {**ONE, "variant": "fedper", "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
+    options = {**ONE, "variant": "fedper", "train": {**CLIENT, "personal": STAYS}, "rounds": 2}
     homes = Homes(small_federation, tmp_path / "homes")
-    results = job(small_federation, tmp_path / "run", **knobs).run(homes)
+    results = job(small_federation, tmp_path / "run", **options).run(homes)
     assert validate_results(results) == []
     assert results["own_models"] is True
     stored = safe_load(tmp_path / "run" / "rounds" / "001" / "global.safetensors")
     assert stored
     assert not KEYS & stored.keys()
-    assert homes.asked.count(("prepare", "site-2")) == 1
+    assert homes.requests.count(("prepare", "site-2")) == 1
     trained, idle = (homes.nodes[site].client.own.kept(whole=False) for site in ("site-1", "site-2"))
     assert idle.keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle["final_conv.weight"], trained["final_conv.weight"])
@@ -99,9 +99,9 @@ def test_personal_patterns_of_variant_match_network(bundle, variant):
 
 @needs("pfedsam_two_stage")
 def test_pfedsam_sends_lora_only_and_resumes_exactly(small_federation, tmp_path, toy_sam):
-    knobs = {"variant": "pfedsam_two_stage", "train": toy_sam, "cache_dir": tmp_path / "cache"}
+    options = {"variant": "pfedsam_two_stage", "train": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
-    whole = job(small_federation, tmp_path / "whole", rounds=2, **knobs).run(homes)
+    whole = job(small_federation, tmp_path / "whole", rounds=2, **options).run(homes)
     assert validate_results(whole) == []
     path = tmp_path / "whole" / "rounds" / "001" / "global.safetensors"
     sent = safe_load(path)
@@ -114,10 +114,10 @@ def test_pfedsam_sends_lora_only_and_resumes_exactly(small_federation, tmp_path,
     state = safe_load(tmp_path / "homes" / "site-1" / "states" / "001.safetensors")
     assert any(name.endswith("mlp.experts.up") for name in state)
     assert not any("attn.qkv.linear" in name for name in state), "frozen weights are stored nowhere"
-    job(small_federation, tmp_path / "parts", rounds=1, **knobs).run()
+    job(small_federation, tmp_path / "parts", rounds=1, **options).run()
     begun = read_json(tmp_path / "parts" / "run.json")
     write_json(tmp_path / "parts" / "run.json", {**begun, "config": {**begun["config"], "rounds": 2}})
-    parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()
+    parts = job(small_federation, tmp_path / "parts", rounds=2, **options).run()
     assert parts["hashes"]["model_last"] == whole["hashes"]["model_last"]
     assert parts["sites"] == whole["sites"]
     with pytest.raises(Refused, match=r"found no such values: they never left the sites \(site-1, site-2\)"):
@@ -152,8 +152,8 @@ SENT = {
 
 @pytest.mark.parametrize("variant", present(*SENT))
 def test_sam_variants_send_declared_parts(small_federation, tmp_path, toy_sam, variant):
-    knobs = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
-    assert validate_results(job(small_federation, tmp_path / "run", **knobs).run()) == []
+    options = {"variant": variant, "rounds": 1, "train": toy_sam, "cache_dir": tmp_path / "cache"}
+    assert validate_results(job(small_federation, tmp_path / "run", **options).run()) == []
     round = tmp_path / "run" / "rounds" / "000"
     stored, terms = safe_load(round / "global.safetensors"), read_json(round / "round.json")["sites"]["site-1"]["terms"]
     found = {
@@ -178,9 +178,9 @@ def test_labelled_sites_start_from_sam_without_public_images(small_federation, t
     federation = tmp_path / "federation"
     shutil.copytree(small_federation, federation)
     replace(DataList.load(federation / "list.json"), public=[]).save(federation / "list.json")
-    knobs = {"variant": "pfedsam", "rounds": 1, "train": toy_sam}
+    options = {"variant": "pfedsam", "rounds": 1, "train": toy_sam}
     with caplog.at_level("INFO", logger="samfed_monai"):
-        results = job(federation, tmp_path / "run", warm_start_steps=50, **knobs).run()
+        results = job(federation, tmp_path / "run", warm_start_steps=50, **options).run()
     assert validate_results(results) == []
     assert "warm start: none, the list has no public images" in caplog.text
     (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
@@ -189,23 +189,23 @@ def test_labelled_sites_start_from_sam_without_public_images(small_federation, t
     assert decoder
     assert all(tensor.equal(sam[name.removeprefix("sam.")]) for name, tensor in decoder.items())
     with pytest.raises(Refused, match=r"synthetic-0 -> public: expected public images with masks.*found none"):
-        job(federation, tmp_path / "no", **{**knobs, "variant": "no_sam", "train": {}}).run()
+        job(federation, tmp_path / "no", **{**options, "variant": "no_sam", "train": {}}).run()
     assert not (tmp_path / "no" / "rounds").exists()
 
 
 @needs("pfedsam_two_stage")
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("train", "message"),
     [
         ({"local_steps": 1}, r"site-1: .*at least one step for each part.*found 1 steps with a share of 0\.5"),
         ({"network_def#experts": 0}, r"optimizer#params#groups#0#params: .*found no parameter like '\*\.experts\.\*'"),
         ({"network_def#experts": 0, "optimizer#params#groups": []}, r"site-2: .*terms#load_balance: .*experts"),
     ],
 )
-def test_invalid_pfedsam_settings_are_refused_before_round_0(small_federation, tmp_path, toy_sam, options, message):
-    knobs = {"variant": "pfedsam_two_stage", "rounds": 1, "train": {**toy_sam, **options}}
+def test_invalid_pfedsam_settings_are_refused_before_round_0(small_federation, tmp_path, toy_sam, train, message):
+    settings = {"variant": "pfedsam_two_stage", "rounds": 1, "train": {**toy_sam, **train}}
     with pytest.raises(Refused, match=message):
-        job(small_federation, tmp_path / "run", **knobs).run()
+        job(small_federation, tmp_path / "run", **settings).run()
     assert not (tmp_path / "run" / "rounds").exists()
     assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
 
@@ -218,8 +218,8 @@ def test_site_with_different_sam_is_refused_before_round_0(small_federation, tmp
 
 
 def test_start_is_split_and_checked_against_network(toy_sam):
-    def build(**knobs: Any) -> Any:
-        return CLIENT_NETWORKS[f"sam_{TOY}"](checkpoint=toy_sam["network_def#checkpoint"], **knobs)
+    def build(**options: Any) -> Any:
+        return CLIENT_NETWORKS[f"sam_{TOY}"](checkpoint=toy_sam["network_def#checkpoint"], **options)
 
     warm = {name: tensor + 1 for name, tensor in build(experts=0).state_dict().items() if "output_upscaling" in name}
     start = Start.of(build, warm, personal=(), seed=0)

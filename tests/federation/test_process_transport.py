@@ -159,14 +159,14 @@ class _OwnChild:
     pid, alive = 7, False
 
     def __init__(self, error: str = "") -> None:
-        self.error, self.asked, self.killed = error, 0, threading.Event()
+        self.error, self.calls, self.killed = error, 0, threading.Event()
 
     def start(self) -> None:
         time.sleep(0.5)  # past the deadline of the test
         self.killed.clear()
 
     def ask(self, head: Any, payload: bytes = b"") -> Any:
-        self.asked += 1
+        self.calls += 1
         if self.error or self.killed.wait(10):
             raise ChildDied(self.error or "killed")
         raise AssertionError("it was not ended")
@@ -191,10 +191,10 @@ def playing(small_federation, tmp_path):
 def test_deadline_ends_busy_or_starting_worker(playing, slow):
     playing.processes[0].child = child = _OwnChild()
     child.alive = not slow
-    asked = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
-    replies = playing.send_and_receive(Task.TRAIN, asked, timeout=0.1)
+    requests = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
+    replies = playing.send_and_receive(Task.TRAIN, requests, timeout=0.1)
     assert replies["site-1"].reason == "no answer within 0 s"
-    assert child.asked == (not slow), "one that is started too late is not asked"
+    assert child.calls == (not slow), "no request to one that is started too late"
 
 
 def test_worker_death_at_finalize_is_logged(playing, caplog):

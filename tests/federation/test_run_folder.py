@@ -273,11 +273,11 @@ def test_table_has_documented_columns_and_term_columns(tmp_path):
 
 
 def test_table_appended_by_round_equals_table_written_at_once(tmp_path, monkeypatch):
-    def told_of(round: int, **terms: float) -> dict:
+    def record_of(round: int, **terms: float) -> dict:
         entry = {"status": "ok", "reason": "a, b", "terms": terms, "validation": None}
         return {**record(round, None), "sites": {"=a": entry, "b": {"status": "skipped", "reason": "x\ny"}}}
 
-    records = [told_of(0), told_of(1, kd=0.5), told_of(2, kd=0.25), told_of(3), told_of(4, kd=1.0, hard=2.0)]
+    records = [record_of(0), record_of(1, kd=0.5), record_of(2, kd=0.25), record_of(3), record_of(4, kd=1.0, hard=2.0)]
     once = RunFolder(tmp_path / "once")
     once.path.mkdir()
     growing = RunFolder(tmp_path / "growing")

@@ -66,7 +66,7 @@ def change(bundle, name, **keys):
 def test_only_changes_of_files_in_use_invalidate_run(bundle, name, key, read):
     run = done(bundle)
     assert run.is_done()
-    change(bundle, name, **{key: "said better"})
+    change(bundle, name, **{key: "reworded"})
     assert run.is_done() is not read
 
 
@@ -102,10 +102,10 @@ def test_row_overrides_invalidate_run_and_titles_do_not(bundle):
 
 
 def test_moved_paths_do_not_invalidate_run(bundle, tmp_path):
-    places = {"data-root": "a", "cache-dir": "b"}
+    paths = {"data-root": "a", "cache-dir": "b"}
     run = done(bundle, "mine", ("--adapter", str(tmp_path / "list.json"), "--rate=0.1"))
     moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
-    options = {**run.options, "datalist": str(moved / "list.json"), **places}
+    options = {**run.options, "datalist": str(moved / "list.json"), **paths}
     extra = ("--rate", "1e-1", f"--adapter={moved / 'list.json'}")
     assert Run(moved / "bundle", "mine", 0, moved / "mine", options, extra).is_done()
 

@@ -61,7 +61,7 @@ def test_best_and_last_models_are_scored_on_both_splits(tmp_path):
     assert result.traffic["up_bytes"] > 0
 
 
-class Asked(FixedClient):
+class Recorder(FixedClient):
     """Remembers the models that it scored, by name, split and round, and what it was sent for that.
 
     With ``falls`` it is better in round 0 than later.
@@ -69,21 +69,21 @@ class Asked(FixedClient):
 
     def __init__(self, site: str, *, falls: bool = False, **options) -> None:
         super().__init__(site, **options)
-        self.falls, self.asked, self.sent = falls, [], set()
+        self.falls, self.scored, self.sent = falls, [], set()
 
     def evaluate(self, data, extra):
         if self.falls:
             self.dice = 0.9 if extra["round"] == 0 else 0.5
         if extra["model"] != "current":
-            self.asked.append((extra["model"], extra["split"], extra["round"]))
+            self.scored.append((extra["model"], extra["split"], extra["round"]))
             self.sent.add((extra.get("purpose"), bool(data.weights)))
         return super().evaluate(data, extra)
 
 
 def test_final_evaluation_scores_kept_models_on_test_images(tmp_path):
-    clients = {site: Asked(site, step=1.0, falls=True) for site in "ab"}
+    clients = {site: Recorder(site, step=1.0, falls=True) for site in "ab"}
     result = run_clients(tmp_path, clients, rounds=4)
-    assert clients["a"].asked == [("best", "test", 0), ("last", "test", 3)]
+    assert clients["a"].scored == [("best", "test", 0), ("last", "test", 3)]
     validation = {name: model["sites"]["a"]["validation"]["dice"] for name, model in result.models.items()}
     assert validation == {"best": 0.9, "last": 0.5}
     kept = sorted(path.parent.name for path in tmp_path.glob("rounds/*/global.safetensors"))
@@ -92,9 +92,9 @@ def test_final_evaluation_scores_kept_models_on_test_images(tmp_path):
 
 
 def test_model_both_best_and_last_is_scored_once(tmp_path):
-    clients = {site: Asked(site, step=1.0) for site in "ab"}
+    clients = {site: Recorder(site, step=1.0) for site in "ab"}
     result = run_clients(tmp_path, clients, rounds=1)
-    assert clients["a"].asked == [("best", "test", 0)]
+    assert clients["a"].scored == [("best", "test", 0)]
     assert result.models["best"] == result.models["last"]
     assert result.models["best"]["sites"] is not result.models["last"]["sites"]
 
@@ -218,28 +218,28 @@ class Talkative(FixedClient):
         return {"Jane Doe": 1.0}
 
 
-def ask(folder: Path, *clients: FixedClient) -> None:
+def check_sites(folder: Path, *clients: FixedClient) -> None:
     made = controller(RunFolder(folder), {client.site: client for client in clients})
     made.ask(Task.CHECK, {client.site: Message(Kind.METRICS, client.site, 0, 1) for client in clients})
 
 
 def test_check_requires_all_sites_and_reports_all_reasons(tmp_path):
-    ask(tmp_path, FixedClient("a"), FixedClient("b"))
+    check_sites(tmp_path, FixedClient("a"), FixedClient("b"))
     with pytest.raises(Refused) as caught:
-        ask(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
+        check_sites(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
     assert [problem.where for problem in caught.value.problems] == ["b", "c"]
     assert "b: expected a site that can take part, found public set: expected the server's" in str(caught.value)
     with pytest.raises(Refused, match=r"a: expected a site that can take part, found message -> metrics") as caught:
-        ask(tmp_path, Talkative("a"), FixedClient("b"))
+        check_sites(tmp_path, Talkative("a"), FixedClient("b"))
     assert "Jane" not in str(caught.value), "an answer holds numbers of the list alone"
 
 
 def test_check_requires_only_quorum_on_resume(tmp_path, caplog):
     (tmp_path / "rounds" / "000").mkdir(parents=True)
-    ask(tmp_path, FixedClient("a"), FixedClient("b"), Unwilling("c"))
+    check_sites(tmp_path, FixedClient("a"), FixedClient("b"), Unwilling("c"))
     assert "c does not take part for now: public set" in caplog.text
     with pytest.raises(Refused, match="c: expected a site that can take part"):
-        ask(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
+        check_sites(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
 
 
 @pytest.mark.parametrize(
@@ -284,29 +284,29 @@ def test_sites_without_masks_are_logged_in_single_line(caplog):
 
 
 def test_answers_have_byte_limit_and_scores_need_no_quorum(tmp_path):
-    asked = set()
+    quorums = set()
 
     class Bounded(LocalTransport):
         def send_and_receive(self, task, messages, **options):
             assert all(0 < options["max_bytes"](site) < 2**30 for site in messages)
-            asked.add((task, options["quorum"]))
+            quorums.add((task, options["quorum"]))
             return super().send_and_receive(task, messages, **options)
 
     clients = two_clients()
     run_clients(tmp_path, clients, transport=Bounded(clients, progress=QUIET))
-    assert asked == {(Task.TRAIN, 2), (Task.EVALUATE, 0)}
+    assert quorums == {(Task.TRAIN, 2), (Task.EVALUATE, 0)}
 
 
-def evaluation(strategy: Strategy, **clients: Asked) -> RoundController:
+def evaluation(strategy: Strategy, **clients: Recorder) -> RoundController:
     unseen = [site for site in clients if site == "away"]
     return controller(RunFolder("unread"), clients, strategy=strategy, unseen=unseen, rounds=3)
 
 
 def test_model_is_scored_on_all_splits_and_unseen_sites_on_test():
-    clients = {"a": Asked("a", dice=0.2, n=1), "b": Asked("b", dice=0.6, n=3), "away": Asked("away", dice=0.4)}
+    clients = {"a": Recorder("a", dice=0.2, n=1), "b": Recorder("b", dice=0.6, n=3), "away": Recorder("away", dice=0.4)}
     model = evaluation(FedAvg(), **clients).of_model("best", 1)
-    assert clients["a"].asked == [("best", "validation", 1), ("best", "test", 1)]
-    assert clients["away"].asked == [("best", "test", 1)]
+    assert clients["a"].scored == [("best", "validation", 1), ("best", "test", 1)]
+    assert clients["away"].scored == [("best", "test", 1)]
     assert clients["a"].sent == clients["away"].sent == {(None, True)}
     assert {site: scores["test"]["dice"] for site, scores in model["sites"].items()} == {"a": 0.2, "b": 0.6}
     assert {site: scores.keys() for site, scores in model["unseen"].items()} == {"away": {"test"}}
@@ -314,33 +314,33 @@ def test_model_is_scored_on_all_splits_and_unseen_sites_on_test():
 
 
 def test_scores_of_round_record_are_not_recomputed():
-    clients = {"a": Asked("a", dice=0.2), "b": Asked("b", dice=0.6)}
+    clients = {"a": Recorder("a", dice=0.2), "b": Recorder("b", dice=0.6)}
     known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
     model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
-    assert clients["a"].asked == [("best", "test", 1)]
-    assert clients["b"].asked == [("best", "validation", 1), ("best", "test", 1)]
+    assert clients["a"].scored == [("best", "test", 1)]
+    assert clients["b"].scored == [("best", "validation", 1), ("best", "test", 1)]
     assert model["sites"]["a"]["validation"] == known["a"]
     assert model["sites"]["b"]["validation"]["dice"] == 0.6
     assert model["sites"]["a"].keys() == {"validation", "test"}
 
 
 def test_own_networks_are_scored_without_sending_weights():
-    clients = {"a": Asked("a"), "b": Asked("b"), "away": Asked("away")}
+    clients = {"a": Recorder("a"), "b": Recorder("b"), "away": Recorder("away")}
     model = evaluation(LocalOnly(), **clients).of_model("last", 2)
-    assert clients["a"].asked == [("last", "validation", 2), ("last", "test", 2)]
+    assert clients["a"].scored == [("last", "validation", 2), ("last", "test", 2)]
     assert clients["a"].sent == {("keep", False)}
-    assert (clients["away"].asked, model["unseen"]) == ([], {})
+    assert (clients["away"].scored, model["unseen"]) == ([], {})
 
 
 class Boaster(FixedClient):
-    """Says another number of images in the rounds that it is told to."""
+    """Reports another number of images in given rounds."""
 
-    def __init__(self, site, *, says, **options):
+    def __init__(self, site, *, reported, **options):
         super().__init__(site, **options)
-        self.says, self.own = says, options["n"]
+        self.reported, self.own = reported, options["n"]
 
     def header(self, extra, kind):
-        self.n = self.says.get(extra["round"], self.own) if kind == Kind.WEIGHTS else self.own
+        self.n = self.reported.get(extra["round"], self.own) if kind == Kind.WEIGHTS else self.own
         return super().header(extra, kind)
 
 
@@ -355,7 +355,7 @@ def first_weight(path, round):
 
 @pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
 def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
-    rounds = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=Counts(counts)).records
+    rounds = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=Counts(counts)).records
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
     assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
     assert rounds[1]["sites"]["c"]["status"] == "skipped"
@@ -364,18 +364,18 @@ def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
 
 
 def test_fault_77_image_counts_are_kept_on_resume(tmp_path):
-    run_clients(tmp_path, three(says={}), rounds=1)
-    said = Counts({"a": 2, "b": 2, "c": 10_000_000})
-    records = run_clients(tmp_path, three(says={1: 10_000_000}), rounds=2, counts=said).records
+    run_clients(tmp_path, three(reported={}), rounds=1)
+    counted = Counts({"a": 2, "b": 2, "c": 10_000_000})
+    records = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=counted).records
     assert records[1]["sites"]["c"]["status"] == "skipped"
 
 
 def test_fault_77_capped_share_limits_weight_in_mean(tmp_path, caplog):
     guard = UpdateGuard(largest_share=0.5)
-    liar = three(says=dict.fromkeys(range(2), 10_000_000))
-    said = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
+    liar = three(reported=dict.fromkeys(range(2), 10_000_000))
+    counted = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
     with caplog.at_level("INFO"):
-        result = run_clients(tmp_path, liar, rounds=1, counts=said, guard=guard)
+        result = run_clients(tmp_path, liar, rounds=1, counts=counted, guard=guard)
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
-    assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
+    assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was reported"
     assert "c reports 10000000 training images; means weighted by images count 4 of them" in caplog.text

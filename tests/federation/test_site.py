@@ -127,7 +127,7 @@ def test_failed_check_blocks_training_until_check_passes(node):
     assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
     images = here.training_images()
     prepared = here.answer(Task.PREPARE, message())
-    assert prepared.n == images > 0, "the number that its updates will say"
+    assert prepared.n == images > 0, "the number that its updates will report"
     assert 0 < prepared.metrics["seconds"] < time.perf_counter()
 
 
@@ -185,7 +185,7 @@ def test_site_privacy_floor_overrides_plan(node):
 def test_missed_lesion_is_not_calibrated_except_for_slices(node, monkeypatch, more, images):
     here, rows = node(), [{"estimate": 0.5, "dice": 0.5}] * 2 + [{"estimate": 0.75, "dice": 0.0, "empty": "prediction"}]
     client = SimpleNamespace(scored_a_part=False, scores={"validation": rows})
-    scored = SimpleNamespace(client=client, answer=lambda task, asked: replace(asked, n=3, metrics=more))
+    scored = SimpleNamespace(client=client, answer=lambda task, received: replace(received, n=3, metrics=more))
     monkeypatch.setattr(here, "_client_site", lambda: scored)
     sent = here._evaluate(message(extra={"split": "validation"})).metrics
     assert sum(value for name, value in sent.items() if name.startswith("quality_images_")) == images
@@ -216,10 +216,10 @@ def test_audit_folder_name_is_escaped(small_federation, site_lists, tmp_path):
 
 
 def test_answers_pass_release_filter_last(node):
-    here, asked = node(), message()
+    here, received = node(), message()
     here.release = MagicMock(wraps=here.release, return_value=message(metrics={}))
-    assert here.answer(Task.PREPARE, asked).metrics == {}
-    assert here.release.call_args.args[:2] == (Task.PREPARE, asked)
+    assert here.answer(Task.PREPARE, received).metrics == {}
+    assert here.release.call_args.args[:2] == (Task.PREPARE, received)
     here.release.require_statistics.assert_called_once_with()  # of weights; before anything is trained
 
 
@@ -227,10 +227,10 @@ def test_plain_client_answers_pass_release_filter():
     def nothing(task: Task, request: Message, reply: Message) -> Message:
         raise MessageRefused([])
 
-    asked = Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
-    assert ClientAlgoSite("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
+    received = Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
+    assert ClientAlgoSite("a", FixedClient("a")).answer(Task.TRAIN, received).kind == Kind.WEIGHTS
     with pytest.raises(MessageRefused):
-        ClientAlgoSite("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
+        ClientAlgoSite("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, received)
 
 
 def test_plain_client_has_no_preparation_and_no_state():

@@ -257,12 +257,12 @@ def test_disagreement_table_lists_lowest_dice_first(store, tmp_path):
     assert {row["id"]: float(row["dice"]) for row in rows} == pytest.approx(expected)
     assert [row["id"] for row in rows] == [f"image-{n}" for n in (0, 1, 2, 7, 6, 3, 5, 4)]
     assert [bool(row["mask"]) for row in rows] == [True] * KEPT + [False] * 2
-    for whose, rows_of in (("student", 2), ("teacher", 4)):
-        path = folder / whose / rows[2]["mask"]
+    for source, rows_of in (("student", 2), ("teacher", 4)):
+        path = folder / source / rows[2]["mask"]
         mask = np.array(Image.open(path))
         assert (mask[:rows_of].min(), mask[rows_of:].max()) == (255, 0)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert len(list((folder / whose).iterdir())) == KEPT
+        assert len(list((folder / source).iterdir())) == KEPT
     assert stat.S_IMODE((folder / TABLE).stat().st_mode) == 0o600
     assert network.network.training, "the network's mode is as it was"
 

@@ -52,5 +52,5 @@ def test_soak_run_survives_faulty_sites_and_server_stop(soak, tmp_path, monkeypa
 def test_soak_detects_wrong_mean(soak, tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "honest", lambda *_: [])  # only the mean is looked at
     monkeypatch.setattr("stand_ins.step_of", lambda *_: 0.5)
-    with pytest.raises(soak.Lost, match=r"round 0: layer0.weight is not the mean of the updates that counted"):
+    with pytest.raises(soak.WrongRound, match=r"round 0: layer0.weight is not the mean of the updates that counted"):
         soak.serve(tmp_path, options())

@@ -147,8 +147,8 @@ def test_misleading_teacher_falls_back_to_start_model(misled):
     assert [log.count(f"round {number} of 3: validation Dice") for number in range(4)] == [1, 1, 1, 1]
     assert log.count("3 rounds in a row score lower than the initial network") == 1
     assert f"(validation Dice {start:.3f}, in the best round {rounds:.3f})" in results["caveats"][0]
-    said = answer(RunData.read(folder))[1]
-    assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in said
+    text = answer(RunData.read(folder))[1]
+    assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in text
 
 
 def test_run_models_return_start_after_fallback(misled, tmp_path):

@@ -69,14 +69,14 @@ def test_unadapted_sam_ignores_given_adapter(load, tmp_path):
     assert plain.about(MADE, "none")["adapt"] == "none"
 
 
-@pytest.mark.parametrize(("adapter", "told"), [(b"adapter", {"held_out": 0.7, "a": 0.8}), (b"another", None)])
-def test_fit_dice_is_reported_only_for_matching_adapter(load, tmp_path, adapter, told):
+@pytest.mark.parametrize(("adapter", "dice"), [(b"adapter", {"held_out": 0.7, "a": 0.8}), (b"another", None)])
+def test_fit_dice_is_reported_only_for_matching_adapter(load, tmp_path, adapter, dice):
     fitted = {"after": {"held_out": 0.7, "a": 0.8}, "epoch": 3}
     write_json(tmp_path / "a.fit.json", fitted | {"sha256": sha256_bytes(adapter)})
     given = stage(tmp_path)
     load(given, "lora")
     about = given.about(MADE, "lora")
-    assert (about.get("after"), "epoch" in about) == (told, False)
+    assert (about.get("after"), "epoch" in about) == (dice, False)
 
 
 def test_fit_of_same_public_images_is_reused_for_other_list(tmp_path, monkeypatch, small_list):
@@ -262,7 +262,7 @@ def test_wire_run_gives_same_masks_and_model(three_sites, finished, here, tmp_pa
     for name in ("teacher", "model_best"):
         assert there["hashes"][name] == here[1]["hashes"][name]
     assert homes.nodes["site-1"].teacher.sha256 == there["hashes"]["teacher"]
-    assert ("prepare", "site-1") in homes.asked
+    assert ("prepare", "site-1") in homes.requests
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ SMALL = {**CLIENT, "encoder_weights": None}
 
 
 def config(federation: Path, **overrides):
-    places = {"datalist": str(federation / "list.json"), "data_root": str(federation)}
-    return client_config(find_bundle("samfed_skin"), "dp_only", {**SMALL, **places, **overrides})
+    paths = {"datalist": str(federation / "list.json"), "data_root": str(federation)}
+    return client_config(find_bundle("samfed_skin"), "dp_only", {**SMALL, **paths, **overrides})
 
 
 @pytest.fixture
@@ -152,9 +152,9 @@ def test_start_uses_adapted_or_original_sam_trunk(variant, own, given, adapter, 
 
 def test_no_teacher_is_adapted_without_public_images(adapter, small_federation, tmp_path, caplog):
     replace(DataList.load(small_federation / "list.json"), public=[]).save(tmp_path / "list.json")
-    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
+    options = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "train": FPN}
     caplog.set_level("INFO")
-    found, hashes = started(job(small_federation, tmp_path / "run", **knobs))
+    found, hashes = started(job(small_federation, tmp_path / "run", **options))
     trunk = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
     assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in trunk.items())
     assert "no public images to adapt a teacher to" in caplog.text
@@ -164,9 +164,9 @@ def test_no_teacher_is_adapted_without_public_images(adapter, small_federation, 
 def test_fault_28_missing_weights_are_refused_before_run(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "none"))
     client = {**CLIENT, "image_size": 64, "encoder_weights": "pretrained"}
-    knobs = {"variant": "hssf", "train": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
+    options = {"variant": "hssf", "train": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
     with pytest.raises(Refused) as refused:
-        job(small_federation, tmp_path / "run", **knobs).run()
+        job(small_federation, tmp_path / "run", **options).run()
     for name in ("mobile_sam", "efficientnet_lite0"):
         assert f"samfed weights {name}" in str(refused.value)
     assert not (tmp_path / "run").exists()

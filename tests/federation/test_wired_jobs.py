@@ -37,7 +37,7 @@ def timeless(teacher: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in teacher.items() if name != "milliseconds"}
 
 
-def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> FederatedJob:
+def at_server(federation: Path, homes: Homes, output: Path, **options: Any) -> FederatedJob:
     """The same job with the server's own list and a folder without a site's images."""
     public = output.parent / "public"
     for item in DataList.load(federation / "list.json").public:
@@ -45,7 +45,7 @@ def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> Fed
             (public / name).parent.mkdir(parents=True, exist_ok=True)
             (public / name).write_bytes((federation / name).read_bytes())
     named = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"], "privacy": {"least_images": 1}}
-    return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
+    return job(public, output, datalist=homes.lists["server"], **{**named, **options})
 
 
 def test_adapter_is_sent_and_sites_compute_masks(three_sites, tmp_path, given):
@@ -158,8 +158,8 @@ def test_wire_run_equals_single_process_run(three_sites, tmp_path, variant):
     assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
     assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
     assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
-    asked = homes.asked
-    assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
+    requests = homes.requests
+    assert requests[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
     assert_kept(tmp_path, KEPT[variant])
     if variant == "fedbn":
         own = [safe_load(state_of(tmp_path, site)) for site in ("site-1", "site-2")]

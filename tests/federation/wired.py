@@ -31,7 +31,7 @@ class Homes:
         self.federation, self.folder = federation, folder
         self.lists = write_site_lists(DataList.load(federation / listed), folder / "lists")
         self.nodes: dict[str, Site] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.away: set[str] = set()
 
     def node(self, site: str, plan: Plan) -> Site:
@@ -44,7 +44,7 @@ class Homes:
         return WireTransport(self, tuple(self.nodes), progress=QUIET)
 
     def send(self, request: Request) -> None:
-        self.asked.append((request.task, request.site))
+        self.requests.append((request.task, request.site))
         try:
             if request.site in self.away:
                 raise ConnectionError

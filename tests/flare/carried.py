@@ -80,9 +80,9 @@ def run_here(
         options: ids of ``federate.json`` and their values.
         listed: name of the list.
     """
-    places = {"datalist": str(folder / listed), "data_root": str(folder), "output_dir": str(there)}
-    asked = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
-    run = planned(find_bundle("samfed_skin"), {**asked, **places}, here=False)
+    paths = {"datalist": str(folder / listed), "data_root": str(folder), "output_dir": str(there)}
+    given = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
+    run = planned(find_bundle("samfed_skin"), {**given, **paths}, here=False)
     run = replace(run, places=replace(run.places, adapter=options.get("adapter")))
     Run(run.plan, replace(run.places, output_dir=local)).run()
     return run

@@ -81,8 +81,8 @@ def test_job_with_site_paths_is_refused(given, match):
 
 @pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
 def test_fault_69_site_name_unsupported_by_flare_is_refused(name, safe):
-    told = rf"sites -> {name}: expected letters without .*; rename its folder and its entry in the list to '{safe}'"
-    with pytest.raises(Refused, match=told):
+    message = rf"sites -> {name}: expected letters without .*; rename its folder and its entry in the list to '{safe}'"
+    with pytest.raises(Refused, match=message):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
 
 
@@ -224,10 +224,10 @@ def test_many_extra_files_are_counted(job, tmp_path):
 
 def test_unused_options_are_refused_and_unused_settings_logged(caplog, tmp_path):
     given = {"rounds": 1, "sites": {"site-1": {}, "site-2": {}}}
-    asked = {"workers": 2, "job#verify": True, "overlays": False}
+    unused = {"workers": 2, "job#verify": True, "overlays": False}
     with pytest.raises(Refused) as caught:
-        planned("samfed_skin", {**given, **asked}, here=False)
-    assert [problem.where for problem in caught.value.problems] == [f"command line -> {name}" for name in asked]
+        planned("samfed_skin", {**given, **unused}, here=False)
+    assert [problem.where for problem in caught.value.problems] == [f"command line -> {name}" for name in unused]
     bundle = shutil.copytree(find_bundle("samfed_skin"), tmp_path / "own")
     content = read_json(bundle / "configs" / "federate.json")
     content["job"] |= {"verify": True, "workers": 2}

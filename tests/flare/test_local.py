@@ -127,7 +127,7 @@ def test_options_beside_job_folder_are_refused(tmp_path, capsys):
     (tmp_path / "meta.json").write_text("{}")
     words = ["flare", "submit", str(tmp_path), "--kit", "kit", "--output-dir", str(tmp_path / "out")]
     assert main([*words, "--rounds", "3", "--run-name", "b", "--job#quorum", "2"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     for name in ("--rounds", "--run-name", "--job#quorum"):
-        assert f"{name}: expected no such option: the job sets it, found it with the job" in said
-    assert "--output-dir" not in said
+        assert f"{name}: expected no such option: the job sets it, found it with the job" in error
+    assert "--output-dir" not in error

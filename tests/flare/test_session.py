@@ -96,8 +96,8 @@ def _handshakes(listening: Any, context: Any) -> None:
 
 
 def test_silent_site_is_not_connected():
-    def client(name: str, heard: float) -> SimpleNamespace:
-        return SimpleNamespace(name=name, last_connect_time=heard)
+    def client(name: str, last_seen: float) -> SimpleNamespace:
+        return SimpleNamespace(name=name, last_connect_time=last_seen)
 
     listed = [client("site-1", 1000.0), client("site-2", 880.0)]
     session = SimpleNamespace(get_system_info=lambda: SimpleNamespace(client_info=listed))
@@ -159,7 +159,7 @@ ROUND = "round {} of 4: validation Dice 0.500, 2 s"
 
 
 ROUNDS = [ROUND.format(number) for number in (1, 2, 3, 4)]
-LOST = ConnectionError("cannot connect to server")
+UNREACHABLE = ConnectionError("cannot connect to server")
 AWAY = "the FLARE server does not answer; retrying for 45 s"
 DONE = ("FINISHED:COMPLETED", "")
 
@@ -174,7 +174,7 @@ DONE = ("FINISHED:COMPLETED", "")
             ],
             ROUNDS,
         ),
-        ([(LOST, ""), (LOST, ""), ("RUNNING", ""), (LOST, ""), DONE], [AWAY, AWAY]),
+        ([(UNREACHABLE, ""), (UNREACHABLE, ""), ("RUNNING", ""), (UNREACHABLE, ""), DONE], [AWAY, AWAY]),
         ([("SUBMITTED", "")] * 12 + [DONE], ["FLARE has not started job id yet: it needs answers from 2 sites"]),
         (
             [("RUNNING", "")] * 40 + [DONE],
@@ -190,9 +190,9 @@ def test_followed_job_reports_each_message_once(script, shown, caplog):
 
 
 def test_unreachable_server_stops_command_within_60_seconds():
-    job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (LOST, ""))
-    told = r"(?s)no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
-    with pytest.raises(Stopped, match=told + r"same command.*or, if only the network failed: `fetch it`") as stopped:
+    job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (UNREACHABLE, ""))
+    error = r"(?s)no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
+    with pytest.raises(Stopped, match=error + r"same command.*or, if only the network failed: `fetch it`") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
     assert job.clock.now - 1000 < 60
@@ -201,8 +201,8 @@ def test_unreachable_server_stops_command_within_60_seconds():
 @pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
 def test_job_lost_by_restarted_server_stops_within_60_seconds(status):
     job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
-    told = rf"(?s)was restarted .*lists job id as {status}, but no process runs it; 3 of 4 .*: this submits"
-    with pytest.raises(Stopped, match=told) as stopped:
+    error = rf"(?s)was restarted .*lists job id as {status}, but no process runs it; 3 of 4 .*: this submits"
+    with pytest.raises(Stopped, match=error) as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
     assert job.clock.now - 1000 < 60
@@ -216,11 +216,11 @@ def test_full_disk_is_reported_from_server_log():
     assert stopped.value.exit_code == 3
 
 
-@pytest.mark.parametrize(("asked", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
-def test_interrupted_command_reports_stored_rounds_and_next_step(asked, code):
-    job = Job(("RUNNING", log_of("resuming after round 2 of 4", ROUND.format(3))), (asked, log_of(ROUND.format(4))))
-    told = r"(?s)FLARE job id continues; 4 of 4 rounds are stored.*to continue: `fetch it`; `nvflare job abort id` ends"
-    with pytest.raises(Stopped, match=told) as stopped:
+@pytest.mark.parametrize(("interrupt", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
+def test_interrupted_command_reports_stored_rounds_and_next_step(interrupt, code):
+    job = Job(("RUNNING", log_of("resuming after round 2 of 4", ROUND.format(3))), (interrupt, log_of(ROUND.format(4))))
+    text = r"(?s)FLARE job id continues; 4 of 4 rounds are stored.*to continue: `fetch it`; `nvflare job abort id` ends"
+    with pytest.raises(Stopped, match=text) as stopped:
         job.followed()
     assert stopped.value.exit_code == code
 
@@ -241,7 +241,7 @@ def downloaded(folder: Path, log: str, state: str = "") -> SimpleNamespace:
     (folder / "workspace").mkdir(parents=True)
     (folder / "workspace" / "log.txt").write_text(log)
     if state:
-        write_status(folder / "workspace" / "samfed", state, "told")
+        write_status(folder / "workspace" / "samfed", state, "of this job")
     return SimpleNamespace(download_job_result=lambda job_id, into: str(folder))
 
 
@@ -249,19 +249,19 @@ FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to c
 
 
 @pytest.mark.parametrize(
-    ("log", "state", "said"),
+    ("log", "state", "message"),
     [
         (log_of(ROUND.format(2)) + error_log(FULL) + log_of("end"), "running", FULL),
         (error_log(FULL), "", FULL),
         (log_of(ROUND.format(2)), "", "left no status\n  2 of 4 rounds are stored at the server"),
         (error_log("UnsafeComponentError: X"), "", "status\n  | 2026-01-01 00:00:00,000 - controller - ERROR - Unsafe"),
-        ("", "done", "told"),
+        ("", "done", "of this job"),
     ],
 )
-def test_status_falls_back_to_server_log(log, state, said, tmp_path):
+def test_status_falls_back_to_server_log(log, state, message, tmp_path):
     write_status(tmp_path / "out", "done", "of an earlier job")
     status = fetch_results(downloaded(tmp_path / "job", log, state), "id", tmp_path / "out")
-    assert said in status["message"]
+    assert message in status["message"]
     assert status["exit_code"] == (0 if state == "done" else 3)
     assert not state or read_status(tmp_path / "out")["message"] == status["message"]
 
@@ -306,11 +306,11 @@ def test_failed_download_is_reported_with_server_log():
         (
             "AuthorizationError",
             Refused,
-            r"FLARE server at h:1: expected a permitted action, found told.*with that role",
+            r"FLARE server at h:1: expected a permitted action, found the reason.*with that role",
         ),
-        ("JobNotFound", Refused, "expected a job of this server, found told; `nvflare job list`"),
-        ("NoConnection", Stopped, r"(?s)the FLARE server at h:1: told.*samfed flare fetch"),
-        ("InternalError", Stopped, "the FLARE server at h:1: told"),
+        ("JobNotFound", Refused, "expected a job of this server, found the reason; `nvflare job list`"),
+        ("NoConnection", Stopped, r"(?s)the FLARE server at h:1: the reason.*samfed flare fetch"),
+        ("InternalError", Stopped, "the FLARE server at h:1: the reason"),
     ],
 )
 def test_flare_errors_are_reported_as_package_errors(name, kind, match, tmp_path, monkeypatch):
@@ -323,23 +323,23 @@ def test_flare_errors_are_reported_as_package_errors(name, kind, match, tmp_path
     session = SimpleNamespace(close=lambda: closed.append(True))
     monkeypatch.setattr(flare_api, "new_secure_session", lambda *_, **__: session)
     with pytest.raises(kind, match=match), open_session(tmp_path):
-        raise getattr(api_spec, name)("told")
+        raise getattr(api_spec, name)("the reason")
     assert closed == [True]
 
 
 def test_failed_run_exits_with_1(tmp_path):
     write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
-    with pytest.raises(ServerReported, match="TypeError: a mistake") as told:
+    with pytest.raises(ServerReported, match="TypeError: a mistake") as caught:
         raise_for_status(read_status(tmp_path))
-    assert reported(told.value) == 1
+    assert reported(caught.value) == 1
 
 
 def test_run_status_is_read_from_file_or_log(tmp_path):
     assert read_status(tmp_path)["state"] == "none"
     write_status(tmp_path, "stopped", "round 1: below quorum", 3)
-    with pytest.raises(ServerReported, match="below quorum") as told:
+    with pytest.raises(ServerReported, match="below quorum") as caught:
         _until_done(tmp_path, tmp_path / "log", str)
-    assert told.value.exit_code == 3
+    assert caught.value.exit_code == 3
     (tmp_path / "flare.json").unlink()
     with pytest.raises(Stopped, match="it is gone"):
         _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
@@ -355,7 +355,7 @@ class Full(FederationController):
     def __init__(self, at: Path) -> None:
         super().__init__("first")
         self.fl_ctx = None
-        self.at, self.on_this_machine, self.told = at, False, list[str]()
+        self.at, self.on_this_machine, self.reasons = at, False, list[str]()
 
     def federate(self, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
@@ -367,7 +367,7 @@ class Full(FederationController):
         return self.at / "job"
 
     def system_panic(self, reason: str, fl_ctx: Any) -> None:
-        self.told.append(reason)
+        self.reasons.append(reason)
 
 
 @pytest.mark.parametrize("writes", [True, False])
@@ -382,10 +382,10 @@ def test_full_disk_at_server_stops_run_and_is_logged(tmp_path, monkeypatch, capl
         monkeypatch.setattr("samfed_monai.flare.session.write_json", full)
         monkeypatch.setattr("samfed_monai.flare.controller.publish", full)
     server.run()
-    assert server.told == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
-    assert caplog.records[0].message == server.told[0]
+    assert server.reasons == [str(machine_failure(OSError(errno.ENOSPC, "", "/run/x" if writes else "/job")))]
+    assert caplog.records[0].message == server.reasons[0]
     if writes:
-        assert read_status(tmp_path / "job" / "samfed")["message"] == server.told[0]
+        assert read_status(tmp_path / "job" / "samfed")["message"] == server.reasons[0]
     else:
         assert "the disk is full (/job)" in caplog.records[-1].message
 

@@ -21,8 +21,8 @@ from samfed_monai.flare.site_file import read_site_file
 
 def site_file(folder: Path, **content: Any) -> Path:
     (folder / "list.json").write_text("{}")
-    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "cache_dir": str(folder / "cache")}
-    write_json(folder / "local" / "samfed_site.json", {**places, "runs_dir": str(folder / "runs"), **content})
+    paths = {"datalist": str(folder / "list.json"), "data_root": str(folder), "cache_dir": str(folder / "cache")}
+    write_json(folder / "local" / "samfed_site.json", {**paths, "runs_dir": str(folder / "runs"), **content})
     return folder
 
 
@@ -102,7 +102,7 @@ print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.module
 
 
 @pytest.mark.parametrize(
-    ("says", "said"),
+    ("content", "printed"),
     [
         ("{}", "None cpu -1 False"),
         (
@@ -111,11 +111,11 @@ print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.module
         ),
     ],
 )
-def test_memory_device_and_weights_are_set_without_torch(says, said, monkeypatch):
+def test_memory_device_and_weights_are_set_without_torch(content, printed, monkeypatch):
     monkeypatch.delenv("SAMFED_WEIGHTS", raising=False)
     monkeypatch.setenv("SAMFED_DEVICE", "cpu")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, says], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == said
+    done = subprocess.run([sys.executable, "-c", SCRIPT, content], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
 
 
 def test_relative_paths_are_resolved_from_site_file(tmp_path, monkeypatch):

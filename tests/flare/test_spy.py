@@ -33,10 +33,10 @@ CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False}
 def own_files(hospital: Path, at: Path) -> Path:
     """Site files as in hospitals: nobody shares a folder with anybody."""
     for name in ("server", *SITES):
-        places = {"datalist": str(hospital / f"{name}.json"), "data_root": str(hospital)}
+        paths = {"datalist": str(hospital / f"{name}.json"), "data_root": str(hospital)}
         write_json(
             at / "files" / f"{name}.json",
-            {**places, "cache_dir": str(at / name / "cache"), "output_dir": str(at / name / "run"), "threads": 1},
+            {**paths, "cache_dir": str(at / name / "cache"), "output_dir": str(at / name / "run"), "threads": 1},
         )
     return at / "files"
 

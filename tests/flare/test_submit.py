@@ -142,12 +142,12 @@ def test_jobs_with_code_are_refused_by_submit_and_by_flare(system, tmp_path, cap
         for job_id, why in zip(submitted, FOREIGN.values(), strict=True):
             for _ in range(300):  # FLARE notes the reason after the status
                 meta, log = session.get_job_meta(job_id), (system.at / "site-1.log").read_text()
-                said = f"{meta['status']}: {meta.get('job_deploy_detail')} {log}"
-                if re.match(rf"(?s)FINISHED:(FAILED_TO_RUN|ABNORMAL).*{why}", said):
+                found = f"{meta['status']}: {meta.get('job_deploy_detail')} {log}"
+                if re.match(rf"(?s)FINISHED:(FAILED_TO_RUN|ABNORMAL).*{why}", found):
                     break
                 time.sleep(0.2)
             else:
-                pytest.fail(said)
+                pytest.fail(found)
     assert not (tmp_path / "marker").exists(), "no code ran"
 
 
@@ -212,10 +212,10 @@ def test_fault_41_killed_site_is_skipped_and_killed_server_reported(system, tmp_
         job_id = submit_job(session, toy_job(tmp_path / "job", rounds=500, hurried_from=2, faults=asleep))
     assert main(["flare", "fetch", job_id, "--kit", system.kit, "--output-dir", str(tmp_path / "killed")]) == 3
     assert time.monotonic() - killed[0] < 60
-    told = capsys.readouterr().err
-    assert "the FLARE server was restarted and no longer runs its earlier jobs" in told
-    assert "of 500 rounds are stored at the server\n  to continue: run the same command again" in told
-    assert "cannot send to" not in told, "nothing of FLARE's own log"
+    error = capsys.readouterr().err
+    assert "the FLARE server was restarted and no longer runs its earlier jobs" in error
+    assert "of 500 rounds are stored at the server\n  to continue: run the same command again" in error
+    assert "cannot send to" not in error, "nothing of FLARE's own log"
     sites = [read_json(run / "rounds" / f"{number:03d}" / "round.json")["sites"] for number in range(5)]
     assert [entry["site-1"]["status"] for entry in sites] == ["ok"] * 5
     assert [entry["site-2"]["status"] for entry in sites] == ["ok", "ok", "skipped", "skipped", "skipped"]

@@ -17,16 +17,16 @@ from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWr
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
 
-def says(folder: MaskFolder, *names: str, images: Path | None = None) -> list[str]:
+def check(folder: MaskFolder, *names: str, images: Path | None = None) -> list[str]:
     return [str(problem) for problem in folder.problems(names, images=images)]
 
 
 def test_record_is_written_with_first_mask_and_reused(tmp_path: Path) -> None:
-    assert says(MaskFolder(tmp_path / "out", MADE_WITH)) == []
+    assert check(MaskFolder(tmp_path / "out", MADE_WITH)) == []
     assert not (tmp_path / "out").exists(), "a folder that was only looked at is not made"
     for _ in range(2):
         folder = MaskFolder(tmp_path / "out", MADE_WITH)
-        assert says(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
+        assert check(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
         folder.write("deep/a.png", b"mask")
     assert read_json(tmp_path / "out" / RECORD) == MADE_WITH
     assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
@@ -38,10 +38,10 @@ def test_existing_files_are_reported_beforehand(tmp_path: Path) -> None:
     folder = MaskFolder(tmp_path, MADE_WITH)
     expected = f"{tmp_path}: expected no existing files, or inference.json beside them, found "
     hint = "; choose another --output-dir (output_dir)"
-    assert says(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
-    assert says(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
-    assert says(folder, "a.png") == []
-    [problem] = says(MaskFolder(tmp_path / "b.png" / "out"))
+    assert check(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
+    assert check(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
+    assert check(folder, "a.png") == []
+    [problem] = check(MaskFolder(tmp_path / "b.png" / "out"))
     assert "b.png/out: expected a folder that can be written to, found" in problem
 
 
@@ -49,7 +49,7 @@ def test_masks_of_other_model_or_threshold_are_reported(tmp_path: Path) -> None:
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
     hint = "choose another --output-dir (output_dir), or delete this folder"
-    assert says(other, "new.png") == [
+    assert check(other, "new.png") == [
         f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb for this run, found aaaaaaaaaaaa; {hint}",
         f"{tmp_path}/inference.json -> threshold: expected 0.7 for this run, found 0.5; {hint}",
     ]
@@ -65,7 +65,7 @@ def test_masks_of_other_model_or_threshold_are_reported(tmp_path: Path) -> None:
 )
 def test_foreign_record_file_is_reported_and_unchanged(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / RECORD).write_text(content)
-    assert re.search(problem, says(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
+    assert re.search(problem, check(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
     assert (tmp_path / RECORD).read_text() == content
 
 
@@ -73,7 +73,7 @@ def test_foreign_record_file_is_reported_and_unchanged(tmp_path: Path, content: 
 def test_output_inside_image_folder_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "images")
-    [problem] = says(MaskFolder(tmp_path / place), images=tmp_path / "images")
+    [problem] = check(MaskFolder(tmp_path / place), images=tmp_path / "images")
     assert problem == (
         f"--output-dir (output_dir): expected a folder outside of {tmp_path}/images (all files there are read as "
         f"images), found {tmp_path / place}; choose another --output-dir (output_dir)"

@@ -133,10 +133,10 @@ def test_soft_and_hard_labels_follow_deciding_side() -> None:
 
 
 def test_custom_pseudo_label_loss_is_used() -> None:
-    given, asked = guidance(), []
-    PseudoLabelTerm(loss=lambda *tensors: asked.extend(tensors) or tensors[0].sum())(engine_at(0, 1, given))
+    given, inputs = guidance(), []
+    PseudoLabelTerm(loss=lambda *tensors: inputs.extend(tensors) or tensors[0].sum())(engine_at(0, 1, given))
     agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
-    for found, expected in zip(asked, (given.student, agreement.label, agreement.weight), strict=True):
+    for found, expected in zip(inputs, (given.student, agreement.label, agreement.weight), strict=True):
         assert torch.equal(found, expected)
 
 
@@ -318,14 +318,14 @@ def test_site_agreement_is_mean_over_images_of_round(start, own):
     class Watch(PseudoLabelTerm):
         def value(self, guidance, engine):
             (y_t, _), (y_c, k_c) = hard_label(guidance.guides["sam"]), hard_label(guidance.weak)
-            dice, says = sure_agreement(y_t, y_c, k_c > TAU)
+            dice, valid = sure_agreement(y_t, y_c, k_c > TAU)
             if engine.state.iteration == 6:  # of a trainer on its own the second epoch
                 seen.clear()
-            seen.append(dice[says])
+            seen.append(dice[valid])
             found = self.agreement(guidance, engine)
             site = torch.cat(seen).mean()
             torch.testing.assert_close(engine.state.terms["sure_agreement"], site)
-            torch.testing.assert_close(found.trust, trust_of_images(torch.where(says, dice, site), site, 0.8))
+            torch.testing.assert_close(found.trust, trust_of_images(torch.where(valid, dice, site), site, 0.8))
             return super().value(guidance, engine)
 
     a_round(start, [Watch(rule="trusted_average", least_agreement=0.8, **SURE)], misleading=False, own=own)

@@ -48,7 +48,7 @@ def app() -> Iterator[App]:
     assert not made.folder.exists(), "what was dropped is deleted"
 
 
-def ask(app: App, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+def send(app: App, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", app.server.server_port, timeout=120)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
@@ -60,10 +60,10 @@ def ask(app: App, method: str, path: str, body: bytes = b"", **headers: str) -> 
 def drop(app: App, key: str, files: dict[str, bytes]) -> dict[str, str]:
     """What the page is answered in the end."""
     for name, content in files.items():
-        assert ask(app, "PUT", f"/{app.token}/{key}/{quote(name, safe='')}", content)[0] == 200
-    assert ask(app, "POST", f"/{app.token}/{key}")[0] == 202
+        assert send(app, "PUT", f"/{app.token}/{key}/{quote(name, safe='')}", content)[0] == 200
+    assert send(app, "POST", f"/{app.token}/{key}")[0] == 202
     while True:
-        found = json.loads(ask(app, "GET", f"/{app.token}/{key}")[1])
+        found = json.loads(send(app, "GET", f"/{app.token}/{key}")[1])
         if found["state"] in ("done", "refused"):
             return found
         time.sleep(0.05)
@@ -72,7 +72,7 @@ def drop(app: App, key: str, files: dict[str, bytes]) -> dict[str, str]:
 def offered(app: App, key: str, found: dict[str, str]) -> dict[str, bytes]:
     """Files to download by what they are called."""
     links = re.findall(r'<a href="([^"]+)" download>([^<]+)</a>', found["html"])
-    return {label: ask(app, "GET", f"/{app.token}/{key}/{quote(html.unescape(name))}")[1] for name, label in links}
+    return {label: send(app, "GET", f"/{app.token}/{key}/{quote(html.unescape(name))}")[1] for name, label in links}
 
 
 def test_photo_returns_mask_outline_table_and_list(app: App) -> None:
@@ -87,7 +87,7 @@ def test_photo_returns_mask_outline_table_and_list(app: App) -> None:
     (row,) = csv.DictReader(io.StringIO(files["Table (CSV)"].decode()))
     assert int(row["foreground_pixels"]) == (mask > 0).sum()
     assert f"{float(row['expected_dice']):.2f}</b> expected Dice" in found["html"]
-    _, _, headers = ask(app, "GET", f"/{app.token}/{'a' * 16}/0-" + quote("<i>mole é.png"))
+    _, _, headers = send(app, "GET", f"/{app.token}/{'a' * 16}/0-" + quote("<i>mole é.png"))
     assert headers["Content-Disposition"] == "attachment; filename*=UTF-8''%3Ci%3Emole%20%C3%A9.png"
 
 
@@ -159,19 +159,19 @@ def test_damaged_files_are_refused_or_skipped(app: App) -> None:
 )
 def test_only_local_authorised_requests_are_answered(app: App, method: str, path: str, host: str, status: int) -> None:
     hosts = {"Host": host} if host else {}
-    answer = ask(app, method, path.replace("TOKEN", f"/{app.token}"), b"x" if method == "PUT" else b"", **hosts)
+    answer = send(app, method, path.replace("TOKEN", f"/{app.token}"), b"x" if method == "PUT" else b"", **hosts)
     assert answer[0] == status
     assert "default-src 'none'" in answer[2]["Content-Security-Policy"]
 
 
 def test_app_listens_locally_without_external_links(app: App) -> None:
     assert app.server.server_address[0] == "127.0.0.1"
-    assert re.findall(r"https?:|//[a-z]|@import|@font-face", ask(app, "GET", f"/{app.token}/")[1].decode()) == []
+    assert re.findall(r"https?:|//[a-z]|@import|@font-face", send(app, "GET", f"/{app.token}/")[1].decode()) == []
 
 
 def test_uploaded_file_is_not_replaced(app: App) -> None:
     address = f"/{app.token}/{'f' * 16}/a.png"
-    assert [ask(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
+    assert [send(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
 
 
 def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> N
     folder = app.drops["4" * 16].folder
     monkeypatch.setattr(room, "KEPT", 1)
     drop(app, "5" * 16, {"a.png": png()})
-    assert ask(app, "GET", f"/{app.token}/{'4' * 16}")[0] == 404
+    assert send(app, "GET", f"/{app.token}/{'4' * 16}")[0] == 404
     assert not folder.exists()
 
 
@@ -188,11 +188,11 @@ def test_used_and_invalid_ports_are_refused(capsys: pytest.CaptureFixture[str]) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for asked in (port, 70000):
-            assert main(["app", "--port", str(asked)]) == 2
-            said = capsys.readouterr().err
-            assert f"--port: expected a free port on this machine, found {asked} (" in said
-            assert "); stop the program that uses it, or use --port 0" in said
+        for given in (port, 70000):
+            assert main(["app", "--port", str(given)]) == 2
+            error = capsys.readouterr().err
+            assert f"--port: expected a free port on this machine, found {given} (" in error
+            assert "); stop the program that uses it, or use --port 0" in error
 
 
 @pytest.mark.parametrize("width", WIDTHS)

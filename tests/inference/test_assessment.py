@@ -124,7 +124,7 @@ def test_unusual_colours_are_flagged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "flags"),
+    ("pixels", "flags"),
     [
         ([], ("empty",)),
         ([(0, 2)], ("touches the border",)),
@@ -133,10 +133,10 @@ def test_unusual_colours_are_flagged() -> None:
         ([(1, 0), (2, 3)], ("touches the border", "several pieces")),
     ],
 )
-def test_flags_report_empty_border_and_several_pieces(places: list[tuple[int, int]], flags: tuple[str, ...]) -> None:
+def test_flags_report_empty_border_and_several_pieces(pixels: list[tuple[int, int]], flags: tuple[str, ...]) -> None:
     mask = np.zeros((4, 5), np.uint8)
-    for place in places:
-        mask[place] = 1
+    for pixel in pixels:
+        mask[pixel] = 1
     assert tuple(flags_of(mask)) == flags
 
 
@@ -204,11 +204,11 @@ def test_share_above_lower_bound_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("calibrating", "said"), [(10, ["on these 10 images"]), (4, ["on 4 of these 10 images"]), (0, [])]
+    ("calibrating", "phrases"), [(10, ["on these 10 images"]), (4, ["on 4 of these 10 images"]), (0, [])]
 )
-def test_images_used_for_calibration_are_reported(calibrating, said):
+def test_images_used_for_calibration_are_reported(calibrating, phrases):
     last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "was calibrated" in each]
-    assert [each.partition(":")[0] for each in last] == [f"the model was calibrated {each}" for each in said]
+    assert [each.partition(":")[0] for each in last] == [f"the model was calibrated {each}" for each in phrases]
 
 
 def test_calibration_images_are_recognised_only_in_groups():
@@ -293,9 +293,9 @@ def test_evaluate_calibrates_model_used_by_infer(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "samfed_skin", *words, "--calibrate", "--views", "4"]) == 2
     assert "--views: expected one view, the default: the bounds of one view also hold" in capsys.readouterr().err
     assert main(["evaluate", "samfed_skin", *words, "--calibrate"]) == 0
-    said = capsys.readouterr().out
-    assert "the model was calibrated on these 20 images" in said
-    assert "(replaced the earlier calibration)" in said
+    printed = capsys.readouterr().out
+    assert "the model was calibrated on these 20 images" in printed
+    assert "(replaced the earlier calibration)" in printed
     made = read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None

@@ -68,15 +68,15 @@ def photograph(path: Path, **attributes: object) -> Path:
     return path
 
 
-def ct_series(folder: Path, places: Sequence[float], **attributes: object) -> list[Path]:
+def ct_series(folder: Path, positions: Sequence[float], **attributes: object) -> list[Path]:
     """Slices of one CT as files of one series, named as they come, at places that are not in the order of names."""
     folder.mkdir()
-    series, paths = generate_uid(), [folder / f"{number}.dcm" for number in range(len(places))]
-    for number, (path, place) in enumerate(zip(paths, places, strict=True), start=1):
+    series, paths = generate_uid(), [folder / f"{number}.dcm" for number in range(len(positions))]
+    for number, (path, position) in enumerate(zip(paths, positions, strict=True), start=1):
         content = pydicom.dcmread(sample())
         content.SOPInstanceUID, content.SeriesInstanceUID = generate_uid(), series
         content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID
-        content.InstanceNumber, content.ImagePositionPatient = number, [-158.1, -179.0, place]
+        content.InstanceNumber, content.ImagePositionPatient = number, [-158.1, -179.0, position]
         for name, value in attributes.items():
             setattr(content, name, value)
         content.save_as(path)
@@ -216,8 +216,8 @@ def test_slices_of_series_share_sorted_segmentation(tmp_path):
     assert seg.NumberOfFrames == 3
     assert seg.FrameOfReferenceUID == pydicom.dcmread(paths[0]).FrameOfReferenceUID
     groups = seg.PerFrameFunctionalGroupsSequence
-    places = [float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in groups]
-    assert places == [10.0, 5.0, 0.0]  # against the normal, as highdicom sorts frames
+    positions = [float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in groups]
+    assert positions == [10.0, 5.0, 0.0]  # against the normal, as highdicom sorts frames
     assert seg.get_volume(combine_segments=True).spacing[0] == pytest.approx(5.0)
     with pytest.raises(Refused, match="expected one mask for each of its 3 frames, found 2 masks"):
         segmentation_of(slices, list(masks[:2]), "x")
@@ -268,14 +268,14 @@ def test_infer_segmentations_equal_masks(infer, tmp_path, capsys):
     for path in mine:
         path.write_text("mine")
     assert infer(*words, "--only-sure", "--flag-below", "100%") == 2
-    said = capsys.readouterr().err
-    assert [path.read_text() for path in mine if f"{path}: expected none, or the same mask" in said] == ["mine", "mine"]
+    text = capsys.readouterr().err
+    assert [path.read_text() for path in mine if f"{path}: expected none, or the same mask" in text] == ["mine", "mine"]
 
 
 def test_infer_writes_nothing_without_valid_identity(infer, tmp_path, capsys):
     photograph(tmp_path / "a.dcm")
     photograph(tmp_path / "b.dcm", SeriesInstanceUID="")
     assert infer("a.dcm", "b.dcm") == 2
-    assert "--dicom-seg: " in (said := capsys.readouterr().err)
-    assert "b.dcm: expected an object that a segmentation can refer to, found no SeriesInstanceUID" in said
+    assert "--dicom-seg: " in (text := capsys.readouterr().err)
+    assert "b.dcm: expected an object that a segmentation can refer to, found no SeriesInstanceUID" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dcm", "b.dcm"]

@@ -159,8 +159,8 @@ def test_documented_code_reproduces_infer_masks(form, model, images, exported, o
     elif form == "bundle":
         extra = json.loads((file / "configs" / "metadata.json").read_text())
     if form != "safetensors":  # this one was written without a run; that of a run is in test_run_models.py
-        said = {key: each.decode() if isinstance(each, bytes) else each for key, each in extra.items()}
-        assert (said["usage"], quality_of(said["quality"], "x")) == (USAGE, HALF)
+        texts = {key: each.decode() if isinstance(each, bytes) else each for key, each in extra.items()}
+        assert (texts["usage"], quality_of(texts["quality"], "x")) == (USAGE, HALF)
 
 
 @needs_onnx

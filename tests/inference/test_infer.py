@@ -132,9 +132,9 @@ def test_empty_mask_is_doubtful_if_whole_image_is_empty(given, tmp_path, monkeyp
     assert rows["scan/0001"]["flags"].startswith("empty")
     assert (rows["scan/0001"]["expected_dice"] == "0.0") is (rows["scan/0001"]["doubtful"] == "yes") is first
     assert (rows["photo"]["expected_dice"] == "0.0") is Path("masks/doubtful/photo.png").is_file() is first
-    said = capsys.readouterr()
-    assert ("NIfTI masks with doubtful slices were not moved: scan" in said.err) is first
-    assert ("0.7, not calibrated)" in said.out) is first, "a calibration is for the usual threshold"
+    captured = capsys.readouterr()
+    assert ("NIfTI masks with doubtful slices were not moved: scan" in captured.err) is first
+    assert ("0.7, not calibrated)" in captured.out) is first, "a calibration is for the usual threshold"
     assert main(["infer", str(BUNDLE), str(given / "scan.nii.gz"), *words]) == 2
     assert "--only-sure: expected an image that gets a PNG mask, found only NIfTI volumes" in capsys.readouterr().err
 
@@ -145,12 +145,12 @@ def test_doubtful_masks_are_never_overwritten(infer, given, capsys):
     shutil.copytree(given, "a")
     assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
     there = Path("masks/doubtful/photo.png")
-    said = "/photo.png is kept, as it differs from the new mask (corrected"
+    warning = "/photo.png is kept, as it differs from the new mask (corrected"
     network = there.read_bytes()
     assert infer(*words, "0") == 0
     assert ([*there.parent.iterdir()], Path("masks/photo.png").read_bytes()) == ([], network), "it is sure now"
     assert infer(*words, "0.7") == 0
-    assert said not in capsys.readouterr().err
+    assert warning not in capsys.readouterr().err
     there.write_bytes(b"another")
     assert infer(*words, "0.7") == 0 == infer(*words, "0.7")
     assert sorted(path.name for path in Path("masks").iterdir()) == ["doubtful", "inference.json"]
@@ -158,7 +158,7 @@ def test_doubtful_masks_are_never_overwritten(infer, given, capsys):
     assert (there.read_bytes(), beside.read_bytes()) == (b"another", network)
     assert infer(*words, "0") == 0
     assert (there.read_bytes(), Path("masks/photo.png").read_bytes()) == (b"another", network)
-    warnings = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if warning in line]
     assert [Path(line.rpartition(" ")[2]).name for line in warnings] == [beside.name, beside.name, "photo.png"]
     beside.write_bytes(b"corrected")
     assert infer(*words, "0.7") == 2
@@ -191,9 +191,9 @@ def test_existing_file_does_not_stop_other_outputs(infer, given, monkeypatch, ca
     monkeypatch.setattr(Predictor, "write", watched)
     assert infer("in", "--areas", "areas.csv", "--page", "looks.html") == 2
     (made,) = Path().glob("areas-????????.csv")
-    out, said = capsys.readouterr()
-    assert f"another file; the new file is {made.absolute()}\n" in said
-    assert all(f"masks/{each.name}: expected none, or the same mask, found another file" in said for each in corrected)
+    out, error = capsys.readouterr()
+    assert f"another file; the new file is {made.absolute()}\n" in error
+    assert all(f"masks/{each.name}: expected none, or the same mask, found another file" in error for each in corrected)
     assert out.splitlines()[-1].startswith("doubtful: ")
     assert [file.read_bytes() for file in (*corrected, Path("areas.csv"))] == [b"corrected", b"corrected", first]
     assert [*areas(made)] == ["photo", *(f"{name}/000{n}" for name in ("scan", "tomo", "xray") for n in (1, 2))]
@@ -204,8 +204,8 @@ def test_existing_file_does_not_stop_other_outputs(infer, given, monkeypatch, ca
 
 def test_volume_masks_equal_masks_of_slices(infer, given, tmp_path, capsys):
     assert infer(str(given / "scan.nii.gz")) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
-    assert said == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
+    assert lines == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
     Path("slices").mkdir()
     Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
@@ -247,7 +247,7 @@ def test_duplicate_mask_names_are_refused(infer, given, capsys, picture, volume,
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--areas", "mine"], "mine: expected no file, or the same areas, found another file"),
         (["--coco", "mine"], "mine: expected no file, or the same annotations, found another file"),
@@ -259,10 +259,10 @@ def test_duplicate_mask_names_are_refused(infer, given, capsys, picture, volume,
         (["--geojson", "IN/polygons"], "--geojson: expected a folder outside of IN (all files there are read as"),
     ],
 )
-def test_unwritable_output_is_refused_before_inference(infer, given, capsys, words, said):
+def test_unwritable_output_is_refused_before_inference(infer, given, capsys, words, message):
     Path("mine").write_text("<html>mine")
     assert infer(str(given), *(word.replace("IN", str(given)) for word in words)) == 2
-    assert said.replace("IN", str(given)) in capsys.readouterr().err
+    assert message.replace("IN", str(given)) in capsys.readouterr().err
     assert Path("mine").read_text() == "<html>mine"
     assert sorted(path.name for path in (*Path().iterdir(), *given.iterdir())) == ["mine", "photo.png", "scan.nii.gz"]
 
@@ -339,9 +339,9 @@ def test_unreadable_file_is_refused_unless_skipped(infer, mixed, capsys):
         (mixed / name).write_bytes(b"damaged")
     (mixed / "loop.jpg").symlink_to("loop.jpg")
     assert infer(str(mixed)) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or skip the file with --skip-unreadable", said)
-    assert re.search(r"broken3\.dcm: .*; or skip the file with --skip-unreadable", said)
+    error = capsys.readouterr().err
+    assert re.search(r"broken2\.nii: expected a NIfTI volume.*; or skip the file with --skip-unreadable", error)
+    assert re.search(r"broken3\.dcm: .*; or skip the file with --skip-unreadable", error)
     assert not Path("masks").exists()
     assert infer(str(mixed), "--skip-unreadable", "--overlays", "looks", "--areas", "areas.csv") == 0
     drawn = {"photo.png", "1.2.840.7.png"}
@@ -362,9 +362,9 @@ def test_unprintable_name_is_refused_and_escaped(infer, given, tmp_path, capsys,
     path.parent.mkdir(parents=True)
     shutil.copy(given / ("scan.nii.gz" if name.endswith(b"gz") else "photo.png"), path)
     assert infer("images", "--areas", "areas.csv") == 2
-    said = capsys.readouterr().err
-    assert "name of a file or folder: expected UTF-8 without control characters, found '" in said
-    assert said.replace("\n", "").replace("\r", "").isprintable()
+    error = capsys.readouterr().err
+    assert "name of a file or folder: expected UTF-8 without control characters, found '" in error
+    assert error.replace("\n", "").replace("\r", "").isprintable()
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
 
 

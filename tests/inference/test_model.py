@@ -74,13 +74,13 @@ def test_too_few_calibration_images_and_unseen_sites_are_reported(
     fedper, small_federation, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr("samfed_monai.inference.predictor.require_enough", lambda images, split: None)
-    places = [str(place) for place in (small_federation / "list.json", small_federation, tmp_path)]
+    paths = [str(path) for path in (small_federation / "list.json", small_federation, tmp_path)]
     with pytest.raises(Refused, match="expected at least 20 validation images with masks, found 4 images;"):
-        (predictor := Predictor("samfed_skin", fedper[0])).score(*places, calibrate=True)
+        (predictor := Predictor("samfed_skin", fedper[0])).score(*paths, calibrate=True)
     assert sorted(read_json(tmp_path / "metrics.json")["sites"]) == ["site-1", "site-2"]
     assert "server's model" not in caplog.text
     predictor.model.run.trained, predictor.model.run.unseen = ["site-1"], ["site-2"]
-    predictor.score(*places[:2], str(tmp_path / "more"), split="test")
+    predictor.score(*paths[:2], str(tmp_path / "more"), split="test")
     assert "scored with the server's model, as no such site trained in the run: site-2" in caplog.text
 
 
@@ -306,8 +306,8 @@ def test_damaged_or_mismatched_teacher_is_refused(with_teacher, work, tmp_path, 
     assert with_teacher("evaluate", model=tmp_path / "torn.safetensors") == 2
     assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
     assert with_teacher("evaluate", "--teacher#size", "128") == 2
-    told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
-    assert told in capsys.readouterr().err
+    message = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
+    assert message in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     fake_checkpoint(tmp_path / "other" / "mobile_sam.pt", seed=1)
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "other"))
@@ -343,7 +343,7 @@ def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, ca
     assert dice[0] == dice[1] != dice[2]
     before = (output / "metrics.json").read_bytes()
     save_tensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)})
-    for more, told in (
+    for more, message in (
         ({"model": str(tmp_path / "b.safetensors")}, "model: expected "),
         ({"split": "validation"}, "split: expected validation for this run, found test; choose another --output-dir"),
         ({"site": "site-2"}, "site: expected site-2 for this run, found site-1"),
@@ -351,7 +351,7 @@ def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, ca
         ({"views": "2"}, "views: expected 2 for this run, found 4"),
     ):
         assert scored(output, **views | more) == 2
-        assert f"{output}/evaluation.json -> {told}" in capsys.readouterr().err
+        assert f"{output}/evaluation.json -> {message}" in capsys.readouterr().err
     assert (output / "metrics.json").read_bytes() == before
     with monkeypatch.context() as stopped:
         stopped.setattr(SiteEvaluation, "_one_site", lambda *_: 1 / 0)
@@ -391,6 +391,6 @@ def test_model_without_weights_is_not_evaluated(tmp_path, capsys):
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
     assert "--model: expected a model, as own ships no weights, found none; add --model" in capsys.readouterr().err
-    told = "--model: expected a run or weights: only `samfed infer` runs ONNX files, found a.onnx; name"
-    with pytest.raises(Refused, match=told):
+    message = "--model: expected a run or weights: only `samfed infer` runs ONNX files, found a.onnx; name"
+    with pytest.raises(Refused, match=message):
         TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()

@@ -252,7 +252,7 @@ def test_infer_writes_masks_timed_table_and_video(tmp_path, monkeypatch, caplog)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["photo.png", "--every", "2"], "--every: expected a video file among the images, not a folder, found 2"),
         (["clip.mkv", "--every", "0"], "--every: expected a whole number from 1, found 0"),
@@ -260,12 +260,12 @@ def test_infer_writes_masks_timed_table_and_video(tmp_path, monkeypatch, caplog)
         (["clip.mkv", "--dicom-seg", "segments"], "--dicom-seg: expected DICOM objects to refer to"),
     ],
 )
-def test_invalid_video_options_are_refused_before_inference(tmp_path, monkeypatch, capsys, words, said):
+def test_invalid_video_options_are_refused_before_inference(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48)).save("photo.png")
     Path("other").mkdir()
     for path in ("clip.mkv", "other/clip.mkv"):
         clip(Path(path), 3)
     assert main(["infer", "samfed_skin", *words, "--output-dir", "masks"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("masks").exists()

@@ -177,9 +177,9 @@ def test_sure_agreement_needs_confident_foreground() -> None:
 def test_sure_agreement_is_per_image_over_classes() -> None:
     teacher = torch.tensor([[1, 2, 2, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
     student = torch.tensor([[1, 2, 1, 0], [2, 2, 0, 0]]).view(2, 1, 1, 4)
-    dice, says = sure_agreement(teacher, student, torch.ones(2, 1, 1, 4, dtype=torch.bool))
+    dice, valid = sure_agreement(teacher, student, torch.ones(2, 1, 1, 4, dtype=torch.bool))
     assert dice.tolist() == pytest.approx([2 * 2 / (3 + 3), 0.0])
-    assert says.tolist() == [True, True]
+    assert valid.tolist() == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_graph_of_identical_images_equals_single_graph(count: int) -> None:
     assert torch.equal(measured, colour_graph(image, 3).flatten()[None].float())
 
 
-def at(**places: float) -> dict[str, torch.Tensor]:
-    return {site: torch.tensor([place]) for site, place in places.items()}
+def at(**positions: float) -> dict[str, torch.Tensor]:
+    return {site: torch.tensor([position]) for site, position in positions.items()}
 
 
 def test_grouping_cuts_longest_edges_with_minimum_size() -> None:
@@ -67,11 +67,11 @@ def test_grouping_cuts_longest_edges_with_minimum_size() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9), st.integers(1, 4), st.integers(1, 3))
-def test_clusters_respect_minimum_size_and_maximum_count(places: list[float], groups: int, least: int) -> None:
-    found = grouped({f"s{n}": torch.tensor([place, 0.0]) for n, place in enumerate(places)}, groups, least)
+def test_clusters_respect_minimum_size_and_maximum_count(positions: list[float], groups: int, least: int) -> None:
+    found = grouped({f"s{n}": torch.tensor([position, 0.0]) for n, position in enumerate(positions)}, groups, least)
     counts = [list(found.values()).count(each) for each in set(found.values())]
     assert len(counts) <= groups
-    assert min(counts) >= min(least, len(places))
+    assert min(counts) >= min(least, len(positions))
     assert set(found.values()) == set(range(len(counts)))
 
 
@@ -79,26 +79,26 @@ def server(sites: tuple[str, ...] = SITES) -> Server:
     return Server(sites, 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)})
 
 
-def answer(site: str, value: float, *, place: float | None = None, n: int = 1, round: int = 0) -> Message:
+def answer(site: str, value: float, *, position: float | None = None, n: int = 1, round: int = 0) -> Message:
     tensors: dict[str, Any] = {"w": torch.tensor([value, -value]), "count": torch.tensor(int(value))}
-    own = {} if place is None else {"graph": torch.full((1, 12), place)}
+    own = {} if position is None else {"graph": torch.full((1, 12), position)}
     return Message(Kind.WEIGHTS, site, round, 9, n=n, tensors=with_statistics(tensors, own))
 
 
-PLACES = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}
+POSITIONS = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}
 VALUES = {"a": 1.0, "b": 3.0, "c": 10.0, "d": 20.0}
 
 
-def begun(places: dict[str, float], away: tuple[str, ...] = (), **options: Any) -> ClusteredFedAvg:
+def begun(positions: dict[str, float], away: tuple[str, ...] = (), **options: Any) -> ClusteredFedAvg:
     """A strategy after a round in which all but those ``away`` sent a descriptor."""
     strategy = ClusteredFedAvg(levels=2, **options)
-    strategy.attach(server((*places, *away)))
-    a_round(strategy, {site: answer(site, VALUES.get(site, 1.0), place=at) for site, at in places.items()})
+    strategy.attach(server((*positions, *away)))
+    a_round(strategy, {site: answer(site, VALUES.get(site, 1.0), position=at) for site, at in positions.items()})
     return strategy
 
 
 def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
-    strategy = begun(PLACES)
+    strategy = begun(POSITIONS)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.5}
@@ -116,19 +116,19 @@ def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
 
 
 def test_late_site_joins_cluster_with_least_mean_distance() -> None:
-    places = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
-    strategy = begun(places, away=("e",))
-    a_round(strategy, {"e": answer("e", 5.0, place=0.6, round=1)}, 1)
+    positions = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
+    strategy = begun(positions, away=("e",))
+    a_round(strategy, {"e": answer("e", 5.0, position=0.6, round=1)}, 1)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}
 
 
 def test_rounds_equal_fedavg_until_enough_descriptors() -> None:
-    strategy = begun({site: PLACES[site] for site in "abd"}, away=("c",))
+    strategy = begun({site: POSITIONS[site] for site in "abd"}, away=("c",))
     assert strategy.places == {}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.0}, "of 1, 3 and 20"
     assert [site for site in sent if "statistics" in sent[site].extra] == ["c"]
-    strategy.aggregate(1, {s: answer(s, VALUES[s], place=0.9 if s == "c" else None, round=1) for s in SITES})
+    strategy.aggregate(1, {s: answer(s, VALUES[s], position=0.9 if s == "c" else None, round=1) for s in SITES})
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     assert strategy.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
 
@@ -140,17 +140,17 @@ def test_rounds_equal_fedavg_until_enough_descriptors() -> None:
     st.integers(2, 3),
 )
 def test_clusters_keep_two_sites_whenever_descriptors_arrive(
-    places: list[float], first: list[int], clusters: int
+    positions: list[float], first: list[int], clusters: int
 ) -> None:
-    graphs = {f"s{at}": place for at, place in enumerate(places)}
+    graphs = {f"s{at}": position for at, position in enumerate(positions)}
     strategy = ClusteredFedAvg(levels=2, clusters=clusters).attach(server(tuple(graphs)))
     for round in range(4):
         strategy.configure(round)
         here = [site for at, site in enumerate(graphs) if first[at] <= round]
         own = {site: graphs[site] if first[at] == round else None for at, site in enumerate(graphs) if site in here}
-        strategy.aggregate(round, {site: answer(site, 1.0, place=own[site], round=round) for site in here})
+        strategy.aggregate(round, {site: answer(site, 1.0, position=own[site], round=round) for site in here})
         found = list(strategy.places.values())  # type: ignore[attr-defined]
-        assert all(found.count(place) >= 2 for place in set(found))
+        assert all(found.count(cluster) >= 2 for cluster in set(found))
     assert len(found) in (0, len(graphs))
     assert (found == []) == (len(graphs) < 2 * clusters)
 
@@ -162,18 +162,18 @@ def test_single_cluster_equals_fedavg_without_statistics() -> None:
 
 
 def test_too_few_sites_for_clusters_are_refused_or_logged(caplog: pytest.LogCaptureFixture) -> None:
-    told = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or set"
-    with pytest.raises(Refused, match=told):
+    error = "strategy: expected 4 sites or more, for 2 clusters of at least 2, found 3; lower strategy#clusters, or set"
+    with pytest.raises(Refused, match=error):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
     caplog.set_level(logging.INFO)
-    begun({**PLACES, "c": 0.2, "d": 9.0}, least=1)
+    begun({**POSITIONS, "c": 0.2, "d": 9.0}, least=1)
     assert "cluster 2 has only d, which keeps its own model" in caplog.text
     assert "instead of" not in caplog.text, "there are as many clusters as that"
     caplog.clear()
     begun(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
-    told = "2 clusters instead of 3: no other cut of the sites' tree leaves each cluster at least 2 sites"
-    assert told in caplog.text
+    error = "2 clusters instead of 3: no other cut of the sites' tree leaves each cluster at least 2 sites"
+    assert error in caplog.text
 
 
 def test_graph_statistic_follows_privacy_policy() -> None:

@@ -58,9 +58,9 @@ def test_method_declaration_matches_strategy_and_data(name: str) -> None:
 
 
 def test_methods_have_unique_ordered_table_positions() -> None:
-    places: dict[int, str] = {}
+    by_place: dict[int, str] = {}
     for method in methods().values():
-        assert places.setdefault(method.place, method.name) == method.name
+        assert by_place.setdefault(method.place, method.name) == method.name
     order = list(methods())
     for one, other in (("elcfs", "fedca"), ("fedca", "see_few"), ("elcfs_labelled", "fedicra"), ("fedicra", "see")):
         assert order.index(other) == order.index(one) + 1

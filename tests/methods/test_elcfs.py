@@ -145,8 +145,8 @@ def test_received_windows_are_validated_and_passed_to_term():
     assert len(term.windows) == 6
     statistic.receive({})
     assert term.windows is None
-    told = r"message -> statistics: expected windows of shape \(N, 3, 1, 1\), found other tensors; give strategy"
-    with pytest.raises(MessageRefused, match=told):
+    message = r"message -> statistics: expected windows of shape \(N, 3, 1, 1\), found other tensors; give strategy"
+    with pytest.raises(MessageRefused, match=message):
         statistic.receive({"windows": torch.ones(6, 3, 3, 3)})
     for others in ({"others": torch.ones(6, 3, 1, 1)}, dict.fromkeys(("windows", "others"), torch.ones(6, 3, 1, 1))):
         with pytest.raises(MessageRefused, match="found other tensors"):

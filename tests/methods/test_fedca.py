@@ -173,7 +173,7 @@ def test_keys_of_same_image_are_excluded_from_negatives():
     assert term.value(given(images, "a", "a"), engine) == 0, "there are no keys yet"
     assert term.value(given(images, "a", "a"), engine) == 0, "and these are all its own"
     assert term.value(given(images, "a", "b"), engine) > 0
-    assert term.value(given(images), engine) > 0, "nobody says whose they are"
+    assert term.value(given(images), engine) > 0, "these come from unknown images"
 
 
 IMAGES = [{"at": at} for at in range(11)]
@@ -213,20 +213,20 @@ def test_features_are_requested_and_sent_in_contrast_rounds():
     strategy = fedca.ContrastBeforeLabels(rounds=3, entries=2).attach(
         Server(("a", "b"), 5, weights={"w": torch.zeros(1)}, networks=networks)
     )
-    asked, sent = [], []
+    requested, sent = [], []
     for round in range(5):
         messages = strategy.configure(round)
-        asked.append([message.extra.get("statistics") for message in messages.values()])
+        requested.append([message.extra.get("statistics") for message in messages.values()])
         given_ = [split_statistics(message.tensors)[1] for message in messages.values()]
         sent.append([each["features"][:, 0].tolist() if each else [] for each in given_])
         updates = {}
         for value, site in enumerate("ab"):
-            own = {"features": torch.full((2, 8), 10.0 * round + value)} if asked[-1][0] else {}
+            own = {"features": torch.full((2, 8), 10.0 * round + value)} if requested[-1][0] else {}
             tensors = with_statistics({"w": torch.ones(1)}, own)
             assert strategy.expected(site).keys() == tensors.keys()
             updates[site] = Message(Kind.WEIGHTS, site, round, 5, n=1, tensors=tensors)
         strategy.aggregate(round, updates)
-    assert asked == [["features"] * 2] * 2 + [[None] * 2] * 3
+    assert requested == [["features"] * 2] * 2 + [[None] * 2] * 3
     assert sent == [[[], []], [[1.0, 1.0], [0.0, 0.0]], [[11.0, 11.0], [10.0, 10.0]], [[], []], [[], []]]
     assert strategy.state_dict() == {}
 

@@ -28,7 +28,7 @@ def attached(**options) -> Consensus:
 def test_consensus_is_unweighted_mean_kept_until_next_answers():
     strategy = attached()
     first = strategy.configure(0)["a"]
-    assert (first.kind, first.tensors) == (Kind.METRICS, {}), "nobody has said anything yet"
+    assert (first.kind, first.tensors) == (Kind.METRICS, {}), "no site has answered yet"
     strategy.aggregate(0, {"a": answer("a", 255), "b": answer("b", 255, n=1000), "c": answer("c", 1)})
     sent = strategy.configure(1)
     assert {site: message.kind for site, message in sent.items()} == dict.fromkeys(SITES, Kind.SOFT_MASKS)

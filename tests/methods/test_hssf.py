@@ -309,10 +309,10 @@ def test_confidence_loss_is_added_with_weight_four() -> None:
 def test_lssl_loss_sums_both_views_and_consistency(consistency: float) -> None:
     weak, weak_confidence, strong, strong_confidence = (each.requires_grad_() for each in tensors(4))
     dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2)
-    asked: list[float] = []
+    dropouts: list[float] = []
 
     def inferer(image: torch.Tensor, network: Any, feature_dropout: float) -> torch.Tensor:
-        asked.append(feature_dropout)
+        dropouts.append(feature_dropout)
         assert image is batch["image"]
         return predicted(weak, weak_confidence, dropped)
 
@@ -330,7 +330,7 @@ def test_lssl_loss_sums_both_views_and_consistency(consistency: float) -> None:
     difference = 4 * (weak - 2).sigmoid().mean() / 2
     expected = loss(weak, chosen.label) + loss(strong, chosen.label) + sum(entropy) + consistency * difference
     torch.testing.assert_close(found, expected)
-    assert asked == [0.5]
+    assert dropouts == [0.5]
     assert engine.state.terms["lssl_counted"] == 1
     assert engine.state.terms["lssl_flipped"] == chosen.flipped.float().mean()
     found.backward()
@@ -438,8 +438,8 @@ def test_federation_and_warm_start_use_compat_conventions(
     warm = config.parser()
     numbers = [warm[name] for name in ("optimizer#lr", "train#dataloader#batch_size", "loss#weighted_entropy")]
     assert (steps, numbers) == (2, [1e-4, 4, False])
-    asked = replace(made.plan, train={**made.plan.train, "learning_rate": 0.5, "batch_size": 2})
-    warm = Run(asked, made.places).warm_config("hssf_resnet18")[0].parser()
+    plan = replace(made.plan, train={**made.plan.train, "learning_rate": 0.5, "batch_size": 2})
+    warm = Run(plan, made.places).warm_config("hssf_resnet18")[0].parser()
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own options go before it"
     listed = DataList.load(small_federation / "list.json")
     trained, untrained = (warm_start(config, datalist=listed, steps=n, seed=0, cache_dir=tmp_path)[0] for n in (2, 0))

@@ -73,16 +73,16 @@ def test_mutual_distillation_teaches_trained_path(path):
     logits = {SamPath.GLOBAL: torch.randn(2, 1, 4, 4), SamPath.PERSONAL: (4 * torch.randn(2, 1, 4, 4) + 2).clamp(-9, 9)}
     prediction: Any = logits[path].clone().requires_grad_()
     prediction.sam_outputs = SamOutputs(path, None)
-    image, asked = torch.rand(2, 3, 4, 4), []
+    image, calls = torch.rand(2, 3, 4, 4), []
 
     def network(given: torch.Tensor, path: SamPath) -> torch.Tensor:
-        asked.append((given is image, path, torch.is_grad_enabled()))
+        calls.append((given is image, path, torch.is_grad_enabled()))
         return logits[path]
 
     engine = engine_of(network, output={"pred": prediction, "image": image})
     engine.inferer = SimpleInferer()
     found = pfedsam.MutualDistillationTerm(temperature=3.0).value(None, engine)
-    assert asked == [(True, path.other, False)]
+    assert calls == [(True, path.other, False)]
     torch.testing.assert_close(found, kl(logits[path.other], logits[path], 3.0), rtol=1e-4, atol=1e-6)
     assert abs(kl(logits[path], logits[path.other], 3.0) - found) > 0.01 * found  # the directions differ
     found.backward()

@@ -163,11 +163,11 @@ def test_prompt_points_match_hand_computed_values():
 
 
 class FakeSam(torch.nn.Module):
-    """Remembers its see.prompts, and answers each box with its index."""
+    """Records its prompts, and answers each box with its index."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple] = []
+        self.prompts: list[tuple] = []
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         return images
@@ -176,7 +176,7 @@ class FakeSam(torch.nn.Module):
         return torch.zeros(1, 256, 4, 4)
 
     def decode(self, embedding, boxes, points=None, masks=None):
-        self.asked.append((boxes, points, masks))
+        self.prompts.append((boxes, points, masks))
         logits = torch.full((len(boxes), 1, 16, 16), -40.0)
         logits[0, 0, :8] = 40.0
         return logits
@@ -192,15 +192,15 @@ def test_refiner_prompts_sam_with_boxes_points_and_mask():
     assert refined.shape == (1, 48, 32)
     assert refined[0, :22].min() > 1 - 1e-6
     assert refined[0, 26:].max() < 1e-9
-    (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.asked
+    (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.prompts
     # a box 5 % wider at either end, as indices of pixels
     expected = [3.6 * 44 / 32 - 0.5, 3.4 * 64 / 48 - 0.5, 12.4 * 44 / 32 - 0.5, 16.6 * 64 / 48 - 0.5]
     torch.testing.assert_close(boxes, torch.tensor([expected]))
     assert none is None
     assert no_mask is None
     assert points[1].tolist() == [[1, 0, 0]]
-    places = [((x + 0.5) * 44 / 32 - 0.5, (y + 0.5) * 64 / 48 - 0.5) for x, y in ((6, 8), (30, 46), (31, 47))]
-    torch.testing.assert_close(points[0], torch.tensor([places]), msg="the drawn pixels' middles")
+    middles = [((x + 0.5) * 44 / 32 - 0.5, (y + 0.5) * 64 / 48 - 0.5) for x, y in ((6, 8), (30, 46), (31, 47))]
+    torch.testing.assert_close(points[0], torch.tensor([middles]), msg="the drawn pixels' middles")
     assert torch.equal(points[0], again[0])
     assert low.shape == (1, 1, 16, 16)
     assert low[0, 0, 3, 2] > 6
@@ -208,7 +208,7 @@ def test_refiner_prompts_sam_with_boxes_points_and_mask():
     assert low[..., 11:].max() < -6
     assert see.SamRefiner(sam, 64)(image, torch.zeros(1, 48, 32), weak) is None  # type: ignore[arg-type]
     see.SamRefiner(sam, 64)(image, mask, None)  # type: ignore[arg-type]
-    assert sam.asked[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
+    assert sam.prompts[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
     half = torch.full((1, 48, 32), 0.5)
     assert see.SamRefiner(sam, 64)(image, half, None) is None, "one half is no part"  # type: ignore[arg-type]
 
@@ -220,7 +220,7 @@ def test_refiner_pads_points_of_several_parts():
     weak[0, 22, 22:26], weak[0, 0, 0] = 1, 0
     sam = FakeSam()
     see.SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
-    boxes, (points, kinds), low = sam.asked[-1]
+    boxes, (points, kinds), low = sam.prompts[-1]
     assert len(boxes) == len(low) == 2
     assert kinds.tolist() == [[1, 1, 1, 1, 0], [1, 0, -1, -1, -1]]
     assert points[1, :2].tolist() == [[8.5, 8.5], [0.5, 0.5]], "nothing is drawn in the second: its innermost pixel"
@@ -234,18 +234,18 @@ def test_points_come_from_mask_without_both_drawn_classes(drawn):
         weak[0, 3, 3] = drawn
     sam = FakeSam()
     see.SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None if drawn is None else weak)  # type: ignore[arg-type]
-    _, (points, kinds), _ = sam.asked[-1]
+    _, (points, kinds), _ = sam.prompts[-1]
     assert kinds.tolist() == [[1, 0]]
     # pixel 4 of the part is innermost; pixel 17 is 14.1 pixels from the part's corner and 15 from the border
     assert points[0].tolist() == [[8.5, 8.5], [34.5, 34.5]]
 
 
 def test_term_builds_configured_sam(monkeypatch, tmp_path):
-    asked: list[tuple] = []
+    calls: list[tuple] = []
     term, engine = refined_by(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
-    monkeypatch.setattr(see, "_sam", lambda *given: asked.append(given) or nn.Identity())
+    monkeypatch.setattr(see, "_sam", lambda *given: calls.append(given) or nn.Identity())
     term._refine(engine)
-    assert asked == [("vit_b", "x", 64)]
+    assert calls == [("vit_b", "x", 64)]
 
 
 def test_sam_is_built_once_and_keeps_random_state(monkeypatch):
@@ -308,12 +308,12 @@ def test_loss_matches_public_code(count):
 def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     monkeypatch.delenv("SAMFED_DATA", raising=False)
-    told = (
+    message = (
         r"SAM vit_t: expected its weights, with which terms#see refines pseudo-labels, found none here; "
         r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
     engine = engine_of(nn.Identity(), guide_names=("weak",))
-    with pytest.raises(Refused, match=told) as error:
+    with pytest.raises(Refused, match=message) as error:
         see.RefinedLabelTerm(data=None, transform=None).check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
 
@@ -344,15 +344,15 @@ def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple
 
 
 def test_weak_label_overrides_prediction(monkeypatch, tmp_path):
-    weak, asked = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]]), []
+    weak, calls = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]]), []
 
     def refine(image, mask, label):
-        asked.append((mask, label))
+        calls.append((mask, label))
         return torch.tensor([[[1.0, 0.9], [0.6, 0.0]]])
 
     term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2), "label": weak}, refine)
     term._refine(engine)
-    ((mask, label_),) = asked
+    ((mask, label_),) = calls
     assert mask.tolist() == [[[1.0, 0.5], [0.0, 0.5]]]
     assert label_.tolist() == weak.tolist()
     ((_, scores),) = term.store.get(ONE)
@@ -362,10 +362,10 @@ def test_weak_label_overrides_prediction(monkeypatch, tmp_path):
 
 
 def test_unlabelled_split_ignores_labels_in_eval_mode(monkeypatch, tmp_path):
-    asked, modes = [], []
+    calls, modes = [], []
 
     def refine(image, mask, label):
-        asked.append((mask, label))
+        calls.append((mask, label))
 
     item = {"image": torch.rand(3, 2, 2), "label": torch.ones(1, 2, 2)}
     term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, split="unlabelled")
@@ -376,7 +376,7 @@ def test_unlabelled_split_ignores_labels_in_eval_mode(monkeypatch, tmp_path):
 
     engine.inferer = inferer
     term._refine(engine)
-    ((mask, label_),) = asked
+    ((mask, label_),) = calls
     assert (mask.unique().tolist(), label_) == ([0.5], None)
     assert modes == [False]
     assert engine.network.training, "as it was before"

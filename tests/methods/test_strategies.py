@@ -144,6 +144,6 @@ def test_loaded_round_discards_unfinished_answers(name):
 def test_bundle_without_sharing_is_refused(name):
     module, _, kind = name.partition(".")
     made = getattr(import_module(f"samfed_monai.methods.{module}"), kind)()
-    told = "strategy: expected a PublicMaskSharing, found no `sharing` in the bundle; "
-    with pytest.raises(Refused, match=f"{told}use a variant with a sharing, like {module}"):
+    message = "strategy: expected a PublicMaskSharing, found no `sharing` in the bundle; "
+    with pytest.raises(Refused, match=f"{message}use a variant with a sharing, like {module}"):
         made.attach(Server(SITES, 1))

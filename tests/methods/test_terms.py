@@ -48,7 +48,7 @@ def term(name: str, **options: Any) -> Any:
     return getattr(import_module(f"samfed_monai.methods.{module}"), kind)(**TERMS[name][0], **options)
 
 
-def asked(made: Any, views: set[str], *, mixed: bool = False) -> None:
+def compute(made: Any, views: set[str], *, mixed: bool = False) -> None:
     """The term's value for a batch of these views, with the guides ``weak``, ``global`` and ``ema``."""
     mask, network = torch.full((2, 1, 8, 8), 0.5), Shown()
     if hasattr(getattr(made, "_features", None), "kept"):
@@ -65,7 +65,7 @@ def test_missing_view_is_refused_with_available_views(name, view):
     made, views = term(name), {"image", "image_strong", "image_strong2"} - {view}
     found = re.escape(str(sorted(views)))
     with pytest.raises(Refused, match=rf"^.*\n.*{made.where}: expected the view '{view}', found .* with {found}; add"):
-        asked(made, views)
+        compute(made, views)
 
 
 @pytest.mark.parametrize("name", dict(VIEWS))
@@ -73,14 +73,14 @@ def test_cutmix_is_refused_for_terms_with_views(name):
     made = term(name)
     message = rf"stream#cutmix: expected 0 with {made.where}, found CutMix, .*; set it to 0, or disable {made.where}"
     with pytest.raises(Refused, match=message):
-        asked(made, {"image", "image_strong", "image_strong2", "teacher"}, mixed=True)
+        compute(made, {"image", "image_strong", "image_strong2", "teacher"}, mixed=True)
 
 
 @pytest.mark.parametrize(("name", "option"), GUIDES)
 def test_unknown_guide_is_refused(name, option):
     made = term(name, **{option: "sma"})
     with pytest.raises(Refused, match=rf"{made.where}: expected one of .* found the guide 'sma'; did you mean"):
-        asked(made, {"image", "image_strong"})
+        compute(made, {"image", "image_strong"})
 
 
 @pytest.mark.parametrize("name", sorted(OF_A_NETWORK.keys() & TERMS.keys()))

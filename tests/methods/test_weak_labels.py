@@ -112,8 +112,8 @@ def test_multiclass_resize_decides_foreground_then_largest_class() -> None:
     values[0, :4], values[1, 0] = torch.tensor([0, 0, 1, 2]), 2  # 2 of 16 pixels are background, 1 and 2 of a class
     values[0, 4:8] = 0  # a quarter is enough
     planes = (values == torch.arange(3)[:, None, None]).float()
-    lost = weak_labels.resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
-    assert lost[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    resized = weak_labels.resize_weak(planes, (1, 3))  # class 2 would be, and has the pixel that it decides on
+    assert resized[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     planes[2, :2, 8:] = 1.0
     assert weak_labels.resize_weak(planes, (1, 3))[:, 0].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 

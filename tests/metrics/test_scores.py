@@ -302,7 +302,7 @@ def test_class_means_are_over_images_and_sites_with_class():
     assert pooled["spleen"] == {"dice": 0.75, "iou": 0.75, "hd95": pooled["spleen"]["hd95"], "n": 4}
     sites = [{**summarise([]), "classes": each} for each in (classes, other)]
     skipped = pool(sites, skip_empty=True)["classes"]["kidney"]
-    assert skipped["hd95"] is None, "on how many images it was measured is not said"
+    assert skipped["hd95"] is None, "the number of images it was measured on is unknown"
     assert pool(sites)["classes"]["kidney"]["hd95"] is not None
     row = scores_by_class(BOTH, KIDNEY_ALONE, 2)
     lacking = summarise_classes([row, scores_by_class(nothing, nothing, 2)], ["kidney", "spleen"])

@@ -61,7 +61,7 @@ def test_last_features_are_kept_while_listening() -> None:
     assert torch.equal(torch.stack(features.kept), torch.stack([image, image + 1]) / 2)
     features.listen()
     network(image)
-    assert len(features.kept) == 1, "begun anew, and heard once"
+    assert len(features.kept) == 1, "started again, and kept once"
     features.stop()
     network(image)
     assert (features.kept, len(network.head._forward_pre_hooks)) == ([], 0)

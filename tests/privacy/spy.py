@@ -56,12 +56,12 @@ def text_needles(*texts: str) -> list[bytes]:
 
 def leaks(payloads: Iterable[bytes], files: Iterable[Path], needles: Needles) -> list[str]:
     """What was found: ``<needle> in message 3``, ``<needle> in report.html``; empty when nothing leaked."""
-    places = [(f"message {index}", payload) for index, payload in enumerate(payloads)]
+    sources = [(f"message {index}", payload) for index, payload in enumerate(payloads)]
     for path in files:
-        places += [(path.name, path.read_bytes()), (f"the name of {path.name}", path.name.encode())]
+        sources += [(path.name, path.read_bytes()), (f"the name of {path.name}", path.name.encode())]
     return [
-        f"{name} in {place}"
-        for place, content in places
+        f"{name} in {source}"
+        for source, content in sources
         for name, forms in needles.items()
         if any(form in layer for layer in unpacked(content) for form in forms)
     ]

@@ -46,7 +46,7 @@ def node(small_federation, site_lists, tmp_path) -> Made:
     logging.disable(logging.NOTSET)
 
 
-def asked(site: Site, task: Task) -> Message:
+def request_to(site: Site, task: Task) -> Message:
     """A request with the site's own first weights."""
     weights = dict(site.client.own.shared(site.client.trainer.network.state_dict()))
     extra = {"split": "test", "model": "current"} if task == Task.EVALUATE else {}
@@ -54,7 +54,7 @@ def asked(site: Site, task: Task) -> Message:
 
 
 def answered(site: Site, task: Task) -> Message:
-    return site.answer(task, asked(site, task))
+    return site.answer(task, request_to(site, task))
 
 
 UNLABELLED = {
@@ -106,9 +106,9 @@ def test_repeated_images_are_scored_once_and_missing_refused(node):
 )
 def test_training_on_repeated_image_is_refused(node, client):
     whole = "indices" in str(client)  # with the plan's own number as well as with the site's
-    least, own, whose = (2, 1, "privacy#least_images") if whole else (1, 2, "the site file")
+    least, own, setting = (2, 1, "privacy#least_images") if whole else (1, 2, "the site file")
     site = node(client, least=least, own=own)
-    expected = rf"at least 2 images in a round of training \(set in {whose}\), found 1 diff"
+    expected = rf"at least 2 images in a round of training \(set in {setting}\), found 1 diff"
     with pytest.raises(MessageRefused, match=expected):
         answered(site, Task.TRAIN)
     [line] = [line for line in read_lines(site) if line["task"] == "train"]
@@ -184,7 +184,7 @@ def test_fault_103_request_header_is_checked_before_work(node, monkeypatch):
 
 def test_fault_103_refused_request_trains_no_step(node, monkeypatch):
     site = node({})
-    request, steps = asked(site, Task.TRAIN), []
+    request, steps = request_to(site, Task.TRAIN), []
     monkeypatch.setattr(site.client.trainer, "_iteration", lambda *_: steps.append(1))
     site.release.trainings[0] = MOST_TRAININGS
     for wrong in (request, replace(request, rounds=3), replace(request, metrics={"dice": 1.0})):

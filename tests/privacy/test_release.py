@@ -261,8 +261,8 @@ def test_fault_85_new_run_name_gives_no_new_budget(tmp_path):
 def test_soft_masks_get_noise_around_received_masks(tmp_path):
     received, masks = {"masks": torch.full_like(MASKS, 100)}, {"masks": MASKS.clone()}
     gate = noisy(tmp_path, clip=1e-6, noise_multiplier=1e-6)
-    asked = request(kind=Kind.SOFT_MASKS, tensors=received)
-    sent = gate(Task.TRAIN, asked, reply(kind=Kind.SOFT_MASKS, tensors=masks))
+    message = request(kind=Kind.SOFT_MASKS, tensors=received)
+    sent = gate(Task.TRAIN, message, reply(kind=Kind.SOFT_MASKS, tensors=masks))
     assert torch.equal(sent.tensors["masks"], received["masks"])  # clipped to nothing, hardly any noise
     assert (sent.tensors["masks"].dtype, sent.n) == (torch.uint8, 40)
     [line] = read_audit(tmp_path / "audit.jsonl")

@@ -67,7 +67,7 @@ def test_settings_are_read_with_defaults(content, privacy):
 
 
 @pytest.mark.parametrize(
-    ("content", "places"),
+    ("content", "ids"),
     [
         ("strict", [""]),
         (
@@ -106,10 +106,10 @@ def test_settings_are_read_with_defaults(content, privacy):
         ),
     ],
 )
-def test_invalid_settings_are_refused_together(content, places):
+def test_invalid_settings_are_refused_together(content, ids):
     with pytest.raises(Refused) as error:
         Privacy.from_json(content)
-    assert sorted(problem.where for problem in error.value.problems) == sorted(f"{WHERE}{place}" for place in places)
+    assert sorted(problem.where for problem in error.value.problems) == sorted(f"{WHERE}{id_}" for id_ in ids)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ class Scores(FedAvg):
 NINE = {StatisticKind.SPECTRUM: StatisticRule(least_images=9)}
 
 
-def told(privacy: Privacy, strategy, **options) -> list[str]:
+def refusals(privacy: Privacy, strategy, **options) -> list[str]:
     with pytest.raises(Refused) as error:
         require_possible(privacy, strategy, **options)
     return [str(problem) for problem in error.value.problems]
 
 
 def test_single_site_method_is_refused():
-    assert told(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
+    assert refusals(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
         "variant: expected a federated method: with this one, a site sends nothing, found 'mine'; "
         "run its train.json at the site (docs/methods.md), or choose another variant"
     ]
@@ -226,7 +226,7 @@ def test_single_site_method_is_refused():
 def test_secure_sum_and_central_noise_require_mean(setting, strategy):
     require_possible(Privacy(**setting), FedAvg(), None, UpdateGuard(), rounds=3, sites=3)
     [name] = setting
-    assert told(Privacy(**setting), strategy()) == [
+    assert refusals(Privacy(**setting), strategy()) == [
         f"{WHERE}#{name}: expected a strategy that needs only the mean of the sites' weights, such as "
         f"FedAvg, found {strategy.__name__}, which needs each site's reply; choose a variant that averages, such "
         f"as samfed, or set {name} to null"
@@ -236,7 +236,7 @@ def test_secure_sum_and_central_noise_require_mean(setting, strategy):
 def test_secure_sum_refuses_guards_of_single_updates():
     guard = UpdateGuard(action="skip", largest_share=0.5)
     where = f"{WHERE}#secure_aggregation: expected no check of single updates, as the server sees only their sum"
-    assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
+    assert refusals(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
         f"{where}, found job#update_guard#largest_share; set largest_share or secure_aggregation to null",
         f"{where}, found job#update_guard#action 'skip'; "
         "set it to 'clip', which then shortens the mean's step, or set secure_aggregation to null",
@@ -254,7 +254,7 @@ def test_secure_sum_refuses_guards_of_single_updates():
 def test_unreachable_threshold_is_refused(threshold, sites, problem):
     privacy = Privacy(secure_aggregation=SecureAggregation(threshold))
     expected = f"{WHERE}#secure_aggregation#threshold: expected {problem}"
-    assert told(privacy, FedAvg(), sites=sites) == told(privacy, Prototypes(), sites=sites)[:-1] == [expected]
+    assert refusals(privacy, FedAvg(), sites=sites) == refusals(privacy, Prototypes(), sites=sites)[:-1] == [expected]
 
 
 def test_exceeded_budget_is_refused_with_sufficient_multiplier():
@@ -262,13 +262,13 @@ def test_exceeded_budget_is_refused_with_sufficient_multiplier():
     privacy = Privacy(central_differential_privacy=CentralPrivacy(epsilon=5.0))
     require_possible(privacy, FedAvg(), rounds=1)
     require_possible(privacy, FedAvg())
-    budget, mean = told(privacy, Prototypes(), rounds=2)
+    budget, mean = refusals(privacy, Prototypes(), rounds=2)
     assert budget.startswith(f"{WHERE}#central_differential_privacy#epsilon: expected at most 5, found 7.")
     enough = float(budget.partition(" after 2 rounds; set noise_multiplier to ")[2].partition(",")[0])
     large = CentralPrivacy(noise_multiplier=enough * 1.01, epsilon=5.0)
     require_possible(Privacy(central_differential_privacy=large), FedAvg(), rounds=2)
     assert mean.startswith(f"{WHERE}#central_differential_privacy: expected a strategy that needs only the mean")
-    (budget,) = told(Privacy(differential_privacy=DifferentialPrivacy(epsilon=5.0)), FedAvg(), rounds=2)
+    (budget,) = refusals(Privacy(differential_privacy=DifferentialPrivacy(epsilon=5.0)), FedAvg(), rounds=2)
     assert budget.startswith(f"{WHERE}#differential_privacy#epsilon: expected at most 5, found 7.")
 
 
@@ -296,7 +296,7 @@ NETWORKS = "expected weights of one network, or predictions, found {}; choose a 
 def test_site_noise_refuses_unsupported_exchanges(strategy, problem):
     privacy = Privacy(differential_privacy=DifferentialPrivacy())
     require_possible(privacy, FedAvg())
-    assert told(privacy, strategy()) == [
+    assert refusals(privacy, strategy()) == [
         f"{WHERE}#differential_privacy: {problem}, or set differential_privacy to null"
     ]
 
@@ -305,7 +305,7 @@ def test_statistic_noise_requires_accountant(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus", None)
     require_possible(Privacy(), Sending())
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
-    assert told(Privacy(statistics=rules), Sending()) == [
+    assert refusals(Privacy(statistics=rules), Sending()) == [
         f"{WHERE}#differential_privacy: expected Opacus, which computes epsilon, found no such package; "
         "pip install 'samfed-monai[privacy]'"
     ]

@@ -192,7 +192,7 @@ def test_guard_clips_step_of_mean(tmp_path):
 TRAINED = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
 
 
-def asked(tensors=None, round=0):
+def server_message(tensors=None, round=0):
     return Message(Kind.SECURE, "a", round, 2, tensors=tensors or {})
 
 
@@ -202,7 +202,7 @@ def site(tmp_path):
     made = SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
     for task in STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of order"):
-            made.answer(task, asked())
+            made.answer(task, server_message())
     numbers = replace(TRAINED, tensors={})
     assert made.hold(numbers) is numbers
     left = made.hold(TRAINED)
@@ -212,12 +212,12 @@ def site(tmp_path):
 
 @pytest.mark.parametrize("task", STEPS[1:])
 def test_steps_out_of_order_are_refused(site, task):
-    for wrong, message in ((Task.KEYS, asked(round=1)), (task, asked())):
+    for wrong, message in ((Task.KEYS, server_message(round=1)), (task, server_message())):
         with pytest.raises(MessageRefused, match=f"{wrong.value} out of order"):
             site.answer(wrong, message)
-    site.answer(Task.KEYS, asked())
+    site.answer(Task.KEYS, server_message())
     with pytest.raises(MessageRefused, match="keys out of order"):
-        site.answer(Task.KEYS, asked())
+        site.answer(Task.KEYS, server_message())
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_steps_out_of_order_are_refused(site, task):
     ],
 )
 def test_malformed_table_is_refused_and_ends_round(site, tensors):
-    site.answer(Task.KEYS, asked())
+    site.answer(Task.KEYS, server_message())
     with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
-        site.answer(Task.SHARES, asked(tensors))
+        site.answer(Task.SHARES, server_message(tensors))
     for task in STEPS:
         with pytest.raises(MessageRefused, match="out of order"):
-            site.answer(task, asked())
+            site.answer(task, server_message())
 
 
 class Growing(FixedClient):
@@ -384,9 +384,9 @@ def test_secure_job_is_recorded_and_reported(small_federation, tmp_path):
     page = Path(Report(run_folder=tmp_path, overlays=False).write())
     assert "Updates were added under masks" in page.read_text()
     audit = read_audit(tmp_path / "sites" / "site-1" / "audit.jsonl")
-    told = [(x["task"], x["outcome"], x["kind"]) for x in audit if x["task"] not in ("evaluate", "check")]
+    recorded = [(x["task"], x["outcome"], x["kind"]) for x in audit if x["task"] not in ("evaluate", "check")]
     steps = [(step, "sent", "secure") for step in ("keys", "shares", "masked", "unmask")]
-    assert told[-5:] == [("train", "masked", "weights"), *steps]
+    assert recorded[-5:] == [("train", "masked", "weights"), *steps]
     assert json.loads((tmp_path / "run.json").read_text())["config"]["privacy"]["secure_aggregation"] == {}
 
 

@@ -104,12 +104,12 @@ def test_fault_55_private_images_and_masks_are_blocked(tensors, kind, tmp_path, 
         return answer
 
     monkeypatch.setattr(client, "get_weights", leaking)
-    asked = Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"})
+    received = Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"})
     needles = {**planted(), "soft masks": [private_masks(2).numpy().tobytes()[:32]]}
     with pytest.raises(MessageRefused):
-        worker("site-1", client, tmp_path, sent).answer(Task.TRAIN, asked)
+        worker("site-1", client, tmp_path, sent).answer(Task.TRAIN, received)
     assert leaks(sent, server_files(tmp_path), needles) == []
-    wired(ClientAlgoSite("site-1", client), sent).answer(Task.TRAIN, asked)
+    wired(ClientAlgoSite("site-1", client), sent).answer(Task.TRAIN, received)
     assert leaks(sent, [], needles) == [f"{'pixels' if 'image' in tensors else 'soft masks'} in message 1"]
 
 
@@ -158,7 +158,7 @@ def _private(hospital: Path) -> Iterator[Path]:
         yield from (hospital / item.image for site, _, item in listed.items() if site)
 
 
-def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> dict[str, Any]:
+def federate(hospital: Path, output: Path, sent: list[bytes], **options: Any) -> dict[str, Any]:
     """The job of a server that has the public images only, with sites that make themselves ready from its plan."""
 
     def carried(plan: Plan) -> LocalTransport:
@@ -170,7 +170,7 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> d
         return LocalTransport(nodes, progress=Progress(show=False))
 
     settings = {"rounds": 1, "warm_start_steps": 1, "train": CLIENT, "sites": {name: {} for name in SITES}}
-    settings |= {"datalist": hospital / "server.json", **knobs}
+    settings |= {"datalist": hospital / "server.json", **options}
     return job(hospital, output / "server", **settings).run(carried)
 
 
@@ -183,10 +183,10 @@ def test_fault_55_58_60_predictions_leak_no_private_data(hospital, tmp_path, cap
         results = federate(hospital, tmp_path, sent, variant="hssf", train=client)
     assert results["exchange"] == "predictions"
     assert results["average"]["test"]["n"] == 4
-    told = [caplog.text.encode()]  # in this process, the server's log and the sites' are one: names would be the sites'
+    logs = [caplog.text.encode()]  # in this process, the server's log and the sites' are one: names would be the sites'
     held = server_files(tmp_path / "server", site_local=())
     assert {"results.json", "run.json", "round.json", "global.safetensors"} <= {path.name for path in held}
-    assert leaks([*sent, *told], held, needles(hospital)) == []
+    assert leaks([*sent, *logs], held, needles(hospital)) == []
     assert len(sent) >= 2 * 5  # check, prepare, train, validation and test at two sites
     at_site = leaks([], server_files(tmp_path / "site-1", site_local=()), needles(hospital))
     assert any(found.startswith("name in ") for found in at_site)  # its own tables have what the server has not

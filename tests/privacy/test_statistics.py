@@ -41,7 +41,7 @@ class Windows(Statistic):
         return {"windows": torch.zeros(2, 2)}
 
     def images(self, least_images: int) -> int:
-        self.asked = least_images
+        self.least_images = least_images
         return self.count
 
     def measured(self, least_images: int):
@@ -56,7 +56,7 @@ def request(**extra: str) -> Message:
     return Message(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
 
 
-ASKED = request(statistics="spectrum")
+QUERY = request(statistics="spectrum")
 
 
 def reply(statistics=OWN, **fields) -> Message:
@@ -72,13 +72,13 @@ def gate(rules=None, *, measured: Statistic | None = None, method: Method | None
 
 def test_declared_statistic_is_sent_with_audit_line(tmp_path):
     answer = reply()
-    assert gate(folder=tmp_path)(Task.TRAIN, ASKED, answer) is answer
+    assert gate(folder=tmp_path)(Task.TRAIN, QUERY, answer) is answer
     plain = reply({})
     assert gate(folder=tmp_path)(Task.TRAIN, request(), plain) is plain
     measured = Windows(6)
     six = gate({"spectrum": {"least_images": 6}}, measured=measured)
-    assert six(Task.TRAIN, ASKED, answer) is answer, "as many images as are asked for"
-    assert measured.asked == 6
+    assert six(Task.TRAIN, QUERY, answer) is answer, "as many images as are asked for"
+    assert measured.least_images == 6
     line, without = read_audit(tmp_path / "audit.jsonl")
     assert "statistics" not in without
     assert line["statistics"] == {"kind": "spectrum", "images": 9, "clip": None, "noise_multiplier": 0.0}
@@ -88,7 +88,7 @@ def test_declared_statistic_is_sent_with_audit_line(tmp_path):
 
 def test_statistic_is_clipped_and_noise_is_counted(tmp_path):
     rules = {"spectrum": {"clip": 1.0, "noise_multiplier": 0.5}}
-    sent = gate(rules, folder=tmp_path)(Task.TRAIN, ASKED, reply())
+    sent = gate(rules, folder=tmp_path)(Task.TRAIN, QUERY, reply())
     deviation = 2**0.5
     expected = torch.tensor([[0.6, 0.8], [0.0, 0.5]]) + deviation
     torch.testing.assert_close(sent.tensors["statistics.windows"], expected)
@@ -96,39 +96,39 @@ def test_statistic_is_clipped_and_noise_is_counted(tmp_path):
     assert sent.metrics == {"releases": 1}
     (line,) = read_audit(tmp_path / "audit.jsonl")
     assert line["noise"]["deviation"] == pytest.approx(deviation)
-    assert gate(rules, folder=tmp_path)(Task.TRAIN, ASKED, reply()).metrics == {"releases": 2}, "over restarts"
+    assert gate(rules, folder=tmp_path)(Task.TRAIN, QUERY, reply()).metrics == {"releases": 2}, "over restarts"
 
 
 @pytest.mark.parametrize(
-    ("asked", "options", "given", "told"),
+    ("received", "options", "given", "message"),
     [
         (request(), {}, OWN, "found a statistic that was not requested"),
         (request(statistics="graph"), {}, OWN, "found a kind that this site does not measure"),
-        (ASKED, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
-        (ASKED, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),
-        (ASKED, {}, {"images": torch.zeros(2, 2)}, "expected windows, found other names"),
-        (ASKED, {}, {"windows": torch.full((2, 2), float("inf"))}, "NaN or infinity"),
-        (ASKED, {"measured": Windows(4)}, OWN, "expected entries from at least 5 images each, found fewer"),
-        (ASKED, {"rules": {"spectrum": {"least_images": 10}}}, OWN, "10 images each, found fewer; merge with another"),
+        (QUERY, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
+        (QUERY, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),
+        (QUERY, {}, {"images": torch.zeros(2, 2)}, "expected windows, found other names"),
+        (QUERY, {}, {"windows": torch.full((2, 2), float("inf"))}, "NaN or infinity"),
+        (QUERY, {"measured": Windows(4)}, OWN, "expected entries from at least 5 images each, found fewer"),
+        (QUERY, {"rules": {"spectrum": {"least_images": 10}}}, OWN, "10 images each, found fewer; merge with another"),
         (
-            ASKED,
+            QUERY,
             {"rules": {"spectrum": None}},
             OWN,
             "privacy#statistics#spectrum: expected a method that sends none, found amplitude-spectrum windows, "
             "which the method sends and the policy forbids; choose a variant that sends none, or allow it in the plan",
         ),
         (
-            ASKED,
+            QUERY,
             {"method": replace(METHOD, leaves_site=("weights", "scores"))},
             OWN,
             "- styles.json -> _method#leaves_site: expected what styles declares: weights, scores, found spectrum; add",
         ),
-        (ASKED, {"method": Method("old")}, OWN, "- _method#leaves_site: expected what old declares: nothing, found sp"),
+        (QUERY, {"method": Method("old")}, OWN, "- _method#leaves_site: expected what old declares: nothing, found sp"),
     ],
 )
-def test_invalid_statistics_are_refused(asked, options, given, told):
-    with pytest.raises(MessageRefused, match=told):
-        gate(**options)(Task.TRAIN, asked, reply(given))
+def test_invalid_statistics_are_refused(received, options, given, message):
+    with pytest.raises(MessageRefused, match=message):
+        gate(**options)(Task.TRAIN, received, reply(given))
 
 
 def test_site_file_restricts_statistic_kinds():

@@ -210,7 +210,7 @@ def test_compression_option_accepts_only_valid_values(value):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "value", "noise", "sums", "says"),
+    ("strategy", "value", "noise", "sums", "reasons"),
     [
         (FedAvg(), NONE, True, True, []),
         (FedAvg(), 8, False, False, []),
@@ -226,7 +226,7 @@ def test_compression_option_accepts_only_valid_values(value):
         (ContrastBeforeLabels(rounds=1), 8, False, False, ["found ContrastBeforeLabels, which repeats the warm start"]),
     ],
 )
-def test_incompatible_runs_are_refused_with_reason(strategy, value, noise, sums, says):
+def test_incompatible_runs_are_refused_with_reason(strategy, value, noise, sums, reasons):
     problems = [str(each) for each in compression_problems(value, strategy, noise=noise, sums=sums)]
-    assert len(problems) == len(says)
-    assert all(re.search(text, problem) for text, problem in zip(says, problems, strict=True)), problems
+    assert len(problems) == len(reasons)
+    assert all(re.search(reason, problem) for reason, problem in zip(reasons, problems, strict=True)), problems

@@ -45,22 +45,22 @@ def test_faults_43_to_46_unrequested_messages_are_refused(sender, changes, probl
 
 
 def test_answers_are_checked_against_request_of_site():
-    asked = {"a": weights(), "b": {"x": torch.zeros(5)}}
-    inbox = Inbox(round=2, sites=["a", "b"], like=asked.get)
+    requested = {"a": weights(), "b": {"x": torch.zeros(5)}}
+    inbox = Inbox(round=2, sites=["a", "b"], like=requested.get)
     assert [inbox.max_bytes(site) for site in ("b", "nobody")] == [2 * 5 * 4 + 1024**2, 1024**2]
     inbox.check("a", message())
     inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))
 
 
 def test_fault_79_inflation_is_limited_to_requested_size():
-    asked = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
-    inbox = Inbox(round=0, sites=["a"], like=lambda site: asked, kind=Kind.SOFT_MASKS)
+    requested = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
+    inbox = Inbox(round=0, sites=["a"], like=lambda site: requested, kind=Kind.SOFT_MASKS)
     big = {"masks": torch.zeros(3_000_000, dtype=torch.uint8)}  # a few kilobytes once deflated
     bomb = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=big))
     assert len(bomb) < inbox.max_bytes("a") == 2 * 1024 + 1024**2
     refused = received("a", bomb, inbox.check, max_bytes=inbox.max_bytes("a"))
     assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
-    small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
+    small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=requested))
     taken = received("a", small, inbox.check, max_bytes=inbox.max_bytes("a"))
     assert (taken.n, taken.tensors) == (1, {}), "what was handed on is let go"
     assert received("a", small, None).tensors.keys() == {"masks"}
@@ -180,7 +180,7 @@ def test_fault_77_changed_image_count_is_refused() -> None:
     assert counts.counted("a", weighing(5)).n == 5
     with pytest.raises(MessageRefused, match="n: expected 5, as this site reported before, found 9; start a new"):
         counts.counted("a", weighing(9))
-    assert counts.counted("b", weighing(3, "b")).n == 3, "it said none before round 0, and is believed once"
+    assert counts.counted("b", weighing(3, "b")).n == 3, "it reported none before round 0, and is believed once"
     with pytest.raises(MessageRefused, match="expected 3, as this site reported before, found 4"):
         counts.counted("b", weighing(4, "b"))
     assert counts.counted("c", weighing(0, "c")).n == 0

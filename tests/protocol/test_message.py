@@ -293,8 +293,8 @@ def test_faults_89_and_94_negative_variance_or_counter_is_refused(name, good, ba
     found.tensors[name] = torch.tensor(bad)
     with pytest.raises(MessageRefused) as refused:
         found.check(up=True, like=like)
-    told = f"message -> tensors: expected non-negative {what}, found 1 with negative values"
-    assert [str(problem) for problem in refused.value.problems] == [told]
+    expected = f"message -> tensors: expected non-negative {what}, found 1 with negative values"
+    assert [str(problem) for problem in refused.value.problems] == [expected]
 
 
 def test_fault_79_reader_limits_inflation_of_soft_masks():
@@ -303,10 +303,10 @@ def test_fault_79_reader_limits_inflation_of_soft_masks():
     with pytest.raises(MessageRefused, match="message -> tensors: expected at most 47 bytes, found 48 bytes once"):
         from_bytes(payload, max_inflated=lambda: 47)
 
-    def asked() -> int:
+    def limit() -> int:
         raise AssertionError("weights are not inflated")
 
-    assert from_bytes(to_bytes(up()), max_inflated=asked).kind is Kind.WEIGHTS
+    assert from_bytes(to_bytes(up()), max_inflated=limit).kind is Kind.WEIGHTS
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def ones(count: int) -> np.ndarray:
 
 def test_statistic_kinds_are_declared_and_rules_described():
     assert {kind.value for kind in StatisticKind} <= LEAVES_SITE.keys()
-    asked = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
-    assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
+    requestable = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
+    assert requestable == set(StatisticKind) - {StatisticKind.PROTOTYPES}
     words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
     assert StatisticRule(1.0, 2.0, 7).in_words() == words
     assert StatisticRule().in_words() == "each of at least 1 images, not clipped, without noise"
@@ -71,12 +71,12 @@ def message(site: str, **tensors) -> Message:
 def test_sites_are_asked_until_answered_and_state_is_restored():
     collected = Collected(StatisticKind.SPECTRUM, LIKE)
     messages = {site: message(site) for site in ("a", "b@b")}
-    asked = collected.asking(messages)
-    assert {site: each.extra for site, each in asked.items()} == {s: {"statistics": "spectrum"} for s in messages}
+    requests = collected.asking(messages)
+    assert {site: each.extra for site, each in requests.items()} == {s: {"statistics": "spectrum"} for s in messages}
     assert set(collected.expected("a", WEIGHTS)) == {"w", "statistics.windows"}
     assert set(collected.taken("a", message("a", windows=torch.ones(2, 3))).tensors) == {"w"}
-    asked = collected.asking(messages)
-    assert [site for site, each in asked.items() if each.extra] == ["b@b"]
+    requests = collected.asking(messages)
+    assert [site for site, each in requests.items() if each.extra] == ["b@b"]
     assert collected.expected("a", WEIGHTS) is WEIGHTS
     collected.taken("b@b", message("b@b", windows=torch.zeros(2, 3)))
     again = Collected(StatisticKind.SPECTRUM, LIKE)

@@ -56,7 +56,7 @@ def make_run(folder: Path, data_root: Path) -> Path:
     write_text(folder / "federation.csv", to_csv(list(rounds[0]), rounds))
     write_json(folder / "run.json", {"config": {"rounds": ROUNDS}, "hashes": {"datalist": listed.hash}})
     dices = {site: splits["test"]["dice"] - 0.02 for site, splits in scores.items()}
-    places = f"--datalist '{data_root / 'list.json'}' --data-root '{data_root}'"
+    paths = f"--datalist '{data_root / 'list.json'}' --data-root '{data_root}'"
     results = build_results(
         variant="samfed",
         rounds=ROUNDS,
@@ -77,7 +77,7 @@ def make_run(folder: Path, data_root: Path) -> Path:
         versions={"samfed_monai": "0.1.0", "torch": "2.13.0", "monai": "1.6.1", "python": "3.11.9"},
         seeds={"seed": 0},
         skipped=[SKIPPED],
-        command=f"samfed federate bundles/samfed_skin {places} --rounds 16 --output-dir R",
+        command=f"samfed federate bundles/samfed_skin {paths} --rounds 16 --output-dir R",
         caveats=["A subset of the published lists, with ISIC-2017 masks."],
     )
     write_json(folder / "results.json", results)

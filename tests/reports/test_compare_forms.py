@@ -38,8 +38,8 @@ def test_cells_are_formatted_with_spread():
 
 
 def test_text_table_is_aligned(table):
-    first, second, third, *said = to_text(table).rstrip("\n").split("\n\n")
-    assert said == verdicts(table)
+    first, second, third, *sentences = to_text(table).rstrip("\n").split("\n\n")
+    assert sentences == verdicts(table)
     for block in (first, second, third):
         assert len({len(line) for line in block.splitlines()}) == 1
     assert first.splitlines()[4].split("  ")[0] == "samfed"

@@ -98,7 +98,7 @@ def arrows(ax, marker):
 
 
 @pytest.mark.parametrize(
-    ("dices", "below", "above", "said"),
+    ("dices", "below", "above", "label"),
     [
         ({"fedsam": 0.8, "supervised": 0.08, "local_sam": 0.9}, ["Small network, own labels"], [], "0.080"),
         ({"fedsam": 0.8, "supervised": 0.095, "local_sam": 0.9}, [], [], None),
@@ -107,13 +107,13 @@ def arrows(ax, marker):
     ],
     ids=["a_row_far_below", "a_tenth_of_the_best", "a_teacher_far_above", "a_teacher_near"],
 )
-def test_outlying_row_is_drawn_as_arrow(drawn, dices, below, above, said):
+def test_outlying_row_is_drawn_as_arrow(drawn, dices, below, above, label):
     ax = drawn(**dices)
     assert (arrows(ax, "<"), arrows(ax, ">")) == (below, above)
     low, high = ax.get_xlim()
     values = [*dices.values(), *([0.85] if "samfed" in dices else [])]
     assert (low > 0.4, high < 0.7) == (min(values) > 0.4 or bool(below), max(values) < 0.7 or bool(above))
-    assert [text.get_text() for text in ax.texts].count(said) == bool(said)
+    assert [text.get_text() for text in ax.texts].count(label) == bool(label)
 
 
 def test_comparison_figure_shows_means_and_parameters(drawn, monkeypatch):

@@ -78,8 +78,8 @@ def test_page_shows_scores_and_caveats(page, written):
     ):
         assert text in page
     order = ('<p class="verdict">', '<dl class="headlines">', "<h2>Scores</h2>", ">Test</th>", ">Validation</th>")
-    places = [page.index(text) for text in order]
-    assert places == sorted(places), "the verdict first, and test scores before validation"
+    positions = [page.index(text) for text in order]
+    assert positions == sorted(positions), "the verdict first, and test scores before validation"
 
 
 def test_figures_are_beside_page_and_private_files_have_mode_600(written):
@@ -207,11 +207,11 @@ def test_advice_is_first_on_page_and_last_in_log(run_folder, tmp_path, caplog, p
     with caplog.at_level(logging.INFO):
         advised = Report(tmp_path).write().read_text(encoding="utf-8")
     assert advised.index("What to do") < advised.index("<h2>Scores</h2>")
-    told = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
-    assert told[0].startswith("report: ")
-    assert told[1].startswith("The teacher is wrong more often than right at 1 of 4 sites (Dice 0.000 at Porto)")
-    assert told[-3].startswith("test Dice 0.")
-    assert told[-1].startswith("next: samfed infer bundles/samfed_skin IMAGES --model ")
+    messages = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
+    assert messages[0].startswith("report: ")
+    assert messages[1].startswith("The teacher is wrong more often than right at 1 of 4 sites (Dice 0.000 at Porto)")
+    assert messages[-3].startswith("test Dice 0.")
+    assert messages[-1].startswith("next: samfed infer bundles/samfed_skin IMAGES --model ")
 
 
 def test_run_without_masks_has_no_score_table(rendered, run_folder):

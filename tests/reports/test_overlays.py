@@ -138,20 +138,20 @@ def apart(run_folder: Path, tmp_path_factory) -> Path:
 
 
 def test_unlabelled_site_shows_largest_disagreements(apart, run_folder, monkeypatch):
-    places = {"datalist": apart / "list.json", "data_root": run_folder.parent / "data"}
-    own, notes = make_own_images(RunData.read(apart), **places)
+    paths = {"datalist": apart / "list.json", "data_root": run_folder.parent / "data"}
+    own, notes = make_own_images(RunData.read(apart), **paths)
     assert notes == []
     assert {image.site for image in own} == {"Porto"}
     assert [round(image.dice, 1) for image in own] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert Image.open(io.BytesIO(own[0].png)).size == (320 + 6 + 320, 320)
     monkeypatch.setattr("samfed_monai.reports.html.run_figures", lambda run: [])
-    page = Report(apart, **places).write().read_text(encoding="utf-8")
+    page = Report(apart, **paths).write().read_text(encoding="utf-8")
     assert "0.400 on average over 7 images, below 0.5 on 4" in page
     assert page.index("Dice between them 0.100") < page.index("Dice between them 0.200")
     assert "No overlays for" not in page
     assert "This file shows images" in page
     assert stat.S_IMODE((apart / "figures" / "own-3-1.png").stat().st_mode) == 0o600
-    hidden = Report(apart, **places, overlays=False).write().read_text(encoding="utf-8")
+    hidden = Report(apart, **paths, overlays=False).write().read_text(encoding="utf-8")
     assert not list((apart / "figures").glob("own-*"))
     assert "Porto test" not in hidden
     assert "Images without masks" not in hidden

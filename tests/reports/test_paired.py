@@ -97,11 +97,11 @@ def test_rows_are_compared_image_by_image(tmp_path):
     assert (test.row.name, test.other.name, test.images, test.better, test.worse) == ("samfed", "dp_only", 6, 6, 0)
     assert test.difference == pytest.approx(0.035)
     assert test.holm == test.p == pytest.approx(2 / 64)
-    (told,) = [text for text in verdicts(table) if "same" in text]
-    assert told.startswith(
+    (sentence,) = [text for text in verdicts(table) if "same" in text]
+    assert sentence.startswith(
         "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
     )
-    assert told.endswith(
+    assert sentence.endswith(
         "higher on 6 images and lower on 0. Such a difference is unlikely to be chance among images (p = 0.031)."
     )
     block = next(block for block in blocks(table) if "image by image" in block.title)
@@ -116,16 +116,16 @@ def test_insignificant_difference_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mine", "told"),
+    ("mine", "expected"),
     [
         ([0.8] * 6, "the same on every image."),
         ([0.7996, 0.8, 0.8006, 0.8, 0.8, 0.8], "equal to three decimals on average (95 % interval"),
     ],
 )
-def test_zero_difference_is_neither_higher_nor_lower(tmp_path, mine, told):
-    said = to_text(comparison_table(pair(tmp_path, mine, [0.8] * 6)))
-    assert f"SAM-Fed and Public set only on the same 6 test images: Dice is {told}" in " ".join(said.split())
-    assert "by 0.000" not in said
+def test_zero_difference_is_neither_higher_nor_lower(tmp_path, mine, expected):
+    text = to_text(comparison_table(pair(tmp_path, mine, [0.8] * 6)))
+    assert f"SAM-Fed and Public set only on the same 6 test images: Dice is {expected}" in " ".join(text.split())
+    assert "by 0.000" not in text
 
 
 def test_p_values_of_several_rows_are_corrected(tmp_path):

@@ -56,8 +56,8 @@ def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     run = RunData.read(tmp_path, unfinished=True)
     assert (run.planned, run.seconds_left, run.sites) == (3, 4.0, ["a"])
     assert replace(run, planned=None).seconds_left is None
-    said = {"variant": "no_sam", "rounds": 2, "command": "samfed federate B", **about}
-    assert run.results.items() >= said.items()
+    expected = {"variant": "no_sam", "rounds": 2, "command": "samfed federate B", **about}
+    assert run.results.items() >= expected.items()
     assert {name: model["round"] for name, model in run.results["models"].items()} == {"best": 0, "last": 1}
     moved, means = {"up_bytes": 20, "down_bytes": 41}, {"up_bytes_per_round": 10.0, "down_bytes_per_round": 20.5}
     assert run.results["traffic"] == moved | means

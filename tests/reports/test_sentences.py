@@ -61,7 +61,7 @@ def test_verdict_has_dice_teacher_and_worst_site(even):
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "told"),
+    ("student", "teacher", "phrase"),
     [
         (0.75, 0.78, "0.030 below its teacher (0.780)"),
         (0.7804, 0.78, "the same as its teacher (0.780)"),
@@ -69,10 +69,10 @@ def test_verdict_has_dice_teacher_and_worst_site(even):
         (0.8004, 0.7796, "a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780)"),
     ],
 )
-def test_verdict_gap_matches_displayed_numbers(even, student, teacher, told):
+def test_verdict_gap_matches_displayed_numbers(even, student, teacher, phrase):
     even.results["average"]["test"]["dice"] = student
     set_teacher(even, **dict.fromkeys(even.results["sites"], teacher))
-    assert told in verdict(even)
+    assert phrase in verdict(even)
 
 
 def test_verdict_omits_missing_teacher_and_worst_site(even):
@@ -141,11 +141,11 @@ def test_advice_reports_failed_fit_without_site_masks(run):
     assert text.startswith("On public images that it was not fitted on, the teacher's Dice is 0.200")
 
 
-@pytest.mark.parametrize(("teacher", "told_so"), [(0.84, False), (0.851, True)])
-def test_advice_reports_student_far_behind_teacher(run, teacher, told_so):
+@pytest.mark.parametrize(("teacher", "reported"), [(0.84, False), (0.851, True)])
+def test_advice_reports_student_far_behind_teacher(run, teacher, reported):
     set_teacher(run, Basel=teacher)
     texts = " ".join(advice_on(run))
-    assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is told_so
+    assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is reported
 
 
 def test_advice_suggests_better_teacher(run):

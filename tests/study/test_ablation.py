@@ -70,8 +70,8 @@ def test_incomplete_sweep_has_no_verdict(sections, collections, tmp_path):
     extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
     table = comparison_table([*(p.parent for p in (collections / "Polyp").glob("*/results.json")), *extra])
     both = [Section("Polyp", table), sections[1]]
-    said = "No row was run on all collections, so none is compared with SAM-Fed (`samfed`)."
-    assert verdict(sweeps(both)["Teacher"], both) == said
+    expected = "No row was run on all collections, so none is compared with SAM-Fed (`samfed`)."
+    assert verdict(sweeps(both)["Teacher"], both) == expected
     assert sweeps(both, "samfed", "only_polyp")["Teacher"][0].differences[1].mean is None, "nor against itself there"
 
 

@@ -14,11 +14,11 @@ def test_different_start_adapters_are_noted(tmp_path):
 
     guided = [run("samfed", seed, "a", teacher="c" * 64) for seed in (0, 1)]
     floor, oracle = [run("dp_only", seed, "a") for seed in (0, 1)], run("oracle", 0, "b")
-    told = start_notes([*guided, *floor, oracle])
-    assert told == [
+    notes = start_notes([*guided, *floor, oracle])
+    assert notes == [
         "Runs of seed 0 were given different adapters (aaaaaaaa: dp_only, samfed; bbbbbbbb: oracle), from whose trunk "
         "students start: part of the difference between these rows is due to the start."
     ]
-    other = run("no_agreement", 0, "b", teacher="e" * 64)  # two teachers are told of already
+    other = run("no_agreement", 0, "b", teacher="e" * 64)  # two teachers are noted already
     for runs in ([*guided, *floor], [*guided, other], [*guided, run("oracle", 2, "b")]):
         assert start_notes(runs) == []

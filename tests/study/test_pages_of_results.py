@@ -41,8 +41,8 @@ def test_result_page_matches_records(page, tmp_path, monkeypatch):
     missing = [f"{row} in {record}.jsonl" for record, row in NEEDED[page].items() if row not in rows_of(record)]
     assert not missing, f"the records of {page}.md are gone"
     installed = ["--old-file", ".venv/.package"]  # whatever runs this test is installed, wherever that is
-    places = [f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}", f"METHODS_PAGE={tmp_path / 'methods.md'}"]
-    words = ["make", "--dry-run", "--silent", *installed, f"{page}-page", *places]
+    variables = [f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}", f"METHODS_PAGE={tmp_path / 'methods.md'}"]
+    words = ["make", "--dry-run", "--silent", *installed, f"{page}-page", *variables]
     done = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # pictures: test_page.py

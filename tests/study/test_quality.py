@@ -103,8 +103,8 @@ def test_round_choice_by_expected_dice_is_reported(tmp_path, capsys):
     chosen = {rule: row["round"] for rule, row in choices(rounds_of(run)).items()}
     assert chosen == {"dice": 2, "expected": 1, "last": 3}
     main(["quality-rounds", str(run), "--collection", "polyps", "--seed", "0", "--to", str(record)])
-    said = "best round 3 (validation Dice 0.900); most promising round 2, which loses 0.100"
-    assert said in capsys.readouterr().out
+    line = "best round 3 (validation Dice 0.900); most promising round 2, which loses 0.100"
+    assert line in capsys.readouterr().out
     page(tmp_path / "quality.md", record, command="make quality")
     assert "| polyps | 0 | 4 | 3 | 0.900 | 2 | 0.100 | 0.150 |" in (tmp_path / "quality.md").read_text()
 

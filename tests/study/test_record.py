@@ -48,8 +48,8 @@ def test_seeds_with_different_settings_are_noted(tmp_path, folders):
     assert not any("different settings" in note for note in comparison_table(read_record(record)).notes)
     seal(folders[1], seed="1", image_size="256")
     add_to_record(record, folders[1:2])
-    told = "Seeds of one row were run with different settings or bundles (samfed): its mean and spread cover both."
-    assert told in comparison_table(read_record(record)).notes
+    expected = "Seeds of one row were run with different settings or bundles (samfed): its mean and spread cover both."
+    assert expected in comparison_table(read_record(record)).notes
 
 
 def test_same_row_and_seed_is_replaced_and_others_unchanged(tmp_path, folders):

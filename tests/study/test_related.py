@@ -12,7 +12,7 @@ from study.__main__ import main
 from study.advice import advice
 from study.ranks import ranking
 from study.record import add_to_record
-from study.related import figures_of, related_page, told_ranks
+from study.related import figures_of, rank_sentences, related_page
 from study.related_plan import (
     NEVER_AWAY,
     NO_ROW,
@@ -111,7 +111,7 @@ def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, n
             part["test"]["volumes"] = {**organ, "dice": volumes + gap, "classes": {"liver": organ, "spleen": absent}}
         write_json(run / "results.json", results)
         add_to_record(tmp_path / "related-abdomen.jsonl", [run])
-    text, said = related_page(tmp_path, [0])[0], advice(tmp_path)
+    text, hints = related_page(tmp_path, [0])[0], advice(tmp_path)
     assert ("as no round is better, in a run of `samfed`." in text) is named
     assert "`fedgin` has the best mean rank of 3 rows over 2 blocks." in text
     assert "| FedGIN (`fedgin`) | 1.00 | 1 | 0.500 | 0.450 |" in text
@@ -122,9 +122,9 @@ def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, n
     assert text.count("| FedGIN (`fedgin`) |") == 3, "and it is in no table of polyps"
     start = " (no round was better than the network at the start)" if named else ""
     assert (
-        f": `fedgin` 0.500, `samfed` 0.400{start}, `no_sam` 0.300; with masks of the sites' images: `pfedsam`" in said
+        f": `fedgin` 0.500, `samfed` 0.400{start}, `no_sam` 0.300; with masks of the sites' images: `pfedsam`" in hints
     )
-    assert ("began with that network, `no_sam` ended below it" in said) is named
+    assert ("began with that network, `no_sam` ended below it" in hints) is named
 
 
 def test_row_figures_match_hand_calculation(records):
@@ -192,11 +192,11 @@ def test_ranking_blocks_are_sites_and_seeds_without_oracle(records):
 
 
 def test_rank_sentences_make_no_unsupported_claim():
-    level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
+    level = rank_sentences(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
     assert "this order may be chance" in level
     assert "no row differs from the best" in level
-    assert told_ranks(ranking({"a": {0: 1.0}})) == "There are fewer than two rows to rank yet."
-    one = told_ranks(ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.2}, "late": {}}))
+    assert rank_sentences(ranking({"a": {0: 1.0}})) == "There are fewer than two rows to rank yet."
+    one = rank_sentences(ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.2}, "late": {}}))
     assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
 
 
@@ -245,9 +245,9 @@ def test_commands_write_page_rows_plan_and_options(records, tmp_path, capsys):
     assert main(["related-rows", "polyp", *words, "--only", "cpss,samfed", "--seed", "0"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "cpss"
     assert main(["related-plan", *words, "--parts", "polyp,skin", "--seeds", "0", "--only", "samfed"]) == 0
-    told = capsys.readouterr().out
-    assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
-    assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, estimated" in told
+    printed = capsys.readouterr().out
+    assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in printed
+    assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, estimated" in printed
     assert main(["related-options", "hssf", "--local-steps", "24", "--adapter", "a"]) == 0
     assert capsys.readouterr().out == "--adapter a --public_steps 24\n"
 

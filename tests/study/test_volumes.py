@@ -29,12 +29,12 @@ def test_patients_are_at_one_site_and_share_is_public(tmp_path):
     count = stage_volumes(collection(tmp_path / "in"), tmp_path / "out", public_of="a", share=0.25)
     assert count == {"a": 12, "b": 3, "c": 1, "public": 4}  # of a's ten patients two are b's, and two of eight public
     rows = [line.split(",") for line in (tmp_path / "out/patients.csv").read_text().splitlines()[1:]]
-    places: dict[str, set[str]] = {}
+    sites_of: dict[str, set[str]] = {}
     for image, patient in rows:
-        places.setdefault(patient, set()).add(image.partition("/")[0])
+        sites_of.setdefault(patient, set()).add(image.partition("/")[0])
         assert (tmp_path / "out" / f"{image}.nii.gz").read_text() == f"{image.rpartition('/')[2]} image"
-    assert all(len(folders) == 1 for folders in places.values())
-    assert places["p8"] == places["p9"] == {"b"}
+    assert all(len(folders) == 1 for folders in sites_of.values())
+    assert sites_of["p8"] == sites_of["p9"] == {"b"}
     assert (tmp_path / "out/c/masks/c1.nii.gz").read_text() == "c1 mask"
 
 

@@ -77,9 +77,9 @@ def test_routings_are_joined_in_layer_order():
     assert joined([]) is None
 
 
-def a_mixture(width: int = 6, **knobs: int) -> LocalExperts:
+def a_mixture(width: int = 6, **options: int) -> LocalExperts:
     torch.manual_seed(0)
-    experts = LocalExperts(width, ExpertSwitch(), **knobs)
+    experts = LocalExperts(width, ExpertSwitch(), **options)
     nn.init.normal_(experts.gate)
     nn.init.normal_(experts.up)
     return experts

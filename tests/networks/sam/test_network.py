@@ -51,13 +51,13 @@ def test_only_personal_path_uses_experts():
 
 
 def test_trained_parameters_are_shared_or_personal():
-    for knobs, shared, personal in (
+    for options, shared, personal in (
         ({}, {"lora"}, {"experts", "decoder"}),
         ({"decoder": "shared"}, {"lora", "decoder"}, {"experts"}),
         ({"decoder": "frozen"}, {"lora"}, {"experts"}),
         ({"decoder": "shared", "experts": 0}, {"lora", "decoder"}, set()),
     ):
-        network = tiny_network(**knobs)
+        network = tiny_network(**options)
         split = network.key_split()
         assert ({part(name) for name in split.shared}, {part(name) for name in split.personal}) == (shared, personal)
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -180,8 +180,8 @@ def test_checkpointing_updates_running_statistics_once():
 
 
 def test_checkpointing_stores_fewer_activations():
-    def kept(**knobs: bool) -> int:
-        network, total = tiny_network(**knobs), 0
+    def kept(**options: bool) -> int:
+        network, total = tiny_network(**options), 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             nonlocal total

@@ -20,10 +20,10 @@ def tiny_sam(seed: int = 0) -> PromptFreeSam:
         return assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE)
 
 
-def tiny_network(seed: int = 0, **knobs: Any) -> SamNetwork:
+def tiny_network(seed: int = 0, **given: Any) -> SamNetwork:
     """A :class:`SamNetwork` on a ViT of two blocks at 64 px."""
     torch.manual_seed(seed)
-    return SamNetwork(assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE), SIZE, **knobs)
+    return SamNetwork(assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE), SIZE, **given)
 
 
 def wake(network: nn.Module, seed: int = 1, scale: float = 0.5) -> None:
