@@ -113,7 +113,7 @@ def measured(
         datalist: file of the list.
         data_root: folder of its images.
         split: ``validation`` or ``test``.
-        sites: whose; empty for all.
+        sites: their names; empty for all.
         limit: at most so many images of a site, chosen by hash.
     """
     trained = TrainedModel(bundle, model)

@@ -31,7 +31,7 @@ class Ranking:
         blocks: on which all of these rows were measured.
         statistic: Friedman's chi-square, corrected for ties; ``None`` for fewer than three rows or two blocks.
         p: its probability if all rows were equally good.
-        critical_difference: two rows whose mean ranks lie further apart differ at :data:`ALPHA` (Nemenyi).
+        critical_difference: two rows with mean ranks further apart differ at :data:`ALPHA` (Nemenyi).
         missing: rows that are not ranked, with the number of the blocks that they lack.
     """
 
@@ -43,7 +43,7 @@ class Ranking:
     missing: dict[str, int] = field(default_factory=dict)
 
     def beyond(self, row: str) -> list[str]:
-        """Rows whose mean rank lies further from that row's than the critical difference, either way."""
+        """Rows with a mean rank further from that row's than the critical difference, either way."""
         if self.critical_difference is None:
             return []
         return [name for name, rank in self.ranks.items() if abs(rank - self.ranks[row]) > self.critical_difference]

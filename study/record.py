@@ -56,7 +56,7 @@ def _runs_of(path: Path, text: str) -> list[RunData]:
         departures = validate_results(content["results"], where=where)
         problems.extend(departures)
         if not departures:
-            labelled = known.get(content["results"]["variant"])  # of runs of before they said it themselves
+            labelled = known.get(content["results"]["variant"])  # of runs from before they recorded it themselves
             own = {"own_labels": labelled is not None and labelled.kind == "labelled"}
             run = RunData(Path(), {**own, **content["results"]}, about=content["about"])
             runs.append(replace(run, folder=path / run.row / f"seed-{run.seed}"))

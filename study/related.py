@@ -412,7 +412,7 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
 
 
 def _starts(part: str, runs: Sequence[RunData]) -> list[str]:
-    """Whose model is the network that the run began with, since no round is better on validation images."""
+    """Rows with the network at the start as their model, since no round is better on validation images."""
     rows = dict.fromkeys(run.row for run in runs if is_the_start(run))
     text = "the network that the run began with is the model, as no round is better, in a run of"
     return [f"- {PARTS[part]}: {text} {_names(rows)}."] if rows else []

@@ -85,7 +85,7 @@ def tracked(folder: Path) -> set[str]:
     """Relative paths of files in a folder that git tracks or would track."""
     done = run("git", "ls-files", "--cached", "--others", "--exclude-standard", ".", cwd=folder)
     if done.returncode:
-        pytest.skip("not a git checkout: cannot tell the repository's files from what runs left there")
+        pytest.skip("not a git checkout: the repository's files and what runs left there look alike")
     return {name for name in done.stdout.splitlines() if (folder / name).is_file()}
 
 

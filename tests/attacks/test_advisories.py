@@ -25,7 +25,7 @@ from tests.federation.test_job import CLIENT
 
 TOY = Path(__file__).parents[1] / "federation" / "toy_bundle"
 
-#: What could run ``touch CANARY``, by where it stands: id to value of ``train.json``.
+#: What could run ``touch CANARY``, by place: id to value of ``train.json``.
 CODE = {
     "an expression where the workflow starts": lambda canary: {"initialize": [f"$open({str(canary)!r}, 'w').close()"]},
     "an expression in a value": lambda canary: {"learning_rate": f"$open({str(canary)!r}, 'w').close() or 0.1"},

@@ -55,7 +55,7 @@ def test_lira_resumes_from_saved_shadow_models(tmp_path, monkeypatch):
     assert attack_lira(toy, quick, tmp_path).rows == whole.rows
     assert len(trained) == 2
     attack_lira(toy, dataclasses.replace(quick, shadow_steps=3), tmp_path)
-    assert len(trained) == 18, "those of another number of steps are made anew"
+    assert len(trained) == 18, "those of another number of steps are made again"
 
 
 @pytest.mark.parametrize(

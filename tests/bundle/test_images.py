@@ -117,7 +117,7 @@ def test_cache_is_not_shared_for_other_transforms_or_splits(made, monkeypatch):
     own, again = (SplitDataset(data=images(made), split="unlabelled", transform=Compose([Counted()])) for _ in range(2))
     assert own._cache is not again._cache
     within = [SplitDataset(data=images(made), split="public", transform=Lambda(lambda item: item)) for _ in range(2)]
-    assert within[0]._cache is not within[1]._cache, "nobody can say that two functions are one"
+    assert within[0]._cache is not within[1]._cache, "two functions cannot be compared"
 
 
 def test_shared_cache_is_freed_with_last_dataset(made):

@@ -103,7 +103,7 @@ ANYWHERE = PLACES | set(FOLDER_OPTIONS) | {"adapter", "model", "seed", "imports"
 """Places, and what every workflow needs of its own."""
 
 ALIKE = dict.fromkeys(("image_size", "network_name", "classes"), ("train", "inference"))
-"""Knobs that a workflow needs to run alone, and that must say the same in both files."""
+"""Options that a workflow needs to run alone, with the same value in both files."""
 
 UNLIKE = {
     "batch_size": ("train", "teacher", "inference"),  # of the sites, of the teacher's fit, of what needs no gradient
@@ -114,11 +114,11 @@ UNLIKE = {
     "encoder_weights": ("train", "evaluate"),  # evaluate.json is on train.json: a model's own weights fill the network
     "local_steps": ("train", "federate"),  # federate.json is on train.json
 }
-"""Knobs of one name in several files that mean another thing in each, and the two that lie on top of another file."""
+"""Options of one name with another meaning in each file, and the two that override another file."""
 
 
 def homes(bundle: Path) -> dict[str, dict[str, object]]:
-    """Knobs by name: the files that have them, those of the groups of ``federate.json`` included, with their values."""
+    """Options by name: the files that have them, those of the groups of ``federate.json`` included, with values."""
     found: dict[str, dict[str, object]] = defaultdict(dict)
     for path in sorted((bundle / "configs").glob("*.json")):
         content = read_json(path)

@@ -39,7 +39,7 @@ SCHEMA = REPOSITORY / "docs" / "metadata-schema.json"
 
 
 def verify(metadata: dict, folder: Path) -> None:
-    """MONAI's ``verify_metadata``, which fetches a schema only where none lies."""
+    """MONAI's ``verify_metadata``, which fetches a schema only if there is none."""
     write_json(folder / "metadata.json", metadata)
     verify_metadata(meta_file=str(folder / "metadata.json"), filepath=str(SCHEMA))
 

@@ -1,4 +1,4 @@
-"""``samfed prepare``: which source, what is written, and what is told at the end."""
+"""``samfed prepare``: the source, the written files, and the report at the end."""
 
 from __future__ import annotations
 

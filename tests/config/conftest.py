@@ -1,4 +1,4 @@
-"""A small bundle on disk: knobs on top, one component of MONAI, one of the tests, one variant."""
+"""A small bundle on disk: options on top, one component of MONAI, one of the tests, one variant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other installed packages bring by entry points is used by name, and told with its owner when broken."""
+"""What other installed packages bring by entry points is used by name, and reported with its owner when broken."""
 
 from __future__ import annotations
 

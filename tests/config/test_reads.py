@@ -47,7 +47,7 @@ OF_MONAI = frozenset({"_target_", "_disabled_", "_mode_", "_requires_", "_desc_"
 
 
 def record(**arguments: Any) -> Any:
-    """Stands for every component: what it is given is received."""
+    """Replaces every component, and records what it receives."""
     RECEIVED.append(arguments)
     return arguments
 

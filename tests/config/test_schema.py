@@ -20,7 +20,7 @@ RANGES = ("at least ", "at most ", "above ", "below ", "a multiple of ", "one of
 
 
 def outside(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Ids below a knob with values that its keywords forbid, each just so."""
+    """Ids below an option with values that its keywords forbid, each just so."""
     step = 1 if keywords.get("multipleOf") else 0.001
     beyond = {"minimum": -1, "exclusiveMinimum": 0, "maximum": step, "exclusiveMaximum": 0, "multipleOf": 1}
     for name in beyond.keys() & keywords.keys():

@@ -116,7 +116,7 @@ def test_id_in_unknown_group_gets_suggestion():
 def test_fault_72_option_in_wrong_file_is_refused_with_right_file(mine, home):
     for file in FILES.keys() - {home}:
         if file in ("evaluate.json", "federate.json") and home == "train.json":
-            continue  # one is on the other and may set its knobs, as far as what it runs reads them
+            continue  # one is on the other and may set those of its options that it reads
         path, others = mine / "configs" / file, read_json(mine / "configs" / home)
         content = read_json(path)
         own = {name for each in WORKFLOWS[FILES[file]] for name in read_json(mine / "configs" / each)}
@@ -149,7 +149,7 @@ def test_custom_network_ignoring_option_is_accepted_by_evaluation(mine):
 
 
 def test_custom_names_are_accepted(mine):
-    """A second term or guide, one of another name whose first is gone, and a knob renamed with all that refer to it."""
+    """A second term or guide, one of another name whose first is gone, and an option renamed with its references."""
     path = mine / "configs" / "train.json"
     content = read_json(path)
     content["guides"]["ema2"] = content["guides"].pop("ema")

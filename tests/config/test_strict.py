@@ -295,7 +295,7 @@ def test_packaged_bundles_are_strict_without_expressions(name):
 def _zip() -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("data.pkl"), pickle.dumps(1))  # no time: it stands in the tests' names
+        archive.writestr(zipfile.ZipInfo("data.pkl"), pickle.dumps(1))  # no time: it is in the tests' names
     return packed.getvalue()
 
 

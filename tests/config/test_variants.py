@@ -157,7 +157,7 @@ def test_check_covers_own_variants_and_named_variant(bundle, capsys):
 
 @pytest.mark.parametrize("variant", known_variants())
 def test_options_reach_optimizer_and_batches_of_every_variant(variant):
-    """A variant sets a knob, not what lies behind it, so that the command line goes before it."""
+    """A variant sets an option, not the id that refers to it, so that the command line overrides it."""
     parser = client_config(find_bundle("samfed_skin"), variant, {"learning_rate": 0.5, "batch_size": 7}).parser()
     assert parser.get_parsed_content("optimizer#lr") == 0.5
     readers = ["train#dataloader", "unlabelled#dataloader", "validate#dataloader", "test#dataloader", "steps"]

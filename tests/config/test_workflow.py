@@ -33,7 +33,7 @@ def as_typed(words: list[str]) -> None:
     sys.argv = [command, *words]
     try:
         runpy.run_path(command, run_name="__main__")
-    except Exception as error:  # what the interpreter does with one that nobody caught, and multiprocessing does not
+    except Exception as error:  # what the interpreter does with an uncaught one, and multiprocessing does not
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
 

@@ -240,7 +240,7 @@ def test_scan_with_missing_or_extra_bytes_is_reported():
     assert scan_fault(late) == "a damaged scan: data are left after the last row of pixels"
     assert scan_fault(content[:-2]) == "no end-of-image marker"
     assert scan_fault(early.replace(b"\xff\xc0", b"\xff\xc2")) is None, "of progressive files only the end is checked"
-    for filled in (b"\xff\xff\xdb", b"\xff\xd0\xff\xdb"):  # markers may have bytes before them, or stand alone
+    for filled in (b"\xff\xff\xdb", b"\xff\xd0\xff\xdb"):  # markers may have bytes before them, or be alone
         assert scan_fault(content.replace(b"\xff\xdb", filled, 1)) is None
         assert scan_fault(early.replace(b"\xff\xdb", filled, 1)) == scan_fault(early)
 

@@ -66,7 +66,7 @@ def test_child_ends_when_parent_is_killed():
             break
         time.sleep(0.05)
     else:
-        assert not Path(f"/proc/{pid}").exists(), "nobody is left who would hold the site's memory"
+        assert not Path(f"/proc/{pid}").exists(), "no process is left that would hold the site's memory"
 
 
 def test_fault_53_sigterm_raises_and_old_handler_is_restored():

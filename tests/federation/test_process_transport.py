@@ -99,7 +99,7 @@ def test_ctrl_c_ends_workers_and_run_resumes(small_federation, tmp_path):
         for task in Path(f"/proc/{process.pid}/task").iterdir()
         for number in (task / "children").read_text().split()
     ]
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to everybody
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all processes
     process.join(60)
     text = (tmp_path / "errors").read_text()
     assert process.exitcode == 130, text

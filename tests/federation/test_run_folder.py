@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what it was asked for, what is written of a round, and what stays in it."""
+"""The folder of a run: its owner and settings, what is written of a round, and what stays in it."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_table_appended_by_round_equals_table_written_at_once(tmp_path, monkeypa
         RunFolder(once.path).write_table(records[:last])
         assert (growing.path / "federation.csv").read_bytes() == (once.path / "federation.csv").read_bytes()
     assert wholes.count("growing") == 3, "the first round, and two with a term that had no head"
-    assert (growing.path / "federation.csv").stat().st_mode & 0o777 == 0o644, "everybody's to read"
+    assert (growing.path / "federation.csv").stat().st_mode & 0o777 == 0o644, "readable by all"
     (growing.path / "federation.csv").write_text("of another process\n")
     RunFolder(growing.path).write_table(records[:2])
     assert len((growing.path / "federation.csv").read_text().splitlines()) == 1 + 2 * 3

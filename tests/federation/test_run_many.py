@@ -1,4 +1,4 @@
-"""Many runs, each in a process of its own: finished ones are not repeated, failed ones are told."""
+"""Many runs, each in a process of its own: finished ones are not repeated, failed ones are reported."""
 
 from __future__ import annotations
 

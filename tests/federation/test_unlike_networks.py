@@ -20,7 +20,7 @@ def test_both_exchanges_give_identical_results(tmp_path, options):
     for exchange in ("predictions", "weights"):
         result, clients, strategy = run_unlike(tmp_path / exchange, rounds=2, exchange=exchange, **options)
         terms = [record["sites"][site]["terms"] for record in result.records for site in clients]
-        assert max(entry["public_kd_gate"] for entry in terms) > 0, "somebody learned from the server"
+        assert max(entry["public_kd_gate"] for entry in terms) > 0, "a site learned from the server"
         runs[exchange] = (strategy.global_weights, {site: own_weights(client) for site, client in clients.items()})
         runs[exchange] += (result.models["last"]["sites"],)
     predictions, weights = runs["predictions"], runs["weights"]
@@ -31,7 +31,7 @@ def test_both_exchanges_give_identical_results(tmp_path, options):
 
 
 def test_public_hash_is_not_computed_without_exchange(tmp_path, monkeypatch):
-    monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("nobody asked for it")))
+    monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("not needed")))
     result, _, _ = run_unlike(tmp_path, rounds=1, strategy=LocalOnly(), exchange="none")
     assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
 

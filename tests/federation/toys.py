@@ -56,7 +56,7 @@ class ToyImages(Dataset):
 
 
 class ToyTerms:
-    """Leaves the means of two terms on the trainer's state, and fails in the round that it is told to."""
+    """Leaves the means of two terms on the trainer's state, and fails in a given round."""
 
     def __init__(self, fail_in_round: int = -1) -> None:
         self.fail_in_round = fail_in_round
@@ -100,7 +100,7 @@ class FixedClient:
 
 
 class RogueClient(FixedClient):
-    """Changes its answer, or raises, in the rounds that it is told to."""
+    """Changes its answer, or raises, in given rounds."""
 
     def __init__(self, site: str, *, change: Any, rounds: Sequence[int] = (0,), **options: Any) -> None:
         super().__init__(site, **options)

@@ -117,7 +117,7 @@ def kept(folder: Path, name: str, site: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", present(*RELATED))
 def test_related_methods_are_equal_apart_and_in_one_process(organs, two_sites, tmp_path, variant):
-    """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
+    """The models of all rounds, what server and sites go on from, what sites reported of their work, and the scores."""
     local, apart, several = tmp_path / "local", tmp_path / "apart" / "run", methods()[variant].classes == "several"
     images, more = (organs, {"classes": list(CLASSES)}) if several else (two_sites, {})
     listed, name = (

@@ -112,7 +112,7 @@ def log_of(*lines: str) -> str:
 
 
 class Clock:
-    """Time passes when somebody sleeps."""
+    """Time passes when a thread sleeps."""
 
     def __init__(self) -> None:
         self.now = 1000.0

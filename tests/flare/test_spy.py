@@ -31,7 +31,7 @@ CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False}
 
 
 def own_files(hospital: Path, at: Path) -> Path:
-    """Site files as in hospitals: nobody shares a folder with anybody."""
+    """Site files as in hospitals: no two sites share a folder."""
     for name in ("server", *SITES):
         paths = {"datalist": str(hospital / f"{name}.json"), "data_root": str(hospital)}
         write_json(

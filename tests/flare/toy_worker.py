@@ -1,4 +1,4 @@
-"""The process that trains, with a client of one number, which can be told to fail in a round (``faults`` of the plan).
+"""The process that trains, with a client of one number, which can fail in a given round (``faults`` of the plan).
 
 It imports no MONAI: what is tested is what becomes of processes, and one that starts late is waited for.
 """

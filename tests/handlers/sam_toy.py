@@ -22,7 +22,7 @@ def sam_trainer(
     epochs: int = 1,
     optimizer: Any = None,
 ) -> SupervisedTrainer:
-    """AdamW with a weight decay that nobody could overlook."""
+    """AdamW with a weight decay too large to overlook."""
     if network is None:
         network = tiny_network()
         wake(network)

@@ -84,7 +84,7 @@ def ct_series(folder: Path, positions: Sequence[float], **attributes: object) ->
 
 
 def enhanced(path: Path) -> Path:
-    """Three slices of one CT as an enhanced object, whose functional groups say where each frame lies."""
+    """Three slices of one CT as an enhanced object, whose functional groups hold each frame's position."""
     slices = [pydicom.dcmread(each) for each in ct_series(path.parent / "slices", [0, 5, 10])]
     of_series = {"series_instance_uid": generate_uid(), "series_number": 5}
     of_object = {"sop_instance_uid": generate_uid(), "instance_number": 1}
@@ -122,7 +122,7 @@ def test_segmentation_keeps_every_frame_and_reference(source, tmp_path, labels):
     values = masks_for(source, len(labels))
     values[values == 3] = 0  # of the third class there is nothing
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # highdicom's tell the patient's name
+        warnings.simplefilter("error")  # highdicom's contain the patient's name
         content = segmentation_of([source], values if len(labels) > 1 else values > 0, *labels)
     (tmp_path / "seg.dcm").write_bytes(content)
     given, seg = pydicom.dcmread(source, stop_before_pixels=True), highdicom.seg.segread(tmp_path / "seg.dcm")

@@ -165,7 +165,7 @@ def test_documented_code_reproduces_infer_masks(form, model, images, exported, o
 
 @needs_onnx
 def test_onnx_reproduces_calibrated_masks_of_network(exported, model, ours, images, tmp_path, capsys):
-    """Without the property they are estimated and said not to be calibrated; another content is refused."""
+    """Without the property they are estimated, and reported as not calibrated; another content is refused."""
     import onnx
 
     file = tmp_path / "net.onnx"
@@ -302,7 +302,7 @@ def without_us(exported, organs, images, tmp_path_factory) -> dict[str, tuple[Pa
 
 def test_exported_bundle_runs_without_package(without_us, ours):
     bundle, masks = without_us["one"]
-    assert not (bundle / "LICENSE").exists(), "whose network it is, nobody knows here"
+    assert not (bundle / "LICENSE").exists(), "the network's owner is unknown here"
     for name, size in (("a.png", (60, 40)), ("deep/b.png", (33, 70))):
         with Image.open(masks / name) as theirs, Image.open(ours / name) as drawn:
             assert theirs.size == drawn.size == size

@@ -104,13 +104,6 @@ def test_distillation_weights_are_normalised_and_scale_is_not() -> None:
     assert distillation_kl(logits, teacher, 1, torch.zeros_like(weight)).item() == 0
 
 
-def test_weighted_divergence_is_scaled_by_squared_temperature() -> None:
-    # logit(0.9) / 2 = ln 3 is 3/4, ln 4 / 2 is 2/3; and a pixel without weight
-    logits, teacher = torch.tensor([[[[math.log(4), 5.0]]]]), torch.tensor([[[[0.9, 0.2]]]])
-    found = distillation_kl(logits, teacher, 2, torch.tensor([[[[0.5, 0.0]]]]))
-    assert found.item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_divergence_is_finite_for_probabilities_0_and_1(dtype: torch.dtype) -> None:
     logits = torch.zeros(1, 1, 1, 2, dtype=dtype, requires_grad=True)
@@ -169,12 +162,14 @@ def test_multiclass_distillation_is_weighted_per_image() -> None:
     assert found.item() == pytest.approx((kl[0] + 0.25 * kl[1]) / 1.25, rel=1e-4)
 
 
-def test_default_temperature_is_two() -> None:
+def test_default_temperature_is_two_and_its_square_scales_divergence() -> None:
     # logit(0.9) / 2 = ln 3, so the softened teacher is 3/4; the student's ln 4 / 2 = ln 2 gives 2/3
     logits, teacher = torch.full((1, 1, 1, 1), math.log(4)), torch.full((1, 1, 1, 1), 0.9)
     expected = pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
     assert (distillation_kl(logits, teacher).item(), logits_kl(logits, torch.logit(teacher)).item()) == (expected,) * 2
     assert hssf_kl(logits, teacher).item() == pytest.approx(bernoulli_kl(3 / 4, 2 / 3) / 2, rel=1e-4)
+    two = torch.tensor([[[[math.log(4), 5.0]]]]), torch.tensor([[[[0.9, 0.2]]]])  # the second pixel has no weight
+    assert distillation_kl(*two, 2, torch.tensor([[[[0.5, 0.0]]]])).item() == expected
 
 
 def test_hssf_kl_is_mean_over_channels() -> None:

@@ -116,7 +116,7 @@ def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
 
 
 def test_late_site_joins_cluster_with_least_mean_distance() -> None:
-    positions = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 lies 0.55 from two and 0.4 from three of them
+    positions = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 is 0.55 from two and 0.4 from three of them
     strategy = begun(positions, away=("e",))
     a_round(strategy, {"e": answer("e", 5.0, position=0.6, round=1)}, 1)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}

@@ -31,7 +31,7 @@ AGREEMENTS = {
     "no_agreement": ("teacher", "strong", False),
 }
 SOFT, HARD, SELF = ("soft", "constant"), ("hard", "constant"), ("hard", "gaussian_ramp")
-#: Labels are soft where somebody else gives them, and hard and ramped where they are a site's own.
+#: Labels are soft if they come from elsewhere, and hard and ramped if they are a site's own.
 LABELS = {
     **{"samfed": SOFT, "self_training": SOFT, "heterogeneous": SOFT, "oracle": SOFT, "semifl": HARD},
     **{"no_sam": SELF, "fedprox": SELF, "hssf": SELF},

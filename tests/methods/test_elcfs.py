@@ -186,7 +186,7 @@ def test_boundary_contrast_matches_hand_computed_values():
     expected = torch.log(torch.e + torch.tensor(2.0)) - 1
     torch.testing.assert_close(elcfs.boundary_contrast(vectors, labels, 1.0), expected)
     assert elcfs.boundary_contrast(vectors, labels, 0.05) < 1e-7
-    assert elcfs.boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
+    assert elcfs.boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "no other class"
     assert elcfs.boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
     swapped = elcfs.boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
     assert swapped == pytest.approx(20, abs=1e-4), "one of the other class is as near as can be"

@@ -245,7 +245,7 @@ def test_tree_energy_uses_labelled_batch_features() -> None:
 
 
 def selection(embed: list[list[float]] | None = None) -> ChannelSelection:
-    """One channel and two sites: s(z, e) = 2 relu(z - e), e = 3 relu([1, 2] code) unless said otherwise."""
+    """One channel and two sites: s(z, e) = 2 relu(z - e), e = 3 relu([1, 2] code) by default."""
     module = ChannelSelection(1, 2)
     weights = {"embed.0": embed or [[1.0, 2.0]], "embed.2": [[3.0]], "weigh.0": [[1.0, -1.0]], "weigh.2": [[2.0]]}
     for name, numbers in weights.items():
@@ -265,7 +265,7 @@ FEATURES = torch.tensor([[[[1.0, 5.0]]], [[[4.0, 8.0]]]])  # means 3 and 6, maxi
 
 def test_channel_weights_match_hand_computed_values() -> None:
     module = selection()
-    # e is 3 for the first site, 6 for the second, 0 for nobody: s(mean) + s(max) of the two images
+    # e is 3 for the first site, 6 for the second, 0 for none: s(mean) + s(max) of the two images
     for one, sums in ((torch.tensor([1.0, 0.0]), [0 + 4, 6 + 10]), (torch.tensor([0.0, 1.0]), [0 + 0, 0 + 4])):
         torch.testing.assert_close(module.heat(FEATURES, one).flatten(), torch.tensor(sums).float().sigmoid())
     torch.testing.assert_close(module.heat(FEATURES, torch.zeros(2)).flatten(), torch.tensor([16.0, 28.0]).sigmoid())

@@ -1,4 +1,4 @@
-"""FedMD: the mean of everybody's masks, each site counting alike."""
+"""FedMD: the mean of all sites' masks, each site counting alike."""
 
 from __future__ import annotations
 

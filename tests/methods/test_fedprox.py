@@ -20,7 +20,7 @@ def test_gradient_is_mu_times_distance_to_global_weights() -> None:
         for index, weight in enumerate(network.parameters()):
             weight.add_(index + 1)
         for buffer in network.buffers():
-            buffer.add_(7)  # running statistics are nobody's weights
+            buffer.add_(7)  # running statistics are not weights
     network[0].weight.requires_grad_(False)  # a part at rest, as where parts are trained in turn
     term(engine)
     count = [weight.numel() for weight in start]

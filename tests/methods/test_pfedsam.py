@@ -62,7 +62,7 @@ def test_load_balance_term_skips_global_path():
 
 
 def kl(of: torch.Tensor, to: torch.Tensor, temperature: float) -> torch.Tensor:
-    """``T^2 KL(of || to)`` of Bernoulli distributions, as it stands in a textbook."""
+    """``T^2 KL(of || to)`` of Bernoulli distributions, as in a textbook."""
     p, q = (of / temperature).sigmoid(), (to / temperature).sigmoid()
     return temperature**2 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
 

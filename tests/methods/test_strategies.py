@@ -20,7 +20,7 @@ SITES = ("a", "b", "c", "d", "e")
 
 
 class Headed(ToyNet):
-    """A network whose features can be told from its head."""
+    """A network with features apart from its head."""
 
     @property
     def segmentation_head(self) -> nn.Module:

@@ -26,9 +26,9 @@ from safetensors.torch import load
 from samfed_monai.protocol import Kind, MessageRefused, from_bytes, scrub, to_bytes
 
 Needles = Mapping[str, Sequence[bytes]]
-#: Folders of a run that lie at the sites: in one process they stand beside the server's own.
+#: Folders of a run that are at the sites: in one process they are beside the server's own.
 SITE_LOCAL = ("evaluation", "sites", "cache", "clients")
-_ROW = 16  # pixels that must stand side by side to count as an image: chance does not repeat them
+_ROW = 16  # pixels that must be side by side to count as an image: chance does not repeat them
 
 
 def pixel_needles(image: Any) -> list[bytes]:
@@ -50,7 +50,7 @@ def pixel_needles(image: Any) -> list[bytes]:
 
 
 def text_needles(*texts: str) -> list[bytes]:
-    """Texts as they stand in files and as JSON escapes them."""
+    """Texts as in files, and as JSON escapes them."""
     return [form for text in texts for form in {text.encode(), text.encode("utf-16-le")}]
 
 

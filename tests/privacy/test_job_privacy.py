@@ -17,7 +17,7 @@ from tests.federation.test_job import job
 
 
 def test_fault_59_withheld_scores_and_noise_are_reported(small_federation, tmp_path, caplog):
-    """Two images in each split: no site sends a score, and the last round stands for the best."""
+    """Two images in each split: no site sends a score, and the last round is used as the best."""
     noise = {"clip": 1.0, "noise_multiplier": 8.0, "delta": 1e-5}
     with caplog.at_level(logging.INFO, logger="samfed_monai.audit"):
         results = job(small_federation, tmp_path, privacy={"least_images": 3, "differential_privacy": noise}).run()

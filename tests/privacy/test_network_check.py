@@ -37,7 +37,7 @@ class Shuffled(nn.Module):
 
 
 class Deep(nn.Module):
-    """Maps whose every value hangs on the whole image, flattened before a linear layer."""
+    """Maps whose every value depends on the whole image, flattened before a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a curious server could read: every byte that leaves two sites, and every file that lies at the server."""
+"""What a curious server could read: every byte that leaves two sites, and every file at the server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
 SITES = ("site-1", "site-2")
-#: The toy bundle's trainer raises a FileNotFoundError with this path when it is told to.
+#: The toy bundle's trainer raises a FileNotFoundError with this path on request.
 NAMES = text_needles("Jane Doe", "lesion.png", "/secret")
 
 

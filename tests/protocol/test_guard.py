@@ -47,7 +47,7 @@ def test_faults_43_to_46_unrequested_messages_are_refused(sender, changes, probl
 def test_answers_are_checked_against_request_of_site():
     requested = {"a": weights(), "b": {"x": torch.zeros(5)}}
     inbox = Inbox(round=2, sites=["a", "b"], like=requested.get)
-    assert [inbox.max_bytes(site) for site in ("b", "nobody")] == [2 * 5 * 4 + 1024**2, 1024**2]
+    assert [inbox.max_bytes(site) for site in ("b", "other")] == [2 * 5 * 4 + 1024**2, 1024**2]
     inbox.check("a", message())
     inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))
 
@@ -67,7 +67,7 @@ def test_fault_79_inflation_is_limited_to_requested_size():
 
 
 class Foreign(Strategy):
-    """Somebody else's, which knows of no guard."""
+    """Another package's strategy, without a guard."""
 
     def __init__(self, **exchange):
         self.exchange, self.taken = Exchange(**exchange), {}

@@ -1,4 +1,4 @@
-"""What may be said about a failure, and answers that wait."""
+"""What may be reported of a failure, and answers that wait."""
 
 from __future__ import annotations
 

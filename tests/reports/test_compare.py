@@ -111,7 +111,7 @@ def test_runs_with_same_row_and_seed_are_named_by_folder(tmp_path):
     assert [row.note for row in rows] == ["", unlike, "the options of plain/0"]
     assert difference(table, "slow", "plain/0").by_seed == pytest.approx({0: -0.1})
     assert [row.name for row in comparison_table(plain).rows if row.variant == "samfed"] == ["samfed"]
-    alike = [run(f"{name}/run", 0, 0.8) for name in "ab"]  # told apart by the folders above them
+    alike = [run(f"{name}/run", 0, 0.8) for name in "ab"]  # distinct by the folders above them
     assert {row.name for row in comparison_table(alike).rows if row.variant == "samfed"} == {"a/run", "b/run"}
     others = [write_run(tmp_path / "y" / name, "no_sam", 0, 0.6) for name in "ab"]
     alike = [run("x/no_sam", 0, 0.8), run("x/b", 0, 0.81), *others]

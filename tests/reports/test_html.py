@@ -1,4 +1,4 @@
-"""The page of one run: it stands alone, shows the run's numbers, and leaves out what the run does not have."""
+"""The page of one run: it needs no other file, shows the run's numbers, and leaves out what the run does not have."""
 
 from __future__ import annotations
 

@@ -126,11 +126,3 @@ def test_hssf_convention_skips_empty_masks_in_hd95():
     assert results["sites"]["small"]["test"]["dice"] == pytest.approx(0.1)
     assert results["average"]["test"]["hd95"] == pytest.approx(7.0)  # of 8, 6 and 7: the fourth image is empty
     assert build()["average"]["test"]["hd95"] == pytest.approx(22 / 4)
-
-
-def test_average_ignores_skipped_hd95():
-    none = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {"both": 0, "prediction": 2, "label": 0}}
-    scores, skipped = {"a": {"test": none}, "b": {"test": of(row(0.5))}}, {"hd95": "pooled", "empty": "skipped"}
-    results = build(scores={"best": scores}, convention=skipped)
-    assert results["average"]["test"]["hd95"] == 5.0
-    assert results["average"]["test"]["dice"] == pytest.approx(0.5 / 3)

@@ -1,4 +1,4 @@
-"""The pages of ``docs/results`` say what their records say: no figure was typed."""
+"""The pages of ``docs/results`` show what their records hold: no figure was typed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_result_page_matches_records(page, tmp_path, monkeypatch):
         assert (Path(python), module, study) == (Path(sys.executable).parent / "python", "-m", "study")
         assert main(arguments) == 0
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
-    if page == "related":  # whose records the page of methods tells of, too
+    if page == "related":  # the page of methods also uses its records
         standing = (RESULTS.parent / "methods.md").read_text(encoding="utf-8")
         assert (tmp_path / "methods.md").read_text(encoding="utf-8") == standing
 

@@ -58,14 +58,6 @@ def test_rows_are_compared_block_by_block():
     assert found["same"] == Against(0, 6, 0.0, 1.0)
 
 
-def test_holm_correction_keeps_order_of_p_values():
-    base = dict.fromkeys(range(6), 0.5)
-    first = {block: 0.5 + 0.01 * (block + 1) for block in base}
-    second = {**first, 0: 0.49}  # W = 1, p = 4 / 64, the largest of three: times 1
-    found = against({"base": base, "second": second, "first": first, "third": first}, "base")
-    assert [of.p for of in found.values()] == pytest.approx([6 / 64, 6 / 64, 6 / 64])
-
-
 def test_rows_without_common_blocks_are_reported_missing():
     scores = {
         "a": {("x", 0): 0.9, ("y", 0): 0.9, ("x", 1): 0.9},

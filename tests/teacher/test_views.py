@@ -73,7 +73,7 @@ def test_zero_ranges_give_only_flips_and_quarter_turns():
     found = set()
     for seed in range(40):
         moved, _ = seen({"image": image, "label": torch.zeros(1, SIZE, SIZE)}, seed, size=SIZE, **STILL)
-        # the grid is made in float32: a sample lies within 1e-4 px of its pixel
+        # the grid is made in float32: a sample is within 1e-4 px of its pixel
         (which,) = (index for index, view in enumerate(views) if float((moved - view).abs().max()) < 1e-3)
         found.add(which)
     assert found == set(range(8))

@@ -1,4 +1,4 @@
-"""SAM as a teacher: what it says of an image."""
+"""SAM as a teacher: its masks of an image."""
 
 from __future__ import annotations
 
