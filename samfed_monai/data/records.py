@@ -197,7 +197,7 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{counted(len(together), 'independent group')} of images"
-        hint = "add public images of other groups, or set the held-out fraction to 0"
+        hint = "add public images of other groups"
         raise refused("public", found=found, expected="at least 2, one to hold out", hint=hint)
     random = np.random.default_rng(derive_seed(seed, "held-out"))
     drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)

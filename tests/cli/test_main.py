@@ -389,7 +389,7 @@ def test_help_lists_every_option_within_80_columns(command, monkeypatch, capsys)
 def test_option_help_has_description_and_shared_default(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     lines = {line.split()[0]: line for line in options_help("train.json").splitlines() if line.startswith("  --")}
-    assert lines["--batch_size"] == "  --batch_size          labelled images in a step; as many unlabelled ones [4]"
+    assert lines["--batch_size"] == "  --batch_size          labelled images in a step, and as many unlabelled ones [4]"
     assert "--seed" in lines
     assert "\n  --seed " not in options_help("train.json", without=["--seed"])
 

@@ -42,7 +42,7 @@ def test_option_out_of_range_is_refused(file):
         assert all(problem.expected.startswith(RANGES) for problem in problems)
 
 
-NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights"]
+NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights", "limit"]
 
 
 @pytest.mark.parametrize("workflow", ["train", "federate"])
