@@ -127,7 +127,7 @@ def test_methods_without_public_text_declare_published_and_left_out(name):
 def test_variants_command_shows_or_lists_variants(bundle, rewrite, capsys):
     assert main(["variants", "local_only"]) == 0
     output = capsys.readouterr().out
-    assert output.startswith("local_only  nothing is exchanged: every site's own network")
+    assert output.startswith("local_only  nothing is exchanged: every site trains its own network")
     assert "\n            exchange: none; labels: none; leaves a site: scores; several classes\n\n{\n" in output
     assert output.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
     block = {"note": "A softer start.", "exchange": "none", "labels": "none", "leaves_site": []}
