@@ -116,4 +116,8 @@ not in the source, or different: our reading or our choice. *Measured*: test Dic
 difference to another method in the same runs ([all of them](results/related.md)). SAM-Fed, HSSF and SAM at the sites
 are described in full in [Method](method.md) and [Sites with models of their own](personalised.md).
 
+The following is ours in all methods that do not name something else: networks start from the public labels; views and
+losses of the bundle; AdamW, whose moments a site keeps from round to round, where most papers have SGD (a constant
+factor of the whole loss has no effect under AdamW); all sites take part in each round and count by their images.
+
 {sections}"""
