@@ -18,19 +18,6 @@ def test_mixing_weight_one_is_global_and_zero_is_local():
     assert torch.equal(mixed(LOCAL, COMMON, torch.zeros(6)), LOCAL)
 
 
-def test_mixing_weight_step_matches_autograd():
-    weight = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], requires_grad=True)
-    target = torch.tensor([1.0, 1.0, 1.0, 0.0, 2.5, 0.0])
-    mixture = LOCAL + weight * (COMMON - LOCAL)
-    mixture.retain_grad()
-    (0.5 * (mixture - target).square().sum()).backward()
-    by_autograd = (weight - 0.01 * weight.grad).detach()
-    found = learned(weight.detach(), mixture.grad, LOCAL, COMMON, 0.01)
-    torch.testing.assert_close(found, by_autograd)
-    # of the second: mixture 0, gradient -1, times 4: 0.5 + 0.01 * 4
-    assert found[1].item() == torch.tensor(0.54).item()
-
-
 def test_mixing_weights_are_clipped_to_unit_interval():
     gradient = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 0.0])
     found = learned(torch.full((6,), 0.5), gradient, LOCAL, COMMON, 1.0)
@@ -43,12 +30,12 @@ GLOBAL = [0.0, 1.0, 2.0, 3.0, 4.0, -2.0]
 TARGET = [0.0, 0.0, 0.0, 0.0, 2.0, -2.0]
 
 
-def made(*, optimizer=torch.optim.AdamW, **options):
+def made(*, optimizer=torch.optim.AdamW, steps=1, **options):
     network = Six(OWN)
     chosen = optimizer(network.parameters(), lr=0.1)
     settings = {"upper": 0.5, "rate": 0.1, "batches": 1, "first_batches": 1}
     sharing = AdaptiveMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
-    return sharing, six_trainer(network, chosen, [sharing], TARGET)
+    return sharing, six_trainer(network, chosen, [sharing], TARGET, steps)
 
 
 def mix_of(sharing) -> list[float]:
@@ -73,6 +60,27 @@ def test_mixing_does_not_change_trainer_or_lower_layers(optimizer):
     assert numbers_of(sharing.network.state_dict())[:4] == GLOBAL[:4]
     assert (trainer.state.epoch, trainer.state.iteration, trainer.state.epoch_length) == (1, 1, 1)
     assert mix_of(sharing)[0] < 0.6, "three steps"
+
+
+def test_rounds_match_published_algorithm():
+    sharing, trainer = made(optimizer=torch.optim.SGD, steps=2, batches=2, first_batches=3)
+    own, target, weight = torch.tensor(OWN), torch.tensor(TARGET), torch.ones(2)
+    for round, sent in enumerate([OWN, GLOBAL, TARGET[::-1]]):
+        sharing.receive(round, 3, Kind.WEIGHTS, six(sent))
+        trainer.state.max_epochs = trainer.state.epoch + 1
+        trainer.run()
+        common = torch.tensor(sent)
+        if round:  # both sides are equal in the first one
+            for _ in range(3 if round == 1 else 2):
+                weight = weight.requires_grad_()
+                mixture = own[4:] + (common[4:] - own[4:]) * weight
+                (slope,) = torch.autograd.grad(0.5 * (mixture - target[4:]).square().sum(), weight)
+                weight = (weight - 0.1 * slope).detach().clamp(0, 1)
+            own = torch.cat([common[:4], own[4:] + (common[4:] - own[4:]) * weight])
+        for _ in range(2):
+            own = own - 0.1 * (own - target)
+        assert numbers_of(sharing.network.state_dict()) == pytest.approx(own.tolist(), abs=1e-6)
+    assert mix_of(sharing) == pytest.approx(weight.tolist(), abs=1e-6)
 
 
 def test_zero_batches_equal_fedavg():

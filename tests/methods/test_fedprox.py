@@ -9,6 +9,7 @@ from monai.engines.utils import IterationEvents
 from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
 from tests.methods import engine_of
+from tests.methods.personal import Six, numbers_of, six_trainer
 
 
 def test_gradient_is_mu_times_distance_to_global_weights() -> None:
@@ -48,13 +49,12 @@ def test_first_step_of_round_or_epoch_has_no_penalty(federated: bool) -> None:
     assert values[0] == values[2] == 0 < min(values[1], values[3])
 
 
-def test_mu_reduces_drift_and_zero_has_no_effect() -> None:
-    def moved(*terms: ProximalTerm) -> torch.Tensor:
-        network = toy_network()
-        start = torch.nn.utils.parameters_to_vector(network.parameters()).clone()
-        next_round(toy_trainer(terms, network=network, steps=6), 0, 1)
-        return torch.nn.utils.parameters_to_vector(network.parameters()).detach() - start
-
-    free, held = moved(), moved(ProximalTerm(mu=5.0))
-    assert held.norm() < free.norm()
-    assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_local_epoch_matches_published_optimizer(mu: float) -> None:
+    start, target = torch.tensor([1.0, 2.0, -1.0, 0.5, 3.0, 0.0]), torch.tensor([4.0] * 6)
+    network, found = Six(start.tolist()), start.clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    six_trainer(network, optimizer, [ProximalTerm(mu=mu)], target.tolist(), steps=4).run()
+    for _ in range(4):  # w -= rate (gradient + mu (w - w_G)), the authors' PerturbedGradientDescent
+        found -= 0.1 * (found - target + mu * (found - start))
+    assert numbers_of(network.state_dict()) == pytest.approx(found.tolist(), abs=1e-6)
