@@ -1,24 +1,18 @@
-"""Mean Teacher: the measure by hand, and the term with its moving average."""
+"""Mean Teacher: the measure by hand, and training steps with the moving average."""
 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
+from monai.engines.utils import IterationEvents
 
-from samfed_monai.handlers import Guidance
+from samfed_monai.handlers import EmaGuide, UnlabelledStream
+from samfed_monai.losses import StructureLoss
 from samfed_monai.methods.mean_teacher import ConsistencyTerm, consistency_mse
-
-LOGITS = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 0.5 and 0.75
-
-
-def test_mse_gradient_matches_hand_computed_values() -> None:
-    logits = LOGITS.clone().requires_grad_()
-    consistency_mse(logits, torch.tensor([[[[1.0, 0.75]]]])).backward()
-    # d/dz (p - 1)^2 / 2 pixels = 2 (0.5 - 1) 0.5 (1 - 0.5) / 2
-    assert logits.grad is not None
-    assert logits.grad.flatten().tolist() == pytest.approx([-0.125, 0.0], abs=1e-6)
+from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer
 
 
 def test_mse_is_averaged_over_classes() -> None:
@@ -27,8 +21,24 @@ def test_mse_is_averaged_over_classes() -> None:
     assert consistency_mse(logits, guide).item() == pytest.approx((0.75**2 + 3 * 0.25**2) / 4)
 
 
-def test_term_compares_strong_view_with_guide() -> None:
-    student = torch.zeros(1, 1, 1, 2)
-    given = Guidance(student=student, weak_view=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
-    assert ConsistencyTerm().value(given, None).item() == pytest.approx(0.125)  # type: ignore[arg-type]
-    assert ConsistencyTerm(guide="sam").needs == ("sam",)
+def test_steps_match_published_training() -> None:
+    network, seen = toy_network(), []
+    stream = UnlabelledStream(loader=toy_loader(seed=1), guides=[EmaGuide(decay=0.75)])
+    trainer = toy_trainer([stream, ConsistencyTerm(weight=9.0)], network=network)
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: seen.append((engine.state.batch, engine.state.guidance.batch))
+    )
+    student, average = deepcopy(network), deepcopy(network).eval()
+    next_round(trainer, 1, 5)  # half of the ramp
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+    for labelled, own in seen:
+        target = average(own["image"]).sigmoid().detach()
+        loss = StructureLoss(kernel_size=3)(student(labelled["image"]), labelled["label"])
+        distance = (student(own["image_strong"]).sigmoid() - target).square().mean()
+        optimizer.zero_grad()
+        (loss + 9 * math.exp(-5 * 0.5**2) * distance).backward()
+        optimizer.step()
+        for old, new in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+            old.copy_(0.75 * old + 0.25 * new)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, student.state_dict()[name], atol=1e-6, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -16,25 +17,20 @@ from samfed_monai.networks import client_network
 from tests.methods import engine_of
 
 
-class Toy(nn.Module):
-    """An encoder that returns the image and 1,000 channels of ones, and a decoder that hands them on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = Encoder()
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.encoder(image)
-
-
 class Encoder(nn.Module):
+    """Returns the image and 1,000 channels of ones."""
+
     def forward(self, image: Tensor) -> list[Tensor]:
         return [image, torch.ones(image.shape[0], 1000, 2, 2)]
 
 
+def toy() -> nn.Module:
+    return nn.Sequential(OrderedDict(encoder=Encoder()))
+
+
 def test_feature_dropout_drops_channels_and_scales_rest() -> None:
     torch.manual_seed(0)
-    image, network = torch.ones(2, 3, 4, 4), Toy().eval()
+    image, network = torch.ones(2, 3, 4, 4), toy().eval()
     with feature_dropout(network, 0.75):
         seen, features = network(image)
     assert seen is image  # the image is no feature
@@ -57,7 +53,7 @@ def test_basic_unet_drops_each_encoder_map_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_unsupported_encoder_output_is_refused() -> None:
-    network = Toy()
+    network = toy()
     network.encoder.forward = lambda image: {"features": image}  # type: ignore[method-assign]
     with feature_dropout(network, 0.5), pytest.raises(Refused, match="found an encoder that returns dict"):
         network(torch.ones(1, 3, 4, 4))
