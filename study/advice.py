@@ -82,7 +82,9 @@ _UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdom
 _ABDOMEN = """Mean Dice of whole volumes over four organs and both sites, with public masks of CT only, {seeds}
 ([by organ](results/related.md)): """
 _NO_ROUND = " (no round was better than the network at the start)"
-_LOWER = """. Of those that began with that network, {rows} ended below it: Dice of slices chooses the best round"""
+_LOWER = (
+    """. Of those that began with that network, {rows} ended below it, since Dice of slices chooses the best round"""
+)
 
 _ADVICE = """## Which one for you
 
@@ -90,7 +92,7 @@ Numbers are mean test Dice of short runs on polyps, four sites, three seeds ([ta
 \\* marks an earlier form of the method (below). Most differences under 0.01 are within the spread: compare the two or
 three methods that fit you on your own validation images (`samfed compare`).
 
-**Sites with masks.** All sites of a run learn from the same kind of label; a site without it is refused. {masks}.
+**Sites with masks.** All sites of a run learn from the same kind of label; a site without one is refused. {masks}.
 `supervised` is the simplest; `elcfs_labelled` also sends spectra of images; `pfedsam` sends a hundredth of the bytes.
 Hospitals without masks can use the model as unseen sites (`--unseen`). If a site may publish some labelled images, make
 them the public set, and all sites learn without labels: {without}.
@@ -102,10 +104,10 @@ on each image in each round, and learns one class; `weak_labels` learns several.
 **One modality per site**, such as CT at one and MR at another. {abdomen}. On polyps:
 {modality}. Adapt the teacher to public images of both modalities and begin with
 `samfed`. Then try `fedgin`, which varies intensities; `fedbn` and `fedgin_own_norm`, which keep normalisation layers at
-their site, so that a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
+their site, so a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
 
 **An unseen hospital.** Dice at the hospital that took no part: {seen}. Methods that keep layers at the sites (`fedbn`,
-`fedper`, `fedrep`, `pfedsam`) or a network for each (`ditto`, `apple`) have no such parts for it ([what it
-uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` trains a finished model further there, without labels.
+`fedper`, `fedrep`, `pfedsam`) or give each a network (`ditto`, `apple`) have none for it ([what it
+uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` adapts a finished model there, without labels.
 
 """

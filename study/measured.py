@@ -35,8 +35,8 @@ def measured(records: str | Path) -> dict[str, str]:
             other, base = yardstick if row != yardstick else FLOOR, known[row].base if row in known else None
             text = f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}"
             if base not in (None, other) and (gains := gains_by_site(blocks, scores.get(str(base), {}))):
-                text += f"; {as_difference(fmean(gains.values()))} beside `{base}`, on which it builds"
-            text += f"; of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
+                text += f"; {as_difference(fmean(gains.values()))} against `{base}`, on which it builds"
+            text += f"; the runs are of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
             texts.setdefault(row, []).append(text)
     without = {row: f"not: {why}" for row, why in NO_ROW.items()}
     return without | {row: "; ".join(texts) for row, texts in texts.items()}
@@ -45,15 +45,15 @@ def measured(records: str | Path) -> dict[str, str]:
 def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:
     """One row, over sites and seeds that it has in common with the other: each site counts alike."""
     seeds = {seed for _, seed in blocks}
-    text = f"{counted(len(seeds), 'seed')}: mean of the sites {fmean(blocks.values()):.3f}"
+    text = f"{counted(len(seeds), 'seed')}: mean over the sites {fmean(blocks.values()):.3f}"
     mean = gains_by_site(blocks, others)
     if not mean:
         return text
-    text += f", {as_difference(fmean(mean.values()))} beside `{other}`"
+    text += f", {as_difference(fmean(mean.values()))} against `{other}`"
     for word, of in (
-        ("gained", {site: gain for site, gain in mean.items() if round(gain, 3) > 0}),
-        ("lost", {site: gain for site, gain in mean.items() if round(gain, 3) < 0}),
+        ("higher", {site: gain for site, gain in mean.items() if round(gain, 3) > 0}),
+        ("lower", {site: gain for site, gain in mean.items() if round(gain, 3) < 0}),
     ):
         where = ", ".join(f"{site} {as_difference(of[site])}" for site in sorted(of, key=lambda site: -abs(of[site])))
-        text += f"; {word} {f'at {where}' if where else 'nowhere'}"
+        text += f"; {word} at {where or 'no site'}"
     return text

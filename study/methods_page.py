@@ -58,7 +58,7 @@ def _section(method: Method, measured: str | None) -> str:
 def _needs(method: Method) -> str:
     files = [read_json(path) for path in variant_files(None, method.name)]
     splits = [content[key] for content in files if (key := "train#dataset#split") in content]
-    own = LABELS[method.labels] if method.labels in ("masks", "weak") else "no label of a site's own"
+    own = LABELS[method.labels] if method.labels in ("masks", "weak") else "no labels from a site"
     return _PUBLIC.get(splits[-1] if splits else "public", _PUBLIC["public"]).format(own=own)
 
 
@@ -72,26 +72,26 @@ samfed variants ditto        # prints its JSON
 ```
 
 Each method is a JSON file in `samfed_monai/methods/`, with its code beside it. `make related-page` writes this page
-from these files and from the records of finished runs. What a method does not declare does not [leave a
-site](privacy.md). To write one, see [a method of your own](extending.md#a-method-of-your-own).
+from these files and from the records of finished runs. Only what a method declares can [leave a site](privacy.md). To
+write one, see [a method of your own](extending.md#a-method-of-your-own).
 
 | variant | what it is | exchange | labels | classes |
 | --- | --- | --- | --- | --- |
 {rows}
 
-Two options change what the table says: `exchange` of `heterogeneous`, `hssf` and `hssf_compat` can exchange `weights`
-instead of predictions, and `personal` keeps part of a network at its site.
+Two options change what the table says: with `exchange` `weights`, `heterogeneous`, `hssf` and `hssf_compat` exchange
+weights instead of predictions; `personal` keeps part of a network at its site.
 
 | column | word | means |
 | --- | --- | --- |
 {words}
 
-With every method, sites also send their number of images, seconds and steps; of a failure one line without paths.
+With every method, sites also send their number of images, seconds and steps; after a failure, one line without paths.
 
 {advice}## Dishonest sites: how many each rule tolerates
 
-FedAvg, and every method above that averages, trusts each site. Four rules tolerate the following numbers of sites that
-send arbitrary updates, also together. They keep all updates of a round in memory; FedAvg keeps two models.
+FedAvg, and every method above that averages, trusts each site. Four rules tolerate sites that send arbitrary updates,
+even in collusion, up to the following numbers. They keep all updates of a round in memory; FedAvg keeps two models.
 
 | sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
 | --- | --- | --- | --- | --- |
@@ -106,15 +106,16 @@ send arbitrary updates, also together. They keep all updates of a round in memor
 - **Four sites**, as in most federations of hospitals: median and trimmed mean tolerate one dishonest site, not two;
   Krum needs a fifth site.
 - `norm_clipping` only stops scaled updates: flipped signs or labels at ordinary length keep their share of the mean.
-- No rule excludes a backdoor within the differences of honest sites. The more honest sites differ, the more often one
-  of them is left out.
+- No rule excludes a backdoor that is within the differences between honest sites. The more honest sites differ, the
+  more often one of them is left out.
 
 ## One by one
 
-*As published*: what agrees with the source, for methods of which we did not have the whole text. *Inferred*: what is
-not in the source, or different: our reading or our choice. *Measured*: test Dice of short runs on polyps, and the
-difference to another method in the same runs ([all of them](results/related.md)). SAM-Fed, HSSF and SAM at the sites
-are described in full in [Method](method.md) and [Sites with models of their own](personalised.md).
+*As published*: what follows the source, where we did not have all of it. *Inferred*: what is not in the source or
+differs from it: our reading or our choice. *Left out*: parts of the source that are missing here. *Measured*: test Dice
+of short runs on polyps, and the difference to another method in the same runs ([all of them](results/related.md)).
+[Method](method.md) and [Sites with models of their own](personalised.md) describe SAM-Fed, HSSF and SAM at the sites in
+full.
 
 The following is ours in all methods that do not name something else: networks start from the public labels; views and
 losses of the bundle; AdamW, whose moments a site keeps from round to round, where most papers have SGD (a constant

@@ -25,12 +25,12 @@ from samfed_monai.metrics import segmentation_scores
 from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
 from samfed_monai.networks.inferer import VIEWS
 
-TITLE = "How far a mask is to be trusted"
+TITLE = "How far a mask can be trusted"
 ESTIMATORS = {
     "nested": "Dice of the area above 0.75 with that above 0.25",
     "soft": "2 Σ q m / (Σ q + Σ m)",
     "level": "mean Dice with the areas above 0.05, 0.15, … 0.95",
-    "border": "1 less the entropy at the border",
+    "border": "1 minus the entropy at the border",
     "agreement": "mean Dice between the masks of four views (four passes)",
 }
 CHOSEN = "level"
@@ -185,28 +185,28 @@ def page(path: Path, record: Path, *, command: str) -> None:
     write_bytes(figure, reliability(tested, calibrations))
     parts = [
         f"# {TITLE}",
-        f"Made by `{command}`. For all who ask what *expected Dice* and its *lower bound* are worth.",
-        "Expected Dice is calibrated on validation images of the same sites, and tested on images of which "
-        "the calibration saw none. The lower bound is to hold for nine masks in ten. A seed is a run of its own.",
-        "*Apart* is the mean distance of expected and true Dice; *refitted* is that distance with a calibration that "
-        "is fitted on the tested images themselves: how much of it is the estimate's, and not the calibration's. *Of "
-        "four views* is the true Dice with `--views 4`, which takes four times as long; all else is of one view.",
+        f"Made by `{command}`. It shows how well *expected Dice* and its *lower bound* agree with true Dice.",
+        "Expected Dice is calibrated on validation images of the same sites, and tested on images that the calibration "
+        "did not see. The lower bound should hold for nine masks in ten. Each seed is a separate run.",
+        "*Apart* is the mean distance between expected and true Dice. *Refitted* is that distance after a calibration "
+        "on the tested images themselves: the part of it that comes from the estimate, not from the calibration. *Of "
+        "four views* is the true Dice with `--views 4`, which takes four times as long; all else is with one view.",
         _table(_promise_rows(tested, calibrations)),
-        f"![promised against true Dice]({figure.name})",
-        "Ten groups of images, of all seeds together, in the order of their expected Dice; a promise that is kept is "
-        "on the line.",
+        f"![true against expected Dice]({figure.name})",
+        "Ten groups of images, of all seeds together, in the order of their expected Dice. On the line, expected and "
+        "true Dice are equal.",
         "## Estimators",
         "Spearman's rank correlation with true Dice, and the share of the worst tenth of the masks that is in the most "
-        f"doubtful fifth, means over seeds. The product uses *{CHOSEN}* ({ESTIMATORS[CHOSEN]}): one view; chosen by "
-        "the correlations of this table.",
+        f"doubtful fifth; means over seeds. The product uses *{CHOSEN}* with one view ({ESTIMATORS[CHOSEN]}), chosen "
+        "by the correlations in this table.",
         _table(_estimator_rows(tested)),
         "".join(f"- *{name}*: {text}\n" for name, text in ESTIMATORS.items()).rstrip(),
     ]
     if runs:
         parts += [
             "## The best round without masks",
-            "Where no site has masks, the round whose masks promise most is chosen. What that costs where masks are "
-            "known: the validation Dice of the round that it chooses, against the best round's and the last one's.",
+            "If no site has masks, the round with the highest expected Dice is chosen. The table shows the cost on "
+            "validation images with masks: how far this round and the last one are below the best.",
             _table(_round_rows(runs)),
         ]
     write_text(path, "\n\n".join(parts) + "\n")
@@ -276,7 +276,7 @@ def _estimator_rows(tested: Mapping[str, Sequence[Line]]) -> list[list[str]]:
 
 
 def _round_rows(runs: Sequence[Line]) -> list[list[str]]:
-    rows = [["images", "seed", "rounds", "best round", "its Dice", "most promising round", "loses", "the last loses"]]
+    rows = [["images", "seed", "rounds", "best round", "its Dice", "chosen round", "loses", "the last loses"]]
     for line in runs:
         chosen = choices(line["rows"])
         best = chosen["dice"]["dice"]

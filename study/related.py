@@ -220,10 +220,10 @@ def _as_p(p: float) -> str:
 
 
 GROUPS = {
-    "method": "SAM-Fed, with one rule of averaging or another",
-    "ablation": "SAM-Fed without a part, or with another in its place",
-    "personalised": "rows whose sites keep a part of the network",
-    "heterogeneous": "rows of unlike networks, every second one small",
+    "method": "SAM-Fed, with different rules of averaging",
+    "ablation": "SAM-Fed with a part removed or replaced",
+    "personalised": "sites keep part of the network",
+    "heterogeneous": "sites have different networks, every second one small",
     "baseline": "other rows",
 }
 """What rows of a kind (``_method -> kind``) have in common, in words."""
@@ -243,7 +243,7 @@ def what_helps(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
         text += _names(above) if above else "no row"
     gains = {row: of for row, of in _gains(cells).items() if of["dice"] is not None and row != FLOOR}
     rows = _by_kind(gains)
-    heads = [f"Middle gain over {_name(YARDSTICK)}", "Rows", *(HEADS[key] for key in GAINS)]
+    heads = [f"Median gain over {_name(YARDSTICK)}", "Rows", *(HEADS[key] for key in GAINS)]
     return [f"{text}.", "", *(table(heads, rows) if rows else [])]
 
 
@@ -262,7 +262,7 @@ def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float
 
 
 def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """Middle gains of kinds of three rows and more, spelt: one row that failed says nothing of the others."""
+    """Median gains of kinds of three rows and more, spelt: one row that failed says nothing of the others."""
     known, table = methods(), []
     for kind, what in GROUPS.items():
         rows = [row for row in gains if row in known and known[row].kind == kind]
@@ -340,24 +340,24 @@ def related_page(
 
 
 READING = f"""\
-- [Runs of an earlier form](#runs-of-an-earlier-form) of a method are in a table of their own, and not ranked.
-- *Mean rank*: over the blocks, which are site and seed, by test Dice; 1 is the best. Only rows that have all blocks in
-  common are ranked. The oracle, which no hospital has, is not, nor are rows whose sites have masks of their own images
-  beside rows whose sites have none.
-- *Dice*: mean over the test images of all sites, of the model that was best on validation. *Worst site*: the lowest
-  mean of a site. *Unseen hospital*: Dice at a hospital that took no part, from runs of their own without it. Each is
-  the mean ± sample standard deviation over seeds.
-- Of organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes instead of images: a site's Dice is
-  the mean over patients and classes, and *Dice* the mean over sites.
-- *MB a round*: both ways, all sites, with the model that a run which was stopped sends once more.
-- *processor s a round*: training at all sites, server and aggregation, in seconds on processors: wall-clock seconds in
-  the share of them that the run's process had, for other work on the machine lengthens these alone; not of a run that
-  was stopped and did most of its work before.
-- *extra MB*: the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and
-  memory are of runs on a CPU, with seeds with which `{YARDSTICK}` ran on one; other runs count in all other columns.
+- [Runs of an earlier form](#runs-of-an-earlier-form) of a method are in a separate table, and not ranked.
+- *Mean rank*: mean over blocks (a site with a seed) of the rank by test Dice; 1 is the best. Only rows that have all
+  blocks in common are ranked. Not ranked are the oracle, which no hospital has, and rows that use masks of the
+  sites' images in a part where other rows use none.
+- *Dice*: mean over the test images of all sites, for the model that was best on validation. *Worst site*: the lowest
+  mean of a site. *Unseen hospital*: Dice at a hospital that took no part, from separate runs without it. Each is the
+  mean ± sample standard deviation over seeds.
+- For organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes, not images: a site's Dice is the
+  mean over patients and classes, and *Dice* the mean over sites.
+- *MB a round*: in both directions, for all sites. A run that was stopped sends its model once more, which counts.
+- *processor s a round*: training at all sites, server and aggregation, in processor seconds: wall-clock seconds times
+  the share of the processors that the run had, since other work on the machine lengthens wall-clock time. Missing for
+  a run that was stopped after most of its work.
+- *extra MB*: peak memory of the run's process above that of `{YARDSTICK}`, with all sites in one process. Seconds and
+  memory are of runs on a CPU, with seeds for which `{YARDSTICK}` ran on one; all other columns use all runs.
 - *Against a row, higher, lower*: Wilcoxon's signed-rank test over blocks with Holm's correction for the number of rows;
-  in brackets, in how many blocks a row is higher. Sites of one seed share a network, and seeds of one site its images,
-  so blocks are not independent, and the tests find differences too easily."""
+  in brackets, the number of blocks in which a row is higher. Sites of one seed share a network, and seeds of one site
+  share images, so blocks are not independent, and the tests find differences too easily."""
 
 
 def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
@@ -376,8 +376,8 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
             rows.append([title, missing, *(_names(of) if of else MISSING for of in (never, partly))])
     heads = ["Part", "Runs missing", "Rows without a run", f"Rows with fewer than {counted(len(seeds), 'seed')}"]
     texts = table(heads, rows, texts=len(heads)) if rows else []
-    texts += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
-    texts += [f"- No unseen hospital: {_name(row)}, {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
+    texts += [f"- No row {_name(row)}: {why}." for row, why in NO_ROW.items() if row in methods()]
+    texts += [f"- No unseen hospital for {_name(row)}: {why}." for row, why in NOT_UNSEEN.items() if row in methods()]
     return texts
 
 
@@ -414,7 +414,7 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
 def _starts(part: str, runs: Sequence[RunData]) -> list[str]:
     """Rows with the network at the start as their model, since no round is better on validation images."""
     rows = dict.fromkeys(run.row for run in runs if is_the_start(run))
-    text = "the network that the run began with is the model, as no round is better, in a run of"
+    text = "no round is better than the network at the start, which is therefore the model, in a run of"
     return [f"- {PARTS[part]}: {text} {_names(rows)}."] if rows else []
 
 
@@ -447,7 +447,7 @@ def _machines(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         if row == TWINS[1] and (part, seed, TWINS[0]) in dice
     ]
     if apart:
-        text += f" {_names(TWINS)} are one rule where four sites train, and differ by up to {max(apart):.4f}."
+        text += f" With four sites {_names(TWINS)} are the same rule; their runs differ by up to {max(apart):.4f}."
     return [text]
 
 

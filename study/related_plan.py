@@ -59,7 +59,7 @@ BEST = 10
 """So many rows of polyps, those with the best mean ranks, are run on skin; beside them floor, yardstick and ceiling."""
 
 NO_ROW = {
-    "cpss_adapt": "it goes on at one site from the model of a finished run, and is no federation",
+    "cpss_adapt": "it adapts a finished model at one site, and is no federation",
     "krum": "it needs five sites, and these lists have four",
 }
 """Methods that have no row, and why."""
@@ -69,17 +69,16 @@ EARLIER = {
         ("heterogeneous", "hssf", "fedmd", "local_only"),
         "the second network was lite0_fpn, which needs a weights file; it is basic_unet now",
     ),
-    "apple": "the pull to the prior was half as strong, and shares took steps without momentum",
-    "fedsemidg": "a round was averaged with weights that the gaps of the round before had moved; now its own do, as "
-    "published",
+    "apple": "the penalty was half as strong, and shares took steps without momentum",
+    "fedsemidg": "a round was averaged with weights by the gaps of the round before; now by its own gaps, as published",
     "fedca": "the dictionary stayed at its site, which is `--strategy#share false` now",
-    "fca": "the student's units were tailored, without labels; now it is SAM's adapter, on the sites' own masks",
+    "fca": "units of the small network, without labels; now units of SAM's adapter, on the sites' own masks",
     **dict.fromkeys(
         ("see", "see_few"),
-        "certainty, agreement and fidelity decided, one label an image was kept, and features were not grouped",
+        "certainty, agreement and fidelity decided, one label per image was kept, and features were not grouped",
     ),
-    "fedgin": "every site's normalisation layers were its own, which is `fedgin_own_norm` now; as published, all of "
-    "the network is averaged",
+    "fedgin": "every site kept its normalisation layers, which is `fedgin_own_norm` now; as published, the whole "
+    "network is averaged",
 }
 """Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
 

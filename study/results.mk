@@ -13,7 +13,7 @@ record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).
 
 # Runs of the first edition and of pFedSAM have labels that are resized as the bundles did at first; runs added to them must have it, too.
 LABELS := --label_resize nearest
-LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
+LABELS_CAVEAT := --caveat "Every row resizes labels with label_resize nearest, which moves them by up to half a pixel against images and soft masks. The bundles' default, area, does not."
 
 # What a comparison needs before anything runs: its images, and the weights.
 # $(1) what SAMFED_DATA must hold
@@ -229,11 +229,11 @@ light-page: $(VENV)/.package
 	    $(LIGHT_CAVEATS) \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make light adds them."
 
-LIGHT_CAVEATS := --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
-    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters, its first layers as the adapted SAM has them where no frozen_stages 0 is given) at 224 px, batches of 4 labelled and 4 unlabelled images, a warm start of up to 60 steps (160 on skin), the teacher's trunk as the start of every row, unless a section says otherwise; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
-    --caveat "The teacher is fitted once, with one seed, and shared by all rows, unless a section says otherwise; its row is scored on its own soft masks, with the views that the store is filled with." \
+LIGHT_CAVEATS := --caveat "Images are those of HSSF's published lists that we had: two of four polyp collections; on skin the images that are in ISIC 2017 (66 of 100 public ones), with its masks." \
+    --caveat "Settings are the bundles' defaults, unless a section says otherwise: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, and a warm start of up to 60 steps (160 on skin). Without frozen_stages 0, the first layers stay as in the adapted SAM. Every row starts from the teacher's trunk; unadapted_sam starts from SAM's own. The published tables have other networks, 384 px and 200 rounds." \
+    --caveat "The teacher is fitted once, with one seed, and shared by all rows, unless a section says otherwise. Its own row is scored on soft masks made with as many test-time views as those that sites train on." \
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
-    --caveat "Milliseconds were taken at the end of each run, beside other work on the same machine, and differ by a factor of two and more; docs/benchmarks.md has them side by side."
+    --caveat "Milliseconds were measured at the end of each run, while the machine did other work, and differ by a factor of two and more; docs/benchmarks.md compares them properly."
 
 # ---- docs/results/account.md: what each part of the default contributes, and what it protects against ---------------------
 # At the bundles' own length, with the teachers of `make light`: the default, each part removed and each alone, a teacher that is wrong
@@ -256,8 +256,8 @@ account: light-teachers
 account-page: $(VENV)/.package
 	@$(BIN)/python -m study ablation $(PAGES)/account.md --title "What helps" --default samfed,samfed_again,samfed_wrong_at_one,samfed_wrong $(call account-section,Polyp,polyp) \
 	    $(call account-section,Skin,skin) --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
-	    --caveat "Of samfed and dp_only the runs are those of docs/results/light.md, which have the same settings: seed 0 of samfed, run once more, had the same bits." \
-	    --caveat "Rows of a teacher that is wrong everywhere and those without SAM's masks have one adapter, and other rows another of the same recipe, from another machine: samfed_wrong, run with that one, had 0.826. In samfed_wrong the learned trust in SAM is below 0.04 in every round, so its sites train on their global network's labels, as those of self_training do: 0.839 and 0.826 show how far apart such runs can end." \
+	    --caveat "The runs of samfed and dp_only are those of docs/results/light.md, which have the same settings; seed 0 of samfed, run again, was equal to the bit." \
+	    --caveat "Rows with a teacher that is wrong everywhere and rows without SAM's masks have one adapter; the other rows have another one of the same recipe, from another machine. With that one, samfed_wrong had 0.826. In samfed_wrong the learned trust in SAM is below 0.04 in every round, so its sites train on the labels of their global network, as in self_training: 0.839 and 0.826 show how far apart such runs can end." \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
@@ -279,9 +279,9 @@ ablation-page: $(VENV)/.package
 	@$(BIN)/python -m study ablation $(PAGES)/ablation.md --default samfed \
 	    $(call ablation-section,Polyp,polyp,--seeds $(ABLATION_SEEDS) $(ABLATION_POLYP)) \
 	    $(call ablation-section,Skin,skin,--seeds $(ABLATION_SEEDS) $(ABLATION_SKIN)) \
-	    --caveat "Small on purpose, for two processor cores: client networks from scratch at 128 px, $(ABLATION_ROUNDS) rounds of 10 steps (skin: 8) in batches of 4 after a warm start of 300 steps (skin: 400). All images of two of HSSF's four polyp sites, at most 160 unlabelled ones a site; of skin the images that ISIC 2017 has, at most 100 unlabelled ones a site. Rows without a figure have not been run on that collection." \
-	    --caveat "Rows of the rules confidence (with their tau and delta), average and reliability are of when SAM was distilled at every pixel, also where the rule had decided for the student; now it is distilled where the label is SAM's." \
-	    --caveat "no_global_kd left the distillation out and agreement as it was; the variant of that name now takes SAM's label everywhere, too." \
+	    --caveat "Runs are small on purpose, for two processor cores: client networks from scratch at 128 px, $(ABLATION_ROUNDS) rounds of 10 steps (skin: 8) in batches of 4 after a warm start of 300 steps (skin: 400). Images are those of two of HSSF's four polyp sites, with at most 160 unlabelled ones per site, and on skin those that are in ISIC 2017, with at most 100 unlabelled ones per site. Rows without a figure have not been run on that collection." \
+	    --caveat "Rows of the rules confidence (with their tau and delta), average and reliability are older: SAM was distilled at every pixel, even where the rule had chosen the student. Now it is distilled only where the label is SAM's." \
+	    --caveat "Here no_global_kd leaves out only the distillation; the variant of that name now also takes SAM's label for every pixel." \
 	    --caveat "The rules intersection and reliability are no longer part of the package; their rows are records of earlier runs." \
 	    $(LABELS_CAVEAT)
 
@@ -338,8 +338,8 @@ pfedsam-page: $(VENV)/.package
 	    $(call pfedsam-section,Three hospitals and no public images: ColonDB is one of them,three,samfed_polyp,$(PFEDSAM_MAIN)) \
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir,samfed_polyp,$(PFEDSAM_SIDE) $(POLYP_UNSEEN)) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin,samfed_skin,$(PFEDSAM_SIDE)) \
-	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (where sites are whole polyp collections; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
-	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_two_stage, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
+	    --caveat "Runs are small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images per site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps where sites are whole polyp collections ($(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) elsewhere), after $(PFEDSAM_WARM) steps of warm start if there are public images. The decoder learns at $(PFEDSAM_RATE), not at the variants' own 0.0001, which hardly moves it in so few steps; LoRA and experts learn at 0.005, as everywhere." \
+	    --caveat "Augmentation, batch size, number of optimiser steps and choice of the round are the same in every row. Of one rank, pfedsam, pfedsam_two_stage, fedsam and local_sam start from the same weights; full_sam and the small network have their own warm start and learning rates." \
 	    $(LABELS_CAVEAT)
 
 # ---- docs/results/related.md: every method of the package, ranked; a run each, in the order of seeds ------
@@ -460,11 +460,11 @@ define related-write
 	    --part-command "abdomen_weak=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(ABDOMEN))  (of a list with scribbles)" \
 	    --part-command "cardiac=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC))" \
 	    --part-command "cardiac_unseen=samfed compare samfed_skin $(RELATED_PLAN) $(subst ",,$(CARDIAC) $(CARDIAC_UNSEEN))" \
-	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
-	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; see and see_few group features; hssf_compat has the ResNets of its code, which start untrained, and five rounds are too few for them). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--public_steps $(RELATED_STEPS))." \
-	    --caveat "Rows are run where and when a processor is free, beside other work, which slows caches, too: small differences in processor seconds mean nothing." \
-	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone. On skin they are the four of HSSF's lists, with those images that ISIC 2017 has (66 of 100 public ones) and its masks; the rows there are those that stood best on polyps when they were run." \
-	    --caveat "In the abdomen's part a fifth of the CT site's patients is public, every slice of both sites is in the list, and slices have 128 px in their files. Most slices lack an organ, and an organ drawn where there is none counts 0: ranks and Dice there are of whole volumes." \
-	    --caveat "In the parts of abdomen and heart oracle, fca, pfedsam and pfedsam_two_stage learn from masks of the sites' own images: do not compare them with rows whose sites have none, beside which they are not ranked. fedicra learns from weak labels: its part has scribbles drawn from the masks of the abdomen."
+	    --caveat "Runs are short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60 (160 on skin), and at most $(RELATED_IMAGES) unlabelled images per site, which a student sees some five times. This is too short for methods that gain over many rounds (personal weights, moving averages, clusters)." \
+	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px and starts from the trunk of one adapted SAM and from one warm start. Exceptions: unadapted_sam starts from SAM's own trunk; fedca trains its encoder first; see and see_few group features; hssf_compat has the ResNets of its code, which start untrained and would need more than five rounds. Where each site has its own network (heterogeneous, hssf, fedmd, fedproto, local_only), sites have mobile_sam_fpn and a small network in turn, and sites and server also take $(RELATED_STEPS) steps a round on the public set, if the method has such steps (--public_steps $(RELATED_STEPS))." \
+	    --caveat "Rows were run on any free processor, while the machine did other work, which also slows its caches: small differences in processor seconds mean nothing." \
+	    --caveat "On polyps, sites are the halves of ClinicDB and Kvasir, divided by sequence, and ColonDB is public. The unseen hospital is Kvasir, in runs that train with the halves of ClinicDB only. On skin, sites are the four of HSSF's lists, with the images that are in ISIC 2017 (66 of 100 public ones) and its masks; the rows are those that were best on polyps at that time." \
+	    --caveat "For the abdomen, a fifth of the CT site's patients is public, every slice of both sites is in the list, and slices have 128 px in their files. Most slices lack an organ, and an organ that is predicted where there is none has Dice 0. So ranks and Dice are of whole volumes." \
+	    --caveat "For abdomen and heart, oracle, fca, pfedsam and pfedsam_two_stage learn from masks of the sites' own images. They are not ranked; do not compare them with rows whose sites have no masks. fedicra learns from weak labels: scribbles drawn from the masks of the abdomen."
 	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"
 endef

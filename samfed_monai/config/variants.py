@@ -34,12 +34,12 @@ EXCHANGES = {
     "weights": "Sites send the weights of their networks, the server those of the global network.",
     "predictions": "Soft masks of the public images are sent; no weights leave a site.",
     "prototypes": "Class prototypes are sent; neither weights nor masks leave a site.",
-    "none": "Nothing is sent: every site trains alone.",
+    "none": "No weights, masks or prototypes are sent: every site trains alone.",
 }
 """What a round can exchange, with a description."""
 
 LABELS = {
-    "none": "none of a site's own images: the public masks are enough",
+    "none": "no labels of a site's own images: the public masks are enough",
     "masks": "masks of a site's own images",
     "weak": "weak labels of a site's own images (scribbles, points, boxes or blocks), or masks",
 }
@@ -56,7 +56,7 @@ LEAVES_SITE = {
 }
 """Data that a method can send from a site; the number of images, seconds and steps are always sent."""
 
-CLASSES = {"one": "one class, a binary mask", "several": "several classes as well"}
+CLASSES = {"one": "one class, a binary mask", "several": "one class or several"}
 """Numbers of classes that a method can learn."""
 
 LAST = 10_000

@@ -38,13 +38,13 @@ def records(tmp_path):
 
 def test_gains_and_losses_are_over_common_seeds_and_sorted(records):
     assert measured(records)["ditto"] == (
-        "sites without labels, 3 seeds: mean of the sites 0.683, +0.025 beside `no_sam`; "
-        "gained at a +0.200; lost at b -0.150"
+        "sites without labels, 3 seeds: mean over the sites 0.683, +0.025 against `no_sam`; "
+        "higher at a +0.200; lower at b -0.150"
     )
 
 
 def test_without_records_only_exclusions_are_listed(tmp_path):
     assert measured(tmp_path) == {
-        "cpss_adapt": "not: it goes on at one site from the model of a finished run, and is no federation",
+        "cpss_adapt": "not: it adapts a finished model at one site, and is no federation",
         "krum": "not: it needs five sites, and these lists have four",
     }

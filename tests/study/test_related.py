@@ -112,12 +112,12 @@ def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, n
         write_json(run / "results.json", results)
         add_to_record(tmp_path / "related-abdomen.jsonl", [run])
     text, hints = related_page(tmp_path, [0])[0], advice(tmp_path)
-    assert ("as no round is better, in a run of `samfed`." in text) is named
+    assert ("which is therefore the model, in a run of `samfed`." in text) is named
     assert "`fedgin` has the best mean rank of 3 rows over 2 blocks." in text
     assert "| FedGIN (`fedgin`) | 1.00 | 1 | 0.500 | 0.450 |" in text
     assert "| FedGIN (`fedgin`) | 0.812 | – | 0.812 | – |" in text
     assert text.count("| Dice of whole volumes | a: liver | a: spleen | b: liver | b: spleen |") == 1
-    before = "| FedGIN (`fedgin`) | Polyps, sites without labels | 0.600 | 0.580 | – | every site's normalisation"
+    before = "| FedGIN (`fedgin`) | Polyps, sites without labels | 0.600 | 0.580 | – | every site kept its normalisation"
     assert text.count(before) == 1
     assert text.count("| FedGIN (`fedgin`) |") == 3, "and it is in no table of polyps"
     start = " (no round was better than the network at the start)" if named else ""
