@@ -26,31 +26,25 @@ def maps(seed: int, batch: int = 2, height: int = 9, width: int = 8) -> torch.Te
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def styles(features: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    found = patches_of(features, side)
-    return (
-        torch.stack([patch.mean(dim=(1, 2)) for patch in found]),
-        torch.stack([patch.std(dim=(1, 2), correction=0) for patch in found]),
-    )
+def as_published(features: torch.Tensor, order: torch.Tensor, side: int) -> torch.Tensor:
+    """What the authors' code computes of a square map that ``side`` divides, without its 1e-6 in the variance."""
+    size = features.shape[-1] // side
+    grid = features.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5)
+    patches = grid.flatten(0, 2)
+    means, deviations = patches.mean((2, 3), keepdim=True), patches.var((2, 3), keepdim=True).sqrt()
+    swapped = (patches - means) / deviations * deviations[order] + means[order]
+    return swapped.view(grid.shape).permute(0, 3, 1, 4, 2, 5).reshape(features.shape)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 3))
-def test_swapped_styles_match_permutation(seed, side):
-    features = maps(seed)
+@given(st.integers(0, 1000), st.sampled_from([1, 2, 4]))
+def test_swapped_styles_match_published_code(seed, side):
+    features = maps(seed, height=8)
     count = 2 * side**2
     assert torch.equal(swap_styles(features, torch.arange(count), side), features)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    means, deviations = styles(features, side)
-    new_means, new_deviations = styles(swap_styles(features, order, side), side)
-    torch.testing.assert_close(new_means, means[order])
-    torch.testing.assert_close(new_deviations, deviations[order])
-
-
-def test_swap_of_two_patches_matches_hand_computed_values():
-    features = torch.tensor([[[[1.0, 3.0, 10.0, 30.0]]]]).repeat(1, 1, 2, 1)
-    swapped = swap_styles(features, torch.tensor([1, 0, 3, 2]), 2)
-    torch.testing.assert_close(swapped, torch.tensor([[[[10.0, 30.0, 1.0, 3.0]]]]).repeat(1, 1, 2, 1))
+    torch.testing.assert_close(swap_styles(features, order, side), as_published(features, order, side))
+    assert [len(patch[0]) for patch in patches_of(maps(seed, 1), 2)] == [5, 5, 4, 4], "of nine rows"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation, binary_erosion
 from torch import nn
 
 from samfed_monai.core.errors import Refused
@@ -156,16 +157,16 @@ def test_received_windows_are_validated_and_passed_to_term():
 
 
 def test_boundary_bands_are_one_pixel_inside_and_five_outside():
-    mask = torch.zeros(2, 1, 13, 13)
-    mask[0, 0, 5:8, 5:8] = mask[1, 0, 6, 6] = 1
+    mask = torch.zeros(3, 1, 13, 13)
+    mask[0, 0, 5:8, 5:8] = mask[1, 0, 6, 6] = mask[2, 0, :4, 2:9] = 1
     inside, outside = elcfs.boundary_bands(mask)
     ring = mask[0, 0].clone()
     ring[6, 6] = 0
     assert torch.equal(inside[0, 0], ring)
-    assert torch.equal(inside[1], mask[1])
-    steps = (torch.arange(13) - 6).abs()
-    diamond = steps[:, None] + steps <= 5
-    assert torch.equal(outside[1, 0] + mask[1, 0], diamond.float())
+    for plane, inner, outer in zip(mask[:, 0].numpy(), inside[:, 0].numpy(), outside[:, 0].numpy(), strict=True):
+        # the authors' code, but for the image's edge, where it erodes (border_value 0)
+        assert ((plane - inner) == binary_erosion(plane, border_value=1)).all()
+        assert ((plane + outer) == binary_dilation(plane, iterations=5)).all()
     assert not any(each.any() for each in elcfs.boundary_bands(torch.zeros(1, 1, 4, 4)))
 
 
@@ -188,8 +189,12 @@ def test_boundary_contrast_matches_hand_computed_values():
     assert elcfs.boundary_contrast(vectors, labels, 0.05) < 1e-7
     assert elcfs.boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "no other class"
     assert elcfs.boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
-    swapped = elcfs.boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
-    assert swapped == pytest.approx(20, abs=1e-4), "one of the other class is as near as can be"
+    vectors = torch.randn(5, 3, generator=torch.Generator().manual_seed(2)).double()
+    unit, labels = vectors / vectors.norm(dim=1, keepdim=True), torch.tensor([True, True, True, False, False])
+    near = (unit @ unit.T / 0.05).exp()
+    pairs = [(a, p) for a in range(5) for p in range(5) if a != p and labels[a] == labels[p]]
+    losses = [-(near[a, p] / (near[a, p] + near[a][labels != labels[a]].sum())).log() for a, p in pairs]
+    torch.testing.assert_close(elcfs.boundary_contrast(vectors, labels, 0.05).double(), torch.stack(losses).mean())
 
 
 class Tiny(nn.Module):

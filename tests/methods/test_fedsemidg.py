@@ -163,18 +163,20 @@ def test_dual_guide_counts_pixels_sure_in_both_guides(monkeypatch):
     assert term._threshold.item() == pytest.approx(low + 0.1875 * (high - low), abs=1e-5)
 
 
-def test_dual_guide_label_is_mean_of_guides_up_to_threshold():
-    chances = probabilities(torch.logit(torch.tensor([0.8, 0.95, 0.9, 0.7])).view(1, 1, 2, 2))
-    other = chances.clone()
-    other[0, 0, 0, 1] = 0.5  # 0.725 is foreground; its entropies, 0.199 and 0.693, are 0.446 in the mean
-    student = torch.tensor([0.3, -1.0, 2.0, 0.5]).view(1, 1, 2, 2)
-    labelled = torch.logit(torch.full((1, 1, 2, 2), 0.8))  # 0.500, as of the first; the last has 0.611
-    engine = engine_of(rounds=2, epoch_length=2, output={"pred": labelled})
-    guidance = Guidance(student=student, weak_view=chances, guides={"global": chances, "ema": other})
-    value = fedsemidg.DualGuideTerm().value(guidance, engine)
-    sure = torch.tensor([1.0, 1, 1, 0]).view(1, 1, 2, 2)
-    torch.testing.assert_close(value, weighted_pseudo_label_loss(student, torch.ones(1, 1, 2, 2).long(), sure))
-    assert engine.state.terms["dual_sure"] == 0.75
+@pytest.mark.parametrize("classes", [1, 3])
+def test_dual_guide_mask_and_label_match_published_code(classes):
+    labelled, near, student = 2 * torch.randn(3, 1, classes, 3, 7, generator=torch.Generator().manual_seed(5))
+    for second, count in ((labelled, 19), (labelled + near, 5)):  # of 21 pixels the nineteenth is at 0.9; it counts
+        guides = {name: probabilities(each) for name, each in (("global", labelled), ("ema", second))}
+        planes = [torch.cat([1 - each, each], 1) if classes == 1 else each for each in guides.values()]
+        one, other = (-(each * each.log()).sum(1, keepdim=True) for each in planes)
+        sure = ((one + other) / 2 <= one.quantile(0.9)).float()
+        engine = engine_of(rounds=2, epoch_length=2, output={"pred": labelled})
+        term = fedsemidg.DualGuideTerm(start=0.9, end=0.9)
+        value = term.value(Guidance(student=student, weak_view=near, guides=guides), engine)
+        label = (planes[0] + planes[1]).argmax(1, keepdim=True)
+        torch.testing.assert_close(value, weighted_pseudo_label_loss(student, label, sure))
+        assert engine.state.terms["dual_sure"] == sure.mean() >= count / 21
 
 
 def test_quantile_rises_and_zero_memory_uses_batch_threshold():
