@@ -79,7 +79,8 @@ class StyleSwapTerm(GuidedTerm):
     Both batches run through the network together once more; the styles of the patches of their fine feature maps are
     permuted at random, so that public images also get the site's styles. Public images are compared with their labels,
     the site's strong views with the guide's label where its confidence exceeds ``tau``. The paper swaps within its
-    labelled source images, which our sites do not have; sites as domains, and both batches in one, are our reading.
+    labelled source images, which our sites do not have; sites as domains, and both batches in one, are our reading. The
+    decoder gets swapped maps; the encoder's deeper layers get their input unswapped, unlike in the public code.
 
     Args:
         name: name under which the value is logged.

@@ -154,7 +154,8 @@ _OUTSIDE = 5
 def boundary_bands(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the foreground next to the border of a mask, and the background next to it (Liu et al., section 3.3).
 
-    The bands are the pixels that one erosion with a cross removes, and those that five dilations with a cross add.
+    The bands are the pixels that one erosion with a cross removes, and those that five dilations with a cross add. The
+    image's edge is no border; the authors' code erodes a mask there, too.
 
     Args:
         masks: (B, 1, H, W) float in {0, 1}.
