@@ -179,7 +179,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
     if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")
         expected = f"one of {able}, which learn {len(classes)} classes"
-        found = f"{variant!r}" + (f", which leaves out {method.left_out}" if method.left_out else "")
+        found = f"{variant!r}" + (f", which leaves out {method.left_out.partition(';')[0]}" if method.left_out else "")
         yield Problem(place, found=found, expected=expected, hint="or use a data list with one class")
 
 
