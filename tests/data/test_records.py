@@ -131,9 +131,7 @@ groups = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=12, max_size=
 def test_split_public_is_exact_grouped_and_deterministic(groups, fraction, seed):
     records = [{"image_sha256": f"{n:04d}", **({"group": g} if g else {})} for n, g in enumerate(groups)]
     if len({g or n for n, g in enumerate(groups)}) < 2:
-        with pytest.raises(
-            Refused, match="at least 2, one to hold out, found 1 independent group of images; add public"
-        ):
+        with pytest.raises(Refused, match="at least 2, one to hold out, found 1 independent group of images; add "):
             split_public(records, fraction, seed)
         return
     train, held_out = split_public(records, fraction, seed)
