@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -148,16 +149,18 @@ class Tracking:
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            self._writer.close()
+            self._attempt(self._writer.close)
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes the last of ``records``, the records of all rounds so far."""
-        if not self._works:
-            return
+        if self._works:
+            self._attempt(partial(self._write, records[-1]))
+
+    def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            self._write(records[-1])
+            work()
         except Exception as error:  # a broken TensorBoard, a full disk: the round itself is already stored
-            self._works = False
+            self._works, self._writer = False, None  # closing this writer would raise its error again
             logger.warning("%s is no longer written: %s: %s", TENSORBOARD, type(error).__name__, error)
 
     def _write(self, record: Mapping[str, Any]) -> None:
