@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def workers_of(places: Places, sites: int) -> int:
     return max(1, min(sites, usable_cores()))
 
 
-class ProcessTransport(WireTransport):
+class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]):
     """Runs the sites of this machine in parallel, in processes of their own.
 
     Site *i* always runs in process *i* modulo ``workers``; the sites of one process run one after the other. The
@@ -171,9 +172,6 @@ class ProcessTransport(WireTransport):
                 self._error = as_raised(answer["raised"], request.site)
             else:
                 request.answered(request.site, str(answer.get("failure") or "") or content)
-
-    def __enter__(self) -> ProcessTransport:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,9 +83,6 @@ class Progress:
             yield
             return
         with self._bar(None, "iterations", 2) as bar:
-            if bar.disable:
-                yield
-                return
 
             def advance(engine: Engine) -> None:
                 if bar.total is None and engine.state.epoch_length and engine.state.max_epochs:
@@ -124,7 +121,7 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: value for tag, value in found.items() if value is not None}
 
 
-class Tracking:
+class Tracking(AbstractContextManager["Tracking"]):
     """Writes every stored round of a run to TensorBoard. A failure is logged and stops the writing, but never the run.
 
     Steps are rounds, from 1.
@@ -143,9 +140,6 @@ class Tracking:
         self._writer: Any = None
         package = find_spec(TENSORBOARD)
         self._works = package is not None and package.origin is not None  # without one it is only a run's folder
-
-    def __enter__(self) -> Tracking:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:

@@ -173,6 +173,7 @@ class Run:
                     )
                 )
                 about, teacher_sha256 = self._teach(server, context)
+                seen += folder.follow_teacher(teacher_sha256) if teacher_sha256 is not None else []
                 costs = participants.costs()  # right after the teacher's, so that times are comparable
                 if about is not None:
                     costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
@@ -523,11 +524,9 @@ def plan_problems(
         build: whether to also build the training components and the teacher's fit, which takes a second or so;
             networks that are SAM itself are not built, since that takes SAM's weights.
     """
-    problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
+    problems, privacy, guard = Problems(), Privacy(), UpdateGuard.from_json(plan.update_guard)
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-    with problems.collected():
-        guard = UpdateGuard.from_json(plan.update_guard)
     if build:
         with problems.collected():
             TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -66,6 +66,9 @@ STATES, AT_SITES = "states", "at the sites"
 
 _RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
 
+#: Caveat on a run whose teacher changed.
+_OTHER_TEACHER = "The teacher was {} when this run began and is {} now; the rounds before used other soft masks."
+
 #: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
 COLUMNS = (
@@ -74,7 +77,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class RunFolder:
+class RunFolder(AbstractContextManager["RunFolder"]):
     """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
 
     Args:
@@ -146,6 +149,7 @@ class RunFolder:
                 self._compare(read_json(asked), content)
             else:
                 write_json(asked, content, mode=PUBLIC)
+            self.store.run = str(read_json(asked).get("run", ""))
         except BaseException:
             self.close()
             raise
@@ -155,11 +159,20 @@ class RunFolder:
         """Releases the lock of an open folder."""
         _held.pop((self.path / LOCK).resolve()).close()
 
-    def __enter__(self) -> RunFolder:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def follow_teacher(self, sha256: str) -> list[str]:
+        """Notes the teacher of the run's beginning in ``run.json``; returns a caveat, also logged, on another one.
+
+        A teacher that is fitted again, for instance because the cache was lost, may differ in its last bits.
+        """
+        content = read_json(self.path / "run.json")
+        if (first := content.setdefault("teacher", sha256)) == sha256:
+            write_json(self.path / "run.json", content, mode=PUBLIC)
+            return []
+        logger.warning("%s", caveat := _OTHER_TEACHER.format(first[:12], sha256[:12]))
+        return [caveat]
 
     def write_round(
         self,
@@ -182,7 +195,7 @@ class RunFolder:
         """
         last = len(records)
         stored = self.store.write(last, weights, record, save_state, server_state)
-        records.append(stored)
+        records.grow()
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
         self.bests.follow(records, self.store.start())
@@ -255,6 +268,8 @@ class RoundStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        #: The run's random name, of ``run.json``; rounds of another run are refused. Empty if it is not known.
+        self.run = ""
         self._full: set[int] | None = None  # rounds that may hold more than their record; None: not listed yet
 
     def clean(self) -> None:
@@ -294,7 +309,7 @@ class RoundStore:
                 (temporary / CLIENTS).mkdir(mode=0o700)
                 states = save_state(temporary / CLIENTS)
                 files.update({f"{CLIENTS}/{name}": digest for name, digest in states.items()})
-            content = {**record, "round": round, "files": files}
+            content = {**record, "round": round, **({"run": self.run} if self.run else {}), "files": files}
             write_json(temporary / "round.json", content, mode=PUBLIC)
             if final.exists():
                 shutil.rmtree(final)
@@ -367,12 +382,13 @@ class RoundStore:
 
         Raises:
             Stopped: it is missing or damaged.
+            Refused: it belongs to another run.
         """
         path = self.path(number) / "round.json"
         try:
             record = read_json(path)
-        except Refused as refused:
-            found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
+        except Refused as error:
+            found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
             raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
         if (
             not isinstance(record, dict)
@@ -381,6 +397,8 @@ class RoundStore:
             or record.get("round") != number
         ):
             raise Stopped(f"the record of round {number} is not valid ({path})", _RESTORE)
+        if self.run and (other := record.get("run", self.run)) != self.run:
+            raise refused(path, f"a round of run {other}", f"one of run {self.run}", "move this folder away")
         return record
 
     def weights(self, round: int) -> dict[str, Tensor]:
@@ -473,8 +491,6 @@ class RoundStore:
 class RoundRecords(Sequence[dict[str, Any]]):
     """``round.json`` of a run's rounds, each read on access, so that memory does not grow with the length of the run.
 
-    The last one is cached, since it is read several times while the next round runs.
-
     Args:
         store: of the run.
         count: number of stored rounds, from round 0 on.
@@ -482,7 +498,6 @@ class RoundRecords(Sequence[dict[str, Any]]):
 
     def __init__(self, store: RoundStore, count: int = 0) -> None:
         self._store, self._count = store, count
-        self._last: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -494,17 +509,11 @@ class RoundRecords(Sequence[dict[str, Any]]):
             IndexError: there is no such round.
             Stopped: it is missing or damaged.
         """
-        number = range(self._count)[index]
-        if self._last is None or self._last[0] != number:
-            record = self._store.record(number)
-            if number < self._count - 1:
-                return record
-            self._last = number, record
-        return self._last[1]
+        return self._store.record(range(self._count)[index])
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds the record of the round after the last one, which is already stored."""
-        self._last, self._count = (self._count, record), self._count + 1
+    def grow(self) -> None:
+        """Adds the round after the last one, which is already stored."""
+        self._count += 1
 
 
 def state_file(site: str) -> str:

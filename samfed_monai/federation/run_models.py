@@ -82,6 +82,7 @@ class RunModels:
         #: The command that started the run, if it was one of this package's.
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
+        self.store.run = str(self.run.get("run", ""))
         self._round = self.store.path(self.round)
         record = self._round / "round.json"
         self._record = read_json(record) if record.is_file() else {}

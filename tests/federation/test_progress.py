@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -110,11 +111,8 @@ def test_tracking_is_skipped_without_tensorboard(tmp_path, monkeypatch, caplog, 
 
 @pytest.mark.parametrize("failing", [["add_scalar", "close"], ["close"]])  # a failed writer fails again when closed
 def test_tensorboard_failure_is_logged_once_and_run_continues(tmp_path, writers, monkeypatch, caplog, failing):
-    def broken(*_: object) -> None:
-        raise TypeError("Descriptors cannot be created directly")
-
     for name in failing:
-        monkeypatch.setattr(Writer, name, broken)
+        monkeypatch.setattr(Writer, name, Mock(side_effect=TypeError("Descriptors cannot be created directly")))
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0), record(1))
     assert [r.getMessage() for r in caplog.records] == [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import atomic_write, read_json, sha256_bytes, write_json
 from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
@@ -45,17 +46,16 @@ def test_rounds_are_written_and_read_back(store, tmp_path):
     assert store.weights(3)["w"][0, 0].item() == 9.0, "a round can be written again"
 
 
-def test_records_are_read_lazily_and_last_is_cached(store, monkeypatch):
+def test_records_are_read_on_access(store, monkeypatch):
     records = store.records(2)
     read = []
     look = store.record
     monkeypatch.setattr(store, "record", lambda number: read.append(number) or look(number))
     assert (len(records), read) == (3, [])
     assert [records[0]["round"], records[-1]["round"], records[2]["round"], records[1]["round"]] == [0, 2, 2, 1]
-    assert read == [0, 2, 1], "the last one once"
-    records.append(store.write(3, weights(), {"round": 3}, state))
-    del read[:]
-    assert (len(records), records[-1]["round"], read) == (4, 3, [])
+    assert read == [0, 2, 2, 1]
+    store.write(3, weights(), {"round": 3}, state)
+    records.grow()
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     assert records[-1]["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
     for beyond in (4, -5):
@@ -96,27 +96,20 @@ def test_fault_52_fallback_stops_at_round_with_pruned_model(store, kept, latest,
     assert store.rounds() == left, "what was let go is not damaged"
 
 
-@pytest.mark.parametrize(
-    ("name", "read", "message"),
-    [
-        ("server.safetensors", RoundStore.server_state, "the server's state of round 1 is missing or damaged"),
-        ("clients/a.safetensors", RoundStore.clients, "the state of a of round 1 is missing or damaged"),
-    ],
-)
-def test_damaged_states_of_round_are_refused(store, name, read, message):
+@pytest.mark.parametrize("name", ["server.safetensors", "clients/a.safetensors"])
+def test_damaged_states_of_round_are_refused(store, name):
     store.write(1, weights(1.0), {"round": 1}, state, server_state={"sum": torch.ones(2)})
-    read(store, 1)
+    server = store.server_state, "the server's state"
+    read, what = server if name == "server.safetensors" else (store.clients, "the state of a")
+    read(1)
     path = store.folder / "001" / name
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(Stopped, match=message):
-        read(store, 1)
+    with pytest.raises(Stopped, match=f"{what} of round 1 is missing or damaged"):
+        read(1)
 
 
 def test_fault_49_full_disk_keeps_earlier_rounds_and_no_partial_files(store, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         store.write(3, weights(), {"round": 3}, state)
     monkeypatch.undo()
@@ -143,13 +136,6 @@ def test_fault_48_round_is_renamed_after_files_are_flushed(store, monkeypatch):
     assert store.folder.stat().st_ino in flushed[before:]
 
 
-def test_leftover_of_killed_writer_is_ignored_and_removed(store):
-    (store.folder / ".003.77.tmp").mkdir()
-    assert store.latest()["round"] == 2
-    store.clean()
-    assert not (store.folder / ".003.77.tmp").exists()
-
-
 def files(store) -> list[str]:
     return sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file())
 
@@ -167,21 +153,27 @@ def test_pruning_keeps_records_and_scans_rounds_once(store, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ['{"round": 0, "fil', "[]", '{"round": 7, "files": {}}', '{"round": 0}'])
-def test_fault_83_damaged_older_record_is_reported_with_hint(store, content):
+def test_fault_83_damaged_older_records_are_reported_together(store, content):
     (store.folder / "000" / "round.json").write_text(content)
+    (store.folder / "001" / "round.json").unlink()
     assert store.latest()["round"] == 2
-    with pytest.raises(Stopped, match=r"the record of round 0 .*000/round\.json") as caught:
+    both = r"the record of round 0 .*000/round\.json.*; the record of round 1 cannot be read"
+    with pytest.raises(Stopped, match=both) as caught:
         store.records(2)
     assert caught.value.resume.startswith("restore the file from a copy of the run folder and continue")
-
-
-def test_fault_83_damaged_records_are_reported_together(store):
-    for number in (0, 1):
-        (store.folder / f"{number:03d}" / "round.json").unlink()
-    with pytest.raises(Stopped, match=r"round 0 cannot be read .*; the record of round 1 cannot be read"):
-        store.records(2)
     with pytest.raises(Stopped, match="round 1 cannot be read"):
         store.weights(1)
+
+
+def test_round_of_another_run_is_refused(store):
+    store.run = "b"
+    store.write(3, weights(), {"round": 3}, state)
+    assert [record.get("run") for record in store.records(3)] == [None, None, None, "b"], "older versions name no run"
+    store.run = "a"
+    other = r"003/round\.json: expected one of run a, found a round of run b; move this folder away"
+    for read in (store.latest, lambda: store.weights(3), lambda: store.records(3)):
+        with pytest.raises(Refused, match=other):
+            read()
 
 
 def test_round_without_states_has_no_state_files(store):
@@ -233,17 +225,13 @@ def test_deleting_states_keeps_rounds_intact(store):
 
 def test_states_of_interrupted_deletion_are_not_used(store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", interrupted)
+        patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.delete_states()
     first = store.folder / "000" / "clients"
     assert any(first.iterdir()), "the record has let go of them, the folder is there"
     assert not store.clients(0).exists()
     assert any(store.clients(1).iterdir())
-
-
-def interrupted(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_records_note_states_kept_at_sites(store):

@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -237,6 +238,7 @@ def test_finished_run_keeps_best_and_last_model(tmp_path, keep_states, clients):
         assert [r for r in range(4) if list(folder.store.clients(r).glob("*"))] == clients
         assert folder.store.latest()["round"] == 3
         assert len(folder.store.records(3)) == 4
+        assert folder.store.latest()["run"] == read_json(tmp_path / "run.json")["run"]
 
 
 @pytest.mark.parametrize(("options", "states"), [({}, [4, 5]), ({"keep_best_states": True}, [1, 4, 5])])
@@ -361,6 +363,16 @@ def test_round_record_fields():
     assert skipping == (2 * 3.0 + 2 * 9.0) / 4, "by images with a mask"
 
 
+def test_other_teacher_in_resumed_run_is_caveat(tmp_path, caplog):
+    begun(tmp_path)
+    with RunFolder(tmp_path).open(CONFIG, hashes=HASHES, seeds=SEEDS) as folder:
+        assert folder.follow_teacher("a" * 64) == folder.follow_teacher("a" * 64) == []
+    with RunFolder(tmp_path).open(CONFIG, hashes=HASHES, seeds=SEEDS) as folder:
+        (caveat,) = folder.follow_teacher("b" * 64)
+    assert caveat.startswith(f"The teacher was {'a' * 12} when this run began and is {'b' * 12} now; the rounds before")
+    assert caveat in caplog.text
+
+
 @pytest.mark.parametrize("gone", ["config", "hashes", "seeds", "versions"])
 def test_run_json_without_part_is_compared_as_empty(tmp_path, caplog, gone):
     begun(tmp_path)
@@ -384,9 +396,7 @@ def test_fault_54_unwritable_output_is_refused_with_system_reason(tmp_path, monk
         "choose another output_dir, or fix its permissions"
     )
 
-    def without_number(*_, **__):
-        raise OSError("the share went away")
-
-    monkeypatch.setattr("samfed_monai.core.io.tempfile.TemporaryFile", without_number)
+    gone = Mock(side_effect=OSError("the share went away"))  # an error without a number
+    monkeypatch.setattr("samfed_monai.core.io.tempfile.TemporaryFile", gone)
     with pytest.raises(Refused, match=r"a folder that cannot be written \(the share went away\)"):
         RunFolder(tmp_path / "new").open(CONFIG)

@@ -181,8 +181,9 @@ def test_pt_file_holds_half_precision_state_dict(tmp_path):
 def test_folder_with_minimal_metadata_gives_server_model(tmp_path):
     run = finished(tmp_path / "run", None)
     (run / "results.json").write_text(json.dumps({"selected": "best", "models": {"best": {"round": 1}}}))
-    (run / "run.json").write_text("{}")
+    (run / "run.json").write_text('{"run": "12ab"}')
     models = RunModels(run)
+    assert models.store.run == "12ab", "rounds of another run are refused"
     assert (models.sites, values(models), models.header()) == ([], {"body.a": [1.0, 2.0]}, {"round": "1"})
     (run / "run.json").unlink()
     (run / "rounds" / "001" / "round.json").unlink()

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from samfed_monai.config import find_bundle
-from samfed_monai.core.io import canonical_hash, sha256_bytes
+from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes
 from samfed_monai.data import DataList, SoftMaskStore
 from samfed_monai.federation import site_teacher
 from samfed_monai.federation.site_teacher import KEPT, TABLE, Disagreement, SiteMasks, SiteTeacher, adapter_message
@@ -290,7 +290,8 @@ def page_of(run, listed, federation) -> str:
 
 def test_report_shows_own_images_of_sites_without_masks(small_federation, tmp_path, given):
     listed, run = without_masks(small_federation, tmp_path, "site-1"), tmp_path / "run"
-    job(small_federation, run, **given.options, datalist=listed).run()
+    results = job(small_federation, run, **given.options, datalist=listed).run()
+    assert read_json(run / "run.json")["teacher"] == results["hashes"]["teacher"]
     own = run / "evaluation" / "best" / "site-1" / "unlabelled"
     assert len(list(csv.DictReader((own / TABLE).open()))) == 4
     assert not (own.parents[1] / "site-2" / "unlabelled").exists(), "its scores say how it does"
