@@ -38,7 +38,7 @@ def measured(records: str | Path) -> dict[str, str]:
                 text += f"; {as_difference(fmean(gains.values()))} against `{base}`, on which it builds"
             text += f"; the runs are of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
             texts.setdefault(row, []).append(text)
-    without = {row: f"not: {why}" for row, why in NO_ROW.items()}
+    without = {row: f"not measured: {why}" for row, why in NO_ROW.items()}
     return without | {row: "; ".join(texts) for row, texts in texts.items()}
 
 

@@ -45,6 +45,6 @@ def test_gains_and_losses_are_over_common_seeds_and_sorted(records):
 
 def test_without_records_only_exclusions_are_listed(tmp_path):
     assert measured(tmp_path) == {
-        "cpss_adapt": "not: it adapts a finished model at one site, and is no federation",
-        "krum": "not: it needs five sites, and these lists have four",
+        "cpss_adapt": "not measured: it adapts a finished model at one site, and is no federation",
+        "krum": "not measured: it needs five sites, and these lists have four",
     }
