@@ -93,8 +93,7 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
         if isinstance(error, OSError) and machine_failure(error) is not None:
             raise
         hint = "download it again, or unpack it with another program"
-        found = str(error) or "a member that ends too early"
-        raise refused(str(archive), found=found, expected="a zip archive", hint=hint) from None
+        raise refused(str(archive), str(error) or "a member that ends too early", "a zip archive", hint) from None
 
 
 def _members(archive: Path) -> list[zipfile.ZipInfo]:

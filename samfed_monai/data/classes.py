@@ -128,8 +128,7 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
         hint = "name all classes of this site's labels, the same at every site, or set other values to 0"
         if label.max() == 255:
             hint += "; if 255 means 'not labelled', use `samfed prepare folders … --label-kind [SITE=]KIND`"
-        found, expected = f"the class values {shown}", f"0 to {count}{names}"
-        raise refused(name, found=found, expected=expected, hint=hint)
+        raise refused(name, f"the class values {shown}", f"0 to {count}{names}", hint)
     return label
 
 

@@ -161,8 +161,7 @@ def read_coco(path: Path) -> list[Annotated]:
     named: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
         if (key := _id(entry["id"])) in named:
-            found, where = f"id {key!r} a second time", f"{path} -> categories#{place}"
-            problems.add(where, found=found, expected="a unique id")
+            problems.add(f"{path} -> categories#{place}", found=f"id {key!r} a second time", expected="a unique id")
         named.setdefault(key, str(entry.get("name", key)))
     for place, each in enumerate(content["annotations"]):
         image, category = _id(each["image_id"]), _id(each["category_id"])
@@ -281,8 +280,7 @@ def _is_number(value: Any) -> bool:
 def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: str) -> Mask:
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
-        expected = f"[{height}, {width}], height and width of the image"
-        raise refused(where, found=f"run lengths of size {size}", expected=expected)
+        raise refused(where, f"run lengths of size {size}", f"[{height}, {width}], height and width of the image")
     lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
     if not whole or sum(lengths) != height * width:  # pycocotools leaves missing pixels undefined
@@ -294,18 +292,15 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
 
 def _lengths(text: str) -> list[int]:
     """Decodes COCO's compressed run lengths: 5 bits a character; from the 4th on, differences to two before."""
+    if not re.fullmatch("(?:[P-o]*[0-O])*", text):  # characters from P to o continue in the next one
+        return [-1]
     lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:  # negative
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return [-1] if shift else lengths
+    for number in re.findall("[P-o]*[0-O]", text):
+        bits = [ord(character) - 48 for character in number]
+        value = sum((each & 31) << 5 * place for place, each in enumerate(bits))
+        value -= (bits[-1] >> 4) << 5 * len(bits)  # negative
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+    return lengths
 
 
 def draw_coco(
@@ -368,8 +363,7 @@ def draw_coco(
                         expected, hint = f"none: its image has no annotation{of}", "move it away, or annotate the image"
                         raise refused(place, found="a mask", expected=expected, hint=hint)
                 elif place in masks:
-                    hint = "keep one entry"
-                    raise refused(one.where, f"{one.file_name} a second time", "each image once", hint)
+                    raise refused(one.where, f"{one.file_name} a second time", "each image once", "keep one entry")
                 else:
                     masks[place] = png_of(one.mask() * np.uint8(255))
         if blank:

@@ -172,8 +172,7 @@ def read_list(content: Any, where: str) -> DataList:
         name: Site(**{split: [Item(**item) for item in items] for split, items in entry.items()})
         for name, entry in content["sites"].items()
     }
-    public = [Item(**item) for item in content["public"]]
-    datalist = DataList(content["name"], public, sites, threshold, classes)
+    datalist = DataList(content["name"], [Item(**item) for item in content["public"]], sites, threshold, classes)
     if datalist.hash != content["hash"]:
         found = f"content with hash {datalist.hash[:12]}…"
         hint = "the list was changed after it was made: restore it, or make a new list with `samfed prepare`"
@@ -341,8 +340,7 @@ def require_free(path: str | Path, *, name: str) -> None:
     require_writable(path)
     there = _there(path)
     if there is not None and there.name != name:
-        expected = f"no file, or the list {name!r}"
-        raise refused(path, found=f"the list {there.name!r}", expected=expected, hint=HINT)
+        raise refused(path, f"the list {there.name!r}", f"no file, or the list {name!r}", HINT)
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:

@@ -343,8 +343,7 @@ def near_miss(folder: Path, wanted: str) -> str | None:
 
 def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
     """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
-    kinds = [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)]
-    if kinds == [{True}, {False}]:
+    if [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)] == [{True}, {False}]:
         found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
         raise refused(folder, found=found, expected=expected, hint="the two folders are swapped: exchange their names")
 

@@ -158,8 +158,7 @@ def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKin
 
 def stem_of(path: PurePath) -> str:
     """Returns the file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
-    lower = path.name.lower()
-    suffix = next((each for each in (*NIFTI_SUFFIXES, *DICOM_SUFFIXES) if lower.endswith(each)), "")
+    suffix = next((each for each in (*NIFTI_SUFFIXES, *DICOM_SUFFIXES) if path.name.lower().endswith(each)), "")
     return path.name[: len(path.name) - len(suffix)]
 
 

@@ -142,9 +142,8 @@ def hold_out(
     scale = min(1.0, sum(map(len, together)) / (sum(shares) * len(found))) if sum(shares) and found else 1.0
     splits: list[set[int]] = []
     for number, share in enumerate(shares):
-        target = round(share * scale * len(found))
         random = np.random.default_rng(derive_seed(seed, f"hold-out-{number}"))
-        drawn = draw([len(cluster) for cluster in together], target, random, leave=leave)
+        drawn = draw([len(cluster) for cluster in together], round(share * scale * len(found)), random, leave=leave)
         splits.append({index for cluster in drawn for index in together[cluster]})
         together = [cluster for index, cluster in enumerate(together) if index not in drawn]
     splits.append(set(range(len(found))).difference(*splits))
@@ -168,8 +167,7 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
         return [], found
     origins = sorted({one.origin for one in found if one.origin})
     if public in origins:
-        chosen = [one for one in found if one.origin == public]
-        return chosen, [one for one in found if one.origin != public]
+        return [one for one in found if one.origin == public], [one for one in found if one.origin != public]
     number = 0.0
     with suppress(ValueError):
         number = float(public)
@@ -417,8 +415,7 @@ class Groups:
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder has 0 and is another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
-            hint = "add an 'image' column with paths"
-            raise refused(self.path, found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)
+            raise refused(self.path, f"{sorted(groups)} for {image}", "one group", "add an 'image' column with paths")
         return (groups.pop() or None) if groups else None
 
     def sentences(self, images: Iterable[str]) -> list[str]:

@@ -357,8 +357,7 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     found = {site: options.grouped(map(known, ones), known=options.by_folder) for site, ones in folders.sites.items()}
     spared = dict.fromkeys(options.unseen, "images of a site of --unseen are used for testing")
     spared |= {options.public: "its images are public"} if options.public is not None else {}
-    classes = len(options.classes) or 1
-    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=classes)
+    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=len(options.classes) or 1)
     others = [*folders.caveats, *caveats]
     others += [] if asked or options.groups or options.test_only else _of_one_name(found)
     wrong += other_values(root, {name: value for value, name in enumerate(options.classes, start=1)})
@@ -470,8 +469,7 @@ def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Pa
     wrong = [one for one in images if not isinstance(one, Found)]
     if wrong or not images:
         found = f"{type(wrong[0]).__name__} in the list" if wrong else f"no image below {root}"
-        where, expected = getattr(find, "__name__", "source"), "a list of samfed_monai.data.folders.Found"
-        raise refused(where, found=found, expected=expected)
+        raise refused(getattr(find, "__name__", "source"), found, "a list of samfed_monai.data.folders.Found")
     return of_pool(options.grouped(images, known=True), root, options)
 
 
@@ -536,8 +534,7 @@ def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]
         return [name]
     found = [site for site in sites if collection is not None and collection_of(site) == collection]
     if not found:
-        hint = "give the name of a collection in the folder"
-        raise refused(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)
+        raise refused(where, repr(name), f"one of {list(sites)}", "give the name of a collection in the folder")
     return found
 
 
@@ -546,6 +543,5 @@ def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
     if len(found) > 1:
         raise refused("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")
     if len(sites) < 2:
-        hint = "add at least one more collection"
-        raise refused("--public", found=f"only {found[0]}", expected="at least one more site", hint=hint)
+        raise refused("--public", f"only {found[0]}", "at least one more site", "add at least one more collection")
     return found[0]

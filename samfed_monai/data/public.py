@@ -335,11 +335,10 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
         raise refused(root, found=found, expected="the official layout, unpacked", hint=hint)
     places = {name: relative(path, root) for name, path in sorted(images.items())}
     labels = {name: relative(path, root) for name, path in masks.items() if name in images}
-    lonely = [path for name, path in masks.items() if name not in images]
     ones = [
         Found(path, labels.get(name), path.partition("/")[0] if "/" in path else "") for name, path in places.items()
     ]
-    _report_rest(root, root, ones, lonely, read)
+    _report_rest(root, root, ones, [path for name, path in masks.items() if name not in images], read)
     return ones
 
 
@@ -442,8 +441,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
 def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[str, dict[str, Found]]:
     """Returns the images of each client by their stems."""
     if unknown := sorted(folders.keys() - set(clients)):
-        hint = "for instance Kvasir=kvasir_seg"
-        raise refused("--folder", found=str(unknown), expected=f"clients among {clients}", hint=hint)
+        raise refused("--folder", str(unknown), f"clients among {clients}", "for instance Kvasir=kvasir_seg")
     named = {normal(path.name): path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else {}
     present, folders = sorted(named.values()), {client: named.get(normal(of), of) for client, of in folders.items()}
     if lacking := [(client, name) for client, name in folders.items() if not (root / name).is_dir()]:

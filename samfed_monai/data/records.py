@@ -62,8 +62,7 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
     try:
         return entry["image_sha256"], sha256_file(entry["label"])
     except OSError as error:
-        found = error.strerror or str(error)
-        raise refused(str(entry["label"]), found=found, expected="a readable mask") from None
+        raise refused(str(entry["label"]), error.strerror or str(error), "a readable mask") from None
 
 
 Record = dict[str, Any]
@@ -149,8 +148,7 @@ def load_records(
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:
-        kinds = [str(item.label_kind) for item in items if with_labels and item.weak]
-        problems.extend(masks_only(kinds, place))
+        problems.extend(masks_only([str(item.label_kind) for item in items if with_labels and item.weak], place))
     problems.refuse_if_any()
     of_none = {"volume": "", "slice": 0, "spacing": NO_SPACING}
     for key, nothing in {"group": "", "label_kind": LabelKind.MASK.value, **of_none}.items():
@@ -243,8 +241,7 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
         Refused: the list has no sites, or files exist with other content.
     """
     if not datalist.sites:
-        found, hint = "no sites", "give the list of all sites"
-        raise refused(f"{datalist.name} -> sites", found=found, expected="sites to divide by", hint=hint)
+        raise refused(f"{datalist.name} -> sites", "no sites", "sites to divide by", "give the list of all sites")
     parts = {"server": datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
     written = {name: Path(output_dir) / f"{name}.json" for name in parts}
     freeze({written[name]: part for name, part in parts.items()})

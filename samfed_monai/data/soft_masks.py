@@ -98,12 +98,11 @@ class SoftMaskStore:
             found = f"values from {values.min():.9g} to {values.max():.9g}"
             raise refused(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
         pixels = np.rint(values.astype(np.float64) * 255).astype(np.uint8).tobytes()
-        header = _HEADER.pack(_MAGIC, *values.shape, self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):
             make_folder(folder)
             if folder.stat().st_mode & 0o077:
                 os.chmod(folder, 0o700)
-        write_bytes(path, header + pixels)
+        write_bytes(path, _HEADER.pack(_MAGIC, *values.shape, self._checksum(image_sha256, pixels)) + pixels)
 
     def get(self, image_sha256: str) -> Tensor:
         """Reads one image's mask.

@@ -417,8 +417,7 @@ def render_synthetic(
     def render(site: str, look: Look, indices: range, with_mask: bool) -> list[Item]:
         items = []
         for index in indices:
-            random = np.random.default_rng(derive_seed(seed, *purpose, site, index))
-            image, mask = render_scene(random, size, look)
+            image, mask = render_scene(np.random.default_rng(derive_seed(seed, *purpose, site, index)), size, look)
             stream = io.BytesIO()
             Image.fromarray(image).save(stream, format="JPEG", quality=look.quality)
             names = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"

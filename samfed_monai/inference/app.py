@@ -89,9 +89,8 @@ class Drop:
         try:
             with _warnings() as notes:
                 page = self._segmented(predictor, reorient)
-            offered = [self._offered(*form) for form in FORMS]
             shown = {
-                "offered": list(filter(None, offered)),
+                "offered": list(filter(None, [self._offered(*form) for form in FORMS])),
                 "notes": [self._plain(note.getMessage()) for note in notes],
                 "page": page,
             }

@@ -240,8 +240,7 @@ def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resizes the mask to (width, height); objects smaller than a pixel are kept."""
     small = np.zeros(size[::-1], mask.dtype)
     for number in range(1, int(mask.max()) + 1):
-        one = Image.fromarray((mask == number).astype(np.uint8) * 255)
-        shares = np.array(one.resize(size, Image.Resampling.BOX))
+        shares = np.array(Image.fromarray((mask == number).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX))
         small[(shares > 0) & (shares >= min(128, shares.max()))] = number
     return small
 

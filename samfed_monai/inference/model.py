@@ -167,8 +167,7 @@ class TrainedModel:
         ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
         require(size_problems(BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
         if wanted := base_sam_of(weights):
-            config = WorkflowConfig(self.bundle, tuple(map(str, files)), ids)
-            found = base_sam(config, str(ids.get("network_name", "")))
+            found = base_sam(WorkflowConfig(self.bundle, tuple(map(str, files)), ids), str(ids.get("network_name", "")))
             if found not in (wanted, None):
                 expected = f"{wanted[:12]}, on which {weights.name} was trained"
                 raise refused("SAM's weights", str(found)[:12], expected, "install that checkpoint: samfed weights")

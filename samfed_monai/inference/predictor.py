@@ -372,8 +372,7 @@ class Predictor:
 
         def read(record: Mapping[str, Any]) -> dict[str, Any]:
             """Reads the label as for students, and the image at its own size."""
-            label = torch.as_tensor(preprocessing(dict(record))["label"])
-            return {**record, **_at_native_size(record), "label": label}
+            return {**record, **_at_native_size(record), "label": torch.as_tensor(preprocessing(dict(record))["label"])}
 
         own: dict[str, Any] = {"prepare_batch": _with_size, "val_handlers": [scores, BatchBar(what="scoring")]}
         evaluator = SupervisedEvaluator(best_device(), [], TeacherNetwork(teacher), decollate=False, **own)

@@ -112,8 +112,7 @@ def segment(
         also.refuse_misplaced(listed, headers, output)
         record = Path(output) / RECORD
         if volumes or videos:  # without a record, existing files are not masks of this program
-            there = MaskFolder(output, None if record.is_file() else {RECORD: ""})
-            require(there.problems(files, images=listed))
+            require(MaskFolder(output, None if record.is_file() else {RECORD: ""}).problems(files, images=listed))
         if pictures:
             also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"

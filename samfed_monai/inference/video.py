@@ -118,8 +118,7 @@ class Video:
             for shown in through(looked_at(), "bwdif", "mode=send_frame:deint=interlaced"):
                 number, time, turns = entered.popleft()
                 if (number - 1) % every == 0:
-                    picture = np.rot90(shown.to_ndarray(format="rgb24"), turns)
-                    yield Frame(number, time, np.ascontiguousarray(picture))
+                    yield Frame(number, time, np.ascontiguousarray(np.rot90(shown.to_ndarray(format="rgb24"), turns)))
         if interlaced:
             of = f"{interlaced} of {counted(read, 'frame')}"
             logger.warning("%s: interlaced video; %s were deinterlaced", self.path, of)
@@ -146,9 +145,8 @@ class Video:
         import av
 
         av.logging.set_level(None)  # PyAV would log to standard error
-        limits = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
         try:
-            container = av.open(str(self.path), options=limits)
+            container = av.open(str(self.path), options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS})
         except (av.error.FFmpegError, OSError) as error:
             hint = "copy it again from its source: a truncated MP4 cannot be read"
             raise refused(self.path, f"no video ({error.strerror})", "a video: MP4, AVI, MKV", hint) from None

@@ -59,13 +59,11 @@ def test_empty_class_list_is_refused_by_network():
 
 
 def test_transforms_keep_labels_one_hot():
-    label = planes(np.repeat(np.array([0, 1, 2, 1]), 16).reshape(8, 8))
-    item = {"image": torch.rand(3, 8, 8), "label": label}
+    item = {"image": torch.rand(3, 8, 8), "label": planes(np.repeat(np.array([0, 1, 2, 1]), 16).reshape(8, 8))}
     resized = ResizeWithLabeld(["image", "label"], [4, 4], ["area", "area"])
     found = Compose([resized, AsDiscreted("label", threshold=0.5)])(dict(item))["label"]
     assert found.argmax(0)[:, 0].tolist() == [0, 1, 2, 1]
-    view = WeakViewd(["image", "label"], rotate=15, zoom=(0.8, 1.25)).set_random_state(0)
-    moved = view(dict(item))["label"]
+    moved = WeakViewd(["image", "label"], rotate=15, zoom=(0.8, 1.25)).set_random_state(0)(dict(item))["label"]
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(moved.sum(0), torch.ones(8, 8))
 
@@ -360,8 +358,7 @@ def test_single_class_method_refuses_several_classes(workflow):
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
     for wrong in (3, 0.5, True, "liver"):
-        given = {"classes": wrong}
-        (only,) = check_bundle(SKIN, workflow, variant="hssf_compat", overrides=given, ready=False)
+        (only,) = check_bundle(SKIN, workflow, variant="hssf_compat", overrides={"classes": wrong}, ready=False)
         assert (only.where, only.expected) == ("command line -> classes", "a list or null")
 
 

@@ -435,8 +435,7 @@ def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
     root = edited(tmp_path)
     (root / "configs" / "variants").mkdir()
     (root / "configs" / "variants" / "past.json").write_text(json.dumps({"optimizer#lr": 0.0001}))
-    given = {"variant": "past", "learning_rate": 0.5}
-    assert check(root, "federate", overrides=given, ready=False) == [
+    assert check(root, "federate", overrides={"variant": "past", "learning_rate": 0.5}, ready=False) == [
         "command line -> learning_rate: expected an option that a run of the variant 'past' reads, found 0.5; "
         "leave it out: nothing in this run reads it"
     ]

@@ -100,8 +100,7 @@ def test_incomplete_or_invalid_declaration_is_refused(bundle, rewrite, block, me
 
 
 def test_exchanged_data_must_be_in_leaves_site(bundle, rewrite):
-    block = {"base": "local_only", "exchange": "prototypes"}
-    rewrite("variants/odd.json", json.dumps({"_method": block}))
+    rewrite("variants/odd.json", json.dumps({"_method": {"base": "local_only", "exchange": "prototypes"}}))
     message = (
         r"local_only.json -> _method#leaves_site: expected a list with 'prototypes', which the method exchanges, "
         r"found \['scores'\]; add it, or change exchange of odd"

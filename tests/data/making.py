@@ -58,8 +58,7 @@ def options(tmp_path: Path, **more: object) -> Options:
 
 
 def item(root: Path, image: str, label: str | None = None, group: str | None = None) -> Item:
-    digest = sha256_file(root / label) if label else None
-    return Item(image, sha256_file(root / image), label, digest, group)
+    return Item(image, sha256_file(root / image), label, sha256_file(root / label) if label else None, group)
 
 
 def pair(root: Path, name: str, seed: int) -> Item:

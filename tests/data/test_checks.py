@@ -111,8 +111,7 @@ def test_problems_of_many_files_are_reported_in_list_order(tmp_path):
 @pytest.mark.parametrize("trained_on", ["p0", "u0", "v0"], ids=["public", "unlabelled", "validation"])
 def test_fault_17_test_image_in_other_split_is_reported(tmp_path, trained_on):
     datalist = small_list(tmp_path)
-    copied = (tmp_path / "images" / f"{trained_on}.png").read_bytes()
-    (tmp_path / "images" / "t0.png").write_bytes(copied)
+    (tmp_path / "images" / "t0.png").write_bytes((tmp_path / "images" / f"{trained_on}.png").read_bytes())
     datalist.sites["site-1"].test[0] = item(tmp_path, "images/t0.png", "masks/t0.png")
     (problem,) = check(datalist, tmp_path)
     assert problem.startswith("images/t0.png: expected images of test in no other split, found the same bytes in")

@@ -45,8 +45,7 @@ def test_mask_round_trip_through_pieces_and_run_lengths(mask: np.ndarray) -> Non
 def test_compressed_run_lengths_of_any_size_are_read(counts: list[int]) -> None:
     total = sum(counts)
     text = coco.frPyObjects({"size": [total, 1], "counts": counts}, total, 1)["counts"].decode()
-    both = [mask_of({"size": [total, 1], "counts": each}, total, 1) for each in (counts, text)]
-    assert np.array_equal(*both)
+    assert np.array_equal(*[mask_of({"size": [total, 1], "counts": each}, total, 1) for each in (counts, text)])
 
 
 def test_components_touching_at_corner_are_joined() -> None:
@@ -66,8 +65,7 @@ def test_annotations_of_classes_have_class_category() -> None:
     assert np.array_equal(drawn, values)
     content = coco_of([{"file_name": "a"}], [found], ["liver", "kidney"])
     assert content["categories"] == [{"id": 1, "name": "liver"}, {"id": 2, "name": "kidney"}]
-    keys = ("id", "category_id", "bbox", "area")
-    assert [[one[key] for key in keys] for one in content["annotations"]] == [
+    assert [[one[key] for key in ("id", "category_id", "bbox", "area")] for one in content["annotations"]] == [
         [1, 1, [2, 0, 2, 2], 3],
         [2, 1, [1, 2, 1, 1], 1],
         [3, 3, [0, 0, 1, 2], 2],
@@ -129,8 +127,8 @@ def test_invalid_file_is_refused(tmp_path: Path, changes: dict[str, Any], messag
         ({"size": [5, 4], "counts": [20]}, r"expected \[4, 5\], height and width of the image, found run lengths of"),
         ({"size": [4, 5], "counts": [19]}, "fill 20 pixels, found 19 pixels; export the file again"),
         ({"size": [4, 5], "counts": [-1, 21]}, "fill 20 pixels, found no valid run lengths"),
-        ({"size": [4, 5], "counts": "~~"}, "fill 20 pixels, found 28 pixels"),
-        ({"size": [4, 5], "counts": "o"}, "fill 20 pixels, found no valid run lengths"),
+        ({"size": [4, 5], "counts": ">>"}, "fill 20 pixels, found 28 pixels"),
+        *(({"size": [4, 5], "counts": text}, "fill 20 pixels, found no valid run lengths") for text in ("o", "~~")),
         ({"size": [4, 5]}, "fill 20 pixels, found no valid run lengths"),
     ],
 )

@@ -55,8 +55,7 @@ def test_items_round_trip_and_change_hash(tmp_path_factory, stems):
     path = tmp_path_factory.mktemp("lists") / "list.json"
     datalist.save(path)
     assert DataList.load(path) == datalist
-    hashes = {replace(datalist, public=items[:count]).hash for count in range(len(items) + 1)}
-    assert len(hashes) == len(items) + 1
+    assert len({replace(datalist, public=items[:count]).hash for count in range(len(items) + 1)}) == len(items) + 1
 
 
 def test_fault_29_changed_list_is_refused(tmp_path):
@@ -228,9 +227,8 @@ def test_same_list_is_accepted_and_file_unchanged(tmp_path):
 def test_fault_29_different_list_is_not_overwritten(tmp_path):
     freeze({tmp_path / "list.json": ONE})
     (tmp_path / "text.json").write_text("{}")
-    lists = {tmp_path / name: OTHER for name in ("new.json", "list.json", "text.json")}
     with pytest.raises(Refused, match="2 problems") as caught:
-        freeze(lists)
+        freeze({tmp_path / name: OTHER for name in ("new.json", "list.json", "text.json")})
     first, second = map(str, caught.value.problems)
     assert first == (
         f"{tmp_path}/list.json: expected no file, or the same list ({OTHER.hash[:12]}), "

@@ -30,9 +30,7 @@ from samfed_monai.data.partitions import (
 
 
 def test_images_sharing_group_or_bytes_form_one_cluster():
-    hashes = ["a", "b", "c", "a", "e", "f"]
-    groups = ["one", "one", "two", "two", None, None]
-    together = clusters(hashes, groups)
+    together = clusters(["a", "b", "c", "a", "e", "f"], ["one", "one", "two", "two", None, None])
     assert together == [[0, 1, 2, 3], [4], [5]]  # 0 and 3 share bytes, so both groups are one
     with pytest.raises(Refused, match="at least one group per site, found 4 sites for 3 independent groups of images"):
         iid(together, 4)
@@ -93,8 +91,7 @@ DECOMPOSED = unicodedata.normalize("NFD", "Süd/images/1.jpg")
     ],
 )
 def test_group_names_are_matched_from_path_end(tmp_path, rows, groups):
-    of = table(tmp_path, f"\ufeffimage,group\n{rows}").of
-    assert {image: of(image) for image in groups} == groups
+    assert {image: table(tmp_path, f"\ufeffimage,group\n{rows}").of(image) for image in groups} == groups
 
 
 def test_group_row_may_name_volume_of_slices(tmp_path):
@@ -150,8 +147,7 @@ def test_csv_is_read_in_common_encodings_and_dialects(tmp_path_factory, code, co
     lines = [f"sep={comma}"] if "sep" in first else []
     path = tmp_path_factory.mktemp("csv") / "g.csv"
     path.write_bytes(end.join([*lines, *(comma.join(row) for row in rows), ""]).encode(code))
-    group_of = Groups(path, "group").of
-    assert [group_of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
+    assert [Groups(path, "group").of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
 
 
 @pytest.mark.parametrize(
@@ -167,8 +163,7 @@ def test_csv_is_read_in_common_encodings_and_dialects(tmp_path_factory, code, co
     ],
 )
 def test_group_names_are_normalized(tmp_path, rows, groups):
-    group_of = table(tmp_path, f"image,group\n{rows}\n").of
-    assert [group_of(f"a/{number}.png") for number in range(1, 5)] == groups
+    assert [table(tmp_path, f"image,group\n{rows}\n").of(f"a/{number}.png") for number in range(1, 5)] == groups
 
 
 @given(st.text())
@@ -359,10 +354,9 @@ def test_unseen_site_measures_on_unshared_images_and_is_not_divided():
 
 @pytest.mark.parametrize("spared", [["a-2"], []])
 def test_part_names_conflicting_with_site_are_refused(spared):
-    places = {("a", U): found("a", 4), ("a-2", T): found("b", 4)}
     expected = "--divide 2: a: expected free names a-1 to a-2 for its parts, found a site 'a-2'; rename the site"
     with pytest.raises(Refused, match=expected):
-        divide_sites(places, 2, spared=spared)
+        divide_sites({("a", U): found("a", 4), ("a-2", T): found("b", 4)}, 2, spared=spared)
 
 
 def test_invalid_unseen_sites_are_refused():

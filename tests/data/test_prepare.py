@@ -253,8 +253,7 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic, caplog):
         shutil.make_archive(str(root / name), "zip", isic)
     with pytest.raises(Refused, match="unpack the archives; --unpack does this for zip files"):
         prepare_isic(root, options(tmp_path, public="4"))
-    made = prepare_isic(root, options(tmp_path, public="4", unpack=True))
-    assert sum(1 for _ in made.datalist.items()) == 20
+    assert sum(1 for _ in prepare_isic(root, options(tmp_path, public="4", unpack=True)).datalist.items()) == 20
     assert caplog.messages[-1] == f"{root}: not read: 1 ZIP (more.zip)"
 
 

@@ -36,8 +36,7 @@ def test_row_counts_contents_of_split():
         fact("3", 0.25, mask_values=(0, 255), turned=True),
         Facts("4", height=9, width=9, mode="L", foreground=0.5),
     ]
-    row = rows(DataList("list", public), {one.image: one for one in facts})[0]
-    assert row == {
+    assert rows(DataList("list", public), {one.image: one for one in facts})[0] == {
         **{"site": "", "split": "public", "images": 4, "labelled": 4, "groups": 1, "empty": 1, "full": 1, "turned": 1},
         "sizes": [("4 × 3", 3), ("9 × 9", 1)],
         "modes": [("RGB", 3), ("L", 1)],
@@ -47,8 +46,7 @@ def test_row_counts_contents_of_split():
 
 
 def test_every_split_has_row_and_only_listed_masks_count():
-    datalist = DataList("list", [], {"a": Site([item("1", "a", label=False)])})
-    table = rows(datalist, {"1": fact("1", 0.5)})
+    table = rows(DataList("list", [], {"a": Site([item("1", "a", label=False)])}), {"1": fact("1", 0.5)})
     found = [(row["split"], row["images"], row["labelled"]) for row in table]
     assert found == [("public", 0, 0), ("unlabelled", 1, 0), ("validation", 0, 0), ("test", 0, 0)]
     assert table[1]["foreground"] is None

@@ -49,14 +49,13 @@ def test_records_with_and_without_group_are_collated(tmp_path):
 
 
 def test_slices_have_place_in_volume_only_if_volume_is_complete(tmp_path, caplog):
-    one = pair(tmp_path, "a", 0)
     places = [{"volume": "v.nii", "slice": 2, "spacing": [1, 2, 3]}, {"volume": "w.nii"}, {}]
+    one = pair(tmp_path, "a", 0)
     items = [replace(one, **place) for place in places]
     datalist = DataList("list", [], {"a": Site(items, items, items)})
     keys = ("volume", "slice", "spacing")
     for split in ("validation", "test"):
-        records = load_records(datalist, tmp_path, split=split, site="a")
-        found = [[record[key] for key in keys] for record in records]
+        found = [[record[key] for key in keys] for record in load_records(datalist, tmp_path, split=split, site="a")]
         assert found == [["v.nii", 2, [1, 2, 3]], ["w.nii", 1, [0, 0, 0]], ["", 0, [0, 0, 0]]]
     assert not set(keys) & load_records(datalist, tmp_path, split="unlabelled", site="a")[0].keys()
     slices = [replace(pair(tmp_path, f"s{n}", n), volume=f"{n % 2}.nii", slice=n) for n in range(1, 5)]

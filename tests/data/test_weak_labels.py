@@ -67,19 +67,17 @@ def test_two_objects_have_separate_boxes():
 def test_smaller_box_wins_inside_ring_of_other_class():
     mask = np.zeros((8, 8), np.uint8)
     mask[:6, :6], mask[2:4, 2:4] = 2, 1
-    label = weaken(mask, "box", random=random())
     expected = np.zeros_like(mask)
     expected[:6, :6], expected[1:5, 1:5], expected[2:4, 2:4] = IGNORE, 2, 1  # quarters of 6 and of 2 are 1 and 0
-    assert (label == expected).all()
+    assert (weaken(mask, "box", random=random()) == expected).all()
 
 
 def test_hidden_class_and_background_keep_one_pixel():
     mask = np.ones((6, 6), np.uint8)
     mask[1:5, 1:5], mask[5, 4] = 2, 0
-    label = weaken(mask, "box", random=random())
     expected = np.full_like(mask, IGNORE)
     expected[2:4, 2:4], expected[0, 0], expected[5, 4] = 2, 1, 0
-    assert (label == expected).all()
+    assert (weaken(mask, "box", random=random()) == expected).all()
 
 
 def test_points_of_each_class_match_requested_number():
@@ -100,8 +98,7 @@ def test_scribble_of_bar_is_middle_line():
 
 def test_region_without_skeleton_keeps_pixel_and_skimage_is_required(monkeypatch):
     monkeypatch.setattr("skimage.morphology.skeletonize", lambda region: region & False)
-    label = weaken(SQUARE, "scribble", random=random(), width=1)
-    assert np.argwhere(label != IGNORE).tolist() == [[0, 0], [6, 4]]
+    assert np.argwhere(weaken(SQUARE, "scribble", random=random(), width=1) != IGNORE).tolist() == [[0, 0], [6, 4]]
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(Refused, match=r"scribbles: expected scikit-image, found no .*pip install 'samfed-monai\[weak"):
         weaken(SQUARE, "scribble", random=random())

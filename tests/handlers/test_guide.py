@@ -134,8 +134,7 @@ class CountedEma(EmaGuide):
 
 def trained_with(guides: list[Any], terms: list[Any]) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    loader = toy_loader()
-    trainer = toy_trainer([UnlabelledStream(loader=loader, guides=guides), *terms, TermLogger()])
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=guides), *terms, TermLogger()])
     next_round(trainer, 0, 2)
     return weights(trainer.network)
 

@@ -16,8 +16,7 @@ from tests.handlers.toy import SIZE, same, toy_items, toy_network, weights
 
 
 def items(count: int = 3, size: int = 8) -> list[dict]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, 3, size, size, generator=generator)
+    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     names = [f"{index:064d}" for index in range(count)]
     return [
         {"image": image, "label": (image[:1] > 0.5).float(), "image_sha256": name}

@@ -187,8 +187,7 @@ def test_used_and_invalid_ports_are_refused(capsys: pytest.CaptureFixture[str]) 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        for given in (port, 70000):
+        for given in (taken.getsockname()[1], 70000):
             assert main(["app", "--port", str(given)]) == 2
             error = capsys.readouterr().err
             assert f"--port: expected a free port on this machine, found {given} (" in error
@@ -226,8 +225,7 @@ def test_app_works_in_browser_with_keyboard_only(app: App, tmp_path: Path, width
         seen = [tab() for _ in range(9)]
         named = [each.get_attribute("name") for each in seen]
         assert [name for name in named if name][-3:] == ["name", "doubtful", "outlines"]
-        outlines = seen[named.index("outlines")]
-        outlines.send_keys(Keys.SPACE)
+        seen[named.index("outlines")].send_keys(Keys.SPACE)
         assert not browser.find_element("css selector", ".outline").is_displayed()
 
 
@@ -240,8 +238,7 @@ def test_dropped_folder_is_read_recursively(app: App, tmp_path: Path) -> None:
 
         data = {"items": [], "files": [str(tmp_path / "series")], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
-            event = {"type": kind, "x": 300, "y": 300, "data": data}
-            browser.execute_cdp_cmd("Input.dispatchDragEvent", event)
+            browser.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
         WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
         cards = browser.find_elements("css selector", "#looks article")
         assert sorted(card.get_attribute("data-name") for card in cards) == ["series-a", "series-more-a"]

@@ -84,8 +84,7 @@ def test_empty_mask_is_doubtful_except_in_slices_and_frames(quality, parts, expe
 
 def test_estimate_is_computed_from_probabilities() -> None:
     logits = torch.tensor([[[[5.0, 0.5], [-0.5, -5.0]]]])  # 0.99, 0.62, 0.38, 0.01
-    batch = {"id": ["a"], "native_size": (torch.tensor([2]), torch.tensor([2]))}
-    (found,) = predictions(batch, {"pred": logits})
+    (found,) = predictions({"id": ["a"], "native_size": (torch.tensor([2]), torch.tensor([2]))}, {"pred": logits})
     # areas: 3 above 0.05 to 0.35, 2 above 0.45 and 0.55, 1 above 0.65 to 0.95
     assert found.estimate == pytest.approx((4 * 4 / 5 + 2 * 1 + 4 * 2 / 3) / 10)
 
@@ -215,8 +214,7 @@ def test_calibration_images_are_recognised_only_in_groups():
     listed = {"a": [f"{n:064x}" for n in range(5)], "b": [f"{n:064x}" for n in range(5, 9)]}
     digests = digests_of(listed)
     assert len(digests) == 2, "of all together and of site a; of the four of site b alone there is none"
-    backwards = {name: hashes[::-1] for name, hashes in listed.items()}
-    assert recognised(backwards, digests) == ["a", "b"]
+    assert recognised({name: hashes[::-1] for name, hashes in listed.items()}, digests) == ["a", "b"]
     assert recognised({"renamed": listed["a"], "c": ["f" * 64] * 9}, digests) == ["renamed"]
     assert recognised({"b": listed["b"]}, digests) == []
     assert recognised({"a": [*listed["a"][:4], "f" * 64]}, digests) == []

@@ -71,8 +71,7 @@ def test_picture_is_small_with_separate_outline_layer():
 def test_subpixel_mask_is_outlined(kind):
     mask = np.zeros((1344, 1344), kind)
     mask[700, 700] = 1
-    shown = pixels(shown_of(np.zeros((1344, 1344, 3), np.uint8), mask)["outline"])
-    assert shown[233, 233, 3] == 255
+    assert pixels(shown_of(np.zeros((1344, 1344, 3), np.uint8), mask)["outline"])[233, 233, 3] == 255
 
 
 def test_page_is_self_contained_escaped_and_sorted(page):

@@ -210,14 +210,12 @@ def test_volume_masks_equal_masks_of_slices(infer, given, tmp_path, capsys):
     Path("slices").mkdir()
     Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
     assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", *SMALL]) == 0
-    by_hand = np.array(Image.open("by_hand/0002.png"))
-    assert np.array_equal(drawn_in(Path("masks/scan.nii.gz"))[1] * 255, by_hand)
+    assert np.array_equal(drawn_in(Path("masks/scan.nii.gz"))[1] * 255, np.array(Image.open("by_hand/0002.png")))
 
 
 def test_reoriented_volume_keeps_original_axes(infer, given, capsys):
-    scan = nibabel.load(given / "scan.nii.gz")
     order = np.array([[2, 1], [0, -1], [1, 1]])  # of its axes, R is the last, A the first and backwards, S the second
-    nibabel.save(scan.as_reoriented(order), "turned.nii.gz")
+    nibabel.save(nibabel.load(given / "scan.nii.gz").as_reoriented(order), "turned.nii.gz")
     assert infer(str(given / "scan.nii.gz"), "turned.nii.gz", "--reorient", "--areas", "areas.csv") == 0
     assert "different directions" not in capsys.readouterr().err
     drawn, turned = (nibabel.load(f"masks/{name}.nii.gz") for name in ("scan", "turned"))

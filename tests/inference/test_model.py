@@ -132,8 +132,7 @@ def test_fixed_size_must_match_training_size(tmp_path):
     config, model = BundleConfig(), small_model(tmp_path / "w.safetensors")
     config.put("a.json", {"run": ["@resize"], "resize": {"spatial_size": [64, "@image_size"]}})
     config.put("command line", {"image_size": 32})
-    found = [str(each).partition(";")[0] for each in size_problems(config, model)]
-    assert found == [
+    assert [str(each).partition(";")[0] for each in size_problems(config, model)] == [
         "a.json -> resize#spatial_size: expected 32, used to train w.safetensors, found [64, '@image_size']"
     ]
 
@@ -247,8 +246,7 @@ def test_teacher_scores_match_federation_scores(with_teacher, work, tmp_path, ca
             rows = list(csv.DictReader(stream))
         assert [row["id"] for row in rows] == [row["id"] for row in own]
         # the store has 8 bits: a pixel at the threshold may flip
-        expected = [pytest.approx(row["dice"], abs=0.01) for row in own]
-        assert [float(row["dice"]) for row in rows] == expected
+        assert [float(row["dice"]) for row in rows] == [pytest.approx(row["dice"], abs=0.01) for row in own]
     assert open_to_others(tmp_path / "scores") == []
     found = read_json(tmp_path / "scores" / "metrics.json")
     assert found["average"]["n"] == 6
@@ -281,9 +279,8 @@ def test_slices_of_volumes_are_scored_as_volumes(with_teacher, work, tmp_path):
 
 def test_teacher_masks_match_probabilities_and_image_size(with_teacher, work, tmp_path, capsys):
     assert with_teacher("infer", "--probabilities", "--views", "2") == 0
-    records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
     fitted = teacher(work, 2)
-    for record in records:
+    for record in load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1"):
         name = Path(record["image"]).stem
         mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
         assert mask.shape == (96, 80)
@@ -329,8 +326,7 @@ def test_teacher_option_errors_are_refused_together(with_teacher, capsys):
 
 
 def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, capsys, monkeypatch):
-    model = small_model(tmp_path / "student.safetensors")
-    given, dice = {"site": "site-1", "limit": "2", "model": str(model)}, []
+    given, dice = {"site": "site-1", "limit": "2", "model": str(small_model(tmp_path / "student.safetensors"))}, []
 
     def scored(output: Path, **more: str) -> int:
         words = (word for name, value in {**given, **more}.items() for word in (f"--{name}", value))
@@ -370,9 +366,8 @@ def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, ca
 
 def test_scoring_settings_follow_run_and_bundle(tmp_path):
     validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
-    client = {"label_resize": "nearest", "validate": validate}
     settings = {"label_resize": "nearest", "validate#scores#pooled": True, "validate#inferer#enabled": "auto"}
-    assert scored_as({"config": {"client": client}}) == settings
+    assert scored_as({"config": {"client": {"label_resize": "nearest", "validate": validate}}}) == settings
     assert scored_as({}) == scored_as({"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}}) == {}
     own = shutil.copytree(BUNDLE, tmp_path / "own")
 

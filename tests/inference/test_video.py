@@ -110,9 +110,8 @@ def colonoscopy(count: int) -> list[np.ndarray]:
 
 def encoded(path: Path, codec: str, pictures: Sequence[np.ndarray], *, flagged: bool = False) -> Path:
     """``flagged``: the file says that it is interlaced."""
-    options = {"flags": "+ildct+ilme"} if flagged else {}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
+        stream = container.add_stream(codec, rate=25, options={"flags": "+ildct+ilme"} if flagged else {})
         (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = pictures[0].shape[:2], "yuv420p", 8_000_000
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
@@ -152,8 +151,7 @@ def test_progressive_frames_are_unchanged(tmp_path, caplog):
     path = encoded(tmp_path / "clip.mp4", "libx264", colonoscopy(25))
     with av.open(str(path)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    found = [frame.picture for frame in Video(path).frames(1)]
-    assert np.array_equal(found, decoded)
+    assert np.array_equal([frame.picture for frame in Video(path).frames(1)], decoded)
     assert caplog.records == []
 
 

@@ -26,8 +26,7 @@ def test_separable_window_equals_square_window() -> None:
 
 
 def test_loss_is_mean_over_batch() -> None:
-    generator = torch.Generator().manual_seed(1)
-    logits, target = torch.randn(3, 1, 9, 9, generator=generator), torch.ones(3, 1, 9, 9)
+    logits, target = torch.randn(3, 1, 9, 9, generator=torch.Generator().manual_seed(1)), torch.ones(3, 1, 9, 9)
     loss = StructureLoss()
     each = torch.stack([loss(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(loss(logits, target), each.mean())
@@ -60,8 +59,7 @@ def test_weighted_loss_matches_hand_calculation() -> None:
     expected = (2 * (math.log(2) + 0.4) + math.log(2) + 1 / 3) / 3
     assert loss(logits, target, weight).item() == pytest.approx(expected)
     # a sum below 1 is divided out, too: CE = ln 2; overlap 1/8, union 1/8 + 1/4 - 1/8, IoU = 9/8 / (10/8)
-    found = loss(logits[:1], target[:1], torch.tensor([[[[0.25, 0.0]]]]))
-    assert found.item() == pytest.approx(math.log(2) + 0.1)
+    assert loss(logits[:1], target[:1], torch.tensor([[[[0.25, 0.0]]]])).item() == pytest.approx(math.log(2) + 0.1)
 
 
 def test_two_class_soft_label_equals_binary() -> None:

@@ -381,8 +381,7 @@ def test_volume_means_are_over_volumes_with_class():
 
 
 def test_missing_slices_keep_their_position():
-    pairs = {2: (LABEL[0], LABEL[0]), 4: (LABEL[1], LABEL[1])}
-    prediction, label = Volume(SPACING, pairs).stacked()
+    prediction, label = Volume(SPACING, {2: (LABEL[0], LABEL[0]), 4: (LABEL[1], LABEL[1])}).stacked()
     assert prediction.shape == (3, 8, 8)
     assert [bool(each.any()) for each in label] == [True, False, True]
 

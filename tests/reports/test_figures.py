@@ -53,8 +53,7 @@ def test_single_round_has_one_tick_and_colours_are_stable():
 
 
 def test_panels_have_legend_of_sites():
-    lines = {site: [(0, 0.5), (1, 0.4)] for site in ("b", "c")}
-    figure = panels({"sam_distillation": lines}, ["a", "b", "c"])
+    figure = panels({"sam_distillation": {site: [(0, 0.5), (1, 0.4)] for site in ("b", "c")}}, ["a", "b", "c"])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["b", "c"]
     assert [line.get_color() for line in legend.get_lines()] == [PALETTE[1], PALETTE[2]]

@@ -82,8 +82,7 @@ def test_unreadable_images_are_noted(run_folder, tmp_path):
     other = tmp_path / "other.json"
     replace(DataList.load(run.setting("datalist")), name="other").save(other)
     assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER}"])
-    elsewhere = RunData(tmp_path, run.results)
-    assert make_overlays(elsewhere, datalist="L", data_root="D")[1][0] == (
+    assert make_overlays(RunData(tmp_path, run.results), datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
     )
 
@@ -169,8 +168,7 @@ def test_area_row_has_pixels_components_and_mm2() -> None:
     mask = np.zeros((4, 5), bool)
     mask[0, 0] = mask[1, 1] = True  # one piece, by its corner
     mask[3, 3:] = True
-    row = area_of("a", mask, pixel_area=0.25)
-    assert row == {
+    assert area_of("a", mask, pixel_area=0.25) == {
         "name": "a", "width": 5, "height": 4, "foreground_pixels": 4, "share": 0.2, "components": 2, "mm2": 1.0
     }  # fmt: skip
     assert area_of("a", mask, 1.21e-7)["mm2"] == 4.84e-7, "of a microscope"

@@ -152,8 +152,7 @@ def test_runs_of_same_variant_are_tested_and_settings_noted(tmp_path):
         write_json(run / "run.json", {"config": {"client": {"learning_rate": rate}}})
     (test,) = comparison_table(runs).groups[0].tests
     assert (test.row.name, test.other.name) == ("A", "B")
-    page = write_comparison(tmp_path / "C", runs)
-    assert "unlike A: learning_rate 0.2 instead of 0.1" in page.read_text()
+    assert "unlike A: learning_rate 0.2 instead of 0.1" in write_comparison(tmp_path / "C", runs).read_text()
     (written,) = read_json(tmp_path / "C" / "comparison.json")["paired"]
     assert (written["row"], written["other"], written["images"]) == ("A", "B", 6)
 

@@ -26,6 +26,5 @@ def test_run_mode_follows_from_results(results, mode):
 
 
 def test_modes_name_existing_variants():
-    named = {name for mode in MODES for name in (mode.hero, *mode.own, *mode.references)}
-    assert named <= VARIANTS.keys()
+    assert {name for mode in MODES for name in (mode.hero, *mode.own, *mode.references)} <= VARIANTS.keys()
     assert all(mode_of({"variant": mode.hero, "sites": {}, "own_labels": mode is LABELLED}) is mode for mode in MODES)

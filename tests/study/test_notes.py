@@ -14,8 +14,7 @@ def test_different_start_adapters_are_noted(tmp_path):
 
     guided = [run("samfed", seed, "a", teacher="c" * 64) for seed in (0, 1)]
     floor, oracle = [run("dp_only", seed, "a") for seed in (0, 1)], run("oracle", 0, "b")
-    notes = start_notes([*guided, *floor, oracle])
-    assert notes == [
+    assert start_notes([*guided, *floor, oracle]) == [
         "Runs of seed 0 were given different adapters (aaaaaaaa: dp_only, samfed; bbbbbbbb: oracle), from whose trunk "
         "students start: part of the difference between these rows is due to the start."
     ]

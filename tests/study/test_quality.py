@@ -46,8 +46,7 @@ def test_border_certainty_is_1_for_sharp_and_0_for_flat_mask():
 
 
 def test_estimators_use_first_view_or_mean_of_views():
-    views = [np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)]
-    found = estimates_of(views)
+    found = estimates_of([np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)])
     assert found["nested"] == pytest.approx(2 * 1 / (1 + 2))
     assert found["nested4"] == pytest.approx(2 * 1 / (1 + 2))
     assert found["soft"] == pytest.approx(2 * 1.5 / (1.6 + 2))

@@ -32,8 +32,7 @@ def picture() -> torch.Tensor:
 @pytest.mark.parametrize("flip", [False, True])
 def test_flips_and_quarter_turns_match_torch(picture, flip, turns, nearest):
     view = warped(picture, output_to_input((6, 6), flip=flip, quarter_turns=turns), (6, 6), nearest=nearest)
-    expected = torch.rot90(picture.flip(2) if flip else picture, turns, (1, 2))
-    assert torch.allclose(view, expected, atol=1e-5)
+    assert torch.allclose(view, torch.rot90(picture.flip(2) if flip else picture, turns, (1, 2)), atol=1e-5)
 
 
 def test_shift_moves_image_down_and_right():
@@ -55,16 +54,14 @@ def test_zoom_magnifies_around_centre():
 def test_rotation_angle_is_preserved_in_non_square_view():
     picture = torch.zeros(1, 40, 80)
     picture[0, 20, 20:60] = 1  # a level line of 40 pixels
-    view = warped(picture, output_to_input((40, 80), degrees=30), (40, 80))
-    rows, columns = (view[0] > 0.3).nonzero().T
+    rows, columns = (warped(picture, output_to_input((40, 80), degrees=30), (40, 80))[0] > 0.3).nonzero().T
     left, right = columns.argmin(), columns.argmax()
     slope = (rows[left] - rows[right]) / (columns[right] - columns[left])  # rows count downwards
     assert slope.item() == pytest.approx(0.577, abs=0.06)  # tan 30 degrees; a pixel over 35 is 0.03
 
 
 def test_border_is_reflected():
-    picture = torch.arange(4.0).expand(1, 4, 4)
-    view = warped(picture, output_to_input((4, 4), shift=(0, 0.5)), (4, 4), nearest=True)
+    view = warped(torch.arange(4.0).expand(1, 4, 4), output_to_input((4, 4), shift=(0, 0.5)), (4, 4), nearest=True)
     assert view[0, 0].tolist() == [1, 0, 0, 1]
 
 
@@ -87,8 +84,7 @@ def test_joint_warp_equals_separate_warps(picture):
 def test_shrinking_averages_pixels():
     stripes = torch.zeros(1, 64, 64)
     stripes[:, :, ::4] = 1  # every fourth column: a mean of 0.25 everywhere
-    view = warped(stripes, output_to_input((16, 16)), (16, 16))
-    assert view[0, 4:12, 4:12].sub(0.25).abs().max() < 0.05
+    assert warped(stripes, output_to_input((16, 16)), (16, 16))[0, 4:12, 4:12].sub(0.25).abs().max() < 0.05
 
 
 def an_item(seed: int, height: int = 48, width: int = 64) -> dict:

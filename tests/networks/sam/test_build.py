@@ -37,8 +37,7 @@ def test_relative_positions_are_interpolated_linearly():
 
 def test_absolute_positions_are_resized_only_if_needed():
     state = {"pos_embed": torch.full((1, 8, 8, 2), 3.0), "neck.0.weight": torch.rand(3, 2)}
-    like = {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)}
-    fitted = fit_positions(state, like)
+    fitted = fit_positions(state, {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)})
     torch.testing.assert_close(fitted["pos_embed"], torch.full((1, 4, 4, 2), 3.0))
     assert fitted["neck.0.weight"] is state["neck.0.weight"]
     assert fit_positions(state, state)["pos_embed"] is state["pos_embed"]

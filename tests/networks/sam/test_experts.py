@@ -47,8 +47,7 @@ def test_gates_sum_to_one(experts, tokens, seed, data):
 
 
 def test_routing_record_matches_hand_computed_values():
-    probability = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
-    filed = routed(probability, torch.tensor([[0, 1], [2, 1]]))
+    filed = routed(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]]), torch.tensor([[0, 1], [2, 1]]))
     assert filed.share.tolist() == [0.25, 0.5, 0.25]
     torch.testing.assert_close(filed.probability, torch.tensor([0.3, 0.3, 0.4]))
     assert filed.tokens == 2
