@@ -199,9 +199,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     grey = _grey(_upright(raw, name), name, threshold)
     values = _levels(grey)
     if raw.info.get("deep") and max(values) < (threshold or 255):
-        raise refused(
-            name, found="a dark mask with 16-bit colours", expected="8-bit or grey", hint="save it as 8-bit grey"
-        )
+        raise refused(name, "a dark mask with 16-bit colours", "8-bit or grey", "save it as 8-bit grey")
     lossy = raw.info["lossy"]
     levels = {0, 255} if lossy else set(values) | {0}
     if set(values) <= levels and any(levels <= binary for binary in BINARY):
@@ -335,8 +333,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
     if image.mode in ("LA", "RGBA") and np.ptp(channels[..., -1]):
-        hint = "save it as 8-bit grey without alpha"
-        raise refused(name, found="a mask whose alpha channel varies", expected="a grey mask", hint=hint)
+        raise refused(name, "a mask whose alpha channel varies", "a grey mask", "save it as 8-bit grey without alpha")
     if image.mode in ("LA", "RGBA", "RGB"):
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
@@ -442,8 +439,12 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         if page.imagewidth * page.imagelength > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unread(numbers)
+        lost = page.compression == UNCOMPRESSED and tags.bits % 8 == 0 and sum(page.databytecounts) < page.nbytes
+        if lost or not all(page.dataoffsets) or len(page.dataoffsets) < prod(page.chunked):
+            raise ValueError("missing strips or tiles")
         colours = tags.samples > 1 and tags.bits == 16
-        loose = tags.loose_planes and (colours or tags.photometric != CMYK)
+        # Pillow misreads some uncompressed separate planes
+        loose = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
         if loose or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW or page.compression == WEBP:
             image = _by_tifffile(page, tags)
         else:
@@ -467,8 +468,6 @@ class _Tags:
         self.photometric = page.tags.valueof(262)
         self.samples = int(page.samplesperpixel)
         self.planar = int(page.planarconfig or 1) == 2 and self.samples > 1
-        #: Pillow misreads some uncompressed separate planes.
-        self.loose_planes = self.planar and page.compression == UNCOMPRESSED
         kinds = {UNSIGNED if kind == 4 else int(kind) for kind in _all(page.tags.valueof(339, UNSIGNED))}
         bits = set(_all(page.tags.valueof(258, 1))[: self.samples])
         if len(kinds) > 1 or len(bits) > 1:
@@ -479,8 +478,7 @@ class _Tags:
     def refusal(self, tag: int, found: str, expected: str, hint: str = TO_8_BIT) -> Refused:
         from tifffile import TIFF
 
-        shown = f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})"
-        return refused(self.name, found=shown, expected=expected, hint=hint)
+        return refused(self.name, f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})", expected, hint)
 
     def refuse_unread(self, numbers: bool) -> None:
         """Refuses samples that neither Pillow nor :func:`_by_tifffile` reads correctly."""
@@ -526,14 +524,12 @@ def _only_image(file: Any, name: str) -> tuple[int, Any]:
         found, expected = f"{number} images in one file", "one image, apart from thumbnails (tag 254, NewSubfileType)"
         raise refused(name, found=found, expected=expected, hint=SPLIT)
     if index < 0:
-        found = "a thumbnail, and the image after it (tag 330, SubIFDs)"
-        raise refused(name, found=found, expected="the image first", hint=TO_8_BIT)
+        raise refused(name, "a thumbnail, and the image after it (tag 330, SubIFDs)", "the image first", TO_8_BIT)
     return index, page
 
 
 def _is_reduced(page: Any) -> bool:
-    kind = int(page.tags.valueof(254, 0))
-    return bool(kind & (REDUCED | TRANSPARENCY)) or page.tags.valueof(255) == OLD_REDUCED
+    return bool(int(page.tags.valueof(254, 0)) & (REDUCED | TRANSPARENCY)) or page.tags.valueof(255) == OLD_REDUCED
 
 
 def _is_smaller(page: Any, than: Any) -> bool:
@@ -549,8 +545,7 @@ def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.
         image.seek(index)
     image.load()
     if tags.photometric == PALETTE and np.max(tags.page.tags.valueof(320)) < 256:  # 8 bits instead of TIFF's 16
-        colours = np.reshape(tags.page.tags.valueof(320), (3, -1))
-        image.putpalette(colours.T.astype(np.uint8).tobytes())
+        image.putpalette(np.reshape(tags.page.tags.valueof(320), (3, -1)).T.astype(np.uint8).tobytes())
     if image.mode == "La":
         return image.convert("LA")
     if tags.bits == 16 and tags.photometric == WHITE_IS_ZERO:

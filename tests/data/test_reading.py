@@ -273,7 +273,7 @@ ALPHA = np.full(GREY.shape, 51, np.uint8)
 PLANES = np.moveaxis(COLOURS, -1, 0)
 BLACK, WHITE, SEPARATE = {"photometric": "minisblack"}, {"photometric": "miniswhite"}, {"planarconfig": "separate"}
 TIMES = {"extrasamples": ["assocalpha"]}
-RGB, INKS = {"photometric": "rgb"}, {"photometric": "separated"}
+RGB, INKS, ZIP = {"photometric": "rgb"}, {"photometric": "separated"}, ({}, {"compression": "zlib"})
 REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)), bitorder="little")
 
 
@@ -392,10 +392,9 @@ class TestTiff:
         ],
     )
     def test_several_images_are_refused_as_image_and_mask(self, pages, kinds, message):
-        content = tiff(*((values, BLACK | tags) for values, tags in pages), **kinds)
         for read in (decode_image, lambda *file: decode_mask(*file, 128)):
             with pytest.raises(Refused, match=message):
-                read(content, "a.tif")
+                read(tiff(*((values, BLACK | tags) for values, tags in pages), **kinds), "a.tif")
 
     @pytest.mark.parametrize(
         ("values", "tags", "message"),
@@ -441,6 +440,17 @@ class TestTiff:
         content = tiff((values, RGB | SEPARATE | storage))
         with pytest.raises(Refused, match="a damaged file"):
             decode_image(content[: int(keep * len(content))], "a.tif")
+
+    @pytest.mark.parametrize(
+        ("tags", "tag", "value"), [({}, 273, 0), ({}, 256, 40), *((tags, 257, 30) for tags in ZIP)]
+    )
+    def test_missing_strips_are_refused(self, tags, tag, value):  # no offset, wider, more rows
+        content = bytearray(tiff((COLOURS, RGB | tags | {"rowsperstrip": 8})) + bytes(range(256)) * 9)
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            place, kind = file.pages[0].tags[tag].valueoffset, file.pages[0].tags[tag].dtype
+        struct.pack_into("<H" if kind == 3 else "<I", content, place, value)
+        with pytest.raises(Refused, match=r"a damaged file \(missing strips or tiles\)"):
+            decode_image(bytes(content), "a.tif")
 
     def test_strip_larger_than_image_is_refused_before_unpacking(self):
         content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
@@ -517,9 +527,8 @@ def test_png_text_up_to_64_mib_is_accepted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("png", {"default_image": True}), ("webp", {})], ids=str)
 def test_animation_is_refused(tmp_path, suffix, options):
-    path = save(tmp_path / f"a.{suffix}", picture(0), save_all=True, append_images=[picture(1)], **options)
     with pytest.raises(Refused, match="expected one picture, found 2 frames of an animation; save the right frame"):
-        read_image(path)
+        read_image(save(tmp_path / f"a.{suffix}", picture(0), save_all=True, append_images=[picture(1)], **options))
 
 
 def test_undecodable_formats_are_refused_by_name(tmp_path):
@@ -537,8 +546,7 @@ def test_heic_is_read_with_pillow_heif_or_refused(tmp_path, monkeypatch):
     content[:, :48] = (200, 100, 50)
     exif = Image.Exif()
     exif[0x0112] = 6
-    heif = pillow_heif.from_pillow(Image.fromarray(content))
-    heif.save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
+    pillow_heif.from_pillow(Image.fromarray(content)).save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
     found = read_image(tmp_path / "a.heic")
     assert found.shape == (96, 64, 3), "as its EXIF turns it"
     assert np.abs(found[:47].astype(int) - (200, 100, 50)).max() <= 3
