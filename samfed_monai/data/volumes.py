@@ -203,12 +203,27 @@ def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
 
 
 def _numbers(path: Path, image: Any) -> NDArray[Any]:
-    """Returns a volume's numbers, after reading a compressed file to its end, where its CRC is."""
+    """Returns a volume's numbers, after reading a compressed file to its end, where its CRC is.
+
+    Raises:
+        Refused: also for voxels that are not between header and end of the file, and for sides of 0 or below without an
+            sform, which nibabel replaces.
+    """
     unpacked: Any = gzip.open if path.suffix.lower() == ".gz" else open
     with _refused_as(path, "a NIfTI volume"), unpacked(path, "rb") as stream:
-        data: NDArray[Any] = np.asarray(type(image).from_stream(stream).dataobj)
-        stream.seek(0, 2)
-        return data
+        header = type(image.header).from_fileobj(stream, check=False)
+        stream.seek(0)
+        stored = type(image).from_stream(stream).dataobj
+        data: NDArray[Any] = np.asarray(stored)
+        stream.seek(end := stored.offset + data.size * stored.dtype.itemsize)
+        rest = stream.read().strip(b"\0")
+    if rest or stored.offset < header.sizeof_hdr:
+        found, hint = f"voxels in bytes {stored.offset} to {end}", "correct dim or vox_offset, or export it again"
+        raise refused(path, found, "voxels from the end of the header to the end of the file", hint)
+    sides = header["pixdim"][1:4][: data.ndim][np.array(data.shape[:3]) > 1]
+    if header["sform_code"] == 0 and not (sides > 0).all():
+        raise refused(path, f"voxel sides of {' x '.join(map(str, sides))} (pixdim)", "sides above 0", REPAIR)
+    return data
 
 
 def _nifti(path: Path, reorient: bool) -> Slices:
@@ -379,8 +394,7 @@ def cut_nifti(
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
-        expected = f"a folder outside {root}"
-        problems.add("--slices", found=str(slices), expected=expected, hint="choose another folder")
+        problems.add("--slices", found=str(slices), expected=f"a folder outside {root}", hint="choose another folder")
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in this order"
         problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
@@ -474,8 +488,7 @@ def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
 def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """Returns the volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
-    inside = [site.name for site in sites.values()]
-    sentences = passed_over(root, inside) if root not in sites.values() else []
+    sentences = passed_over(root, [site.name for site in sites.values()]) if root not in sites.values() else []
     for called, site in sites.items():
         with problems.collected():
             found, lonely = match_masks(site, root, "", NIFTI)

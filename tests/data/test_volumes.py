@@ -146,16 +146,21 @@ def test_pixdim_gives_sizes_without_qform_and_sform(tmp_path):
         (np.eye(4), np.diag([-1, -1, 1, 1]), {}, "a qform of 1 x 1 x 1, RAS and a sform of 1 x 1 x 1, LPS"),
         (np.eye(4)[:, [2, 0, 1, 3]], AFFINE[:, [2, 0, 1, 3]], {}, "SRA and a sform of 3 x 0.5 x 0.25, SRA"),
         (None, AFFINE, {"xyzt_units": 5}, "expected readable units and qform"),
+        (AFFINE, None, {"pixdim": [1, 0.5, 0, 3, 1, 1, 1, 1]}, "above 0, found voxel sides of 0.5 x 0.0 x 3.0 .pixdim"),
+        (None, None, {"pixdim": [1, 0.5, 1, -3, 1, 1, 1, 1]}, "above 0, found voxel sides of 0.5 x 1.0 x -3.0 .pixdim"),
+        (None, AFFINE, {"vox_offset": 0}, "from the end of the header to the end .*, found .* in bytes 0 to 24"),
+        (None, AFFINE, {"dim": [3, 4, 3, 1, 1, 1, 1, 1]}, "found voxels in bytes 352 to 364; correct dim or vox"),
     ],
 )
 def test_header_with_invalid_geometry_is_refused(tmp_path, qform, sform, other, message):
-    image = nibabel.Nifti1Image(EMPTY, AFFINE)
+    image = nibabel.Nifti1Image(EMPTY + np.uint8(1), AFFINE)
     image.set_qform(qform, 0 if qform is None else 1)
-    for key, value in other.items():
-        image.header[key] = value
-    content = bytearray(image.to_bytes())
-    content[280:328] = sform[:3].astype("<f4").tobytes()  # srow_x, srow_y, srow_z
-    (tmp_path / "a.nii").write_bytes(content)
+    header, voxels = image.header.copy(), image.to_bytes()[352:]
+    for key, value in {"vox_offset": 352, **other}.items():
+        header[key] = value
+    header["srow_x"], header["srow_y"], header["srow_z"] = (AFFINE if sform is None else sform)[:3]
+    header["sform_code"] = int(sform is not None)
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4) + voxels)
     with pytest.raises(Refused, match=message):
         read_slices(tmp_path / "a.nii")
 
@@ -178,8 +183,7 @@ def test_reorientation_round_trip_keeps_original_axes_of_mask(tmp_path, order):
         found = read_slices(path, reorient=True)
         assert np.array_equal(found.pictures[..., 0], ras.transpose(2, 1, 0)), signs
         assert (found.pixel_area, found.voxel) == (pytest.approx(0.125), pytest.approx((0.25, 0.5, 3)))
-        seven = read_mask_slices(path, path, labels=[7], reorient=True)
-        assert np.array_equal(seven, ras.transpose(2, 1, 0) == 7)
+        assert np.array_equal(read_mask_slices(path, path, labels=[7], reorient=True), ras.transpose(2, 1, 0) == 7)
         (tmp_path / "m.nii.gz").write_bytes(nifti_of(list(found.pictures[..., 0]), path, reorient=True))
         mask = nibabel.load(tmp_path / "m.nii.gz")
         assert np.array_equal(np.asarray(mask.dataobj), data)
@@ -261,9 +265,8 @@ def test_scribbles_are_refused_as_masks(tmp_path):
     ],
 )
 def test_mask_with_different_grid_or_invalid_values_is_refused(tmp_path, mask, affine, message):
-    volume = saved(tmp_path / "a.nii", EMPTY)
     with pytest.raises(Refused, match=message):
-        read_mask_slices(saved(tmp_path / "m.nii", mask, affine), volume)
+        read_mask_slices(saved(tmp_path / "m.nii", mask, affine), saved(tmp_path / "a.nii", EMPTY))
 
 
 def test_affine_difference_up_to_tenth_of_voxel_is_accepted(tmp_path):
@@ -397,10 +400,8 @@ def test_uniform_slices_without_mask_are_skipped_and_counted(tmp_path):
 def test_spacing_is_dropped_for_named_sites(tmp_path):
     saved(tmp_path / "in/a/images/p1.nii", EMPTY)
     saved(tmp_path / "in/b/images/p2.nii", EMPTY, np.diag([0.5, 0.5, 6.0, 1.0]))
-    given = {"without_spacing": ["b"]}
-    assert cut_nifti(tmp_path / "in", tmp_path / "without", **given) == []
-    notes = volumes_of(tmp_path / "without")
-    assert [note["spacing"] for note in notes.values()] == [[0.25, 0.5, 3.0], None]
+    assert cut_nifti(tmp_path / "in", tmp_path / "without", without_spacing=["b"]) == []
+    assert [note["spacing"] for note in volumes_of(tmp_path / "without").values()] == [[0.25, 0.5, 3.0], None]
     with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
         cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
 
