@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import JpegImagePlugin
 
 from samfed_monai.core.errors import failure_of, is_out_of_memory, refused
 from samfed_monai.core.validators import installed, require
@@ -54,7 +56,7 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
     """
     import pydicom
 
-    with _quiet():
+    with quiet():
         try:
             return pydicom.dcmread(path, stop_before_pixels=not pixels)
         except pydicom.errors.InvalidDicomError:  # also raised for an object without a preamble
@@ -69,7 +71,8 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Silences pydicom's warnings inside the block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -113,7 +116,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     from pydicom.errors import InvalidDicomError
 
     try:
-        with _quiet():
+        with quiet():
             content = read_object(path)
             _check(content)
             frames = _decoded(content)
@@ -161,7 +164,7 @@ def _check(content: Any) -> None:
 
 def _decoded(content: Any) -> NDArray[Any]:
     """Returns (N, H, W) for grey values and palettes, (N, H, W, 3) RGB for RGB and YCbCr; unused bits are cleared."""
-    from pydicom.encaps import generate_fragmented_frames
+    from pydicom.encaps import generate_fragmented_frames, generate_frames
     from pydicom.pixels import get_decoder, pixel_array
     from pydicom.pixels.utils import get_expected_length
 
@@ -177,43 +180,75 @@ def _decoded(content: Any) -> NDArray[Any]:
     if not installed:
         hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
         raise _wrong("TransferSyntaxUID", syntax.name, "an encoding for which a decoder is installed", hint)
+    size, wanted = (content.Rows, content.Columns, content.SamplesPerPixel), int(content.get("NumberOfFrames") or 1)
     try:
-        pixels = pixel_array(content)
+        coded = list(generate_frames(content.PixelData, number_of_frames=wanted)) if syntax.is_encapsulated else []
+        jpegs = [_checked(frame, content) for frame in coded]
+        colours = size[2] > 1 and jpegs and all(jpegs)
+        pixels = np.stack([_rgb(frame, content) for frame in coded]) if colours else pixel_array(content)
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, _NotUnderstood) or is_out_of_memory(error):
             raise
         found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
-    size = (content.Rows, content.Columns, content.SamplesPerPixel)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
-    wanted, there = int(content.get("NumberOfFrames") or 1), len(frames)
+    there = len(frames)
     if syntax.is_encapsulated and wanted == 1:  # without offsets, pydicom assigns all fragments to one frame
         fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
         there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
     if there != wanted:
         raise _wrong("NumberOfFrames", wanted, f"{there}, as in the pixels")
-    if syntax.is_encapsulated:
-        _check_coded(content, wanted)
-    elif any(content.PixelData[(expected := get_expected_length(content)) + expected % 2 :]):  # zeros are padding
-        pixels_of = f"{expected}, for {wanted} x {size[0]} x {size[1]} pixels"
+    if not coded and any(content.PixelData[(expected := get_expected_length(content)) + expected % 2 :]):
+        pixels_of = f"{expected}, for {wanted} x {size[0]} x {size[1]} pixels"  # zeros after them are padding
         raise _wrong("PixelData", f"of {len(content.PixelData)} bytes", pixels_of)
     return frames
 
 
-def _check_coded(content: Any, wanted: int) -> None:
-    """Refuses JPEG and JPEG-LS frames of another size, and damaged JPEG scans, which decoders read without an error."""
-    from pydicom.encaps import generate_frames
+def _checked(frame: bytes, content: Any) -> bool:
+    """Whether a compressed frame is a JPEG of 8 bits with discrete cosine transform, which Pillow decodes.
 
-    for frame in generate_frames(content.PixelData, number_of_frames=wanted):
-        kinds = dict(segments(frame)) if frame.startswith(_STARTS[0]) else {}
-        size = content.Rows, content.Columns  # of other frames, whose headers are not read
-        if at := next((kinds[kind] for kind in _FRAME_HEADERS if kind in kinds), 0):
-            size = struct.unpack_from(">2H", frame, at + 5)
-        if size != (content.Rows, content.Columns):
-            raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", "{} x {}, as in a frame".format(*size))
-        if SEQUENTIAL & kinds.keys() and frame[at + 4] == 8 and (fault := scan_fault(frame)):
-            raise _wrong("PixelData", fault, "intact frames", "copy it again, or export the image again")
+    Raises:
+        _NotUnderstood: another size, other bits or another colour transform than in the header, or a damaged scan;
+            decoders read these without an error.
+    """
+    if frame.startswith((_STARTS[1], b"\0\0\0\x0cjP")):  # a JP2 file has boxes before its JPEG 2000 codestream
+        at = frame.index(_STARTS[1])
+        columns, rows, left, top = struct.unpack_from(">4L", frame, at + 8)
+        rows, columns, bits = rows - top, columns - left, frame[at + 42] % 128 + 1
+        if frame[frame.index(b"\xff\x52", at + 42) + 8] and content.PhotometricInterpretation.startswith("YBR_FULL"):
+            found = f"{content.PhotometricInterpretation} of transformed colours"
+            raise _wrong("PhotometricInterpretation", found, "YBR_RCT or YBR_ICT")
+    elif at := next((at for kind, at in segments(frame) if kind in _FRAME_HEADERS), 0):
+        bits, rows, columns = struct.unpack_from(">B2H", frame, at + 4)
+    else:
+        return False
+    if (rows, columns) != (content.Rows, content.Columns):
+        raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", f"{rows} x {columns}, as in a frame")
+    if content.SamplesPerPixel > 1 and bits != content.BitsStored:
+        raise _wrong("BitsStored", content.BitsStored, f"{bits}, as in a frame")
+    dct = bits == 8 and frame[at + 1] in SEQUENTIAL
+    if dct and (fault := scan_fault(frame)):
+        raise _wrong("PixelData", fault, "intact frames", "copy it again, or export the image again")
+    return dct
+
+
+def _rgb(frame: bytes, content: Any) -> Picture:
+    """Decodes a JPEG to (H, W, 3) RGB; its own markers say whether it is YCbCr, or else the header.
+
+    pydicom converts colours twice or not at all if markers and header differ, and with an Adobe marker.
+    """
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(frame)) as image:
+        if image.mode != "RGB":
+            raise ValueError(f"{image.mode} pixels")
+        marked = "adobe_transform" in image.info or [each[0] for each in image.layer] == [*b"RGB"]
+        ycbcr = "jfif" in image.info or image.info.get("adobe_transform")
+        if not ycbcr and (marked or content.PhotometricInterpretation == "RGB"):
+            if len({each[1:3] for each in image.layer}) > 1:
+                found = f"{content.PhotometricInterpretation} with frames of subsampled RGB"
+                raise _wrong("PhotometricInterpretation", found, "frames of YCbCr if they are subsampled")
+            image.draft(None if marked else "YCbCr", image.size)  # decodes without a conversion
+        return np.asarray(image)
 
 
 def _grey(frames: NDArray[Any], content: Any) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.data.making import jpeg
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
 
 VL_PHOTO, SEG, SR, SPECTRUM = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11", "4.2"))
-LITTLE, BIG, JPEG, MPEG4 = (f"1.2.840.10008.1.2.{end}" for end in ("1", "2", "4.50", "4.102"))
+LITTLE, BIG, JPEG, JPEG2000, MPEG4 = (f"1.2.840.10008.1.2.{end}" for end in ("1", "2", "4.50", "4.90", "4.102"))
 
 
 def item(**elements: Any) -> Any:
@@ -249,6 +250,45 @@ def test_compressed_frames_need_decoder_and_must_match_header(tmp_path: Path) ->
     assert read_slices(path).pictures.shape == (1, 64, 64, 3)
 
 
+COLOUR, ADOBE = Image.new("RGB", (8, 8), (200, 120, 60)), b"\xff\xee\0\x0eAdobe\0d" + bytes(4) + b"\1"
+OF_YCBCR, OF_RGB = jpeg(COLOUR, quality=100), jpeg(COLOUR, quality=100, keep_rgb=True)  # with JFIF, Adobe's marker
+
+
+def jpeg_2000(*size: int, **options: Any) -> bytes:
+    COLOUR.resize(size).save(stream := io.BytesIO(), "JPEG2000", **options)
+    return stream.getvalue()
+
+
+RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without markers
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frame", "header", "bits", "told"),
+    [
+        *((JPEG, *each, 8, "") for each in ((OF_YCBCR, "RGB"), (OF_RGB, "YBR_FULL"), (RAW, "RGB"), (BARE, "YBR_FULL"))),
+        *((JPEG, BARE[:2] + ADOBE + BARE[2:], header, 8, "") for header in ("RGB", "YBR_FULL_422")),
+        (JPEG, OF_YCBCR[:20] + ADOBE + BARE[2:], "YBR_FULL_422", 8, ""),
+        (JPEG, BARE, "RGB", 8, r"found PhotometricInterpretation \(0028,0004\) RGB with frames of subsampled"),
+        *((JPEG2000, jpeg_2000(4, 16, no_jp2=raw), "RGB", 8, "expected 16 x 4, .* 8 x 8 columns") for raw in (0, 1)),
+        (JPEG2000, jpeg_2000(8, 8), "RGB", 12, r"expected 8, as in a frame, found BitsStored \(0028,0101\) 12"),
+        (JPEG2000, jpeg_2000(8, 8, mct=1), "YBR_FULL", 8, "expected YBR_RCT or YBR_ICT, found .* YBR_FULL of"),
+    ],
+)
+def test_frames_decide_colours_and_must_match_header(
+    tmp_path: Path, syntax: str, frame: bytes, header: str, bits: int, told: str
+) -> None:
+    path = made(tmp_path, np.zeros((8, 8, 3), np.uint8), PhotometricInterpretation=header)
+    content = pydicom.dcmread(path)
+    content.file_meta.TransferSyntaxUID, content.PixelData = syntax, pydicom.encaps.encapsulate([frame])
+    content.BitsAllocated, content.BitsStored, content.HighBit = 8 * (1 + bits // 9), bits, bits - 1
+    content.save_as(path)
+    if told:
+        with pytest.raises(Refused, match=told):
+            read_slices(path)
+    else:
+        assert np.abs(read_slices(path).pictures.astype(int) - (200, 120, 60)).max() <= 2
+
+
 def test_objects_without_preamble_and_meta_information_are_read(tmp_path: Path) -> None:
     path = made(tmp_path, row(0, 1, 2))
     content = pydicom.dcmread(path)
@@ -285,9 +325,8 @@ def test_no_image_describes_objects_without_image(tmp_path: Path) -> None:
 
 
 def test_missing_pydicom_is_reported_with_install_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = made(tmp_path, row(1), SOPClassUID=SEG)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    assert no_image(file) == ""
+    assert no_image(made(tmp_path, row(1), SOPClassUID=SEG)) == ""
     with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
         read_slices(tmp_path / "a.dcm")
 
