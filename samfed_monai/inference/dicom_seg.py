@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import uuid
-import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -18,7 +17,7 @@ from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.validators import installed
-from samfed_monai.data.dicom import numbers_of, read_object
+from samfed_monai.data.dicom import numbers_of, quiet, read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """Foreground names in a bundle's ``channel_def`` with their SNOMED CT codes (keywords of pydicom's dictionary); other
@@ -29,11 +28,13 @@ class with a name of these groups gets its code (``small intestine``: SNOMED CT'
 _SCHEME = "99SAMFED"  # for other names of classes; private schemes start with 99 (PS3.16, chapter 8)
 SERIES = 9000  # a number that no scanner is likely to have used in the study
 NAME = "SAM-Fed"
+_FILLED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
 _NEEDED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+    *_FILLED,
 )
-"""Attributes that an object needs for references; the patient's may be empty, the UIDs may not."""
+"""Attributes that an object needs for references; those of :data:`_FILLED` may not be empty."""
 _SAME = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
 _PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
@@ -132,13 +133,16 @@ def segmentation_of(
             that highdicom refuses.
     """
     import highdicom
+    from pydicom.charset import python_encoding
     from pydicom.sr.codedict import codes
 
     content, frames = sources[0], sum(map(_frames, sources))
     if frames != len(masks):
         raise _refused(content, f"{len(masks)} masks", f"one mask for each of its {frames} frames")
     for each in sources:
-        lacking = [name for name in _NEEDED if name not in each or (name.endswith("UID") and not each[name].value)]
+        lacking = [name for name in _NEEDED if name not in each or (name in _FILLED and not each[name].value)]
+        known = {*np.atleast_1d(each.get("SpecificCharacterSet") or "")} <= python_encoding.keys()
+        lacking += [] if known and "\ufffd" not in str(each.get("PatientName")) else ["valid SpecificCharacterSet"]
         if lacking:
             hint = f"add the missing attributes to the object, or {_INSTEAD}"
             raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
@@ -162,8 +166,9 @@ def segmentation_of(
     objects = [each.SOPInstanceUID for each in sources]
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings contain patients' names
+        with quiet():  # warnings contain patients' names
+            for each in sources:
+                each.decode()  # all text, so that it is written in UTF-8
             made = highdicom.seg.Segmentation(
                 source_images=list(sources) if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
@@ -179,6 +184,7 @@ def segmentation_of(
                 device_serial_number="0",
                 series_description=f"Segmentation: {', '.join(labels)}"[:64],
                 omit_empty_frames=False,
+                specific_character_set="ISO_IR 192",  # UTF-8, for labels too; highdicom refuses some sets of sources
             )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom accepts"

@@ -191,8 +191,35 @@ def test_wrong_mask_count_and_missing_identity_are_refused(tmp_path):
     content = pydicom.dcmread(photograph(tmp_path / "b.dcm", StudyInstanceUID=""))
     del content.PatientSex
     content.save_as(tmp_path / "b.dcm")
-    with pytest.raises(Refused, match="can refer to, found no PatientSex, StudyInstanceUID; add the missing"):
+    del content.StudyDate
+    content.save_as(tmp_path / "b.dcm")
+    with pytest.raises(
+        Refused, match="can refer to, found no PatientSex, StudyDate, StudyInstanceUID; add the missing"
+    ):
         segmentation_of([tmp_path / "b.dcm"], masks, "x")
+
+
+@pytest.mark.parametrize(
+    ("characters", "name", "encoded"),
+    [
+        ("\\ISO 2022 IR 87", "Yamada=山田", b"Yamada=\x1b$B;3ED\x1b(B"),
+        ("ISO_IR 101", "Łódź", "Łódź".encode("latin2")),
+        *((characters, None, b"M\xfcller") for characters in ("ISO_IR 192", "cp1252")),
+    ],
+)
+def test_text_of_every_character_set_is_written_in_utf_8(tmp_path, characters, name, encoded):
+    (code := pydicom.Dataset()).CodeMeaning = "n" * 32
+    texts = {"SpecificCharacterSet": "c" * 16, "PatientName": "n" * 32, "ProcedureCodeSequence": [code]}
+    path = photograph(tmp_path / "a.dcm", **texts)
+    content = path.read_bytes().replace(b"c" * 16, characters.encode().ljust(16))
+    path.write_bytes(content.replace(b"n" * 32, encoded.ljust(32)))
+    if name is None:
+        with pytest.raises(Refused, match="found no valid SpecificCharacterSet; add the missing attributes"):
+            segmentation_of([path], masks_for(path), "x")
+    else:
+        found = read(segmentation_of([path], masks_for(path), "Läsion"))
+        assert found.PatientName == found.ProcedureCodeSequence[0].CodeMeaning == name
+        assert found.SegmentSequence[0].SegmentLabel == "Läsion"
 
 
 def test_highdicom_errors_are_refused_with_missing_attributes(tmp_path):
