@@ -124,9 +124,6 @@ def _require_no_paths(places: Places, *, here: bool) -> None:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 
-SERVER, CLIENT = "config_fed_server.json", "config_fed_client.json"
-
-
 def export_job(
     folder: str | Path,
     plan: Mapping[str, Any],
@@ -179,7 +176,7 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
 
 
 _PARTS: dict[str, Callable[[int], bool]] = {"app": S_ISDIR, "app/config": S_ISDIR, "meta.json": S_ISREG}
-_PARTS |= {f"app/config/{name}": S_ISREG for name in (SERVER, CLIENT, PLAN)}
+_PARTS |= {f"app/config/{name}": S_ISREG for name in ("config_fed_server.json", "config_fed_client.json", PLAN)}
 _SHOWN = 5  # number of problems shown; a whole folder may have been copied there
 
 

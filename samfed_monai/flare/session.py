@@ -50,8 +50,8 @@ def read_status(folder: str | Path) -> dict[str, Any]:
 
 
 _FOR_USERS = re.compile(
-    r"round \d+ of \d+: .*|resuming after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
-    r"|.*: message refused: .*|teacher: .*|warm start: .*"
+    r"round \d+ of \d+: .*|resuming after round .*|\w+: waiting for .*|.*: dropped an? .*"
+    r"|[\w-]+ failed: .*|[\w-]+: message refused: .*|teacher: .*|warm start: .*"
 )
 _WARNS = frozenset(("guard", "noise", "progress", "run", "run_folder", "server", "transport", "wire_transport"))
 """Modules whose warnings at a server are for users; FLARE's log has the last part of a logger's name."""
@@ -181,6 +181,9 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     admin = admin_of(kit)
     where = f"FLARE server at {admin.get('host', '?')}:{admin.get('port', '?')}"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as stack:  # FLARE prints its progress
+        cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each request to a dead server
+        stack.callback(cells.setLevel, cells.level)
+        cells.setLevel(logging.CRITICAL)
         try:
             session = flare_api.new_secure_session(admin["username"], str(Path(kit).resolve()), timeout=timeout)
         except Exception as error:
@@ -190,9 +193,6 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
             reason = f"the {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
             hint = "start the server (startup/start.sh), check port and firewall, then run the command again"
             raise Stopped(reason, hint) from None
-        cells = logging.getLogger("nvflare.fuel.f3")  # logs a line or two for each request to a dead server
-        stack.callback(cells.setLevel, cells.level)
-        cells.setLevel(logging.CRITICAL)
         stack.callback(_close, session)
         try:
             yield session
@@ -436,6 +436,5 @@ def _last_words(where: Path) -> SamFedError:
     if reported := last_report(logs):
         return reported
     lines = [line for line in logs.splitlines() if " - ERROR - " in line][-3:]
-    reason = "FLARE ended the job, and the run left no status"
-    reason += "".join(f"\n  | {line[:300]}" for line in lines)
+    reason = "".join(("FLARE ended the job, and the run left no status", *(f"\n  | {line[:300]}" for line in lines)))
     return Stopped(f"{reason}\n  {stored_rounds(user_lines(logs.splitlines()))}", f"see the server's log, then {AGAIN}")

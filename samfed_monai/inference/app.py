@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import queue
 import re
 import secrets
@@ -20,19 +19,18 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 
-from samfed_monai.core.errors import Refused, SamFedError, name_problems, refused
+from samfed_monai.core.errors import Refused, SamFedError, machine_failure, name_problems, refused
 from samfed_monai.data.image_folder import DICOM, IMAGES, NIFTI, is_left_out, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
@@ -64,8 +62,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_DROP = re.compile(r"[0-9a-f]{16}")
-_LONGEST_NAME = 200  # bytes; output files have longer names
 
 
 class Drop:
@@ -89,17 +85,16 @@ class Drop:
         try:
             with _warnings() as notes:
                 page = self._segmented(predictor, reorient)
-            shown = {
-                "offered": list(filter(None, [self._offered(*form) for form in FORMS])),
-                "notes": [self._plain(note.getMessage()) for note in notes],
-                "page": page,
-            }
+            plain = [self._plain(note.getMessage()) for note in notes]
+            shown = {"page": page, "offered": list(self._offered()), "notes": plain}
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
-        except SamFedError as error:
-            self.html, self.state = self._plain(str(error)), "refused"
-        except Exception:  # the server goes on with the next drop
-            logger.exception("internal error")
-            self.html, self.state = "Internal error: see the terminal of `samfed app`.", "refused"
+        except Exception as error:  # the server goes on with the next drop
+            known = error if isinstance(error, SamFedError) else machine_failure(error)
+            if known is None:
+                logger.exception("internal error")
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.html = self._plain(str(known or "Internal error: see the terminal of `samfed app`."))
+            self.state = "refused"
 
     def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
         found = walk(self.given)
@@ -123,21 +118,20 @@ class Drop:
                 for problem in error.problems:
                     logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
 
-    def _offered(self, pattern: str, label: str) -> tuple[str, str] | None:
-        """Offers files for download, several as a ZIP; returns the name in the URL and the label, or ``None``."""
-        files = sorted(self.folder.glob(pattern))
-        if not files:
-            return None
-        offered = files[0]
-        if len(files) > 1:
-            offered = self.folder / f"{re.sub('[^a-z]+', '-', label.lower()).strip('-')}.zip"
-            with zipfile.ZipFile(offered, "w") as archive:
-                for file in files:
-                    archive.write(file, file.relative_to(self.folder))
-            label = f"{label}, {len(files)} files"
-        key = f"{len(self.downloads)}-{offered.name}"
-        self.downloads[key] = offered
-        return key, label
+    def _offered(self) -> Iterator[tuple[str, str]]:
+        """Offers files for download, several of a form as a ZIP; yields the name in the URL and the label of each."""
+        for pattern, label in FORMS:
+            files = sorted(self.folder.glob(pattern))
+            if len(files) > 1:
+                packed = self.folder / f"{re.sub('[^a-z]+', '-', label.lower()).strip('-')}.zip"
+                with zipfile.ZipFile(packed, "w") as archive:
+                    for file in files:
+                        archive.write(file, file.relative_to(self.folder))
+                files, label = [packed], f"{label}, {len(files)} files"
+            for file in files:
+                key = f"{len(self.downloads)}-{file.name}"
+                self.downloads[key] = file
+                yield key, label
 
     def _plain(self, text: str) -> str:
         """Removes the names of temporary folders from a message."""
@@ -180,16 +174,8 @@ class App:
         self.address = f"http://{ADDRESS}:{self.server.server_port}/{self.token}/"
         self.drops: dict[str, Drop] = {}
         self._lock = threading.Lock()
-        self._asked: queue.Queue[Drop | None] = queue.Queue()
-
-    def begin(self, drop: Drop) -> None:
-        """Queues a drop for segmentation."""
-        drop.state = "queued"
-        self._asked.put(drop)
-
-    def stop(self) -> None:
-        """Lets :meth:`run` return after the queued drops."""
-        self._asked.put(None)
+        #: Drops to segment; ``None`` lets :meth:`run` return.
+        self.queued: queue.Queue[Drop | None] = queue.Queue()
 
     def run(self) -> None:
         """Serves until stopped or interrupted; masks are computed in this thread, one drop after the other."""
@@ -199,7 +185,7 @@ class App:
             try:
                 self.predictor([np.full((64, 64, 3), 128, np.uint8)])  # fails now if the model does not work
                 logger.info("open %s in a browser on this machine; press Ctrl+C to stop", self.address)
-                for drop in iter(self._asked.get, None):
+                for drop in iter(self.queued.get, None):
                     drop.segment(self.predictor, reorient=self.reorient)
             except KeyboardInterrupt:  # the usual way to end it
                 logger.info("stopped; all dropped files are deleted")
@@ -217,11 +203,21 @@ class App:
                 self.drops[key] = Drop(self.folder / key)
             return self.drops[key]
 
+    def forget(self, key: str) -> None:
+        """Deletes the files of a drop that is not segmented yet."""
+        with self._lock:
+            if key in self.drops and self.drops[key].state == "waiting":
+                shutil.rmtree(self.drops.pop(key).folder, ignore_errors=True)
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False
     app: App
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a browser may go away at any time
+            super().handle_error(request, client_address)
 
 
 class _Refusal(Exception):
@@ -245,14 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
                 case ["GET", key] if drop := app.drops.get(key):
                     self._answer(json.dumps({"state": drop.state, "html": drop.html}))
                 case ["GET", key, name] if (drop := app.drops.get(key)) and name in drop.downloads:
-                    called = f"attachment; filename*=UTF-8''{quote(name.partition('-')[2], safe='')}"
-                    kind = "application/octet-stream"
-                    self._answer(drop.downloads[name], kind, headers={"Content-Disposition": called})
-                case ["PUT", key, name] if _DROP.fullmatch(key):
-                    self._take(app.drop(key), name)
+                    self._answer(drop.downloads[name], "application/octet-stream", name=name.partition("-")[2])
+                case ["PUT", key, name] if re.fullmatch("[0-9a-f]{16}", key):
+                    self._take(key, name)
                     self._answer("{}")
                 case ["POST", key] if (drop := app.drops.get(key)) and drop.state == "waiting":
-                    app.begin(drop)
+                    drop.state = "queued"
+                    app.queued.put(drop)
                     self._answer("{}", status=HTTPStatus.ACCEPTED)
                 case _:
                     raise _Refusal(HTTPStatus.NOT_FOUND, "no such page")
@@ -274,35 +269,44 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(HTTPStatus.FORBIDDEN, "open the address that `samfed app` printed")
         return rest
 
-    def _take(self, drop: Drop, name: str) -> None:
-        left, place, refusal = int(self.headers.get("Content-Length") or 0), drop.given / name, ""
-        if name != place.name or name_problems([name]) or is_left_out(name) or len(name.encode()) > _LONGEST_NAME:
-            refusal = "not a valid image name"
-        elif not 0 < left <= LARGEST:
-            refusal = f"{left} bytes, expected 1 to {LARGEST}"
+    def _take(self, key: str, name: str) -> None:
+        drop, size = self.server.app.drop(key), int(self.headers.get("Content-Length") or 0)
+        sent, place, refusal = self._sent(size), drop.given / name, ""
+        if name != place.name or name_problems([name]) or is_left_out(name) or len(name.encode()) > 200:
+            refusal = "not a valid image name"  # output files have longer ones
+        elif not 0 < size <= LARGEST:
+            refusal = f"{size} bytes, expected 1 to {LARGEST}"
         elif place.exists() or drop.state != "waiting":
             refusal = "a file of that name was sent already, or segmentation has started"
-        with open(os.devnull if refusal else place, "wb") as stream:  # browsers read no reply before they have sent all
-            while left and (block := self.rfile.read(min(left, 2**20))):
-                stream.write(block)
-                left -= len(block)
-        if left and not refusal:
-            place.unlink()
-            refusal = "the upload was incomplete"
+        else:
+            try:
+                with open(place, "wb") as stream:
+                    stream.writelines(sent)
+            except OSError as error:
+                refusal = f"not stored: {error.strerror or error}"
+        for _ in sent:  # browsers read no reply before they have sent all
+            pass
         if refusal:
+            self.server.app.forget(key)
             raise _Refusal(HTTPStatus.BAD_REQUEST, f"{name}: {refusal}")
 
+    def _sent(self, left: int) -> Iterator[bytes]:
+        while left > 0 and (block := self.rfile.read(min(left, 2**20))):
+            left -= len(block)
+            yield block
+        if left > 0:
+            raise ConnectionError("the upload was incomplete")
+
     def _answer(
-        self,
-        content: str | Path,
-        kind: str = "application/json",
-        status: HTTPStatus = HTTPStatus.OK,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        self, content: str | Path, kind: str = "application/json", status: int = 200, *, name: str = ""
     ) -> None:
         size = content.stat().st_size if isinstance(content, Path) else len(content.encode())
+        headers = {**_HEADERS, "Content-Type": kind, "Content-Length": str(size)}
+        if name:
+            headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
         self.send_response(status)
-        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(size), **headers}.items():
-            self.send_header(name, value)
+        for header, value in headers.items():
+            self.send_header(header, value)
         self.end_headers()
         with content.open("rb") if isinstance(content, Path) else io.BytesIO(content.encode()) as stream:
             shutil.copyfileobj(stream, self.wfile)

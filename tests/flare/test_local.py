@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation.run_folder import RunFolder, take_lock
@@ -62,8 +63,6 @@ def test_poc_stores_jobs_in_own_server_and_can_be_reprovisioned(tmp_path):
 
 @pytest.mark.parametrize("way", ["simulate", "poc"])
 def test_relative_paths_are_resolved_from_command_folder(two_sites, tmp_path, monkeypatch, way):
-    from samfed_monai.cli.main import main
-
     def started(job, *, site_files, sites, **_):
         monkeypatch.setenv("SAMFED_SITE", str(site_files))
         monkeypatch.setenv("SAMFED_FLARE_MARK", "of the command")
@@ -113,8 +112,6 @@ def test_fault_51_second_command_is_refused_and_removes_nothing(tmp_path, way, a
 
 
 def test_missing_flare_is_reported_with_install_hint(monkeypatch, capsys):
-    from samfed_monai.cli.main import main
-
     monkeypatch.setitem(sys.modules, "nvflare", None)
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
@@ -122,8 +119,6 @@ def test_missing_flare_is_reported_with_install_hint(monkeypatch, capsys):
 
 
 def test_options_beside_job_folder_are_refused(tmp_path, capsys):
-    from samfed_monai.cli.main import main
-
     (tmp_path / "meta.json").write_text("{}")
     words = ["flare", "submit", str(tmp_path), "--kit", "kit", "--output-dir", str(tmp_path / "out")]
     assert main([*words, "--rounds", "3", "--run-name", "b", "--job#quorum", "2"]) == 2

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from samfed_monai.config import find_bundle
+from samfed_monai.data import DataList
+from samfed_monai.federation.plan import Places
 from samfed_monai.flare.local import write_site_files
+from samfed_monai.networks import client_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked")]
 
@@ -41,10 +45,6 @@ recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=sys.argv[1]))
 
 
 def test_flare_fedavg_averages_both_plain_clients(three_sites, tmp_path):
-    from samfed_monai.config import find_bundle
-    from samfed_monai.data import DataList
-    from samfed_monai.federation.plan import Places
-
     listed = DataList.load(three_sites / "list.json")
     places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
@@ -57,7 +57,5 @@ def test_flare_fedavg_averages_both_plain_clients(three_sites, tmp_path):
     configs = {path.read_text() for path in (tmp_path / "ws").rglob("config_fed_client.json")}
     assert {"--monai" in config for config in configs} == {True, False}, "one site has each client"
     weights = torch.load(models[0], weights_only=True)["model"]
-    from samfed_monai.networks import client_network
-
     assert weights.keys() == client_network("basic_unet").state_dict().keys()
     assert all(bool(torch.isfinite(torch.as_tensor(value)).all()) for value in weights.values())

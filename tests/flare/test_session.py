@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
+import ssl
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ import pytest
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.local import _until_done, refuse_busy_port
+from samfed_monai.flare.local import SERVER, Poc, _until_done, refuse_busy_port
 from samfed_monai.flare.session import (
     ServerReported,
     admin_of,
@@ -56,12 +58,7 @@ def test_other_kits_are_refused_by_kind(tmp_path):
 
 
 @pytest.mark.slow
-def test_foreign_kit_is_refused_and_unreachable_server_reported(tmp_path):
-    import socket
-    import ssl
-
-    from samfed_monai.flare.local import SERVER, Poc
-
+def test_foreign_kit_is_refused_and_unreachable_server_reported(tmp_path, caplog):
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -83,6 +80,7 @@ def test_foreign_kit_is_refused_and_unreachable_server_reported(tmp_path):
     match = rf"localhost:{port} cannot be reached(.|\n)*start the server"
     with pytest.raises(Stopped, match=match), open_session(ours.admin, timeout=3):
         pass
+    assert caplog.text == "", "FLARE's own lines about its connection"
 
 
 def _handshakes(listening: Any, context: Any) -> None:
@@ -156,8 +154,6 @@ def error_log(message: str) -> str:
 
 
 ROUND = "round {} of 4: validation Dice 0.500, 2 s"
-
-
 ROUNDS = [ROUND.format(number) for number in (1, 2, 3, 4)]
 UNREACHABLE = ConnectionError("cannot connect to server")
 AWAY = "the FLARE server does not answer; retrying for 45 s"
@@ -209,8 +205,7 @@ def test_job_lost_by_restarted_server_stops_within_60_seconds(status):
 
 
 def test_full_disk_is_reported_from_server_log():
-    full = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room, then resume"
-    job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(full)), runs=False)
+    job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(FULL)), runs=False)
     with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to continue: make room") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
@@ -290,9 +285,8 @@ def test_failed_download_is_reported_with_server_log():
     def download(job_id: str, into: str) -> str:
         raise RuntimeError("no space left")
 
-    session = SimpleNamespace(
-        download_job_result=download, get_job_logs=lambda *_: {"logs": {"server": error_log(FULL)}}
-    )
+    session = SimpleNamespace(download_job_result=download)
+    session.get_job_logs = lambda *_: {"logs": {"server": error_log(FULL)}}
     with pytest.raises(ServerReported, match="disk is full"):
         fetch_results(session, "id", "out")
     session.get_job_logs = lambda *_: {"logs": {}}
@@ -327,15 +321,12 @@ def test_flare_errors_are_reported_as_package_errors(name, kind, match, tmp_path
     assert closed == [True]
 
 
-def test_failed_run_exits_with_1(tmp_path):
+def test_run_status_is_read_from_file_or_log(tmp_path):
+    assert read_status(tmp_path)["state"] == "none"
     write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
     with pytest.raises(ServerReported, match="TypeError: a mistake") as caught:
         raise_for_status(read_status(tmp_path))
     assert reported(caught.value) == 1
-
-
-def test_run_status_is_read_from_file_or_log(tmp_path):
-    assert read_status(tmp_path)["state"] == "none"
     write_status(tmp_path, "stopped", "round 1: below quorum", 3)
     with pytest.raises(ServerReported, match="below quorum") as caught:
         _until_done(tmp_path, tmp_path / "log", str)
@@ -396,22 +387,20 @@ def test_only_messages_for_users_are_shown():
         "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
         "2026-01-01 10:00:00,123 - wire_transport - WARNING - site-2: dropped a late answer (...)",
         "2026-01-01 10:00:00,123 - guard - WARNING - site-1 reports 90 training images, 90 % of all",
-        "2026-01-01 10:00:00,123 - FederatedServer - WARNING - no token of site-2",
+        "2026-01-01 10:00:00,123 - WARNING - site-2 failed: OSError",
+        "2026-01-01 10:00:00,123 - byte_streamer - WARNING - Late stream error: channel=a: stream to site-2 failed: b",
         "round 1 of 3: written by something else",
     ]
     assert user_lines(lines) == [
         "round 1 of 3: validation Dice 0.5, 2 s",
         "site-2: dropped a late answer (...)",
         "site-1 reports 90 training images, 90 % of all",
+        "site-2 failed: OSError",
     ]
 
 
 def test_busy_port_is_refused_with_alternative():
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Refused, match=rf"port {port}: expected a free port, found in use.*--port {port + 100}"):
             refuse_busy_port(port)

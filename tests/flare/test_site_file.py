@@ -41,12 +41,9 @@ def test_site_file_problems_are_reported_together(tmp_path):
     with pytest.raises(Refused) as refused:
         read_site_file(tmp_path)
     text = str(refused.value)
-    for part in (
-        r"datalst: expected one of \[.*'datalist'",
-        "nowhere, which does not exist",
-        "threads: expected at least 1",
-    ):
-        assert re.search(part, text), part
+    assert re.search(r"datalst: expected one of \[.*'datalist'", text)
+    assert "nowhere, which does not exist" in text
+    assert "threads: expected at least 1" in text
     assert "cache_dir: expected a path, found nothing" in text
     for name in floor:
         assert f"{name}: expected no value: this key belongs in a site's file, found a value; remove it" in text
@@ -92,8 +89,7 @@ def test_invalid_site_settings_are_refused(tmp_path, change, expected):
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from samfed_monai.flare.site_file import limit
-from samfed_monai.flare.site_file import SiteFile
+from samfed_monai.flare.site_file import SiteFile, limit
 
 limit(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))
 found = map(os.environ.get, ("SAMFED_WEIGHTS", "SAMFED_DEVICE"))
@@ -105,10 +101,7 @@ print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.module
     ("content", "printed"),
     [
         ("{}", "None cpu -1 False"),
-        (
-            "{'weights': Path('/w'), 'memory_limit_gib': 1.5, 'device': 'cuda:1'}",
-            f"/w cuda:1 {3 * 512 * 1024**2} False",
-        ),
+        ("{'weights': Path('/w'), 'memory_limit_gib': 1.5, 'device': 'cuda:1'}", f"/w cuda:1 {3 * 2**29} False"),
     ],
 )
 def test_memory_device_and_weights_are_set_without_torch(content, printed, monkeypatch):
@@ -120,10 +113,9 @@ def test_memory_device_and_weights_are_set_without_torch(content, printed, monke
 
 def test_relative_paths_are_resolved_from_site_file(tmp_path, monkeypatch):
     local, app = tmp_path / "local", tmp_path / "job" / "app"
-    local.mkdir()
-    app.mkdir(parents=True)
-    (local / "list.json").write_text("{}")
-    (app / "list.json").write_text("{}")
+    for folder in (local, app):
+        folder.mkdir(parents=True)
+        (folder / "list.json").write_text("{}")
     given = {"datalist": "list.json", "data_root": ".", "cache_dir": "cache", "runs_dir": "runs"}
     write_json(local / "samfed_site.json", given)
     monkeypatch.chdir(app)
@@ -147,8 +139,7 @@ def test_initial_model_and_adapter_are_given_to_server_only(two_sites, tmp_path,
     assert read_site_file("/").adapter == tmp_path / "own.safetensors"
     site = read_site_file("/", "site-1")
     assert site.start_from is site.adapter is None
-    write_json(
-        tmp_path / "files" / "server.json", read_json(tmp_path / "files" / "server.json") | {"start_from": given}
-    )
+    server = tmp_path / "files" / "server.json"
+    write_json(server, read_json(server) | {"start_from": given})
     beside = given if given == "samfed_skin" else str(tmp_path / "files" / given)
     assert read_site_file("/").start_from == beside, "a relative path starts at the file"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import html
 import http.client
 import io
 import json
+import os
 import re
 import socket
+import struct
 import threading
 import time
 import zipfile
@@ -42,7 +45,7 @@ def app() -> Iterator[App]:
     running = threading.Thread(target=made.run)
     running.start()
     yield made
-    made.stop()
+    made.queued.put(None)
     running.join(120)
     assert not running.is_alive()
     assert not made.folder.exists(), "what was dropped is deleted"
@@ -174,6 +177,34 @@ def test_uploaded_file_is_not_replaced(app: App) -> None:
     assert [send(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
 
 
+def test_full_disk_is_reported_and_upload_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{app.folder}/{'8' * 16}/masks/a.png")
+
+    monkeypatch.setattr(room, "open", full, raising=False)
+    answer = send(app, "PUT", f"/{app.token}/{'7' * 16}/a.png", bytes(2**22))[:2]
+    assert answer == (400, b"a.png: not stored: No space left on device")
+    assert not (app.folder / ("7" * 16)).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(room, "segment", full)
+    assert drop(app, "8" * 16, {"a.png": png()})["html"].startswith("stopped: the disk is full (masks/a.png)")
+    assert not (app.folder / ("8" * 16)).exists()
+
+
+def test_closed_browser_ends_upload_silently(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, host = app.folder / ("a1" * 8), ("127.0.0.1", app.server.server_port)
+    with socket.create_connection(host) as browser:
+        headers = f"Host: {host[0]}:{host[1]}\r\nContent-Length: 9\r\n\r\n"
+        browser.sendall(f"PUT /{app.token}/{folder.name}/a.png HTTP/1.0\r\n{headers}half".encode())
+        while not (folder / "images" / "a.png").exists():
+            time.sleep(0.05)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+    while any("process_request" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.05)
+    assert not folder.exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(app, "4" * 16, {"a.png": png()})
     folder = app.drops["4" * 16].folder
@@ -184,10 +215,9 @@ def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_used_and_invalid_ports_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        for given in (taken.getsockname()[1], 70000):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for given in (port, 70000):
             assert main(["app", "--port", str(given)]) == 2
             error = capsys.readouterr().err
             assert f"--port: expected a free port on this machine, found {given} (" in error
@@ -237,8 +267,10 @@ def test_dropped_folder_is_read_recursively(app: App, tmp_path: Path) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
         data = {"items": [], "files": [str(tmp_path / "series")], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            browser.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+        for kind in ("dragEnter", "dragOver", "drop", "dragEnter"):
+            event = {"type": kind, "x": 300, "y": 300, "data": data}
+            browser.execute_cdp_cmd("Input.dispatchDragEvent", event)
+        assert browser.find_element("id", "zone").get_attribute("class") == "zone", "it takes no drop meanwhile"
         WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
         cards = browser.find_elements("css selector", "#looks article")
         assert sorted(card.get_attribute("data-name") for card in cards) == ["series-a", "series-more-a"]

@@ -54,10 +54,11 @@
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(name, event => {
       event.preventDefault();
-      zone.classList.toggle("over", name === "dragenter" || name === "dragover");
+      event.dataTransfer.dropEffect = busy ? "none" : "copy";
+      zone.classList.toggle("over", !busy && (name === "dragenter" || name === "dragover"));
       if (name !== "drop") return;
       const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry);
-      Promise.all(entries.map(entry => within(entry))).then(found => segment(found.flat()));
+      Promise.all(entries.map(entry => within(entry))).then(found => segment(found.flat()), error => say(error.message, true));
     });
   }
 })();
