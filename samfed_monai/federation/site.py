@@ -378,7 +378,7 @@ class Site:
 
     def _check(self, message: Message) -> Message:
         reply, problems = numeric_reply(message), Problems()
-        unfit: list[Problem] = []  # of a list with which no client can be built
+        unfit: list[Problem] = []  # of a list or images with which no client can be built
         planned = "plan" in message.extra
         if planned:
             self._check_failed = False
@@ -387,14 +387,14 @@ class Site:
             own = own_fingerprints(self.plan, self.places.bundle_root, listed, self.site, sam)
             problems.extend(differences(message.extra, own))
             unfit = self._other_classes() + label_problems(listed, self.participants, "data list")
+            if self.context is None:
+                places = self.places
+                unfit += image_problems(listed, self.data_root, cache_dir=places.cache, verify=places.verify)
             problems.extend(unfit)
             if self.trains:
                 problems.extend(too_few_images(self.training_images(), self.privacy, strategy))
                 if strategy.statistic is not None:
                     problems.extend(forbidden_problems(strategy.statistic, self.privacy, self.method))
-            if self.context is None:
-                places = self.places
-                problems.extend(image_problems(listed, self.data_root, cache_dir=places.cache, verify=places.verify))
         early = planned and self.trains and self.teacher is None  # such a client needs no soft masks
         with problems.collected():
             if not unfit and (early or "public" in message.extra):
