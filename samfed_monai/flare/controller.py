@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TASK = "train"  # FLARE's name for all our tasks; the message has the site's task
-
 
 class FlarePost:
     """Sends and cancels requests of a :class:`WireTransport` through a FLARE controller.
@@ -55,7 +53,8 @@ class FlarePost:
             request.answered(request.site, "not connected to this FLARE job")
             return None
         data = packed(request.payload, task=request.task, run_name=self.run_name, **request.words)
-        task = FlareTask(_TASK, data, result_received_cb=partial(_deliver, request))
+        # "train" is FLARE's name for all our tasks; the message has the site's task
+        task = FlareTask("train", data, result_received_cb=partial(_deliver, request))
         self.controller.broadcast(task, self.controller.fl_ctx, targets=[request.site], min_responses=1)
         return task
 

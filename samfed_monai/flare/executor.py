@@ -156,8 +156,8 @@ class SiteExecutor(Executor):
                 self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
             except Refused as error:
                 logger.error("%s", error)  # no paths leave the site: only keys of its file and hints
-                wrong = (f"{one.where.rpartition('/')[2]}: {one.hint or one.expected}" for one in error.problems[:5])
-                return packed(b"", failure="; ".join(wrong))
+                text = [(one.where.split("/")[-1], one.hint or f"expected {one.expected}") for one in error.problems]
+                return packed(b"", failure="; ".join(map(": ".join, text[:5])))
         with ThreadPoolExecutor(max_workers=1) as pool:
             waiting = pool.submit(self._trainer.answer, meta, payload)
             while not wait([waiting], timeout=0.5).done:

@@ -65,15 +65,12 @@ _READ = frozenset(f"job#{name}" for name in (*(each.name for each in fields(Plan
 _HERE = _READ | {"report"}
 """The same if every participant is on this machine."""
 
-CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""Client names that FLARE 2.9 accepts (``nvflare.apis.utils.format_check``)."""
-
 
 def _require_names(plan: Plan) -> None:
     """Refuses sites with names that FLARE does not accept, before anything is started (fault 69)."""
     problems, expected = [], "letters without accents, digits, - and _ (NVIDIA FLARE accepts no others)"
     for name in sorted((*plan.sites, *plan.unseen)):
-        if not CLIENT_NAME.fullmatch(name):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # FLARE 2.9: nvflare.apis.utils.format_check
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
             hint = f"rename its folder and its entry in the list to {safe!r}; `samfed federate` accepts any name"

@@ -275,7 +275,6 @@ _POLL = 5.0  # seconds between two checks of a job, of its log, which is sent wh
 _LOST = 45.0  # seconds without a reply after which the server counts as dead
 #: Seconds after which a job that FLARE lists as running, but that its server does not run, is given up.
 _GONE = 15.0
-_WAITING = 30.0  # seconds after which a job that has not started is reported
 
 
 def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | None = None, clock: Any = time) -> str:
@@ -351,7 +350,7 @@ class _Followed:
             return whole
         system, status = self.session.get_system_info(), whole.split(".")[-1]
         running = any(job.job_id == self.job_id for job in system.job_info)
-        if self._lasts("waits", status == "SUBMITTED") > _WAITING:
+        if self._lasts("waits", status == "SUBMITTED") > 30.0:  # seconds without a start
             needed = f"it needs answers from {meta.get('min_clients', 'enough')} sites"
             self.notice(logging.INFO, f"FLARE has not started job {self.job_id} yet: {needed}")
         if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:

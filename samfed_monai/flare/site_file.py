@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.bundles import find_bundle, packaged_bundle, packaged_bundles
+from samfed_monai.config.bundles import find_bundle, packaged_bundles
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
@@ -57,7 +57,6 @@ _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weigh
 _MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
 _OF_SERVER, _OF_SITES = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
 _ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
-_KINDS = ["spectrum", "features", "prototypes", "graph"]  # of StatisticKind, without importing torch
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -65,7 +64,8 @@ _SCHEMA: dict[str, Any] = {
         **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
         **dict.fromkeys(("memory_limit_gib", "epsilon"), _ABOVE_0),
         **{key: {"type": ["integer", "null"], "minimum": 1} for key in ("threads", "least_images")},
-        "statistics": {"type": ["array", "null"], "items": {"enum": _KINDS}},
+        # kinds of StatisticKind, without importing torch
+        "statistics": {"type": ["array", "null"], "items": {"enum": ["spectrum", "features", "prototypes", "graph"]}},
     },
 }
 
@@ -119,12 +119,16 @@ class SiteFile:
         """The paths of a run, from this file alone; a folder that came with the job is never used as the bundle.
 
         Raises:
-            Refused: the file names no bundle, and none of the plan's name comes with the package.
+            MessageRefused: the file names no bundle, and none of the plan's name comes with the package.
         """
         from samfed_monai.federation.plan import Places
+        from samfed_monai.protocol.message import message_refused
 
+        known = packaged_bundles()
+        if not self.bundle_root and plan.bundle not in known:
+            raise message_refused("bundle", repr(plan.bundle), f"one of {sorted(known)}", f"set bundle_root in {NAME}")
         return Places(
-            bundle_root=find_bundle(self.bundle_root) if self.bundle_root else packaged_bundle(plan.bundle),
+            bundle_root=find_bundle(self.bundle_root) if self.bundle_root else known[plan.bundle],
             datalist=self.datalist,
             data_root=self.data_root,
             output_dir=run_folder,

@@ -6,11 +6,12 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.flare.executor import SiteExecutor, Trainer
+from samfed_monai.flare.executor import SiteExecutor, Trainer, packed, unpacked
 from samfed_monai.flare.job import NEEDED, STARTS_COMMANDS, merge_allow_list
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.toys import REPO, toy_site_files
@@ -45,12 +46,18 @@ def test_existing_unsafe_allow_list_is_kept_with_warning(tmp_path, caplog):
 
 
 def test_flare_client_does_not_import_torch():
-    code = (
-        "import sys, numpy, samfed_monai.flare.executor\n"
-        "heavy = {'torch', 'monai', 'ignite', 'torchvision'} & set(sys.modules)\n"
-        "sys.exit(' '.join(heavy) or 0)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    heavy = "{'torch', 'monai', 'ignite', 'torchvision'}"
+    code = f"import sys, samfed_monai.flare.executor; print({heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"
+
+
+def test_invalid_site_file_is_reported_without_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path, ("site-1",), tmp_path)))
+    write_json(tmp_path / "site-1.json", read_json(tmp_path / "site-1.json") | {"data_root": "nowhere"})
+    workspace = SimpleNamespace(get_app_dir=lambda _: tmp_path)
+    context = SimpleNamespace(get_workspace=lambda: workspace, get_job_id=str, get_identity_name=lambda: "site-1")
+    _, meta = unpacked(SiteExecutor().execute("train", packed(b""), context, None))
+    assert meta["failure"] == "site-1.json -> data_root: expected an existing path"
 
 
 @pytest.fixture

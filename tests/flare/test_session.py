@@ -71,11 +71,8 @@ def test_foreign_kit_is_refused_and_unreachable_server_reported(tmp_path, caplog
         context.load_cert_chain(startup / "server.crt", startup / "server.key")
         threading.Thread(target=_handshakes, args=(listening, context), daemon=True).start()
         assert admin_of(ours.admin)["username"] == "admin@samfed.local"
-        with (
-            pytest.raises(Refused, match=r"expected a kit of this project.*a kit of the server's provisioning"),
-            open_session(other.admin, timeout=3),
-        ):
-            pass
+        with pytest.raises(Refused, match=r"expected a kit of this project.*a kit of the server's provisioning"):
+            open_session(other.admin, timeout=3).__enter__()
         listening.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept() would keep the port open
     match = rf"localhost:{port} cannot be reached(.|\n)*start the server"
     with pytest.raises(Stopped, match=match), open_session(ours.admin, timeout=3):

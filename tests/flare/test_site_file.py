@@ -27,9 +27,11 @@ def site_file(folder: Path, **content: Any) -> Path:
 
 
 def test_site_file_is_found_above_job_folder(tmp_path):
-    site_file(tmp_path)
     inside = tmp_path / "job" / "app_site-1"
     inside.mkdir(parents=True)
+    with pytest.raises(Refused, match=r"site-1: samfed_site.json.*local/samfed_site.json.*docs/deploy.md"):
+        read_site_file(inside, "site-1")
+    site_file(tmp_path)
     files = read_site_file(inside, "site-1")
     assert files.run_folder("first") == tmp_path / "runs" / "first"
     assert files.cache_dir == tmp_path / "cache"
@@ -48,11 +50,6 @@ def test_site_file_problems_are_reported_together(tmp_path):
     for name in floor:
         assert f"{name}: expected no value: this key belongs in a site's file, found a value; remove it" in text
     assert "runs_dir" in text
-
-
-def test_missing_site_file_is_reported_with_place_and_guide(tmp_path):
-    with pytest.raises(Refused, match=r"site-1: samfed_site.json.*local/samfed_site.json.*docs/deploy.md"):
-        read_site_file(tmp_path, "site-1")
 
 
 def test_environment_variable_names_folder_of_site_files(tmp_path, monkeypatch):

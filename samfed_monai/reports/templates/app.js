@@ -20,12 +20,14 @@
     }
     return found;
   }
-  async function segment(given) {
-    if (busy || !given.length) return;
+  async function segment(chosen) {
+    if (busy) return;
     busy = files.disabled = true;
     const key = random();
-    result.replaceChildren();
     try {
+      const given = await chosen;
+      if (!given.length) return;
+      result.replaceChildren();
       for (const [place, {name, file}] of given.entries()) {
         say(`Reading ${place + 1} of ${given.length}: ${name}`);
         await ask(`${here}${key}/${encodeURIComponent(name)}`, {method: "PUT", body: file});
@@ -58,7 +60,7 @@
       zone.classList.toggle("over", !busy && (name === "dragenter" || name === "dragover"));
       if (name !== "drop") return;
       const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry);
-      Promise.all(entries.map(entry => within(entry))).then(found => segment(found.flat()), error => say(error.message, true));
+      segment(Promise.all(entries.map(entry => within(entry))).then(found => found.flat()));
     });
   }
 })();
