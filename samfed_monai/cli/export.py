@@ -132,11 +132,7 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
     hint = f"undo the change, or export with --bundle {_DEFAULT_BUNDLE} and apply this step where the network runs"
     for section in _AROUND:
         ours, theirs = (
-            {
-                place: led(each, value)
-                for place, value in walk(each.get(section, {}))
-                if not isinstance(value, dict | list)
-            }
+            {place: led(each, part) for place, part in walk(each.get(section, {})) if not isinstance(part, dict | list)}
             for each in (content, packaged)
         )
         differs = (place for place in {**ours, **theirs} if ours.get(place, MISSING) != theirs.get(place, MISSING))

@@ -34,8 +34,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--verify", action="store_true", help=about)
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
-    kept = "completed steps (teacher, soft masks, warm start) are kept in the run's cache"
-    parser.set_defaults(run=run, kept=kept)
+    parser.set_defaults(run=run, kept="completed steps (teacher, soft masks, warm start) are kept in the run's cache")
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -86,8 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
     require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"))
-    ways = {"export": _export, "submit": _submit, "fetch": _fetch}
-    ways.get(arguments.way, _on_this_machine)(arguments)
+    {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _on_this_machine)(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> None:

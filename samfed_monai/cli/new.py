@@ -59,6 +59,8 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     Raises:
         Refused: the name is invalid or taken; the folder exists.
     """
+    import jinja2
+
     words = _words(kind, name)
     package = words["package"]
     target = Path(folder or words["distribution"]).expanduser().absolute()
@@ -70,10 +72,12 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
         f"tests/test_{name}.py": f"new_{kind}_test.py.j2",
         **({f"{package}/{name}.json": "new_method.json.j2"} if kind == "method" else {}),
     }
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     with atomic_folder(target) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(exist_ok=True)
-            (temporary / path).write_text(_rendered(template, words), encoding="utf-8")
+            (temporary / path).write_text(templates.get_template(template).render(words), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
     return target
 
@@ -89,14 +93,6 @@ def _words(kind: str, name: str) -> dict[str, str]:
         "object": {"network": f"build_{name}", "term": f"{joined}Term", "method": joined}[kind],
         "version": __version__,
     }
-
-
-def _rendered(template: str, words: dict[str, str]) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    render = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return render.get_template(template).render(words)
 
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:

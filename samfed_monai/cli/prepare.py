@@ -65,8 +65,7 @@ def run_weak(arguments: argparse.Namespace) -> None:
 def run_synthetic(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.synthetic import render_synthetic
 
-    rendered = render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments)))
-    _freeze(rendered, arguments.root, arguments)
+    _freeze(render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments))), arguments.root, arguments)
 
 
 def run_synthetic_volumes(arguments: argparse.Namespace) -> None:

@@ -299,7 +299,8 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
     below = BundleConfig(workflow_files(bundle_root, TEACHER))
     of_teacher, training = list[BundleConfig](), training_layers(config)
     if below.files[0].is_file():
-        of_teacher.append(config.of_group((TEACHER,), below.layers))
+        alone = {"evaluate_on": None} if "evaluate_on" in below.content else {}  # a federation scores it at the sites
+        of_teacher.append(config.of_group((TEACHER,), [*below.layers, (below.files[0].name, alone)]))
         of_teacher[0].problems.extend(below.problems)
     return [*of_teacher, *(config.of_group((SITES, site), training) for site in config.sites)]
 
@@ -324,7 +325,7 @@ def _has_teacher(config: BundleConfig) -> bool:
     has = config.content.get("teacher_adapt") != "off" and config.content.get("masks_from") is None
     if has or config.content.get("start_from") is not None:
         return has
-    return config.content.get("encoder_weights") == OF_TEACHER and any(map(takes_teacher, networks_of(config.content)))
+    return config.content.get("encoder_weights") == OF_TEACHER and any(map(takes_teacher, networks_of(config.used)))
 
 
 _BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})
@@ -430,5 +431,4 @@ def _without_code(value: Any) -> Any:
 
 def workflows_of(bundle_root: str | Path) -> list[str]:
     """Workflows of a bundle, by its files, in the order of :data:`WORKFLOWS`."""
-    folder = Path(bundle_root) / "configs"
-    return [name for name, files in WORKFLOWS.items() if (folder / files[-1]).is_file()]
+    return [name for name, files in WORKFLOWS.items() if (Path(bundle_root) / "configs" / files[-1]).is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Any
 
 from samfed_monai.config.options import (
@@ -20,6 +21,7 @@ from samfed_monai.config.options import (
     TEACHER_READS,
     TRAINING_READS,
     USE_OF_TEACHER,
+    USED_WITH,
     all_options,
     is_plain,
     is_value,
@@ -36,6 +38,7 @@ from samfed_monai.config.parse import (
     children,
     is_note,
     join_id,
+    led,
     lookup,
     reached,
     references,
@@ -289,10 +292,11 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
         student = not teacher and config.federation.content.get("masks_from") is not None
         known = _OF_MASKS if student else config.content.keys() if teacher else ()
         return [{name: value for name, value in _of_teacher(config.content).items() if name in known}]
+    content = config.used
     if config.group:
-        return [_of_training(config.content, site=True)]
-    runs = [reached(config.content, reads)]
-    return [*runs, _of_training(config.content)] if config.federates else runs
+        return [_of_training(content, site=True)]
+    runs = [reached(content, reads)]
+    return [*runs, _of_training(content)] if config.federates else runs
 
 
 def _of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
@@ -328,19 +332,19 @@ def unread(
     if not any(split_id(name)[0] in config.federation.content for name in reads):
         return
     runs, top = runs_of(config, reads, teacher=teacher), len(config.layers) - 1
-    federation, federates = config.federation.content, config.federation.federates
+    federation, federates = config.federation.used, config.federation.federates
     who = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
     for key, value in config.layers[top][1].items():
         parts = split_id(key)
         if asked is not None and key not in asked:
             continue
-        expected, hint = f"an option that {who} reads", ""
-        if not is_read(runs, parts[:1] if federates and not config.group and parts[0] in GROUPS else parts):
+        expected, hint, grouped = f"an option that {who} reads", "", config.federates and parts[0] in GROUPS
+        if not is_read(runs, parts[:1] if grouped else parts):
             hint = _way_out(config, parts, teacher)
-        elif config.layers[0][0] == TEACHER_FILE and value != lookup(config.below(top), parts):
-            hint = _left_aside(config, parts[0])
         elif key == "oracle" and value is True and not _takes_labels(config.content):
             hint = "leave it out, or use --variant oracle: nothing in this run learns from these labels"
+        elif not grouped and value != lookup(config.below(top), parts):
+            hint = _left_aside(config, parts)
         if federates and not config.group:
             expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
@@ -361,7 +365,8 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         hint = "set local_steps (steps of a site in each round) or rounds" if name == "epochs" else "leave it out"
         return "no such option: the federation sets it for every site", hint
     if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
-        hint = f"set --mixed_networks \"['{value}']\" and --server_network {value}"
+        hint = f"set --mixed_networks \"['{value}']\""
+        hint += "" if content["server_network"] is MISSING else f" and --server_network {value}"
         return f"an id {of_run}: mixed_networks sets the networks of the sites", hint
     if name == "adapter" and value is not None and content.get("teacher_adapt") == "none":
         return f"an option {of_run}", "leave it out: this run uses SAM without an adapter"
@@ -371,8 +376,6 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
     if name == "encoder_learning_rate" and value is not None and not _encoder_starts(content):
         return "null: no network here has an encoder that starts from pretrained weights", "set learning_rate"
-    if name == "exchange" and lookup(content, ("strategy", name)) is MISSING:
-        return f"an option {of_run}", "leave it out: its strategy decides what is exchanged"
     return None
 
 
@@ -390,8 +393,25 @@ def _encoder_starts(content: Mapping[str, Any]) -> bool:
     return target != CATALOGUE or any(starts_from(name, weights) is not None for name in networks_of(content))
 
 
-def _left_aside(config: BundleConfig, name: str) -> str:
-    """Returns a hint for an option of the teacher's fit if there is no fit, or ``adapt`` does not use the option."""
+def _idle(content: Mapping[str, Any], place: tuple[str, ...]) -> str:
+    """Returns the argument beside a place with a value that does not use the place (:data:`USED_WITH`); else empty."""
+    beside, uses = USED_WITH.get(place[-1], ((), bool))
+    holder = lookup(content, place[:-1]) if beside else {}
+    if "_target_" in holder:
+        with suppress(Refused):  # an unknown component, which its own check refuses
+            named, _ = parameters_of(resolve_target(holder["_target_"], ""))
+            holder = {name: parameter.default for name, parameter in named.items()} | holder
+    values = {name: led(content, holder[name]) for name in beside if name in holder}
+    return "" if any(map(uses, values.values())) else next((f"{name} {value}" for name, value in values.items()), "")
+
+
+def _left_aside(config: BundleConfig, parts: Sequence[str]) -> str:
+    """Returns a hint for a value that a value beside it makes useless, or for an option of the teacher's fit if there
+    is no fit, or ``adapt`` does not use the option."""
+    places = [tuple(parts), *(place for target, place in _references(config.content) if target == tuple(parts))]
+    if all(idle := [_idle(config.content, place) for place in places]):
+        return f"leave it out: {idle[0]} does not use it"
+    name = parts[0] if config.layers[0][0] == TEACHER_FILE else ""
     federation, grouped = config.federation.content, config.group == (TEACHER,)
     adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
     taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,15 @@ FITTED_BY = {
     **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
 }
 """Top-level ids of ``teacher.json`` that are used only with some values of ``adapt``, and these values."""
+
+USED_WITH: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
+    "evaluate_limit": (["evaluate_on"], bool),
+    "fraction": (["schedule", "label_schedule"], lambda name: name != "constant"),
+    "passes": (["steps"], lambda steps: steps is None),
+    "warm_start_held_out": (["warm_start_steps"], bool),
+}
+"""Arguments that are used only with some values of the arguments beside them, of any component, and the test of such a
+value."""
 
 TRAINING_READS = (
     OPTIONAL

@@ -137,8 +137,7 @@ def samfed_value(text: str) -> Any:
             json.dumps(value, allow_nan=False)
             return value
         except TooDeep as error:
-            expected = "objects and lists with fewer levels"
-            raise refused("command line", found=str(error), expected=expected) from None
+            raise refused("command line", found=str(error), expected="objects and lists with fewer levels") from None
         except (ValueError, SyntaxError, MemoryError, TypeError, RecursionError):
             continue
     return text

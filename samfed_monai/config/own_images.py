@@ -73,7 +73,9 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
         wrong = reads_images(value) and not own_view
     else:
-        wrong = (named and not _number(value)) or _refers_to_images(value)
+        leads = split_id(value[1:]) if isinstance(value, str) and value.startswith("@") else ()
+        refers = not {"", *ROOTS, "images"}.isdisjoint(leads[:1]) or not READS.isdisjoint(leads)
+        wrong = refers or (named and not _number(value))
     if wrong:
         yield Problem(where, found=shown(value), expected=_EXPECTED, hint=hint)
 
@@ -84,13 +86,6 @@ def _sets_loader(parts: Sequence[str], value: Any) -> bool:
         return tuple(parts[1:]) in ((), (LOADER,)) and "_target_" not in value and bool(value)
     option = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
     return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (option or _number(value))
-
-
-def _refers_to_images(value: Any) -> bool:
-    if not isinstance(value, str) or not value.startswith("@"):
-        return False
-    parts = split_id(value[1:])
-    return not parts[0] or parts[0] in {*ROOTS, "images"} or not READS.isdisjoint(parts)
 
 
 def reads_images(target: Any) -> bool:
@@ -137,8 +132,7 @@ def deviations(own: Mapping[str, Any], planned: Mapping[str, Any], where: str = 
     problems: dict[Problem, None] = {}
     for parts, value in walk(own):
         if isinstance(value, Mapping) and reads_images(value.get("_target_")):
-            found = _Comparison(own, planned, where).of(value, lookup(planned, parts), parts)
-            problems |= dict.fromkeys(found)
+            problems |= dict.fromkeys(_Comparison(own, planned, where).of(value, lookup(planned, parts), parts))
     return list(problems)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config.variants import METHOD, variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import one_of, require
@@ -272,6 +272,15 @@ class BundleConfig:
         """Sites with their own choices in a federation."""
         sites = self.content.get(SITES)
         return [site for site, own in sites.items() if isinstance(own, dict)] if isinstance(sites, dict) else []
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The content; in a federation without the ids that its variant does not use (:attr:`Method.unused`)."""
+        content, federation = copy.deepcopy(self.content), self.federation
+        blocks = [pairs.get(METHOD, {}) for _, pairs in federation.layers[1 : federation.base] if federation.federates]
+        for name in next((block["unused"] for block in reversed(blocks) if "unused" in block), ()):
+            _set(content, split_id(name), MISSING, merge=False)
+        return content
 
     @property
     def own(self) -> list[int]:

@@ -27,13 +27,8 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.words import aligned
 
-OURS = tuple(
-    f"samfed_monai.{room}."
-    for room in (
-        *("federation", "handlers", "losses", "methods", "metrics", "networks", "bundle", "reports", "teacher"),
-        "transforms",
-    )
-)
+_ROOMS = ("bundle", "federation", "handlers", "losses", "methods", "metrics", "networks", "reports", "teacher")
+OURS = tuple(f"samfed_monai.{room}." for room in (*_ROOMS, "transforms"))
 """Packages of ``samfed_monai`` whose classes a strict bundle may name."""
 
 MODULES = (
@@ -71,8 +66,7 @@ FUNCTIONS = frozenset(
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",
         "samfed_monai.core.own_process.best_device",
-        *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device")),
-        *(f"samfed_monai.bundle.wiring.{name}" for name in ("parameters_of", "part_of")),
+        *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device", "parameters_of", "part_of")),
         "samfed_monai.teacher.training.mask_loss",
         "monai.data.meta_obj.set_track_meta",
     }

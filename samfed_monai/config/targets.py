@@ -154,8 +154,7 @@ def _monai_path(name: str, where: str) -> str:
 def _locate(path: str, where: str) -> Any:
     parts = path.split(".")
     if not _importable(parts[0]):
-        prefixes = {prefix.rstrip(".") for prefix in allowed_prefixes()}
-        raise _unknown(where, path, prefixes, "an installed package")
+        raise _unknown(where, path, {prefix.rstrip(".") for prefix in allowed_prefixes()}, "an installed package")
     found: Any = importlib.import_module(parts[0])
     for depth, part in enumerate(parts[1:], start=1):
         name = ".".join(parts[: depth + 1])

@@ -84,6 +84,7 @@ class Method:
         leaves_site: data that may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``:
             as its base.
         classes: one of :data:`CLASSES`; ``several`` if it learns more than one class. Not inherited.
+        unused: ids that a federation with this variant has no use for, although its components receive them.
         networks: client networks of its package, name to builder (``package.module.name``), which `network_name` can
             then use wherever the package is installed.
         where: place of ``leaves_site`` in its own file or that of its base, for messages.
@@ -104,6 +105,7 @@ class Method:
     labels: str | None = None
     leaves_site: tuple[str, ...] | None = None
     classes: str = "one"
+    unused: tuple[str, ...] = ()
     networks: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
 
@@ -118,6 +120,7 @@ _SCHEMA = {
         **{key: {"enum": list(words)} for key, words in {"kind": KINDS, "classes": CLASSES, **_INHERITED}.items()},
         "leaves_site": {"type": "array", "items": {"enum": list(LEAVES_SITE)}},
         "networks": {"type": "object", "additionalProperties": _BUILDER},
+        "unused": {"type": "array", "items": _TEXT},
         "place": {"type": "integer"},
     },
     "additionalProperties": False,

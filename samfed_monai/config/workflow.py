@@ -179,8 +179,7 @@ def run_workflow(
     """
     root = find_bundle(bundle)
     require(check_bundle(root, workflow, overrides=overrides, asked=asked))
-    given = {"bundle_root": str(root), **normal_ids(dict(overrides))}
-    config = BundleConfig.of_workflow(root, workflow, given)
+    config = BundleConfig.of_workflow(root, workflow, {"bundle_root": str(root), **normal_ids(dict(overrides))})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
         from samfed_monai.config.monai_parser import ConfigWorkflow
@@ -238,7 +237,8 @@ def component_refusal(
         wrapped = _WRAPPED.match(str(outer)) if isinstance(outer, RuntimeError) else None
         if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
             name = wrapped[1]
-            ids = [join_id(parts) for parts, value in walk(content) if _is(value, name)]
+            targets = ((parts[:-1], value) for parts, value in walk(content) if parts[-1:] == ("_target_",))
+            ids = [join_id(parts) for parts, value in targets if f".{name}".endswith(f".{value}")]
             where = " -> ".join(filter(None, (file, " or ".join(ids) or name)))
             found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
             return refused(where, found=found, expected=f"values that {name} accepts", hint=hint)
@@ -253,11 +253,6 @@ def _ours(cause: BaseException, component: str) -> bool:
     return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
 
 
-def _is(value: Any, component: str) -> bool:
-    target = value.get("_target_") if isinstance(value, dict) else None
-    return isinstance(target, str) and (component == target or component.endswith(f".{target}"))
-
-
 def unwrap(error: BaseException, content: Mapping[str, Any] | None = None) -> SamFedError | KeyboardInterrupt | None:
     """Returns the error of this package that ``error`` was raised from (MONAI wraps errors of ``$`` expressions).
 
@@ -270,8 +265,7 @@ def unwrap(error: BaseException, content: Mapping[str, Any] | None = None) -> Sa
 
 def unwrap_own(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
     """As :func:`unwrap`, but only for errors of this package and ``KeyboardInterrupt``."""
-    own = (each for each in _causes(error) if isinstance(each, (SamFedError, KeyboardInterrupt)))
-    return next(own, None)
+    return next((each for each in _causes(error) if isinstance(each, (SamFedError, KeyboardInterrupt))), None)
 
 
 @contextmanager

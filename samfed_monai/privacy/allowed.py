@@ -209,8 +209,7 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
         return [Problem("message -> kind", "a kind that may not leave the site", f"one of {may}")]
     problems, unknown, missing = Problems(), len(reply.tensors.keys() - like), len(like.keys() - reply.tensors)
     if unknown:
-        expected = f"only the {len(like)} tensors on the allow-list"
-        problems.add(where, found=f"{unknown} in addition", expected=expected)
+        problems.add(where, found=f"{unknown} in addition", expected=f"only the {len(like)} tensors on the allow-list")
     if missing:
         problems.add(where, found=f"{missing} missing", expected="all of the allow-list")
     for name in sorted(like.keys() & reply.tensors):
@@ -357,8 +356,7 @@ def withhold_small(message: Message, least_images: int) -> Message:
 def without_scores(message: Message, word: str) -> Message:
     """Returns ``message`` without scores and their count, with ``withheld`` set to ``word`` if there are images."""
     kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
-    withheld = {WITHHELD: word} if message.n else {}
-    return replace(message, n=0, metrics=kept, extra={**message.extra, **withheld})
+    return replace(message, n=0, metrics=kept, extra={**message.extra, **({WITHHELD: word} if message.n else {})})
 
 
 def _of_few(message: Message, least: int) -> Set[str]:

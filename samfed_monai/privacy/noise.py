@@ -203,8 +203,7 @@ class CentralNoise:
         """Standard deviation of the noise on the number of sites within the clip; ``None`` without a ``quantile``."""
         if self.settings.quantile is None:
             return None
-        sites = len(self.strategy.server.sites)
-        return self.settings.count_noise or max(sites / 20, self.settings.noise_multiplier)
+        return self.settings.count_noise or max(len(self.strategy.server.sites) / 20, self.settings.noise_multiplier)
 
     def take(self, round: int, site: str, update: Message) -> None:
         """Adds the clipped step of one checked update."""

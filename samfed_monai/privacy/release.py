@@ -174,8 +174,7 @@ class ReleaseFilter:
         return [] if noised else statistics_problems(allowed, self.privacy.least_images)
 
     def _seen_problems(self, reply: Message, allowed: Allowed) -> list[Problem]:
-        iterations = reply.metrics.get("iterations", 0)
-        return seen_problems(allowed, self.least_seen, self.privacy.least_images, iterations)
+        return seen_problems(allowed, self.least_seen, self.privacy.least_images, reply.metrics.get("iterations", 0))
 
     def declare(self, split: KeySplit) -> None:
         """Writes a line about the parts of this site's network that may leave, unless it may leave as a whole."""

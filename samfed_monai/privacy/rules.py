@@ -176,8 +176,7 @@ class PrivacyFloor:
             expected, hint = "noise, as the site file sets epsilon", "set it in federate.json, or leave this site out"
             raise MessageRefused([Problem(f"{WHERE}#differential_privacy", "none", expected, hint)])
         if self.epsilon is not None and noise is not None:
-            epsilon = min(self.epsilon, noise.epsilon or math.inf)
-            noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DELTA))
+            noise = replace(noise, epsilon=min(self.epsilon, noise.epsilon or math.inf), delta=min(noise.delta, DELTA))
         statistics = dict(privacy.statistics)
         if self.statistics is not None:
             statistics |= {kind: None for kind in StatisticKind if kind not in self.statistics}

@@ -59,8 +59,7 @@ class Inbox:
         if sender not in self.sites:
             raise message_refused("message", "an unknown sender", "a site of this federation")
         if self.kind is not None and message.kind != self.kind:
-            expected = f"{self.kind.value}, which this round exchanges"
-            raise message_refused("message", Kind(message.kind).value, expected)
+            raise message_refused("message", Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
         message.check(up=True, like=self.like(sender) if self.like else None, site=sender, round=self.round)
         self._answered.add(sender)
 

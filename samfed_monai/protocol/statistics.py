@@ -104,8 +104,7 @@ def limited(
     if rule.clip is None:
         return dict(tensors), 0.0
     if rule.noise_multiplier and any(tensor.ndim < 2 for tensor in tensors.values()):
-        expected = "tensors of two or more axes (counts get no noise)"
-        raise message_refused("message -> statistics", "counts", expected)
+        raise message_refused("message -> statistics", "counts", "tensors of two or more axes (counts get no noise)")
     entries = sum(len(tensor) for tensor in tensors.values() if tensor.ndim > 1)
     deviation = 2.0 * rule.clip * math.sqrt(entries) * rule.noise_multiplier
     left = {}

@@ -26,6 +26,7 @@ from samfed_monai.config.options import (
     USE_OF_TEACHER,
 )
 from samfed_monai.config.parse import (
+    MISSING,
     WORKFLOWS,
     BundleConfig,
     is_code,
@@ -70,7 +71,7 @@ def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
             return made
         if isinstance(value, list):
             return [marked(part, (*parts, str(index))) for index, part in enumerate(value)]
-        return value if is_code(value) else f"<{join_id(parts)}>"
+        return value if is_code(value) or value is MISSING else f"<{join_id(parts)}>"
 
     parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not is_note(name)})
     RECEIVED.clear()
@@ -107,8 +108,7 @@ assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys(), "eve
 def test_command_ids_are_received_or_refused(command):
     workflow, reads = COMMANDS[command]
     content = BundleConfig(workflow_files(SKIN, workflow)).content
-    own = leaves(content)
-    there = received(content, reads)
+    own, there = leaves(content), received(content, reads)
     if workflow == "federate":  # whose ids of train.json each variant reads in its own way
         own = {key: value for key, value in own.items() if key in leaves(read_json(SKIN / "configs" / "federate.json"))}
         there |= {"local_steps"}
@@ -169,12 +169,12 @@ def test_federation_ids_are_received_or_refused(variant):
     problems = check_bundle(SKIN, "federate", overrides={"variant": variant, **given}, ready=False)
     found = {problem.where.removeprefix("command line -> "): problem for problem in problems}
     for group, pairs in own.items():
-        there = ids_read(group.removesuffix("#"), parts[group.removesuffix("#")].content)
+        there = ids_read(group.removesuffix("#"), parts[group.removesuffix("#")].used)
         read = {key for key in pairs if key in there}
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
         wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
-        conditional = {"guides#global#name", "network_name", "encoder_learning_rate", "exchange"}
+        conditional = {"guides#global#name", "network_name", "encoder_learning_rate"}
         assert wrongly <= conditional, "read and refused"
 
 
@@ -214,19 +214,10 @@ def test_options_in_help_are_read(workflow, files):
     assert len(given) >= 3
 
 
-def test_disabled_component_is_reported_with_enabling_option():
-    given = {"variant": "no_sam", "terms#sam_kd#weight": 0.5}
-    (problem,) = check_bundle(SKIN, "federate", overrides=given, ready=False)
-    assert problem == Unread(
-        "command line -> terms#sam_kd#weight",
-        found="0.5",
-        expected="an option that a run of the variant 'no_sam' reads",
-        hint="terms#sam_kd is disabled; --terms#sam_kd#_disabled_ false enables it",
-    )
-
-
 FIT = {"epochs": 3, "batch_size": 2, "public_limit": 8, "rank": 16, "lora_learning_rate": 0.1, "cached_views": 2}
 UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
+HSSF, SEMIFL, ALONE = ({"variant": name} for name in ("hssf", "semifl", "local_only"))
+RAMP, NOTHING = {"terms#pseudo_label#schedule": "gaussian_ramp"}, "leave it out: nothing in this run reads it"
 RANDOM, OWN = {"encoder_weights": None}, {"network_def": {"_target_": "monai.networks.nets.BasicUNet"}}
 
 
@@ -265,8 +256,18 @@ def test_unread_teacher_options_are_refused(given, read, hint):
         ("encoder_learning_rate", 0.1, [{}, OWN | RANDOM], [UNET, RANDOM], "set learning_rate"),
         ("encoder_learning_rate", 0.1, [{"variant": "hssf"}], [{"variant": "fedsam"}], "set learning_rate"),
         ("encoder_learning_rate", 0.1, [{"sites#A#network": "lite0_fpn", **UNET}], [], "set learning_rate"),
-        ("exchange", "predictions", [{"variant": "hssf"}], [{"variant": "local_only"}], "its strategy decides"),
-        ("exchange", "predictions", [{"variant": "fedmd"}], [{"variant": "semifl"}], "its strategy decides"),
+        ("exchange", "predictions", [HSSF, {"variant": "fedmd"}], [SEMIFL, ALONE, {"variant": "fedproto"}], NOTHING),
+        ("sharing#gate", "always", [HSSF], [SEMIFL, ALONE, {"variant": "fedproto"}], NOTHING),
+        ("sharing#passes", 2, [HSSF], [{**HSSF, "public_steps": 3}], "steps 3 does not use it"),
+        ("learning_rate", 0.1, [{"variant": "local_sam"}], [{"variant": "zero_shot"}], NOTHING),
+        ("job#update_guard#limit", 2, [SEMIFL], [HSSF, ALONE, {"variant": "fedproto"}], NOTHING),
+        ("job#warm_start_held_out", 0.2, [{}], [{"warm_start_steps": 0}], "warm_start_steps 0 does not use it"),
+        ("teacher#evaluate_limit", 2, [{"teacher#evaluate_on": "test"}], [{}], "evaluate_on None does not use it"),
+        ("terms#pseudo_label#fraction", 0.2, [RAMP, {"variant": "elcfs"}], [{}], "schedule constant does not use it"),
+        ("sites#A#terms#pseudo_label#fraction", 0.2, [RAMP], [{}], "schedule constant does not use it"),
+        ("terms#sam_kd#weight", 0.5, [{}], [{"variant": "no_sam"}], "; --terms#sam_kd#_disabled_ false enables it"),
+        ("terms#crf#fraction", 0.2, [], [{"variant": "weak_labels"}], "schedule constant does not use it"),
+        ("network_name", "lite0_fpn", [{}], [{"variant": "fedmd"}], "set --mixed_networks \"['lite0_fpn']\""),
     ],
 )
 def test_option_without_effect_is_refused(option, value, reads, others, hint):

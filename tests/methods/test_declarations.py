@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from samfed_monai.config import find_bundle
-from samfed_monai.config.parse import join_id, walk
+from samfed_monai.config.parse import MISSING, BundleConfig, join_id, walk
 from samfed_monai.config.variants import declared, known_variants, methods, variant_files
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
+from samfed_monai.protocol import Kind
 from samfed_monai.reports.rows import ABLATIONS, VARIANTS
 from tests.methods import present
 
@@ -52,6 +53,9 @@ def test_method_declaration_matches_strategy_and_data(name: str) -> None:
     participants = Participants(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
     if method.leaves_site:  # else it is of one site alone, and no federation
         assert participants.strategy.exchange.word == method.exchange
+    kind, alike = participants.strategy.exchange.answer, participants.strategy.exchange.alike
+    unused = BundleConfig.of_workflow(BUNDLE, "federate", {"variant": name}).used["job"]["update_guard"]
+    assert (unused is MISSING or unused["limit"] is MISSING) == (kind is not Kind.WEIGHTS or not alike)
     own_labels = participants.supervised or participants.config.optional("oracle") is True
     assert own_labels == (method.labels in ("masks", "weak"))
     assert bool(participants.config.optional("images#weak_labels")) == (method.labels == "weak")
