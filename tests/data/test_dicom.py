@@ -263,7 +263,7 @@ RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without ma
 
 
 @pytest.mark.parametrize(
-    ("syntax", "frame", "header", "bits", "told"),
+    ("syntax", "frame", "header", "bits", "message"),
     [
         *((JPEG, *each, 8, "") for each in ((OF_YCBCR, "RGB"), (OF_RGB, "YBR_FULL"), (RAW, "RGB"), (BARE, "YBR_FULL"))),
         *((JPEG, BARE[:2] + ADOBE + BARE[2:], header, 8, "") for header in ("RGB", "YBR_FULL_422")),
@@ -275,15 +275,15 @@ RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without ma
     ],
 )
 def test_frames_decide_colours_and_must_match_header(
-    tmp_path: Path, syntax: str, frame: bytes, header: str, bits: int, told: str
+    tmp_path: Path, syntax: str, frame: bytes, header: str, bits: int, message: str
 ) -> None:
     path = made(tmp_path, np.zeros((8, 8, 3), np.uint8), PhotometricInterpretation=header)
     content = pydicom.dcmread(path)
     content.file_meta.TransferSyntaxUID, content.PixelData = syntax, pydicom.encaps.encapsulate([frame])
     content.BitsAllocated, content.BitsStored, content.HighBit = 8 * (1 + bits // 9), bits, bits - 1
     content.save_as(path)
-    if told:
-        with pytest.raises(Refused, match=told):
+    if message:
+        with pytest.raises(Refused, match=message):
             read_slices(path)
     else:
         assert np.abs(read_slices(path).pictures.astype(int) - (200, 120, 60)).max() <= 2

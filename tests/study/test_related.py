@@ -117,8 +117,8 @@ def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, n
     assert "| FedGIN (`fedgin`) | 1.00 | 1 | 0.500 | 0.450 |" in text
     assert "| FedGIN (`fedgin`) | 0.812 | – | 0.812 | – |" in text
     assert text.count("| Dice of whole volumes | a: liver | a: spleen | b: liver | b: spleen |") == 1
-    before = "| FedGIN (`fedgin`) | Polyps, sites without labels | 0.600 | 0.580 | – | every site kept its normalisation"
-    assert text.count(before) == 1
+    line = "| FedGIN (`fedgin`) | Polyps, sites without labels | 0.600 | 0.580 | – | every site kept its normalisation"
+    assert text.count(line) == 1
     assert text.count("| FedGIN (`fedgin`) |") == 3, "and it is in no table of polyps"
     start = " (no round was better than the network at the start)" if named else ""
     assert (
