@@ -87,8 +87,7 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
     """Adds a finding to the folder's numbers and page, replacing an earlier one of the same attack."""
     path, about = folder / NUMBERS, dict(target.about)
     content: dict[str, Any] = read_json(path) if path.is_file() else {}
-    earlier = content["findings"] if content.get("about") == about else []
-    found = {each["attack"]: each for each in earlier}
+    found = {each["attack"]: each for each in (content["findings"] if content.get("about") == about else [])}
     found[finding.attack] = {**finding.to_json(), "options": asdict(options)}
     content = {"schema": 1, "about": about, "findings": [found[name] for name in ATTACKS if name in found]}
     for shown in finding.shown:

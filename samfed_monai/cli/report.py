@@ -84,8 +84,10 @@ def watch(report: Report, seconds: float = 2.0) -> None:
 
 def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
     problems, one = Problems(), len(args.runs) == 1
-    found = "it with the report of one run, which is in the run's folder" if one else "it with a comparison"
-    for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch"):
+    with_report = "it with the report of one run, which is in the run's folder" if one else "it with a comparison"
+    names = ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch")
+    of_overlays = dict.fromkeys(("datalist", "data_root") if args.no_overlays else (), "it with --no-overlays")
+    for name, found in (of_overlays | dict.fromkeys(names, with_report)).items():
         if getattr(args, name):
             option = f"--{name.replace('_', '-')}"
             problems.add(option, found=found, expected="an option of this report", hint="leave it out")

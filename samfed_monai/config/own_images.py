@@ -73,8 +73,8 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
         wrong = reads_images(value) and not own_view
     else:
-        leads = split_id(value[1:]) if isinstance(value, str) and value.startswith("@") else ()
-        refers = not {"", *ROOTS, "images"}.isdisjoint(leads[:1]) or not READS.isdisjoint(leads)
+        names = split_id(value[1:]) if isinstance(value, str) and value.startswith("@") else ()
+        refers = not {"", *ROOTS, "images"}.isdisjoint(names[:1]) or not READS.isdisjoint(names)
         wrong = refers or (named and not _number(value))
     if wrong:
         yield Problem(where, found=shown(value), expected=_EXPECTED, hint=hint)

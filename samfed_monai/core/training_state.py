@@ -95,8 +95,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
                 state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
     except (KeyError, ValueError, TypeError) as error:
-        expected = f"a state of {type(optimizer).__name__}"
-        raise refused("optimizer state", found=str(error), expected=expected) from error
+        raise refused("optimizer state", found=str(error), expected=f"a state of {type(optimizer).__name__}") from error
 
 
 @contextmanager

@@ -241,8 +241,7 @@ def image_paths(folder: Sources) -> list[tuple[str, Path]]:
 
 
 def _sources(folder: Sources) -> list[Path]:
-    listed = [folder] if isinstance(folder, str | Path) else list(folder)
-    return [Path(source).expanduser() for source in listed]
+    return [Path(source).expanduser() for source in ([folder] if isinstance(folder, str | Path) else list(folder))]
 
 
 def _images(folder: Sources) -> list[tuple[str, Path, Path]]:

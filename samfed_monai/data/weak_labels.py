@@ -22,6 +22,7 @@ from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, 
 IGNORE = 255
 """Value of unlabelled pixels in files, and in tensors of one class."""
 
+_SIZED = ("scribble", "points")
 POINTS, WIDTH = 5, 3
 """Defaults: number of points of each class, and width of points and scribbles in pixels."""
 
@@ -216,6 +217,9 @@ def weaken_list(
         elif not any(item.label for item in datalist.sites[site].unlabelled):
             hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="masks to derive from", hint=hint)
+    for name, size, default, of in (("points", points, POINTS, _SIZED[1:]), ("width", width, WIDTH, _SIZED)):
+        read = size == default or any(kind in of for kind in kinds.values())
+        problems.unless(read, f"--{name}", size, f"{default}, as no site here gets {' or '.join(of)}", "leave it out")
     problems.refuse_if_any()
     work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     made, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}

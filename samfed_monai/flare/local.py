@@ -233,8 +233,7 @@ def simulate(
         merge_allow_list(workspace / "local", more_classes)
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
-        module = "samfed_monai.flare.simulator_process"
-        simulator = processes.start("simulator", module, *words, cwd=workspace, log=log)
+        simulator = processes.start("simulator", "samfed_monai.flare.simulator_process", *words, cwd=workspace, log=log)
 
         def gone() -> str:
             return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"

@@ -49,8 +49,7 @@ def split_keys(
     )
     for name in listed:
         if name in sent & kept:
-            hint = "match it with one pattern"
-            raise refused(where, f"{name!r} both shared and personal", "only one of them", hint)
+            raise refused(where, f"{name!r} both shared and personal", "only one of them", "match it with one pattern")
     return KeySplit(
         shared=tuple(name for name in listed if name in sent),
         personal=tuple(name for name in listed if name in kept),

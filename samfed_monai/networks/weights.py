@@ -458,8 +458,7 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
     known = named(str(weights))
     if known is None:
         if not Path(weights).exists():
-            names = [other.names[0] for other in KNOWN if other.networks]
-            hint = f"check the path, or use one of {names}"
+            hint = f"check the path, or use one of {[other.names[0] for other in KNOWN if other.networks]}"
             raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:

@@ -321,7 +321,11 @@ def require_possible(
         with problems.collected():
             require_budget(noise, rounds or 0)
     if central is not None:
-        problems.extend(_no_mean(strategy, f"{WHERE}#central_differential_privacy"))
+        where, limits = f"{WHERE}#central_differential_privacy", vars(UpdateGuard())
+        problems.extend(_no_mean(strategy, where))
+        expected, hint = "no limits of single updates: the noise clips each, and sites count alike", "leave it out"
+        for name in (name for name, limit in vars(guard or UpdateGuard()).items() if limit != limits[name]):
+            problems.add(where, found=f"job#update_guard#{name}", expected=expected, hint=hint)
     if local is not None:
         problems.extend(_unprotected(strategy))
     rule = privacy.rule(kind) if kind is not None else None

@@ -183,8 +183,7 @@ def more_scores(run: RunData) -> list[dict[str, Any]]:
 
 def withheld(run: RunData, split: str = "test") -> list[str]:
     """Returns the sites that withheld the score of a split, as too few of its images have masks."""
-    held = (run.results.get("privacy") or {}).get("withheld", [])
-    return [each["site"] for each in held if each["split"] == split]
+    return [each["site"] for each in (run.results.get("privacy") or {}).get("withheld", []) if each["split"] == split]
 
 
 _MOST_NAMES = 3  # sites named in a sentence

@@ -186,11 +186,12 @@ def test_other_point_options_write_other_files(masks):
 
 
 def test_invalid_sites_and_kinds_are_refused_together(masks):
-    root, listed = masks
-    listed = replace(listed, sites={**listed.sites, "bare": Site([Item("1.png", "a" * 64)])})
+    root, listed = masks[0], replace(masks[1], sites={**masks[1].sites, "bare": Site([Item("1.png", "a" * 64)])})
     error = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
     with pytest.raises(Refused, match=error):
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
+    with pytest.raises(Refused, match=r"(?s)--points: expected 5, as no site here gets points, found 3; .*--width: "):
+        weaken_list(listed, root, {"site-1": "block"}, points=3, width=5)
 
 
 def test_empty_full_and_missing_masks_are_unchanged(tmp_path):
@@ -231,9 +232,8 @@ def test_weak_command_draws_kind_per_site_and_refuses_two_kinds(masks, tmp_path,
     unseen.save(tmp_path / "unseen.json")
     server.save(tmp_path / "server.json")
     given[2:3], kind = [str(tmp_path / "unseen.json")], ["--kind", "points"]
-    assert (
-        main([*given[:2], str(tmp_path / "server.json"), *given[3:], *kind, "--output", str(tmp_path / "b.json")]) == 2
-    )
+    of_server = [*given[:2], str(tmp_path / "server.json"), *given[3:], *kind, "--output", str(tmp_path / "b.json")]
+    assert main(of_server) == 2
     assert "sites: expected sites with training images, found no site that trains" in capsys.readouterr().err
     given += ["--output", str(tmp_path / "weak.json"), *kind, "--kind", "site-2=box"]
     assert main([*given, "--kind", "box", "--kind", "site-2=points"]) == 2
