@@ -60,8 +60,7 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
         hint = "`--allow_single_site true` (in Python allow_single_site=True) allows one site"
         return [Problem("sites", str(sites), "at least 2, so that no update is averaged alone", hint)]
     if quorum is not None and not 1 <= quorum <= sites:
-        expected = f"a number from 1 to {sites}, the number of sites"
-        return [Problem("quorum", found=str(quorum), expected=expected)]
+        return [Problem("quorum", found=str(quorum), expected=f"a number from 1 to {sites}, the number of sites")]
     return []
 
 

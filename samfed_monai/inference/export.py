@@ -112,8 +112,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, C, H, W) float32 for images (B, 3, H, W) float32 in [0, 1] of ``size``."""
-        numbers = images.detach().as_subclass(Tensor).cpu().numpy()
-        return torch.from_numpy(self._run(numbers)).to(images.device)
+        return torch.from_numpy(self._run(images.detach().as_subclass(Tensor).cpu().numpy())).to(images.device)
 
     def _by_onnxruntime(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self._session.run(None, {self._input: numbers})[0])

@@ -235,7 +235,7 @@ def test_secure_sum_and_central_noise_require_mean(setting, strategy):
 
 def test_secure_sum_and_central_noise_refuse_guards_of_single_updates():
     guard = UpdateGuard(action="skip", largest_share=0.5)
-    found = told(Privacy(central_differential_privacy=CentralPrivacy()), FedAvg(), guard=guard)
+    found = refusals(Privacy(central_differential_privacy=CentralPrivacy()), FedAvg(), guard=guard)
     assert str(found).count("central_differential_privacy: expected no limits of single updates: the noise") == 2
     where = f"{WHERE}#secure_aggregation: expected no check of single updates, as the server sees only their sum"
     assert refusals(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), guard=guard) == [
