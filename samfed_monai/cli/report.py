@@ -73,7 +73,7 @@ def watch(report: Report, seconds: float = 2.0) -> None:
         raise refused(folder, "no such folder", "the folder of a run in progress")
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
-            if (rounds := stored_rounds(folder)) != written:  # may be fewer: a run may be restarted
+            if (rounds := len(stored_rounds(folder))) != written:  # may be fewer: a run may be restarted
                 written = rounds
                 if rounds:
                     sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")

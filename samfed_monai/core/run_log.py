@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from samfed_monai.core.errors import SamFedError, Terminated, machine_failure, refused
+from samfed_monai.core.errors import Refused, SamFedError, Stopped, Terminated, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, read_json
 from samfed_monai.core.words import printable
 
@@ -156,7 +156,9 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     return LogBar(of, **hidden, **seldom | options)
 
 
-_OBJECTS = ((), ("config",), ("config", "client"), ("config", "sites"), ("hashes",))
+RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
+
+_OBJECTS = ((), ("config",), ("config", "client"), ("config", "sites"), ("hashes",), ("seeds",), ("versions",))
 
 
 def run_record(folder: str | Path) -> dict[str, Any]:
@@ -170,10 +172,36 @@ def run_record(folder: str | Path) -> dict[str, Any]:
     for place in _OBJECTS:
         content: Any = record
         for key in place:
-            content = content.get(key) or {}
+            content = content.get(key, {})
         if not isinstance(content, dict):
             where, hint = " -> ".join((str(path), *place)), "restore the file from a copy"
             raise refused(where, found=type(content).__name__, expected="an object", hint=hint)
+    return record
+
+
+def read_round(folder: Path, number: int, run: str = "") -> dict[str, Any]:
+    """``round.json`` of a round.
+
+    Args:
+        folder: of the round.
+        number: of the round.
+        run: the run's random name, of ``run.json``; empty if it is not known.
+
+    Raises:
+        Stopped: it is missing or damaged.
+        Refused: it belongs to another run.
+    """
+    path = folder / "round.json"
+    try:
+        record = read_json(path)
+    except Refused as error:
+        found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
+        raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", RESTORE) from None
+    files = record.get("files") if isinstance(record, dict) and record.get("round") == number else None
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise Stopped(f"the record of round {number} is not valid ({path})", RESTORE)
+    if run and (other := record.get("run", run)) != run:
+        raise refused(path, f"a round of run {other}", f"one of run {run}", "move this folder away")
     return record
 
 

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.config.parse import MISSING
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import DISK_FULL, Problems, Refused, Stopped, refused
+from samfed_monai.core.errors import DISK_FULL, Problems, Stopped, refused
 from samfed_monai.core.io import (
     PUBLIC,
     append_line,
     as_file_name,
     atomic_write,
     canonical_hash,
-    read_json,
     require_writable,
     safe_load,
     sync_folder,
@@ -33,7 +32,7 @@ from samfed_monai.core.io import (
     write_json,
     write_text,
 )
-from samfed_monai.core.run_log import round_folders
+from samfed_monai.core.run_log import RESTORE, read_round, round_folders, run_record
 from samfed_monai.core.words import clipped
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
@@ -63,8 +62,6 @@ START = -1
 
 #: Key and value of ``round.json`` if the sites keep their states of the round themselves.
 STATES, AT_SITES = "states", "at the sites"
-
-_RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
 
 #: Caveat on a run whose teacher changed.
 _OTHER_TEACHER = "The teacher was {} when this run began and is {} now; the rounds before used other soft masks."
@@ -146,10 +143,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 hint = "restore it from a copy of the run folder, or choose another output_dir"
                 raise refused(asked, found=found, expected=expected, hint=hint)
             if holds_results:
-                self._compare(read_json(asked), content)
+                self._compare(run_record(self.path), content)
             else:
                 write_json(asked, content, mode=PUBLIC)
-            self.store.run = str(read_json(asked).get("run", ""))
+            self.store.run = str(run_record(self.path).get("run", ""))
         except BaseException:
             self.close()
             raise
@@ -167,7 +164,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
         A teacher that is fitted again, for instance because the cache was lost, may differ in its last bits.
         """
-        content = read_json(self.path / "run.json")
+        content = run_record(self.path)
         if (first := content.setdefault("teacher", sha256)) == sha256:
             write_json(self.path / "run.json", content, mode=PUBLIC)
             return []
@@ -374,7 +371,7 @@ class RoundStore:
             except Stopped as stopped:
                 damaged.append(stopped.reason)
         if damaged:
-            raise Stopped("; ".join(damaged), _RESTORE)
+            raise Stopped("; ".join(damaged), RESTORE)
         return RoundRecords(self, last + 1)
 
     def record(self, number: int) -> dict[str, Any]:
@@ -384,22 +381,7 @@ class RoundStore:
             Stopped: it is missing or damaged.
             Refused: it belongs to another run.
         """
-        path = self.path(number) / "round.json"
-        try:
-            record = read_json(path)
-        except Refused as error:
-            found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
-            raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
-        if (
-            not isinstance(record, dict)
-            or not isinstance(record.get("files"), dict)
-            or not all(isinstance(digest, str) for digest in record["files"].values())
-            or record.get("round") != number
-        ):
-            raise Stopped(f"the record of round {number} is not valid ({path})", _RESTORE)
-        if self.run and (other := record.get("run", self.run)) != self.run:
-            raise refused(path, f"a round of run {other}", f"one of run {self.run}", "move this folder away")
-        return record
+        return read_round(self.path(number), number, self.run)
 
     def weights(self, round: int) -> dict[str, Tensor]:
         """The stored model of a round, checked against its SHA-256.

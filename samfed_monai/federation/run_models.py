@@ -84,10 +84,9 @@ class RunModels:
         self.store = RoundStore(self.folder / "rounds")
         self.store.run = str(self.run.get("run", ""))
         self._round = self.store.path(self.round)
-        record = self._round / "round.json"
-        self._record = read_json(record) if record.is_file() else {}
+        self._record = self.store.record(self.round) if (self._round / "round.json").is_file() else {}
         client = self.run.get("config", {}).get("client", {})
-        self._whole_networks = isinstance(client, dict) and client.get("sharing") is not None
+        self._whole_networks = client.get("sharing") is not None
         self._shared = tensor_names(self.server)
         tailored = set(tensor_names(self._round / SERVER)) if not self._whole_networks else set()
         self._tailored = {

@@ -14,7 +14,8 @@ from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import as_file_name, read_json
+from samfed_monai.core.io import as_file_name
+from samfed_monai.core.run_log import run_record
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import one_of, require
@@ -226,8 +227,7 @@ class Site:
         self.method = declared(places.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
-        if not run and (asked := places.output_dir / "run.json").is_file():  # a run whose sites share a machine
-            run = str(read_json(asked).get("run", ""))
+        run = run or str(run_record(places.output_dir).get("run", ""))  # of a run whose sites share a machine
         self.run = run or places.output_dir.name
         ledger = PrivacyLedger(places.cache, site, floor, run=self.run)
         self.release = ReleaseFilter(

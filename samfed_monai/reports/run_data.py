@@ -14,7 +14,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
-from samfed_monai.core.run_log import round_folders, run_record
+from samfed_monai.core.run_log import read_round, round_folders, run_record
 from samfed_monai.metrics import pool, worst
 from samfed_monai.results import BYTES, build_results, round_traffic, validate_results
 
@@ -119,7 +119,8 @@ class RunData:
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")
         about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
-        return cls(folder, results, run, rounds, about, run["config"].get("rounds") if going else None)
+        planned = run.get("config", {}).get("rounds", results["rounds"]) if going else None
+        return cls(folder, results, run, rounds, about, planned)
 
     @property
     def row(self) -> str:
@@ -236,9 +237,10 @@ def scored(splits: Mapping[str, Any]) -> bool:
     return bool(splits.get("test", {}).get("n"))
 
 
-def stored_rounds(folder: str | Path) -> int:
-    """Returns the number of stored rounds of a run."""
-    return len(_round_files(Path(folder)))
+def stored_rounds(folder: str | Path) -> dict[int, Path]:
+    """Returns the folders of a run's stored rounds by number."""
+    found = round_folders(Path(folder) / "rounds").items()
+    return {number: path for number, path in found if (path / "round.json").is_file()}
 
 
 def results_so_far(folder: str | Path) -> dict[str, Any]:
@@ -251,8 +253,9 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         Content in the schema of ``results.json``; ``best`` is the round with the highest mean Dice. The run may choose
         another round if a site was missing in some.
     """
-    records = [read_json(path) for path in _round_files(Path(folder))]
-    run, last, log = run_record(folder), records[-1], Path(folder) / "run.log"
+    run, log = run_record(folder), Path(folder) / "run.log"
+    records = [read_round(path, number, run.get("run", "")) for number, path in stored_rounds(folder).items()]
+    last = records[-1]
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     commands = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", text, re.MULTILINE)
     best = max(records, key=lambda record: (record["average"]["validation"]["dice"] or 0.0, -record["round"]))
@@ -261,7 +264,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
     sites = dict.fromkeys(site for record in records for site in record["sites"])
     traffic = [round_traffic(record) for record in records]
     return build_results(
-        variant=run["config"].get("variant") or "samfed",
+        variant=run.get("config", {}).get("variant") or "samfed",
         rounds=len(records),
         scores={
             name: {site: {"validation": record["sites"].get(site, {}).get("validation")} for site in sites}
@@ -279,7 +282,3 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
             f"The run is not finished: {len(records)} of {last['rounds']} rounds are stored, no test image is scored."
         ],
     )
-
-
-def _round_files(folder: Path) -> list[Path]:
-    return [path for each in round_folders(folder / "rounds").values() if (path := each / "round.json").is_file()]

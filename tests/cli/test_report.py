@@ -53,7 +53,7 @@ def store(folder, count, *, scored=True):
     """A run of three rounds of which ``count`` are stored."""
     records = [record(number, scored=scored) for number in range(count)]
     for number, content in enumerate(records):
-        write_json(folder / "rounds" / f"{number:03d}" / "round.json", content)
+        write_json(folder / "rounds" / f"{number:03d}" / "round.json", {**content, "files": {}})
     write_json(folder / "run.json", {"config": {"variant": "samfed", "rounds": 3}, "seeds": {"seed": 7}})
     RunFolder(folder).write_table(records)
 

@@ -96,6 +96,10 @@ def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
     (tmp_path / held).write_text("{}")
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
+    for damaged, where in (("[]", "run.json"), ('{"config": []}', "config"), ('{"seeds": 3}', "seeds")):
+        (tmp_path / "run.json").write_text(damaged)
+        with pytest.raises(Refused, match=rf"{where}: expected an object, found (list|int); restore the file from a"):
+            RunFolder(tmp_path).open(CONFIG)
     (tmp_path / "run.json").unlink()
     with pytest.raises(Refused, match=r"run.json: expected settings of the rounds or results .* no such file; restore"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})

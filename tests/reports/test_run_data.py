@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.run_folder import COLUMNS
 from samfed_monai.reports import RunData
@@ -49,6 +49,7 @@ def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
         own = {"validation": summary(dice), "up_bytes": 10, "down_bytes": 20 + number}
         average = {"validation": summary(dice)}
         record = {"round": number, "rounds": 3, "sites": {"a": own}, "average": average, "seconds": {"training": 4.0}}
+        record |= {"run": "12ab", "files": {}}
         write_json(tmp_path / "rounds" / f"{number:03d}" / "round.json", record)
     about = {"seeds": {"seed": 7}, "hashes": {"datalist": "d" * 64}, "versions": {"torch": "2.13.0"}}
     write_json(tmp_path / "run.json", {"config": {"variant": "no_sam", "rounds": 3}, **about})
@@ -62,6 +63,14 @@ def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     moved, means = {"up_bytes": 20, "down_bytes": 41}, {"up_bytes_per_round": 10.0, "down_bytes_per_round": 20.5}
     assert run.results["traffic"] == moved | means
     assert (run.results["seconds"]["training"], run.results["seconds"]["total"]) == (8.0, 8.0)
+    (tmp_path / "run.json").unlink()
+    assert RunData.read(tmp_path, unfinished=True).planned == 2, "the stored rounds, if run.json is lost"
+    write_json(tmp_path / "run.json", {"run": "34cd"})
+    with pytest.raises(Refused, match="expected one of run 34cd, found a round of run 12ab; move this folder away"):
+        RunData.read(tmp_path, unfinished=True)
+    write_json(tmp_path / "rounds" / "000" / "round.json", [])
+    with pytest.raises(Stopped, match="the record of round 0 is not valid"):
+        RunData.read(tmp_path, unfinished=True)
 
 
 CSV = """round,site,status,reason,n,dice,term_supervised,term_reliability
