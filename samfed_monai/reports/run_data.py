@@ -119,6 +119,9 @@ class RunData:
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")
         about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
+        if not isinstance(about, dict):
+            hint = "restore the file from a copy, or remove it"
+            raise refused(folder / "compare.json", found=type(about).__name__, expected="an object", hint=hint)
         planned = run.get("config", {}).get("rounds", results["rounds"]) if going else None
         return cls(folder, results, run, rounds, about, planned)
 
