@@ -117,7 +117,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
     post = StandIns(behaviour, sites=options.sites, at_answer=at_answer)
     progress = Progress(show=None if options.progress else False)
     transport = WireTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
-    settings = {"sites": options.sites, "network": options.network, "rounds": options.rounds}
+    settings = {"participants": options.sites, "network": options.network, "rounds": options.rounds}
     settings |= {"lies": options.lies, "absences": options.absences}
     with RunFolder(folder).open(settings, seeds={"seed": options.seed}) as run:
         strategy = FedAvg()

@@ -96,12 +96,13 @@ def test_nifti_volumes_run_to_report_and_class_masks(place, samfed_data, capsys)
 
 
 SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
-OWN = ("--server_network", "basic_unet", "--mixed_networks")
+OWN = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']")
 #: Methods whose server or exchange meets classes, with what they need here; others run in ``flare/test_related.py``.
 FEDERATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "fca": ((), {"rounds": 2, **SAM}),
-    **dict.fromkeys(("fedmd", "hssf"), ((*OWN, "['basic_unet','flexible_unet_resnet18']"), {})),
-    "fedproto": ((*OWN, "['basic_unet']"), {"rounds": 2}),
+    "fedmd": (OWN, {}),
+    "fedproto": (("--mixed_networks", "['basic_unet']"), {"rounds": 2}),
+    "hssf": (("--server_network", "basic_unet", *OWN), {}),
 }
 
 

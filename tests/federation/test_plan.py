@@ -106,8 +106,7 @@ def test_job_separates_plan_from_places(tmp_path):
         privacy={"least_images": 1},
     )
     assert job.plan.warm_start_steps == 0, "how many there are is the bundle's to say"
-    text = json.dumps(job.plan.to_json())
-    assert "/" not in text.replace("basic_unet", ""), "no path is in the plan"
+    assert "/" not in json.dumps(job.plan.to_json()).replace("basic_unet", ""), "no path is in the plan"
     assert job.plan.sites == {"site-2": {"network": "basic_unet"}, "site-1": {}}
     assert (job.plan.bundle, job.plan.privacy) == ("samfed_skin", {"least_images": 1})
     assert job.places.sites == {"site-2": {"data_root": "/other"}}
