@@ -46,7 +46,7 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
 
     Zhao et al. (arXiv 2106.03422, Cross-Patch Style Swap); a style is AdaIN's (Huang and Belongie, arXiv 1703.06868,
     equation 8), over the patch instead of the image. A patch with ``order[i] = i`` is unchanged to the bit; a constant
-    patch becomes the other's mean. Styles carry no gradient (ours); contents do.
+    patch becomes the other's mean. Styles carry no gradient, as in the public code; contents do.
 
     Args:
         features: (B, C, h, w) float.
