@@ -111,7 +111,7 @@ def test_example_method_is_found_in_installed_package(lab, capsys):
     lab(files, point, kind=kind)
     assert main(["variants"]) == 0
     assert re.search(
-        r"^median +no_sam; the median of the sites' weights, entry by entry", capsys.readouterr().out, re.M
+        r"^median +no_sam, but with the median of the sites' weights, entry by entry", capsys.readouterr().out, re.M
     )
     assert main(["check", "samfed_skin", "--variant", "median"]) == 0
     assert capsys.readouterr().out.startswith("samfed_skin: no problems in train")
