@@ -285,8 +285,7 @@ class DataList:
 
     def meaning(self) -> dict[str, Any]:
         """Returns the settings that decide the meaning of label values: mask threshold and classes."""
-        classes = {"classes": list(self.classes)} if self.classes else {}
-        return {"mask_threshold": self.mask_threshold, **classes}
+        return {"mask_threshold": self.mask_threshold, **({"classes": list(self.classes)} if self.classes else {})}
 
     def items(self) -> Iterator[tuple[str, Split, Item]]:
         """Yields every item as (site, split, item); the public ones first, with the site ``""``."""

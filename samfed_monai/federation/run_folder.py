@@ -143,10 +143,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 hint = "restore it from a copy of the run folder, or choose another output_dir"
                 raise refused(asked, found=found, expected=expected, hint=hint)
             if holds_results:
-                self._compare(run_record(self.path), content)
+                self._compare(kept := run_record(self.path), content)
             else:
-                write_json(asked, content, mode=PUBLIC)
-            self.store.run = str(run_record(self.path).get("run", ""))
+                write_json(asked, kept := content, mode=PUBLIC)
+            self.store.run = str(kept.get("run", ""))
         except BaseException:
             self.close()
             raise
@@ -192,7 +192,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """
         last = len(records)
         stored = self.store.write(last, weights, record, save_state, server_state)
-        records.grow()
+        records.append(stored)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
         self.bests.follow(records, self.store.start())
@@ -473,13 +473,15 @@ class RoundStore:
 class RoundRecords(Sequence[dict[str, Any]]):
     """``round.json`` of a run's rounds, each read on access, so that memory does not grow with the length of the run.
 
+    The last one that was added is cached, since it is read several times while the next round runs.
+
     Args:
         store: of the run.
         count: number of stored rounds, from round 0 on.
     """
 
     def __init__(self, store: RoundStore, count: int = 0) -> None:
-        self._store, self._count = store, count
+        self._store, self._count, self._last = store, count, (-1, dict[str, Any]())
 
     def __len__(self) -> int:
         return self._count
@@ -491,11 +493,12 @@ class RoundRecords(Sequence[dict[str, Any]]):
             IndexError: there is no such round.
             Stopped: it is missing or damaged.
         """
-        return self._store.record(range(self._count)[index])
+        number = range(self._count)[index]
+        return self._last[1] if self._last[0] == number else self._store.record(number)
 
-    def grow(self) -> None:
-        """Adds the round after the last one, which is already stored."""
-        self._count += 1
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds the record of the round after the last one, which is already stored."""
+        self._last, self._count = (self._count, record), self._count + 1
 
 
 def state_file(site: str) -> str:

@@ -54,9 +54,9 @@ def test_records_are_read_on_access(store, monkeypatch):
     assert (len(records), read) == (3, [])
     assert [records[0]["round"], records[-1]["round"], records[2]["round"], records[1]["round"]] == [0, 2, 2, 1]
     assert read == [0, 2, 2, 1]
-    store.write(3, weights(), {"round": 3}, state)
-    records.grow()
+    records.append(store.write(3, weights(), {"round": 3}, state))
     assert [record["round"] for record in records] == [0, 1, 2, 3]
+    assert read[4:] == [0, 1, 2], "the last one is not read again"
     assert records[-1]["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
     for beyond in (4, -5):
         with pytest.raises(IndexError):
