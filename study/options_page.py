@@ -17,7 +17,7 @@ _TABLE = re.compile(r"(<!-- (\w+\.json): ([\w-]+) -->\n)(.*?)(<!-- end -->\n)", 
 
 
 def options_page(text: str, bundles: Sequence[Path]) -> str:
-    """A page with its tables of options made anew, from ``<!-- train.json: places -->`` to ``<!-- end -->``.
+    """A page with its tables of options made anew, from ``<!-- train.json: paths -->`` to ``<!-- end -->``.
 
     Args:
         text: Markdown.

@@ -117,7 +117,7 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
     listed = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     group = listed.add_argument_group(f"options of {file} (more: docs/options.md; values: samfed show)")
     tables, contents, room = option_tables()[file], shipped(file), 2 * (shutil.get_terminal_size().columns - _INDENT)
-    for name, about in [option for table in tables if table != "places" for option in tables[table].items()]:
+    for name, about in [option for table in tables if table != "paths" for option in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
             continue
         if file == "teacher.json" and split_id(name)[0] in FEDERATION_ALONE:

@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     options = audit.Options(**given)
     from samfed_monai.attacks.target import target_of_run
 
-    places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
-    target = target_of_run(arguments.path, bundle=arguments.bundle, **places, images=options.images)
+    paths = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
+    target = target_of_run(arguments.path, bundle=arguments.bundle, **paths, images=options.images)
     page = audit.run_audit(target, names, options, arguments.output_dir or Path(arguments.path) / "audit")
     content = read_json(page.parent / audit.NUMBERS)
     asked = {**content, "findings": [each for each in content["findings"] if each["attack"] in names]}

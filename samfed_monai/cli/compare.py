@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     expected = "whole numbers, separated by commas"
     problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, expected)
     problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
-    places = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
-    found, unread = _problems(root, rows, {**places, **overrides})
+    paths = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
+    found, unread = _problems(root, rows, {**paths, **overrides})
     problems.extend(found)
     problems.refuse_if_any()
     own = {row.name: {**overrides, **row.overrides} for row in rows}
@@ -88,20 +88,20 @@ def run(arguments: argparse.Namespace) -> None:
         own[name] = {key: value for key, value in own[name].items() if key not in options}
     output = Path(str(absolute(arguments.output_dir)))
     cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)
-    common = {"datalist": places["datalist"], "data-root": places["data_root"], "rounds": rounds, "cache-dir": cache}
+    common = {"datalist": paths["datalist"], "data-root": paths["data_root"], "rounds": rounds, "cache-dir": cache}
     runs = list[Run]()
     for seed, (place, row) in itertools.product(seeds, enumerate(rows)):
         folder, words = output / row.name / f"seed-{seed}", words_of(own[row.name])
         runs.append(Run(root, row.variant, int(seed), folder, common, words, row.about(place)))
     if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
-        datalist, impossible = DataList.load(places["datalist"]), defaultdict[Problem, list[str]](list)
+        datalist, impossible = DataList.load(paths["datalist"]), defaultdict[Problem, list[str]](list)
         parts = dict[tuple[str, str], DataList]()
         for name, run in waiting.items():  # for instance a quorum above the number of sites, or unsupported noise
-            asked = {**places, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
+            asked = {**paths, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
             for problem in check_job(root, asked | own[name], datalist, build=False).problems:
                 impossible[problem].append(name)
             sites = groups_of(BundleConfig.of_workflow(root, "federate", asked | own[name]))[SITES]
-            parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(places["data_root"], sites)}
+            parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(paths["data_root"], sites)}
         require(_named(impossible, len(waiting)), leaks(datalist))
         for (_, there), part in parts.items():  # once for all rows, through the cache
             check_data(part, there, cache_dir=cache)

@@ -46,14 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = overrides_of(arguments.extra)
     predictor = Predictor(arguments.bundle, arguments.model, views=arguments.views, overrides=overrides)
     replaced = quality_path(predictor.model.path).is_file()
-    places = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
+    paths = [str(absolute(each)) for each in (arguments.datalist, arguments.data_root, arguments.output_dir)]
     with any_image_size(arguments.allow_other_size):
-        result = predictor.score(*places, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
+        result = predictor.score(*paths, site=arguments.site, split=arguments.split, calibrate=arguments.calibrate)
     lines = list[str]()
-    dices = [dice for of_site in scored_pairs(Path(places[-1]), result).values() for _, dice in of_site.values()]
+    dices = [dice for of_site in scored_pairs(Path(paths[-1]), result).values() for _, dice in of_site.values()]
     if (found := interval(dices)) is not None:
         lines.append(f"average Dice {result['quality']['dice']:.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
-    lines += [*sentences(result["quality"]), f"{places[-1]}/metrics.json"]
+    lines += [*sentences(result["quality"]), f"{paths[-1]}/metrics.json"]
     if arguments.calibrate:
         said = " (replaced the earlier calibration)" if replaced else ""
         lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")

@@ -111,7 +111,7 @@ def _on_this_machine(arguments: argparse.Namespace) -> None:
     run = planned(arguments.bundle, overrides_from(arguments))
     if run.datalist is None:
         raise refused("--datalist", found="none", expected="a data list with the images of every site")
-    output, threads, place = run.places.output_dir, arguments.threads, absolute(arguments.workspace)
+    output, threads, place = run.paths.output_dir, arguments.threads, absolute(arguments.workspace)
     name = _run_name(arguments, run.plan)
     start = partial(local.run_poc, port=arguments.port) if arguments.way == "poc" else local.simulate
     kept = nullcontext(place) if place else TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)
@@ -123,7 +123,7 @@ def _on_this_machine(arguments: argparse.Namespace) -> None:
             sites=run.sites,
             workspace=folder / "workspace",
             run_folder=output,
-            site_files=local.write_site_files(folder / "sites", run.datalist, run.places, run.sites, threads=threads),
+            site_files=local.write_site_files(folder / "sites", run.datalist, run.paths, run.sites, threads=threads),
             timeout=arguments.stop_after,
             environment={"OMP_NUM_THREADS": str(threads)} if threads else {},
         )

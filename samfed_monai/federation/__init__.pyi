@@ -4,7 +4,7 @@ from .client import SamFedAlgo
 from .exchange_object import from_exchange_object, to_exchange_object
 from .job import FederatedJob
 from .local_transport import LocalTransport
-from .plan import Places, Plan
+from .plan import Paths, Plan
 from .process_transport import ProcessTransport
 from .progress import Progress
 from .run_folder import COLUMNS, RoundStore, RunFolder
@@ -19,7 +19,7 @@ __all__ = [
     "FederatedJob",
     "Interrupted",
     "LocalTransport",
-    "Places",
+    "Paths",
     "Plan",
     "Post",
     "ProcessTransport",

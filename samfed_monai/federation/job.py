@@ -18,7 +18,7 @@ from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.participants import NETWORK, Participants, dry_run
-from samfed_monai.federation.plan import Places, Plan, split_places
+from samfed_monai.federation.plan import Paths, Plan, split_paths
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -119,12 +119,12 @@ class FederatedJob:
         verify: bool = False,
     ) -> None:
         given = {**locals(), "update_guard": dict(update_guard or {})}
-        of_train, train_paths = split_places(training_values_of_command(bundle_root) if train is None else train)
-        of_teacher, teacher_paths = split_places(teacher or {})
-        choices = {site: split_places(choice) for site, choice in (sites or {}).items()}
+        of_train, train_paths = split_paths(training_values_of_command(bundle_root) if train is None else train)
+        of_teacher, teacher_paths = split_paths(teacher or {})
+        choices = {site: split_paths(choice) for site, choice in (sites or {}).items()}
         split = {"bundle", "train", "teacher", "sites"}
-        settings, paths = (
-            {each.name: given[each.name] for each in fields(of) if each.name not in split} for of in (Plan, Places)
+        settings, machine = (
+            {each.name: given[each.name] for each in fields(of) if each.name not in split} for of in (Plan, Paths)
         )
         #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
         self.plan = Plan(
@@ -135,17 +135,17 @@ class FederatedJob:
             **settings,
         )
         #: Paths on this machine.
-        self.places = Places(
+        self.paths = Paths(
             train=train_paths,
             teacher=teacher_paths,
             sites={site: there for site, (_, there) in choices.items() if there},
-            **paths,
+            **machine,
         )
         UpdateGuard.from_json(self.plan.update_guard)  # refuses an invalid limit before anything else
         training = of_train | train_paths
         all_training = [training, *({**training, **own, **there} for own, there in choices.values() if own or there)]
-        found = [each for values in all_training for each in _unknown(self.places, "train", values, variant)]
-        require(dict.fromkeys([*found, *_unknown(self.places, "teacher", of_teacher | teacher_paths)]))
+        found = [each for values in all_training for each in _unknown(self.paths, "train", values, variant)]
+        require(dict.fromkeys([*found, *_unknown(self.paths, "teacher", of_teacher | teacher_paths)]))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """Runs the job, or what is left of it, and writes ``results.json``.
@@ -162,13 +162,13 @@ class FederatedJob:
             Refused: bad input, here or at a site; no round was computed.
             Stopped: part of the way, with the last complete round kept.
         """
-        return Run(self.plan, self.places).run(transport)
+        return Run(self.plan, self.paths).run(transport)
 
 
-def _unknown(places: Places, workflow: str, given: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
+def _unknown(paths: Paths, workflow: str, given: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
     """Yields a problem for each override of an id that the bundle does not have, which the run would ignore."""
     values = {name: value for name, value in given.items() if name != NETWORK}
-    config = BundleConfig.of_workflow(places.bundle_root, workflow, values, variant=variant)
+    config = BundleConfig.of_workflow(paths.bundle_root, workflow, values, variant=variant)
     for problem in check_override_ids(config, at_once=True):
         layer, _, name = problem.where.partition(" -> ")
         if layer == COMMAND_LINE:
@@ -203,13 +203,13 @@ def check_job(
         job, _ = job_of(Path(bundle_root), overrides)
     except Refused as refused:
         return JobCheck(refused.problems, [])
-    plan, places, problems, participants = job.plan, job.places, Problems(), None
+    plan, paths, problems, participants = job.plan, job.paths, Problems(), None
     if datalist is None and not plan.sites:
         plan = replace(plan, sites={"a site": {}})
     with problems.collected():
-        participants = Participants.of(plan, places, datalist or DataList("", []))
+        participants = Participants.of(plan, paths, datalist or DataList("", []))
     sites = len(participants.sites) if datalist is not None and participants is not None else None
-    problems.extend(plan_problems(plan, places, participants, datalist, sites=sites, build=build))
+    problems.extend(plan_problems(plan, paths, participants, datalist, sites=sites, build=build))
     if problems or participants is None:
         return JobCheck(list(dict.fromkeys(problems)), [])
     return JobCheck([], unsent_rules(Privacy.from_json(plan.privacy), participants.strategy, plan.variant))

@@ -44,7 +44,7 @@ from samfed_monai.protocol.strategy import Server, Strategy, trained_weights
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.plan import Paths, Plan
     from samfed_monai.federation.start import Start
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
 
@@ -54,20 +54,20 @@ logger = logging.getLogger(__name__)
 NETWORK = "network"
 
 
-def run_config(plan: Plan, places: Places) -> WorkflowConfig:
+def run_config(plan: Plan, paths: Paths) -> WorkflowConfig:
     """``train.json`` of a plan on this machine, with its variant and overrides."""
-    return client_config(places.bundle_root, plan.variant, {**plan.train, **places.overrides()})
+    return client_config(paths.bundle_root, plan.variant, {**plan.train, **paths.overrides()})
 
 
-def require_own_images(plan: Plan, places: Places, site: str) -> None:
+def require_own_images(plan: Plan, paths: Paths, site: str) -> None:
     """Refuses a plan that changes how a site reads its images, compared with the site's own bundle.
 
     Raises:
         Refused: every such change, or ids that the bundle does not have.
     """
-    own = client_config(places.bundle_root, plan.variant, places.overrides()).with_files("configs/evaluate.json")
+    own = client_config(paths.bundle_root, plan.variant, paths.overrides()).with_files("configs/evaluate.json")
     choices = {name: value for name, value in plan.sites.get(site, {}).items() if name != NETWORK}
-    planned = own.with_overrides({**plan.train, **choices, **places.overrides()})
+    planned = own.with_overrides({**plan.train, **choices, **paths.overrides()})
     try:
         contents = own.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
@@ -155,10 +155,10 @@ class Participants:
             for place, site in enumerate(self.sites)
         }
         if in_catalogue(config.parser()):
-            places = [(f"network of {site}", name) for site, name in self.networks.items()]
-            places += [(f"mixed_networks#{place}", name) for place, name in enumerate(mixed)]
+            networks = [(f"network of {site}", name) for site, name in self.networks.items()]
+            networks += [(f"mixed_networks#{place}", name) for place, name in enumerate(mixed)]
             first: dict[str, str] = {}
-            for where, name in (*places, ("network of the server", self.server_network)):
+            for where, name in (*networks, ("network of the server", self.server_network)):
                 first.setdefault(name, where)
             require(*(network_problems(name, where) for name, where in first.items()))
         own = [(self.networks[site], self.overrides[site]) for site in self.sites]
@@ -166,10 +166,10 @@ class Participants:
             self.dry_run()
 
     @classmethod
-    def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
+    def of(cls, plan: Plan, paths: Paths, datalist: DataList) -> Participants:
         """Reads the participants of a plan on this machine."""
-        choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
-        return cls(run_config(plan, places), datalist, choices=choices, unseen=plan.unseen)
+        choices = {site: {**plan.sites.get(site, {}), **paths.sites.get(site, {})} for site in plan.sites}
+        return cls(run_config(plan, paths), datalist, choices=choices, unseen=plan.unseen)
 
     def dry_run(self) -> None:
         """Builds every network of the run once, before anything is computed.

@@ -1,4 +1,4 @@
-"""A job as data: its ``Plan`` decides the result, its ``Places`` are paths on one machine."""
+"""A job as data: its ``Plan`` decides the result, its ``Paths`` are paths on one machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.validators import departures, require, whole
-from samfed_monai.federation.workflow import PLACES, bundle_content
+from samfed_monai.federation.workflow import PATHS, bundle_content
 from samfed_monai.protocol import compression
 
 AUTO = "auto"
@@ -116,7 +116,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Places:
+class Paths:
     """Paths, and other settings of one machine that do not change the result.
 
     Args:
@@ -169,14 +169,14 @@ class Places:
         return {**self.train, **given}
 
 
-def split_places(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_paths(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits overrides by id into (settings that decide the result, paths)."""
     pairs = flat(overrides)
-    there = {name: value for name, value in pairs.items() if name in PLACES}
-    return {name: value for name, value in pairs.items() if name not in PLACES}, there
+    there = {name: value for name, value in pairs.items() if name in PATHS}
+    return {name: value for name, value in pairs.items() if name not in PATHS}, there
 
 
-def _as_json(one: Plan | Places) -> dict[str, Any]:
+def _as_json(one: Plan | Paths) -> dict[str, Any]:
     return {each.name: json.loads(json.dumps(_plain(getattr(one, each.name)), default=str)) for each in fields(one)}
 
 

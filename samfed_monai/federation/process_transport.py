@@ -29,7 +29,7 @@ from samfed_monai.core.io import as_file_name, make_folder
 from samfed_monai.core.own_process import best_device, brief_spins, set_up_process, usable_cores
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
-from samfed_monai.federation.plan import AUTO, Places, Plan
+from samfed_monai.federation.plan import AUTO, Paths, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site_worker import SiteWorker
@@ -42,15 +42,15 @@ logger = logging.getLogger(__name__)
 _LOOK = 0.05  # seconds between two checks of a thread
 
 
-def workers_of(places: Places, sites: int) -> int:
+def workers_of(paths: Paths, sites: int) -> int:
     """Number of processes for ``sites`` sites on this machine; 1 is this process.
 
     ``auto`` takes one process per site, at most one per core that this process may use; on a GPU it takes one, since
     several would share the GPU and its memory.
     """
-    if places.workers != AUTO:
-        return min(int(places.workers), sites)
-    if str(places.train.get("device") or best_device()) != "cpu":
+    if paths.workers != AUTO:
+        return min(int(paths.workers), sites)
+    if str(paths.train.get("device") or best_device()) != "cpu":
         return 1
     return max(1, min(sites, usable_cores()))
 
@@ -70,28 +70,28 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
 
     Args:
         plan: with every site named.
-        places: of this machine.
+        paths: of this machine.
         workers: number of processes.
         progress: progress bars; ``None`` shows them on a terminal only.
 
     Use it in a ``with`` block, or :meth:`close` it: no process is left behind.
     """
 
-    def __init__(self, plan: Plan, places: Places, *, workers: int, progress: Progress | None = None) -> None:
+    def __init__(self, plan: Plan, paths: Paths, *, workers: int, progress: Progress | None = None) -> None:
         import torch
 
         sites = tuple(sorted({*plan.sites, *plan.unseen}))
         count = max(1, min(workers, len(sites)))
-        self._states = Path(places.output_dir) / ".states"
+        self._states = Path(paths.output_dir) / ".states"
         shutil.rmtree(self._states, ignore_errors=True)
         settings = {
-            **{"plan": plan.to_json(), "places": places.to_json(), "states": str(self._states)},
+            **{"plan": plan.to_json(), "paths": paths.to_json(), "states": str(self._states)},
             "threads": max(1, min(torch.get_num_threads(), usable_cores()) // count),
             "level": logging.getLogger("samfed_monai").getEffectiveLevel(),
         }
         self.processes = [_SiteProcess(sites[number::count], settings) for number in range(count)]
         self._error: Exception | None = None
-        super().__init__(self, sites, notice=math.inf, progress=progress, spool=Path(places.output_dir))
+        super().__init__(self, sites, notice=math.inf, progress=progress, spool=Path(paths.output_dir))
 
     def send(self, request: Request) -> _Ticket:
         """Sends a request from the thread of the site's process, see :class:`Post`."""
@@ -245,13 +245,13 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
 
     set_up_process()
     torch.set_num_threads(int(settings["threads"]))
-    log, plan, places = _Log(settings["level"]), Plan.from_json(settings["plan"]), Places(**settings["places"])
+    log, plan, paths = _Log(settings["level"]), Plan.from_json(settings["plan"]), Paths(**settings["paths"])
     contexts: list[ProcessContext] = []
 
     def make_site(name: str) -> Site:
         if not contexts:
-            contexts.append(ProcessContext.of(plan, places))
-        return Site(name, plan, places, context=contexts[0])
+            contexts.append(ProcessContext.of(plan, paths))
+        return Site(name, plan, paths, context=contexts[0])
 
     worker = SiteWorker(make_site, lambda name: Path(settings["states"]) / as_file_name(name))
 

@@ -25,7 +25,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.checks import leaks
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, build_network, require_starts, run_config
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
@@ -96,41 +96,41 @@ class Run:
 
     Args:
         plan: the settings that decide the result.
-        places: paths on this machine.
+        paths: paths on this machine.
     """
 
-    def __init__(self, plan: Plan, places: Places) -> None:
-        self.plan, self.places = plan, places
+    def __init__(self, plan: Plan, paths: Paths) -> None:
+        self.plan, self.paths = plan, paths
         self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
-        self.teacher = TeacherStage.of(plan, places)
+        self.teacher = TeacherStage.of(plan, paths)
         self.clock = Clock()
 
     @cached_property
     def datalist(self) -> DataList:
         """The frozen list."""
-        return DataList.load(self.places.datalist)
+        return DataList.load(self.paths.datalist)
 
     @cached_property
     def participants(self) -> Participants:
         """The sites of the run and their networks."""
-        return Participants.of(self.plan, self.places, self.datalist)
+        return Participants.of(self.plan, self.paths, self.datalist)
 
     @cached_property
     def start(self) -> StartingPoint | None:
         """Initial weights of the network; ``None`` to build it anew."""
-        source = self.places.start_from
+        source = self.paths.start_from
         return None if source is None else StartingPoint.read(source, self.participants)
 
     @cached_property
     def student(self) -> bytes | None:
         """Serialised network of an earlier run that makes the soft masks; ``None`` if SAM makes them."""
-        source = self.places.masks_from
+        source = self.paths.masks_from
         return None if source is None else packed(source, self.participants)
 
     def _seen_before(self) -> list[str]:
         """Caveats on weights or masks of a run in which hospitals trained that are unseen here; also logged."""
         found = []
-        named = {"start_from": self.places.start_from, "masks_from": self.places.masks_from}
+        named = {"start_from": self.paths.start_from, "masks_from": self.paths.masks_from}
         for name, source in named.items():
             trained = RunModels(source).trained if source and (Path(source) / "run.json").is_file() else ()
             if seen := [site for site in self.participants.unseen if site in trained]:
@@ -149,27 +149,27 @@ class Run:
             return self._run(transport, log)
 
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
-        started, plan, places = time.perf_counter(), self.plan, self.places
+        started, plan, paths = time.perf_counter(), self.plan, self.paths
         if transport is not None:
-            require_no_paths_of_sites(places)
+            require_no_paths_of_sites(paths)
         datalist, participants, begins = self.datalist, self.participants, self._check()
         here = {"device": device_name(participants.config.optional("device"))} if transport is None else {}
         seen = self._seen_before()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
-        folder, seeds = RunFolder(places.output_dir), {"seed": plan.seed}
+        folder, seeds = RunFolder(paths.output_dir), {"seed": plan.seed}
         with folder.open(self._settings(begins), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
             require(leaks(own))  # also of sites with data roots of their own
-            for part, root in own.by_root(places.data_root, places.sites):
-                check_data(part, root, cache_dir=places.cache, verify=places.verify)
+            for part, root in own.by_root(paths.data_root, paths.sites):
+                check_data(part, root, cache_dir=paths.cache, verify=paths.verify)
             settled, context = participants.settled(plan), ProcessContext(participants, datalist)
             with self._carrier(transport, settled, context) as carrier:
                 require_sites(carrier, participants)
                 server = self._server(carrier, folder)
                 server.check(
                     lambda site: own_fingerprints(
-                        settled, places.bundle_root, datalist, site, participants.sam_fingerprint(site)
+                        settled, paths.bundle_root, datalist, site, participants.sam_fingerprint(site)
                     )
                 )
                 about, teacher_sha256 = self._teach(server, context)
@@ -229,7 +229,7 @@ class Run:
                 caveats=caveats,
                 unscored=result.failed or None,
             )
-            write_json(places.output_dir / "results.json", results, mode=PUBLIC)
+            write_json(paths.output_dir / "results.json", results, mode=PUBLIC)
             self._write_quality(result.calibration, own)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
@@ -238,10 +238,10 @@ class Run:
         """Writes ``quality.json``: the calibration of expected Dice, and the colours of the public images."""
         if calibration is None:
             logger.info("expected Dice is not calibrated: fewer than %d validation images are usable", FEWEST)
-        colours = public_colours(self.participants.config, datalist, self.places.data_root)
+        colours = public_colours(self.participants.config, datalist, self.paths.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         used = digests_of(sites) if calibration else ()
-        write_quality(Quality(calibration, colours, used), self.places.output_dir)
+        write_quality(Quality(calibration, colours, used), self.paths.output_dir)
 
     def _check(self) -> str:
         """Refuses settings that cannot work, before anything is written or sent to a site.
@@ -252,7 +252,7 @@ class Run:
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
-        require(plan_problems(self.plan, self.places, participants, self.datalist, sites=len(participants.sites)))
+        require(plan_problems(self.plan, self.paths, participants, self.datalist, sites=len(participants.sites)))
         participants.dry_run()
         problems, own = Problems(), participants.overrides.items()
         devices = {f"sites#{site}#device": choices["device"] for site, choices in own if "device" in choices}
@@ -276,16 +276,16 @@ class Run:
     ) -> Iterator[Transport]:
         """Yields the transport; sites on this machine are finalized at the end of the block."""
         everybody = (*context.participants.sites, *context.participants.unseen)
-        workers = workers_of(self.places, len(everybody))
+        workers = workers_of(self.paths, len(everybody))
         if transport is not None:
             yield transport(settled)
         elif workers > 1:
             logger.info("running %d sites in %d processes", len(everybody), workers)
-            with ProcessTransport(settled, self.places, workers=workers) as processes:
+            with ProcessTransport(settled, self.paths, workers=workers) as processes:
                 yield processes
                 processes.finalize()
         else:
-            sites = {site: Site(site, settled, self.places, context=context) for site in everybody}
+            sites = {site: Site(site, settled, self.paths, context=context) for site in everybody}
             yield LocalTransport(sites)
             for site in sites.values():
                 site.finalize()
@@ -320,26 +320,26 @@ class Run:
         start |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
         if begins == "none" and (self.adapt == "off" or self.student is not None):
             return start
-        if not self.places.adapter and (sha256 := self.teacher.start_sha256) is not None:
+        if not self.paths.adapter and (sha256 := self.teacher.start_sha256) is not None:
             start["teacher_start"] = sha256
-        given = {"adapter": sha256_file(self.places.adapter)} if self.places.adapter else {}
+        given = {"adapter": sha256_file(self.paths.adapter)} if self.paths.adapter else {}
         return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
 
     def _teach(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of ``results.json`` and its SHA-256."""
-        adapt, places = self.adapt, self.places
+        adapt, paths = self.adapt, self.paths
         if adapt == "off":
             return None, None
         teacher: Teacher | StudentTeacher
         file: Path | None
         sam: str | None
         with self.clock("teacher"):
-            if places.masks_from is not None and self.student is not None:
+            if paths.masks_from is not None and self.student is not None:
                 file = self.teacher.kept(self.student)
                 teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
-                about = {"model": Path(places.masks_from).name, "size": teacher.size, "views": teacher.views}
+                about = {"model": Path(paths.masks_from).name, "size": teacher.size, "views": teacher.views}
             else:
-                teacher = self.teacher.load(self.datalist, places.data_root, adapt=adapt, adapter=places.adapter)
+                teacher = self.teacher.load(self.datalist, paths.data_root, adapt=adapt, adapter=paths.adapter)
                 file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
                 about = self.teacher.about(teacher, adapt)
         with self.clock("soft_masks"):
@@ -359,10 +359,10 @@ class Run:
         starts = any(map(takes_teacher, self.participants.all_networks))
         if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
-        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), config.overrides)
+        plain = WorkflowConfig(self.paths.bundle_root, ("configs/train.json",), config.overrides)
         plain = plain.without_lost()  # drops options of components that only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
-        if not self.datalist.public and not self.places.adapter:
+        if not self.datalist.public and not self.paths.adapter:
             why = "there are no public images to adapt a teacher to"
         elif adapt != "none" and self.teacher.base != BASE:
             why = f"the teacher, a {self.teacher.base}, has another trunk"
@@ -377,7 +377,7 @@ class Run:
             return None
         with self.clock("teacher"):
             return self.teacher.file or self.teacher.adapter(
-                self.datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
+                self.datalist, self.paths.data_root, adapt=adapt, adapter=self.paths.adapter
             )
 
     def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
@@ -437,8 +437,8 @@ class Run:
         own = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
-        overrides = {**self.plan.train, **self.places.overrides(), "network_name": network, "network_def": declared}
-        return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
+        overrides = {**self.plan.train, **self.paths.overrides(), "network_name": network, "network_def": declared}
+        return WorkflowConfig(self.paths.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     @property
     def _warm_steps(self) -> int:
@@ -452,7 +452,7 @@ class Run:
             "datalist": self.datalist,
             "steps": steps,
             "seed": self.plan.seed,
-            "cache_dir": self.places.cache,
+            "cache_dir": self.paths.cache,
             "trunk": trunk if takes_teacher(network) else None,
             "held_out": self.plan.warm_start_held_out,
             **instead,
@@ -479,14 +479,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_no_paths_of_sites(places: Places) -> None:
+def require_no_paths_of_sites(paths: Paths) -> None:
     """Refuses paths of sites that run outside this process.
 
     Raises:
         Refused: with every such path.
     """
     expected, hint = "no path (paths are configured at each site)", "set it at the site"
-    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(places.sites.items()) for name in there]
+    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(paths.sites.items()) for name in there]
     require(Problem(where, "a path", expected, hint) for where in named)
 
 
@@ -507,7 +507,7 @@ def require_sites(transport: Transport, participants: Participants) -> None:
 
 def plan_problems(
     plan: Plan,
-    places: Places,
+    paths: Paths,
     participants: Participants | None,
     datalist: DataList | None,
     *,
@@ -517,7 +517,7 @@ def plan_problems(
     """Problems that block a run of this plan, found before anything is written or sent.
 
     Args:
-        plan, places: of the run.
+        plan, paths: of the run.
         participants: of the plan; ``None`` if they could not be made: only the plan itself is then checked.
         datalist: the frozen list; ``None`` skips checks of its images and labels.
         sites: number of sites that train; ``None`` if unknown.
@@ -529,11 +529,11 @@ def plan_problems(
         privacy = Privacy.from_json(plan.privacy)
     if build:
         with problems.collected():
-            TeacherStage.of(plan, places).dry_run(run_config(plan, places).value("teacher_adapt"))
+            TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))
     if participants is None:
         return list(problems)
     with problems.collected():
-        method = declared(places.bundle_root, plan.variant)
+        method = declared(paths.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
@@ -546,13 +546,13 @@ def plan_problems(
                 found, expected = f"weights, with {name} at {site}", "predictions, as most of SAM never leaves a site"
                 hint = "remove exchange, or give that site another network"
                 problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
-    if places.start_from is not None and not (exchange.alike and exchange.server_model):
+    if paths.start_from is not None and not (exchange.alike and exchange.server_model):
         expected = f"null with {named}, as each site has its own network"
-        hint, found = "remove it, or use a variant with one network", repr(str(places.start_from))
+        hint, found = "remove it, or use a variant with one network", repr(str(paths.start_from))
         problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
     if participants.config.value("teacher_adapt") == "off":
-        if places.masks_from is not None:
-            expected, found = "null, as this variant uses no soft masks", repr(str(places.masks_from))
+        if paths.masks_from is not None:
+            expected, found = "null, as this variant uses no soft masks", repr(str(paths.masks_from))
             problems.add(MASKS_FROM, found=found, expected=expected, hint="remove it, or use another variant")
         stream = lookup(participants.config.parser().get(), ("stream", "_disabled_")) is not True
         if stream and (guide := participants.config.optional("soft_mask#masks_for")) is not None:
@@ -561,7 +561,7 @@ def plan_problems(
             problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
     problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
     if datalist is not None:
-        out, root = Path(places.output_dir).resolve(), Path(places.data_root).resolve()
+        out, root = Path(paths.output_dir).resolve(), Path(paths.data_root).resolve()
         mixed = out.is_relative_to(root) and any(out in (root / item.image).parents for *_, item in datalist.items())
         problems.unless(not mixed, "output_dir", out, "a folder without listed images", "choose another output_dir")
         problems.extend(no_public_images(datalist, supervised=participants.supervised))

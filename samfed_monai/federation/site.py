@@ -25,7 +25,7 @@ from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, parts_in, to_exchange_object
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.preparation import (
     differences,
     image_problems,
@@ -173,10 +173,10 @@ class ProcessContext:
     teacher: Teacher | StudentTeacher | None = None
 
     @classmethod
-    def of(cls, plan: Plan, places: Places) -> ProcessContext:
+    def of(cls, plan: Plan, paths: Paths) -> ProcessContext:
         """Builds the context of a plan on this machine."""
-        datalist = DataList.load(places.datalist)
-        return cls(Participants.of(plan, places, datalist), datalist)
+        datalist = DataList.load(paths.datalist)
+        return cls(Participants.of(plan, paths, datalist), datalist)
 
 
 class Site:
@@ -193,7 +193,7 @@ class Site:
     Args:
         site: its name, one of the plan's.
         plan: from the server, with every site named (:meth:`Participants.settled`).
-        places: this machine's.
+        paths: this machine's.
         context: objects shared by the sites of one process.
         floor: the minimum privacy that this site requires of a plan; ``None`` accepts any.
         run: the run's unique random name; ``""`` takes that of ``run.json`` in its folder, if any.
@@ -203,7 +203,7 @@ class Site:
 
     Example::
 
-        site = Site("site-1", Plan.from_json(content), places)
+        site = Site("site-1", Plan.from_json(content), paths)
         reply = site.answer(Task.TRAIN, from_bytes(payload))
     """
 
@@ -211,30 +211,30 @@ class Site:
         self,
         site: str,
         plan: Plan,
-        places: Places,
+        paths: Paths,
         *,
         context: ProcessContext | None = None,
         floor: PrivacyFloor | None = None,
         run: str = "",
     ) -> None:
-        self.site, self.plan, self.places, self.context = site, plan, places, context
+        self.site, self.plan, self.paths, self.context = site, plan, paths, context
         everybody = [*self.participants.sites, *self.participants.unseen]
         require(one_of("site", site, everybody, hint="give the name of a site of the plan"))
         floor = floor or PrivacyFloor()
         self.privacy = floor.under(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
-        self.method = declared(places.bundle_root, plan.variant)
+        self.method = declared(paths.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
-        run = run or str(run_record(places.output_dir).get("run", ""))  # of a run whose sites share a machine
-        self.run = run or places.output_dir.name
-        ledger = PrivacyLedger(places.cache, site, floor, run=self.run)
+        run = run or str(run_record(paths.output_dir).get("run", ""))  # of a run whose sites share a machine
+        self.run = run or paths.output_dir.name
+        ledger = PrivacyLedger(paths.cache, site, floor, run=self.run)
         self.release = ReleaseFilter(
             site,
             allowed=lambda: allowed_of(self.client),
             privacy=self.privacy,
-            folder=places.output_dir / "sites" / as_file_name(site),
+            folder=paths.output_dir / "sites" / as_file_name(site),
             ledger=ledger,
             method=self.method,
             rounds=plan.rounds,
@@ -303,7 +303,7 @@ class Site:
             expected = "no such request, as the plan has none or this site does not train"
             raise message_refused("secure aggregation", "a request", expected)
         if self._secure is None:
-            sums = self.places.cache / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
+            sums = self.paths.cache / "privacy" / f"{as_file_name(self.site)}.sums.jsonl"
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 
@@ -384,12 +384,12 @@ class Site:
             self._check_failed = False
             listed, strategy = self.listed(), self.participants.strategy
             sam = sam_fingerprint(self.config, self.config.value("network_name")) if "base_sam" in message.extra else {}
-            own = own_fingerprints(self.plan, self.places.bundle_root, listed, self.site, sam)
+            own = own_fingerprints(self.plan, self.paths.bundle_root, listed, self.site, sam)
             problems.extend(differences(message.extra, own))
             unfit = self._other_classes() + label_problems(listed, self.participants, "data list")
             if self.context is None:
-                places = self.places
-                unfit += image_problems(listed, self.data_root, cache_dir=places.cache, verify=places.verify)
+                paths = self.paths
+                unfit += image_problems(listed, self.data_root, cache_dir=paths.cache, verify=paths.verify)
             problems.extend(unfit)
             if self.trains:
                 problems.extend(too_few_images(self.training_images(), self.privacy, strategy))
@@ -461,15 +461,15 @@ class Site:
         """The sites of the run and their networks."""
         if self.context is not None:
             return self.context.participants
-        return Participants.of(self.plan, self.places, DataList("", []))  # the plan names every site
+        return Participants.of(self.plan, self.paths, DataList("", []))  # the plan names every site
 
     @cached_property
     def datalist(self) -> DataList:
         """The public images and this site's own."""
-        own = self.places.sites.get(self.site, {}).get("datalist")
+        own = self.paths.sites.get(self.site, {}).get("datalist")
         if self.context is not None and own is None:
             return self.context.datalist.for_site(self.site)
-        return DataList.load(own or self.places.datalist).for_site(self.site)
+        return DataList.load(own or self.paths.datalist).for_site(self.site)
 
     def listed(self) -> DataList:
         """Returns :attr:`datalist`; its errors are without details, so that their text may leave the site.
@@ -494,7 +494,7 @@ class Site:
     def config(self) -> WorkflowConfig:
         """The run's configuration with this site's own network, overrides and paths."""
         if not self.trains:
-            return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
+            return self.participants.at_server().with_overrides(self.paths.sites.get(self.site, {}))
         own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
         return self.participants.config.with_overrides(own)
 
@@ -504,8 +504,8 @@ class Site:
         adapt = self.participants.config.value("teacher_adapt")
         if adapt == "off":
             return None
-        stage = TeacherStage.of(self.plan, self.places)
-        notes = self.places.cache / "prepared" / self.run  # runs of one plan may differ in their teachers
+        stage = TeacherStage.of(self.plan, self.paths)
+        notes = self.paths.cache / "prepared" / self.run  # runs of one plan may differ in their teachers
         memory = notes / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         config = self.participants.config
         return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
@@ -513,7 +513,7 @@ class Site:
     def make_client(self) -> SamFedAlgo:
         """Returns an initialized client of this site, without parts for a site that trains alone (``standalone``)."""
         logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI logs some ten lines a round
-        seed, folder = self.plan.seed, self.places.output_dir / "evaluation"
+        seed, folder = self.plan.seed, self.paths.output_dir / "evaluation"
         config = self.config.filled_by_the_server()
         overrides = {**config.overrides, "site": self.site, "seed": seed, "standalone": {}}
         if self.trains and self.teacher is not None:
@@ -536,7 +536,7 @@ class Site:
     def masks(self) -> SiteMasks:
         """This site's soft-mask store."""
         limit = self.config.optional("limit")
-        return SiteMasks(self.site, self.places.cache, self.datalist, self.data_root, limit=limit)
+        return SiteMasks(self.site, self.paths.cache, self.datalist, self.data_root, limit=limit)
 
     def _disagreement(self, folder: Path) -> Disagreement | None:
         """Returns the comparison of student and teacher at a site without masks; ``None`` at any other site."""
@@ -557,4 +557,4 @@ class Site:
     @property
     def data_root(self) -> str:
         """Folder that the list's paths are relative to."""
-        return str(self.places.sites.get(self.site, {}).get("data_root", self.places.data_root))
+        return str(self.paths.sites.get(self.site, {}).get("data_root", self.paths.data_root))

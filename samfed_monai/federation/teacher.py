@@ -34,13 +34,13 @@ from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.participants import Participants, build_network
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run_models import starting_file
-from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
+from samfed_monai.federation.workflow import EVALUATION, PATHS, WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks.inferer import Switch, autocast, bf16_possible, mean_of_views
 from samfed_monai.networks.sam.build import MASK_STRIDE, inner_size
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.plan import Paths, Plan
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,9 @@ class TeacherStage:
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, plan: Plan, places: Places) -> TeacherStage:
+    def of(cls, plan: Plan, paths: Paths) -> TeacherStage:
         """Builds the stage of a plan on this machine."""
-        return cls(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
+        return cls(paths.bundle_root, {**plan.teacher, **paths.teacher}, paths.cache)
 
     @property
     def config(self) -> WorkflowConfig:
@@ -219,7 +219,7 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self.config.with_overrides({"adapt": adapt})
-        about = {"config": config.content(without=PLACES | EVALUATION | TEST_TIME), "public": public_hash(datalist)}
+        about = {"config": config.content(without=PATHS | EVALUATION | TEST_TIME), "public": public_hash(datalist)}
         about |= {"checkpoint": sha256_file(checkpoint), **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
         about |= {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}

@@ -17,7 +17,7 @@ from samfed_monai.core.io import canonical_hash, read_json
 TRAIN = "train"
 """MONAI's id of a bundle's training section."""
 
-PLACES = frozenset(
+PATHS = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
 ) | {"checkpoint", "device", "start_from"}
 """Ids that are paths or name a device; they never enter a fingerprint."""
@@ -114,7 +114,7 @@ class WorkflowConfig:
         """Whether the bundle has this id with a value other than ``null``; nothing is instantiated."""
         return self.parser().get().get(name) is not None
 
-    def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
+    def content(self, *, without: frozenset[str] = PATHS) -> dict[str, Any]:
         """The merged configuration as JSON content, without paths and notes."""
         content = self.parser().get()
         return {key: value for key, value in content.items() if key not in without and not is_note(key)}
@@ -125,7 +125,7 @@ class WorkflowConfig:
         Settings of disabled components, or of components that the trainer does not refer to, do not count, so that rows
         of a sweep over the agreement share their warm start.
         """
-        content = self.content(without=PLACES | EVALUATION)
+        content = self.content(without=PATHS | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
         return canonical_hash({"config": made_of, "extra": extra})
 
@@ -167,6 +167,6 @@ def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     contents = {path.name: read_json(path) for path in files if path.is_file()}
     contents |= {f"variants/{path.name}": read_json(path) for path in variant_files(root, variant)}
     return {
-        name: {key: value for key, value in content.items() if key not in PLACES and not is_note(key)}
+        name: {key: value for key, value in content.items() if key not in PATHS and not is_note(key)}
         for name, content in contents.items()
     }

@@ -109,7 +109,7 @@ def run_server(
         opened(made)
         return made
 
-    Run(plan, files.places(plan, folder)).run(transport)
+    Run(plan, files.paths(plan, folder)).run(transport)
     if files.output_dir is None:
         from samfed_monai.reports import Report
 

@@ -25,7 +25,7 @@ from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.job import job_of
 from samfed_monai.federation.participants import Participants
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.run import plan_problems
 from samfed_monai.federation.server import quorum_of
 from samfed_monai.flare.controller import FederationController
@@ -42,13 +42,13 @@ class Planned:
 
     Args:
         plan: with every site named.
-        places: on this machine.
+        paths: on this machine.
         datalist: the whole list; ``None`` if none was given and ``federate.json`` names the sites.
         report: the bundle's own report component.
     """
 
     plan: Plan
-    places: Places
+    paths: Paths
     datalist: DataList | None
     report: Any
 
@@ -92,31 +92,31 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     root = find_bundle(bundle)
     require(check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ))
     job, parser = job_of(root, overrides)
-    _require_no_paths(job.places, here=here)
-    datalist = DataList.load(job.places.datalist) if overrides.get("datalist") else None
+    _require_no_paths(job.paths, here=here)
+    datalist = DataList.load(job.paths.datalist) if overrides.get("datalist") else None
     if datalist is None and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"
         raise refused("sites", "neither a list nor names", "the federation's sites", hint)
-    participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
+    participants = Participants.of(job.plan, job.paths, datalist or DataList("", []))
     plan = participants.settled(job.plan)
     _require_names(plan)
-    require(plan_problems(job.plan, job.places, participants, datalist, sites=len(participants.sites), build=True))
+    require(plan_problems(job.plan, job.paths, participants, datalist, sites=len(participants.sites), build=True))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
-    return Planned(plan, job.places, datalist, report=lambda: parser.get_parsed_content("report"))
+    return Planned(plan, job.paths, datalist, report=lambda: parser.get_parsed_content("report"))
 
 
-def _require_no_paths(places: Places, *, here: bool) -> None:
+def _require_no_paths(paths: Paths, *, here: bool) -> None:
     # a job has no paths of sites; a path on the command line is refused rather than silently ignored
-    asked = [f"sites#{site}#{name}" for site, there in places.sites.items() for name in there]
-    asked += [f"teacher#{name}" for name in places.teacher]
-    asked += [name for name in places.train if not (here and name == "device")]  # which is written to all their files
+    asked = [f"sites#{site}#{name}" for site, there in paths.sites.items() for name in there]
+    asked += [f"teacher#{name}" for name in paths.teacher]
+    asked += [name for name in paths.train if not (here and name == "device")]  # which is written to all their files
     if not here:  # of the server, which would otherwise fit another teacher
-        asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(places, name)]
+        asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(paths, name)]
     expected = "no path (paths are configured at each participant)"
     hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
     require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
-    unused = {"verify": places.verify, "workers": places.workers != 1}
+    unused = {"verify": paths.verify, "workers": paths.workers != 1}
     if names := [name for name, wanted in unused.items() if wanted]:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 

@@ -25,7 +25,7 @@ from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.core.errors import AGAIN, Stopped, refused
 from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places
+from samfed_monai.federation.plan import Paths
 from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
@@ -120,7 +120,7 @@ def _here(path: str | Path) -> str:
 
 
 def write_site_files(
-    folder: Path, datalist: DataList, places: Places, sites: Sequence[str], *, threads: int | None = None
+    folder: Path, datalist: DataList, paths: Paths, sites: Sequence[str], *, threads: int | None = None
 ) -> Path:
     """Writes ``<site>.json`` and ``server.json``, each with a data list of only the public images and its own.
 
@@ -129,25 +129,25 @@ def write_site_files(
     Args:
         folder: folder of the files.
         datalist: the whole list.
-        places: of the run; ``output_dir`` is the server's run folder, and has the sites' evaluation files.
+        paths: of the run; ``output_dir`` is the server's run folder, and has the sites' evaluation files.
         sites: names of the sites.
         threads: number of threads of each process; ``None`` leaves it to torch.
 
     Returns:
         ``folder``.
     """
-    common: dict[str, Any] = {name: _here(getattr(places, name)) for name in ("data_root", "output_dir", "bundle_root")}
-    common |= {"device": str(places.train.get("device", "")), "threads": threads}
-    server = {name: bundle_or_path(getattr(places, name)) for name in ("start_from", "masks_from")}
-    server["adapter"] = _here(places.adapter) if places.adapter else None
+    common: dict[str, Any] = {name: _here(getattr(paths, name)) for name in ("data_root", "output_dir", "bundle_root")}
+    common |= {"device": str(paths.train.get("device", "")), "threads": threads}
+    server = {name: bundle_or_path(getattr(paths, name)) for name in ("start_from", "masks_from")}
+    server["adapter"] = _here(paths.adapter) if paths.adapter else None
     parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {
-        site: (datalist.for_site(site), places.cache / "sites" / site, {}) for site in sites
+        site: (datalist.for_site(site), paths.cache / "sites" / site, {}) for site in sites
     }
-    parts["server"] = (datalist.for_server(), places.cache, server)
+    parts["server"] = (datalist.for_server(), paths.cache, server)
     for name, (listed, cache, own) in parts.items():
         listed.save(folder / f"{name}.list.json")
-        paths = {"datalist": _here(folder / f"{name}.list.json"), "cache_dir": _here(cache)}
-        write_json(folder / f"{name}.json", {**paths, **own, **common})
+        listing = {"datalist": _here(folder / f"{name}.list.json"), "cache_dir": _here(cache)}
+        write_json(folder / f"{name}.json", {**listing, **own, **common})
     return folder
 
 

@@ -30,7 +30,7 @@ from samfed_monai.core.own_process import DEVICE
 from samfed_monai.core.validators import departures, require
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.federation.plan import Paths, Plan
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -115,19 +115,19 @@ class SiteFile:
         """The folder of a run at this site."""
         return self.output_dir or (self.runs_dir or Path()) / run_name
 
-    def places(self, plan: Plan, run_folder: Path) -> Places:
+    def paths(self, plan: Plan, run_folder: Path) -> Paths:
         """The paths of a run, from this file alone; a folder that came with the job is never used as the bundle.
 
         Raises:
             MessageRefused: the file names no bundle, and none of the plan's name comes with the package.
         """
-        from samfed_monai.federation.plan import Places
+        from samfed_monai.federation.plan import Paths
         from samfed_monai.protocol.message import message_refused
 
         known = packaged_bundles()
         if not self.bundle_root and plan.bundle not in known:
             raise message_refused("bundle", repr(plan.bundle), f"one of {sorted(known)}", f"set bundle_root in {NAME}")
-        return Places(
+        return Paths(
             bundle_root=find_bundle(self.bundle_root) if self.bundle_root else known[plan.bundle],
             datalist=self.datalist,
             data_root=self.data_root,

@@ -76,12 +76,12 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     from samfed_monai.protocol.statistics import StatisticKind
 
     plan = read_plan(settings["plan"])
-    places = files.places(plan, Path(settings["run_folder"]))
-    require_own_images(plan, places, settings["site"])
+    paths = files.paths(plan, Path(settings["run_folder"]))
+    require_own_images(plan, paths, settings["site"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
     state = Path(settings["state"])
-    site = Site(settings["site"], plan, places, floor=floor, run=state.parent.name)
+    site = Site(settings["site"], plan, paths, floor=floor, run=state.parent.name)
     part, listed = {"list": site.listed().part_hash(site.site)}, state / "list.json"
     trained = site.release.trainings or any(state.glob("[0-9]*.safetensors"))  # the former may have been moved away
     if trained and listed.is_file() and read_json(listed) != part:

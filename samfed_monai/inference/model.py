@@ -229,10 +229,10 @@ def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def scoring_hash(bundle: Path) -> str:
     """Returns the SHA-256 of all that ``evaluate.json`` of a bundle uses to read and score images, without paths."""
-    from samfed_monai.federation.workflow import PLACES
+    from samfed_monai.federation.workflow import PATHS
 
     made_of = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
-    return canonical_hash({name: value for name, value in made_of.items() if name not in PLACES})
+    return canonical_hash({name: value for name, value in made_of.items() if name not in PATHS})
 
 
 def shipped_model(bundle: Path) -> Path:

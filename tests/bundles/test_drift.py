@@ -12,7 +12,7 @@ from samfed_monai.config.check import FOLDER_OPTIONS
 from samfed_monai.config.options import is_value
 from samfed_monai.config.parse import join_id, walk
 from samfed_monai.core.io import read_json
-from samfed_monai.federation.workflow import PLACES
+from samfed_monai.federation.workflow import PATHS
 
 from .conftest import REPOSITORY
 
@@ -99,8 +99,8 @@ def test_bundle_specific_settings_are_listed_in_readme():
         assert {f"{file}: {key}" for file, _, ids in cells for key in ids.split(", ")} == recipe, bundle.name
 
 
-ANYWHERE = PLACES | set(FOLDER_OPTIONS) | {"adapter", "model", "seed", "imports"}
-"""Places, and what every workflow needs of its own."""
+ANYWHERE = PATHS | set(FOLDER_OPTIONS) | {"adapter", "model", "seed", "imports"}
+"""Paths, and what every workflow needs of its own."""
 
 ALIKE = dict.fromkeys(("image_size", "network_name", "classes"), ("train", "inference"))
 """Options that a workflow needs to run alone, with the same value in both files."""

@@ -372,7 +372,7 @@ def test_help_lists_every_option_within_80_columns(command, monkeypatch, capsys)
         main([command, "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    tables = [table for file in FILES[command] for name, table in option_tables()[file].items() if name != "places"]
+    tables = [table for file in FILES[command] for name, table in option_tables()[file].items() if name != "paths"]
     options = {option for table in tables for option in table}
     # spelled as an option of the command, or as the id
     missing = {each for each in options if f"--{each}" not in shown and f"--{each.replace('_', '-')}" not in shown}

@@ -11,7 +11,7 @@ from samfed_monai.config.own_images import LOADER_SETTINGS, ROOTS, deviations
 from samfed_monai.config.variants import PACKAGED
 from samfed_monai.core.errors import Problems
 from samfed_monai.federation.participants import require_own_images
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Paths, Plan
 from tests.methods import needs
 
 ONE = {"_target_": "monai.data.ArrayDataset", "img": [3] * 20}
@@ -95,7 +95,7 @@ def beside_bundle(client: dict[str, Any], *, variant: str = "samfed") -> list[st
     plan = Plan("samfed_skin", 2, variant, train=client, sites={"a": {"network": "basic_unet"}})
     problems = Problems()
     with problems.collected():
-        require_own_images(plan, Places(find_bundle("samfed_skin"), "list.json", ".", "out"), "a")
+        require_own_images(plan, Paths(find_bundle("samfed_skin"), "list.json", ".", "out"), "a")
     return [str(problem) for problem in problems]
 
 

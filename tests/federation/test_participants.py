@@ -194,7 +194,7 @@ def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
         *(("weak_labels", options) for options in ({}, TWO)),  # unlabelled pixels are left out
         ("weak_labels", {"loss": {"_target_": "monai.losses.DiceCELoss", "other_act": 1}}),  # refused where it is built
         ("supervised", {"images#weak_labels": False}),
-        ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's places
+        ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's paths
         ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import FederatedJob, Places, Plan
-from samfed_monai.federation.plan import split_places
+from samfed_monai.federation import FederatedJob, Paths, Plan
+from samfed_monai.federation.plan import split_paths
 from samfed_monai.federation.workflow import WorkflowConfig, client_config
 
 CONTENT = {
@@ -86,14 +86,14 @@ def test_fingerprint_covers_bundle_content_without_paths(tmp_path):
     assert written(learning_rate=0.1) != ours
 
 
-def test_places_are_split_from_options():
+def test_paths_are_split_from_options():
     given = {"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"}
-    decides, places = split_places(given)
+    decides, paths = split_paths(given)
     assert decides == {"image_size": 64, "terms#a#weight": 1}
-    assert places == {"device": "cpu", "data_root": "/x"}
+    assert paths == {"device": "cpu", "data_root": "/x"}
 
 
-def test_job_separates_plan_from_places(tmp_path):
+def test_job_separates_plan_from_paths(tmp_path):
     job = FederatedJob(
         bundle_root=find_bundle("samfed_skin"),
         datalist=tmp_path / "list.json",
@@ -109,24 +109,24 @@ def test_job_separates_plan_from_places(tmp_path):
     assert "/" not in json.dumps(job.plan.to_json()).replace("basic_unet", ""), "no path is in the plan"
     assert job.plan.sites == {"site-2": {"network": "basic_unet"}, "site-1": {}}
     assert (job.plan.bundle, job.plan.privacy) == ("samfed_skin", {"least_images": 1})
-    assert job.places.sites == {"site-2": {"data_root": "/other"}}
-    assert job.places.teacher == {"checkpoint": "/weights/sam.pt"}
-    assert job.places.overrides()["device"] == "cpu"
-    assert job.places.cache == tmp_path / "run" / "cache"
+    assert job.paths.sites == {"site-2": {"data_root": "/other"}}
+    assert job.paths.teacher == {"checkpoint": "/weights/sam.pt"}
+    assert job.paths.overrides()["device"] == "cpu"
+    assert job.paths.cache == tmp_path / "run" / "cache"
 
 
-def test_places_json_round_trip():
+def test_paths_json_round_trip():
     given = {"adapter": "a", "sites": {"s": {"device": "cpu"}}, "workers": "auto", "cache_dir": "cache"}
-    places = Places("bundle", "list.json", "data", "run", **given)
-    assert places.cache == Path("cache")
-    assert places.overrides()["bundle_root"] == "bundle"
-    assert Places(**places.to_json()) == places
+    paths = Paths("bundle", "list.json", "data", "run", **given)
+    assert paths.cache == Path("cache")
+    assert paths.overrides()["bundle_root"] == "bundle"
+    assert Paths(**paths.to_json()) == paths
 
 
 @pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
 def test_invalid_workers_are_refused(wanted):
     with pytest.raises(Refused, match=r"federate\.json -> workers: expected 'auto' or a whole number >= 1, found"):
-        Places("bundle", "list.json", "data", "run", workers=wanted)
+        Paths("bundle", "list.json", "data", "run", workers=wanted)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_unknown_id_is_refused(bundle):
         client_config(bundle, "samfed", {}).value("teacher_adapt")
 
 
-def test_fingerprint_ignores_places_and_evaluation(bundle):
+def test_fingerprint_ignores_paths_and_evaluation(bundle):
     config = WorkflowConfig(bundle, ("configs/train.json",))
     same = config.with_overrides({"data_root": "/elsewhere", "output_dir": "/b"})
     assert config.fingerprint(seed=0) == same.fingerprint(seed=0)

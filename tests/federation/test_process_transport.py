@@ -24,7 +24,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation import ProcessTransport, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
-from samfed_monai.federation.plan import Places
+from samfed_monai.federation.plan import Paths
 from samfed_monai.federation.process_transport import as_raised, described, workers_of
 from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, UNLIKE, job
@@ -45,13 +45,13 @@ def same(first: dict, second: dict) -> None:
 def running(small_federation, tmp_path_factory):
     """Two processes that are ready, and weights to train from."""
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
-    participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
+    participants = Participants.of(made.plan, made.paths, DataList.load(small_federation / "list.json"))
     plan = participants.settled(made.plan)
-    network = Site("site-1", plan, made.places).make_client().trainer.network
+    network = Site("site-1", plan, made.paths).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
         pytest.MonkeyPatch.context() as patch,
-        ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport,
+        ProcessTransport(plan, made.paths, workers=2, progress=QUIET) as transport,
     ):
         fork_workers(patch)
         transport.send_and_receive(Task.PREPARE, {site: Message(Kind.METRICS, site, 0, 2) for site in transport.sites})
@@ -183,7 +183,7 @@ def playing(small_federation, tmp_path):
     """A transport of one process, none yet; a test puts one of this process in its place."""
     made = job(small_federation, tmp_path / "run")
     plan = replace(made.plan, sites={"site-1": {}}, unseen=())
-    with ProcessTransport(plan, made.places, workers=1, progress=QUIET) as transport:
+    with ProcessTransport(plan, made.paths, workers=1, progress=QUIET) as transport:
         yield transport
 
 
@@ -242,7 +242,7 @@ def test_worker_errors_are_raised_in_parent(error, again):
 def test_worker_count_depends_on_sites_cores_and_gpu(monkeypatch, wanted, sites, cores, gpu, train, expected):
     monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted, train=train), sites) == expected
+    assert workers_of(Paths("bundle", "list.json", "data", "run", workers=wanted, train=train), sites) == expected
 
 
 def alive(pid: int) -> bool:

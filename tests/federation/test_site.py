@@ -23,7 +23,7 @@ from tests.federation.fake_sam import fake_sam, fitted
 from tests.federation.test_job import CLIENT
 from tests.federation.test_site_teacher import sent
 from tests.federation.toys import FixedClient, weights
-from tests.federation.wired import places
+from tests.federation.wired import paths
 
 PLAN = Plan(
     "samfed_skin",
@@ -40,13 +40,13 @@ OWN = replace(PLAN, variant="hssf", train={**CLIENT, "public_steps": 1, "server_
 @pytest.fixture
 def node(small_federation, site_lists, tmp_path):
     def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> Site:
-        return Site(site, plan, places(small_federation, site_lists[site], tmp_path / site), **options)
+        return Site(site, plan, paths(small_federation, site_lists[site], tmp_path / site), **options)
 
     return made
 
 
 def fingerprints(node: Site) -> tuple:
-    return node.places.bundle_root, node.datalist, "site-1"
+    return node.paths.bundle_root, node.datalist, "site-1"
 
 
 def message(kind: Kind = Kind.METRICS, **fields) -> Message:
@@ -55,13 +55,13 @@ def message(kind: Kind = Kind.METRICS, **fields) -> Message:
 
 def test_unknown_site_and_different_networks_are_refused(small_federation, site_lists, tmp_path, node):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
-        Site("site-9", ALIKE, places(small_federation, site_lists["site-1"], tmp_path))
+        Site("site-9", ALIKE, paths(small_federation, site_lists["site-1"], tmp_path))
     with pytest.raises(Refused, match="expected the same network at all sites"):
         node(PLAN)
 
 
 def test_list_without_site_is_refused_without_naming_others(site_lists, small_federation, tmp_path, caplog):
-    wrong = Site("site-1", ALIKE, places(small_federation, site_lists["site-2"], tmp_path))
+    wrong = Site("site-1", ALIKE, paths(small_federation, site_lists["site-2"], tmp_path))
     with pytest.raises(MessageRefused, match="data list: expected this site's part, found no usable list") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
@@ -71,7 +71,7 @@ def test_list_without_site_is_refused_without_naming_others(site_lists, small_fe
 def test_check_refuses_weak_labels_and_other_classes(weak, tmp_path, caplog):
     own = write_site_lists(DataList.load(weak / "list.json"), tmp_path)["site-1"]
     replace(DataList.load(own), classes=["liver", "spleen"]).save(own)
-    node = Site("site-1", replace(ALIKE, variant="supervised"), places(weak, own, tmp_path / "home"))
+    node = Site("site-1", replace(ALIKE, variant="supervised"), paths(weak, own, tmp_path / "home"))
     with pytest.raises(MessageRefused) as caught:
         node.answer(Task.CHECK, message(extra=own_fingerprints(node.plan, *fingerprints(node))))
     assert [str(problem) for problem in caught.value.problems][:2] == [
@@ -90,15 +90,15 @@ def test_site_network_is_derived_from_plan(node):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    participants = Participants.of(mixed, node().places, whole)
+    participants = Participants.of(mixed, node().paths, whole)
     settled = participants.settled(mixed)
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
     assert node(settled, "site-2").participants.networks["site-2"] == "flexible_unet_resnet18"
-    assert Participants.of(settled, node().places, whole).settled(settled) == settled
+    assert Participants.of(settled, node().paths, whole).settled(settled) == settled
 
 
 def test_variant_in_local_bundle_limits_answers(small_federation, site_lists, tmp_path):
-    here = places(small_federation, site_lists["site-1"], tmp_path / "site-1")
+    here = paths(small_federation, site_lists["site-1"], tmp_path / "site-1")
     bundle = tmp_path / "samfed_skin"
     shutil.copytree(here.bundle_root, bundle)
     (bundle / "configs" / "variants").mkdir()
@@ -207,7 +207,7 @@ def test_site_requires_adapter_of_current_run(node, tmp_path, monkeypatch):
 
 def test_audit_folder_name_is_escaped(small_federation, site_lists, tmp_path):
     plan = replace(ALIKE, sites={"../../a/b": {}, "site-2": {}}, rounds=3)
-    home = places(small_federation, site_lists["site-1"], tmp_path / "home")
+    home = paths(small_federation, site_lists["site-1"], tmp_path / "home")
     release = Site("../../a/b", plan, home).release
     assert (release.rounds, release.least_seen, release.privacy.least_images) == (3, 1, 1)
     folder = release.audit.path.parent

@@ -50,7 +50,7 @@ def test_federation_starts_from_weights_of_earlier_run(small_federation, finishe
 
 def test_warm_start_continues_from_given_weights(small_federation, finished, tmp_path):
     made = job(small_federation, tmp_path / "b", start_from=str(finished), warm_start_steps=1)
-    run = Run(made.plan, made.places)
+    run = Run(made.plan, made.paths)
     warm, start = run._warmed(run.participants.server_network, None), model_of(finished, 0)
     assert warm.keys() == start.keys()
     # one step of Adam from there moves no weight farther than the learning rate and its decay
@@ -60,8 +60,8 @@ def test_warm_start_continues_from_given_weights(small_federation, finished, tmp
 @pytest.mark.parametrize("variant", present("local_only", "hssf", "fedmd"))
 def test_start_from_is_refused_for_own_networks(small_federation, tmp_path, variant):
     made = job(small_federation, tmp_path, variant=variant, start_from="samfed_skin")
-    run = Run(made.plan, made.places)
-    found = "\n".join(map(str, plan_problems(made.plan, made.places, run.participants, None, sites=2)))
+    run = Run(made.plan, made.paths)
+    found = "\n".join(map(str, plan_problems(made.plan, made.paths, run.participants, None, sites=2)))
     assert "federate.json -> start_from: expected null with " in found
     assert "found 'samfed_skin'; remove it, or use a variant with one network" in found
 
@@ -74,10 +74,10 @@ def test_start_from_mismatched_network_or_classes_is_refused(small_federation, f
     with pytest.raises(Refused, match=expected):
         other.run()
     assert not (tmp_path / "b").exists()
-    participants = Run(other.plan, other.places).participants
+    participants = Run(other.plan, other.paths).participants
     plain = job(small_federation, tmp_path / "c")
     with pytest.raises(Refused, match=r"model.pt: expected weights of this network, found \d+ tensors that differ"):
-        StartingPoint.read("samfed_skin", Run(plain.plan, plain.places).participants)
+        StartingPoint.read("samfed_skin", Run(plain.plan, plain.paths).participants)
     path = tmp_path / "two.safetensors"
     save_tensors(path, {"w": torch.zeros(1)}, {"network_name": "mobile_sam_fpn", "classes": '["disc", "cup"]'})
     expected = r"classes: expected \['disc', 'cup'\], as two.safetensors was trained, found \['foreground'\]"
@@ -134,7 +134,7 @@ def misled(small_federation, tmp_path_factory):
 
 def test_misleading_teacher_falls_back_to_start_model(misled):
     made, results = misled
-    folder = made.places.output_dir
+    folder = made.paths.output_dir
     start, rounds = (results["against_start"][name] for name in ("start", "rounds"))
     assert start > rounds
     assert results["models"]["best"]["round"] == START
@@ -153,7 +153,7 @@ def test_misleading_teacher_falls_back_to_start_model(misled):
 
 def test_run_models_return_start_after_fallback(misled, tmp_path):
     made, results = misled
-    folder = made.places.output_dir
+    folder = made.paths.output_dir
     (warm,) = (folder / "cache" / "warm_start").glob("*.safetensors")
     models = RunModels(folder)
     assert models.round == START
@@ -169,7 +169,7 @@ def test_run_models_return_start_after_fallback(misled, tmp_path):
 
 def test_expected_dice_also_prefers_start(misled):
     made, _ = misled
-    store = RoundStore(made.places.output_dir / "rounds")
+    store = RoundStore(made.paths.output_dir / "rounds")
     promised = [expected_dice(store.record(number)) for number in (START, 0, 1, 2)]
     assert max(promised[1:]) < promised[0], "without labels the run would have fallen back as well"
 
@@ -177,7 +177,7 @@ def test_expected_dice_also_prefers_start(misled):
 def test_resumed_run_does_not_score_start_again(misled, monkeypatch):
     made, results = misled
     monkeypatch.setattr(RoundController, "_score_start", None)
-    fake_sam(made.places.output_dir.parent, monkeypatch)
+    fake_sam(made.paths.output_dir.parent, monkeypatch)
     again = made.run()
     assert again["models"] == results["models"]
     assert again["against_start"] == results["against_start"]

@@ -189,7 +189,7 @@ def here(three_sites, finished, tmp_path_factory) -> tuple[FederatedJob, dict[st
 
 
 def teacher_of(made: FederatedJob) -> StudentTeacher:
-    run = Run(made.plan, made.places)
+    run = Run(made.plan, made.paths)
     return StudentTeacher.load(run.teacher.kept(run.student), run.participants.config, run.teacher)
 
 
@@ -235,12 +235,12 @@ def test_student_teacher_loads_frozen_training_network(small_federation, finishe
 
 def test_sites_store_student_masks_and_train_without_sam(three_sites, here):
     made, results = here
-    folder, teacher = made.places.output_dir, teacher_of(made)
+    folder, teacher = made.paths.output_dir, teacher_of(made)
     assert validate_results(results) == []
     assert {name: results["teacher"][name] for name in ("model", "size", "views")} == {"model": "first", **SMALL}
     assert results["teacher"]["average"]["test"]["n"] == 4, "its own row, by the masks of the sites' test images"
     assert results["hashes"]["teacher"] == teacher.sha256
-    student = Run(made.plan, made.places).student
+    student = Run(made.plan, made.paths).student
     assert read_json(folder / "run.json")["hashes"]["masks_from"] == sha256_bytes(student)
     assert "sam" not in results["hashes"]
     datalist = DataList.load(three_sites / "list.json")
@@ -298,7 +298,7 @@ def test_incompatible_mask_source_file_is_refused(small_federation, finished, tm
 def test_plain_weights_file_uses_network_of_run(small_federation, finished, tmp_path):
     weights = safe_load(finished / "rounds" / "000" / "global.safetensors")
     save_tensors(tmp_path / "plain.safetensors", weights)
-    run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.places)
+    run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.paths)
     sent = run.teacher.kept(packed(tmp_path / "plain.safetensors", run.participants))
     assert settings_of(sent) == {"network_name": "basic_unet", "image_size": 32}
     assert same(safe_load(sent), weights)
@@ -307,7 +307,7 @@ def test_plain_weights_file_uses_network_of_run(small_federation, finished, tmp_
 def test_site_refuses_invalid_network_file(three_sites, finished, tmp_path):
     homes = Homes(three_sites, tmp_path)
     made = at_server(three_sites, homes, tmp_path / "server" / "run", variant="samfed", teacher=SMALL)
-    run = Run(made.plan, made.places)
+    run = Run(made.plan, made.paths)
     site = homes.node("site-1", run.participants.settled(made.plan)).teacher
     content = packed(finished, run.participants)
     for bad, found in ((b"noise", "a file without network_name and image_size"), (content[:-9], "not fully covered")):

@@ -123,7 +123,7 @@ def adapter(tmp_path, monkeypatch) -> Path:
 
 def started(made: FederatedJob) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The weights after a run's warm start, without its rounds, and what run.json has of what they begin with."""
-    run = Run(made.plan, made.places)
+    run = Run(made.plan, made.paths)
     begins = run._check()
     own = {name: value for name, value in run._settings(begins).items() if name == "start_teacher"}
     return run._warmed("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins) | own

@@ -80,7 +80,7 @@ def test_site_differences_are_reported_together_before_run(three_sites, tmp_path
         homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
         shutil.copytree(three_sites, images)
         (images / DataList.load(homes.lists["site-1"]).sites["site-1"].test[0].image).write_bytes(b"")
-        there = dataclasses.replace(homes.nodes["site-1"].places, data_root=tmp_path if found[0] == "1" else images)
+        there = dataclasses.replace(homes.nodes["site-1"].paths, data_root=tmp_path if found[0] == "1" else images)
         homes.nodes["site-1"] = Site("site-1", plan, there)
         return transport
 

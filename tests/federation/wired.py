@@ -7,15 +7,15 @@ from pathlib import Path
 from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import Places, Plan, Site, WireTransport
+from samfed_monai.federation import Paths, Plan, Site, WireTransport
 from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.wire_transport import Request
 from samfed_monai.protocol import Task, scrub
 from tests.federation.toys import QUIET
 
 
-def places(federation: Path, datalist: Path, home: Path) -> Places:
-    return Places(find_bundle("samfed_skin"), datalist, federation, home)
+def paths(federation: Path, datalist: Path, home: Path) -> Paths:
+    return Paths(find_bundle("samfed_skin"), datalist, federation, home)
 
 
 class Homes:
@@ -35,7 +35,7 @@ class Homes:
         self.away: set[str] = set()
 
     def node(self, site: str, plan: Plan) -> Site:
-        return Site(site, plan, places(self.federation, self.lists[site], self.folder / site))
+        return Site(site, plan, paths(self.federation, self.lists[site], self.folder / site))
 
     def __call__(self, plan: Plan) -> WireTransport:
         plan = Plan.from_json(plan.to_json())

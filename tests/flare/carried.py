@@ -53,12 +53,12 @@ def run_carried(run: Planned, output: Path, folder: Path) -> None:
     """Runs what was planned, with a real process for each site, forked from one that has torch.
 
     Args:
-        run: the plan and the places of this machine.
+        run: the plan and the paths of this machine.
         output: the run's folder.
         folder: of the job and the site files.
     """
     assert run.datalist is not None
-    files = write_site_files(folder / "files", run.datalist, run.places, run.sites, threads=1)
+    files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)
     app = export_job(folder / "job", run.plan.to_json(), run_name=NAME) / "app"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
         fork_workers(patch)
@@ -83,8 +83,8 @@ def run_here(
     paths = {"datalist": str(folder / listed), "data_root": str(folder), "output_dir": str(there)}
     given = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
     run = planned(find_bundle("samfed_skin"), {**given, **paths}, here=False)
-    run = replace(run, places=replace(run.places, adapter=options.get("adapter")))
-    Run(run.plan, replace(run.places, output_dir=local)).run()
+    run = replace(run, paths=replace(run.paths, adapter=options.get("adapter")))
+    Run(run.plan, replace(run.paths, output_dir=local)).run()
     return run
 
 

@@ -12,7 +12,7 @@ import torch
 
 from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places
+from samfed_monai.federation.plan import Paths
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.networks import client_network
 
@@ -46,8 +46,8 @@ recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=sys.argv[1]))
 
 def test_flare_fedavg_averages_both_plain_clients(three_sites, tmp_path):
     listed = DataList.load(three_sites / "list.json")
-    places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
-    files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
+    paths = Paths(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
+    files = write_site_files(tmp_path / "sites", listed, paths, ("site-1", "site-2"), threads=1)
     own = os.environ | {"SAMFED_SITE": str(files), "SAMFED_FLARE_MARK": "", "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parents[2] / "benchmarks" / "on_flare" / "plain_client.py"
     command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), str(script)]

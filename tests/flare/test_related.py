@@ -91,16 +91,16 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def on_a_wire(run: Planned, images: Path, folder: Path, name: str) -> Path:
     """Runs what was planned with sites in this process that have nothing in common; returns what they keep."""
     homes = Homes(images, folder, listed=name)
-    Run(run.plan, replace(run.places, datalist=homes.lists["server"])).run(homes)
+    Run(run.plan, replace(run.paths, datalist=homes.lists["server"])).run(homes)
     return folder
 
 
 def in_the_simulator(run: Planned, images: Path, folder: Path, name: str) -> Path:
     """Runs what was planned in FLARE's simulator; returns what sites keep."""
     assert run.datalist is not None
-    files = write_site_files(folder / "files", run.datalist, run.places, run.sites, threads=1)
+    files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)
     job = export_job(folder / "job", run.plan.to_json(), run_name="related", min_clients=len(run.sites))
-    output = Path(run.places.output_dir)
+    output = Path(run.paths.output_dir)
     simulate(
         job, sites=run.sites, workspace=folder / "flare", run_folder=output, site_files=files, timeout=400,
         environment={"PYTHONPATH": str(REPO)},

@@ -14,7 +14,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places
+from samfed_monai.federation.plan import Paths
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
 
@@ -128,8 +128,8 @@ def test_initial_model_and_adapter_are_given_to_server_only(two_sites, tmp_path,
     monkeypatch.chdir(tmp_path)
     listed = DataList.load(two_sites / "list.json")
     models = {"start_from": given, "adapter": "own.safetensors"}
-    places = Places(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", **models)
-    monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, places, ("site-1",))))
+    paths = Paths(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", **models)
+    monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, paths, ("site-1",))))
     monkeypatch.setenv("SAMFED_FLARE_MARK", "")
     expected = given if given == "samfed_skin" else str(tmp_path / given)
     assert read_site_file("/").start_from == expected

@@ -13,7 +13,7 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.run import Run
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
@@ -46,7 +46,7 @@ def in_one_process(plan: Plan, hospital: Path, output: Path) -> dict[str, Any]:
     public, *sites = (DataList.load(hospital / f"{name}.json") for name in ("server", *SITES))
     own = {name: site for listed in sites for name, site in listed.sites.items()}
     DataList(public.name, public.public, own).save(output.parent / "list.json")
-    return Run(plan, Places(find_bundle("samfed_skin"), output.parent / "list.json", hospital, output)).run()
+    return Run(plan, Paths(find_bundle("samfed_skin"), output.parent / "list.json", hospital, output)).run()
 
 
 def test_fault_55_58_60_server_gets_no_private_data_and_same_weights(hospital, tmp_path, monkeypatch):

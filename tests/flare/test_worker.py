@@ -50,11 +50,11 @@ def test_job_folder_does_not_replace_installed_bundle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = Plan.from_json(PLAN)
     files = read_site_file(site_file(tmp_path))
-    assert files.places(plan, tmp_path).bundle_root == packaged_bundle("samfed_skin")
+    assert files.paths(plan, tmp_path).bundle_root == packaged_bundle("samfed_skin")
     own = read_site_file(site_file(tmp_path, bundle_root=str(tmp_path / "mine")))
-    assert own.places(plan, tmp_path).bundle_root == tmp_path / "mine"
+    assert own.paths(plan, tmp_path).bundle_root == tmp_path / "mine"
     with pytest.raises(MessageRefused, match=r"bundle: expected one of .*, found 'mine'; set bundle_root in samfed_s"):
-        files.places(Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
+        files.paths(Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
 
 
 @pytest.fixture
