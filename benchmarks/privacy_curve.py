@@ -31,7 +31,7 @@ from samfed_monai.privacy.noise import noisy_masks
 
 SCALE = {"batch_size": 4, "warm_start_steps": 60, "limit": 12, "privacy#least_images": 1, "overlays": "false"}
 SAM_AT = {"image_size": 128, "network_def#size": 128}  # where SAM itself is what sites train
-FEW_MASKS = {"image_size": 224, "public_images": 16, "public_steps": 6, "sharing#mask_size": 8}
+FEW_MASKS = {"image_size": 224, "public_images": 16, "public_steps": 6, "client_algorithm#mask_size": 8}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
     if setting.noise is None:
         return ["–", "–"]
     multiplier = float(setting.cells[1])
-    side, count = FEW_MASKS["sharing#mask_size"], FEW_MASKS["public_images"]
+    side, count = FEW_MASKS["client_algorithm#mask_size"], FEW_MASKS["public_images"]
     records = load_records(options.output / "list.json", options.data / "data/polyp", split="public")
     labels = [records[index]["label"] for index in evenly_spaced(len(records), count) or range(len(records))]
     planes = [torch.from_numpy(np.array(read_mask(label))).double()[None, None] for label in labels]

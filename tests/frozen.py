@@ -61,10 +61,10 @@ VARIANTS: dict[str, list[Any]] = {
     "samfed": TEACHER,
     "no_sam": [*LIGHT, *SURE],
     "ditto": [*LIGHT, *SURE],
-    "apple": [*LIGHT, *SURE, "--sharing#rate", 0.1, "--sharing#fraction", 1.0],
+    "apple": [*LIGHT, *SURE, "--client_algorithm#rate", 0.1, "--client_algorithm#fraction", 1.0],
     "fedala": [
-        *LIGHT, *SURE, "--sharing#rate", 10000,
-        "--sharing#first_batches", 3, "--sharing#batches", 2,
+        *LIGHT, *SURE, "--client_algorithm#rate", 10000,
+        "--client_algorithm#first_batches", 3, "--client_algorithm#batches", 2,
     ],
     "fedrep": [*LIGHT, *SURE],
     "semifl": [*LIGHT, *SURE],
@@ -72,7 +72,7 @@ VARIANTS: dict[str, list[Any]] = {
     "unimatch": [*LIGHT, "--terms#unimatch#tau", 0.55],
     "heterogeneous": [*TEACHER, *UNLIKE, *TRUNKS],
     "hssf_compat": [
-        *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--sharing#gate", "always",
+        *UNLIKE, *HSSF, "--batch_size", 4, "--strategy#floor", 0.0, "--client_algorithm#gate", "always",
     ],
     "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--terms#prototype#tau", 0.55],
     "fca": [],

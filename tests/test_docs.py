@@ -127,7 +127,7 @@ def test_example_exchange_shares_mean(examples, tmp_path: Path):
     def share(clients):
         sites.update(clients)
         for client in clients.values():
-            client.own.sharing = examples["ShareCoverage"](masks=client.own.sharing)
+            client.own.algorithm = examples["ShareCoverage"](masks=client.own.algorithm)
 
     result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=examples["MeanCoverage"](), change=share)
     terms = [[entry["terms"].get("others_cover") for entry in record["sites"].values()] for record in result.records]
@@ -137,7 +137,7 @@ def test_example_exchange_shares_mean(examples, tmp_path: Path):
     assert {record["sites"][site]["status"] for record in result.records for site in record["sites"]} == {"ok"}
     assert strategy.global_weights == {}
     for site, client in sites.items():  # and a site releases it
-        kind, tensors = client.own.sharing.share()
+        kind, tensors = client.own.algorithm.share()
         assert tensor_problems(Message(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
 

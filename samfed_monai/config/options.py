@@ -109,7 +109,7 @@ GROUPS = frozenset({TEACHER, SITES})
 """Groups of ``federate.json``: ids of ``teacher.json``, and ids of ``train.json`` for each site."""
 
 OPTIONAL = frozenset(
-    {"mixed_networks", "personal", "server_network", "sharing", "statistics", "strategy", "warm_start"}
+    {"mixed_networks", "personal", "server_network", "client_algorithm", "statistics", "strategy", "warm_start"}
 )
 """Optional top-level ids of ``train.json`` that a federation reads."""
 
@@ -145,7 +145,7 @@ TRAINING_READS = (
 TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
 """Top-level ids of ``teacher.json`` that a federation reads by name."""
 
-OF_VARIANTS = frozenset({"mixed_networks", "server_network", "sharing", "statistics"})
+OF_VARIANTS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
 """Ids of :data:`OPTIONAL` that only variants that declare them read; for others the command line may not set them."""
 
 GIVEN = frozenset(

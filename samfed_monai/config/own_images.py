@@ -49,7 +49,7 @@ _EXPECTED = "no value that selects images"
 _HINT = "delete it; only a variant that is installed here may set it"
 _SETTINGS = f"delete it; a plan may set only these values of a data loader: {', '.join(sorted(LOADER_SETTINGS))}"
 _SOURCES = frozenset({"data", "images", "split"})
-_PUBLIC = ("sharing", "plain")  # the site restricts these images to its own public list
+_PUBLIC = ("client_algorithm", "plain")  # the site restricts these images to its own public list
 
 
 def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Problem]:

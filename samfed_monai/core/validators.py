@@ -28,7 +28,7 @@ def require(*found: Iterable[Problem]) -> None:
     Example::
 
         require(
-            in_range("sharing#mu", mu, least=0),
+            in_range("client_algorithm#mu", mu, least=0),
             one_of("strategy#exchange", exchange, Travels),
         )
     """

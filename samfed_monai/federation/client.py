@@ -136,9 +136,9 @@ class SamFedAlgo(MonaiAlgo):
     :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` is ``best`` or ``last``, as in the run's final
     evaluation, which is of test images.
 
-    With a ``sharing`` in the bundle and an ``extra["purpose"]`` other than ``replace``, the site keeps its own network
-    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. If part of a network is personal or
-    frozen, messages hold only the shared names, personal values are part of :meth:`state_dict`, and the site's own
+    With a ``client_algorithm`` in the bundle and an ``extra["purpose"]`` other than ``replace``, the site keeps its own
+    network (:class:`OwnNetwork`), and its weights are then part of :meth:`state_dict`. If part of a network is personal
+    or frozen, messages hold only the shared names, personal values are part of :meth:`state_dict`, and the site's own
     model is evaluated: the received weights with the personal ones.
 
     Args:
@@ -292,8 +292,8 @@ class SamFedAlgo(MonaiAlgo):
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
         """Returns a copy of the weights with the number of private images, mean loss terms, and seconds."""
         kind, own = Kind.WEIGHTS, self.own
-        if own is not None and own.sharing is not None and Call.of(self.client_name, extra).keeps_network:
-            kind, tensors = own.sharing.share()
+        if own is not None and own.algorithm is not None and Call.of(self.client_name, extra).keeps_network:
+            kind, tensors = own.algorithm.share()
             answer = ExchangeObject(weights=tensors or None)
         else:
             answer = super().get_weights(extra)
@@ -407,7 +407,7 @@ class SamFedAlgo(MonaiAlgo):
         if kept:
             self.load_network(kept)
         if self.own is not None:
-            rest = self.own.load_sharing(rest)
+            rest = self.own.load_algorithm(rest)
         if rest and self.trainer is not None:
             training_state.unpack(self.trainer.optimizer, rest)
 
@@ -421,16 +421,16 @@ class SamFedAlgo(MonaiAlgo):
             MessageRefused: they are those of another network.
         """
         own = self._its_own
-        like = own.kept(whole=own.sharing is not None)
+        like = own.kept(whole=own.algorithm is not None)
         self._require_fit(weights, like or get_state_dict(own.network))
         own.network.load_state_dict(dict(weights), strict=False)
-        if own.sharing is not None:
-            own.sharing.reset()
+        if own.algorithm is not None:
+            own.algorithm.reset()
 
     def _require_public_set(self, call: Call) -> None:
         if not call.public:  # the site's own hash takes reading all public images
             return
-        hash = self.own.sharing.public_hash if self.own is not None and self.own.sharing is not None else ""
+        hash = self.own.algorithm.public_hash if self.own is not None and self.own.algorithm is not None else ""
         if call.public != hash:
             found, expected = f"hash {hash[:12] or 'none'}", f"hash {call.public[:12]}, as at the server"
             hint = "give server and site the same data list, with the same order, masks and image_size"
@@ -438,7 +438,7 @@ class SamFedAlgo(MonaiAlgo):
 
     def _keeps_network(self, call: Call) -> bool:
         """Whether this call leaves the site its own network instead of replacing it with the server's weights."""
-        return self._its_own.sharing is not None and call.keeps_network
+        return self._its_own.algorithm is not None and call.keeps_network
 
     @property
     def _parser(self) -> Any:

@@ -1,4 +1,4 @@
-"""Parts of a site's network that stay at the site: named ones, or the whole network if the bundle has a ``sharing``."""
+"""Parts of a site's network that stay there: named ones, or all of it if the bundle has a ``client_algorithm``."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from samfed_monai.protocol.message import Kind
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from samfed_monai.protocol.strategy import Sharing
+    from samfed_monai.protocol.strategy import ClientAlgorithm
 
 
-_PREFIX, _SHARING = "network.", "sharing."
+_PREFIX, _ALGORITHM = "network.", "algorithm."
 
 
 class OwnNetwork:
-    """A site's network with its shared, personal and frozen names, and its ``sharing``.
+    """A site's network with its shared, personal and frozen names, and its ``client_algorithm``.
 
-    With a ``sharing``, the ``purpose`` of a call is to ``distil`` from its tensors or to ``keep`` the network as it is.
+    With a ``client_algorithm``, the ``purpose`` of a call is to ``distil`` from its tensors or to ``keep`` the network.
     With ``replace``, the default, shared weights are replaced as in MONAI FL.
 
     Args:
         network: the network that the site trains, or evaluates if it does not train.
         split: of its names. Frozen weights are the same everywhere, and no state contains them.
-        sharing: the bundle's, with which training continues from the site's own weights; ``None`` if it has none.
+        algorithm: the bundle's, with which training continues from the site's own weights; ``None`` if it has none.
     """
 
-    def __init__(self, network: nn.Module, split: KeySplit, sharing: Sharing | None = None) -> None:
-        self.network, self.split, self.sharing = network, split, sharing
+    def __init__(self, network: nn.Module, split: KeySplit, algorithm: ClientAlgorithm | None = None) -> None:
+        self.network, self.split, self.algorithm = network, split, algorithm
 
     @classmethod
     def of(cls, network: nn.Module, parser: Any, *, trains: bool) -> OwnNetwork:
-        """Reads it from the network's own declaration and from ``personal`` and ``sharing`` of ``train.json``.
+        """Reads it from the network's own declaration and from ``personal`` and ``client_algorithm`` of ``train.json``.
 
         Args:
             network: of the trainer, or of the evaluator of a site that does not train.
             parser: of the bundle's workflow.
-            trains: whether there is a trainer; only then the ``sharing`` is built.
+            trains: whether there is a trainer; only then the ``client_algorithm`` is built.
 
         Raises:
-            Refused: patterns that :func:`network_split` refuses, or patterns together with a ``sharing``.
+            Refused: patterns that :func:`network_split` refuses, or patterns together with a ``client_algorithm``.
         """
         patterns = parsed(parser, "personal") or ()
-        if patterns and parser.get("sharing") is not None:
-            expected, hint = "no patterns, as a site with a sharing keeps its whole network", "leave personal empty"
+        if patterns and parser.get("client_algorithm") is not None:
+            expected, hint = "no patterns: a client algorithm keeps its whole network", "leave personal empty"
             raise refused(PERSONAL, repr(patterns), expected, hint)
-        return cls(network, network_split(network, patterns), parsed(parser, "sharing") if trains else None)
+        return cls(network, network_split(network, patterns), parsed(parser, "client_algorithm") if trains else None)
 
     def shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the part of a network's state, or of a reply, that may be sent."""
@@ -71,12 +71,12 @@ class OwnNetwork:
         return {name: state[name] for name in names}
 
     def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
-        """Lets the sharing learn from a message with purpose ``distil``; returns its finite metrics."""
-        if call.purpose != "distil" or self.sharing is None:
+        """Lets the client algorithm learn from a message with purpose ``distil``; returns its finite metrics."""
+        if call.purpose != "distil" or self.algorithm is None:
             return {}
         kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
         rounds = 1 if call.rounds is None else call.rounds
-        means = self.sharing.receive(call.round or 0, rounds, kind, dict(data.weights or {}))
+        means = self.algorithm.receive(call.round or 0, rounds, kind, dict(data.weights or {}))
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
     def with_own(self, data: ExchangeObject, *, whole: bool) -> ExchangeObject:
@@ -89,31 +89,31 @@ class OwnNetwork:
         return model
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights that stay here and the sharing's state, each with a prefix (:func:`split_state`)."""
-        weights = {_PREFIX + name: tensor for name, tensor in self.kept(whole=self.sharing is not None).items()}
-        state = self.sharing.state_dict() if self.sharing is not None else {}
-        return {**weights, **{_SHARING + name: tensor for name, tensor in state.items()}}
+        """Weights that stay here and the client algorithm's state, each with a prefix (:func:`split_state`)."""
+        weights = {_PREFIX + name: tensor for name, tensor in self.kept(whole=self.algorithm is not None).items()}
+        state = self.algorithm.state_dict() if self.algorithm is not None else {}
+        return {**weights, **{_ALGORITHM + name: tensor for name, tensor in state.items()}}
 
-    def load_sharing(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loads the sharing's part of a client's state; returns the rest."""
-        if self.sharing is not None:
-            self.sharing.load_state_dict(_taken(state, _SHARING))
-        return {name: tensor for name, tensor in state.items() if not name.startswith(_SHARING)}
+    def load_algorithm(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loads the client algorithm's part of a client's state; returns the rest."""
+        if self.algorithm is not None:
+            self.algorithm.load_state_dict(_taken(state, _ALGORITHM))
+        return {name: tensor for name, tensor in state.items() if not name.startswith(_ALGORITHM)}
 
     @contextmanager
     def restored_on_error(self, call: Call) -> Iterator[None]:
         """Restores what stays here if the block raises, so that no NaN remains; shared weights are sent again."""
-        whole, copies = self.sharing is not None, []
+        whole, copies = self.algorithm is not None, []
         kept = self.kept(whole=whole) if call.keeps_network or not whole else {}
-        for tensors in (kept, self.sharing.state_dict() if self.sharing is not None else {}):
+        for tensors in (kept, self.algorithm.state_dict() if self.algorithm is not None else {}):
             copies.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
         try:
             yield
         except BaseException:
             self.network.load_state_dict(copies[0], strict=False)
-            if self.sharing is not None:
-                self.sharing.reset()
-                self.sharing.load_state_dict(copies[1])
+            if self.algorithm is not None:
+                self.algorithm.reset()
+                self.algorithm.load_state_dict(copies[1])
             raise
 
 

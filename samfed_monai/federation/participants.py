@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from samfed_monai.federation.plan import Paths, Plan
     from samfed_monai.federation.start import Start
-    from samfed_monai.methods.heterogeneous import PublicMaskSharing
+    from samfed_monai.methods.heterogeneous import PublicMaskAlgorithm
 
 logger = logging.getLogger(__name__)
 
@@ -260,13 +260,13 @@ class Participants:
         if start is not None:
             weights = start.shared if self.strategy.exchange.alike else start.whole
 
-        def sharing() -> PublicMaskSharing:
+        def algorithm() -> PublicMaskAlgorithm:
             config = self.at_server().with_overrides({"site": SERVER, "seed": seed, "standalone": {}})
             parser = config.parser()
             with own_random_state(derive_seed(seed, SERVER, "bench")):
                 if "initialize" in parser:  # first, as in MONAI's workflow, which may not have run in this process
                     parser.get_parsed_content("initialize")
-                made: PublicMaskSharing = parser.get_parsed_content("sharing")
+                made: PublicMaskAlgorithm = parser.get_parsed_content("client_algorithm")
             return made
 
         return Server(
@@ -275,7 +275,7 @@ class Participants:
             seed=seed,
             weights=weights,
             guard=guard,
-            sharing=sharing if self.config.optional_id("sharing") else None,
+            algorithm=algorithm if self.config.optional_id("client_algorithm") else None,
             networks={
                 site: partial(build_network, self.config, name, self.overrides[site])
                 for site, name in self.networks.items()
@@ -312,7 +312,7 @@ def _trains_or_not(
 
 Built = tuple[str, dict[str, list[int]]]
 #: Ids of the batch sizes that a client network is trained with.
-BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
+BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "client_algorithm#batch_size"
 #: Ids of the components that process a site's labels before the loss.
 OF_LABELS = "resize", "binary_label"
 #: Ids of the components that decide how a site's images are scored.
@@ -321,7 +321,7 @@ SCORES = "validate#preprocessing", "validate#scores"
 #: to most of the others, but building it finds its first problem only.
 PARTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer", "images", "terms", "loss", "weak_view", "strong_view")),
-    **dict.fromkeys(("before", "stream", "sharing", "statistics", "train#trainer", "validate#evaluator")),
+    **dict.fromkeys(("before", "stream", "client_algorithm", "statistics", "train#trainer", "validate#evaluator")),
     **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
 }
 

@@ -86,7 +86,7 @@ class RunModels:
         self._round = self.store.path(self.round)
         self._record = self.store.record(self.round) if (self._round / "round.json").is_file() else {}
         client = self.run.get("config", {}).get("client", {})
-        self._whole_networks = client.get("sharing") is not None
+        self._whole_networks = client.get("client_algorithm") is not None
         self._shared = tensor_names(self.server)
         tailored = set(tensor_names(self._round / SERVER)) if not self._whole_networks else set()
         self._tailored = {

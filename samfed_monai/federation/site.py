@@ -277,8 +277,8 @@ class Site:
 
         A larger message is refused before it is decompressed (fault 79); 0 if the plan exchanges no soft masks.
         """
-        sharing = self.client.own.sharing if self.client.own is not None else None
-        return sharing.masks_taken() if sharing is not None else 0
+        algorithm = self.client.own.algorithm if self.client.own is not None else None
+        return algorithm.masks_taken() if algorithm is not None else 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """State that this site needs to continue after the last round in another process; empty if it keeps none."""
@@ -443,9 +443,9 @@ class Site:
         if self._algo is None:
             client = self.make_client()
             require_plain_network(client)
-            if client.own is not None and client.own.sharing is not None:
+            if client.own is not None and client.own.algorithm is not None:
                 public = partial(load_records, self.datalist, self.data_root, split="public")
-                require_public_images(client.own.sharing, public)
+                require_public_images(client.own.algorithm, public)
             self._algo = ClientAlgoSite(self.site, client)
             if client.own is not None:
                 self.release.declare(client.own.split)

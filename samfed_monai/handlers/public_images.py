@@ -52,8 +52,8 @@ class PublicPredictor:
         reliability: str = "dice",
     ) -> None:
         require(
-            one_of("sharing#reliability", reliability, Reliability),
-            whole("sharing#mask_size", mask_size, "a number of pixels", least=1, or_null=True),
+            one_of("client_algorithm#reliability", reliability, Reliability),
+            whole("client_algorithm#mask_size", mask_size, "a number of pixels", least=1, or_null=True),
         )
         self.dataset, self.device = dataset, torch.device(device)
         self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
@@ -170,7 +170,7 @@ class PublicPhase:
     ) -> None:
         require(
             whole("public_steps", steps, "a number of steps", least=0, or_null=True),
-            whole("sharing#passes", passes, "a number of passes", least=1),
+            whole("client_algorithm#passes", passes, "a number of passes", least=1),
         )
         self.targets = targets
         self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]

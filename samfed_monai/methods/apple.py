@@ -20,7 +20,7 @@ from torch import Tensor
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, message_refused
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
+from samfed_monai.protocol.strategy import Exchange, TrainerAlgorithm, require_least
 
 #: Final value of the exponential schedule (the authors' code).
 _EPSILON = 0.001
@@ -61,7 +61,7 @@ def core_name(place: int, name: str) -> str:
     return f"core_{place}.{name}"
 
 
-class AppleSharing(TrainerSharing):
+class AppleAlgorithm(TrainerAlgorithm):
     """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``; the site learns ``p_i`` and ``c_i``.
 
     The network holds ``w_i``, which is trained and evaluated. After each backward pass the bundle's optimizer gets the
@@ -77,24 +77,24 @@ class AppleSharing(TrainerSharing):
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
         momentum: momentum of these steps, in [0, 1) (authors' code: 0.9).
         fraction: part of the rounds in which the pull fades, in [0, 1] (authors' code: 0.1).
-        others: arguments of :class:`TrainerSharing`.
+        others: arguments of :class:`TrainerAlgorithm`.
 
     Raises:
         Refused: an option out of its range.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.apple.AppleSharing", "mu": 0.1, "rate": 0.001, …}
+        "client_algorithm": {"_target_": "samfed_monai.methods.apple.AppleAlgorithm", "mu": 0.1, "rate": 0.001, …}
     """
 
     def __init__(
         self, *, mu: float = 0.1, rate: float = 0.001, momentum: float = 0.9, fraction: float = 0.1, **others: Any
     ) -> None:
         require(
-            in_range("sharing#mu", mu, least=0),
-            in_range("sharing#rate", rate, least=0),
-            in_range("sharing#momentum", momentum, least=0, below=1),
-            in_range("sharing#fraction", fraction, "a part of the rounds", least=0, most=1),
+            in_range("client_algorithm#mu", mu, least=0),
+            in_range("client_algorithm#rate", rate, least=0),
+            in_range("client_algorithm#momentum", momentum, least=0, below=1),
+            in_range("client_algorithm#fraction", fraction, "a part of the rounds", least=0, most=1),
         )
         super().__init__(**others)
         self.mu, self.rate, self.momentum, self.fraction = float(mu), float(rate), float(momentum), float(fraction)
@@ -225,10 +225,10 @@ _COUNTS = "counts"
 class Apple(FedAvg):
     """Sends core models to all sites, each of which learns how to mix them (APPLE, Luo and Wu, arXiv 2110.08394).
 
-    The site's side is :class:`AppleSharing`. From the second round on, a site receives the core models of the ``N - 1``
-    others and the prior ``p_0``, the sites' shares of all images. For a site without an update so far, the prior uses
-    the mean of the others' numbers, and its core model is the weights before round 0. As long as no site's number is
-    known, those weights are sent.
+    The site's side is :class:`AppleAlgorithm`. From the second round on, a site receives the core models of the
+    ``N - 1`` others and the prior ``p_0``, the sites' shares of all images. For a site without an update so far, the
+    prior uses the mean of the others' numbers, and its core model is the weights before round 0. As long as no site's
+    number is known, those weights are sent.
 
     **Bytes**: ``N (N - 1)`` models down per round (FedAvg: ``N``) and ``N`` up. Memory and each stored round at the
     server: ``N`` models. With only LoRA shared that is little.

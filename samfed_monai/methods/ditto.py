@@ -16,7 +16,7 @@ from torch import Tensor
 from samfed_monai.core import training_state
 from samfed_monai.handlers.term import Term
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.strategy import TrainerSharing, trained_weights
+from samfed_monai.protocol.strategy import TrainerAlgorithm, trained_weights
 
 
 class AnchoredTerm(Term):
@@ -54,7 +54,7 @@ class AnchoredTerm(Term):
         return torch.stack(squares).sum() / 2 if squares else engine.state.output["loss"].new_zeros(())
 
 
-class DittoSharing(TrainerSharing):
+class DittoAlgorithm(TrainerAlgorithm):
     """Ditto (Li et al., arXiv 2012.04221, algorithm 1): ``min_v F(v) + lambda / 2 |v - w|^2`` beside the global task.
 
     In each round the site trains the global weights ``w`` for one local epoch without the term and returns them, as in
@@ -64,11 +64,11 @@ class DittoSharing(TrainerSharing):
 
     Args:
         term: the term with lambda; it is off while the global network is trained.
-        others: arguments of :class:`TrainerSharing`.
+        others: arguments of :class:`TrainerAlgorithm`.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.ditto.DittoSharing", "term": "@terms#ditto", …}
+        "client_algorithm": {"_target_": "samfed_monai.methods.ditto.DittoAlgorithm", "term": "@terms#ditto", …}
     """
 
     def __init__(self, *, term: AnchoredTerm, **others: Any) -> None:

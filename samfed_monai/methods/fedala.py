@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.strategy import TrainerSharing
+from samfed_monai.protocol.strategy import TrainerAlgorithm
 
 
 def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rat
     return (weight - rate * gradient * (common - local)).clamp_(0.0, 1.0)
 
 
-class AdaptiveMixing(TrainerSharing):
+class AdaptiveMixing(TrainerAlgorithm):
     """FedALA (Zhang et al., arXiv 2212.01197): adaptive local aggregation. FedICRA's form of it is another method.
 
     In each round the lower layers and all running statistics are replaced by the global ones; the upper layers start
@@ -52,24 +52,24 @@ class AdaptiveMixing(TrainerSharing):
         rate: step size of ``W`` (FedALA: 1).
         batches: number of batches per round to train ``W`` on.
         first_batches: the same in the first round that mixes; FedALA continues until the loss no longer changes.
-        others: arguments of :class:`TrainerSharing`.
+        others: arguments of :class:`TrainerAlgorithm`.
 
     Raises:
         Refused: an option out of its range.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
+        "client_algorithm": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
     """
 
     def __init__(
         self, *, upper: float = 0.25, rate: float = 1.0, batches: int = 4, first_batches: int = 16, **others: Any
     ) -> None:
         require(
-            in_range("sharing#upper", upper, "a part of the layers", above=0, most=1),
-            in_range("sharing#rate", rate, "a step size", least=0),
-            whole("sharing#batches", batches, "a number of batches", least=0),
-            whole("sharing#first_batches", first_batches, "a number of batches", least=0),
+            in_range("client_algorithm#upper", upper, "a part of the layers", above=0, most=1),
+            in_range("client_algorithm#rate", rate, "a step size", least=0),
+            whole("client_algorithm#batches", batches, "a number of batches", least=0),
+            whole("client_algorithm#first_batches", first_batches, "a number of batches", least=0),
         )
         super().__init__(**others)
         self.upper, self.rate, self.batches, self.first_batches = upper, float(rate), batches, first_batches

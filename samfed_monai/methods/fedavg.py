@@ -79,8 +79,8 @@ def _buffer(tensor: Tensor) -> Tensor:
 class PersonalFedAvg(FedAvg):
     """The server of Ditto and of adaptive mixing: FedAvg, with each site scored on its own network.
 
-    A site's sharing (:class:`DittoSharing`, :class:`AdaptiveMixing`) decides how the global weights are used and which
-    weights are sent. Unseen hospitals are scored on the mean. Bytes are those of FedAvg.
+    A site's client algorithm (:class:`DittoAlgorithm`, :class:`AdaptiveMixing`) decides how the global weights are used
+    and which weights are sent. Unseen hospitals are scored on the mean. Bytes are those of FedAvg.
 
     Example::
 

@@ -21,7 +21,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, TrainerSharing, require_least
+from samfed_monai.protocol.strategy import Exchange, TrainerAlgorithm, require_least
 
 
 def reversed_gradient(values: Tensor) -> Tensor:
@@ -151,16 +151,16 @@ class TargetGuide(GlobalGuide):
             self.network.load_state_dict(self._held, strict=False)
 
 
-class TargetSharing(TrainerSharing):
+class TargetAlgorithm(TrainerAlgorithm):
     """Trains from the global weights, as usual, and passes another site's weights to the guide.
 
     Args:
         guide: the guide that gets another site's weights.
-        others: arguments of :class:`TrainerSharing`.
+        others: arguments of :class:`TrainerAlgorithm`.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.fedda.TargetSharing", "guide": "@guides#global", …}
+        "client_algorithm": {"_target_": "samfed_monai.methods.fedda.TargetAlgorithm", "guide": "@guides#global", …}
     """
 
     def __init__(self, *, guide: TargetGuide, **others: Any) -> None:

@@ -37,7 +37,7 @@ def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> 
     Raises:
         Refused: ``patterns`` is no list, a pattern matches nothing, or the network's decoder is unknown.
     """
-    where, names = "sharing#decoder", [name for name, _ in network.named_parameters()]
+    where, names = "client_algorithm#decoder", [name for name, _ in network.named_parameters()]
     if patterns is not None:
         return frozenset(matched_names(names, patterns, where, example="decoder.*"))
     if isinstance(getattr(network, "encoder", None), torch.nn.Module):
@@ -67,14 +67,14 @@ class DecoderMixing(AdaptiveMixing):
         batches: number of batches per round to train ``W`` on (the code: one epoch).
         first_batches: the same in the first round that mixes; the code continues until the loss no longer changes.
         after: number of rounds before the first that mixes (the code: 50 steps, of 20 a round).
-        others: arguments of :class:`TrainerSharing`.
+        others: arguments of :class:`TrainerAlgorithm`.
 
     Raises:
         Refused: an option out of its range; a network with an unknown decoder.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.fedicra.DecoderMixing", "batches": 4, "after": 2, …}
+        "client_algorithm": {"_target_": "samfed_monai.methods.fedicra.DecoderMixing", "batches": 4, "after": 2, …}
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DecoderMixing(AdaptiveMixing):
         **others: Any,
     ) -> None:
         problems = Problems()
-        problems.extend(whole("sharing#after", after, "a number of rounds", least=0))
+        problems.extend(whole("client_algorithm#after", after, "a number of rounds", least=0))
         with problems.collected():
             super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
             self.decoder = decoder_names(self.network, decoder)
@@ -131,10 +131,10 @@ class HeadThenBody(PartsInTurn):
     """Trains the head with the rest of the network frozen, then the rest with the head frozen (FedICRA's code).
 
     The code trains the last convolution in all of a round's twenty steps except the last three. The handler is inactive
-    while the sharing trains its mixture, which involves the whole decoder.
+    while the client algorithm trains its mixture, which involves the whole decoder.
 
     Args:
-        sharing: the bundle's sharing, whose :attr:`~DecoderMixing.mixing` the handler reads.
+        algorithm: the bundle's client algorithm, whose :attr:`~DecoderMixing.mixing` the handler reads.
         share: part of an epoch's steps that train the head, rounded up; in (0, 1).
 
     Raises:
@@ -143,19 +143,19 @@ class HeadThenBody(PartsInTurn):
 
     Example::
 
-        "before#parts": {"_target_": "samfed_monai.methods.fedicra.HeadThenBody", "sharing": "@sharing", "share": 0.85}
+        "before#parts": {"_target_": "samfed_monai.methods.fedicra.HeadThenBody", "algorithm": "@client_algorithm", …}
     """
 
     where = "before#parts (HeadThenBody)"
 
-    def __init__(self, *, sharing: DecoderMixing, share: float = 0.85) -> None:
+    def __init__(self, *, algorithm: DecoderMixing, share: float = 0.85) -> None:
         require(in_range(f"{self.where} -> share", share, "a part", above=0, below=1))
         super().__init__(share)
-        self.sharing = sharing
+        self.algorithm = algorithm
 
     def check(self, engine: Any) -> None:
         """Finds the two parts; refuses a network that has no weights to train in one of them."""
-        if self.sharing.mixing:
+        if self.algorithm.mixing:
             return
         head = set(head_of(engine.network).parameters())
         trained = [weight for weight in engine.network.parameters() if weight.requires_grad]
@@ -167,7 +167,7 @@ class HeadThenBody(PartsInTurn):
 
     def __call__(self, engine: Any) -> None:
         """Sets the trainable weights of one iteration."""
-        if not self.sharing.mixing:
+        if not self.algorithm.mixing:
             super().__call__(engine)
 
 

@@ -54,10 +54,10 @@ class Consensus(Strategy):
     more bytes (:func:`scores_of`). ``probabilities`` is ours, the arithmetic mean; it is the default because the
     results of this project were made with it. They differ where sites disagree: confident sites weigh more in scores.
 
-    All sites count equally and every image is learned (``sharing#gate: "always"``); the server has no network. FedMD's
-    digest on the consensus and its revisit of the private data are this package's public phase and local epoch. FedMD
-    used the public labels before its first round only; here they stay in the loss of the public phase, as in every
-    method.
+    All sites count equally and every image is learned (``client_algorithm#gate: "always"``); the server has no network.
+    FedMD's digest on the consensus and its revisit of the private data are this package's public phase and local epoch.
+    FedMD used the public labels before its first round only; here they stay in the loss of the public phase, as in
+    every method.
 
     Args:
         average: ``probabilities`` or ``scores``.
@@ -84,11 +84,11 @@ class Consensus(Strategy):
         self.average = Average(average)
 
     def attach(self, server: Server) -> Strategy:
-        self.sharing = server.make_sharing("fedmd")
+        self.algorithm = server.make_client_algorithm("fedmd")
         return super().attach(server)
 
     def requirements(self) -> dict[str, str]:
-        return {"public": self.sharing.public_hash}
+        return {"public": self.algorithm.public_hash}
 
     def configure(self, round: int) -> dict[str, Message]:
         self._sum, self._count = None, 0
@@ -100,7 +100,7 @@ class Consensus(Strategy):
 
     @cached_property
     def _like(self) -> Tensor:
-        like: Tensor = self.sharing.predictor.like(self.sharing.network)
+        like: Tensor = self.algorithm.predictor.like(self.algorithm.network)
         return like
 
     def accept(self, round: int, site: str, update: Message) -> None:

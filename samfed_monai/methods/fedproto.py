@@ -18,7 +18,7 @@ from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record_supervised
 from samfed_monai.handlers.term import FeatureTerm
 from samfed_monai.losses import hard_label
-from samfed_monai.methods.heterogeneous import PublicMaskSharing
+from samfed_monai.methods.heterogeneous import PublicMaskAlgorithm
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
@@ -168,7 +168,7 @@ MEANS, COUNTS = "prototypes", "counts"
 RANGES = {MEANS: (-65504.0, 65504.0), COUNTS: (0.0, 1e12)}
 
 
-class PrototypeSharing(PublicMaskSharing):
+class PrototypeAlgorithm(PublicMaskAlgorithm):
     """Receives the prototypes of all sites and sends its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
 
     The steps on ``D_p`` before the local epoch use its labels and the term, so that every heterogeneous method takes
@@ -176,11 +176,12 @@ class PrototypeSharing(PublicMaskSharing):
 
     Args:
         term: the term that collects the site's prototypes and pulls towards those of all sites, in both phases.
-        others: arguments of :class:`PublicMaskSharing`; its exchange and gate are not used.
+        others: arguments of :class:`PublicMaskAlgorithm`; its exchange and gate are not used.
 
     Example::
 
-        "sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing", "sharing#term": "@terms#prototype"
+        "client_algorithm#_target_": "samfed_monai.methods.fedproto.PrototypeAlgorithm",
+        "client_algorithm#term": "@terms#prototype"
     """
 
     def __init__(self, *, term: PrototypeTerm, **others: Any) -> None:

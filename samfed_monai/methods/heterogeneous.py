@@ -24,7 +24,7 @@ from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Kind, Message, message_refused
-from samfed_monai.protocol.strategy import Exchange, Server, Sharing, Strategy
+from samfed_monai.protocol.strategy import ClientAlgorithm, Exchange, Server, Strategy
 from samfed_monai.transforms import PublicTargets
 from samfed_monai.transforms.loading import GATE, KEY
 
@@ -69,7 +69,7 @@ class Gate(str, Enum):
     ALWAYS = "always"
 
 
-class PublicMaskSharing(Sharing):
+class PublicMaskAlgorithm(ClientAlgorithm):
     """Fusion (RF): trains on ``D_p`` towards the server's soft masks before the local epoch, then sends the site's own.
 
     With ``predictions`` soft masks are sent in both directions (8 bits, compressed on the wire) and no weights leave
@@ -97,8 +97,8 @@ class PublicMaskSharing(Sharing):
 
     Example::
 
-        "sharing": {
-            "_target_": "samfed_monai.methods.heterogeneous.PublicMaskSharing", "exchange": "predictions", ...
+        "client_algorithm": {
+            "_target_": "samfed_monai.methods.heterogeneous.PublicMaskAlgorithm", "exchange": "predictions", ...
         }
     """
 
@@ -128,9 +128,9 @@ class PublicMaskSharing(Sharing):
         site: str = "",
     ) -> None:
         require(
-            one_of("sharing#exchange", exchange, Travels),
-            one_of("sharing#gate", gate, Gate),
-            whole("sharing#images", images, "a number of images", least=1, or_null=True),
+            one_of("client_algorithm#exchange", exchange, Travels),
+            one_of("client_algorithm#gate", gate, Gate),
+            whole("client_algorithm#images", images, "a number of images", least=1, or_null=True),
         )
         indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
         self.exchange, self.gate = Travels(exchange), Gate(gate)
@@ -227,8 +227,8 @@ class PublicMaskSharing(Sharing):
     @cached_property
     def _server(self) -> nn.Module:
         if self._server_network is None:
-            hint = "set sharing#server_network, or exchange predictions"
-            raise message_refused("sharing", "no server_network", "the server's architecture", hint)
+            hint = "set client_algorithm#server_network, or exchange predictions"
+            raise message_refused("client_algorithm", "no server_network", "the server's architecture", hint)
         return self._server_network().to(self.predictor.device)
 
 
@@ -280,7 +280,7 @@ class PublicDistillationTerm(Term):
 class CondensationFusion(Strategy):
     """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (docs/method.md).
 
-    The server has a network of its own. In each round, each site fuses (RF, :class:`PublicMaskSharing`) towards the
+    The server has a network of its own. In each round, each site fuses (RF, :class:`PublicMaskAlgorithm`) towards the
     server's soft masks of ``D_p``, trains on its own images and replies. The server then condenses (RC): it trains on
     ``D_p`` with the soft mask of the most reliable site for each image, if that site beats the server and exceeds
     ``floor``. The masks of the first round are those of the warm-started server.
@@ -294,7 +294,7 @@ class CondensationFusion(Strategy):
         floor: reliability that a site must exceed to be learned from, in [0, 1) (HSSF, Ma et al., TMI 2024: 0.75).
 
     Raises:
-        Refused: an option out of its range; at :meth:`attach`, a bundle without ``sharing``.
+        Refused: an option out of its range; at :meth:`attach`, a bundle without ``client_algorithm``.
 
     Example::
 
@@ -312,15 +312,15 @@ class CondensationFusion(Strategy):
         self._site_networks: dict[str, nn.Module] = {}
 
     def attach(self, server: Server) -> Strategy:
-        self.sharing = server.make_sharing("heterogeneous")
+        self.algorithm = server.make_client_algorithm("heterogeneous")
         return super().attach(server)
 
     def requirements(self) -> dict[str, str]:
-        return {"public": self.sharing.public_hash}
+        return {"public": self.algorithm.public_hash}
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
-        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.sharing.own_masks()}
+        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.algorithm.own_masks()}
         if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
@@ -328,13 +328,13 @@ class CondensationFusion(Strategy):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         if self.exchange.answer is Kind.WEIGHTS:
             return self._network_of(site).state_dict()
-        return {MASKS: self.sharing.own_masks()}
+        return {MASKS: self.algorithm.own_masks()}
 
     def accept(self, round: int, site: str, update: Message) -> None:
         if self.exchange.answer is Kind.WEIGHTS:
             network = self._network_of(site)
             network.load_state_dict(update.tensors)
-            self._answers[site] = self.sharing.predictor.masks(network)
+            self._answers[site] = self.algorithm.predictor.masks(network)
         else:
             self._answers[site] = update.tensors[MASKS]
 
@@ -342,27 +342,27 @@ class CondensationFusion(Strategy):
         if not self._answers:
             return
         masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
-        reliability = torch.stack([self.sharing.predictor.reliability(each) for each in masks])
-        own = self.sharing.predictor.reliability(self.sharing.own_masks())
+        reliability = torch.stack([self.algorithm.predictor.reliability(each) for each in masks])
+        own = self.algorithm.predictor.reliability(self.algorithm.own_masks())
         site, gate = most_reliable(reliability, own, self.floor)
         chosen = masks[site, torch.arange(masks.shape[1])]
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
-            self.sharing.phase.run(round, self.server.rounds, chosen, gate)
-        self.sharing.reset()
-        self.sharing.own_masks()  # for the next round; computed here to count as the server's time
-        super().load_state_dict(self.sharing.network.state_dict(), {})
+            self.algorithm.phase.run(round, self.server.rounds, chosen, gate)
+        self.algorithm.reset()
+        self.algorithm.own_masks()  # for the next round; computed here to count as the server's time
+        super().load_state_dict(self.algorithm.network.state_dict(), {})
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self.sharing.optimizer)
+        return training_state.pack(self.algorithm.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self.sharing.network.load_state_dict(self.global_weights)
+        self.algorithm.network.load_state_dict(self.global_weights)
         if state:
-            training_state.unpack(self.sharing.optimizer, state)
-        self.sharing.reset()
+            training_state.unpack(self.algorithm.optimizer, state)
+        self.algorithm.reset()
 
     def _network_of(self, site: str) -> nn.Module:
         if site not in self._site_networks:
-            self._site_networks[site] = self.server.networks[site]().to(self.sharing.predictor.device)
+            self._site_networks[site] = self.server.networks[site]().to(self.algorithm.predictor.device)
         return self._site_networks[site]

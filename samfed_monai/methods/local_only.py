@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.strategy import Exchange, Sharing, Strategy
+from samfed_monai.protocol.strategy import ClientAlgorithm, Exchange, Strategy
 
 
-class NothingShared(Sharing):
+class NothingShared(ClientAlgorithm):
     """Sends only metrics and receives nothing: the site's side of ``LocalOnly`` and ``Untrained``.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.local_only.NothingShared"}
+        "client_algorithm": {"_target_": "samfed_monai.methods.local_only.NothingShared"}
     """
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:

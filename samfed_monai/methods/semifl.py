@@ -19,7 +19,7 @@ from samfed_monai.methods.mixup import NeighbourMixUp
 from samfed_monai.protocol.strategy import Exchange, Server, Strategy
 
 if TYPE_CHECKING:
-    from samfed_monai.methods.heterogeneous import PublicMaskSharing
+    from samfed_monai.methods.heterogeneous import PublicMaskAlgorithm
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,11 +61,11 @@ class ServerTuned(FedAvg):
     update leaves the weights unchanged. The paper's server momentum and its static batch normalisation are left out;
     sites are weighted as in every other method.
 
-    The server trains with the public phase of the bundle's ``sharing`` (labels only, no targets); its optimizer's
-    moments are kept from round to round.
+    The server trains with the public phase of the bundle's ``client_algorithm`` (labels only, no targets); its
+    optimizer's moments are kept from round to round.
 
     Raises:
-        Refused: at :meth:`attach`, a bundle without ``sharing``.
+        Refused: at :meth:`attach`, a bundle without ``client_algorithm``.
         Stopped: in a round, if :meth:`tune` returns weights that are not finite or not the network's.
 
     Example::
@@ -76,17 +76,17 @@ class ServerTuned(FedAvg):
     exchange = Exchange(mean=True)
 
     def attach(self, server: Server) -> Strategy:
-        self._sharing: PublicMaskSharing = server.make_sharing("semifl")
+        self._algorithm: PublicMaskAlgorithm = server.make_client_algorithm("semifl")
         return super().attach(server)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self._sharing.optimizer)
+        return training_state.pack(self._algorithm.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._answered = False
         if state:
-            training_state.unpack(self._sharing.optimizer, state)
+            training_state.unpack(self._algorithm.optimizer, state)
 
     def finish(self, round: int) -> None:
         self._answered = self._total > 0
@@ -108,9 +108,9 @@ class ServerTuned(FedAvg):
 
         The result is a function of weights, moments, round and the run's seed: a resumed run gives the same bits.
         """
-        network = self._sharing.network
+        network = self._algorithm.network
         network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors are not exchanged
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
-            self._sharing.phase.run(round, self.server.rounds)
+            self._algorithm.phase.run(round, self.server.rounds)
         state = network.state_dict()
         return {name: state[name].detach().cpu() for name in weights if name in state}

@@ -164,9 +164,9 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
 
 
 def allowed_of(client: Any) -> Allowed:
-    """Returns what a :class:`SamFedAlgo` may send: the tensors of its sharing, if it has one, else the network's.
+    """Returns what a :class:`SamFedAlgo` may send: the tensors of its client algorithm, if any, else the network's.
 
-    A request cannot extend it: a site with a sharing does not send its network even if the server requests it.
+    A request cannot extend it: a site with a client algorithm does not send its network even if the server requests it.
 
     Args:
         client: an initialized client; one that only evaluates may send no tensors.
@@ -174,18 +174,18 @@ def allowed_of(client: Any) -> Allowed:
     if getattr(client, "trainer", None) is None:
         return Allowed()
     network, seen = client.trainer.network, getattr(client, "trained_on", None)
-    sharing = getattr(getattr(client, "own", None), "sharing", None)
+    algorithm = getattr(getattr(client, "own", None), "algorithm", None)
     personal = parsed(getattr(client.train_workflow, "parser", None), "personal") or ()
     weights = replace(
         allowed_weights(network, personal=personal),
         batch=_smallest_batch(client.trainer),
         statistic=getattr(client, "statistic", None),
         seen=seen.least() if seen is not None else None,
-        keeps=sharing is not None or bool(network_split(network, personal).personal),
+        keeps=algorithm is not None or bool(network_split(network, personal).personal),
     )
-    if sharing is None:
+    if algorithm is None:
         return weights
-    like = {kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in sharing.may_share().items()}
+    like = {kind: weights.like[kind] if kind == Kind.WEIGHTS else each for kind, each in algorithm.may_share().items()}
     return replace(weights, like=like)
 
 
@@ -283,19 +283,19 @@ def fewer(where: str, expected: str) -> list[Problem]:
 Records = Sequence[Mapping[str, Any]]
 
 
-def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
-    """Refuses a sharing that would make masks of images other than the site's public ones, or in another order.
+def require_public_images(algorithm: Any, public: Callable[[], Records]) -> None:
+    """Refuses a client algorithm that would make masks of images other than the site's public ones, or reorders them.
 
-    The release filter takes its allow-list from the sharing; this check uses the site's own list.
+    The release filter takes its allow-list from the client algorithm; this check uses the site's own list.
 
     Args:
-        sharing: the client's sharing; without a ``predictor`` it makes no masks.
+        algorithm: the client's client algorithm; without a ``predictor`` it makes no masks.
         public: returns the records of the site's public images (:func:`samfed_monai.data.load_records`).
 
     Raises:
         MessageRefused: another image, the same images in another order, or a dataset whose records cannot be read.
     """
-    predictor = getattr(sharing, "predictor", None)
+    predictor = getattr(algorithm, "predictor", None)
     if predictor is None:
         return
     own = [_identity(record) for record in public()]
@@ -317,7 +317,7 @@ def _records(dataset: Any) -> Records:
 
 
 def _other_images(found: str, expected: str, what: str = "") -> MessageRefused:
-    hint = f"do not override {what}sharing#plain"
+    hint = f"do not override {what}client_algorithm#plain"
     return MessageRefused([Problem("images of the exchanged masks", found, expected, hint)])
 
 

@@ -1,4 +1,4 @@
-"""Base classes of methods: messages, strategies (server), sharings (site), transports."""
+"""Base classes of methods: messages, strategies (server), client algorithms (site), transports."""
 
 import lazy_loader
 

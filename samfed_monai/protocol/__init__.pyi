@@ -1,13 +1,14 @@
-"""Base classes of methods: messages, strategies (server), sharings (site), transports."""
+"""Base classes of methods: messages, strategies (server), client algorithms (site), transports."""
 
 from .guard import Inbox, UpdateGuard
 from .message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from .statistics import Collected, Statistic, StatisticKind, StatisticRule
-from .strategy import Exchange, Server, Sharing, Strategy
+from .strategy import ClientAlgorithm, Exchange, Server, Strategy
 from .transport import Failure, Task, Traffic, Transport, received, scrub
 
 __all__ = [
     "MAX_BYTES",
+    "ClientAlgorithm",
     "Collected",
     "Exchange",
     "Failure",
@@ -16,7 +17,6 @@ __all__ = [
     "Message",
     "MessageRefused",
     "Server",
-    "Sharing",
     "Statistic",
     "StatisticKind",
     "StatisticRule",

@@ -1,4 +1,4 @@
-"""``Strategy``, the base class of aggregators, and ``Sharing``, its counterpart at a site that keeps its own network.
+"""``Strategy``, the base class of aggregators, and ``ClientAlgorithm``, its counterpart at a site.
 
 A strategy decides what the server sends and how it uses the sites' updates (Ditto, FedALA, … need both).
 """
@@ -37,8 +37,8 @@ class Server:
         weights: the server's network before round 0, names to tensors.
         guard: limits the effect of one site's update on the mean; ``None`` accepts every finite one.
             :meth:`Strategy.take` shortens steps before :meth:`Strategy.accept` gets them.
-        sharing: builds the server's own network with its public set: the bundle's ``sharing``, as at a site, with the
-            server's architecture. Called only by strategies that train at the server.
+        algorithm: builds the server's own network with its public set: the bundle's ``client_algorithm``, as at a site,
+            with the server's architecture. Called only by strategies that train at the server.
         networks: site to a builder of that site's network, without pretrained weights; for strategies that need one.
         warm_start: trains given weights on the public set, as at the start of a run, and returns them; for a strategy
             with :attr:`Strategy.rounds_before_warm_start`.
@@ -51,24 +51,24 @@ class Server:
     seed: int = 0
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     guard: UpdateGuard | None = None
-    sharing: Callable[[], Any] | None = None
+    algorithm: Callable[[], Any] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     warm_start: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     keeps_parts: bool = False
 
-    def make_sharing(self, variant: str) -> Any:
-        """Builds the server's own network with its public set: the sharing of the variant.
+    def make_client_algorithm(self, variant: str) -> Any:
+        """Builds the server's own network with its public set: the client algorithm of the variant.
 
         Args:
-            variant: one that has a sharing, for the message.
+            variant: one that has a client algorithm, for the message.
 
         Raises:
-            Refused: the bundle has no ``sharing``.
+            Refused: the bundle has no ``client_algorithm``.
         """
-        if self.sharing is None:
-            found, expected = "no `sharing` in the bundle", "a PublicMaskSharing"
-            raise refused("strategy", found, expected, f"use a variant with a sharing, like {variant}")
-        return self.sharing()
+        if self.algorithm is None:
+            found, expected = "no `client_algorithm` in the bundle", "a PublicMaskAlgorithm"
+            raise refused("strategy", found, expected, f"use a variant with a client algorithm, like {variant}")
+        return self.algorithm()
 
 
 WORDS = {Kind.WEIGHTS: "weights", Kind.SOFT_MASKS: "predictions", Kind.PROTOTYPES: "prototypes", Kind.METRICS: "none"}
@@ -288,8 +288,8 @@ class Strategy(ABC):
         return Message(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
 
 
-class Sharing(ABC):
-    """Data that a site receives and sends, ``sharing`` in a bundle; with ``null`` weights are replaced (FedAvg).
+class ClientAlgorithm(ABC):
+    """Data that a site receives and sends, ``client_algorithm`` in a bundle; ``null`` replaces weights (FedAvg).
 
     A round at such a site: :meth:`receive`, the local epoch on the site's own network, :meth:`share`.
     """
@@ -332,13 +332,13 @@ class Sharing(ABC):
         return 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State for the next round beside the network, as named tensors; empty for most sharings."""
+        """State for the next round beside the network, as named tensors; empty for most client algorithms."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - see state_dict
         """Restores the state of :meth:`state_dict`, also an empty one; the network's weights are already loaded."""
 
-    def reset(self) -> None:  # noqa: B027 - a sharing that remembers nothing has nothing to forget
+    def reset(self) -> None:  # noqa: B027 - a client algorithm that remembers nothing has nothing to forget
         """Drops state about the network after its weights were replaced from outside."""
 
 
@@ -351,8 +351,8 @@ def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in named if weight.requires_grad and weight.is_floating_point()}
 
 
-class TrainerSharing(Sharing):
-    """A sharing of weights that is also one of its trainer's handlers, so that it sees every step.
+class TrainerAlgorithm(ClientAlgorithm):
+    """A client algorithm of weights that is also one of its trainer's handlers, so that it sees every step.
 
     It receives weights of the server and sends weights of the same names; others stay unchanged. So the allow-list of a
     network (:func:`allowed_weights`) applies here, too.
@@ -363,8 +363,8 @@ class TrainerSharing(Sharing):
 
     Example::
 
-        "sharing": {"network": "@network", "optimizer": "@optimizer", "seed": "@seed", "site": "@site", …},
-        "after#sharing": {"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}
+        "client_algorithm": {"network": "@network", "optimizer": "@optimizer", "seed": "@seed", "site": "@site", …},
+        "after#client_algorithm": {"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@client_algorithm"]}
     """
 
     def __init__(self, *, network: nn.Module, optimizer: Optimizer, seed: int = 0, site: str = "") -> None:
@@ -393,7 +393,7 @@ class TrainerSharing(Sharing):
             MessageRefused: anything but weights of this network.
         """
         if kind != Kind.WEIGHTS or not tensors:
-            expected, hint = "the server's weights", "use the strategy and the sharing of the same variant"
+            expected, hint = "the server's weights", "use the strategy and the client algorithm of the same variant"
             raise message_refused("message -> kind", Kind(kind).value, expected, hint)
         state = get_state_dict(self.network)
         like = {name: state[name] for name in tensors if name in state}
@@ -430,13 +430,13 @@ class TrainerSharing(Sharing):
             Means of the loss's parts, by name.
 
         Raises:
-            MessageRefused: the bundle did not list this sharing among the trainer's handlers.
+            MessageRefused: the bundle did not list this client algorithm among the trainer's handlers.
         """
         trainer = self._trainer
         if trainer is None:
-            group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}'
-            hint = f'add @sharing to the handlers: set "after#sharing" to {group}'
-            raise message_refused("train.json -> sharing", "no trainer", "a trainer", hint)
+            group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@client_algorithm"]}'
+            hint = f'add @client_algorithm to the handlers: set "after#client_algorithm" to {group}'
+            raise message_refused("train.json -> client_algorithm", "no trainer", "a trainer", hint)
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
         data = getattr(trainer.data_loader, "dataset", None)

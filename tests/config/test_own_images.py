@@ -57,8 +57,8 @@ CHOSEN: list[dict[str, Any]] = [
     {"stream": {"_target_": "samfed_monai.handlers.UnlabelledStream", "loader": "@test#dataloader"}},
     {"train#trainer#train_data_loader": "@unlabelled#dataloader"},
     {"before#seed#loaders": ["@unlabelled#dataloader"]},
-    {"sharing#dataset": "@unlabelled#dataset"},
-    {"sharing#plain#data": "@unlabelled#dataset"},
+    {"client_algorithm#dataset": "@unlabelled#dataset"},
+    {"client_algorithm#plain#data": "@unlabelled#dataset"},
     {"statistics#transform": "@train#preprocessing"},
     {"images": IMAGES},
     {"images#limit": 1},
@@ -113,7 +113,7 @@ def test_plan_choosing_images_is_refused(group):
 def test_plan_deviating_from_site_bundle_is_refused():
     for client in CHOSEN:
         first = next(iter(client))
-        variant = {"sharing": "heterogeneous", "statistics": "elcfs"}.get(first.partition("#")[0], "samfed")
+        variant = {"client_algorithm": "heterogeneous", "statistics": "elcfs"}.get(first.partition("#")[0], "samfed")
         assert beside_bundle({name.lstrip("+"): value for name, value in client.items()}, variant=variant), client
 
 

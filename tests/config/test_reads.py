@@ -20,6 +20,7 @@ from samfed_monai.config.options import (
     GIVEN,
     GROUPS,
     MONAI_IDS,
+    OF_VARIANTS,
     TEACHER_GIVEN,
     TEACHER_READS,
     TRAINING_READS,
@@ -119,7 +120,7 @@ def test_command_ids_are_received_or_refused(command):
 @pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith("flare")])
 def test_ids_of_other_files_are_refused_unless_received(command):
     workflow, reads = COMMANDS[command]
-    others = dict.fromkeys(("personal", "strategy", "sharing", "statistics", "warm_start", "mixed_networks"), 5)
+    others = dict.fromkeys({*OF_VARIANTS, "personal", "strategy", "warm_start"}, 5)
     homes = ("teacher", "inference") if workflow == "federate" else ("train", "teacher", "federate", "inference")
     for home in homes:
         others |= leaves(BundleConfig(workflow_files(SKIN, home)).content)
@@ -133,7 +134,7 @@ def test_ids_of_other_files_are_refused_unless_received(command):
     ("option", "read"),
     [
         ("strategy#faulty", "known here: "),
-        ("sharing", "read only by these variants and variants based on them: apple"),
+        ("client_algorithm", "read only by these variants and variants based on them: apple"),
         ("statistics", "read only by these variants and variants based on them: clustered_sites, elcfs"),
         ("teacher#adapt", "--teacher_adapt"),
         ("sites#A#strategy", "--strategy"),
@@ -257,8 +258,8 @@ def test_unread_teacher_options_are_refused(given, read, hint):
         ("encoder_learning_rate", 0.1, [{"variant": "hssf"}], [{"variant": "fedsam"}], "set learning_rate"),
         ("encoder_learning_rate", 0.1, [{"sites#A#network": "lite0_fpn", **UNET}], [], "set learning_rate"),
         ("exchange", "predictions", [HSSF, {"variant": "fedmd"}], [SEMIFL, ALONE, {"variant": "fedproto"}], NOTHING),
-        ("sharing#gate", "always", [HSSF], [SEMIFL, ALONE, {"variant": "fedproto"}], NOTHING),
-        ("sharing#passes", 2, [HSSF], [{**HSSF, "public_steps": 3}], "steps 3 does not use it"),
+        ("client_algorithm#gate", "always", [HSSF], [SEMIFL, ALONE, {"variant": "fedproto"}], NOTHING),
+        ("client_algorithm#passes", 2, [HSSF], [{**HSSF, "public_steps": 3}], "steps 3 does not use it"),
         ("learning_rate", 0.1, [{"variant": "local_sam"}], [{"variant": "zero_shot"}], NOTHING),
         ("job#update_guard#limit", 2, [SEMIFL], [HSSF, ALONE, {"variant": "fedproto"}], NOTHING),
         ("job#warm_start_held_out", 0.2, [{}], [{"warm_start_steps": 0}], "warm_start_steps 0 does not use it"),

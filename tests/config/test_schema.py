@@ -12,7 +12,7 @@ from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.config.targets import component_schema, typed_as
-from samfed_monai.methods.ditto import DittoSharing
+from samfed_monai.methods.ditto import DittoAlgorithm
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
 SKIN = find_bundle("samfed_skin")
@@ -93,7 +93,7 @@ def test_component_schema_includes_arguments_of_bases():
         "_mode_": {},
     }
     assert component_schema(Base)["additionalProperties"] is False
-    passed_on = component_schema(DittoSharing)  # to TrainerSharing, which takes no others
+    passed_on = component_schema(DittoAlgorithm)  # to TrainerAlgorithm, which takes no others
     assert (passed_on["additionalProperties"], "seed" in passed_on["properties"]) == (False, True)
 
 

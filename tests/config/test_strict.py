@@ -43,8 +43,8 @@ def test_plain_values_references_and_listed_components_pass():
         "encoder_weights": "efficientnet_lite0",
         "store_dir": None,
         "after#table": {"_target_": "samfed_monai.handlers.BestWeightsSaver", "path": "@output_dir"},
-        "sharing#plain": {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images"},
-        "sharing#images": 40,
+        "client_algorithm#plain": {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images"},
+        "client_algorithm#images": 40,
         "network_def#drop_path": 0.1,
         "personal": ["<norm>", "segmentation_head.*", "encoder.data.path"],
         "unseen": ["site-2"],
@@ -108,8 +108,8 @@ REFUSED: dict[str, list[tuple[str, Any]]] = {
         ("encoder_weights", "@x"),
     ],
     CHOICE: [
-        *(("sharing#plain#split", value) for value in ("test", "@x", "public")),
-        *(("sharing#plain#data", value) for value in ("@x", [{"image": "x"}])),
+        *(("client_algorithm#plain#split", value) for value in ("test", "@x", "public")),
+        *(("client_algorithm#plain#data", value) for value in ("@x", [{"image": "x"}])),
         *((name, {"_target_": "samfed_monai.bundle.SiteImages"}) for name in ("images", "test#dataset#data")),
     ],
 }
@@ -412,7 +412,7 @@ def test_inventory_lists_components_packages_files_and_licences(tmp_path: Path):
     for row in (
         ["monai.losses.dice.", "DiceLoss"],
         ["torch.nn.modules.activation.", "ReLU"],
-        ["samfed_monai.methods.ditto.", "AnchoredTerm, DittoSharing"],
+        ["samfed_monai.methods.ditto.", "AnchoredTerm, DittoAlgorithm"],
     ):
         assert row in rows
     assert ["torch", torch.__version__] in [row[:2] for row in rows]

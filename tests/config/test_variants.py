@@ -159,7 +159,7 @@ def test_options_reach_optimizer_and_batches_of_every_variant(variant):
     parser = client_config(find_bundle("samfed_skin"), variant, {"learning_rate": 0.5, "batch_size": 7}).parser()
     assert parser.get_parsed_content("optimizer#lr") == 0.5
     readers = ["train#dataloader", "unlabelled#dataloader", "validate#dataloader", "test#dataloader", "steps"]
-    for place in [*readers, *(["sharing"] if "sharing#batch_size" in parser else [])]:
+    for place in [*readers, *(["client_algorithm"] if "client_algorithm#batch_size" in parser else [])]:
         assert parser.get_parsed_content(f"{place}#batch_size") == 7, place
 
 

@@ -22,13 +22,13 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeySplit, network_split
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
-from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task
+from samfed_monai.protocol import ClientAlgorithm, Inbox, Kind, Message, MessageRefused, Server, Task
 from tests.federation.toys import ToyNet, copied, run_clients, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import leaks, server_files, wired
 
 
-class Noted(Sharing):
+class Noted(ClientAlgorithm):
     """Remembers what it was given."""
 
     def __init__(self) -> None:
@@ -60,10 +60,10 @@ def test_receive_learns_from_distil_messages_only():
     own = made()
     data = to_exchange_object(Message(Kind.SOFT_MASKS, "a", 1, 3, tensors={"masks": torch.zeros(1)}))
     assert own.receive(data, call("distil")) == {"good": 1.5}
-    assert own.sharing.calls == [(1, 3, Kind.SOFT_MASKS, ["masks"])]
+    assert own.algorithm.calls == [(1, 3, Kind.SOFT_MASKS, ["masks"])]
     assert own.receive(data, call("keep")) == {}
     assert own.receive(data, Call.of("a", {"purpose": "distil"})) == {"good": 1.5}
-    assert own.sharing.calls[1:] == [(0, 1, Kind.SOFT_MASKS, ["masks"])], "from a system that counts no rounds"
+    assert own.algorithm.calls[1:] == [(0, 1, Kind.SOFT_MASKS, ["masks"])], "from a system that counts no rounds"
 
 
 def test_own_weights_replace_received_data():
@@ -88,13 +88,13 @@ def test_network_is_restored_after_failed_distil_or_keep_round(purpose, left):
         if purpose:
             raise KeyboardInterrupt
     assert own.network.weight.item() == left
-    assert own.sharing.resets == bool(purpose)
+    assert own.algorithm.resets == bool(purpose)
 
 
-@pytest.mark.parametrize("config", [{}, {"sharing": None}])
-def test_bundle_without_sharing_has_no_own_state(config):
+@pytest.mark.parametrize("config", [{}, {"client_algorithm": None}])
+def test_bundle_without_client_algorithm_has_no_own_state(config):
     own = OwnNetwork.of(nn.Linear(1, 1), ConfigParser(config), trains=True)
-    assert own.sharing is None
+    assert own.algorithm is None
     assert own.state_dict() == {}
 
 
@@ -132,7 +132,7 @@ def whole(tmp_path_factory) -> tuple[Path, Any, dict[str, Any], list[bytes]]:
 def test_invalid_personal_patterns_are_refused():
     with pytest.raises(Refused, match=r"found no name like '4\.\*'; correct the pattern.*names begin with 0, 1, 3"):
         toy_algo(bundle={"personal": ["4.*"]})
-    with pytest.raises(Refused, match=r"a site with a sharing keeps its whole network.*leave personal empty"):
+    with pytest.raises(Refused, match=r"no patterns: a client algorithm keeps its whole network.*leave personal empty"):
         unlike_algo("site-1", personal=["3.*"])
 
 

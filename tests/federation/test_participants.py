@@ -43,7 +43,7 @@ def test_variant_selects_strategy_and_exchange(small_list, variant):
 
 def test_networks_and_exchange_follow_options(small_list):
     found = participants(small_list, exchange="weights")
-    assert (found.strategy.exchange.word, found.config.value("sharing#exchange")) == ("weights", "weights")
+    assert (found.strategy.exchange.word, found.config.value("client_algorithm#exchange")) == ("weights", "weights")
     assert participants(small_list).networks == {"site-1": FPN, "site-2": "basic_unet"}
     chosen = participants(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
     assert chosen.networks == {"site-1": R34, "site-2": "basic_unet"}
@@ -130,7 +130,7 @@ REFUSED = [
     ("samfed", {"stream#cutmix": 5}, r"^refused: 1 problem\n  - stream#cutmix: .* found 5"),
     ("samfed", {"strong_view#blur": -1, "weak_view#zoom": [2, 1]}, r"refused: 2 .*\n  - Weak.*\n  - Strong.* -1"),
     ("samfed", {"before#learning_rate#schedule": "x"}, r"^refused: 1 problem\n  - RoundLearningRate -> sched.*'x'"),
-    ("heterogeneous", {"sharing#gate": "x"}, r"^refused: 1 problem\n  - sharing#gate: .* found 'x'"),
+    ("heterogeneous", {"client_algorithm#gate": "x"}, r"^refused: 1 problem\n  - client_algorithm#gate: .* found 'x'"),
     ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns, as"),
     ("samfed", {"guides": None}, NO_SAM_GUIDE),
     ("samfed", {"guides": []}, NO_SAM_GUIDE),

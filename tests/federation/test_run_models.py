@@ -78,13 +78,13 @@ def test_personal_values_are_combined_with_shared_values(tmp_path):
 
 def test_own_network_of_site_is_returned_whole(tmp_path):
     states = {"a": own(3.0, "body.a"), "b": own(4.0, "stem")}
-    models = RunModels(finished(tmp_path / "both", states, sharing={"_target_": "x"}, unseen=("c",)))
+    models = RunModels(finished(tmp_path / "both", states, client_algorithm={"_target_": "x"}, unseen=("c",)))
     assert [values(models, site) for site in ("a", "b")] == [{"body.a": [3.0]}, {"stem": [4.0]}]
     assert values(models) == values(models, "c") == {"body.a": [1.0, 2.0]}, "who takes no part has the server's"
     assert models.header("b")["network_name"] == "other"
     assert "base_sam" not in models.header("b"), "the hash is that of the server's network"
     assert models.header("a")["base_sam"] == "f" * 64
-    alone = RunModels(finished(tmp_path / "alone", states, shared={}, sharing={"_target_": "x"}))
+    alone = RunModels(finished(tmp_path / "alone", states, shared={}, client_algorithm={"_target_": "x"}))
     assert values(alone, "a") == {"body.a": [3.0]}
     with pytest.raises(Refused, match=r"a model for all sites, found no network at the server; choose .* --site: a, b"):
         alone.tensors()

@@ -153,15 +153,16 @@ def test_own_network_requires_start_weights_or_state(node):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"sharing#plain#split": "test"}, "2 other images"),
-        ({"sharing#plain#split": "test", "sharing#mask_size": 64, "public_images": 1}, "1 other images"),
-        ({"sharing#plain": "@validate#dataset"}, "2 other images"),
+        ({"client_algorithm#plain#split": "test"}, 2),
+        ({"client_algorithm#plain#split": "test", "client_algorithm#mask_size": 64, "public_images": 1}, 1),
+        ({"client_algorithm#plain": "@validate#dataset"}, 2),
     ],
 )
 def test_private_image_masks_are_refused_as_public_masks(node, change, found):
     here = node(replace(OWN, train={**OWN.train, **change}))
+    error = f"only this site's public images, in order, found {found} other images"
     for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
-        with pytest.raises(MessageRefused, match=f"only this site's public images, in order, found {found}"):
+        with pytest.raises(MessageRefused, match=error):
             here.answer(task, message(extra={"split": "test"}))
     with pytest.raises(MessageRefused, match="network: expected this site's own, found none"):
         here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
@@ -169,7 +170,7 @@ def test_private_image_masks_are_refused_as_public_masks(node, change, found):
 
 def test_limited_public_set_is_accepted(node):
     here = node(replace(OWN, train={**OWN.train, "public_images": 1}))
-    assert len(here.client.own.sharing.predictor.dataset) == 1
+    assert len(here.client.own.algorithm.predictor.dataset) == 1
 
 
 def test_site_privacy_floor_overrides_plan(node):

@@ -14,7 +14,7 @@ from tests.federation.toys import RogueClient, same, toy_algo
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
 
 
-@pytest.mark.parametrize("options", [{"augment": True}, {"augment": True, "sharing#images": 4}])
+@pytest.mark.parametrize("options", [{"augment": True}, {"augment": True, "client_algorithm#images": 4}])
 def test_both_exchanges_give_identical_results(tmp_path, options):
     runs = {}
     for exchange in ("predictions", "weights"):
@@ -98,7 +98,7 @@ def test_diverged_round_restores_own_network(tmp_path):
         client = clients["site-2"]
         clients["site-3"] = unlike_algo("site-3")
 
-        def poisoned(round, *arguments, receive=client.own.sharing.receive):
+        def poisoned(round, *arguments, receive=client.own.algorithm.receive):
             begun.append(own_weights(client))
             means = receive(round, *arguments)
             if round == 1:
@@ -108,7 +108,7 @@ def test_diverged_round_restores_own_network(tmp_path):
                 raise ValueError("as a diverged public phase does")
             return means
 
-        client.own.sharing.receive = poisoned
+        client.own.algorithm.receive = poisoned
 
     result, _, _ = run_unlike(tmp_path, rounds=3, change=diverge_once)
     assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped", "ok"]
@@ -146,7 +146,7 @@ def test_site_returning_with_different_public_set_is_skipped(tmp_path):
 
         def train_once(data, extra):
             if extra["round"] > 0:  # as a process that died and read its files again
-                site.own.sharing = turned.own.sharing
+                site.own.algorithm = turned.own.algorithm
             train(data, extra)
 
         site.train = train_once

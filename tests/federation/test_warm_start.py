@@ -136,7 +136,7 @@ FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_step
     ("variant", "own", "given"),
     pick(
         [
-            ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1}, True),
+            ("hssf", {"client_algorithm#mask_size": 8, "mixed_networks": None, "public_steps": 1}, True),
             ("no_sam", {"encoder_weights": "pretrained"}, False),
         ]
     ),

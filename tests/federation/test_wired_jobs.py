@@ -139,7 +139,7 @@ def test_server_sites_without_names_or_with_paths_are_refused(three_sites, tmp_p
 
 
 #: What a site keeps that no message has: weights of others, or a part of the network.
-KEPT = {"apple": "sharing.shares", "fedbn": ".adn.N."}
+KEPT = {"apple": "algorithm.shares", "fedbn": ".adn.N."}
 
 
 @pytest.mark.slow

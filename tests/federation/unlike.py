@@ -16,7 +16,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor
 
 from samfed_monai.federation import RunResult, SamFedAlgo
-from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskSharing
+from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskAlgorithm
 from samfed_monai.protocol import Server, Strategy
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
 from tests.federation.toys import BUNDLE, ToyImages, ToyNet, copied, run_clients
@@ -74,14 +74,14 @@ def toy_net(width: int) -> ToyNet:
     return network
 
 
-def server_sharing(**overrides: Any) -> PublicMaskSharing:
-    """The toy bundle's sharing, as the server (or ``site``) has it."""
+def server_algorithm(**overrides: Any) -> PublicMaskAlgorithm:
+    """The toy bundle's client algorithm, as the server (or ``site``) has it."""
     parser = ConfigParser()
     parser.read_config([BUNDLE / name for name in FILES])
     parser.update(pairs={"site": "server", "width": SERVER_WIDTH, **overrides})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return parser.get_parsed_content("sharing")
+        return parser.get_parsed_content("client_algorithm")
 
 
 def unlike_algo(site: str, *, output_dir: Path | None = None, **overrides: Any) -> SamFedAlgo:
@@ -106,7 +106,7 @@ def unlike_server(sites: Mapping[str, Any], rounds: int, **overrides: Any) -> Se
     networks = {site: partial(ToyNet, WIDTHS.get(site, 4)) for site in sites}
     weights: dict[str, Tensor] = {k: t.clone() for k, t in toy_net(SERVER_WIDTH).state_dict().items()}
     return Server(
-        sorted(sites), rounds, weights=weights, sharing=lambda: server_sharing(**overrides), networks=networks
+        sorted(sites), rounds, weights=weights, algorithm=lambda: server_algorithm(**overrides), networks=networks
     )
 
 

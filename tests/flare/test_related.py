@@ -49,14 +49,14 @@ RELATED: dict[str, tuple[dict[str, Any], str]] = {
     "fedca": ({**SURE, "terms#contrast#rounds": 1}, "pseudo_label"),
     "fedda_cyclic": ({"terms#domain#weight": 1.0}, "domain"),
     "fedicra": (
-        {**under("sharing", after=0, batches=1, first_batches=2), "before#parts#share": 0.5, "local_steps": 2},
+        {**under("client_algorithm", after=0, batches=1, first_batches=2), "before#parts#share": 0.5, "local_steps": 2},
         "tree",
     ),
     "fedsemidg": ({"after#gap#batches": 1, "strategy#step": 5.0}, "generalisation_gap"),
     "see": ({**REFINED, "network_def#feature_groups": []}, "see_labelled"),
     "clustered_sites": ({**SURE, "strategy#least": 1}, "pseudo_label"),
     "heterogeneous": (
-        {**TEACHER, "mixed_networks": None, "server_network": "basic_unet", "sharing#gate": "always"},
+        {**TEACHER, "mixed_networks": None, "server_network": "basic_unet", "client_algorithm#gate": "always"},
         "public_kd",
     ),
 }

@@ -67,7 +67,7 @@ def test_masks_and_reliability_have_no_metadata():
 
 @pytest.mark.parametrize("options", [{"reliability": "iou"}, {"mask_size": 0}, {"mask_size": 4.0}])
 def test_invalid_options_are_refused_by_name(options):
-    with pytest.raises(Refused, match=f"sharing#{next(iter(options))}: expected"):
+    with pytest.raises(Refused, match=f"client_algorithm#{next(iter(options))}: expected"):
         PublicPredictor(dataset=Dataset(items()), **options)
 
 
@@ -189,7 +189,7 @@ def test_steps_default_to_passes_over_public_images():
     ("options", "expected"),
     [
         *(({"steps": steps}, "public_steps: expected a number of steps >= 0, or null") for steps in (-1, 2.0, "3")),
-        ({"passes": 0}, "sharing#passes: expected a number of passes >= 1, found 0"),
+        ({"passes": 0}, "client_algorithm#passes: expected a number of passes >= 1, found 0"),
     ],
 )
 def test_invalid_steps_and_passes_are_refused(options, expected):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.apple import Apple, AppleSharing, annealed, shares_gradient
+from samfed_monai.methods.apple import Apple, AppleAlgorithm, annealed, shares_gradient
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
@@ -35,8 +35,8 @@ def made(steps=1, momentum=0.0, **options):
     network = Six(OWN)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
     options = {"fraction": 1.0, "momentum": momentum, **options}
-    sharing = AppleSharing(network=network, optimizer=optimizer, site="s", **options)
-    return sharing, six_trainer(network, optimizer, [sharing], TARGET, steps)
+    algorithm = AppleAlgorithm(network=network, optimizer=optimizer, site="s", **options)
+    return algorithm, six_trainer(network, optimizer, [algorithm], TARGET, steps)
 
 
 def sent(prior=(0.75, 0.25)):
@@ -44,10 +44,10 @@ def sent(prior=(0.75, 0.25)):
     return {"prior": torch.tensor(prior), "place": torch.tensor(0), **cores}
 
 
-def trained(sharing, trainer):
+def trained(algorithm, trainer):
     trainer.state.max_epochs = trainer.state.epoch + 1
     trainer.run()
-    return numbers_of(sharing.share()[1])
+    return numbers_of(algorithm.share()[1])
 
 
 def as_published(rounds, *, steps, mu, rate, momentum):
@@ -68,37 +68,37 @@ def as_published(rounds, *, steps, mu, rate, momentum):
 
 
 def test_local_training_matches_published_algorithm():
-    sharing, trainer = made(steps=4, momentum=0.9, mu=0.7, rate=0.004)
+    algorithm, trainer = made(steps=4, momentum=0.9, mu=0.7, rate=0.004)
     for round in (1, 2):
-        sharing.receive(round, 3, Kind.WEIGHTS, sent())
-        sharing.optimizer.state.clear()
-        answer = trained(sharing, trainer)
+        algorithm.receive(round, 3, Kind.WEIGHTS, sent())
+        algorithm.optimizer.state.clear()
+        answer = trained(algorithm, trainer)
     core, shares = as_published(3, steps=4, mu=0.7, rate=0.004, momentum=0.9)
     torch.testing.assert_close(torch.tensor(answer), core, atol=1e-6, rtol=0)
-    torch.testing.assert_close(sharing.state_dict()["shares"], shares, atol=1e-6, rtol=0)
+    torch.testing.assert_close(algorithm.state_dict()["shares"], shares, atol=1e-6, rtol=0)
     assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
     mixture = shares[0] * core + shares[1] * torch.tensor(OTHER)
-    assert numbers_of(sharing.network.state_dict()) == pytest.approx(mixture.tolist()), "what is evaluated"
-    sharing, trainer = made()  # under AdamW the own share 0.75, a factor of the whole gradient, has no effect
-    trainer.optimizer = torch.optim.AdamW(sharing.network.parameters(), lr=0.1, weight_decay=0.0)
-    sharing.receive(1, 3, Kind.WEIGHTS, sent())  # signs of w - target, which is -0.25, -0.5, 1, -0.5, 2, 1
-    assert trained(sharing, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
+    assert numbers_of(algorithm.network.state_dict()) == pytest.approx(mixture.tolist()), "what is evaluated"
+    algorithm, trainer = made()  # under AdamW the own share 0.75, a factor of the whole gradient, has no effect
+    trainer.optimizer = torch.optim.AdamW(algorithm.network.parameters(), lr=0.1, weight_decay=0.0)
+    algorithm.receive(1, 3, Kind.WEIGHTS, sent())  # signs of w - target, which is -0.25, -0.5, 1, -0.5, 2, 1
+    assert trained(algorithm, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
 
 
 def test_prior_change_is_added_to_shares():
-    sharing, _ = made(rate=0.0)
+    algorithm, _ = made(rate=0.0)
     state = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
-    sharing.load_state_dict(state)
-    sharing.receive(1, 3, Kind.WEIGHTS, sent((0.5, 0.5)))
-    assert sharing.state_dict()["shares"].tolist() == [0.25, 0.75]
+    algorithm.load_state_dict(state)
+    algorithm.receive(1, 3, Kind.WEIGHTS, sent((0.5, 0.5)))
+    assert algorithm.state_dict()["shares"].tolist() == [0.25, 0.75]
 
 
 def test_first_round_trains_received_model():
-    sharing, trainer = made()
-    assert sharing.receive(0, 3, Kind.WEIGHTS, six(OTHER)) == {}
-    answer = trained(sharing, trainer)
+    algorithm, trainer = made()
+    assert algorithm.receive(0, 3, Kind.WEIGHTS, six(OTHER)) == {}
+    answer = trained(algorithm, trainer)
     assert answer == pytest.approx([o - 0.1 * (o - t) for o, t in zip(OTHER, TARGET, strict=True)])
-    assert answer == numbers_of(sharing.network.state_dict()) == sharing.state_dict()["core"].tolist()
+    assert answer == numbers_of(algorithm.network.state_dict()) == algorithm.state_dict()["core"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -113,17 +113,17 @@ def test_first_round_trains_received_model():
     ],
 )
 def test_invalid_messages_are_refused(change, reason):
-    sharing, _ = made()
+    algorithm, _ = made()
     with pytest.raises(MessageRefused, match=reason):
-        sharing.receive(1, 3, Kind.WEIGHTS, {**sent(), **change})
-    assert numbers_of(sharing.network.state_dict()) == OWN
+        algorithm.receive(1, 3, Kind.WEIGHTS, {**sent(), **change})
+    assert numbers_of(algorithm.network.state_dict()) == OWN
 
 
 def test_state_of_other_network_is_refused():
-    sharing, _ = made()
-    sharing.load_state_dict({"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)})
+    algorithm, _ = made()
+    algorithm.load_state_dict({"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)})
     with pytest.raises(MessageRefused, match="the core model of another network; start the run again"):
-        sharing.receive(1, 3, Kind.WEIGHTS, sent())
+        algorithm.receive(1, 3, Kind.WEIGHTS, sent())
 
 
 START = [0.0] * 6
@@ -160,8 +160,8 @@ def test_mixture_at_prior_equals_fedavg_mean():
         a_round(each, answers())
     for site, message in strategy.configure(1).items():
         network = Six(CORES[site])
-        sharing = AppleSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1), site=site)
-        sharing.receive(1, 3, Kind.WEIGHTS, message.tensors)
+        algorithm = AppleAlgorithm(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1), site=site)
+        algorithm.receive(1, 3, Kind.WEIGHTS, message.tensors)
         assert numbers_of(network.state_dict()) == pytest.approx(numbers_of(plain.global_weights))
     assert numbers_of(strategy.global_weights) == numbers_of(plain.global_weights)
 

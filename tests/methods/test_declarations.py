@@ -95,16 +95,16 @@ def test_baseline_enables_only_declared_terms_and_guides(variant: str) -> None:
 #: Method to component to numbers: [P] of docs/method.md and docs/personalised.md, what docs/methods.md has as
 #: published, and where a docstring says that a number is the authors'.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
-    "apple": {"sharing": {"mu": 0.1, "rate": 0.001, "momentum": 0.9, "fraction": 0.1}},  # the authors' code
+    "apple": {"client_algorithm": {"mu": 0.1, "rate": 0.001, "momentum": 0.9, "fraction": 0.1}},  # the authors' code
     "elcfs": {  # Liu et al., section 3.3, and the authors' code, whose demonstration has half 1
         "terms#episode": {"inner": 0.001, "temperature": 0.05},
         "strategy": {"half": 1},
         "statistics": {"half": 1},
     },
-    "fedala": {"sharing": {"rate": 1.0}},  # the authors' code
+    "fedala": {"client_algorithm": {"rate": 1.0}},  # the authors' code
     "fedgin": {"strong_view": {"layers": 4, "width": 2}},  # GIN: Ouyang et al., section III-B
     "fedicra": {  # the authors' code
-        "sharing": {"rate": 1.0, "after": 2, "decoder": None},
+        "client_algorithm": {"rate": 1.0, "after": 2, "decoder": None},
         "before#parts": {"share": 0.85},
         "terms#tree": {"sigma": 0.02, "weight": 0.1},
         "terms#crf": {"weight": 0.1},
@@ -117,7 +117,7 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
         "terms#alignment": {"drop": 0.3, "weight": 0.3},
     },
     # Ma et al., text and code: least reliability of a site that the server learns from; KL at T = 2
-    "hssf": {"strategy": {"floor": 0.75}, "sharing#term": {"temperature": 2.0}},
+    "hssf": {"strategy": {"floor": 0.75}, "client_algorithm#term": {"temperature": 2.0}},
     "hssf_compat": {  # the authors' code
         "optimizer": {"lr": 0.0001, "weight_decay": 0.02},
         "warm_start#optimizer": {"weight_decay": 0.02},
@@ -134,9 +134,9 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
             "consistency": 1.0,
         },
         "strategy": {"floor": 0.75},
-        "sharing": {"reliability": "pixel_accuracy", "passes": 4},
-        "sharing#term#handlers#0": {"weight": 4.0},
-        "sharing#term#handlers#1": {"weight": 10.0, "temperature": 2.0, "convention": "hssf"},
+        "client_algorithm": {"reliability": "pixel_accuracy", "passes": 4},
+        "client_algorithm#term#handlers#0": {"weight": 4.0},
+        "client_algorithm#term#handlers#1": {"weight": 10.0, "temperature": 2.0, "convention": "hssf"},
     },
     # docs/personalised.md; Switch Transformers
     "pfedsam": {"network_def": {"top": 2}, "terms#load_balance": {"weight": 0.01}},
@@ -159,20 +159,20 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     "drflm": {"strategy": {"step": 0.1}, "terms#local_mixup": {"alpha": 0.2}},
     "elcfs": {"terms#episode": {"gamma": 0.1}, "strategy": {"entries": 4}},
     "fca": {"strategy": {"threshold": 0.0}},
-    "fedala": {"sharing": {"upper": 0.25, "batches": 4, "first_batches": 16}},
+    "fedala": {"client_algorithm": {"upper": 0.25, "batches": 4, "first_batches": 16}},
     "fedca": {
         "terms#contrast": {"rounds": 3, "queue": 256, "temperature": 0.1, "decay": 0.99, "alignment": 1.0},
         "strategy": {"share": True, "entries": 16},
     },
     "fedda": {"terms#domain": {"weight": 0.01, "rate": 0.0001}},
     "fedgin": {"strong_view": {"most": 1.0}},
-    "fedicra": {"sharing": {"batches": 4, "first_batches": 16}, "terms#tree": {"step": 2}},
+    "fedicra": {"client_algorithm": {"batches": 4, "first_batches": 16}, "terms#tree": {"step": 2}},
     "fedproto": {"terms#prototype": {"tau": 0.9, "weight": 1.0}},
     "fedprox": {"terms#proximal": {"mu": 0.01}},
     "fedrep": {"before#parts": {"share": 0.5}},
     "fedsemidg": {"after#gap": {"batches": 4}, "terms#dual_guide": {"memory": 0.9}},
-    "heterogeneous": {"sharing#term": {"weight": 1.0}, "terms#sam_kd": {"weight": 0.25}},
-    "hssf": {"sharing#term": {"weight": 1.0}},
+    "heterogeneous": {"client_algorithm#term": {"weight": 1.0}, "terms#sam_kd": {"weight": 0.25}},
+    "hssf": {"client_algorithm#term": {"weight": 1.0}},
     "mean_teacher": {"terms#consistency": {"weight": 10.0}},
     "no_sam": {"agreement": {"tau": 0.9}, "terms#pseudo_label": {"fraction": 0.4}},
     "pfedsam": {"network_def": {"experts": 4, "expert_rank": 4, "rank": 4}},
@@ -212,8 +212,8 @@ DEPARTS = {
     ("fedca", "terms#contrast#alone"),
     ("fedca", "terms#contrast#weight"),  # that of a term beside others
     ("fedicra", "terms#tree#step"),
-    ("hssf_compat", "sharing#term#handlers#1#convention"),
-    ("hssf_compat", "sharing#term#handlers#1#weight"),
+    ("hssf_compat", "client_algorithm#term#handlers#1#convention"),
+    ("hssf_compat", "client_algorithm#term#handlers#1#weight"),
     ("mean_teacher", "terms#consistency#weight"),
     ("pfedsam", "before#stages#both"),
     ("see_few", "terms#see#split"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.methods.ditto import AnchoredTerm, DittoSharing
+from samfed_monai.methods.ditto import AnchoredTerm, DittoAlgorithm
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.handlers.toy import toy_network
 from tests.methods import engine_of
@@ -20,70 +20,68 @@ def made(mu: float, *, rate: float = 0.1, steps: int = 1, optimizer=torch.optim.
     network = Six(OWN)
     chosen = optimizer(network.parameters(), lr=rate)
     term = AnchoredTerm(mu=mu, name="ditto")
-    sharing = DittoSharing(term=term, network=network, optimizer=chosen, site="s")
-    return sharing, six_trainer(network, chosen, [term, sharing], TARGET, steps)
+    algorithm = DittoAlgorithm(term=term, network=network, optimizer=chosen, site="s")
+    return algorithm, six_trainer(network, chosen, [term, algorithm], TARGET, steps)
 
 
-def one_round(sharing, trainer, weights=GLOBAL, round: int = 0):
-    sharing.receive(round, 3, Kind.WEIGHTS, six(weights))
+def one_round(algorithm, trainer, weights=GLOBAL, round: int = 0):
+    algorithm.receive(round, 3, Kind.WEIGHTS, six(weights))
     trainer.state.max_epochs = trainer.state.epoch + 1
     trainer.run()
-    return numbers_of(sharing.share()[1])
+    return numbers_of(algorithm.share()[1])
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5])
 def test_rounds_match_published_algorithm(mu):
-    sharing, trainer = made(mu, steps=3)
+    algorithm, trainer = made(mu, steps=3)
     own, target, received = torch.tensor(OWN), torch.tensor(TARGET), torch.tensor(GLOBAL)
     for round in range(2):
-        answer, common = one_round(sharing, trainer, received.tolist(), round), received.clone()
+        answer, common = one_round(algorithm, trainer, received.tolist(), round), received.clone()
         for _ in range(3):  # the authors' code takes both steps in turn: the pull is to the weights that arrived
             own = own - 0.1 * (own - target + mu * (own - received))
             common = common - 0.1 * (common - target)
         assert answer == pytest.approx(common.tolist(), abs=1e-6)
-        assert numbers_of(sharing.network.state_dict()) == pytest.approx(own.tolist(), abs=1e-6)
+        assert numbers_of(algorithm.network.state_dict()) == pytest.approx(own.tolist(), abs=1e-6)
         received = common + 1  # what the mean of several sites could be
 
 
 def test_optimizer_states_are_separate_and_restored():
-    sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
-    one_round(sharing, trainer)
-    assert sharing.optimizer.state[sharing.network.a]["exp_avg"].tolist() == pytest.approx(
-        [0.1 * (-3 + 0.5 * (1 - g)) for g in GLOBAL[:4]]
-    )
-    state = {name: tensor.clone() for name, tensor in sharing.state_dict().items()}
+    algorithm, trainer = made(0.5, optimizer=torch.optim.Adam)
+    one_round(algorithm, trainer)
+    average = algorithm.optimizer.state[algorithm.network.a]["exp_avg"].tolist()
+    assert average == pytest.approx([0.1 * (-3 + 0.5 * (1 - g)) for g in GLOBAL[:4]])
+    state = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
     assert state["0.exp_avg"].tolist() == pytest.approx([0.1 * (g - 4) for g in GLOBAL[:4]])
-    sharing.reset()
-    assert sharing.state_dict() == {}
-    sharing.load_state_dict(state)
-    again = sharing.state_dict()
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+    algorithm.reset()
+    assert algorithm.state_dict() == {}
+    algorithm.load_state_dict(state)
+    torch.testing.assert_close(algorithm.state_dict(), state, atol=0, rtol=0)
 
 
 def test_clearing_optimizer_state_resets_both_networks():
-    sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
-    first = one_round(sharing, trainer)
-    sharing.optimizer.state.clear()
-    sharing.network.load_state_dict(six(OWN))
-    assert one_round(sharing, trainer, round=1) == first
+    algorithm, trainer = made(0.5, optimizer=torch.optim.Adam)
+    first = one_round(algorithm, trainer)
+    algorithm.optimizer.state.clear()
+    algorithm.network.load_state_dict(six(OWN))
+    assert one_round(algorithm, trainer, round=1) == first
 
 
 def test_invalid_messages_are_refused():
-    sharing, _ = made(0.5)
+    algorithm, _ = made(0.5)
     with pytest.raises(MessageRefused, match="expected the server's weights, found metrics; use the strategy"):
-        sharing.receive(0, 1, Kind.METRICS, {})
+        algorithm.receive(0, 1, Kind.METRICS, {})
     with pytest.raises(MessageRefused, match="1 with unknown names"):
-        sharing.receive(0, 1, Kind.WEIGHTS, {**six(GLOBAL), "c": torch.zeros(1)})
+        algorithm.receive(0, 1, Kind.WEIGHTS, {**six(GLOBAL), "c": torch.zeros(1)})
     with pytest.raises(MessageRefused, match=r"a: expected shape \(4,\), found shape \(3,\)"):
-        sharing.receive(0, 1, Kind.WEIGHTS, {"a": torch.zeros(3)})
+        algorithm.receive(0, 1, Kind.WEIGHTS, {"a": torch.zeros(3)})
 
 
-def test_sharing_missing_from_handlers_is_refused():
+def test_client_algorithm_missing_from_handlers_is_refused():
     network = Six(OWN)
-    sharing = DittoSharing(term=AnchoredTerm(), network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1))
-    with pytest.raises(MessageRefused, match="expected a trainer, found no trainer; add @sharing to the handlers"):
-        sharing.receive(0, 1, Kind.WEIGHTS, six(GLOBAL))
+    client = DittoAlgorithm(term=AnchoredTerm(), network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1))
+    expected = "expected a trainer, found no trainer; add @client_algorithm to the handlers"
+    with pytest.raises(MessageRefused, match=expected):
+        client.receive(0, 1, Kind.WEIGHTS, six(GLOBAL))
     assert numbers_of(network.state_dict()) == OWN
 
 

@@ -34,39 +34,39 @@ def made(*, optimizer=torch.optim.AdamW, steps=1, **options):
     network = Six(OWN)
     chosen = optimizer(network.parameters(), lr=0.1)
     settings = {"upper": 0.5, "rate": 0.1, "batches": 1, "first_batches": 1}
-    sharing = AdaptiveMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
-    return sharing, six_trainer(network, chosen, [sharing], TARGET, steps)
+    algorithm = AdaptiveMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
+    return algorithm, six_trainer(network, chosen, [algorithm], TARGET, steps)
 
 
-def mix_of(sharing) -> list[float]:
-    return sharing.state_dict()["b"].tolist()
+def mix_of(algorithm) -> list[float]:
+    return algorithm.state_dict()["b"].tolist()
 
 
 def test_lower_layers_are_global_and_upper_layers_mixed():
-    sharing, _ = made()
-    means = sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    algorithm, _ = made()
+    means = algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     # W = 1 gives the global [4, -2]; gradient [2, 0]; times (global - local) = [2, -4]: W = [1 - 0.1 * 4, 1]
-    assert mix_of(sharing) == pytest.approx([0.6, 1.0])
-    assert numbers_of(sharing.network.state_dict()) == pytest.approx([0.0, 1.0, 2.0, 3.0, 3.2, -2.0])
+    assert mix_of(algorithm) == pytest.approx([0.6, 1.0])
+    assert numbers_of(algorithm.network.state_dict()) == pytest.approx([0.0, 1.0, 2.0, 3.0, 3.2, -2.0])
     assert means == {"mixed": pytest.approx(0.8)}
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
 def test_mixing_does_not_change_trainer_or_lower_layers(optimizer):
-    sharing, trainer = made(first_batches=3, optimizer=optimizer)
+    algorithm, trainer = made(first_batches=3, optimizer=optimizer)
     trainer.state.epoch = trainer.state.iteration = 1
-    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
-    assert sharing.optimizer.state == {}
-    assert numbers_of(sharing.network.state_dict())[:4] == GLOBAL[:4]
+    algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert algorithm.optimizer.state == {}
+    assert numbers_of(algorithm.network.state_dict())[:4] == GLOBAL[:4]
     assert (trainer.state.epoch, trainer.state.iteration, trainer.state.epoch_length) == (1, 1, 1)
-    assert mix_of(sharing)[0] < 0.6, "three steps"
+    assert mix_of(algorithm)[0] < 0.6, "three steps"
 
 
 def test_rounds_match_published_algorithm():
-    sharing, trainer = made(optimizer=torch.optim.SGD, steps=2, batches=2, first_batches=3)
+    algorithm, trainer = made(optimizer=torch.optim.SGD, steps=2, batches=2, first_batches=3)
     own, target, weight = torch.tensor(OWN), torch.tensor(TARGET), torch.ones(2)
     for round, sent in enumerate([OWN, GLOBAL, TARGET[::-1]]):
-        sharing.receive(round, 3, Kind.WEIGHTS, six(sent))
+        algorithm.receive(round, 3, Kind.WEIGHTS, six(sent))
         trainer.state.max_epochs = trainer.state.epoch + 1
         trainer.run()
         common = torch.tensor(sent)
@@ -79,44 +79,44 @@ def test_rounds_match_published_algorithm():
             own = torch.cat([common[:4], own[4:] + (common[4:] - own[4:]) * weight])
         for _ in range(2):
             own = own - 0.1 * (own - target)
-        assert numbers_of(sharing.network.state_dict()) == pytest.approx(own.tolist(), abs=1e-6)
-    assert mix_of(sharing) == pytest.approx(weight.tolist(), abs=1e-6)
+        assert numbers_of(algorithm.network.state_dict()) == pytest.approx(own.tolist(), abs=1e-6)
+    assert mix_of(algorithm) == pytest.approx(weight.tolist(), abs=1e-6)
 
 
 def test_zero_batches_equal_fedavg():
-    sharing, _ = made(batches=0, first_batches=0)
-    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
-    assert numbers_of(sharing.network.state_dict()) == GLOBAL
+    algorithm, _ = made(batches=0, first_batches=0)
+    algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert numbers_of(algorithm.network.state_dict()) == GLOBAL
 
 
 def test_first_round_is_not_mixed_and_state_is_restored():
-    sharing, trainer = made()
-    assert sharing.receive(0, 3, Kind.WEIGHTS, six(OWN)) == {}
-    assert sharing.state_dict() == {}
-    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    algorithm, trainer = made()
+    assert algorithm.receive(0, 3, Kind.WEIGHTS, six(OWN)) == {}
+    assert algorithm.state_dict() == {}
+    algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     trainer.state.max_epochs = 1
     trainer.run()
-    kind, answer = sharing.share()
+    kind, answer = algorithm.share()
     assert kind == Kind.WEIGHTS
-    assert numbers_of(answer) == numbers_of(sharing.network.state_dict())
-    assert answer["a"].data_ptr() != sharing.network.a.data_ptr()
-    state = {name: tensor.clone() for name, tensor in sharing.state_dict().items()}
+    assert numbers_of(answer) == numbers_of(algorithm.network.state_dict())
+    assert answer["a"].data_ptr() != algorithm.network.a.data_ptr()
+    state = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
     other, _ = made()
     other.network.load_state_dict(answer)
     other.load_state_dict(state)
-    for each in (sharing, other):
+    for each in (algorithm, other):
         each.receive(2, 3, Kind.WEIGHTS, six(GLOBAL))
-    assert mix_of(sharing) == mix_of(other)
-    assert numbers_of(sharing.network.state_dict()) == numbers_of(other.network.state_dict())
+    assert mix_of(algorithm) == mix_of(other)
+    assert numbers_of(algorithm.network.state_dict()) == numbers_of(other.network.state_dict())
 
 
 def test_reset_restarts_mixing_weights_at_one():
-    sharing, _ = made()
-    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
-    sharing.reset()
-    assert sharing.state_dict() == {}
+    algorithm, _ = made()
+    algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    algorithm.reset()
+    assert algorithm.state_dict() == {}
     fresh, _ = made()
-    sharing.network.load_state_dict(six(OWN))
-    for each in (sharing, fresh):
+    algorithm.network.load_state_dict(six(OWN))
+    for each in (algorithm, fresh):
         each.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
-    assert mix_of(sharing) == mix_of(fresh) == pytest.approx([0.6, 1.0])
+    assert mix_of(algorithm) == mix_of(fresh) == pytest.approx([0.6, 1.0])

@@ -232,7 +232,7 @@ def test_features_are_requested_and_sent_in_contrast_rounds():
 
 
 @pytest.mark.parametrize("options", [{"rounds": 1}, {"rounds": 3, "share": False}])
-def test_exchange_without_sharing_equals_fedavg(options):
+def test_exchange_without_client_algorithm_equals_fedavg(options):
     strategy = fedca.ContrastBeforeLabels(**options)
     assert (strategy.statistic, strategy.exchange) == (None, FedAvg.exchange)
     strategy.attach(Server(("a", "b"), 5, weights={"w": torch.zeros(1)}))

@@ -168,31 +168,31 @@ def test_missing_target_is_global_and_single_site_is_refused():
 
 def test_received_target_and_global_weights_are_loaded():
     network, guide = Shown(), fedda.TargetGuide()
-    sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    client = fedda.TargetAlgorithm(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
     term = fedda.DomainAlignmentTerm(guide=guide, weight=0.0)
     stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
     trainer = toy_trainer([stream, term, TermLogger()], network=network, steps=1, learning_rate=0.0)
     common = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     mine = {name: torch.ones_like(tensor) for name, tensor in common.items()}
     sent = {**common, **{f"target.{name}": tensor for name, tensor in mine.items()}}
-    assert sharing.receive(1, 9, Kind.WEIGHTS, sent) == {}
+    assert client.receive(1, 9, Kind.WEIGHTS, sent) == {}
     assert same(weights(network), common)
     next_round(trainer, 1, 9)
     assert same(weights(guide.network), mine)
-    assert sharing.share() == (Kind.WEIGHTS, {name: pytest.approx(tensor) for name, tensor in common.items()})
-    sharing.receive(2, 9, Kind.WEIGHTS, common)
+    assert client.share() == (Kind.WEIGHTS, {name: pytest.approx(tensor) for name, tensor in common.items()})
+    client.receive(2, 9, Kind.WEIGHTS, common)
     next_round(trainer, 2, 9)
     assert same(weights(guide.network), common), "none was sent"
     with pytest.raises(MessageRefused, match="message"):
-        sharing.receive(3, 9, Kind.WEIGHTS, {**common, "target.head.bias": torch.zeros(7)})
+        client.receive(3, 9, Kind.WEIGHTS, {**common, "target.head.bias": torch.zeros(7)})
 
 
 def test_target_guide_combines_sent_and_personal_weights():
     network, guide, other = Shown(), fedda.TargetGuide(), GlobalGuide(name="other")
-    sharing = fedda.TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    client = fedda.TargetAlgorithm(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
     shared = {name: tensor for name, tensor in weights(network).items() if name.startswith("encoder.")}
     theirs = {f"target.{name}": torch.ones_like(tensor) for name, tensor in shared.items()}
-    sharing.receive(1, 9, Kind.WEIGHTS, {**shared, **theirs})
+    client.receive(1, 9, Kind.WEIGHTS, {**shared, **theirs})
     for read, provided in ((other, [guide, other]), (guide, [guide])):
         term = fedda.DomainAlignmentTerm(guide=read, weight=0.0)
         stream = UnlabelledStream(loader=toy_loader(), guides=provided)

@@ -34,50 +34,50 @@ def made(**options: Any) -> tuple[fedicra.DecoderMixing, Any]:
     network = Six(OWN)
     chosen = torch.optim.AdamW(network.parameters(), lr=0.1)
     settings = {"decoder": ["b"], "rate": 0.1, "batches": 1, "first_batches": 1, "after": 0}
-    sharing = fedicra.DecoderMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
-    return sharing, six_trainer(network, chosen, [sharing], TARGET)
+    algorithm = fedicra.DecoderMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
+    return algorithm, six_trainer(network, chosen, [algorithm], TARGET)
 
 
 def test_decoder_mixture_moves_from_local_to_global() -> None:
-    sharing, _ = made()
-    means = sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    algorithm, _ = made()
+    means = algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
     # W = 1 gives the own [2, 2]; gradient [0, 4]; times (own - global) = [-2, 4]: W = [1, 1 - 0.1 * 16] clipped to 0
-    assert numbers_of(sharing.network.state_dict()) == [0.0, 1.0, 2.0, 3.0, 2.0, -2.0]
+    assert numbers_of(algorithm.network.state_dict()) == [0.0, 1.0, 2.0, 3.0, 2.0, -2.0]
     assert means == {"own": 0.5}
-    assert sharing.optimizer.state == {}
+    assert algorithm.optimizer.state == {}
 
 
 def test_zero_batches_keep_local_decoder_and_global_encoder() -> None:
-    sharing, _ = made(batches=0, first_batches=0)
-    assert sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
-    assert numbers_of(sharing.network.state_dict()) == [*GLOBAL[:4], *OWN[4:]]
+    algorithm, _ = made(batches=0, first_batches=0)
+    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+    assert numbers_of(algorithm.network.state_dict()) == [*GLOBAL[:4], *OWN[4:]]
 
 
 @pytest.mark.parametrize("apart", [0.02, 2.0])
 def test_mixing_step_scales_with_squared_difference(apart: float) -> None:
     """With the published step of 1: W leaves 1 by the square of what the local epoch has set two decoders apart."""
-    sharing, _ = made(rate=1.0)
-    sharing.put(six([*OWN[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
-    means = sharing.receive(1, 3, Kind.WEIGHTS, six([*GLOBAL[:4], 2.0, -2.0]))
+    algorithm, _ = made(rate=1.0)
+    algorithm.put(six([*OWN[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
+    means = algorithm.receive(1, 3, Kind.WEIGHTS, six([*GLOBAL[:4], 2.0, -2.0]))
     assert means["own"] == pytest.approx(1 - min(1, apart**2) / 2, abs=1e-6)  # of two weights, one alike in both
 
 
 def test_mixture_restarts_each_round_after_first_rounds() -> None:
-    sharing, _ = made(after=1, rate=0.02)
-    assert sharing.receive(0, 3, Kind.WEIGHTS, six(GLOBAL)) == {}
-    assert numbers_of(sharing.network.state_dict()) == GLOBAL
+    algorithm, _ = made(after=1, rate=0.02)
+    assert algorithm.receive(0, 3, Kind.WEIGHTS, six(GLOBAL)) == {}
+    assert numbers_of(algorithm.network.state_dict()) == GLOBAL
     for round in (1, 2):
-        sharing.put(six(OWN))
+        algorithm.put(six(OWN))
         # the gradient of 16 moves the second of two from 1 to 0.68, and would move it on from there
-        assert sharing.receive(round, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": pytest.approx(0.84)}
-    alike = {name: tensor.clone() for name, tensor in sharing.network.state_dict().items()}
-    assert sharing.receive(2, 3, Kind.WEIGHTS, alike) == {}
+        assert algorithm.receive(round, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": pytest.approx(0.84)}
+    alike = {name: tensor.clone() for name, tensor in algorithm.network.state_dict().items()}
+    assert algorithm.receive(2, 3, Kind.WEIGHTS, alike) == {}
 
 
 def test_resumed_site_skips_first_mixture() -> None:
-    sharing, _ = made(first_batches=0)
-    assert sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
-    state = sharing.state_dict()
+    algorithm, _ = made(first_batches=0)
+    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+    state = algorithm.state_dict()
     other, _ = made(first_batches=0)
     other.load_state_dict(state)
     assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 0.5}
@@ -92,10 +92,10 @@ def test_resumed_site_skips_first_mixture() -> None:
 def test_mixture_runs_more_batches_in_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     monkeypatch.setattr(fedicra.DecoderMixing, "run_once_more", lambda _, *arguments: runs.append(arguments))
-    sharing, _ = made(batches=2, first_batches=5)
+    algorithm, _ = made(batches=2, first_batches=5)
     for round in (3, 4, 5):
-        sharing.put(six(OWN))
-        sharing.receive(round, 9, Kind.WEIGHTS, six(GLOBAL))
+        algorithm.put(six(OWN))
+        algorithm.receive(round, 9, Kind.WEIGHTS, six(GLOBAL))
     assert runs == [(3, "mixing", 5), (4, "mixing", 2), (5, "mixing", 2)]
 
 
@@ -110,9 +110,9 @@ def test_decoder_is_all_weights_outside_encoder() -> None:
 
 def test_unknown_decoder_is_refused() -> None:
     for decoder, message in (
-        (["dec.*"], r"sharing#decoder: expected at least one, found no name like 'dec\.\*'"),
-        ("b", r"""sharing#decoder: expected a list of patterns, found 'b'; .*\["decoder\.\*"\]"""),
-        (None, r"(?s)sharing#decoder: expected a network with an encoder.*found Six.*name its"),
+        (["dec.*"], r"client_algorithm#decoder: expected at least one, found no name like 'dec\.\*'"),
+        ("b", r"""client_algorithm#decoder: expected a list of patterns, found 'b'; .*\["decoder\.\*"\]"""),
+        (None, r"(?s)client_algorithm#decoder: expected a network with an encoder.*found Six.*name its"),
     ):
         with pytest.raises(Refused, match=message):
             made(decoder=decoder)
@@ -133,9 +133,9 @@ class Parts(nn.Module):
 def in_turn(share: float, steps: int, network: nn.Module | None = None) -> list[tuple[float, float]]:
     """Body and head after each step."""
     network = network or Parts()
-    sharing, _ = made()
+    algorithm, _ = made()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    trainer = six_trainer(network, optimizer, [fedicra.HeadThenBody(sharing=sharing, share=share)], [5.0], steps)
+    trainer = six_trainer(network, optimizer, [fedicra.HeadThenBody(algorithm=algorithm, share=share)], [5.0], steps)
     seen: list[tuple[float, float]] = []
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED,

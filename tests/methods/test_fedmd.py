@@ -86,7 +86,7 @@ def test_consensus_has_no_state_and_refuses_weights():
 
 def test_expected_masks_need_no_prediction(monkeypatch):
     strategy = attached()
-    monkeypatch.setattr(strategy.sharing.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
+    monkeypatch.setattr(strategy.algorithm.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
     like = strategy.expected("a")["masks"]
     assert (tuple(like.shape), like.dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert strategy.expected("b")["masks"] is like

@@ -18,7 +18,7 @@ from samfed_monai.methods import fedproto
 from samfed_monai.networks import client_network
 from samfed_monai.networks.features import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
-from tests.federation.unlike import server_sharing
+from tests.federation.unlike import server_algorithm
 from tests.methods.rounds import a_round
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
@@ -73,11 +73,10 @@ LABEL = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])
 
 def train(term: fedproto.PrototypeTerm, network: Two, steps: int = 1, label: torch.Tensor = LABEL) -> SupervisedTrainer:
     image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]]])
-    batch = {"image": image, "label": label}
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
-        train_data_loader=[batch] * steps,
+        train_data_loader=[{"image": image, "label": label}] * steps,
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.0),
         loss_function=lambda prediction, label: prediction.sum() * 0,
@@ -132,36 +131,37 @@ class Term:
         self.collected = collected
 
 
-def made(term: Term) -> tuple[fedproto.PrototypeSharing, list]:
-    """A sharing on a network with features of width 3, and the calls of its public phase."""
-    sharing, calls = server_sharing(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
-    assert isinstance(sharing, fedproto.PrototypeSharing)
-    sharing.term = term  # type: ignore[assignment]
-    sharing.network = headed(3)
-    sharing.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
-    return sharing, calls
+def made(term: Term) -> tuple[fedproto.PrototypeAlgorithm, list]:
+    """A client algorithm on a network with features of width 3, and the calls of its public phase."""
+    target = {"client_algorithm#_target_": "samfed_monai.methods.fedproto.PrototypeAlgorithm"}
+    algorithm, calls = server_algorithm(**target), []
+    assert isinstance(algorithm, fedproto.PrototypeAlgorithm)
+    algorithm.term = term  # type: ignore[assignment]
+    algorithm.network = headed(3)
+    algorithm.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    return algorithm, calls
 
 
 def test_received_prototypes_of_seen_classes_reach_term():
-    sharing, calls = made(Term())
+    algorithm, calls = made(Term())
     sent = {"prototypes": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), "counts": torch.tensor([4.0, 0.0])}
-    assert sharing.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
-    assert [each.tolist() for each in sharing.term.prototypes] == [[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False]]
+    assert algorithm.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
+    assert [each.tolist() for each in algorithm.term.prototypes] == [[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False]]
     assert calls == [(1, 3)]
 
 
 def test_round_without_prototypes_has_no_target():
-    sharing, calls = made(Term())
-    sharing.receive(0, 3, Kind.METRICS, {})
-    assert (sharing.term.prototypes, calls) == (None, [(0, 3)])
+    algorithm, calls = made(Term())
+    algorithm.receive(0, 3, Kind.METRICS, {})
+    assert (algorithm.term.prototypes, calls) == (None, [(0, 3)])
 
 
 def test_prototypes_of_other_width_are_refused():
-    sharing, calls = made(Term())
+    algorithm, calls = made(Term())
     sent = {"prototypes": torch.zeros(2, 4), "counts": torch.zeros(2)}
     with pytest.raises(MessageRefused, match=r"prototypes: expected shape \(2, 3\), found shape \(2, 4\)"):
-        sharing.receive(1, 3, Kind.PROTOTYPES, sent)
-    assert (sharing.term.prototypes, calls) == (None, [])
+        algorithm.receive(1, 3, Kind.PROTOTYPES, sent)
+    assert (algorithm.term.prototypes, calls) == (None, [])
 
 
 def test_share_returns_means_and_counts():

@@ -12,7 +12,7 @@ from samfed_monai.federation.workflow import client_config
 from samfed_monai.losses import distillation_kl
 from samfed_monai.methods import heterogeneous
 from samfed_monai.protocol import Kind, Message, MessageRefused
-from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
+from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_algorithm, toy_net, unlike_server
 from tests.methods import engine_of
 from tests.methods.rounds import a_round
 
@@ -36,19 +36,19 @@ def test_closed_gate_counts_as_zero_in_mean():
     assert engine.state.terms.keys() == {"supervised"}
 
 
-def spy_on_phase(sharing, monkeypatch) -> list:
+def spy_on_phase(algorithm, monkeypatch) -> list:
     calls = []
-    monkeypatch.setattr(sharing.phase, "run", lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    monkeypatch.setattr(algorithm.phase, "run", lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
     return calls
 
 
 def test_site_learns_only_where_server_is_better(monkeypatch):
-    sharing = server_sharing()
-    calls = spy_on_phase(sharing, monkeypatch)
-    sharing.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
-    theirs = sharing.own_masks().clone()
+    algorithm = server_algorithm()
+    calls = spy_on_phase(algorithm, monkeypatch)
+    algorithm.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
+    theirs = algorithm.own_masks().clone()
     theirs[2] = label_masks()[2]  # as good as its own but for one image
-    assert sharing.receive(1, 3, Kind.SOFT_MASKS, {"masks": theirs}) == {"public_supervised": 1.0}
+    assert algorithm.receive(1, 3, Kind.SOFT_MASKS, {"masks": theirs}) == {"public_supervised": 1.0}
     round, rounds, masks, gate = calls[0]
     assert (round, rounds) == (1, 3)
     assert torch.equal(masks, theirs)
@@ -56,32 +56,32 @@ def test_site_learns_only_where_server_is_better(monkeypatch):
 
 
 def test_always_gate_and_empty_messages_pass_no_gate(monkeypatch):
-    sharing = server_sharing(gate="always")
-    calls = spy_on_phase(sharing, monkeypatch)
-    sharing.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
+    algorithm = server_algorithm(gate="always")
+    calls = spy_on_phase(algorithm, monkeypatch)
+    algorithm.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
     assert calls[0][3] is None
-    sharing.receive(0, 1, Kind.METRICS, {})
+    algorithm.receive(0, 1, Kind.METRICS, {})
     assert calls[1] == (0, 1)
 
 
 def test_server_weights_are_converted_to_server_masks(monkeypatch):
-    sharing = server_sharing(width=6)
-    calls = spy_on_phase(sharing, monkeypatch)
-    sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
-    server = server_sharing()
+    algorithm = server_algorithm(width=6)
+    calls = spy_on_phase(algorithm, monkeypatch)
+    algorithm.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
+    server = server_algorithm()
     server.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
     assert torch.equal(calls[0][2], server.own_masks())
 
 
 def test_share_follows_exchange_option():
-    kind, tensors = server_sharing().share()
+    kind, tensors = server_algorithm().share()
     assert (kind, tensors["masks"].shape) == (Kind.SOFT_MASKS, (IMAGES, 1, 8, 8))
-    sharing = server_sharing(exchange="weights")
-    kind, tensors = sharing.share()
+    algorithm = server_algorithm(exchange="weights")
+    kind, tensors = algorithm.share()
     assert kind == Kind.WEIGHTS
-    assert tensors.keys() == sharing.network.state_dict().keys()
-    assert all(tensors[k].data_ptr() != t.data_ptr() for k, t in sharing.network.state_dict().items())
-    assert server_sharing(exchange="none").share() == (Kind.METRICS, {})
+    assert tensors.keys() == algorithm.network.state_dict().keys()
+    assert all(tensors[k].data_ptr() != t.data_ptr() for k, t in algorithm.network.state_dict().items())
+    assert server_algorithm(exchange="none").share() == (Kind.METRICS, {})
 
 
 @pytest.mark.parametrize(
@@ -94,41 +94,41 @@ def test_share_follows_exchange_option():
     ],
 )
 def test_invalid_messages_are_refused_before_training(monkeypatch, kind, tensors, reason):
-    sharing = server_sharing()
-    calls = spy_on_phase(sharing, monkeypatch)
+    algorithm = server_algorithm()
+    calls = spy_on_phase(algorithm, monkeypatch)
     with pytest.raises(MessageRefused, match=reason):
-        sharing.receive(0, 1, kind, tensors)
+        algorithm.receive(0, 1, kind, tensors)
     assert calls == []
 
 
 def test_fault_79_expected_pixel_count_is_known_before_masks():
-    sharing = server_sharing()
-    assert sharing._own is None
-    before = sharing.masks_taken()
-    assert sharing._own is None, "no mask is made for it"
-    assert before == sharing.own_masks().numel() == sharing.masks_taken() > 0
-    assert server_sharing(exchange="weights").masks_taken() == server_sharing(exchange="none").masks_taken() == 0
-    sharing = server_sharing(**{"sharing#server_network": None})
-    with pytest.raises(MessageRefused, match="sharing: expected the server's architecture, found no server_network"):
-        sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
+    algorithm = server_algorithm()
+    assert algorithm._own is None
+    before = algorithm.masks_taken()
+    assert algorithm._own is None, "no mask is made for it"
+    assert before == algorithm.own_masks().numel() == algorithm.masks_taken() > 0
+    assert server_algorithm(exchange="weights").masks_taken() == server_algorithm(exchange="none").masks_taken() == 0
+    algorithm = server_algorithm(**{"client_algorithm#server_network": None})
+    with pytest.raises(MessageRefused, match="algorithm: expected the server's architecture, found no server_network"):
+        algorithm.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
 
 
 def test_subset_of_public_images_is_exchanged():
     assert heterogeneous.evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert heterogeneous.evenly_spaced(4, 4) is heterogeneous.evenly_spaced(4, None) is None
-    sharing = server_sharing(**{"sharing#images": 2})
-    assert sharing.own_masks().shape[0] == 2
-    assert torch.equal(sharing.own_masks(), server_sharing().own_masks()[[0, IMAGES // 2]])
-    assert sharing.public_hash != server_sharing().public_hash
+    algorithm = server_algorithm(**{"client_algorithm#images": 2})
+    assert algorithm.own_masks().shape[0] == 2
+    assert torch.equal(algorithm.own_masks(), server_algorithm().own_masks()[[0, IMAGES // 2]])
+    assert algorithm.public_hash != server_algorithm().public_hash
     one, other = (
-        server_sharing(**{"sharing#images": 1}),
-        server_sharing(**{"sharing#images": 1, "public": "public, repainted"}),
+        server_algorithm(**{"client_algorithm#images": 1}),
+        server_algorithm(**{"client_algorithm#images": 1, "public": "public, repainted"}),
     )
     assert torch.equal(one.predictor.labels, other.predictor.labels)
     assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
-    masks, gate = sharing.phase._placed(sharing.own_masks(), torch.tensor([True, False]))
+    masks, gate = algorithm.phase._placed(algorithm.own_masks(), torch.tensor([True, False]))
     assert gate.nonzero().flatten().tolist() == [0]
-    assert torch.equal(masks[IMAGES // 2], sharing.own_masks()[1])
+    assert torch.equal(masks[IMAGES // 2], algorithm.own_masks()[1])
 
 
 SITES = ("a", "b")
@@ -144,7 +144,7 @@ def answer(site: str, masks: torch.Tensor) -> Message:
 
 def test_server_learns_from_most_reliable_site(monkeypatch):
     strategy = attached(floor=0.5)
-    calls = spy_on_phase(strategy.sharing, monkeypatch)
+    calls = spy_on_phase(strategy.algorithm, monkeypatch)
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
     first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
@@ -159,21 +159,21 @@ def test_sites_below_floor_or_server_are_ignored(monkeypatch):
     best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
-        calls = spy_on_phase(strategy.sharing, monkeypatch)
-        reliability = strategy.sharing.predictor.reliability(best)
+        calls = spy_on_phase(strategy.algorithm, monkeypatch)
+        reliability = strategy.algorithm.predictor.reliability(best)
         assert (reliability < 0.99).any()
         a_round(strategy, {"a": answer("a", best)})
         low = reliability < 0.99
         assert calls[0][3][low].tolist() == [expected] * int(low.sum())
     strategy = attached(floor=0.0)
-    calls = spy_on_phase(strategy.sharing, monkeypatch)
-    a_round(strategy, {"a": answer("a", strategy.sharing.own_masks().clone())})
+    calls = spy_on_phase(strategy.algorithm, monkeypatch)
+    a_round(strategy, {"a": answer("a", strategy.algorithm.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
 def test_round_without_answers_does_not_train_server(monkeypatch):
     strategy = attached()
-    calls = spy_on_phase(strategy.sharing, monkeypatch)
+    calls = spy_on_phase(strategy.algorithm, monkeypatch)
     strategy.configure(0)
     strategy.accept(0, "a", answer("a", label_masks()))
     a_round(strategy, {})
@@ -229,8 +229,8 @@ def test_default_networks_need_only_mobile_sam_weights(tmp_path, monkeypatch):
 
 def test_invalid_options_are_refused_together():
     with pytest.raises((Refused, RuntimeError)) as caught:
-        server_sharing(**{"sharing#images": 0}, exchange="pixels", gate="never")
+        server_algorithm(**{"client_algorithm#images": 0}, exchange="pixels", gate="never")
     text = str(caught.value.__cause__ or caught.value)
-    assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
-    assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
-    assert "sharing#images: expected a number of images >= 1, or null, found 0" in text
+    assert "client_algorithm#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
+    assert "client_algorithm#gate: expected one of ['better', 'always'], found 'never'" in text
+    assert "client_algorithm#images: expected a number of images >= 1, or null, found 0" in text

@@ -417,11 +417,11 @@ def test_compat_variant_trains_with_published_conventions(small_network, build) 
     assert (scores.pooled, scores.skip_empty) == (True, True)
     workflow.run()
     assert set(workflow.trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
-    sharing = parser.get_parsed_content("sharing")
-    means = sharing.phase.run(0, 1, sharing.own_masks())
+    algorithm = parser.get_parsed_content("client_algorithm")
+    means = algorithm.phase.run(0, 1, algorithm.own_masks())
     assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
-    assert sharing.predictor.reliability_measure == "pixel_accuracy"
-    assert sharing.phase.steps == 4, "four passes over the four public images in batches of four"
+    assert algorithm.predictor.reliability_measure == "pixel_accuracy"
+    assert algorithm.phase.steps == 4, "four passes over the four public images in batches of four"
 
 
 @pytest.mark.slow

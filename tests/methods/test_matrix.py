@@ -40,8 +40,8 @@ SMALL_SAM = {
     **{"terms#see#checkpoint": "any", "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0},
     "network_def#feature_groups": [],  # of a pyramid, which the network here has not
 }
-ONE_BATCH = {"sharing#batches": 1, "sharing#first_batches": 1}
-IN_TURN = {"sharing#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
+ONE_BATCH = {"client_algorithm#batches": 1, "client_algorithm#first_batches": 1}
+IN_TURN = {"client_algorithm#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
 
 #: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one. Of the
 #: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``,
@@ -61,7 +61,7 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "fedprox": ({**SURE, "local_steps": 2}, {"proximal"}),
     "fedrep": ({**LAST_LAYER, "local_steps": 2}, {"pseudo_label"}),
     "fedsemidg": ({"after#gap#batches": 1}, {"dual_guide", "alignment", "generalisation_gap"}),
-    "hssf": ({**UNLIKE, "sharing#gate": "always"}, {"public_kd", "public_supervised"}),
+    "hssf": ({**UNLIKE, "client_algorithm#gate": "always"}, {"public_kd", "public_supervised"}),
     "local_only": (UNLIKE, {"public_supervised"}),
     "mean_teacher": ({}, {"consistency"}),
     "no_sam": (SURE, {"pseudo_label"}),
@@ -188,7 +188,7 @@ def test_killed_run_resumes_bitwise_equal(ran, variant):
         assert (found.cut / whole.relative_to(found.whole)).read_bytes() == whole.read_bytes()
 
 
-PERSONAL = {"ditto": "network.", "fedala": "sharing.", "apple": "sharing."}
+PERSONAL = {"ditto": "network.", "fedala": "algorithm.", "apple": "algorithm."}
 
 
 @pytest.mark.parametrize("variant", present(*PERSONAL))
@@ -197,7 +197,7 @@ def test_personal_state_is_kept_and_not_sent(ran, variant):
     states = [found.state(f"clients/site-{number}") for number in (1, 2)]
     own = [name for name in states[0] if name.startswith(PERSONAL[variant])]
     assert any(not torch.equal(states[0][name], states[1][name]) for name in own)
-    assert any(name.startswith("sharing.") for name in states[0])
+    assert any(name.startswith("algorithm.") for name in states[0])
     lines = [line for line in read_audit(found.whole / "sites/site-1/audit.jsonl") if line["kind"] == "weights"]
     assert [line["tensors"] for line in lines] == [len(found.state("global"))] * 2
     plain = ran("no_sam").record(1)["sites"]

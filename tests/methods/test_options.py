@@ -18,11 +18,11 @@ FROM_0_TO_1, BELOW_1, BETWEEN = ([0, 1], [-0.1, 1.1]), ([0, 0.9], [-0.1, 1]), ([
 UP_TO_1 = ([0.1, 1], [0, 1.1])
 COUNT_OR_0, COUNT = ([0], [-1, 0.5]), ([1], [0, 1.5, True])
 SCHEDULE = (["gaussian_ramp"], ["later"])
-SHARING: dict[str, Any] = {"network": nn.Linear(1, 1), "optimizer": None}
+ALGORITHM: dict[str, Any] = {"network": nn.Linear(1, 1), "optimizer": None}
 
 #: Class to its options.
 OPTIONS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
-    "apple.AppleSharing": {"mu": NOT_NEGATIVE, "rate": NOT_NEGATIVE, "momentum": BELOW_1, "fraction": FROM_0_TO_1},
+    "apple.AppleAlgorithm": {"mu": NOT_NEGATIVE, "rate": NOT_NEGATIVE, "momentum": BELOW_1, "fraction": FROM_0_TO_1},
     "clustered_sites.ClusteredFedAvg": {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])},
     "cpss.StyleSwapTerm": {"tau": FROM_0_TO_1, "side": COUNT, "stride": COUNT, "label_schedule": SCHEDULE},
     "drflm.DistributionallyRobust": {"step": NOT_NEGATIVE},
@@ -89,12 +89,12 @@ NETWORK: dict[str, Any] = {"network": Shown()}
 #: What classes need besides.
 NEEDED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("elcfs.EpisodicTerm", "fedicra.TreeEnergyTerm", "fedproto.PrototypeTerm"), NETWORK),
-    **dict.fromkeys(("apple.AppleSharing", "fedala.AdaptiveMixing"), SHARING),
+    **dict.fromkeys(("apple.AppleAlgorithm", "fedala.AdaptiveMixing"), ALGORITHM),
     "elcfs.SpectrumWindows": {"data": None, "transform": None, "term": None},
     "fedca.SharedFeatures": {"network": None, "term": None, "data": None, "transform": None},
     "fedda.DomainAlignmentTerm": {"guide": None},
-    "fedicra.DecoderMixing": {**SHARING, "decoder": ["weight"]},
-    "fedicra.HeadThenBody": {"sharing": None},
+    "fedicra.DecoderMixing": {**ALGORITHM, "decoder": ["weight"]},
+    "fedicra.HeadThenBody": {"algorithm": None},
     "fedrep.AlternatingParts": {"personal": ["head.*"]},
     "fedsemidg.DropoutAlignmentTerm": NETWORK,
     "fedsemidg.GapMeter": {"loader": [], "guide": None},

@@ -15,7 +15,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
-from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
+from tests.federation.unlike import SERVER_WIDTH, server_algorithm, toy_net
 from tests.methods import engine_of
 
 
@@ -105,7 +105,7 @@ def test_invalid_tuned_weights_stop_run(change, message):
 def test_tuning_updates_only_shared_weights():
     start = toy_net(SERVER_WIDTH).state_dict()
     shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
-    strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, sharing=server_sharing))
+    strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, algorithm=server_algorithm))
     tensors = dict(strategy.configure(0)["a"].tensors)
     strategy.aggregate(0, {"a": Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
     assert strategy.global_weights.keys() == shared.keys()

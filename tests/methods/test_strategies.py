@@ -13,7 +13,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Message, Server, Strategy
 from tests.federation.toys import ToyNet
-from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
+from tests.federation.unlike import SERVER_WIDTH, server_algorithm, toy_net
 from tests.handlers.toy import Shown
 
 SITES = ("a", "b", "c", "d", "e")
@@ -28,7 +28,7 @@ class Headed(ToyNet):
 
 
 NETWORKS = dict.fromkeys(SITES, Headed)
-SHARING = {"sharing": server_sharing, "networks": NETWORKS}
+ALGORITHM = {"algorithm": server_algorithm, "networks": NETWORKS}
 TWICE = {"warm_start": lambda weights: {name: 2 * tensor for name, tensor in weights.items()}}
 #: Class to its options, and what it needs of a server.
 STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -41,14 +41,14 @@ STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fedavg.PersonalFedAvg": ({}, {}),
     "fedca.ContrastBeforeLabels": ({"rounds": 3}, {**TWICE, "networks": dict.fromkeys(SITES, Shown)}),
     "fedda.CyclicTargets": ({}, {}),
-    "fedmd.Consensus": ({}, SHARING),
+    "fedmd.Consensus": ({}, ALGORITHM),
     "fedproto.Prototypes": ({}, {"networks": NETWORKS}),
     "fedsemidg.GeneralisationAware": ({"step": 0.3}, {}),
-    "heterogeneous.CondensationFusion": ({"floor": 0.0}, SHARING),
+    "heterogeneous.CondensationFusion": ({"floor": 0.0}, ALGORITHM),
     "krum.Krum": ({}, {}),
     "local_only.LocalOnly": ({}, {}),
     "norm_clipping.NormClipping": ({}, {}),
-    "semifl.ServerTuned": ({}, SHARING),
+    "semifl.ServerTuned": ({}, ALGORITHM),
     "clustered_sites.ClusteredFedAvg": ({"levels": 2}, {}),
     "trimmed_mean.TrimmedMean": ({}, {}),
 }
@@ -140,10 +140,10 @@ def test_loaded_round_discards_unfinished_answers(name):
     assert same(strategy.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("name", [name for name, (_, needs) in STRATEGIES.items() if "sharing" in needs])
-def test_bundle_without_sharing_is_refused(name):
+@pytest.mark.parametrize("name", [name for name, (_, needs) in STRATEGIES.items() if "algorithm" in needs])
+def test_bundle_without_client_algorithm_is_refused(name):
     module, _, kind = name.partition(".")
     made = getattr(import_module(f"samfed_monai.methods.{module}"), kind)()
-    message = "strategy: expected a PublicMaskSharing, found no `sharing` in the bundle; "
-    with pytest.raises(Refused, match=f"{message}use a variant with a sharing, like {module}"):
+    message = "strategy: expected a PublicMaskAlgorithm, found no `client_algorithm` in the bundle; "
+    with pytest.raises(Refused, match=f"{message}use a variant with a client algorithm, like {module}"):
         made.attach(Server(SITES, 1))

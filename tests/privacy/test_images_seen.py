@@ -25,7 +25,7 @@ from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import BUNDLE
-from tests.federation.wired import places
+from tests.federation.wired import paths
 from tests.methods import needs
 
 PLAN = Plan("samfed_skin", 2, variant="no_sam", train=CLIENT, sites={"site-1": {}, "site-2": {}})
@@ -39,7 +39,7 @@ def node(small_federation, site_lists, tmp_path) -> Made:
 
     def made(client, *, least=2, own=2, datalist=site_lists["site-1"], images=small_federation, **plan) -> Site:
         given = replace(PLAN, train={**CLIENT, **client}, privacy={"least_images": least}, **plan)
-        there = places(images, datalist, tmp_path / "site-1")
+        there = paths(images, datalist, tmp_path / "site-1")
         return Site("site-1", given, there, floor=PrivacyFloor(least_images=own))
 
     yield made
@@ -122,7 +122,7 @@ def test_wrapped_dataset_counts_distinct_images(node):
 
 
 def read_lines(site: Site) -> list[dict[str, Any]]:
-    return read_audit(site.places.output_dir / "sites" / "site-1" / "audit.jsonl")
+    return read_audit(site.paths.output_dir / "sites" / "site-1" / "audit.jsonl")
 
 
 def test_crops_of_same_image_are_counted_once(node):

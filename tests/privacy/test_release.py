@@ -276,7 +276,7 @@ def keeping(*personal: str) -> Any:
     return client
 
 
-def test_allow_list_follows_sharing_and_network():
+def test_allow_list_follows_client_algorithm_and_network():
     allowed, kept = allowed_of(toy_algo()), allowed_of(keeping("3.*"))
     assert allowed.like.keys() == {Kind.WEIGHTS}
     assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
@@ -354,7 +354,7 @@ def test_other_images_are_refused_by_count(records, found):
     [problem] = refused.value.problems
     assert str(problem) == (
         f"images of the exchanged masks: expected only this site's public images, in order, found {found}; "
-        "do not override the data of sharing#plain"
+        "do not override the data of client_algorithm#plain"
     )
 
 
@@ -364,7 +364,7 @@ def test_dataset_without_records_is_refused(dataset):
         required(dataset)
     assert str(error.value.problems[0]) == (
         "images of the exchanged masks: expected a dataset with a list of records, found a "
-        f"{type(dataset).__name__}; do not override sharing#plain"
+        f"{type(dataset).__name__}; do not override client_algorithm#plain"
     )
 
 
