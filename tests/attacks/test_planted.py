@@ -23,7 +23,7 @@ from samfed_monai.federation import Plan, Site
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
 from tests.federation.test_job import CLIENT
-from tests.federation.wired import places
+from tests.federation.wired import paths
 
 SIZE = 32
 
@@ -87,7 +87,7 @@ PLAN = Plan(
 @pytest.fixture
 def node(small_federation, site_lists, tmp_path) -> Callable[[], Site]:
     """A site with images and masks that got the plan."""
-    return lambda: Site("site-1", PLAN, places(small_federation, site_lists["site-1"], tmp_path / "site-1"))
+    return lambda: Site("site-1", PLAN, paths(small_federation, site_lists["site-1"], tmp_path / "site-1"))
 
 
 def sent(tensors: dict[str, torch.Tensor]) -> Message:
