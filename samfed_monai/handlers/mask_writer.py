@@ -265,7 +265,7 @@ class MaskWriter:
         Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
             written to, is in the folder of images, or has files of these names that this inference did not write; one
             image's mask would have the name of another's probabilities.
-            Raised at construction, as far as ``images`` and ``model`` are given.
+            Raised at construction if ``images`` and ``model`` are given.
         OtherFiles: at the end, for existing files in place of masks.
 
     Example::

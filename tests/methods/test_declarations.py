@@ -76,7 +76,7 @@ def test_agreement_variants_have_declared_rule_and_factor(variant: str) -> None:
     agreement = content["agreement"]
     assert (agreement["rule"], agreement["student"], content["terms"]["sam_kd"]["adaptive"]) == AGREEMENTS[variant]
     assert variant == "samfed" or variant in ABLATIONS
-    assert ("factor g" in VARIANTS[variant]) is (variant == "no_agreement")
+    assert ("without agreement" in VARIANTS[variant]) is (variant == "no_agreement")
 
 
 @pytest.mark.parametrize("variant", present(*LABELS))
