@@ -55,6 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
         lines.append(f"average Dice {result['quality']['dice']:.2f} ({found[0]:.2f} to {found[1]:.2f}, 95 % interval)")
     lines += [*sentences(result["quality"]), f"{paths[-1]}/metrics.json"]
     if arguments.calibrate:
-        said = " (replaced the earlier calibration)" if replaced else ""
-        lines.append(f"calibration: {quality_path(predictor.model.path)}{said}")
+        note = " (replaced the earlier calibration)" if replaced else ""
+        lines.append(f"calibration: {quality_path(predictor.model.path)}{note}")
     sys.stdout.write(tables_of(result) + "\n".join(lines) + "\n")

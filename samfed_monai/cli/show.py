@@ -72,20 +72,20 @@ class Shown(NamedTuple):
 
     Args:
         parts: the id.
-        said: (source, value) pairs: the effective value first, then those that it replaced.
+        values: (source, value) pairs: the effective value first, then those that it replaced.
         leads_to: for a reference to a plain value, a list with that value; else empty.
         brief: whether it is shown without ``--all``: an option, or overridden above the workflow's files.
         read: whether the workflow uses it.
     """
 
     parts: tuple[str, ...]
-    said: Sequence[tuple[str, Any]]
+    values: Sequence[tuple[str, Any]]
     leads_to: list[Any]
     brief: bool
     read: bool
 
     def to_json(self) -> dict[str, Any]:
-        (source, value), *replaced = self.said
+        (source, value), *replaced = self.values
         return {
             "value": value,
             **({"leads_to": self.leads_to[0]} if self.leads_to else {}),
@@ -95,11 +95,12 @@ class Shown(NamedTuple):
         }
 
     def columns(self) -> tuple[str, str, str, str]:
-        texts = [json.dumps(value, ensure_ascii=False) for _, value in self.said]
+        texts = [json.dumps(value, ensure_ascii=False) for _, value in self.values]
         text = texts[0].strip('"') if texts[0].startswith('"@') else texts[0]
         text += "".join(f" = {json.dumps(value, ensure_ascii=False)}" for value in self.leads_to)
-        before = ", ".join(f"{clipped(old)} ({name})" for (name, _), old in zip(self.said[1:], texts[1:], strict=True))
-        return f"{'#'.join(self.parts)}{'' if self.read else ' *'}", clipped(text), self.said[0][0], before
+        pairs = zip(self.values, texts, strict=True)
+        replaced = ", ".join([f"{clipped(old)} ({name})" for (name, _), old in pairs][1:])
+        return f"{'#'.join(self.parts)}{'' if self.read else ' *'}", clipped(text), self.values[0][0], replaced
 
 
 def configuration(bundle_root: Path, workflow: str, variant: str | None, overrides: Mapping[str, Any]) -> BundleConfig:
@@ -152,13 +153,13 @@ def shown(config: BundleConfig) -> Iterator[Shown]:
         in_list = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # the list is shown as a whole
         if not parts or in_list or not (is_plain(value) or not value):
             continue
-        said = _history(config, parts)
+        values = _history(config, parts)
         read = is_read(runs, parts[:1] if config.federates and parts[0] in GROUPS else parts)
         option = "#".join(parts) in options and (read or not config.federates)
-        on_top = (parts[0] in GROUPS and len(parts) > 1) or said[0][0] not in config.own
+        on_top = (parts[0] in GROUPS and len(parts) > 1) or values[0][0] not in config.own
         _, there = follow(config.content, parts, value)
         leads_to = [there] if there is not value and there is not MISSING and is_plain(there) else []
-        yield Shown(parts, [(sources[layer], old) for layer, old in said], leads_to, option or on_top, read)
+        yield Shown(parts, [(sources[layer], old) for layer, old in values], leads_to, option or on_top, read)
 
 
 def _history(config: BundleConfig, parts: tuple[str, ...]) -> list[tuple[int, Any]]:
@@ -168,11 +169,11 @@ def _history(config: BundleConfig, parts: tuple[str, ...]) -> list[tuple[int, An
     """
     from samfed_monai.config.parse import MISSING, lookup
 
-    said = list[tuple[int, Any]]()
+    values = list[tuple[int, Any]]()
     for index in range(len(config.layers)):
         value = lookup(config.below(index + 1), parts)
         if value is MISSING:
-            said.clear()
+            values.clear()
         elif config.says(index, parts):
-            said.insert(0, (index, value))
-    return said
+            values.insert(0, (index, value))
+    return values

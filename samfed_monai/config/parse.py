@@ -315,8 +315,8 @@ class BundleConfig:
 
     def where(self, parts: Sequence[str]) -> str:
         """``file -> id`` for an id, with the topmost file that sets it."""
-        said = (index for index in range(len(self.layers)) if self.says(index, parts, whole=True))
-        return self.place(max(said, default=0), parts)
+        setting = (index for index in range(len(self.layers)) if self.says(index, parts, whole=True))
+        return self.place(max(setting, default=0), parts)
 
     def says(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
         """Whether a layer sets an id, or without ``whole`` at least a part of it."""

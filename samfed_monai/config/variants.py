@@ -146,10 +146,10 @@ def read_method(path: Path) -> Method:
             found, hint = "nothing", "add it, or set a base that has it"
             problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)
     problems.refuse_if_any()
-    said: dict[str, Any] = {"title": name, **block}
-    if "leaves_site" in said:
-        said |= {"leaves_site": tuple(said["leaves_site"]), "where": f"{where}#leaves_site"}
-    return Method(name, **said)
+    fields: dict[str, Any] = {"title": name, **block}
+    if "leaves_site" in fields:
+        fields |= {"leaves_site": tuple(fields["leaves_site"]), "where": f"{where}#leaves_site"}
+    return Method(name, **fields)
 
 
 def declared(bundle_root: str | Path | None, name: str) -> Method:

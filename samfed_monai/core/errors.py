@@ -205,8 +205,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     if isinstance(error, ImportError):
         return (_NOT_MAPPED.search(str(error)) or _NO_MEMORY.search(str(error))) is not None
-    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
-    return said or isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def failure_of(error: Exception) -> str:

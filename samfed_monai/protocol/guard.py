@@ -233,12 +233,12 @@ class Counts:
     number is refused (fault 77).
 
     Args:
-        said: site to the number that it reported before round 0; 0 means none.
+        reported: site to the number that it reported before round 0; 0 means none.
         guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
     """
 
-    def __init__(self, said: Mapping[str, int], guard: UpdateGuard | None = None) -> None:
-        self.said = {site: n for site, n in said.items() if n}
+    def __init__(self, reported: Mapping[str, int], guard: UpdateGuard | None = None) -> None:
+        self.reported = {site: n for site, n in reported.items() if n}
         self.guard = guard
 
     def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -246,17 +246,17 @@ class Counts:
         for record in records:
             for site, entry in record["sites"].items():
                 if entry["status"] == "ok" and entry["n"]:
-                    self.said[site] = int(entry["n"])
+                    self.reported[site] = int(entry["n"])
 
     def log_shares(self) -> None:
         """Logs sites whose weight is capped, and warns of one that dominates the mean."""
-        whole = sum(self.said.values())
-        capped = self.guard.counted(self.said) if self.guard else dict(self.said)
-        for site, n in sorted(self.said.items()):
+        whole = sum(self.reported.values())
+        capped = self.guard.counted(self.reported) if self.guard else dict(self.reported)
+        for site, n in sorted(self.reported.items()):
             if capped[site] < n:
                 text = "%s reports %d training images; means weighted by images count %d of them"
                 logger.info(text, site, n, capped[site])
-            elif len(self.said) > 1 and n > _DOMINANT_SHARE * whole:
+            elif len(self.reported) > 1 and n > _DOMINANT_SHARE * whole:
                 hint = "if this is wrong, limit its weight with job#update_guard#largest_share"
                 logger.warning("%s reports %d training images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
 
@@ -266,12 +266,12 @@ class Counts:
         Raises:
             MessageRefused: the number differs from the one before, or there was none before and weights are capped.
         """
-        known = self.said.get(site)
+        known = self.reported.get(site)
         cap = self.guard if self.guard is not None and self.guard.largest_share is not None else None
         if known is None and cap is None and update.n:
-            self.said[site] = known = update.n
+            self.reported[site] = known = update.n
         if update.n != (known or 0):
             before = "none" if known is None else str(known)
             expected, hint = f"{before}, as this site reported before", "start a new run if the site's images changed"
             raise message_refused("message -> n", str(update.n), expected, hint)
-        return replace(update, n=cap.counted(self.said)[site]) if cap is not None and known else update
+        return replace(update, n=cap.counted(self.reported)[site]) if cap is not None and known else update

@@ -213,8 +213,8 @@ def test_invalid_json_is_refused(bundle):
 @pytest.mark.parametrize("variant", known_variants())
 def test_every_packaged_variant_is_shown(variant):
     ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
-    assert all(each.said for each in ids)
-    last = {each.said[0][0] for each in ids}
+    assert all(each.values for each in ids)
+    last = {each.values[0][0] for each in ids}
     assert variant == "samfed" or f"variant {variant}" in last
 
 

@@ -200,7 +200,7 @@ def test_counts_are_remembered_from_stored_rounds() -> None:
     counts = Counts({"a": 5, "b": 6})
     entries = {"a": ("ok", 7), "b": ("skipped", 8), "c": ("skipped", None), "d": ("ok", 2)}
     counts.remember([{"sites": {site: {"status": status, "n": n} for site, (status, n) in entries.items()}}])
-    assert counts.said == {"a": 7, "b": 6, "d": 2}
+    assert counts.reported == {"a": 7, "b": 6, "d": 2}
 
 
 def test_capped_and_dominant_sites_are_logged(caplog: pytest.LogCaptureFixture) -> None:
