@@ -118,6 +118,19 @@ LOG_SECONDS = 30.0
 """Seconds between two lines of a :class:`LogBar`."""
 
 
+@contextmanager
+def muted(*names: str) -> Iterator[None]:
+    """Silences log records below ERROR of the named loggers inside the block."""
+    before = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in before:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+
+
 class LogBar(tqdm):
     """A progress bar for files: every state is a new line, since a line in a file cannot be redrawn."""
 

@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
-from samfed_monai.core.errors import failure_of, is_out_of_memory, refused
+from samfed_monai.core.errors import failure_of, refused
 from samfed_monai.core.validators import installed, require
-from samfed_monai.data.reading import SEQUENTIAL, scan_fault, segments
-
-Picture = NDArray[np.uint8]
+from samfed_monai.data.reading import SEQUENTIAL, Picture, scan_fault, segments
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -31,13 +29,16 @@ _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5
 """Storage classes with rows that are not images: parametric maps, spectra, segmentations, doses."""
 
 
+_CORRECT = "correct the tag, or export the image again"
+_AGAIN = "copy it again, or export the image again"
+_DECOMPRESS = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
+
+
 class _NotUnderstood(ValueError):
     """A problem of an object as (found, expected, hint); :func:`read_frames` adds the file."""
 
 
-def _wrong(
-    name: str, found: object, expected: str, hint: str = "correct the tag, or export the image again"
-) -> _NotUnderstood:
+def _wrong(name: str, found: object, expected: str, hint: str = _CORRECT) -> _NotUnderstood:
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
 
@@ -57,22 +58,20 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
     import pydicom
 
     with quiet():
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
-        except pydicom.errors.InvalidDicomError:  # also raised for an object without a preamble
-            content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        if content.preamble is None:
             if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
-                raise
+                raise pydicom.errors.InvalidDicomError
             if "TransferSyntaxUID" not in content.file_meta:
                 implicit, little = content.original_encoding  # without file meta information, pixels are uncompressed
                 explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
                 content.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
-            return content
+        return content
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences pydicom's warnings inside the block."""
+    """Silences warnings of libraries inside the block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -141,7 +140,7 @@ def _check(content: Any) -> None:
     floats = "FloatPixelData" in content or "DoubleFloatPixelData" in content
     other = _no_image(content)
     if "PixelData" not in content:
-        found = f"float pixels ({other})" if floats else f"no pixels ({content.get('Modality') or other})"
+        found = f"{'float' if floats else 'no'} pixels ({content.get('Modality') or other})"
         raise _NotUnderstood(found, "an object with pixel data", "leave it out")
     if other:
         raise _NotUnderstood(other, "a DICOM image", "leave it out")
@@ -164,45 +163,58 @@ def _check(content: Any) -> None:
 
 def _decoded(content: Any) -> NDArray[Any]:
     """Returns (N, H, W) for grey values and palettes, (N, H, W, 3) RGB for RGB and YCbCr; unused bits are cleared."""
-    from pydicom.encaps import generate_fragmented_frames, generate_frames
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.pixels.utils import get_expected_length
+    from pydicom.encaps import generate_frames
+    from pydicom.pixels import pixel_array
 
-    syntax = content.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise _wrong("TransferSyntaxUID", "missing", "the encoding of the pixels")
-    installed = False
-    with suppress(NotImplementedError):
-        installed = get_decoder(syntax).is_available
-    hint = "copy it again, or export the image again"
-    if syntax.is_compressed:
-        hint = "decompress it, for instance with gdcmconv --raw, or pip install 'pylibjpeg[all]' pyjpegls"
-    if not installed:
-        hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
-        raise _wrong("TransferSyntaxUID", syntax.name, "an encoding for which a decoder is installed", hint)
-    size, wanted = (content.Rows, content.Columns, content.SamplesPerPixel), int(content.get("NumberOfFrames") or 1)
+    syntax, wanted = content.file_meta.get("TransferSyntaxUID"), int(content.get("NumberOfFrames") or 1)
+    hint = _require_decoder(syntax)
+    colours = content.SamplesPerPixel > 1
     try:
         coded = list(generate_frames(content.PixelData, number_of_frames=wanted)) if syntax.is_encapsulated else []
-        jpegs = [_checked(frame, content) for frame in coded]
-        colours = size[2] > 1 and jpegs and all(jpegs)
-        pixels = np.stack([_rgb(frame, content) for frame in coded]) if colours else pixel_array(content)
+        by_pillow = [_checked(frame, content) for frame in coded]
+        if colours and coded and all(by_pillow):
+            pixels = np.stack([_rgb(frame, content) for frame in coded])
+        else:
+            pixels = pixel_array(content)
+    except _NotUnderstood:
+        raise
     except Exception as error:
-        if isinstance(error, _NotUnderstood) or is_out_of_memory(error):
-            raise
-        found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(str(error).split())})"
+        found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(failure_of(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
-    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    frames: NDArray[Any] = native.reshape(-1, *(size if size[2] > 1 else size[:2]))
-    there = len(frames)
+    shape = (content.Rows, content.Columns, 3) if colours else (content.Rows, content.Columns)
+    frames: NDArray[Any] = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).reshape(-1, *shape)
+    _check_amount(content, len(frames), wanted)
+    return frames
+
+
+def _require_decoder(syntax: Any) -> str:
+    """Refuses an encoding without an installed decoder; returns the hint for pixels that the decoder refuses."""
+    from pydicom.pixels import get_decoder
+
+    if syntax is None:
+        raise _wrong("TransferSyntaxUID", "missing", "the encoding of the pixels")
+    hint = _DECOMPRESS if syntax.is_compressed else _AGAIN
+    with suppress(NotImplementedError):
+        if get_decoder(syntax).is_available:
+            return hint
+    hint = "save the frames of the video as pictures" if "MPEG" in syntax.name or "HEVC" in syntax.name else hint
+    raise _wrong("TransferSyntaxUID", syntax.name, "an encoding for which a decoder is installed", hint)
+
+
+def _check_amount(content: Any, there: int, wanted: int) -> None:
+    """Refuses another number of frames than the header's, and uncompressed data after them; zeros are padding."""
+    from pydicom.encaps import generate_fragmented_frames
+    from pydicom.pixels.utils import get_expected_length
+
+    syntax, size = content.file_meta.TransferSyntaxUID, get_expected_length(content)
     if syntax.is_encapsulated and wanted == 1:  # without offsets, pydicom assigns all fragments to one frame
         fragments = next(generate_fragmented_frames(content.PixelData, number_of_frames=1))
         there = max(there, sum("RLE" in syntax.name or each.startswith(_STARTS) for each in fragments))
     if there != wanted:
         raise _wrong("NumberOfFrames", wanted, f"{there}, as in the pixels")
-    if not coded and any(content.PixelData[(expected := get_expected_length(content)) + expected % 2 :]):
-        pixels_of = f"{expected}, for {wanted} x {size[0]} x {size[1]} pixels"  # zeros after them are padding
-        raise _wrong("PixelData", f"of {len(content.PixelData)} bytes", pixels_of)
-    return frames
+    if not syntax.is_encapsulated and any(content.PixelData[size + size % 2 :]):
+        expected = f"{size}, for {wanted} x {content.Rows} x {content.Columns} pixels"
+        raise _wrong("PixelData", f"of {len(content.PixelData)} bytes", expected)
 
 
 def _checked(frame: bytes, content: Any) -> bool:
@@ -212,25 +224,33 @@ def _checked(frame: bytes, content: Any) -> bool:
         _NotUnderstood: another size, other bits or another colour transform than in the header, or a damaged scan;
             decoders read these without an error.
     """
+    is_dct, colours = False, content.SamplesPerPixel > 1
     if frame.startswith((_STARTS[1], b"\0\0\0\x0cjP")):  # a JP2 file has boxes before its JPEG 2000 codestream
-        at = frame.index(_STARTS[1])
-        columns, rows, left, top = struct.unpack_from(">4L", frame, at + 8)
-        rows, columns, bits = rows - top, columns - left, frame[at + 42] % 128 + 1
-        if frame[frame.index(b"\xff\x52", at + 42) + 8] and content.PhotometricInterpretation.startswith("YBR_FULL"):
+        rows, columns, bits, transformed = _of_jpeg_2000(frame[frame.index(_STARTS[1]) :])
+        if transformed and content.PhotometricInterpretation.startswith("YBR_FULL"):
             found = f"{content.PhotometricInterpretation} of transformed colours"
             raise _wrong("PhotometricInterpretation", found, "YBR_RCT or YBR_ICT")
-    elif at := next((at for kind, at in segments(frame) if kind in _FRAME_HEADERS), 0):
-        bits, rows, columns = struct.unpack_from(">B2H", frame, at + 4)
+    elif header := next((each for each in segments(frame) if each[0] in _FRAME_HEADERS), None):
+        bits, rows, columns = struct.unpack_from(">B2H", frame, header[1] + 4)
+        is_dct = bits == 8 and header[0] in {*SEQUENTIAL, 0xC2}  # the last is progressive
     else:
         return False
     if (rows, columns) != (content.Rows, content.Columns):
         raise _wrong("Rows", f"{content.Rows} x {content.Columns} columns", f"{rows} x {columns}, as in a frame")
-    if content.SamplesPerPixel > 1 and bits != content.BitsStored:
+    if colours and bits != content.BitsStored:
         raise _wrong("BitsStored", content.BitsStored, f"{bits}, as in a frame")
-    dct = bits == 8 and frame[at + 1] in SEQUENTIAL
-    if dct and (fault := scan_fault(frame)):
-        raise _wrong("PixelData", fault, "intact frames", "copy it again, or export the image again")
-    return dct
+    if bits > content.BitsAllocated:
+        raise _wrong("BitsAllocated", content.BitsAllocated, f"{bits}, as in a frame")
+    if is_dct and (fault := scan_fault(frame)):
+        raise _wrong("PixelData", fault, "intact frames", _AGAIN)
+    return is_dct
+
+
+def _of_jpeg_2000(codestream: bytes) -> tuple[int, int, int, bool]:
+    """Returns rows, columns and bits of a JPEG 2000 codestream, and whether its colours are transformed."""
+    right, bottom, left, top = struct.unpack_from(">4L", codestream, 8)
+    coding = codestream.index(b"\xff\x52", 42)  # the segment COD
+    return bottom - top, right - left, codestream[42] % 128 + 1, bool(codestream[coding + 8])
 
 
 def _rgb(frame: bytes, content: Any) -> Picture:
@@ -261,14 +281,8 @@ def _grey(frames: NDArray[Any], content: Any) -> Picture:
     low, high = (0.0, 255.0) if plain else (float(imaged.min()), float(imaged.max()))
     shown = np.empty(frames.shape, np.uint8)
     for place, numbers in enumerate(values):
-        group = _group(content, "FrameVOILUTSequence", place)
-        table = next(iter(group.get("VOILUTSequence") or ()), None)
-        if table is not None:
-            found, bits = _looked_up(numbers, table, "LUT")
-            shown[place] = _to_8_bit(found, 0, 2**bits - 1)
-        else:
-            windowed = _windowed(numbers, group)
-            shown[place] = _to_8_bit(numbers, low, high) if windowed is None else _to_8_bit(windowed, 0, 255)
+        found = _of_interest(numbers, _group(content, "FrameVOILUTSequence", place))
+        shown[place] = _to_8_bit(*(found or (numbers, low, high)))
     shown = 255 - shown if content.PhotometricInterpretation == "MONOCHROME1" else shown
     shown[padded] = 0
     return shown
@@ -295,11 +309,14 @@ def _modality(frame: NDArray[Any], group: Any) -> NDArray[Any]:
     return frame if identity else frame * (slope or [1.0])[0] + (intercept or [0.0])[0]
 
 
-def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
-    """Applies the first window, to 0..255; ``None`` without a window."""
+def _of_interest(numbers: NDArray[Any], group: Any) -> tuple[NDArray[Any], float, float] | None:
+    """Applies the VOI LUT, or else the first window; returns the values with those of black and white, or ``None``."""
     from pydicom import Dataset
     from pydicom.pixels import apply_windowing
 
+    for table in group.get("VOILUTSequence") or ():
+        entries, bits = _looked_up(numbers, table, "LUT")
+        return entries, 0, 2**bits - 1
     center, width = numbers_of(group, "WindowCenter"), numbers_of(group, "WindowWidth")
     if not center or not width:
         return None
@@ -308,11 +325,10 @@ def _windowed(numbers: NDArray[Any], group: Any) -> NDArray[Any] | None:
     window.WindowCenter, window.WindowWidth = center[0], width[0]
     window.VOILUTFunction = str(group.get("VOILUTFunction") or "LINEAR").strip()
     try:
-        windowed: NDArray[Any] = apply_windowing(numbers, window)
+        return apply_windowing(numbers, window), 0, 255
     except ValueError as error:
         found = f"{window.VOILUTFunction}, {center[0]:g} and {width[0]:g} ({error})"
         raise _wrong("WindowCenter", found, "a window of PS3.3, section C.11.2") from None
-    return windowed
 
 
 def _looked_up(numbers: NDArray[Any], item: Any, name: str) -> tuple[NDArray[np.uint16], int]:

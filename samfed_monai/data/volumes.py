@@ -34,10 +34,8 @@ from samfed_monai.data.folders import (
     sites_in,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
-from samfed_monai.data.reading import left_out, png_of
+from samfed_monai.data.reading import Picture, left_out, png_of
 from samfed_monai.data.weak_labels import IGNORE
-
-Picture = NDArray[np.uint8]
 
 WINDOW = (0.5, 99.5)
 """Percentiles of a volume that become black and white, unless its values are uint8."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.core.own_process import best_device
+from samfed_monai.core.run_log import muted
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import ids_of
@@ -381,19 +381,6 @@ class Predictor:
         evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
         return evaluation.run() | {"teacher": about}
-
-
-@contextmanager
-def muted(*names: str) -> Iterator[None]:
-    """Silences log records below ERROR of the named loggers inside the block."""
-    before = {logger: logger.level for logger in map(logging.getLogger, names)}
-    for logger in before:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
 
 
 def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], folder: Path) -> str | list[str]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.run_log import muted, progress_bar
 from samfed_monai.core.validators import require
 from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
@@ -29,7 +29,6 @@ from samfed_monai.data.volumes import different_orientations, nifti_of, read_sli
 from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 from samfed_monai.inference.assessment import EMPTY, Assessment
 from samfed_monai.inference.forms import MaskForms, write_beside
-from samfed_monai.inference.predictor import muted
 from samfed_monai.inference.video import AT_ONCE, Video, segment_video
 
 if TYPE_CHECKING:

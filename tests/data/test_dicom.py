@@ -211,10 +211,11 @@ def test_long_and_segmented_palettes_are_read_or_refused(tmp_path: Path) -> None
         ({"SOPClassUID": SPECTRUM, "PixelData": None}, r"found no pixels \(XC\)"),
         ({"text": {"PixelSpacing": "-1\\1"}}, r"PixelSpacing \(0028,0030\) \[-1.0, 1.0\]"),
         ({"VOILUTSequence": [table([0, 300], first=0, bits=8)]}, r"\(0028,3002\) 8 bits with entries up to 300"),
-        ({"NumberOfFrames": 3}, r"pixels that cannot be decoded \(The number of bytes of pixel data is less than"),
+        ({"NumberOfFrames": 3}, r"cannot be decoded \(ValueError: The number of bytes of pixel data is less than"),
         ({"Columns": 2}, r"expected 4, for 1 x 1 x 2 pixels, found PixelData \(7FE0,0010\) of 6 bytes"),
         ({"Columns": 1}, r"expected 3, as in the pixels, found NumberOfFrames \(0028,0008\) 1"),
         ({"PixelData": None}, r"expected an object with pixel data, found no pixels \(XC\)"),
+        ({"PixelData": None, "FloatPixelData": bytes(12)}, r"found float pixels \(XC\); leave it out"),
         ({"SOPClassUID": SEG}, "expected a DICOM image, found Segmentation Storage"),
         ({"Modality": "RTDOSE"}, "expected a DICOM image, found VL Photographic Image Storage of RTDOSE"),
         ({"SOPClassUID": SR, "Rows": None, "PixelData": None}, r"found no pixels \(XC\)"),
@@ -238,6 +239,7 @@ def test_compressed_frames_need_decoder_and_must_match_header(tmp_path: Path) ->
         (JPEG, frames, True, "expected 2, as in the pixels, found NumberOfFrames"),
         (JPEG, frames, False, "expected 2, as in the pixels, found NumberOfFrames"),  # not one frame of four fragments
         (JPEG, [narrow], True, r"expected 128 x 32, as in a frame, found Rows \(0028,0010\) 64 x 64 columns"),
+        (JPEG, [frames[0].replace(b"\0\x0b\x08", b"\0\x0b\x0c")], True, r"expected 12, as in .* BitsAllocated \(.* 8"),
         (JPEG, [frames[1][:-99] + frames[1][-2:]], True, r"PixelData \(7FE0,0010\) a damaged scan: the data end"),
     ):
         content.file_meta.TransferSyntaxUID = syntax
@@ -268,6 +270,7 @@ RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without ma
         *((JPEG, *each, 8, "") for each in ((OF_YCBCR, "RGB"), (OF_RGB, "YBR_FULL"), (RAW, "RGB"), (BARE, "YBR_FULL"))),
         *((JPEG, BARE[:2] + ADOBE + BARE[2:], header, 8, "") for header in ("RGB", "YBR_FULL_422")),
         (JPEG, OF_YCBCR[:20] + ADOBE + BARE[2:], "YBR_FULL_422", 8, ""),
+        *((JPEG, jpeg(COLOUR, quality=100, progressive=True), header, 8, "") for header in ("YBR_ICT", "RGB")),
         (JPEG, BARE, "RGB", 8, r"found PhotometricInterpretation \(0028,0004\) RGB with frames of subsampled"),
         *((JPEG2000, jpeg_2000(4, 16, no_jp2=raw), "RGB", 8, "expected 16 x 4, .* 8 x 8 columns") for raw in (0, 1)),
         (JPEG2000, jpeg_2000(8, 8), "RGB", 12, r"expected 8, as in a frame, found BitsStored \(0028,0101\) 12"),
