@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from samfed_monai.core.errors import Problem, Refused, is_out_of_memory, or_skip, refused
+from samfed_monai.core.errors import Problem, Refused, failure_of, is_out_of_memory, or_skip, refused
 from samfed_monai.core.validators import installed, require
 
 logger = logging.getLogger(__name__)
@@ -252,55 +252,66 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
 
     ``info["lossy"]`` says whether it was compressed with loss, which is assumed for JPEG 2000 and HEIC.
     """
+    kind, expected = next((kind for start, kind in STARTS.items() if content.startswith(start)), ""), "an intact image"
     try:
-        return _opened(content, name, numbers)
+        return _decode_tiff(content, name, numbers) if kind == "TIFF" else _opened(content, name)
     except Refused as refusal:
         raise Unreadable(refusal.problems) from None
-
-
-def _opened(content: bytes, name: str, numbers: bool) -> Image.Image:
-    if not content:
-        raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
-    kind = next((kind for start, kind in STARTS.items() if content.startswith(start)), "")
-    try:
-        if kind == "TIFF":
-            return _decode_tiff(content, name, numbers)
-        image = Image.open(io.BytesIO(content), formats=_formats(content, name))
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        frames = getattr(image, "n_frames", 1) if image.format not in JPEGS else 1  # an MPO's picture is its first
-        image.load()
-        image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
-        image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
-        if image.format == "PNG":
-            Image.open(io.BytesIO(content), formats=("PNG",)).verify()
-        fault = scan_fault(content) if image.format in JPEGS else None
-    except Refused:
-        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
-        raise refused(name, found=found, expected=expected, hint="scale it down") from None
+        hint = "scale it down"
     except Image.UnidentifiedImageError:
         other = f"a {kind}{' that cannot be decoded' if kind in FORMATS else ''}" if kind else "data of unknown format"
         found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
         hint = TO_8_BIT if kind else "replace the file, whatever its suffix says"
-        raise refused(name, found=found, expected=expected, hint=hint) from None
     except Exception as error:  # decoders raise many kinds for damaged files
         if is_out_of_memory(error):
             raise
+        found = f"a damaged file ({error})"
         hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
-        raise refused(name, found=f"a damaged file ({error})", expected="an intact image", hint=hint) from None
-    if fault is not None:
+    raise Unreadable([Problem(name, found, expected, hint)])
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
+    image = Image.open(io.BytesIO(content), formats=_formats(content, name))
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    if image.format not in JPEGS and (frames := getattr(image, "n_frames", 1)) > 1:  # an MPO's picture is its first
+        found, hint = f"{frames} frames of an animation", "save the right frame, or each frame, as a file"
+        raise refused(name, found=found, expected="one picture", hint=hint)
+    image.load()
+    image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
+    image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
+    if image.format == "PNG":
+        Image.open(io.BytesIO(content), formats=("PNG",)).verify()
+        if (content[28] or not np.asarray(image)[-1].any()) and _is_short(content, *image.size):
+            raise ValueError("missing rows")
+    if image.format in JPEGS and (fault := scan_fault(content)):
         raise refused(name, found=fault, expected="an intact image", hint=RECOPY)
-    if frames > 1:
-        found = f"{frames} frames of an animation"
-        raise refused(name, found=found, expected="one picture", hint="save the right frame, or each frame, as a file")
     return image
 
 
+def _is_short(content: bytes, width: int, height: int) -> bool:
+    """Whether the data of a PNG end before its last row, which Pillow leaves black.
+
+    The size is exact without interlacing; interlaced data have up to two bytes more for each row.
+    """
+    bits = content[24] * SAMPLES.get(content[25], 1)
+    missing = height * (1 + (width * bits + 7) // 8)  # each row begins with the number of its filter
+    unpacking, at = zlib.decompressobj(), 8
+    while missing > 0 and at < len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] == b"IDAT":
+            missing -= len(unpacking.decompress(content[at + 8 : end], missing))
+        at = end + 4  # the checksum
+    return missing > 0
+
+
 RECOPY = "copy it again from its source, or remove it"
-SIXTEEN, GREY = 16, 0  # of a PNG's header
+SIXTEEN, GREY, SAMPLES = 16, 0, {2: 3, 4: 2, 6: 4}  # in a PNG's header: bits; colour type; samples of other types
 STARTS = {
     **dict.fromkeys((b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0"), "TIFF"),
     b"\x89PNG": "PNG",
@@ -314,10 +325,8 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
-        if is_out_of_memory(error):
-            raise
         hint = "save it upright, without EXIF"
-        raise Unreadable([Problem(name, f"damaged EXIF ({error})", "readable EXIF", hint)]) from None
+        raise Unreadable([Problem(name, f"damaged EXIF ({failure_of(error)})", "readable EXIF", hint)]) from None
     return image if turn is None else image.transpose(turn)
 
 
@@ -331,7 +340,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
         return _mask_16_bit(image, name)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
-    channels = np.asarray(image)
+    channels, hint = np.asarray(image), "save it as 8-bit grey"
     if image.mode in ("LA", "RGBA") and np.ptp(channels[..., -1]):
         raise refused(name, "a mask whose alpha channel varies", "a grey mask", "save it as 8-bit grey without alpha")
     if image.mode in ("LA", "RGBA", "RGB"):
@@ -340,7 +349,7 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
             return np.ascontiguousarray(colours[..., 0])
         if threshold is not None:
             return colours.max(axis=-1)
-    hint = "save it as 8-bit grey, or give --mask-threshold if every colour is foreground"
+        hint += ", or give --mask-threshold if every colour is foreground"
     raise refused(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
 
 
@@ -440,7 +449,8 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unread(numbers)
         lost = page.compression == UNCOMPRESSED and tags.bits % 8 == 0 and sum(page.databytecounts) < page.nbytes
-        if lost or not all(page.dataoffsets) or len(page.dataoffsets) < prod(page.chunked):
+        places = [*page.dataoffsets, *page.databytecounts]
+        if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
         colours = tags.samples > 1 and tags.bits == 16
         # Pillow misreads some uncompressed separate planes
@@ -565,8 +575,6 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         raise tags.refusal(338, "colours multiplied by alpha", "separate alpha, or none")
     if tags.bits % 8 or (tags.photometric == RGB and tags.samples < len("RGB")):
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
-    if not all(page.databytecounts):
-        raise ValueError("strips or tiles without bytes")
     if page.compression in DEFLATE:  # tifffile does not limit the unpacked size of a strip
         most = prod(page.chunks) * page.dtype.itemsize
         for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):

@@ -52,17 +52,11 @@ def test_fault_30_archive_with_suspicious_member_is_refused(tmp_path, members, m
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("Data/ISIC_0000001.jpg", "Data/ISIC_0000001.jpg"),
-        ("Data\\1.jpg", "Data/1.jpg"),
-        ("Süd/ß.jpg", "Süd/ß.jpg"),
-        ("Süd\\日本.jpg", "Süd/日本.jpg"),
-    ],
-)
+@pytest.mark.parametrize("place", ["Data/ISIC_0000001.jpg", "Data/1.jpg", "Süd/ß.jpg", "Süd/日本.jpg"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
 @pytest.mark.parametrize("marked", [True, False])
-def test_backslashes_and_unmarked_utf8_names_are_read(tmp_path, name, place, marked):
+def test_backslashes_and_unmarked_utf8_names_are_read(tmp_path, place, slash, marked):
+    name = place.replace("/", slash)
     path = zipped(tmp_path / "a.zip", ("a/", b""), (name, b"x"))
     if not marked:  # bit 11 of the flags, in the local header and in the directory
         content = bytearray(path.read_bytes())

@@ -197,8 +197,10 @@ def test_brightest_channel_of_coloured_mask_is_thresholded(tmp_path):
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 0], [90, 127, 60]]], np.uint8)
     path = save(tmp_path / "colours.png", Image.fromarray(colours))
     assert read_mask(path, 128).tolist() == [[1, 1, 0, 0]]
-    with pytest.raises(Refused, match="a RGB mask with colours"):
+    with pytest.raises(Refused, match="a RGB mask with colours; save it as 8-bit grey, or give --mask-threshold if"):
         read_mask(path)
+    with pytest.raises(Refused, match=r"a CMYK mask with colours; save it as 8-bit grey$"):
+        read_mask(save(tmp_path / "inks.tif", disc().convert("CMYK")), 128)
     with pytest.raises(Refused, match="a mask whose alpha channel varies; save it as 8-bit grey without alpha"):
         read_mask(save(tmp_path / "alpha.png", Image.merge("LA", (disc(), disc()))))
 
@@ -485,13 +487,20 @@ class TestTiff:
             decode_mask(tiff((values, tags)), "m.tif", 1)
 
 
-def png(values: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 16 bits, of a colour type, with further chunks before its data."""
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+def png(values: np.ndarray, kind: int, *chunks: tuple[bytes, bytes], size: Any = None, passes: int = 0) -> bytes:
+    """A PNG of 16 bits, of a colour type, with further chunks before its data, and perhaps of another size."""
+    header = struct.pack(">IIBBBBB", *(size or values.shape[1::-1]), 16, kind, 0, 0, passes)
     data = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
     parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
     checked = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((23, 32), 0), ((23, 32, 3), 2), ((23, 32, 2), 4), ((3, 4), 0)])
+def test_png_with_missing_rows_is_refused(shape, kind):  # the last: the first of seven passes of an interlaced one
+    with pytest.raises(Refused, match=r"a damaged file \(missing rows\)"):
+        decode_image(png(np.zeros(shape), kind, size=(32, 24), passes=int(shape == (3, 4))), "a.png")
+    assert decode_image(png(np.zeros((24, *shape[1:])), kind), "a.png")[0].max() == 0
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "grey and alpha", "rgba"])

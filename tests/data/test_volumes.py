@@ -22,8 +22,6 @@ from samfed_monai.data.volumes import cut_nifti, nifti_of, read_mask_slices, rea
 from tests.data.making import picture, save
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
-
-
 EMPTY = np.zeros((4, 3, 2), np.uint8)
 
 
@@ -228,9 +226,8 @@ def test_labels_are_selected_and_classes_have_separate_values(tmp_path):
     assert not read_mask_slices(mask, volume, labels=[9]).any()
     named = read_mask_slices(mask, volume, labels=[2, 1], classes=["spleen", "kidney"])
     assert np.array_equal(named, np.array([0, 2, 1])[values])
-    with pytest.raises(
-        Refused, match=r"m\.nii: expected one besides 0, found the labels 1, 2; name .* give with --label N"
-    ):
+    text = r"m\.nii: expected one besides 0, found the labels 1, 2; name .* give with --label N"
+    with pytest.raises(Refused, match=text):
         read_mask_slices(mask, volume)
     mask = saved(tmp_path / "m.nii", (data + 1).astype(np.uint8))
     with pytest.raises(Refused, match="expected 0 and 1 kidney, 2 spleen, found the labels 1, 2, 3; name every value"):
