@@ -19,7 +19,7 @@ from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.words import counted
 from samfed_monai.data.archives import ARCHIVES
 from samfed_monai.data.dicom import no_image
-from samfed_monai.data.reading import FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
+from samfed_monai.data.reading import DARK, FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
 
 logger = logging.getLogger(__name__)
 counted_only = logging.getLogger(f"{__name__}.not_read")
@@ -54,8 +54,7 @@ def kind_of(path: Path) -> str:
         return PICTURE
     if name.endswith(NIFTI_SUFFIXES):
         return NIFTI
-    head = b"" if name.endswith(DICOM_SUFFIXES) else _head(path)
-    if name.endswith(DICOM_SUFFIXES) or head[128:] == b"DICM":
+    if name.endswith(DICOM_SUFFIXES) or (head := _head(path))[128:] == b"DICM":
         return DICOM
     if picture := next((kind for start, kind in STARTS.items() if kind in FORMATS and head.startswith(start)), None):
         return f"{picture} without its suffix"
@@ -222,7 +221,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(name_problems(f"{name}{path.suffix}" for name, path, _ in images))
     problems.extend(_twins(images))
-    unreadable, like = _looked_at(images)
+    unreadable, like, dark = _looked_at(images)
     wrong = [problem for found in unreadable.values() for problem in found]
     problems.extend(left_out(wrong, len(unreadable) < len(images), skip_unreadable=skip_unreadable))
     problems.refuse_if_any()
@@ -232,6 +231,9 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
     if masks := [path for name, path, _ in images if path in like or name.lower() in of_masks]:
         who = counted(len(masks), "image is a mask by its pixels or name", "images are masks by their pixels or names")
         logger.warning("%s, such as %s: segmented like all others; if so, move them out of the images", who, masks[0])
+    if dark:
+        who, rest = counted(len(dark), "image is", "images are"), "if 12 bits are stored in 16, scale them to 16 bits"
+        logger.warning("%s dark, no value above %d of 255, such as %s: %s", who, DARK, min(dark), rest)
     return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
@@ -271,20 +273,22 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     return list(problems)
 
 
-def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path]]:
-    """Returns the problems of images by path, and the images that look like masks."""
-    like = set[Path]()
+def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path], set[Path]]:
+    """Returns the problems of images by path, the images that look like masks, and those that are dark."""
+    like, dark = set[Path](), set[Path]()
 
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
         if not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # realpath does not raise for a loop
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
-            like.update([path] if mask_like(read_image(path)) else [])
+            picture = read_image(path)
+            like.update([path] if mask_like(picture) else [])
+            dark.update([path] if picture.max() <= DARK else [])
         except Refused as refusal:
             return refusal.problems
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image")
-        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}, like
+        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}, like, dark

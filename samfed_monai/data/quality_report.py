@@ -24,7 +24,7 @@ from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine, measuring_notes
 from samfed_monai.data.partitions import subset
 from samfed_monai.data.public import Coverage
-from samfed_monai.data.reading import Picture, read_image, read_mask
+from samfed_monai.data.reading import DARK, Picture, read_image, read_mask
 from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 
@@ -70,10 +70,6 @@ def notes_on(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
 
 RIM = 0.98
 """Share of foreground in a mask's outermost pixels from which it looks inverted, unless it is full."""
-
-
-DARK = 64
-"""Highest value (of 255) of an image that counts as dark: it uses at most 14 of 16 bits, or 6 of 8."""
 
 
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:

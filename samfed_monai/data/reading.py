@@ -89,6 +89,7 @@ SUFFIXES = {".jpg", ".jpeg", ".jfif", ".heic", ".heif", ".png", ".tif", ".tiff",
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB; Pillow refuses pictures with more than 1
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
+DARK = 64  # highest value (of 255) of a dark image, which uses at most 14 of 16 bits, or 6 of 8
 FEW_LEVELS, HALF = 16, 128  # few, dark levels are class values; other masks are cut in the middle
 ORIENTATION = 0x0112  # the only EXIF entry that is used
 TURNS = {

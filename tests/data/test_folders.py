@@ -71,9 +71,13 @@ def test_equal_image_names_are_matched_to_masks_of_same_folder(tmp_path, images,
 RULE = "name each mask after its image: <stem>, <stem>_segmentation or <stem>_mask"
 
 
-def test_masks_among_images_are_counted(tmp_path, caplog):
+def test_masks_and_dark_images_among_images_are_counted(tmp_path, caplog):
     drawn(tmp_path, "a.png", "a_Mask.png", "b_mask.png", "masks/c.png")
-    assert len(image_folder(tmp_path)) == 4
+    for name, brightest in (("d.png", 4095), ("e.png", 65 * 257)):
+        save(tmp_path / name, Image.fromarray(np.full((4, 4), brightest, np.uint16)))
+    assert len(image_folder(tmp_path)) == 6
+    look = f"1 image is dark, no value above 64 of 255, such as {tmp_path}/d.png: if 12 bits are stored in 16, scale"
+    assert caplog.messages[1] == f"{look} them to 16 bits"
     assert caplog.messages[0].startswith(f"2 images are masks by their pixels or names, such as {tmp_path}/a_Mask.png")
 
 

@@ -153,10 +153,8 @@ def test_masks_and_derived_pictures_among_images_are_named(tmp_path):
 def test_dark_images_are_reported_with_used_bits():
     facts = [Facts(f"{n}.png", mode="I;16", brightest=brightest) for n, brightest in enumerate((16, 12, 255))]
     datalist = DataList("list", [], {"a": Site(unlabelled=[Item(fact.image, "0") for fact in facts])})
-    assert doubts(datalist, facts) == [
-        "2 of 3 images of a, such as 0.png, are dark: their highest value is 16 of 255, as if 12 bits were "
-        "stored in 16: scale them to 16 bits"
-    ]
+    look = "2 of 3 images of a, such as 0.png, are dark: their highest value is 16 of 255, as if 12 bits were stored in"
+    assert doubts(datalist, facts) == [f"{look} 16: scale them to 16 bits"]
     brighter = [replace(fact, mode="RGB", brightest=value) for fact, value in zip(facts, (65, 64, 255), strict=True)]
     (sentence,) = doubts(datalist, brighter)
     assert sentence == "1 of 3 images of a, such as 1.png, are dark: their highest value is 64 of 255"
