@@ -173,7 +173,7 @@ def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
         return f"{RULE}; {renaming(lonely, found)}"
     if (site / "annotations").is_dir():
         return "add the mask, move the image, or, if nothing is to be seen in it, give --without-annotation empty"
-    return "add the mask, or move the image"
+    return "add the mask, or move the image" + (f"; {RULE}" if all(one.label is None for one in found) else "")
 
 
 def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:

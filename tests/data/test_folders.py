@@ -87,10 +87,8 @@ def test_masks_without_image_are_skipped_and_named(tmp_path):
     drawn(tmp_path / "a", "masks/d.png", "masks/b.png", "masks/b.bmp", "masks/c_mask.png")
     folders = find_folders(tmp_path, public="public")
     assert folders.sites["a"][0].label is None
-    assert folders.caveats == (
-        f"4 masks of a belong to no image; left out, such as b.bmp and b.png; {RULE}; "
-        "for instance, rename the mask of a_000 to a_000.bmp",
-    )
+    lonely = "4 masks of a belong to no image; left out, such as b.bmp and b.png"
+    assert folders.caveats == (f"{lonely}; {RULE}; for instance, rename the mask of a_000 to a_000.bmp",)
     save(tmp_path / "a" / "masks" / "a_000.png", disc())
     [sentence] = find_folders(tmp_path, public="public").caveats
     assert sentence.endswith(RULE), "nothing is to be renamed where every image has its mask"
@@ -109,6 +107,8 @@ def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
     (masks / "public_000_lesion.png").rename(masks / "public_000_mask.png")
     messages = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
     assert messages == [f"public/images/public_00{n}.png: {missing}; add the mask, or move the image" for n in (1, 2)]
+    masks.rename(tmp_path / "elsewhere")
+    assert str(find_folders(tmp_path, public="public").problems[0]).endswith(f"or move the image; {RULE}")
 
 
 @pytest.mark.parametrize(
