@@ -30,7 +30,7 @@ TO_8_BIT = "save it as 8-bit RGB or grey"
 END, START_OF_SCAN = 0xD9, 0xDA
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SEQUENTIAL = {0xC0, 0xC1}
-PADDING = bytes(64)
+PADDING, SPARE = b"\xfe" * 16, 64  # libjpeg reads up to 8 bytes ahead, and ones are long codes; bytes that may be left
 
 
 def scan_fault(content: bytes) -> str | None:
@@ -38,7 +38,7 @@ def scan_fault(content: bytes) -> str | None:
 
     If a damaged scan ends early, libjpeg fills the rest of the picture with grey; if it ends late, libjpeg drops the
     rest; it reports both only on its own error stream. An intact scan needs all of its bytes and no more: it decodes
-    completely if its end marker is replaced by a few zero bytes, and does not if its last bytes are missing. The check
+    completely if its end marker is replaced by a few other bytes, and does not if its last bytes are missing. The check
     costs two decodes at 1/8 size.
 
     It does not find damage that leaves the number of decoded blocks right (most single flipped bytes); progressive
@@ -53,7 +53,7 @@ def scan_fault(content: bytes) -> str | None:
     scan = content[:end]
     if not _complete(scan + PADDING):
         return "a damaged scan: the data end before the last row of pixels"
-    if _complete(scan.rstrip(b"\0\xff")[: -len(PADDING)]):
+    if _complete(scan.rstrip(b"\0\xff")[:-SPARE]):
         return "a damaged scan: data are left after the last row of pixels"
     return None
 

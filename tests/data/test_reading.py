@@ -236,9 +236,9 @@ def test_real_jpegs_have_no_scan_fault(samfed_data):
 
 def test_scan_with_missing_or_extra_bytes_is_reported():
     content = jpeg(noise(64))
-    middle = len(content) // 2
-    early, late = content[:middle] + content[middle + 300 :], content[:middle] + content[middle - 300 :]
-    assert scan_fault(early) == "a damaged scan: the data end before the last row of pixels"
+    early, late = (content[: len(content) // 2] + content[len(content) // 2 + jump :] for jump in (300, -300))
+    for short in (early, content[:-22] + content[-2:]):
+        assert scan_fault(short) == "a damaged scan: the data end before the last row of pixels"
     assert scan_fault(late) == "a damaged scan: data are left after the last row of pixels"
     assert scan_fault(content[:-2]) == "no end-of-image marker"
     assert scan_fault(early.replace(b"\xff\xc0", b"\xff\xc2")) is None, "of progressive files only the end is checked"
