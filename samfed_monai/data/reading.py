@@ -418,7 +418,7 @@ NUMBERS_BY_PILLOW = BY_PILLOW | {(SIGNED, 16), (UNSIGNED, 32), (SIGNED, 32), (FL
 REDUCED, TRANSPARENCY = 1, 4  # bits of tag 254
 OLD_REDUCED = 2  # of tag 255
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied by alpha
-UNCOMPRESSED, DEFLATE = 1, (8, 32946)  # of tag 259
+UNCOMPRESSED, JPEG, DEFLATE = 1, 7, (8, 32946)  # of tag 259
 LOSSLESS = {UNCOMPRESSED, *DEFLATE, 2, 3, 4, 5, 32771, 32773, 34925, 34933, 50000}  # also CCITT, LZW, LZMA, PNG, ZSTD
 MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may not support
@@ -453,16 +453,18 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         places = [*page.dataoffsets, *page.databytecounts]
         if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
-        colours = tags.samples > 1 and tags.bits == 16
+        if page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4)):  # as Pillow has
+            for strip, _ in file.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+                jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
+                if fault := scan_fault(jpeg):
+                    raise ValueError(fault)
+        colours, image = tags.samples > 1 and tags.bits == 16, None
         # Pillow misreads some uncompressed separate planes
         loose = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
-        if loose or (tags.kind, tags.bits) not in NUMBERS_BY_PILLOW or page.compression == WEBP:
-            image = _by_tifffile(page, tags)
-        else:
-            try:
+        if not loose and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
+            with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
                 image = _by_pillow(content, index, tags, numbers)
-            except (Image.UnidentifiedImageError, ValueError):  # ValueError for pixel types that Pillow does not read
-                image = _by_tifffile(page, tags)
+        image = image or _by_tifffile(page, tags)
     if 0 in image.size:
         raise ValueError("no pixels")
     image.format = "TIFF"
@@ -579,9 +581,7 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
     if page.compression in DEFLATE:  # tifffile does not limit the unpacked size of a strip
         most = prod(page.chunks) * page.dtype.itemsize
         for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
-            unpacking = zlib.decompressobj()
-            unpacking.decompress(content, most + 1)
-            if unpacking.unconsumed_tail:
+            if len(zlib.decompressobj().decompress(content, most + 1)) > most:
                 raise ValueError("strips or tiles that are larger than the image")
     try:
         values: NDArray[Any] = page.asarray()

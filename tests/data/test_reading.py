@@ -8,6 +8,7 @@ import struct
 import sys
 import zlib
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -241,6 +242,11 @@ def test_scan_with_missing_or_extra_bytes_is_reported():
         assert scan_fault(short) == "a damaged scan: the data end before the last row of pixels"
     assert scan_fault(late) == "a damaged scan: data are left after the last row of pixels"
     assert scan_fault(content[:-2]) == "no end-of-image marker"
+    for mode in ("LA", "RGB"):
+        noise(64).convert(mode).save(stream := io.BytesIO(), "TIFF", compression="jpeg")
+        assert decode_image(stream.getvalue(), "a.tif")[0].shape == (64, 64, 3)
+    with pytest.raises(Refused, match=r"a damaged file \(a damaged scan: .* the last row of pixels"):
+        decode_image(stream.getvalue().replace(stream.getvalue()[1500:1700], bytes(200)), "a.tif")
     assert scan_fault(early.replace(b"\xff\xc0", b"\xff\xc2")) is None, "of progressive files only the end is checked"
     for filled in (b"\xff\xff\xdb", b"\xff\xd0\xff\xdb"):  # markers may have bytes before them, or be alone
         assert scan_fault(content.replace(b"\xff\xdb", filled, 1)) is None
@@ -427,11 +433,8 @@ class TestTiff:
 
     def test_compression_without_codec_names_required_extra(self, monkeypatch):
         content = tiff((65535 - wide(GREY), WHITE | {"compression": "zlib"}), byteorder=">")
-
-        def decode(*_: object) -> None:
-            raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
-
-        monkeypatch.setattr("tifffile.TiffPage.asarray", decode)
+        fault = Mock(side_effect=ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package"))
+        monkeypatch.setattr("tifffile.TiffPage.asarray", fault)
         with pytest.raises(Refused, match=r"\(tag 259, Compression\); pip install 'samfed-monai\[tiff\]'"):
             decode_image(content, "a.tif")
 

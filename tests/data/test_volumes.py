@@ -18,6 +18,7 @@ from samfed_monai.core.io import taken_back_on_error
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.quality_report import doubts
+from samfed_monai.data.reading import read_mask
 from samfed_monai.data.volumes import cut_nifti, nifti_of, read_mask_slices, read_slices, volumes_of
 from tests.data.making import picture, save
 
@@ -276,10 +277,6 @@ def test_affine_difference_up_to_tenth_of_voxel_is_accepted(tmp_path):
         read_mask_slices(far, volume)
 
 
-def mask_at(path: Path) -> np.ndarray:
-    return np.array(Image.open(path)) > 0
-
-
 def test_volumes_are_cut_into_slices_with_masks(tmp_path):
     data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
     saved(tmp_path / "in/a/images/p1.nii.gz", data)
@@ -304,7 +301,7 @@ def test_volumes_are_cut_into_slices_with_masks(tmp_path):
         seen = data[..., number - 1].T
         shown = np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))
         assert np.array_equal(shown, np.repeat(seen[..., None], 3, axis=-1)), "8 bits as they are, x to the right"
-        assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
+        assert np.array_equal(read_mask(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
     assert cut_nifti(tmp_path / "in", tmp_path / "out") == warnings  # once more: nothing is in the way
     (tmp_path / "in/b").rename(tmp_path / "withdrawn")
     other = save(tmp_path / "out/a/masks/p1/p1_0004.png", picture(0))
@@ -416,7 +413,7 @@ def test_axes_are_reported_or_reoriented(tmp_path):
     for number in (1, 2):
         seen = [np.array(Image.open(tmp_path / f"out/a/images/{n}/{n}_000{number}.png")) for n in ("ras", "sra")]
         assert np.array_equal(*seen)
-        assert np.array_equal(mask_at(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
+        assert np.array_equal(read_mask(tmp_path / f"out/a/masks/sra/sra_000{number}.png"), seen[0][..., 0] == 7)
 
 
 def files_in(folder: Path) -> dict[Path, bytes]:
