@@ -83,8 +83,7 @@ def psnr(found: Tensor, truth: Tensor) -> Tensor:
     Returns:
         (N,) float.
     """
-    error = (found.clamp(0, 1) - truth).pow(2).flatten(1).mean(dim=1)
-    return -10 * torch.log10(error.clamp(min=1e-10))
+    return -10 * torch.log10((found.clamp(0, 1) - truth).pow(2).flatten(1).mean(dim=1).clamp(min=1e-10))
 
 
 def ssim(found: Tensor, truth: Tensor) -> Tensor:

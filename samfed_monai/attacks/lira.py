@@ -99,8 +99,7 @@ def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -
     """
     mean, spread = [], []
     for seen in (inside, ~inside):
-        count = np.maximum(seen.sum(axis=0), 1)
-        middle = (signals * seen).sum(axis=0) / count
+        middle = (signals * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
         rest = ((signals - middle) * seen)[:, seen.any(axis=0)]
         mean.append(middle)
         spread.append(max(float(np.sqrt((rest**2).sum() / max(seen.sum(), 1))), 1e-6))

@@ -115,8 +115,7 @@ def auc(members: np.ndarray, others: np.ndarray) -> Any:
 
 def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
     """Returns the true-positive rate at a false-positive rate of at most ``false_alarms``."""
-    allowed = int(false_alarms * len(others))
-    return float((members > np.sort(others)[::-1][allowed]).mean())
+    return float((members > np.sort(others)[::-1][int(false_alarms * len(others))]).mean())
 
 
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:

@@ -100,8 +100,7 @@ class RunLog:
             yield self
         except BaseException as error:
             trace = "".join(traceback.format_exception(error)).rstrip()
-            text = str(error) or type(error).__name__ if isinstance(error, _EXPECTED) else trace
-            self._add(logging.ERROR, text)
+            self._add(logging.ERROR, str(error) or type(error).__name__ if isinstance(error, _EXPECTED) else trace)
             raise
         finally:
             package.removeHandler(self._waiting)

@@ -33,8 +33,7 @@ def clipped(text: str, most: int = 60) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Formats rows of equal length as a table for a terminal, with two spaces between columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 
 
 def uncapitalised(sentence: str) -> str:

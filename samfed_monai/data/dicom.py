@@ -415,5 +415,4 @@ def numbers_of(content: Any, name: str) -> list[float]:
 def _to_8_bit(numbers: NDArray[Any], low: float, high: float) -> Picture:
     if numbers.dtype == np.uint8 and (low, high) == (0, 255):
         return numbers
-    scaled = (numbers.astype(np.float64) - low) / max(high - low, 1e-12)
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip((numbers.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)

@@ -180,8 +180,7 @@ def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0) -> Pict
     if mask is not None and classes:
         regions = [((mask == each).astype(np.uint8), colour_of(each)) for each in range(1, classes + 1)]
     for region, colour in regions:
-        shape = np.asarray(Image.fromarray(region * 255).resize(size, Image.Resampling.BOX)) > 127
-        small[outline(shape)] = colour
+        small[outline(np.asarray(Image.fromarray(region * 255).resize(size, Image.Resampling.BOX)) > 127)] = colour
     return small
 
 

@@ -244,8 +244,7 @@ def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
         lowest = min(level for level in levels if level)
         rest = "" if len(levels) <= 2 else "; if only one value is foreground, save it as 255"
         return f"if all values above 0 are foreground, give `--mask-threshold {lowest}`{rest}"
-    middle = HALF if highest >= HALF else (highest + 1) // 2
-    return f"threshold the mask, or give `--mask-threshold {middle}`"
+    return f"threshold the mask, or give `--mask-threshold {HALF if highest >= HALF else (highest + 1) // 2}`"
 
 
 def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:

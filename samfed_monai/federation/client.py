@@ -459,8 +459,7 @@ class SamFedAlgo(MonaiAlgo):
         return ExchangeObject(weights=weights, weight_type=data.weight_type)
 
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
-        message = Message(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
-        message.check(up=False, like=like)
+        Message(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {})).check(up=False, like=like)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

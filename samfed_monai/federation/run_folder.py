@@ -223,8 +223,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         path, rows = self.path / "federation.csv", _rows(records[-1])
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
         if self._written == len(records) - 1 > 0 and known and path.is_file():
-            text = to_csv([*COLUMNS, *self._terms], rows)
-            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=PUBLIC)
+            append_line(path, to_csv([*COLUMNS, *self._terms], rows).partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice instead of all held in memory
             found = {name for record in records for row in _rows(record) for name in row}
             self._terms = sorted(found.difference(COLUMNS))
@@ -242,8 +241,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                     hint = "resume with the old value, or choose another output_dir"
                     if key == "config#rounds":
                         hint += "; there, --start-from RUN continues from this run's model"
-                    option = key.replace("config#client#", "config#")  # as the command line spells it
-                    where = f"{self.path.name} -> {option}"
+                    where = f"{self.path.name} -> {key.replace('config#client#', 'config#')}"  # as it is typed
                     problems.add(where, found=found, expected=f"{was}, as in run.json", hint=hint)
         problems.refuse_if_any()
         for name, version in new["versions"].items():

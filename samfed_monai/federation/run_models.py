@@ -85,8 +85,7 @@ class RunModels:
         self.store.run = str(self.run.get("run", ""))
         self._round = self.store.path(self.round)
         self._record = self.store.record(self.round) if (self._round / "round.json").is_file() else {}
-        client = self.run.get("config", {}).get("client", {})
-        self._whole_networks = client.get("client_algorithm") is not None
+        self._whole_networks = self.run.get("config", {}).get("client", {}).get("client_algorithm") is not None
         self._shared = tensor_names(self.server)
         tailored = set(tensor_names(self._round / SERVER)) if not self._whole_networks else set()
         self._tailored = {
@@ -199,8 +198,7 @@ class RunModels:
             return
         place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
         hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
-        names = ", ".join(self.trained)
-        found = f"no such values: they never left the sites ({names}); each has its own in {place}"
+        found = f"no such values: they never left the sites ({', '.join(self.trained)}); each has its own in {place}"
         raise refused(str(self.folder), found=found, expected="the sites' personal values", hint=hint)
 
     def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:

@@ -74,8 +74,7 @@ class StartingPoint:
         require(problems)
         with own_random_state(derive_seed(0, "server", "start_from")):  # random numbers drawn here are not used
             network = build_network(participants.config, name)
-        weights = trained_weights(network, path)
-        return cls(Path(source).expanduser().resolve().name, sha256_file(path), weights)
+        return cls(Path(source).expanduser().resolve().name, sha256_file(path), trained_weights(network, path))
 
 
 def warm_start(

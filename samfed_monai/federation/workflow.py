@@ -116,8 +116,7 @@ class WorkflowConfig:
 
     def content(self, *, without: frozenset[str] = PATHS) -> dict[str, Any]:
         """The merged configuration as JSON content, without paths and notes."""
-        content = self.parser().get()
-        return {key: value for key, value in content.items() if key not in without and not is_note(key)}
+        return {key: value for key, value in self.parser().get().items() if key not in without and not is_note(key)}
 
     def fingerprint(self, **extra: Any) -> str:
         """Hash of everything that determines the result of ``train``, without paths, plus ``extra``.
@@ -126,8 +125,7 @@ class WorkflowConfig:
         of a sweep over the agreement share their warm start.
         """
         content = self.content(without=PATHS | EVALUATION)
-        made_of = reached(content, [TRAIN]) if TRAIN in content else content
-        return canonical_hash({"config": made_of, "extra": extra})
+        return canonical_hash({"config": reached(content, [TRAIN]) if TRAIN in content else content, "extra": extra})
 
 
 _UNFILLED = {"network_def#load": False}

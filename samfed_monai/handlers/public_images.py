@@ -91,8 +91,7 @@ class PublicPredictor:
     def like(self, network: nn.Module) -> Tensor:
         """A tensor with shape and dtype of :meth:`masks`, from one image and without memory; values are meaningless."""
         with eval_mode(network):
-            image = torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)
-            chances = probabilities(network(image))
+            chances = probabilities(network(torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)))
         images = len(self.dataset)  # type: ignore[arg-type]
         return torch.zeros((), dtype=torch.uint8).expand(images, chances.shape[1], *self._size(chances))
 

@@ -222,8 +222,7 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the ids of :data:`SCORED_AS` that have plain values in the ``run.json`` of a run."""
-    client = run.get("config", {}).get("client", {})
-    found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
+    found = {name: lookup(run.get("config", {}).get("client", {}), split_id(name)) for name in SCORED_AS}
     return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
 
 

@@ -147,8 +147,7 @@ class AppleAlgorithm(TrainerAlgorithm):
     @torch.no_grad()
     def _take(self, tensors: Mapping[str, Tensor]) -> None:
         prior, names, self._place = self._checked(tensors)
-        state = get_state_dict(self.network)
-        self._names = tuple(name for name in state if name in names)
+        self._names = tuple(name for name in get_state_dict(self.network) if name in names)
         trained = self.trained()
         core = self._core if self._core.numel() else _flat(trained.values())
         if core.numel() != sum(weight.numel() for weight in trained.values()):

@@ -242,7 +242,6 @@ class ClusteredFedAvg(FedAvg):
         own = self._collected.by_site[site][GRAPH].double()
         far: dict[int, list[float]] = {}
         for other, place in self._place.items():
-            apart = (self._collected.by_site[other][GRAPH].double() - own).norm()
-            far.setdefault(place, []).append(float(apart))
+            far.setdefault(place, []).append(float((self._collected.by_site[other][GRAPH].double() - own).norm()))
         self._place[site] = min(far, key=lambda place: (sum(far[place]) / len(far[place]), place))
         logger.info("%s joins cluster %d", site, self._place[site] + 1)

@@ -70,8 +70,7 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
     spectrum = torch.fft.fftshift(torch.fft.fft2(images.float(), norm="forward"), dim=(-2, -1))
     rows, columns = _window(images, half)
     low = spectrum[..., rows, columns]
-    amplitude = share * low.abs() + (1 - share) * given
-    spectrum[..., rows, columns] = torch.polar(amplitude, low.angle())
+    spectrum[..., rows, columns] = torch.polar(share * low.abs() + (1 - share) * given, low.angle())
     changed = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real
     return torch.where(share == 1, images, changed.to(images.dtype))
 

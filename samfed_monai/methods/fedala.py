@@ -93,8 +93,7 @@ class AdaptiveMixing(TrainerAlgorithm):
         first = self._weights.keys() != ends.keys()
         if first:
             self._weights = {name: torch.ones_like(mine) for name, (mine, _) in ends.items()}
-        batches = self.first_batches if first else self.batches
-        return {"mixed": self.learn(round, ends, batches, arrived)}
+        return {"mixed": self.learn(round, ends, self.first_batches if first else self.batches, arrived)}
 
     def learn(
         self, round: int, ends: Mapping[str, tuple[Tensor, Tensor]], batches: int, arrived: Mapping[str, Tensor]

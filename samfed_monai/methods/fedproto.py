@@ -82,8 +82,7 @@ def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tenso
         a scalar >= 0; 0 if no class is in both.
     """
     both = known & (batch.counts > 0)
-    distance = (batch.means() - prototypes.detach()).pow(2).mean(dim=1)
-    return (distance * both).sum() / both.sum().clamp(min=1)
+    return ((batch.means() - prototypes.detach()).pow(2).mean(dim=1) * both).sum() / both.sum().clamp(min=1)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -308,8 +308,7 @@ def dropout_consistency(logits: Tensor, dropped: Tensor) -> Tensor:
         logits: (B, C, H, W) float, C > 1.
         dropped: the same from the pass with feature dropout.
     """
-    weight = dropped.softmax(dim=1).mean(dim=(2, 3))
-    return (weight * ((logits - dropped) ** 2).mean(dim=(2, 3))).mean()
+    return (dropped.softmax(dim=1).mean(dim=(2, 3)) * ((logits - dropped) ** 2).mean(dim=(2, 3))).mean()
 
 
 def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, gate: Tensor) -> Tensor:

@@ -81,5 +81,4 @@ class NeighbourMixUp(GuidedTerm):
         image = guidance.view("image", asked_by=self.where)
         label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
         share = float(self._beta.sample())
-        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
-        return Mixture(logits, label, sure, share)
+        return Mixture(engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network), label, sure, share)

@@ -63,8 +63,7 @@ class LearnedWeights(FedAvg):
 
     def accept(self, round: int, site: str, update: Message) -> None:
         number = self.number_of(update)
-        count = _as_count(self._weights[site]) if self._weights else update.n
-        super().accept(round, site, replace(update, n=count))
+        super().accept(round, site, replace(update, n=_as_count(self._weights[site]) if self._weights else update.n))
         self._numbers[site], self._images[site] = number, update.n
 
     def finish(self, round: int) -> None:

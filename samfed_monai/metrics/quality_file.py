@@ -95,8 +95,7 @@ def digests_of(sites: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     Args:
         sites: name to the SHA-256 of its images.
     """
-    everywhere = [each for hashes in sites.values() for each in hashes]
-    made = {digest_of(hashes) for hashes in (everywhere, *sites.values())}
+    made = {digest_of(hashes) for hashes in ([each for hashes in sites.values() for each in hashes], *sites.values())}
     return tuple(sorted(each for each in made if each is not None))
 
 

@@ -88,8 +88,7 @@ VIEWS: dict[int, tuple[View, ...]] = {
 
 def views_problems(where: str, value: Any) -> list[Problem]:
     """Returns the problem of an invalid number of test-time views."""
-    fits = type(value) is int and value in VIEWS
-    return [] if fits else [Problem(where, repr(value), f"one of {sorted(VIEWS)}")]
+    return [] if type(value) is int and value in VIEWS else [Problem(where, repr(value), f"one of {sorted(VIEWS)}")]
 
 
 def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:

@@ -165,8 +165,7 @@ class Message:
 
     def header(self) -> dict[str, Any]:
         """All fields except the tensors, as JSON content."""
-        names = ("version", "site", "round", "rounds", "seed", "n")
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in ("version", "site", "round", "rounds", "seed", "n")}
         return {**fields, "kind": str(Kind(self.kind).value), "metrics": self.metrics, "extra": self.extra}
 
     def check(

@@ -439,8 +439,7 @@ class TrainerAlgorithm(ClientAlgorithm):
             raise message_refused("train.json -> client_algorithm", "no trainer", "a trainer", hint)
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
-        data = getattr(trainer.data_loader, "dataset", None)
-        seed_transforms(data, derive_seed(self.seed, self.site, round, what))
+        seed_transforms(getattr(trainer.data_loader, "dataset", None), derive_seed(self.seed, self.site, round, what))
         state.max_epochs = state.epoch + 1
         if steps is not None:  # Ignite treats an iteration within an epoch as a run to resume
             state.epoch_length, state.iteration = steps, state.epoch * steps

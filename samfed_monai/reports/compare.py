@@ -197,8 +197,7 @@ def comparison_table(runs: Runs) -> Table:
     unseen = list(dict.fromkeys(name for run in read for name in _away(run.results)))
     by_group: dict[tuple[str, int], list[RunData]] = {}
     for run in read:
-        key = (str(run.about.get("setting", "")), MODES.index(mode_of(run.results)))
-        by_group.setdefault(key, []).append(run)
+        by_group.setdefault((str(run.about.get("setting", "")), MODES.index(mode_of(run.results))), []).append(run)
     groups = [_group(MODES[mode], setting, _by_row(of), unseen) for (setting, mode), of in sorted(by_group.items())]
     first = read[0].results
     packages = sorted({name for run in read for name in run.results["versions"]})

@@ -215,8 +215,7 @@ def _how_good(run: RunData) -> str:
     summary = run.results["average"][split]
     measured = [site for site in run.sites if run.results["sites"][site][split]["n"]]
     where = ", ".join(measured) if len(measured) <= _MOST_NAMES else counted(len(measured), "site")
-    images = f"{counted(summary['n'], 'image')} at {where}"
-    found = ", ".join(filter(None, [spread(run, measured, split), images]))
+    found = ", ".join(filter(None, [spread(run, measured, split), f"{counted(summary['n'], 'image')} at {where}"]))
     others = _without_dice(run, [site for site in run.sites if site not in measured], split)
     chose = "" if split == "test" else ", which chose the round: expect less on new images"
     return f"{split} Dice {summary['dice']:.2f} ({'; '.join([found, *others])}){chose}"

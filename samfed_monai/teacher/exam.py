@@ -193,8 +193,7 @@ def fill_store(
     what = f"soft masks, {whose}" if whose else "soft masks"
     with progress_bar(total=len(missing), desc=what, unit="image", show=progress and bool(missing)) as bar:
         for sha256 in missing:
-            image = read_image_tensor(by_hash[sha256]).float() / 255
-            store.put(sha256, teacher.probabilities(image).cpu()[0])
+            store.put(sha256, teacher.probabilities(read_image_tensor(by_hash[sha256]).float() / 255).cpu()[0])
             bar.update()
     return len(missing)
 

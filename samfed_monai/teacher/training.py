@@ -69,8 +69,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         pixels = (1, 2, 3)
     else:
         target, pixels = target[:, 1:], (0, 2, 3)
-        background = 1 - target.sum(dim=1, keepdim=True)
-        cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
+        cross_entropy = F.cross_entropy(logits, torch.cat([1 - target.sum(dim=1, keepdim=True), target], dim=1))
         probability = logits.softmax(dim=1)[:, 1:]
     overlap = 2 * (probability * target).sum(dim=pixels) + 1
     dice = overlap / ((probability**2).sum(dim=pixels) + (target**2).sum(dim=pixels) + 1)

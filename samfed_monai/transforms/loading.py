@@ -354,7 +354,6 @@ class LoadTargetd(Transform, RandomizableTrait):
         if self.targets.masks is None or self.targets.gate is None:
             return item
         index = int(item["index"])
-        mask = self.targets.masks[index][None].float() / 255
-        item[KEY] = resize_probabilities(mask, item["image"].shape[-2:])[0]
+        item[KEY] = resize_probabilities(self.targets.masks[index][None].float() / 255, item["image"].shape[-2:])[0]
         item[GATE] = self.targets.gate[index].to(torch.float32)
         return item

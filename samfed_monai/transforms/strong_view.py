@@ -39,8 +39,7 @@ def colour_matrix(*, brightness: float = 1.0, saturation: float = 1.0, hue: floa
     turn = torch.tensor(
         [[main, third - root, third + root], [third + root, main, third - root], [third - root, third + root, main]]
     )
-    grey = torch.tensor(_LUMA).expand(3, 3)
-    return brightness * (saturation * torch.eye(3) + (1 - saturation) * grey) @ turn
+    return brightness * (saturation * torch.eye(3) + (1 - saturation) * torch.tensor(_LUMA).expand(3, 3)) @ turn
 
 
 def recolour(image: Tensor, matrix: Tensor, contrast: float = 1.0) -> Tensor:

@@ -37,8 +37,7 @@ def test_rows_keep_file_order_and_shared_settings(write):
     rows = {"samfed": {"variant": "samfed", "title": "Default", "_why": "as it is"}}
     rows["inter"] = {"variant": "samfed", "note": "labels where both agree", "overrides": overrides}
     about = {"_note": "the rules", "title": "Agreement rule", "setting": "ImageNet encoder"}
-    path = write({**about, "overrides": {"agreement#tau": 0.8}, "rows": rows})
-    first, second = read_rows(path)
+    first, second = read_rows(write({**about, "overrides": {"agreement#tau": 0.8}, "rows": rows}))
     assert first == NamedRow(
         *("samfed", "samfed", {"agreement#tau": 0.8}, "Default", "", "ImageNet encoder", "Agreement rule")
     )

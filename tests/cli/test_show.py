@@ -220,6 +220,5 @@ def test_every_packaged_variant_is_shown(variant):
 
 def test_documentation_example_matches_output(capsys):
     page = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
-    ((words, written),) = examples
+    ((words, written),) = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
     assert shown(capsys, *words.split()) == written

@@ -168,8 +168,7 @@ def test_misspelt_reference_is_reported_instead_of_option(bundle, rewrite: Write
 
 def test_other_problems_are_reported_with_misspelt_key(mine):
     path = mine / "configs" / "train.json"
-    content = renamed(read_json(path) | {"batch_size": "4"}, ("learning_rate",), "learning_rat")
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(renamed(read_json(path) | {"batch_size": "4"}, ("learning_rate",), "learning_rat")))
     assert [str(problem) for problem in check_bundle(mine, "train", variant="no_sam", ready=False)] == [
         "train.json -> learning_rat: expected a known key, found a key that nothing reads; "
         "did you mean 'learning_rate'?",

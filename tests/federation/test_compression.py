@@ -66,8 +66,7 @@ def test_invalid_compressed_update_is_skipped(change, reason, tmp_path):
 
     clients: dict[str, Any] = sites("int8", *(FixedClient(site, step=1.0) for site in "abc"))
     clients["c"] = Rogue("c", clients["c"].client, clients["c"].release)
-    result = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8"))
-    entry = result.records[0]["sites"]["c"]
+    entry = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8")).records[0]["sites"]["c"]
     assert entry["status"] == "skipped"
     assert pytest.approx(2.0) == safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item()
     assert re.search(reason, entry["reason"]), entry["reason"]

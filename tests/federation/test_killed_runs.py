@@ -147,8 +147,7 @@ def run_within_limits(folder: Path) -> None:
             self.grown = torch.ones(256 << 20, dtype=torch.uint8)
 
     ToyTerms.__call__ = grow
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (192 << 20)
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (192 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     run(folder)
 

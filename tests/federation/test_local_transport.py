@@ -30,8 +30,7 @@ def test_sites_answer_in_order_and_received_tensors_are_released():
 
 
 def test_fault_41_58_failure_is_scrubbed_and_other_sites_continue(caplog):
-    transport = local(RogueClient("a", change=die), FixedClient("b"))
-    replies = transport.send_and_receive(Task.TRAIN, messages("a", "b"))
+    replies = local(RogueClient("a", change=die), FixedClient("b")).send_and_receive(Task.TRAIN, messages("a", "b"))
     assert isinstance(replies["a"], Failure)
     assert "Jane" not in replies["a"].reason
     assert "Jane" in caplog.text, "the site's own log has the whole story"

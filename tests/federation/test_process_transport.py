@@ -45,8 +45,7 @@ def same(first: dict, second: dict) -> None:
 def running(small_federation, tmp_path_factory):
     """Two processes that are ready, and weights to train from."""
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
-    participants = Participants.of(made.plan, made.paths, DataList.load(small_federation / "list.json"))
-    plan = participants.settled(made.plan)
+    plan = Participants.of(made.plan, made.paths, DataList.load(small_federation / "list.json")).settled(made.plan)
     network = Site("site-1", plan, made.paths).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
@@ -191,8 +190,7 @@ def playing(small_federation, tmp_path):
 def test_deadline_ends_busy_or_starting_worker(playing, slow):
     playing.processes[0].child = child = _OwnChild()
     child.alive = not slow
-    requests = {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}
-    replies = playing.send_and_receive(Task.TRAIN, requests, timeout=0.1)
+    replies = playing.send_and_receive(Task.TRAIN, {"site-1": Message(Kind.METRICS, "site-1", 0, 2)}, timeout=0.1)
     assert replies["site-1"].reason == "no answer within 0 s"
     assert child.calls == (not slow), "no request to one that is started too late"
 

@@ -130,8 +130,7 @@ def test_file_changed_during_run_invalidates_run(bundle, monkeypatch):
         "import pathlib, sys; folder, config = map(pathlib.Path, sys.argv[1:])\n"
         "config.write_text('{\"batch_size\": 1}'); (folder / 'results.json').write_text('{}')"
     )
-    config = bundle / "configs" / "train.json"
-    command = [sys.executable, "-c", program, str(bundle.parent / "r"), str(config)]
+    command = [sys.executable, "-c", program, str(bundle.parent / "r"), str(bundle / "configs" / "train.json")]
     monkeypatch.setattr(Run, "command", lambda run: command)
     run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
     run_all([run])

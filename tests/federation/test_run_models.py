@@ -170,8 +170,7 @@ def test_refusal_messages(on_flare, tmp_path):
 
 def test_pt_file_holds_half_precision_state_dict(tmp_path):
     shared = {"body.a": torch.tensor([1.0, 2.0]), "body.count": torch.tensor(70_000)}
-    run = finished(tmp_path / "run", None, shared=shared)
-    path = RunModels(run).write(tmp_path / "models" / "model.pt")
+    path = RunModels(finished(tmp_path / "run", None, shared=shared)).write(tmp_path / "models" / "model.pt")
     loaded = torch.load(path, weights_only=True)
     assert (loaded["body.a"].tolist(), loaded["body.a"].dtype) == ([1.0, 2.0], torch.float16)
     assert (loaded["body.count"].item(), loaded["body.count"].dtype) == (70_000, torch.int64)

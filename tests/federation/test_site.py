@@ -90,8 +90,7 @@ def test_site_network_is_derived_from_plan(node):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    participants = Participants.of(mixed, node().paths, whole)
-    settled = participants.settled(mixed)
+    settled = Participants.of(mixed, node().paths, whole).settled(mixed)
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
     assert node(settled, "site-2").participants.networks["site-2"] == "flexible_unet_resnet18"
     assert Participants.of(settled, node().paths, whole).settled(settled) == settled

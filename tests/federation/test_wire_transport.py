@@ -348,8 +348,7 @@ def test_faults_44_and_45_stale_answer_is_refused_after_restart(tmp_path):
 def test_fault_46_unknown_or_impersonating_client_is_refused(tmp_path, caplog):
     def meddle(post: PostOffice, request: Request) -> bool:
         if training(request, "site-1", 0):
-            forged = replace(from_bytes(post.answer(request)), site="site-9")
-            request.answered("site-9", to_bytes(forged))
+            request.answered("site-9", to_bytes(replace(from_bytes(post.answer(request)), site="site-9")))
         if training(request, "site-2", 0):  # one site in another's name
             request.answered("site-2", to_bytes(replace(from_bytes(post.answer(request)), site="site-1")))
             return True

@@ -136,8 +136,7 @@ def run_unlike(
     trained = [site for site in sites if site not in (options or {}).get("unseen", ())]
     strategy = strategy or CondensationFusion(exchange=overrides.get("exchange", "predictions"), floor=0.0)
     own = unlike_server(trained, rounds, **{**overrides, **(server or {})})
-    result = run_clients(path, sites, rounds=rounds, strategy=strategy, server=own, **(options or {}))
-    return result, sites, strategy
+    return run_clients(path, sites, rounds=rounds, strategy=strategy, server=own, **(options or {})), sites, strategy
 
 
 def own_weights(client: SamFedAlgo) -> dict[str, Tensor]:

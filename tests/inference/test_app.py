@@ -267,8 +267,7 @@ def test_dropped_folder_is_read_recursively(app: App, tmp_path: Path) -> None:
 
         data = {"items": [], "files": [str(tmp_path / "series")], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop", "dragEnter"):
-            event = {"type": kind, "x": 300, "y": 300, "data": data}
-            browser.execute_cdp_cmd("Input.dispatchDragEvent", event)
+            browser.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
         assert browser.find_element("id", "zone").get_attribute("class") == "zone", "it takes no drop meanwhile"
         WebDriverWait(browser, 60).until(lambda _: browser.find_elements("id", "found"))
         cards = browser.find_elements("css selector", "#looks article")

@@ -20,8 +20,7 @@ def build(small_federation: Path) -> Iterator[Callable[..., ConfigWorkflow]]:
     bundle = find_bundle("samfed_skin")
 
     def make(variant: str, **override: Any) -> ConfigWorkflow:
-        files = variant_files(bundle, variant)
-        return workflow(bundle, small_federation, files, **{"standalone": {}, **override})
+        return workflow(bundle, small_federation, variant_files(bundle, variant), **{"standalone": {}, **override})
 
     before = monai.data.get_track_meta()
     yield make

@@ -81,8 +81,7 @@ def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> li
         masks = []
         for site, step in enumerate(steps):
             others = sum(n * s for i, (n, s) in enumerate(zip(counts, steps, strict=True)) if i != site)
-            cosine = (step * others).sum() / np.sqrt((step**2).sum() * (others**2).sum())
-            masks.append(float(cosine > 0.2))
+            masks.append(float((step * others).sum() / np.sqrt((step**2).sum() * (others**2).sum()) > 0.2))
         shares = [mask * n for mask, n in zip(masks, counts, strict=True)]
         common = sum(share * each[unit] for share, each in zip(shares, sent, strict=True)) / max(sum(shares), 1e-30)
         for model, mask, each in zip(models, masks, sent, strict=True):

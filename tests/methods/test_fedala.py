@@ -19,8 +19,7 @@ def test_mixing_weight_one_is_global_and_zero_is_local():
 
 
 def test_mixing_weights_are_clipped_to_unit_interval():
-    gradient = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 0.0])
-    found = learned(torch.full((6,), 0.5), gradient, LOCAL, COMMON, 1.0)
+    found = learned(torch.full((6,), 0.5), torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 0.0]), LOCAL, COMMON, 1.0)
     #  differences: 0.8, 4, -2, 0, -6, 0.9
     assert found.tolist() == [0.0, 1.0, 1.0, 0.5, 0.0, 0.5]
 

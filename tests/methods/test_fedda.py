@@ -59,8 +59,7 @@ def test_encoder_gets_reversed_gradient_of_domain_loss():
     assert source.shape[1] == 1
     assert engine.state.terms["separated"] == torch.cat([source < 0, target > 0]).float().mean()
     plain = torch.autograd.grad(expected, [*encoder, *own])
-    turned = [-gradient for gradient in plain[: len(encoder)]]
-    torch.testing.assert_close([*found], [*turned, *plain[len(encoder) :]])
+    torch.testing.assert_close([*found], [*[-gradient for gradient in plain[: len(encoder)]], *plain[len(encoder) :]])
     assert found[2].abs().sum() > 0, "the encoder's last layer is reached"
 
 

@@ -41,8 +41,7 @@ def test_mixed_intensities_match_hand_computed_values():
     assert mixed_intensities(x, g, 0.0) is x
     torch.testing.assert_close(mixed_intensities(x, g, 1.0), g)
     torch.testing.assert_close(mixed_intensities(x, g, 0.5), torch.tensor([[[3.5, 0.5]]]) * 5 / 12.5**0.5)
-    dark = torch.tensor([[[0.35, 0.05]]]) * 5 / 12.5**0.5
-    torch.testing.assert_close(mixed_intensities(x / 10, g / 10, 0.5), dark)
+    torch.testing.assert_close(mixed_intensities(x / 10, g / 10, 0.5), torch.tensor([[[0.35, 0.05]]]) * 5 / 12.5**0.5)
     assert mixed_intensities(x, -x, 0.5) is x, "nothing to scale"
     for number in (torch.inf, torch.nan):
         assert mixed_intensities(x, torch.tensor([[[number, 0.0]]]), 0.25) is x, "not finite"

@@ -100,8 +100,7 @@ def test_mixture_runs_more_batches_in_first_round(monkeypatch: pytest.MonkeyPatc
 
 
 def test_decoder_is_all_weights_outside_encoder() -> None:
-    unet = client_network("basic_unet", load=False)
-    parts = {name.partition(".")[0] for name in fedicra.decoder_names(unet)}
+    parts = {name.partition(".")[0] for name in fedicra.decoder_names(client_network("basic_unet", load=False))}
     assert parts == {"upcat_4", "upcat_3", "upcat_2", "upcat_1", "final_conv"}
     light = client_network("lite0_fpn", load=False)
     names, everything = fedicra.decoder_names(light), {name for name, _ in light.named_parameters()}
@@ -177,13 +176,11 @@ def by_hand(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
     similar = torch.eye(count, dtype=torch.float64)
     inside = [0]
     while len(inside) < count:
-        edges = [(cost(i, j), i, j) for i in inside for j in near[i] if j not in inside]
-        least, i, j = min(edges)
+        least, i, j = min((cost(i, j), i, j) for i in inside for j in near[i] if j not in inside)
         for known in inside:
             similar[known, j] = similar[j, known] = similar[known, i] * math.exp(-least / sigma)
         inside.append(j)
-    flat_values = values.flatten(1).double()
-    return (flat_values @ similar / similar.sum(0)).view_as(values)
+    return (values.flatten(1).double() @ similar / similar.sum(0)).view_as(values)
 
 
 @settings(max_examples=20, deadline=None)

@@ -68,8 +68,7 @@ def test_average_option_selects_arithmetic_or_geometric_mean():
 
 def test_mean_scores_of_classes_are_softmax_normalised():
     one = torch.tensor([204, 51, 0], dtype=torch.uint8).view(1, 3, 1, 1)
-    other = torch.tensor([51, 204, 0], dtype=torch.uint8).view(1, 3, 1, 1)
-    mean = (scores_of(one) + scores_of(other)) / 2
+    mean = (scores_of(one) + scores_of(torch.tensor([51, 204, 0], dtype=torch.uint8).view(1, 3, 1, 1))) / 2
     # sqrt(0.8 * 0.2) = 0.4 twice, and 0.5 / 255: shares of their sum
     assert masks_of(mean).flatten().tolist() == [127, 127, 1]
 

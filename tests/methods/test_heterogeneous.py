@@ -210,8 +210,7 @@ def test_server_training_keeps_global_random_state():
 
 def test_most_reliable_site_must_exceed_server_and_floor():
     sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
-    server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
-    site, gate = heterogeneous.most_reliable(sites, server, 0.75)
+    site, gate = heterogeneous.most_reliable(sites, torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89]), 0.75)
     assert site.tolist() == [0, 1, 0, 0, 0], "the first among equals"
     assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
 

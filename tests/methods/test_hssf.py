@@ -212,8 +212,7 @@ def test_confidence_loss_has_no_gradient_for_prediction() -> None:
     assert logits.grad is None
     assert confidence.grad is not None
     # four right with weight 1, two wrong with weight 2; the gradient of a cross entropy at 0 is -1/2 and 1/2
-    expected = torch.tensor([-1, 2, -1, -1, 2, -1]).view(1, 1, 2, 3) / 12
-    torch.testing.assert_close(confidence.grad, expected)
+    torch.testing.assert_close(confidence.grad, torch.tensor([-1, 2, -1, -1, 2, -1]).view(1, 1, 2, 3) / 12)
 
 
 def test_kl_counts_closed_gate_as_zero() -> None:
@@ -233,8 +232,7 @@ NUMBERS = {"flip_below": 0.3, "least_mean": 0.75}
 def test_labels_come_from_surer_view_and_doubtful_are_flipped() -> None:
     weak, strong = pixels(1, 1, -1, -1, 1, -1), pixels(-1, -1, 1, 1, -1, 1)
     weak_confidence = logit(0.9, 0.4, 0.9, 0.2, 0.25, 0.5)
-    strong_confidence = logit(0.6, 0.8, 0.3, 0.9, 0.1, 0.5)
-    chosen = hssf.lssl_labels(weak, weak_confidence, strong, strong_confidence, **NUMBERS)
+    chosen = hssf.lssl_labels(weak, weak_confidence, strong, logit(0.6, 0.8, 0.3, 0.9, 0.1, 0.5), **NUMBERS)
     #  weak says 1; strong says 0; weak says 0; strong says 1; weak says 1 but at 0.25: flipped; equal: weak says 0
     assert chosen.label.flatten().tolist() == [1, 0, 0, 1, 0, 0]
     assert chosen.flipped.flatten().tolist() == [False, False, False, False, True, False]
@@ -264,8 +262,7 @@ def test_gated_loss_counts_excluded_images_as_zero() -> None:
     logits = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     label = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5).long()
     found = hssf.gated_loss(loss, logits, label, torch.tensor([True, False, True]))
-    expected = (loss(logits[:1], label[:1]) + loss(logits[2:], label[2:])) / 3
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, (loss(logits[:1], label[:1]) + loss(logits[2:], label[2:])) / 3)
     nothing = hssf.gated_loss(loss, logits, label, torch.zeros(3, dtype=torch.bool))
     nothing.backward()
     assert nothing.item() == 0
@@ -321,8 +318,7 @@ def test_lssl_loss_sums_both_views_and_consistency(consistency: float) -> None:
     engine = engine_of(guidance=guidance)
     engine.inferer = inferer
     loss = StructureLoss(kernel_size=3)
-    term = hssf.LsslTerm(loss=loss, least_mean=0.0, flip_below=0.6, consistency=consistency)
-    found = term.value(guidance, engine)
+    found = hssf.LsslTerm(loss=loss, least_mean=0.0, flip_below=0.6, consistency=consistency).value(guidance, engine)
     chosen = hssf.lssl_labels(weak, weak_confidence, strong, strong_confidence, flip_below=0.6, least_mean=0.0)
     assert 0 < chosen.flipped.float().mean() < 1  # the threshold is at work
     entropy = [F.binary_cross_entropy_with_logits(view, chosen.label.float()) for view in (weak, strong)]

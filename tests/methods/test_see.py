@@ -490,8 +490,7 @@ def test_embedding_and_decoding_match_segment_anything(sam, height, width):
     official = predictor(sam, 256)
     official.set_image(image)
     _, _, low = official.predict(box=box, multimask_output=False)
-    tensor = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
-    embedding = embed(sam, tensor, 256, bf16=False)
+    embedding = embed(sam, torch.tensor(image).permute(2, 0, 1)[None].float() / 255, 256, bf16=False)
     # the same arithmetic on intensities 0..255 and 0..1: float32 rounding
     torch.testing.assert_close(embedding, official.get_image_embedding(), rtol=1e-3, atol=1e-4)
     # the predictor takes pixel indices; as positions they are half a pixel further, as shares divided by the sides
