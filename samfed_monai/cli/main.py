@@ -137,10 +137,12 @@ def _refuse_unnameable(words: Sequence[str]) -> None:
 
 def _with_options(error: Refused, options: Collection[str]) -> Refused:
     """Returns the error; the hint of an unknown id that resembles an option of the command's own parser names that."""
+    from samfed_monai.config.ids import UnknownId
+
     problems = Problems()
     for problem in error.problems:
         _, typed, name = problem.where.rpartition("command line -> ")
-        unknown = typed and problem.found == "an unknown id" and not problem.hint.startswith("did you mean")
+        unknown = typed and isinstance(problem, UnknownId) and not problem.hint.startswith("did you mean")
         meant = closest(f"--{name}", options, 0.7) if unknown else None
         problems.append(replace(problem, hint=f"did you mean {meant}?") if meant else problem)
     return Refused(problems)

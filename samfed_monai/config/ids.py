@@ -103,7 +103,7 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
                 hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
                     hint = f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
-                yield Problem(config.place(index, parts), "an unknown id", "an id of this workflow", hint)
+                yield UnknownId(config.place(index, parts), "an unknown id", "an id of this workflow", hint)
 
 
 def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
@@ -276,6 +276,10 @@ _OF_MASKS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
 """Top-level ids of ``teacher.json`` that are used when a trained model predicts the masks."""
 
 
+class UnknownId(Problem):
+    """An id that no lower layer defines."""
+
+
 class Unread(Problem):
     """An option that a run does not read; other runs of the same command may read it."""
 
@@ -289,8 +293,11 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
         teacher: whether a federation has a teacher.
     """
     if config.group == (TEACHER,):
-        student = not teacher and config.federation.content.get("masks_from") is not None
-        known = _OF_MASKS if student else config.content.keys() if teacher else ()
+        run, known = config.federation.content, config.content.keys() if teacher else frozenset[str]()
+        if run.get("teacher_adapt") == "off":  # only the trunk is used; masks are at most made for the fit's record
+            known -= {"score"} if config.content.get("evaluate_on") else {"score", "views"}
+        elif not teacher and run.get("masks_from") is not None:
+            known = _OF_MASKS
         return [{name: value for name, value in _of_teacher(config.content).items() if name in known}]
     content = config.used
     if config.group:
@@ -368,10 +375,9 @@ def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -
         hint = f"set --mixed_networks \"['{value}']\""
         hint += "" if content["server_network"] is MISSING else f" and --server_network {value}"
         return f"an id {of_run}: mixed_networks sets the networks of the sites", hint
-    if name == "adapter" and value is not None and content.get("teacher_adapt") == "none":
-        return f"an option {of_run}", "leave it out: this run uses SAM without an adapter"
-    if name == "adapter" and value is not None and not teacher:
-        return f"an option {of_run}", "leave it out: this run has no teacher"
+    alone = "uses SAM without an adapter" if content.get("teacher_adapt") == "none" else "has no teacher"
+    if name == "adapter" and value is not None and (content.get("teacher_adapt") == "none" or not teacher):
+        return f"an option {of_run}", f"leave it out: this run {alone}"
     if name == "encoder_weights" and content.get("start_from") is not None:
         return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
     if name == "encoder_learning_rate" and value is not None and not _encoder_starts(content):
@@ -402,20 +408,23 @@ def _idle(content: Mapping[str, Any], place: tuple[str, ...]) -> str:
             named, _ = parameters_of(resolve_target(holder["_target_"], ""))
             holder = {name: parameter.default for name, parameter in named.items()} | holder
     values = {name: led(content, holder[name]) for name in beside if name in holder}
-    return "" if any(map(uses, values.values())) else next((f"{name} {value}" for name, value in values.items()), "")
+    shown = (f"{name} {holder[name] if isinstance(value, dict) else value}" for name, value in values.items())
+    return "" if any(map(uses, values.values())) else next(shown, "")
 
 
 def _left_aside(config: BundleConfig, parts: Sequence[str]) -> str:
     """Returns a hint for a value that a value beside it makes useless, or for an option of the teacher's fit if there
     is no fit, or ``adapt`` does not use the option."""
-    places = [tuple(parts), *(place for target, place in _references(config.content) if target == tuple(parts))]
+    places = [place for target, place in _references(config.content) if target == tuple(parts)]
+    places += [tuple(parts)] if len(parts) > 1 or not places else []  # a top-level id is used where it is referred to
     if all(idle := [_idle(config.content, place) for place in places]):
         return f"leave it out: {idle[0]} does not use it"
     name = parts[0] if config.layers[0][0] == TEACHER_FILE else ""
     federation, grouped = config.federation.content, config.group == (TEACHER,)
     adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
     taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
-    if grouped and taken and name not in USE_OF_TEACHER | FEDERATION_ALONE:
+    trunk = federation.get("teacher_adapt") == "off"
+    if grouped and taken and name not in ({"base", "checkpoint"} if trunk else USE_OF_TEACHER | FEDERATION_ALONE):
         return f"leave it out: this run uses {taken} without further training"
     users = FITTED_BY.get(name, ())
     return f"leave it out: adapt {adapt} does not use it" if users and adapt not in (*users, "off") else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.parse import (
+    DISABLED,
     SITES,
     WORKFLOWS,
     BundleConfig,
@@ -130,6 +131,8 @@ USED_WITH: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
     "evaluate_limit": (["evaluate_on"], bool),
     "fraction": (["schedule", "label_schedule"], lambda name: name != "constant"),
     "passes": (["steps"], lambda steps: steps is None),
+    "store": (["masks_for"], lambda guide: not (isinstance(guide, dict) and guide.get(DISABLED) is True)),
+    "teacher_sha256": (["store"], bool),
     "warm_start_held_out": (["warm_start_steps"], bool),
 }
 """Arguments that are used only with some values of the arguments beside them, of any component, and the test of such a

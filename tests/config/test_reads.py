@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_federation_ids_are_received_or_refused(variant):
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
         wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
-        conditional = {"guides#global#name", "network_name", "encoder_learning_rate"}
+        conditional = {"guides#global#name", "network_name", "encoder_learning_rate", "score", "views"}
         assert wrongly <= conditional, "read and refused"
 
 
@@ -208,8 +209,7 @@ def test_options_in_help_are_read(workflow, files):
     shown = [options_help(file, without=known if file == "train.json" else ()) for file in files]
     names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
     paths = [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
-    content = BundleConfig(paths).content
-    given = {name: lookup(content, split_id(name)) for name in names}
+    given = {name: lookup(BundleConfig(paths).content, split_id(name)) for name in names}
     problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
     assert not [problem for problem in problems if isinstance(problem, Unread)]
     assert len(given) >= 3
@@ -219,6 +219,7 @@ FIT = {"epochs": 3, "batch_size": 2, "public_limit": 8, "rank": 16, "lora_learni
 UNET, ALL = {"network_name": "basic_unet"}, {*FIT, "base", "size"}
 HSSF, SEMIFL, ALONE = ({"variant": name} for name in ("hssf", "semifl", "local_only"))
 RAMP, NOTHING = {"terms#pseudo_label#schedule": "gaussian_ramp"}, "leave it out: nothing in this run reads it"
+NO_SAM, GIVEN_ADAPTER = {"variant": "no_sam"}, {"adapter": "a.safetensors"}
 RANDOM, OWN = {"encoder_weights": None}, {"network_def": {"_target_": "monai.networks.nets.BasicUNet"}}
 
 
@@ -264,6 +265,9 @@ def test_unread_teacher_options_are_refused(given, read, hint):
         ("job#update_guard#limit", 2, [SEMIFL], [HSSF, ALONE, {"variant": "fedproto"}], NOTHING),
         ("job#warm_start_held_out", 0.2, [{}], [{"warm_start_steps": 0}], "warm_start_steps 0 does not use it"),
         ("teacher#evaluate_limit", 2, [{"teacher#evaluate_on": "test"}], [{}], "evaluate_on None does not use it"),
+        ("teacher#score", False, [{}], [NO_SAM], NOTHING),
+        ("teacher#views", 2, [{}, {**NO_SAM, "teacher#evaluate_on": "test"}], [NO_SAM], NOTHING),
+        ("teacher#size", 448, [GIVEN_ADAPTER], [GIVEN_ADAPTER | NO_SAM], "the given adapter without further"),
         ("terms#pseudo_label#fraction", 0.2, [RAMP, {"variant": "elcfs"}], [{}], "schedule constant does not use it"),
         ("sites#A#terms#pseudo_label#fraction", 0.2, [RAMP], [{}], "schedule constant does not use it"),
         ("terms#sam_kd#weight", 0.5, [{}], [{"variant": "no_sam"}], "; --terms#sam_kd#_disabled_ false enables it"),
@@ -277,3 +281,12 @@ def test_option_without_effect_is_refused(option, value, reads, others, hint):
         problems = [each for each in problems if not each.found.startswith("no file")]
         found = [each.where == f"command line -> {option}" and hint in each.hint for each in problems]
         assert found == [True] * (given in others), given
+
+
+def test_store_of_soft_masks_without_guide_is_refused():
+    masks, found = {"store_dir": "masks", "teacher_sha256": "f00"}, partial(check_bundle, SKIN, "train", ready=False)
+    assert found(overrides=masks) == []
+    (store,) = found(overrides=masks, variant="no_sam")
+    (sha256,) = found(overrides={"teacher_sha256": "f00"})
+    assert store.hint == "leave it out: masks_for @guides#sam does not use it"
+    assert sha256.hint == "leave it out: store None does not use it"
