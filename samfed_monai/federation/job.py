@@ -23,7 +23,6 @@ from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.privacy import Privacy, unsent_rules
-from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
 
@@ -141,7 +140,6 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             **machine,
         )
-        UpdateGuard.from_json(self.plan.update_guard)  # refuses an invalid limit before anything else
         training = of_train | train_paths
         all_training = [training, *({**training, **own, **there} for own, there in choices.values() if own or there)]
         found = [each for values in all_training for each in _unknown(self.paths, "train", values, variant)]

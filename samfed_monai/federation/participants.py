@@ -16,7 +16,7 @@ import torch
 
 from samfed_monai.bundle.images import SiteImages, SplitName
 from samfed_monai.config.own_images import deviations
-from samfed_monai.config.parse import lookup, parsed, reached, split_id
+from samfed_monai.config.parse import join_id, lookup, parsed, reached, split_id
 from samfed_monai.config.targets import in_catalogue
 from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
@@ -29,7 +29,7 @@ from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
-from samfed_monai.handlers.guide import GlobalGuide
+from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
 from samfed_monai.methods.fedavg import FedAvg
@@ -261,8 +261,7 @@ class Participants:
             weights = start.shared if self.strategy.exchange.alike else start.whole
 
         def algorithm() -> PublicMaskAlgorithm:
-            config = self.at_server().with_overrides({"site": SERVER, "seed": seed, "standalone": {}})
-            parser = config.parser()
+            parser = self.at_server().with_overrides({"site": SERVER, "seed": seed, "standalone": {}}).parser()
             with own_random_state(derive_seed(seed, SERVER, "bench")):
                 if "initialize" in parser:  # first, as in MONAI's workflow, which may not have run in this process
                     parser.get_parsed_content("initialize")
@@ -379,6 +378,7 @@ def dry_run(
             known = list(guides.values()) if isinstance(guides, Mapping) else []
             names = [guide.name for guide in known]
             problems.extend(problem for term in terms or () for problem in term.missing_guides(names))
+            problems.extend(_unread_guides(guides, terms or (), {**config.overrides, **own}))
             if strategy is not None and strategy.exchange.own_networks:
                 copies = {guide.name for guide in known if isinstance(guide, GlobalGuide)}
                 problems.extend(_of_server(term) for term in terms or () if term.of_server or copies & {*term.reads})
@@ -443,6 +443,16 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     if "terms" not in reached(parser.get(), [TRAIN]):
         return []
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
+
+
+def _unread_guides(guides: Any, terms: Sequence[Term], given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Problems of guides that the run's own values enable or change, although none of its terms reads them."""
+    read = {name for term in terms for name in term.reads}
+    for parts in map(split_id, given):
+        guide = lookup(guides, parts[1:2]) if parts[:1] == ("guides",) else None
+        if terms and isinstance(guide, Guide) and guide.name not in read:
+            hint = "leave it out, or enable a term that reads this guide"
+            yield Problem(join_id(parts), "a guide that no term reads", f"one of {sorted(read)}", hint)
 
 
 def _of_server(term: Term) -> Problem:

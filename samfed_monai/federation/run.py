@@ -101,7 +101,7 @@ class Run:
 
     def __init__(self, plan: Plan, paths: Paths) -> None:
         self.plan, self.paths = plan, paths
-        self.guard, self.privacy = UpdateGuard.from_json(plan.update_guard), Privacy.from_json(plan.privacy)
+        self.guard, self.privacy = _rules(plan)
         self.teacher = TeacherStage.of(plan, paths)
         self.clock = Clock()
 
@@ -240,8 +240,7 @@ class Run:
             logger.info("expected Dice is not calibrated: fewer than %d validation images are usable", FEWEST)
         colours = public_colours(self.participants.config, datalist, self.paths.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
-        used = digests_of(sites) if calibration else ()
-        write_quality(Quality(calibration, colours, used), self.paths.output_dir)
+        write_quality(Quality(calibration, colours, digests_of(sites) if calibration else ()), self.paths.output_dir)
 
     def _check(self) -> str:
         """Refuses settings that cannot work, before anything is written or sent to a site.
@@ -505,6 +504,17 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     problems.refuse_if_any()
 
 
+def _rules(plan: Plan) -> tuple[UpdateGuard, Privacy]:
+    """Reads the limits of updates and the rules for outgoing data; all problems of both are refused at once."""
+    problems = Problems()
+    with problems.collected():
+        guard = UpdateGuard.from_json(plan.update_guard)
+    with problems.collected():
+        privacy = Privacy.from_json(plan.privacy)
+    problems.refuse_if_any()
+    return guard, privacy
+
+
 def plan_problems(
     plan: Plan,
     paths: Paths,
@@ -524,9 +534,9 @@ def plan_problems(
         build: whether to also build the training components and the teacher's fit, which takes a second or so;
             networks that are SAM itself are not built, since that takes SAM's weights.
     """
-    problems, privacy, guard = Problems(), Privacy(), UpdateGuard.from_json(plan.update_guard)
+    problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():
-        privacy = Privacy.from_json(plan.privacy)
+        guard, privacy = _rules(plan)
     if build:
         with problems.collected():
             TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))

@@ -115,8 +115,7 @@ def test_missing_final_scores_are_caveat_until_resumed(small_federation, tmp_pat
             raise TimeoutError(110, "at /data/Jane Doe")
         return evaluate(self, message)
 
-    alone = {"quorum": 1, "allow_single_site": True}
-    oracle = job(small_federation, tmp_path, variant="oracle", rounds=1, **alone)
+    oracle = job(small_federation, tmp_path, variant="oracle", rounds=1, quorum=1, allow_single_site=True)
     monkeypatch.setattr(site.Site, "_evaluate", away)
     results = oracle.run()
     (reason,) = results["unscored"].values()
@@ -221,8 +220,10 @@ def test_check_refuses_labels_and_classes_unfit_for_variant():
 
 def test_privacy_network_and_teacher_problems_are_reported_together():
     names = {"teacher_adapt": "LoRA", "network_name": "deeplabv3_resnet18"}
-    found = check(privacy={"least_image": 3}, teacher={"base": "mobile_sam", "size": 300}, **names)
+    rules = {"privacy": {"least_image": 3}, "job#update_guard#action": "cut"}
+    found = check(**rules, teacher={"base": "mobile_sam", "size": 300}, **names)
     starts = (
+        "UpdateGuard#action: expected one of ['clip', 'skip'], found 'cut'",
         "federate.json -> privacy#least_image: expected one of",
         "network of a site: expected one of",
         "teacher -> adapt: expected one of",
@@ -239,6 +240,10 @@ def test_privacy_network_and_teacher_problems_are_reported_together():
         ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; remove"),
         ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
         ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not use it, found 0"),
+        (
+            {"variant": "no_sam", "guides#ema#_disabled_": False},
+            r"^guides#ema#_disabled_: expected one of \['weak'\], found a guide that no term reads; leave it out, or",
+        ),
         ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
         ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
         ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
@@ -295,8 +300,7 @@ def test_weak_labels_are_checked_against_variant_and_site(weak):
     listed = DataList.load(weak / "list.json")
     for variant in present("weak_labels", "fedicra", "samfed", "dp_only"):
         assert check(listed, variant=variant) == []
-    unable = {"images#weak_labels": False}
-    [problem] = check(listed, variant="weak_labels", sites={"site-2": unable})
+    [problem] = check(listed, variant="weak_labels", sites={"site-2": {"images#weak_labels": False}})
     assert problem.startswith("synthetic-0 -> site-2"), "the other site can"
 
 
