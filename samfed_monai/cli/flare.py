@@ -15,7 +15,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_over
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import PUBLIC, read_json, write_json
-from samfed_monai.core.validators import installed, require
+from samfed_monai.core.validators import COUNT, NOT_NEGATIVE, POSITIVE, installed, require
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -29,6 +29,13 @@ _ABOUT = {
     "submit": "submit a job to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
     "fetch": "wait for a submitted job, and fetch its results",
 }
+
+_NUMBERS = {
+    "stop_after": partial(POSITIVE, what="a number of seconds"),
+    "wait_for_sites": partial(NOT_NEGATIVE, what="a number of seconds"),
+    **{"threads": COUNT, "port": partial(COUNT, most=65535)},
+}
+"""Checks of options with a number."""
 
 
 def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -85,7 +92,11 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
-    require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"))
+    given = {name: value for name in _NUMBERS if (value := getattr(arguments, name, None)) is not None}
+    require(
+        installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"),
+        *(_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()),
+    )
     {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _on_this_machine)(arguments)
 
 
@@ -136,6 +147,9 @@ def _submit(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 
     overrides = overrides_from(arguments)
+    if arguments.no_wait and arguments.stop_after is not None:
+        hint = "give it to `samfed flare fetch`, or leave out --no-wait"
+        raise refused("--stop-after", found="it with --no-wait", expected="a command that waits", hint=hint)
     with TemporaryDirectory(prefix="samfed-flare-") as folder:
         if any((Path(arguments.bundle) / part).exists() for part in ("meta.json", "app")):
             given = sorted(overrides.keys() - {"output_dir"}) + ["run-name"] * bool(arguments.run_name)
