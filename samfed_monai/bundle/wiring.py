@@ -71,9 +71,9 @@ def parameters_of(
     begin = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
     correct = f"correct the pattern or remove it; names begin with {begin}"
     for index, group in enumerate(groups):
-        options = dict(group)
-        patterns, rate = options.pop("params", None), options.get("lr", 1.0)
         where = f"optimizer#params#groups#{index}"
+        options = dict(group) if isinstance(group, Mapping) else {}
+        patterns, rate = options.pop("params", None), options.get("lr", 1.0)
         problems.extend(in_range(f"{where}#lr", rate, "a learning rate", above=0))
         with problems.collected():
             found = matched_names(list(rest), patterns, f"{where}#params", kind="parameter", hint=correct)

@@ -371,7 +371,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
             for name, argument in value.items():
                 place, found = follow(config.content, (*parts, name), argument)
                 kind = schema["properties"].get(name)
-                if kind and not (found is MISSING or isinstance(found, dict)):
+                if kind and not (found is MISSING or (isinstance(found, dict) and "_target_" in found)):
                     schemas.setdefault(place, [kind])
                     values[place] = found
                 elif kind == {} and isinstance(found, dict) and "_target_" in found:

@@ -91,7 +91,7 @@ def parse_pairs(
     """Parses ``--key value``, ``--key=value`` and a bare ``--key`` (true); other words are added to ``stray``."""
     pairs, takes = list[tuple[str, Any]](), False  # takes: whether the value of the last key may come next
     for word in words:
-        if _is_flag(word):
+        if word.startswith("--") or re.match(r"-[a-zA-Z]", word):
             key, equals, text = word.lstrip("-").partition("=")
             pairs.append((read_key(key), read_value(text) if equals else True))
             takes = not equals
@@ -118,12 +118,11 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
         if again := next((each for each in ids[place + 1 :] if parts[: len(each)] == each), None):
             found, hint = f"--{join_id(again)} after it, which replaces it", "leave one out"
             problems.append(Problem(f"command line -> {join_id(parts)}", found, "one value of an id", hint))
+    if ("bundle_root",) in ids:
+        expected, hint = "no such option: the command's own argument names the bundle", "leave it out"
+        problems.append(Problem("command line -> bundle_root", "an option", expected, hint))
     require(problems)
     return normal_ids(dict(pairs))
-
-
-def _is_flag(word: str) -> bool:
-    return word.startswith("--") or re.match(r"-[a-zA-Z]", word) is not None
 
 
 def samfed_value(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -14,13 +14,10 @@ from torch.utils.data import Sampler
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import in_range, require
-from samfed_monai.handlers.guide import Guidance, is_read
+from samfed_monai.handlers.guide import Guidance, Guide, is_read
 from samfed_monai.handlers.records import record_supervised
 from samfed_monai.losses import probabilities
 from samfed_monai.transforms import cutmix
-
-if TYPE_CHECKING:
-    from samfed_monai.handlers.guide import Guide
 
 
 class EndlessSampler(Sampler[int]):

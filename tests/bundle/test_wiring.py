@@ -45,7 +45,7 @@ def test_first_matching_group_wins_and_rest_may_be_empty():
 
 def test_invalid_parameter_groups_are_reported_together():
     bad = [{"params": ["tail.*"], "lr": 0.1}, {"params": ["head.*"], "lr": 0}, {"params": "encoder.*"}, {"lr": 0.1}]
-    bad.append({"params": ["head.weight"]})  # an earlier group took it
+    bad += [{"params": ["head.weight"]}, 1]  # an earlier group took it; no group
     with pytest.raises(Refused) as refused:
         parameters_of(network=two_layers(), groups=bad)
     assert [(problem.where, problem.found, problem.expected) for problem in refused.value.problems] == [
@@ -54,6 +54,7 @@ def test_invalid_parameter_groups_are_reported_together():
         ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns"),
         ("optimizer#params#groups#3#params", "None", "a list of patterns"),
         ("optimizer#params#groups#4#params", "no parameter like 'head.weight'", "at least one"),
+        ("optimizer#params#groups#5#params", "None", "a list of patterns"),
     ]
     assert refused.value.problems[0].hint.endswith("names begin with encoder, head")
 
