@@ -131,7 +131,7 @@ REFUSED = [
     ("samfed", {"strong_view#blur": -1, "weak_view#zoom": [2, 1]}, r"refused: 2 .*\n  - Weak.*\n  - Strong.* -1"),
     ("samfed", {"before#learning_rate#schedule": "x"}, r"^refused: 1 problem\n  - RoundLearningRate -> sched.*'x'"),
     ("heterogeneous", {"client_algorithm#gate": "x"}, r"^refused: 1 problem\n  - client_algorithm#gate: .* found 'x'"),
-    ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns, as"),
+    ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns: a "),
     ("samfed", {"guides": None}, NO_SAM_GUIDE),
     ("samfed", {"guides": []}, NO_SAM_GUIDE),
     (
