@@ -293,7 +293,7 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
         teacher: whether a federation has a teacher.
     """
     if config.group == (TEACHER,):
-        run, known = config.federation.content, config.content.keys() if teacher else frozenset[str]()
+        run, known = config.federation.content, frozenset(config.content if teacher else ())
         if run.get("teacher_adapt") == "off":  # only the trunk is used; masks are at most made for the fit's record
             known -= {"score"} if config.content.get("evaluate_on") else {"score", "views"}
         elif not teacher and run.get("masks_from") is not None:
