@@ -453,7 +453,7 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
         if page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4)):  # as Pillow has
-            for strip, _ in file.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+            for strip, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
                 jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
                 if fault := scan_fault(jpeg):
                     raise ValueError(fault)
