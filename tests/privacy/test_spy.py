@@ -19,7 +19,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
-from samfed_monai.federation import LocalTransport, Places, Plan, Progress, RunFolder, Site
+from samfed_monai.federation import LocalTransport, Paths, Plan, Progress, RunFolder, Site
 from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
 from samfed_monai.privacy.allowed import allowed_of
@@ -165,8 +165,8 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **options: Any) ->
         nodes = {}
         for name in SITES:
             there = {"datalist": hospital / f"{name}.json", "output_dir": output / name}
-            places = Places(bundle_root=find_bundle("samfed_skin"), data_root=hospital, **there)
-            nodes[name] = wired(Site(name, plan, places), sent)
+            paths = Paths(bundle_root=find_bundle("samfed_skin"), data_root=hospital, **there)
+            nodes[name] = wired(Site(name, plan, paths), sent)
         return LocalTransport(nodes, progress=Progress(show=False))
 
     settings = {"rounds": 1, "warm_start_steps": 1, "train": CLIENT, "sites": {name: {} for name in SITES}}
