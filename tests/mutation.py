@@ -148,8 +148,7 @@ def changes_of(path: Path) -> Iterator[Change]:
     for node in _read(tree):
         for other in changed(node):
             line = cast(ast.expr, node).lineno
-            inside = [body for body in bodies if body[0] <= line <= body[1]]
-            body = max(inside, default=None)  # the innermost
+            body = max([body for body in bodies if body[0] <= line <= body[1]], default=None)  # the innermost
             yield Change(path.relative_to(ROOT).as_posix(), cast(ast.expr, node), other, body)
 
 
@@ -246,8 +245,7 @@ def _run(folder: Path, tests: list[str], failed: Any) -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
     files = dict.fromkeys(test.partition("::")[0] for test in tests)
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[_Tests(tests, failed)])
-    os._exit(code)
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[_Tests(tests, failed)]))
 
 
 def outcome(folder: Path, tests: list[str]) -> tuple[int, str | None]:

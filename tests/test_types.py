@@ -61,5 +61,4 @@ def test_public_names_are_typed(tmp_path):
     assert 'Argument "kernel_size" to "StructureLoss" has incompatible type "str"; expected "int"' in errors[0]
     assert 'note: Revealed type is "def (datalist: ' in done.stdout
     revealed = [line.partition("Revealed type is ")[2] for line in done.stdout.splitlines() if "Revealed type" in line]
-    untyped = [name for name, kind in zip(names, revealed[1:], strict=True) if kind == '"Any"']
-    assert untyped == []
+    assert [name for name, kind in zip(names, revealed[1:], strict=True) if kind == '"Any"'] == []

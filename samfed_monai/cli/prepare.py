@@ -119,8 +119,7 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
     lines = [f"{datalist.name}: {public}, {sites}"]
     for name, site in datalist.sites.items():
-        counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
-        lines.append(f"  {name}: {counts}")
+        lines.append(f"  {name}: {', '.join(f'{len(items)} {split.value}' for split, items in site.splits())}")
     for part in [part for part in prepared.coverage if part.missing]:
         place = f"{part.client} ({part.split.value})"
         lines.append(f"  missing: {len(part.missing)} of {part.listed} images of {place}")

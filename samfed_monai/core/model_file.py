@@ -118,8 +118,7 @@ def any_image_size(allowed: bool) -> Iterator[None]:
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
     """Further arguments of a weights file's network (:func:`settings_of`), as ``{"network_def#experts": 4}``."""
-    arguments = _json(words_of(path).get(ARGUMENTS, "{}"))
-    return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
+    return {f"{ARGUMENTS}#{name}": value for name, value in _plain(_json(words_of(path).get(ARGUMENTS, "{}"))).items()}
 
 
 def base_sam_of(path: str | Path) -> str:

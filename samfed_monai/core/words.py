@@ -53,8 +53,7 @@ def normal(text: str) -> str:
     The result is composed (NFC), has no zero-width and control characters, one plain space for each run of white space
     (tabs, non-breaking and other spaces) and none at either end.
     """
-    words = unicodedata.normalize("NFC", text).split()
-    seen = ("".join(filter(_is_seen, word)) for word in words)
+    seen = ("".join(filter(_is_seen, word)) for word in unicodedata.normalize("NFC", text).split())
     return unicodedata.normalize("NFC", " ".join(filter(None, seen)))
 
 

@@ -209,8 +209,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
             found = f"a file of another kind ({kind_of(source)})" if source.exists() else "no such folder or image"
             expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}"
             readable = not source.exists() and source.parent.is_dir() and os.access(source.parent, os.R_OK)
-            beside = source.parent.iterdir() if readable else ()
-            hint = did_you_mean(source.name, [path.name for path in beside])
+            hint = did_you_mean(source.name, [path.name for path in (source.parent.iterdir() if readable else ())])
             problems.add(str(source), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
     images = _images(folder)

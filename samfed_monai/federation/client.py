@@ -309,8 +309,7 @@ class SamFedAlgo(MonaiAlgo):
         means = {**self._received, **(getattr(self.trainer.state, "term_means", None) or {})}
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
-        last = self._last or Call.of(self.client_name)
-        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow))
+        answer[HEADER] = (self._last or Call.of(self.client_name)).header(kind, n=private_count(self.train_workflow))
         return answer
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:

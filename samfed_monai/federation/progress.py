@@ -86,8 +86,7 @@ class Progress:
 
             def advance(engine: Engine) -> None:
                 if bar.total is None and engine.state.epoch_length and engine.state.max_epochs:
-                    left = engine.state.max_epochs - engine.state.epoch + 1
-                    bar.reset(total=left * engine.state.epoch_length)
+                    bar.reset(total=(engine.state.max_epochs - engine.state.epoch + 1) * engine.state.epoch_length)
                 bar.update()
 
             with engine.add_event_handler(Events.ITERATION_COMPLETED, advance):

@@ -130,8 +130,7 @@ class Run:
     def _seen_before(self) -> list[str]:
         """Caveats on weights or masks of a run in which hospitals trained that are unseen here; also logged."""
         found = []
-        named = {"start_from": self.paths.start_from, "masks_from": self.paths.masks_from}
-        for name, source in named.items():
+        for name, source in {"start_from": self.paths.start_from, "masks_from": self.paths.masks_from}.items():
             trained = RunModels(source).trained if source and (Path(source) / "run.json").is_file() else ()
             if seen := [site for site in self.participants.unseen if site in trained]:
                 found.append(_SEEN_BEFORE.format(name, ", ".join(seen)))

@@ -302,8 +302,7 @@ class RoundStore:
                     files[SERVER] = tensor_file.write_state(stream, server_state)
             if save_state is not None:
                 (temporary / CLIENTS).mkdir(mode=0o700)
-                states = save_state(temporary / CLIENTS)
-                files.update({f"{CLIENTS}/{name}": digest for name, digest in states.items()})
+                files.update({f"{CLIENTS}/{name}": digest for name, digest in save_state(temporary / CLIENTS).items()})
             content = {**record, "round": round, **({"run": self.run} if self.run else {}), "files": files}
             write_json(temporary / "round.json", content, mode=PUBLIC)
             if final.exists():

@@ -76,8 +76,8 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
             scores of whole volumes.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
-    unknown = None if reply.n else 0  # without images no mask is empty
-    counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
+    # without images no mask is empty
+    counts = {side: reply.metrics.get(f"empty_{side}", None if reply.n else 0) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
     beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
     return {**scores, "n": reply.n, "empty": empty, **beside, **parts_in(reply.metrics, classes)}

@@ -116,8 +116,7 @@ def _require_no_paths(paths: Paths, *, here: bool) -> None:
     expected = "no path (paths are configured at each participant)"
     hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
     require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
-    unused = {"verify": paths.verify, "workers": paths.workers != 1}
-    if names := [name for name, wanted in unused.items() if wanted]:
+    if names := [name for name, wanted in {"verify": paths.verify, "workers": paths.workers != 1}.items() if wanted]:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
 

@@ -171,8 +171,7 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
         skip_empty: leave classes with an empty mask out of HD95, as :func:`summarise` leaves out such images; if no
             class remains, the image counts as one of them.
     """
-    table = list(scores)
-    there = [each for each in table if each.empty != "both"]
+    there = [each for each in scores if each.empty != "both"]
     if not there:
         return Scores(1.0, 1.0, 0.0, "both", 1.0, 1.0, 1.0)
     sides = {each.empty for each in there}

@@ -347,8 +347,7 @@ def withhold_small(message: Message, least_images: int) -> Message:
         return _without(message, _of_few(message, least_images))
     if message.tensors:
         raise MessageRefused(fewer("message -> n", f"tensors learned from at least {least_images} images"))
-    statistics = message.metrics.keys() - EFFORT.union(EXPECTED)
-    if message.kind == Kind.METRICS and (message.n or statistics):
+    if message.kind == Kind.METRICS and (message.n or (message.metrics.keys() - EFFORT.union(EXPECTED))):
         return without_scores(message, str(least_images))
     return _without(message, EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset())
 

@@ -161,8 +161,7 @@ class InvertResized(MapTransform):
         return result
 
     def _size(self, image: Any) -> tuple[int, ...]:
-        done = image.applied_operations if isinstance(image, MetaTensor) else []
-        for operation in done:
+        for operation in image.applied_operations if isinstance(image, MetaTensor) else []:
             if operation.get("class") == "Resize":
                 return tuple(int(side) for side in operation["orig_size"])
         found = "no MetaTensor" if not isinstance(image, MetaTensor) else "a MetaTensor that was not resized"

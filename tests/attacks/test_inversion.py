@@ -87,8 +87,7 @@ def test_distances_match_hand_calculation():
 def test_reconstruction_in_wrong_colours_is_counted():
     images, _ = scenes(2, seed=3)
     blank = torch.full((3, 16, 16), 0.5)
-    pale = 0.3 * images + 0.7
-    scores = against_blank(pale, images, blank)
+    scores = against_blank(0.3 * images + 0.7, images, blank)
     assert scores["psnr"] < scores["blank_psnr"] + 3
     assert scores["ssim"] > scores["blank_ssim"] + 0.1
     assert scores["reconstructed"] == 2

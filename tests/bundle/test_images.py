@@ -30,8 +30,7 @@ def images(made: Path, **arguments) -> SiteImages:
 
 
 def test_splits_have_images_and_labels_only_where_allowed(made):
-    counts = {"public": 4, "unlabelled": 3, "validation": 2, "test": 3}
-    for split, count in counts.items():
+    for split, count in {"public": 4, "unlabelled": 3, "validation": 2, "test": 3}.items():
         records = images(made).records(split)
         assert ["label" in record for record in records] == [split != "unlabelled"] * count
     assert all("label" in record for record in images(made, oracle=True).records("unlabelled"))

@@ -57,8 +57,7 @@ def test_label_and_deploy_masks_match_samfed_infer(reader, folder, program):
     transforms = list(reader.get_parsed_content("preprocessing").transforms)
     item: dict[str, Any] = {"image": str(folder / "a.png")}
     if program == "deploy":  # which has read the pixels itself
-        loaders = [transform for transform in transforms if "LoadImage" in type(transform).__name__]
-        transforms.remove(*loaders)
+        transforms.remove(*[transform for transform in transforms if "LoadImage" in type(transform).__name__])
         item = {"image": MetaTensor(torch.from_numpy(np.asarray(Image.open(folder / "a.png")).astype(np.float32)))}
     for transform in transforms:
         item = transform(item)

@@ -60,8 +60,7 @@ def test_folders_command_works_without_public_folder(tmp_path, capsys):
     with pytest.raises(Refused, match=rf"/a: expected a folder of sites, .*{parent}.* --public none or --test-only"):
         run("folders", tmp_path / "a", "--public", "public", "--output", tmp_path / "one.json")
     for words in (("--public", "none"), ("--test-only",)):
-        output = tmp_path / f"one{words[0]}.json"
-        run("folders", tmp_path / "a", *words, "--output", output, "--no-report")
+        run("folders", tmp_path / "a", *words, "--output", tmp_path / f"one{words[0]}.json", "--no-report")
 
 
 def test_list_command_reports_missing_images(tmp_path, capsys):

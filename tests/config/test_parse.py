@@ -44,8 +44,7 @@ def test_text_reaches_component_unchanged(text, name):
 
 def test_references_accept_old_id_syntax():
     parser = ConfigParser({"a": {"b": 1, "c": "@#b", "d": ["@##b", "%a#b"]}, "e": "@a#c", "f": "$@a#b + 1"})
-    found = [parser.get_parsed_content(id_) for id_ in ("e", "f", "a#d")]
-    assert found == [1, 2, [1, 1]]
+    assert [parser.get_parsed_content(id_) for id_ in ("e", "f", "a#d")] == [1, 2, [1, 1]]
 
 
 def test_monai_rewrites_hash_in_text():

@@ -41,7 +41,6 @@ def test_weight_average_decay_increases_with_steps():
 def test_applied_average_is_reverted():
     module = nn.Linear(1, 1, bias=False)
     nn.init.ones_(module.weight)
-    average = WeightAverage({"weight": torch.full((1, 1), 5.0)})
-    with average.applied(module):
+    with WeightAverage({"weight": torch.full((1, 1), 5.0)}).applied(module):
         assert module.weight.item() == 5
     assert module.weight.item() == 1

@@ -36,8 +36,7 @@ def test_mask_round_trip_through_pieces_and_run_lengths(mask: np.ndarray) -> Non
     text = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
     flat = mask.reshape(-1, order="F").astype(int)
     ends = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
-    numbers = ([0] if flat[0] else []) + np.diff(ends).tolist()
-    for counts in (text, numbers):
+    for counts in (text, ([0] if flat[0] else []) + np.diff(ends).tolist()):
         assert np.array_equal(mask_of({"size": list(mask.shape), "counts": counts}, *mask.shape), mask)
 
 

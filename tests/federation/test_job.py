@@ -345,8 +345,7 @@ def test_site_data_root_is_checked(small_federation, small_list, tmp_path, capsy
     (tested,) = small_list.sites["site-1"].test[:1]
     shutil.copy(small_federation / tested.image, tmp_path / "own" / "again.png")
     again = Site([*small_list.sites["site-2"].unlabelled, Item("again.png", tested.sha256)])
-    twice = replace(small_list, sites={**small_list.sites, "site-2": again})
-    twice.save(tmp_path / "twice.json")
+    replace(small_list, sites={**small_list.sites, "site-2": again}).save(tmp_path / "twice.json")
     data[1], sites["site-2"] = str(tmp_path / "twice.json"), {"data_root": str(tmp_path / "own")}
     shutil.copy(small_federation / image, tmp_path / "own" / image)
     leak = "again.png: expected images of test in no other split, found the same bytes in site-2's unlabelled"

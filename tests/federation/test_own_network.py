@@ -151,8 +151,7 @@ def test_personal_heads_stay_local_and_are_used_for_scores(whole):
     folder, _, clients, _ = whole
     stored = safe_load(folder / "rounds" / "002" / "global.safetensors")
     assert stored.keys() == toy_weights().keys() - HEAD_NAMES
-    heads = [state_of(client)["3.weight"] for client in clients.values()]
-    assert not torch.equal(*heads)
+    assert not torch.equal(*[state_of(client)["3.weight"] for client in clients.values()])
     for client in clients.values():  # what was evaluated last: the shared part of the last round, the site's own head
         evaluated = client.evaluated
         assert all(torch.equal(evaluated[name], tensor) for name, tensor in stored.items())

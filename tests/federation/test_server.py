@@ -180,8 +180,7 @@ def test_fault_39_huge_update_is_clipped_or_skipped(tmp_path, action, status):
 
     clients = {**two_clients(), "c": RogueClient("c", change=explode)}
     guard = UpdateGuard(limit=4.0, action=action)  # honest steps here are up to three times the norm
-    result = run_clients(tmp_path, clients, rounds=1, guard=guard)
-    assert result.records[0]["sites"]["c"]["status"] == status
+    assert run_clients(tmp_path, clients, rounds=1, guard=guard).records[0]["sites"]["c"]["status"] == status
     assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"].abs().max() < 10
 
 

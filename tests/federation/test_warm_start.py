@@ -52,8 +52,7 @@ def test_warm_start_keeps_weights_of_last_good_evaluation(warmed, monkeypatch):
         return warmed(str(good), steps=steps, held_out=0.25)[0]
 
     early = look(6, True, True, True, False, False, False)
-    late = look(6, True, True, True, True, True, True)
-    assert not same(early, late)
+    assert not same(early, look(6, True, True, True, True, True, True))
     assert same(early, look(3, True, True, True)), "the third step of six"
 
 
@@ -80,8 +79,7 @@ def test_warm_start_key_depends_on_held_out_share_and_groups(warmed, small_list)
     grouped = replace(small_list, public=public)
     whole, part = warmed(steps=1)[1], warmed(steps=1, held_out=0.25)[1]
     untrained = warmed(steps=0)[1]
-    others = [whole, part, untrained, warmed(steps=1, held_out=0.25, datalist=grouped)[1]]
-    assert len(set(others)) == 4
+    assert len({whole, part, untrained, warmed(steps=1, held_out=0.25, datalist=grouped)[1]}) == 4
     assert warmed(steps=1, datalist=grouped)[1] == whole, "all images are trained on"
     assert warmed(steps=0, held_out=0.25, datalist=grouped)[1] == untrained, "without steps nothing is held out"
 

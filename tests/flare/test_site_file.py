@@ -131,8 +131,7 @@ def test_initial_model_and_adapter_are_given_to_server_only(two_sites, tmp_path,
     paths = Paths(tmp_path, two_sites / "list.json", two_sites, tmp_path / "run", **models)
     monkeypatch.setenv("SAMFED_SITE", str(write_site_files(tmp_path / "files", listed, paths, ("site-1",))))
     monkeypatch.setenv("SAMFED_FLARE_MARK", "")
-    expected = given if given == "samfed_skin" else str(tmp_path / given)
-    assert read_site_file("/").start_from == expected
+    assert read_site_file("/").start_from == (given if given == "samfed_skin" else str(tmp_path / given))
     assert read_site_file("/").adapter == tmp_path / "own.safetensors"
     site = read_site_file("/", "site-1")
     assert site.start_from is site.adapter is None

@@ -33,8 +33,7 @@ def own_files(folder: Path, images: Path, at: Path) -> Path:
     """Site files as hospitals write them: each with its own list, cache and folder of runs."""
     listed = DataList.load(images / "list.json")
     for name in (*SITES, "server"):
-        part = listed.for_server() if name == "server" else listed.for_site(name)
-        part.save(at / name / "list.json")
+        (listed.for_server() if name == "server" else listed.for_site(name)).save(at / name / "list.json")
         own: dict[str, Any] = {key: str(at / name / key) for key in ("cache_dir", "runs_dir")}
         own |= {"datalist": str(at / name / "list.json"), "data_root": str(images), "threads": 1}
         write_json(folder / f"{name}.json", own)

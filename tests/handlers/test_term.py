@@ -237,8 +237,7 @@ def test_zero_temperature_is_refused(term: Any) -> None:
 def test_round_means_do_not_depend_on_handler_order(first: str) -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
     terms = [stream, PseudoLabelTerm(schedule="constant"), Three(weight=2.0)]
-    handlers = [TermLogger(), *terms] if first == "logger" else [*terms, TermLogger()]
-    trainer = toy_trainer(handlers, steps=3)
+    trainer = toy_trainer([TermLogger(), *terms] if first == "logger" else [*terms, TermLogger()], steps=3)
     losses: list[float] = []
     trainer.add_event_handler(
         IterationEvents.LOSS_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())

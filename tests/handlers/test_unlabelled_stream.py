@@ -31,8 +31,7 @@ def test_guidance_has_views_and_guides_and_strong_view_trains() -> None:
     trainer = toy_trainer([stream], steps=1, network=network)
     trainer.run()
     guidance = trainer.state.guidance
-    shape = (4, 1, SIZE, SIZE)
-    assert guidance.student.shape == guidance.weak.shape == guidance.guides["sam"].shape == shape
+    assert guidance.student.shape == guidance.weak.shape == guidance.guides["sam"].shape == (4, 1, SIZE, SIZE)
     assert guidance.student.requires_grad
     assert not guidance.weak.requires_grad
     assert 0 <= guidance.weak.min() <= guidance.weak.max() <= 1

@@ -215,8 +215,7 @@ def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_used_and_invalid_ports_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for given in (port, 70000):
+        for given in (taken.getsockname()[1], 70000):
             assert main(["app", "--port", str(given)]) == 2
             error = capsys.readouterr().err
             assert f"--port: expected a free port on this machine, found {given} (" in error

@@ -214,8 +214,7 @@ def test_tree_energy_matches_hand_computed_values() -> None:
     chances = torch.tensor([[[[1.0, 0.0]]]])
     apart = weight / (1 + weight)  # of either pixel
     unknown = torch.tensor([[[[False, True]]]])
-    both = torch.cat([1 - chances, chances], dim=1)
-    for given_, each in ((chances, unknown), (both, unknown)):
+    for given_, each in ((chances, unknown), (torch.cat([1 - chances, chances], dim=1), unknown)):
         assert fedicra.tree_energy(given_, image, each, None, sigma=0.02).item() == pytest.approx(2 * apart)
     assert fedicra.tree_energy(chances, image, ~unknown | unknown, None, sigma=0.02).item() == pytest.approx(2 * apart)
     assert fedicra.tree_energy(chances, image, unknown & False, None, sigma=0.02).item() == 0

@@ -188,8 +188,7 @@ def test_quantile_rises_and_zero_memory_uses_batch_threshold():
     for engine.state.iteration, share in ((1, 0.6), (2, 0.7)):  # a half and three quarters of the run
         term.value(guidance, engine)
         assert term._threshold is not None
-        expected = middle + 2 * (share - 0.5) * (high - middle)
-        assert term._threshold.item() == pytest.approx(expected, abs=1e-5)
+        assert term._threshold.item() == pytest.approx(middle + 2 * (share - 0.5) * (high - middle), abs=1e-5)
 
 
 def test_alignment_is_mean_square_of_dropout_difference():

@@ -109,8 +109,7 @@ def test_eval_mode_has_no_outputs_and_skips_confidence() -> None:
 def test_network_can_be_copied_after_prediction() -> None:
     network = a_network()
     network(an_image()).mean().backward()
-    copy = deepcopy(network).eval()
-    torch.testing.assert_close(copy(an_image()), network.eval()(an_image()))
+    torch.testing.assert_close(deepcopy(network).eval()(an_image()), network.eval()(an_image()))
 
 
 def test_logits_are_upsampled_without_aligned_corners() -> None:

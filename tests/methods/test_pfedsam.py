@@ -144,8 +144,7 @@ def test_stages_train_only_selected_parts(decoder, both, checkpointing):
     split = network.key_split()
     always = {name for name in (*split.shared, *split.personal) if both and "mask_decoder" in name}
     first = ("global", SamPath.GLOBAL, {*split.shared, *always})
-    second = ("personal", SamPath.PERSONAL, {*split.personal, *always})
-    assert seen == [first, first, second] * 2
+    assert seen == [first, first, ("personal", SamPath.PERSONAL, {*split.personal, *always})] * 2
 
 
 def test_invalid_both_patterns_are_refused():
@@ -203,8 +202,7 @@ def test_unknown_epoch_length_is_refused():
 def test_expert_usage_is_weighted_by_tokens():
     usage = pfedsam.ExpertUsage()
     engine = engine_of()
-    passes = [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]
-    for share, tokens in passes:
+    for share, tokens in [([[0.5, 0.5], [1, 0]], (30, 10)), (None, ()), ([[0.1, 0.9], [0, 1]], (10, 10))]:
         prediction: Any = torch.zeros(1)
         routing = None if share is None else Routing(torch.tensor(share), torch.tensor(share), tokens)
         prediction.sam_outputs = SamOutputs(SamPath.PERSONAL, routing)

@@ -88,8 +88,7 @@ def test_store_replaces_label_worse_in_two_scores(new, taken):
         assert store.offer(ONE, torch.full((1, 2, 2), value), scores)
     assert store.offer(TWO, torch.full((1, 2, 2), 0.2), OLD)
     assert store.offer(ONE, torch.ones(1, 2, 2), see.Scores(*new)) is taken
-    means = [round(float(pseudo.mean()), 6) for pseudo, _ in store.get(ONE)]
-    assert means == [0.0, 1.0 if taken else 0.2, 0.4]
+    assert [round(float(pseudo.mean()), 6) for pseudo, _ in store.get(ONE)] == [0.0, 1.0 if taken else 0.2, 0.4]
     assert [scores for _, scores in store.get(ONE)] == [better, see.Scores(*new) if taken else OLD, OLD]
     assert [each.tolist() for each, _ in store.get(TWO)] == [torch.full((1, 2, 2), 0.2).tolist()], "51 of 255"
     assert (store.get("3" * 64), len(store)) == ([], 2)
@@ -462,8 +461,7 @@ def test_only_largest_components_are_boxed():
         mask[row : row + 2, column : column + 1 + number // 2] = True
     parts = see.connected_components(mask)
     assert len(parts.numbers) == see.MOST_PARTS == 8
-    areas = [int((parts.labels == number).sum()) for number in parts.numbers]
-    assert areas == [12, 12, 10, 10, 8, 8, 6, 6]
+    assert [int((parts.labels == number).sum()) for number in parts.numbers] == [12, 12, 10, 10, 8, 8, 6, 6]
 
 
 @pytest.fixture(scope="module")

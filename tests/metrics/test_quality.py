@@ -112,8 +112,7 @@ def singles(pairs):
 
 class TestCalibration:
     def test_calibration_is_monotone_between_block_means(self):
-        pairs = [(0.2, 0.3), (0.4, 0.1), (0.6, 0.5), (0.9, 0.9)] * 5
-        found = Calibration.fit(singles(pairs))
+        found = Calibration.fit(singles([(0.2, 0.3), (0.4, 0.1), (0.6, 0.5), (0.9, 0.9)] * 5))
         assert found.images == FEWEST
         assert found.estimates == pytest.approx((0.3, 0.6, 0.9))
         assert found.dice == pytest.approx((0.2, 0.5, 0.9))

@@ -133,16 +133,14 @@ def grouped(attention: GroupAttention, x: np.ndarray) -> np.ndarray:
     for _ in range(3):
         score = linear("query", norm("norm", groups)) @ keys.T / np.sqrt(channels)
         share = np.exp(score) / np.exp(score).sum(0) + 1e-8
-        seen = share / share.sum(1, keepdims=True) @ values
-        given = seen @ w["update.weight_ih"].T + w["update.bias_ih"]
+        given = (share / share.sum(1, keepdims=True) @ values) @ w["update.weight_ih"].T + w["update.bias_ih"]
         before = groups @ w["update.weight_hh"].T + w["update.bias_hh"]
         (r1, z1, n1), (r2, z2, n2) = (np.split(each, 3, axis=1) for each in (given, before))
         new, kept = np.tanh(n1 + sigmoid(r1 + r2) * n2), sigmoid(z1 + z2)
         groups = (1 - kept) * new + kept * groups
         groups = groups + linear("after.3", np.maximum(linear("after.1", norm("after.0", groups)), 0))
     spread = np.concatenate([group + linear("placed", grid) for group in groups], axis=1)
-    joined = spread @ w["join.weight"][:, :, 0, 0].T + w["join.bias"]
-    return joined.T.reshape(channels, height, width)
+    return (spread @ w["join.weight"][:, :, 0, 0].T + w["join.bias"]).T.reshape(channels, height, width)
 
 
 def test_feature_groups_match_public_code():

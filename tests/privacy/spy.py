@@ -38,8 +38,7 @@ def pixel_needles(image: Any) -> list[bytes]:
         image: (C, H, W), 0 to 255 or in [0, 1]; at least 16 pixels wide, and not of one colour.
     """
     pixels = np.asarray(image, dtype=np.float64)
-    unit = pixels / 255 if pixels.max() > 1 else pixels
-    row = unit[:, pixels.shape[1] // 2, :_ROW]  # (C, 16)
+    row = (pixels / 255 if pixels.max() > 1 else pixels)[:, pixels.shape[1] // 2, :_ROW]  # (C, 16)
     assert len(np.unique(row)) > 4, "a row of one colour is found everywhere"
     found: list[bytes] = []
     for order in (row[0], row.T.reshape(-1)[:_ROW]):  # planes, and interleaved colours

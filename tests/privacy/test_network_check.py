@@ -59,8 +59,7 @@ class Tokens(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps = self.patches(images)
-        tokens = self.block(maps.flatten(2).transpose(1, 2))
-        return self.out(tokens.transpose(1, 2).reshape(maps.shape))
+        return self.out(self.block(maps.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape))
 
 
 class Wide(nn.Module):

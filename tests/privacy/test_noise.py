@@ -267,8 +267,7 @@ def test_system_noise_is_normal():
 def test_system_noise_matches_given_random_bytes(monkeypatch):
     # the uniform numbers are those of all bits 0 and of all bits 1: 0.5 / 2^53 and 1 - 0.5 / 2^53
     monkeypatch.setattr("samfed_monai.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
-    radius = np.sqrt(-2 * np.log(0.5 * 2.0**-53))
-    assert SystemNoise()(2) == pytest.approx([radius, 0.0], abs=1e-12)
+    assert SystemNoise()(2) == pytest.approx([np.sqrt(-2 * np.log(0.5 * 2.0**-53)), 0.0], abs=1e-12)
 
 
 OLD = {"a": torch.tensor([1.0]), "b": torch.tensor([[2.0]]), "running_var": torch.ones(1), "count": torch.tensor(3)}

@@ -184,8 +184,7 @@ def test_invalid_sum_stops_run(tmp_path):
 
 
 def test_guard_clips_step_of_mean(tmp_path):
-    clients = {site: FixedClient(site, step=100.0) for site in "abc"}
-    run(tmp_path, clients=clients, guard=UpdateGuard(limit=1.0))
+    run(tmp_path, clients={site: FixedClient(site, step=100.0) for site in "abc"}, guard=UpdateGuard(limit=1.0))
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
 
 
@@ -340,8 +339,7 @@ SMALL_ORDER[1, [0, SECRET]] = 1  # of b: a public key with which no member can a
     ],
 )
 def test_fault_95_invalid_keys_exclude_only_sending_site(tmp_path, forged, reason):
-    clients = {site: FixedClient(site, step=1.0) for site in "abc"}
-    result, *_ = run(tmp_path, clients=clients, forged=forged)
+    result, *_ = run(tmp_path, clients={site: FixedClient(site, step=1.0) for site in "abc"}, forged=forged)
     sites = result.records[0]["sites"]
     assert reason in sites["b"]["reason"]
     assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]

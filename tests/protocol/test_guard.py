@@ -45,8 +45,7 @@ def test_faults_43_to_46_unrequested_messages_are_refused(sender, changes, probl
 
 
 def test_answers_are_checked_against_request_of_site():
-    requested = {"a": weights(), "b": {"x": torch.zeros(5)}}
-    inbox = Inbox(round=2, sites=["a", "b"], like=requested.get)
+    inbox = Inbox(round=2, sites=["a", "b"], like={"a": weights(), "b": {"x": torch.zeros(5)}}.get)
     assert [inbox.max_bytes(site) for site in ("b", "other")] == [2 * 5 * 4 + 1024**2, 1024**2]
     inbox.check("a", message())
     inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))

@@ -94,8 +94,7 @@ def test_site_without_matching_weights_reports_not_held():
     assert held["the same"].complete(short).tensors.keys() == WEIGHTS.keys()
     for name, site in held.items():
         # one message names weights and carries some, too
-        wrong = replace(message(), extra=short.extra) if name == "the same" else short
-        for each in (wrong, short):
+        for each in (replace(message(), extra=short.extra) if name == "the same" else short, short):
             with pytest.raises(MessageRefused) as refused:
                 site.complete(each)
             assert scrub(refused.value) == NOT_HELD, "words that the server knows"

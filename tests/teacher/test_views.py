@@ -57,8 +57,7 @@ def test_image_and_mask_are_transformed_together():
 
 def test_view_depends_on_seed_part_and_image():
     items = [disc(32, 32), disc(32, 24)]
-    read = Compose(steps().transforms[1:])
-    one, other, again = (ViewedImages(items, read, seed=seed) for seed in (1, 2, 1))
+    one, other, again = (ViewedImages(items, Compose(steps().transforms[1:]), seed=seed) for seed in (1, 2, 1))
     first = one.view(0, 0)[0]
     one.view(1, 0)
     assert torch.equal(one.view(0, 0)[0], first)

@@ -198,8 +198,7 @@ def test_target_does_not_change_random_views():
             targets.set(masks, torch.tensor([False]))
         transform = Compose([LoadTargetd(targets), WeakViewd()])
         transform.set_random_state(seed=3)
-        image = torch.arange(64.0).reshape(1, 8, 8)
-        views.append(transform({"index": 0, "image": image})["image"])
+        views.append(transform({"index": 0, "image": torch.arange(64.0).reshape(1, 8, 8)})["image"])
     assert torch.equal(*views)
 
 

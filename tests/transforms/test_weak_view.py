@@ -121,8 +121,7 @@ def test_view_depends_only_on_seed():
     expected = WeakViewd(size=32).set_random_state(7)(item)
     view = WeakViewd(size=32)
     view(item)  # whatever ran before
-    dataset = SimpleNamespace(transform=view)
-    set_rnd(dataset, seed=7)
+    set_rnd(SimpleNamespace(transform=view), seed=7)
     again = view(item)
     assert all(torch.equal(again[key], expected[key]) for key in ("image", "label"))
     chains = [Compose([WeakViewd(size=32)]).set_random_state(5) for _ in range(2)]

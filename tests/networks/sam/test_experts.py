@@ -40,8 +40,7 @@ def test_router_selects_exactly_top_experts():
 @given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 1000), st.data())
 def test_gates_sum_to_one(experts, tokens, seed, data):
     top = data.draw(st.integers(1, experts))
-    logits = 3 * torch.randn(tokens, experts, generator=torch.Generator().manual_seed(seed))
-    gates, _, _ = route(logits, top)
+    gates, _, _ = route(3 * torch.randn(tokens, experts, generator=torch.Generator().manual_seed(seed)), top)
     torch.testing.assert_close(gates.sum(-1), torch.ones(tokens))
     assert ((gates > 0).sum(-1) <= top).all()
 
