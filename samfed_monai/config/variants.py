@@ -219,8 +219,13 @@ _FEDAVG = (
 )
 
 
-def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
+def find_variant(bundle_root: str | Path | None, name: Any, where: str = "variant") -> Path:
     """File of a variant; the bundle's own variants have priority over installed ones.
+
+    Args:
+        bundle_root: the bundle; ``None`` finds installed variants only.
+        name: of the variant.
+        where: place of the name, for messages.
 
     Raises:
         Refused: no such variant (the message lists the existing ones), or a broken one of another package (the message
@@ -234,7 +239,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
             raise Refused([broken[name]])
     hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), files)
     hint = hint or "your own variants belong in the bundle's configs/variants, or in an installed package"
-    raise refused("variant", found=repr(name), expected=f"one of {sorted(files)}", hint=hint)
+    raise refused(where, found=repr(name), expected=f"one of {sorted(files)}", hint=hint)
 
 
 def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
@@ -249,11 +254,12 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
 def _bases(bundle_root: str | Path | None, name: Any) -> dict[Path, Method]:
     """Files of a variant in merge order, with the description in each."""
     found: dict[Path, Method] = {}
+    where = "variant"
     while name is not None:
-        path = find_variant(bundle_root, name)
+        path = find_variant(bundle_root, name, where)
         if path in found:
             wrong, expected = f"{name!r}, which builds on this variant", "a base that does not build on it"
-            raise refused(f"{next(reversed(found)).name} -> {METHOD}#base", wrong, expected, "remove one")
+            raise refused(where, wrong, expected, "remove one")
         found[path] = read_method(path)
-        name = found[path].base
+        name, where = found[path].base, f"{path.name} -> {METHOD}#base"
     return dict(reversed(found.items()))

@@ -75,6 +75,9 @@ def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
     rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
     with pytest.raises(Refused, match=r"upon\.json -> _base: expected `base` in _method, found 'local_only'"):
         declared(bundle, "upon")
+    rewrite("variants/upon.json", json.dumps({"_method": {"base": "local_onli"}}))
+    with pytest.raises(Refused, match=r"upon\.json -> _method#base: expected .* did you mean 'local_only'"):
+        declared(bundle, "upon")
 
 
 @pytest.mark.parametrize(
