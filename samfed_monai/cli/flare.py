@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import PUBLIC, read_json, write_json
+from samfed_monai.core.io import PUBLIC, absent, read_json, write_json
 from samfed_monai.core.validators import COUNT, NOT_NEGATIVE, POSITIVE, installed, require
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def _export(arguments: argparse.Namespace) -> None:
     overrides = overrides_from(arguments)
     expected, hint = "no path in a job: paths are configured at each participant", "leave it out"
     given = [name for name in ("data_root", "output_dir") if name in overrides]
-    require(Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given)
+    problems = [Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given]
+    require([*problems, *absent("--job", Path(str(absolute(arguments.job))))])
     plan = planned(arguments.bundle, overrides, here=False).plan
     job = export_plan(str(absolute(arguments.job)), plan, run_name=_run_name(arguments, plan))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
@@ -146,6 +147,8 @@ def _submit(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.job import export_plan, exported_again, planned
     from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 
+    if arguments.no_wait and arguments.stop_after is not None:
+        raise refused("--stop-after", "it with --no-wait, which waits for nothing", "one of the two", "leave one out")
     overrides = overrides_from(arguments)
     if arguments.no_wait and arguments.stop_after is not None:
         hint = "give it to `samfed flare fetch`, or leave out --no-wait"

@@ -23,7 +23,7 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from samfed_monai.core.errors import ExitCode, SamFedError, Stopped, machine_failure
+from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped, machine_failure
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation.wire_transport import Post, Request, WireTransport
@@ -162,7 +162,12 @@ class FederationController(Controller):
     def run(self) -> None:
         """Runs the federation and records its outcome."""
         set_up_process()  # FLARE's process of this job: warm start and aggregation run here
-        folder = self.run_folder()
+        try:
+            folder = self.run_folder()
+        except Refused as error:  # no folder for a status; `samfed flare submit` reads this line of the log
+            logger.error("%s", error)
+            self.system_panic(str(error), self.fl_ctx)
+            return
         try:
             write_status(folder, "running")
             self.federate(folder)

@@ -73,11 +73,12 @@ class Trainer:
             meta: ``task``, ``run``, ``run_name`` and ``keep`` of the message.
             payload: the message's bytes.
         """
+        content, reason = b"", ""
         try:
             child = self._child_of(str(meta.get("run", "")), str(meta.get("run_name", "")))
             keep = [number for number in meta.get("keep", ()) if type(number) is int]
             head, content = child.ask({"task": str(meta.get("task", "")), "keep": keep}, payload)
-            return content, str(head.get("failure", ""))
+            reason = str(head.get("failure", ""))
         except ChildDied as error:
             reason = str(error)
         except Refused as error:  # it is about the message, which the server knows
@@ -85,8 +86,9 @@ class Trainer:
         except OSError as error:
             logger.exception("cannot access a file of this site")
             reason = f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
-        logger.warning("%s", reason)
-        return b"", reason
+        if reason:  # for the operator, who reads the log of FLARE's client
+            logger.warning("%s%s", reason, f"; details: {self._child.log}" if self._child else "")
+        return content, reason
 
     def kill(self) -> None:
         """Kills the process; a pending :meth:`answer` in another thread then returns."""

@@ -8,6 +8,7 @@ others, and killing the simulator leaves orphans.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -30,6 +31,7 @@ from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.flare.job import merge_allow_list
 from samfed_monai.flare.session import (
+    FINISHED,
     STATUS,
     ShownLog,
     last_report,
@@ -179,16 +181,21 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
             raise last_report(text) or Stopped("\n  | ".join((ended, *(line[:300] for line in lines[-5:]))), AGAIN)
         if timeout is not None and time.monotonic() - started > timeout:
             raise Stopped(f"not finished after {timeout:g} s; all started processes were ended", AGAIN)
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 @contextlib.contextmanager
-def _alone(run_folder: Path) -> Iterator[None]:
+def _alone(run_folder: Path, workspace: Path) -> Iterator[None]:
     """Refuses a folder with an active run, before a file of that run is removed, and locks out other commands.
 
     Raises:
-        Refused: another run, or another command of this kind, is active in it (fault 51).
+        Refused: another run, or another command of this kind, is active in it (fault 51); or FLARE, which splits the
+            commands of its processes as a shell does, cannot start a job in this workspace or with this Python.
     """
+    for path in (_here(workspace), sys.executable):
+        if set(path) & set(" \t\n'\"\\#"):
+            expected = "a path without spaces, quotes, backslashes and #, for the workspace and for Python"
+            raise refused("FLARE", repr(path), expected, "choose another --workspace, or another folder for Python")
     own = run_folder / "flare"
     own.mkdir(parents=True, exist_ok=True)
     take_lock(run_folder)
@@ -223,16 +230,17 @@ def simulate(
         environment: variables on top of this process's own.
 
     Raises:
-        Refused: a run is active in the run's folder (fault 51).
+        Refused: a run is active in the run's folder (fault 51), or the workspace's path has spaces.
         SamFedError: the server's own error, or FLARE failed.
     """
     workspace, run_folder = Path(workspace), Path(run_folder)
     log = run_folder / "flare.log"
     words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
-    with _alone(run_folder), Processes({VARIABLE: _here(site_files), **(environment or {})}) as processes:
+    with _alone(run_folder, workspace), Processes({VARIABLE: _here(site_files), **(environment or {})}) as processes:
         merge_allow_list(workspace / "local", more_classes)
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
+        logger.info("starting FLARE's simulator; its log: %s", log)
         simulator = processes.start("simulator", "samfed_monai.flare.simulator_process", *words, cwd=workspace, log=log)
 
         def gone() -> str:
@@ -291,7 +299,8 @@ class Poc:
         content = project(self.sites, port=self.port)
         self.workspace.mkdir(parents=True, exist_ok=True)
         provisioner = Provisioner(str(self.workspace), prepare_builders(content), prepare_packager(content))
-        provisioner.provision(prepare_project(content))
+        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints where "generated results" are: the kits
+            provisioner.provision(prepare_project(content))
         update_storage_locations(str(self.kits / SERVER / "local"), str(self.kits / SERVER))
         for name in (SERVER, *self.sites):
             local = self.kits / name / "local"
@@ -369,15 +378,16 @@ def run_poc(
         port: port of the server.
 
     Raises:
-        Refused: the port is in use, or a run is active in the run's folder (fault 51).
+        Refused: the port is in use, a run is active in the run's folder (fault 51), or a path has spaces.
         SamFedError: the server's own error, or FLARE failed.
     """
     refuse_busy_port(port)
     run_folder = Path(run_folder)
     poc = Poc(workspace, sites, port=port)
     logs = run_folder / "flare"
-    with _alone(run_folder), Processes(environment) as processes:
+    with _alone(run_folder, poc.workspace), Processes(environment) as processes:
         poc.provision(site_files)
+        logger.info("starting a FLARE server and %d clients; their logs: %s", len(sites), logs)
         server = poc.start(processes, SERVER, logs / "server.log")
         clients = [poc.start(processes, site, logs / f"{site}.log") for site in sites]
 
@@ -390,19 +400,28 @@ def run_poc(
         with poc.open_session(gone) as session:
             wait_for_sites(session, sites, timeout=120, gone=gone)
             job_id = submit_job(session, job)
-        return _until_done(run_folder, poc.kits / SERVER / job_id / "log.txt", gone, timeout=timeout)
+
+            def ended() -> str:
+                with contextlib.suppress(ConnectionError):  # `gone` notices a server that has ended
+                    status = str(session.get_job_meta(job_id).get("status"))
+                    if any(word in status for word in FINISHED):
+                        return f"FLARE ended the job ({status}); logs: {logs}"
+                return gone()
+
+            return _until_done(run_folder, poc.kits / SERVER / job_id / "log.txt", ended, timeout=timeout)
 
 
 def refuse_busy_port(port: int) -> None:
-    """Refuses a port that another program uses.
+    """Refuses a port that another program uses, or that this user cannot open.
 
     Raises:
-        Refused: the port is in use; the message says how to choose another.
+        Refused: with the system's reason; the message says how to choose another.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            hint = f"choose another port, for instance --port {port + 100}, or end the program that uses it"
-            raise refused(f"port {port}", "in use", "a free port", hint) from None
+            probe.bind(("127.0.0.1", port or -1))  # 0 would be any port
+        except (OSError, OverflowError) as error:
+            other = port + 100 if 1023 < port < 65000 else PORT
+            hint = f"choose another port, for instance --port {other}, or end the program that uses it"
+            raise refused(f"port {port}", getattr(error, "strerror", str(error)), "a free port", hint) from None

@@ -270,7 +270,7 @@ def job_log(session: Any, job_id: str) -> str:
     return str(logs.get("logs", {}).get("server", ""))
 
 
-_FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
+FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
 _POLL = 5.0  # seconds between two checks of a job, of its log, which is sent whole, and of the server
 _LOST = 45.0  # seconds without a reply after which the server counts as dead
 #: Seconds after which a job that FLARE lists as running, but that its server does not run, is given up.
@@ -343,7 +343,7 @@ class _Followed:
         meta, log = self.session.get_job_meta(self.job_id), job_log(self.session, self.job_id)
         self.log.show(log)
         whole = str(meta.get("status", ""))
-        if any(word in whole for word in _FINISHED):
+        if any(word in whole for word in FINISHED):
             for line in meta.get("job_deploy_detail", ()):
                 if not line.endswith(": OK"):
                     logger.warning("FLARE did not deploy the job: %s", line)

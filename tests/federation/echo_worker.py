@@ -15,6 +15,8 @@ def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]
     def answer(head: dict[str, Any], payload: bytes) -> Answer:
         if head["task"] == "exit":
             sys.exit(3)
+        if head["task"] == "fail":
+            return {"failure": "refused"}, b""
         return {**greeting, "task": head["task"]}, payload
 
     return answer

@@ -71,7 +71,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_fault_88_site_ignores_job_code_and_restarts_dead_child(app, tmp_path, monkeypatch):
+def test_fault_88_site_ignores_job_code_and_restarts_dead_child(app, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path / "sites", ("site-1",), tmp_path / "run")))
     monkeypatch.setenv("PYTHONPATH", str(REPO))  # the worker runs in the site's own folder, and is one of these tests
 
@@ -84,6 +84,9 @@ def test_fault_88_site_ignores_job_code_and_restarts_dead_child(app, tmp_path, m
         assert site.answer(words, b"abc") == (b"abc", "")
         content, failure = site.answer({**words, "task": "exit"}, b"abc")
         assert (content, failure) == (b"", "the training process ended with code 3; see its log at the site")
+        assert site.answer({**words, "task": "fail"}, b"abc") == (b"", "refused")
+        shown = [f"{why}; details: {site.state_of('ab12')}/worker.log" for why in (failure, "refused")]
+        assert [record.message for record in caplog.records] == shown
         assert site.answer(words, b"again") == (b"again", "")
         assert site.state_of("ab12") == tmp_path / "sites" / "cache" / "site-1" / "state" / "ab12" / "site-1"
         assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message has no valid run identifier"

@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,7 @@ from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
+from tests.flare.test_equality import free_port
 
 TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
 
@@ -98,7 +101,30 @@ def test_relative_environment_paths_are_resolved_for_child(tmp_path, monkeypatch
     assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights \n"
 
 
-@pytest.mark.parametrize("way", [simulate, partial(run_poc, port=0)])
+WAYS = pytest.mark.parametrize("way", [simulate, partial(run_poc, port=free_port())])
+
+
+@WAYS
+def test_path_that_flare_would_split_is_refused(tmp_path, monkeypatch, way):
+    for workspace, python in (("my space", "/usr/bin/python3"), ("space", "/my envs/python3")):
+        monkeypatch.setattr(sys, "executable", python)
+        with pytest.raises(Refused, match=r"FLARE: expected a path without spaces.*my (space|envs).*; choose another"):
+            way("job", sites=["a"], workspace=tmp_path / workspace, run_folder=tmp_path / "run", site_files=tmp_path)
+
+
+def test_poc_ends_when_flare_has_ended_job(tmp_path, monkeypatch):
+    """The processes still run, and the run has no status: a job that FLARE could not start."""
+    session = SimpleNamespace(get_job_meta=lambda _: {"status": "FINISHED:EXECUTION_EXCEPTION"})
+    fakes = {"wait_for_sites": None, "submit_job": "id", "Poc.provision": None}
+    fakes |= {"Poc.start": SimpleNamespace(poll=lambda: None), "Poc.open_session": nullcontext(session)}
+    for name, given in fakes.items():
+        monkeypatch.setattr(f"samfed_monai.flare.local.{name}", lambda *_, given=given, **__: given)
+    where = {"workspace": tmp_path / "space", "run_folder": tmp_path / "run", "site_files": tmp_path}
+    with pytest.raises(Stopped, match=r"FLARE ended the job \(FINISHED:EXECUTION_EXCEPTION\); logs: .*/run/flare"):
+        run_poc("job", sites=["a"], port=free_port(), timeout=0, **where)
+
+
+@WAYS
 @pytest.mark.parametrize("at_work", ["run", "run/flare"])
 def test_fault_51_second_command_is_refused_and_removes_nothing(tmp_path, way, at_work):
     (tmp_path / "run" / "flare").mkdir(parents=True)
@@ -116,6 +142,14 @@ def test_missing_flare_is_reported_with_install_hint(monkeypatch, capsys):
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err
+
+
+def test_existing_job_folder_and_limit_of_no_wait_are_refused(tmp_path, capsys):
+    assert main(["flare", "export", "samfed_skin", "--job", str(tmp_path)]) == 2
+    assert "--job: expected a new name, found" in capsys.readouterr().err
+    words = ["--kit", "kit", "--output-dir", "out", "--no-wait", "--stop-after", "5"]
+    assert main(["flare", "submit", "samfed_skin", *words]) == 2
+    assert "--stop-after: expected one of the two, found it with --no-wait" in capsys.readouterr().err
 
 
 def test_options_beside_job_folder_are_refused(tmp_path, capsys):

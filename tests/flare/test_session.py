@@ -378,6 +378,19 @@ def test_full_disk_at_server_stops_run_and_is_logged(tmp_path, monkeypatch, capl
         assert "the disk is full (/job)" in caplog.records[-1].message
 
 
+def test_invalid_site_file_of_server_is_reported_from_its_log(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("samfed_monai.flare.controller.set_up_process", lambda: None)
+    monkeypatch.setenv("SAMFED_SITE", str(tmp_path / "nowhere.json"))
+    monkeypatch.setattr(Full, "run_folder", lambda self: FederationController.run_folder(self))
+    monkeypatch.setattr(Full, "kit_folder", lambda self: self.at)
+    server = Full(tmp_path)
+    server.run()
+    job = Job(("RUNNING", error_log(caplog.records[0].message)), runs=False)
+    with pytest.raises(ServerReported, match=r"server: samfed_site\.json: expected .*nowhere\.json, found no such"):
+        job.followed()
+    assert server.reasons == [caplog.records[0].message]
+
+
 def test_only_messages_for_users_are_shown():
     lines = [
         "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
@@ -399,5 +412,8 @@ def test_only_messages_for_users_are_shown():
 def test_busy_port_is_refused_with_alternative():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Refused, match=rf"port {port}: expected a free port, found in use.*--port {port + 100}"):
+        with pytest.raises(Refused, match=rf"port {port}: .* found Address already in use; .*--port {port + 100}"):
+            refuse_busy_port(port)
+    for port in (0, 65536):
+        with pytest.raises(Refused, match=rf"port {port}: .* found bind\(\): port must be 0-65535.*--port 8102"):
             refuse_busy_port(port)
