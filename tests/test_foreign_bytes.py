@@ -24,9 +24,14 @@ from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from samfed_monai.data.reading import decode_image, decode_mask
-from samfed_monai.federation import RoundStore
+from samfed_monai.federation import RoundStore, RunFolder
+from samfed_monai.federation.progress import scalars_of
+from samfed_monai.federation.run_folder import best_round, calibration_of, skipped
 from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol.guard import Counts
+from samfed_monai.reports.run_data import results_so_far
 from tests.config.conftest import TRAIN
+from tests.federation.test_progress import record
 from tests.federation.toys import weights
 
 TEXTS = ["", "..", "/etc/passwd", "$__import__('os')", "@a", "%a", "a#b", "images/a.png", "_target_", "\ud800", "ß\0"]
@@ -166,35 +171,34 @@ def test_changed_bundle_is_checked_without_error(folder: Path, random: Random) -
         assert str(problem)
 
 
-RECORD = {"round": 1, "files": {"global.safetensors": "0" * 64}}
+RECORD = {**record(1), "files": {"global.safetensors": "0" * 64}}
 MODEL = save(weights())
 
 
-def round_is_read_or_stops(folder: Path, file: str, content: bytes) -> None:
+@drawn
+def test_damaged_round_is_read_or_stops(folder: Path, random: Random) -> None:
     store = RoundStore(folder / "rounds")
     if (store.folder / "001.torn").exists():  # from the previous example
         (store.folder / "001.torn").rename(store.folder / "001")
     for number in range(2) if not (store.folder / "000").exists() else ():
-        store.write(number, weights(float(number)), {"round": number})
+        store.write(number, weights(float(number)), record(number))
         for path in (store.folder / f"00{number}").iterdir():
             (folder / f"{number} {path.name}").write_bytes(path.read_bytes())
     for path in (store.folder / "001").iterdir():
         path.write_bytes((folder / f"1 {path.name}").read_bytes())
+    model, cut = ("global.safetensors", damaged(random, [MODEL])), ("round.json", damaged(random, [text(RECORD)]))
+    file, content = random.choice([model, cut, ("round.json", text(changed(random, RECORD)))])
     (store.folder / "001" / file).write_bytes(content)
-    for read in (lambda: store.records(1), lambda: store.weights(1), store.latest, lambda: store.records(0)):
+
+    def resume() -> None:
+        records = store.records(1)
+        RunFolder(folder).write_table(records)
+        Counts({}).remember(records)
+        assert [best_round(records), skipped(records), calibration_of(records[1]), scalars_of(records[1])]
+
+    for read in (resume, lambda: results_so_far(folder), lambda: store.weights(1), store.latest):
         with suppress(Stopped, Refused):
             read()
-
-
-@drawn
-def test_damaged_round_record_is_read_or_stops(folder: Path, random: Random) -> None:
-    content = damaged(random, [text(RECORD)]) if random.random() < 0.5 else text(changed(random, RECORD))
-    round_is_read_or_stops(folder, "round.json", content)
-
-
-@drawn
-def test_damaged_round_model_is_read_or_stops(folder: Path, random: Random) -> None:
-    round_is_read_or_stops(folder, "global.safetensors", damaged(random, [MODEL]))
 
 
 def checkpoint() -> bytes:

@@ -10,14 +10,16 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from samfed_monai.core.errors import Refused, SamFedError, Stopped, Terminated, machine_failure, refused
+from samfed_monai.core.errors import SamFedError, Terminated, machine_failure
 from samfed_monai.core.io import PRIVATE, read_json
+from samfed_monai.core.validators import departures, require
 from samfed_monai.core.words import printable
 
 NAME = "run.log"
@@ -168,52 +170,18 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     return LogBar(of, **hidden, **seldom | options)
 
 
-RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
-
-_OBJECTS = ((), ("config",), ("config", "client"), ("config", "sites"), ("hashes",), ("seeds",), ("versions",))
+_SCHEMA = read_json(Path(__file__).with_name("run.schema.json"))
 
 
 def run_record(folder: str | Path) -> dict[str, Any]:
     """Content of a run's ``run.json``; empty if there is none.
 
     Raises:
-        Refused: a value in it that should be an object is of another type.
+        Refused: values in it are of other types.
     """
     path = Path(folder) / "run.json"
     record: dict[str, Any] = read_json(path) if path.is_file() else {}
-    for place in _OBJECTS:
-        content: Any = record
-        for key in place:
-            content = content.get(key, {})
-        if not isinstance(content, dict):
-            where, hint = " -> ".join((str(path), *place)), "restore the file from a copy"
-            raise refused(where, found=type(content).__name__, expected="an object", hint=hint)
-    return record
-
-
-def read_round(folder: Path, number: int, run: str = "") -> dict[str, Any]:
-    """``round.json`` of a round.
-
-    Args:
-        folder: of the round.
-        number: of the round.
-        run: the run's random name, of ``run.json``; empty if it is not known.
-
-    Raises:
-        Stopped: it is missing or damaged.
-        Refused: it belongs to another run.
-    """
-    path = folder / "round.json"
-    try:
-        record = read_json(path)
-    except Refused as error:
-        found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
-        raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", RESTORE) from None
-    files = record.get("files") if isinstance(record, dict) and record.get("round") == number else None
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise Stopped(f"the record of round {number} is not valid ({path})", RESTORE)
-    if run and (other := record.get("run", run)) != run:
-        raise refused(path, f"a round of run {other}", f"one of run {run}", "move this folder away")
+    require(replace(each, hint="restore the file from a copy") for each in departures(record, _SCHEMA, str(path)))
     return record
 
 

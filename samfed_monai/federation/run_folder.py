@@ -32,13 +32,13 @@ from samfed_monai.core.io import (
     write_json,
     write_text,
 )
-from samfed_monai.core.run_log import RESTORE, read_round, round_folders, run_record
+from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.core.words import clipped
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
-from samfed_monai.results import BYTES, round_traffic
+from samfed_monai.results import BYTES, RESTORE, read_round, round_traffic
 
 if TYPE_CHECKING:
     from torch import Tensor

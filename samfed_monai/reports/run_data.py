@@ -14,9 +14,9 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
-from samfed_monai.core.run_log import read_round, round_folders, run_record
+from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.metrics import pool, worst
-from samfed_monai.results import BYTES, build_results, round_traffic, validate_results
+from samfed_monai.results import BYTES, build_results, read_round, round_traffic, validate_results
 
 TERM = "term_"
 """Prefix of the columns with a round's means: loss terms, ``reliability`` and ``agreement``."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.errors import Problem, Refused, Stopped, folded, refused
+from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.validators import departures
 from samfed_monai.metrics import pool, summarise, worst
 
@@ -22,6 +22,39 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 
 BYTES = ("up_bytes", "down_bytes")
 BEST = "best"
+
+RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
+ROUND_SCHEMA = read_json(Path(__file__).with_name("round.schema.json")) | {"$defs": RESULTS_SCHEMA["$defs"]}
+_valid = set[str]()  # hashes of valid records, which are read several times: the check takes a millisecond per site
+
+
+def read_round(folder: Path, number: int, run: str = "") -> dict[str, Any]:
+    """``round.json`` of a round, which matches :data:`ROUND_SCHEMA`.
+
+    Args:
+        folder: of the round.
+        number: of the round.
+        run: the run's random name, of ``run.json``; empty if it is not known.
+
+    Raises:
+        Stopped: it is missing or damaged.
+        Refused: it belongs to another run.
+    """
+    path = folder / "round.json"
+    try:
+        record: dict[str, Any] = read_json(path)
+    except Refused as error:
+        found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
+        raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", RESTORE) from None
+    if (sha256 := canonical_hash([number, record])) not in _valid:
+        own = {"round": {"const": number, "description": f"{number}, as the folder"}}
+        schema = {**ROUND_SCHEMA, "properties": {**ROUND_SCHEMA["properties"], **own}}
+        if problems := departures(record, schema, str(path)):
+            raise Stopped(f"the record of round {number} is not valid ({'; '.join(folded(problems))})", RESTORE)
+        _valid.add(sha256)
+    if run and (other := record.get("run", run)) != run:
+        raise refused(path, f"a round of run {other}", f"one of run {run}", "move this folder away")
+    return record
 
 
 def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:

@@ -15,7 +15,9 @@ from samfed_monai.core.io import atomic_write, read_json, sha256_bytes, write_js
 from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
 from samfed_monai.federation.run_folder import state_file
-from tests.federation.toys import weights
+from samfed_monai.results import read_round
+from tests.federation.test_progress import record
+from tests.federation.toys import RECORD, weights
 
 
 def state(folder):
@@ -28,7 +30,7 @@ def state(folder):
 def store(tmp_path) -> RoundStore:
     store = RoundStore(tmp_path / "rounds")
     for number in range(3):
-        store.write(number, weights(float(number)), {"round": number}, state)
+        store.write(number, weights(float(number)), RECORD, state)
     return store
 
 
@@ -37,12 +39,12 @@ def test_rounds_are_written_and_read_back(store, tmp_path):
     assert (empty.latest(), list(empty.records(-1))) == (None, [])
     assert torch.equal(store.weights(2)["w"], weights(2.0)["w"])
     assert [record["round"] for record in store.records(2)] == [0, 1, 2]
-    stored = store.write(3, weights(), {"round": 3}, state, server_state={"sum": torch.ones(2)})
+    stored = store.write(3, weights(), RECORD, state, server_state={"sum": torch.ones(2)})
     assert stored == store.latest()
     assert stored["files"].keys() == {"global.safetensors", "server.safetensors", "clients/a.safetensors"}
     assert read_header(store.path(3) / "global.safetensors") == {"round": "3"}
     assert (store.path(3) / "clients").stat().st_mode & 0o777 == 0o700, "its owner's to read"
-    store.write(3, weights(9.0), {"round": 3}, state)
+    store.write(3, weights(9.0), RECORD, state)
     assert store.weights(3)["w"][0, 0].item() == 9.0, "a round can be written again"
 
 
@@ -54,7 +56,7 @@ def test_records_are_read_on_access(store, monkeypatch):
     assert (len(records), read) == (3, [])
     assert [records[0]["round"], records[-1]["round"], records[2]["round"], records[1]["round"]] == [0, 2, 2, 1]
     assert read == [0, 2, 2, 1]
-    records.append(store.write(3, weights(), {"round": 3}, state))
+    records.append(store.write(3, weights(), RECORD, state))
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     assert read[4:] == [0, 1, 2], "the last one is not read again"
     assert records[-1]["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
@@ -98,7 +100,7 @@ def test_fault_52_fallback_stops_at_round_with_pruned_model(store, kept, latest,
 
 @pytest.mark.parametrize("name", ["server.safetensors", "clients/a.safetensors"])
 def test_damaged_states_of_round_are_refused(store, name):
-    store.write(1, weights(1.0), {"round": 1}, state, server_state={"sum": torch.ones(2)})
+    store.write(1, weights(1.0), RECORD, state, server_state={"sum": torch.ones(2)})
     server = store.server_state, "the server's state"
     read, what = server if name == "server.safetensors" else (store.clients, "the state of a")
     read(1)
@@ -111,7 +113,7 @@ def test_damaged_states_of_round_are_refused(store, name):
 def test_fault_49_full_disk_keeps_earlier_rounds_and_no_partial_files(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        store.write(3, weights(), {"round": 3}, state)
+        store.write(3, weights(), RECORD, state)
     monkeypatch.undo()
     assert sorted(path.name for path in store.folder.iterdir()) == ["000", "001", "002"]
     assert store.latest()["round"] == 2
@@ -130,7 +132,7 @@ def test_fault_48_round_is_renamed_after_files_are_flushed(store, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", noted)
-    store.write(3, weights(), {"round": 3}, state)
+    store.write(3, weights(), RECORD, state)
     [(name, before)] = named
     assert name == "003"
     assert store.folder.stat().st_ino in flushed[before:]
@@ -146,7 +148,7 @@ def test_pruning_keeps_records_and_scans_rounds_once(store, monkeypatch):
     assert files(store) == ["000/global.safetensors", "000/round.json", "001/round.json", *third]
     assert store.latest()["round"] == 2
     monkeypatch.setattr(store, "rounds", lambda: pytest.fail("looked through all of them again"))
-    store.write(3, weights(3.0), {"round": 3}, state)
+    store.write(3, weights(3.0), RECORD, state)
     store.prune(keep_models={3}, keep_states={2, 3})
     fourth = ["003/clients/a.safetensors", "003/global.safetensors", "003/round.json"]
     assert files(store) == ["000/round.json", "001/round.json", third[0], third[2], *fourth]
@@ -165,9 +167,33 @@ def test_fault_83_damaged_older_records_are_reported_together(store, content):
         store.weights(1)
 
 
+WHOLE = record(0) | {"files": {}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"round": 7}, "round: expected 0, as the folder, found 7"),
+        ({"sites": None}, "sites: expected an object, found null"),
+        ({"sites": {"a": WHOLE["sites"]["a"] | {"n": "4"}}}, "sites#a#n: expected a whole number or null, found '4'"),
+        ({"sites": {"a": {}}}, "sites#a#status: expected ok, or skipped, found no such key"),
+        ({"average": {"validation": {}}}, "average#validation#dice: expected mean Dice over the images, .*no such key"),
+        ({"worst": {}}, "worst#validation: expected its scores, or null, found no such key"),
+        ({"seconds": {"training": "4"}}, "seconds#training: expected a number, found '4' .*; remove the quotes"),
+    ],
+)
+def test_record_of_wrong_types_or_without_scores_is_refused(tmp_path, damage, message):
+    write_json(tmp_path / "round.json", WHOLE)
+    assert read_round(tmp_path, 0) == WHOLE
+    write_json(tmp_path / "round.json", WHOLE | damage)
+    with pytest.raises(Stopped, match=rf"the record of round 0 is not valid \(.*round\.json -> {message}") as caught:
+        read_round(tmp_path, 0)
+    assert caught.value.resume.startswith("restore the file from a copy of the run folder and continue")
+
+
 def test_round_of_another_run_is_refused(store):
     store.run = "b"
-    store.write(3, weights(), {"round": 3}, state)
+    store.write(3, weights(), RECORD, state)
     assert [record.get("run") for record in store.records(3)] == [None, None, None, "b"], "older versions name no run"
     store.run = "a"
     other = r"003/round\.json: expected one of run a, found a round of run b; move this folder away"
@@ -177,10 +203,10 @@ def test_round_of_another_run_is_refused(store):
 
 
 def test_round_without_states_has_no_state_files(store):
-    assert store.write(3, weights(), {"round": 3})["files"].keys() == {"global.safetensors"}
+    assert store.write(3, weights(), RECORD)["files"].keys() == {"global.safetensors"}
     assert store.server_state(3) == {}
     assert not (store.folder / "003" / "clients").exists()
-    assert store.write(3, weights(), {"round": 3}, server_state={})["files"].keys() == {"global.safetensors"}
+    assert store.write(3, weights(), RECORD, server_state={})["files"].keys() == {"global.safetensors"}
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
@@ -215,7 +241,7 @@ def test_site_name_is_escaped_in_state_file_name(site, name):
 
 
 def test_deleting_states_keeps_rounds_intact(store):
-    store.write(2, weights(2.0), {"round": 2}, state, server_state={"sum": torch.ones(2)})
+    store.write(2, weights(2.0), RECORD, state, server_state={"sum": torch.ones(2)})
     store.delete_states()
     for number in range(3):
         assert not (store.folder / f"{number:03d}" / "clients").exists()
@@ -235,8 +261,8 @@ def test_states_of_interrupted_deletion_are_not_used(store, monkeypatch):
 
 
 def test_records_note_states_kept_at_sites(store):
-    store.write(2, weights(2.0), {"round": 2}, lambda folder: {})
-    store.write(3, weights(3.0), {"round": 3})
+    store.write(2, weights(2.0), RECORD, lambda folder: {})
+    store.write(3, weights(3.0), RECORD)
     store.say_where_states_are()
     assert [record.get("states") for record in store.records(3)] == [None, None, "at the sites", None]
     assert store.latest()["round"] == 3

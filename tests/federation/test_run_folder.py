@@ -33,12 +33,13 @@ from samfed_monai.metrics import pool
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Traffic
 from samfed_monai.results import round_traffic
+from tests.federation.toys import RECORD
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": (1, 2)}}
 
 
 def record(round: int, dice: float | None) -> dict:
-    return {"round": round, "average": {"validation": {"dice": dice}}, "sites": {}}
+    return {**RECORD, "round": round, "average": {"validation": {**SCORES, "dice": dice}}}
 
 
 HASHES, SEEDS, VERSIONS = {"datalist": "f0"}, {"seed": 0}, {"torch": "2.12"}
@@ -96,9 +97,14 @@ def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
     (tmp_path / held).write_text("{}")
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
-    for damaged, where in (("[]", "run.json"), ('{"config": []}', "config"), ('{"seeds": 3}', "seeds")):
+    for damaged, problem in (
+        ("[]", r"run\.json: expected an object, found \[\] \(list\)"),
+        ('{"config": {"client": []}}', r"config#client: expected an object, found \[\] \(list\)"),
+        ('{"config": {"rounds": "9"}}', r"config#rounds: expected a whole number, found '9' \(str\)"),
+        ('{"seeds": 3}', r"seeds: expected an object, found 3 \(int\)"),
+    ):
         (tmp_path / "run.json").write_text(damaged)
-        with pytest.raises(Refused, match=rf"{where}: expected an object, found (list|int); restore the file from a"):
+        with pytest.raises(Refused, match=f"{problem}; restore the file from a copy"):
             RunFolder(tmp_path).open(CONFIG)
     (tmp_path / "run.json").unlink()
     with pytest.raises(Refused, match=r"run.json: expected settings of the rounds or results .* no such file; restore"):

@@ -17,6 +17,7 @@ from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.core.model_file import read_header, usage_of
 from samfed_monai.federation import RoundStore
 from samfed_monai.federation.run_models import RunModels
+from tests.federation.toys import RECORD
 
 SHARED = {"body.a": torch.tensor([1.0, 2.0])}
 NETWORK = {"network_name": "basic_unet", "image_size": 64}
@@ -46,8 +47,8 @@ def finished(
         return digests
 
     store = RoundStore(path / "rounds")
-    store.write(0, {name: tensor * 0 for name, tensor in shared.items()}, {})
-    store.write(1, shared, {}, None if states is None else save, server)
+    store.write(0, {name: tensor * 0 for name, tensor in shared.items()}, RECORD)
+    store.write(1, shared, RECORD, None if states is None else save, server)
     store.say_where_states_are()
     sites = {"a": {}, "b": {}}
     results = {"selected": "best", "models": {"best": {"round": 1}, "last": {"round": 0}}, "sites": sites}

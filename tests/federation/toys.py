@@ -17,12 +17,15 @@ from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
+from samfed_monai.federation.run_folder import round_record
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
 BUNDLE = Path(__file__).parent / "toy_bundle"
 QUIET = Progress(show=False)
+RECORD = round_record(0, 3, {}, {})
+"""A round's record without sites."""
 
 
 class ToyNet(nn.Sequential):

@@ -8,7 +8,9 @@ import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import write_json
-from samfed_monai.federation.run_folder import COLUMNS
+from samfed_monai.federation.run_folder import COLUMNS, round_record, site_record
+from samfed_monai.protocol import Kind, Message
+from samfed_monai.protocol.transport import Traffic
 from samfed_monai.reports import RunData
 from samfed_monai.reports.run_data import RoundRow, read_federation, series
 from tests.reports.conftest import SKIPPED
@@ -46,10 +48,8 @@ def test_missing_or_invalid_results_are_refused(tmp_path):
 
 def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     for number, dice in enumerate((0.9, 0.8)):
-        own = {"validation": summary(dice), "up_bytes": 10, "down_bytes": 20 + number}
-        average = {"validation": summary(dice)}
-        record = {"round": number, "rounds": 3, "sites": {"a": own}, "average": average, "seconds": {"training": 4.0}}
-        record |= {"run": "12ab", "files": {}}
+        own = site_record(Message(Kind.WEIGHTS, "a", 0, 3), summary(dice), None, Traffic(up=10, down=20 + number))
+        record = {**round_record(number, 3, {"a": own}, {"training": 4.0}), "run": "12ab", "files": {}}
         write_json(tmp_path / "rounds" / f"{number:03d}" / "round.json", record)
     about = {"seeds": {"seed": 7}, "hashes": {"datalist": "d" * 64}, "versions": {"torch": "2.13.0"}}
     write_json(tmp_path / "run.json", {"config": {"variant": "no_sam", "rounds": 3}, **about})
