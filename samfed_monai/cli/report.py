@@ -65,15 +65,15 @@ def watch(report: Report, seconds: float = 2.0) -> None:
     Raises:
         Refused: there is no such folder.
     """
+    from samfed_monai.core.run_log import round_folders
     from samfed_monai.core.words import counted
-    from samfed_monai.reports.run_data import stored_rounds
 
     folder, written = report.run_folder, 0
     if not folder.is_dir():
         raise refused(folder, "no such folder", "the folder of a run in progress")
     with suppress(KeyboardInterrupt):
         while not (folder / "results.json").is_file():
-            if (rounds := len(stored_rounds(folder))) != written:  # may be fewer: a run may be restarted
+            if (rounds := len(round_folders(folder / "rounds"))) != written:  # may be fewer: a run may be restarted
                 written = rounds
                 if rounds:
                     sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")

@@ -253,9 +253,8 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
 
 
-# pathlib's own messages, the first before Python 3.13; shutil.copytree keeps only the messages of the errors
+# pathlib's own message, before Python 3.13; shutil.copytree keeps only the messages of the errors
 _LOOP = re.compile(r"Symlink loop from (['\"])(.*)\1$")
-_NO_HOME = "Could not determine home directory."
 _COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
 
 
@@ -274,7 +273,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         return Stopped("the output was closed before the command ended")
     if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
         return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
-    if isinstance(error, RuntimeError) and str(error) == _NO_HOME:
+    if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":  # of pathlib
         found, hint = "no such user, or one without a home folder", "write ./~NAME for a file or folder of that name"
         return Refused([Problem("a path that starts with ~", found, "~ or ~USER, the home folder of a user", hint)])
     if isinstance(error, UnicodeEncodeError):

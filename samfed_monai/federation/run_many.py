@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,15 @@ def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopp
 
 def last_words(folder: Path, code: int) -> str:
     """Reason why a run was refused or stopped, from its exit code and the end of its log; else the log's last line."""
+    if code < 0:
+        return f"the run was ended by signal {-code} (9: killed, for instance because memory ran out)"
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
     ended = [place for place, line in enumerate(lines) if head and line.startswith(head)]
-    return "\n      ".join(lines[ended[-1] :] if ended else lines[-1:]) or "no output"
+    first, *more = lines[ended[-1] if ended else -1 :] or ["no output"]
+    # not the lines of another comparison in the same folder
+    return "\n      ".join([first, *takewhile(lambda line: line.startswith(" "), more)])
 
 
 def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import AGAIN, DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
+from samfed_monai.core.errors import AGAIN, Problem, Problems, Stopped, machine_failure
 from samfed_monai.core.validators import require
 from samfed_monai.federation.exchange_object import parts_in
 from samfed_monai.federation.progress import Clock, Progress
@@ -315,13 +315,10 @@ class RoundController:
         except Terminated:
             raise Stopped(f"received SIGTERM; {self._kept()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                what, fix = "memory ran out at the server", "add memory, or lower batch_size or image_size"
-            elif isinstance(error, OSError) and error.errno in DISK_FULL:
-                what, fix = f"the disk is full ({error.filename or self.folder.path})", "make room"
-            else:
+            if not isinstance(failure := machine_failure(error), Stopped):
                 raise
-            raise Stopped(f"{what}; {self._kept()}", f"{fix}, then {AGAIN}") from error
+            reason = failure.reason.removesuffix("; completed work is kept")
+            raise Stopped(f"{reason}; {self._kept()}", failure.resume) from error
 
     def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()

@@ -320,7 +320,9 @@ class Site:
                 self._require_own_weights(task)
                 return self._train(message)
             case Task.EVALUATE if message.extra.get("model") == "teacher":
-                return self._teacher_scores(message)
+                if self.teacher is None:
+                    raise message_refused("teacher", "no teacher in this plan", "a teacher")
+                return numeric_reply(message, **self.teacher.scores(message.extra.get("split", "test")))
             case Task.EVALUATE:
                 self._require_own_weights(task)
                 return self._evaluate(message)
@@ -427,11 +429,6 @@ class Site:
                 self.release.require_statistics()
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
         return numeric_reply(message, n=shown, metrics={"seconds": time.perf_counter() - started})
-
-    def _teacher_scores(self, message: Message) -> Message:
-        if self.teacher is None:
-            raise message_refused("teacher", "no teacher in this plan", "a teacher")
-        return numeric_reply(message, **self.teacher.scores(message.extra.get("split", "test")))
 
     @property
     def client(self) -> SamFedAlgo:

@@ -110,7 +110,7 @@ class RunData:
         """
         path = Path(folder) if Path(folder).name == "results.json" else Path(folder) / "results.json"
         folder = path.parent
-        going = unfinished and not path.is_file() and bool(stored_rounds(folder))
+        going = unfinished and not path.is_file() and bool(round_folders(folder / "rounds"))
         if not going and not path.is_file():
             hint = "name a finished run; the command that started an interrupted run resumes it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
@@ -240,12 +240,6 @@ def scored(splits: Mapping[str, Any]) -> bool:
     return bool(splits.get("test", {}).get("n"))
 
 
-def stored_rounds(folder: str | Path) -> dict[int, Path]:
-    """Returns the folders of a run's stored rounds by number."""
-    found = round_folders(Path(folder) / "rounds").items()
-    return {number: path for number, path in found if (path / "round.json").is_file()}
-
-
 def results_so_far(folder: str | Path) -> dict[str, Any]:
     """Returns the validation scores of the best and last stored round, with traffic and seconds; no test scores.
 
@@ -256,8 +250,8 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         Content in the schema of ``results.json``; ``best`` is the round with the highest mean Dice. The run may choose
         another round if a site was missing in some.
     """
-    run, log = run_record(folder), Path(folder) / "run.log"
-    records = [read_round(path, number, run.get("run", "")) for number, path in stored_rounds(folder).items()]
+    run, log, rounds = run_record(folder), Path(folder) / "run.log", Path(folder) / "rounds"
+    records = [read_round(path, number, run.get("run", "")) for number, path in round_folders(rounds).items()]
     last = records[-1]
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     commands = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", text, re.MULTILINE)

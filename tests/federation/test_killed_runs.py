@@ -176,7 +176,7 @@ def test_fault_50_server_out_of_memory_stops_run_and_run_resumes(tmp_path, error
             super().finish(round)
 
     clients = {site: FixedClient(site, step=1.0) for site in "ab"}
-    message = r"memory ran out at the server; 1 of 3 rounds are kept(.|\n)*add memory, or lower"
+    message = r"memory ran out; 1 of 3 rounds are kept(.|\n)*add memory, or lower"
     with pytest.raises(Stopped, match=message):
         run_clients(tmp_path, clients, strategy=Hungry(), rounds=3)
     run_clients(tmp_path, clients, rounds=3)

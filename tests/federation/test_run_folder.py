@@ -97,14 +97,11 @@ def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
     (tmp_path / held).write_text("{}")
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
-    for damaged, problem in (
-        ("[]", r"run\.json: expected an object, found \[\] \(list\)"),
-        ('{"config": {"client": []}}', r"config#client: expected an object, found \[\] \(list\)"),
-        ('{"config": {"rounds": "9"}}', r"config#rounds: expected a whole number, found '9' \(str\)"),
-        ('{"seeds": 3}', r"seeds: expected an object, found 3 \(int\)"),
-    ):
+    for damaged, where in (("[]", "json"), ('{"config": {"client": []}}', "config#client"), ('{"seeds": []}', "seeds")):
         (tmp_path / "run.json").write_text(damaged)
-        with pytest.raises(Refused, match=f"{problem}; restore the file from a copy"):
+        with pytest.raises(
+            Refused, match=rf"{where}: expected an object, found \[\] \(list\); restore the file from a"
+        ):
             RunFolder(tmp_path).open(CONFIG)
     (tmp_path / "run.json").unlink()
     with pytest.raises(Refused, match=r"run.json: expected settings of the rounds or results .* no such file; restore"):
@@ -176,12 +173,7 @@ def test_best_round_is_earliest_of_highest_or_start(dice, start, expected):
 
 def scored(round: int, **dice: float | None) -> dict:
     """A round after which these sites, of three, have these scores."""
-    empty = {"both": 0, "prediction": 0, "label": 0}
-    summaries = {
-        site: {"dice": value, "iou": None, "hd95": None, "n": 20, "empty": empty}
-        for site, value in dice.items()
-        if value is not None
-    }
+    summaries = {site: {**SCORES, "dice": value, "n": 20} for site, value in dice.items() if value is not None}
     sites = {site: {"validation": summaries.get(site)} for site in ("a", "b", "hard")}
     return {"round": round, "average": {"validation": pool(summaries.values())}, "sites": sites}
 

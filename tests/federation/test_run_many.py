@@ -207,14 +207,16 @@ def run_of(tmp_path, name, text, code=1):
         ("refused: 1 problem\n  - of last time\n" + REFUSED, 2, "refused: 2 problems\n        - a: b\n        - c: d"),
         ("samfed: error: unrecognized arguments: x", 2, "samfed: error: unrecognized arguments: x"),
         (REFUSED + "stopped: full\n  to continue: make room", 3, "stopped: full\n        to continue: make room"),
-        ("", -9, "no output"),
+        (REFUSED + "round 1 of 3", 2, "refused: 2 problems\n        - a: b\n        - c: d"),
+        ("", 1, "no output"),
+        ("round 1 of 3", -9, "the run was ended by signal 9 (9: killed, for instance because memory ran out)"),
     ],
-    ids=["fault", "refused", "refused-twice", "usage", "stopped", "killed"],
+    ids=["fault", "refused", "refused-twice", "usage", "stopped", "of-another-process", "silent", "killed"],
 )
 def test_last_words_quote_reason_from_log(tmp_path, text, code, words):
     run, code = run_of(tmp_path, "r", text, code)
     assert last_words(run.folder, code) == words
-    assert last_words(tmp_path, code) == "no output", "nor a log"
+    assert last_words(tmp_path, max(code, 1)) == "no output", "nor a log"
 
 
 def test_failure_distinguishes_refused_from_failed_runs(tmp_path):
