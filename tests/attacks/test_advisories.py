@@ -11,6 +11,7 @@ import shutil
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from monai.fl.client import MonaiAlgo
@@ -73,16 +74,11 @@ def test_packaged_bundle_passes_and_logging_file_is_ignored(app_root, tmp_path):
     """Python evaluates what such a file says (GHSA-wvpx-5qmp-46g3); MONAI 1.6.1 refuses it as well."""
     app, conf = app_root({}, find_bundle("samfed_skin")), tmp_path / "app" / "logging.conf"
     algo = SamFedAlgo("bundle", train_kwargs={**CLIENT, "encoder_weights": None, "teacher_adapt": "off"})
-    seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MonaiAlgo, "initialize", lambda self, extra: seen.update(extra) or _stop())
+        patch.setattr(MonaiAlgo, "initialize", seen := Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             algo.initialize({ExtraItems.APP_ROOT: str(app), ExtraItems.LOGGING_FILE: str(conf)})
-    assert seen == {ExtraItems.APP_ROOT: str(app)}
-
-
-def _stop() -> None:
-    raise KeyboardInterrupt
+    seen.assert_called_once_with({ExtraItems.APP_ROOT: str(app)})
 
 
 def test_unsafe_overrides_of_job_are_refused(app_root):

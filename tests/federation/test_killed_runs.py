@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -167,8 +168,14 @@ def test_fault_50_sites_out_of_memory_stop_run_and_run_resumes(tmp_path, whole):
     assert final_files(tmp_path) == whole
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_fault_50_server_out_of_memory_stops_run_and_run_resumes(tmp_path, error):
+OUT = r"memory ran out; 1 of 3 rounds are kept(.|\n)*add memory, or lower"
+GONE = r"/drive/a failed with 'Input/output error'; 1 of 3 rounds are kept(.|\n)*check that its drive is connected"
+NO_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+NO_DRIVE = OSError(errno.EIO, "", "/drive/a")
+
+
+@pytest.mark.parametrize(("error", "message"), [(MemoryError(), OUT), (NO_MEMORY, OUT), (NO_DRIVE, GONE)])
+def test_fault_50_failing_server_stops_run_and_run_resumes(tmp_path, error, message):
     class Hungry(FedAvg):
         def finish(self, round):
             if round == 1:
@@ -176,7 +183,6 @@ def test_fault_50_server_out_of_memory_stops_run_and_run_resumes(tmp_path, error
             super().finish(round)
 
     clients = {site: FixedClient(site, step=1.0) for site in "ab"}
-    message = r"memory ran out; 1 of 3 rounds are kept(.|\n)*add memory, or lower"
     with pytest.raises(Stopped, match=message):
         run_clients(tmp_path, clients, strategy=Hungry(), rounds=3)
     run_clients(tmp_path, clients, rounds=3)

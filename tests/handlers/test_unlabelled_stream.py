@@ -113,16 +113,13 @@ def test_sampler_is_balanced_and_reproducible(count: int, seed: int, length: int
     assert list(EndlessSampler([])) == []
 
 
-def plain_loader(seed: int) -> DataLoader:
-    return DataLoader(Dataset(toy_items(8, seed)), batch_size=4, num_workers=0)
-
-
 def trained(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
     """Weights after a round; the unlabelled images are always the same."""
     items = [{**item, "image_strong": item["image"]} for item in toy_items(8, seed=1)]
     stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=4, num_workers=0), guides=[BatchGuide()])
     own = [stream, PseudoLabelTerm(rule="teacher", schedule="constant"), TermLogger()]
-    trainer = toy_trainer([*handlers, *own], loader=plain_loader(public_seed), steps=3)
+    loader = DataLoader(Dataset(toy_items(8, public_seed)), batch_size=4, num_workers=0)
+    trainer = toy_trainer([*handlers, *own], loader=loader, steps=3)
     next_round(trainer, 0, 1)
     assert (trainer.state.iteration, trainer.network[1].momentum) == (3, 0.1), "a loader that ends starts over"
     return weights(trainer.network)

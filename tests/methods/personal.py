@@ -32,11 +32,6 @@ def numbers_of(weights: Mapping[str, Tensor]) -> list[float]:
     return [*weights["a"].tolist(), *weights["b"].tolist()]
 
 
-def half_square(prediction: Tensor, target: Tensor) -> Tensor:
-    """``1/2 |prediction - target|^2`` of one item, whose gradient is their difference."""
-    return 0.5 * (prediction - target).square().sum(dim=1).mean()
-
-
 def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], target: Sequence[float], steps: int = 1):
     """A trainer whose loss is the distance of the six numbers from ``target``."""
     items = [{"image": torch.zeros(1), "label": torch.tensor(target)}] * steps
@@ -46,7 +41,8 @@ def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], tar
         train_data_loader=torch.utils.data.DataLoader(items, batch_size=1),  # type: ignore[arg-type]
         network=network,
         optimizer=optimizer,
-        loss_function=half_square,
+        # of one item, whose gradient is the difference
+        loss_function=lambda prediction, target: 0.5 * (prediction - target).square().sum(dim=1).mean(),
         train_handlers=list(handlers),
         decollate=False,
     )

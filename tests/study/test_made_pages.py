@@ -22,17 +22,13 @@ def test_methods_page_matches_declarations():
     now, page = methods_page(methods().values()), (DOCS / "methods.md").read_text(encoding="utf-8")
     top, *sections = re.split(r"(?m)^(?=### )", page)
     installed = known_variants()
-    top = "".join(line for line in top.splitlines(keepends=True) if row_of(line) in (None, *installed))
+    row = re.compile(r"\| \[`(\w+)`\]")
+    lines = top.splitlines(keepends=True)
+    top = "".join(line for line in lines if (found := row.match(line)) is None or found[1] in installed)
     sections = [text for text in sections if text.partition("`")[2].partition("`")[0] in installed]
     declared_alone = re.sub(r"(?m)^- \*Measured\*: .*\n", "", "".join([top, *sections]))
     declared_alone = re.sub(r"(?s)## Which one for you.*?(?=## )", "", declared_alone)  # figures of records, too
     assert declared_alone == now, "run `make related-page`"
-
-
-def row_of(line):
-    """The method of a row of the table, else ``None``."""
-    found = re.match(r"\| \[`(\w+)`\]", line)
-    return found and found[1]
 
 
 def test_option_tables_match_source():
