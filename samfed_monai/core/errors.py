@@ -274,8 +274,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
         return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
     if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":  # of pathlib
-        found, hint = "no such user, or one without a home folder", "write ./~NAME for a file or folder of that name"
-        return Refused([Problem("a path that starts with ~", found, "~ or ~USER, the home folder of a user", hint)])
+        return Refused([Problem("a path with ~", "an unknown user", "~ or ~USER", "write ./~NAME for a file ~NAME")])
     if isinstance(error, UnicodeEncodeError):
         return Refused(name_problems([error.object[max(0, error.start - _AROUND) : error.end + _AROUND]]))
     if not isinstance(error, OSError):

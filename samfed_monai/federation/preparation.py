@@ -139,7 +139,9 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     seal = _seal(datalist, Path(data_root))
     list_hash = datalist.hash  # read once: each access serialises the whole list
     memory = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
-    known = read_json(memory) if memory.is_file() else None
+    known: object = None
+    with Problems().collected():  # a missing or damaged record is made again
+        known = read_json(memory)
     looks = known.get("looks") if isinstance(known, dict) and known.get("seal") == seal else None
     if type(looks) is int and not verify:
         problems = _changed(datalist, list_hash, Path(data_root), looks)

@@ -83,7 +83,6 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
         sites = tuple(sorted({*plan.sites, *plan.unseen}))
         count = max(1, min(workers, len(sites)))
         self._states = Path(paths.output_dir) / ".states"
-        shutil.rmtree(self._states, ignore_errors=True)
         settings = {
             **{"plan": plan.to_json(), "paths": paths.to_json(), "states": str(self._states)},
             "threads": max(1, min(torch.get_num_threads(), usable_cores()) // count),

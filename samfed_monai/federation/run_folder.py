@@ -136,6 +136,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 "versions": dict(versions or {}),
             }
             self.store.clean()
+            shutil.rmtree(self.path / ".states", ignore_errors=True)  # of processes of sites, if it was killed
             holds_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
             asked = self.path / "run.json"
             if holds_results and not asked.exists():

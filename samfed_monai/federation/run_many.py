@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,6 @@ class NamedRow:
         made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
         return made | {name: text for name, text in texts.items() if text}
 
-    def same_run(self, other: NamedRow) -> bool:
-        """Whether two rows are one run, for instance the default row in the files of two sweeps."""
-        mine, others = ((row.variant, row.overrides, row.setting, row.role) for row in (self, other))
-        return mine == others
-
 
 def read_rows(path: str | Path) -> list[NamedRow]:
     """Reads the rows of a file, in its order.
@@ -161,11 +157,15 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
         if row.name in VARIANTS and row.variant != row.name:
             expected = f"the variant of that name, or a name other than {row.name!r}"
             problems.add(where, found=f"variant {row.variant!r}", expected=expected)
-        if row.name in found and not row.same_run(found[row.name]):
+        # rows of one name may be one run, for instance the default row in the files of two sweeps
+        if row.name in found and _of_run(row) != _of_run(found[row.name]):
             problems.add(where, found="two rows with this name", expected="unique names", hint="rename one")
         else:
             found[row.name] = row
     return list(found.values())
+
+
+_of_run = attrgetter("variant", "overrides", "setting", "role")
 
 
 def _without_notes(content: Any) -> Any:

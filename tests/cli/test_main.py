@@ -184,7 +184,7 @@ COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LIC
         (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a writable path, found Read-only"),
         (OSError(40, "", "/data/loop"), 2, f"/data/loop: {LOOP}"),
         (RuntimeError("Symlink loop from '/data/loop'"), 2, f"/data/loop: {LOOP}"),
-        (RuntimeError("Could not determine home directory."), 2, "starts with ~: expected ~ or ~USER, .*write ./~NAME"),
+        (RuntimeError("Could not determine home directory."), 2, "~: expected ~ or ~USER, .* user; write ./~NAME"),
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -86,8 +86,10 @@ def test_changed_configuration_is_refused_and_versions_are_logged(tmp_path, capl
 def test_folder_without_finished_round_accepts_new_configuration(tmp_path):
     RunFolder(tmp_path).open(CONFIG).close()
     (tmp_path / "rounds/.000.7.tmp").mkdir(parents=True)  # killed while it wrote its first round
+    (tmp_path / ".states").mkdir()  # of its sites' processes
     RunFolder(tmp_path).open({**CONFIG, "rounds": 9}).close()
     assert read_json(tmp_path / "run.json")["config"]["rounds"] == 9
+    assert not (tmp_path / ".states").exists()
 
 
 @pytest.mark.parametrize("held", ["rounds/000.torn/round.json", "results.json"])
