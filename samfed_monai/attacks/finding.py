@@ -67,9 +67,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the finding as JSON content, with file names instead of pictures."""
-        pictures = [
-            {"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown
-        ]
+        pictures = [{"file": f"{one.name}.png", "caption": one.caption, "rows": list(one.rows)} for one in self.shown]
         content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "shown"}
         return {**content, "columns": list(self.rows[0]) if self.rows else [], "pictures": pictures}
 
@@ -100,11 +98,8 @@ def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     score = torch.stack([psnr(each[None].expand_as(truth), truth) for each in found])
-    rows, columns = linear_sum_assignment(score.numpy(), maximize=True)
-    placed = torch.empty_like(truth)
-    for row, column in zip(rows, columns, strict=True):
-        placed[column] = found[row]
-    return placed
+    _, columns = linear_sum_assignment(score.numpy(), maximize=True)
+    return found[columns.argsort()]
 
 
 def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]:

@@ -93,10 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
     given = {name: value for name in _NUMBERS if (value := getattr(arguments, name, None)) is not None}
-    require(
-        installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"),
-        *(_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()),
-    )
+    numbers = [_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()]
+    require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"), *numbers)
     {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _on_this_machine)(arguments)
 
 
@@ -147,12 +145,9 @@ def _submit(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.job import export_plan, exported_again, planned
     from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 
-    if arguments.no_wait and arguments.stop_after is not None:
-        raise refused("--stop-after", "it with --no-wait, which waits for nothing", "one of the two", "leave one out")
     overrides = overrides_from(arguments)
     if arguments.no_wait and arguments.stop_after is not None:
-        hint = "give it to `samfed flare fetch`, or leave out --no-wait"
-        raise refused("--stop-after", found="it with --no-wait", expected="a command that waits", hint=hint)
+        raise refused("--stop-after", "it with --no-wait", "a command that waits", "give it to `samfed flare fetch`")
     with TemporaryDirectory(prefix="samfed-flare-") as folder:
         if any((Path(arguments.bundle) / part).exists() for part in ("meta.json", "app")):
             given = sorted(overrides.keys() - {"output_dir"}) + ["run-name"] * bool(arguments.run_name)

@@ -192,10 +192,9 @@ def _alone(run_folder: Path, workspace: Path) -> Iterator[None]:
         Refused: another run, or another command of this kind, is active in it (fault 51); or FLARE, which splits the
             commands of its processes as a shell does, cannot start a job in this workspace or with this Python.
     """
-    for path in (_here(workspace), sys.executable):
-        if set(path) & set(" \t\n'\"\\#"):
-            expected = "a path without spaces, quotes, backslashes and #, for the workspace and for Python"
-            raise refused("FLARE", repr(path), expected, "choose another --workspace, or another folder for Python")
+    if cut := [path for path in (_here(workspace), sys.executable) if set(path) & set(" \t\n'\"\\#")]:
+        expected = "a path without spaces, quotes, backslashes and #, for the workspace and for Python"
+        raise refused("FLARE", repr(cut[0]), expected, "choose another --workspace, or another folder for Python")
     own = run_folder / "flare"
     own.mkdir(parents=True, exist_ok=True)
     take_lock(run_folder)
@@ -420,8 +419,8 @@ def refuse_busy_port(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port or -1))  # 0 would be any port
-        except (OSError, OverflowError) as error:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
             other = port + 100 if 1023 < port < 65000 else PORT
             hint = f"choose another port, for instance --port {other}, or end the program that uses it"
-            raise refused(f"port {port}", getattr(error, "strerror", str(error)), "a free port", hint) from None
+            raise refused(f"port {port}", error.strerror, "a free port", hint) from None

@@ -214,8 +214,7 @@ def test_invalid_json_is_refused(bundle):
 def test_every_packaged_variant_is_shown(variant):
     ids = list(ids_of(configuration(REPOSITORY / "bundles" / "samfed_skin", "federate", variant, {})))
     assert all(each.values for each in ids)
-    last = {each.values[0][0] for each in ids}
-    assert variant == "samfed" or f"variant {variant}" in last
+    assert variant == "samfed" or f"variant {variant}" in {each.values[0][0] for each in ids}
 
 
 def test_documentation_example_matches_output(capsys):

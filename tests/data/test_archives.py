@@ -56,8 +56,7 @@ def test_fault_30_archive_with_suspicious_member_is_refused(tmp_path, members, m
 @pytest.mark.parametrize("slash", ["/", "\\"])
 @pytest.mark.parametrize("marked", [True, False])
 def test_backslashes_and_unmarked_utf8_names_are_read(tmp_path, place, slash, marked):
-    name = place.replace("/", slash)
-    path = zipped(tmp_path / "a.zip", ("a/", b""), (name, b"x"))
+    path = zipped(tmp_path / "a.zip", ("a/", b""), (place.replace("/", slash), b"x"))
     if not marked:  # bit 11 of the flags, in the local header and in the directory
         content = bytearray(path.read_bytes())
         local, directory = content.rindex(b"PK\x03\x04"), content.rindex(b"PK\x01\x02")

@@ -24,8 +24,7 @@ from samfed_monai.protocol.transport import Transport
 
 BUNDLE = Path(__file__).parent / "toy_bundle"
 QUIET = Progress(show=False)
-RECORD = round_record(0, 3, {}, {})
-"""A round's record without sites."""
+RECORD = round_record(0, 3, {}, {})  # without sites
 
 
 class ToyNet(nn.Sequential):

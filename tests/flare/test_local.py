@@ -113,9 +113,8 @@ def test_path_that_flare_would_split_is_refused(tmp_path, monkeypatch, way):
 
 
 def test_poc_ends_when_flare_has_ended_job(tmp_path, monkeypatch):
-    """The processes still run, and the run has no status: a job that FLARE could not start."""
     session = SimpleNamespace(get_job_meta=lambda _: {"status": "FINISHED:EXECUTION_EXCEPTION"})
-    fakes = {"wait_for_sites": None, "submit_job": "id", "Poc.provision": None}
+    fakes = {"wait_for_sites": None, "submit_job": "id", "Poc.provision": None}  # the run's folder has no status
     fakes |= {"Poc.start": SimpleNamespace(poll=lambda: None), "Poc.open_session": nullcontext(session)}
     for name, given in fakes.items():
         monkeypatch.setattr(f"samfed_monai.flare.local.{name}", lambda *_, given=given, **__: given)
@@ -144,16 +143,10 @@ def test_missing_flare_is_reported_with_install_hint(monkeypatch, capsys):
     assert "pip install 'samfed-monai[flare]'" in capsys.readouterr().err
 
 
-def test_existing_job_folder_and_limit_of_no_wait_are_refused(tmp_path, capsys):
+def test_export_into_job_folder_and_options_beside_it_are_refused(tmp_path, capsys):
+    (tmp_path / "meta.json").write_text("{}")
     assert main(["flare", "export", "samfed_skin", "--job", str(tmp_path)]) == 2
     assert "--job: expected a new name, found" in capsys.readouterr().err
-    words = ["--kit", "kit", "--output-dir", "out", "--no-wait", "--stop-after", "5"]
-    assert main(["flare", "submit", "samfed_skin", *words]) == 2
-    assert "--stop-after: expected one of the two, found it with --no-wait" in capsys.readouterr().err
-
-
-def test_options_beside_job_folder_are_refused(tmp_path, capsys):
-    (tmp_path / "meta.json").write_text("{}")
     words = ["flare", "submit", str(tmp_path), "--kit", "kit", "--output-dir", str(tmp_path / "out")]
     assert main([*words, "--rounds", "3", "--run-name", "b", "--job#quorum", "2"]) == 2
     error = capsys.readouterr().err
