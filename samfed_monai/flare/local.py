@@ -423,4 +423,4 @@ def refuse_busy_port(port: int) -> None:
         except OSError as error:
             other = port + 100 if 1023 < port < 65000 else PORT
             hint = f"choose another port, for instance --port {other}, or end the program that uses it"
-            raise refused(f"port {port}", error.strerror, "a free port", hint) from None
+            raise refused(f"port {port}", str(error.strerror), "a free port", hint) from None
