@@ -13,7 +13,6 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_othe
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted, printable
 
 logger = logging.getLogger(__name__)
@@ -171,6 +170,5 @@ def run_app(arguments: argparse.Namespace) -> None:
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.app import App
 
-    require(whole("--port", arguments.port, least=0, most=65535))
     predictor = Predictor(arguments.bundle, arguments.model, site=arguments.site, views=arguments.views)
     App(predictor, port=arguments.port, reorient=arguments.reorient).run()

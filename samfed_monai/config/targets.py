@@ -98,7 +98,8 @@ def resolve_target(target: Any, where: str) -> Any:
     except Refused:
         raise
     except Exception as error:  # of another package: its import may raise anything
-        found = str(error) if isinstance(error, ImportError) else failure_of(error)
+        failure = failure_of(error)  # raises the error again if memory ran out
+        found = str(error) if isinstance(error, ImportError) else failure
         owners = [owner for module, owner in _modules_brought().items() if path.startswith(f"{module}.")]
         hint = f"update or uninstall {owners[0].partition(' ')[0]}, which provides it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None

@@ -240,9 +240,9 @@ def test_unused_options_are_refused_and_unused_settings_logged(caplog, tmp_path)
 def test_impossible_numbers_and_times_are_refused(capsys):
     poc = "flare poc samfed_skin --datalist l --data-root d --output-dir r --stop-after nan --threads 0 --port 65536"
     submit = "flare submit samfed_skin --kit k --output-dir r --stop-after 5 --no-wait"
-    assert [main(words.split()) for words in (poc, submit, "app --port 65536")] == [2, 2, 2]
-    found, ports = capsys.readouterr().err, ("[1, 65535], found 65536", "[0, 65535], found 65536")
+    assert [main(words.split()) for words in (poc, submit)] == [2, 2]
+    found = capsys.readouterr().err
     assert "--stop-after: expected a number of seconds > 0, found nan" in found
     assert "--threads: expected a whole number >= 1, found 0" in found
-    assert all(f"--port: expected a whole number in {port}" in found for port in ports)
+    assert "--port: expected a whole number in [1, 65535], found 65536" in found
     assert "--stop-after: expected a command that waits, found it with --no-wait; give it to `samfed f" in found
