@@ -68,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        getattr(importlib.import_module(f"samfed_monai.cli.{BESIDE.get(name, name)}"), f"add_{name}_parser")(subparsers)
+        module = importlib.import_module(f"samfed_monai.cli.{BESIDE.get(name, name)}")
+        getattr(module, f"add_{name}_parser")(subparsers)
     return parser
 
 

@@ -170,9 +170,6 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     return LogBar(of, **hidden, **seldom | options)
 
 
-_SCHEMA = read_json(Path(__file__).with_name("run.schema.json"))
-
-
 def run_record(folder: str | Path) -> dict[str, Any]:
     """Content of a run's ``run.json``; empty if there is none.
 
@@ -181,7 +178,8 @@ def run_record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     record: dict[str, Any] = read_json(path) if path.is_file() else {}
-    require(replace(each, hint="restore the file from a copy") for each in departures(record, _SCHEMA, str(path)))
+    schema = read_json(Path(__file__).with_name("run.schema.json"))
+    require(replace(each, hint="restore the file from a copy") for each in departures(record, schema, str(path)))
     return record
 
 
