@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,7 +176,10 @@ def _decoded(content: Any) -> NDArray[Any]:
         if colours and coded and all(by_pillow):
             pixels = np.stack([_rgb(frame, content) for frame in coded])
         else:
-            pixels = pixel_array(content)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                pixels = pixel_array(content)
+            _require_rows(content, map(str, (each.message for each in caught)))
     except _NotUnderstood:
         raise
     except Exception as error:
@@ -185,6 +189,13 @@ def _decoded(content: Any) -> NDArray[Any]:
     frames: NDArray[Any] = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).reshape(-1, *shape)
     _check_amount(content, len(frames), wanted)
     return frames
+
+
+def _require_rows(content: Any, messages: Iterable[str]) -> None:
+    """Refuses RLE frames with more rows than the header, of which pydicom only warns; a few bytes are padding."""
+    for found in filter(None, map(re.compile(r"(\d+) vs\. (\d+) bytes expected").search, messages)):
+        if int(found[1]) - int(found[2]) >= content.Columns:
+            raise _wrong("Rows", content.Rows, f"{int(found[1]) // content.Columns}, as in the pixels")
 
 
 def _require_decoder(syntax: Any) -> str:

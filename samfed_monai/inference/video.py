@@ -37,6 +37,7 @@ MARK = (213, 94, 0)
 """Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
 _CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
 """Formats that are opened; playlists, which name other files and URLs, are not."""
+_LEAST = 3  # pixels of a side that the filter bwdif needs
 _MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the sound
 
 
@@ -155,6 +156,9 @@ class Video:
                 found = f"no video stream, {counted(len(container.streams.audio), 'audio stream')}"
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
+            if min(stream.width, stream.height) < _LEAST:
+                expected = f"a video of at least {_LEAST} x {_LEAST} pixels"
+                raise refused(self.path, f"{stream.width} x {stream.height} pixels", expected)
             stream.thread_type = "SLICE"  # frame threads keep failing after the first error
             stream.codec_context.options = {"err_detect": "explode"}  # else missing parts are concealed
             yield container, stream

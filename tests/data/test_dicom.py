@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.data.making import jpeg
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
 
 VL_PHOTO, SEG, SR, SPECTRUM = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("77.1.4", "66.4", "88.11", "4.2"))
-LITTLE, BIG, JPEG, JPEG2000, MPEG4 = (f"1.2.840.10008.1.2.{end}" for end in ("1", "2", "4.50", "4.90", "4.102"))
+LITTLE, BIG, JPEG, JPEG2000, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("1", "2", "4.50", "4.90", "5"))
+MPEG4 = "1.2.840.10008.1.2.4.102"
 
 
 def item(**elements: Any) -> Any:
@@ -261,6 +263,12 @@ def jpeg_2000(*size: int, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def rle(padding: int) -> bytes:
+    """A frame of :data:`COLOUR`: for each colour one run of 64 pixels and of bytes of padding."""
+    runs = bytes(byte for value in (200, 120, 60) for byte in (257 - 64 - padding, value))
+    return struct.pack("<16L", 3, 64, 66, 68, *[0] * 12) + runs
+
+
 RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without markers
 
 
@@ -273,6 +281,8 @@ RAW, BARE = b"\xff\xd8" + OF_RGB[18:], b"\xff\xd8" + OF_YCBCR[20:]  # without ma
         *((JPEG, jpeg(COLOUR, quality=100, progressive=True), header, 8, "") for header in ("YBR_ICT", "RGB")),
         (JPEG, BARE, "RGB", 8, r"found PhotometricInterpretation \(0028,0004\) RGB with frames of subsampled"),
         *((JPEG2000, jpeg_2000(4, 16, no_jp2=raw), "RGB", 8, "expected 16 x 4, .* 8 x 8 columns") for raw in (0, 1)),
+        *((RLE, rle(padding), "RGB", 8, "") for padding in (0, 7)),
+        (RLE, rle(8), "RGB", 8, r"expected 9, as in the pixels, found Rows \(0028,0010\) 8"),
         (JPEG2000, jpeg_2000(8, 8), "RGB", 12, r"expected 8, as in a frame, found BitsStored \(0028,0101\) 12"),
         (JPEG2000, jpeg_2000(8, 8, mct=1), "YBR_FULL", 8, "expected YBR_RCT or YBR_ICT, found .* YBR_FULL of"),
     ],

@@ -171,9 +171,17 @@ def without_packets(path: Path) -> None:
     path.write_bytes(content)
 
 
+def tiny(path: Path) -> None:
+    with av.open(str(path), "w", "matroska") as container:
+        stream = container.add_stream("ffv1")
+        stream.width, stream.height = 64, 2
+        container.mux(stream.encode(av.VideoFrame(64, 2, "yuv420p")))
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
+        (tiny, "64 x 2 pixels"),
         (sound, "no video stream, 1 audio stream"),
         (without_packets, "no frame that can be decoded"),
         (b"no video at all", "no video"),
