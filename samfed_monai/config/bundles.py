@@ -22,12 +22,12 @@ def is_bundle(folder: Path) -> bool:
 @functools.cache
 def packaged_bundles() -> Mapping[str, Path]:
     """Names and folders of the packaged bundles; those of a wheel have priority over those of a checkout."""
-    found: dict[str, Path] = {}
-    for shelf in (_PACKAGE / "bundles", _PACKAGE.parent / "bundles"):
-        for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
+    bundles: dict[str, Path] = {}
+    for root in (_PACKAGE / "bundles", _PACKAGE.parent / "bundles"):
+        for folder in sorted(root.iterdir()) if root.is_dir() else []:
             if is_bundle(folder):
-                found.setdefault(folder.name, folder)
-    return MappingProxyType(found)
+                bundles.setdefault(folder.name, folder)
+    return MappingProxyType(bundles)
 
 
 def packaged_bundle(name: str, others: str = "") -> Path:
@@ -73,8 +73,8 @@ def bundle_of_command(command: str | None) -> str | None:
         command: command of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``, or MONAI's with
             a file of the bundle's ``configs/``.
     """
-    found = re.search(r"\b(?:federate|compare|flare +\w+) +('[^']*'|[^\s'-]\S*)", command or "")
-    if found:
-        return shlex.split(found[1])[0]
-    named = re.search(r"([^\s'\"\[,]+)/configs/\w+\.json", command or "")
-    return named[1] if named else None
+    samfed_match = re.search(r"\b(?:federate|compare|flare +\w+) +('[^']*'|[^\s'-]\S*)", command or "")
+    if samfed_match:
+        return shlex.split(samfed_match[1])[0]
+    monai_match = re.search(r"([^\s'\"\[,]+)/configs/\w+\.json", command or "")
+    return monai_match[1] if monai_match else None

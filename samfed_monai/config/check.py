@@ -66,7 +66,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     for name in (*WEIGHT_OPTIONS, *FOLDER_OPTIONS, "datalist"):
         with problems.collected():
             placeholder = not ready and any(each.get(name) == content.get(name) for each in packaged)
-            path, folder = None if placeholder else _given(content, name), name in FOLDER_OPTIONS
+            path, folder = None if placeholder else _option_path(content, name), name in FOLDER_OPTIONS
             if path is None:
                 continue
             if not (path.is_dir() if folder else path.is_file()):
@@ -78,7 +78,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
 
                 DataList.load(path)
             elif not folder:
-                problems.extend(_hash(config, name, path))
+                problems.extend(_hash_problems(config, name, path))
     yield from problems
     if ready:
         yield from check_base_weights(content, bundle_root)
@@ -119,7 +119,7 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
                 yield Problem(place, found, "a module that can be imported", hint)
 
 
-def _given(content: Mapping[str, Any], name: str) -> Path | None:
+def _option_path(content: Mapping[str, Any], name: str) -> Path | None:
     """Returns the path in an option, or the path of the weights that a known name refers to."""
     value = content.get(name)
     if not isinstance(value, str) or not value or is_code(value):
@@ -128,11 +128,11 @@ def _given(content: Mapping[str, Any], name: str) -> Path | None:
         return Path(value).expanduser()
     from samfed_monai.networks import find_checkpoint, named, starts_from
 
-    begun = str(starts_from(str(content.get("network_name")), str(Path(value).expanduser())) or "")
-    return find_checkpoint(begun) if named(begun) else Path(begun) if begun else None
+    source = str(starts_from(str(content.get("network_name")), str(Path(value).expanduser())) or "")
+    return find_checkpoint(source) if named(source) else Path(source) if source else None
 
 
-def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
+def _hash_problems(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
     declared = config.content.get(f"{name}_sha256")
     if not isinstance(declared, str) or is_code(declared):
         return
@@ -147,8 +147,8 @@ def check_sizes(config: BundleConfig) -> Iterator[Problem]:
     name, kind = ("image_size", "Resize") if "image_size" in config.content else ("size", "Pad")
     size = config.content.get(name)
     for place, side in numbers_at(config.content, SIZES, ["train", "fit"]) if isinstance(size, int) else ():
-        decides = kind in str(lookup(config.content, (*place[:-1], "_target_")))
-        if decides and side != size:
+        sets_size = kind in str(lookup(config.content, (*place[:-1], "_target_")))
+        if sets_size and side != size:
             found, expected = repr(lookup(config.content, place)), f"{size}, the {name} stored with the model"
             yield Problem(config.where(place), found, expected, f"write @{name} here, and set {name}")
 
@@ -177,8 +177,8 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
     if variant is None or not (isinstance(classes, list) and several(classes)):  # another type is refused as such
         return
     if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
-        able = sorted(method.name for method in methods().values() if method.classes == "several")
-        expected = f"one of {able}, which learn {len(classes)} classes"
+        suitable = sorted(method.name for method in methods().values() if method.classes == "several")
+        expected = f"one of {suitable}, which learn {len(classes)} classes"
         found = f"{variant!r}" + (f", which leaves out {method.left_out.partition(';')[0]}" if method.left_out else "")
         yield Problem(place, found=found, expected=expected, hint="or use a data list with one class")
 
@@ -186,7 +186,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
     """A missing checkpoint of SAM, given by its name (``base``) unless the teacher has a path (``checkpoint``)."""
     base = content.get("base")
-    if not isinstance(base, str) or base.startswith(("$", "@")) or _given(content, "checkpoint") is not None:
+    if not isinstance(base, str) or base.startswith(("$", "@")) or _option_path(content, "checkpoint") is not None:
         return
     from samfed_monai.networks import find_checkpoint
 
@@ -238,8 +238,8 @@ def check_bundle(
     try:
         config = BundleConfig.of_workflow(root, workflow, overrides, variant=variant, files=files)
     except Refused as refused:
-        said = f"{COMMAND_LINE if 'variant' in overrides else FEDERATE} -> variant"
-        return [replace(p, where=said) if federates and p.where == "variant" else p for p in refused.problems]
+        where = f"{COMMAND_LINE if 'variant' in overrides else FEDERATE} -> variant"
+        return [replace(p, where=where) if federates and p.where == "variant" else p for p in refused.problems]
     metadata = root / "configs" / "metadata.json"  # MONAI reads it with every workflow
     problems, teacher = Problems(), True
     problems.extend(check_logging(root))
@@ -249,21 +249,21 @@ def check_bundle(
             read_json(metadata, byte_order_mark=False)
     if config.problems:
         return list(dict.fromkeys(problems))
-    parts = group_configs(config, root) if config.federates else []
-    for part in parts:
-        problems.extend(_problems(part, root, ready=False, imports=ready))
-        if ready and part.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
-            problems.extend(check_base_weights(part.content, root))
+    groups = group_configs(config, root) if config.federates else []
+    for group in groups:
+        problems.extend(_problems(group, root, ready=False, imports=ready))
+        if ready and group.group == (TEACHER,) and config.content.get("teacher_adapt", "off") != "off":
+            problems.extend(check_base_weights(group.content, root))
     if config.federates:
         teacher = _has_teacher(config)
         problems.extend(check_classes(config, root, config.content.get("variant"), config.where(("variant",))))
-        problems.extend(_no_choices(config))
+        problems.extend(_misplaced_values(config))
     elif workflow == "train":
         problems.extend(check_classes(config, root, variant, "variant"))
     reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
-    for part in (each for each in (config, *parts) if not each.problems):
-        useless = unread(part, reads, asked if part is config else None, teacher=teacher)
-        problems.extend(problem for problem in useless if problem.where not in reported)
+    for group in (each for each in (config, *groups) if not each.problems):
+        options = unread(group, reads, asked if group is config else None, teacher=teacher)
+        problems.extend(problem for problem in options if problem.where not in reported)
     return list(dict.fromkeys(problems))
 
 
@@ -282,11 +282,11 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
         check_thresholds(config),
         check_files(config, root, ready=ready),
     ):
-        found.setdefault(problem.where, _typed(problem))  # one place is reported once
+        found.setdefault(problem.where, _with_shell_syntax(problem))  # one place is reported once
     return list(found.values())
 
 
-def _typed(problem: Problem) -> Problem:
+def _with_shell_syntax(problem: Problem) -> Problem:
     """Rewrites a hint about a list on the command line as it is typed there."""
     option = problem.where.removeprefix(f"{COMMAND_LINE} -> ")
     if option == problem.where or not problem.hint.startswith("write ["):
@@ -296,16 +296,16 @@ def _typed(problem: Problem) -> Problem:
 
 def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]:
     """Configurations of a federation's groups: ``teacher.json``, if the bundle has it, and each site's training."""
-    below = BundleConfig(workflow_files(bundle_root, TEACHER))
-    of_teacher, training = list[BundleConfig](), training_layers(config)
-    if below.files[0].is_file():
-        alone = {"evaluate_on": None} if "evaluate_on" in below.content else {}  # a federation scores it at the sites
-        of_teacher.append(config.of_group((TEACHER,), [*below.layers, (below.files[0].name, alone)]))
-        of_teacher[0].problems.extend(below.problems)
-    return [*of_teacher, *(config.of_group((SITES, site), training) for site in config.sites)]
+    teacher = BundleConfig(workflow_files(bundle_root, TEACHER))
+    teacher_configs, site_layers = list[BundleConfig](), training_layers(config)
+    if teacher.files[0].is_file():
+        unused = {"evaluate_on": None} if "evaluate_on" in teacher.content else {}  # the sites score the teacher
+        teacher_configs.append(config.of_group((TEACHER,), [*teacher.layers, (teacher.files[0].name, unused)]))
+        teacher_configs[0].problems.extend(teacher.problems)
+    return [*teacher_configs, *(config.of_group((SITES, site), site_layers) for site in config.sites)]
 
 
-def _no_choices(config: BundleConfig) -> Iterator[Problem]:
+def _misplaced_values(config: BundleConfig) -> Iterator[Problem]:
     """Sites whose choices are not an object; values in ``job#train``, which the job takes from top-level ids."""
     place, hint = ("job", "train"), "set the ids of train.json at the top level: learning_rate, not job#train"
     for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
@@ -331,15 +331,16 @@ def _has_teacher(config: BundleConfig) -> bool:
 _BOUNDS = frozenset({"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"})
 
 
-def _of_option(keywords: Mapping[str, Any]) -> Schema:
+def _option_schema(keywords: Mapping[str, Any]) -> Schema:
     schema = {"maximum": LARGEST} | {key: value for key, value in keywords.items() if key != "description"}
     if "properties" in schema:
-        schema["properties"] = {name: _of_option(inner) for name, inner in schema["properties"].items()}
+        schema["properties"] = {name: _option_schema(inner) for name, inner in schema["properties"].items()}
     return {"type": ["number", "null"], **schema} if _BOUNDS & keywords.keys() else schema
 
 
-_Place = tuple[str, ...]
-_CLOSE, _ALIKE = 0.6, 0.8  # difflib ratios of a misspelt argument if no other ones are accepted, and if any are
+_Id = tuple[str, ...]
+# difflib ratios of a misspelt argument if no other ones are accepted, and if any are
+_SIMILARITY, _HIGH_SIMILARITY = 0.6, 0.8
 
 
 _SPLITS = {
@@ -357,7 +358,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     A value must match the annotation of the argument that receives it, or else the type of the value that it replaces,
     and the description of a documented option. All of this is one schema.
     """
-    values, schemas = dict[_Place, Any](), dict[_Place, list[Schema]]()
+    values, schemas = dict[_Id, Any](), dict[_Id, list[Schema]]()
     for parts, value in walk(config.content):
         if not isinstance(value, dict):
             continue
@@ -367,52 +368,53 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
             except Refused as refused:
                 yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
                 continue
-            yield from _of_names(config, parts, value, schema)
+            yield from _argument_problems(config, parts, value, schema)
             for name, argument in value.items():
-                place, found = follow(config.content, (*parts, name), argument)
-                kind = schema["properties"].get(name)
-                if kind and not (found is MISSING or (isinstance(found, dict) and "_target_" in found)):
-                    schemas.setdefault(place, [kind])
-                    values[place] = found
-                elif kind == {} and isinstance(found, dict) and "_target_" in found:
+                place, resolved = follow(config.content, (*parts, name), argument)
+                expected = schema["properties"].get(name)
+                is_component = isinstance(resolved, dict) and "_target_" in resolved
+                if expected and resolved is not MISSING and not is_component:
+                    schemas.setdefault(place, [expected])
+                    values[place] = resolved
+                elif expected == {} and is_component:
                     schemas.setdefault(place, [{}])  # a component may replace a name
-        elif parts and (wrong := closest("_target_", value, _ALIKE)):
-            yield Problem(config.where((*parts, wrong)), "an unknown key", "a known key", "did you mean '_target_'?")
-    for place, default in _replaced(config):
+        elif parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
+            yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
+    for place, default in _replaced_values(config):
         schemas.setdefault(place, [like(default)])
         values[place] = lookup(config.content, place)
     for file, _ in (config.layers[index] for index in config.own):
         for name, keywords in options_in(file).items():
             value = _without_code(lookup(config.content, split_id(name)))
             if value is not None and value is not MISSING:
-                schemas.setdefault(split_id(name), []).append(_of_option(keywords))
+                schemas.setdefault(split_id(name), []).append(_option_schema(keywords))
                 values.setdefault(split_id(name), value)
     for name, splits in _SPLITS.items():
         schemas.get((name, "dataset", "split"), []).append({"enum": list(splits)})
     given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
-    every: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
-    for problem in departures(given, {"properties": every}, ""):
+    merged: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
+    for problem in departures(given, {"properties": merged}, ""):
         yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
 
 
-def _of_names(config: BundleConfig, parts: _Place, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
+def _argument_problems(config: BundleConfig, parts: _Id, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:
     """Unexpected and missing arguments of a component."""
-    properties, short, meant = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
+    properties, component, suggestions = schema["properties"], given["_target_"].rpartition(".")[2], set[str | None]()
     for name in (name for name in given if name not in properties):
         closed = name.startswith("_") or not schema["additionalProperties"]
-        right = closest(name, properties.keys() - given.keys(), _CLOSE if closed else _ALIKE)
-        right = closest(name, properties) if right is None and closed else right
-        if right is not None or closed:
+        suggestion = closest(name, properties.keys() - given.keys(), _SIMILARITY if closed else _HIGH_SIMILARITY)
+        suggestion = closest(name, properties) if suggestion is None and closed else suggestion
+        if suggestion is not None or closed:
             known = ", ".join(each for each in properties if each not in COMPONENT_KEYS) or "no arguments"
-            hint = f"it takes {known}" if right is None else f"did you mean {right!r}?"
-            yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {short}", hint)
-        meant.add(right)
+            hint = f"it takes {known}" if suggestion is None else f"did you mean {suggestion!r}?"
+            yield Problem(config.where((*parts, name)), "an unexpected argument", f"an argument of {component}", hint)
+        suggestions.add(suggestion)
     for name in schema["required"] if given.get("_mode_", "default") == "default" else ():
-        if name not in {*given, *meant}:
-            yield Problem(config.where(parts), "no such argument", f"the argument {name!r} of {short}")
+        if name not in {*given, *suggestions}:
+            yield Problem(config.where(parts), "no such argument", f"the argument {name!r} of {component}")
 
 
-def _replaced(config: BundleConfig) -> Iterator[tuple[_Place, Any]]:
+def _replaced_values(config: BundleConfig) -> Iterator[tuple[_Id, Any]]:
     """Yields ids that a layer replaces, each with the plain value below it; groups are checked separately."""
     for index, (_, pairs) in enumerate(config.layers[1:], start=1):
         for parts in map(split_id, pairs):

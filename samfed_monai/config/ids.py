@@ -10,18 +10,18 @@ from typing import Any
 from samfed_monai.config.options import (
     FEDERATION_ALONE,
     FITTED_BY,
-    GIVEN,
     GROUPS,
+    JOB_IDS,
     MONAI_IDS,
-    OF_VARIANTS,
     OPTIONAL,
     TEACHER,
     TEACHER_FILE,
-    TEACHER_GIVEN,
+    TEACHER_JOB_IDS,
     TEACHER_READS,
     TRAINING_READS,
     USE_OF_TEACHER,
     USED_WITH,
+    VARIANT_IDS,
     all_options,
     is_plain,
     is_value,
@@ -53,9 +53,10 @@ from samfed_monai.core.words import clipped
 
 _CODE = ("$", "%")
 _MOST_NAMES = 12  # listed in a message without a better hint
-_ALIKE, _MORE_ALIKE = 0.7, 0.8  # difflib ratios of a misspelt key that is missing, and of one that is present as well
+# difflib ratios of a misspelt key that is missing, and of one that is present as well
+_SIMILARITY, _HIGH_SIMILARITY = 0.7, 0.8
 UNREAD = "leave it out: nothing in this run reads it"
-_SET = "leave it out: the federation sets it"
+_SET_HINT = "leave it out: the federation sets it"
 
 
 def check_code(config: BundleConfig) -> Iterator[Problem]:
@@ -83,24 +84,24 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
         at_once: imports no components to check arguments that a file sets and no lower layer has; these are accepted.
     """
     for index, (layer, pairs) in enumerate(config.layers):
-        below, passes = config.below(index), at_once and not config.is_given(index)
+        below, without_imports = config.below(index), at_once and not config.is_given(index)
         for key, value in pairs.items():
             parts = split_id(key)
-            own = index == 0 or (index in config.own and len(parts) == 1)  # a workflow's files define their ids
-            if own or is_note(parts[0]):  # MONAI ignores notes
+            # a workflow's files define their ids, and MONAI ignores notes
+            if index == 0 or (index in config.own and len(parts) == 1) or is_note(parts[0]):
                 continue
             if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
                 continue  # ids of another workflow, which are checked there
             if len(parts) == 1 and _may_be_new(config, index, parts[0]):
                 continue
-            holder, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
-            if isinstance(target, str) and isinstance(holder, dict) and "_target_" in holder:
-                holder = {**holder, "_target_": target}  # the layer replaces the component
-                if lost(holder, parts[-1:], value, at_once=passes) is None:
+            parent, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
+            if isinstance(target, str) and isinstance(parent, dict) and "_target_" in parent:
+                parent = {**parent, "_target_": target}  # the layer replaces the component
+                if lost(parent, parts[-1:], value, at_once=without_imports) is None:
                     continue
-            hint = lost(below, parts, value, at_once=passes)
+            hint = lost(below, parts, value, at_once=without_imports)
             if hint is not None:
-                hint = _declared_by(parts[0]) or home_of(parts, config) or _of_the_teacher(config, parts) or hint
+                hint = _variants_hint(parts[0]) or files_hint(parts, config) or _teacher_hint(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
                     hint = f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
                 yield UnknownId(config.place(index, parts), "an unknown id", "an id of this workflow", hint)
@@ -109,33 +110,33 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
 def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
     """Whether a top-level id that no lower layer has is read, by the federation or by another id of the files."""
     if config.is_given(layer):
-        return config.layers[0][0] == "train.json" and name in OPTIONAL - OF_VARIANTS
+        return config.layers[0][0] == "train.json" and name in OPTIONAL - VARIANT_IDS
     return name in OPTIONAL or any(target[0] == name for target, _ in _references(config.content))
 
 
-def _declared_by(name: str) -> str:
-    """Returns a hint with the packaged variants that read an id of :data:`OF_VARIANTS`; empty for any other id."""
-    files = packaged_methods().items() if name in OF_VARIANTS else ()
-    found = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
-    return f"read only by these variants and variants based on them: {', '.join(found)}" if found else ""
+def _variants_hint(name: str) -> str:
+    """Returns a hint with the packaged variants that read an id of :data:`VARIANT_IDS`; empty for any other id."""
+    files = packaged_methods().items() if name in VARIANT_IDS else ()
+    variants = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
+    return f"read only by these variants and variants based on them: {', '.join(variants)}" if variants else ""
 
 
-def home_of(parts: Sequence[str], config: BundleConfig) -> str:
+def files_hint(parts: Sequence[str], config: BundleConfig) -> str:
     """Returns a hint with the files that an id belongs to; empty if this workflow or no packaged file has it."""
     own = {config.layers[index][0] for index in config.own}
-    known = [
+    matching = [
         files[-1]
         for files in WORKFLOWS.values()
         if any(lookup(content, parts) is not MISSING for content in shipped(files[-1]))
     ]
-    if not own.isdisjoint(known):
+    if not own.isdisjoint(matching):
         return ""
-    here = f" (here: --{TEACHER}#{join_id(parts)})" if config.federates else ""
-    homes = " and ".join(f"{file}{here if file == TEACHER_FILE else ''}" for file in known)
-    return f"this id belongs to {homes}" if homes else ""
+    command_line = f" (here: --{TEACHER}#{join_id(parts)})" if config.federates else ""
+    names = " and ".join(f"{file}{command_line if file == TEACHER_FILE else ''}" for file in matching)
+    return f"this id belongs to {names}" if names else ""
 
 
-def _of_the_teacher(config: BundleConfig, parts: Sequence[str]) -> str:
+def _teacher_hint(config: BundleConfig, parts: Sequence[str]) -> str:
     """Returns a hint with the option of the teacher's fit that an unknown option resembles; empty if there is none."""
     others = shipped_plain(TEACHER_FILE) - config.content.keys() if config.federates and len(parts) == 1 else set()
     meant = closest(parts[0], others | config.content.keys())
@@ -152,23 +153,24 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
         at_once: accepts new arguments of components without importing these.
     """
     for depth, part in enumerate(parts):
-        holder = lookup(below, parts[:depth])
-        if lookup(holder, (part,)) is not MISSING:
+        parent = lookup(below, parts[:depth])
+        if lookup(parent, (part,)) is not MISSING:
             continue
-        names = {name for name, _ in children(holder)}
-        if isinstance(holder, dict) and depth == len(parts) - 1:
-            if "_target_" in holder:
+        names = {name for name, _ in children(parent)}
+        if isinstance(parent, dict) and depth == len(parts) - 1:
+            if "_target_" in parent:
                 try:
-                    named, anything = ({}, True) if at_once else parameters_of(resolve_target(holder["_target_"], ""))
+                    target = parent["_target_"]
+                    parameters, accepts_any = ({}, True) if at_once else parameters_of(resolve_target(target, ""))
                 except Refused:  # reported by the check of components
                     return None
-                if anything or part in {*named, *COMPONENT_KEYS}:
+                if accepts_any or part in {*parameters, *COMPONENT_KEYS}:
                     return None
-                names |= named.keys()
+                names |= parameters.keys()
             elif depth and isinstance(value, dict) and "_target_" in value:
                 return None  # a new component in a group, for instance another loss term
-        if guess := closest(part, names):
-            return f"did you mean {join_id([*parts[:depth], guess, *parts[depth + 1 :]])!r}?"
+        if suggestion := closest(part, names):
+            return f"did you mean {join_id([*parts[:depth], suggestion, *parts[depth + 1 :]])!r}?"
         shown = sorted(name for name in names if not is_note(name))[:_MOST_NAMES]
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         return f"known here: {', '.join(shown) or 'nothing'}{more}"
@@ -187,30 +189,30 @@ def check_reading(config: BundleConfig) -> Iterator[Problem]:
 
     A misspelt key is reported once, without the references that it breaks.
     """
-    read, aims = set[str](), dict[tuple[str, ...], tuple[str, ...]]()
+    read, missing_ids = set[str](), dict[tuple[str, ...], tuple[str, ...]]()
     for target, place in _references(config.content):
         read.add(target[0])
         if lookup(config.content, target) is MISSING:
-            aims.setdefault(target, place)
-    missing = {target[0] for target in aims if target[0] not in config.content}
-    meant, runs = set[tuple[str | None, ...]](), runs_of(config)
+            missing_ids.setdefault(target, place)
+    missing = {target[0] for target in missing_ids if target[0] not in config.content}
+    suggestions, runs = set[tuple[str | None, ...]](), runs_of(config)
     for index in config.own if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
         file, pairs = config.layers[index]
         for name, value in pairs.items():
-            hint, right = _unread_key(config, index, name, value, runs, read, missing)
-            meant.add((right,))
+            hint, suggestion = _unread_key(config, index, name, value, runs, read, missing)
+            suggestions.add((suggestion,))
             if hint:
                 yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
-            for part, spelt in _misspelt_parts(file, name, value):
-                meant.add((name, spelt))
-                hint = f"did you mean '{name}#{spelt}'?"
+            for part, spelling in _misspelt_parts(file, name, value):
+                suggestions.add((name, spelling))
+                hint = f"did you mean '{name}#{spelling}'?"
                 yield Problem(f"{file} -> {name}#{part}", "a key that nothing reads", "a known key", hint)
-    for target, place in aims.items():
-        if not meant.isdisjoint((target[:1], target[:2])):
+    for target, place in missing_ids.items():
+        if not suggestions.isdisjoint((target[:1], target[:2])):
             continue
         guess = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
-        homes = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
-        hint = f"add {target[0]} to {homes[0]}" if homes else guess or ""
+        files = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
+        hint = f"add {target[0]} to {files[0]}" if files else guess or ""
         expected = "a reference to an id of this workflow"
         yield Problem(config.where(place), f"@{join_id(target)}, which does not exist", expected, hint)
     for parts, value in walk(config.content):
@@ -232,21 +234,21 @@ def _unread_key(
     An unknown key of the first file may be for another program. A later file may set ids of the first if its run reads
     them. Keys of the packaged bundles are always allowed, since a user's own network may not use all of them.
     """
-    (bottom, below), (file, pairs) = config.layers[0], config.layers[index]
+    (first_file, first_pairs), (file, pairs) = config.layers[0], config.layers[index]
     packaged = {key for content in shipped(file) for key in content}
-    above = index > 0 and "run" in config.content
-    known = any(name in each for each in runs) if above else name in read | MONAI_IDS
+    is_later_layer = index > 0 and "run" in config.content
+    known = any(name in each for each in runs) if is_later_layer else name in read | MONAI_IDS
     if is_note(name) or name in packaged or known:
         return "", None
     if name in read:
-        return f"delete it: only {bottom} sets it" if name in below else UNREAD, None
-    if is_value(value) and (home := home_of((name,), config)):
-        return home, None
-    absent, there = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
-    right = closest(name, absent | there, _ALIKE)
-    if right is None or (right not in absent and closest(name, [right], _MORE_ALIKE) is None):
-        return UNREAD if above else "", None
-    return f"did you mean {right!r}?", right
+        return f"delete it: only {first_file} sets it" if name in first_pairs else UNREAD, None
+    if is_value(value) and (hint := files_hint((name,), config)):
+        return hint, None
+    addable, present = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
+    suggestion = closest(name, addable | present, _SIMILARITY)
+    if suggestion is None or (suggestion not in addable and closest(name, [suggestion], _HIGH_SIMILARITY) is None):
+        return UNREAD if is_later_layer else "", None
+    return f"did you mean {suggestion!r}?", suggestion
 
 
 def _misspelt_parts(file: str, group: str, content: Any) -> Iterator[tuple[str, str]]:
@@ -254,8 +256,8 @@ def _misspelt_parts(file: str, group: str, content: Any) -> Iterator[tuple[str, 
     if group in TRAINING_READS and isinstance(content, dict) and "_target_" not in content:
         packaged = {key for each in shipped(file) for key in each.get(group, {})}
         for name in content:
-            if name not in packaged and (right := closest(name, packaged - content.keys(), _ALIKE)):
-                yield name, right
+            if name not in packaged and (suggestion := closest(name, packaged - content.keys(), _SIMILARITY)):
+                yield name, suggestion
 
 
 def _is_python(text: str) -> bool:
@@ -266,13 +268,13 @@ def _is_python(text: str) -> bool:
     return True
 
 
-OF_SERVER = frozenset(
+SERVER_IDS = frozenset(
     {"mixed_networks", "server_network", "strategy", "teacher_adapt", "warm_start", "encoder_weights", "personal"}
 )
 """Top-level ids of ``train.json`` that apply to a whole federation, never to a single site."""
 
 
-_OF_MASKS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
+_MASK_IDS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
 """Top-level ids of ``teacher.json`` that are used when a trained model predicts the masks."""
 
 
@@ -297,27 +299,28 @@ def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool 
         if run.get("teacher_adapt") == "off":  # only the trunk is used; masks are at most made for the fit's record
             known -= {"score"} if config.content.get("evaluate_on") else {"score", "views"}
         elif not teacher and run.get("masks_from") is not None:
-            known = _OF_MASKS
-        return [{name: value for name, value in _of_teacher(config.content).items() if name in known}]
+            known = _MASK_IDS
+        return [{name: value for name, value in _teacher_part(config.content).items() if name in known}]
     content = config.used
     if config.group:
-        return [_of_training(content, site=True)]
+        return [_training_part(content, site=True)]
     runs = [reached(content, reads)]
-    return [*runs, _of_training(content)] if config.federates else runs
+    return [*runs, _training_part(content)] if config.federates else runs
 
 
-def _of_training(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
+def _training_part(content: Mapping[str, Any], *, site: bool = False) -> dict[str, Any]:
     """The part of ``train.json`` that a federation, or a site, reads, without the ids that the federation sets."""
-    roots, given = (TRAINING_READS - OF_SERVER, GIVEN - {"datalist", "data_root"}) if site else (TRAINING_READS, GIVEN)
+    roots = TRAINING_READS - SERVER_IDS if site else TRAINING_READS
+    given = JOB_IDS - {"datalist", "data_root"} if site else JOB_IDS
     content = {**content, "standalone": {}}  # only for a site that trains alone
     if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends initial weights
         content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
     return {name: value for name, value in reached(content, roots).items() if name not in given}
 
 
-def _of_teacher(content: Mapping[str, Any]) -> dict[str, Any]:
+def _teacher_part(content: Mapping[str, Any]) -> dict[str, Any]:
     """The part of ``teacher.json`` that a federation reads."""
-    return {name: value for name, value in reached(content, TEACHER_READS).items() if name not in TEACHER_GIVEN}
+    return {name: value for name, value in reached(content, TEACHER_READS).items() if name not in TEACHER_JOB_IDS}
 
 
 def is_read(runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
@@ -340,47 +343,47 @@ def unread(
         return
     runs, top = runs_of(config, reads, teacher=teacher), len(config.layers) - 1
     federation, federates = config.federation.used, config.federation.federates
-    who = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
+    reader = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
     for key, value in config.layers[top][1].items():
         parts = split_id(key)
         if asked is not None and key not in asked:
             continue
-        expected, hint, grouped = f"an option that {who} reads", "", config.federates and parts[0] in GROUPS
-        if not is_read(runs, parts[:1] if grouped else parts):
-            hint = _way_out(config, parts, teacher)
-        elif key == "oracle" and value is True and not _takes_labels(config.content):
+        expected, hint, in_group = f"an option that {reader} reads", "", config.federates and parts[0] in GROUPS
+        if not is_read(runs, parts[:1] if in_group else parts):
+            hint = _unread_option_hint(config, parts, teacher)
+        elif key == "oracle" and value is True and not _uses_labels(config.content):
             hint = "leave it out, or use --variant oracle: nothing in this run learns from these labels"
-        elif not grouped and value != lookup(config.below(top), parts):
-            hint = _left_aside(config, parts)
+        elif not in_group and value != lookup(config.below(top), parts):
+            hint = _unused_value_hint(config, parts)
         if federates and not config.group:
-            expected, hint = _instead(federation, join_id(parts), value, teacher) or (expected, hint)
+            expected, hint = _replaced_option(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
             yield Unread(config.place(top, parts), clipped(repr(value)), expected, hint)
 
 
-def _takes_labels(content: Mapping[str, Any]) -> bool:
+def _uses_labels(content: Mapping[str, Any]) -> bool:
     """Whether a guide or term may read labels of unlabelled images: if it names them, or is of another package."""
-    found = (each for each in walk(reached(content, ("guides", "terms"))) if each[0][:1] in (("guides",), ("terms",)))
+    items = (each for each in walk(reached(content, ("guides", "terms"))) if each[0][:1] in (("guides",), ("terms",)))
     ours = "samfed_monai."
-    return any(text == "label" or (parts[-1] == "_target_" and not str(text).startswith(ours)) for parts, text in found)
+    return any(text == "label" or (parts[-1] == "_target_" and not str(text).startswith(ours)) for parts, text in items)
 
 
-def _instead(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -> tuple[str, str] | None:
+def _replaced_option(content: Mapping[str, Any], name: str, value: Any, teacher: bool) -> tuple[str, str] | None:
     """Returns the expectation and the hint for an option that a federation replaces; ``None`` for other options."""
-    of_run = f"that the variant {content.get('variant')!r} reads"
+    expected = f"that the variant {content.get('variant')!r} reads"
     if name in ("epochs", "val_interval"):
         hint = "set local_steps (steps of a site in each round) or rounds" if name == "epochs" else "leave it out"
         return "no such option: the federation sets it for every site", hint
     if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
         hint = f"set --mixed_networks \"['{value}']\""
         hint += "" if content["server_network"] is MISSING else f" and --server_network {value}"
-        return f"an id {of_run}: mixed_networks sets the networks of the sites", hint
-    alone = "uses SAM without an adapter" if content.get("teacher_adapt") == "none" else "has no teacher"
+        return f"an id {expected}: mixed_networks sets the networks of the sites", hint
+    reason = "uses SAM without an adapter" if content.get("teacher_adapt") == "none" else "has no teacher"
     if name == "adapter" and value is not None and (content.get("teacher_adapt") == "none" or not teacher):
-        return f"an option {of_run}", f"leave it out: this run {alone}"
+        return f"an option {expected}", f"leave it out: this run {reason}"
     if name == "encoder_weights" and content.get("start_from") is not None:
-        return f"an option {of_run}", "leave it out: start_from sets all weights of the network"
-    if name == "encoder_learning_rate" and value is not None and not _encoder_starts(content):
+        return f"an option {expected}", "leave it out: start_from sets all weights of the network"
+    if name == "encoder_learning_rate" and value is not None and not _has_pretrained_encoder(content):
         return "null: no network here has an encoder that starts from pretrained weights", "set learning_rate"
     return None
 
@@ -391,7 +394,7 @@ def networks_of(content: Mapping[str, Any]) -> list[str]:
     return [text for _, text in walk(places) if isinstance(text, str)]
 
 
-def _encoder_starts(content: Mapping[str, Any]) -> bool:
+def _has_pretrained_encoder(content: Mapping[str, Any]) -> bool:
     """Whether the encoder of a network may start from pretrained weights; a network of your own may."""
     from samfed_monai.networks.weights import starts_from
 
@@ -399,38 +402,38 @@ def _encoder_starts(content: Mapping[str, Any]) -> bool:
     return target != CATALOGUE or any(starts_from(name, weights) is not None for name in networks_of(content))
 
 
-def _idle(content: Mapping[str, Any], place: tuple[str, ...]) -> str:
+def _disabling_argument(content: Mapping[str, Any], place: tuple[str, ...]) -> str:
     """Returns the argument beside a place with a value that does not use the place (:data:`USED_WITH`); else empty."""
-    beside, uses = USED_WITH.get(place[-1], ((), bool))
-    holder = lookup(content, place[:-1]) if beside else {}
-    if "_target_" in holder:
+    related, is_used = USED_WITH.get(place[-1], ((), bool))
+    arguments = lookup(content, place[:-1]) if related else {}
+    if "_target_" in arguments:
         with suppress(Refused):  # an unknown component, which its own check refuses
-            named, _ = parameters_of(resolve_target(holder["_target_"], ""))
-            holder = {name: parameter.default for name, parameter in named.items()} | holder
-    values = {name: led(content, holder[name]) for name in beside if name in holder}
-    shown = (f"{name} {holder[name] if isinstance(value, dict) else value}" for name, value in values.items())
-    return "" if any(map(uses, values.values())) else next(shown, "")
+            parameters, _ = parameters_of(resolve_target(arguments["_target_"], ""))
+            arguments = {name: parameter.default for name, parameter in parameters.items()} | arguments
+    values = {name: led(content, arguments[name]) for name in related if name in arguments}
+    shown = (f"{name} {arguments[name] if isinstance(value, dict) else value}" for name, value in values.items())
+    return "" if any(map(is_used, values.values())) else next(shown, "")
 
 
-def _left_aside(config: BundleConfig, parts: Sequence[str]) -> str:
+def _unused_value_hint(config: BundleConfig, parts: Sequence[str]) -> str:
     """Returns a hint for a value that a value beside it makes useless, or for an option of the teacher's fit if there
     is no fit, or ``adapt`` does not use the option."""
     places = [place for target, place in _references(config.content) if target == tuple(parts)]
     places += [tuple(parts)] if len(parts) > 1 or not places else []  # a top-level id is used where it is referred to
-    if all(idle := [_idle(config.content, place) for place in places]):
-        return f"leave it out: {idle[0]} does not use it"
+    if all(disabling := [_disabling_argument(config.content, place) for place in places]):
+        return f"leave it out: {disabling[0]} does not use it"
     name = parts[0] if config.layers[0][0] == TEACHER_FILE else ""
-    federation, grouped = config.federation.content, config.group == (TEACHER,)
-    adapt = federation.get("teacher_adapt") if grouped else config.content.get("adapt")
-    taken = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
-    trunk = federation.get("teacher_adapt") == "off"
-    if grouped and taken and name not in ({"base", "checkpoint"} if trunk else USE_OF_TEACHER | FEDERATION_ALONE):
-        return f"leave it out: this run uses {taken} without further training"
-    users = FITTED_BY.get(name, ())
-    return f"leave it out: adapt {adapt} does not use it" if users and adapt not in (*users, "off") else ""
+    federation, of_teacher = config.federation.content, config.group == (TEACHER,)
+    adapt = federation.get("teacher_adapt") if of_teacher else config.content.get("adapt")
+    source = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
+    used = {"base", "checkpoint"} if federation.get("teacher_adapt") == "off" else USE_OF_TEACHER | FEDERATION_ALONE
+    if of_teacher and source and name not in used:
+        return f"leave it out: this run uses {source} without further training"
+    adapts = FITTED_BY.get(name, ())
+    return f"leave it out: adapt {adapt} does not use it" if adapts and adapt not in (*adapts, "off") else ""
 
 
-def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
+def _unread_option_hint(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
     """Returns a hint for an option that nothing reads."""
     name, option, content, file = parts[0], join_id(parts), config.content, config.layers[0][0]
     of_teacher = config.group == (TEACHER,)
@@ -443,12 +446,12 @@ def _way_out(config: BundleConfig, parts: Sequence[str], teacher: bool) -> str:
             return f"{place} is disabled; --{join_id((*config.group, place))}#{DISABLED} false enables it"
     if of_teacher and name == "adapt":
         return "did you mean --teacher_adapt?"
-    if config.group and not of_teacher and name in OF_SERVER:
+    if config.group and not of_teacher and name in SERVER_IDS:
         return f"set it for all sites: --{option}"
     if config.group or config.federates:
-        return _SET if name in (TEACHER_GIVEN if of_teacher else GIVEN) else UNREAD
-    if file == TEACHER_FILE and is_read([_of_teacher(content)], parts):
+        return _SET_HINT if name in (TEACHER_JOB_IDS if of_teacher else JOB_IDS) else UNREAD
+    if file == TEACHER_FILE and is_read([_teacher_part(content)], parts):
         return f"`samfed federate` reads it: --{TEACHER}#{option}"
-    if file == "train.json" and is_read([_of_training(content)], parts):
+    if file == "train.json" and is_read([_training_part(content)], parts):
         return f"`samfed federate` reads it: --{option}"
     return UNREAD

@@ -18,17 +18,17 @@ from samfed_monai.config.parse import REFERRING
 __all__ = ["ConfigParser", "ConfigWorkflow"]
 
 
-def _leave_text(owner: type, name: str, text: int) -> None:
+def _keep_text(owner: type, name: str, text: int) -> None:
     """Makes a class method of MONAI return its argument number ``text`` unchanged unless that is a reference."""
     rewrite = getattr(owner, name)
 
     @functools.wraps(rewrite)
-    def kept(cls: type, *arguments: Any, **named: Any) -> Any:
-        value = arguments[text] if len(arguments) > text else named["value"]
-        return rewrite(*arguments, **named) if value.startswith(REFERRING) else value
+    def wrapper(cls: type, *arguments: Any, **keywords: Any) -> Any:
+        value = arguments[text] if len(arguments) > text else keywords["value"]
+        return rewrite(*arguments, **keywords) if value.startswith(REFERRING) else value
 
-    setattr(owner, name, classmethod(kept))
+    setattr(owner, name, classmethod(wrapper))
 
 
-_leave_text(ReferenceResolver, "update_refs_pattern", 0)
-_leave_text(ConfigParser, "resolve_relative_ids", 1)
+_keep_text(ReferenceResolver, "update_refs_pattern", 0)
+_keep_text(ConfigParser, "resolve_relative_ids", 1)

@@ -83,11 +83,11 @@ def options_in(file: str) -> dict[str, Schema]:
 @functools.cache
 def shipped(file: str) -> list[Any]:
     """Contents of the packaged bundles' files of that name; unreadable files are reported elsewhere."""
-    found: list[Any] = []
+    contents: list[Any] = []
     for folder in packaged_bundles().values():
         with suppress(Refused):
-            found.append(read_json(folder / "configs" / file))
-    return found
+            contents.append(read_json(folder / "configs" / file))
+    return contents
 
 
 def shipped_plain(file: str) -> set[str]:
@@ -148,10 +148,10 @@ TRAINING_READS = (
 TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
 """Top-level ids of ``teacher.json`` that a federation reads by name."""
 
-OF_VARIANTS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
+VARIANT_IDS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
 """Ids of :data:`OPTIONAL` that only variants that declare them read; for others the command line may not set them."""
 
-GIVEN = frozenset(
+JOB_IDS = frozenset(
     {
         *("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256"),
         *("epochs", "val_interval"),  # a round is one epoch, and every round is validated
@@ -159,7 +159,7 @@ GIVEN = frozenset(
 )
 """Ids of ``train.json`` that a federated job sets for every site."""
 
-TEACHER_GIVEN = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
+TEACHER_JOB_IDS = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
 """Ids of ``teacher.json`` that a federation always sets; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 
@@ -167,7 +167,7 @@ def training_layers(config: BundleConfig) -> list[Layer]:
     """Returns the layers of a federation, restricted to the ids of the sites' training."""
     base = config.below(config.base)
     read = {target[0] for _, text in walk(base) for target in references(text)}
-    training = (base.keys() | read | OPTIONAL) - GROUPS - GIVEN - MONAI_IDS
+    training = (base.keys() | read | OPTIONAL) - GROUPS - JOB_IDS - MONAI_IDS
     above = [
         (name, {key: value for key, value in pairs.items() if split_id(key)[0] in training})
         for name, pairs in config.layers[config.base :]
@@ -182,14 +182,14 @@ def training_values(config: BundleConfig) -> dict[str, Any]:
     """
     layers = training_layers(config)
     training = {split_id(key)[0] for _, pairs in layers for key in pairs}
-    values = _together(layers[config.base :])
+    values = _merged_pairs(layers[config.base :])
     for name, value in values.items():
         if not any(target[0] in training for target in references(value)):
             values[name] = led(config.content, value)
     return values
 
 
-def _together(layers: Iterable[Layer]) -> dict[str, Any]:
+def _merged_pairs(layers: Iterable[Layer]) -> dict[str, Any]:
     """Merges the pairs of several layers; a value replaces everything that lower layers set inside it."""
     values: dict[str, Any] = {}
     for key, value in (pair for _, pairs in layers for pair in pairs.items()):
@@ -201,8 +201,8 @@ def _together(layers: Iterable[Layer]) -> dict[str, Any]:
 
 def groups_of(config: BundleConfig) -> dict[str, dict[str, Any]]:
     """Merges ``teacher`` and ``sites`` over all layers; sites whose choices are not an object are left out."""
-    of_sites = {site: _together(config.inside((SITES, site))) for site in config.sites}
-    return {TEACHER: _together(config.inside((TEACHER,))), SITES: of_sites}
+    site_values = {site: _merged_pairs(config.group_layers((SITES, site))) for site in config.sites}
+    return {TEACHER: _merged_pairs(config.group_layers((TEACHER,))), SITES: site_values}
 
 
 def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
@@ -217,6 +217,6 @@ def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
     if not config.federates:
         return overrides
     pairs = {key: value for key, value in overrides.items() if split_id(key)[0] not in GROUPS}
-    whole = groups_of(config) | {"job#train": training_values(config)}
+    groups = groups_of(config) | {"job#train": training_values(config)}
     # components that return the values, so that MONAI builds nothing inside them
-    return pairs | {name: {"_target_": functools.partial(copy.deepcopy, value)} for name, value in whole.items()}
+    return pairs | {name: {"_target_": functools.partial(copy.deepcopy, value)} for name, value in groups.items()}

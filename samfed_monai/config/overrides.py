@@ -77,8 +77,8 @@ def samfed_key(text: str) -> str:
     Names of sites are kept, as in ``sites#site-1#network``: they come from the data list.
     """
     parts = re.split("(#|::)", text)
-    kept = 2 if parts[0] == "sites" else None  # parts[1] is the separator
-    return "".join(part if index == kept else fire_key(part) for index, part in enumerate(parts))
+    site_index = 2 if parts[0] == "sites" else None  # parts[1] is the separator
+    return "".join(part if index == site_index else fire_key(part) for index, part in enumerate(parts))
 
 
 def parse_pairs(
@@ -89,14 +89,14 @@ def parse_pairs(
     read_key: Callable[[str], str] = samfed_key,
 ) -> list[tuple[str, Any]]:
     """Parses ``--key value``, ``--key=value`` and a bare ``--key`` (true); other words are added to ``stray``."""
-    pairs, takes = list[tuple[str, Any]](), False  # takes: whether the value of the last key may come next
+    pairs, expects_value = list[tuple[str, Any]](), False  # whether the value of the last key may come next
     for word in words:
         if word.startswith("--") or re.match(r"-[a-zA-Z]", word):
             key, equals, text = word.lstrip("-").partition("=")
             pairs.append((read_key(key), read_value(text) if equals else True))
-            takes = not equals
-        elif takes:
-            pairs[-1], takes = (pairs[-1][0], read_value(word)), False
+            expects_value = not equals
+        elif expects_value:
+            pairs[-1], expects_value = (pairs[-1][0], read_value(word)), False
         elif stray is not None:
             stray.append(word)
     return pairs
@@ -115,8 +115,8 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
     problems = [Problem("command line", found=repr(word), expected=expected) for word in stray]
     ids = [split_id(key) for key, _ in pairs]
     for place, parts in enumerate(ids):
-        if again := next((each for each in ids[place + 1 :] if parts[: len(each)] == each), None):
-            found, hint = f"--{join_id(again)} after it, which replaces it", "leave one out"
+        if later := next((each for each in ids[place + 1 :] if parts[: len(each)] == each), None):
+            found, hint = f"--{join_id(later)} after it, which replaces it", "leave one out"
             problems.append(Problem(f"command line -> {join_id(parts)}", found, "one value of an id", hint))
     if ("bundle_root",) in ids:
         expected, hint = "no such option: the command's own argument names the bundle", "leave it out"
@@ -130,9 +130,9 @@ def samfed_value(text: str) -> Any:
 
     Literals that JSON cannot represent, such as sets or infinity, are text, since a run's values are stored as JSON.
     """
-    for read in (parse_json, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
-            value = read(text)
+            value = parse(text)
             json.dumps(value, allow_nan=False)
             return value
         except TooDeep as error:

@@ -61,22 +61,22 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         where: file and id, for the message.
     """
     last, hint = parts[-1], _HINT
-    named = last in READS or last == "images"
+    is_reading = last in READS or last == "images"
     if parts[0] in ROOTS:
-        wrong, hint = not _sets_loader(parts, value), _SETTINGS
+        forbidden, hint = not _sets_loader(parts, value), _SETTINGS
     elif parts[0] in ("images", "limit"):
-        wrong = value is not None
+        forbidden = value is not None
     elif tuple(parts[:2]) == _PUBLIC:
-        leads = isinstance(value, str) and value.startswith("@") and split_id(value[1:])[-1] in _SOURCES
-        wrong = named and not (_number(value) or leads)
+        is_source = isinstance(value, str) and value.startswith("@") and split_id(value[1:])[-1] in _SOURCES
+        forbidden = is_reading and not (_is_number(value) or is_source)
     elif last == "_target_":
-        own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
-        wrong = reads_images(value) and not own_view
+        is_own_view = getattr(_component(value), "__module__", "").startswith("samfed_monai.transforms.")
+        forbidden = reads_images(value) and not is_own_view
     else:
         names = split_id(value[1:]) if isinstance(value, str) and value.startswith("@") else ()
-        refers = not {"", *ROOTS, "images"}.isdisjoint(names[:1]) or not READS.isdisjoint(names)
-        wrong = refers or (named and not _number(value))
-    if wrong:
+        is_reference = not {"", *ROOTS, "images"}.isdisjoint(names[:1]) or not READS.isdisjoint(names)
+        forbidden = is_reference or (is_reading and not _is_number(value))
+    if forbidden:
         yield Problem(where, found=shown(value), expected=_EXPECTED, hint=hint)
 
 
@@ -85,13 +85,14 @@ def _sets_loader(parts: Sequence[str], value: Any) -> bool:
     if isinstance(value, Mapping):
         return tuple(parts[1:]) in ((), (LOADER,)) and "_target_" not in value and bool(value)
     option = isinstance(value, str) and value.startswith("@") and value[1:].isidentifier()
-    return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (option or _number(value))
+    return len(parts) == 3 and parts[1] == LOADER and parts[2] in LOADER_SETTINGS and (option or _is_number(value))
 
 
 def reads_images(target: Any) -> bool:
     """Whether a ``_target_`` reads or prepares images: a data set, sampler, loader or transform, or a user of one."""
-    found = _component(target)
-    return found is not None and (_kind(found) != "" or not READS.isdisjoint(component_schema(found)["properties"]))
+    component = _component(target)
+    arguments = {} if component is None else component_schema(component)["properties"]
+    return _kind(component) != "" or not READS.isdisjoint(arguments)
 
 
 def _component(target: Any) -> Any:
@@ -114,8 +115,8 @@ def _kind(component: Any) -> str:
             return "transform"
         if issubclass(component, Dataset | Sampler):
             return "images"
-    rooms = ("monai.data.", "torch.utils.data.", "samfed_monai.bundle.images.", "samfed_monai.data.")
-    return "images" if f"{component.__module__}.".startswith(rooms) else ""
+    modules = ("monai.data.", "torch.utils.data.", "samfed_monai.bundle.images.", "samfed_monai.data.")
+    return "images" if f"{component.__module__}.".startswith(modules) else ""
 
 
 _MAY_SET = {LOADER: LOADER_SETTINGS, "transform": VIEW_SETTINGS, "images": IMAGE_SETTINGS, "": frozenset[str]()}
@@ -130,9 +131,10 @@ def deviations(own: Mapping[str, Any], planned: Mapping[str, Any], where: str = 
         where: name of the plan, for the messages.
     """
     problems: dict[Problem, None] = {}
+    comparison = _Comparison(own, planned, where)
     for parts, value in walk(own):
         if isinstance(value, Mapping) and reads_images(value.get("_target_")):
-            problems |= dict.fromkeys(_Comparison(own, planned, where).of(value, lookup(planned, parts), parts))
+            problems |= dict.fromkeys(comparison.problems(value, lookup(planned, parts), parts))
     return list(problems)
 
 
@@ -142,25 +144,25 @@ class _Comparison:
     def __init__(self, own: Mapping[str, Any], planned: Mapping[str, Any], where: str) -> None:
         self.own, self.planned, self.where = own, planned, where
 
-    def of(self, mine: Any, theirs: Any, place: tuple[str, ...], *, free: bool = False) -> Iterator[Problem]:
+    def problems(self, mine: Any, theirs: Any, place: tuple[str, ...], *, free: bool = False) -> Iterator[Problem]:
         """Yields the differences at ``place``; ``free`` allows different plain values."""
         same = mine == theirs
-        (here, mine), (_, theirs) = follow(self.own, place, mine), follow(self.planned, place, theirs)
+        (own_place, mine), (_, theirs) = follow(self.own, place, mine), follow(self.planned, place, theirs)
         if isinstance(mine, Mapping):
-            if not (same and here != place) or reads_images(mine.get("_target_")):
-                yield from self._of_mapping(mine, theirs, here)
+            if not (same and own_place != place) or reads_images(mine.get("_target_")):
+                yield from self._mapping_differences(mine, theirs, own_place)
         elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
             for index, pair in enumerate(zip(mine, theirs, strict=True)):
-                yield from self.of(*pair, (*here, str(index)), free=free)
+                yield from self.problems(*pair, (*own_place, str(index)), free=free)
         elif mine != theirs and not (free and all(each is MISSING or is_value(each) for each in (mine, theirs))):
-            yield self._problem(mine, theirs, here)
+            yield self._problem(mine, theirs, own_place)
 
-    def _of_mapping(self, mine: Mapping[str, Any], theirs: Any, place: tuple[str, ...]) -> Iterator[Problem]:
+    def _mapping_differences(self, mine: Mapping[str, Any], theirs: Any, place: tuple[str, ...]) -> Iterator[Problem]:
         target = mine.get("_target_")
-        kind, images = _kind(_component(target)), reads_images(target)
-        if images and not kind:  # not only for images: compare only the arguments about images
-            other = theirs.get("_target_") if isinstance(theirs, Mapping) else None
-            if other != target and not reads_images(other):
+        kind, has_images = _kind(_component(target)), reads_images(target)
+        if has_images and not kind:  # not only for images: compare only the arguments about images
+            other_target = theirs.get("_target_") if isinstance(theirs, Mapping) else None
+            if other_target != target and not reads_images(other_target):
                 return
             names = {*READS, "_target_"} & {*mine, *(theirs or ())}
         elif isinstance(theirs, Mapping):
@@ -170,7 +172,7 @@ class _Comparison:
             return
         for name in sorted(names):
             pair = mine.get(name, MISSING), theirs.get(name, MISSING)
-            yield from self.of(*pair, (*place, name), free=name in _MAY_SET[kind])
+            yield from self.problems(*pair, (*place, name), free=name in _MAY_SET[kind])
 
     def _problem(self, mine: Any, theirs: Any, place: tuple[str, ...]) -> Problem:
         found = "nothing" if theirs is MISSING else shown(theirs)
@@ -178,7 +180,7 @@ class _Comparison:
         return Problem(f"{self.where} -> {join_id(place)}", found=found, expected=expected, hint=_HINT)
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 

@@ -131,7 +131,7 @@ WORKFLOWS: dict[str, tuple[str, ...]] = {
 """Config files of each workflow, in the order in which MONAI merges them."""
 
 FEDERATE = WORKFLOWS["federate"][-1]
-_OWN = frozenset(name for files in WORKFLOWS.values() for name in files)
+_WORKFLOW_FILES = frozenset(name for files in WORKFLOWS.values() for name in files)
 
 COMMAND_LINE = "command line"
 
@@ -183,7 +183,7 @@ class BundleConfig:
         self._below: dict[int, dict[str, Any]] = {}
         for path in files:
             self._read(path)
-        self._first = len(self.layers)  # later layers are the values of the group
+        self._group_start = len(self.layers)  # later layers are the values of the group
         if overrides is not None:
             self.put(COMMAND_LINE, dict(overrides))
 
@@ -212,10 +212,10 @@ class BundleConfig:
         root, first, *others = Path(bundle_root), *(files or workflow_files(Path(bundle_root), workflow))
         if workflow == "federate":
             variant = overrides.get("variant", variant) or _variant_of(others)
-        above = [] if variant is None else variant_files(root, variant)
-        there = {path.resolve() for path in above}
-        others = [path for path in others if path.resolve() not in there]
-        return cls([first, *above, *others], overrides, base=1 + len(above))
+        variant_layers = [] if variant is None else variant_files(root, variant)
+        variant_paths = {path.resolve() for path in variant_layers}
+        others = [path for path in others if path.resolve() not in variant_paths]
+        return cls([first, *variant_layers, *others], overrides, base=1 + len(variant_layers))
 
     def _read(self, path: Path) -> None:
         try:
@@ -233,39 +233,39 @@ class BundleConfig:
         _merge(self.content, pairs)
         self.layers.append((name, pairs))
 
-    def of_group(self, group: tuple[str, ...], below: Sequence[Layer]) -> BundleConfig:
+    def of_group(self, group: tuple[str, ...], layers: Sequence[Layer]) -> BundleConfig:
         """Configuration of a group: the layers of another workflow, with the values of the group above them."""
         config = BundleConfig()
-        config.group, config.federation, config._first = group, self, len(below)
-        for name, pairs in below:
+        config.group, config.federation, config._group_start = group, self, len(layers)
+        for name, pairs in layers:
             config.put(name, pairs)
-        for name, pairs in self.inside(group):  # "network" is "network_name" there
-            own = _NETWORK if group[0] == SITES else {}
-            config.put(name, {own.get(key, key): value for key, value in pairs.items()})
+        for name, pairs in self.group_layers(group):  # "network" is "network_name" there
+            renames = _NETWORK if group[0] == SITES else {}
+            config.put(name, {renames.get(key, key): value for key, value in pairs.items()})
         return config
 
-    def inside(self, group: tuple[str, ...]) -> list[Layer]:
+    def group_layers(self, group: tuple[str, ...]) -> list[Layer]:
         """Returns the values of each layer in a group, with ids as they are written.
 
         References to ids of the federation are replaced by their values; those inside components refer to the other
         workflow.
         """
-        found: list[Layer] = []
+        layers: list[Layer] = []
         for name, pairs in self.layers:
-            own: dict[str, Any] = {}
+            values: dict[str, Any] = {}
             for key, value in pairs.items():
                 parts = split_id(key)
                 depth = min(len(parts), len(group))
                 if parts[:depth] != group[:depth]:
                     continue
                 if depth == len(parts):  # it replaces the group as a whole
-                    found, own = [(each, {}) for each, _ in found], {}
+                    layers, values = [(each, {}) for each, _ in layers], {}
                     value = lookup(value, group[depth:])
                 else:
                     value = {join_id(parts[depth:]): value}
-                own |= flat(value) if isinstance(value, Mapping) else {}
-            found.append((name, {key: led(self.content, value) for key, value in own.items()}))
-        return found
+                values |= flat(value) if isinstance(value, Mapping) else {}
+            layers.append((name, {key: led(self.content, value) for key, value in values.items()}))
+        return layers
 
     @property
     def sites(self) -> list[str]:
@@ -285,17 +285,17 @@ class BundleConfig:
     @property
     def own(self) -> list[int]:
         """Indices of the layers of the workflow's own files, without variants and overrides."""
-        names = [name for name, _ in self.layers[: self._first]]
-        return [index for index, name in enumerate(names) if index == 0 or name in _OWN]
+        names = [name for name, _ in self.layers[: self._group_start]]
+        return [index for index, name in enumerate(names) if index == 0 or name in _WORKFLOW_FILES]
 
     @property
     def federates(self) -> bool:
         """Whether ``federate.json`` is among the layers."""
-        return any(name == FEDERATE for name, _ in self.layers[: self._first])
+        return any(name == FEDERATE for name, _ in self.layers[: self._group_start])
 
     def is_given(self, index: int) -> bool:
         """Whether a layer is the command line or has the values of a group."""
-        return self.layers[index][0] == COMMAND_LINE or bool(self.group and index >= self._first)
+        return self.layers[index][0] == COMMAND_LINE or bool(self.group and index >= self._group_start)
 
     def below(self, layer: int) -> dict[str, Any]:
         """The configuration of the layers below an index; it is merged once and must not be changed."""
@@ -308,7 +308,7 @@ class BundleConfig:
 
     def place(self, layer: int, parts: Sequence[str]) -> str:
         """``file -> id`` for an id in a layer."""
-        if self.group and layer >= self._first:
+        if self.group and layer >= self._group_start:
             site = self.group[0] == SITES and tuple(parts) == tuple(_NETWORK.values())
             parts = (*self.group, *(_NETWORK if site else parts))
         return f"{self.layers[layer][0]} -> {join_id(parts)}"
@@ -321,10 +321,10 @@ class BundleConfig:
     def says(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
         """Whether a layer sets an id, or without ``whole`` at least a part of it."""
         for key, value in self.layers[layer][1].items():
-            own, depth = split_id(key), min(len(split_id(key)), len(parts))
-            if own[:depth] != tuple(parts[:depth]):
+            id_parts, depth = split_id(key), min(len(split_id(key)), len(parts))
+            if id_parts[:depth] != tuple(parts[:depth]):
                 continue
-            if lookup(value, parts[depth:]) is not MISSING if depth == len(own) else not whole:
+            if lookup(value, parts[depth:]) is not MISSING if depth == len(id_parts) else not whole:
                 return True
         return False
 
@@ -344,8 +344,8 @@ _NETWORK = {"network": "network_name"}
 
 def led(content: Mapping[str, Any], value: Any) -> Any:
     """Returns a value, or the value that it refers to if that exists."""
-    _, there = follow(content, (), value)
-    return value if there is MISSING else there
+    _, target = follow(content, (), value)
+    return value if target is MISSING else target
 
 
 def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:
@@ -356,11 +356,11 @@ def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:
 def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, *, merge: bool) -> None:
     place: Any = content
     for part in parts[:-1]:
-        holder, place = place, lookup(place, (part,))
+        parent, place = place, lookup(place, (part,))
         if place is MISSING:
             place = {}
-            if isinstance(holder, dict):
-                holder[part] = place
+            if isinstance(parent, dict):
+                parent[part] = place
     last: Any = int(parts[-1]) if isinstance(place, list) and parts[-1].isdigit() else parts[-1]
     old = lookup(place, (parts[-1],))
     if merge and isinstance(old, dict) and isinstance(value, dict):
@@ -372,7 +372,7 @@ def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, *, merge: 
 
 
 DISABLED = "_disabled_"
-_Path = tuple[str, ...]
+_Id = tuple[str, ...]
 
 
 def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
@@ -390,21 +390,21 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
         components to the referenced arguments, or ``None``. With MONAI's macros (``%``), which may copy from anywhere,
         all of ``content``.
     """
-    found = set[_Path]()
-    waiting: list[_Path] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
-    while waiting:
-        path = _there(content, waiting.pop())
-        if not path or path in found:
+    visited = set[_Id]()
+    queue: list[_Id] = [split_id(name) for name in roots if lookup(content, split_id(name)) is not MISSING]
+    while queue:
+        path = _existing_prefix(content, queue.pop())
+        if not path or path in visited:
             continue
-        found.add(path)
+        visited.add(path)
         for _, text in walk(_enabled(lookup(content, path))):
             if isinstance(text, str) and text.startswith("%"):
                 return {name: _enabled(value) for name, value in content.items()}
             if isinstance(text, str) and "@#" in text:  # relative: below the same top-level id
-                waiting.append(path[:1])
-            waiting += references(text)
-    holders = {path[:length] for path in found for length in range(1, len(path) + 1)}
-    return {name: _only(value, (name,), found, holders) for name, value in content.items() if (name,) in holders}
+                queue.append(path[:1])
+            queue += references(text)
+    parents = {path[:length] for path in visited for length in range(1, len(path) + 1)}
+    return {name: _reduced(value, (name,), visited, parents) for name, value in content.items() if (name,) in parents}
 
 
 def numbers_at(
@@ -414,13 +414,14 @@ def numbers_at(
     for parts, value in walk(reached(content, roots)):
         if not set(keys).intersection(parts[-1:]):
             continue
-        there, asked = follow(content, parts, value)
-        for place, number in (follow(content, there, each) for each in (asked if isinstance(asked, list) else [asked])):
+        target, setting = follow(content, parts, value)
+        numbers = setting if isinstance(setting, list) else [setting]
+        for place, number in (follow(content, target, each) for each in numbers):
             if type(number) in (int, float):
                 yield place, number
 
 
-def _there(content: Any, path: _Path) -> _Path:
+def _existing_prefix(content: Any, path: _Id) -> _Id:
     """The longest existing part of ``path``, through dictionaries only."""
     for depth, part in enumerate(path):
         if not isinstance(content, dict) or part not in content:
@@ -429,15 +430,18 @@ def _there(content: Any, path: _Path) -> _Path:
     return path
 
 
-def _only(value: Any, path: _Path, found: set[_Path], holders: set[_Path], whole: bool = False) -> Any:
-    """The found parts of a value; ``holders`` are ``found`` and their parents; ``whole``: a parent was found."""
+def _reduced(value: Any, path: _Id, referenced: set[_Id], parents: set[_Id], whole: bool = False) -> Any:
+    """The referenced parts of a value; ``parents`` also has their parents; ``whole``: a parent was referenced."""
     if not isinstance(value, dict):
         return _enabled(value)
-    disabled, whole = _is_disabled(value), whole or path in found
-    whole = whole and not disabled
-    below = ((name, part, (*path, name)) for name, part in value.items())
-    kept = {name: _only(part, inner, found, holders, whole) for name, part, inner in below if whole or inner in holders}
-    return None if disabled and not kept else kept
+    disabled = _is_disabled(value)
+    whole = not disabled and (whole or path in referenced)
+    reduced = {
+        name: _reduced(part, (*path, name), referenced, parents, whole)
+        for name, part in value.items()
+        if whole or (*path, name) in parents
+    }
+    return None if disabled and not reduced else reduced
 
 
 def _is_disabled(part: Any) -> bool:

@@ -27,8 +27,8 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.words import aligned
 
-_ROOMS = ("bundle", "federation", "handlers", "losses", "methods", "metrics", "networks", "reports", "teacher")
-OURS = tuple(f"samfed_monai.{room}." for room in (*_ROOMS, "transforms"))
+_PACKAGES = ("bundle", "federation", "handlers", "losses", "methods", "metrics", "networks", "reports", "teacher")
+OURS = tuple(f"samfed_monai.{room}." for room in (*_PACKAGES, "transforms"))
 """Packages of ``samfed_monai`` whose classes a strict bundle may name."""
 
 MODULES = (
@@ -52,7 +52,7 @@ FETCHING = (
 )
 """Modules in :data:`MODULES` that fetch weights, read a folder or compile C++ without an argument for it."""
 
-TELLING = re.compile(
+FORBIDDEN_ARGUMENTS = re.compile(
     r"pretrained.*|checkpoint|store|saver|filename|npzfile|kwargs_read_csv|.*_(?:cls|url|file|dir|folder|store)|(?!drop_path).*_path"
 )
 """Arguments of constructors that fetch, load, write or import: pretrained weights, a file, a store, a class by name.
@@ -86,29 +86,29 @@ def strict_target(target: Any, where: str) -> list[Problem]:
         where: file and id, for the message.
     """
     try:
-        found = resolve_target(target, where)
+        component = resolve_target(target, where)
     except Refused as refused:
         return refused.problems
-    name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    added = tuple(prefix for prefix in allowed_prefixes() if prefix not in ALLOWED_PREFIXES)
-    if name in FUNCTIONS or name.startswith(added) or (inspect.isclass(found) and name.startswith(OURS)):
+    name = f"{getattr(component, '__module__', '')}.{getattr(component, '__qualname__', '')}"
+    user_prefixes = tuple(prefix for prefix in allowed_prefixes() if prefix not in ALLOWED_PREFIXES)
+    if name in FUNCTIONS or name.startswith(user_prefixes) or (inspect.isclass(component) and name.startswith(OURS)):
         return []
-    computes = inspect.isclass(found) and name.startswith(MODULES) and not name.startswith(FETCHING)
-    takes = telling_argument(found) if computes else ""
-    if computes and not takes:
+    computes = inspect.isclass(component) and name.startswith(MODULES) and not name.startswith(FETCHING)
+    argument = forbidden_argument(component) if computes else ""
+    if computes and not argument:
         return []
-    real = ("" if name == target else f" (really {name!r})") + (f", which takes {takes!r}" if takes else "")
+    note = ("" if name == target else f" (really {name!r})") + (f", which takes {argument!r}" if argument else "")
     expected = "a component of the strict allow-list (samfed_monai.config.strict)"
-    return [Problem(where, found=f"{target!r}{real}", expected=expected, hint=_HINT)]
+    return [Problem(where, found=f"{target!r}{note}", expected=expected, hint=_HINT)]
 
 
-def telling_argument(component: type) -> str:
-    """The first argument of a class or its bases that matches :data:`TELLING`; empty if there is none."""
+def forbidden_argument(component: type) -> str:
+    """The first argument of a class or its bases that matches :data:`FORBIDDEN_ARGUMENTS`; empty if there is none."""
     names = (name for base in inspect.getmro(component) for name in parameters_of(base)[0])
-    return next(filter(TELLING.fullmatch, names), "")
+    return next(filter(FORBIDDEN_ARGUMENTS.fullmatch, names), "")
 
 
-SHAPES = (
+ALLOWED_EXPRESSIONS = (
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.(?:parameters|run)\(\)"),
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.to\(@[A-Za-z]\w*\)"),
 )
@@ -118,10 +118,10 @@ SHAPES = (
 IMPORTS = re.compile(r"\$import (?:torch|monai|samfed_monai)(?:\.[a-z]\w*)*(?: as [A-Za-z]\w*)?")
 """Allowed entries of ``imports``: one module of packages that are always installed."""
 
-SENT_PLACES = frozenset({*WEIGHT_OPTIONS, *FOLDER_OPTIONS}) | {
+PATH_IDS = frozenset({*WEIGHT_OPTIONS, *FOLDER_OPTIONS}) | {
     *("datalist", "output", "path", "file", "filename", "folder", "root", "store")
 }
-PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
+PATH_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
 """Ids of paths on a machine, and endings of further ones. Only a site's own file may set them, never a message."""
 
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
@@ -138,8 +138,8 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
     not have. *Sent* content may not contain any expression, ids of :data:`SENT_WORKFLOW`, paths on this machine, or
     settings of how images are read (:mod:`samfed_monai.config.own_images`). A *file* of a bundle may: there
-    :data:`SHAPES` and :data:`IMPORTS` are allowed below the options, and components may name paths below the folder of
-    the run.
+    :data:`ALLOWED_EXPRESSIONS` and :data:`IMPORTS` are allowed below the options, and components may name paths below
+    the folder of the run.
 
     Whether an id exists and a value fits is left to the ordinary check, which needs the bundle.
 
@@ -163,19 +163,19 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
             continue
         parts = tuple(part for key in keys for part in split_id(str(key)))
         where = f"{source} -> {join_id(parts)}"
-        found = list(_of_id(parts, value, where, file))
+        found = list(_id_problems(parts, value, where, file))
         if file:
-            found += _of_place_in_file(content, parts, value, where)
-        elif not found and not any(parts[: len(above)] == above for above in refused):
-            found = list(image_problems(_in_its_workflow(parts), value, where))
+            found += _path_problems(content, parts, value, where)
+        elif not found and not any(parts[: len(prefix)] == prefix for prefix in refused):
+            found = list(image_problems(_workflow_id(parts), value, where))
             refused += [parts] * bool(found)
         problems |= dict.fromkeys(found)
         if isinstance(value, str) and parts[-1] != "_target_":
-            problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in options))
+            problems |= dict.fromkeys(_text_problems(parts, value, where, file=file and parts[0] not in options))
     return list(problems)
 
 
-def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterator[Problem]:
+def _id_problems(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterator[Problem]:
     last = parts[-1]
     if not (value is None or isinstance(value, (dict, list, str, bool, int, float))):
         yield Problem(where, found=type(value).__name__, expected="a JSON value")
@@ -183,33 +183,33 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
         yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="a debugger waits for input")
-    own = _in_its_workflow(parts)  # ids in a group reach MONAI's command like those of the file
-    if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
+    workflow_id = _workflow_id(parts)  # ids in a group reach MONAI's command like those of the file
+    if last in ("logging_file", "logging_config") or (len(workflow_id) == 1 and workflow_id[0] in MONAI_OPTIONS):
         hint = "delete it; the user who starts the run sets logging and input files"
         yield Problem(where, found="an option of the command line", expected="ids of a configuration", hint=hint)
         return
     if file:
         return
-    if own[0] in SENT_WORKFLOW:
+    if workflow_id[0] in SENT_WORKFLOW:
         hint = "delete it; the bundle that is installed here defines the workflow"
         yield Problem(where, found="steps of the workflow", expected="values for ids", hint=hint)
-    if _is_place(last, value):
+    if _is_path(last, value):
         hint = "set the path on this machine, in the site's own file"
         yield Problem(where, found=shown(value), expected="no path of a file or folder", hint=hint)
 
 
-def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
+def _workflow_id(parts: tuple[str, ...]) -> tuple[str, ...]:
     """The id within ``train.json`` or ``teacher.json``, without its group in ``federate.json``."""
     depth = 2 if parts[0] == SITES else 1 if parts[0] in GROUPS else 0
     return parts[depth:] or parts
 
 
-def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value: Any, where: str) -> Iterator[Problem]:
+def _path_problems(content: Mapping[Any, Any], parts: tuple[str, ...], value: Any, where: str) -> Iterator[Problem]:
     """A path outside the folder of the run, in a file's component or in an id that the component refers to."""
     if isinstance(value, str) and value.startswith("@"):
-        leads_to = split_id(value[1:])  # an option for a path is visible to the user
-        value = None if _names_place(leads_to[-1]) else lookup(content, leads_to)
-    if len(_in_its_workflow(parts)) < 2 or not _names_place(parts[-1]) or not isinstance(value, str):
+        target = split_id(value[1:])  # an option for a path is visible to the user
+        value = None if _names_path(target[-1]) else lookup(content, target)
+    if len(_workflow_id(parts)) < 2 or not _names_path(parts[-1]) or not isinstance(value, str):
         return
     path = PureWindowsPath(value)  # accepts both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
@@ -217,22 +217,22 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
         yield Problem(where, found=shown(value), expected="a path inside the run's folder", hint=hint)
 
 
-def _is_place(name: str, value: Any) -> bool:
+def _is_path(name: str, value: Any) -> bool:
     """Whether a sent value is a path, other than a reference to an id of a path, which cannot itself be sent."""
-    leads = isinstance(value, str) and _REFERENCE.fullmatch(value) and _names_place(split_id(value[1:])[-1])
-    if not _names_place(name) or value is None or leads:
+    is_reference = isinstance(value, str) and _REFERENCE.fullmatch(value) and _names_path(split_id(value[1:])[-1])
+    if not _names_path(name) or value is None or is_reference:
         return False
     if name == "encoder_weights":
         return not (isinstance(value, str) and value.isidentifier())
-    return name in SENT_PLACES or not isinstance(value, (int, float))  # `drop_path: 0.1` is not a path
+    return name in PATH_IDS or not isinstance(value, (int, float))  # `drop_path: 0.1` is not a path
 
 
-def _names_place(name: str) -> bool:
-    return name in SENT_PLACES or name.endswith(PLACE_ENDINGS)
+def _names_path(name: str) -> bool:
+    return name in PATH_IDS or name.endswith(PATH_ENDINGS)
 
 
-def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
-    """Problems of one text; ``file``: whether :data:`SHAPES` and :data:`IMPORTS` are allowed there."""
+def _text_problems(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
+    """Problems of one text; ``file``: whether :data:`ALLOWED_EXPRESSIONS` and :data:`IMPORTS` are allowed there."""
     expected = "a plain value"
     if value.startswith("%"):
         hint = "'%' would read another file"
@@ -242,7 +242,8 @@ def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> I
         hint = "" if IMPORTS.fullmatch(value) else "delete it, or name components by _target_"
         expected = "`$import` of a module of torch, monai or samfed_monai"
     elif value.startswith("$"):
-        hint = "" if any(shape.fullmatch(value) for shape in SHAPES) else "use a component: see samfed_monai.bundle"
+        is_allowed = any(expression.fullmatch(value) for expression in ALLOWED_EXPRESSIONS)
+        hint = "" if is_allowed else "use a component: see samfed_monai.bundle"
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
     else:
         hint = "delete it; the user who starts the run sets the logging" if _LOGGING.fullmatch(value.strip()) else ""
@@ -281,34 +282,34 @@ def strict_files(bundle_root: Path) -> Iterator[Problem]:
         where = path.relative_to(root).as_posix()
         if path.is_symlink():
             yield Problem(where, found="a symbolic link", expected="a file", hint="put the file itself there")
-        elif path.is_file() and (found := _kind(path, where)):
+        elif path.is_file() and (found := _file_refusal(path, where)):
             expected = f"only JSON, text, images, safetensors and a {_SHIPPED} of tensors"
             yield Problem(where, found=found, expected=expected, hint=_hint(path))
     yield from check_logging(root)
 
 
-def _kind(path: Path, where: str) -> str:
+def _file_refusal(path: Path, where: str) -> str:
     """Why a file is refused; empty if it is allowed."""
-    ending = path.suffix.lower()
-    if ending in _PYTHON:
+    suffix = path.suffix.lower()
+    if suffix in _PYTHON:
         return "Python code"
     try:
         with path.open("rb") as stream:
             head = stream.read(9)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
-    if ending == ".safetensors":  # the length of the header, which may be any bytes, then JSON
+    if suffix == ".safetensors":  # the length of the header, which may be any bytes, then JSON
         return "" if head[8:] == b"{" else "content that is not safetensors"
     if where == _SHIPPED and head.startswith(_ARCHIVE):
-        return _in_state_dict(path)
-    if kinds := [kind for kind, begins in _MAGIC.items() if head.startswith(begins)]:
+        return _pickle_problem(path)
+    if kinds := [kind for kind, magic in _MAGIC.items() if head.startswith(magic)]:
         return kinds[0]
-    if ending in KINDS or path.name in NAMES or where == "configs/logging.conf":
+    if suffix in KINDS or path.name in NAMES or where == "configs/logging.conf":
         return ""
     return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without a suffix"
 
 
-def _in_state_dict(path: Path) -> str:
+def _pickle_problem(path: Path) -> str:
     """Describes what a torch file would build besides tensors; empty if nothing. It is not unpickled."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
@@ -320,10 +321,10 @@ def _in_state_dict(path: Path) -> str:
 
 
 def _hint(path: Path) -> str:
-    ending = path.suffix.lower()
-    if ending in _PYTHON:
+    suffix = path.suffix.lower()
+    if suffix in _PYTHON:
         return "delete it; install the code as a package, and name the package in SAMFED_ALLOW"
-    return _SAFE if ending in _TORCH else "delete it"
+    return _SAFE if suffix in _TORCH else "delete it"
 
 
 def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
@@ -339,11 +340,11 @@ def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
     root = Path(bundle_root)
     problems = dict.fromkeys(strict_files(root))
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(".json")):
-        problems |= dict.fromkeys(_of_file(path, path.relative_to(root)))
+        problems |= dict.fromkeys(_file_problems(path, path.relative_to(root)))
     return list(problems)
 
 
-def _of_file(path: Path, name: Path) -> list[Problem]:
+def _file_problems(path: Path, name: Path) -> list[Problem]:
     configs = name.parts[0] == "configs"
     try:
         content = read_json(path, byte_order_mark=not configs)
@@ -373,9 +374,9 @@ def inventory(bundle_root: str | Path, variants: Iterable[Path] = ()) -> str:
     for path in [*(path for path in files if path.suffix == ".json"), *variants]:
         values = walk(read_json(path, byte_order_mark=path.parent.name != "configs"))
         for target in (value for parts, value in values if parts[-1:] == ("_target_",) and isinstance(value, str)):
-            found = resolve_target(target, path.name)
-            module = getattr(found, "__module__", None) or target.rpartition(".")[0]
-            modules[module].add(getattr(found, "__qualname__", target.rpartition(".")[2]))
+            component = resolve_target(target, path.name)
+            module = getattr(component, "__module__", None) or target.rpartition(".")[0]
+            modules[module].add(getattr(component, "__qualname__", target.rpartition(".")[2]))
     packages = sorted({module.partition(".")[0] for module in modules})
     distributions = importlib.metadata.packages_distributions()
     prefixes = [(f"{module}.", ", ".join(sorted(names))) for module, names in sorted(modules.items())]

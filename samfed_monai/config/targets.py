@@ -62,17 +62,17 @@ def in_catalogue(parser: Any) -> bool:
     return isinstance(declared, Mapping) and declared.get("_target_") == CATALOGUE
 
 
-_NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
+_EXCLUDED = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
 """Packages of MONAI without components, or with optional dependencies."""
 
 
 def allowed_prefixes() -> tuple[str, ...]:
     """The allow-list, modules of other packages' methods and terms, and the packages in ``SAMFED_ALLOW``."""
-    added = (prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix)
-    return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in (*_modules_brought(), *added)))
+    user_prefixes = (prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix)
+    return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in (*_plugin_modules(), *user_prefixes)))
 
 
-def _modules_brought() -> dict[str, str]:
+def _plugin_modules() -> dict[str, str]:
     """Modules of other packages' methods and terms, which a ``_target_`` may name, each with its owner."""
     points = (point for kind in ("methods", "terms") for point in brought(kind).points.values())
     return {point.module: owner_of(point) for point in points}
@@ -89,10 +89,10 @@ def resolve_target(target: Any, where: str) -> Any:
         Refused: not a dotted path, outside the allow-list, or unknown.
     """
     if not isinstance(target, str) or not target or target.startswith(("$", "@", "%")):
-        raise _outside(where, repr(target))
+        raise _not_allowed(where, repr(target))
     path = target if "." in target else _monai_path(target, where)
     if not _allowed(path):
-        raise _outside(where, repr(target))
+        raise _not_allowed(where, repr(target))
     try:
         found = _locate(path, where)
     except Refused:
@@ -100,12 +100,13 @@ def resolve_target(target: Any, where: str) -> Any:
     except Exception as error:  # of another package: its import may raise anything
         failure = failure_of(error)  # raises the error again if memory ran out
         found = str(error) if isinstance(error, ImportError) else failure
-        owners = [owner for module, owner in _modules_brought().items() if path.startswith(f"{module}.")]
+        owners = [owner for module, owner in _plugin_modules().items() if path.startswith(f"{module}.")]
         hint = f"update or uninstall {owners[0].partition(' ')[0]}, which provides it" if owners else ""
         raise refused(where, found=found, expected=f"{target!r} to be importable", hint=hint) from None
-    real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
-    if not _allowed(real):  # torch.os.system looks like torch's, but is not
-        raise _outside(where, f"{target!r} (really {real!r})")
+    module = getattr(found, "__module__", None) or path.rpartition(".")[0]
+    defined = f"{module}.{getattr(found, '__qualname__', '')}"
+    if not _allowed(defined):  # torch.os.system looks like torch's, but is not
+        raise _not_allowed(where, f"{target!r} (really {defined!r})")
     return found
 
 
@@ -113,18 +114,18 @@ def _allowed(path: str) -> bool:
     return path.startswith(allowed_prefixes()) and not f"{path}.".startswith(DENIED_PREFIXES)
 
 
-def _outside(where: str, found: str) -> Refused:
+def _not_allowed(where: str, found: str) -> Refused:
     expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
     hint = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
     return refused(where, found=found, expected=expected, hint=not_installed(found.strip("'")) or hint)
 
 
-def _unknown(where: str, target: str, known: Iterable[str], holder: str, rest: Sequence[str] = ()) -> Refused:
-    """Error for a path that does not exist below ``holder``; ``known``: its names; ``rest``: the missing parts."""
-    meant = closest(rest[0], known) if len(rest) > 1 else None
-    hint = f"did you mean {'.'.join([holder, meant, *rest[1:]])!r}?" if meant else not_installed(target)
+def _unknown(where: str, target: str, known: Iterable[str], parent: str, missing: Sequence[str] = ()) -> Refused:
+    """Error for a path that does not exist below ``parent``; ``known``: its names; ``missing``: the missing parts."""
+    suggestion = closest(missing[0], known) if len(missing) > 1 else None
+    hint = f"did you mean {'.'.join([parent, suggestion, *missing[1:]])!r}?" if suggestion else not_installed(target)
     hint = hint or did_you_mean(target.rpartition(".")[2], known) or "check the spelling"
-    return refused(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)
+    return refused(where, found=repr(target), expected=f"a component that exists in {parent}", hint=hint)
 
 
 @functools.cache
@@ -134,20 +135,21 @@ def _locator() -> Any:
     return ComponentLocator()
 
 
-def _names_of_monai() -> set[str]:
+def _monai_class_names() -> set[str]:
     """Names of the classes in MONAI's packages."""
     import monai
 
     packages = (f"monai.{info.name}" for info in pkgutil.iter_modules(monai.__path__) if info.ispkg)
-    rooms = [importlib.import_module(name) for name in packages if not f"{name}.".startswith(_NO_ROOMS)]
-    found = [*rooms, *(importlib.import_module(f"monai.networks.{name}") for name in ("blocks", "layers", "nets"))]
-    return {name for room in found for name, value in vars(room).items() if inspect.isclass(value)}
+    names = [name for name in packages if not f"{name}.".startswith(_EXCLUDED)]
+    names += ["monai.networks.blocks", "monai.networks.layers", "monai.networks.nets"]
+    modules = map(importlib.import_module, names)
+    return {name for module in modules for name, value in vars(module).items() if inspect.isclass(value)}
 
 
 def _monai_path(name: str, where: str) -> str:
     module = _locator().get_component_module_name(name)
     if module is None:
-        raise _unknown(where, name, _names_of_monai(), "MONAI")
+        raise _unknown(where, name, _monai_class_names(), "MONAI")
     return f"{module[0] if isinstance(module, list) else module}.{name}"
 
 
@@ -191,11 +193,11 @@ NAMES: dict[Any, str] = {
 """JSON Schema types of Python's types."""
 
 
-def typed_as(annotation: Any) -> Schema | None:
+def annotation_schema(annotation: Any) -> Schema | None:
     """Returns the schema of the JSON values that an annotation allows; ``None`` if it does not restrict them."""
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
-        choices = [typed_as(choice) for choice in typing.get_args(annotation)]
+        choices = [annotation_schema(choice) for choice in typing.get_args(annotation)]
         return None if None in choices else {"anyOf": choices}
     if origin is Literal:
         return {"enum": list(typing.get_args(annotation))}
@@ -231,11 +233,11 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 def annotations_of(target: Any) -> dict[str, Any]:
     """Annotations of a class's or function's parameters as types; unresolvable ones are left out."""
     function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
-    names, found = getattr(function, "__globals__", {}), dict[str, Any]()
+    names, annotations = getattr(function, "__globals__", {}), dict[str, Any]()
     for name, text in getattr(function, "__annotations__", {}).items():
         with suppress(Exception):  # an annotation for type checkers only may raise anything
-            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
-    return found
+            annotations |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
+    return annotations
 
 
 @functools.lru_cache(maxsize=1024)
@@ -245,20 +247,20 @@ def component_schema(component: Any) -> Schema:
     Other arguments (``**kwargs``) may be for its base classes, whose names are included. If the first base without
     ``**kwargs`` is in this package, other names are not accepted.
     """
-    named, anything = parameters_of(component)
+    parameters, accepts_any = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
-    for name, parameter in named.items():
+    for name, parameter in parameters.items():
         default = None if parameter.default is parameter.empty else parameter.default
-        typed = typed_as(hints[name]) if name in hints else like(default)
+        typed = annotation_schema(hints[name]) if name in hints else like(default)
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
-    required = [name for name, parameter in named.items() if parameter.default is parameter.empty]
-    bases = inspect.getmro(component)[1:] if anything and inspect.isclass(component) else ()
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    bases = inspect.getmro(component)[1:] if accepts_any and inspect.isclass(component) else ()
     for base in (base for base in bases if "__init__" in vars(base)):
         if not parameters_of(base)[1]:
-            anything = not base.__module__.startswith("samfed_monai.")
+            accepts_any = not base.__module__.startswith("samfed_monai.")
             break
     others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | COMPONENT_KEYS
-    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": anything}
+    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": accepts_any}
 
 
 BROUGHT = {
@@ -313,25 +315,25 @@ def owner_of(point: EntryPoint) -> str:
 @functools.cache
 def brought(kind: str) -> Brought:
     """Finds the entry points of a kind in :data:`BROUGHT`, usable and broken ones."""
-    everything, group = Brought(), f"samfed_monai.{kind}"
+    result, group = Brought(), f"samfed_monai.{kind}"
     for point in entry_points(group=group):
         owner = owner_of(point)
         try:
-            _require(kind, point)
-            everything.points[point.name] = point
+            _require_usable(kind, point)
+            result.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
             reasons = error.problems if isinstance(error, Refused) else [failure_of(error)]
             package = owner.partition(" ")[0] if point.dist else owner
-            everything.broken[point.name] = Problem(
+            result.broken[point.name] = Problem(
                 f"{owner} -> entry point {point.name} = {point.value} of {group}",
                 found="; ".join(map(str, reasons)),
                 expected=BROUGHT[kind].format(name=point.name),
                 hint=f"update or uninstall {package}; the other {kind} work without it",
             )
-    return everything
+    return result
 
 
-def _require(kind: str, point: EntryPoint) -> None:
+def _require_usable(kind: str, point: EntryPoint) -> None:
     """Raises any exception if an entry point cannot be used."""
     from samfed_monai.config.variants import read_method
 
@@ -360,8 +362,8 @@ def not_installed(target: str) -> str:
     ``samfed`` does not import code from the current folder, where an untrusted bundle may have brought some.
     """
     name = target.partition(".")[0]
-    here = name.isidentifier() and ((Path.cwd() / name).is_dir() or (Path.cwd() / f"{name}.py").is_file())
-    if not here or importlib.util.find_spec(name) is not None:
+    is_local = name.isidentifier() and ((Path.cwd() / name).is_dir() or (Path.cwd() / f"{name}.py").is_file())
+    if not is_local or importlib.util.find_spec(name) is not None:
         return ""
     return (
         f"{name} is in this folder, where samfed does not look for code: if you trust it, "

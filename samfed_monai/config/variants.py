@@ -185,12 +185,12 @@ def packaged_methods() -> Mapping[str, Path]:
 def networks_elsewhere() -> dict[str, Elsewhere]:
     """Client networks of installed packages: from their own entry points, and from their methods."""
     points = brought("methods").points
-    of_methods = {
+    method_networks = {
         network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
         for name, path in packaged_methods().items()
         for network, place in read_method(path).networks.items()
     }
-    return {**brought("networks").found, **of_methods}
+    return {**brought("networks").found, **method_networks}
 
 
 def methods() -> dict[str, Method]:
@@ -253,13 +253,13 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
 
 def _bases(bundle_root: str | Path | None, name: Any) -> dict[Path, Method]:
     """Files of a variant in merge order, with the description in each."""
-    found: dict[Path, Method] = {}
+    bases: dict[Path, Method] = {}
     where = "variant"
     while name is not None:
         path = find_variant(bundle_root, name, where)
-        if path in found:
-            wrong, expected = f"{name!r}, which builds on this variant", "a base that does not build on it"
-            raise refused(where, wrong, expected, "remove one")
-        found[path] = read_method(path)
-        name, where = found[path].base, f"{path.name} -> {METHOD}#base"
-    return dict(reversed(found.items()))
+        if path in bases:
+            found, expected = f"{name!r}, which builds on this variant", "a base that does not build on it"
+            raise refused(where, found, expected, "remove one")
+        bases[path] = read_method(path)
+        name, where = bases[path].base, f"{path.name} -> {METHOD}#base"
+    return dict(reversed(bases.items()))

@@ -64,15 +64,15 @@ def install_exit_hook() -> None:
         logging.getLogger("samfed_monai.audit").propagate = False  # JSON records, which are in audit.jsonl
 
 
-def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+def _exit_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     from samfed_monai.federation.signals import ASKED
 
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
-    asked = isinstance(error, Terminated)
-    known = Stopped(f"{ASKED}; completed work is kept", AGAIN) if asked else unwrap(error, content)
+    terminated = isinstance(error, Terminated)
+    known = Stopped(f"{ASKED}; completed work is kept", AGAIN) if terminated else unwrap(error, content)
     if known is None:
-        sys.__excepthook__(kind, error, where)
+        sys.__excepthook__(kind, error, trace)
         return
     raise SystemExit(reported(known)) from None
 
@@ -93,7 +93,7 @@ def require_checked(bundle_root: str | Path, workflow: str) -> None:
         Refused: with all problems.
     """
     install_exit_hook()
-    given = _given(bundle_root, workflow)
+    given = _monai_run(bundle_root, workflow)
     if given is None:
         require(check_bundle(bundle_root, workflow, ready=False))
         return
@@ -121,14 +121,14 @@ def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:
     Args:
         bundle_root: folder of the bundle, used if the command names no file in one.
     """
-    given = _given(bundle_root, "federate")
+    given = _monai_run(bundle_root, "federate")
     if given is None:
         return {}
     command, root, files = given
     return training_values(BundleConfig.of_workflow(root, "federate", normal_ids(command.overrides), files=files))
 
 
-def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, list[Path]] | None:
+def _monai_run(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, list[Path]] | None:
     """MONAI's command line, the bundle's folder and the files, if the last workflow file is that of this workflow.
 
     ``None`` if Python code set up the workflow (``samfed``, a federated job that builds its clients, a test): its
@@ -136,8 +136,8 @@ def _given(bundle_root: str | Path, workflow: str) -> tuple[MonaiCommand, Path, 
     """
     command = monai_command()
     files = [path.resolve() for path in command.config_files] if command else []
-    mains = {each[-1]: name for name, each in WORKFLOWS.items()}
-    if command is None or [mains[path.name] for path in files if path.name in mains][-1:] != [workflow]:
+    workflows = {each[-1]: name for name, each in WORKFLOWS.items()}
+    if command is None or [workflows[path.name] for path in files if path.name in workflows][-1:] != [workflow]:
         return None
     root = files[0].parent.parent if files[0].parent.name == "configs" else Path(bundle_root)
     return command, root, files
@@ -197,9 +197,9 @@ def run_workflow(
     with unwrapped(job.parser):
         job.initialize()
         prepared(job)
-        returned: list[Any] = job.run()
+        results: list[Any] = job.run()
         job.finalize()
-    return returned
+    return results
 
 
 # raised by monai.utils.module.instantiate from the component's error
@@ -235,7 +235,7 @@ def component_refusal(
     """
     for outer, cause in pairwise(_causes(error)):
         wrapped = _WRAPPED.match(str(outer)) if isinstance(outer, RuntimeError) else None
-        if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
+        if wrapped and isinstance(cause, (ValueError, TypeError)) and not _is_own_error(cause, wrapped[1]):
             name = wrapped[1]
             targets = ((parts[:-1], value) for parts, value in walk(content) if parts[-1:] == ("_target_",))
             ids = [join_id(parts) for parts, value in targets if f".{name}".endswith(f".{value}")]
@@ -245,11 +245,11 @@ def component_refusal(
     return None
 
 
-def _ours(cause: BaseException, component: str) -> bool:
+def _is_own_error(cause: BaseException, component: str) -> bool:
     if component.startswith(_WORKFLOW):
         return True
-    *_, last = [None, *(frame for frame, _ in traceback.walk_tb(cause.__traceback__))]
-    module = last.f_globals.get("__name__", "") if last else ""
+    *_, innermost = [None, *(frame for frame, _ in traceback.walk_tb(cause.__traceback__))]
+    module = innermost.f_globals.get("__name__", "") if innermost else ""
     return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
 
 

@@ -15,17 +15,17 @@ from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, group_configs
-from samfed_monai.config.ids import OF_SERVER, Unread
+from samfed_monai.config.ids import SERVER_IDS, Unread
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.options import (
-    GIVEN,
     GROUPS,
+    JOB_IDS,
     MONAI_IDS,
-    OF_VARIANTS,
-    TEACHER_GIVEN,
+    TEACHER_JOB_IDS,
     TEACHER_READS,
     TRAINING_READS,
     USE_OF_TEACHER,
+    VARIANT_IDS,
 )
 from samfed_monai.config.parse import (
     MISSING,
@@ -121,7 +121,7 @@ def test_command_ids_are_received_or_refused(command):
 @pytest.mark.parametrize("command", [name for name in COMMANDS if not name.startswith("flare")])
 def test_ids_of_other_files_are_refused_unless_received(command):
     workflow, reads = COMMANDS[command]
-    others = dict.fromkeys({*OF_VARIANTS, "personal", "strategy", "warm_start"}, 5)
+    others = dict.fromkeys({*VARIANT_IDS, "personal", "strategy", "warm_start"}, 5)
     homes = ("teacher", "inference") if workflow == "federate" else ("train", "teacher", "federate", "inference")
     for home in homes:
         others |= leaves(BundleConfig(workflow_files(SKIN, home)).content)
@@ -152,12 +152,12 @@ def ids_read(group: str, content: Mapping[str, Any]) -> set[str]:
     """What a federation asks for of its own ids, or of a group's, without those that it sets itself."""
     alone = {**content, "standalone": {}}
     if group == "teacher":
-        return {key for key in received(content, TEACHER_READS) if key not in TEACHER_GIVEN}
+        return {key for key in received(content, TEACHER_READS) if key not in TEACHER_JOB_IDS}
     if group == "":
-        return received(content, MONAI_IDS) | {key for key in received(alone, TRAINING_READS) if key not in GIVEN}
+        return received(content, MONAI_IDS) | {key for key in received(alone, TRAINING_READS) if key not in JOB_IDS}
     network = {name: value for name, value in content["network_def"].items() if name != "weights"}
-    there = received(alone | {"network_def": network}, TRAINING_READS - OF_SERVER)
-    return {key for key in there if key not in GIVEN - {"datalist", "data_root"}}
+    there = received(alone | {"network_def": network}, TRAINING_READS - SERVER_IDS)
+    return {key for key in there if key not in JOB_IDS - {"datalist", "data_root"}}
 
 
 @pytest.mark.parametrize("variant", known_variants())

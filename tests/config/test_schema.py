@@ -11,7 +11,7 @@ import pytest
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.config.targets import component_schema, typed_as
+from samfed_monai.config.targets import annotation_schema, component_schema
 from samfed_monai.methods.ditto import DittoAlgorithm
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
@@ -71,7 +71,7 @@ def test_null_is_accepted_only_where_documented(workflow):
     ],
 )
 def test_annotations_are_converted_to_schemas(annotation, schema):
-    assert typed_as(annotation) == schema
+    assert annotation_schema(annotation) == schema
 
 
 class Base:

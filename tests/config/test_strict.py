@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems, strict_problems
-from samfed_monai.config.strict import FETCHING, MODULES, inventory, strict_files, strict_target, telling_argument
+from samfed_monai.config.strict import FETCHING, MODULES, forbidden_argument, inventory, strict_files, strict_target
 from samfed_monai.config.variants import PACKAGED
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, Item, Site
@@ -269,8 +269,8 @@ def test_telling_argument_includes_bases_and_ignores_drop_path():
     class Network(Base):
         def __init__(self, **kwargs: object) -> None: ...
 
-    assert telling_argument(Network) == "weights_url"
-    assert telling_argument(type("Block", (), {"__init__": lambda self, drop_path: None})) == ""
+    assert forbidden_argument(Network) == "weights_url"
+    assert forbidden_argument(type("Block", (), {"__init__": lambda self, drop_path: None})) == ""
 
 
 def test_most_classes_of_allowed_modules_pass():
