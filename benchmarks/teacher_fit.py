@@ -34,7 +34,7 @@ PARTS = {
     "encoder, forward": (training.TrainedSam, "encode"),
     "step: encoder, decoder, backward, optimizer": (SupervisedTrainer, "_iteration"),
     "average": (training.Training, "_end_step"),
-    "held-out exam": (training.Training, "_judge"),
+    "held-out exam": (training.Training, "_select_weights"),
     "progress on disk": (training, "save_state"),
     WHOLE: (TeacherFit, "_fit"),
 }

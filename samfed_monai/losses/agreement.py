@@ -47,8 +47,8 @@ def sure_agreement(teacher_label: Tensor, student_label: Tensor, sure: Tensor) -
     Returns:
         (B,) float in [0, 1], and (B,) bool.
     """
-    vouched = student_label * sure
-    return dice_of_labels(teacher_label * sure, vouched), (vouched > 0).flatten(1).any(dim=1)
+    sure_label = student_label * sure
+    return dice_of_labels(teacher_label * sure, sure_label), (sure_label > 0).flatten(1).any(dim=1)
 
 
 def trust_of_images(image: Tensor, site: Tensor, least: float = LEAST_AGREEMENT) -> Tensor:
@@ -75,9 +75,9 @@ class SiteAgreement:
         self._sum: Tensor | None = None
         self._count: Tensor | None = None
 
-    def add(self, dice: Tensor, says: Tensor) -> Tensor:
+    def add(self, dice: Tensor, meaningful: Tensor) -> Tensor:
         """Adds (B,) Dice and (B,) bool and returns the mean, a scalar; 1 if there is no image yet."""
-        total, count = (dice * says).sum(), says.sum()
+        total, count = (dice * meaningful).sum(), meaningful.sum()
         self._sum = total if self._sum is None else self._sum + total
         self._count = count if self._count is None else self._count + count
         return torch.where(self._count > 0, self._sum / self._count.clamp(min=1), 1.0)
@@ -147,47 +147,48 @@ the side with the chosen label.
 
 
 @AGREEMENT_RULES.register("confidence")
-def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
+def _confidence(inputs: Opinions) -> tuple[Tensor, Tensor]:
     """Common label, mean confidence; else the surer side's, with weight 0 unless sure (tau) and surer (delta)."""
-    k_t, k_c = o.teacher_confidence, o.student_confidence
-    agreed = o.teacher_label == o.student_label
-    surer = torch.maximum(k_t, k_c)
-    decided = (surer > o.tau) & ((k_t - k_c).abs() > o.delta)
-    label = torch.where(agreed | (k_t > k_c), o.teacher_label, o.student_label)
-    return label, torch.where(agreed, (k_t + k_c) / 2, surer * decided)
+    teacher_confidence, student_confidence = inputs.teacher_confidence, inputs.student_confidence
+    same = inputs.teacher_label == inputs.student_label
+    highest = torch.maximum(teacher_confidence, student_confidence)
+    clear = (highest > inputs.tau) & ((teacher_confidence - student_confidence).abs() > inputs.delta)
+    label = torch.where(same | (teacher_confidence > student_confidence), inputs.teacher_label, inputs.student_label)
+    return label, torch.where(same, (teacher_confidence + student_confidence) / 2, highest * clear)
 
 
 @AGREEMENT_RULES.register("average")
-def _average(o: Opinions) -> tuple[Tensor, ...]:
+def _average(inputs: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by its mean probability."""
-    return _trusted_average(replace(o, trust=None))
+    return _trusted_average(replace(inputs, trust=None))
 
 
 @AGREEMENT_RULES.register("trusted_average")
-def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
+def _trusted_average(inputs: Opinions) -> tuple[Tensor, ...]:
     """The class of ``(t p_T + p_c) / (1 + t)``, weighted by its probability there (ours).
 
     Trust ``t = 1`` is the rule ``average``; with ``t = 0`` only the student decides.
     """
-    t = o.teacher.new_ones(1) if o.trust is None else o.trust.to(o.teacher.dtype).view(-1, 1, 1, 1)
-    mean = (t * o.teacher + o.student) / (1 + t)
+    teacher = inputs.teacher
+    t = teacher.new_ones(1) if inputs.trust is None else inputs.trust.to(teacher.dtype).view(-1, 1, 1, 1)
+    mean = (t * teacher + inputs.student) / (1 + t)
     return (*hard_label(mean), mean)
 
 
 @AGREEMENT_RULES.register("teacher")
 @AGREEMENT_RULES.register("label")
-def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
+def _teacher(inputs: Opinions) -> tuple[Tensor, Tensor]:
     """The teacher's label with weight 1 everywhere; reliability is taken into account per image only.
 
     For ``label``, the oracle, the teacher is the true label.
     """
-    return o.teacher_label, torch.ones_like(o.teacher_confidence)
+    return inputs.teacher_label, torch.ones_like(inputs.teacher_confidence)
 
 
 @AGREEMENT_RULES.register("student")
-def _student(o: Opinions) -> tuple[Tensor, Tensor]:
+def _student(inputs: Opinions) -> tuple[Tensor, Tensor]:
     """The student's own label where it is sure (``tau``), as in FixMatch (Sohn et al. 2020); no teacher."""
-    return o.student_label, (o.student_confidence > o.tau).to(o.student_confidence.dtype)
+    return inputs.student_label, (inputs.student_confidence > inputs.tau).to(inputs.student_confidence.dtype)
 
 
 THRESHOLDS = {"tau": 0.9, "delta": 0.1, "least_agreement": LEAST_AGREEMENT}

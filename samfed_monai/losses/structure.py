@@ -77,17 +77,17 @@ class StructureLoss(nn.Module):
         truth, entropy, prediction = channels(logits, target)
         border = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
         pixels = (1, 2, 3)
-        share = border if self.weighted_entropy else torch.ones_like(border)
+        entropy_weight = border if self.weighted_entropy else torch.ones_like(border)
         if weight is not None:
             weight = weight.detach().to(border.dtype)
-            border, share = border * weight, share * weight
-        total = share.sum(pixels)
-        mean_entropy = (share * entropy).sum(pixels) / torch.where(total > 0, total, 1.0)
+            border, entropy_weight = border * weight, entropy_weight * weight
+        total = entropy_weight.sum(pixels)
+        mean_entropy = (entropy_weight * entropy).sum(pixels) / torch.where(total > 0, total, 1.0)
         overlap = (border * prediction * truth).sum((2, 3))
         union = (border * (prediction + truth)).sum((2, 3)) - overlap
         iou = (overlap + self.smoothing) / (union + self.smoothing)
         per_image = mean_entropy + 1.0 - iou.mean(dim=1)
         if weight is None:
             return torch.mean(per_image)
-        say = weight.sum(pixels)
-        return (say * per_image).sum() / torch.where(say.sum() > 0, say.sum(), 1.0)
+        image_weight = weight.sum(pixels)
+        return (image_weight * per_image).sum() / torch.where(image_weight.sum() > 0, image_weight.sum(), 1.0)

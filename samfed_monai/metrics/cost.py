@@ -40,33 +40,33 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
     parameters = list(network.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    held = [*parameters, *network.buffers()]
-    taken: list[float] = []
+    static = [*parameters, *network.buffers()]
+    seconds: list[float] = []
     with eval_mode(network), set_torch_threads(1):
         for repeat in range(1 + REPEATS):
             started = time.perf_counter()
             if repeat:
                 run(image)
             else:  # memory is measured in the warm-up pass
-                passing = _passing_bytes(lambda: run(image), [*held, image], device)
+                transient = _transient_bytes(lambda: run(image), [*static, image], device)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            taken.append(time.perf_counter() - started)
-            if sum(taken) > ENOUGH:
+            seconds.append(time.perf_counter() - started)
+            if sum(seconds) > ENOUGH:
                 break
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
-        "milliseconds": 1000 * statistics.median(taken[1:] or taken),
-        "memory_bytes": _bytes([*held, image]) + passing,
+        "milliseconds": 1000 * statistics.median(seconds[1:] or seconds),
+        "memory_bytes": _bytes([*static, image]) + transient,
     }
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages of these tensors, each counted once."""
-    return sum({id(storage): storage.nbytes() for storage in (one.untyped_storage() for one in tensors)}.values())
+    return sum({id(storage): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
-def _passing_bytes(run: Callable[[], Any], held: Iterable[Tensor], device: torch.device) -> int:
+def _transient_bytes(run: Callable[[], Any], static: Iterable[Tensor], device: torch.device) -> int:
     """Peak number of bytes during a call, beyond the tensors that existed before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -74,7 +74,7 @@ def _passing_bytes(run: Callable[[], Any], held: Iterable[Tensor], device: torch
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    with _LiveStorages(held) as live:
+    with _LiveStorages(static) as live:
         run()
     return live.peak
 
@@ -82,27 +82,28 @@ def _passing_bytes(run: Callable[[], Any], held: Iterable[Tensor], device: torch
 class _LiveStorages(TorchFunctionMode):
     """Counts the live storages of operations' results, except those of ``held``."""
 
-    def __init__(self, held: Iterable[Tensor]) -> None:
+    def __init__(self, excluded: Iterable[Tensor]) -> None:
         super().__init__()
-        self.peak = self._now = 0
-        self._held = [one.untyped_storage() for one in held]  # kept alive, so that no new storage gets their ids
-        self._known = {id(storage) for storage in self._held}
+        self.peak = self._live_bytes = 0
+        # kept alive, so that no new storage gets their ids
+        self._excluded = [tensor.untyped_storage() for tensor in excluded]
+        self._counted = {id(storage) for storage in self._excluded}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        returned = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(returned):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return returned
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if id(storage) in self._known:
+        if id(storage) in self._counted:
             return
-        self._known.add(id(storage))
-        self._now += storage.nbytes()
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._gone, id(storage), storage.nbytes()).atexit = False
+        self._counted.add(id(storage))
+        self._live_bytes += storage.nbytes()
+        self.peak = max(self.peak, self._live_bytes)
+        weakref.finalize(storage, self._release, id(storage), storage.nbytes()).atexit = False
 
-    def _gone(self, which: int, size: int) -> None:
-        self._known.discard(which)
-        self._now -= size
+    def _release(self, storage_id: int, size: int) -> None:
+        self._counted.discard(storage_id)
+        self._live_bytes -= size

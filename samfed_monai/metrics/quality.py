@@ -29,7 +29,7 @@ FEWEST = 20
 """Number of labelled images that a calibration needs; with fewer, a bound for nine in ten is not reliable."""
 GROUPS = 16
 """Maximum number of groups of images that a site sends."""
-IN_RUN = "quality.json"
+QUALITY_FILE = "quality.json"
 """Name of the file with a :class:`Quality` in a run's folder."""
 SCHEMA = 1
 """Version of the JSON content of a :class:`Quality`."""
@@ -38,37 +38,37 @@ PREFIX = "quality_"
 _LEAST_SPREAD = 0.05  # of Dice, for an estimate of 1
 
 
-def level_dice(chances: Chances, mask: Mask) -> float:
+def level_dice(probabilities: Chances, mask: Mask) -> float:
     """Expected Dice if the true mask is the area above one of the thresholds :data:`LEVELS`, with equal probability.
 
     Pixels then change together, like a border that is further inside or outside.
 
     Args:
-        chances: (H, W) float in [0, 1], the probability of the foreground.
+        probabilities: (H, W) float in [0, 1], the probability of the foreground.
         mask: (H, W) bool.
     """
-    levels = (chances * len(LEVELS) + 0.5).astype(np.uint8)  # number of thresholds that a pixel reaches
-    shared, areas = (np.bincount(found.ravel(), minlength=len(LEVELS) + 1) for found in (levels[mask], levels))
-    above = [np.cumsum(counts[::-1])[::-1][1:] for counts in (shared, areas)]
-    sizes = above[1] + int(np.count_nonzero(mask))
-    return float(np.mean(np.where(sizes > 0, 2 * above[0] / np.maximum(sizes, 1), 1.0)))
+    levels = (probabilities * len(LEVELS) + 0.5).astype(np.uint8)  # number of thresholds that a pixel reaches
+    overlap, areas = (np.bincount(values.ravel(), minlength=len(LEVELS) + 1) for values in (levels[mask], levels))
+    cumulative = [np.cumsum(counts[::-1])[::-1][1:] for counts in (overlap, areas)]
+    sizes = cumulative[1] + int(np.count_nonzero(mask))
+    return float(np.mean(np.where(sizes > 0, 2 * cumulative[0] / np.maximum(sizes, 1), 1.0)))
 
 
-def estimate(chances: Chances, threshold: float = 0.5) -> float:
+def estimate(probabilities: Chances, threshold: float = 0.5) -> float:
     """Estimates the Dice of a mask by :func:`level_dice`; for several classes it is the mean over those in the mask.
 
     Args:
-        chances: (C, H, W) float in [0, 1]: the foreground's probability, or those of the background and K classes.
+        probabilities: (C, H, W) float in [0, 1]: of the foreground, or of the background and K classes.
         threshold: lowest probability of a foreground pixel, for one class.
 
     Returns:
         The estimate in [0, 1]; without calibration it is a few hundredths too high.
     """
-    if len(chances) == 1:
-        return level_dice(chances[0], chances[0] >= threshold)
-    drawn = chances.argmax(axis=0)
-    each = [level_dice(chances[value], drawn == value) for value in np.unique(drawn) if value]
-    return float(np.mean(each)) if each else level_dice(1 - chances[0], drawn > 0)
+    if len(probabilities) == 1:
+        return level_dice(probabilities[0], probabilities[0] >= threshold)
+    classes = probabilities.argmax(axis=0)
+    dice = [level_dice(probabilities[value], classes == value) for value in np.unique(classes) if value]
+    return float(np.mean(dice)) if dice else level_dice(1 - probabilities[0], classes > 0)
 
 
 def margin(estimated: float, dice: float) -> float:
@@ -83,8 +83,8 @@ def estimate_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> float:
         row: row with ``estimate``, and ``empty`` if there are labels.
         summary: summary of the site's scores, with ``volumes`` if images are slices.
     """
-    nothing = "volumes" not in summary and row.get("empty") in ("prediction", "both")
-    return 0.0 if nothing else float(row["estimate"])
+    is_empty = "volumes" not in summary and row.get("empty") in ("prediction", "both")
+    return 0.0 if is_empty else float(row["estimate"])
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ def groups_of(estimates: Sequence[float], dice: Sequence[float], *, least: int |
         least: minimum number of images in a group; ``None`` makes a group of every image, without a maximum.
     """
     pairs = [pair for pair in zip(estimates, dice, strict=True) if pair[0]]
-    if (left := len(estimates) - len(pairs)) and least is not None and least > 1:
-        pairs = pairs[least + -left % least :]
+    if (excluded := len(estimates) - len(pairs)) and least is not None and least > 1:
+        pairs = pairs[least + -excluded % least :]
     count = len(pairs) if least is None else min(GROUPS, len(pairs) // least)
     if not count:
         return []
-    estimated, true = np.array(pairs, float).T
+    estimated, dices = np.array(pairs, float).T
     order = np.argsort(estimated, kind="stable")
-    margins = np.sort([margin(*pair) for pair in zip(estimated, true, strict=True)])
-    parts = zip(*(np.array_split(values, count) for values in (estimated[order], true[order], margins)), strict=True)
+    margins = np.sort([margin(*pair) for pair in zip(estimated, dices, strict=True)])
+    parts = zip(*(np.array_split(values, count) for values in (estimated[order], dices[order], margins)), strict=True)
     return [Group(len(a), float(a.mean()), float(b.mean()), float(c.mean())) for a, b, c in parts]
 
 
@@ -136,12 +136,12 @@ def metrics_of(groups: Sequence[Group]) -> dict[str, float]:
 
 def groups_in(metrics: Mapping[str, float]) -> list[Group]:
     """The inverse of :func:`metrics_of`; other numbers and incomplete groups are skipped."""
-    found = []
+    groups = []
     for at in range(GROUPS):
-        own = {key: metrics.get(f"{PREFIX}{key}_{at}") for key in Group.__dataclass_fields__}
-        if (images := own.pop("images")) and None not in own.values():
-            found.append(Group(int(images), **own))  # type: ignore[arg-type]
-    return found
+        fields = {key: metrics.get(f"{PREFIX}{key}_{at}") for key in Group.__dataclass_fields__}
+        if (images := fields.pop("images")) and None not in fields.values():
+            groups.append(Group(int(images), **fields))  # type: ignore[arg-type]
+    return groups
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class Calibration:
     images: int
 
     def __post_init__(self) -> None:
-        rising = all(list(each) == sorted(each) for each in (self.estimates, self.dice))
-        if not rising or len(self.estimates) != len(self.dice):
+        non_decreasing = all(list(each) == sorted(each) for each in (self.estimates, self.dice))
+        if not non_decreasing or len(self.estimates) != len(self.dice):
             raise ValueError("estimates and Dice that differ in number, or decrease")
 
     @classmethod
@@ -172,19 +172,19 @@ class Calibration:
         Args:
             groups: groups of images that the model was not trained on.
         """
-        found = list(groups)
-        images = sum(group.images for group in found)
+        all_groups = list(groups)
+        images = sum(group.images for group in all_groups)
         if images < FEWEST:
             return None
-        weights = np.array([group.images for group in found], float)
-        at, which = np.unique([group.estimate for group in found], return_inverse=True)
-        counts = np.bincount(which, weights)
-        dice = np.bincount(which, weights * [group.dice for group in found]) / counts
+        weights = np.array([group.images for group in all_groups], float)
+        distinct, index = np.unique([group.estimate for group in all_groups], return_inverse=True)
+        counts = np.bincount(index, weights)
+        dice = np.bincount(index, weights * [group.dice for group in all_groups]) / counts
         steps = isotonic_regression(dice, weights=counts)
         parts = [slice(*edges) for edges in itertools.pairwise(steps.blocks)]
-        estimates = [float(np.average(at[part], weights=counts[part])) for part in parts]
-        levels = [min(max(float(steps.x[part][0]), 0.0), 1.0) for part in parts]
-        return cls(tuple(estimates), tuple(levels), _quantile(found, images), images)
+        estimates = [float(np.average(distinct[part], weights=counts[part])) for part in parts]
+        fitted = [min(max(float(steps.x[part][0]), 0.0), 1.0) for part in parts]
+        return cls(tuple(estimates), tuple(fitted), _quantile(all_groups, images), images)
 
     def __call__(self, estimated: float) -> tuple[float, float]:
         """Returns expected Dice and lower bound, both in [0, 1], for an estimate; both are 0 for an empty mask (0).

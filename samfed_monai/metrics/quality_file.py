@@ -11,7 +11,7 @@ from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, parse_json, read_json, sha256_file, write_json
 from samfed_monai.core.validators import departures
 from samfed_monai.data.datalist import LEAST_IMAGES
-from samfed_monai.metrics.quality import IN_RUN, Calibration, Colours, Quality
+from samfed_monai.metrics.quality import QUALITY_FILE, Calibration, Colours, Quality
 
 WEIGHTS = "model_sha256"
 """Key of the SHA-256 of the weights that the file belongs to, if they are a single file."""
@@ -25,14 +25,14 @@ _HINT = "delete it, or create it again: samfed evaluate BUNDLE --model MODEL …
 
 def quality_path(model: Path) -> Path:
     """Path of a model's quality file: in a run's folder, or ``model.quality.json`` beside a weights file."""
-    return model / IN_RUN if model.is_dir() else model.with_suffix(".quality.json")
+    return model / QUALITY_FILE if model.is_dir() else model.with_suffix(".quality.json")
 
 
 def write_quality(quality: Quality, model: Path) -> Path:
     """Writes the quality file of a run, or of a weights file (with its hash), and returns its path."""
-    whose = {} if model.is_dir() else {WEIGHTS: sha256_file(model)}
+    weights_hash = {} if model.is_dir() else {WEIGHTS: sha256_file(model)}
     path = quality_path(model)
-    write_json(path, {**quality.as_dict(), **whose}, mode=PUBLIC)
+    write_json(path, {**quality.as_dict(), **weights_hash}, mode=PUBLIC)
     return path
 
 
@@ -95,8 +95,9 @@ def digests_of(sites: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     Args:
         sites: name to the SHA-256 of its images.
     """
-    made = {digest_of(hashes) for hashes in ([each for hashes in sites.values() for each in hashes], *sites.values())}
-    return tuple(sorted(each for each in made if each is not None))
+    all_hashes = [each for hashes in sites.values() for each in hashes]
+    digests = {digest_of(hashes) for hashes in (all_hashes, *sites.values())}
+    return tuple(sorted(digest for digest in digests if digest is not None))
 
 
 def recognised(sites: Mapping[str, Collection[str]], digests: Collection[str]) -> list[str]:

@@ -27,10 +27,10 @@ def surface(mask: Mask) -> Mask:
     """
     inside = mask.copy()
     for axis in range(mask.ndim):  # much faster than scipy's binary_erosion
-        of, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
-        kept[[0, -1]] = False
-        kept[1:] &= of[:-1]
-        kept[:-1] &= of[1:]
+        pixels, inner = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
+        inner[[0, -1]] = False
+        inner[1:] &= pixels[:-1]
+        inner[:-1] &= pixels[1:]
     return mask & ~inside
 
 
@@ -56,25 +56,25 @@ def hausdorff95(
         raise ValueError("HD95 of an empty mask is undefined; segmentation_scores has the convention for it")
     box = _box(prediction | label)  # does not change distances
     scale = np.ones(label.ndim) if spacing is None else np.array(spacing)
-    one, other = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))
-    directed = [KDTree(to).query(of)[0] for of, to in ((one, other), (other, one))]
-    return max(map(_percentile, [np.concatenate(directed)] if pooled else directed))
+    predicted, true = (np.argwhere(surface(mask[box])) * scale for mask in (prediction, label))
+    distances = [KDTree(true).query(predicted)[0], KDTree(predicted).query(true)[0]]
+    return max(map(_percentile, [np.concatenate(distances)] if pooled else distances))
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:
     """Bounding box of a mask."""
     axes = range(mask.ndim)
-    held = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
-    return tuple(slice(at[0], at[-1] + 1) for at in held)
+    indices = [np.flatnonzero(mask.any(axis=tuple(dropped for dropped in axes if dropped != axis))) for axis in axes]
+    return tuple(slice(along[0], along[-1] + 1) for along in indices)
 
 
 def _percentile(distances: NDArray[np.float64]) -> float:
     """``np.percentile(distances, PERCENTILE)`` with linear interpolation."""
-    place = (len(distances) - 1) * PERCENTILE / 100
-    below = math.floor(place)
+    rank = (len(distances) - 1) * PERCENTILE / 100
+    below = math.floor(rank)
     ordered = np.partition(distances, (below, min(below + 1, len(distances) - 1)))
     low, high = float(ordered[below]), float(ordered[min(below + 1, len(distances) - 1)])
-    return low + (high - low) * (place - below)
+    return low + (high - low) * (rank - below)
 
 
 Empty = Literal["none", "both", "prediction", "label"]
@@ -171,20 +171,20 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
         skip_empty: leave classes with an empty mask out of HD95, as :func:`summarise` leaves out such images; if no
             class remains, the image counts as one of them.
     """
-    there = [each for each in scores if each.empty != "both"]
-    if not there:
+    present = [each for each in scores if each.empty != "both"]
+    if not present:
         return Scores(1.0, 1.0, 0.0, "both", 1.0, 1.0, 1.0)
-    sides = {each.empty for each in there}
-    empty: Empty = "prediction" if sides == {"prediction"} else "label" if sides == {"label"} else "none"
-    measured = [each for each in there if each.empty == "none"] if skip_empty else there
+    empties = {each.empty for each in present}
+    empty: Empty = "prediction" if empties == {"prediction"} else "label" if empties == {"label"} else "none"
+    measured = [each for each in present if each.empty == "none"] if skip_empty else present
     if not measured and empty == "none":
         empty = "prediction"  # some classes are missed, the others wrongly predicted
-    dice, iou = fmean(each.dice for each in there), fmean(each.iou for each in there)
-    beside = _beside([each.as_dict() for each in there])
-    return Scores(dice, iou, fmean(each.hd95 for each in measured or there), empty, **beside)
+    dice, iou = fmean(each.dice for each in present), fmean(each.iou for each in present)
+    extra = _extra_means([each.as_dict() for each in present])
+    return Scores(dice, iou, fmean(each.hd95 for each in measured or present), empty, **extra)
 
 
-def _beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _extra_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means of the scores in :data:`BESIDE` that all rows have."""
     columns = {name: [row.get(name) for row in rows] for name in BESIDE}
     return {name: fmean(values) for name, values in columns.items() if values and None not in values}  # type: ignore[arg-type]
@@ -214,13 +214,13 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     by_class: dict[str, dict[str, Any]] = {}
     for name in table[0].get("classes", ()) if table else ():
         column = [row["classes"][name] for row in table if row["classes"][name]["empty"] != "both"]
-        found = summarise(column if {row["empty"] for row in column} - {"label"} else (), skip_empty=skip_empty)
-        by_class[name] = {key: found[key] for key in (*NAMES, "n")}
+        summary = summarise(column if {row["empty"] for row in column} - {"label"} else (), skip_empty=skip_empty)
+        by_class[name] = {key: summary[key] for key in (*NAMES, "n")}
     return {
         **{name: _mean(row[name] for row in (measured if name == "hd95" else table)) for name in NAMES},
         "n": len(table),
-        "empty": {which: empty[which] for which in EMPTY},
-        **_beside(table),
+        "empty": {side: empty[side] for side in EMPTY},
+        **_extra_means(table),
         **({"classes": by_class} if by_class else {}),
     }
 
@@ -239,9 +239,9 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     """
     parts = list(summaries)
     images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
-    counts = {which: [part["empty"][which] for part in parts] for which in EMPTY}
+    counts = {side: [part["empty"][side] for part in parts] for side in EMPTY}
     measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
-    beside = {name: _weighted(parts, name, images) for name in BESIDE}
+    extra = {name: _weighted(parts, name, images) for name in BESIDE}
     by_class: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for part in parts for name in part.get("classes") or {}):
         of_class = [(part.get("classes") or {}).get(name, {"n": 0}) for part in parts]
@@ -253,8 +253,8 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     return {
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
-        "empty": {which: _sum(found) for which, found in counts.items()},
-        **{name: mean for name, mean in beside.items() if mean is not None},
+        "empty": {side: _sum(values) for side, values in counts.items()},
+        **{name: mean for name, mean in extra.items() if mean is not None},
         **({"classes": by_class} if by_class else {}),
         **({"volumes": pool_volumes(of_volumes)} if of_volumes else {}),
     }
@@ -349,8 +349,8 @@ def volume_scores(prediction: Mask, label: Mask, spacing: Sequence[float] | None
     sizes = int(prediction.sum()), int(label.sum())
     if not sizes[1]:
         return VolumeScores(None, None)
-    far = hausdorff95(prediction, label, spacing=spacing) if sizes[0] and spacing is not None else None
-    return VolumeScores(2 * int((prediction & label).sum()) / sum(sizes), far)
+    hd95 = hausdorff95(prediction, label, spacing=spacing) if sizes[0] and spacing is not None else None
+    return VolumeScores(2 * int((prediction & label).sum()) / sum(sizes), hd95)
 
 
 def summarise_volumes(volumes: Iterable[Volume], classes: Sequence[str]) -> dict[str, Any]:
@@ -401,6 +401,6 @@ def pool_volumes(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     counts = {count: [part[count] for part in parts] for count in WEIGHTS.values()}
     return {
         **{key: _weighted(parts, key, counts[count]) for key, count in WEIGHTS.items()},
-        **{count: _sum(of) for count, of in counts.items()},
+        **{count: _sum(values) for count, values in counts.items()},
         **({"classes": by_class} if by_class else {}),
     }

@@ -116,14 +116,12 @@ class Exam:
 
     @torch.no_grad()
     def _probabilities(self, key: str, pair: Pair, views: int) -> Tensor:
-        image, _ = pair.floats()
-        teacher = self.teacher
-        image = image.to(teacher.sam.pixel_mean.device)
+        image = pair.floats()[0].to(self.teacher.sam.pixel_mean.device)
         if not self.keep_embeddings or views != 1:
-            return teacher.probabilities(image, views).cpu()
+            return self.teacher.probabilities(image, views).cpu()
         if key not in self._embeddings:
-            self._embeddings[key] = teacher.embed(image).half()
-        return probabilities(teacher.decode(self._embeddings[key].float(), *image.shape[-2:])).cpu()
+            self._embeddings[key] = self.teacher.embed(image).half()
+        return probabilities(self.teacher.decode(self._embeddings[key].float(), *image.shape[-2:])).cpu()
 
 
 def dice_score(probabilities: Tensor, mask: Tensor) -> float:
@@ -131,13 +129,13 @@ def dice_score(probabilities: Tensor, mask: Tensor) -> float:
 
     With several classes it is the mean over those in either of the two, 1 if there are none.
     """
-    found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False)
+    prediction = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False)
     if mask.shape[1] > 1:
-        one, other = (planes.argmax(dim=1)[0].numpy() for planes in (found, mask))
-        return over_classes(scores_by_class(one, other, mask.shape[1] - 1)).dice
-    found = found > 0.5
-    area = float(found.sum() + mask.sum())
-    return 2 * float((found * mask).sum()) / area if area else 1.0
+        predicted_class, true_class = (planes.argmax(dim=1)[0].numpy() for planes in (prediction, mask))
+        return over_classes(scores_by_class(predicted_class, true_class, mask.shape[1] - 1)).dice
+    prediction = prediction > 0.5
+    area = float(prediction.sum() + mask.sum())
+    return 2 * float((prediction * mask).sum()) / area if area else 1.0
 
 
 def mean(scores: Sequence[float]) -> float:
@@ -152,11 +150,11 @@ def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
     within one standard error of the best, take the preferred one. Here that is the one trained longest, because with a
     handful of held-out images the best epoch is mostly due to chance.)
     """
-    losses = [old - new for new, old in zip(scores, best, strict=True)]
-    if len(losses) < 2:
-        return mean(losses) <= 0
+    differences = [old - new for new, old in zip(scores, best, strict=True)]
+    if len(differences) < 2:
+        return mean(differences) <= 0
     # one worse image and the others equal is exactly one standard error: rounding must not decide
-    return mean(losses) <= statistics.stdev(losses) / len(losses) ** 0.5 + 1e-9
+    return mean(differences) <= statistics.stdev(differences) / len(differences) ** 0.5 + 1e-9
 
 
 class MaskMaker(Protocol):
@@ -190,8 +188,8 @@ def fill_store(
     """
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
-    what = f"soft masks, {whose}" if whose else "soft masks"
-    with progress_bar(total=len(missing), desc=what, unit="image", show=progress and bool(missing)) as bar:
+    description = f"soft masks, {whose}" if whose else "soft masks"
+    with progress_bar(total=len(missing), desc=description, unit="image", show=progress and bool(missing)) as bar:
         for sha256 in missing:
             store.put(sha256, teacher.probabilities(read_image_tensor(by_hash[sha256]).float() / 255).cpu()[0])
             bar.update()
@@ -224,5 +222,5 @@ class TeacherNetwork(nn.Module):
             ``(B, K + 1, h, w)``.
         """
         probabilities = self.teacher.probabilities(images)
-        found = probabilities if size is None else resize_probabilities(probabilities, size)
-        return torch.logit(found, eps=1e-6) if found.shape[1] == 1 else logits_of(found)
+        resized = probabilities if size is None else resize_probabilities(probabilities, size)
+        return torch.logit(resized, eps=1e-6) if resized.shape[1] == 1 else logits_of(resized)

@@ -174,17 +174,17 @@ class TeacherFit:
         self.base_sha256 = sha256_file(self.checkpoint)
         self._require_start("base_sha256", "outputs")
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"], ordered=False)
-        tests = {name: public_hash(records, ordered=False) for name, records in self.test_records.items()}
-        hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": tests})}
+        test_hashes = {name: public_hash(records, ordered=False) for name, records in self.test_records.items()}
+        hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": test_hashes})}
         reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
         if self.output.exists() and not reused:
             found, expected = f"{self.output}, the adapter of another fit", "a new file, or the adapter of this fit"
             raise refused("teacher.json -> output", found, expected, "choose another name: adapters are not replaced")
         if reused:
             logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
-            if (recorded := self._recorded(hashes)) is not None:
+            if (recorded := self._recorded_result(hashes)) is not None:
                 return recorded | {"reused": True}
-        sam = self._sam(loaded=reused)
+        sam = self._build_sam(loaded=reused)
         # the decoder is trained and evaluated on embeddings, which are the same in every epoch
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
         exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
@@ -192,7 +192,7 @@ class TeacherFit:
             load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
         else:
             self._fit(sam, exam, hashes["fit"])
-        result = {"after": self._examine(exam), **read_header(self.output).fit["training"]}
+        result = {"after": self._evaluate(exam), **read_header(self.output).fit["training"]}
         result |= {} if self.start is None else {"start": self.start.name}
         result |= {"public_hash": self.public_hash, "output": str(self.output), "sha256": sha256_file(self.output)}
         result |= {"reused": reused, "seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
@@ -215,7 +215,7 @@ class TeacherFit:
             problems.add(where, found=repr(self.start.name), expected="null with adapt none, which fits nothing")
             names = ()
         for name in names:
-            found, expected = (getattr(each := getattr(of, name), "value", each) for of in (header, self))
+            found, expected = (getattr(value := getattr(source, name), "value", value) for source in (header, self))
             if found != expected:
                 hint = f"choose another adapter, or set {name} as in the adapter, from which the fit continues"
                 problems.add(
@@ -223,7 +223,7 @@ class TeacherFit:
                 )
         problems.refuse_if_any()
 
-    def _sam(self, *, loaded: bool = False) -> PromptFreeSam:
+    def _build_sam(self, *, loaded: bool = False) -> PromptFreeSam:
         """Builds unadapted SAM on the best device, with a mask for each class unless an adapter will be loaded."""
         sam = build_sam(self.base, self.checkpoint, self.size)
         fold_batch_norms(sam.image_encoder)
@@ -271,8 +271,8 @@ class TeacherFit:
             state = training.run()
             outcome = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": outcome}
-        about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
-        save_adapter(self.output, sam, Adapter(*about, fit, self.outputs))
+        identity = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
+        save_adapter(self.output, sam, Adapter(*identity, fit, self.outputs))
         progress_file.unlink(missing_ok=True)
 
     def _batches(self, network: TrainedSam) -> ImageBatches:
@@ -282,7 +282,7 @@ class TeacherFit:
             return EmbeddedBatches(images, network, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(images, **settings)
 
-    def _examine(self, exam: Exam) -> dict[str, float]:
+    def _evaluate(self, exam: Exam) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with progress_bar(total=total, desc="teacher, Dice", unit="image", show=self.progress) as bar:
@@ -295,17 +295,17 @@ class TeacherFit:
 
     def _fit_hash(self) -> str:
         names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"
-        more = "lora_learning_rate", "cached_views", "outputs", "public_hash", "datalist_hash"
-        settings = {name: getattr(self, name) for name in (*names, *more)}
+        other_names = "lora_learning_rate", "cached_views", "outputs", "public_hash", "datalist_hash"
+        settings = {name: getattr(self, name) for name in (*names, *other_names)}
         settings["start_from"] = None if self.start is None else sha256_file(self.start)
         settings |= {"transform": content_of(self.transform.flatten().transforms), "trainer": self._trainer_content}
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 
-    def _recorded(self, hashes: dict[str, str]) -> dict[str, Any] | None:
+    def _recorded_result(self, hashes: dict[str, str]) -> dict[str, Any] | None:
         try:
             result: dict[str, Any] = read_json(self._result_file)
         except Refused:
             return None
-        same = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
-        return result if same else None
+        matches = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
+        return result if matches else None

@@ -32,9 +32,9 @@ from samfed_monai.teacher.views import ViewedImages
 
 logger = logging.getLogger(__name__)
 
-_CE, _DICE = 0.2, 0.8
+_CE_WEIGHT, _DICE_WEIGHT = 0.2, 0.8
 _WARM_UP_STEPS = 250  # SAMed's, for tens of thousands of steps; short fits warm up for a tenth of their steps
-_POLY = 0.9
+_DECAY_POWER = 0.9
 
 
 LORA_LEARNING_RATE = 5e-3
@@ -73,7 +73,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         probability = logits.softmax(dim=1)[:, 1:]
     overlap = 2 * (probability * target).sum(dim=pixels) + 1
     dice = overlap / ((probability**2).sum(dim=pixels) + (target**2).sum(dim=pixels) + 1)
-    return _CE * cross_entropy + _DICE * (1 - dice.mean())
+    return _CE_WEIGHT * cross_entropy + _DICE_WEIGHT * (1 - dice.mean())
 
 
 def learning_rate_at(step: int, total: int, peak: float) -> float:
@@ -81,7 +81,7 @@ def learning_rate_at(step: int, total: int, peak: float) -> float:
     warm_up = min(_WARM_UP_STEPS, max(1, total // 10))
     if step < warm_up:
         return peak * (step + 1) / warm_up
-    return peak * (1 - (step - warm_up) / max(1, total - warm_up)) ** _POLY
+    return peak * (1 - (step - warm_up) / max(1, total - warm_up)) ** _DECAY_POWER
 
 
 def quarter(mask: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def save_state(
     path: Path, state: FitState, optimizer: torch.optim.Optimizer, weights: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Writes progress, optimizer moments and named sets of weights (current, averaged, kept), atomically."""
-    tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}
+    tensors = {f"{part}.{name}": tensor for part, tensors in weights.items() for name, tensor in tensors.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in training_state.pack(optimizer).items()}
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {"state": json.dumps(asdict(state))})
 
@@ -233,10 +233,10 @@ class EmbeddedBatches(ImageBatches):
         self.views = views
         self._embedded: list[list[tuple[Tensor, Tensor]]] = []
         for index in progress_bar(range(len(images)), desc="embeddings", unit="image", show=progress):
-            made = [images.still(index), *(images.view(index, f"view {view}") for view in range(1, views))]
+            views_of_image = [images.still(index), *(images.view(index, f"view {view}") for view in range(1, views))]
             with torch.no_grad():
                 self._embedded.append(
-                    [(network.encode(image[None]).half(), quarter(mask[None])) for image, mask in made]
+                    [(network.encode(image[None]).half(), quarter(mask[None])) for image, mask in views_of_image]
                 )
 
     def of(self, part: Any) -> Iterator[Batch]:
@@ -259,7 +259,7 @@ class Training:
         network: wraps a SAM prepared by ``prepare``.
         parts: the trained parameters, each with the peak of their learning rate.
         batches: the batches of an epoch.
-        examine: returns the Dice of each held-out image with the SAM's current weights.
+        evaluate: returns the Dice of each held-out image with the SAM's current weights.
         epochs: number of epochs.
         progress_file: file for the progress, written after the first epoch, and then after epochs that end at least
             :data:`SAVE_SECONDS` after the last save; the caller removes it.
@@ -273,7 +273,7 @@ class Training:
         network: TrainedSam,
         parts: Sequence[Part],
         batches: ImageBatches,
-        examine: Callable[[], list[float]],
+        evaluate: Callable[[], list[float]],
         *,
         epochs: int,
         progress_file: Path,
@@ -281,7 +281,7 @@ class Training:
         progress: bool,
         trainer: partial[SupervisedTrainer] = TRAINER,
     ) -> None:
-        self.sam, self.batches, self.examine, self.progress_file = network.sam, batches, examine, progress_file
+        self.sam, self.batches, self.evaluate, self.progress_file = network.sam, batches, evaluate, progress_file
         self.epochs, self.progress = epochs, progress
         self.optimizer = trainer.keywords["optimizer"](
             [{"params": part, "lr": peak, "initial_lr": peak} for part, peak in parts]
@@ -289,7 +289,7 @@ class Training:
         self.adapted = adapted_tensors(self.sam)  # they share the network's memory, so they are always current
         self.state, self.average = FitState(fit_hash), WeightAverage(self.adapted)
         self.kept: dict[str, Tensor] = {}
-        self._saved = float("-inf")
+        self._last_save = float("-inf")
         self.trainer = trainer(
             network=network,
             optimizer=self.optimizer,
@@ -308,20 +308,20 @@ class Training:
 
     def run(self) -> FitState:
         """Trains the remaining epochs."""
-        done, steps = self.state.epoch, len(self.batches)
-        ends: dict[str, Any] = {"initial": done * steps, "total": self.epochs * steps}
+        completed, steps = self.state.epoch, len(self.batches)
+        limits: dict[str, Any] = {"initial": completed * steps, "total": self.epochs * steps}
         # no smoothing: the time left includes the exams between epochs
-        with progress_bar(show=self.progress, desc="teacher", unit="step", smoothing=0, **ends) as self.bar:
-            if done < self.epochs:  # Ignite would start again
+        with progress_bar(show=self.progress, desc="teacher", unit="step", smoothing=0, **limits) as self.bar:
+            if completed < self.epochs:  # Ignite would start again
                 self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state
 
     def _resume(self) -> None:
-        resumed = load_state(self.progress_file, self.state.fit_hash, self.optimizer)
-        if resumed is None:
+        loaded = load_state(self.progress_file, self.state.fit_hash, self.optimizer)
+        if loaded is None:
             return
-        self.state, weights = resumed
+        self.state, weights = loaded
         engine = self.trainer.state
         engine.epoch, engine.iteration = self.state.epoch, self.state.epoch * len(self.batches)
         self.sam.load_state_dict(weights["current"], strict=False)
@@ -343,16 +343,16 @@ class Training:
 
     def _end_epoch(self, engine: Any) -> None:
         self.state.epoch = engine.state.epoch
-        self._judge()
-        if time.monotonic() - self._saved >= SAVE_SECONDS:
+        self._select_weights()
+        if time.monotonic() - self._last_save >= SAVE_SECONDS:
             weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
             save_state(self.progress_file, self.state, self.optimizer, weights)
-            self._saved = time.monotonic()
+            self._last_save = time.monotonic()
 
-    def _judge(self) -> None:
+    def _select_weights(self) -> None:
         state = self.state
         with self.average.applied(self.sam):
-            scores = self.examine()
+            scores = self.evaluate()
         state.history.append(mean(scores))
         if not state.best or mean(scores) > mean(state.best):
             state.best = scores

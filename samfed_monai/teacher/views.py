@@ -69,11 +69,12 @@ class ViewedImages:
 
     def __init__(self, items: Sequence[Mapping[str, Any]], transform: Compose, *, seed: int = 0) -> None:
         self.items, self.transform, self.seed = items, transform.flatten(), seed
-        self._still = Compose([step for step in self.transform.transforms if not isinstance(step, RandomizableTrait)])
-        first = self.transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
+        steps = self.transform.transforms
+        self._fixed = Compose([step for step in steps if not isinstance(step, RandomizableTrait)])
         # not `len(self.transform)`: in MONAI 1.6 it seeds the transforms of a Compose again
-        self._first = len(self.transform.transforms) if first is None else first
-        self._kept: dict[int, dict[str, Tensor]] = {}
+        first = self.transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
+        self._first_random = len(steps) if first is None else first
+        self._cache: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,22 +83,22 @@ class ViewedImages:
         """Returns image and label in the view of ``part`` (an epoch, for instance)."""
         start = self._start(index)
         self.transform.set_random_state(seed=derive_seed(self.seed, "teacher", part, index))
-        return _pair(self.transform(start, start=self._first))
+        return _pair(self.transform(start, start=self._first_random))
 
     def still(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns image and label without the random steps."""
-        return _pair(self._still(self._start(index), start=self._first))
+        return _pair(self._fixed(self._start(index), start=self._first_random))
 
     def _start(self, index: int) -> dict[str, Tensor]:
-        kept = self._kept.get(index)
-        if kept is None:
-            item: Any = self.transform(self.items[index], end=self._first)
-            if self._first == len(self.transform.transforms):  # nothing is random; normalised values do not fit bytes
-                kept = {key: plain(item[key]) for key in KEYS}
+        loaded = self._cache.get(index)
+        if loaded is None:
+            item: Any = self.transform(self.items[index], end=self._first_random)
+            if self._first_random == len(self.transform.transforms):  # normalised values, which do not fit bytes
+                loaded = {key: plain(item[key]) for key in KEYS}
             else:
-                kept = {key: plain(item[key]).mul(255).round().to(torch.uint8) for key in KEYS}
-            self._kept[index] = kept
-        return {key: value.float() / 255 if value.dtype == torch.uint8 else value for key, value in kept.items()}
+                loaded = {key: plain(item[key]).mul(255).round().to(torch.uint8) for key in KEYS}
+            self._cache[index] = loaded
+        return {key: value.float() / 255 if value.dtype == torch.uint8 else value for key, value in loaded.items()}
 
 
 def _pair(item: Any) -> tuple[Tensor, Tensor]:

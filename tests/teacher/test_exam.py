@@ -97,9 +97,8 @@ def store(folder) -> SoftMaskStore:
 
 def test_fill_store_computes_only_missing_masks(teacher, tmp_path):
     records = fake_records(tmp_path, 3)
-    assert fill_store(teacher, records[:2], store(tmp_path / "store"), progress=False) == 2
-    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 1
-    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 0
+    for images, computed in ((records[:2], 2), (records, 1), (records, 0)):
+        assert fill_store(teacher, images, store(tmp_path / "store"), progress=False) == computed
 
 
 def test_stored_masks_keep_aspect_ratio(teacher, tmp_path):
