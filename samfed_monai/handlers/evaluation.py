@@ -110,7 +110,7 @@ class ScoreHandler:
         """Forgets the images of an earlier run."""
         self._rows: list[dict[str, Any]] = []
         self._files: list[str] = []
-        self._seen: Counter[str] = Counter()
+        self._name_counts: Counter[str] = Counter()
         self._volumes: dict[str, Volume] = {}
 
     def __call__(self, engine: Engine) -> None:
@@ -122,9 +122,9 @@ class ScoreHandler:
             if index < len(repeats) and repeats[index]:
                 continue
             name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
-            prediction, chances = self._drawn(logits, 0.0), probabilities(logits.detach().float()[None])[0]
-            promised = {"estimate": estimate(chances.cpu().numpy())}
-            self._rows.append({"id": name, **self._row(prediction, item["label"], promised)})
+            prediction, predicted = self._to_mask(logits, 0.0), probabilities(logits.detach().float()[None])[0]
+            extra = {"estimate": estimate(predicted.cpu().numpy())}
+            self._rows.append({"id": name, **self._row(prediction, item["label"], extra)})
             if item.get("volume"):
                 self._keep_slice(item, prediction)
             if self.output_dir is not None:
@@ -150,39 +150,39 @@ class ScoreHandler:
             probabilities: (C, H, W) float in [0, 1].
             label: (C, H, W), as from an evaluator.
         """
-        return self._row(self._drawn(probabilities, 0.5), label)
+        return self._row(self._to_mask(probabilities, 0.5), label)
 
-    def _row(self, prediction: np.ndarray, label: Tensor, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _row(self, prediction: np.ndarray, label: Tensor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Scores of an image, with those of each class if there are several."""
-        truth = self._drawn(label, 0.5, "label")
+        truth = self._to_mask(label, 0.5, "label")
         if not self.classes:
-            return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(more or {})}
+            return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(extra or {})}
         by_class = scores_by_class(prediction, truth, len(self.classes), pooled=self.pooled)
-        named = {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}
-        return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(more or {}), "classes": named}
+        classes = {name: scores.as_dict() for name, scores in zip(self.classes, by_class, strict=True)}
+        return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(extra or {}), "classes": classes}
 
-    def _drawn(self, channels: Tensor, above: float, what: str = "pred") -> np.ndarray:
+    def _to_mask(self, channels: Tensor, threshold: float, what: str = "pred") -> np.ndarray:
         """Converts logits, probabilities or a label (C, H, W) to a mask (H, W): bool, or the classes' values."""
         array: np.ndarray = channels.detach().float().cpu().numpy()
         count = len(self.classes) + 1
         if array.ndim != 3 or array.shape[0] != count:
-            named = f"{count} channels (the background and each class)" if self.classes else "one channel (1, H, W)"
+            expected = f"{count} channels (the background and each class)" if self.classes else "one channel (1, H, W)"
             hint = "give train.json and the data list the same `classes`"
-            raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", named, hint)
-        mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > above
+            raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", expected, hint)
+        mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > threshold
         return mask
 
     def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
         """Keeps a slice until its volume is scored; its pixel size in mm is scaled to the size of the label."""
-        truth = self._drawn(item["label"], 0.5, "label")
-        (rows, columns, deep), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
-        down, right = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
-        volume = self._volumes.setdefault(item["volume"], Volume((deep, down, right) if deep else None))
+        truth = self._to_mask(item["label"], 0.5, "label")
+        (rows, columns, slices), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
+        row_mm, column_mm = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
+        volume = self._volumes.setdefault(item["volume"], Volume((slices, row_mm, column_mm) if slices else None))
         volume.slices[int(item["slice"])] = (prediction.astype(np.uint8), truth.astype(np.uint8))
 
     def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
-        self._seen[name] += 1
-        repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
+        self._name_counts[name] += 1
+        repeat = f"-{self._name_counts[name]}" if self._name_counts[name] > 1 else ""
         file_name = f"{safe_name(name)}{repeat}.png"
         write_bytes(folder / file_name, png_of(prediction.astype(np.uint8) * (1 if self.classes else 255)))
         return file_name
@@ -197,14 +197,14 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
             columns ``dice <name>`` and so on, which are empty if neither mask contains the class.
         masks: file names of the masks, in the same order; without them the column is empty.
     """
-    named = [{**row, "mask": masks[index] if index < len(masks) else ""} for index, row in enumerate(scores)]
-    more: list[str] = []
-    for row in named:
-        for name, each in row.get("classes", {}).items():
-            measures = {f"{key} {name}": each[key] for key in NAMES}
-            row.update(measures if each["empty"] != "both" else dict.fromkeys(measures, ""))
-            more += [column for column in measures if column not in more]
-    write_bytes(path, to_csv((*COLUMNS, *more), named).encode())
+    rows = [{**row, "mask": masks[index] if index < len(masks) else ""} for index, row in enumerate(scores)]
+    class_columns: list[str] = []
+    for row in rows:
+        for name, class_scores in row.get("classes", {}).items():
+            measures = {f"{key} {name}": class_scores[key] for key in NAMES}
+            row.update(measures if class_scores["empty"] != "both" else dict.fromkeys(measures, ""))
+            class_columns += [column for column in measures if column not in class_columns]
+    write_bytes(path, to_csv((*COLUMNS, *class_columns), rows).encode())
 
 
 def safe_name(identifier: str) -> str:
@@ -227,18 +227,18 @@ def safe_name(identifier: str) -> str:
 
 def images_of(batch: Any, output: Any) -> list[dict[str, Any]]:
     """Merges batch and output of an evaluator, decollated or not, into one dictionary per image."""
-    items, made = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
-    known = isinstance(items, (list, tuple)) and all(isinstance(item, Mapping) for item in items)
-    return [{**fields, **of} for fields, of in zip(items if known else [{}] * len(made), made, strict=True)]
+    items, results = (decollate_batch(dict(of)) if isinstance(of, Mapping) else of for of in (batch, output))
+    has_items = isinstance(items, (list, tuple)) and all(isinstance(item, Mapping) for item in items)
+    return [{**fields, **of} for fields, of in zip(items if has_items else [{}] * len(results), results, strict=True)]
 
 
 def labelled_records(
-    listed: DataList, data_root: str | Path, sites: Iterable[str], *, split: str, limit: int | None
+    datalist: DataList, data_root: str | Path, sites: Iterable[str], *, split: str, limit: int | None
 ) -> dict[str, list[dict[str, Any]]]:
     """Labelled records of a split by site, with files verified against the list; sites without records are left out.
 
     Args:
-        listed: the data list.
+        datalist: the data list.
         data_root: folder that its paths are relative to.
         sites: names of sites.
         split: ``"validation"`` or ``"test"``.
@@ -249,9 +249,9 @@ def labelled_records(
     """
     from samfed_monai.data import load_records
 
-    how: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
-    found = {site: load_records(listed, data_root, site=site, **how) for site in sites}
-    return {site: records for site, records in found.items() if records}
+    options: dict[str, Any] = {"split": split, "with_labels": True, "limit": limit, "verify": True}
+    by_site = {site: load_records(datalist, data_root, site=site, **options) for site in sites}
+    return {site: records for site, records in by_site.items() if records}
 
 
 @dataclass(kw_only=True)
@@ -313,7 +313,7 @@ class SiteEvaluation:
         if not self.loaded:
             network.load_state_dict(trained_weights(network, self.model), strict=False)
         (self.folder / "metrics.json").unlink(missing_ok=True)  # it would not belong to the new tables
-        sites = {name: self._one_site(name, items) for name, items in records.items()}
+        sites = {name: self._evaluate_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
         result = {"model": Path(self.model).name, "split": self.split, "sites": sites, "average": average}
         result["convention"] = self.scores.convention
@@ -324,15 +324,15 @@ class SiteEvaluation:
     def _records(self) -> dict[str, list[dict[str, Any]]]:
         from samfed_monai.data import DataList
 
-        listed = DataList.load(self.datalist)
-        names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
-        found = labelled_records(listed, self.data_root, names, split=self.split, limit=self.limit)
-        if not found:
+        datalist = DataList.load(self.datalist)
+        names = sorted(datalist.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
+        records = labelled_records(datalist, self.data_root, names, split=self.split, limit=self.limit)
+        if not records:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
             raise refused(where, "none", "at least one image", "choose another split")
-        return found
+        return records
 
-    def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    def _evaluate_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         from monai.data import DataLoader, Dataset
 
         loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
@@ -350,11 +350,11 @@ def tables_of(result: Mapping[str, Any]) -> str:
     volumes: list[tuple[str, ...]] = [("whole volumes", "n", "Dice", "HD95 mm", "of")]
     for site, row in {**result["sites"], "average": result["average"]}.items():
         for name, part in _with_classes(site, row).items():
-            scores = (_number(part[key], form) for key, form in (("dice", ".3f"), ("iou", ".3f"), ("hd95", ".1f")))
+            scores = (_formatted(part[key], form) for key, form in (("dice", ".3f"), ("iou", ".3f"), ("hd95", ".1f")))
             rows.append((name, str(part["n"]), *scores, str(sum(part["empty"].values())) if part is row else ""))
         for name, part in _with_classes(site, row["volumes"]).items() if row.get("volumes") else ():
-            dice, far = _number(part["dice"], ".3f"), _number(part["hd95_mm"], ".1f")
-            volumes.append((name, str(part["n"]), dice, far, str(part["measured"])))
+            dice, hd95 = _formatted(part["dice"], ".3f"), _formatted(part["hd95_mm"], ".1f")
+            volumes.append((name, str(part["n"]), dice, hd95, str(part["measured"])))
     return aligned(rows) + (aligned(volumes) if len(volumes) > 1 else "")
 
 
@@ -362,5 +362,5 @@ def _with_classes(site: str, summary: Mapping[str, Any]) -> dict[str, Mapping[st
     return {site: summary, **{f"{site} {name}": part for name, part in (summary.get("classes") or {}).items()}}
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _formatted(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

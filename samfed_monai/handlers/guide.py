@@ -43,8 +43,8 @@ class NetworkCopy:
         if self._network is None:
             self._network = deepcopy(source).requires_grad_(False).eval()
             return
-        for mine, theirs in zip(_tensors(self._network), _tensors(source), strict=True):
-            mine.copy_(theirs)
+        for copied, current in zip(_tensors(self._network), _tensors(source), strict=True):
+            copied.copy_(current)
 
     def average(self, source: nn.Module, decay: float) -> None:
         """``copy = decay copy + (1 - decay) source``."""
@@ -96,7 +96,7 @@ class Guide(ABC):
         """
 
 
-def say_read(engine: Any, names: Iterable[str]) -> None:
+def register_reads(engine: Any, names: Iterable[str]) -> None:
     """Registers with a trainer that a term's value depends on these guides or own views."""
     engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(names)
 
@@ -156,13 +156,13 @@ class CopyGuide(Guide):
 
     def attach(self, engine: Engine) -> None:
         """Takes a copy of ``engine.network`` whenever a round starts."""
-        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.STARTED, self._copy_network)
 
     def is_needed(self, engine: Any) -> bool:
         """Whether a term reads it."""
         return is_read(self.name, engine)
 
-    def _started(self, engine: Any) -> None:
+    def _copy_network(self, engine: Any) -> None:
         if self.is_needed(engine):
             self._copy.sync(engine.network)
 
@@ -198,9 +198,9 @@ class EmaGuide(CopyGuide):
     def attach(self, engine: Engine) -> None:
         """Copies the student at the start of a run and updates the average after each step."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update_average)
 
-    def _stepped(self, engine: Any) -> None:
+    def _update_average(self, engine: Any) -> None:
         if self.is_needed(engine):
             self._copy.average(engine.network, self.decay)
 
@@ -228,7 +228,7 @@ class GlobalGuide(CopyGuide):
 
     def attach(self, engine: Engine) -> None:
         """Takes a copy of ``engine.network`` at the start of every round, or without rounds of every epoch."""
-        when_round_starts(engine, self._started)
+        when_round_starts(engine, self._copy_network)
 
 
 @dataclass
@@ -292,19 +292,17 @@ class Guidance:
         problems.refuse_if_any()
         return self.batch[key]
 
-    def compared(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def agreement_inputs(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Probabilities of teacher and student, and of the guide ``ema`` if there is one (docs/method.md)."""
-        third = self.guides.get("ema") if settings.student != "ema" else self.weak
-        teacher, student = (
-            self.probabilities(name, asked_by=asked_by) for name in (settings.teacher, settings.student)
-        )
-        return teacher, student, third
+        ema = self.guides.get("ema") if settings.student != "ema" else self.weak
+        teacher = self.probabilities(settings.teacher, asked_by=asked_by)
+        return teacher, self.probabilities(settings.student, asked_by=asked_by), ema
 
     def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
         """The agreement of two guides, computed once for all terms."""
         if settings not in self._agreements:
             self._agreements[settings] = agree(
-                *self.compared(settings, asked_by=asked_by),
+                *self.agreement_inputs(settings, asked_by=asked_by),
                 tau=settings.tau,
                 delta=settings.delta,
                 rule=settings.rule,
@@ -318,18 +316,6 @@ def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
     names = sorted({*OWN_VIEWS, *known})
     hint = did_you_mean(name, names) or f"add or enable a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)
-
-
-def guidance_of(engine: Any, *, asked_by: str) -> Guidance:
-    """The current iteration's guidance.
-
-    Raises:
-        Refused: no :class:`UnlabelledStream` is attached.
-    """
-    guidance = getattr(engine.state, "guidance", None)
-    if guidance is None:
-        raise Refused([no_stream(asked_by)])
-    return guidance
 
 
 def no_stream(asked_by: str) -> Problem:

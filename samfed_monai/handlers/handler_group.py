@@ -27,7 +27,7 @@ class HandlerGroup:
     """
 
     def __init__(self, *, handlers: Sequence[Any]) -> None:
-        self.handlers = list(_flat(handlers))
+        self.handlers = list(_flattened(handlers))
 
     def attach(self, engine: Engine) -> None:
         for handler in self.handlers:
@@ -47,11 +47,11 @@ class HandlerGroup:
         problems.refuse_if_any()
 
 
-def _flat(part: Any) -> Iterator[Any]:
-    if isinstance(part, Mapping):
-        part = list(part.values())
-    if isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _flat(each)
-    elif part is not None:
-        yield part
+def _flattened(handlers: Any) -> Iterator[Any]:
+    if isinstance(handlers, Mapping):
+        handlers = list(handlers.values())
+    if isinstance(handlers, (list, tuple)):
+        for handler in handlers:
+            yield from _flattened(handler)
+    elif handlers is not None:
+        yield handlers

@@ -90,19 +90,18 @@ class ImagesSeen:
         self.batch, self.stream = Seen(), Seen()
 
     def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.ITERATION_STARTED, self._batch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stream)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._count_batch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count_stream)
 
     def least(self) -> Seen | None:
         """The one of the two with fewer images; ``None`` if there were only public ones."""
-        return min(
-            (each for each in (self.batch, self.stream) if each.drawn), key=lambda s: len(s.images), default=None
-        )
+        counts = [seen for seen in (self.batch, self.stream) if seen.drawn]
+        return min(counts, key=lambda seen: len(seen.images), default=None)
 
-    def _batch(self, engine: Any) -> None:
+    def _count_batch(self, engine: Any) -> None:
         engine.state.repeats = self.batch.take(engine.state.batch)
 
-    def _stream(self, engine: Any) -> None:
+    def _count_stream(self, engine: Any) -> None:
         guidance = getattr(engine.state, "guidance", None)
         if guidance is not None:
             self.stream.take(guidance.batch)

@@ -36,7 +36,7 @@ RECORD = "inference.json"
 """File beside the masks with the settings that they were made with."""
 
 _HINT = "choose another --output-dir (output_dir)"
-_AHEAD = 16  # full-size masks that may wait to be written
+_MOST_PENDING = 16  # full-size masks that may wait to be written
 
 
 class MaskFolder:
@@ -71,7 +71,7 @@ class MaskFolder:
             if self._inside(Path(source).expanduser()):
                 expected = f"a folder outside of {source} (all files there are read as images)"
                 return [Problem("--output-dir (output_dir)", found=str(self.folder), expected=expected, hint=_HINT)]
-        return self._other_masks(names) or self._unwritable()
+        return self._record_problems(names) or self._folder_problems()
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file unless it already exists."""
@@ -90,31 +90,31 @@ class MaskFolder:
 
     def _inside(self, images: Path) -> bool:
         folder = self.folder.resolve()  # samefile: a file system may be case-insensitive
-        return images.is_dir() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
+        return images.is_dir() and any(path.exists() and path.samefile(images) for path in (folder, *folder.parents))
 
-    def _other_masks(self, names: Iterable[str]) -> list[Problem]:
+    def _record_problems(self, names: Iterable[str]) -> list[Problem]:
         record, problems = self.record, Problems()
         if not self.made_with:
             return []
         if not record.exists():
-            taken = [name for name in names if (self.folder / name).exists()]
-            if taken:
-                found = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
+            existing = [name for name in names if (self.folder / name).exists()]
+            if existing:
+                found = existing[0] if len(existing) == 1 else f"{existing[0]} and {len(existing) - 1} more"
                 expected = f"no existing files, or {record.name} beside them"
                 problems.add(str(self.folder), found=found, expected=expected, hint=_HINT)
             return list(problems)
         with problems.collected():
             content = read_json(record)
-            known = content if isinstance(content, dict) else {}
-            ours = known.keys() == self.made_with.keys()  # only a record of an inference may be deleted
-            hint = f"{_HINT}, or delete this folder" if ours else _HINT
-            for key in {**self.made_with, **known}:
-                if known.get(key) != (value := self.made_with.get(key)):
+            recorded = content if isinstance(content, dict) else {}
+            is_record = recorded.keys() == self.made_with.keys()  # only a record of an inference may be deleted
+            hint = f"{_HINT}, or delete this folder" if is_record else _HINT
+            for key in {**self.made_with, **recorded}:
+                if recorded.get(key) != (value := self.made_with.get(key)):
                     expected = f"{_short(value)} for this run"
-                    problems.add(f"{record} -> {key}", found=_short(known.get(key)), expected=expected, hint=hint)
+                    problems.add(f"{record} -> {key}", found=_short(recorded.get(key)), expected=expected, hint=hint)
         return list(problems)
 
-    def _unwritable(self) -> list[Problem]:
+    def _folder_problems(self) -> list[Problem]:
         try:
             if self.folder.exists():
                 make_folder(self.folder)  # fails for a file
@@ -198,26 +198,27 @@ def predictions(
 
 def _postprocessed(item: Mapping[str, Any]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Foreground (H, W) and probabilities (C, H, W) of an image from a bundle's own ``postprocessing``."""
-    made, chances = item["pred"], item.get("probability", torch.zeros(1))
-    done = getattr(item.get("image"), "applied_operations", [])  # the first has the size of the image file
-    size = tuple(map(int, done[0].get("orig_size", ()) if done else made.shape[1:]))
-    if not made.shape[1:] == chances.shape[1:] == size or not 0 <= chances.min() <= chances.max() <= 1:
-        found = f"{tuple(made.shape[1:])} and {tuple(chances.shape[1:])}, {chances.min():.3g} to {chances.max():.3g}"
+    mask, probability = item["pred"], item.get("probability", torch.zeros(1))
+    operations = getattr(item.get("image"), "applied_operations", [])  # the first has the size of the image file
+    size = tuple(map(int, operations[0].get("orig_size", ()) if operations else mask.shape[1:]))
+    if not mask.shape[1:] == probability.shape[1:] == size or not 0 <= probability.min() <= probability.max() <= 1:
+        values = f"{probability.min():.3g} to {probability.max():.3g}"
+        found = f"{tuple(mask.shape[1:])} and {tuple(probability.shape[1:])}, {values}"
         expected = f"both with the image's size {size}, and probabilities from 0 to 1"
         hint = "use InvertResized, Activationsd and CopyItemsd to `probability`, in this order"
         raise refused("postprocessing -> pred, probability", found, expected, hint)
-    return made[0].cpu().numpy() > 0, chances.cpu().numpy()
+    return mask[0].cpu().numpy() > 0, probability.cpu().numpy()
 
 
 def predicted(engine: Engine, *, threshold: float, classes: Sequence[str]) -> list[Prediction]:
     """The :func:`predictions` of an engine's last batch, computed once for handlers with the same settings."""
     state: Any = engine.state
-    asked = threshold, tuple(classes)
-    output, of, found = getattr(state, "predicted", (None, None, []))
-    if output is not state.output or of != asked:
-        found = list(predictions(state.batch, state.output, threshold=threshold, classes=classes))
-        state.predicted = state.output, asked, found
-    return found
+    settings = threshold, tuple(classes)
+    output, cached_settings, cached = getattr(state, "predicted", (None, None, []))
+    if output is not state.output or cached_settings != settings:
+        cached = list(predictions(state.batch, state.output, threshold=threshold, classes=classes))
+        state.predicted = state.output, settings, cached
+    return cached
 
 
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -295,11 +296,11 @@ class MaskWriter:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
         problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
-        unusual: dict[str, Any] = {"amp": amp, "classes": self.classes, "views": views if views > 1 else None}
-        unusual["runtime"] = runtime if runtime != "onnxruntime" else None
-        made_with = {"image_size": image_size, "threshold": threshold} | {k: v for k, v in unusual.items() if v}
-        made_by = sha256_file(model) if model else model_sha256
-        self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
+        optional: dict[str, Any] = {"amp": amp, "classes": self.classes, "views": views if views > 1 else None}
+        optional["runtime"] = runtime if runtime != "onnxruntime" else None
+        made_with = {"image_size": image_size, "threshold": threshold} | {k: v for k, v in optional.items() if v}
+        model_hash = sha256_file(model) if model else model_sha256
+        self.masks = MaskFolder(output_dir, {"model_sha256": model_hash, **made_with} if model_hash else None)
         ids = [name for name, _ in image_paths(images)] if images else []
         names = [file for name in ids for file in self._files(name)]
         for name in {f"{name}.probability" for name in ids}.intersection(ids) if probabilities else ():
@@ -308,32 +309,32 @@ class MaskWriter:
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = self._empty = 0
-        self._others: tuple[Problems, dict[Path, bytes]] = Problems(), {}
+        self._conflicts: tuple[Problems, dict[Path, bytes]] = Problems(), {}
         self._pool, self._pending = ThreadPoolExecutor(1, thread_name_prefix="masks"), deque[Future[None]]()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.finish)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._wait_and_raise)
 
     def __call__(self, engine: Engine) -> None:
         for prediction in predicted(engine, threshold=self.threshold, classes=self.classes):
             self._pending.append(self._pool.submit(self._write, prediction))
-        while len(self._pending) > _AHEAD:
+        while len(self._pending) > _MOST_PENDING:
             self._pending.popleft().result()
 
-    def _write(self, found: Prediction) -> None:
-        problems, others = self._others
-        pixels = found.mask, np.rint(found.probability * 255).astype(np.uint8)
-        for file, content in zip(self._files(found.name), map(png_of, pixels), strict=False):
-            others[self.masks.folder / file] = content
+    def _write(self, prediction: Prediction) -> None:
+        problems, conflicts = self._conflicts
+        pixels = prediction.mask, np.rint(prediction.probability * 255).astype(np.uint8)
+        for file, content in zip(self._files(prediction.name), map(png_of, pixels), strict=False):
+            conflicts[self.masks.folder / file] = content
             with problems.collected():
                 self.masks.write(file, content)
-                del others[self.masks.folder / file]
+                del conflicts[self.masks.folder / file]
         self._written += 1
-        self._empty += not found.mask.any()
+        self._empty += not prediction.mask.any()
 
-    def _failed(self, engine: Engine, error: BaseException) -> None:
+    def _wait_and_raise(self, engine: Engine, error: BaseException) -> None:
         wait(self._pending)  # so that no mask is left unfinished
         self._pending.clear()
         raise error
@@ -344,10 +345,10 @@ class MaskWriter:
             self._pending.popleft().result()
         empty = f", {counted(self._empty, 'of them is empty', 'of them are empty')}" if self._empty else ""
         logger.info("%s in %s%s", counted(self._written, "mask"), near(self.masks.folder), empty)
-        problems, others = self._others
-        self._written, self._empty, self._others = 0, 0, (Problems(), {})
+        problems, conflicts = self._conflicts
+        self._written, self._empty, self._conflicts = 0, 0, (Problems(), {})
         if problems:
-            raise OtherFiles(problems, others)
+            raise OtherFiles(problems, conflicts)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -49,10 +49,10 @@ class BestWeightsSaver:
         self._best, self._written = float("-inf"), False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._require_none)
+        engine.add_event_handler(Events.STARTED, self._require_no_file)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def _require_none(self, engine: Any) -> None:
+    def _require_no_file(self, engine: Any) -> None:
         if self.path.exists() and not self._written:
             expected, hint = "no file before training starts", "choose another output_dir, or move the file away"
             raise refused(str(self.path), "the model of an earlier training", expected, hint)
@@ -72,14 +72,14 @@ class BestWeightsSaver:
 
 def _settings(engine: Any) -> dict[str, str]:
     """Settings of the network and its training, with the keys of :func:`samfed_monai.core.model_file.settings_in`."""
-    output, known = engine.state.output, dict[str, str](getattr(engine.network, "samfed_settings", {}))
-    last = output[0] if isinstance(output, list) else output  # MONAI's `decollate` makes a list of images
-    if known or last["pred"].shape[-3] == 1:
-        known["image_size"] = str(last["image"].shape[-1])
-    return known
+    output, settings = engine.state.output, dict[str, str](getattr(engine.network, "samfed_settings", {}))
+    item = output[0] if isinstance(output, list) else output  # MONAI's `decollate` makes a list of images
+    if settings or item["pred"].shape[-3] == 1:
+        settings["image_size"] = str(item["image"].shape[-1])
+    return settings
 
 
-_FEW = 5  # problems of a file that are reported one by one
+_MOST_REPORTED = 5  # problems of a file that are reported one by one
 
 
 def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -100,14 +100,14 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
         name: tensor.to(state[name].dtype) if tensor.dtype == torch.float16 and name in state else tensor
         for name, tensor in safe_load(path).items()
     }
-    wanted = {name: tensor for name, tensor in state.items() if name not in frozen or weights.keys() & frozen}
-    missing = [name for name in wanted if name not in weights]
-    problems = check_tensors(weights, like=wanted, where=Path(path).name)
-    if missing and weights.keys() <= wanted.keys():
+    needed = {name: tensor for name, tensor in state.items() if name not in frozen or weights.keys() & frozen}
+    missing = [name for name in needed if name not in weights]
+    problems = check_tensors(weights, like=needed, where=Path(path).name)
+    if missing and weights.keys() <= needed.keys():
         found, expected = f"{len(missing)} missing, first {missing[0]}", "all tensors of this network"
         hint = "personal tensors are kept at the sites: samfed model RUN --site SITE --output FILE"
         problems = [Problem(str(path), found=found, expected=expected, hint=hint)]
-    elif len(problems) > _FEW:
+    elif len(problems) > _MOST_REPORTED:
         found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
         hint = (
             "give the --network_name of the training, or the bundle of the training, in which inference.json "

@@ -38,13 +38,13 @@ class PartsInTurn(ABC):
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.release)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._release_and_raise)
 
     @abstractmethod
     def check(self, engine: Any) -> None:
         """Sets :attr:`resting`, or refuses, before any work, a network that cannot be trained in turn."""
 
-    def settle(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, hint: str) -> None:
+    def set_parts(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, hint: str) -> None:
         """Sets :attr:`resting`, so that the first of two parts is trained in the first steps, then the second.
 
         Args:
@@ -56,18 +56,20 @@ class PartsInTurn(ABC):
             Refused: a part without trainable parameters, or an epoch without a step for one of them.
         """
         empty = (f"none in the {part} part" for part, weights in parts.items() if not weights)
-        lacking = (Problem(self.where, found, "trainable layers in each part", hint) for found in empty)
-        require(lacking, self.too_few(engine.state.epoch_length))
+        problems = (Problem(self.where, found, "trainable layers in each part", hint) for found in empty)
+        require(problems, self.step_problems(engine.state.epoch_length))
         first, second = parts.values()
         self.resting = {True: second, False: first}
 
-    def too_few(self, steps: int | None) -> list[Problem]:
+    def step_problems(self, steps: int | None) -> list[Problem]:
         """A problem if an epoch of so many steps has none for the second part."""
         if steps is not None and not self.is_first(steps - 1, steps):
             return []
         found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-        least = f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or " if self.share < 1 else ""
-        return [Problem(self.where, found, "at least one step for each part", f"{least}lower share")]
+        hint = "lower share"
+        if self.share < 1:
+            hint = f"set local_steps to {math.ceil(round(1 / (1 - self.share), 9))} or more, or {hint}"
+        return [Problem(self.where, found, "at least one step for each part", hint)]
 
     def is_first(self, step: int, steps: int) -> bool:
         """Whether ``step`` (from 0) of the ``steps`` of an epoch trains the first part."""
@@ -86,7 +88,7 @@ class PartsInTurn(ABC):
             for weight in weights:
                 weight.requires_grad_(True)
 
-    def _failed(self, engine: Any, error: BaseException) -> None:
+    def _release_and_raise(self, engine: Any, error: BaseException) -> None:
         if self.resting:
             self.release(engine)
         raise error

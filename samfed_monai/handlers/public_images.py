@@ -61,12 +61,12 @@ class PublicPredictor:
     @property
     def labels(self) -> Tensor:
         """(N, 1, H, W) uint8, or the planes (N, K + 1, H, W) of several classes; read once."""
-        return self._read[0]
+        return self._labels_and_hash[0]
 
     @property
     def public_hash(self) -> str:
         """SHA-256 of ``D_p`` as used: image files, labels at the evaluation size, and their order."""
-        return self._read[1]
+        return self._labels_and_hash[1]
 
     def masks(self, network: nn.Module) -> Tensor:
         """The network's soft masks of all public images.
@@ -77,35 +77,36 @@ class PublicPredictor:
         Raises:
             Refused: the network gives NaN or infinity.
         """
-        found = []
+        masks = []
         with eval_mode(network):
             for batch in self._batches():
-                chances = probabilities(network(batch["image"].to(self.device))).float().cpu()
-                if not torch.isfinite(chances).all():
+                predicted = probabilities(network(batch["image"].to(self.device))).float().cpu()
+                if not torch.isfinite(predicted).all():
                     hint = "lower the learning rate; the network has diverged"
                     raise refused("soft masks", "NaN or infinity", "probabilities in [0, 1]", hint)
-                chances = resize_probabilities(chances, self._size(chances))
-                found.append(_plain((chances * 255).round().to(torch.uint8)))
-        return torch.cat(found)
+                predicted = resize_probabilities(predicted, self._size(predicted))
+                # without MONAI's metadata, with which they could not be collated to batches
+                masks.append((predicted * 255).round().to(torch.uint8).as_subclass(torch.Tensor))
+        return torch.cat(masks)
 
     def like(self, network: nn.Module) -> Tensor:
         """A tensor with shape and dtype of :meth:`masks`, from one image and without memory; values are meaningless."""
         with eval_mode(network):
-            chances = probabilities(network(torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)))
+            predicted = probabilities(network(torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)))
         images = len(self.dataset)  # type: ignore[arg-type]
-        return torch.zeros((), dtype=torch.uint8).expand(images, chances.shape[1], *self._size(chances))
+        return torch.zeros((), dtype=torch.uint8).expand(images, predicted.shape[1], *self._size(predicted))
 
     def reliability(self, masks: Tensor) -> Tensor:
         """(N,) float in [0, 1] of (N, C, h, w) uint8 masks, at the labels' size."""
         size = self.labels.shape[-2:]
         values = []
-        for part, labels in zip(masks.split(64), self.labels.split(64), strict=True):
-            chances = resize_probabilities(part.float() / 255, size)
-            values.append(image_reliability(chances, labels, self.reliability_measure))
+        for chunk, labels in zip(masks.split(64), self.labels.split(64), strict=True):
+            resized = resize_probabilities(chunk.float() / 255, size)
+            values.append(image_reliability(resized, labels, self.reliability_measure))
         return torch.cat(values)
 
-    def _size(self, chances: Tensor) -> tuple[int, int]:
-        height, width = (self.mask_size or max(1, side // 4) for side in chances.shape[-2:])
+    def _size(self, predicted: Tensor) -> tuple[int, int]:
+        height, width = (self.mask_size or max(1, side // 4) for side in predicted.shape[-2:])
         return height, width
 
     def _batches(self) -> Any:
@@ -113,20 +114,15 @@ class PublicPredictor:
         return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=torch.Generator())
 
     @cached_property
-    def _read(self) -> tuple[Tensor, str]:
+    def _labels_and_hash(self) -> tuple[Tensor, str]:
         labels, digest = [], hashlib.sha256()
         for batch in self._batches():
             part = (batch["label"] > 0.5).to(torch.uint8) if batch["label"].is_floating_point() else batch["label"]
-            labels.append(_plain(part.cpu().to(torch.uint8)))
+            labels.append(part.cpu().to(torch.uint8).as_subclass(torch.Tensor))
             for name, label in zip(batch["image_sha256"], labels[-1], strict=True):
                 digest.update(name.encode())
                 digest.update(label.contiguous().numpy().data)
         return torch.cat(labels), digest.hexdigest()
-
-
-def _plain(values: Tensor) -> Tensor:
-    """Removes metadata that MONAI may track, with which results could not be collated to batches."""
-    return values.as_subclass(torch.Tensor)
 
 
 class PublicPhase:
@@ -210,16 +206,17 @@ class PublicPhase:
         state.epoch, state.iteration, state.max_epochs = 0, 0, 1
         forget_unfinished_run(self.trainer)
         if masks is not None:
-            self.targets.set(*self._placed(masks, torch.ones(len(masks), dtype=torch.bool) if gate is None else gate))
+            gate = torch.ones(len(masks), dtype=torch.bool) if gate is None else gate
+            self.targets.set(*self._for_all_images(masks, gate))
         try:
             self.trainer.run()
         finally:
             self.targets.clear()
         return dict(getattr(self.trainer.state, "term_means", None) or {})
 
-    def _placed(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    def _for_all_images(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         if self.indices is None:
             return masks, gate
-        everywhere, open_ = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
-        everywhere[self.indices], open_[self.indices] = masks, gate
-        return everywhere, open_
+        all_masks, all_gates = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
+        all_masks[self.indices], all_gates[self.indices] = masks, gate
+        return all_masks, all_gates

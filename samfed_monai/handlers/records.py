@@ -72,11 +72,11 @@ class TermLogger:
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         engine.state.term_means = means
         number, rounds = round_of(engine)
-        listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         if in_federation(engine):  # the controller logs the round
-            logger.debug("round %d of %d: %s", number + 1, rounds, listed)
+            logger.debug("round %d of %d: %s", number + 1, rounds, text)
         else:  # a warm start, for instance, is not counted in epochs
-            logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", listed)
+            logger.info("%s: %s", "training" if rounds == 1 else f"epoch {number + 1} of {rounds}", text)
 
 
 class BatchBar:
@@ -99,7 +99,7 @@ class BatchBar:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._go_on)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         for event in (Events.EPOCH_COMPLETED, Events.TERMINATE):
             engine.add_event_handler(event, self._end)
 
@@ -108,7 +108,7 @@ class BatchBar:
         what = f"{self.what}, epoch {engine.state.epoch} of {epochs}" if epochs > 1 else self.what
         self._bar = progress_bar(total=engine.state.epoch_length, desc=what, unit="batch")
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         if self._bar is not None:
             self._bar.update()
 

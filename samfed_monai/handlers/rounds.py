@@ -122,8 +122,8 @@ class RoundLearningRate:
         """Factor of the peak in a round, counted from 0."""
         if round < self.warmup:
             return (round + 1) / self.warmup if self.warmup < rounds else (round + 1) / rounds
-        done = (round - self.warmup) / max(rounds - self.warmup, 1)
-        return self.floor + (1 - self.floor) * self._schedule(self.part * min(done, 1.0))
+        progress = (round - self.warmup) / max(rounds - self.warmup, 1)
+        return self.floor + (1 - self.floor) * self._schedule(self.part * min(progress, 1.0))
 
     def attach(self, engine: Engine) -> None:
         """Binds to the start of every epoch, when the round is known."""
@@ -208,8 +208,8 @@ class DivergenceGuard:
         if bool(engine.state.output["loss"].isfinite().all()):
             return
         terms = getattr(engine.state, "terms", {})
-        guilty = [name for name, value in terms.items() if not bool(value.isfinite().all())]
-        self._stop(engine, f"the loss is NaN or infinite (terms at fault: {', '.join(guilty) or 'their sum'})")
+        faulty = [name for name, value in terms.items() if not bool(value.isfinite().all())]
+        self._stop(engine, f"the loss is NaN or infinite (terms at fault: {', '.join(faulty) or 'their sum'})")
 
     def check_weights(self, engine: Any) -> None:
         """Checks the weights after the epoch's last step."""

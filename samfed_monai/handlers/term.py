@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
-from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
+from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, no_stream, register_reads, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of, when_round_starts
 from samfed_monai.losses import (
@@ -127,7 +127,7 @@ class Term(ABC):
 
     def attach(self, engine: Any) -> None:
         """Binds the term to a MONAI trainer."""
-        say_read(engine, self.reads)
+        register_reads(engine, self.reads)
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -149,8 +149,9 @@ class Term(ABC):
     def __call__(self, engine: Any) -> None:
         """Adds the term to ``engine.state.output["loss"]``."""
         record_supervised(engine)
-        given = getattr(engine.state, "guidance", None)
-        guidance: Any = guidance_of(engine, asked_by=self.where) if self.unlabelled else given
+        guidance: Any = getattr(engine.state, "guidance", None)
+        if self.unlabelled and guidance is None:
+            require([no_stream(self.where)])
         value = self.value(guidance, engine)
         record(engine, self.name, value)
         factor = self.weight * self._schedule(*round_of(engine), self.fraction)
@@ -230,8 +231,8 @@ class AgreedTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        compared = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
-        self.settings = AgreementSettings(*compared, where=self.where)
+        options = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
+        self.settings = AgreementSettings(*options, where=self.where)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -246,37 +247,37 @@ class AgreedTerm(Term):
 
     def attach(self, engine: Any) -> None:
         """Binds the term; the site's agreement is reset at the start of each round."""
-        when_round_starts(engine, _forget_sites)
+        when_round_starts(engine, _reset_site_agreements)
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:
         """This iteration's agreement."""
         if self.settings.rule == "trusted_average" and self.settings not in guidance.trust:
-            self._learn_trust(guidance, engine)
-        found = guidance.agree(self.settings, asked_by=self.where)
-        record(engine, "reliability", found.reliability.mean())
-        record(engine, "agreement", found.agreed.float().mean())
-        return found
+            self._estimate_trust(guidance, engine)
+        agreement = guidance.agree(self.settings, asked_by=self.where)
+        record(engine, "reliability", agreement.reliability.mean())
+        record(engine, "agreement", agreement.agreed.float().mean())
+        return agreement
 
     @torch.no_grad()
-    def _learn_trust(self, guidance: Guidance, engine: Any) -> None:
+    def _estimate_trust(self, guidance: Guidance, engine: Any) -> None:
         """Trust in the teacher on each image, from its agreement with the student's sure pixels there and at the site.
 
         Only the two predictions of the unlabelled images are used: no label, no averaged student. It is computed once
         for all terms with equal settings. Records ``sure_agreement`` (its mean over the site so far) and ``trust``
         (mean over the batch).
         """
-        teacher, student, _ = guidance.compared(self.settings, asked_by=self.where)
+        teacher, student, _ = guidance.agreement_inputs(self.settings, asked_by=self.where)
         (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
-        images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
-        site = engine.state.site_agreements.setdefault(self.settings, SiteAgreement()).add(images, says)
-        trust = trust_of_images(torch.where(says, images, site), site, self.settings.least_agreement)
+        agreements, meaningful = sure_agreement(y_t, y_c, k_c > self.settings.tau)
+        site = engine.state.site_agreements.setdefault(self.settings, SiteAgreement()).add(agreements, meaningful)
+        trust = trust_of_images(torch.where(meaningful, agreements, site), site, self.settings.least_agreement)
         guidance.trust[self.settings] = trust
         record(engine, "sure_agreement", site)
         record(engine, "trust", trust.mean())
 
 
-def _forget_sites(engine: Any) -> None:
+def _reset_site_agreements(engine: Any) -> None:
     """Resets the sites' agreement, so that a round depends only on (weights, seed, site, round)."""
     engine.state.site_agreements = {}
 
@@ -314,11 +315,11 @@ class PseudoLabelTerm(AgreedTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at = f"{self.where}#labels"
-        named = [] if callable(self.loss) else one_of(f"{self.where}#loss", self.loss, _LOSSES)
-        require(one_of(at, self.labels, ["soft", "hard"]), named)
+        where = f"{self.where}#labels"
+        loss_problems = [] if callable(self.loss) else one_of(f"{self.where}#loss", self.loss, _LOSSES)
+        require(one_of(where, self.labels, ["soft", "hard"]), loss_problems)
         if self.labels == "soft" and self.loss == "dice_ce":
-            raise refused(at, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
+            raise refused(where, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
         self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

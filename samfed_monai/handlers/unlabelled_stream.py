@@ -47,7 +47,7 @@ class EndlessSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed)
         while count := len(self.dataset if self.indices is None else self.indices):
             order = torch.randperm(count, generator=generator).tolist()
-            yield from order if self.indices is None else (self.indices[place] for place in order)
+            yield from order if self.indices is None else (self.indices[position] for position in order)
 
 
 class SupervisedWeight:
@@ -76,22 +76,22 @@ class SupervisedWeight:
     def attach(self, engine: Any) -> None:
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if self.weight == 0:
-            engine.add_event_handler(Events.ITERATION_STARTED, self._hold)
-            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._release)
+            engine.add_event_handler(Events.ITERATION_STARTED, self._freeze_statistics)
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._restore_momenta)
 
     def __call__(self, engine: Any) -> None:
         """Multiplies the loss by the weight."""
         record_supervised(engine)
         engine.state.output["loss"] = engine.state.output["loss"] * self.weight
 
-    def _hold(self, engine: Any) -> None:
-        self._release(engine)  # after a failed step
+    def _freeze_statistics(self, engine: Any) -> None:
+        self._restore_momenta(engine)  # after a failed step
         norms = [layer for layer in engine.network.modules() if isinstance(layer, _BatchNorm)]
         self._momenta = [(layer, layer.momentum) for layer in norms if layer.track_running_stats]
         for layer, _ in self._momenta:
             layer.momentum = 0.0  # running = running + 0 * (batch - running)
 
-    def _release(self, engine: Any) -> None:
+    def _restore_momenta(self, engine: Any) -> None:
         for layer, momentum in self._momenta:
             layer.momentum = momentum
         self._momenta = []
@@ -126,12 +126,12 @@ class UnlabelledStream:
         guides: Mapping[str, Guide] | Sequence[Guide] = (),
         cutmix: float = 0.0,
     ) -> None:
-        given = list(guides.values()) if isinstance(guides, Mapping) else list(guides)
-        self.guides = [guide for guide in given if guide is not None]  # a reference to a disabled guide is None
+        all_guides = list(guides.values()) if isinstance(guides, Mapping) else list(guides)
+        self.guides = [guide for guide in all_guides if guide is not None]  # a reference to a disabled guide is None
         names = [guide.name for guide in self.guides]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        duplicates = sorted({name for name in names if names.count(name) > 1})
         require(
-            (Problem("guides", f"two guides named {name!r}", "unique names", "rename one") for name in twice),
+            (Problem("guides", f"two guides named {name!r}", "unique names", "rename one") for name in duplicates),
             in_range("stream#cutmix", cutmix, "a probability", least=0, most=1),
         )
         self.loader, self.cutmix = loader, cutmix
@@ -156,21 +156,21 @@ class UnlabelledStream:
     def __call__(self, engine: Any) -> None:
         """Computes the guidance of one iteration."""
         batch = self._next_batch(engine)
-        image, strong = batch["image"], batch["image_strong"]
+        image, strong, is_mixed = batch["image"], batch["image_strong"], self.cutmix > 0
 
-        def own() -> torch.Tensor:
+        def predict() -> torch.Tensor:
             with eval_mode(engine.network):
                 return probabilities(engine.inferer(image, engine.network))
 
         # computed before the strong view, which changes BatchNorm's statistics, if a term is known to read it
-        weak = own() if self.cutmix > 0 or is_read("weak", engine) else None
+        weak = predict() if is_mixed or is_read("weak", engine) else None
         guides = {guide.name: guide(batch, engine) for guide in self.guides if guide.is_needed(engine)}
-        if self.cutmix > 0 and weak is not None:
+        if is_mixed and weak is not None:
             strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
             guides = dict(zip(guides, mixed, strict=True))
         student = engine.inferer(strong, engine.network)
         engine.state.guidance = Guidance(
-            student=student, weak_view=own if weak is None else weak, guides=guides, batch=batch, mixed=self.cutmix > 0
+            student=student, weak_view=predict if weak is None else weak, guides=guides, batch=batch, mixed=is_mixed
         )
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,60 +41,67 @@ class AllAnswers(Strategy):
         return 3
 
     @abstractmethod
-    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
         """Returns the new weights, with the names and dtypes of the old ones.
 
         Args:
-            answers: updates by site, in the order of names; at least :attr:`least_sites`.
+            updates: updates by site, in the order of names; at least :attr:`least_sites`.
         """
+
+    def combine_tensors(self, models: Sequence[Answer], rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+        """Returns the new weights: floating-point tensors by ``rule(name, old)``, integers as the lower median."""
+        return {
+            name: rule(name, old).to(old.dtype) if old.is_floating_point() else lower_median(models, name)
+            for name, old in self.global_weights.items()
+        }
 
     def require_sites(self, sites: Sequence[str]) -> None:
         hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
         require_least(sites, self.least_sites, f"{type(self).__name__} to protect", hint)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers: dict[str, Answer] = {}
+        self._updates: dict[str, Answer] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:
-        self._answers[site] = Answer(update.n, dict(update.tensors))
+        self._updates[site] = Answer(update.n, dict(update.tensors))
 
     @torch.no_grad()
     def finish(self, round: int) -> None:
-        answers = {site: self._answers[site] for site in sorted(self._answers)}
-        self._answers = {}
-        if len(answers) >= self.least_sites:
-            self.global_weights = self.combine(answers)
-        elif answers:
+        updates = {site: self._updates[site] for site in sorted(self._updates)}
+        self._updates = {}
+        if len(updates) >= self.least_sites:
+            self.global_weights = self.combine(updates)
+        elif updates:
             name, least = type(self).__name__, self.least_sites
-            logger.warning("round %d: %d answers, %s needs %d: model unchanged", round + 1, len(answers), name, least)
+            logger.warning("round %d: %d answers, %s needs %d: model unchanged", round + 1, len(updates), name, least)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers = {}
+        self._updates = {}
 
 
-def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:
+def sorted_values(updates: Iterable[Answer], name: str) -> Tensor:
     """Returns one tensor of all sites, (S, …), sorted along the first dimension; half precision as float32."""
-    return _single(torch.stack([answer.tensors[name] for answer in answers])).sort(dim=0).values
+    return _at_least_float32(torch.stack([update.tensors[name] for update in updates])).sort(dim=0).values
 
 
-def middle_count(answers: Iterable[Answer], name: str) -> Tensor:
+def lower_median(updates: Iterable[Answer], name: str) -> Tensor:
     """Returns the lower median of integers (BatchNorm's counters), entry by entry: always a value that a site sent."""
-    values = sorted_values(answers, name)
+    values = sorted_values(updates, name)
     return values[(len(values) - 1) // 2]
 
 
-def mean_of(values: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
+def weighted_mean(values: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
     """Returns the running weighted mean: equal values stay equal to the last bit; half precision becomes float32."""
     mean, total = torch.empty(0), 0.0
-    for value, weight in zip(map(_single, values), weights, strict=True):
+    for value, weight in zip(map(_at_least_float32, values), weights, strict=True):
         total += weight
         mean = value.clone() if total == weight else torch.lerp(mean, value, weight / total)
     return mean
 
 
-def _single(values: Tensor) -> Tensor:
+def _at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 

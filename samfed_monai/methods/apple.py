@@ -87,6 +87,8 @@ class AppleAlgorithm(TrainerAlgorithm):
         "client_algorithm": {"_target_": "samfed_monai.methods.apple.AppleAlgorithm", "mu": 0.1, "rate": 0.001, …}
     """
 
+    _cores: Tensor | None
+
     def __init__(
         self, *, mu: float = 0.1, rate: float = 0.001, momentum: float = 0.9, fraction: float = 0.1, **others: Any
     ) -> None:
@@ -98,9 +100,7 @@ class AppleAlgorithm(TrainerAlgorithm):
         )
         super().__init__(**others)
         self.mu, self.rate, self.momentum, self.fraction = float(mu), float(rate), float(momentum), float(fraction)
-        self._core = self._shares = self._prior = self._velocity = torch.zeros(0)
-        self._cores: Tensor | None = None
-        self._place, self._pull = 0, 0.0
+        self.reset()
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
@@ -112,26 +112,25 @@ class AppleAlgorithm(TrainerAlgorithm):
         if PRIOR not in tensors:
             self.put(self.taken(kind, tensors))
             return {}
-        self._take(tensors)
+        self._load_cores(tensors)
         self._pull = self.mu * annealed(round, rounds, self.fraction)
-        shares, own = self._shares.tolist(), self._place
-        return {
-            f"share_{place}": share for place, share in enumerate(shares) if len(shares) <= _MOST_SHARES or place == own
-        }
+        shares = self._shares.tolist()
+        reported = range(len(shares)) if len(shares) <= _MOST_SHARES else [self._place]
+        return {f"share_{place}": shares[place] for place in reported}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        answer, trained = self.named(), self.trained()
+        weights, trained = self.named(), self.trained()
         if self._cores is None:
-            self._core = _flat(trained.values())
+            self._core = _flattened(trained.values())
         else:
             self._core, self._cores = self._cores[self._place].clone(), None
-            for (name, weight), part in zip(trained.items(), _parts(self._core, trained.values()), strict=True):
-                answer[name] = part.to(weight.dtype).cpu().clone()
-        return Kind.WEIGHTS, answer
+            for (name, weight), part in zip(trained.items(), _unflattened(self._core, trained.values()), strict=True):
+                weights[name] = part.to(weight.dtype).cpu().clone()
+        return Kind.WEIGHTS, weights
 
     def state_dict(self) -> dict[str, Tensor]:
-        kept = {"core": self._core, "shares": self._shares, PRIOR: self._prior}
-        return {name: tensor for name, tensor in kept.items() if tensor.numel()}
+        tensors = {"core": self._core, "shares": self._shares, PRIOR: self._prior}
+        return {name: tensor for name, tensor in tensors.items() if tensor.numel()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.reset()
@@ -140,40 +139,40 @@ class AppleAlgorithm(TrainerAlgorithm):
         )
 
     def reset(self) -> None:
-        self._core = self._shares = self._prior = torch.zeros(0)
+        self._core = self._shares = self._prior = self._velocity = torch.zeros(0)
         self._cores = None
         self._place, self._pull = 0, 0.0
 
     @torch.no_grad()
-    def _take(self, tensors: Mapping[str, Tensor]) -> None:
-        prior, names, self._place = self._checked(tensors)
+    def _load_cores(self, tensors: Mapping[str, Tensor]) -> None:
+        prior, names, self._place = self._parsed(tensors)
         self._names = tuple(name for name in get_state_dict(self.network) if name in names)
         trained = self.trained()
-        core = self._core if self._core.numel() else _flat(trained.values())
+        core = self._core if self._core.numel() else _flattened(trained.values())
         if core.numel() != sum(weight.numel() for weight in trained.values()):
             hint = "start the run again with another output_dir"
             raise message_refused("site", "the core model of another network", "the core model of this network", hint)
         device = next(iter(trained.values())).device
-        rows = [
-            core.to(device) if place == self._place else _flat(tensors[core_name(place, n)].to(device) for n in trained)
-            for place in range(len(prior))
-        ]
+        rows = []
+        for place in range(len(prior)):
+            received = (tensors[core_name(place, name)].to(device) for name in trained)
+            rows.append(core.to(device) if place == self._place else _flattened(received))
         if len(self._prior) != len(prior):
             self._shares = self._prior = torch.zeros_like(prior)
         self._shares, self._prior = self._shares + (prior - self._prior), prior.clone()
         self._cores, self._velocity = torch.stack(rows), torch.zeros_like(self._shares)
         self._mix()
 
-    def _checked(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str], int]:
+    def _parsed(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str], int]:
         prior, place = tensors[PRIOR], tensors.get(PLACE)
-        sound = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
-        if not sound or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
+        is_valid = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
+        if not is_valid or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
             expected, hint = "a prior for each site, and this site's index", "use the strategy Apple"
             raise message_refused("message -> prior", "another content", expected, hint)
-        others = [each for each in range(len(prior)) if each != int(place)]
-        first, state = core_name(others[0], ""), get_state_dict(self.network)
-        names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()
-        like = {core_name(each, name): state[name] for each in others for name in names}
+        others = [other for other in range(len(prior)) if other != int(place)]
+        prefix, state = core_name(others[0], ""), get_state_dict(self.network)
+        names = {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)} & state.keys()
+        like = {core_name(other, name): state[name] for other in others for name in names}
         cores = {name: tensor for name, tensor in tensors.items() if name not in (PRIOR, PLACE)}
         Message(Kind.WEIGHTS, "", 0, 1, tensors=cores).check(up=False, like=like)
         return prior.float(), names, int(place)
@@ -183,7 +182,7 @@ class AppleAlgorithm(TrainerAlgorithm):
         if self._cores is not None:
             trained = list(self.trained().values())
             model = self._shares.to(self._cores.device) @ self._cores
-            for weight, part in zip(trained, _parts(model, trained), strict=True):
+            for weight, part in zip(trained, _unflattened(model, trained), strict=True):
                 weight.copy_(part)
 
     @torch.no_grad()
@@ -193,8 +192,8 @@ class AppleAlgorithm(TrainerAlgorithm):
         trained, cores = list(self.trained().values()), self._cores
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in trained]
         shares, prior = self._shares.to(cores.device), self._prior.to(cores.device)
-        step = shares_gradient(_flat(gradients), cores, shares, prior, self._pull)
-        for weight, part in zip(trained, _parts(cores[self._place], trained), strict=True):
+        step = shares_gradient(_flattened(gradients), cores, shares, prior, self._pull)
+        for weight, part in zip(trained, _unflattened(cores[self._place], trained), strict=True):
             weight.copy_(part)  # the optimizer moves the core model
             if weight.grad is not None:
                 weight.grad.mul_(shares[self._place])
@@ -204,15 +203,15 @@ class AppleAlgorithm(TrainerAlgorithm):
     @torch.no_grad()
     def _after_step(self, engine: Any) -> None:
         if self._cores is not None:
-            self._cores[self._place] = _flat(self.trained().values())
+            self._cores[self._place] = _flattened(self.trained().values())
             self._mix()
 
 
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
+def _flattened(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
 
 
-def _parts(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
+def _unflattened(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
     like = list(like)
     parts = flat.split([tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
@@ -251,10 +250,10 @@ class Apple(FedAvg):
         return counts / counts.sum()
 
     def configure(self, round: int) -> dict[str, Message]:
-        plain = super().configure(round)
+        messages = super().configure(round)
         sites = self.server.sites
         tensors = {
-            site: self._mixture(place) if self._counts else plain[site].tensors for place, site in enumerate(sites)
+            site: self._mixture(place) if self._counts else messages[site].tensors for place, site in enumerate(sites)
         }
         return {site: self._message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
 

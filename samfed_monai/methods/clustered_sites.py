@@ -36,10 +36,10 @@ def colour_graph(image: Tensor, levels: int) -> Tensor:
     """
     level = (image * levels).long().clamp(0, levels - 1)
     pairs = [(level[:, :-1], level[:, 1:]), (level[:, :, :-1], level[:, :, 1:])]
-    one, other = (torch.cat([pair[side].flatten(1) for pair in pairs], dim=1) for side in (0, 1))
-    counts = torch.stack([torch.bincount(row, minlength=levels**2) for row in one * levels + other])
+    first, second = (torch.cat([pair[side].flatten(1) for pair in pairs], dim=1) for side in (0, 1))
+    counts = torch.stack([torch.bincount(row, minlength=levels**2) for row in first * levels + second])
     graph = counts.double().view(-1, levels, levels)
-    return (graph + graph.mT) / (2 * one.shape[1])
+    return (graph + graph.mT) / (2 * first.shape[1])
 
 
 class ColourGraph(Statistic):
@@ -98,29 +98,30 @@ def grouped(descriptors: Mapping[str, Tensor], groups: int, least: int) -> dict[
     """
     sites = sorted(descriptors)
     flat = torch.stack([descriptors[site].double().flatten() for site in sites])
-    far = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").tolist()
-    kept, inside = [], {0}
-    while len(inside) < len(sites):  # Prim's algorithm
-        length, one, other = min((far[i][j], i, j) for i in inside for j in range(len(sites)) if j not in inside)
-        kept.append((length, one, other))
-        inside.add(other)
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").tolist()
+    tree, connected = [], {0}
+    while len(connected) < len(sites):  # Prim's algorithm
+        others = [node for node in range(len(sites)) if node not in connected]
+        edge = min((distances[i][j], i, j) for i in connected for j in others)
+        tree.append(edge)
+        connected.add(edge[2])
     count = 1
-    for edge in sorted(kept, reverse=True):
+    for edge in sorted(tree, reverse=True):
         if count < groups:
-            left = [each for each in kept if each != edge]
-            parts = _parts(len(sites), left)
-            if min(parts.count(part) for part in set(parts)) >= least:
-                kept, count = left, count + 1
-    return dict(zip(sites, _parts(len(sites), kept), strict=True))
+            remaining = [other for other in tree if other != edge]
+            components = _components(len(sites), remaining)
+            if min(components.count(component) for component in set(components)) >= least:
+                tree, count = remaining, count + 1
+    return dict(zip(sites, _components(len(sites), tree), strict=True))
 
 
-def _parts(count: int, edges: Sequence[tuple[float, int, int]]) -> list[int]:
+def _components(count: int, edges: Sequence[tuple[float, int, int]]) -> list[int]:
     """Returns the connected component of each of ``count`` nodes; components are numbered by their first nodes."""
-    part = list(range(count))
-    for _, one, other in edges:
-        part = [part[one] if each == part[other] else each for each in part]
-    numbers = {each: number for number, each in enumerate(dict.fromkeys(part))}
-    return [numbers[each] for each in part]
+    components = list(range(count))
+    for _, first, second in edges:
+        components = [components[first] if component == components[second] else component for component in components]
+    numbers = {component: number for number, component in enumerate(dict.fromkeys(components))}
+    return [numbers[component] for component in components]
 
 
 class ClusteredFedAvg(FedAvg):
@@ -179,8 +180,8 @@ class ClusteredFedAvg(FedAvg):
         super().configure(round)
         for model in self._models:
             model.configure(round)
-        sent = {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
-        return self._collected.asking(sent) if self.clusters > 1 else sent
+        messages = {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
+        return self._collected.asking(messages) if self.clusters > 1 else messages
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._collected.expected(site, self.global_weights)
@@ -195,11 +196,11 @@ class ClusteredFedAvg(FedAvg):
         super().finish(round)
         for model in self._models:
             model.finish(round)
-        known = self._collected.by_site
+        graphs = self._collected.by_site
         if self._place:
-            for site in sorted(known.keys() - self._place.keys()):
+            for site in sorted(graphs.keys() - self._place.keys()):
                 self._join(site)
-        elif len(known) >= self.clusters * self.least:
+        elif len(graphs) >= self.clusters * self.least:
             self._group()
 
     def evaluation(self, site: str) -> dict[str, Tensor]:
@@ -217,7 +218,7 @@ class ClusteredFedAvg(FedAvg):
         self._collected.load_state_dict(state)
         sites = enumerate(self.server.sites)
         self._place = {site: int(state[f"cluster@{n}"]) for n, site in sites if f"cluster@{n}" in state}
-        models = {self._place[site]: own for site, own in self._restored(state).items()}
+        models = {self._place[site]: model for site, model in self._restored(state).items()}
         self._models = [self._model(models[place]) for place in sorted(models)]
 
     def _model(self, weights: Mapping[str, Tensor]) -> FedAvg:
@@ -226,7 +227,7 @@ class ClusteredFedAvg(FedAvg):
         return model
 
     def _group(self) -> None:
-        graphs = {site: own[GRAPH] for site, own in self._collected.by_site.items()}
+        graphs = {site: statistics[GRAPH] for site, statistics in self._collected.by_site.items()}
         self._place = grouped(graphs, self.clusters, self.least)
         self._models = [self._model(self.global_weights) for _ in set(self._place.values())]
         for number in range(len(self._models)):
@@ -239,9 +240,10 @@ class ClusteredFedAvg(FedAvg):
             logger.warning(line, len(self._models), self.clusters, self.least)
 
     def _join(self, site: str) -> None:
-        own = self._collected.by_site[site][GRAPH].double()
-        far: dict[int, list[float]] = {}
+        graph = self._collected.by_site[site][GRAPH].double()
+        distances: dict[int, list[float]] = {}
         for other, place in self._place.items():
-            far.setdefault(place, []).append(float((self._collected.by_site[other][GRAPH].double() - own).norm()))
-        self._place[site] = min(far, key=lambda place: (sum(far[place]) / len(far[place]), place))
+            difference = self._collected.by_site[other][GRAPH].double() - graph
+            distances.setdefault(place, []).append(float(difference.norm()))
+        self._place[site] = min(distances, key=lambda place: (sum(distances[place]) / len(distances[place]), place))
         logger.info("%s joins cluster %d", site, self._place[site] + 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samfed_monai.methods.all_answers import AllAnswers, Answer, middle_count, sorted_values
+from samfed_monai.methods.all_answers import AllAnswers, Answer, sorted_values
 
 
 def median(values: Tensor) -> Tensor:
@@ -29,9 +29,6 @@ class CoordinateMedian(AllAnswers):
         "strategy": {"_target_": "samfed_monai.methods.coordinate_median.CoordinateMedian"}
     """
 
-    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
-        given, combined = list(answers.values()), {}
-        for name, old in self.global_weights.items():
-            floats = old.is_floating_point()
-            combined[name] = median(sorted_values(given, name)).to(old.dtype) if floats else middle_count(given, name)
-        return combined
+    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+        models = list(updates.values())
+        return self.combine_tensors(models, lambda name, old: median(sorted_values(models, name)))

@@ -20,7 +20,8 @@ from samfed_monai.handlers.term import SCHEDULES, GuidedTerm
 from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
-_LEAST = 1e-6  # relative to 1 and the mean; smaller deviations are rounding errors of a constant patch and become 0
+# relative to 1 and the mean; smaller deviations are rounding errors of a constant patch and become 0
+_MIN_DEVIATION = 1e-6
 
 
 def patches_of(features: Tensor, side: int) -> list[Tensor]:
@@ -59,16 +60,15 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
     whole = features.to(torch.promote_types(features.dtype, torch.float32))
     with torch.no_grad():
         centre, scale, shift = (torch.full_like(whole, value) for value in (0.0, 1.0, 0.0))
-        parts = [patches_of(each, side) for each in (whole, centre, scale, shift)]
-        means = [patch.mean(dim=(1, 2), keepdim=True) for patch in parts[0]]
-        deviations = [patch.std(dim=(1, 2), keepdim=True, correction=0) for patch in parts[0]]
-        for place, giver in enumerate(order.tolist()):
-            if giver != place:
-                parts[1][place].copy_(means[place].expand_as(parts[1][place]))
-                varied = deviations[place] > _LEAST * (1 + means[place].abs())
-                ratio = torch.where(varied, deviations[giver] / deviations[place], 0.0)
-                parts[2][place].copy_(ratio.expand_as(parts[2][place]))
-                parts[3][place].copy_(means[giver].expand_as(parts[3][place]))
+        patches, *changes = (patches_of(each, side) for each in (whole, centre, scale, shift))
+        means = [patch.mean(dim=(1, 2), keepdim=True) for patch in patches]
+        deviations = [patch.std(dim=(1, 2), keepdim=True, correction=0) for patch in patches]
+        for index, source in enumerate(order.tolist()):
+            if source != index:
+                varies = deviations[index] > _MIN_DEVIATION * (1 + means[index].abs())
+                ratio = torch.where(varies, deviations[source] / deviations[index], 0.0)
+                for change, value in zip(changes, (means[index], ratio, means[source]), strict=True):
+                    change[index].copy_(value.expand_as(change[index]))
     return ((whole - centre) * scale + shift).to(features.dtype)
 
 
@@ -118,19 +118,19 @@ class StyleSwapTerm(GuidedTerm):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the mean of both batches' losses, that of the site's own images times its factor."""
-        own = guidance.view("image_strong", asked_by=self.where)
+        private = guidance.view("image_strong", asked_by=self.where)
         label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
-        images, count = own, 0
+        images, count = private, 0
         if self.labelled:
-            public = torch.as_tensor(engine.state.batch["image"]).to(own)
-            images, count = torch.cat([public, own]), len(public)
+            public = torch.as_tensor(engine.state.batch["image"]).to(private)
+            images, count = torch.cat([public, private]), len(public)
         with changed_features(engine.network, lambda features: self._swapped(features, images)):
             logits = engine.inferer(images, engine.network)
         factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
         value = factor * weighted_pseudo_label_loss(logits[count:], label, sure)
         if not self.labelled:
             return value
-        truth = torch.as_tensor(engine.state.batch["label"]).to(own.device)
+        truth = torch.as_tensor(engine.state.batch["label"]).to(private.device)
         return (engine.loss_function(logits[:count], truth) + value) / 2
 
     def _swapped(self, features: Tensor, images: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from samfed_monai.protocol.strategy import TrainerAlgorithm, trained_weights
 
 
 class AnchoredTerm(Term):
-    """``lambda / 2 |v - w|^2`` over trained parameters, ``w`` given by :meth:`hold` (Ditto, h_k).
+    """``lambda / 2 |v - w|^2`` over trained parameters, ``w`` given by :meth:`set_anchor` (Ditto, h_k).
 
     Unlike ``ProximalTerm`` it does not use the weights that a round starts with: a personal network starts from its
-    own and is pulled towards the global ones. Zero before :meth:`hold`.
+    own and is pulled towards the global ones. Zero before :meth:`set_anchor`.
 
     Args:
         mu: Ditto's lambda. 0 is local training; the larger, the nearer to the global network.
@@ -38,18 +38,18 @@ class AnchoredTerm(Term):
 
     def __init__(self, *, mu: float = 0.1, name: str = "anchored") -> None:
         super().__init__(name=name, weight=mu)
-        self._held: dict[str, Tensor] = {}
+        self._anchor: dict[str, Tensor] = {}
 
-    def hold(self, weights: Mapping[str, Tensor] | None) -> None:
+    def set_anchor(self, weights: Mapping[str, Tensor] | None) -> None:
         """Pulls the parameters named in ``weights`` towards these values; ``None`` turns the term off."""
-        self._held = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
+        self._anchor = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``1/2 |v - w|^2``."""
         squares = [
-            (weight - self._held[name]).square().sum()
+            (weight - self._anchor[name]).square().sum()
             for name, weight in trained_weights(engine.network).items()
-            if name in self._held
+            if name in self._anchor
         ]
         return torch.stack(squares).sum() / 2 if squares else engine.state.output["loss"].new_zeros(())
 
@@ -74,28 +74,28 @@ class DittoAlgorithm(TrainerAlgorithm):
     def __init__(self, *, term: AnchoredTerm, **others: Any) -> None:
         super().__init__(**others)
         self.term = term
-        self._answer: dict[str, Tensor] = {}
+        self._update: dict[str, Tensor] = {}
         self._moments: Any = defaultdict(dict)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        arrived = self.taken(kind, tensors)  # w
+        received = self.taken(kind, tensors)  # w
         if not self.optimizer.state:  # the first round, or keep_optimizer is false: none for the global network either
             self._moments = defaultdict(dict)
-        own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self.term.hold(None)
+        personal = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.term.set_anchor(None)
         try:
-            self.put(arrived)
+            self.put(received)
             with self._global_moments():
                 means = self.run_once_more(round, "global")  # the epoch of v follows receive()
-            self._answer = self.named()  # what share() sends
+            self._update = self.named()  # what share() sends
         finally:
-            self.network.load_state_dict(own)
-        self.term.hold({name: arrived[name].to(weight.device) for name, weight in self.trained().items()})
+            self.network.load_state_dict(personal)
+        self.term.set_anchor({name: received[name].to(weight.device) for name, weight in self.trained().items()})
         return {f"global_{name}": value for name, value in means.items()}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        answer, self._answer = self._answer, {}
-        return Kind.WEIGHTS, answer
+        update, self._update = self._update, {}
+        return Kind.WEIGHTS, update
 
     def state_dict(self) -> dict[str, Tensor]:
         if not self._moments:
@@ -110,12 +110,12 @@ class DittoAlgorithm(TrainerAlgorithm):
                 training_state.unpack(self.optimizer, state)
 
     def reset(self) -> None:
-        self._answer, self._moments = {}, defaultdict(dict)
+        self._update, self._moments = {}, defaultdict(dict)
 
     @contextmanager
     def _global_moments(self) -> Iterator[None]:
-        own, self.optimizer.state = self.optimizer.state, self._moments
+        personal, self.optimizer.state = self.optimizer.state, self._moments
         try:
             yield
         finally:
-            self._moments, self.optimizer.state = self.optimizer.state, own
+            self._moments, self.optimizer.state = self.optimizer.state, personal

@@ -17,7 +17,7 @@ from samfed_monai.methods.mixup import Mixture, NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights
 
 
-def ascended(weights: Tensor, losses: Tensor, step: float) -> Tensor:
+def ascent_step(weights: Tensor, losses: Tensor, step: float) -> Tensor:
     """Takes one ascent step of ``sum_i lambda_i f_i`` in lambda, on the simplex.
 
     That is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``. Only differences of losses matter: with equal
@@ -33,9 +33,9 @@ def ascended(weights: Tensor, losses: Tensor, step: float) -> Tensor:
     """
     if step == 0 or bool((losses == losses[0]).all()):
         return weights.double()
-    rise = step * (losses.double() - losses.double().max())  # <= 0, so that no exponential overflows
-    grown = weights.double() * rise.exp()
-    return grown / grown.sum() if grown.sum() > 0 else weights.double()
+    exponents = step * (losses.double() - losses.double().max())  # <= 0, so that no exponential overflows
+    unnormalised = weights.double() * exponents.exp()
+    return unnormalised / unnormalised.sum() if unnormalised.sum() > 0 else weights.double()
 
 
 class DistributionallyRobust(LearnedWeights):
@@ -61,7 +61,7 @@ class DistributionallyRobust(LearnedWeights):
 
     def __init__(self, *, number: str = "local_mixup_all", step: float = 0.1) -> None:
         require(in_range("strategy#step", step, least=0))
-        super().__init__(number=number, alike=False)
+        super().__init__(number=number, equal_start=False)
         self.step = float(step)
 
     def require_terms(self, names: Sequence[str]) -> None:
@@ -71,8 +71,8 @@ class DistributionallyRobust(LearnedWeights):
             hint = did_you_mean(self.number, known) or "enable that term"
             raise refused("strategy#number", repr(self.number), expected, hint)
 
-    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
-        return None if self.step == 0 else ascended(weights, numbers, self.step)
+    def next_weights(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+        return None if self.step == 0 else ascent_step(weights, numbers, self.step)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -112,6 +112,6 @@ class LocalMixUpTerm(NeighbourMixUp):
     def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
         mixture = super().mixture(guidance, engine)
         with torch.no_grad():
-            everywhere = torch.ones_like(mixture.sure)
-            record(engine, f"{self.name}_all", mixture.loss(everywhere, everywhere))
+            all_pixels = torch.ones_like(mixture.sure)
+            record(engine, f"{self.name}_all", mixture.loss(all_pixels, all_pixels))
         return mixture

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional
 
 from samfed_monai.core.validators import FRACTION, NOT_NEGATIVE, POSITIVE, one_of, require, whole
-from samfed_monai.handlers.guide import Guidance, say_read
+from samfed_monai.handlers.guide import Guidance, register_reads
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import SCHEDULES, FeatureTerm
@@ -65,14 +66,14 @@ def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
     Returns:
         (B, C, H, W) float in the images' dtype; values may leave their range.
     """
-    half, share = windows.shape[-1] // 2, keep.to(images.device, torch.float32).view(-1, 1, 1, 1)
-    given = ((windows + windows.flip(-2, -1)) / 2).clamp(min=0).to(images.device, torch.float32)
+    half, own_share = windows.shape[-1] // 2, keep.to(images.device, torch.float32).view(-1, 1, 1, 1)
+    target = ((windows + windows.flip(-2, -1)) / 2).clamp(min=0).to(images.device, torch.float32)
     spectrum = torch.fft.fftshift(torch.fft.fft2(images.float(), norm="forward"), dim=(-2, -1))
     rows, columns = _window(images, half)
-    low = spectrum[..., rows, columns]
-    spectrum[..., rows, columns] = torch.polar(share * low.abs() + (1 - share) * given, low.angle())
+    lowest = spectrum[..., rows, columns]
+    spectrum[..., rows, columns] = torch.polar(own_share * lowest.abs() + (1 - own_share) * target, lowest.angle())
     changed = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real
-    return torch.where(share == 1, images, changed.to(images.dtype))
+    return torch.where(own_share == 1, images, changed.to(images.dtype))
 
 
 class StyleExchange(FedAvgWithStatistics):
@@ -146,7 +147,7 @@ class SpectrumWindows(MeansOfGroups):
         self.term.windows = self.taken(tensors)
 
 
-_OUTSIDE = 5
+_OUTER_DILATIONS = 5
 """Number of dilations for the band outside a mask (the authors' code)."""
 
 
@@ -163,7 +164,7 @@ def boundary_bands(masks: Tensor) -> tuple[Tensor, Tensor]:
         two (B, 1, H, W) float in {0, 1}.
     """
     dilated = masks
-    for _ in range(_OUTSIDE):
+    for _ in range(_OUTER_DILATIONS):
         dilated = _dilated(dilated)
     return masks - (1 - _dilated(1 - masks)), dilated - masks
 
@@ -205,13 +206,13 @@ def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Te
         a scalar >= 0; 0 if no class has a pair.
     """
     unit = functional.normalize(vectors.float(), dim=1)
-    similar = unit @ unit.T / temperature
+    similarity = unit @ unit.T / temperature
     same = labels[:, None] == labels[None, :]
     pairs = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     if not bool(pairs.any()):
         return vectors.sum() * 0.0
-    against = similar.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return (torch.logaddexp(similar, against) - similar)[pairs].mean()
+    negatives = similarity.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return (torch.logaddexp(similarity, negatives) - similarity)[pairs].mean()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -272,7 +273,7 @@ class EpisodicTerm(FeatureTerm):
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
-        say_read(engine, ("weak",))
+        register_reads(engine, ("weak",))
 
     def __call__(self, engine: Any) -> None:
         """Adds the term if there are windows."""
@@ -282,18 +283,18 @@ class EpisodicTerm(FeatureTerm):
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
         """Returns the outer loss; also records ``<name>_contrast``."""
         network, output = engine.network, engine.state.output
-        truth, before = output["label"], self._features.kept[0]
+        truth, features_before = output["label"], self._features.inputs[0]
         images, count = [output["image"]], len(truth)
         if guidance is not None:
             images.append(guidance.view("image_strong", asked_by=self.where).to(truth.device))
         changed = self._restyled(torch.cat(images))
-        logits = engine.inferer(changed, lambda batch: torch.func.functional_call(network, self._ahead(engine), batch))
+        logits = engine.inferer(changed, lambda batch: functional_call(network, self._parameters_ahead(engine), batch))
         loss = engine.loss_function(logits[:count], truth)
         if guidance is not None:
             label, sure = sure_label(guidance.weak, self.tau)
             factor = SCHEDULES[self.label_schedule](*round_of(engine), self.fraction)
             loss = (loss + factor * weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
-        features = [before, self._features.kept[-1][:count]]
+        features = [features_before, self._features.inputs[-1][:count]]
         planes = truth if truth.shape[1] == 1 else truth[:, 1:]  # each of several classes has its own border
         contrast = torch.stack([self._contrast(features, plane) for plane in planes.split(1, dim=1)]).sum()
         record(engine, f"{self.name}_contrast", contrast)
@@ -301,25 +302,25 @@ class EpisodicTerm(FeatureTerm):
 
     def _restyled(self, images: Tensor) -> Tensor:
         windows = self.windows if self.windows is not None else torch.empty(0)
-        chosen = windows[torch.randint(len(windows), (len(images),))].to(images.device)
-        return restyled(images, chosen, torch.rand(len(images)).to(images.device)).clamp(0, 1)
+        styles = windows[torch.randint(len(windows), (len(images),))].to(images.device)
+        return restyled(images, styles, torch.rand(len(images)).to(images.device)).clamp(0, 1)
 
-    def _ahead(self, engine: Any) -> dict[str, Tensor]:
+    def _parameters_ahead(self, engine: Any) -> dict[str, Tensor]:
         """Returns the network's parameters after a gradient step of the labelled batch's loss."""
         output = engine.state.output
         loss = engine.loss_function(output["pred"], output["label"])
-        named = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
-        gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+        parameters = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
+        gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
         return {
             name: weight if gradient is None else weight - self.inner * gradient.clamp(-self.clip, self.clip)
-            for (name, weight), gradient in zip(named.items(), gradients, strict=True)
+            for (name, weight), gradient in zip(parameters.items(), gradients, strict=True)
         }
 
     def _contrast(self, features: Sequence[Tensor], plane: Tensor) -> Tensor:
         vectors, labels = [], []
         for foreground, bands in zip((True, False), boundary_bands((plane > 0).float()), strict=True):
-            for each in features:
-                means, there = band_features(each.float(), bands)
-                vectors.append(means[there])
-                labels.append(torch.full((int(there.sum()),), foreground, device=means.device))
+            for maps in features:
+                means, has_band = band_features(maps.float(), bands)
+                vectors.append(means[has_band])
+                labels.append(torch.full((int(has_band.sum()),), foreground, device=means.device))
         return boundary_contrast(torch.cat(vectors), torch.cat(labels), self.temperature)

@@ -91,27 +91,27 @@ class ClientTailored(FedAvg):
         self.threshold, self.patterns = float(threshold), None if patterns is None else tuple(patterns)
 
     def require_names(self, shared: Sequence[str]) -> None:
-        self._matched(shared)
+        self._matched_names(shared)
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
+        self._updates: dict[str, tuple[int, dict[str, Tensor]]] = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
-        self._answers[site] = (update.n, dict(update.tensors))
+        self._updates[site] = (update.n, dict(update.tensors))
 
     @torch.no_grad()
     def finish(self, round: int) -> None:
-        sites = sorted(self._answers)
+        sites = sorted(self._updates)
         before = {site: self.evaluation(site) for site in sites}
-        counts = torch.tensor([float(self._answers[site][0]) for site in sites])
+        counts = torch.tensor([float(self._updates[site][0]) for site in sites])
         super().finish(round)
         models: dict[str, dict[str, Tensor]] = {site: dict(self.global_weights) for site in sites}
         units, common = 0, torch.zeros(len(sites))
         for name in self._tailored_names() if sites else ():
-            values = torch.stack([self._answers[site][1][name] for site in sites]).float()
+            values = torch.stack([self._updates[site][1][name] for site in sites]).float()
             old = torch.stack([before[site][name] for site in sites]).float()
             shape = (len(sites), values.shape[1] if values.ndim > 1 else 1, -1)
             masks = (agreement((values - old).reshape(shape), counts) > self.threshold).to(values.dtype)
@@ -120,11 +120,11 @@ class ClientTailored(FedAvg):
                 models[site][name] = tensor
             units, common = units + masks.shape[1], common + masks.sum(dim=1)
         # tensors that are not tailored must not be FedAvg's buffers, which the next round writes to
-        own = set(self._tailored_names())
+        tailored_names = set(self._tailored_names())
         for site in sites:
-            self._models[site] = {n: t if n in own else t.clone() for n, t in models[site].items()}
+            self._models[site] = {n: t if n in tailored_names else t.clone() for n, t in models[site].items()}
             logger.debug("%s: %.0f of %d units are common", site, float(common[sites.index(site)]), units)
-        self._answers = {}
+        self._updates = {}
 
     def evaluation(self, site: str) -> dict[str, Tensor]:
         return self._models.get(site, self.global_weights)
@@ -135,12 +135,12 @@ class ClientTailored(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._models = self._restored(state)
-        self._answers = {}
-        self._chosen = self._matched(list(self.global_weights))
+        self._updates = {}
+        self._pattern_names = self._matched_names(list(self.global_weights))
 
     def _tailored_names(self) -> list[str]:
         weights = self.global_weights
-        return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
+        return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._pattern_names]
 
-    def _matched(self, names: Sequence[str]) -> set[str]:
+    def _matched_names(self, names: Sequence[str]) -> set[str]:
         return set(names) if self.patterns is None else matched_names(names, self.patterns, "strategy#patterns")

@@ -74,47 +74,47 @@ class AdaptiveMixing(TrainerAlgorithm):
         super().__init__(**others)
         self.upper, self.rate, self.batches, self.first_batches = upper, float(rate), batches, first_batches
         self._weights: dict[str, Tensor] = {}
-        self._ends: dict[str, tuple[Tensor, Tensor]] = {}
+        self._endpoints: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._learn)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        arrived = self.taken(kind, tensors)
+        received = self.taken(kind, tensors)
         trained = self.trained()
         count = max(1, int(self.upper * len(trained) + 0.5))  # a half is rounded up
         upper = dict(list(trained.items())[-count:])
         local = {name: weight.detach().clone() for name, weight in upper.items()}
-        self.put(arrived)
-        ends = {name: (local[name], weight.detach().clone()) for name, weight in upper.items()}
-        if all(torch.equal(mine, theirs) for mine, theirs in ends.values()):
+        self.put(received)
+        endpoints = {name: (local[name], weight.detach().clone()) for name, weight in upper.items()}
+        if all(torch.equal(*pair) for pair in endpoints.values()):
             return {}
-        first = self._weights.keys() != ends.keys()
-        if first:
-            self._weights = {name: torch.ones_like(mine) for name, (mine, _) in ends.items()}
-        return {"mixed": self.learn(round, ends, self.first_batches if first else self.batches, arrived)}
+        is_first = self._weights.keys() != endpoints.keys()
+        if is_first:
+            self._weights = {name: torch.ones_like(weight) for name, weight in local.items()}
+        return {"mixed": self.learn(round, endpoints, self.first_batches if is_first else self.batches, received)}
 
     def learn(
-        self, round: int, ends: Mapping[str, tuple[Tensor, Tensor]], batches: int, arrived: Mapping[str, Tensor]
+        self, round: int, endpoints: Mapping[str, tuple[Tensor, Tensor]], batches: int, received: Mapping[str, Tensor]
     ) -> float:
         """Loads the mixture into the network, trains the mixing weights on some batches and returns their mean.
 
         Args:
             round: from 0.
-            ends: by name, the tensors for a mixing weight of 0 and of 1.
+            endpoints: by name, the tensors for a mixing weight of 0 and of 1.
             batches: number of batches; 0 leaves the mixing weights unchanged.
-            arrived: the server's tensors; untrained ones (running statistics) are restored afterwards.
+            received: the server's tensors; untrained ones (running statistics) are restored afterwards.
         """
-        self._mix(ends)
+        self._mix(endpoints)
         if batches:
-            self._ends = dict(ends)
+            self._endpoints = dict(endpoints)
             trained = self.trained()
             try:
                 self.run_once_more(round, "mixing", batches)
             finally:
-                self._ends = {}
-            self.put({name: tensor for name, tensor in arrived.items() if name not in trained})
+                self._endpoints = {}
+            self.put({name: tensor for name, tensor in received.items() if name not in trained})
         total = sum(weight.numel() for weight in self._weights.values())
         return sum(float(weight.sum()) for weight in self._weights.values()) / total
 
@@ -126,23 +126,23 @@ class AdaptiveMixing(TrainerAlgorithm):
         self._weights = {name: tensor.to(device).clone() for name, tensor in state.items()}
 
     def reset(self) -> None:
-        self._weights, self._ends = {}, {}
+        self._weights, self._endpoints = {}, {}
 
     @torch.no_grad()
-    def _mix(self, ends: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def _mix(self, endpoints: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         trained = self.trained()
-        for name, (mine, theirs) in ends.items():
-            trained[name].copy_(mixed(mine, theirs, self._weights[name]))
+        for name, (local, common) in endpoints.items():
+            trained[name].copy_(mixed(local, common, self._weights[name]))
 
     @torch.no_grad()
     def _learn(self, engine: Any) -> None:
-        if not self._ends:
+        if not self._endpoints:
             return
         trained = self.trained()
-        for name, (mine, theirs) in self._ends.items():
+        for name, (local, common) in self._endpoints.items():
             gradient = trained[name].grad
             if gradient is not None:
-                self._weights[name] = learned(self._weights[name], gradient, mine, theirs, self.rate)
-        self._mix(self._ends)
+                self._weights[name] = learned(self._weights[name], gradient, local, common, self.rate)
+        self._mix(self._endpoints)
         for weight in self.network.parameters():
             weight.grad = None  # the optimizer skips weights without a gradient, so that only W changes

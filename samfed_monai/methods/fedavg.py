@@ -110,9 +110,9 @@ class FedAvgWithStatistics(FedAvg):
     def configure(self, round: int) -> dict[str, Message]:
         messages = self.asking(round, super().configure(round))
         for site, message in messages.items():
-            others = [own for other, own in sorted(self.collected.by_site.items()) if other != site]
-            given = {name: torch.cat([own[name] for own in others]) for name in self.collected.like if others}
-            message.tensors = with_statistics(message.tensors, given)
+            others = [entries for other, entries in sorted(self.collected.by_site.items()) if other != site]
+            joined = {name: torch.cat([entries[name] for entries in others]) for name in self.collected.like if others}
+            message.tensors = with_statistics(message.tensors, joined)
         return messages
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:

@@ -28,7 +28,7 @@ from samfed_monai.protocol.strategy import Server, Strategy
 
 
 def contrastive_loss(
-    queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float, own: Tensor | None = None
+    queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float, same_image: Tensor | None = None
 ) -> Tensor:
     """InfoNCE of each query with its own key and all keys of the dictionary (He et al., arXiv 1911.05722).
 
@@ -38,15 +38,15 @@ def contrastive_loss(
         queries, keys: (B, D) float of length 1; keys without gradient.
         dictionary: (N, D) float of length 1; N may be 0, and the loss is then 0.
         temperature: T > 0.
-        own: (B, N) bool, keys of the query's own image, which are excluded; ``None`` excludes none.
+        same_image: (B, N) bool, keys of the query's own image, which are excluded; ``None`` excludes none.
 
     Returns:
         a scalar >= 0.
     """
-    other = queries @ dictionary.T
-    if own is not None:
-        other = other.masked_fill(own, -torch.inf)
-    logits = torch.cat([(queries * keys).sum(dim=1, keepdim=True), other], dim=1) / temperature
+    negatives = queries @ dictionary.T
+    if same_image is not None:
+        negatives = negatives.masked_fill(same_image, -torch.inf)
+    logits = torch.cat([(queries * keys).sum(dim=1, keepdim=True), negatives], dim=1) / temperature
     return functional.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))
 
 
@@ -76,7 +76,7 @@ class Dictionary:
         """Returns all keys, (N, D); while empty, a (0, D) tensor like ``keys``."""
         return keys.new_zeros(0, keys.shape[1]) if self._keys is None else self._keys
 
-    def of(self, images: Sequence[str]) -> Tensor:
+    def belongs_to(self, images: Sequence[str]) -> Tensor:
         """Whether each key belongs to each of the images, (B, N) bool."""
         rows = [[image == key for key in self._images] for image in images]
         return torch.tensor(rows, dtype=torch.bool).reshape(len(images), len(self._images))
@@ -152,60 +152,60 @@ class ContrastiveTerm(Term):
         """Binds the term unless ``rounds`` is 0."""
         if self.rounds:
             super().attach(engine)
-            engine.add_event_handler(Events.STARTED, self._started)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
+            engine.add_event_handler(Events.STARTED, self._start_round)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._update_average)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term in its rounds."""
-        if self._takes_part(engine):
+        if self._is_active(engine):
             super().__call__(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the contrast plus ``alignment`` times the alignment."""
-        queries = _encoded(engine, guidance.view("image_strong", asked_by=self.where), engine.network)
+        queries = _features(engine, guidance.view("image_strong", asked_by=self.where), engine.network)
         public = torch.as_tensor(engine.state.batch["image"]).to(queries.device)
         with torch.no_grad():
-            keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
-            base = _encoded(engine, public, self._base.network) if self.alignment else None
+            keys = _features(engine, guidance.view("image", asked_by=self.where), self._average.network)
+            base = _features(engine, public, self._base.network) if self.alignment else None
         images = guidance.batch.get("image_sha256")  # a user's own dataset may not have it
         dictionary = self.dictionary.like(keys)
         if self.shared is not None:
             dictionary = torch.cat([dictionary, self.shared.to(keys)])
-        own = None if images is None else self.dictionary.of(images).to(keys.device)
-        if own is not None:  # shared features are of other images
-            own = functional.pad(own, (0, len(dictionary) - own.shape[1]))
-        value = contrastive_loss(queries, keys, dictionary, self.temperature, own)
+        same_image = None if images is None else self.dictionary.belongs_to(images).to(keys.device)
+        if same_image is not None:  # shared features are of other images
+            same_image = functional.pad(same_image, (0, len(dictionary) - same_image.shape[1]))
+        value = contrastive_loss(queries, keys, dictionary, self.temperature, same_image)
         self.dictionary.add(keys, images or [""] * len(keys))
         if base is not None:
-            aligned = alignment_loss(_encoded(engine, public, engine.network), base)
-            record(engine, f"{self.name}_alignment", aligned)
-            value = value + self.alignment * aligned
+            alignment = alignment_loss(_features(engine, public, engine.network), base)
+            record(engine, f"{self.name}_alignment", alignment)
+            value = value + self.alignment * alignment
         self._value = value
         return value
 
-    def _takes_part(self, engine: Any) -> bool:
+    def _is_active(self, engine: Any) -> bool:
         return round_of(engine)[0] < self.rounds
 
-    def _be_alone(self, engine: Any) -> None:
-        if self._takes_part(engine):
+    def _replace_loss(self, engine: Any) -> None:
+        if self._is_active(engine):
             factor = self.weight * self._schedule(*round_of(engine), self.fraction)
             engine.state.output["loss"] = factor * self._value
 
-    def _started(self, engine: Any) -> None:
+    def _start_round(self, engine: Any) -> None:
         last = IterationEvents.LOSS_COMPLETED
-        if self.alone and not engine.has_event_handler(self._be_alone, last):
-            engine.add_event_handler(last, self._be_alone)  # bound here to run after every other term
+        if self.alone and not engine.has_event_handler(self._replace_loss, last):
+            engine.add_event_handler(last, self._replace_loss)  # bound here to run after every other term
         self.dictionary = Dictionary(self.dictionary.length)
-        if self._takes_part(engine):
+        if self._is_active(engine):
             self._base.sync(engine.network)
             self._average.sync(engine.network)
 
-    def _stepped(self, engine: Any) -> None:
-        if self._takes_part(engine):
+    def _update_average(self, engine: Any) -> None:
+        if self._is_active(engine):
             self._average.average(engine.network, self.decay)
 
 
-def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
+def _features(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
     return features_of(network, lambda: engine.inferer(images, network))
 
 
@@ -309,8 +309,8 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         return super().attach(server)
 
     def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
-        more = self.statistic is not None and round < self.rounds_before_warm_start - 1
-        return {**messages, **self.collected.asking(messages if more else {}, again=True)}
+        requests = self.statistic is not None and round < self.rounds_before_warm_start - 1
+        return {**messages, **self.collected.asking(messages if requests else {}, again=True)}
 
     def refine(self, round: int) -> None:
         if round == self.rounds_before_warm_start - 1:

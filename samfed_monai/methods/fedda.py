@@ -29,7 +29,7 @@ def reversed_gradient(values: Tensor) -> Tensor:
     return 2 * values.detach() - values
 
 
-_LEAST = 8  # minimum side in pixels of the discriminator's input; its three convolutions reduce it to 2
+_LEAST_SIDE = 8  # minimum side in pixels of the discriminator's input; its three convolutions reduce it to 2
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,39 +84,40 @@ class DomainAlignmentTerm(Term):
     def attach(self, engine: Any) -> None:
         """Binds the term and the discriminator's optimizer step."""
         super().attach(engine)
-        engine.add_event_handler(Events.STARTED, self._forget)
-        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._step)
+        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._step_discriminator)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the discriminator's cross entropy."""
         image = guidance.view("image", asked_by=self.where)
-        own = self._features(engine, image, engine.network)
+        local = self._features(engine, image, engine.network)
         with torch.no_grad():
             target = self._features(engine, image, self.guide.network)
         if self._discriminator is None:
             self._discriminator = PatchDiscriminator(
-                spatial_dims=2, channels=16, in_channels=own.shape[1], out_channels=1, num_layers_d=1
-            ).to(own.device)
+                spatial_dims=2, channels=16, in_channels=local.shape[1], out_channels=1, num_layers_d=1
+            ).to(local.device)
             self._optimizer = torch.optim.Adam(self._discriminator.parameters(), self.rate)
         # in one batch: normalised separately, features of different scale would look alike
-        source, other = self._discriminator(torch.cat([reversed_gradient(own), target]))[-1].chunk(2)
-        record(engine, "separated", (torch.cat([source < 0, other > 0]).float().mean()))
-        zeros, ones = torch.zeros_like(source), torch.ones_like(other)
-        entropy = functional.binary_cross_entropy_with_logits
-        return (entropy(source, zeros) + entropy(other, ones)) / 2
+        local_logits, target_logits = self._discriminator(torch.cat([reversed_gradient(local), target]))[-1].chunk(2)
+        record(engine, "separated", (torch.cat([local_logits < 0, target_logits > 0]).float().mean()))
+        zeros, ones = torch.zeros_like(local_logits), torch.ones_like(target_logits)
+        cross_entropy = functional.binary_cross_entropy_with_logits
+        return (cross_entropy(local_logits, zeros) + cross_entropy(target_logits, ones)) / 2
 
     def _features(self, engine: Any, image: Tensor, network: nn.Module) -> Tensor:
         maps = encoder_maps(network, lambda: engine.inferer(image, network))
-        fitting = [each for each in maps if min(each.shape[-2:]) >= _LEAST]
-        if not fitting:
+        large_enough = [each for each in maps if min(each.shape[-2:]) >= _LEAST_SIDE]
+        if not large_enough:
             found = f"images of {image.shape[-1]} pixels, whose feature maps are smaller"
-            raise refused(self.where, found, f"a feature map of at least {_LEAST} pixels a side", "raise image_size")
-        return fitting[-1].float()
+            expected = f"a feature map of at least {_LEAST_SIDE} pixels a side"
+            raise refused(self.where, found, expected, "raise image_size")
+        return large_enough[-1].float()
 
-    def _forget(self, engine: Any) -> None:
+    def _reset(self, engine: Any) -> None:
         self._discriminator = self._optimizer = None
 
-    def _step(self, engine: Any) -> None:
+    def _step_discriminator(self, engine: Any) -> None:
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad()
@@ -139,16 +140,16 @@ class TargetGuide(GlobalGuide):
 
     def __init__(self, *, name: str = "global") -> None:
         super().__init__(name=name)
-        self._held: dict[str, Tensor] = {}
+        self._target: dict[str, Tensor] = {}
 
-    def hold(self, weights: Mapping[str, Tensor]) -> None:
+    def set_target(self, weights: Mapping[str, Tensor]) -> None:
         """Sets the weights of the next round's target; an empty mapping selects the global network."""
-        self._held = dict(weights)
+        self._target = dict(weights)
 
-    def _started(self, engine: Any) -> None:
-        super()._started(engine)
-        if self._held and self.is_needed(engine):
-            self.network.load_state_dict(self._held, strict=False)
+    def _copy_network(self, engine: Any) -> None:
+        super()._copy_network(engine)
+        if self._target and self.is_needed(engine):
+            self.network.load_state_dict(self._target, strict=False)
 
 
 class TargetAlgorithm(TrainerAlgorithm):
@@ -169,12 +170,12 @@ class TargetAlgorithm(TrainerAlgorithm):
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         target = {name[len(TARGET) :]: tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(TARGET)}
-        arrived = self.taken(kind, own)
+        global_weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TARGET)}
+        received = self.taken(kind, global_weights)
         if target:
-            Message(Kind.WEIGHTS, "", 0, 1, tensors=target).check(up=False, like=own)
-        self.guide.hold(target)
-        self.put(arrived)
+            Message(Kind.WEIGHTS, "", 0, 1, tensors=target).check(up=False, like=global_weights)
+        self.guide.set_target(target)
+        self.put(received)
         return {}
 
 
@@ -207,26 +208,26 @@ class CyclicTargets(FedAvg):
 
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
-        self._now: dict[str, dict[str, Tensor]] = {}
+        self._current: dict[str, dict[str, Tensor]] = {}
         messages = {}
         for site in self.server.sites:
-            other = self._before.get(self.target_of(site, round), {}) if round else {}
+            other = self._previous.get(self.target_of(site, round), {}) if round else {}
             tensors = {**self.global_weights, **{TARGET + name: tensor for name, tensor in other.items()}}
             messages[site] = self._message(site, round, Kind.WEIGHTS, tensors, purpose="distil")
         return messages
 
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
-        self._now[site] = dict(update.tensors)
+        self._current[site] = dict(update.tensors)
 
     def finish(self, round: int) -> None:
         super().finish(round)
-        self._before, self._now = self._now, {}
+        self._previous, self._current = self._current, {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self._stored(self._before, "before_")
+        return self._stored(self._previous, "before_")
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._before = self._restored(state, "before_")
-        self._now = {}
+        self._previous = self._restored(state, "before_")
+        self._current = {}

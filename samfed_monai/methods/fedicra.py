@@ -93,38 +93,38 @@ class DecoderMixing(AdaptiveMixing):
             super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
             self.decoder = decoder_names(self.network, decoder)
         problems.refuse_if_any()
-        self.after, self._begun = after, False
+        self.after, self._has_mixed = after, False
 
     @property
     def mixing(self) -> bool:
         """Whether the trainer is training ``W`` rather than running the local epoch."""
-        return bool(self._ends)
+        return bool(self._endpoints)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        arrived = self.taken(kind, tensors)
+        received = self.taken(kind, tensors)
         decoder = {name: weight for name, weight in self.trained().items() if name in self.decoder}
-        own = {name: weight.detach().clone() for name, weight in decoder.items()}
-        self.put(arrived)
-        ends = {name: (weight.detach().clone(), own[name]) for name, weight in decoder.items()}
-        if round < self.after or all(torch.equal(theirs, mine) for theirs, mine in ends.values()):
+        local = {name: weight.detach().clone() for name, weight in decoder.items()}
+        self.put(received)
+        endpoints = {name: (weight.detach().clone(), local[name]) for name, weight in decoder.items()}
+        if round < self.after or all(torch.equal(*pair) for pair in endpoints.values()):
             return {}
-        batches, self._begun = self.batches if self._begun else self.first_batches, True
-        self._weights = {name: torch.ones_like(mine) for name, mine in own.items()}
+        batches, self._has_mixed = self.batches if self._has_mixed else self.first_batches, True
+        self._weights = {name: torch.ones_like(weight) for name, weight in local.items()}
         try:
-            return {"own": self.learn(round, ends, batches, arrived)}
+            return {"own": self.learn(round, endpoints, batches, received)}
         finally:
             self._weights = {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"begun": torch.tensor(self._begun)}
+        return {"begun": torch.tensor(self._has_mixed)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.reset()
-        self._begun = bool(state["begun"]) if "begun" in state else False
+        self._has_mixed = bool(state["begun"]) if "begun" in state else False
 
     def reset(self) -> None:
         super().reset()
-        self._begun = False
+        self._has_mixed = False
 
 
 class HeadThenBody(PartsInTurn):
@@ -163,7 +163,7 @@ class HeadThenBody(PartsInTurn):
             "head": [weight for weight in trained if weight in head],
             "body": [weight for weight in trained if weight not in head],
         }
-        self.settle(engine, parts, hint="remove this handler")
+        self.set_parts(engine, parts, hint="remove this handler")
 
     def __call__(self, engine: Any) -> None:
         """Sets the trainable weights of one iteration."""
@@ -199,34 +199,34 @@ def spanning_trees(guide: Tensor, sigma: float) -> Trees:
     batch, _, height, width = guide.shape
     count = height * width
     pixel = np.arange(count).reshape(height, width)
-    one = np.concatenate([pixel[:-1].ravel(), pixel[:, :-1].ravel()])
-    other = np.concatenate([pixel[1:].ravel(), pixel[:, 1:].ravel()])
+    first = np.concatenate([pixel[:-1].ravel(), pixel[:, :-1].ravel()])
+    second = np.concatenate([pixel[1:].ravel(), pixel[:, 1:].ravel()])
     flat = guide.detach().cpu().double().flatten(2).numpy()
     nodes, parents, depths, weights = [], [], [], []
     for number, values in enumerate(flat):
-        cost = np.square(values[:, one] - values[:, other]).sum(0) + 1  # SciPy treats a cost of 0 as no edge
-        tree = csgraph.minimum_spanning_tree(csr_array((cost, (one, other)), shape=(count, count)))
-        order, before = csgraph.breadth_first_order(tree, 0, directed=False)
-        above = np.where(before[order] < 0, order, before[order])
-        place = np.empty(count, dtype=np.int64)
-        place[order] = np.arange(count)
+        cost = np.square(values[:, first] - values[:, second]).sum(0) + 1  # SciPy treats a cost of 0 as no edge
+        tree = csgraph.minimum_spanning_tree(csr_array((cost, (first, second)), shape=(count, count)))
+        order, predecessor = csgraph.breadth_first_order(tree, 0, directed=False)
+        parent_of = np.where(predecessor[order] < 0, order, predecessor[order])
+        rank = np.empty(count, dtype=np.int64)
+        rank[order] = np.arange(count)
         bounds = [0, 1]  # in breadth-first order parents ascend: a depth ends where its parents leave the previous one
         while bounds[-1] < count:
-            bounds.append(int(np.searchsorted(place[above], bounds[-1])))
+            bounds.append(int(np.searchsorted(rank[parent_of], bounds[-1])))
         depths.append(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)))
         nodes.append(order + number * count)
-        parents.append(place[above] + number * count)
-        weights.append(np.exp(-np.square(values[:, order] - values[:, above]).sum(0) / sigma))
+        parents.append(rank[parent_of] + number * count)
+        weights.append(np.exp(-np.square(values[:, order] - values[:, parent_of]).sum(0) / sigma))
     depth = np.concatenate(depths)
-    sorted_ = np.argsort(depth, kind="stable")
-    now = np.empty(batch * count, dtype=np.int64)
-    now[sorted_] = np.arange(batch * count)
-    levels = np.searchsorted(depth[sorted_], np.arange(depth.max() + 2)).tolist()
-    node, parent, weight = (np.concatenate(each)[sorted_] for each in (nodes, parents, weights))
-    return Trees(torch.from_numpy(node).long(), torch.from_numpy(now[parent]), levels, torch.from_numpy(weight))
+    by_depth = np.argsort(depth, kind="stable")
+    position = np.empty(batch * count, dtype=np.int64)
+    position[by_depth] = np.arange(batch * count)
+    levels = np.searchsorted(depth[by_depth], np.arange(depth.max() + 2)).tolist()
+    node, parent, weight = (np.concatenate(each)[by_depth] for each in (nodes, parents, weights))
+    return Trees(torch.from_numpy(node).long(), torch.from_numpy(position[parent]), levels, torch.from_numpy(weight))
 
 
-def along_trees(values: Tensor, trees: Trees) -> Tensor:
+def tree_sums(values: Tensor, trees: Trees) -> Tensor:
     """Returns ``sum_j S_ij x_j``, ``S_ij`` the product of weights on the path from i to j (Song et al., NeurIPS 2019).
 
     Exact, in two passes: sums of subtrees go up, those of the rest of the tree come down. ``S`` is symmetric.
@@ -235,15 +235,15 @@ def along_trees(values: Tensor, trees: Trees) -> Tensor:
         values: (N, C) float64, of all pixels of the batch.
         trees: see :func:`spanning_trees`.
     """
-    below, weight = values[trees.node], trees.weight[:, None]
+    sums, weight = values[trees.node], trees.weight[:, None]
     spans = [slice(start, end) for start, end in zip(trees.levels[1:-1], trees.levels[2:], strict=True)]
     for span in reversed(spans):
-        below.index_add_(0, trees.parent[span], weight[span] * below[span])
-    everywhere = below.clone()
+        sums.index_add_(0, trees.parent[span], weight[span] * sums[span])
+    totals = sums.clone()
     for span in spans:
-        one = weight[span]
-        everywhere[span] = one * everywhere[trees.parent[span]] + (1 - one.square()) * below[span]
-    return torch.empty_like(values).index_copy_(0, trees.node, everywhere)
+        edge = weight[span]
+        totals[span] = edge * totals[trees.parent[span]] + (1 - edge.square()) * sums[span]
+    return torch.empty_like(values).index_copy_(0, trees.node, totals)
 
 
 class _Filtered(torch.autograd.Function):
@@ -251,12 +251,12 @@ class _Filtered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, trees: Trees) -> Tensor:
-        ctx.trees, ctx.mass = trees, along_trees(torch.ones_like(values[:, :1]), trees)
-        return along_trees(values, trees) / ctx.mass
+        ctx.trees, ctx.mass = trees, tree_sums(torch.ones_like(values[:, :1]), trees)
+        return tree_sums(values, trees) / ctx.mass
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return along_trees(gradients[0] / ctx.mass, ctx.trees), None
+        return tree_sums(gradients[0] / ctx.mass, ctx.trees), None
 
 
 def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
@@ -276,14 +276,14 @@ def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
     return filtered.view(batch, height, width, classes).movedim(-1, 1).to(values)
 
 
-def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tensor | None, *, sigma: float) -> Tensor:
+def tree_energy(prediction: Tensor, image: Tensor, unknown: Tensor, features: Tensor | None, *, sigma: float) -> Tensor:
     """``1/|U| sum_{i in U} sum_c |p_i^c - q_i^c|`` over the unlabelled pixels U (Liang et al., CVPR 2022, equation 3).
 
     ``q`` is ``p`` filtered along the tree of the image's colours, then along that of the network's features. As in
     FedICRA's code, it is not detached.
 
     Args:
-        chances: (B, C, H, W) float in [0, 1]; C = 1 is the foreground and counts for both classes.
+        prediction: (B, C, H, W) float in [0, 1]; C = 1 is the foreground and counts for both classes.
         image: (B, 3, H, W) float in [0, 1].
         unknown: (B, 1, H, W) bool, the pixels without a label.
         features: (B, D, h, w) float, resized to the image; ``None`` filters by colours only.
@@ -292,12 +292,12 @@ def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tenso
     Returns:
         A scalar >= 0; 0 if all pixels have a label.
     """
-    filtered = tree_filtered(chances, image, sigma)
+    filtered = tree_filtered(prediction, image, sigma)
     if features is not None:
-        features = functional.interpolate(features.detach().float(), size=chances.shape[-2:], mode="bilinear")
+        features = functional.interpolate(features.detach().float(), size=prediction.shape[-2:], mode="bilinear")
         filtered = tree_filtered(filtered, features, 1.0)
-    apart = torch.where(unknown, (chances - filtered).abs(), 0.0).sum()
-    return (2 if chances.shape[1] == 1 else 1) * apart / unknown.sum().clamp(min=1)
+    distance = torch.where(unknown, (prediction - filtered).abs(), 0.0).sum()
+    return (2 if prediction.shape[1] == 1 else 1) * distance / unknown.sum().clamp(min=1)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -333,11 +333,10 @@ class TreeEnergyTerm(FeatureTerm):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the tree energy."""
         output, step = engine.state.output, self.step
-        chances, image, unknown = (
-            each[..., ::step, ::step]
-            for each in (probabilities(output["pred"].float()), output["image"].float(), without_label(output["label"]))
-        )
-        return tree_energy(chances, image, unknown, self._features.kept[0], sigma=self.sigma)
+        prediction = probabilities(output["pred"].float())[..., ::step, ::step]
+        image = output["image"].float()[..., ::step, ::step]
+        unknown = without_label(output["label"])[..., ::step, ::step]
+        return tree_energy(prediction, image, unknown, self._features.inputs[0], sigma=self.sigma)
 
 
 class SiteCodes(PersonalFedAvg):
@@ -367,9 +366,9 @@ class SiteCodes(PersonalFedAvg):
         if len(sites) > places:
             where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
             raise refused(where, f"{len(sites)} sites", f"at most {places}, the limit of the network", hint)
-        taken = torch.zeros(places)
-        taken[: len(sites)] = 1
-        self.codes = {site: torch.stack([torch.eye(places)[place], taken]) for place, site in enumerate(sites)}
+        used = torch.zeros(places)
+        used[: len(sites)] = 1
+        self.codes = {site: torch.stack([torch.eye(places)[place], used]) for place, site in enumerate(sites)}
         return self
 
     def configure(self, round: int) -> dict[str, Message]:
@@ -411,9 +410,9 @@ class SiteContrastTerm(FeatureTerm):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns minus the mean squared distance to the other sites' channel weights."""
-        selection, features = self.part, self._features.kept[0].float()  # other batches may follow
-        own, others = selection.heat(features, selection.codes[0]), selection.others()
+        selection, features = self.part, self._features.inputs[0].float()  # other batches may follow
+        own_weights, others = selection.channel_weights(features, selection.codes[0]), selection.others()
         with torch.no_grad():
-            theirs = [selection.heat(features, code) for code in others]
-        apart = [(own - each).square().mean() for each in theirs]
-        return -torch.stack(apart).mean() if apart else own.sum() * 0
+            other_weights = [selection.channel_weights(features, code) for code in others]
+        distances = [(own_weights - weights).square().mean() for weights in other_weights]
+        return -torch.stack(distances).mean() if distances else own_weights.sum() * 0

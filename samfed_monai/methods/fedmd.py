@@ -22,7 +22,7 @@ class Average(str, Enum):
     SCORES = "scores"
 
 
-_LEAST = 0.5 / 255  # probability of a mask value of 0: half an 8-bit step, to keep its score finite
+_LEAST_PROBABILITY = 0.5 / 255  # probability of a mask value of 0: half an 8-bit step, to keep its score finite
 
 
 def scores_of(masks: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ def scores_of(masks: Tensor) -> Tensor:
     Returns:
         (N, C, h, w) float64: ``log p - log(1 - p)`` for C = 1, ``log p`` for C > 1.
     """
-    chances = (torch.arange(256, dtype=torch.float64) / 255).clamp(_LEAST, 1 - _LEAST)  # of the 256 levels
-    return (chances.logit() if masks.shape[1] == 1 else chances.log())[masks.long()]
+    levels = (torch.arange(256, dtype=torch.float64) / 255).clamp(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    return (levels.logit() if masks.shape[1] == 1 else levels.log())[masks.long()]
 
 
 def masks_of(scores: Tensor) -> Tensor:
     """Returns mean scores as 8-bit masks, (N, C, h, w) uint8: their sigmoid for C = 1, their softmax for C > 1."""
-    chances = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(dim=1)
-    return (chances * 255).round().to(torch.uint8)
+    probabilities = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(dim=1)
+    return (probabilities * 255).round().to(torch.uint8)
 
 
 class Consensus(Strategy):

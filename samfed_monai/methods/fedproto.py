@@ -61,10 +61,10 @@ def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, 
     """
     size = features.shape[-2:]
     index = F.interpolate(labels.float(), size, mode="nearest-exact").long()[:, 0]
-    hot = F.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
+    one_hot = F.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
     if weights is not None:
-        hot = hot * F.interpolate(weights.to(features.dtype), size, mode="nearest-exact")
-    return ClassSums(torch.einsum("bkhw,bdhw->kd", hot, features), hot.sum(dim=(0, 2, 3)))
+        one_hot = one_hot * F.interpolate(weights.to(features.dtype), size, mode="nearest-exact")
+    return ClassSums(torch.einsum("bkhw,bdhw->kd", one_hot, features), one_hot.sum(dim=(0, 2, 3)))
 
 
 def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class PrototypeTerm(FeatureTerm):
         self.prototypes: tuple[Tensor, Tensor] | None = None
         #: Sums over the last round of training; ``None`` before its first step.
         self.collected: ClassSums | None = None
-        self._batch: ClassSums
+        self._batch_sums: ClassSums
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -130,23 +130,23 @@ class PrototypeTerm(FeatureTerm):
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
-        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(Events.STARTED, self._start_round)
 
     def __call__(self, engine: Any) -> None:
         """Collects features, and adds the term if there are global prototypes."""
         record_supervised(engine)
-        self._batch = self._sums(engine)
-        self.collected = ClassSums(*(each.detach() for each in self._batch)).plus(self.collected)
+        self._batch_sums = self._sums(engine)
+        self.collected = ClassSums(*(each.detach() for each in self._batch_sums)).plus(self.collected)
         if self.prototypes is not None:
             super().__call__(engine)
 
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
         """Returns the distance to the prototypes of all sites."""
         assert self.prototypes is not None
-        return prototype_loss(self._batch, *(each.to(self._batch.sums.device) for each in self.prototypes))
+        return prototype_loss(self._batch_sums, *(each.to(self._batch_sums.sums.device) for each in self.prototypes))
 
     def _sums(self, engine: Any) -> ClassSums:
-        features = self._features.kept  # first of the public batch, then of the private strong view
+        features = self._features.inputs  # first of the public batch, then of the private strong view
         labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
         labels = labels.argmax(dim=1, keepdim=True) if labels.shape[1] > 1 else labels
         sums = class_sums(features[0].float(), labels, classes=self.count)
@@ -156,7 +156,7 @@ class PrototypeTerm(FeatureTerm):
         label, confidence = hard_label(guidance.weak)
         return class_sums(features[1].float(), label, (confidence > self.tau).float(), classes=self.count).plus(sums)
 
-    def _reset(self, engine: Any) -> None:
+    def _start_round(self, engine: Any) -> None:
         self.collected = None
 
 
@@ -240,7 +240,7 @@ class Prototypes(Strategy):
         return super().attach(server)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers: dict[str, ClassSums] = {}
+        self._updates: dict[str, ClassSums] = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
         return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
 
@@ -256,26 +256,26 @@ class Prototypes(Strategy):
                 problems.add(f"message -> {name}", found="a number outside this range", expected=expected)
         if len(problems):
             raise MessageRefused(problems)
-        self._answers[site] = ClassSums(update.tensors[MEANS], update.tensors[COUNTS])
+        self._updates[site] = ClassSums(update.tensors[MEANS], update.tensors[COUNTS])
 
     def finish(self, round: int) -> None:
         total: ClassSums | None = None
-        for (means, _), counts in zip(self._answers.values(), self._counted(), strict=True):
+        for (means, _), counts in zip(self._updates.values(), self._capped_counts(), strict=True):
             total = ClassSums(means * counts[:, None], counts).plus(total)
         if total is not None:
             self.means = {MEANS: total.means(), COUNTS: total.counts}
 
-    def _counted(self) -> list[Tensor]:
+    def _capped_counts(self) -> list[Tensor]:
         """Returns the pixels that each update counts as, (K,) each."""
-        counts = [answer.counts for answer in self._answers.values()]
+        counts = [update.counts for update in self._updates.values()]
         guard = self.server.guard
         if guard is None or guard.largest_share is None or not counts:
             return counts
         capped = torch.stack(counts)
         for column in capped.T:
-            pixels = {str(place): int(count) for place, count in enumerate(column) if count >= 1}
-            for place, count in guard.counted(pixels).items():
-                column[int(place)] = count
+            pixels = {str(index): int(count) for index, count in enumerate(column) if count >= 1}
+            for index, count in guard.counted(pixels).items():
+                column[int(index)] = count
         return list(capped)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -284,4 +284,4 @@ class Prototypes(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.means = dict(state)
-        self._answers = {}
+        self._updates = {}

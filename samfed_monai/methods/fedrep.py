@@ -46,4 +46,4 @@ class AlternatingParts(PartsInTurn):
         names = {"personal": split.personal, "shared": split.shared}
         parts = {part: [trained[name] for name in names[part] if name in trained] for part in names}
         hint = "add a layer to personal, for instance segmentation_head.*, or remove this handler"
-        self.settle(engine, parts, hint=hint)
+        self.set_parts(engine, parts, hint=hint)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import BELOW_1, in_range, require, whole
-from samfed_monai.handlers.guide import GlobalGuide, Guidance, say_read
+from samfed_monai.handlers.guide import GlobalGuide, Guidance, register_reads
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of, when_round_starts
 from samfed_monai.handlers.term import FeatureTerm, Term
@@ -31,10 +31,10 @@ from samfed_monai.networks.features import feature_dropout, require_encoder
 from samfed_monai.protocol.message import Message
 
 GAP = "generalisation_gap"
-_MOST = 2**24  # limit of `torch.quantile`; of more numbers, every n-th is used
+_MOST_VALUES = 2**24  # limit of `torch.quantile`; of more numbers, every n-th is used
 
 
-def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: float) -> Tensor:
+def gap_weights(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: float) -> Tensor:
     """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, clamped to [0, 1] and divided by their sum (FGASL's code, GAA).
 
     If all gaps are 0, ``weights`` is returned. Equal gaps make uneven weights more equal, since all grow by the same
@@ -53,8 +53,8 @@ def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, step: 
     largest = gaps.abs().max()
     if largest == 0:
         return weights
-    moved = (weights + step / 3 * (1 - round / rounds) * gaps / largest).clamp(0, 1)
-    return moved / moved.sum() if moved.sum() > 0 else torch.full_like(weights, 1 / len(weights))
+    changed = (weights + step / 3 * (1 - round / rounds) * gaps / largest).clamp(0, 1)
+    return changed / changed.sum() if changed.sum() > 0 else torch.full_like(weights, 1 / len(weights))
 
 
 class GeneralisationAware(LearnedWeights):
@@ -76,32 +76,32 @@ class GeneralisationAware(LearnedWeights):
 
     def __init__(self, *, step: float = 0.05) -> None:
         require(in_range("strategy#step", step, least=0))
-        super().__init__(number=GAP, alike=True)
+        super().__init__(number=GAP, equal_start=True)
         self.step = float(step)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers: dict[str, Message] = {}
+        self._updates: dict[str, Message] = {}
         return super().configure(round)
 
     def accept(self, round: int, site: str, update: Message) -> None:
         self._numbers[site] = self.number_of(update)
-        self._answers[site] = update
+        self._updates[site] = update
 
     def finish(self, round: int) -> None:
         if round > 0:
             self.learn(round)
-        for site in sorted(self._answers):
-            super().accept(round, site, self._answers.pop(site))
+        for site in sorted(self._updates):
+            super().accept(round, site, self._updates.pop(site))
         self.average(round)
         if round == 0:
             self.learn(round)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._answers = {}
+        self._updates = {}
 
-    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
-        return moved_by_gaps(weights, numbers, round, self.server.rounds, self.step)
+    def next_weights(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+        return gap_weights(weights, numbers, round, self.server.rounds, self.step)
 
 
 class GapMeter:
@@ -132,7 +132,7 @@ class GapMeter:
         self.loader, self.guide, self.batches = loader, guide, batches
 
     def attach(self, engine: Any) -> None:
-        say_read(engine, (self.guide.name,))
+        register_reads(engine, (self.guide.name,))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     @torch.no_grad()
@@ -141,12 +141,12 @@ class GapMeter:
         gaps = []
         for batch in islice(iter(self.loader), self.batches):
             image = batch["image"].to(engine.state.device)
-            old = torch.logit(self.guide({"image": image}, engine).float(), eps=1e-6)
+            predicted = self.guide({"image": image}, engine).float()
+            several = predicted.shape[1] > 1
+            global_logits = predicted.clamp(min=1e-6).log() if several else torch.logit(predicted, eps=1e-6)
             with eval_mode(engine.network):
-                own = engine.inferer(image, engine.network).float()
-            if own.shape[1] > 1:
-                old = self.guide({"image": image}, engine).float().clamp(min=1e-6).log()
-            gaps.append(logits_kl(own, old, temperature=1.0))
+                local_logits = engine.inferer(image, engine.network).float()
+            gaps.append(logits_kl(local_logits, global_logits, temperature=1.0))
         if gaps:
             means = dict(getattr(engine.state, "term_means", None) or {})
             engine.state.term_means = {**means, GAP: float(torch.stack(gaps).mean())}
@@ -202,29 +202,29 @@ class DualGuideTerm(Term):
     def attach(self, engine: Any) -> None:
         """Binds the term; a round starts without a threshold."""
         super().attach(engine)
-        when_round_starts(engine, self._forget)
+        when_round_starts(engine, self._reset_threshold)
 
-    def _forget(self, engine: Any) -> None:
+    def _reset_threshold(self, engine: Any) -> None:
         self._threshold = None
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the loss of the strong view against the guides' label."""
-        one, other = (guidance.probabilities(name, asked_by=self.where) for name in self.needs)
+        first, second = (guidance.probabilities(name, asked_by=self.where) for name in self.needs)
         with torch.no_grad():
-            label, _ = hard_label((one + other) / 2)
-            sure = ((entropy(one) + entropy(other)) / 2 <= self._moved(engine)).to(one.dtype)
+            label, _ = hard_label((first + second) / 2)
+            sure = ((entropy(first) + entropy(second)) / 2 <= self._update_threshold(engine)).to(first.dtype)
         record(engine, "dual_sure", sure.mean())
         return weighted_pseudo_label_loss(guidance.student, label, sure)
 
-    def _moved(self, engine: Any) -> Tensor:
+    def _update_threshold(self, engine: Any) -> Tensor:
         number, rounds = round_of(engine)
         steps = engine.state.epoch_length or 1
         step = (engine.state.iteration - 1) % steps
-        share = self.start + (self.end - self.start) * (number + step / steps) / rounds
-        found = entropy(probabilities(engine.state.output["pred"].detach())).flatten()
-        found = found[:: -(-len(found) // _MOST)].quantile(share)
-        old = self._threshold
-        self._threshold = found if old is None else self.memory * old + (1 - self.memory) * found
+        quantile = self.start + (self.end - self.start) * (number + step / steps) / rounds
+        entropies = entropy(probabilities(engine.state.output["pred"].detach())).flatten()
+        entropies = entropies[:: -(-len(entropies) // _MOST_VALUES)].quantile(quantile)
+        previous = self._threshold
+        self._threshold = entropies if previous is None else self.memory * previous + (1 - self.memory) * entropies
         return self._threshold
 
 
@@ -262,7 +262,7 @@ class DropoutAlignmentTerm(FeatureTerm):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the mean squared difference."""
-        clean = self._features.kept[1]  # after the labelled batch; other terms' passes may follow
+        clean = self._features.inputs[1]  # after the labelled batch; other terms' passes may follow
         with feature_dropout(engine.network, self.drop):
             engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
-        return functional.mse_loss(self._features.kept[-1].float(), clean.float())
+        return functional.mse_loss(self._features.inputs[-1].float(), clean.float())

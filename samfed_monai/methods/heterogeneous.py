@@ -35,15 +35,15 @@ def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
     """Returns ``wanted`` of ``count`` indices at equal distances, starting with 0; ``None`` if that is all of them."""
     if wanted is None or wanted >= count:
         return None
-    return [place * count // wanted for place in range(wanted)]
+    return [index * count // wanted for index in range(wanted)]
 
 
-def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def most_reliable(sites: Tensor, server: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Condensation: selects for each image the site to learn from, and whether to learn from it.
 
     Args:
         sites: (S, N) reliabilities of S sites on N images.
-        own: (N,) reliabilities of the server.
+        server: (N,) reliabilities of the server.
         floor: the reliability that a target must exceed (HSSF: 0.75).
 
     Returns:
@@ -51,7 +51,7 @@ def most_reliable(sites: Tensor, own: Tensor, floor: float) -> tuple[Tensor, Ten
         better than the server and above ``floor``.
     """
     best, site = sites.max(dim=0)
-    return site, (best > own) & (best > floor)
+    return site, (best > server) & (best > floor)
 
 
 class Travels(str, Enum):
@@ -160,33 +160,33 @@ class PublicMaskAlgorithm(ClientAlgorithm):
             mask_size=mask_size,
             reliability=reliability,
         )
-        self._whole = None if indices is None else plain.data  # type: ignore[attr-defined]
-        self._own: Tensor | None = None
+        self._all_records = None if indices is None else plain.data  # type: ignore[attr-defined]
+        self._own_masks: Tensor | None = None
 
     @property
     def public_hash(self) -> str:  # type: ignore[override]
-        if self._whole is None:
+        if self._all_records is None:
             return self.predictor.public_hash
-        names = [str(record["image_sha256"]) for record in self._whole]  # including images that are not exchanged
+        names = [str(record["image_sha256"]) for record in self._all_records]  # including images that are not exchanged
         return canonical_hash([names, self.predictor.public_hash])
 
     def own_masks(self) -> Tensor:
         """Returns this network's masks of ``D_p``, (N, C, h, w) uint8, cached until the network is trained again."""
-        if self._own is None:
-            self._own = self.predictor.masks(self.network)
-        return self._own
+        if self._own_masks is None:
+            self._own_masks = self.predictor.masks(self.network)
+        return self._own_masks
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         if not tensors:
             means = self.phase.run(round, rounds)
         else:
-            theirs = self._masks_of(kind, tensors)
-            means = self.phase.run(round, rounds, theirs, self._open(theirs))
-        self._own = None
+            server_masks = self._received_masks(kind, tensors)
+            means = self.phase.run(round, rounds, server_masks, self._open_gate(server_masks))
+        self._own_masks = None
         return {f"public_{name}" if not name.startswith("public") else name: value for name, value in means.items()}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        self._own = None  # the local epoch has changed the network
+        self._own_masks = None  # the local epoch has changed the network
         if self.exchange is Travels.NONE:
             return Kind.METRICS, {}
         if self.exchange is Travels.WEIGHTS:
@@ -205,27 +205,27 @@ class PublicMaskAlgorithm(ClientAlgorithm):
     def masks_taken(self) -> int:
         if self.exchange is not Travels.PREDICTIONS:
             return 0
-        return (self.predictor.like(self.network) if self._own is None else self._own).numel()
+        return (self.predictor.like(self.network) if self._own_masks is None else self._own_masks).numel()
 
     def reset(self) -> None:
-        self._own = None
+        self._own_masks = None
 
-    def _open(self, theirs: Tensor) -> Tensor | None:
+    def _open_gate(self, server_masks: Tensor) -> Tensor | None:
         if self.gate is Gate.ALWAYS:
             return None
-        return self.predictor.reliability(theirs) > self.predictor.reliability(self.own_masks())
+        return self.predictor.reliability(server_masks) > self.predictor.reliability(self.own_masks())
 
-    def _masks_of(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Tensor:
+    def _received_masks(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Tensor:
         message = Message(kind, "", 0, 1, tensors=dict(tensors))
         if kind == Kind.WEIGHTS:
-            message.check(up=False, like=self._server.state_dict())
-            self._server.load_state_dict(dict(tensors))
-            return self.predictor.masks(self._server)
+            message.check(up=False, like=self._server_copy.state_dict())
+            self._server_copy.load_state_dict(dict(tensors))
+            return self.predictor.masks(self._server_copy)
         message.check(up=False, like={MASKS: self.own_masks()})
         return tensors[MASKS]
 
     @cached_property
-    def _server(self) -> nn.Module:
+    def _server_copy(self) -> nn.Module:
         if self._server_network is None:
             hint = "set client_algorithm#server_network, or exchange predictions"
             raise message_refused("client_algorithm", "no server_network", "the server's architecture", hint)
@@ -306,9 +306,9 @@ class CondensationFusion(Strategy):
             one_of("strategy#exchange", exchange, [Travels.PREDICTIONS, Travels.WEIGHTS]),
             in_range("strategy#floor", floor, least=0, below=1),
         )
-        answer = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
-        self.exchange, self.floor = Exchange(answer, own_networks=True, alike=False), floor
-        self._answers: dict[str, Tensor] = {}
+        kind = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
+        self.exchange, self.floor = Exchange(kind, own_networks=True, alike=False), floor
+        self._updates: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
 
     def attach(self, server: Server) -> Strategy:
@@ -319,7 +319,7 @@ class CondensationFusion(Strategy):
         return {"public": self.algorithm.public_hash}
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._answers = {}
+        self._updates = {}
         kind, tensors = Kind.SOFT_MASKS, {MASKS: self.algorithm.own_masks()}
         if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
@@ -334,20 +334,20 @@ class CondensationFusion(Strategy):
         if self.exchange.answer is Kind.WEIGHTS:
             network = self._network_of(site)
             network.load_state_dict(update.tensors)
-            self._answers[site] = self.algorithm.predictor.masks(network)
+            self._updates[site] = self.algorithm.predictor.masks(network)
         else:
-            self._answers[site] = update.tensors[MASKS]
+            self._updates[site] = update.tensors[MASKS]
 
     def refine(self, round: int) -> None:
-        if not self._answers:
+        if not self._updates:
             return
-        masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
+        masks = torch.stack([self._updates[site] for site in sorted(self._updates)])
         reliability = torch.stack([self.algorithm.predictor.reliability(each) for each in masks])
-        own = self.algorithm.predictor.reliability(self.algorithm.own_masks())
-        site, gate = most_reliable(reliability, own, self.floor)
-        chosen = masks[site, torch.arange(masks.shape[1])]
+        server = self.algorithm.predictor.reliability(self.algorithm.own_masks())
+        site, gate = most_reliable(reliability, server, self.floor)
+        targets = masks[site, torch.arange(masks.shape[1])]
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
-            self.algorithm.phase.run(round, self.server.rounds, chosen, gate)
+            self.algorithm.phase.run(round, self.server.rounds, targets, gate)
         self.algorithm.reset()
         self.algorithm.own_masks()  # for the next round; computed here to count as the server's time
         super().load_state_dict(self.algorithm.network.state_dict(), {})

@@ -74,13 +74,13 @@ class ConfidenceBranch(nn.Module):
         Returns:
             (B, 1, h, w).
         """
-        first = stressed(self.first(torch.cat([features, logits], dim=1)))
-        second = stressed(first + self.second(torch.cat([first, features], dim=1)))
+        first = scaled_by_mean(self.first(torch.cat([features, logits], dim=1)))
+        second = scaled_by_mean(first + self.second(torch.cat([first, features], dim=1)))
         third = second + self.third(torch.cat([first, second], dim=1))
         return self.last(torch.cat([third, second], dim=1))
 
 
-def stressed(features: Tensor) -> Tensor:
+def scaled_by_mean(features: Tensor) -> Tensor:
     """Returns ``x (1 + mean(x))`` for (B, C, h, w), with the mean over the pixels of each channel."""
     return features * (1 + features.mean(dim=(2, 3), keepdim=True))
 
@@ -91,7 +91,7 @@ def block(inputs: int, outputs: int, kernel: int, dilation: int = 1, *, bias: bo
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def drawn_anew(part: Part) -> Part:
+def he_initialised(part: Part) -> Part:
     """Initialises the convolutions of a part with He's normal distribution (arXiv 1502.01852), fan-in mode."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
@@ -146,9 +146,9 @@ class HssfNetwork(nn.Module):
 
         classes = max(2, out_channels)
         self.encoder = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None, output_stride=32)
-        self.aspp = drawn_anew(Aspp(self.encoder.out_channels[-1]))
-        self.low = drawn_anew(block(self.encoder.out_channels[2], LOW_WIDTH, 1))
-        self.decoder = drawn_anew(
+        self.aspp = he_initialised(Aspp(self.encoder.out_channels[-1]))
+        self.low = he_initialised(block(self.encoder.out_channels[2], LOW_WIDTH, 1))
+        self.decoder = he_initialised(
             nn.Sequential(
                 block(WIDTH + LOW_WIDTH, WIDTH, 3),
                 nn.Dropout(0.5),
@@ -157,8 +157,8 @@ class HssfNetwork(nn.Module):
                 nn.Conv2d(WIDTH, WIDTH, 1),
             )
         )
-        self.head = drawn_anew(nn.Sequential(block(WIDTH, WIDTH, 1, bias=True), nn.Conv2d(WIDTH, classes, 1)))
-        self.confidence_head = drawn_anew(ConfidenceBranch(classes))
+        self.head = he_initialised(nn.Sequential(block(WIDTH, WIDTH, 1, bias=True), nn.Conv2d(WIDTH, classes, 1)))
+        self.confidence_head = he_initialised(ConfidenceBranch(classes))
         self.difference = out_channels == 1
 
     def forward(self, image: Tensor, feature_dropout: float = 0.0) -> Tensor:
@@ -173,20 +173,20 @@ class HssfNetwork(nn.Module):
         features = self.encoder(image)
         low, high = features[2], features[-1]
         decoded = self._decode(low, high)
-        found = self.head(decoded)
+        coarse = self.head(decoded)
         # float32 even under autocast: the inferer's .float() then returns this tensor with its attribute, not a copy
-        logits = _upsample(found.float(), size)
-        returned = logits[:, 1:] - logits[:, :1] if self.difference else logits
+        logits = _upsample(coarse.float(), size)
+        prediction = logits[:, 1:] - logits[:, :1] if self.difference else logits
         if not self.training:
-            return returned
+            return prediction
         dropped = None
         if feature_dropout > 0:
-            again = self._decode(F.dropout2d(low, feature_dropout), F.dropout2d(high, feature_dropout))
-            dropped = _upsample(self.head(again).float(), size)
-        confidence = _upsample(self.confidence_head(decoded, found).float(), size)
+            decoded_again = self._decode(F.dropout2d(low, feature_dropout), F.dropout2d(high, feature_dropout))
+            dropped = _upsample(self.head(decoded_again).float(), size)
+        confidence = _upsample(self.confidence_head(decoded, coarse).float(), size)
         # on the tensor, not the module: other passes may run before a term reads it, and the module stays copyable
-        returned.hssf_outputs = HssfOutputs(logits, confidence, dropped)  # type: ignore[attr-defined]
-        return returned
+        prediction.hssf_outputs = HssfOutputs(logits, confidence, dropped)  # type: ignore[attr-defined]
+        return prediction
 
     def _decode(self, low: Tensor, high: Tensor) -> Tensor:
         return self.decoder(torch.cat([_upsample(self.aspp(high), low.shape[-2:]), self.low(low)], dim=1))
@@ -259,8 +259,8 @@ def confidence_loss(confidence: Tensor, logits: Tensor, label: Tensor) -> Tensor
         a scalar >= 0, without HSSF's factor :data:`CONFIDENCE_WEIGHT`.
     """
     right = (hard_label(probabilities(logits.detach()))[0] == label.long()).to(confidence.dtype)
-    rights, wrongs = right.sum(), (1 - right).sum()
-    weight = torch.where(right > 0, 1.0, rights / wrongs.clamp(min=1))
+    right_count, wrong_count = right.sum(), (1 - right).sum()
+    weight = torch.where(right > 0, 1.0, right_count / wrong_count.clamp(min=1))
     return (weight * F.binary_cross_entropy_with_logits(confidence, right, reduction="none")).mean()
 
 
@@ -291,11 +291,11 @@ def lssl_labels(
         raise ValueError(
             f"lssl_labels: expected one channel, found {weak.shape[1]}; a class has no opposite to flip to"
         )
-    sure, other = weak_confidence.detach().sigmoid(), strong_confidence.detach().sigmoid()
-    best = torch.maximum(sure, other)
-    foreground = torch.where(sure >= other, weak.detach(), strong.detach()) > 0
-    flipped = best < flip_below
-    return LsslLabels((foreground ^ flipped).long(), best.mean(dim=(1, 2, 3)) > least_mean, flipped)
+    weak_probability, strong_probability = weak_confidence.detach().sigmoid(), strong_confidence.detach().sigmoid()
+    highest = torch.maximum(weak_probability, strong_probability)
+    foreground = torch.where(weak_probability >= strong_probability, weak.detach(), strong.detach()) > 0
+    flipped = highest < flip_below
+    return LsslLabels((foreground ^ flipped).long(), highest.mean(dim=(1, 2, 3)) > least_mean, flipped)
 
 
 def dropout_consistency(logits: Tensor, dropped: Tensor) -> Tensor:
@@ -419,24 +419,24 @@ class LsslTerm(Term):
         image = guidance.view("image", asked_by=self.where)
         weak = engine.inferer(image, engine.network, feature_dropout=self.feature_dropout)
         strong = guidance.student
-        of_weak = hssf_outputs(weak)
-        chosen = lssl_labels(
+        weak_outputs = hssf_outputs(weak)
+        labels = lssl_labels(
             weak,
-            of_weak.confidence,
+            weak_outputs.confidence,
             strong,
             hssf_outputs(strong).confidence,
             flip_below=self.flip_below,
             least_mean=self.least_mean,
         )
-        record(engine, f"{self.name}_counted", chosen.gate.float().mean())
-        record(engine, f"{self.name}_flipped", chosen.flipped.float().mean())
-        first, second = (gated_loss(self._of_view, view, chosen.label, chosen.gate) for view in (weak, strong))
+        record(engine, f"{self.name}_counted", labels.gate.float().mean())
+        record(engine, f"{self.name}_flipped", labels.flipped.float().mean())
+        first, second = (gated_loss(self._view_loss, view, labels.label, labels.gate) for view in (weak, strong))
         value = first + second
-        if of_weak.dropped is None:
+        if weak_outputs.dropped is None:
             return value
-        return value + self.consistency * dropout_consistency(of_weak.logits, of_weak.dropped)
+        return value + self.consistency * dropout_consistency(weak_outputs.logits, weak_outputs.dropped)
 
-    def _of_view(self, logits: Tensor, label: Tensor) -> Tensor:
+    def _view_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
         return self._loss(logits, label) + self.cross_entropy * entropy
 
@@ -471,8 +471,8 @@ class NoiseViewd(RandomViewd):
         limit: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
-        found = [FRACTION("NoiseViewd -> deviation", deviation), FRACTION("NoiseViewd -> limit", limit)]
-        super().__init__(keys, output_key, *found, allow_missing_keys=allow_missing_keys)
+        problems = [FRACTION("NoiseViewd -> deviation", deviation), FRACTION("NoiseViewd -> limit", limit)]
+        super().__init__(keys, output_key, *problems, allow_missing_keys=allow_missing_keys)
         self.deviation, self.limit = deviation, limit
 
     def view(self, image: Any) -> Tensor:

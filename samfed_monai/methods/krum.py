@@ -9,7 +9,7 @@ from itertools import combinations
 from torch import Tensor
 
 from samfed_monai.core.validators import require, whole
-from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, squared_distance
+from samfed_monai.methods.all_answers import AllAnswers, Answer, squared_distance, weighted_mean
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +21,12 @@ def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict
         distances: squared distance of each of the S sites' pairs, one entry per pair.
         faulty: sites that may send anything.
     """
-    of: dict[str, list[float]] = {}
-    for (one, other), distance in distances.items():
-        of.setdefault(one, []).append(distance)
-        of.setdefault(other, []).append(distance)
-    return {site: sum(sorted(own)[: len(of) - faulty - 2]) for site, own in of.items()}
+    by_site: dict[str, list[float]] = {}
+    for (first, second), distance in distances.items():
+        by_site.setdefault(first, []).append(distance)
+        by_site.setdefault(second, []).append(distance)
+    nearest = len(by_site) - faulty - 2
+    return {site: sum(sorted(to_others)[:nearest]) for site, to_others in by_site.items()}
 
 
 class Krum(AllAnswers):
@@ -60,16 +61,16 @@ class Krum(AllAnswers):
         """At least ``2 faulty + 3``, and at least ``faulty + keep``."""
         return max(2 * self.faulty + 3, self.faulty + (self.keep or 1))
 
-    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
-        pairs = combinations(answers, 2)
-        distances = {pair: squared_distance(answers[pair[0]].tensors, answers[pair[1]].tensors) for pair in pairs}
+    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+        pairs = combinations(updates, 2)
+        distances = {pair: squared_distance(updates[pair[0]].tensors, updates[pair[1]].tensors) for pair in pairs}
         scores = krum_scores(distances, self.faulty)
-        order = sorted(answers, key=lambda site: (scores[site], site))
-        kept = order[: self.keep or len(answers) - self.faulty]
-        logger.info("left out: %s", ", ".join(sorted(order[len(kept) :])))
+        order = sorted(updates, key=lambda site: (scores[site], site))
+        selected = order[: self.keep or len(updates) - self.faulty]
+        logger.info("left out: %s", ", ".join(sorted(order[len(selected) :])))
         combined = {}
         for name, old in self.global_weights.items():
-            values = [answers[site].tensors[name] for site in kept]
-            floats = old.is_floating_point()
-            combined[name] = mean_of(values, [1.0] * len(values)).to(old.dtype) if floats else values[0].clone()
+            values = [updates[site].tensors[name] for site in selected]
+            is_float = old.is_floating_point()
+            combined[name] = weighted_mean(values, [1.0] * len(values)).to(old.dtype) if is_float else values[0].clone()
         return combined

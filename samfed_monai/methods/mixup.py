@@ -31,10 +31,10 @@ class Mixture:
     sure: Tensor
     share: float
 
-    def loss(self, own: Tensor, other: Tensor) -> Tensor:
-        """``a L(mixed, y) + (1 - a) L(mixed, y')`` with pixel weights ``own`` and ``other``, (B, 1, H, W) float."""
-        first = weighted_pseudo_label_loss(self.logits, self.label, own)
-        second = weighted_pseudo_label_loss(self.logits, self.label.roll(1, 0), other)
+    def loss(self, weight: Tensor, neighbour_weight: Tensor) -> Tensor:
+        """``a L(mixed, y) + (1 - a) L(mixed, y')``, each with pixel weights (B, 1, H, W) float."""
+        first = weighted_pseudo_label_loss(self.logits, self.label, weight)
+        second = weighted_pseudo_label_loss(self.logits, self.label.roll(1, 0), neighbour_weight)
         return self.share * first + (1 - self.share) * second
 
 

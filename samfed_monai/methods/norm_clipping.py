@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
-from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
+from samfed_monai.methods.all_answers import AllAnswers, Answer, squared_distance, weighted_mean
 from samfed_monai.protocol.guard import shortened
 
 logger = logging.getLogger(__name__)
@@ -57,23 +57,22 @@ class NormClipping(AllAnswers):
         """2: the shorter of two steps limits the other."""
         return 2
 
-    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
         old = self.global_weights
-        lengths = {site: math.sqrt(squared_distance(old, answer.tensors)) for site, answer in answers.items()}
+        lengths = {site: math.sqrt(squared_distance(old, update.tensors)) for site, update in updates.items()}
         self._medians = [*self._medians, median_low(lengths.values())][-self.window :]
         limit = self.factor * median_low(self._medians)
         shares = {site: 1.0 if length <= limit else limit / length for site, length in lengths.items()}
         for site, share in shares.items():
             if share < 1:
                 logger.info("%s: a step of %.3g was shortened to %.3g", site, lengths[site], limit)
-        given, combined = list(answers.values()), {}
-        for name, tensor in old.items():
-            if tensor.is_floating_point():
-                values = [shortened(tensor, answers[site].tensors[name], share) for site, share in shares.items()]
-                combined[name] = mean_of(values, [answer.n for answer in given]).to(tensor.dtype)
-            else:
-                combined[name] = middle_count(given, name)
-        return combined
+        models = list(updates.values())
+
+        def mean_of_steps(name: str, tensor: Tensor) -> Tensor:
+            values = [shortened(tensor, updates[site].tensors[name], share) for site, share in shares.items()]
+            return weighted_mean(values, [update.n for update in models])
+
+        return self.combine_tensors(models, mean_of_steps)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {_MEDIANS: torch.tensor(self._medians, dtype=torch.float64)}

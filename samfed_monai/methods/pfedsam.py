@@ -165,25 +165,25 @@ class DecoupledStages(PartsInTurn):
         if "personal" not in groups:
             hint = "set network_def#experts to 4, or remove this handler"
             problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", hint=hint)
-        held = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
+        optimized = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
         for name, weights in groups.items():
-            missing = sum(id(weight) not in held for weight in weights)
+            missing = sum(id(weight) not in optimized for weight in weights)
             if missing:
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
                 hint = 'set its params to {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
                 problems.add(self.where, found=found, expected="an optimizer of all tensors", hint=hint)
         if self.share < 1 or engine.state.epoch_length is None:
-            problems.extend(self.too_few(engine.state.epoch_length))
+            problems.extend(self.step_problems(engine.state.epoch_length))
         trained = {id(weight) for group in groups.values() for weight in group}
-        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
-        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+        ids = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
+        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in ids))
         hint = f"correct the pattern or remove it; trained names begin with {parts}"
         with problems.collected():
-            matched = matched_names(list(named), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
-            never = {named[name] for name in matched}
+            matched = matched_names(list(ids), self.both, f"{self.where} -> both", kind="trained name", hint=hint)
+            unfrozen = {ids[name] for name in matched}
         problems.refuse_if_any()
-        rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
-        self.resting = {True: rest["personal"], False: rest["shared"]}
+        frozen = {name: [weight for weight in group if id(weight) not in unfrozen] for name, group in groups.items()}
+        self.resting = {True: frozen["personal"], False: frozen["shared"]}
 
     def __call__(self, engine: Any) -> None:
         """Sets the path and the trainable weights of one iteration."""
@@ -219,11 +219,11 @@ class ExpertUsage:
         self._tokens: Tensor = torch.zeros(0)
 
     def attach(self, engine: Any) -> None:
-        when_round_starts(engine, self._started)
+        when_round_starts(engine, self._start_round)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
 
-    def _started(self, engine: Any) -> None:
+    def _start_round(self, engine: Any) -> None:
         require_experts(engine.network, "after#expert_usage (ExpertUsage)")
         self._assigned = None
 
@@ -243,7 +243,7 @@ class ExpertUsage:
         if self._assigned is None:
             return
         shares = (self._assigned / self._tokens[:, None]).tolist()
-        of_expert = enumerate(zip(*shares, strict=True), start=1)
-        means = {f"expert_{number}": sum(own) / len(own) for number, own in of_expert}
+        by_expert = enumerate(zip(*shares, strict=True), start=1)
+        means = {f"expert_{number}": sum(layer_shares) / len(layer_shares) for number, layer_shares in by_expert}
         means["expert_least"] = min(map(min, shares))
         engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **means}

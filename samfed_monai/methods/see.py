@@ -87,14 +87,14 @@ class Scores(NamedTuple):
 
     def better(self, other: Scores) -> bool:
         """Whether at least two of the three are below those of ``other``."""
-        return sum(own < old for own, old in zip(self, other, strict=True)) >= 2
+        return sum(new < old for new, old in zip(self, other, strict=True)) >= 2
 
     def sure(self, *, absolute: float, relative: float) -> bool:
         """Whether the label as a whole is sure enough for training (entropy-based image-level selection)."""
         return self.absolute < absolute and self.relative < relative
 
 
-def scored(label: Tensor, previous: Tensor) -> Scores:
+def label_scores(label: Tensor, previous: Tensor) -> Scores:
     """Returns the three scores of a pseudo-label.
 
     Args:
@@ -131,12 +131,12 @@ class PseudoLabelStore:
             label: (1, h, w) float in [0, 1].
             scores: scores of the label.
         """
-        kept = self._labels.setdefault(image_sha256, [])
-        worse = [place for place, (_, old) in enumerate(kept) if scores.better(old)]
-        if len(kept) == KEPT and not worse:
+        stored = self._labels.setdefault(image_sha256, [])
+        worse = [index for index, (_, old) in enumerate(stored) if scores.better(old)]
+        if len(stored) == KEPT and not worse:
             return False
-        place = worse[0] if len(kept) == KEPT else len(kept)
-        kept[place : place + 1] = [(_as_bytes(label), scores)]
+        index = worse[0] if len(stored) == KEPT else len(stored)
+        stored[index : index + 1] = [(_as_bytes(label), scores)]
         return True
 
     def get(self, image_sha256: str) -> list[tuple[Tensor, Scores]]:
@@ -154,9 +154,9 @@ class PseudoLabelStore:
         from safetensors.torch import save
 
         tensors = {f"{image}.previous": prediction for image, prediction in self._previous.items()}
-        for image, kept in self._labels.items():
-            tensors[f"{image}.labels"] = torch.stack([label for label, _ in kept])
-            tensors[f"{image}.scores"] = torch.tensor([scores for _, scores in kept], dtype=torch.float64)
+        for image, stored in self._labels.items():
+            tensors[f"{image}.labels"] = torch.stack([label for label, _ in stored])
+            tensors[f"{image}.scores"] = torch.tensor([scores for _, scores in stored], dtype=torch.float64)
         make_folder(path.parent)
         os.chmod(path.parent, 0o700)
         write_bytes(path, save(tensors))
@@ -166,11 +166,11 @@ class PseudoLabelStore:
         self._labels, self._previous = {}, {}
         tensors = {} if path is None else safe_load(path)
         for name, tensor in tensors.items():
-            image, _, what = name.partition(".")
-            if what == "previous":
+            image, _, field = name.partition(".")
+            if field == "previous":
                 self._previous[image] = tensor
-            elif what == "labels":
-                scores = [Scores(*each) for each in tensors[f"{image}.scores"].tolist()]
+            elif field == "labels":
+                scores = [Scores(*values) for values in tensors[f"{image}.scores"].tolist()]
                 self._labels[image] = list(zip(tensor, scores, strict=True))
 
 
@@ -199,9 +199,9 @@ class LoadPseudoLabeld(Transform, RandomizableTrait):
         """Reads ``image_sha256`` and ``image``, (C, h, w); adds ``teacher``, (:data:`KEPT`, h, w) float32."""
         size = data["image"].shape[-2:]
         planes = torch.full((KEPT, *size), UNKNOWN)
-        for place, (label, scores) in enumerate(self.store.get(data["image_sha256"])):
+        for index, (label, scores) in enumerate(self.store.get(data["image_sha256"])):
             if scores.sure(absolute=self.absolute, relative=self.relative):
-                planes[place] = resize_probabilities(label[None], size)[0, 0]
+                planes[index] = resize_probabilities(label[None], size)[0, 0]
         return {**data, KEY: planes}
 
 
@@ -258,12 +258,12 @@ def prompts(boxes: Tensor, height: int, width: int, size: int) -> Tensor:
     return boxes * boxes.new_tensor([inner[1], inner[0], inner[1], inner[0]]) - 0.5
 
 
-def spread(mask: Tensor, most: int) -> Tensor:
-    """Returns up to ``most`` pixels of a (h, w) bool mask, evenly spaced in row order: (N, 2) float, x and y."""
-    places = mask.nonzero().flip(1).float()
-    if len(places) <= most:
-        return places
-    return places[torch.linspace(0, len(places) - 1, most).round().long()]
+def spaced_pixels(mask: Tensor, limit: int) -> Tensor:
+    """Returns up to ``limit`` pixels of a (h, w) bool mask, evenly spaced in row order: (N, 2) float, x and y."""
+    pixels = mask.nonzero().flip(1).float()
+    if len(pixels) <= limit:
+        return pixels
+    return pixels[torch.linspace(0, len(pixels) - 1, limit).round().long()]
 
 
 def part_points(part: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,7 +298,7 @@ class SamRefiner:
         size: side of its input in pixels.
     """
 
-    MOST = 8
+    MOST_POINTS = 8
 
     def __init__(self, sam: PromptFreeSam, size: int) -> None:
         self.sam, self.size = sam, size
@@ -322,12 +322,12 @@ class SamRefiner:
         embedding = embed(self.sam, image[None], self.size, False)
         boxes = prompts(parts.boxes.to(image), height, width, self.size)
         points = self._points(parts.labels.to(image.device), parts.numbers, parts.boxes, weak)
-        low = self._low(mask).expand(len(boxes), -1, -1, -1)
-        answers = []
-        for given in ((), (points,), (points, low)):
-            logits = self.sam.decode(embedding, boxes, *given)
-            answers.append(crop(logits, height, width, self.size).sigmoid().amax(dim=0, keepdim=True))
-        return resize_probabilities(torch.stack(answers).mean(dim=0), (height, width))[0]
+        mask_prompt = self._mask_prompt(mask).expand(len(boxes), -1, -1, -1)
+        masks = []
+        for prompt in ((), (points,), (points, mask_prompt)):
+            logits = self.sam.decode(embedding, boxes, *prompt)
+            masks.append(crop(logits, height, width, self.size).sigmoid().amax(dim=0, keepdim=True))
+        return resize_probabilities(torch.stack(masks).mean(dim=0), (height, width))[0]
 
     def _points(
         self, labels: Tensor, numbers: Sequence[int], boxes: Tensor, weak: Tensor | None
@@ -335,28 +335,28 @@ class SamRefiner:
         """Returns (N, P, 2) pixel indices in SAM's input and (N, P) labels, padded with -1 (SAM: not a point)."""
         height, width = labels.shape
         scale = labels.new_tensor(inner_size(height, width, self.size)).float() / labels.new_tensor([height, width])
-        found = []
+        selected = []
         for number, box in zip(numbers, boxes, strict=True):
             inner, classes = part_points(labels == number, labels == 0)
             if weak is not None and bool((weak == 1).any()) and bool((weak == 0).any()):
                 left, top, right, bottom = (box * box.new_tensor([width, height, width, height])).tolist()
-                inside = torch.zeros_like(labels, dtype=torch.bool)
-                inside[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
-                drawn = spread((weak[0] == 1) & inside, self.MOST)
-                outside = spread(weak[0] == 0, self.MOST)
-                own = drawn if len(drawn) else inner[classes == 1].to(outside)
-                inner = torch.cat([own, outside])
-                classes = torch.tensor([1] * len(own) + [0] * len(outside))
-            found.append((inner, classes))
-        most = max(len(classes) for _, classes in found)
-        points = torch.zeros(len(found), most, 2, device=labels.device)
-        kinds = torch.full((len(found), most), -1, device=labels.device)
-        for row, (inner, classes) in enumerate(found):
+                in_box = torch.zeros_like(labels, dtype=torch.bool)
+                in_box[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+                foreground = spaced_pixels((weak[0] == 1) & in_box, self.MOST_POINTS)
+                background = spaced_pixels(weak[0] == 0, self.MOST_POINTS)
+                inner_points = foreground if len(foreground) else inner[classes == 1].to(background)
+                inner = torch.cat([inner_points, background])
+                classes = torch.tensor([1] * len(inner_points) + [0] * len(background))
+            selected.append((inner, classes))
+        most = max(len(classes) for _, classes in selected)
+        points = torch.zeros(len(selected), most, 2, device=labels.device)
+        point_labels = torch.full((len(selected), most), -1, device=labels.device)
+        for row, (inner, classes) in enumerate(selected):
             points[row, : len(inner)] = (inner.to(labels.device) + 0.5) * scale.flip(0) - 0.5
-            kinds[row, : len(classes)] = classes.to(labels.device)
-        return points, kinds
+            point_labels[row, : len(classes)] = classes.to(labels.device)
+        return points, point_labels
 
-    def _low(self, mask: Tensor) -> Tensor:
+    def _mask_prompt(self, mask: Tensor) -> Tensor:
         """Returns the mask as SAM's prompt: (1, 1, size / 4, size / 4) logits, padded with background."""
         height, width = (side // MASK_STRIDE for side in inner_size(mask.shape[-2], mask.shape[-1], self.size))
         low = torch.zeros(1, 1, self.size // MASK_STRIDE, self.size // MASK_STRIDE, device=mask.device)
@@ -365,7 +365,7 @@ class SamRefiner:
 
 
 @lru_cache(maxsize=1)
-def _sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
+def _shared_sam(base: str, checkpoint: str, size: int) -> PromptFreeSam:
     """Builds one SAM for all sites of a process, without consuming random numbers of the caller."""
     with own_random_state(None):
         return build_sam(base, checkpoint, size).requires_grad_(False)
@@ -378,7 +378,7 @@ class RefinedLabelTerm(Term):
     At the start of every ``every``-th round (or epoch, for a trainer without rounds), the network predicts the site's
     images in eval mode in ``views`` flipped and rotated views, whose predictions are transformed back exactly and
     averaged; a weak label, if there is one, replaces the prediction of its pixels. :class:`SamRefiner` turns the result
-    into a pseudo-label, :func:`scored` compares it with the network's prediction of the previous round, and
+    into a pseudo-label, :func:`label_scores` compares it with the network's prediction of the previous round, and
     :class:`PseudoLabelStore` keeps the three best. Labels that are too unsure have no weight (:meth:`Scores.sure`), and
     a round without any pseudo-label equals one without the term.
 
@@ -487,46 +487,46 @@ class RefinedLabelTerm(Term):
     def _refine(self, engine: Any) -> None:
         number, _ = round_of(engine)
         if self._round != number - 1:  # another process, or rounds that this site took no part in
-            self._go_to(number - 1)
+            self._restore_store(number - 1)
         records = self.data.records(self.split)  # type: ignore[arg-type]
         if number % self.every == 0:
             with eval_mode(engine.network):
-                taken = sum(self._refined(engine, records))
+                new = sum(self._refine_images(engine, records))
             line = "%s, round %d: %d of %d images have a pseudo-label, of which %d are new"
-            logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), taken)
+            logger.info(line, self.site or "this site", number + 1, len(self.store), len(records), new)
         self._labelled = len(self.store) / max(1, len(records))
         self._round = number
         self.store.save(self.stores / f"{number:04d}.safetensors")
-        before = [path for path in self._saved() if int(path.stem) < number]
-        for path in before[:-2]:  # two are kept, to repeat this round or the previous one
+        earlier = [path for path in self._store_files() if int(path.stem) < number]
+        for path in earlier[:-2]:  # two are kept, to repeat this round or the previous one
             path.unlink()
 
-    def _refined(self, engine: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
+    def _refine_images(self, engine: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
         device = engine.state.device
-        refiner = SamRefiner(_sam(self.base, self._checkpoint(), self.sam_size).to(device), self.sam_size)
+        refiner = SamRefiner(_shared_sam(self.base, self._checkpoint(), self.sam_size).to(device), self.sam_size)
         with progress_bar(total=len(records), desc="pseudo-labels", unit="image") as bar:
-            for each in records:
-                item = self.transform(dict(each))
+            for image_record in records:
+                item = self.transform(dict(image_record))
                 image = torch.as_tensor(item["image"]).as_subclass(Tensor).float().to(device)
                 weak = item.get("label") if self.split == "labelled" else None
                 weak = None if weak is None else torch.as_tensor(weak).as_subclass(Tensor).to(device)
                 coarse = self._coarse(engine, image)
-                previous = self.store.previous(each["image_sha256"], coarse)
+                previous = self.store.previous(image_record["image_sha256"], coarse)
                 if weak is not None:
                     coarse = torch.where(weak == IGNORE, coarse, (weak == 1).float())
                 label = refiner(image, coarse, weak)
                 if label is not None:
-                    yield self.store.offer(each["image_sha256"], label, scored(label, previous))
+                    yield self.store.offer(image_record["image_sha256"], label, label_scores(label, previous))
                 bar.update()
 
     def _coarse(self, engine: Any, image: Tensor) -> Tensor:
         with torch.no_grad():
             return mean_of_views(image[None], lambda batch: engine.inferer(batch, engine.network), self.views)[0]
 
-    def _saved(self) -> list[Path]:
+    def _store_files(self) -> list[Path]:
         return sorted(self.stores.glob("[0-9]*.safetensors"))
 
-    def _go_to(self, number: int) -> None:
+    def _restore_store(self, number: int) -> None:
         """Restores the store of a round, or the latest one before it; empties it if there is none."""
-        before = [path for path in self._saved() if int(path.stem) <= number]
-        self.store.load(before[-1] if before else None)
+        stored = [path for path in self._store_files() if int(path.stem) <= number]
+        self.store.load(stored[-1] if stored else None)

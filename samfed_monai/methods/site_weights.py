@@ -17,31 +17,32 @@ from samfed_monai.protocol.strategy import Exchange
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _IMAGES = "site_weights", "site_images"
-_WHOLE = 2**40  # a weight of 1 as FedAvg's integer count; the rounding error is about 1e-12
+_COUNT_OF_1 = 2**40  # a weight of 1 as FedAvg's integer count; the rounding error is about 1e-12
 
 
 class LearnedWeights(FedAvg):
     """FedAvg whose weights are learned from a number that each site reports, such as the mean of a loss or a gap.
 
     A round is averaged with the weights learned in the rounds before, so that updates are averaged as they arrive and
-    memory stays at two models; the round's numbers set the weights of the next one (:meth:`moved`), unless a rule keeps
-    the updates (:class:`.GeneralisationAware`). Weights start as shares of all images, or equal. A site without an
-    update counts with the mean of the others' numbers. Reported numbers are trusted: a site that overstates its number
-    gains weight, up to the ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by default.
+    memory stays at two models; the round's numbers set the weights of the next one (:meth:`next_weights`), unless a
+    rule keeps the updates (:class:`.GeneralisationAware`). Weights start as shares of all images, or equal. A site
+    without an update counts with the mean of the others' numbers. Reported numbers are trusted: a site that overstates
+    its number gains weight, up to the ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by
+    default.
 
     Args:
         number: name of the deciding number: a term of the bundle, or a value that it records, ``<name>_…``; their mean.
-        alike: whether sites start with equal weights instead of weights by their images.
+        equal_start: whether sites start with equal weights instead of weights by their images.
     """
 
     exchange = Exchange(means_of_terms=True)
     _weights: dict[str, float]
 
-    def __init__(self, *, number: str, alike: bool) -> None:
-        self.number, self.alike = number, alike
+    def __init__(self, *, number: str, equal_start: bool) -> None:
+        self.number, self.equal_start = number, equal_start
 
     @abstractmethod
-    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+    def next_weights(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         """Returns the weights of the next round; ``None`` keeps those of this one.
 
         Args:
@@ -94,7 +95,7 @@ class LearnedWeights(FedAvg):
         sites = self.server.sites
         mean = sum(self._numbers.values()) / len(self._numbers)
         numbers = torch.tensor([self._numbers.get(site, mean) for site in sites], dtype=torch.float64)
-        weights = self.moved(round, self._now(), numbers)
+        weights = self.next_weights(round, self._current_weights(), numbers)
         if weights is not None:
             self._weights = self._capped(dict(zip(sites, weights.tolist(), strict=True)))
 
@@ -112,7 +113,7 @@ class LearnedWeights(FedAvg):
         pairs = () if images is None else zip(sites, images.tolist(), strict=True)
         self._numbers = {}
         self._images: dict[str, int] = {site: n for site, n in pairs if n}
-        self._weights = dict.fromkeys(sites, 1 / len(sites)) if self.alike else {}
+        self._weights = dict.fromkeys(sites, 1 / len(sites)) if self.equal_start else {}
         if learned is not None:
             self._weights = dict(zip(sites, learned.tolist(), strict=True))
 
@@ -126,7 +127,7 @@ class LearnedWeights(FedAvg):
                 logger.info(text, site, learned[site], weight)
         return weights
 
-    def _now(self) -> Tensor:
+    def _current_weights(self) -> Tensor:
         sites, images = self.server.sites, self._images
         if self._weights:
             return torch.tensor([self._weights[site] for site in sites], dtype=torch.float64)
@@ -137,4 +138,4 @@ class LearnedWeights(FedAvg):
 
 def _as_count(weight: float) -> int:
     """Converts a weight in [0, 1] to FedAvg's integer count; at least 1, so that no round has a total of 0."""
-    return max(1, round(weight * _WHOLE))
+    return max(1, round(weight * _COUNT_OF_1))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require
-from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values
+from samfed_monai.methods.all_answers import AllAnswers, Answer, sorted_values, weighted_mean
 
 
 def trimmed(sites: int, trim: float) -> int:
@@ -39,12 +39,11 @@ class TrimmedMean(AllAnswers):
         require(in_range("strategy#trim", trim, "a part of the sites", above=0, below=0.5))
         self.trim = float(trim)
 
-    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
-        given, combined, out = list(answers.values()), {}, trimmed(len(answers), self.trim)
-        for name, old in self.global_weights.items():
-            if old.is_floating_point():
-                kept = sorted_values(given, name)[out : len(given) - out]
-                combined[name] = mean_of(kept, [1.0] * len(kept)).to(old.dtype)
-            else:
-                combined[name] = middle_count(given, name)
-        return combined
+    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+        models, dropped = list(updates.values()), trimmed(len(updates), self.trim)
+
+        def trimmed_mean(name: str, old: Tensor) -> Tensor:
+            kept = sorted_values(models, name)[dropped : len(models) - dropped]
+            return weighted_mean(kept, [1.0] * len(kept))
+
+        return self.combine_tensors(models, trimmed_mean)

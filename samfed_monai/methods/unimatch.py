@@ -73,7 +73,8 @@ class UniMatchTerm(Term):
         """The weighted sum of the three losses."""
         label, sure = sure_label(guidance.weak, self.tau)
         logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
-        first, second = (weighted_pseudo_label_loss(each, label, sure) for each in (guidance.student, logits))
+        first = weighted_pseudo_label_loss(guidance.student, label, sure)
+        second = weighted_pseudo_label_loss(logits, label, sure)
         total = self.strong * (first + second) / 2
         if self.features > 0:
             weak = guidance.view("image", asked_by=self.where)

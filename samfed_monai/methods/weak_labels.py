@@ -80,14 +80,14 @@ def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: fl
     image = image.detach()
     total = probabilities.new_zeros(())
     for down, right in _half_window(radius):
-        here, there = _pairs(probabilities, down, right)
-        colour, other = _pairs(image, down, right)
+        pixel, neighbour = _pairs(probabilities, down, right)
+        colour, neighbour_colour = _pairs(image, down, right)
         distance = (down**2 + right**2) / (2 * sigma_xy**2)
-        kernel = torch.exp(-(colour - other).square().sum(1, keepdim=True) / (2 * sigma_rgb**2) - distance)
+        kernel = torch.exp(-(colour - neighbour_colour).square().sum(1, keepdim=True) / (2 * sigma_rgb**2) - distance)
         if probabilities.shape[1] == 1:
-            same = here * there + (1 - here) * (1 - there)
+            same = pixel * neighbour + (1 - pixel) * (1 - neighbour)
         else:
-            same = (here * there).sum(1, keepdim=True)
+            same = (pixel * neighbour).sum(1, keepdim=True)
         total = total + 2 * (kernel * (1 - same)).sum()
     batch, _, height, width = probabilities.shape
     return total / (batch * height * width)
@@ -105,8 +105,8 @@ def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
     """Returns the pixels that have a neighbour at this offset, and those neighbours."""
     height, width = tensor.shape[-2:]
     rows, shifted = slice(0, max(height - down, 0)), slice(min(down, height), height)
-    left, over = max(-right, 0), max(right, 0)
-    return (tensor[..., rows, left : max(width - over, left)], tensor[..., shifted, over : max(width - left, over)])
+    left, end = max(-right, 0), max(right, 0)
+    return tensor[..., rows, left : max(width - end, left)], tensor[..., shifted, end : max(width - left, end)]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -176,11 +176,11 @@ def resize_weak(label: Tensor, size: Sequence[int]) -> Tensor:
     shares = F.interpolate(planes.float()[None], size=tuple(size), mode="area")[0]
     foreground = shares[1:].sum(dim=0)
     chosen = torch.where(shares[0] > foreground, 0, shares[1:].argmax(dim=0) + 1)
-    drawn = torch.where(torch.maximum(shares[0], foreground) >= _LEAST, chosen, IGNORE)
+    resized = torch.where(torch.maximum(shares[0], foreground) >= _LEAST, chosen, IGNORE)
     for value, share in enumerate(shares):
-        if not (drawn == value).any():
-            drawn[(share > 0) & (chosen == value)] = value
-    values = drawn[None] if len(label) == 1 else drawn == torch.arange(len(label))[:, None, None]
+        if not (resized == value).any():
+            resized[(share > 0) & (chosen == value)] = value
+    values = resized[None] if len(label) == 1 else resized == torch.arange(len(label))[:, None, None]
     return values.float()
 
 

@@ -104,27 +104,27 @@ def client_network(
     if feature_groups:
         require(one_of("network_def#feature_groups -> network_name", name, PYRAMIDS))
         kwargs["feature_groups"] = feature_groups
-    start = starts_from(name, weights)
-    if frozen_stages is None and start is not None and takes_teacher(name):
+    initial = starts_from(name, weights)
+    if frozen_stages is None and initial is not None and takes_teacher(name):
         frozen_stages = 2  # a sixth less time at the same Dice: docs/results/light.md
-    frozen = {"frozen_stages": frozen_stages} if frozen_stages else {}
+    stages = {"frozen_stages": frozen_stages} if frozen_stages else {}
     try:
-        network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **frozen, **kwargs)
+        network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **stages, **kwargs)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         hint = "remove it, or choose another network: names of SAM networks begin with sam_"
         raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
-    if start is not None:
+    if initial is not None:
         network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own
-    if start is not None and load and takes_teacher(name):
-        load_trunk(network, encoder_weights_file(start, name))
-    elif start is not None and load:
-        load_encoder_weights(network, start, name=name)
+    if initial is not None and load and takes_teacher(name):
+        load_trunk(network, encoder_weights_file(initial, name))
+    elif initial is not None and load:
+        load_encoder_weights(network, initial, name=name)
     if site_channels is not None:
         network, kwargs["site_channels"] = select_channels(network, site_channels), site_channels
-    made = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
-    network.samfed_settings = settings_in({"client": made})  # type: ignore[assignment]  # stored in weights files
+    settings = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
+    network.samfed_settings = settings_in({"client": settings})  # type: ignore[assignment]  # stored in weights files
     return network
 
 

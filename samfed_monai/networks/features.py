@@ -13,8 +13,6 @@ from torch.nn import functional
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.validators import require, whole
 
-Handle = Any
-
 
 @contextmanager
 def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -53,11 +51,11 @@ def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     """
     maps: list[Tensor] = []
 
-    def keep(features: Tensor) -> Tensor:
+    def collect(features: Tensor) -> Tensor:
         maps.append(features)
         return features
 
-    with changed_features(network, keep):
+    with changed_features(network, collect):
         run()
     return sorted(maps, key=lambda each: -each.shape[-1])
 
@@ -94,9 +92,9 @@ class LastFeatures:
     """
 
     def __init__(self, network: nn.Module, part: nn.Module | None = None) -> None:
-        self.kept: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self._part = head_of(network) if part is None else part
-        self._hook: Handle | None = None
+        self._hook: Any = None
 
     def attach(self, engine: Any) -> None:
         """Listens in each iteration of a trainer until its loss is computed; attach terms that read it before this."""
@@ -110,18 +108,18 @@ class LastFeatures:
     def listen(self, engine: object = None) -> None:
         """Clears the features and starts to keep new ones."""
         self.stop()
-        self._hook = self._part.register_forward_pre_hook(self._keep)
+        self._hook = self._part.register_forward_pre_hook(self._store_input)
 
     def stop(self, engine: object = None) -> None:
         """Clears the features and removes the hook."""
-        self.kept.clear()
+        self.inputs.clear()
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
-    def _keep(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _store_input(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
         if part.training and torch.is_grad_enabled():
-            self.kept.append(inputs[0])
+            self.inputs.append(inputs[0])
 
 
 def require_encoder(network: nn.Module, asked_by: str) -> None:
@@ -135,14 +133,14 @@ def require_encoder(network: nn.Module, asked_by: str) -> None:
         handle.remove()
 
 
-def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str = "feature_dropout") -> list[Handle]:
+def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str = "feature_dropout") -> list[Any]:
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, nn.Module):
-        return [encoder.register_forward_hook(lambda _, inputs, output: _encoded(inputs, output, change))]
+        return [encoder.register_forward_hook(lambda _, inputs, output: _change_output(inputs, output, change))]
     stages = [getattr(network, f"upcat_{stage}", None) for stage in (4, 3, 2, 1)]
     if all(isinstance(stage, nn.Module) for stage in stages):
         return [  # BasicUNet: the deepest stage takes two maps of the encoder, each other stage takes one
-            stage.register_forward_pre_hook(lambda _, inputs, first=index == 0: _joined(inputs, first, change))
+            stage.register_forward_pre_hook(lambda _, inputs, both=index == 0: _change_inputs(inputs, both, change))
             for index, stage in enumerate(stages)
             if stage is not None
         ]
@@ -151,7 +149,7 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str
     raise refused(asked_by, type(network).__name__, expected, hint)
 
 
-def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _change_output(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(output, Tensor):
         return change(output)
     if not isinstance(output, (list, tuple)) or not all(isinstance(each, Tensor) for each in output):
@@ -161,9 +159,9 @@ def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Te
     return type(output)([each if each is inputs[0] else change(each) for each in output])
 
 
-def _joined(inputs: tuple[Any, ...], first: bool, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
-    below, skip, *rest = inputs
-    return (change(below) if first else below, None if skip is None else change(skip), *rest)
+def _change_inputs(inputs: tuple[Any, ...], both: bool, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    deeper, skip, *rest = inputs
+    return (change(deeper) if both else deeper, None if skip is None else change(skip), *rest)
 
 
 HEADS = ("segmentation_head", "final_conv", "head")
@@ -219,30 +217,30 @@ class ChannelSelection(nn.Module):
 
     def __init__(self, channels: int, places: int) -> None:
         super().__init__()
-        inside = max(1, channels // _REDUCTION)
+        hidden = max(1, channels // _REDUCTION)
         self.embed = nn.Sequential(
             nn.Conv2d(places, channels, 1, bias=False), nn.ReLU(), nn.Conv2d(channels, channels, 1, bias=False)
         )
         self.weigh = nn.Sequential(
-            nn.Conv2d(2 * channels, inside, 1, bias=False), nn.ReLU(), nn.Conv2d(inside, channels, 1, bias=False)
+            nn.Conv2d(2 * channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
         )
         self.register_buffer("codes", torch.zeros(2, places))
 
-    def heat(self, features: Tensor, code: Tensor) -> Tensor:
+    def channel_weights(self, features: Tensor, code: Tensor) -> Tensor:
         """Maps ``(B, C, h, w)`` and a code ``(places,)`` to weights ``(B, C, 1, 1)`` in (0, 1)."""
         site = self.embed(code.view(1, -1, 1, 1)).expand(len(features), -1, -1, -1)
-        mean, most = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
-        chosen: Tensor = torch.sigmoid(self.weigh(torch.cat([mean, site], 1)) + self.weigh(torch.cat([most, site], 1)))
-        return chosen
+        mean, maximum = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
+        logits: Tensor = self.weigh(torch.cat([mean, site], 1)) + self.weigh(torch.cat([maximum, site], 1))
+        return torch.sigmoid(logits)
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``(B, C, h, w)`` to the same shape, with channels weighted for this site."""
-        return features + features * self.heat(features, self.codes[0])
+        return features + features * self.channel_weights(features, self.codes[0])
 
     def others(self) -> list[Tensor]:
         """Returns the codes of the other sites, ``(places,)`` each, in the order of their places."""
-        own, taken = self.codes
-        return [code for code in torch.eye(len(taken)).to(taken)[taken > 0] if not torch.equal(code, own)]
+        own_code, used = self.codes
+        return [code for code in torch.eye(len(used)).to(used)[used > 0] if not torch.equal(code, own_code)]
 
 
 def select_channels(network: nn.Module, places: int) -> nn.Module:
@@ -257,16 +255,16 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
         Refused: another network, or fewer than two places.
     """
     where, part = "network_def#site_channels", _encoder_of(network)
-    channels = _deepest(part) if part is not None else None
+    channels = _deepest_channels(part) if part is not None else None
     expected = "a network whose encoder returns its feature maps, such as mobile_sam_fpn or deeplabv3plus_resnet18"
-    unfit = [Problem(where, type(network).__name__, expected, "choose another network_name")]
-    found = whole(where, places, "the maximum number of sites", least=2)
+    unsupported = [Problem(where, type(network).__name__, expected, "choose another network_name")]
+    problems = whole(where, places, "the maximum number of sites", least=2)
     if part is None or channels is None:
-        raise Refused([*found, *unfit])
-    require(found)
+        raise Refused([*problems, *unsupported])
+    require(problems)
     part.add_module(SELECTION, ChannelSelection(channels, places))
     if not isinstance(part, nn.Sequential):  # BasicUNet's stages are sequential and run the added module themselves
-        part.register_forward_hook(_selected)
+        part.register_forward_hook(_select_deepest)
     return network
 
 
@@ -280,27 +278,27 @@ def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
     Raises:
         Refused: there is none.
     """
-    found = getattr(_encoder_of(network), SELECTION, None)
-    if isinstance(found, ChannelSelection):
-        return found
+    selection = getattr(_encoder_of(network), SELECTION, None)
+    if isinstance(selection, ChannelSelection):
+        return selection
     hint = "set network_def#site_channels to the maximum number of sites, for instance 16"
     raise refused(asked_by, found="no channel selection", expected="a network with channel selection", hint=hint)
 
 
-def _selected(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
+def _select_deepest(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
     """Forward hook; it uses the module of the encoder that called it, so that copies use their own."""
     return [*features[:-1], encoder.selection(features[-1])]  # type: ignore[operator]
 
 
 def _encoder_of(network: nn.Module) -> nn.Module | None:
     """Returns the encoder, or BasicUNet's deepest stage."""
-    found = getattr(network, "encoder", getattr(network, "down_4", None))
-    return found if isinstance(found, nn.Module) else None
+    encoder = getattr(network, "encoder", getattr(network, "down_4", None))
+    return encoder if isinstance(encoder, nn.Module) else None
 
 
-def _deepest(part: nn.Module) -> int | None:
+def _deepest_channels(part: nn.Module) -> int | None:
     channels: Any = getattr(part, "out_channels", None)
     if isinstance(channels, (list, tuple)) and channels:
         return int(channels[-1])
-    found = [module.out_channels for module in part.modules() if isinstance(module, nn.Conv2d)]
-    return found[-1] if found and hasattr(part, "max_pooling") else None  # MONAI's Down
+    widths = [module.out_channels for module in part.modules() if isinstance(module, nn.Conv2d)]
+    return widths[-1] if widths and hasattr(part, "max_pooling") else None  # MONAI's Down

@@ -15,7 +15,7 @@ from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.sam.adapter import load_adapter, read_header
-from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam, tiny_vit_trunk
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam, clear_caches, tiny_vit_trunk
 from samfed_monai.networks.sam.lora import merge_lora
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import find_checkpoint, set_epsilon
@@ -69,17 +69,17 @@ class GroupAttention(nn.Module):
         rows = torch.linspace(0, 1, height, device=features.device).view(-1, 1).expand(height, breadth)
         columns = torch.linspace(0, 1, breadth, device=features.device).expand(height, breadth)
         grid = torch.stack([rows, columns, 1 - rows, 1 - columns], dim=-1).flatten(0, 1).to(features.dtype)
-        places = self.before(features.flatten(2).transpose(1, 2) + self.position(grid))
-        keys, values = self.key(places), self.value(places)
+        tokens = self.before(features.flatten(2).transpose(1, 2) + self.position(grid))
+        keys, values = self.key(tokens), self.value(tokens)
         groups = self.start.expand(batch, -1, -1)
         for _ in range(3):
-            share = (self.query(self.norm(groups)) @ keys.transpose(1, 2) * width**-0.5).softmax(dim=1) + 1e-8
-            gathered = share / share.sum(dim=2, keepdim=True) @ values
-            groups = self.update(gathered.flatten(0, 1), groups.flatten(0, 1)).view(groups.shape)
+            attention = (self.query(self.norm(groups)) @ keys.transpose(1, 2) * width**-0.5).softmax(dim=1) + 1e-8
+            updates = attention / attention.sum(dim=2, keepdim=True) @ values
+            groups = self.update(updates.flatten(0, 1), groups.flatten(0, 1)).view(groups.shape)
             groups = groups + self.after(groups)
-        spread = groups.unsqueeze(2) + self.placed(grid)
-        joined: Tensor = self.join(spread.transpose(2, 3).flatten(1, 2).unflatten(2, (height, breadth)))
-        return joined
+        decoded = groups.unsqueeze(2) + self.placed(grid)
+        mixed: Tensor = self.join(decoded.transpose(2, 3).flatten(1, 2).unflatten(2, (height, breadth)))
+        return mixed
 
 
 def _two_layers(width: int) -> tuple[nn.Module, ...]:
@@ -115,9 +115,9 @@ class FeatureGroups(nn.Module):
         fine = self.fine(features)
         coarse = self.coarse(fine + features)
         both = torch.cat([fine, coarse], dim=1)
-        means, most = both.mean((2, 3), keepdim=True), both.amax((2, 3), keepdim=True)
-        share = torch.sigmoid(self.mix(means) + self.mix(most))
-        mixed: Tensor = features + share * fine + (1 - share) * coarse
+        means, maxima = both.mean((2, 3), keepdim=True), both.amax((2, 3), keepdim=True)
+        fine_share = torch.sigmoid(self.mix(means) + self.mix(maxima))
+        mixed: Tensor = features + fine_share * fine + (1 - fine_share) * coarse
         return mixed
 
 
@@ -241,9 +241,7 @@ class FPN(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Maps ``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``."""
         if not torch.jit.is_scripting() and not self.training:  # there is no cache in train mode
-            # timm caches attention biases in eval mode and keeps the cache when other weights are loaded
-            for module in self.encoder.modules():
-                getattr(module, "attention_bias_cache", {}).clear()
+            clear_caches(self.encoder)
         logits = self.segmentation_head(self.decoder(self.encoder(image)))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -329,8 +327,8 @@ class Lite0Features(PyramidEncoder):
         declare_torchvision_operators()
         from timm.models import create_model
 
-        whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
-        self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:stages]
+        network: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
+        self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[:stages]
         self.levels, self.out_channels = list(_LEVELS[stages]), tuple(_LEVELS[stages].values())
 
     def forward(self, image: Tensor) -> list[Tensor]:

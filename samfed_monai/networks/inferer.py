@@ -73,8 +73,8 @@ class View(NamedTuple):
 
     def undo(self, images: Tensor) -> Tensor:
         """The inverse of :meth:`apply`, exactly."""
-        turned = torch.rot90(images, -self.turns, (-2, -1))
-        return turned.flip(-1) if self.mirror else turned
+        rotated = torch.rot90(images, -self.turns, (-2, -1))
+        return rotated.flip(-1) if self.mirror else rotated
 
 
 VIEWS: dict[int, tuple[View, ...]] = {
@@ -102,15 +102,15 @@ def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: in
     Returns:
         ``(B, C, H, W)`` float32 in [0, 1].
     """
-    each = [view.undo(probabilities(network(view.apply(images)).float())) for view in VIEWS[views]]
-    return torch.stack(each).mean(0)
+    predictions = [view.undo(probabilities(network(view.apply(images)).float())) for view in VIEWS[views]]
+    return torch.stack(predictions).mean(0)
 
 
-def logits_of(chances: Tensor) -> Tensor:
+def logits_of(probabilities: Tensor) -> Tensor:
     """Returns finite logits ``(B, C, H, W)`` of probabilities, which are clamped to float32's epsilon."""
     eps = torch.finfo(torch.float32).eps
-    chances = chances.clamp(eps, 1 - eps)
-    return torch.logit(chances) if chances.shape[1] == 1 else chances.log()
+    probabilities = probabilities.clamp(eps, 1 - eps)
+    return torch.logit(probabilities) if probabilities.shape[1] == 1 else probabilities.log()
 
 
 class AutocastInferer(Inferer):
@@ -142,9 +142,9 @@ class AutocastInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Returns ``network(inputs)`` as float32, whatever its shape; with views, logits of the mean probability."""
 
-        def once(images: Tensor) -> Tensor:
+        def predict(images: Tensor) -> Tensor:
             with autocast(images.device.type, self.enabled):
                 output = network(images, *args, **kwargs)
             return output.float()
 
-        return once(inputs) if self.views == 1 else logits_of(mean_of_views(inputs, once, self.views))
+        return predict(inputs) if self.views == 1 else logits_of(mean_of_views(inputs, predict, self.views))

@@ -28,21 +28,21 @@ class Intake:
     multiple: int
     least_batch: int = 1
 
-    def of_sides(self, **sides: int) -> Iterator[Problem]:
+    def size_problems(self, **sides: int) -> Iterator[Problem]:
         """Yields the problems of an image with these sides, in pixels by name, with the nearest sizes that fit."""
         for side, pixels in sides.items():
             if pixels % self.multiple or pixels < LEAST:
                 lower = max(LEAST, pixels // self.multiple * self.multiple)
                 nearest = sorted({lower, max(LEAST, -(-pixels // self.multiple) * self.multiple)})
-                least = f"at least {LEAST} pixels"
+                minimum = f"at least {LEAST} pixels"
                 yield Problem(
                     f"{self.network} -> image {side}",
                     found=f"{pixels} pixels",
-                    expected=least if self.multiple == 1 else f"a multiple of {self.multiple}, {least}",
+                    expected=minimum if self.multiple == 1 else f"a multiple of {self.multiple}, {minimum}",
                     hint=f"set image_size to {' or '.join(map(str, nearest))}",
                 )
 
-    def of_batches(self, **batches: int) -> Iterator[Problem]:
+    def batch_problems(self, **batches: int) -> Iterator[Problem]:
         """Yields the problems of training batches of these sizes, by the id of the setting."""
         for where, images in batches.items():
             if images < self.least_batch:
@@ -56,12 +56,12 @@ def require_intake(network: nn.Module, *, multiple: int, least_batch: int = 1) -
 
     Exported models (TorchScript, ``torch.export``, ONNX) do not check: they cannot report the problem.
     """
-    network.intake = Intake(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
-    network.register_forward_pre_hook(_refuse_unfit)
+    network.limits = Intake(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
+    network.register_forward_pre_hook(_require_supported)
     return network
 
 
-def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
+def _require_supported(network: nn.Module, inputs: tuple[Tensor]) -> None:
     """Forward pre-hook; ``torch.jit.script`` compiles it as well, and depends on its annotations and its branch."""
     if not torch.jit.is_scripting() and not torch.jit.is_tracing():
         batch, _, height, width = inputs[0].shape
@@ -78,11 +78,11 @@ def size_problems(network: nn.Module, **sides: int) -> list[Problem]:
         network: a network of the catalogue.
         sides: pixels by name, for instance ``height=96, width=128``.
     """
-    intake = getattr(network, "intake", None)
-    return list(intake.of_sides(**sides)) if isinstance(intake, Intake) else []
+    limits = getattr(network, "limits", None)
+    return list(limits.size_problems(**sides)) if isinstance(limits, Intake) else []
 
 
 def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
     """Returns the problems of training batches of these sizes, by the id of the setting; see :func:`size_problems`."""
-    intake = getattr(network, "intake", None)
-    return list(intake.of_batches(**batches)) if isinstance(intake, Intake) else []
+    limits = getattr(network, "limits", None)
+    return list(limits.batch_problems(**batches)) if isinstance(limits, Intake) else []

@@ -42,18 +42,16 @@ def split_keys(
     Raises:
         Refused: a pattern that matches no name; a name that is both shared and personal.
     """
-    listed = list(names)
-    sent, kept = (
-        matched_names(listed, patterns, f"{where} -> {part}")
-        for part, patterns in (("shared", shared), ("personal", personal))
-    )
-    for name in listed:
-        if name in sent & kept:
+    all_names = list(names)
+    shared_names = matched_names(all_names, shared, f"{where} -> shared")
+    personal_names = matched_names(all_names, personal, f"{where} -> personal")
+    for name in all_names:
+        if name in shared_names & personal_names:
             raise refused(where, f"{name!r} both shared and personal", "only one of them", "match it with one pattern")
     return KeySplit(
-        shared=tuple(name for name in listed if name in sent),
-        personal=tuple(name for name in listed if name in kept),
-        frozen=tuple(name for name in listed if name not in sent | kept),
+        shared=tuple(name for name in all_names if name in shared_names),
+        personal=tuple(name for name in all_names if name in personal_names),
+        frozen=tuple(name for name in all_names if name not in shared_names | personal_names),
     )
 
 
@@ -77,23 +75,23 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
     """
     names, declared = list(network.state_dict()), getattr(network, "key_split", None)
     split: KeySplit = declared() if declared is not None else KeySplit(tuple(names), (), ())
-    problems, chosen = Problems(), set[str]()
+    problems, matched = Problems(), set[str]()
     require(pattern_problems(where, personal, "segmentation_head.*"))
     for pattern in personal:
-        found = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
-        if not found - set(split.frozen):
-            kind = f"no trained name like {pattern!r}" if found else f"no name like {pattern!r}"
+        matches = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
+        if not matches - set(split.frozen):
+            missing = f"no trained name like {pattern!r}" if matches else f"no name like {pattern!r}"
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
             hint = f"correct the pattern or remove it; names begin with {parts}"
-            problems.add(where, found=kind, expected="at least one", hint=hint)
-        chosen |= found
-    shared = tuple(name for name in split.shared if name not in chosen)
-    if chosen and not shared:
+            problems.add(where, found=missing, expected="at least one", hint=hint)
+        matched |= matches
+    shared = tuple(name for name in split.shared if name not in matched)
+    if matched and not shared:
         hint = "to exchange nothing, choose the variant local_sam or local_only"
         problems.add(where, found="every name", expected="at least one shared name", hint=hint)
     problems.refuse_if_any()
-    stay = {*split.personal, *(chosen - set(split.frozen))}
-    return KeySplit(shared, tuple(name for name in names if name in stay), split.frozen)
+    personal_names = {*split.personal, *(matched - set(split.frozen))}
+    return KeySplit(shared, tuple(name for name in names if name in personal_names), split.frozen)
 
 
 def _norm_names(network: nn.Module) -> set[str]:
@@ -101,19 +99,19 @@ def _norm_names(network: nn.Module) -> set[str]:
     from torch.nn.modules.batchnorm import _NormBase
 
     layers: tuple[Any, ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-    plain = "LayerNorm2d"  # segment_anything's is a module of its own kind; named, so that others need not import it
     return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in network.named_modules()
-        if isinstance(module, layers) or type(module).__name__ == plain
+        # LayerNorm2d is segment_anything's own: by name, so that others need not import it
+        if isinstance(module, layers) or type(module).__name__ == "LayerNorm2d"
         for name in module.state_dict()
     }
 
 
 def pattern_problems(where: str, patterns: Any, example: str) -> list[Problem]:
     """Returns the problem of an invalid list of patterns, with ``example`` as hint; an empty list is valid."""
-    fits = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
-    return [] if fits else [Problem(where, repr(patterns), "a list of patterns", f'for instance ["{example}"]')]
+    is_valid = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
+    return [] if is_valid else [Problem(where, repr(patterns), "a list of patterns", f'for instance ["{example}"]')]
 
 
 def matched_names(
@@ -139,6 +137,7 @@ def matched_names(
         Refused: no list of patterns; patterns that match nothing, all together.
     """
     require(pattern_problems(where, patterns, example))
-    found = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}
-    require([Problem(where, f"no {kind} like {each!r}", "at least one", hint) for each in found if not found[each]])
-    return set().union(*found.values())
+    matches = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}
+    unmatched = [pattern for pattern in matches if not matches[pattern]]
+    require([Problem(where, f"no {kind} like {pattern!r}", "at least one", hint) for pattern in unmatched])
+    return set().union(*matches.values())

@@ -34,17 +34,12 @@ def declare_torchvision_operators() -> bool:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        _library = _declare()
+        import torch
+
+        _library = torch.library.Library("torchvision", "DEF")
+        for schema in _SCHEMAS:
+            _library.define(schema)
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # the half-imported ones
         importlib.import_module("torchvision")
     return _library is not None
-
-
-def _declare() -> Any:
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")
-    for schema in _SCHEMAS:
-        library.define(schema)
-    return library

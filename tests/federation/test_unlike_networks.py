@@ -88,7 +88,7 @@ def test_invalid_soft_masks_are_skipped_with_reason(tmp_path):
     sites = result.records[0]["sites"]
     assert {site for site, entry in sites.items() if entry["status"] == "ok"} == {"site-1", "site-2"}
     assert {name: sites[name]["reason"] for name in BAD} == {name: reason for name, (_, _, reason) in BAD.items()}
-    assert sorted(strategy._answers) == ["site-1", "site-2"]
+    assert sorted(strategy._updates) == ["site-1", "site-2"]
 
 
 def test_diverged_round_restores_own_network(tmp_path):

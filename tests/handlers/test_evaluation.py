@@ -190,7 +190,7 @@ def test_average_is_over_images_not_sites(tmp_path: Path, skip_empty: bool, monk
     scores = ScoreHandler(skip_empty=skip_empty)
     run = evaluation(tmp_path, evaluator=evaluator, scores=scores, model=tmp_path / "m.safetensors")
     monkeypatch.setattr(run, "_records", lambda: sites)
-    monkeypatch.setattr(run, "_one_site", lambda name, items: items)
+    monkeypatch.setattr(run, "_evaluate_site", lambda name, items: items)
     with caplog.at_level("INFO"):
         result = run.run()
     means = {"dice": 0.8, "iou": 0.7, "hd95": 2.0 if skip_empty else 4.0, "n": 4}

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWriter, OtherFiles
+from samfed_monai.handlers.mask_writer import _MOST_PENDING, RECORD, MaskFolder, MaskWriter, OtherFiles
 
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
@@ -108,7 +108,7 @@ def test_all_masks_are_written_in_order(tmp_path: Path) -> None:
     writer, written = MaskWriter(output_dir=tmp_path / "out"), []
     write = writer.masks.write
     writer.masks.write = lambda name, content: (written.append(name), write(name, content))[1]  # type: ignore[assignment, func-returns-value]
-    number = 3 * _AHEAD
+    number = 3 * _MOST_PENDING
     engine_with(writer).run(range(number))
     assert written == [f"{name:03d}.png" for name in range(number)]
     assert len(list((tmp_path / "out").glob("*.png"))) == number
@@ -120,8 +120,8 @@ def test_failed_write_stops_run(tmp_path: Path) -> None:
     engine = Engine(lambda _, name: [predicted(seen.append(name) or name)])  # type: ignore[func-returns-value]
     writer.attach(engine)
     with pytest.raises(IsADirectoryError):
-        engine.run(range(20 * _AHEAD))
-    assert len(seen) <= 3 + _AHEAD
+        engine.run(range(20 * _MOST_PENDING))
+    assert len(seen) <= 3 + _MOST_PENDING
 
 
 def test_other_mask_file_is_kept_and_refused_after_other_masks(tmp_path: Path) -> None:

@@ -49,8 +49,7 @@ from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_netw
 def test_gaussian_ramp_rises_to_1_at_40_percent() -> None:
     assert gaussian_ramp(0, 10) == pytest.approx(math.exp(-5))
     assert gaussian_ramp(2, 10) == pytest.approx(math.exp(-5 * 0.25))  # t = 2 / 4
-    assert gaussian_ramp(4, 10) == 1.0
-    assert gaussian_ramp(9, 10) == 1.0
+    assert gaussian_ramp(4, 10) == gaussian_ramp(9, 10) == 1.0
     assert gaussian_ramp(0, 5, fraction=0.2) == pytest.approx(math.exp(-5)), "one of one round is one"
     assert gaussian_ramp(0, 1) == gaussian_ramp(0, 100, fraction=0.0) == 1.0, "shorter than a round it is no ramp"
     assert constant(0, 10) == 1.0

@@ -350,7 +350,7 @@ def test_student_is_scored_over_views_and_folder_is_protected(work, tmp_path, ca
         assert f"{output}/evaluation.json -> {message}" in capsys.readouterr().err
     assert (output / "metrics.json").read_bytes() == before
     with monkeypatch.context() as stopped:
-        stopped.setattr(SiteEvaluation, "_one_site", lambda *_: 1 / 0)
+        stopped.setattr(SiteEvaluation, "_evaluate_site", lambda *_: 1 / 0)
         assert scored(output, **views) == 1
     assert not (output / "metrics.json").exists(), "a table may be another one by now"
     assert scored(output, **views) == 0

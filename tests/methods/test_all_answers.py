@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values, squared_distance
+from samfed_monai.methods.all_answers import (
+    AllAnswers,
+    Answer,
+    lower_median,
+    sorted_values,
+    squared_distance,
+    weighted_mean,
+)
 from samfed_monai.protocol import Kind, Message, Server
 
 
@@ -58,24 +65,22 @@ def test_sorted_values_are_elementwise_and_upcast_half_precision():
         assert found.dtype is (torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
 
 
-def test_middle_count_is_lower_median():
+def test_lower_median_is_value_of_a_site():
     counts = [Answer(1, {"n": torch.tensor(count)}) for count in (9, 2, 5, 7)]
-    assert middle_count(counts, "n").item() == 5
-    assert middle_count(counts[:3], "n").item() == 5
-    assert middle_count(counts[:1], "n").item() == 9
+    assert [lower_median(counts[:sites], "n").item() for sites in (4, 3, 1)] == [5, 5, 9]
 
 
 def test_weighted_mean_of_tensors():
     first = torch.tensor([0.0])
-    assert mean_of([first, torch.tensor([8.0])], [1, 3]).tolist() == [6.0]
-    assert mean_of([first, torch.tensor([8.0]), torch.tensor([2.0])], [1, 1, 2]).tolist() == [3.0]
+    assert weighted_mean([first, torch.tensor([8.0])], [1, 3]).tolist() == [6.0]
+    assert weighted_mean([first, torch.tensor([8.0]), torch.tensor([2.0])], [1, 1, 2]).tolist() == [3.0]
     halves = [torch.tensor([value], dtype=torch.bfloat16) for value in (256.0, 1.0, 1.0, 2.0)]
-    found = mean_of(halves, [1] * 4)  # step by step in bfloat16 it is 64.5
+    found = weighted_mean(halves, [1] * 4)  # step by step in bfloat16 it is 64.5
     assert (found.dtype, found.tolist()) == (torch.float32, [65.0])
-    mean_of([first], [1]).add_(1)
+    weighted_mean([first], [1]).add_(1)
     assert first.item() == 0.0, "what comes is not changed"
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
-        mean_of([first, first], [1])
+        weighted_mean([first, first], [1])
 
 
 def test_squared_distance_skips_integers_and_uses_float64():

@@ -88,10 +88,10 @@ def test_client_algorithm_missing_from_handlers_is_refused():
 def test_anchor_ignores_parameters_without_reference() -> None:
     network, term = toy_network(), AnchoredTerm(mu=1.0)
     first, weight = next(iter(network.named_parameters()))
-    term.hold({first: weight.detach() - 1})
+    term.set_anchor({first: weight.detach() - 1})
     engine = engine_of(network, output={"loss": torch.zeros(())})
     term(engine)
     assert engine.state.terms["anchored"].item() == weight.numel() / 2
-    term.hold(None)
+    term.set_anchor(None)
     term(engine)
     assert engine.state.terms["anchored"].item() == 0

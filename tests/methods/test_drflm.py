@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
+from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascent_step
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
 from tests.methods import engine_of
@@ -19,20 +19,20 @@ from tests.methods.rounds import a_round
 
 def test_mirror_step_moves_weight_to_larger_losses():
     weights = torch.full((3,), 1 / 3, dtype=torch.float64)
-    assert torch.equal(ascended(weights, torch.full((3,), 0.7), 5.0), weights)
-    assert torch.equal(ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.0), weights)
+    assert torch.equal(ascent_step(weights, torch.full((3,), 0.7), 5.0), weights)
+    assert torch.equal(ascent_step(weights, torch.tensor([0.1, 0.2, 0.3]), 0.0), weights)
     uneven = torch.tensor([0.7, 0.1, 0.2], dtype=torch.float64)  # whose sum is not 1 to the last bit
-    assert torch.equal(ascended(uneven, torch.full((3,), 0.7), 5.0), uneven)
-    moved = ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.5)
+    assert torch.equal(ascent_step(uneven, torch.full((3,), 0.7), 5.0), uneven)
+    moved = ascent_step(weights, torch.tensor([0.1, 0.2, 0.3]), 0.5)
     assert moved.diff().gt(0).all()
     assert moved.sum().item() == pytest.approx(1)
-    assert ascended(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0).tolist() == [0.0, 0.0, 1.0]
+    assert ascent_step(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0).tolist() == [0.0, 0.0, 1.0]
 
 
 def test_mirror_step_keeps_full_and_zero_weights():
-    assert ascended(torch.tensor([1.0]), torch.tensor([0.7]), 1.0).tolist() == [1.0]
+    assert ascent_step(torch.tensor([1.0]), torch.tensor([0.7]), 1.0).tolist() == [1.0]
     corner = torch.tensor([1.0, 0.0])  # of which the other site's loss leaves exp(-1e9)
-    assert ascended(corner, torch.tensor([0.0, 1e9]), 1.0).tolist() == [1.0, 0.0]
+    assert ascent_step(corner, torch.tensor([0.0, 1e9]), 1.0).tolist() == [1.0, 0.0]
 
 
 def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> dict[str, Message]:

@@ -49,11 +49,11 @@ def test_dictionary_keeps_newest_keys_up_to_length():
         lengths.append(len(dictionary.like(X)))
     assert lengths == [2, 4, 5, 5]
     assert dictionary.like(torch.zeros(1, 1)).flatten().tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
-    assert dictionary.of(["a", "b6", "c"]).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0] * 5]
+    assert dictionary.belongs_to(["a", "b6", "c"]).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0] * 5]
     dictionary.add(torch.arange(9.0)[:, None], list("abcdefghi"))
     assert len(dictionary.like(X)) == 5
-    assert dictionary.of(["e"]).tolist() == [[True, False, False, False, False]]
-    assert fedca.Dictionary(5).of(["a", "b"]).shape == (2, 0)
+    assert dictionary.belongs_to(["e"]).tolist() == [[True, False, False, False, False]]
+    assert fedca.Dictionary(5).belongs_to(["a", "b"]).shape == (2, 0)
 
 
 def trained(rounds: int, *terms):

@@ -262,9 +262,9 @@ FEATURES = torch.tensor([[[[1.0, 5.0]]], [[[4.0, 8.0]]]])  # means 3 and 6, maxi
 def test_channel_weights_match_hand_computed_values() -> None:
     module = selection()
     # e is 3 for the first site, 6 for the second, 0 for none: s(mean) + s(max) of the two images
-    for one, sums in ((torch.tensor([1.0, 0.0]), [0 + 4, 6 + 10]), (torch.tensor([0.0, 1.0]), [0 + 0, 0 + 4])):
-        torch.testing.assert_close(module.heat(FEATURES, one).flatten(), torch.tensor(sums).float().sigmoid())
-    torch.testing.assert_close(module.heat(FEATURES, torch.zeros(2)).flatten(), torch.tensor([16.0, 28.0]).sigmoid())
+    for site, sums in (([1.0, 0.0], [0 + 4, 6 + 10]), ([0.0, 1.0], [0 + 0, 0 + 4]), ([0.0, 0.0], [16, 28])):
+        weights = module.channel_weights(FEATURES, torch.tensor(site)).flatten()
+        torch.testing.assert_close(weights, torch.tensor(sums).float().sigmoid())
     weighed = code(module, 1)(FEATURES)
     torch.testing.assert_close(weighed[0], 1.5 * FEATURES[0])  # sigmoid(0) is one half
     torch.testing.assert_close(weighed[1], FEATURES[1] * (1 + torch.tensor(4.0).sigmoid()))
@@ -282,7 +282,7 @@ def contrast(module: ChannelSelection) -> Tensor:
     network.encoder = nn.Module()
     network.encoder.selection = module
     term = fedicra.SiteContrastTerm(network=network)
-    term._features.kept = [FEATURES, FEATURES + 1]  # the labelled batch's, and the stream's
+    term._features.inputs = [FEATURES, FEATURES + 1]  # the labelled batch's, and the stream's
     return term.value(None, None)  # type: ignore[arg-type]
 
 

@@ -49,9 +49,8 @@ def test_prototype_loss_covers_classes_present_in_both():
     batch = fedproto.ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
     target = torch.tensor([[2.0, 3.0], [6.0, 5.0]])
     # class 0: ((2-2)^2 + (1-3)^2) / 2 = 2, class 1: 0
-    assert fedproto.prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
-    assert fedproto.prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
-    assert fedproto.prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+    for known, loss in (([True, True], 1.0), ([True, False], 2.0), ([False, False], 0.0)):
+        assert fedproto.prototype_loss(batch, target, torch.tensor(known)).item() == pytest.approx(loss)
     one = fedproto.ClassSums(batch.sums, torch.tensor([2.0, 0.0]))
     assert fedproto.prototype_loss(one, target, torch.tensor([True, True])).item() == pytest.approx(2.0)
 

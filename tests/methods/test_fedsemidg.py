@@ -26,10 +26,9 @@ from tests.methods.rounds import a_round
 
 def test_gap_weights_match_hand_computed_values():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    moved = fedsemidg.moved_by_gaps(start, torch.tensor([4.0, 2.0, 0.0]), 0, 10, 0.3)
-    torch.testing.assert_close(moved, torch.tensor([0.6, 0.35, 0.2], dtype=torch.float64) / 1.15)
-    later = fedsemidg.moved_by_gaps(start, torch.tensor([4.0, 2.0, 0.0]), 5, 10, 0.3)
-    torch.testing.assert_close(later, torch.tensor([0.55, 0.325, 0.2], dtype=torch.float64) / 1.075)
+    for round, grown in ((0, [0.6, 0.35, 0.2]), (5, [0.55, 0.325, 0.2])):
+        moved = fedsemidg.gap_weights(start, torch.tensor([4.0, 2.0, 0.0]), round, 10, 0.3)
+        torch.testing.assert_close(moved, torch.tensor(grown, dtype=torch.float64) / sum(grown))
 
 
 @pytest.mark.parametrize(
@@ -43,22 +42,22 @@ def test_gap_weights_match_hand_computed_values():
     ids=["all below 0", "one above 1", "none is left", "no step"],
 )
 def test_weights_outside_unit_interval_are_clipped(weights, gaps, step, expected):
-    moved = fedsemidg.moved_by_gaps(torch.tensor(weights), torch.tensor(gaps), 0, 10, step)
+    moved = fedsemidg.gap_weights(torch.tensor(weights), torch.tensor(gaps), 0, 10, step)
     torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_zero_gaps_keep_weights_and_equal_gaps_level_weights():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    assert torch.equal(fedsemidg.moved_by_gaps(start, torch.zeros(3), 0, 10, 0.3), start)
-    assert fedsemidg.moved_by_gaps(torch.ones(1), torch.tensor([0.7]), 0, 10, 0.3).tolist() == [1.0], "of a single site"
-    assert fedsemidg.moved_by_gaps(start, torch.ones(3), 0, 10, 0.3).tolist() == pytest.approx([6 / 13, 4 / 13, 3 / 13])
+    assert torch.equal(fedsemidg.gap_weights(start, torch.zeros(3), 0, 10, 0.3), start)
+    assert fedsemidg.gap_weights(torch.ones(1), torch.tensor([0.7]), 0, 10, 0.3).tolist() == [1.0], "of a single site"
+    assert fedsemidg.gap_weights(start, torch.ones(3), 0, 10, 0.3).tolist() == pytest.approx([6 / 13, 4 / 13, 3 / 13])
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6), st.integers(0, 9), st.floats(0, 5))
 def test_weights_stay_on_simplex(gaps, round, step):
     weights = torch.full((len(gaps),), 1 / len(gaps))
-    moved = fedsemidg.moved_by_gaps(weights, torch.tensor(gaps, dtype=torch.float64), round, 10, step)
+    moved = fedsemidg.gap_weights(weights, torch.tensor(gaps, dtype=torch.float64), round, 10, step)
     assert bool(((moved >= 0) & (moved <= 1)).all())
     assert moved.sum().item() == pytest.approx(1, abs=1e-6)
 
@@ -157,8 +156,8 @@ def test_dual_guide_counts_pixels_sure_in_both_guides(monkeypatch):
     engine.state.iteration = 2  # a quarter of the run is over: rho is 0.1875
     term.value(guidance, engine)
     assert term._threshold.item() == pytest.approx(0.9 * first + 0.1 * (low + 0.375 * (middle - low)), abs=1e-5)
-    monkeypatch.setattr(fedsemidg, "_MOST", 2)  # every second number counts
-    term._forget(engine)
+    monkeypatch.setattr(fedsemidg, "_MOST_VALUES", 2)  # every second number counts
+    term._reset_threshold(engine)
     term.value(guidance, engine)
     assert term._threshold.item() == pytest.approx(low + 0.1875 * (high - low), abs=1e-5)
 

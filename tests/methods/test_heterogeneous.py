@@ -103,9 +103,9 @@ def test_invalid_messages_are_refused_before_training(monkeypatch, kind, tensors
 
 def test_fault_79_expected_pixel_count_is_known_before_masks():
     algorithm = server_algorithm()
-    assert algorithm._own is None
+    assert algorithm._own_masks is None
     before = algorithm.masks_taken()
-    assert algorithm._own is None, "no mask is made for it"
+    assert algorithm._own_masks is None, "no mask is made for it"
     assert before == algorithm.own_masks().numel() == algorithm.masks_taken() > 0
     assert server_algorithm(exchange="weights").masks_taken() == server_algorithm(exchange="none").masks_taken() == 0
     algorithm = server_algorithm(**{"client_algorithm#server_network": None})
@@ -126,7 +126,7 @@ def test_subset_of_public_images_is_exchanged():
     )
     assert torch.equal(one.predictor.labels, other.predictor.labels)
     assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
-    masks, gate = algorithm.phase._placed(algorithm.own_masks(), torch.tensor([True, False]))
+    masks, gate = algorithm.phase._for_all_images(algorithm.own_masks(), torch.tensor([True, False]))
     assert gate.nonzero().flatten().tolist() == [0]
     assert torch.equal(masks[IMAGES // 2], algorithm.own_masks()[1])
 

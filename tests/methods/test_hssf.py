@@ -148,7 +148,7 @@ def test_encoder_weights_are_loaded_from_file(tmp_path) -> None:
 
 def test_stress_matches_hand_computed_values() -> None:
     features = torch.tensor([[1.0, 3.0], [0.0, -1.0]]).view(1, 2, 1, 2)  # means 2 and -1/2
-    assert hssf.stressed(features).flatten().tolist() == [3.0, 9.0, 0.0, -0.5]
+    assert hssf.scaled_by_mean(features).flatten().tolist() == [3.0, 9.0, 0.0, -0.5]
 
 
 def test_confidence_branch_inputs_match_formula() -> None:
@@ -161,8 +161,8 @@ def test_confidence_branch_inputs_match_formula() -> None:
     features, logits = torch.randn(1, 256, 3, 3), torch.randn(1, 2, 3, 3)
     with torch.no_grad():
         branch(features, logits)
-    first = hssf.stressed(seen["first"][1])
-    second = hssf.stressed(first + seen["second"][1])
+    first = hssf.scaled_by_mean(seen["first"][1])
+    second = hssf.scaled_by_mean(first + seen["second"][1])
     expected = {
         "first": (features, logits),
         "second": (first, features),
@@ -175,7 +175,7 @@ def test_confidence_branch_inputs_match_formula() -> None:
 
 def test_convolutions_are_initialised_by_fan_in() -> None:
     torch.manual_seed(0)
-    part = hssf.drawn_anew(hssf.block(64, 256, 3))
+    part = hssf.he_initialised(hssf.block(64, 256, 3))
     convolution, norm = part[0], part[1]
     assert isinstance(convolution, nn.Conv2d)
     assert abs(convolution.weight.std().item() / (2 / (9 * 64)) ** 0.5 - 1) < 0.02  # of 147,456 numbers

@@ -117,7 +117,7 @@ def toy_sam(monkeypatch: pytest.MonkeyPatch) -> None:
     if present("see"):
         from samfed_monai.methods import see
 
-        monkeypatch.setattr(see, "_sam", lambda base, checkpoint, size: tiny_sam())
+        monkeypatch.setattr(see, "_shared_sam", lambda base, checkpoint, size: tiny_sam())
 
 
 @pytest.fixture(scope="module")

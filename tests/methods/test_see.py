@@ -51,7 +51,7 @@ def published(label: np.ndarray, previous: np.ndarray) -> tuple[float, float, fl
 def test_scores_and_selection_match_public_code(seed):
     random = torch.Generator().manual_seed(seed)
     labels = [torch.sigmoid((6 - seed) * torch.randn(1, 17, 13, generator=random)) for _ in range(2)]
-    found, expected = see.scored(*labels), published(*(label.double().numpy() for label in labels))
+    found, expected = see.label_scores(*labels), published(*(label.double().numpy() for label in labels))
     assert found == pytest.approx(expected, abs=1e-6)
     assert 0.05 < found.absolute < 0.4, "some pixels are unsure, and not all of them"
     assert found.sure(absolute=0.1, relative=0.5) == (expected[0] < 0.1 and expected[1] < 0.5)
@@ -59,12 +59,12 @@ def test_scores_and_selection_match_public_code(seed):
 
 def test_scores_match_hand_computed_values():
     pseudo = label(9, 40)
-    assert see.scored(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
-    assert see.scored(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
-    assert see.scored(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), (
+    assert see.label_scores(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
+    assert see.label_scores(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
+    assert see.label_scores(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), (
         "what was one half has changed by one half"
     )
-    assert see.scored(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
+    assert see.label_scores(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
 
 
 OLD = see.Scores(0.5, 0.5, 0.5)
@@ -156,9 +156,9 @@ def test_prompt_points_match_hand_computed_values():
     corner[2, 3] = True
     assert see.part_points(corner, ~corner)[0][0].tolist() == [3.0, 2.0], "in the last row and column"
     mask = torch.tensor([[True, False, True], [True, True, True]])
-    assert see.spread(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
-    assert see.spread(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
-    assert see.spread(mask & False, 3).shape == (0, 2)
+    assert see.spaced_pixels(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
+    assert see.spaced_pixels(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
+    assert see.spaced_pixels(mask & False, 3).shape == (0, 2)
 
 
 class FakeSam(torch.nn.Module):
@@ -242,7 +242,7 @@ def test_points_come_from_mask_without_both_drawn_classes(drawn):
 def test_term_builds_configured_sam(monkeypatch, tmp_path):
     calls: list[tuple] = []
     term, engine = refined_by(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
-    monkeypatch.setattr(see, "_sam", lambda *given: calls.append(given) or nn.Identity())
+    monkeypatch.setattr(see, "_shared_sam", lambda *given: calls.append(given) or nn.Identity())
     term._refine(engine)
     assert calls == [("vit_b", "x", 64)]
 
@@ -253,7 +253,7 @@ def test_sam_is_built_once_and_keeps_random_state(monkeypatch):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    one, other = (see._sam("vit_none", "x", 64) for _ in range(2))
+    one, other = (see._shared_sam("vit_none", "x", 64) for _ in range(2))
     assert torch.equal(torch.rand(1), expected)
     assert one is other
     assert not one.weight.requires_grad
@@ -332,7 +332,7 @@ def test_pseudo_labels_are_applied_to_own_split(split, pseudo, logit):
 
 def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[see.RefinedLabelTerm, Any]:
     """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
-    monkeypatch.setattr(see, "_sam", lambda *given: nn.Identity())
+    monkeypatch.setattr(see, "_shared_sam", lambda *given: nn.Identity())
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
     given_: dict[str, Any] = {"data": data, "folder": tmp_path, "checkpoint": "x", "views": 1, **options}
@@ -403,7 +403,7 @@ def rounds_of(monkeypatch, tmp_path, answers, **options):
 def test_refinement_runs_every_second_round(monkeypatch, tmp_path):
     term, after = rounds_of(monkeypatch, tmp_path, [0.6, 0.8], every=2)
     assert [after(number) for number in range(4)] == [[0.6], [0.6], [0.6, 0.8], [0.6, 0.8]]
-    assert [path.stem for path in term._saved()] == ["0001", "0002", "0003"], "stores of three rounds are kept"
+    assert [path.stem for path in term._store_files()] == ["0001", "0002", "0003"], "stores of three rounds are kept"
 
 
 @pytest.mark.parametrize(("again", "expected"), [(1, [0.5, 0.8]), (2, [0.5, 0.6, 0.8])])

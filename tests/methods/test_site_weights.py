@@ -20,10 +20,10 @@ class GivenWeights(LearnedWeights):
     """Moves to the weights that it is given, and records its calls."""
 
     def __init__(self, to: list[float] | None = None, **options: Any) -> None:
-        super().__init__(**{"number": "gap", "alike": False, **options})
+        super().__init__(**{"number": "gap", "equal_start": False, **options})
         self.to, self.calls = to, []
 
-    def moved(self, round, weights, numbers):
+    def next_weights(self, round, weights, numbers):
         self.calls.append((round, weights, numbers))
         return None if self.to is None else torch.tensor(self.to, dtype=torch.float64)
 
@@ -42,7 +42,7 @@ def one_round(strategy: GivenWeights, *answers: Message, round: int = 0) -> floa
 
 def test_counters_come_from_first_site_with_equal_weights():
     start = {"w": torch.zeros(1), "count": torch.tensor(0)}
-    strategy = GivenWeights(alike=True).attach(Server(["a", "b"], 5, weights=start))
+    strategy = GivenWeights(equal_start=True).attach(Server(["a", "b"], 5, weights=start))
     strategy.configure(0)
     for site, count in (("b", 2), ("a", 1)):
         strategy.accept(0, site, replace(reply(site, 0.0, 1.0, 1), tensors={**start, "count": torch.tensor(count)}))
@@ -83,7 +83,7 @@ def test_zero_weight_site_counts_with_minimum_weight():
 
 
 def test_equal_start_ignores_image_counts():
-    strategy = GivenWeights(alike=True).attach(SERVER)
+    strategy = GivenWeights(equal_start=True).attach(SERVER)
     assert strategy.weights == {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
     assert one_round(strategy, reply("a", 0.0, 1.0, 1), reply("b", 8.0, 5.0, 10**6)) == 4.0
     assert strategy.calls[0][1].tolist() == [1 / 3, 1 / 3, 1 / 3]
@@ -133,7 +133,7 @@ def test_state_of_other_site_count_is_rejected():
 )
 def test_largest_share_caps_learned_weights(share, counts, caplog):
     guard = UpdateGuard(largest_share=share)
-    strategy = GivenWeights([1.0, 0.0, 0.0], alike=True).attach(replace(SERVER, guard=guard))
+    strategy = GivenWeights([1.0, 0.0, 0.0], equal_start=True).attach(replace(SERVER, guard=guard))
     with caplog.at_level("INFO"):
         one_round(strategy, *(reply(site, 0.0, 1.0, 1) for site in "abc"))
     assert list(strategy.weights.values()) == pytest.approx(counts, abs=1e-12)

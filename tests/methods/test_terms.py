@@ -51,8 +51,8 @@ def term(name: str, **options: Any) -> Any:
 def compute(made: Any, views: set[str], *, mixed: bool = False) -> None:
     """The term's value for a batch of these views, with the guides ``weak``, ``global`` and ``ema``."""
     mask, network = torch.full((2, 1, 8, 8), 0.5), Shown()
-    if hasattr(getattr(made, "_features", None), "kept"):
-        made._features.kept = [torch.zeros(2, 8, 8, 8)] * 2
+    if hasattr(getattr(made, "_features", None), "inputs"):
+        made._features.inputs = [torch.zeros(2, 8, 8, 8)] * 2
     batch = {view: mask if view == "teacher" else torch.zeros(2, 3, 8, 8) for view in sorted(views)}
     guides = {"global": mask, "ema": mask}
     guidance = Guidance(student=mask, weak_view=mask, guides=guides, batch=batch, mixed=mixed)

@@ -58,13 +58,13 @@ def test_last_features_are_kept_while_listening() -> None:
     with torch.no_grad():
         network.train()(image)
     network(image + 1)
-    assert torch.equal(torch.stack(features.kept), torch.stack([image, image + 1]) / 2)
+    assert torch.equal(torch.stack(features.inputs), torch.stack([image, image + 1]) / 2)
     features.listen()
     network(image)
-    assert len(features.kept) == 1, "started again, and kept once"
+    assert len(features.inputs) == 1, "started again, and kept once"
     features.stop()
     network(image)
-    assert (features.kept, len(network.head._forward_pre_hooks)) == ([], 0)
+    assert (features.inputs, len(network.head._forward_pre_hooks)) == ([], 0)
 
 
 def test_features_of_given_part_are_kept() -> None:
@@ -72,7 +72,7 @@ def test_features_of_given_part_are_kept() -> None:
     features = LastFeatures(network, network[1])
     features.listen()
     network(image)
-    assert torch.equal(features.kept[0], network[0](image))
+    assert torch.equal(features.inputs[0], network[0](image))
 
 
 def test_network_without_known_head_or_encoder_is_refused() -> None:

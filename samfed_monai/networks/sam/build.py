@@ -138,18 +138,18 @@ class PromptFreeSam(nn.Module):
             ValueError: a prompt for several classes.
         """
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        given = {
+        inputs = {
             "image_embeddings": embeddings,
             "image_pe": self.prompt_encoder.get_dense_pe(),
             "sparse_prompt_embeddings": sparse,
             "dense_prompt_embeddings": dense,
         }
         if self.outputs == 1:
-            logits: Tensor = self.mask_decoder(**given, multimask_output=False)[0]
+            logits: Tensor = self.mask_decoder(**inputs, multimask_output=False)[0]
         elif boxes is not None or points is not None or masks is not None:
             raise ValueError("a SAM with several classes takes no prompts: it has no mask of a single object")
         else:
-            logits = self.mask_decoder.predict_masks(**given)[0]
+            logits = self.mask_decoder.predict_masks(**inputs)[0]
         return logits
 
 
@@ -165,10 +165,10 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
     """
     scale = size / max(height, width)
 
-    def fit(side: int) -> int:
+    def rounded(side: int) -> int:
         return max(MASK_STRIDE, round(side * scale / MASK_STRIDE) * MASK_STRIDE)
 
-    return fit(height), fit(width)
+    return rounded(height), rounded(width)
 
 
 def place(images: Tensor, size: int) -> Tensor:
@@ -231,11 +231,11 @@ def side_problems(where: str, size: Any) -> list[Problem]:
     """Returns the problem of an invalid side of SAM's square input: it must be a multiple of 16 from 64 to 1024."""
     if type(size) is int and size % STRIDE == 0 and LEAST_SIZE <= size <= LARGEST_SIZE:
         return []
-    allowed, hint = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels", ""
+    expected, hint = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels", ""
     if type(size) is int:
         nearest = min(range(LEAST_SIZE, LARGEST_SIZE + 1, STRIDE), key=lambda side: abs(side - size))
         hint = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fit the attention windows of the encoder"
-    return [Problem(where, found=repr(size), expected=allowed, hint=hint)]
+    return [Problem(where, found=repr(size), expected=expected, hint=hint)]
 
 
 def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> nn.Module:
@@ -288,6 +288,12 @@ def tiny_vit_trunk(conv_norm: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] |
     return trunk
 
 
+def clear_caches(encoder: nn.Module) -> None:
+    """Clears TinyViT's attention biases, which timm caches in eval mode and keeps when other weights are loaded."""
+    for module in encoder.modules():
+        getattr(module, "attention_bias_cache", {}).clear()
+
+
 class TinyViTEncoder(nn.Module):
     """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
 
@@ -328,14 +334,14 @@ def fold_batch_norms(encoder: nn.Module) -> None:
         replace_conv_norms(encoder, lambda pair: pair.fuse().requires_grad_(False))
 
 
-def replace_conv_norms(network: nn.Module, made_of: Callable[[Any], nn.Module]) -> None:
+def replace_conv_norms(network: nn.Module, build_replacement: Callable[[Any], nn.Module]) -> None:
     """Replaces every convolution of a TinyViT with its batch norm (timm's ``ConvNorm``)."""
     from timm.models.tiny_vit import ConvNorm
 
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConvNorm):
-                setattr(parent, name, made_of(child))
+                setattr(parent, name, build_replacement(child))
 
 
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -404,8 +410,9 @@ def _load(sam: PromptFreeSam, name: str, checkpoint: Path) -> None:
     like = sam.state_dict()
     state = fit_positions(state, like)
     if found := check_tensors(state, like=like, where=checkpoint.name):
-        what, hint = f"another network's weights ({len(found)} such tensors)", "set base to the SAM of these weights"
-        other = Problem(str(checkpoint), found=what, expected=f"the weights of {name}", hint=hint)
-        raise Refused([*found[:5], other])
+        summary = f"another network's weights ({len(found)} such tensors)"
+        hint = "set base to the SAM of these weights"
+        mismatch = Problem(str(checkpoint), found=summary, expected=f"the weights of {name}", hint=hint)
+        raise Refused([*found[:5], mismatch])
     with torch.no_grad():
         sam.load_state_dict(state)

@@ -43,11 +43,11 @@ def route(logits: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     probability = logits.softmax(dim=-1, dtype=torch.float32)
     largest, chosen = probability.topk(top, dim=-1)
-    kept = largest / largest.sum(dim=-1, keepdim=True)
-    return torch.zeros_like(probability).scatter(-1, chosen, kept), probability, chosen
+    gates = largest / largest.sum(dim=-1, keepdim=True)
+    return torch.zeros_like(probability).scatter(-1, chosen, gates), probability, chosen
 
 
-def routed(probability: Tensor, chosen: Tensor) -> Routing:
+def routing_statistics(probability: Tensor, chosen: Tensor) -> Routing:
     """Returns the statistics of one layer's routing."""
     counts = torch.bincount(chosen.flatten(), minlength=probability.shape[-1])
     return Routing(counts.to(probability.dtype) / chosen.numel(), probability.mean(dim=0), len(probability))
@@ -66,15 +66,15 @@ class ExpertSwitch:
     @contextmanager
     def during(self, *, on: bool, measure: bool) -> Iterator[list[Routing]]:
         """Inside the block, turns the experts on or off, and collects the layers' routing if ``measure``."""
-        before, records = (self.on, self.records), list[Routing]()
+        previous, records = (self.on, self.records), list[Routing]()
         self.on, self.records = on, records if measure else None
         try:
             yield records
         finally:
-            self.on, self.records = before
+            self.on, self.records = previous
 
 
-def joined(records: list[Routing]) -> Routing | None:
+def join_layers(records: list[Routing]) -> Routing | None:
     """Joins the layers of one pass; ``None`` if nothing was collected."""
     if not records:
         return None
@@ -115,7 +115,7 @@ class LocalExperts(nn.Module):
         hidden = F.linear(tokens, self.down)
         gates, probability, chosen = route(logits, self.top)
         if self.switch.records is not None:
-            self.switch.records.append(routed(probability, chosen))
+            self.switch.records.append(routing_statistics(probability, chosen))
         weighted = hidden.unflatten(-1, (experts, -1)) * gates.to(hidden.dtype).unsqueeze(-1)
         return torch.addmm(base.flatten(0, -2), weighted.flatten(-2), self.up).view_as(base)
 
@@ -140,8 +140,8 @@ class MlpWithExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., C) to (..., C), without experts if the switch is off."""
         x = self.norm(x)
-        y = self.mlp(x)
-        return self.experts(x, y) if self.experts.switch.on else y
+        output = self.mlp(x)
+        return self.experts(x, output) if self.experts.switch.on else output
 
 
 def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int = 2) -> ExpertSwitch:
@@ -161,19 +161,19 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
     Raises:
         Refused: numbers out of range, or an encoder without such a block; all together.
     """
-    blocks, numbers = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
-    many = type(top) is int and type(experts) is int and top > experts >= 1
-    none = Problem("L-MoE", type(encoder).__name__, "an encoder whose blocks have attn and mlp")
+    blocks, counts = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
+    too_many = type(top) is int and type(experts) is int and top > experts >= 1
+    no_block = Problem("L-MoE", type(encoder).__name__, "an encoder whose blocks have attn and mlp")
     require(
-        *(whole(f"network_def#{name}", number, least=1) for name, number in numbers.items()),
-        [Problem("network_def#top", repr(top), f"at most {experts}, the number of experts")] if many else [],
-        [] if blocks else [none],
+        *(whole(f"network_def#{name}", number, least=1) for name, number in counts.items()),
+        [Problem("network_def#top", repr(top), f"at most {experts}, the number of experts")] if too_many else [],
+        [] if blocks else [no_block],
     )
     switch = ExpertSwitch()
     for block in blocks:
-        first = next(module for module in block.mlp.modules() if isinstance(module, nn.Linear))  # type: ignore[union-attr]
-        beside = LocalExperts(first.in_features, switch, experts=experts, rank=rank, top=top)
-        block.mlp = MlpWithExperts(block.mlp, beside.to(first.weight.device))  # type: ignore[arg-type]
+        first_layer = next(module for module in block.mlp.modules() if isinstance(module, nn.Linear))  # type: ignore[union-attr]
+        local_experts = LocalExperts(first_layer.in_features, switch, experts=experts, rank=rank, top=top)
+        block.mlp = MlpWithExperts(block.mlp, local_experts.to(first_layer.weight.device))  # type: ignore[arg-type]
     return switch
 
 

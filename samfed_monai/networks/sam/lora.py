@@ -36,30 +36,30 @@ class CheckpointedForward:
         on, measure = self.switch.on, self.switch.records is not None
 
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), self._again(on=on, measure=measure)
+            return nullcontext(), self._recomputation(on=on, measure=measure)
 
         # the blocks have no randomness
         return checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     @contextmanager
-    def _again(self, *, on: bool, measure: bool) -> Iterator[None]:
-        with self.switch.during(on=on, measure=measure), running_statistics_kept(self.block):
+    def _recomputation(self, *, on: bool, measure: bool) -> Iterator[None]:
+        with self.switch.during(on=on, measure=measure), preserved_running_statistics(self.block):
             yield
 
 
 @contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+def preserved_running_statistics(module: nn.Module) -> Iterator[None]:
     """Inside the block, batch norms in train mode update copies of their running statistics, which are then dropped."""
     # copies: without track_running_stats a norm saves fewer tensors for the gradient, and checkpoint counts them
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
-    kept = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
+    saved = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
     try:
-        for norm, buffers in kept:
+        for norm, buffers in saved:
             for name, buffer in buffers.items():
                 setattr(norm, name, buffer.clone())
         yield
     finally:
-        for norm, buffers in kept:
+        for norm, buffers in saved:
             for name, buffer in buffers.items():
                 setattr(norm, name, buffer)
 
@@ -108,9 +108,9 @@ class LoRAQueryValue(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in)`` to ``(..., groups * (q + k + v))``."""
         frozen = self.linear(x)
-        low = F.linear(x, torch.cat([self.query_a, self.value_a]))
+        low_rank = F.linear(x, torch.cat([self.query_a, self.value_a]))
         # one product added to the frozen layer's: two concatenated products would write the whole output twice more
-        return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), self._rows().T).view_as(frozen)
+        return torch.addmm(frozen.flatten(0, -2), low_rank.flatten(0, -2), self._rows().T).view_as(frozen)
 
     def _rows(self) -> Tensor:
         """Returns B of q and v in the joint projection's row order, ``(groups * (q + k + v), 2 r)``; 0 for k."""
@@ -151,8 +151,8 @@ def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
         Refused: a rank that is no positive integer, or an encoder without such a block.
     """
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
-    none = Problem("LoRA", type(encoder).__name__, "an encoder whose attention blocks have a joint qkv")
-    require(whole("teacher -> rank", rank, least=1), [] if blocks else [none])
+    no_block = Problem("LoRA", type(encoder).__name__, "an encoder whose attention blocks have a joint qkv")
+    require(whole("teacher -> rank", rank, least=1), [] if blocks else [no_block])
     encoder.requires_grad_(False)
     for block in blocks:
         block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)

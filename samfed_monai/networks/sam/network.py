@@ -15,8 +15,8 @@ from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.validators import one_of, require, switch
 from samfed_monai.networks.inferer import autocast
 from samfed_monai.networks.key_patterns import KeySplit, split_keys
-from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, pad, place, side_problems
-from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, joined
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, clear_caches, crop, pad, place, side_problems
+from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, join_layers
 from samfed_monai.networks.sam.lora import apply_checkpointing, apply_lora
 
 LORA_KEYS = ("*.qkv.query_[ab]", "*.qkv.value_[ab]")
@@ -53,10 +53,11 @@ def sam_key_patterns(
         experts: whether it has L-MoE.
         several: whether it has several classes.
     """
-    local, head = EXPERT_KEYS if experts else (), (*DECODER_KEYS[:-1], CLASS_KEYS) if several else DECODER_KEYS
+    expert_keys = EXPERT_KEYS if experts else ()
+    decoder_keys = (*DECODER_KEYS[:-1], CLASS_KEYS) if several else DECODER_KEYS
     return {
-        "shared": LORA_KEYS + (head if decoder == Decoder.SHARED else ()),
-        "personal": local + (head if decoder == Decoder.PERSONAL else ()),
+        "shared": LORA_KEYS + (decoder_keys if decoder == Decoder.SHARED else ()),
+        "personal": expert_keys + (decoder_keys if decoder == Decoder.PERSONAL else ()),
     }
 
 
@@ -178,10 +179,10 @@ class SamNetwork(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns the trained parameters as an optimizer's groups ``shared`` and, unless empty, ``personal``."""
         split, parameters = self.key_split(), dict(self.named_parameters())
-        named = {"shared": split.shared, "personal": split.personal}
+        names = {"shared": split.shared, "personal": split.personal}
         groups = {
             name: [parameters[key] for key in keys if key in parameters and parameters[key].is_floating_point()]
-            for name, keys in named.items()
+            for name, keys in names.items()
         }
         return [{"name": name, "params": group} for name, group in groups.items() if group]
 
@@ -209,20 +210,16 @@ class SamNetwork(nn.Module):
         inputs = pad(self.sam.normalise(place(image.float(), self.size)), self.size)
         personal = chosen is SamPath.PERSONAL
         with self.switch.during(on=personal, measure=personal and self.training and torch.is_grad_enabled()) as records:
-            self._forget_biases()
+            if self.full:
+                clear_caches(self.sam.image_encoder)
             embeddings = self.sam.encode(inputs)
         with autocast(inputs.device.type, False):
             masks = crop(self.sam.decode(embeddings.float()), height, width, self.size)
             logits = F.interpolate(masks, (height, width), mode="bilinear", align_corners=False)
         if self.training:
             # on the tensor, not the module: other passes may run before a term reads it
-            logits.sam_outputs = SamOutputs(chosen, joined(records))  # type: ignore[attr-defined]
+            logits.sam_outputs = SamOutputs(chosen, join_layers(records))  # type: ignore[attr-defined]
         return logits
-
-    def _forget_biases(self) -> None:
-        if self.full:  # timm caches attention biases in eval mode and keeps the cache when other weights are loaded
-            for module in self.sam.image_encoder.modules():
-                getattr(module, "attention_bias_cache", {}).clear()
 
 
 def sam_network(

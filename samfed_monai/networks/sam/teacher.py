@@ -97,12 +97,12 @@ class Teacher(nn.Module):
         """
         images, symmetries = images.to(self.sam.pixel_mean.device).float(), VIEWS[views or self.views]
         normalised = self.sam.normalise(place(images, self.size))
-        viewed = [view.apply(normalised) for view in symmetries]
-        inputs = torch.cat([pad(each, self.size) for each in viewed])
-        few = max(1, AT_ONCE // self.size**2)
-        logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(few)])
-        parts = zip(symmetries, viewed, logits.chunk(len(symmetries)), strict=True)
-        masks = [(view, crop(part, each.shape[-2], each.shape[-1], self.size)) for view, each, part in parts]
+        view_images = [view.apply(normalised) for view in symmetries]
+        inputs = torch.cat([pad(each, self.size) for each in view_images])
+        batch_size = max(1, AT_ONCE // self.size**2)
+        logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(batch_size)])
+        logits_of_views = zip(symmetries, view_images, logits.chunk(len(symmetries)), strict=True)
+        masks = [(view, crop(part, each.shape[-2], each.shape[-1], self.size)) for view, each, part in logits_of_views]
         return torch.stack([view.undo(probabilities(mask)) for view, mask in masks]).mean(0)
 
     def embed(self, images: Tensor) -> Tensor:

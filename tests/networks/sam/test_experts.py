@@ -16,9 +16,9 @@ from samfed_monai.networks.sam.experts import (
     MlpWithExperts,
     Routing,
     apply_experts,
-    joined,
+    join_layers,
     route,
-    routed,
+    routing_statistics,
 )
 from samfed_monai.networks.sam.lora import apply_lora
 
@@ -46,7 +46,7 @@ def test_gates_sum_to_one(experts, tokens, seed, data):
 
 
 def test_routing_record_matches_hand_computed_values():
-    filed = routed(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]]), torch.tensor([[0, 1], [2, 1]]))
+    filed = routing_statistics(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]]), torch.tensor([[0, 1], [2, 1]]))
     assert filed.share.tolist() == [0.25, 0.5, 0.25]
     torch.testing.assert_close(filed.probability, torch.tensor([0.3, 0.3, 0.4]))
     assert filed.tokens == 2
@@ -68,11 +68,11 @@ def test_switch_is_restored_after_pass_or_failure():
 
 def test_routings_are_joined_in_layer_order():
     first, second = (Routing(torch.tensor([a, 1 - a]), torch.tensor([0.5, 0.5]), t) for a, t in ((0.25, 8), (0.5, 2)))
-    found = joined([first, second])
+    found = join_layers([first, second])
     assert found is not None
     assert found.share.tolist() == [[0.25, 0.75], [0.5, 0.5]]
     assert found.tokens == (8, 2)
-    assert joined([]) is None
+    assert join_layers([]) is None
 
 
 def a_mixture(width: int = 6, **options: int) -> LocalExperts:
