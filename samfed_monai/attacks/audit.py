@@ -30,9 +30,9 @@ ALL = "all"
 PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
 
 
-def _number(default: int, least: int, words: str, *attacks: str) -> Any:
+def _number(default: int, least: int, description: str, *attacks: str) -> Any:
     """A number of :class:`Options` that only ``attacks`` read; without any, all do."""
-    return field(default=default, metadata={"least": least, "words": words, "attacks": attacks or (*ATTACKS,)})
+    return field(default=default, metadata={"least": least, "words": description, "attacks": attacks or (*ATTACKS,)})
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Options:
     seed: int = _number(0, 0, "seed of all random draws")
 
 
-def named(words: str) -> list[str]:
+def named(text: str) -> list[str]:
     """Returns the attacks of a comma-separated list in the order of :data:`ATTACKS`; ``all`` means every attack.
 
     Raises:
         Refused: unknown names, all listed.
     """
-    asked = [word.strip() for word in words.split(",") if word.strip()] or [""]
-    require(*(one_of("--attack", word, [*ATTACKS, ALL]) for word in asked))
-    return [name for name in ATTACKS if name in asked or ALL in asked]
+    names = [name.strip() for name in text.split(",") if name.strip()] or [""]
+    require(*(one_of("--attack", name, [*ATTACKS, ALL]) for name in names))
+    return [name for name in ATTACKS if name in names or ALL in names]
 
 
 def run_audit(target: Target, names: Sequence[str], options: Options, folder: str | Path) -> Path:
@@ -87,9 +87,9 @@ def write_finding(folder: Path, target: Target, options: Options, finding: Findi
     """Adds a finding to the folder's numbers and page, replacing an earlier one of the same attack."""
     path, about = folder / NUMBERS, dict(target.about)
     content: dict[str, Any] = read_json(path) if path.is_file() else {}
-    found = {each["attack"]: each for each in (content["findings"] if content.get("about") == about else [])}
-    found[finding.attack] = {**finding.to_json(), "options": asdict(options)}
-    content = {"schema": 1, "about": about, "findings": [found[name] for name in ATTACKS if name in found]}
+    findings = {each["attack"]: each for each in (content["findings"] if content.get("about") == about else [])}
+    findings[finding.attack] = {**finding.to_json(), "options": asdict(options)}
+    content = {"schema": 1, "about": about, "findings": [findings[name] for name in ATTACKS if name in findings]}
     for shown in finding.shown:
         write_bytes(folder / f"{shown.name}.png", shown.png())
     write_json(path, content)

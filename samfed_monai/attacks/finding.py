@@ -72,34 +72,34 @@ class Finding:
         return {**content, "columns": list(self.rows[0]) if self.rows else [], "pictures": pictures}
 
 
-def psnr(found: Tensor, truth: Tensor) -> Tensor:
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Returns the peak signal-to-noise ratio of each image in dB, at most 100.
 
     Args:
-        found, truth: (N, C, H, W) float in [0, 1].
+        images, truth: (N, C, H, W) float in [0, 1].
 
     Returns:
         (N,) float.
     """
-    return -10 * torch.log10((found.clamp(0, 1) - truth).pow(2).flatten(1).mean(dim=1).clamp(min=1e-10))
+    return -10 * torch.log10((images.clamp(0, 1) - truth).pow(2).flatten(1).mean(dim=1).clamp(min=1e-10))
 
 
-def ssim(found: Tensor, truth: Tensor) -> Tensor:
+def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """Returns the structural similarity of each image (Wang et al. 2004), by MONAI; (N,) float."""
     from monai.metrics.regression import SSIMMetric
 
-    size = min(11, found.shape[-1] - (1 - found.shape[-1] % 2))
+    size = min(11, images.shape[-1] - (1 - images.shape[-1] % 2))
     measure = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=size)
-    return torch.as_tensor(measure(found.clamp(0, 1), truth)).flatten()
+    return torch.as_tensor(measure(images.clamp(0, 1), truth)).flatten()
 
 
-def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
+def in_order_of_truth(reconstructions: Tensor, truth: Tensor) -> Tensor:
     """Orders the reconstructions of a batch by their best matching images, as a batch has no order."""
     from scipy.optimize import linear_sum_assignment
 
-    score = torch.stack([psnr(each[None].expand_as(truth), truth) for each in found])
+    score = torch.stack([psnr(each[None].expand_as(truth), truth) for each in reconstructions])
     _, columns = linear_sum_assignment(score.numpy(), maximize=True)
-    return found[columns.argsort()]
+    return reconstructions[columns.argsort()]
 
 
 def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]:
@@ -115,15 +115,15 @@ def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]
         ``blank_ssim``); number of images (``of``), and of those ``reconstructed``: closer to the truth than the blank
         image by :data:`GAIN_DB` or :data:`GAIN_SSIM`.
     """
-    nothing = blank[None].expand_as(truth)
-    own, none = psnr(found, truth), psnr(nothing, truth)
-    best = int((own - none).argmax())
-    alike, none_alike = ssim(found, truth), ssim(nothing, truth)
+    blanks = blank[None].expand_as(truth)
+    psnr_found, psnr_blank = psnr(found, truth), psnr(blanks, truth)
+    best = int((psnr_found - psnr_blank).argmax())
+    ssim_found, ssim_blank = ssim(found, truth), ssim(blanks, truth)
     return {
-        "psnr": round(float(own[best]), 2),
-        "blank_psnr": round(float(none[best]), 2),
-        "ssim": round(float(alike[best]), 3),
-        "blank_ssim": round(float(none_alike[best]), 3),
-        "reconstructed": int(((own - none >= GAIN_DB) | (alike - none_alike >= GAIN_SSIM)).sum()),
+        "psnr": round(float(psnr_found[best]), 2),
+        "blank_psnr": round(float(psnr_blank[best]), 2),
+        "ssim": round(float(ssim_found[best]), 3),
+        "blank_ssim": round(float(ssim_blank[best]), 3),
+        "reconstructed": int(((psnr_found - psnr_blank >= GAIN_DB) | (ssim_found - ssim_blank >= GAIN_SSIM)).sum()),
         "of": len(truth),
     }

@@ -53,30 +53,30 @@ def attack_inversion(target: Target, options: Options) -> Finding:
     masks = target.masks_of(truth, count)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
-    seen = dict.fromkeys((("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4)))
+    observations = dict.fromkeys((("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4)))
     for start, make in (("released model", target.copy), ("random weights", lambda: target.fresh().train())):
         with own_random_state(derive_seed(options.seed, "inversion", start)):
             network = make()
-        moving = bool(_norms(network))
-        for (what, images, steps), with_statistics in product(seen, (False, True)):
-            if with_statistics and (steps or not moving):
+        has_running_statistics = bool(_batch_norms(network))
+        for (what, images, steps), with_statistics in product(observations, (False, True)):
+            if with_statistics and (steps or not has_running_statistics):
                 continue
             image, mask = truth.images[:images], masks[:images]
             update = observed(network, target.loss, image, mask, steps=steps, rate=target.learning_rate)
             update = update if with_statistics else Update(update.direction)
-            found = invert(network, target.loss, update, image.shape, mask, target.blank, options)
-            found = in_order_of_truth(found, image)
+            reconstruction = invert(network, target.loss, update, image.shape, mask, target.blank, options)
+            reconstruction = in_order_of_truth(reconstruction, image)
             attempt = f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else "")
-            known = "with" if with_statistics else "without" if moving else "no running statistics"
-            scores = against_blank(found, image, target.blank)
-            rows.append({"network": start, "observed": attempt, "statistics": known, **scores})
-            caption = f"{start}, {attempt}, batch norm statistics: {known}. Truth, reconstruction, blank image."
-            strip = {"truth": image, "reconstruction": found, "blank": target.blank[None].expand_as(image)}
+            statistics = "with" if with_statistics else "without" if has_running_statistics else "no running statistics"
+            scores = against_blank(reconstruction, image, target.blank)
+            rows.append({"network": start, "observed": attempt, "statistics": statistics, **scores})
+            caption = f"{start}, {attempt}, batch norm statistics: {statistics}. Truth, reconstruction, blank image."
+            strip = {"truth": image, "reconstruction": reconstruction, "blank": target.blank[None].expand_as(image)}
             shown.append(Shown(f"inversion-{len(rows)}", caption, strip))
-    hit = [row for row in rows if row["reconstructed"]]
+    hits = [row for row in rows if row["reconstructed"]]
     verdict = [
-        f"Of {len(rows)} attempts {len(hit)} came closer to an image than the blank image ({GAIN_DB:g} dB, or SSIM)"
-        + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else ".")
+        f"Of {len(rows)} attempts {len(hits)} came closer to an image than the blank image ({GAIN_DB:g} dB, or SSIM)"
+        + (f", the best at {max(row['psnr'] for row in hits):.1f} dB." if hits else ".")
     ]
     verdict += [
         "The setting favours the attacker: masks are known, and a real round's augmentation and unlabelled terms are "
@@ -109,19 +109,19 @@ def observed(
         steps: number of steps; 0 returns the gradient.
         rate: learning rate of the optimizer.
     """
-    own = copy.deepcopy(network)
-    with _listening(own) as seen:
-        value = loss(own(images), masks)
-        statistics = [(mean.detach(), variance.detach()) for mean, variance in seen()]
+    trained = copy.deepcopy(network)
+    with _batch_statistics(trained) as take_statistics:
+        value = loss(trained(images), masks)
+        statistics = [(mean.detach(), variance.detach()) for mean, variance in take_statistics()]
     if not steps:
-        return Update([each.detach() for each in torch.autograd.grad(value, _parameters(own))], statistics)
-    optimizer = torch.optim.AdamW(_parameters(own), lr=rate)
-    before = [each.detach().clone() for each in _parameters(own)]
+        return Update([each.detach() for each in torch.autograd.grad(value, _parameters(trained))], statistics)
+    optimizer = torch.optim.AdamW(_parameters(trained), lr=rate)
+    before = [each.detach().clone() for each in _parameters(trained)]
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(own(images), masks).backward()
+        loss(trained(images), masks).backward()
         optimizer.step()
-    return Update([old - new.detach() for old, new in zip(before, _parameters(own), strict=True)], statistics)
+    return Update([old - new.detach() for old, new in zip(before, _parameters(trained), strict=True)], statistics)
 
 
 def invert(
@@ -141,24 +141,24 @@ def invert(
     Returns:
         (B, 3, H, W) float in [0, 1].
     """
-    own = copy.deepcopy(network)
+    network_copy = copy.deepcopy(network)
     random = torch.Generator().manual_seed(derive_seed(options.seed, "inversion"))
     guess = (blank[None] + 0.1 * torch.randn(tuple(shape), generator=random)).clamp(0, 1).requires_grad_()
     optimizer = torch.optim.Adam([guess], lr=RATE)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-    parameters = _parameters(own)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
+    parameters = _parameters(network_copy)
     # math kernel for attention: PyTorch's faster kernels have no second derivative
-    with _listening(own) as seen, sdpa_kernel(SDPBackend.MATH):
+    with _batch_statistics(network_copy) as take_statistics, sdpa_kernel(SDPBackend.MATH):
         for _ in progress_bar(range(options.steps), desc="reconstruction", unit="step"):
             optimizer.zero_grad()
-            gradients = torch.autograd.grad(loss(own(guess), masks), parameters, create_graph=True)
+            gradients = torch.autograd.grad(loss(network_copy(guess), masks), parameters, create_graph=True)
             value = cosine_distance(gradients, update.direction) + TV * total_variation(guess)
             if update.statistics:
-                value = value + STATISTICS * statistics_distance(seen(), update.statistics)
-            seen()
+                value = value + STATISTICS * statistics_distance(take_statistics(), update.statistics)
+            take_statistics()
             (guess.grad,) = torch.autograd.grad(value, [guess])
             optimizer.step()
-            falling.step()
+            scheduler.step()
             with torch.no_grad():
                 guess.clamp_(0, 1)
     return guess.detach()
@@ -189,7 +189,7 @@ def _parameters(network: nn.Module) -> list[nn.Parameter]:
     return [each for each in network.parameters() if each.requires_grad]
 
 
-def _norms(network: nn.Module) -> list[nn.Module]:
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
     """Returns the batch norm layers whose running statistics a step updates."""
     kinds = nn.modules.batchnorm._BatchNorm
     return [
@@ -198,20 +198,20 @@ def _norms(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _listening(network: nn.Module) -> Iterator[Any]:
+def _batch_statistics(network: nn.Module) -> Iterator[Any]:
     """Yields a function that returns and clears the batch statistics since its last call, with gradient."""
-    kept: list[tuple[Tensor, Tensor]] = []
+    collected: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
-        kept.append((inputs[0].mean(axes), inputs[0].var(axes, unbiased=False)))
+        collected.append((inputs[0].mean(axes), inputs[0].var(axes, unbiased=False)))
 
     def seen() -> list[tuple[Tensor, Tensor]]:
-        found = list(kept)
-        kept.clear()
-        return found
+        taken = list(collected)
+        collected.clear()
+        return taken
 
     with ExitStack() as hooks:
-        for norm in _norms(network):
+        for norm in _batch_norms(network):
             hooks.enter_context(norm.register_forward_pre_hook(keep))
         yield seen

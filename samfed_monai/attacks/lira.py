@@ -49,14 +49,14 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
         raise refused("lira", found=found, expected="at least 8 of each")
     labels = torch.cat([each.labels for each in groups if each.labels is not None])
     pool = Images("all", True, torch.cat([each.images for each in groups]), labels)
-    signals, inside = shadow_signals(target, pool, options, folder)
-    released = likelihood_ratio(signal(image_losses(target.network, pool)[:, 0]), signals, inside)
-    each = [
-        likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))
+    signals, trained_on = shadow_signals(target, pool, options, folder)
+    released = likelihood_ratio(signal(image_losses(target.network, pool)[:, 0]), signals, trained_on)
+    of_shadows = [
+        likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(trained_on, k, 0)) for k in range(len(signals))
     ]
     attacked = {
         "released model": (released, member),
-        "shadow models, each attacked with the others": (np.concatenate(each), inside.ravel()),
+        "shadow models, each attacked with the others": (np.concatenate(of_shadows), trained_on.ravel()),
     }
     rows = [
         {"model": model, **separation(scores[truth], scores[~truth], seed=options.seed)}
@@ -65,10 +65,9 @@ def attack_lira(target: Target, options: Options, folder: Path) -> Finding:
     return Finding(
         "lira",
         "Membership inference by shadow models (LiRA)",
-        f"Trains {options.shadows} shadow models on random halves of {len(pool)} images "
-        f"({options.shadow_steps} steps each), "
-        "and compares each image's loss with those of models trained with and without it (Carlini et al. 2022; one "
-        "variance for all images, as they advise for few shadow models).",
+        f"Trains {options.shadows} shadow models on random halves of {len(pool)} images ({options.shadow_steps} steps "
+        "each), and compares each image's loss with those of models trained with and without it (Carlini et al. 2022; "
+        "one variance for all images, as they advise for few shadow models).",
         "The released model, the image and its mask, many similar images, and a day of computing.",
         rows,
         [sentence(row["model"].capitalize(), row) for row in rows]
@@ -98,11 +97,11 @@ def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -
         (N,); higher for members.
     """
     mean, spread = [], []
-    for seen in (inside, ~inside):
-        middle = (signals * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        rest = ((signals - middle) * seen)[:, seen.any(axis=0)]
-        mean.append(middle)
-        spread.append(max(float(np.sqrt((rest**2).sum() / max(seen.sum(), 1))), 1e-6))
+    for subset in (inside, ~inside):
+        center = (signals * subset).sum(axis=0) / np.maximum(subset.sum(axis=0), 1)
+        residuals = ((signals - center) * subset)[:, subset.any(axis=0)]
+        mean.append(center)
+        spread.append(max(float(np.sqrt((residuals**2).sum() / max(subset.sum(), 1))), 1e-6))
     log = [-0.5 * ((own - mean[i]) / spread[i]) ** 2 - np.log(spread[i]) for i in range(2)]
     return np.asarray(log[0] - log[1])
 
@@ -114,22 +113,22 @@ def shadow_signals(target: Target, pool: Images, options: Options, folder: Path)
     """
     about = {name: str(value) for name, value in target.about.items()}
     images = [float(each.double().sum()) for each in pool.images]
-    made_of = canonical_hash({"images": images, "steps": options.shadow_steps, "seed": options.seed, "about": about})
-    signals, inside = [], []
+    pool_hash = canonical_hash({"images": images, "steps": options.shadow_steps, "seed": options.seed, "about": about})
+    signals, trained_on = [], []
     for index in progress_bar(range(options.shadows), desc="shadow models", unit="model"):
         order = np.random.default_rng(derive_seed(options.seed, "half", index // 2)).permutation(len(pool))
-        seen = np.zeros(len(pool), bool)
-        seen[np.array_split(order, 2)[index % 2]] = True
+        is_trained_on = np.zeros(len(pool), bool)
+        is_trained_on[np.array_split(order, 2)[index % 2]] = True
         path = folder / f"{index:03d}.json"
-        known = read_json(path) if path.is_file() else {}
-        if known.get("of") != made_of:
+        stored = read_json(path) if path.is_file() else {}
+        if stored.get("of") != pool_hash:
             seed = derive_seed(options.seed, "shadow", index)
-            network = train(target, pool, np.flatnonzero(seen), steps=options.shadow_steps, seed=seed)
-            known = {"of": made_of, "losses": [float(value) for value in image_losses(network, pool)[:, 0]]}
-            write_json(path, known)
-        signals.append(signal(np.asarray(known["losses"])))
-        inside.append(seen)
-    return np.stack(signals), np.stack(inside)
+            network = train(target, pool, np.flatnonzero(is_trained_on), steps=options.shadow_steps, seed=seed)
+            stored = {"of": pool_hash, "losses": [float(value) for value in image_losses(network, pool)[:, 0]]}
+            write_json(path, stored)
+        signals.append(signal(np.asarray(stored["losses"])))
+        trained_on.append(is_trained_on)
+    return np.stack(signals), np.stack(trained_on)
 
 
 def train(target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: int) -> nn.Module:
@@ -148,8 +147,8 @@ def train(target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: 
         network = target.fresh().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
         for _ in range(steps):
-            drawn = torch.as_tensor(which)[torch.randint(len(which), (min(_BATCH, len(which)),))]
-            image, label = pool.images[drawn], labels[drawn]
+            batch = torch.as_tensor(which)[torch.randint(len(which), (min(_BATCH, len(which)),))]
+            image, label = pool.images[batch], labels[batch]
             if torch.rand(()) < 0.5:
                 image, label = image.flip(-1), label.flip(-1)
             optimizer.zero_grad()

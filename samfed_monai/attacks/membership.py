@@ -30,18 +30,19 @@ def attack_membership(target: Target, options: Options) -> Finding:
     others = [each for each in groups if not each.member]
     shown = progress_bar(groups, desc="losses", unit="group")
     losses = {id(each): image_losses(target.network, each) for each in shown}
-    for own in (each for each in groups if each.member):
-        beside = others if own.name == PUBLIC else [each for each in others if each.name == own.name] or others
-        if not beside:
+    for members in (each for each in groups if each.member):
+        of_site = [each for each in others if each.name == members.name]
+        non_members = others if members.name == PUBLIC else of_site or others
+        if not non_members:
             continue
-        masks = own.labels is not None and all(each.labels is not None for each in beside)
+        masks = members.labels is not None and all(each.labels is not None for each in non_members)
         column = 0 if masks else 1
-        unseen = np.concatenate([losses[id(each)][:, column] for each in beside])
-        found = separation(-losses[id(own)][:, column], -unseen, seed=options.seed)
-        blind = blind_auc(own, beside, seed=options.seed)
-        words = {"images": own.name, "signal": "loss" if masks else "confidence"}
-        compared = "test images of " + ("all sites" if beside is others else own.name)
-        rows.append({**words, "compared_with": compared, **found, "auc_without_model": blind})
+        unseen = np.concatenate([losses[id(each)][:, column] for each in non_members])
+        scores = separation(-losses[id(members)][:, column], -unseen, seed=options.seed)
+        auc_without_model = blind_auc(members, non_members, seed=options.seed)
+        description = {"images": members.name, "signal": "loss" if masks else "confidence"}
+        compared_with = "test images of " + ("all sites" if non_members is others else members.name)
+        rows.append({**description, "compared_with": compared_with, **scores, "auc_without_model": auc_without_model})
     return Finding(
         "membership",
         "Membership inference by loss",
@@ -63,17 +64,17 @@ _GENERAL = (
 )
 
 
-def sentence(who: str, row: Mapping[str, Any]) -> str:
+def sentence(name: str, row: Mapping[str, Any]) -> str:
     """Describes a row of :func:`separation`."""
     low, high = row["interval"]
     against = f" against {row['compared_with']}" if "compared_with" in row else ""
     score = f"(AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})"
     if low <= 0.5:
-        return f"{who}: membership is not detected{against} {score}."
+        return f"{name}: membership is not detected{against} {score}."
     shift = " The two groups also differ without the model." if row.get("auc_without_model", 0) > 0.6 else ""
-    found = f"{row['tpr']:.0%} at 1 % false positives"
+    rate = f"{row['tpr']:.0%} at 1 % false positives"
     return (
-        f"{who}: membership of an image is detected better than by chance {score}; true-positive rate {found}.{shift}"
+        f"{name}: membership of an image is detected better than by chance {score}; true-positive rate {rate}.{shift}"
     )
 
 
@@ -85,7 +86,7 @@ def image_losses(network: nn.Module, group: Images) -> np.ndarray:
         group: images, any number.
     """
     network.eval()
-    found = []
+    losses = []
     for index in range(len(group)):
         with torch.no_grad():
             logits = network(group.images[index : index + 1])[:, :1]
@@ -93,8 +94,8 @@ def image_losses(network: nn.Module, group: Images) -> np.ndarray:
         true = torch.tensor(float("nan"))
         if group.labels is not None:
             true = functional.binary_cross_entropy_with_logits(logits, group.labels[index : index + 1])
-        found.append([float(true), float(own)])
-    return np.asarray(found)
+        losses.append([float(true), float(own)])
+    return np.asarray(losses)
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> Any:
@@ -113,7 +114,7 @@ def auc(members: np.ndarray, others: np.ndarray) -> Any:
     return (ranks.mean(axis=-1) - (count + 1) / 2) / others.shape[-1]
 
 
-def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
+def tpr_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
     """Returns the true-positive rate at a false-positive rate of at most ``false_alarms``."""
     return float((members > np.sort(others)[::-1][int(false_alarms * len(others))]).mean())
 
@@ -121,11 +122,11 @@ def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALS
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     """Returns ``members``, ``non_members`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    drawn = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
-    low, high = np.quantile(auc(*map(np.stack, zip(*drawn, strict=True))), (0.025, 0.975))
+    samples = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
+    low, high = np.quantile(auc(*map(np.stack, zip(*samples, strict=True))), (0.025, 0.975))
     scores = {"auc": round(float(auc(members, others)), 3), "interval": [round(low, 3), round(high, 3)]}
     counts = {"members": len(members), "non_members": len(others)}
-    return {**counts, **scores, "tpr": round(found_at(members, others), 3)}
+    return {**counts, **scores, "tpr": round(tpr_at(members, others), 3)}
 
 
 def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
@@ -141,11 +142,11 @@ def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 
     order = np.random.default_rng(derive_seed(seed, "folds")).permutation(len(table))
     scores = np.zeros(len(table))
     for fold in range(folds):
-        held = order[fold::folds]
-        kept = np.setdiff1d(order, held)
-        if member[kept].all() or not member[kept].any():
+        test = order[fold::folds]
+        train = np.setdiff1d(order, test)
+        if member[train].all() or not member[train].any():
             continue
-        scores[held] = table[held] @ _discriminant(table[kept], member[kept])
+        scores[test] = table[test] @ _discriminant(table[train], member[train])
     return round(float(auc(scores[member], scores[~member])), 3)
 
 

@@ -15,7 +15,7 @@ from samfed_monai.attacks.finding import Finding, Shown, against_blank, in_order
 from samfed_monai.attacks.target import Target
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.privacy.network_check import reading_layers
+from samfed_monai.privacy.network_check import copying_layers
 from samfed_monai.privacy.noise import noisy_update
 
 if TYPE_CHECKING:
@@ -76,58 +76,58 @@ def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: 
         (count, C, H, W) float in [0, 1]; filled up with grey images if fewer were found.
     """
     weight, bias = (after[name].double() - before[name].double() for name in (WEIGHT, BIAS))
-    loud = bias.abs() > 1e-3 * bias.abs().max().clamp(min=1e-30)
-    rows = (weight[loud] / bias[loud][:, None]).float()
+    is_active = bias.abs() > 1e-3 * bias.abs().max().clamp(min=1e-30)
+    rows = (weight[is_active] / bias[is_active][:, None]).float()
     rows = rows[((rows > -0.05) & (rows < 1.05)).float().mean(dim=1) > 0.98]
     rows = rows[:: max(1, len(rows) // _MOST_ROWS)]
-    alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
-    found: list[Tensor] = []
-    while len(found) < count and len(rows):
-        largest = alike[int(alike.sum(dim=1).argmax())]
-        found.append(rows[largest].mean(dim=0).reshape(shape))
-        rows, alike = rows[~largest], alike[~largest][:, ~largest]
-    found += [torch.full(shape, 0.5)] * (count - len(found))
-    return torch.stack(found).clamp(0, 1)
+    are_similar = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
+    images: list[Tensor] = []
+    while len(images) < count and len(rows):
+        largest = are_similar[int(are_similar.sum(dim=1).argmax())]
+        images.append(rows[largest].mean(dim=0).reshape(shape))
+        rows, are_similar = rows[~largest], are_similar[~largest][:, ~largest]
+    images += [torch.full(shape, 0.5)] * (count - len(images))
+    return torch.stack(images).clamp(0, 1)
 
 
 def attack_planted(target: Target, options: Options) -> Finding:
     """Trains a planted network for one step on a batch of a site's images, without a defence and with each of them."""
-    own = target.private
-    count = min(options.batch, len(own))
-    size = min(own.images.shape[-1], _LARGEST)
-    truth = functional.interpolate(own.images[:count], (size, size), mode="area")
-    masks = (functional.interpolate(target.masks_of(own, count), (size, size), mode="area") > 0.5).float()
+    members = target.private
+    count = min(options.batch, len(members))
+    size = min(members.images.shape[-1], _LARGEST)
+    truth = functional.interpolate(members.images[:count], (size, size), mode="area")
+    masks = (functional.interpolate(target.masks_of(members, count), (size, size), mode="area") > 0.5).float()
     blank = functional.interpolate(target.blank[None], (size, size), mode="area")[0]
     network = planted_network(size)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     noise = np.random.default_rng(derive_seed(options.seed, "noise")).standard_normal
-    how: dict[str, Any] = {"clip": 1.0, "noise_multiplier": 1.0, "noise": noise, "learned": list(before)}
+    arguments: dict[str, Any] = {"clip": 1.0, "noise_multiplier": 1.0, "noise": noise, "learned": list(before)}
     plain = one_round(network, target.loss, truth, masks, adam=False)
     updates = {
         "none": plain,
         "AdamW instead of SGD at the sites": one_round(network, target.loss, truth, masks, adam=True),
-        "differential privacy, clip 1, noise multiplier 1": noisy_update(plain, before, **how),
+        "differential privacy, clip 1, noise multiplier 1": noisy_update(plain, before, **arguments),
     }
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     for defence, after in updates.items():
-        found = in_order_of_truth(images_of(before, after, tuple(truth.shape[1:]), count), truth)
-        rows.append({"defence": defence, "stopped": False, **against_blank(found, truth, blank)})
+        reconstruction = in_order_of_truth(images_of(before, after, tuple(truth.shape[1:]), count), truth)
+        rows.append({"defence": defence, "stopped": False, **against_blank(reconstruction, truth, blank)})
         rows[-1]["stopped"] = not rows[-1]["reconstructed"]
-        strip = {"truth": truth, "reconstruction": found, "blank": blank[None].expand_as(truth)}
+        strip = {"truth": truth, "reconstruction": reconstruction, "blank": blank[None].expand_as(truth)}
         caption = f"Defence: {defence}. Truth, reconstruction from the update, blank image."
         shown.append(Shown(f"planted-{len(rows)}", caption, strip))
     sent = {"network_def": planted_definition(size)}
-    refused = {
+    checks = {
         "strict check of what is sent (no class is forbidden)": bool(strict_problems(sent, "plan")),
-        "the site's network inspection, before training": bool(reading_layers(network, (3, size, size))),
+        "the site's network inspection, before training": bool(copying_layers(network, (3, size, size))),
     }
-    nothing: dict[str, Any] = dict.fromkeys(("psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed"), None)
-    for defence, stopped in refused.items():
+    no_scores: dict[str, Any] = dict.fromkeys(("psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed"), None)
+    for defence, stopped in checks.items():
         row = {**rows[0], "defence": defence, "stopped": stopped}
-        rows.append(row if not stopped else {**row, **nothing, "reconstructed": 0})
+        rows.append(row if not stopped else {**row, **no_scores, "reconstructed": 0})
     best = rows[0]
-    open_ones = [row["defence"] for row in rows if not row["stopped"] and row["defence"] != "none"]
+    open_defences = [row["defence"] for row in rows if not row["stopped"] and row["defence"] != "none"]
     return Finding(
         "planted",
         "A layer planted by the server",
@@ -140,7 +140,7 @@ def attack_planted(target: Target, options: Options) -> Finding:
             f"Without a defence {best['reconstructed']} of {best['of']} images were reconstructed from one update, "
             f"the best at {best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
             "The site's network inspection refuses the network before it sees any image. "
-            + (f"Not stopped by: {'; '.join(open_ones)}." if open_ones else ""),
+            + (f"Not stopped by: {'; '.join(open_defences)}." if open_defences else ""),
             "Not covered: a thumbnail of 16 x 16 pixels, several small layers in combination, and weights planted in a "
             "network of the catalogue, which reveal no whole image but make reconstruction from an update easier.",
         ],
@@ -150,9 +150,9 @@ def attack_planted(target: Target, options: Options) -> Finding:
 
 def one_round(network: nn.Module, loss: Any, images: Tensor, masks: Tensor, *, adam: bool) -> dict[str, Tensor]:
     """Returns the state dict after one step on a copy of the network."""
-    own = copy.deepcopy(network).train()
-    kind: Any = torch.optim.AdamW if adam else torch.optim.SGD
-    optimizer = kind(own.parameters(), lr=1e-3 if adam else RATE)
-    loss(own(images), masks).backward()
+    trained = copy.deepcopy(network).train()
+    make_optimizer: Any = torch.optim.AdamW if adam else torch.optim.SGD
+    optimizer = make_optimizer(trained.parameters(), lr=1e-3 if adam else RATE)
+    loss(trained(images), masks).backward()
     optimizer.step()
-    return dict(own.state_dict())
+    return dict(trained.state_dict())

@@ -72,10 +72,10 @@ class Target:
         Raises:
             Refused: no site has training images.
         """
-        own = [each for each in self.groups if each.member and each.name != PUBLIC and len(each)]
-        if not own:
+        groups = [each for each in self.groups if each.member and each.name != PUBLIC and len(each)]
+        if not groups:
             raise refused("data list", found="no training images of a site", expected="training images of a site")
-        return next((each for each in own if each.labels is not None), own[0])
+        return next((each for each in groups if each.labels is not None), groups[0])
 
     def masks_of(self, group: Images, count: int) -> Tensor:
         """Returns the labels of a group's first images, or else the model's predictions; (count, 1, H, W)."""
@@ -139,7 +139,7 @@ def target_of_run(
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
         raise refused(str(folder), found=found, expected=expected, hint="attacks support only one class")
     ids = {**settings_of(models.server), **network_overrides(models.server)}
-    config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
+    config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).without_pretraining()
     loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")
 
     fresh = partial(config.value, "network_def")
@@ -147,8 +147,8 @@ def target_of_run(
     network.load_state_dict(models.tensors(), strict=False)
     content = config.content()
     split = content["train"]["dataset"].get("split")
-    own = "stream" in reached(content, MONAI_IDS) or split != "public"
-    most = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
+    trains_at_sites = "stream" in reached(content, MONAI_IDS) or split != "public"
+    trained_images = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
 
     def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
         records = load_records(listed, root, split=part, site=site, with_labels=True, weak_labels=True)
@@ -160,8 +160,8 @@ def target_of_run(
 
     groups = [group("public", None, True)]
     for site in models.trained:
-        if own:  # a network trained only on public images has no members at a site
-            groups.append(group("unlabelled", site, True, most))
+        if trains_at_sites:  # a network trained only on public images has no members at a site
+            groups.append(group("unlabelled", site, True, trained_images))
         groups.append(group("test", site, False))
     about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
     about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}

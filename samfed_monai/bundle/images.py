@@ -76,7 +76,7 @@ class SiteImages:
         if self.site is None or self.site in SERVER_NAMES:
             return []
         labelled = split == "labelled"
-        found = load_records(
+        loaded = load_records(
             self.datalist,
             self.data_root,
             split="unlabelled" if labelled else split,
@@ -86,8 +86,8 @@ class SiteImages:
             weak_labels=labelled and self.weak_labels,
         )
         if not labelled:
-            return found
-        own = [record for record in found if "label" in record]
+            return loaded
+        own = [record for record in loaded if "label" in record]
         return [own[index] for index in subset([one["image_sha256"] for one in own], self.limit)]
 
     @cached_property
@@ -138,11 +138,11 @@ class SplitDataset(CacheDataset):
     def _transform(self, index: int) -> Any:
         if index not in self._read:  # before the image is read and cached
             self._read[index] = "" if self._public else sha256_file(self.data[index]["image"])
-        made = super()._transform(index)
-        for item in made if isinstance(made, list) else [made]:
+        items = super()._transform(index)
+        for item in items if isinstance(items, list) else [items]:
             if isinstance(item, dict):
                 item[IMAGE_READ] = self._read[index]
-        return made
+        return items
 
     def _shared(self) -> Any:
         """Cache shared by datasets with equal records and deterministic first transforms; its own if not picklable."""
@@ -208,8 +208,8 @@ class PublicSet:
     def tests(self) -> dict[str, Records]:
         if self._evaluate_on is None:
             return {}
-        where, limit = self._data_root, self._evaluate_limit
-        return labelled_records(self._list, where, self._list.sites, split=self._evaluate_on, limit=limit)
+        root, limit = self._data_root, self._evaluate_limit
+        return labelled_records(self._list, root, self._list.sites, split=self._evaluate_on, limit=limit)
 
 
 def check_public_limit(limit: int | None) -> None:

@@ -60,28 +60,28 @@ def parameters_of(
             "groups": [{"params": ["encoder.*"], "lr": 1e-4}]
         }
     """
-    begun, problems = getattr(network, "pretrained", None), Problems()
-    rate_of_encoder = encoder_learning_rate if begun else None
+    pretrained, problems = getattr(network, "pretrained", None), Problems()
+    encoder_rate = encoder_learning_rate if pretrained else None
     if encoder_learning_rate is not None:
         problems.extend(in_range("encoder_learning_rate", encoder_learning_rate, "a learning rate", above=0))
-    if not groups and rate_of_encoder is None:
+    if not groups and encoder_rate is None:
         problems.refuse_if_any()
         return list(network.parameters())
     rest, chosen = dict(network.named_parameters()), []
-    begin = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
-    correct = f"correct the pattern or remove it; names begin with {begin}"
+    prefixes = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
+    correct = f"correct the pattern or remove it; names begin with {prefixes}"
     for index, group in enumerate(groups):
         where = f"optimizer#params#groups#{index}"
         options = dict(group) if isinstance(group, Mapping) else {}
         patterns, rate = options.pop("params", None), options.get("lr", 1.0)
         problems.extend(in_range(f"{where}#lr", rate, "a learning rate", above=0))
         with problems.collected():
-            found = matched_names(list(rest), patterns, f"{where}#params", kind="parameter", hint=correct)
-            chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
+            matched = matched_names(list(rest), patterns, f"{where}#params", kind="parameter", hint=correct)
+            chosen.append({"params": [rest.pop(name) for name in list(rest) if name in matched], **options})
     problems.refuse_if_any()
-    if rate_of_encoder is not None:
-        encoder = [rest.pop(name) for name in list(rest) if name.startswith(f"{begun}.")]
-        chosen += [{"params": encoder, "lr": rate_of_encoder}] if encoder else []
+    if encoder_rate is not None:
+        encoder = [rest.pop(name) for name in list(rest) if name.startswith(f"{pretrained}.")]
+        chosen += [{"params": encoder, "lr": encoder_rate}] if encoder else []
     return [{"params": list(rest.values())}, *chosen] if rest else chosen
 
 

@@ -99,22 +99,22 @@ def folded(problems: Iterable[Problem]) -> list[str]:
         causes.setdefault(_cause(problem), {}).setdefault(problem.where, []).append(problem)
     lines = []
     for places in causes.values():
-        every = [problem for ones in places.values() for problem in ones]
+        all_problems = [problem for same_place in places.values() for problem in same_place]
         if len(places) <= EXAMPLES:
-            lines += [str(problem) for problem in every]
+            lines += [str(problem) for problem in all_problems]
             continue
         *names, last = list(places)[:EXAMPLES]
-        where = f"{len(every)} times, such as {', '.join(names)} and {last}"
-        alike = len({(one.found, one.expected, one.hint) for one in every}) == 1
-        lines.append(str(replace(every[0], where=where if alike else f"{where}; the first")))
+        where = f"{len(all_problems)} times, such as {', '.join(names)} and {last}"
+        is_same_text = len({(problem.found, problem.expected, problem.hint) for problem in all_problems}) == 1
+        lines.append(str(replace(all_problems[0], where=where if is_same_text else f"{where}; the first")))
     return lines
 
 
 def _cause(problem: Problem) -> tuple[str, ...]:
     parts = problem.where.split(" -> ")
-    own = {name for part in parts for name in (part, PurePath(part).name, PurePath(part).stem) if len(name) > 1}
+    names = {name for part in parts for name in (part, PurePath(part).name, PurePath(part).stem) if len(name) > 1}
     texts = [problem.found, problem.expected, problem.hint]
-    for name in sorted(own, key=len, reverse=True):
+    for name in sorted(names, key=len, reverse=True):
         texts = [text.replace(name, "*") for text in texts]
     place = ["*" if _IS_PATH.search(part) else re.sub(r"\d+", "*", part) for part in parts]
     return (*place, *(_NAMED.sub("*", text) for text in texts))
@@ -182,12 +182,12 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
     Case is ignored, and hyphens count as underscores.
     """
-    spelt = {_folded(each): each for each in sorted(known, reverse=True)}
-    found = difflib.get_close_matches(_folded(name), spelt, n=1, cutoff=cutoff)
-    return spelt[found[0]] if found else None
+    by_normalised_name = {_normalised(each): each for each in sorted(known, reverse=True)}
+    matches = difflib.get_close_matches(_normalised(name), by_normalised_name, n=1, cutoff=cutoff)
+    return by_normalised_name[matches[0]] if matches else None
 
 
-def _folded(name: str) -> str:
+def _normalised(name: str) -> str:
     return name.casefold().replace("-", "_")
 
 
@@ -220,8 +220,7 @@ DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errn
 AGAIN = "run the same command again"
 """How to continue after most stops: complete work is not repeated."""
 _PLACES = {
-    errno.EACCES: "a path that this user may read and write",
-    errno.EPERM: "a path that this user may read and write",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "a path that this user may read and write"),
     errno.EROFS: "a writable path",
     errno.ENOENT: "a path that exists or can be created",
     errno.EEXIST: "a folder or a new path",
@@ -232,7 +231,7 @@ _PLACES = {
 }
 
 
-_AROUND = 60  # characters shown on either side of one that cannot be encoded
+_CONTEXT = 60  # characters shown on either side of one that cannot be encoded
 
 
 def name_problems(names: Iterable[str], where: str = "name of a file or folder") -> list[Problem]:
@@ -242,15 +241,15 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
         names: names or paths of files and folders.
         where: the place for the message.
     """
-    odd = [f"'{printable(name, keep='')}'" for name in names if {"Cc", "Cs"} & {*map(unicodedata.category, name)}]
-    if not odd:
+    unusual = [f"'{printable(name, keep='')}'" for name in names if {"Cc", "Cs"} & {*map(unicodedata.category, name)}]
+    if not unusual:
         return []
     encoding = sys.getfilesystemencoding()
     hint = "rename it; `convmv -f cp1252 -t utf8 -r --notest FOLDER` renames all files of a folder"
     hint = hint if encoding == "utf-8" else f"set LC_ALL=C.UTF-8: this shell reads names as {encoding}"
-    more = f" and {len(odd) - EXAMPLES} more" if len(odd) > EXAMPLES else ""
+    more = f" and {len(unusual) - EXAMPLES} more" if len(unusual) > EXAMPLES else ""
     expected = "UTF-8 without control characters"
-    return [Problem(where, found=", ".join(odd[:EXAMPLES]) + more, expected=expected, hint=hint)]
+    return [Problem(where, found=", ".join(unusual[:EXAMPLES]) + more, expected=expected, hint=hint)]
 
 
 # pathlib's own message, before Python 3.13; shutil.copytree keeps only the messages of the errors
@@ -276,7 +275,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":  # of pathlib
         return Refused([Problem("a path with ~", "an unknown user", "~ or ~USER", "write ./~NAME for a file ~NAME")])
     if isinstance(error, UnicodeEncodeError):
-        return Refused(name_problems([error.object[max(0, error.start - _AROUND) : error.end + _AROUND]]))
+        return Refused(name_problems([error.object[max(0, error.start - _CONTEXT) : error.end + _CONTEXT]]))
     if not isinstance(error, OSError):
         return None
     if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):

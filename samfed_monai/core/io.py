@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
         mode: permission bits of the new file, :data:`PRIVATE` or :data:`PUBLIC`.
     """
     path = Path(path)
-    with _named(path):
+    with _naming(path):
         make_folder(path.parent, mode=mode)
         # not named after the file, whose name may already have the maximum length
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
@@ -80,7 +80,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path: a new or empty folder; its parent is created.
     """
     path = Path(path)
-    with _named(path):
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
     try:
@@ -93,7 +93,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Names ``path`` in errors of its temporary file, and in those of writing, which name no file."""
     try:
         yield
@@ -115,8 +115,8 @@ def require_writable(path: str | Path) -> None:
         OSError: it cannot be written; the error's file name is ``path``.
     """
     path = Path(path).absolute()
-    there = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
-    with _named(path), tempfile.TemporaryFile(dir=there) as stream:
+    folder = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
+    with _naming(path), tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"0")
 
 
@@ -135,7 +135,7 @@ def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
     """
     path = Path(path)
     content = (line + "\n").encode()
-    with _named(path):
+    with _naming(path):
         make_folder(path.parent, mode=mode)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
@@ -263,7 +263,7 @@ def write_json(path: str | Path, content: Any, *, mode: int = PRIVATE) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
-_DEEPEST = 100  # nested objects and lists: our files have fewer than 20; Python parses some hundreds
+_MOST_LEVELS = 100  # nested objects and lists: our files have fewer than 20; Python parses some hundreds
 
 
 def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -281,7 +281,7 @@ def parse_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], An
     except RecursionError:
         raise TooDeep from None
     level = [parsed]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_MOST_LEVELS + 1):
         level = [each for each in level if isinstance(each, (dict, list))]
         if not level:
             return parsed
@@ -293,7 +293,7 @@ class TooDeep(ValueError):
     """JSON with more levels of nesting than :func:`parse_json` accepts."""
 
     def __init__(self) -> None:
-        super().__init__(f"more than {_DEEPEST} levels")
+        super().__init__(f"more than {_MOST_LEVELS} levels")
 
 
 def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
@@ -489,19 +489,19 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[A
     for row in (columns, *rows):
         cells = [row.get(column, "") for column in columns] if isinstance(row, Mapping) else row
         returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-        (quoted if returns else plain).writerow([_harmless(cell) for cell in cells])
+        (quoted if returns else plain).writerow([_quoted(cell) for cell in cells])
     return text.getvalue()
 
 
 def from_csv(stream: TextIO) -> list[dict[str, str]]:
     """Returns the rows of :func:`to_csv`'s text as mappings by column name, with the original text of each cell."""
-    return [{_given(name): _given(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
+    return [{_unquoted(name): _unquoted(cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
 
 
-def _harmless(cell: Any) -> Any:
+def _quoted(cell: Any) -> Any:
     return _QUOTE + cell if isinstance(cell, str) and cell.lstrip(_QUOTE).startswith(FORMULA) else cell
 
 
-def _given(cell: Any) -> Any:
+def _unquoted(cell: Any) -> Any:
     quoted = isinstance(cell, str) and cell.startswith(_QUOTE) and cell.lstrip(_QUOTE).startswith(FORMULA)
     return cell[1:] if quoted else cell

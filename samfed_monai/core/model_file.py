@@ -29,7 +29,7 @@ CATALOGUE = "samfed_monai.networks.client_network"
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _SIDE = re.compile("[0-9]{1,6}")  # of an image, in pixels
-_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # stored elsewhere, or paths
+_UNSTORED_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # stored elsewhere, or paths
 
 
 def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> str:
@@ -40,35 +40,35 @@ def usage_of(size: int, classes: Sequence[str] = (), threshold: float = 0.5) -> 
         classes: names of several classes; empty for one.
         threshold: lowest probability of a foreground pixel, for one class.
     """
-    decides = f"sigmoid; foreground is {threshold:g} or more"
+    decision = f"sigmoid; foreground is {threshold:g} or more"
     if len(classes) > 1:
-        decides = f"the largest of {len(classes) + 1} logits decides: {', '.join(('background', *classes))}"
+        decision = f"the largest of {len(classes) + 1} logits decides: {', '.join(('background', *classes))}"
     return (
         f"input: RGB / 255, (B, 3, {size}, {size}) float32, the image resized with mode area; output: logits, to be "
-        f"resized to the image bilinearly (align_corners false); then {decides}"
+        f"resized to the image bilinearly (align_corners false); then {decision}"
     )
 
 
-def words_of(path: str | Path) -> dict[str, str]:
+def full_header(path: str | Path) -> dict[str, str]:
     """Returns the header of a weights file; missing keys are read from the ``run.json`` of its run.
 
     For a file in a bundle's folder ``models``, the bundle's ``metadata.json`` gives the image size.
     """
     path = Path(path)
-    return {**_size_in_bundle(path), **settings_in(_run_of(path).get("config", {})), **read_header(path)}
+    return {**_size_in_bundle(path), **settings_in(_run_record_of(path).get("config", {})), **read_header(path)}
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
-    """Returns the :data:`SETTINGS` that are known of a weights file (:func:`words_of`)."""
-    known = words_of(path)
-    size, names = known.get("image_size", ""), _json(known.get("classes", ""))
+    """Returns the :data:`SETTINGS` that are known of a weights file (:func:`full_header`)."""
+    header = full_header(path)
+    size, names = header.get("image_size", ""), _json(header.get("classes", ""))
     several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
-    found = {
-        "network_name": known.get("network_name"),
+    settings = {
+        "network_name": header.get("network_name"),
         "image_size": int(size) if _SIDE.fullmatch(size) else None,
         "classes": names if several else None,
     }
-    return {name: found[name] for name in SETTINGS if found[name]}
+    return {name: settings[name] for name in SETTINGS if settings[name]}
 
 
 def _json(text: str | bytes) -> Any:
@@ -118,12 +118,13 @@ def any_image_size(allowed: bool) -> Iterator[None]:
 
 def network_overrides(path: str | Path) -> dict[str, Any]:
     """Further arguments of a weights file's network (:func:`settings_of`), as ``{"network_def#experts": 4}``."""
-    return {f"{ARGUMENTS}#{name}": value for name, value in _plain(_json(words_of(path).get(ARGUMENTS, "{}"))).items()}
+    arguments = _plain(_json(full_header(path).get(ARGUMENTS, "{}")))
+    return {f"{ARGUMENTS}#{name}": value for name, value in arguments.items()}
 
 
 def base_sam_of(path: str | Path) -> str:
     """SHA-256 of the SAM that a weights file was trained on; empty if unknown, or for networks without SAM."""
-    return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
+    return read_header(path).get(BASE_SAM) or str(_run_record_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 
 def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
@@ -134,18 +135,18 @@ def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
         site: a site with its own network, or "" for the server's.
     """
     client = config.get("client") or {}
-    own = (config.get("sites") or {}).get(site, {}) if site else {}
-    name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
-    known = {
+    of_site = (config.get("sites") or {}).get(site, {}) if site else {}
+    name = of_site.get("network") or of_site.get("network_name") or ("" if site else client.get("server_network"))
+    settings = {
         "network_name": name or client.get("network_name"),
-        "image_size": own.get("image_size") or client.get("image_size"),
+        "image_size": of_site.get("image_size") or client.get("image_size"),
         "classes": json.dumps(names) if isinstance(names := client.get("classes"), list) and len(names) > 1 else "",
     }
-    declared = client.get(ARGUMENTS)
-    if isinstance(declared, dict) and declared.get("_target_") == CATALOGUE:
-        inside = {key.partition("#")[2]: value for key, value in own.items() if key.startswith(f"{ARGUMENTS}#")}
-        known[ARGUMENTS] = json.dumps(_plain({**declared, **inside}))
-    return {key: str(value) for key, value in known.items() if value}
+    definition = client.get(ARGUMENTS)
+    if isinstance(definition, dict) and definition.get("_target_") == CATALOGUE:
+        own = {key.partition("#")[2]: value for key, value in of_site.items() if key.startswith(f"{ARGUMENTS}#")}
+        settings[ARGUMENTS] = json.dumps(_plain({**definition, **own}))
+    return {key: str(value) for key, value in settings.items() if value}
 
 
 def read_header(path: str | Path) -> dict[str, str]:
@@ -176,7 +177,7 @@ def _plain(arguments: Any) -> dict[str, Any]:
     return {
         str(name): value
         for name, value in (arguments.items() if isinstance(arguments, dict) else ())
-        if name not in _NO_ARGUMENTS and str(name).isidentifier() and _is_plain(value)
+        if name not in _UNSTORED_ARGUMENTS and str(name).isidentifier() and _is_plain(value)
     }
 
 
@@ -189,14 +190,14 @@ def _is_plain(value: Any) -> bool:
 def _size_in_bundle(path: Path) -> dict[str, str]:
     """The image size in the metadata of the bundle, for a file ``<bundle>/models/<file>``; else empty."""
     metadata = path.resolve().parent.parent / "configs" / "metadata.json"
-    found: Any = read_json(metadata) if path.parent.name == "models" and metadata.is_file() else {}
+    value: Any = read_json(metadata) if path.parent.name == "models" and metadata.is_file() else {}
     for key in ("network_data_format", "inputs", "image", "spatial_shape"):
-        found = found.get(key) if isinstance(found, dict) else None
-    square = isinstance(found, list) and found and all(type(side) is int and side == found[0] for side in found)
-    return {"image_size": str(found[0])} if square else {}
+        value = value.get(key) if isinstance(value, dict) else None
+    is_square = isinstance(value, list) and value and all(type(side) is int and side == value[0] for side in value)
+    return {"image_size": str(value[0])} if is_square else {}
 
 
-def _run_of(path: Path) -> dict[str, Any]:
+def _run_record_of(path: Path) -> dict[str, Any]:
     """The ``run.json`` of a file ``<run>/rounds/NNN/global.safetensors``; empty for other files."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}

@@ -65,8 +65,8 @@ _CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's movement between bars
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT = 1 << 30
-_ALLOCATOR_CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_KEPT_BYTES = 1 << 30
+_ALLOCATOR_VARIABLES = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def keep_freed_memory() -> bool:
@@ -80,7 +80,7 @@ def keep_freed_memory() -> bool:
         whether anything was changed: ``False`` without glibc (macOS, musl), or if the user chose an allocator or its
         thresholds with ``GLIBC_TUNABLES``, ``LD_PRELOAD``, ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_``.
     """
-    if any(name in os.environ for name in _ALLOCATOR_CHOSEN):
+    if any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         return False
     try:
         library = ctypes.CDLL(None)
@@ -88,7 +88,7 @@ def keep_freed_memory() -> bool:
         library.gnu_get_libc_version  # noqa: B018  other C libraries have a mallopt that does nothing
     except (OSError, TypeError, AttributeError):
         return False
-    return bool(set_option(_M_MMAP_THRESHOLD, _KEPT)) and bool(set_option(_M_TRIM_THRESHOLD, _KEPT))
+    return bool(set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)) and bool(set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
 def peak_memory() -> int | None:
@@ -134,23 +134,23 @@ def best_device() -> torch.device:
     """
     import torch
 
-    if asked := os.environ.get(DEVICE, ""):
-        return usable_device(asked, f"--device ({DEVICE})")
+    if name := os.environ.get(DEVICE, ""):
+        return usable_device(name, f"--device ({DEVICE})")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def usable_device(asked: str, where: str) -> torch.device:
+def usable_device(name: str, where: str) -> torch.device:
     """Returns a device of this machine by name; ``where`` is the place for the error message."""
     import torch
 
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
         torch.zeros(1, device=device).item()  # fails for a device without memory, such as meta
     except (RuntimeError, AssertionError, NotImplementedError, ValueError):
-        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        here += ["mps"] if torch.backends.mps.is_available() else []
-        expected, hint = f"a device of this machine: {', '.join(here)}", "omit it for the first GPU, or else the CPU"
-        raise refused(where, found=repr(asked), expected=expected, hint=hint) from None
+        devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        devices += ["mps"] if torch.backends.mps.is_available() else []
+        expected, hint = f"a device of this machine: {', '.join(devices)}", "omit it for the first GPU, or else the CPU"
+        raise refused(where, found=repr(name), expected=expected, hint=hint) from None
     return device
 
 

@@ -24,7 +24,7 @@ from samfed_monai.core.words import printable
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
-_BEFORE = 10_000  # records kept until the folder is known; a run logs a few dozen before that
+_MOST_COLLECTED = 10_000  # records kept until the folder is known; a run logs a few dozen before that
 
 _EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # shown as a message, without a traceback
 
@@ -67,12 +67,12 @@ class RunLog:
     """
 
     def __init__(self) -> None:
-        self._waiting = MemoryHandler(_BEFORE, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-        self._waiting.setLevel(logging.INFO)
-        self._waiting.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
-        self._others = MemoryHandler(0, target=self._waiting)  # forwards each record
-        self._others.setLevel(logging.WARNING)
-        self._others.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_news(record))
+        self._collected = MemoryHandler(_MOST_COLLECTED, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self._collected.setLevel(logging.INFO)
+        self._collected.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
+        self._other_records = MemoryHandler(0, target=self._collected)  # forwards each record
+        self._other_records.setLevel(logging.WARNING)
+        self._other_records.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_news(record))
         self._file: logging.FileHandler | None = None
 
     def into(self, folder: str | Path) -> None:
@@ -82,9 +82,9 @@ class RunLog:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE))
         self._file = logging.FileHandler(path, encoding="utf-8", delay=True)
         self._file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s"))
-        self._waiting.setTarget(self._file)
-        self._waiting.flush()
-        self._waiting.capacity = 1  # write each record at once, so that the log of a killed run is complete
+        self._collected.setTarget(self._file)
+        self._collected.flush()
+        self._collected.capacity = 1  # write each record at once, so that the log of a killed run is complete
 
     @contextmanager
     def kept(self, title: str = "") -> Iterator[RunLog]:
@@ -96,8 +96,8 @@ class RunLog:
         if title:
             self._add(logging.INFO, title)
         package, root = logging.getLogger(PACKAGE), logging.getLogger()
-        package.addHandler(self._waiting)
-        root.addHandler(self._others)
+        package.addHandler(self._collected)
+        root.addHandler(self._other_records)
         try:
             yield self
         except BaseException as error:
@@ -105,14 +105,14 @@ class RunLog:
             self._add(logging.ERROR, str(error) or type(error).__name__ if isinstance(error, _EXPECTED) else trace)
             raise
         finally:
-            package.removeHandler(self._waiting)
-            root.removeHandler(self._others)
-            self._waiting.close()
+            package.removeHandler(self._collected)
+            root.removeHandler(self._other_records)
+            self._collected.close()
             if self._file is not None:
                 self._file.close()
 
     def _add(self, level: int, text: str) -> None:
-        self._waiting.handle(logging.LogRecord(PACKAGE, level, "", 0, text, (), None))
+        self._collected.handle(logging.LogRecord(PACKAGE, level, "", 0, text, (), None))
 
 
 LOG_SECONDS = 30.0
@@ -122,13 +122,13 @@ LOG_SECONDS = 30.0
 @contextmanager
 def muted(*names: str) -> Iterator[None]:
     """Silences log records below ERROR of the named loggers inside the block."""
-    before = {logger: logger.level for logger in map(logging.getLogger, names)}
-    for logger in before:
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in before.items():
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -166,8 +166,8 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     hidden = {} if show else {"disable": True}  # without the argument, tqdm reads TQDM_DISABLE
     if sys.stderr is not None and sys.stderr.isatty():
         return tqdm(of, **hidden, **options)
-    seldom = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "ascii": True}
-    return LogBar(of, **hidden, **seldom | options)
+    intervals = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "ascii": True}
+    return LogBar(of, **hidden, **intervals | options)
 
 
 def run_record(folder: str | Path) -> dict[str, Any]:
@@ -194,5 +194,5 @@ def round_folders(rounds: str | Path) -> dict[int, Path]:
     rounds = Path(rounds)
     if not rounds.is_dir():
         return {}
-    found = {int(path.name): path for path in rounds.iterdir() if path.name.isdecimal() and path.is_dir()}
-    return dict(sorted(found.items()))
+    folders = {int(path.name): path for path in rounds.iterdir() if path.name.isdecimal() and path.is_dir()}
+    return dict(sorted(folders.items()))

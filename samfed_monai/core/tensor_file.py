@@ -67,8 +67,8 @@ def size(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
 
 def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
     """Yields the file's content in pieces; contiguous CPU tensors are not copied."""
-    start, names = header(tensors, metadata)
-    yield start
+    prefix, names = header(tensors, metadata)
+    yield prefix
     for name in names:
         if tensors[name].numel():
             yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -99,7 +99,7 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
+def reset_if_not_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
     """Clears the optimizer's state, with a warning, if a moment is NaN or infinite after the block, failed or not.
 
     Otherwise a diverged round would spoil all later rounds of the site, even with new weights from the server.
@@ -126,9 +126,9 @@ def move_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: fl
         current: as many tensors, of the same shapes and dtypes.
         decay: weight of the old average, in [0, 1]; with 0 the result is bit-identical to ``current``.
     """
-    floats = [i for i, tensor in enumerate(average) if tensor.is_floating_point()]
-    if floats:
-        get_ema_multi_avg_fn(decay)([average[i] for i in floats], [current[i] for i in floats], 0)
+    floating = [i for i, tensor in enumerate(average) if tensor.is_floating_point()]
+    if floating:
+        get_ema_multi_avg_fn(decay)([average[i] for i in floating], [current[i] for i in floating], 0)
     for old, new in zip(average, current, strict=True):
         if not old.is_floating_point():
             old.copy_(new)

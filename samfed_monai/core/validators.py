@@ -19,8 +19,12 @@ from jsonschema.validators import extend
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 
-def require(*found: Iterable[Problem]) -> None:
+def require(*checks: Iterable[Problem], error: type[Refused] = Refused) -> None:
     """Raises the problems of several checks together.
+
+    Args:
+        checks: problems of each check.
+        error: type of the exception.
 
     Raises:
         Refused: there is at least one problem.
@@ -32,9 +36,9 @@ def require(*found: Iterable[Problem]) -> None:
             one_of("strategy#exchange", exchange, Travels),
         )
     """
-    problems = [problem for each in found for problem in each]
+    problems = [problem for check in checks for problem in check]
     if problems:
-        raise Refused(problems)
+        raise error(problems)
 
 
 def in_range(
@@ -99,10 +103,10 @@ def one_of(where: str, value: Any, known: Iterable[Any], hint: str = "") -> list
         known: the accepted values.
         hint: how to fix it if no known word is similar.
     """
-    words = [each.value if isinstance(each, Enum) else each for each in known]
-    if any(value == word and isinstance(value, bool) == isinstance(word, bool) for word in words):  # True == 1
+    values = [each.value if isinstance(each, Enum) else each for each in known]
+    if any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values):  # True == 1
         return []
-    return [Problem(where, repr(value), f"one of {words}", did_you_mean(str(value), map(str, words)) or hint)]
+    return [Problem(where, repr(value), f"one of {values}", did_you_mean(str(value), map(str, values)) or hint)]
 
 
 def installed(package: str, extra: str, where: str, found: str, expected: str) -> list[Problem]:
@@ -114,8 +118,8 @@ def installed(package: str, extra: str, where: str, found: str, expected: str) -
         where: the place that needs it.
         found, expected: for the message.
     """
-    there, hint = importlib.util.find_spec(package) is not None, f"pip install 'samfed-monai[{extra}]'"
-    return [] if there else [Problem(where, found, expected, hint)]
+    is_installed, hint = importlib.util.find_spec(package) is not None, f"pip install 'samfed-monai[{extra}]'"
+    return [] if is_installed else [Problem(where, found, expected, hint)]
 
 
 def switch(where: str, value: Any) -> list[Problem]:
@@ -151,7 +155,7 @@ def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Prob
         schema: the schema; the ``description`` of a value is the expectation if it is missing or does not match.
         where: name of the file or message, for the messages.
     """
-    problems = [_problem(error, where) for error in _Validator(schema).iter_errors(content)]
+    problems = [_problems_of(error, where) for error in _Validator(schema).iter_errors(content)]
     return list(dict.fromkeys(problem for found in problems for problem in found))
 
 
@@ -166,7 +170,7 @@ _BOUNDS = {
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
 
 
-def _problem(error: ValidationError, where: str) -> list[Problem]:
+def _problems_of(error: ValidationError, where: str) -> list[Problem]:
     first, *rest = error.absolute_path or [None]
     place = where if first is None else f"{where} -> {'#'.join(map(str, [first, *rest]))}"
     below = f"{place}{' -> ' if first is None else '#'}"
@@ -175,14 +179,14 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     described = error.schema.get("description")
     match error.validator:
         case "required":
-            absent = [(name, known.get(name, {}).get("description", "a value")) for name in rule if name not in value]
-            return [Problem(f"{below}{name}", "no such key", expected) for name, expected in absent]
+            absent = {name: known.get(name, {}).get("description", "a value") for name in rule if name not in value}
+            return [Problem(f"{below}{name}", "no such key", expected) for name, expected in absent.items()]
         case "additionalProperties" if rule is False:
             names, unknown = sorted(known), [str(name) for name in value if name not in known]
             expected = f"one of {names}"
             return [Problem(f"{below}{n}", "an unknown key", expected, did_you_mean(n, names)) for n in unknown]
         case "type" | "anyOf":
-            expected = " or ".join(_words({error.validator: rule}))
+            expected = " or ".join(_descriptions({error.validator: rule}))
             return [Problem(place, shown, expected, _hint(value, expected))]
         case "enum":
             words = [each for each in rule if each is not None]
@@ -193,22 +197,22 @@ def _problem(error: ValidationError, where: str) -> list[Problem]:
     return [Problem(place, shown, str(described or error.message))]
 
 
-def _words(schema: Mapping[str, Any]) -> list[str]:
+def _descriptions(schema: Mapping[str, Any]) -> list[str]:
     """Describes the types and values that a schema accepts."""
     kinds = schema.get("type", [])
-    words = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    words += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
-    return list(dict.fromkeys([*words, *(word for each in schema.get("anyOf", ()) for word in _words(each))]))
+    texts = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    texts += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
+    return list(dict.fromkeys([*texts, *(text for each in schema.get("anyOf", ()) for text in _descriptions(each))]))
 
 
 def _hint(value: Any, expected: str) -> str:
     """Returns a hint for a value of the wrong type, or an empty string if there is no obvious fix."""
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word and "number" in expected and _NUMBER.fullmatch(word):
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if text and "number" in expected and _NUMBER.fullmatch(text):
         return "remove the quotes"
-    if word in ("true", "false") and "true or false" in expected:
-        return f"write {word} without quotes (True or False on MONAI's own command line)"
-    if word and "a list" in expected:
+    if text in ("true", "false") and "true or false" in expected:
+        return f"write {text} without quotes (True or False on MONAI's own command line)"
+    if text and "a list" in expected:
         return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"

@@ -42,7 +42,7 @@ def uncapitalised(sentence: str) -> str:
 
 
 # invisible letters and marks: variation selectors, fillers, the grapheme joiner
-_SHOWS_NOTHING = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x34F, 0x115F, 0x1160))) | {
+_INVISIBLE = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x34F, 0x115F, 0x1160))) | {
     *"\u2800\u3164\uffa0"
 }
 
@@ -53,12 +53,12 @@ def normal(text: str) -> str:
     The result is composed (NFC), has no zero-width and control characters, one plain space for each run of white space
     (tabs, non-breaking and other spaces) and none at either end.
     """
-    seen = ("".join(filter(_is_seen, word)) for word in unicodedata.normalize("NFC", text).split())
-    return unicodedata.normalize("NFC", " ".join(filter(None, seen)))
+    visible = ("".join(filter(_is_visible, word)) for word in unicodedata.normalize("NFC", text).split())
+    return unicodedata.normalize("NFC", " ".join(filter(None, visible)))
 
 
-def _is_seen(letter: str) -> bool:
-    return unicodedata.category(letter) not in ("Cf", "Cc") and letter not in _SHOWS_NOTHING
+def _is_visible(letter: str) -> bool:
+    return unicodedata.category(letter) not in ("Cf", "Cc") and letter not in _INVISIBLE
 
 
 # control characters (which start a terminal's escape sequences), line and paragraph separators, marks that change the

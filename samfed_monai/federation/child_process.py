@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
 
-Answer = tuple[Mapping[str, Any], bytes]
+Reply = tuple[Mapping[str, Any], bytes]
 """A reply: JSON content, and a payload of any number of bytes."""
-_CLOSED = (EOFError, OSError)
+_PIPE_CLOSED = (EOFError, OSError)
 
 
 def _send(pipe: Connection, head: Mapping[str, Any], payload: bytes) -> None:
@@ -36,7 +36,7 @@ def _receive(pipe: Connection) -> tuple[dict[str, Any], bytes]:
     return json.loads(pipe.recv_bytes()), pipe.recv_bytes()
 
 
-def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], Answer]]) -> NoReturn:
+def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], Reply]]) -> NoReturn:
     """Serves requests in the child process, one at a time, until the pipe (file descriptor ``sys.argv[1]``) is closed.
 
     When the parent process ends, this process exits at once, even during a request.
@@ -46,19 +46,19 @@ def serve(start: Callable[[dict[str, Any]], Callable[[dict[str, Any], bytes], An
     """
     pipe = Connection(int(sys.argv[1]))
     settings, _ = _receive(pipe)
-    questions: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
 
     def receive() -> None:
         try:
             while True:
-                questions.put(_receive(pipe))
-        except _CLOSED:
+                requests.put(_receive(pipe))
+        except _PIPE_CLOSED:
             os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
-    answer = start(settings)
+    handle = start(settings)
     while True:
-        _send(pipe, *answer(*questions.get()))
+        _send(pipe, *handle(*requests.get()))
 
 
 class ChildDied(Exception):
@@ -101,16 +101,16 @@ class Child:
     def start(self) -> None:
         """Starts a new process, after ending one that still runs."""
         self.stop()
-        self._pipe, theirs = Pipe()
+        self._pipe, child_end = Pipe()
         with contextlib.ExitStack() as stack:
-            number = stack.enter_context(theirs).fileno()
+            descriptor = stack.enter_context(child_end).fileno()
             output = stack.enter_context(open(self.log, "ab")) if self.log else None
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-m", self.module, str(number)],
+                [sys.executable, "-u", "-m", self.module, str(descriptor)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(number,),
+                pass_fds=(descriptor,),
                 env={**os.environ, **self.environment},
                 cwd=self.cwd,
             )
@@ -151,10 +151,10 @@ class Child:
         assert self._pipe is not None
         try:
             return work(self._pipe)
-        except _CLOSED:
-            raise ChildDied(self._how()) from None
+        except _PIPE_CLOSED:
+            raise ChildDied(self._exit_reason()) from None
 
-    def _how(self) -> str:
+    def _exit_reason(self) -> str:
         assert self._process is not None
         try:
             code = self._process.wait(timeout=10)

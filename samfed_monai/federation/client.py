@@ -26,7 +26,7 @@ from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
 from samfed_monai.core.validators import one_of, require
-from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, metrics_of_parts, sendable
+from samfed_monai.federation.exchange_object import HEADER, Call, as_network_tensors, metrics_of_parts, sendable
 from samfed_monai.federation.own_network import OwnNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.images_seen import ImagesSeen, identities
@@ -91,20 +91,20 @@ def private_count(workflow: Any) -> int:
 
 
 def _different_items(dataset: Any) -> int:
-    inner = dataset
-    while inner is not None and not isinstance(inner, SplitDataset):
-        inner = getattr(inner, "dataset", getattr(inner, "data", None))
-    if inner is None:
+    split_dataset = dataset
+    while split_dataset is not None and not isinstance(split_dataset, SplitDataset):
+        split_dataset = getattr(split_dataset, "dataset", getattr(split_dataset, "data", None))
+    if split_dataset is None:
         return len(dataset)
     with own_random_state(0):  # random numbers drawn here are not used
-        return len({each for index in range(len(dataset)) for each, _ in identities(dataset[index])})
+        return len({identity for index in range(len(dataset)) for identity, _ in identities(dataset[index])})
 
 
 COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"}
 """(model, split) of evaluations after which a site without masks compares student and teacher, to a name."""
 
 
-def expected_of(estimates: Sequence[float]) -> dict[str, float]:
+def expected_metrics(estimates: Sequence[float]) -> dict[str, float]:
     """Mean and number of mask quality estimates as metrics of a message; empty without estimates."""
     return {"expected_dice": fmean(estimates), "expected_images": len(estimates)} if estimates else {}
 
@@ -161,7 +161,7 @@ class SamFedAlgo(MonaiAlgo):
     ) -> None:
         monai.setdefault("send_weight_diff", False)
         super().__init__(bundle_root=str(bundle_root), **monai)
-        self._given = {name: dict(monai.get(name) or {}) for name in ("train_kwargs", "eval_kwargs")}
+        self._monai_overrides = {name: dict(monai.get(name) or {}) for name in ("train_kwargs", "eval_kwargs")}
         self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
         self.vetted, self.keep_optimizer = vetted, keep_optimizer
         self.output_dir = Path(output_dir) if output_dir is not None else None
@@ -169,22 +169,22 @@ class SamFedAlgo(MonaiAlgo):
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             # called when the workflow resolves @network; the trainer exists by then
-            of_trainer = {"_target_": lambda: self.trainer and self.trainer.network}
-            self.eval_kwargs = {**self.eval_kwargs, "network": of_trainer}
+            trainer_network = {"_target_": lambda: self.trainer and self.trainer.network}
+            self.eval_kwargs = {**self.eval_kwargs, "network": trainer_network}
         #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
         #: the model's name; ``None`` for no call.
         self.on_evaluated: Callable[[SupervisedEvaluator, str], list[float]] | None = None
-        self._closed = ""
+        self._end_state = ""
         self._fresh_optimizer: dict[str, Any] = {}
-        self._last: Call | None = None
-        self._seconds = 0.0
-        self._received: dict[str, float] = {}
-        self._frozen_too = False
-        self._validation: Any = None  # the evaluator's own loader, if the bundle has no id for it
+        self._last_call: Call | None = None
+        self._train_seconds = 0.0
+        self._received_metrics: dict[str, float] = {}
+        self._sends_frozen = False
+        self._validation_loader: Any = None  # the evaluator's own loader, if the bundle has no id for it
         #: Whether the last evaluation left out images of its split.
-        self.scored_a_part = False
+        self.scored_partially = False
         #: Images used in the last training and in the last evaluation.
-        self.trained_on, self._evaluated = ImagesSeen(), ImagesSeen()
+        self.trained_on, self._evaluated_images = ImagesSeen(), ImagesSeen()
         #: The site's network and the parts that stay here; ``None`` before :meth:`initialize`.
         self.own: OwnNetwork | None = None
         #: The image-derived statistic that this site sends; ``None`` without ``statistics`` in the bundle.
@@ -202,68 +202,68 @@ class SamFedAlgo(MonaiAlgo):
             Refused: a bundle that came with a job contains code, or names a component that may run some.
         """
         extra = {key: value for key, value in (extra or {}).items() if key != ExtraItems.LOGGING_FILE}
-        self._require_harmless(str(extra.get(ExtraItems.APP_ROOT) or ""))
+        self._require_no_code(str(extra.get(ExtraItems.APP_ROOT) or ""))
         site = extra.get(ExtraItems.CLIENT_NAME, "noname")
         logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # it logs a line per weight load
         with own_random_state(derive_seed(extra.get("seed", 0), site, "initialize")), warnings.catch_warnings():
             if self.vetted:
                 warnings.filterwarnings("ignore", message="executing the bundle config under")
             super().initialize(extra)
-        self._closed = ""
+        self._end_state = ""
         with own_random_state(derive_seed(extra.get("seed", 0), site, "sharing")):
             trains = self.trainer is not None
             if (engine := self.trainer or self.evaluator) is not None:
                 self.own = OwnNetwork.of(engine.network, self._parser, trains=trains)
             self.statistic = parsed(self._parser, "statistics") if trains else None
-        for engine, seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated)):
+        for engine, images_seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated_images)):
             if engine is not None:
-                seen.attach(engine)
-        self._validation = getattr(self.evaluator, "data_loader", None)
+                images_seen.attach(engine)
+        self._validation_loader = getattr(self.evaluator, "data_loader", None)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
-    def _require_harmless(self, app_root: str) -> None:
+    def _require_no_code(self, app_root: str) -> None:
         if not app_root or Path(self.bundle_root).is_absolute():
             return
         problems = strict_bundle_problems(Path(app_root) / self.bundle_root)
-        for name, overrides in self._given.items():
+        for name, overrides in self._monai_overrides.items():
             problems += strict_problems(overrides, name, file=True)
         require(problems)
 
     def train(self, data: ExchangeObject, extra: dict | None = None) -> None:
         """Runs the local epochs of one round from the weights in ``data``."""
-        if self._closed == "aborted":
-            self._closed = ""
+        if self._end_state == "aborted":
+            self._end_state = ""
         self._refuse_if_closed()
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
-        data = self._in_own_tensors(data)
+        data = self._as_network_tensors(data)
         call = Call.of(self.client_name, extra, data)
         self._require_public_set(call)
         self.trained_on.forget()
         started = time.perf_counter()
-        own, whole = self._its_own, self._keeps_network(call)
-        if not whole:
+        own, keeps_network = self._required_network, self._keeps_network(call)
+        if not keeps_network:
             self._require_fit(data.weights, own.shared(get_state_dict(own.network)))
         elif call.purpose == "keep":  # no training in this round
-            self._last, self._seconds, self._received = call, 0.0, {}
+            self._last_call, self._train_seconds, self._received_metrics = call, 0.0, {}
             self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
             return
         forget_unfinished_run(self.trainer)
         place_at_round(self.trainer, call, local_epochs=self.local_epochs)
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
-        self._received = {}
-        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), own.restored_on_error(call):
-            if whole:
+        self._received_metrics = {}
+        with training_state.reset_if_not_finite(self.trainer.optimizer, owner=call.site), own.restored_on_error(call):
+            if keeps_network:
                 with own_random_state(call.derive_seed("receive")):
-                    self._received = own.receive(data, call)
-                data = own.with_own(data, whole=True)
+                    self._received_metrics = own.receive(data, call)
+                data = own.with_local_part(data, whole=True)
             with own_random_state(call.derive_seed("train")):
                 seed_transforms(getattr(self.trainer.data_loader, "dataset", None), call.derive_seed())
                 super().train(data, extra)
-        self._seconds = time.perf_counter() - started
-        self._last = call
+        self._train_seconds = time.perf_counter() - started
+        self._last_call = call
         if not self.send_weight_diff:
             self.global_weights = None  # frees the server's old model, which MONAI keeps until the next round
 
@@ -294,57 +294,58 @@ class SamFedAlgo(MonaiAlgo):
         kind, own = Kind.WEIGHTS, self.own
         if own is not None and own.algorithm is not None and Call.of(self.client_name, extra).keeps_network:
             kind, tensors = own.algorithm.share()
-            answer = ExchangeObject(weights=tensors or None)
+            reply = ExchangeObject(weights=tensors or None)
         else:
-            answer = super().get_weights(extra)
-            if own is not None and answer.weights:
-                whole = dict(answer.weights)
-                frozen = own.split.frozen if self._frozen_too else ()
-                answer.weights = {**own.shared(whole), **{name: whole[name] for name in frozen if name in whole}}
+            reply = super().get_weights(extra)
+            if own is not None and reply.weights:
+                state = dict(reply.weights)
+                frozen = own.split.frozen if self._sends_frozen else ()
+                reply.weights = {**own.shared(state), **{name: state[name] for name in frozen if name in state}}
         if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
-            return answer
+            return reply
         live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
-        answer.weights = {k: v.clone() if v.data_ptr() in live else v for k, v in (answer.weights or {}).items()}
+        reply.weights = {k: v.clone() if v.data_ptr() in live else v for k, v in (reply.weights or {}).items()}
         iterations = self.trainer.state.iteration - self.iter_of_start_time
-        means = {**self._received, **(getattr(self.trainer.state, "term_means", None) or {})}
+        means = {**self._received_metrics, **(getattr(self.trainer.state, "term_means", None) or {})}
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
-        answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
-        answer[HEADER] = (self._last or Call.of(self.client_name)).header(kind, n=private_count(self.train_workflow))
-        return answer
+        reply.metrics = {"seconds": self._train_seconds, "iterations": iterations, **sendable(terms)}
+        call = self._last_call or Call.of(self.client_name)
+        reply[HEADER] = call.header(kind, n=private_count(self.train_workflow))
+        return reply
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:
         """Evaluates the weights in ``data`` on one split of this site; returns means and counts, no table."""
         self._refuse_if_closed()
         if self.evaluator is None:
             raise RuntimeError("evaluate() was called before initialize()")
-        data = self._in_own_tensors(data)
+        data = self._as_network_tensors(data)
         call = Call.of(self.client_name, extra, data)
         split, model = call.split, call.model
-        own, whole = self._its_own, self._keeps_network(call)
-        if not whole:
+        own, keeps_network = self._required_network, self._keeps_network(call)
+        if not keeps_network:
             self._require_fit(data.weights, own.shared(get_state_dict(own.network)))
         if self.trainer is not None:
-            data = own.with_own(data, whole=whole)
+            data = own.with_local_part(data, whole=keeps_network)
         forget_unfinished_run(self.evaluator)
         folder = None
         if self.output_dir is not None and model in ("best", "last"):
             folder = self.output_dir / model / str(self.client_name) / split
-        self._go_to(self.evaluator, split, folder)
+        self._set_split(self.evaluator, split, folder)
         restored = restored_after(self.evaluator.network, own.split.frozen)
         with own_random_state(call.derive_seed("evaluate")), restored if self.trainer is not None else nullcontext():
-            self._evaluated.forget()
+            self._evaluated_images.forget()
             with warnings.catch_warnings():  # in every round at a site without masks
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
-                answer = super().evaluate(data, extra)
-            found = self._found(self.evaluator, split)
-            called = COMPARED_AFTER.get((str(model), split))
-            if self.on_evaluated is not None and called is not None:
-                found = expected_of(self.on_evaluated(self.evaluator, called)) | found
-        answer.metrics = sendable({**(answer.metrics or {}), **found})
-        answer[HEADER] = call.header(Kind.METRICS, n=len(self._evaluated.batch.images))
-        return answer
+                reply = super().evaluate(data, extra)
+            metrics = self._evaluation_metrics(self.evaluator, split)
+            model_name = COMPARED_AFTER.get((str(model), split))
+            if self.on_evaluated is not None and model_name is not None:
+                metrics = expected_metrics(self.on_evaluated(self.evaluator, model_name)) | metrics
+        reply.metrics = sendable({**(reply.metrics or {}), **metrics})
+        reply[HEADER] = call.header(Kind.METRICS, n=len(self._evaluated_images.batch.images))
+        return reply
 
-    def _go_to(self, evaluator: SupervisedEvaluator, split: str, folder: Path | None) -> None:
+    def _set_split(self, evaluator: SupervisedEvaluator, split: str, folder: Path | None) -> None:
         """Sets the evaluator's data loader to that of a split, and ``output_dir`` of its handlers to ``folder``.
 
         Raises:
@@ -352,7 +353,7 @@ class SamFedAlgo(MonaiAlgo):
         """
         require(one_of("split", split, ("validation", "test")))
         parser, name = getattr(self.eval_workflow, "parser", None), LOADER_IDS[split]
-        loader = parsed(parser, name, self._validation if split == "validation" else None)
+        loader = parsed(parser, name, self._validation_loader if split == "validation" else None)
         if loader is None:
             raise refused(name, "no such id in the bundle", "a data loader", f"define {name} in evaluate.json")
         for handler in parsed(parser, "validate#handlers") or ():
@@ -362,31 +363,31 @@ class SamFedAlgo(MonaiAlgo):
         evaluator.data_loader, state.epoch_length = loader, len(loader) if isinstance(loader, Sized) else None
         state.metrics, state.scores, state.score_summary = {}, None, None
 
-    def _found(self, evaluator: SupervisedEvaluator, split: str) -> dict[str, float]:
+    def _evaluation_metrics(self, evaluator: SupervisedEvaluator, split: str) -> dict[str, float]:
         """Returns the results of the evaluator's run as metrics of a message; the table stays in :attr:`scores`.
 
         Raises:
             MessageRefused: the scores do not cover each image that was read exactly once.
         """
-        state, seen = evaluator.state, self._evaluated.batch
+        state, read = evaluator.state, self._evaluated_images.batch
         summary, dataset = dict(state.score_summary or {}), getattr(evaluator.data_loader, "dataset", None)
-        if summary.get("n", seen.drawn) != len(seen.images):
+        if summary.get("n", read.drawn) != len(read.images):
             found, hint = "scores of other images, or repeated scores", "use ScoreHandler, as bundles do"
             raise message_refused("scores", found, "one score for each image that was read", hint)
         self.scores[split] = rows = list(state.scores or [])
-        self.scored_a_part = isinstance(dataset, SplitDataset) and len(seen.images) < dataset.different_images()
+        self.scored_partially = isinstance(dataset, SplitDataset) and len(read.images) < dataset.different_images()
         empty = {f"empty_{side}": number for side, number in (summary.get("empty") or {}).items()}
-        expected = expected_of([estimate_of(row, summary) for row in rows if "estimate" in row])
+        expected = expected_metrics([estimate_of(row, summary) for row in rows if "estimate" in row])
         return {**empty, **metrics_of_parts(summary), **expected}
 
     def abort(self, extra: dict | None = None) -> None:
         """Stops the running engine, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
-        self._closed = "aborted"
+        self._end_state = "aborted"
         super().abort(extra)
 
     def finalize(self, extra: dict | None = None) -> None:
         """Ends the client, and refuses further work until ``initialize`` is called again."""
-        self._closed = "finalized"
+        self._end_state = "finalized"
         super().finalize(extra)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -402,9 +403,9 @@ class SamFedAlgo(MonaiAlgo):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores the state of :meth:`state_dict`; an empty one leaves network and optimizer unchanged."""
-        kept, rest = split_state(state)
-        if kept:
-            self.load_network(kept)
+        weights, rest = split_state(state)
+        if weights:
+            self.load_network(weights)
         if self.own is not None:
             rest = self.own.load_algorithm(rest)
         if rest and self.trainer is not None:
@@ -419,8 +420,8 @@ class SamFedAlgo(MonaiAlgo):
         Raises:
             MessageRefused: they are those of another network.
         """
-        own = self._its_own
-        like = own.kept(whole=own.algorithm is not None)
+        own = self._required_network
+        like = own.local_part(whole=own.algorithm is not None)
         self._require_fit(weights, like or get_state_dict(own.network))
         own.network.load_state_dict(dict(weights), strict=False)
         if own.algorithm is not None:
@@ -429,38 +430,38 @@ class SamFedAlgo(MonaiAlgo):
     def _require_public_set(self, call: Call) -> None:
         if not call.public:  # the site's own hash takes reading all public images
             return
-        hash = self.own.algorithm.public_hash if self.own is not None and self.own.algorithm is not None else ""
-        if call.public != hash:
-            found, expected = f"hash {hash[:12] or 'none'}", f"hash {call.public[:12]}, as at the server"
+        own_hash = self.own.algorithm.public_hash if self.own is not None and self.own.algorithm is not None else ""
+        if call.public != own_hash:
+            found, expected = f"hash {own_hash[:12] or 'none'}", f"hash {call.public[:12]}, as at the server"
             hint = "give server and site the same data list, with the same order, masks and image_size"
             raise message_refused("public set", found, expected, hint)
 
     def _keeps_network(self, call: Call) -> bool:
         """Whether this call leaves the site its own network instead of replacing it with the server's weights."""
-        return self._its_own.algorithm is not None and call.keeps_network
+        return self._required_network.algorithm is not None and call.keeps_network
 
     @property
     def _parser(self) -> Any:
         return getattr(self.train_workflow if self.trainer is not None else self.eval_workflow, "parser", None)
 
     @property
-    def _its_own(self) -> OwnNetwork:
+    def _required_network(self) -> OwnNetwork:
         if self.own is None:
             raise RuntimeError("the client was used before initialize()")
         return self.own
 
-    def _in_own_tensors(self, data: ExchangeObject) -> ExchangeObject:
+    def _as_network_tensors(self, data: ExchangeObject) -> ExchangeObject:
         """Returns a message with this package's header as it is; else its shared part, in this network's dtypes."""
         if HEADER in data or self.own is None or not isinstance(data, ExchangeObject):
             return data
-        self._frozen_too = not set(self.own.split.frozen).isdisjoint(data.weights or {})
-        weights = self.own.shared(as_own_tensors(data.weights, get_state_dict(self.own.network)))
+        self._sends_frozen = not set(self.own.split.frozen).isdisjoint(data.weights or {})
+        weights = self.own.shared(as_network_tensors(data.weights, get_state_dict(self.own.network)))
         return ExchangeObject(weights=weights, weight_type=data.weight_type)
 
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
         Message(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {})).check(up=False, like=like)
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
-            calls = "initialize() or train()" if self._closed == "aborted" else "initialize()"
-            raise RuntimeError(f"the client was {self._closed}; call {calls} before using it again")
+        if self._end_state:
+            calls = "initialize() or train()" if self._end_state == "aborted" else "initialize()"
+            raise RuntimeError(f"the client was {self._end_state}; call {calls} before using it again")

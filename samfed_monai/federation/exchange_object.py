@@ -60,7 +60,7 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
     return replace(request, kind=kind, n=n, tensors=tensors, metrics=dict(exchange.metrics or {}), extra={})
 
 
-def as_own_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_network_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Converts weights from an FL system without this package's header to tensors as this network could have sent them.
 
     Such systems send NumPy arrays, average in their own precision, and average integers (the counter of a batch norm)
@@ -81,8 +81,8 @@ def as_own_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]
         elif isinstance(value, torch.Tensor):
             tensor = value
         else:
-            found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-            problems.append(Problem(f"message -> {name}", found=found, expected="a tensor or an array of numbers"))
+            kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+            problems.append(Problem(f"message -> {name}", found=kind, expected="a tensor or an array of numbers"))
             continue
         tensors[name] = _cast(tensor, like[name].dtype) if name in like else tensor
     if problems:
@@ -96,8 +96,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() or not dtype.is_floating_point else tensor
 
 
-_OF_CLASS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
-_OF_VOLUMES = {name: name for name in ("dice", "hd95_mm", "n", "measured")}
+_CLASS_KEYS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
+_VOLUME_KEYS = {name: name for name in ("dice", "hd95_mm", "n", "measured")}
 _COUNTS = {"n", "measured"}
 
 
@@ -109,12 +109,12 @@ def metrics_of_parts(summary: Mapping[str, Any]) -> dict[str, float]:
             volumes the result is empty.
     """
     volumes = summary.get("volumes") or {}
-    parts = [(_OF_VOLUMES, "volume_{}", volumes)] if volumes else []
-    for words, name, whole in ((_OF_CLASS, "{}_class_", summary), (_OF_VOLUMES, "volume_{}_class_", volumes)):
-        classes = (whole.get("classes") or {}).values()
-        parts += [(words, f"{name}{number}", part) for number, part in enumerate(classes, start=1)]
-    found = {name.format(word): part[key] for words, name, part in parts for word, key in words.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    parts = [(_VOLUME_KEYS, "volume_{}", volumes)] if volumes else []
+    for keys, name, scores in ((_CLASS_KEYS, "{}_class_", summary), (_VOLUME_KEYS, "volume_{}_class_", volumes)):
+        classes = (scores.get("classes") or {}).values()
+        parts += [(keys, f"{name}{number}", part) for number, part in enumerate(classes, start=1)]
+    metrics = {name.format(metric): part[key] for keys, name, part in parts for metric, key in keys.items()}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
@@ -129,18 +129,18 @@ def parts_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, 
     """
     several = list(enumerate(classes, start=1)) if len(classes) > 1 else []
 
-    def read(words: Mapping[str, str], name: str) -> dict[str, Any]:
-        found: dict[str, Any] = {key: metrics.get(name.format(word)) for word, key in words.items()}
+    def read(keys: Mapping[str, str], name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {key: metrics.get(name.format(metric)) for metric, key in keys.items()}
         return found | {key: int(found[key]) for key in _COUNTS & found.keys() if found[key] is not None}
 
     parts: dict[str, Any] = {}
     if several:
-        parts["classes"] = {name: read(_OF_CLASS, f"{{}}_class_{number}") for number, name in several}
+        parts["classes"] = {name: read(_CLASS_KEYS, f"{{}}_class_{number}") for number, name in several}
     if "volume_n" in metrics:
-        parts["volumes"] = read(_OF_VOLUMES, "volume_{}")
+        parts["volumes"] = read(_VOLUME_KEYS, "volume_{}")
         if several:
-            of_class = {name: read(_OF_VOLUMES, f"volume_{{}}_class_{number}") for number, name in several}
-            parts["volumes"]["classes"] = of_class
+            classes_of_volumes = {name: read(_VOLUME_KEYS, f"volume_{{}}_class_{number}") for number, name in several}
+            parts["volumes"]["classes"] = classes_of_volumes
     return parts
 
 
@@ -183,9 +183,9 @@ class Call:
         takes precedence over the header's own fields, and these over the header's ``extra``.
         """
         header = (data or {}).get(HEADER) or {}
-        words = {**(header.get("extra") or {}), **header, **(extra or {})}
-        known = {each.name for each in fields(cls)} - {"site"}
-        return cls(str(site), **{name: value for name, value in words.items() if name in known and value is not None})
+        values = {**(header.get("extra") or {}), **header, **(extra or {})}
+        names = {attribute.name for attribute in fields(cls)} - {"site"}
+        return cls(str(site), **{name: value for name, value in values.items() if name in names and value is not None})
 
     @property
     def keeps_network(self) -> bool:

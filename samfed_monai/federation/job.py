@@ -118,18 +118,17 @@ class FederatedJob:
         verify: bool = False,
     ) -> None:
         given = {**locals(), "update_guard": dict(update_guard or {})}
-        of_train, train_paths = split_paths(training_values_of_command(bundle_root) if train is None else train)
-        of_teacher, teacher_paths = split_paths(teacher or {})
+        train_settings, train_paths = split_paths(training_values_of_command(bundle_root) if train is None else train)
+        teacher_settings, teacher_paths = split_paths(teacher or {})
         choices = {site: split_paths(choice) for site, choice in (sites or {}).items()}
         split = {"bundle", "train", "teacher", "sites"}
-        settings, machine = (
-            {each.name: given[each.name] for each in fields(of) if each.name not in split} for of in (Plan, Paths)
-        )
-        #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
+        settings = {each.name: given[each.name] for each in fields(Plan) if each.name not in split}
+        machine_settings = {each.name: given[each.name] for each in fields(Paths) if each.name not in split}
+        #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.resolve`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
-            train=of_train,
-            teacher=of_teacher,
+            train=train_settings,
+            teacher=teacher_settings,
             sites={site: choice for site, (choice, _) in choices.items()},
             **settings,
         )
@@ -137,13 +136,14 @@ class FederatedJob:
         self.paths = Paths(
             train=train_paths,
             teacher=teacher_paths,
-            sites={site: there for site, (_, there) in choices.items() if there},
-            **machine,
+            sites={site: site_paths for site, (_, site_paths) in choices.items() if site_paths},
+            **machine_settings,
         )
-        training = of_train | train_paths
-        all_training = [training, *({**training, **own, **there} for own, there in choices.values() if own or there)]
-        found = [each for values in all_training for each in _unknown(self.paths, "train", values, variant)]
-        require(dict.fromkeys([*found, *_unknown(self.paths, "teacher", of_teacher | teacher_paths)]))
+        training = train_settings | train_paths
+        of_sites = [settings | paths for settings, paths in choices.values() if settings or paths]
+        all_training = [training, *(training | own for own in of_sites)]
+        problems = [each for values in all_training for each in _unknown_ids(self.paths, "train", values, variant)]
+        require(dict.fromkeys([*problems, *_unknown_ids(self.paths, "teacher", teacher_settings | teacher_paths)]))
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """Runs the job, or what is left of it, and writes ``results.json``.
@@ -163,9 +163,9 @@ class FederatedJob:
         return Run(self.plan, self.paths).run(transport)
 
 
-def _unknown(paths: Paths, workflow: str, given: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
+def _unknown_ids(paths: Paths, workflow: str, ids: Mapping[str, Any], variant: str | None = None) -> Iterator[Problem]:
     """Yields a problem for each override of an id that the bundle does not have, which the run would ignore."""
-    values = {name: value for name, value in given.items() if name != NETWORK}
+    values = {name: value for name, value in ids.items() if name != NETWORK}
     config = BundleConfig.of_workflow(paths.bundle_root, workflow, values, variant=variant)
     for problem in check_override_ids(config, at_once=True):
         layer, _, name = problem.where.partition(" -> ")

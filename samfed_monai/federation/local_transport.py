@@ -14,7 +14,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
 from samfed_monai.federation.site import ClientAlgoSite, Site
 from samfed_monai.protocol.message import Message, MessageRefused, wire_size
-from samfed_monai.protocol.transport import Failure, SentWeights, Task, Traffic, refused_failure, scrub, taken_in
+from samfed_monai.protocol.transport import Failure, OnReply, SentWeights, Task, Traffic, deliver, log_refusal, scrub
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class LocalTransport:
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Message], None] | None = None,
+        on_reply: OnReply = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
@@ -67,8 +67,8 @@ class LocalTransport:
         return replies
 
     def take_traffic(self) -> dict[str, Traffic]:
-        taken, self._traffic = self._traffic, {}
-        return taken
+        traffic, self._traffic = self._traffic, {}
+        return traffic
 
     def save_state(self, folder: Path) -> dict[str, str]:
         digests = {}
@@ -84,9 +84,7 @@ class LocalTransport:
             if path.is_file():
                 client.load_state_dict(safe_load(path))
 
-    def _ask(
-        self, task: Task, site: str, message: Message, on_reply: Callable[[str, Message], None] | None
-    ) -> Message | Failure:
+    def _ask(self, task: Task, site: str, message: Message, on_reply: OnReply) -> Message | Failure:
         client = self.clients.get(site)
         if client is None:
             return Failure(site, "no such site in this federation")
@@ -98,13 +96,13 @@ class LocalTransport:
                 reply = client.answer(task, message)
             traffic.up += wire_size(reply)
         except MessageRefused as error:
-            failure = refused_failure(site, error)
+            failure = log_refusal(site, error)
         except Exception as error:
             if task in (Task.CHECK, Task.PREPARE):
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)
             failure = Failure(site, scrub(error))
-        taken = failure or taken_in(site, reply, on_reply)
-        if isinstance(taken, Failure):
+        result = failure or deliver(site, reply, on_reply)
+        if isinstance(result, Failure):
             self.sent.forget(site)
-        return taken
+        return result

@@ -61,10 +61,10 @@ class OwnNetwork:
 
     def shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the part of a network's state, or of a reply, that may be sent."""
-        stay = {*self.split.personal, *self.split.frozen}
-        return {name: tensor for name, tensor in state.items() if name not in stay}
+        unsent = {*self.split.personal, *self.split.frozen}
+        return {name: tensor for name, tensor in state.items() if name not in unsent}
 
-    def kept(self, *, whole: bool) -> dict[str, Tensor]:
+    def local_part(self, *, whole: bool) -> dict[str, Tensor]:
         """Returns the tensors that stay here, uncopied: the personal ones, or the ``whole`` network but frozen ones."""
         state = get_state_dict(self.network)
         names = [name for name in state if name not in self.split.frozen] if whole else self.split.personal
@@ -79,33 +79,33 @@ class OwnNetwork:
         means = self.algorithm.receive(call.round or 0, rounds, kind, dict(data.weights or {}))
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
-    def with_own(self, data: ExchangeObject, *, whole: bool) -> ExchangeObject:
+    def with_local_part(self, data: ExchangeObject, *, whole: bool) -> ExchangeObject:
         """Returns the site's own model for MONAI FL: ``data`` plus the personal tensors, or the ``whole`` network."""
         if not (whole or self.split.personal):
             return data
-        weights = {**({} if whole else dict(data.weights or {})), **self.kept(whole=whole)}
+        weights = {**({} if whole else dict(data.weights or {})), **self.local_part(whole=whole)}
         model = ExchangeObject(weights=weights, weight_type=WeightType.WEIGHTS)
         model[HEADER] = data.get(HEADER, {})
         return model
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights that stay here and the client algorithm's state, each with a prefix (:func:`split_state`)."""
-        weights = {_PREFIX + name: tensor for name, tensor in self.kept(whole=self.algorithm is not None).items()}
+        weights = {_PREFIX + name: tensor for name, tensor in self.local_part(whole=self.algorithm is not None).items()}
         state = self.algorithm.state_dict() if self.algorithm is not None else {}
         return {**weights, **{_ALGORITHM + name: tensor for name, tensor in state.items()}}
 
     def load_algorithm(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loads the client algorithm's part of a client's state; returns the rest."""
         if self.algorithm is not None:
-            self.algorithm.load_state_dict(_taken(state, _ALGORITHM))
+            self.algorithm.load_state_dict(_without_prefix(state, _ALGORITHM))
         return {name: tensor for name, tensor in state.items() if not name.startswith(_ALGORITHM)}
 
     @contextmanager
     def restored_on_error(self, call: Call) -> Iterator[None]:
         """Restores what stays here if the block raises, so that no NaN remains; shared weights are sent again."""
         whole, copies = self.algorithm is not None, []
-        kept = self.kept(whole=whole) if call.keeps_network or not whole else {}
-        for tensors in (kept, self.algorithm.state_dict() if self.algorithm is not None else {}):
+        weights = self.local_part(whole=whole) if call.keeps_network or not whole else {}
+        for tensors in (weights, self.algorithm.state_dict() if self.algorithm is not None else {}):
             copies.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
         try:
             yield
@@ -119,8 +119,10 @@ class OwnNetwork:
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Splits a client's state into the weights that stay at the site (empty if there are none) and the rest."""
-    return _taken(state, _PREFIX), {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
+    return _without_prefix(state, _PREFIX), rest
 
 
-def _taken(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names start with ``prefix``, without it."""
     return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}

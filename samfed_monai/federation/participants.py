@@ -28,7 +28,7 @@ from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.federation.preparation import sam_fingerprint
-from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, unfilled
+from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, without_pretraining
 from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
@@ -79,7 +79,7 @@ def require_own_images(plan: Plan, paths: Paths, site: str) -> None:
 def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds a network by name as ``train.json``, with a site's ``overrides``, declares it, without loading weights."""
     own = config.with_overrides({**(overrides or {}), "network_name": name})
-    network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
+    network: nn.Module = without_pretraining(own.parser()).get_parsed_content("network_def")
     return network
 
 
@@ -137,7 +137,7 @@ class Participants:
         unseen: Sequence[str],
     ) -> None:
         self.config = config
-        self.sites, self.unseen = _trains_or_not(datalist, choices, unseen)
+        self.sites, self.unseen = _split_sites(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
         require(*(one_of(f"federate.json -> sites#{name}", name, self.sites) for name in choices))
         self.overrides = {
@@ -147,11 +147,11 @@ class Participants:
         mixed, common = config.optional("mixed_networks") or [], config.value("network_name")
         if not isinstance(mixed, list):
             raise refused("mixed_networks", found=repr(mixed), expected="a list of networks, or null")
-        turns = [common] if self.strategy.exchange.alike or not mixed else mixed
+        choices_in_turn = [common] if self.strategy.exchange.alike or not mixed else mixed
         #: Site to the name of its network: its own choice, else the next of ``mixed_networks`` (only if each site
         #: keeps a network of its own), else the common one.
         self.networks: dict[str, str] = {
-            site: self.overrides[site].get("network_name") or turns[place % len(turns)]
+            site: self.overrides[site].get("network_name") or choices_in_turn[place % len(choices_in_turn)]
             for place, site in enumerate(self.sites)
         }
         if in_catalogue(config.parser()):
@@ -161,8 +161,8 @@ class Participants:
             for where, name in (*networks, ("network of the server", self.server_network)):
                 first.setdefault(name, where)
             require(*(network_problems(name, where) for name, where in first.items()))
-        own = [(self.networks[site], self.overrides[site]) for site in self.sites]
-        if self.strategy.exchange.alike and any(each != own[0] for each in own):
+        choices_of_sites = [(self.networks[site], self.overrides[site]) for site in self.sites]
+        if self.strategy.exchange.alike and any(choice != choices_of_sites[0] for choice in choices_of_sites):
             self.dry_run()
 
     @classmethod
@@ -177,7 +177,7 @@ class Participants:
         Raises:
             Refused: as :func:`dry_run`.
         """
-        dry_run(self.config, self._of_all, self.overrides, self.strategy)
+        dry_run(self.config, self._network_names, self.overrides, self.strategy)
 
     @cached_property
     def server_network(self) -> str:
@@ -189,10 +189,10 @@ class Participants:
     @property
     def all_networks(self) -> list[str]:
         """Names of the networks that are trained before round 0, sorted, each once."""
-        return sorted({*self._of_all.values()})
+        return sorted({*self._network_names.values()})
 
     @property
-    def _of_all(self) -> dict[str, str]:
+    def _network_names(self) -> dict[str, str]:
         """Participant (a site, or the server if it has a model) to the name of its network."""
         return self.networks | ({SERVER: self.server_network} if self.strategy.exchange.server_model else {})
 
@@ -245,7 +245,7 @@ class Participants:
             content["unseen"] = list(self.unseen)
         return content
 
-    def settled(self, plan: Plan) -> Plan:
+    def resolve(self, plan: Plan) -> Plan:
         """The plan with every site and its network named, so that a site needs no list but its own."""
         choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
         return replace(plan, sites=choices, unseen=self.unseen)
@@ -265,8 +265,8 @@ class Participants:
             with own_random_state(derive_seed(seed, SERVER, "bench")):
                 if "initialize" in parser:  # first, as in MONAI's workflow, which may not have run in this process
                     parser.get_parsed_content("initialize")
-                made: PublicMaskAlgorithm = parser.get_parsed_content("client_algorithm")
-            return made
+                client_algorithm: PublicMaskAlgorithm = parser.get_parsed_content("client_algorithm")
+            return client_algorithm
 
         return Server(
             sites=self.sites,
@@ -292,28 +292,28 @@ class Participants:
         return strategy
 
 
-def _trains_or_not(
+def _split_sites(
     datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sites that train and sites that do not, sorted."""
-    known, away = set(datalist.sites) or {*choices, *unseen}, set(unseen)
+    known, unseen_sites = set(datalist.sites) or {*choices, *unseen}, set(unseen)
     if not datalist.sites and not choices:
         found, hint = "no names here and no sites in the list", 'for instance {"site-1": {}, "site-2": {}}'
         raise refused("federate.json -> sites", found, "the name of every site that trains", hint)
     require(*(one_of("federate.json -> unseen", name, sorted(known)) for name in unseen))
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
-    if away | idle == known:
-        found = f"{len(known)} sites: {len(away)} unseen, {len(idle)} without images to train on"
+    if unseen_sites | idle == known:
+        found = f"{len(known)} sites: {len(unseen_sites)} unseen, {len(idle)} without images to train on"
         hint = "remove a site from `unseen`, or add images to a site's `unlabelled` split"
         raise refused("federate.json -> unseen", found, "a site that trains", hint)
-    return tuple(sorted(known - away - idle)), tuple(sorted(away | idle))
+    return tuple(sorted(known - unseen_sites - idle)), tuple(sorted(unseen_sites | idle))
 
 
-Built = tuple[str, dict[str, list[int]]]
+NetworkShapes = tuple[str, dict[str, list[int]]]
 #: Ids of the batch sizes that a client network is trained with.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "client_algorithm#batch_size"
 #: Ids of the components that process a site's labels before the loss.
-OF_LABELS = "resize", "binary_label"
+LABEL_TRANSFORMS = "resize", "binary_label"
 #: Ids of the components that decide how a site's images are scored.
 SCORES = "validate#preprocessing", "validate#scores"
 #: Ids of components that read no image and compute nothing when they are built, to their defaults. The trainer refers
@@ -321,11 +321,11 @@ SCORES = "validate#preprocessing", "validate#scores"
 PARTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer", "images", "terms", "loss", "weak_view", "strong_view")),
     **dict.fromkeys(("before", "stream", "client_algorithm", "statistics", "train#trainer", "validate#evaluator")),
-    **{"guides": {}, **dict.fromkeys(OF_LABELS, dict)},
+    **{"guides": {}, **dict.fromkeys(LABEL_TRANSFORMS, dict)},
 }
 
 
-class _ImagesToCome(SiteImages):
+class _PlaceholderImages(SiteImages):
     """Placeholder for a site's images in a dry run: one record per split, which is never read."""
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
@@ -354,41 +354,42 @@ def dry_run(
             missing weights of SAM, names that the strategy cannot use, different networks where it averages weights, or
             a single site that would score images of another size or in another way.
     """
-    problems, found = Problems(), dict[str, Built]()
+    problems, built = Problems(), dict[str, NetworkShapes]()
     for site, name in networks.items():
-        own = {**overrides.get(site, {}), "network_name": name}
-        key = json.dumps(own, sort_keys=True, default=repr)
-        if key in found:
+        changes = {**overrides.get(site, {}), "network_name": name}
+        key = json.dumps(changes, sort_keys=True, default=repr)
+        if key in built:
             continue
         # without a device, and without the components of a site that trains alone
-        parser = unfilled(config.with_overrides({**own, "network": "@network_def", "standalone": {}}).parser())
+        own_config = config.with_overrides({**changes, "network": "@network_def", "standalone": {}})
+        parser = without_pretraining(own_config.parser())
         if lookup(parser.config, ("images", "_target_")) == "samfed_monai.bundle.SiteImages":
-            parser["images#_target_"] = _ImagesToCome
-        problems.extend(_scored_otherwise(config.parser().get(), parser.get(), site, overrides.get(site, {})))
+            parser["images#_target_"] = _PlaceholderImages
+        problems.extend(_scoring_problems(config.parser().get(), parser.get(), site, overrides.get(site, {})))
         with own_random_state(0), unwrapped(parser):  # random numbers drawn here are not used
             network = parser.get_parsed_content("network_def")
-            common = network if len(own) == 1 else build_network(config, name)
+            common = network if len(changes) == 1 else build_network(config, name)
         size = parsed(parser, "image_size")
         if isinstance(size, int):
             problems.extend(size_problems(network, height=size, width=size))
         problems.extend(batch_problems(network, **_batches(parser)))
-        parts = {part: _part(parser, part, problems) for part in PARTS}
+        parts = {part: _build_part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])
         if (guides := parts["guides"]) is not None:
-            known = list(guides.values()) if isinstance(guides, Mapping) else []
-            names = [guide.name for guide in known]
+            known_guides = list(guides.values()) if isinstance(guides, Mapping) else []
+            names = [guide.name for guide in known_guides]
             problems.extend(problem for term in terms or () for problem in term.missing_guides(names))
-            problems.extend(_unread_guides(guides, terms or (), {**config.overrides, **own}))
+            problems.extend(_unread_guide_problems(guides, terms or (), {**config.overrides, **changes}))
             if strategy is not None and strategy.exchange.own_networks:
-                copies = {guide.name for guide in known if isinstance(guide, GlobalGuide)}
-                problems.extend(_of_server(term) for term in terms or () if term.of_server or copies & {*term.reads})
+                copies = {guide.name for guide in known_guides if isinstance(guide, GlobalGuide)}
+                problems.extend(_server_term(term) for term in terms or () if term.of_server or copies & {*term.reads})
         problems.extend(_optimizer_problems(parts["optimizer"]))
         classes = outputs_of(parsed(parser, "classes"))
         of_terms = ((term.loss, term) for term in terms or () if isinstance(term, PseudoLabelTerm))
         for loss, term in ((parts["loss"], None), *of_terms):
             problems.extend(_loss_problems(loss, classes, term) if callable(loss) else ())
-        weak, built = parsed(parser, "images#weak_labels") is True, [parts[part] for part in (*OF_LABELS, "loss")]
-        if weak and all(part is not None for part in built):
+        are_built = all(parts[part] is not None for part in (*LABEL_TRANSFORMS, "loss"))
+        if are_built and parsed(parser, "images#weak_labels") is True:
             problems.extend(_weak_label_problems(parts, classes))
         with problems.collected():
             split = OwnNetwork.of(network, parser, trains=False).split
@@ -397,31 +398,34 @@ def dry_run(
         if strategy is not None and terms is not None:
             with problems.collected():
                 strategy.require_terms([term.name for term in terms])
-        mine, usual = ({key: list(of.shape) for key, of in each.state_dict().items()} for each in (network, common))
-        found[key], other = (f"{site} ({name})", mine), (f"the run's {name}", usual)
+        built[key], other = (f"{site} ({name})", _shapes(network)), (f"the run's {name}", _shapes(common))
         where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run starts with"
         hint = "set network_def#... for the run and not for a site, or give this site another network"
         if strategy is not None and strategy.exchange.alike:
-            other, where = next(iter(found.values())), "sites"
+            other, where = next(iter(built.values())), "sites"
             expected = "the same network at all sites (FedAvg averages weights)"
             hint = "give all sites the same network, or use --variant heterogeneous, which allows different ones"
             if other[0].endswith(f" ({name})"):
                 hint = "set network_def#..., such as the rank of LoRA, for the run and not for a site"
-        if unlike := _unlike(other, found[key]):
+        if unlike := _difference(other, built[key]):
             problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
-def _scored_otherwise(usual: Any, own: Any, site: str, overrides: Mapping[str, Any]) -> Iterator[Problem]:
+def _shapes(network: nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _scoring_problems(run: Any, own: Any, site: str, overrides: Mapping[str, Any]) -> Iterator[Problem]:
     """Overrides of a single site that change the meaning of its scores and so invalidate averages over sites."""
-    of_run, here = (reached(content, SCORES) for content in (usual, own))
+    run_scoring, site_scoring = (reached(content, SCORES) for content in (run, own))
     for name, value in overrides.items():
-        if lookup(of_run, split_id(name)) != lookup(here, split_id(name)):
+        if lookup(run_scoring, split_id(name)) != lookup(site_scoring, split_id(name)):
             where, hint = f"federate.json -> sites#{site}#{name}", f"set --{name} for the run, or leave it out"
             yield Problem(where, repr(value), "the run's value, as scores of all sites are averaged", hint)
 
 
-def _part(parser: Any, name: str, problems: Problems) -> Any:
+def _build_part(parser: Any, name: str, problems: Problems) -> Any:
     """Builds a part of ``train.json``; returns ``None`` if it cannot be built without a site.
 
     A refusal by the part is added to ``problems``. Other errors are reported when a site builds the part, except those
@@ -431,10 +435,11 @@ def _part(parser: Any, name: str, problems: Problems) -> Any:
         built = parsed(parser, name, PARTS[name])
         return PARTS[name] if built is None else built  # null counts as missing
     except (RuntimeError, ValueError) as error:  # ValueError: a reference to an id that does not exist
-        found = unwrap_own(error)
-        if found is None and name == "optimizer":
-            found = component_refusal(error, parser.get(), file="train.json")
-        problems.extend(each for each in (found.problems if isinstance(found, Refused) else []) if each not in problems)
+        refusal = unwrap_own(error)
+        if refusal is None and name == "optimizer":
+            refusal = component_refusal(error, parser.get(), file="train.json")
+        if isinstance(refusal, Refused):
+            problems.extend(each for each in refusal.problems if each not in problems)
     return None
 
 
@@ -445,7 +450,7 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
-def _unread_guides(guides: Any, terms: Sequence[Term], given: Mapping[str, Any]) -> Iterator[Problem]:
+def _unread_guide_problems(guides: Any, terms: Sequence[Term], given: Mapping[str, Any]) -> Iterator[Problem]:
     """Problems of guides that the run's own values enable or change, although none of its terms reads them."""
     read = {name for term in terms for name in term.reads}
     for parts in map(split_id, given):
@@ -454,7 +459,7 @@ def _unread_guides(guides: Any, terms: Sequence[Term], given: Mapping[str, Any])
             yield Problem(join_id(parts), "a guide that no term reads", f"one of {sorted(read)}", "leave it out")
 
 
-def _of_server(term: Term) -> Problem:
+def _server_term(term: Term) -> Problem:
     """The problem of a term that reads the server's network, where it would get the site's own instead."""
     found, expected = "a term that would get the site's own", "a term that does not read the server's network"
     hint = f"set {term.where}#_disabled_ to true, or, if its student is global, agreement#student to weak"
@@ -484,16 +489,16 @@ def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> lis
     label = torch.zeros(1, 1, 32, max(32, 8 * outputs))
     for value in range(1, max(2, outputs)):  # one corner per class
         label[..., 8 * (value - 1) : 8 * (value - 1) + 4, :4] = value
-    right = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
-    given: tuple[torch.Tensor, ...] = (label,)
+    truth = label if outputs == 1 else torch.cat([(label == value).float() for value in range(outputs)], dim=1)
+    arguments: tuple[torch.Tensor, ...] = (label,)
     where, takes, other = "train.json -> loss", "the network's logits", "a loss with logits, such as BCEWithLogitsLoss"
     if term is not None:
-        given = right if term.labels == "soft" else label.long(), torch.ones_like(label)
+        arguments = truth if term.labels == "soft" else label.long(), torch.ones_like(label)
         where, takes, other = f"{term.where}#loss", f"{takes}, labels and weights of pixels", "structure or dice_ce"
     values, found = list[float](), ""
-    for answer in (right, 8 * right - 4):
+    for logits in (truth, 8 * truth - 4):
         try:
-            values.append(float(loss(answer, *given)))
+            values.append(float(loss(logits, *arguments)))
         except Exception as error:  # a loss of the user's own may raise anything
             if not values and (term is None or not isinstance(error, TypeError)):
                 return []  # it fails on both, or needs another size: reported when a site trains
@@ -516,7 +521,7 @@ def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem
         label = torch.cat([label == value for value in range(outputs)]).float()
     item: dict[str, Any] = {"image": torch.zeros(3, 17, 17), "label": label}
     found = dict[str, str]()
-    for name in OF_LABELS:
+    for name in LABEL_TRANSFORMS:
         item = parts[name](item)
         values = sorted(set(torch.as_tensor(item["label"]).flatten().tolist()))
         if outputs == 1 and values != [0, 1, IGNORE]:
@@ -524,14 +529,14 @@ def _weak_label_problems(parts: Mapping[str, Any], outputs: int) -> list[Problem
             found[name] = f"a component that turns labels 0, 1 and {IGNORE} into {shown}"
         elif not without_label(item["label"]).any():
             found[name] = "a component that gives every pixel a class"
-    if not found and (learned := _learned_from(parts["loss"], item["label"], outputs)):
-        found["loss"] = learned
+    if not found and (description := _describe_unlabelled_gradient(parts["loss"], item["label"], outputs)):
+        found["loss"] = description
     expected = f"a component that ignores unlabelled pixels ({IGNORE}), as images#weak_labels is true"
     hint = "use the variant weak_labels or one built on it, or masks with images#weak_labels set to false"
     return [Problem(f"train.json -> {name}", text, expected, hint) for name, text in list(found.items())[:1]]
 
 
-def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
+def _describe_unlabelled_gradient(loss: Any, label: torch.Tensor, outputs: int) -> str:
     """Describes how a loss learns from unlabelled pixels; empty if no gradient reaches them."""
     logits = torch.zeros(1, outputs, *label.shape[1:], requires_grad=True)
     try:
@@ -544,12 +549,12 @@ def _learned_from(loss: Any, label: torch.Tensor, outputs: int) -> str:
 
 def _batches(parser: Any) -> dict[str, int]:
     """Batch sizes of training: by the option ``batch_size`` if that sets them, else by id."""
-    option, found = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
-    return {"batch_size" if n == option else name: n for name, n in found.items() if isinstance(n, int)}
+    option, sizes = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
+    return {"batch_size" if n == option else name: n for name, n in sizes.items() if isinstance(n, int)}
 
 
-def _unlike(first: Built, other: Built) -> str:
+def _difference(first: NetworkShapes, other: NetworkShapes) -> str:
     """Describes the first tensor in which two networks differ; empty if they are alike."""
     name = next((name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)), "")
-    sides = (f"{who} has {f'shape {of[name]}' if name in of else 'no such tensor'}" for who, of in (first, other))
+    sides = (f"{who} has {f'shape {net[name]}' if name in net else 'no such tensor'}" for who, net in (first, other))
     return name and f"{name}: {', '.join(sides)}"

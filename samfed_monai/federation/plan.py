@@ -16,7 +16,7 @@ from samfed_monai.federation.workflow import PATHS, bundle_content
 from samfed_monai.protocol import compression
 
 AUTO = "auto"
-_TEXT, _OBJECT, _SWITCH = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
+_TEXT, _OBJECT, _BOOLEAN = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
 _FROM_0, _FROM_1 = {"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -26,10 +26,10 @@ SCHEMA: Mapping[str, Any] = {
         "warm_start_held_out": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
         **{"train": _OBJECT, "teacher": _OBJECT, "sites": {"type": "object", "additionalProperties": _OBJECT}},
         "unseen": {"type": "array", "items": _TEXT},
-        **{"keep_optimizer": _SWITCH, "update_guard": _OBJECT},
+        **{"keep_optimizer": _BOOLEAN, "update_guard": _OBJECT},
         "quorum": {"type": ["integer", "null"], "minimum": 1},
         "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
-        **{"allow_single_site": _SWITCH, "privacy": {"type": ["object", "null"]}},
+        **{"allow_single_site": _BOOLEAN, "privacy": {"type": ["object", "null"]}},
         "compression": compression.SCHEMA,
     },
     "additionalProperties": False,
@@ -44,7 +44,7 @@ class Plan:
     Args:
         bundle: the bundle's name.
         train, teacher: overrides of ``train.json`` and ``teacher.json``, ids to values, without paths.
-        sites: site to its own overrides, without paths. :meth:`Participants.settled` names every site.
+        sites: site to its own overrides, without paths. :meth:`Participants.resolve` names every site.
 
     The other arguments are those of :class:`FederatedJob`.
 
@@ -172,12 +172,12 @@ class Paths:
 def split_paths(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits overrides by id into (settings that decide the result, paths)."""
     pairs = flat(overrides)
-    there = {name: value for name, value in pairs.items() if name in PATHS}
-    return {name: value for name, value in pairs.items() if name not in PATHS}, there
+    paths = {name: value for name, value in pairs.items() if name in PATHS}
+    return {name: value for name, value in pairs.items() if name not in PATHS}, paths
 
 
-def _as_json(one: Plan | Paths) -> dict[str, Any]:
-    return {each.name: json.loads(json.dumps(_plain(getattr(one, each.name)), default=str)) for each in fields(one)}
+def _as_json(part: Plan | Paths) -> dict[str, Any]:
+    return {each.name: json.loads(json.dumps(_plain(getattr(part, each.name)), default=str)) for each in fields(part)}
 
 
 def _plain(value: Any) -> Any:

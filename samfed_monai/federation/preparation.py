@@ -62,7 +62,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 #: Fingerprint to its name in error messages, and how to fix a difference.
-_MEANING = {
+_FINGERPRINTS = {
     "plan": ("plan and bundle", "use the same bundle and the same job at server and site; only paths may differ"),
     "version": ("samfed-monai", "install the same version at both ends"),
     "public_list": (
@@ -83,11 +83,11 @@ _MEANING = {
 def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
     """Hash of the SAM under a site's network; empty if the network is not a SAM or the file is missing."""
     try:
-        found = base_sam(config, network)
+        sha256 = base_sam(config, network)
     except (Refused, OSError) as error:
         logger.error("%s", error)
         return {}
-    return {} if found is None else {"base_sam": found}
+    return {} if sha256 is None else {"base_sam": sha256}
 
 
 def own_fingerprints(
@@ -107,12 +107,12 @@ def own_fingerprints(
     return {**common, **part, **(sam or {})}
 
 
-def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
-    """One problem for each fingerprint in ``wanted`` that differs at this site; other words are ignored."""
+def differences(expected: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
+    """One problem for each fingerprint in ``expected`` that differs at this site; other words are ignored."""
     return [
-        Problem(name, found=own.get(word, "none")[:12], expected=f"the server's {wanted[word][:12]}", hint=hint)
-        for word, (name, hint) in _MEANING.items()
-        if word in wanted and own.get(word) != wanted[word]
+        Problem(name, found=own.get(key, "none")[:12], expected=f"the server's {expected[key][:12]}", hint=hint)
+        for key, (name, hint) in _FINGERPRINTS.items()
+        if key in expected and own.get(key) != expected[key]
     ]
 
 
@@ -136,32 +136,32 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     Raises:
         Refused: with every problem of every file.
     """
-    seal = _seal(datalist, Path(data_root))
+    state_hash = _seal(datalist, Path(data_root))
     list_hash = datalist.hash  # read once: each access serialises the whole list
-    memory = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
-    known: object = None
+    record_file = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
+    record: object = None
     with Problems().collected():  # a missing or damaged record is made again
-        known = read_json(memory)
-    looks = known.get("looks") if isinstance(known, dict) and known.get("seal") == seal else None
-    if type(looks) is int and not verify:
-        problems = _changed(datalist, list_hash, Path(data_root), looks)
+        record = read_json(record_file)
+    checks = record.get("looks") if isinstance(record, dict) and record.get("seal") == state_hash else None
+    if type(checks) is int and not verify:
+        problems = _changed(datalist, list_hash, Path(data_root), checks)
         logger.info("data list %s was checked before and no file has changed", list_hash[:12])
     else:
-        problems, looks = check_datalist(datalist, data_root), -1
+        problems, checks = check_datalist(datalist, data_root), -1
     if problems:
-        memory.unlink(missing_ok=True)
+        record_file.unlink(missing_ok=True)
         raise Refused(problems)
-    write_json(memory, {"datalist": list_hash, "seal": seal, "looks": looks + 1})
+    write_json(record_file, {"datalist": list_hash, "seal": state_hash, "looks": checks + 1})
 
 
-def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) -> list[Problem]:
+def _changed(datalist: DataList, list_hash: str, data_root: Path, checks: int) -> list[Problem]:
     """Problems of files with changed bytes, among the :data:`SAMPLE` files that this start checks."""
     files = {item.image: item.sha256 for _, _, item in datalist.items()}
     files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
     order = sorted(files, key=lambda name: derive_seed(0, list_hash, name))
-    turn = [order[(looks * SAMPLE + place) % len(order)] for place in range(min(SAMPLE, len(order)))]
+    sample = [order[(checks * SAMPLE + place) % len(order)] for place in range(min(SAMPLE, len(order)))]
     problems = Problems()
-    for name in turn:
+    for name in sample:
         if sha256_file(confine(data_root, name, where=name)) != files[name]:
             found, expected = "changed content with the same size and date", f"SHA-256 {files[name][:12]}…"
             hint = "restore the file, then check all files with `samfed federate … --verify`"
@@ -208,15 +208,15 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
     """
     problems = Problems()
     for site in filter(datalist.sites.__contains__, participants.sites):
-        own, at, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", participants.needs_masks(site)
-        if masks and (kinds := [str(item.label_kind) for item in own if item.weak]):
-            problems.extend(masks_only(kinds, f"{at} -> unlabelled"))
-        labelled = sum(item.label is not None for item in own)
-        if not labelled if participants.supervised else masks and labelled < len(own):
-            found = f"{labelled} of this site's {len(own)} images with a label"
+        images, place, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", participants.needs_masks(site)
+        if masks and (kinds := [str(item.label_kind) for item in images if item.weak]):
+            problems.extend(masks_only(kinds, f"{place} -> unlabelled"))
+        labelled = sum(item.label is not None for item in images)
+        if not labelled if participants.supervised else masks and labelled < len(images):
+            found = f"{labelled} of this site's {len(images)} images with a label"
             expected = f"labels{'' if participants.supervised else ' of all images'} (this variant learns from them)"
             hint = "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant that needs none"
-            problems.add(f"{at} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
+            problems.add(f"{place} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
     return list(problems)
 
 
@@ -237,13 +237,13 @@ def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:
 
 
 def _seal(datalist: DataList, data_root: Path) -> str:
-    states = []
+    files = []
     for _, _, item in datalist.items():
         for name in filter(None, (item.image, item.label)):
             path = data_root / name
             status = path.stat() if path.is_file() else None
-            states.append([name, status.st_size if status else None, status.st_mtime_ns if status else None])
-    return canonical_hash([str(data_root.resolve()), sorted(states)])
+            files.append([name, status.st_size if status else None, status.st_mtime_ns if status else None])
+    return canonical_hash([str(data_root.resolve()), sorted(files)])
 
 
 def public_colours(config: WorkflowConfig, datalist: DataList, data_root: str | Path) -> Colours | None:

@@ -28,7 +28,7 @@ from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
 from samfed_monai.core.own_process import best_device, brief_spins, set_up_process, usable_cores
 from samfed_monai.core.run_log import is_news
-from samfed_monai.federation.child_process import Answer, Child, ChildDied, serve
+from samfed_monai.federation.child_process import Child, ChildDied, Reply, serve
 from samfed_monai.federation.plan import AUTO, Paths, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
@@ -39,7 +39,7 @@ from samfed_monai.protocol.transport import Task, scrub
 
 logger = logging.getLogger(__name__)
 
-_LOOK = 0.05  # seconds between two checks of a thread
+_POLL_SECONDS = 0.05  # seconds between two checks of a thread
 
 
 def workers_of(paths: Paths, sites: int) -> int:
@@ -142,11 +142,11 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
 
     def close(self) -> None:
         """Kills the processes and drops waiting requests. Safe to call at any time."""
-        opened = [process for process in self.processes if not process.closed]
-        for process in opened:
+        running = [process for process in self.processes if not process.closed]
+        for process in running:
             process.closed = True
             process.child.kill()
-        for process in opened:
+        for process in running:
             process.kill_until(process.thread.submit(lambda: None))
             process.thread.shutdown()
             process.child.stop()
@@ -159,18 +159,18 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
             process.start(ticket)
             if ticket.cancelled or process.closed:
                 return
-            head = {"site": request.site, "task": request.task, "keep": request.words["keep"]}
-            answer, content = process.ask(head, request.payload)
+            head = {"site": request.site, "task": request.task, "keep": request.metadata["keep"]}
+            reply, content = process.ask(head, request.payload)
         except ChildDied as error:
             if not ticket.cancelled:
                 request.answered(request.site, str(error))
         except Exception as error:
             self._error = error
         else:
-            if "raised" in answer:
-                self._error = as_raised(answer["raised"], request.site)
+            if "raised" in reply:
+                self._error = rebuild_error(reply["raised"], request.site)
             else:
-                request.answered(request.site, str(answer.get("failure") or "") or content)
+                request.answered(request.site, str(reply.get("failure") or "") or content)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -211,7 +211,7 @@ class _SiteProcess:
         """Kills the process, again and again, until the thread is done."""
         while not work.done():
             self.child.kill()  # every time: it may just have been restarted
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
 
     def ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
         """Returns the reply to a request; log records of the process are logged here.
@@ -219,11 +219,11 @@ class _SiteProcess:
         Raises:
             ChildDied: the process ended.
         """
-        answer, content = self.child.ask(head, payload)
-        for name, level, text in answer.pop("log"):
+        reply, content = self.child.ask(head, payload)
+        for name, level, text in reply.pop("log"):
             if logging.getLogger(name).isEnabledFor(level):
                 logging.getLogger(name).log(level, "%s", text)
-        return answer, content
+        return reply, content
 
 
 @dataclass
@@ -236,7 +236,7 @@ class _Ticket:
     cancelled: bool = False
 
 
-def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Reply]:
     """Returns the request handler of this process, with sites made from the plan."""
     import torch
 
@@ -254,7 +254,7 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
 
     worker = SiteWorker(make_site, lambda name: Path(settings["states"]) / as_file_name(name))
 
-    def answer(head: dict[str, Any], payload: bytes) -> Answer:
+    def handle(head: dict[str, Any], payload: bytes) -> Reply:
         try:
             if head["task"] == "finalize":
                 worker.finalize()
@@ -264,11 +264,11 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Ans
         except Exception as error:
             if not isinstance(error, MessageRefused):
                 if head["task"] in (Task.CHECK, Task.PREPARE):
-                    return {"raised": described(error), "log": log.take()}, b""
+                    return {"raised": describe_error(error), "log": log.take()}, b""
                 logger.exception("%s failed in %s", head["site"], head["task"])
             return {"failure": scrub(error), "log": log.take()}, b""
 
-    return answer
+    return handle
 
 
 class _Log(logging.Handler):
@@ -277,21 +277,21 @@ class _Log(logging.Handler):
     def __init__(self, level: int) -> None:
         super().__init__()
         self.addFilter(is_news)
-        self._kept: list[tuple[str, int, str]] = []
+        self._records: list[tuple[str, int, str]] = []
         logging.getLogger().addHandler(self)
         logging.getLogger("samfed_monai").setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._kept.append((record.name, record.levelno, self.format(record)))
+        self._records.append((record.name, record.levelno, self.format(record)))
 
     def take(self) -> list[tuple[str, int, str]]:
         """Returns the records logged since the last call."""
-        kept, self._kept = self._kept, []
-        return kept
+        records, self._records = self._records, []
+        return records
 
 
-def described(error: Exception) -> dict[str, Any]:
-    """Describes an error as JSON content, for the parent process to raise it (:func:`as_raised`)."""
+def describe_error(error: Exception) -> dict[str, Any]:
+    """Describes an error as JSON content, for the parent process to raise it (:func:`rebuild_error`)."""
     known = unwrap(error)
     if isinstance(known, Refused):
         return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
@@ -301,15 +301,15 @@ def described(error: Exception) -> dict[str, Any]:
     return {"error": "".join(traceback.format_exception(error)), "errno": number}
 
 
-def as_raised(words: Mapping[str, Any], site: str) -> Exception:
-    """Rebuilds an error from its description (:func:`described`)."""
-    if "problems" in words:
-        return Refused(Problem(*parts) for parts in words["problems"])
-    if "stopped" in words:
-        return Stopped(*words["stopped"])
-    if words["errno"] is not None:
-        return OSError(words["errno"], f"{os.strerror(words['errno'])}, at {site}:\n{words['error']}")
-    return RuntimeError(f"in the process of {site}:\n{words['error']}")
+def rebuild_error(description: Mapping[str, Any], site: str) -> Exception:
+    """Rebuilds an error from its description (:func:`describe_error`)."""
+    if "problems" in description:
+        return Refused(Problem(*parts) for parts in description["problems"])
+    if "stopped" in description:
+        return Stopped(*description["stopped"])
+    if description["errno"] is not None:
+        return OSError(description["errno"], f"{os.strerror(description['errno'])}, at {site}:\n{description['error']}")
+    return RuntimeError(f"in the process of {site}:\n{description['error']}")
 
 
 def main() -> None:

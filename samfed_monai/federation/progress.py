@@ -92,9 +92,9 @@ class Progress:
             with engine.add_event_handler(Events.ITERATION_COMPLETED, advance):
                 yield
 
-    def _bar(self, total: int | None, what: str, place: int, **options: Any) -> tqdm:
+    def _bar(self, total: int | None, desc: str, position: int, **options: Any) -> tqdm:
         options.setdefault("leave", False)
-        return tqdm(total=total, desc=what, position=place, disable=self._disable, dynamic_ncols=True, **options)
+        return tqdm(total=total, desc=desc, position=position, disable=self._disable, dynamic_ncols=True, **options)
 
 
 TENSORBOARD = "tensorboard"
@@ -111,13 +111,13 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
         record: content of ``round.json``.
     """
     scored = {site: entry["validation"]["dice"] for site, entry in record["sites"].items() if entry["validation"]}
-    found: dict[str, float | None] = {f"dice/{site}": dice for site, dice in scored.items()}
-    found["dice/mean"] = record["average"]["validation"]["dice"]
+    scalars: dict[str, float | None] = {f"dice/{site}": dice for site, dice in scored.items()}
+    scalars["dice/mean"] = record["average"]["validation"]["dice"]
     for site, entry in record["sites"].items():
-        found |= {f"terms/{name}/{site}": value for name, value in (entry.get("terms") or {}).items()}
-    found |= {f"seconds/{activity}": value for activity, value in record["seconds"].items()}
-    found |= {f"MB/{name.removesuffix('_bytes')}": count / 1e6 for name, count in round_traffic(record).items()}
-    return {tag: value for tag, value in found.items() if value is not None}
+        scalars |= {f"terms/{name}/{site}": value for name, value in (entry.get("terms") or {}).items()}
+    scalars |= {f"seconds/{activity}": value for activity, value in record["seconds"].items()}
+    scalars |= {f"MB/{name.removesuffix('_bytes')}": count / 1e6 for name, count in round_traffic(record).items()}
+    return {tag: value for tag, value in scalars.items() if value is not None}
 
 
 class Tracking(AbstractContextManager["Tracking"]):

@@ -43,7 +43,7 @@ from samfed_monai.federation.server import RoundController, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import Start, StartingPoint, warm_start
-from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, packed
+from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, pack_model
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.metrics.quality import FEWEST, Calibration, Quality
@@ -56,7 +56,7 @@ from samfed_monai.privacy import (
     notes_on_statistics,
     privacy_account,
     require_possible,
-    settings_of,
+    stored_settings,
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
@@ -79,16 +79,16 @@ _NO_ROUND_BETTER = (
     "{rounds:.3f}), so the initial network is the run's model. The sites' training targets may be wrong."
 )
 
-_NOTHING_TO_JUDGE_BY = (
+_NO_SCORES = (
     "No site sent scores or expected Dice of any round, so the last round's network is the run's model, even if "
     "another round was better. Masks of a few validation images at one site are enough to select a round."
 )
 
-_BY_PROMISES = "No site has masks: the round was chosen by expected Dice, not calibrated and too high if SAM is wrong."
+_BY_EXPECTED = "No site has masks: the round was chosen by expected Dice, not calibrated and too high if SAM is wrong."
 
-_SEEN_BEFORE = "The run in {} trained at {}, unseen in this run: scores there are not those of a new hospital."
+_TRAINED_BEFORE = "The run in {} trained at {}, unseen in this run: scores there are not those of a new hospital."
 
-_AWAY = "{} sent no scores of the final models, or not all ({}); averages exclude them. Run the same command again."
+_UNSCORED = "{} sent no scores of the final models, or not all ({}); averages exclude them. Run the same command again."
 
 
 class Run:
@@ -101,7 +101,7 @@ class Run:
 
     def __init__(self, plan: Plan, paths: Paths) -> None:
         self.plan, self.paths = plan, paths
-        self.guard, self.privacy = _rules(plan)
+        self.guard, self.privacy = _read_rules(plan)
         self.teacher = TeacherStage.of(plan, paths)
         self.clock = Clock()
 
@@ -125,17 +125,17 @@ class Run:
     def student(self) -> bytes | None:
         """Serialised network of an earlier run that makes the soft masks; ``None`` if SAM makes them."""
         source = self.paths.masks_from
-        return None if source is None else packed(source, self.participants)
+        return None if source is None else pack_model(source, self.participants)
 
-    def _seen_before(self) -> list[str]:
+    def _unseen_site_caveats(self) -> list[str]:
         """Caveats on weights or masks of a run in which hospitals trained that are unseen here; also logged."""
-        found = []
+        caveats = []
         for name, source in {"start_from": self.paths.start_from, "masks_from": self.paths.masks_from}.items():
             trained = RunModels(source).trained if source and (Path(source) / "run.json").is_file() else ()
-            if seen := [site for site in self.participants.unseen if site in trained]:
-                found.append(_SEEN_BEFORE.format(name, ", ".join(seen)))
-                logger.warning("%s", found[-1])
-        return found
+            if trained_before := [site for site in self.participants.unseen if site in trained]:
+                caveats.append(_TRAINED_BEFORE.format(name, ", ".join(trained_before)))
+                logger.warning("%s", caveats[-1])
+        return caveats
 
     @cached_property
     def adapt(self) -> str:
@@ -147,53 +147,56 @@ class Run:
         with RunLog().kept(command_line()) as log:
             return self._run(transport, log)
 
-    def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
+    def _run(self, make_transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
         started, plan, paths = time.perf_counter(), self.plan, self.paths
-        if transport is not None:
+        if make_transport is not None:
             require_no_paths_of_sites(paths)
-        datalist, participants, begins = self.datalist, self.participants, self._check()
-        here = {"device": device_name(participants.config.optional("device"))} if transport is None else {}
-        seen = self._seen_before()
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(begins), **participants.sam_fingerprint()}
+        datalist, participants, start_adapt = self.datalist, self.participants, self._check()
+        device = {"device": device_name(participants.config.optional("device"))} if make_transport is None else {}
+        caveats = self._unseen_site_caveats()
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(start_adapt), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(paths.output_dir), {"seed": plan.seed}
-        with folder.open(self._settings(begins), versions=versions(), hashes=hashes, seeds=seeds):
+        with folder.open(self._settings(start_adapt), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
-            own = datalist if transport is None else datalist.for_server()
-            require(leaks(own))  # also of sites with data roots of their own
-            for part, root in own.by_root(paths.data_root, paths.sites):
+            own_list = datalist if make_transport is None else datalist.for_server()
+            require(leaks(own_list))  # also of sites with data roots of their own
+            for part, root in own_list.by_root(paths.data_root, paths.sites):
                 check_data(part, root, cache_dir=paths.cache, verify=paths.verify)
-            settled, context = participants.settled(plan), ProcessContext(participants, datalist)
-            with self._carrier(transport, settled, context) as carrier:
-                require_sites(carrier, participants)
-                server = self._server(carrier, folder)
+            resolved, context = participants.resolve(plan), ProcessContext(participants, datalist)
+            with self._opened_transport(make_transport, resolved, context) as transport:
+                require_sites(transport, participants)
+                server = self._server(transport, folder)
                 server.check(
                     lambda site: own_fingerprints(
-                        settled, paths.bundle_root, datalist, site, participants.sam_fingerprint(site)
+                        resolved, paths.bundle_root, datalist, site, participants.sam_fingerprint(site)
                     )
                 )
-                about, teacher_sha256 = self._teach(server, context)
-                seen += folder.follow_teacher(teacher_sha256) if teacher_sha256 is not None else []
+                teacher_entry, teacher_sha256 = self._teach(server, context)
+                caveats += folder.record_teacher(teacher_sha256) if teacher_sha256 is not None else []
                 costs = participants.costs()  # right after the teacher's, so that times are comparable
-                if about is not None:
-                    costs["teacher"] = {key: about[key] for key in ("parameters", "milliseconds", "memory_bytes")}
-                teacher_scores = server.teacher_scores(self.teacher.scored) if about is not None else None
-                self._begin(server, self._trunk(begins))
-                prepared = total_traffic([], carrier.take_traffic().values())
+                teacher_scores = None
+                if teacher_entry is not None:
+                    measured = ("parameters", "milliseconds", "memory_bytes")
+                    costs["teacher"] = {key: teacher_entry[key] for key in measured}
+                    teacher_scores = server.teacher_scores(self.teacher.scored)
+                self._start_sites(server, self._trunk(start_adapt))
+                prepared = total_traffic([], transport.take_traffic().values())
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
-            start, caveats = result.against_start, [*seen, *starmap(_AWAY.format, result.failed.items())]
-            if start is not None and result.models["best"]["round"] == START:
+            start, models = result.against_start, result.models
+            caveats += starmap(_UNSCORED.format, result.failed.items())
+            if start is not None and models["best"]["round"] == START:
                 caveats.append(_NO_ROUND_BETTER.format(**start))
             sites = [entry for record in result.records for entry in record["sites"].values()]
             if not any(entry["validation"] for entry in sites):
-                caveats.append(_BY_PROMISES if any(each.get("expected") for each in sites) else _NOTHING_TO_JUDGE_BY)
+                caveats.append(_BY_EXPECTED if any(entry.get("expected") for entry in sites) else _NO_SCORES)
                 logger.warning("%s", caveats[-1])
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
-                scores={name: model["sites"] for name, model in result.models.items()},
-                model_rounds={name: model["round"] for name, model in result.models.items()},
-                unseen={name: of["unseen"] for name, of in result.models.items()} if participants.unseen else None,
+                scores={name: model["sites"] for name, model in models.items()},
+                model_rounds={name: model["round"] for name, model in models.items()},
+                unseen={name: model["unseen"] for name, model in models.items()} if participants.unseen else None,
                 networks=participants.networks,
                 exchange=participants.strategy.exchange.word,
                 own_models=participants.strategy.keeps_states,
@@ -204,7 +207,7 @@ class Run:
                 skipped=skipped(result.records),
                 costs=costs,
                 teacher_scores=teacher_scores,
-                teacher=about,
+                teacher=teacher_entry,
                 preparation=prepared,
                 privacy=privacy_account(
                     self.privacy,
@@ -217,19 +220,19 @@ class Run:
                 hashes={
                     **hashes,
                     "teacher": teacher_sha256,
-                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
+                    **{f"model_{name}": model["sha256"] for name, model in models.items()},
                 },
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
-                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **here},
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **device},
                 command=command_line(),
-                start=self._started_from(),
+                start=self._start_entry(),
                 caveats=caveats,
                 unscored=result.failed or None,
             )
             write_json(paths.output_dir / "results.json", results, mode=PUBLIC)
-            self._write_quality(result.calibration, own)
+            self._write_quality(result.calibration, own_list)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
@@ -252,45 +255,46 @@ class Run:
             logger.warning("%s", note)
         require(plan_problems(self.plan, self.paths, participants, self.datalist, sites=len(participants.sites)))
         participants.dry_run()
-        problems, own = Problems(), participants.overrides.items()
-        devices = {f"sites#{site}#device": choices["device"] for site, choices in own if "device" in choices}
+        problems, overrides = Problems(), participants.overrides.items()
+        devices = {f"sites#{site}#device": choices["device"] for site, choices in overrides if "device" in choices}
         for where, device in {"device": participants.config.optional("device"), **devices}.items():
             with problems.collected():
                 usable_device(str(device), where)
         problems.refuse_if_any()
         if self.start is None:
             require_starts(participants.config, participants.all_networks)
-        begins = self._start_adapt()
-        self.teacher.dry_run(begins if self.adapt == "off" and begins != "none" else self.adapt)
-        return begins
+        start_adapt = self._start_adapt()
+        self.teacher.dry_run(start_adapt if self.adapt == "off" and start_adapt != "none" else self.adapt)
+        return start_adapt
 
     @cached_property
     def _convention(self) -> dict[str, Any]:
         return dict(self.participants.config.parser().get_parsed_content("validate#scores").convention)
 
     @contextmanager
-    def _carrier(
-        self, transport: Callable[[Plan], Transport] | None, settled: Plan, context: ProcessContext
+    def _opened_transport(
+        self, make_transport: Callable[[Plan], Transport] | None, resolved: Plan, context: ProcessContext
     ) -> Iterator[Transport]:
         """Yields the transport; sites on this machine are finalized at the end of the block."""
-        everybody = (*context.participants.sites, *context.participants.unseen)
-        workers = workers_of(self.paths, len(everybody))
-        if transport is not None:
-            yield transport(settled)
+        all_sites = (*context.participants.sites, *context.participants.unseen)
+        workers = workers_of(self.paths, len(all_sites))
+        if make_transport is not None:
+            yield make_transport(resolved)
         elif workers > 1:
-            logger.info("running %d sites in %d processes", len(everybody), workers)
-            with ProcessTransport(settled, self.paths, workers=workers) as processes:
+            logger.info("running %d sites in %d processes", len(all_sites), workers)
+            with ProcessTransport(resolved, self.paths, workers=workers) as processes:
                 yield processes
                 processes.finalize()
         else:
-            sites = {site: Site(site, settled, self.paths, context=context) for site in everybody}
+            sites = {site: Site(site, resolved, self.paths, context=context) for site in all_sites}
             yield LocalTransport(sites)
             for site in sites.values():
                 site.finalize()
 
-    def _settings(self, begins: str) -> dict[str, Any]:
+    def _settings(self, start_adapt: str) -> dict[str, Any]:
         plan, adapt = self.plan, self.adapt
-        trunk = plan.teacher if adapt == "off" and begins != "none" else {}  # of the teacher that networks start from
+        # the teacher that networks start from, if there is no other
+        start_teacher = plan.teacher if adapt == "off" and start_adapt != "none" else {}
         guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
             "variant": plan.variant,
@@ -301,27 +305,27 @@ class Run:
             "client": self.participants.config.content(),
             **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
-            **({"start_teacher": dict(trunk)} if trunk else {}),
-            **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
+            **({"start_teacher": dict(start_teacher)} if start_teacher else {}),
+            **({"privacy": stored_settings(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
             **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
-    def _started_from(self) -> dict[str, Any] | None:
+    def _start_entry(self) -> dict[str, Any] | None:
         """Entry of ``results.json`` on the weights that the run started from; ``None`` without any."""
         if self.start is None:
             return None
         return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": self._warm_steps}
 
-    def _weight_hashes(self, begins: str) -> dict[str, str]:
-        start = {"start": self.start.sha256} if self.start is not None else {}
-        start |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
-        if begins == "none" and (self.adapt == "off" or self.student is not None):
-            return start
+    def _weight_hashes(self, start_adapt: str) -> dict[str, str]:
+        hashes = {"start": self.start.sha256} if self.start is not None else {}
+        hashes |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
+        if start_adapt == "none" and (self.adapt == "off" or self.student is not None):
+            return hashes
         if not self.paths.adapter and (sha256 := self.teacher.start_sha256) is not None:
-            start["teacher_start"] = sha256
-        given = {"adapter": sha256_file(self.paths.adapter)} if self.paths.adapter else {}
-        return {**start, "sam": sha256_file(self.teacher.checkpoint()), **given}
+            hashes["teacher_start"] = sha256
+        adapter = {"adapter": sha256_file(self.paths.adapter)} if self.paths.adapter else {}
+        return {**hashes, "sam": sha256_file(self.teacher.checkpoint()), **adapter}
 
     def _teach(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and sends it to the sites; returns its part of ``results.json`` and its SHA-256."""
@@ -333,19 +337,19 @@ class Run:
         sam: str | None
         with self.clock("teacher"):
             if paths.masks_from is not None and self.student is not None:
-                file = self.teacher.kept(self.student)
+                file = self.teacher.store(self.student)
                 teacher, sam = StudentTeacher.load(file, self.participants.config, self.teacher), None
-                about = {"model": Path(paths.masks_from).name, "size": teacher.size, "views": teacher.views}
+                entry = {"model": Path(paths.masks_from).name, "size": teacher.size, "views": teacher.views}
             else:
                 teacher = self.teacher.load(self.datalist, paths.data_root, adapt=adapt, adapter=paths.adapter)
                 file, sam = self.teacher.file, sha256_file(self.teacher.checkpoint())
-                about = self.teacher.about(teacher, adapt)
+                entry = self.teacher.about(teacher, adapt)
         with self.clock("soft_masks"):
-            tensors, words = adapter_message(file, sam=sam, teacher=teacher.sha256)
+            tensors, extra = adapter_message(file, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
-            server.hand_out(tensors, words)
+            server.send_teacher(tensors, extra)
             context.teacher = None  # frees its memory: the rounds do not need it
-        return {**about, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
+        return {**entry, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` if no network starts from one.
@@ -358,7 +362,7 @@ class Run:
         if self.start is not None or config.optional("encoder_weights") != TEACHER or not starts:
             return "none"
         plain = WorkflowConfig(self.paths.bundle_root, ("configs/train.json",), config.overrides)
-        plain = plain.without_lost()  # drops options of components that only this variant has
+        plain = plain.without_unknown_overrides()  # drops options of components that only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if not self.datalist.public and not self.paths.adapter:
             why = "there are no public images to adapt a teacher to"
@@ -379,7 +383,7 @@ class Run:
             )
 
     def _server(self, transport: Transport, folder: RunFolder) -> RoundController:
-        """Returns the round controller; :meth:`_begin` sets the weights that its rounds start from."""
+        """Returns the round controller; :meth:`_start_sites` sets the weights that its rounds start from."""
         plan, participants, strategy = self.plan, self.participants, self.participants.strategy
         noise = self.privacy.central_differential_privacy
         learned = participants.learned() if noise is not None else ()
@@ -399,52 +403,52 @@ class Run:
             compression=Compression.of(plan.compression),
         )
 
-    def _begin(self, server: RoundController, trunk: Path | None) -> None:
+    def _start_sites(self, server: RoundController, trunk: Path | None) -> None:
         """Runs the warm start and sets the initial weights of every site and of the server's strategy."""
         plan, participants = self.plan, self.participants
-        if (begun := self._started_from()) is not None:
-            steps = begun["warm_start_steps"] or "no"
-            logger.info("start: the weights of %s, then %s steps of warm start", begun["name"], steps)
+        if self.start is not None:
+            steps = self._warm_steps or "no"
+            logger.info("start: the weights of %s, then %s steps of warm start", self.start.name, steps)
         with self.clock("warm_start"):
             starts, personal = {}, participants.config.optional("personal") or ()
             for name in participants.all_networks:
-                weights = self._warmed(name, trunk, **({"steps": 0} if self._warms_later else {}))
+                weights = self._warm_weights(name, trunk, **({"steps": 0} if self._warm_start_is_late else {}))
                 build = partial(build_network, participants.config, name)
                 starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
-            images = server.start_from(participants.first_weights(starts))
+            images = server.send_initial_weights(participants.first_weights(starts))
         first = starts.get(participants.server_network)
-        own = participants.server(rounds=plan.rounds, seed=plan.seed, start=first, guard=self.guard)
-        if self._warms_later:
-            own = replace(own, warm_start=partial(self._warm_up_later, trunk))
-        strategy = participants.strategy.attach(own)
+        server_side = participants.server(rounds=plan.rounds, seed=plan.seed, start=first, guard=self.guard)
+        if self._warm_start_is_late:
+            server_side = replace(server_side, warm_start=partial(self._late_warm_start, trunk))
+        strategy = participants.strategy.attach(server_side)
         if (secure := self.privacy.secure_aggregation) is not None:
-            entered = server.folder.path / "secure_sum.json"
-            server.secure = SecureServer(secure, strategy, server.transport, entered, timeout=plan.timeout)
+            sum_file = server.folder.path / "secure_sum.json"
+            server.secure = SecureServer(secure, strategy, server.transport, sum_file, timeout=plan.timeout)
         trained = self.start is not None or self._warm_steps > 0
-        server.score_start = trained and not self._warms_later and not strategy.keeps_states
+        server.score_start = trained and not self._warm_start_is_late and not strategy.keeps_states
         server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 
     @property
-    def _warms_later(self) -> bool:
+    def _warm_start_is_late(self) -> bool:
         return self.participants.strategy.rounds_before_warm_start > 0
 
     def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and steps of a network's warm start: the run's own, then the variant's ``warm_start``."""
         content = self.participants.config.parser().get()
         # applied on top of dp_only; "@id" is an option of the run
-        own = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
-        steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
+        warm_overrides = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
+        steps = warm_overrides.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.paths.overrides(), "network_name": network, "network_def": declared}
-        return WorkflowConfig(self.paths.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
+        return WorkflowConfig(self.paths.bundle_root, ("configs/train.json",), {**overrides, **warm_overrides}), steps
 
     @property
     def _warm_steps(self) -> int:
         """Warm-start steps of the server's network on the public images; 0 without such images."""
         return self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
 
-    def _warmed(self, network: str, trunk: Path | None, **instead: Any) -> dict[str, Tensor]:
-        """A network's weights after its warm start; ``instead`` replaces arguments of :func:`warm_start`."""
+    def _warm_weights(self, network: str, trunk: Path | None, **replaced: Any) -> dict[str, Tensor]:
+        """A network's weights after its warm start; ``replaced`` replaces arguments of :func:`warm_start`."""
         config, steps = self.warm_config(network)
         options: dict[str, Any] = {
             "datalist": self.datalist,
@@ -453,28 +457,28 @@ class Run:
             "cache_dir": self.paths.cache,
             "trunk": trunk if takes_teacher(network) else None,
             "held_out": self.plan.warm_start_held_out,
-            **instead,
+            **replaced,
         }
-        begun = self.start.weights if self.start is not None and "begin" not in instead else {}
-        if begun and not (options["steps"] and self.datalist.public):
-            return begun
-        options |= {"begin": begun} if begun else {}
-        return {**begun, **warm_start(config, **options)[0]}
+        initial = self.start.weights if self.start is not None and "initial_weights" not in replaced else {}
+        if initial and not (options["steps"] and self.datalist.public):
+            return initial
+        options |= {"initial_weights": initial} if initial else {}
+        return {**initial, **warm_start(config, **options)[0]}
 
-    def _warm_up_later(self, trunk: Path | None, begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _late_warm_start(self, trunk: Path | None, weights_so_far: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Warm start of a run whose strategy starts with other rounds: continues from the weights of those."""
         with self.clock("warm_start"):
-            weights = self._warmed(self.participants.server_network, trunk, begin=begin)
-        return {name: weights[name] for name in begin}
+            weights = self._warm_weights(self.participants.server_network, trunk, initial_weights=weights_so_far)
+        return {name: weights[name] for name in weights_so_far}
 
 
 def versions() -> dict[str, str]:
     """Version by package, and Python's own; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def require_no_paths_of_sites(paths: Paths) -> None:
@@ -484,8 +488,8 @@ def require_no_paths_of_sites(paths: Paths) -> None:
         Refused: with every such path.
     """
     expected, hint = "no path (paths are configured at each site)", "set it at the site"
-    named = [f"federate.json -> sites#{site}#{name}" for site, there in sorted(paths.sites.items()) for name in there]
-    require(Problem(where, "a path", expected, hint) for where in named)
+    places = [f"federate.json -> sites#{site}#{name}" for site, ids in sorted(paths.sites.items()) for name in ids]
+    require(Problem(where, "a path", expected, hint) for where in places)
 
 
 def require_sites(transport: Transport, participants: Participants) -> None:
@@ -494,16 +498,16 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     Raises:
         Refused: with every site that is missing, and every client that is not named.
     """
-    problems, known, there = Problems(), {*participants.sites, *participants.unseen}, set(transport.sites)
-    for site in sorted(known - there):
+    problems, planned, connected = Problems(), {*participants.sites, *participants.unseen}, set(transport.sites)
+    for site in sorted(planned - connected):
         problems.add(f"site {site}", found="no client of that name", expected="a connected client")
-    for site in sorted(there - known):
+    for site in sorted(connected - planned):
         expected, hint = "a site of the plan", "add it to federate.json -> sites, or remove it from the job"
         problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
-def _rules(plan: Plan) -> tuple[UpdateGuard, Privacy]:
+def _read_rules(plan: Plan) -> tuple[UpdateGuard, Privacy]:
     """Reads the limits of updates and the rules for outgoing data; all problems of both are refused at once."""
     problems = Problems()
     with problems.collected():
@@ -535,7 +539,7 @@ def plan_problems(
     """
     problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():
-        guard, privacy = _rules(plan)
+        guard, privacy = _read_rules(plan)
     if build:
         with problems.collected():
             TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))
@@ -547,16 +551,16 @@ def plan_problems(
     classes = participants.config.optional("classes") or []
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
     problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
-    exchange, named = participants.strategy.exchange, type(participants.strategy).__name__
+    exchange, strategy_name = participants.strategy.exchange, type(participants.strategy).__name__
     if exchange.answer is Kind.WEIGHTS and not exchange.alike:
         for site, name in participants.networks.items():
-            own = participants.config.with_overrides(participants.overrides[site])
-            if is_sam(own, name) and own.optional("network_def#full") is not True:
+            site_config = participants.config.with_overrides(participants.overrides[site])
+            if is_sam(site_config, name) and site_config.optional("network_def#full") is not True:
                 found, expected = f"weights, with {name} at {site}", "predictions, as most of SAM never leaves a site"
                 hint = "remove exchange, or give that site another network"
                 problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
     if paths.start_from is not None and not (exchange.alike and exchange.server_model):
-        expected = f"null with {named}, as each site has its own network"
+        expected = f"null with {strategy_name}, as each site has its own network"
         hint, found = "remove it, or use a variant with one network", repr(str(paths.start_from))
         problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
     if participants.config.value("teacher_adapt") == "off":

@@ -137,17 +137,19 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             }
             self.store.clean()
             shutil.rmtree(self.path / ".states", ignore_errors=True)  # of processes of sites, if it was killed
-            holds_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
-            asked = self.path / "run.json"
-            if holds_results and not asked.exists():
+            has_results = (self.path / "results.json").exists() or any(self.store.folder.glob("*"))
+            path = self.path / "run.json"
+            if has_results and not path.exists():
                 expected, found = "settings of the rounds or results in this folder", "no such file"
                 hint = "restore it from a copy of the run folder, or choose another output_dir"
-                raise refused(asked, found=found, expected=expected, hint=hint)
-            if holds_results:
-                self._compare(kept := run_record(self.path), content)
+                raise refused(path, found=found, expected=expected, hint=hint)
+            if has_results:
+                record = run_record(self.path)
+                self._compare(record, content)
             else:
-                write_json(asked, kept := content, mode=PUBLIC)
-            self.store.run = str(kept.get("run", ""))
+                record = content
+                write_json(path, record, mode=PUBLIC)
+            self.store.run = str(record.get("run", ""))
         except BaseException:
             self.close()
             raise
@@ -155,12 +157,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     def close(self) -> None:
         """Releases the lock of an open folder."""
-        _held.pop((self.path / LOCK).resolve()).close()
+        _open_locks.pop((self.path / LOCK).resolve()).close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def follow_teacher(self, sha256: str) -> list[str]:
+    def record_teacher(self, sha256: str) -> list[str]:
         """Notes the teacher of the run's beginning in ``run.json``; returns a caveat, also logged, on another one.
 
         A teacher that is fitted again, for instance because the cache was lost, may differ in its last bits.
@@ -169,7 +171,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         if (first := content.setdefault("teacher", sha256)) == sha256:
             write_json(self.path / "run.json", content, mode=PUBLIC)
             return []
-        logger.warning("%s", caveat := _OTHER_TEACHER.format(first[:12], sha256[:12]))
+        caveat = _OTHER_TEACHER.format(first[:12], sha256[:12])
+        logger.warning("%s", caveat)
         return [caveat]
 
     def write_round(
@@ -211,7 +214,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         kept = {best_round(records, self.store.start()), len(records) - 1}
         self.store.prune(keep_models=kept, keep_states=kept)
         if keep_states:
-            self.store.say_where_states_are()
+            self.store.record_states_at_sites()
         else:
             self.store.delete_states()
 
@@ -266,7 +269,7 @@ class RoundStore:
         self.folder = Path(folder)
         #: The run's random name, of ``run.json``; rounds of another run are refused. Empty if it is not known.
         self.run = ""
-        self._full: set[int] | None = None  # rounds that may hold more than their record; None: not listed yet
+        self._unpruned: set[int] | None = None  # rounds that may hold more than their record; None: not listed yet
 
     def clean(self) -> None:
         """Removes temporary folders that killed processes left behind."""
@@ -310,8 +313,8 @@ class RoundStore:
                 shutil.rmtree(final)
             os.replace(temporary, final)
             sync_folder(self.folder)
-            if self._full is not None:
-                self._full.add(round)
+            if self._unpruned is not None:
+                self._unpruned.add(round)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -395,8 +398,8 @@ class RoundStore:
         Raises:
             Stopped: it is damaged.
         """
-        there = (self.path(round) / SERVER).is_file()
-        return safe_load(self.intact(round, SERVER, "the server's state")) if there else {}
+        stored = (self.path(round) / SERVER).is_file()
+        return safe_load(self.intact(round, SERVER, "the server's state")) if stored else {}
 
     def clients(self, round: int) -> Path:
         """Folder of the sites' states of a round; the states in it are checked against their digests.
@@ -405,11 +408,11 @@ class RoundStore:
             Stopped: one of them is damaged.
         """
         folder = self.path(round)
-        there = sorted((folder / CLIENTS).glob("*"))
-        if there and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
+        states = sorted((folder / CLIENTS).glob("*"))
+        if states and not any(name.startswith(f"{CLIENTS}/") for name in self.record(round)["files"]):
             shutil.rmtree(folder / CLIENTS)  # delete_states was interrupted
-            there = []
-        for path in there:
+            states = []
+        for path in states:
             self.intact(round, f"{CLIENTS}/{path.name}", f"the state of {path.stem}")
         return folder / CLIENTS
 
@@ -419,13 +422,13 @@ class RoundStore:
         All folders are visited the first time, later only those that still hold files, so that the thousandth round
         costs no more than the first.
         """
-        for number in sorted({START, *self.rounds()} if self._full is None else self._full):
+        for number in sorted({START, *self.rounds()} if self._unpruned is None else self._unpruned):
             if number not in keep_models:
                 (self.path(number) / WEIGHTS).unlink(missing_ok=True)
             if number not in keep_states:
                 shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
                 (self.path(number) / SERVER).unlink(missing_ok=True)
-        self._full = keep_models | keep_states
+        self._unpruned = keep_models | keep_states
 
     def delete_states(self) -> None:
         """Removes the sites' states of every round, when no run will resume from them. Rounds stay intact."""
@@ -436,7 +439,7 @@ class RoundStore:
                 write_json(self.path(number) / "round.json", {**record, "files": files}, mode=PUBLIC)
             shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
 
-    def say_where_states_are(self) -> None:
+    def record_states_at_sites(self) -> None:
         """Notes in ``round.json`` that sites keep their states, if the folder of states is kept but empty."""
         for number in self.rounds():
             folder = self.path(number) / CLIENTS
@@ -505,7 +508,7 @@ def state_file(site: str) -> str:
 
 
 # by path; the system releases a lock when its file is closed, also by garbage collection
-_held: dict[Path, TextIO] = {}
+_open_locks: dict[Path, TextIO] = {}
 
 
 def take_lock(folder: Path) -> None:
@@ -519,25 +522,26 @@ def take_lock(folder: Path) -> None:
         Refused: another run holds it (fault 51).
     """
     path = (folder / LOCK).resolve()
-    owner = str(os.getpid()) if path in _held else ""  # opening and closing the file again would release the lock
-    if not owner:
+    # opening and closing the file again would release the lock
+    holder = str(os.getpid()) if path in _open_locks else ""
+    if not holder:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         deadline = time.monotonic() + PATIENCE
-        while not (taken := _lock(stream)) and time.monotonic() < deadline:
+        while not (taken := _try_lock(stream)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if taken:
             stream.truncate(0)
             print(os.getpid(), file=stream, flush=True)
-            _held[path] = stream
+            _open_locks[path] = stream
             return
         stream.seek(0)
-        owner = stream.read().strip() or "unknown"
+        holder = stream.read().strip() or "unknown"
         stream.close()
     hint = "wait for that run, stop it, or choose another output_dir"
-    raise refused(path.parent, f"a folder used by another run (process {owner})", "an unused folder", hint)
+    raise refused(path.parent, f"a folder used by another run (process {holder})", "an unused folder", hint)
 
 
-def _lock(stream: TextIO) -> bool:
+def _try_lock(stream: TextIO) -> bool:
     with suppress(OSError):
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -630,24 +634,24 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def expected_dice(record: Mapping[str, Any]) -> float | None:
     """Mean expected Dice of the model's masks in a round, over the images that sites evaluated; it needs no labels."""
-    return _over_images(_promised(record).values())
+    return _mean_over_images(_expected(record).values())
 
 
 def calibration_of(record: Mapping[str, Any]) -> Calibration | None:
     """Calibration of a round's expected Dice, from the groups of labelled images that sites sent."""
-    return Calibration.fit(Group(**group) for each in _promised(record).values() for group in each["groups"])
+    return Calibration.fit(Group(**group) for entry in _expected(record).values() for group in entry["groups"])
 
 
-def _promised(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _expected(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {site: entry["expected"] for site, entry in record["sites"].items() if entry.get("expected")}
 
 
-def _over_images(promised: Collection[Mapping[str, Any]]) -> float | None:
-    images = sum(each["images"] for each in promised)
-    return sum(each["dice"] * each["images"] for each in promised) / images if images else None
+def _mean_over_images(expected: Collection[Mapping[str, Any]]) -> float | None:
+    images = sum(entry["images"] for entry in expected)
+    return sum(entry["dice"] * entry["images"] for entry in expected) / images if images else None
 
 
-_Rated = tuple[bool, int, float, int]
+_Rating = tuple[bool, int, float, int]
 """Whether scored with labels, number of sites with scores so far, Dice, negative round number; the largest is best."""
 
 
@@ -667,10 +671,10 @@ class Bests:
         #: Number of rounds in a row, up to the last one, that score less than the initial network.
         self.below = 0
         self._seen = 0
-        self._known: dict[str, Mapping[str, Any]] = {}
-        self._promised: dict[str, Mapping[str, Any]] = {}
-        self._highest: _Rated | None = None
-        self._start: _Rated | None = None
+        self._scores: dict[str, Mapping[str, Any]] = {}
+        self._expected: dict[str, Mapping[str, Any]] = {}
+        self._highest: _Rating | None = None
+        self._start: _Rating | None = None
 
     def follow(self, records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> None:
         """Updates the best rounds with the records that are new.
@@ -680,26 +684,30 @@ class Bests:
             start: of the initial network.
         """
         if start is not None and self._seen == 0:
-            self._start = self._rated(start)
+            self._start = self._rate(start)
         for number in range(self._seen, len(records)):
-            rated, begun = self._rated(records[number]), self._start
-            worse = rated is not None and begun is not None and rated[:2] == begun[:2] and rated[2] < begun[2]
+            rating, start_rating = self._rate(records[number]), self._start
+            worse = False
+            if rating is not None and start_rating is not None:
+                worse = rating[:2] == start_rating[:2] and rating[2] < start_rating[2]
             self.below = self.below + 1 if worse else 0
-            self._highest = max((each for each in (self._highest, rated) if each is not None), default=None)
-            best = number if self._highest is None else -max(self._highest, begun or self._highest)[3]
+            if rating is not None:
+                self._highest = max(rating, self._highest or rating)
+            best = number if self._highest is None else -max(self._highest, start_rating or self._highest)[3]
             self.before, self.now = self.now if number else best, best
         self._seen = len(records)
 
-    def _rated(self, record: Mapping[str, Any]) -> _Rated | None:
-        scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
-        self._known |= scored
-        self._promised |= (promised := _promised(record))
-        sent, dice = self._known, record["average"]["validation"]["dice"]
-        if sent.keys() != scored.keys():
-            dice = pool(sent.values())["dice"] if scored else None
-        if promised and not sent:
-            sent, dice = self._promised, _over_images(self._promised.values())
-        return None if dice is None else (sent is self._known, len(sent), dice, -record["round"])
+    def _rate(self, record: Mapping[str, Any]) -> _Rating | None:
+        scores = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
+        expected = _expected(record)
+        self._scores |= scores
+        self._expected |= expected
+        known, dice = self._scores, record["average"]["validation"]["dice"]
+        if known.keys() != scores.keys():
+            dice = pool(known.values())["dice"] if scores else None
+        if expected and not known:
+            known, dice = self._expected, _mean_over_images(self._expected.values())
+        return None if dice is None else (known is self._scores, len(known), dice, -record["round"])
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
@@ -717,12 +725,14 @@ def against_start(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any]
     if start is None:
         return None
     best = records[best_round(records)]
-    of = {
-        "validation Dice": [each["average"]["validation"]["dice"] for each in (start, best)],
-        "expected Dice": [expected_dice(each) for each in (start, best)],
+    dice_by_kind = {
+        "validation Dice": [record["average"]["validation"]["dice"] for record in (start, best)],
+        "expected Dice": [expected_dice(record) for record in (start, best)],
     }
-    known = ({"by": by, "start": begun, "rounds": rounds} for by, (begun, rounds) in of.items())
-    return next((each for each in known if None not in each.values()), None)
+    for kind, (at_start, at_best) in dice_by_kind.items():
+        if at_start is not None and at_best is not None:
+            return {"by": kind, "start": at_start, "rounds": at_best}
+    return None
 
 
 def _flat(content: Any, prefix: str) -> dict[str, Any]:

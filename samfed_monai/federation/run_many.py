@@ -25,8 +25,8 @@ from samfed_monai.core.validators import departures, require
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")
-_OF_ALL = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
-PER_COMPARISON = (*_OF_ALL, *(f"job#{name}" for name in _OF_ALL))
+_SHARED_IDS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
+PER_COMPARISON = (*_SHARED_IDS, *(f"job#{name}" for name in _SHARED_IDS))
 """Ids that the comparison sets for its runs itself; neither a row nor its command line may set them."""
 RESERVED = ("cache", "figures", "teacher")
 """Names of folders that a comparison writes, and of the row that it creates itself."""
@@ -97,8 +97,8 @@ class NamedRow:
     def about(self, place: int) -> dict[str, Any]:
         """Entry on the row in a run's ``compare.json``, for reports."""
         texts = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")} | {"as": self.role}
-        made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
-        return made | {name: text for name, text in texts.items() if text}
+        entry = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
+        return entry | {name: text for name, text in texts.items() if text}
 
 
 def read_rows(path: str | Path) -> list[NamedRow]:
@@ -151,21 +151,21 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
     """
     from samfed_monai.reports.rows import VARIANTS
 
-    found: dict[str, NamedRow] = {}
+    rows_by_name: dict[str, NamedRow] = {}
     for row in [*(NamedRow(variant, variant) for variant in variants), *rows]:
         where = f"rows -> {row.name}"
         if row.name in VARIANTS and row.variant != row.name:
             expected = f"the variant of that name, or a name other than {row.name!r}"
             problems.add(where, found=f"variant {row.variant!r}", expected=expected)
         # rows of one name may be one run, for instance the default row in the files of two sweeps
-        if row.name in found and _of_run(row) != _of_run(found[row.name]):
+        if row.name in rows_by_name and _run_settings(row) != _run_settings(rows_by_name[row.name]):
             problems.add(where, found="two rows with this name", expected="unique names", hint="rename one")
         else:
-            found[row.name] = row
-    return list(found.values())
+            rows_by_name[row.name] = row
+    return list(rows_by_name.values())
 
 
-_of_run = attrgetter("variant", "overrides", "setting", "role")
+_run_settings = attrgetter("variant", "overrides", "setting", "role")
 
 
 def _without_notes(content: Any) -> Any:
@@ -191,7 +191,7 @@ def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopp
         runs: total number of runs.
     """
     text = "".join(
-        f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {last_words(run.folder, code)}" for run, code in failed
+        f"\n    {run.name} ({run.folder / 'log.txt'}):\n      {log_reason(run.folder, code)}" for run, code in failed
     )
     refused = sum(code == ExitCode.REFUSED for _, code in failed)
     if refused == len(failed):
@@ -200,15 +200,15 @@ def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopp
     return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
 
 
-def last_words(folder: Path, code: int) -> str:
+def log_reason(folder: Path, code: int) -> str:
     """Reason why a run was refused or stopped, from its exit code and the end of its log; else the log's last line."""
     if code < 0:
         return f"the run was ended by signal {-code} (9: killed, for instance because memory ran out)"
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    head = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
-    ended = [place for place, line in enumerate(lines) if head and line.startswith(head)]
-    first, *more = lines[ended[-1] if ended else -1 :] or ["no output"]
+    prefix = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
+    endings = [place for place, line in enumerate(lines) if prefix and line.startswith(prefix)]
+    first, *more = lines[endings[-1] if endings else -1 :] or ["no output"]
     # not the lines of another comparison in the same folder
     return "\n      ".join([first, *takewhile(lambda line: line.startswith(" "), more)])
 
@@ -266,8 +266,8 @@ class Run:
         path = self.folder / "compare.json"
         if not (path.is_file() and (self.folder / "results.json").is_file()):
             return False
-        known = read_json(path)
-        return isinstance(known, dict) and known.get("seal") == self.seal()
+        done = read_json(path)
+        return isinstance(done, dict) and done.get("seal") == self.seal()
 
     def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
         """Writes ``compare.json``: the seal as of the start of the run, and the entry on the row for reports."""
@@ -282,15 +282,15 @@ class Run:
         """
         overrides = overrides_of(self.extra)
         options = {option: value for option, value in self.options.items() if option not in ("data-root", "cache-dir")}
-        asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
+        settings = {**options, "variant": self.variant, "seed": self.seed, **overrides}
         files = configs_of(self.bundle, self.variant, overrides)
         return {
-            "asked": {option: _counted(option, value) for option, value in asked.items()},
+            "asked": {option: _as_sealed(option, value) for option, value in settings.items()},
             "configs": [[path.name, canonical_hash(_without_notes(read_json(path)))] for path in files],
         }
 
 
-def _counted(option: str, value: Any) -> str:
+def _as_sealed(option: str, value: Any) -> str:
     if option in ("start_from", "masks_from") and isinstance(value, str):
         from samfed_monai.federation.run_models import starting_file
 
@@ -347,10 +347,10 @@ def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     """Starts a run; thread numbers of the user take precedence (other work may share the processor), one is enough."""
     run.folder.mkdir(parents=True, exist_ok=True)
     omp, mkl = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
-    own = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
+    limits = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
     private = partial(os.open, mode=PRIVATE)  # it may name images, as run.log does
     with open(run.folder / "log.txt", "ab", opener=private) as log:
-        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **own})
+        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **limits})
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -40,12 +40,12 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
         raise refused("--states", found=str(folder), expected=expected)
     rounds = [int(path.stem) for path in folder.glob("*.safetensors") if path.stem.lstrip("-").isdecimal()]
     newest = max((number for number in rounds if number <= round), default=None)
-    own = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
-    if not own:
+    weights = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
+    if not weights:
         expected = f"a state with the site's own values, of round {round} or before"
         hint = "a site keeps the states of its newest three runs; repeat the run"
         raise refused("--states", found=f"none in {folder}", expected=expected, hint=hint)
-    return own
+    return weights
 
 
 class RunModels:
@@ -83,11 +83,11 @@ class RunModels:
         self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
         self.store.run = str(self.run.get("run", ""))
-        self._round = self.store.path(self.round)
-        self._record = self.store.record(self.round) if (self._round / "round.json").is_file() else {}
+        self._round_folder = self.store.path(self.round)
+        self._record = self.store.record(self.round) if (self._round_folder / "round.json").is_file() else {}
         self._whole_networks = self.run.get("config", {}).get("client", {}).get("client_algorithm") is not None
         self._shared = tensor_names(self.server)
-        tailored = set(tensor_names(self._round / SERVER)) if not self._whole_networks else set()
+        tailored = set(tensor_names(self._round_folder / SERVER)) if not self._whole_networks else set()
         self._tailored = {
             site: str(place)
             for place, site in enumerate(self.trained)
@@ -97,7 +97,7 @@ class RunModels:
     @property
     def server(self) -> Path:
         """File of the server's model as the run stored it: shared names only, and no names if it has no network."""
-        return self._round / WEIGHTS
+        return self._round_folder / WEIGHTS
 
     @property
     def sites(self) -> list[str]:
@@ -107,7 +107,7 @@ class RunModels:
     @property
     def personal(self) -> bool:
         """Whether sites have models of their own, here or at the sites."""
-        return bool(self._tailored) or self._elsewhere or any(self._has_state(site) for site in self.sites)
+        return bool(self._tailored) or self._states_at_sites or any(self._has_state(site) for site in self.sites)
 
     @property
     def whole_at_server(self) -> bool:
@@ -131,8 +131,8 @@ class RunModels:
         tensors = self.tensors(site, states=states)
         with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
             if Path(path).suffix == ".pt":
-                halved = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
-                torch.save(halved, stream)
+                halves = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
+                torch.save(halves, stream)
             else:
                 tensor_file.write(stream, tensors, self.header(site))
         return Path(path)
@@ -142,20 +142,20 @@ class RunModels:
         self.require(site, states=states)
         if not site:
             return self.store.weights(self.round)
-        own = self._own(site, states)
-        if self._whole_networks and own:
-            return own
+        site_tensors = self._site_tensors(site, states)
+        if self._whole_networks and site_tensors:
+            return site_tensors
         shared = self.store.weights(self.round)
         if site in self._tailored and states is None:
             place, state = self._tailored[site], self.store.server_state(self.round)
             shared = {name: state[f"{place}.{name}"] for name in shared}
-        return {**shared, **own}
+        return {**shared, **site_tensors}
 
     @property
     def _flare_run(self) -> str:
         """Identifier under which sites keep their states of this run; "" if the folder does not have it."""
-        known = self.folder / "flare.run.json"
-        return str(read_json(known)["run"]) if known.is_file() else ""
+        run_id_file = self.folder / "flare.run.json"
+        return str(read_json(run_id_file)["run"]) if run_id_file.is_file() else ""
 
     def require(self, site: str = "", *, states: str | Path | None = None) -> None:
         """Refuses arguments that :meth:`write` would refuse before it reads any tensor."""
@@ -166,7 +166,7 @@ class RunModels:
         if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
             return
         if keeps_own or not self.whole_at_server:
-            self._require_here(site or "SITE")
+            self._require_local_states(site or "SITE")
         if not self.whole_at_server and (not site or not self._shared):
             found = "shared values only" if self._shared else "no network at the server"
             hint = f"choose the model of a site with --site: {', '.join(self.sites)}"
@@ -178,7 +178,7 @@ class RunModels:
         network = settings_in(config, site if site in self.trained else "")
         alike = network.get("network_name") == settings_in(config).get("network_name")
         size, classes = network.get("image_size"), json.loads(network.get("classes", "[]"))
-        words = {
+        values = {
             **network,
             USAGE: usage_of(int(size), classes) if size else None,
             BASE_SAM: self.run.get("hashes", {}).get(BASE_SAM) if alike else None,
@@ -186,22 +186,22 @@ class RunModels:
             "round": self.round,
             "variant": config.get("variant"),
         }
-        return {key: str(value) for key, value in words.items() if value not in (None, "")}
+        return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
     @property
-    def _elsewhere(self) -> bool:
+    def _states_at_sites(self) -> bool:
         """Whether the sites kept their own values."""
         return self._record.get(STATES) == AT_SITES and not self._tailored
 
-    def _require_here(self, site: str) -> None:
-        if not self._elsewhere:
+    def _require_local_states(self, site: str) -> None:
+        if not self._states_at_sites:
             return
         place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
         hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
         found = f"no such values: they never left the sites ({', '.join(self.trained)}); each has its own in {place}"
         raise refused(str(self.folder), found=found, expected="the sites' personal values", hint=hint)
 
-    def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
+    def _site_tensors(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
         if states is not None:
             return site_state(states, site=site, run=self._flare_run, round=self.round)
         if not self._has_state(site):
@@ -210,7 +210,7 @@ class RunModels:
         return split_state(safe_load(path))[0]
 
     def _has_state(self, site: str) -> bool:
-        names = tensor_names(self._round / CLIENTS / state_file(site))
+        names = tensor_names(self._round_folder / CLIENTS / state_file(site))
         return bool(split_state(dict.fromkeys(names, torch.empty(0)))[0])
 
 

@@ -79,8 +79,8 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     # without images no mask is empty
     counts = {side: reply.metrics.get(f"empty_{side}", None if reply.n else 0) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    beside = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
-    return {**scores, "n": reply.n, "empty": empty, **beside, **parts_in(reply.metrics, classes)}
+    other_scores = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
+    return {**scores, "n": reply.n, "empty": empty, **other_scores, **parts_in(reply.metrics, classes)}
 
 
 def expected_scores(metrics: Mapping[str, float]) -> dict[str, Any] | None:
@@ -208,17 +208,16 @@ class RoundController:
     withheld: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
     #: Sites that failed in the evaluation of the best or the last model, with the last reason.
     failed: dict[str, str] = field(default_factory=dict, init=False)
-    _writing: float = field(default=0.0, init=False)
+    _write_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.sites = tuple(site for site in self.transport.sites if site not in self.unseen)
         self.sender = None if self.compression is None else Sender(self.compression)
         #: Of the transport; one without it sends whole models to sites.
         self.sent: SentWeights = getattr(self.transport, "sent", None) or SentWeights()
-        alone = self.allow_single_site
         #: Number of replies that a round needs.
-        self.least = quorum_of(len(self.sites), self.quorum, allow_single_site=alone)
-        require(quorum_problems(len(self.sites), self.quorum, allow_single_site=alone))
+        self.least = quorum_of(len(self.sites), self.quorum, allow_single_site=self.allow_single_site)
+        require(quorum_problems(len(self.sites), self.quorum, allow_single_site=self.allow_single_site))
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
         """Sends each site its ``fingerprints``, to compare with its own.
@@ -226,21 +225,21 @@ class RoundController:
         Raises:
             Refused: with every difference at every site.
         """
-        self.ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self._everybody})
+        self.ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self._all_sites})
 
-    def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
+    def send_teacher(self, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> None:
         """Sends the teacher's adapter; each site fills its own soft-mask store before it replies.
 
         Args:
-            tensors, words: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
+            tensors, extra: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
 
         Raises:
             Refused: a site has another SAM, received damaged bytes, or got another teacher.
         """
-        fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
-        self.ask(Task.PREPARE, {site: self._message(site, **fields) for site in self._everybody})
+        fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(extra)}
+        self.ask(Task.PREPARE, {site: self._message(site, **fields) for site in self._all_sites})
 
-    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
+    def send_initial_weights(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
         """Lets every site build its client; sites in ``weights`` get the part of their network that they keep.
 
         Returns:
@@ -250,21 +249,22 @@ class RoundController:
             Refused: a site has another network.
         """
         messages = {}
-        for site in self._everybody:
+        for site in self._all_sites:
             tensors = dict(weights.get(site, {}))
             messages[site] = self._message(site, kind=Kind.WEIGHTS if tensors else Kind.METRICS, tensors=tensors)
         return {site: reply.n for site, reply in self.ask(Task.PREPARE, messages).items()}
 
     def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Mean scores of the teacher itself: site to split to a summary, without splits that a site did not score."""
-        found: dict[str, dict[str, Any]] = {site: {} for site in self._everybody}
+        scores_by_site: dict[str, dict[str, Any]] = {site: {} for site in self._all_sites}
         for split in splits:
-            words = {"split": split, "model": "teacher"}
-            scores, failed, held = self._collect({site: self._message(site, extra=words) for site in self._everybody})
+            extra = {"split": split, "model": "teacher"}
+            messages = {site: self._message(site, extra=extra) for site in self._all_sites}
+            scores, failed, withheld = self._collect_scores(messages)
             for site, summary in scores.items():
-                found[site][split] = summary
-            log_unscored(failed | held, f"{split} scores of the teacher")
-        return found
+                scores_by_site[site][split] = summary
+            log_unscored(failed | withheld, f"{split} scores of the teacher")
+        return scores_by_site
 
     def ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Sends each site a task before the rounds and returns the replies of the sites that can take part.
@@ -277,16 +277,16 @@ class RoundController:
             Refused: a site cannot take part, or, when a run is resumed and sites may be away for a while, fewer than
                 the quorum can. All sites' reasons at once.
         """
-        least = self.least if self.folder.store.rounds() else len(messages)
-        agreed, failures = self._numbers(task, messages, quorum=least)
+        required = self.least if self.folder.store.rounds() else len(messages)
+        replies, failures = self._replies(task, messages, quorum=required)
         problems = Problems()
         for site, reason in failures.items():
-            if len(agreed) >= least:
+            if len(replies) >= required:
                 logger.warning("%s does not take part for now: %s", site, reason)
             else:
                 problems.add(site, found=reason, expected="a site that can take part")
         problems.refuse_if_any()
-        return agreed
+        return replies
 
     def run(self) -> RunResult:
         """Runs the remaining rounds and the evaluation.
@@ -311,14 +311,14 @@ class RoundController:
                         bar.update()
                 return self._result(records)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {self._kept()}", AGAIN) from None
+            raise Interrupted(f"interrupted; {self._kept_rounds()}", AGAIN) from None
         except Terminated:
-            raise Stopped(f"received SIGTERM; {self._kept()}", AGAIN) from None
+            raise Stopped(f"received SIGTERM; {self._kept_rounds()}", AGAIN) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if not isinstance(failure := machine_failure(error), Stopped):
                 raise
             reason = failure.reason.removesuffix("; completed work is kept")
-            raise Stopped(f"{reason}; {self._kept()}", failure.resume) from error
+            raise Stopped(f"{reason}; {self._kept_rounds()}", failure.resume) from error
 
     def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()
@@ -341,13 +341,13 @@ class RoundController:
     def _score_start(self, termination: Termination) -> None:
         """Scores and stores the network that the first round starts from."""
         clock = self._clock()
-        sites = self._scored(0, {site: self._message(site) for site in self.sites}, clock)
+        sites = self._entries(0, {site: self._message(site) for site in self.sites}, clock)
         with termination.deferred():
             record = round_record(START, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
             self.folder.store.write(START, self.strategy.global_weights, record, server_state=self._server_state())
             logger.info("%s", round_line(record))
 
-    def _scored(self, round: int, replies: Mapping[str, Message | Failure], clock: Clock) -> dict[str, dict[str, Any]]:
+    def _entries(self, round: int, replies: Mapping[str, Message | Failure], clock: Clock) -> dict[str, dict[str, Any]]:
         """Lets sites score the model; returns each site's part of a round's record, with its reply to TRAIN."""
         with clock("evaluation"):
             scores, unscored = self.scores("validation", round=round)
@@ -369,16 +369,17 @@ class RoundController:
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
-            messages, before = self.strategy.configure(round), self._copy()
+            messages, before = self.strategy.configure(round), self._copy_model()
             masked = self.secure is not None  # the reply to TRAIN then has only numbers; masked weights follow
-            like = None if masked else self._expected
-            kind = Kind.METRICS if masked else self.strategy.exchange.answer if self.sender is None else Kind.STEP
-            inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
+            kind = self.strategy.exchange.answer if self.sender is None else Kind.STEP
+            inbox = Inbox(round=round, sites=messages, like=self._expected_tensors, kind=kind)
+            if masked:
+                inbox = Inbox(round=round, sites=messages, like=None, kind=Kind.METRICS)
 
             def take(site: str, reply: Message) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
-                    reply = self._restored(reply, messages[site])
+                    reply = self._decompressed(reply, messages[site])
                     aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
@@ -400,8 +401,8 @@ class RoundController:
                     self._require_quorum(round, replies)
             with clock("server"):
                 self.strategy.refine(round)
-            self._step(before)
-            sites = self._scored(round, {site: replies[site] for site in messages}, clock)
+            self._apply_step(before)
+            sites = self._entries(round, {site: replies[site] for site in messages}, clock)
             if self.sender is not None:
                 whole = self.sent.take_whole()
                 sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}
@@ -416,32 +417,32 @@ class RoundController:
                     server_state=self._server_state(),
                     keep_best_states=self.strategy.keeps_states,
                 )
-                self._writing = time.perf_counter() - started
+                self._write_seconds = time.perf_counter() - started
                 logger.info("%s", round_line(stored))
             if self.folder.bests.below == BELOW_START:
                 logger.warning("%s", _BELOW.format(BELOW_START))
 
-    def _expected(self, site: str) -> Mapping[str, Tensor] | None:
+    def _expected_tensors(self, site: str) -> Mapping[str, Tensor] | None:
         """Names, shapes and dtypes of a site's reply as it is sent."""
         like = self.strategy.expected(site)
         return like if self.sender is None or like is None else self.sender.compression.like(like)
 
-    def _restored(self, reply: Message, request: Message) -> Message:
+    def _decompressed(self, reply: Message, request: Message) -> Message:
         """Returns a checked reply with the site's weights in place of their compressed difference, checked again."""
         like = self.strategy.expected(reply.site)
         if self.sender is None or like is None:
             return reply
         base = {name: request.tensors[name] for name in like if name in request.tensors}
-        tensors = self.sender.compression.restored(reply.tensors, base)
+        tensors = self.sender.compression.decode(reply.tensors, base)
         reply = replace(reply, kind=self.strategy.exchange.answer, tensors=tensors)
         reply.check(up=True, like=like, site=request.site, round=request.round)
         return reply
 
-    def _copy(self) -> dict[str, Tensor]:
+    def _copy_model(self) -> dict[str, Tensor]:
         """Copy of the model that a round starts from, which sites have after its message; empty without compression."""
         return {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()} if self.sender else {}
 
-    def _step(self, before: Mapping[str, Tensor]) -> None:
+    def _apply_step(self, before: Mapping[str, Tensor]) -> None:
         """Replaces the strategy's model by the one that sites compute from its step from the model before."""
         if self.sender is not None:
             self.sent.step, model = Step.of(self.sender, self.strategy.global_weights, before)
@@ -449,8 +450,8 @@ class RoundController:
 
     def _require_quorum(self, round: int, replies: Mapping[str, Message | Failure]) -> None:
         failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-        if (came := len(replies) - len(failures)) < self.least:
-            raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {len(replies)} updates", failures)
+        if (count := len(replies) - len(failures)) < self.least:
+            raise self._too_few(f"round {round + 1} of {self.rounds}: {count} of {len(replies)} updates", failures)
 
     def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
         """Runs secure aggregation; returns failures of trained sites that are not in the sum: all if it is skipped."""
@@ -459,19 +460,19 @@ class RoundController:
             secure.finish(round)
         except BelowThreshold as few:
             raise self._too_few(f"{where}: {few.left} updates to add", few.failures, needed=few.needed) from None
-        except OtherMembers as other:
-            why = f"the round is skipped: {other}; a sum of the others would reveal that update"
+        except OtherMembers as error:
+            why = f"the round is skipped: {error}; a sum of the others would reveal that update"
             logger.warning("%s: %s; the model is unchanged", where, why)
             return {site: Failure(site, why) for site in sites}
-        except MessageRefused as refused:
-            why = f"the sum of the updates is not a model ({scrub(refused)}); the faulty update cannot be identified"
-            raise Stopped(f"{where}: {why}; {self._kept()}", AGAIN) from None
+        except MessageRefused as error:
+            why = f"the sum of the updates is not a model ({scrub(error)}); the faulty update cannot be identified"
+            raise Stopped(f"{where}: {why}; {self._kept_rounds()}", AGAIN) from None
         return secure.dropped
 
     def _clock(self) -> Clock:
         # a round's record cannot include the seconds of writing it: they count in the next one
         clock = Clock()
-        clock.seconds["controller"], self._writing = self._writing, 0.0
+        clock.seconds["controller"], self._write_seconds = self._write_seconds, 0.0
         return clock
 
     def _result(self, records: RoundRecords) -> RunResult:
@@ -479,27 +480,31 @@ class RoundController:
         best = best_round(records, start)
         record = records[best] if best != START or start is None else start
         with clock("evaluation"):
-            models = {"best": self._model("best", best, record)}
-            one = best == len(records) - 1  # one model, evaluated once
-            models["last"] = deepcopy(models["best"]) if one else self._model("last", len(records) - 1, records[-1])
+            models = {"best": self._model_results("best", best, record)}
+            last = len(records) - 1
+            if best == last:  # one model, evaluated once
+                models["last"] = deepcopy(models["best"])
+            else:
+                models["last"] = self._model_results("last", last, records[-1])
         failed = {site: reason for site, reason in self.failed.items() if site in self.sites}
         if (scored := len(self.sites) - len(failed)) < self.least:
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
-        first = [] if start is None else [start]
-        traffic = total_traffic(chain(first, records), self.transport.take_traffic().values())
+        start_records = [] if start is None else [start]
+        traffic = total_traffic(chain(start_records, records), self.transport.take_traffic().values())
         seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        for each in chain((one["seconds"] for one in chain(first, records)), [clock.seconds]):  # each file read once
-            seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
-        chosen, begun = calibration_of(record), against_start(records, start)
-        return RunResult(models, records, traffic, seconds, self.withheld, chosen, begun, self.failed)
+        seconds_of_rounds = (stored["seconds"] for stored in chain(start_records, records))  # each file is read once
+        for spent in chain(seconds_of_rounds, [clock.seconds]):
+            seconds = {name: total + spent.get(name, 0.0) for name, total in seconds.items()}
+        calibration, start_comparison = calibration_of(record), against_start(records, start)
+        return RunResult(models, records, traffic, seconds, self.withheld, calibration, start_comparison, self.failed)
 
-    def _model(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _model_results(self, name: str, round: int, record: Mapping[str, Any]) -> dict[str, Any]:
         self._load_round(round)
         known = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
         # START is scored as round 0
-        return {"round": round, "sha256": record["files"][WEIGHTS], **self.of_model(name, max(round, 0), known)}
+        return {"round": round, "sha256": record["files"][WEIGHTS], **self.scores_of(name, max(round, 0), known)}
 
-    def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    def scores_of(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
 
         Args:
@@ -509,13 +514,13 @@ class RoundController:
         """
         tables: dict[str, dict[str, Any]] = {site: {} for site in (*self.sites, *self.unseen)}
         for split in self.splits:
-            have = dict(known or {}) if split == "validation" else {}
-            away = self.unseen if split == "test" and self.strategy.global_weights else ()
-            asked = [site for site in (*self.sites, *away) if site not in have]
-            scores, reasons = self.scores(split, round=round, model=name, sites=asked)
+            known_scores = dict(known or {}) if split == "validation" else {}
+            tested_only = self.unseen if split == "test" and self.strategy.global_weights else ()
+            requested = [site for site in (*self.sites, *tested_only) if site not in known_scores]
+            scores, reasons = self.scores(split, round=round, model=name, sites=requested)
             log_unscored(reasons, f"{split} scores of the {name} model")
-            for site in (*self.sites, *away):
-                tables[site][split] = {**have, **scores}.get(site)
+            for site in (*self.sites, *tested_only):
+                tables[site][split] = {**known_scores, **scores}.get(site)
         unseen = {site: tables[site] for site in self.unseen if tables[site].get("test")}
         return {"sites": {site: tables[site] for site in self.sites}, "unseen": unseen}
 
@@ -537,24 +542,24 @@ class RoundController:
                 messages[site] = self._message(site, round=round, extra={**extra, "purpose": "keep"})
             else:
                 messages[site] = self._message(site, Kind.WEIGHTS, round, tensors=dict(weights), extra=extra)
-        scores, failed, held = self._collect(messages)
+        scores, failed, withheld = self._collect_scores(messages)
         if model != "current":
             self.failed |= failed
-            self.withheld |= {(site, split): reason for site, reason in held.items() if reason != NO_IMAGES}
-        return scores, failed | held
+            self.withheld |= {(site, split): reason for site, reason in withheld.items() if reason != NO_IMAGES}
+        return scores, failed | withheld
 
-    def _collect(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], Reasons, Reasons]:
+    def _collect_scores(self, messages: Mapping[str, Message]) -> tuple[dict[str, dict[str, Any]], Reasons, Reasons]:
         """Scores by site, reasons of sites that failed (which does not end the run), and of sites that sent none."""
         if not messages:
             return {}, {}, {}
-        answers, failures = self._numbers(Task.EVALUATE, messages, quorum=0)
-        withheld = {site: reason for site, reply in answers.items() if (reason := withheld_reason(reply)) is not None}
-        promised = {site: expected_scores(reply.metrics) for site, reply in answers.items()}
-        self.expected = {site: each for site, each in promised.items() if each}
-        scores = {site: site_scores(reply, self.classes) for site, reply in answers.items() if site not in withheld}
+        replies, failures = self._replies(Task.EVALUATE, messages, quorum=0)
+        withheld = {site: reason for site, reply in replies.items() if (reason := withheld_reason(reply)) is not None}
+        expected = {site: expected_scores(reply.metrics) for site, reply in replies.items()}
+        self.expected = {site: summary for site, summary in expected.items() if summary}
+        scores = {site: site_scores(reply, self.classes) for site, reply in replies.items() if site not in withheld}
         return scores, failures, withheld
 
-    def _numbers(self, task: Task, messages: Mapping[str, Message], quorum: int) -> tuple[dict[str, Message], Reasons]:
+    def _replies(self, task: Task, messages: Mapping[str, Message], quorum: int) -> tuple[dict[str, Message], Reasons]:
         """Replies that hold only numbers, and reasons why other sites sent none, in the order of sites."""
         inbox = Inbox(round=next(iter(messages.values())).round, sites=messages, like=None, kind=Kind.METRICS)
         options: dict[str, Any] = {"on_reply": inbox.check, "max_bytes": inbox.max_bytes}
@@ -563,16 +568,16 @@ class RoundController:
         return {site: reply for site, reply in replies if isinstance(reply, Message)}, failures
 
     @property
-    def _everybody(self) -> tuple[str, ...]:
+    def _all_sites(self) -> tuple[str, ...]:
         return tuple(sorted((*self.sites, *self.unseen)))
 
     def _message(self, site: str, kind: Kind = Kind.METRICS, round: int = 0, **fields: Any) -> Message:
         return Message(kind, site, round, self.rounds, self.seed, **fields)
 
-    def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
+    def _too_few(self, received: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
-        reason = f"{came}, {needed or self.least} needed{reasons}\n  {self._kept()}"
+        reason = f"{received}, {needed or self.least} needed{reasons}\n  {self._kept_rounds()}"
         return Stopped(reason, f"fix the problem, then {AGAIN}")
 
-    def _kept(self) -> str:
+    def _kept_rounds(self) -> str:
         return f"{len(self.folder.store.rounds())} of {self.rounds} rounds are kept in {self.folder.path}"

@@ -76,7 +76,7 @@ class ClientAlgoSite:
             MessageRefused: the message or the reply failed a check; the text may leave the site.
             Exception: whatever the client raises; it must be scrubbed before it leaves the site.
         """
-        reply = self._work(Task(task), message)
+        reply = self._run_task(Task(task), message)
         return reply if self.release is None else self.release(Task(task), message, reply)
 
     def engine(self, task: Task) -> Any:
@@ -97,7 +97,7 @@ class ClientAlgoSite:
         if hasattr(self.client, "finalize"):
             self.client.finalize()
 
-    def _work(self, task: Task, message: Message) -> Message:
+    def _run_task(self, task: Task, message: Message) -> Message:
         data, extra, client = to_exchange_object(message), call_extra(message), self.client
         match task:
             case Task.CHECK:
@@ -149,8 +149,7 @@ def require_request(task: Task, request: Message, site: str, rounds: int) -> Non
     ):
         if wrong:
             problems.add(f"message -> {part}", found=found, expected=expected)
-    if problems:
-        raise MessageRefused(problems)
+    require(problems, error=MessageRefused)
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
@@ -192,7 +191,7 @@ class Site:
 
     Args:
         site: its name, one of the plan's.
-        plan: from the server, with every site named (:meth:`Participants.settled`).
+        plan: from the server, with every site named (:meth:`Participants.resolve`).
         paths: this machine's.
         context: objects shared by the sites of one process.
         floor: the minimum privacy that this site requires of a plan; ``None`` accepts any.
@@ -218,10 +217,10 @@ class Site:
         run: str = "",
     ) -> None:
         self.site, self.plan, self.paths, self.context = site, plan, paths, context
-        everybody = [*self.participants.sites, *self.participants.unseen]
-        require(one_of("site", site, everybody, hint="give the name of a site of the plan"))
+        all_sites = [*self.participants.sites, *self.participants.unseen]
+        require(one_of("site", site, all_sites, hint="give the name of a site of the plan"))
         floor = floor or PrivacyFloor()
-        self.privacy = floor.under(Privacy.from_json(plan.privacy))
+        self.privacy = floor.tighten(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
         self.method = declared(paths.bundle_root, plan.variant)
@@ -259,12 +258,12 @@ class Site:
         try:
             require_request(task, message, self.site, self.plan.rounds)
             self.release.require_answerable(task, message)
-            reply = self._work(task, message)
+            reply = self._run_task(task, message)
         except Exception as error:
-            self.release.failed(task, message, error)
+            self.release.write_failure(task, message, error)
             raise
         if task in STEPS:
-            return self.release.hidden(task, message, reply)
+            return self.release.write_secure_step(task, message, reply)
         reply = self.release(task, message, reply)
         return self._secure_site().hold(reply) if task == Task.TRAIN and self.privacy.secure_aggregation else reply
 
@@ -307,7 +306,7 @@ class Site:
             self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.updates_hash)
         return self._secure
 
-    def _work(self, task: Task, message: Message) -> Message:
+    def _run_task(self, task: Task, message: Message) -> Message:
         if task not in (Task.CHECK, *STEPS) and self._check_failed:
             hint = "fix the problem at this site and start the run again"
             raise message_refused("site", "a failed check", "a passed check", hint)
@@ -332,7 +331,7 @@ class Site:
     def _evaluate(self, message: Message) -> Message:
         """Scores all images of a split: two means that differ by a single image would reveal that image's score."""
         reply = self._client_site().answer(Task.EVALUATE, message)
-        if self.client.scored_a_part and reply.n >= self.privacy.least_images:
+        if self.client.scored_partially and reply.n >= self.privacy.least_images:
             hint = "use the data loader of the bundle installed here"
             raise message_refused("scores", "only a part of the images", "all images of the split", hint)
         if message.extra.get("split") != "validation":
@@ -347,29 +346,28 @@ class Site:
     def _train(self, message: Message) -> Message:
         """Runs the local epochs; the bundle's ``statistics`` receives and measures the statistics sent with weights."""
         weights, received = split_statistics(message.tensors) if message.kind == Kind.WEIGHTS else ({}, {})
-        asked = message.extra.get(STATISTICS)
-        if not received and asked is None:  # no statistic is sent: the policy on the bundle's kind does not apply
+        requested = message.extra.get(STATISTICS)
+        if not received and requested is None:  # no statistic is sent: the policy on the bundle's kind does not apply
             if (statistic := self.client.statistic) is not None:
                 statistic.receive({})
             return self._client_site().answer(Task.TRAIN, message)
-        own = self._statistic(asked)
-        own.receive(received)
+        statistic_source = self._statistic(requested)
+        statistic_source.receive(received)
         reply = self._client_site().answer(Task.TRAIN, replace(message, tensors=weights))
-        if asked is None:
+        if requested is None:
             return reply
-        rule = self.privacy.rule(own.kind) or StatisticRule()
+        rule = self.privacy.rule(statistic_source.kind) or StatisticRule()
         with own_random_state(derive_seed(self.plan.seed, self.site, "statistics")):
-            measured = own.measured(rule.least_images)
+            measured = statistic_source.measured(rule.least_images)
         return replace(reply, tensors=with_statistics(reply.tensors, measured))
 
-    def _statistic(self, asked: str | None) -> Statistic:
-        own: Statistic | None = self.client.statistic
-        if own is None or asked not in (None, own.kind.value):
+    def _statistic(self, requested: str | None) -> Statistic:
+        statistic: Statistic | None = self.client.statistic
+        if statistic is None or requested not in (None, statistic.kind.value):
             expected = "`statistics` in train.json that measures what the server requests"
             raise message_refused("statistics", "no such statistics", expected, "use those of the variant")
-        if problems := forbidden_problems(own.kind, self.privacy, self.method):
-            raise MessageRefused(problems)
-        return own
+        require(forbidden_problems(statistic.kind, self.privacy, self.method), error=MessageRefused)
+        return statistic
 
     def _require_own_weights(self, task: Task) -> None:
         """Refuses a task that needs the site's own network, or personal part, before the site received its weights."""
@@ -381,13 +379,13 @@ class Site:
     def _check(self, message: Message) -> Message:
         reply, problems = numeric_reply(message), Problems()
         unfit: list[Problem] = []  # of a list or images with which no client can be built
-        planned = "plan" in message.extra
-        if planned:
+        has_plan = "plan" in message.extra
+        if has_plan:
             self._check_failed = False
-            listed, strategy = self.listed(), self.participants.strategy
+            listed, strategy = self.checked_list(), self.participants.strategy
             sam = sam_fingerprint(self.config, self.config.value("network_name")) if "base_sam" in message.extra else {}
-            own = own_fingerprints(self.plan, self.paths.bundle_root, listed, self.site, sam)
-            problems.extend(differences(message.extra, own))
+            fingerprints = own_fingerprints(self.plan, self.paths.bundle_root, listed, self.site, sam)
+            problems.extend(differences(message.extra, fingerprints))
             unfit = self._other_classes() + label_problems(listed, self.participants, "data list")
             if self.context is None:
                 paths = self.paths
@@ -397,9 +395,9 @@ class Site:
                 problems.extend(too_few_images(self.training_images(), self.privacy, strategy))
                 if strategy.statistic is not None:
                     problems.extend(forbidden_problems(strategy.statistic, self.privacy, self.method))
-        early = planned and self.trains and self.teacher is None  # such a client needs no soft masks
+        builds_client = has_plan and self.trains and self.teacher is None  # such a client needs no soft masks
         with problems.collected():
-            if not unfit and (early or "public" in message.extra):
+            if not unfit and (builds_client or "public" in message.extra):
                 reply = self._client_site().answer(Task.CHECK, message)
         if problems:
             self._check_failed = True
@@ -408,27 +406,27 @@ class Site:
 
     def _other_classes(self) -> list[Problem]:
         """Problems of class names that differ from the run's; this site's own names are logged here and not sent."""
-        listed, classes = self.listed(), self.participants.config.optional("classes")
+        listed, classes = self.checked_list(), self.participants.config.optional("classes")
         problems = other_classes(listed.classes, classes, "data list -> classes")
         for problem in problems:
             logger.error("%s: %s", self.site, problem)
-        unnamed: dict[str, str] = {"found": "other classes (see this site's log)"}
+        without_names: dict[str, str] = {"found": "other classes (see this site's log)"}
         if not several(classes):  # the hint names them, too
-            unnamed["hint"] = "prepare the list with a single --label"
-        return [replace(problem, **unnamed) for problem in problems]
+            without_names["hint"] = "prepare the list with a single --label"
+        return [replace(problem, **without_names) for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
         started = time.perf_counter()
         if message.kind == Kind.ADAPTER:
-            shown = self.teacher.take(message, self.context) if self.teacher is not None else 0
+            images = self.teacher.take(message, self.context) if self.teacher is not None else 0
         else:
             if self.context is not None:
                 self.context.teacher = None  # frees its memory: the rounds do not need it
-            shown = self._client_site().answer(Task.PREPARE, message).n
+            images = self._client_site().answer(Task.PREPARE, message).n
             if self.trains and self.participants.strategy.exchange.answer is Kind.WEIGHTS:
                 self.release.require_statistics()
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
-        return numeric_reply(message, n=shown, metrics={"seconds": time.perf_counter() - started})
+        return numeric_reply(message, n=images, metrics={"seconds": time.perf_counter() - started})
 
     @property
     def client(self) -> SamFedAlgo:
@@ -445,7 +443,7 @@ class Site:
                 require_public_images(client.own.algorithm, public)
             self._algo = ClientAlgoSite(self.site, client)
             if client.own is not None:
-                self.release.declare(client.own.split)
+                self.release.write_split(client.own.split)
         return self._algo
 
     @property
@@ -463,12 +461,12 @@ class Site:
     @cached_property
     def datalist(self) -> DataList:
         """The public images and this site's own."""
-        own = self.paths.sites.get(self.site, {}).get("datalist")
-        if self.context is not None and own is None:
+        own_list = self.paths.sites.get(self.site, {}).get("datalist")
+        if self.context is not None and own_list is None:
             return self.context.datalist.for_site(self.site)
-        return DataList.load(own or self.paths.datalist).for_site(self.site)
+        return DataList.load(own_list or self.paths.datalist).for_site(self.site)
 
-    def listed(self) -> DataList:
+    def checked_list(self) -> DataList:
         """Returns :attr:`datalist`; its errors are without details, so that their text may leave the site.
 
         Raises:
@@ -492,8 +490,8 @@ class Site:
         """The run's configuration with this site's own network, overrides and paths."""
         if not self.trains:
             return self.participants.at_server().with_overrides(self.paths.sites.get(self.site, {}))
-        own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
-        return self.participants.config.with_overrides(own)
+        overrides = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
+        return self.participants.config.with_overrides(overrides)
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:
@@ -502,16 +500,16 @@ class Site:
         if adapt == "off":
             return None
         stage = TeacherStage.of(self.plan, self.paths)
-        notes = self.paths.cache / "prepared" / self.run  # runs of one plan may differ in their teachers
-        memory = notes / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
+        prepared_folder = self.paths.cache / "prepared" / self.run  # runs of one plan may differ in their teachers
+        record_file = prepared_folder / f"{self.plan.hash[:16]}.{as_file_name(self.site)}.json"
         config = self.participants.config
-        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=memory, trains=self.trains)
+        return SiteTeacher(stage, self.masks(), adapt=adapt, config=config, memory=record_file, trains=self.trains)
 
     def make_client(self) -> SamFedAlgo:
         """Returns an initialized client of this site, without parts for a site that trains alone (``standalone``)."""
         logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI logs some ten lines a round
         seed, folder = self.plan.seed, self.paths.output_dir / "evaluation"
-        config = self.config.filled_by_the_server()
+        config = self.config.without_pretraining()
         overrides = {**config.overrides, "site": self.site, "seed": seed, "standalone": {}}
         if self.trains and self.teacher is not None:
             overrides |= {"store_dir": str(self.masks().folder), "teacher_sha256": self.teacher.sha256}

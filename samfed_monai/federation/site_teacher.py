@@ -98,12 +98,12 @@ def adapter_message(file: Path | None, *, sam: str | None, teacher: str) -> tupl
         sam: SHA-256 of SAM's checkpoint, which every site must have itself; ``None``: none is needed.
         teacher: SHA-256 of the teacher.
     """
-    words = {"teacher": teacher, **({} if sam is None else {"sam": sam})}
+    extra = {"teacher": teacher, **({} if sam is None else {"sam": sam})}
     if file is None:
-        return {}, words
+        return {}, extra
     content = file.read_bytes()
     tensors = {_ADAPTER: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
-    return tensors, {**words, _ADAPTER: sha256_bytes(content)}
+    return tensors, {**extra, _ADAPTER: sha256_bytes(content)}
 
 
 @dataclass
@@ -157,9 +157,9 @@ class SiteTeacher:
         teacher = (shared.teacher if shared else None) or self._load(file, message.extra)
         if shared is not None:
             shared.teacher = teacher
-        if (wanted := message.extra.get("teacher", teacher.sha256)) != teacher.sha256:
+        if (expected := message.extra.get("teacher", teacher.sha256)) != teacher.sha256:
             hint = "use the same teacher.json and samfed-monai version at server and site"
-            raise message_refused("teacher", teacher.sha256[:12], f"the server's teacher, {wanted[:12]}", hint)
+            raise message_refused("teacher", teacher.sha256[:12], f"the server's teacher, {expected[:12]}", hint)
         computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         write_json(self.memory, {"teacher": teacher.sha256})
@@ -193,14 +193,14 @@ class SiteTeacher:
             if self.adapt != "none":
                 raise message_refused(_ADAPTER, "none", f"an adapter, as teacher_adapt is {self.adapt}")
             return None
-        tensor, wanted = message.tensors[_ADAPTER], message.extra.get(_ADAPTER) or "its own"
+        tensor, expected = message.tensors[_ADAPTER], message.extra.get(_ADAPTER) or "its own"
         if tensor.dtype != torch.uint8 or tensor.ndim != 1:
             raise message_refused("message -> adapter", f"{tensor.dtype} of {tensor.ndim} dimensions", "a uint8 vector")
         content = tensor.numpy().tobytes()
-        if (sha256 := sha256_bytes(content)) != wanted:
+        if (sha256 := sha256_bytes(content)) != expected:
             found, hint = f"bytes with SHA-256 {sha256[:12]}", "the adapter was damaged in transit; send it again"
-            raise message_refused("message -> adapter", found, wanted[:12], hint)
-        return self.stage.kept(content)
+            raise message_refused("message -> adapter", found, expected[:12], hint)
+        return self.stage.store(content)
 
     def _load(self, adapter: Path | None, extra: dict[str, str]) -> Teacher | StudentTeacher:
         from samfed_monai.networks.sam.adapter import read_header
@@ -210,23 +210,23 @@ class SiteTeacher:
                 return StudentTeacher.load(adapter, self.config, self.stage)
             except Refused as refused:
                 raise MessageRefused(_without_path(each, adapter) for each in refused.problems) from None
-        base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
+        base, hashes = self.stage.base, {"server's SAM": extra.get("sam")}
         if adapter is not None:
             try:
-                wanted["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
+                hashes["SAM that the adapter was fitted on"] = read_header(adapter).base_sha256
             except Refused:
                 expected = "an adapter made by `samfed teach`"
                 raise message_refused(_ADAPTER, "bytes that are not an adapter", expected) from None
         try:
-            own = sha256_file(self.stage.checkpoint())
+            sha256_here = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):
             hint = f"run `samfed weights` for {base} at this site"
             raise message_refused("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
         hint = f"give this site the server's checkpoint of {base}"
         problems = [
-            Problem("SAM checkpoint", f"SHA-256 {own}", f"the {what}, {sha256}", hint)
-            for what, sha256 in wanted.items()
-            if sha256 not in (None, own)
+            Problem("SAM checkpoint", f"SHA-256 {sha256_here}", f"the {what}, {sha256}", hint)
+            for what, sha256 in hashes.items()
+            if sha256 not in (None, sha256_here)
         ]
         if problems:
             raise MessageRefused(problems)
@@ -311,41 +311,41 @@ class Disagreement:
         from monai.data import DataLoader, Dataset
         from monai.networks.utils import eval_mode
 
-        store, rows, seen = self.store(), list[dict[str, Any]](), 0
+        store, rows, index = self.store(), list[dict[str, Any]](), 0
         loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
         with eval_mode(evaluator.network):
             for batch in loader:
                 logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
-                chances = probabilities(logits.float()).cpu().numpy()
-                for student, chance in zip(_drawn(logits, 0).cpu().numpy(), chances, strict=True):
-                    record, seen = records[seen], seen + 1
+                probability_maps = probabilities(logits.float()).cpu().numpy()
+                for student, probability_map in zip(_as_masks(logits, 0).cpu().numpy(), probability_maps, strict=True):
+                    record, index = records[index], index + 1
                     soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
-                    teacher = _drawn(soft, 0.5)[0].numpy()
+                    teacher = _as_masks(soft, 0.5)[0].numpy()
                     dice = segmentation_scores(student, teacher).dice
                     if logits.shape[1] > 1:
                         dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
-                    promised = estimate(chance) if student.any() or self.parts else 0.0
-                    rows.append({**record, "dice": dice, "estimate": promised, "student": student, "teacher": teacher})
+                    estimated = estimate(probability_map) if student.any() or self.parts else 0.0
+                    rows.append({**record, "dice": dice, "estimate": estimated, "student": student, "teacher": teacher})
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:
                     row["student"] = row["teacher"] = None
         return rows
 
     def _write(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        named = []
+        table = []
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
-            for whose in ("student", "teacher") if name else ():
-                values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
-                write_bytes(folder / whose / name, png_of(values))
-            named.append({**row, "mask": name})
-        write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode())
-        kept = {row["mask"] for row in named}
+            for source in ("student", "teacher") if name else ():
+                values = row[source].astype(np.uint8) * (255 if row[source].dtype == bool else 1)
+                write_bytes(folder / source / name, png_of(values))
+            table.append({**row, "mask": name})
+        write_bytes(folder / TABLE, to_csv(COLUMNS, table).encode())
+        current_masks = {row["mask"] for row in table}
         for old in folder.glob("*/*.png"):  # of an earlier round
-            if old.name not in kept:
+            if old.name not in current_masks:
                 old.unlink()
 
 
-def _drawn(channels: Tensor, above: float) -> Tensor:
+def _as_masks(channels: Tensor, threshold: float) -> Tensor:
     """Masks (B, H, W) from logits or probabilities (B, C, H, W): bool, or class values if there are several classes."""
-    return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] > above
+    return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] > threshold

@@ -46,16 +46,16 @@ class SiteWorker:
             self._sites[name] = site, SiteState(self._states(name), site), HeldWeights()
         site, state, held = self._sites[name]
         try:
-            most = getattr(site, "masks_taken", int)  # a site without this method accepts none
-            message = held.complete(from_bytes(payload, max_inflated=most))
+            max_masks = getattr(site, "masks_taken", int)  # a site without this method accepts none
+            message = held.complete(from_bytes(payload, max_inflated=max_masks))
             if message.extra.get("model") != "teacher":  # it is scored before round 0, without the site's network
-                state.before(task, message.round)
-            answer = to_bytes(site.answer(task, message))
-            state.after(task, message.round, keep)
+                state.restore(task, message.round)
+            reply = to_bytes(site.answer(task, message))
+            state.store(task, message.round, keep)
         except Exception:
             state.failed()
             raise
-        return answer
+        return reply
 
     def finalize(self) -> None:
         """Ends all sites."""
@@ -76,18 +76,18 @@ class SiteState:
 
     Args:
         folder: folder of the files.
-        holder: the object that has the state.
+        site: the object that has the state.
     """
 
-    def __init__(self, folder: str | Path, holder: Any) -> None:
-        self.folder, self.holder = Path(folder), holder
-        self.at: int | None = None
+    def __init__(self, folder: str | Path, site: Any) -> None:
+        self.folder, self.site = Path(folder), site
+        self.loaded_round: int | None = None
 
-    def before(self, task: Task, round: int) -> None:
-        """Loads the state that ``task`` of ``round`` starts from into the holder.
+    def restore(self, task: Task, round: int) -> None:
+        """Loads the state that ``task`` of ``round`` starts from into the site.
 
         Raises:
-            MessageRefused: the states of this run were removed (:func:`forget_old_runs`).
+            MessageRefused: the states of this run were removed (:func:`remove_old_states`).
         """
         if task not in (Task.TRAIN, Task.EVALUATE):
             return
@@ -97,16 +97,16 @@ class SiteState:
         if removed.exists():
             found, hint = f"none (a site keeps states of its newest {KEPT_RUNS} runs)", "start a run with another name"
             raise message_refused("state", found, "this run's state", hint)
-        last = round - 1 if task == Task.TRAIN else round
-        stored = [number for number in self._stored() if number <= last]
-        if not stored or stored[-1] == self.at:
+        last_round = round - 1 if task == Task.TRAIN else round
+        stored = [number for number in self._stored_rounds() if number <= last_round]
+        if not stored or stored[-1] == self.loaded_round:
             return
-        self.at = None
-        self.holder.load_state_dict(safe_load(self._path(stored[-1])))
-        self.at = stored[-1]
-        logger.info("restored the state after round %d", self.at)
+        self.loaded_round = None
+        self.site.load_state_dict(safe_load(self._path(stored[-1])))
+        self.loaded_round = stored[-1]
+        logger.info("restored the state after round %d", self.loaded_round)
 
-    def after(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
+    def store(self, task: Task, round: int, keep: Iterable[int] = ()) -> None:
         """Stores the state after ``task`` of ``round``, and removes states that are no longer needed.
 
         Args:
@@ -117,25 +117,25 @@ class SiteState:
         if task not in (Task.TRAIN, Task.PREPARE):
             return
         number = round if task == Task.TRAIN else PREPARED
-        state = self.holder.state_dict()
+        state = self.site.state_dict()
         if state:
             with atomic_write(self._path(number)) as stream:
                 tensor_file.write_state(stream, state)
-        self.at = number
+        self.loaded_round = number
         if number == PREPARED:
             return  # a resumed run is prepared again, and still needs its states
-        stored = self._stored()
+        stored = self._stored_rounds()
         # for a round that this site missed, the newest one before it
-        wanted = {max((other for other in stored if other <= asked), default=PREPARED) for asked in (*keep, number - 1)}
+        needed = {max((other for other in stored if other <= last), default=PREPARED) for last in (*keep, number - 1)}
         for other in stored:
-            if other not in wanted | {PREPARED, number}:
+            if other not in needed | {PREPARED, number}:
                 self._path(other).unlink(missing_ok=True)
 
     def failed(self) -> None:
-        """Marks the holder's state as unknown after a failed task."""
-        self.at = None
+        """Marks the current state as unknown after a failed task."""
+        self.loaded_round = None
 
-    def _stored(self) -> list[int]:
+    def _stored_rounds(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.safetensors"))
 
     def _path(self, number: int) -> Path:
@@ -148,18 +148,18 @@ KEPT_RUNS, IN_USE = 3, 24 * 3600.0
 REMOVED = "removed"
 
 
-def forget_old_runs(states: Path, run: str) -> None:
+def remove_old_states(states: Path, run: str) -> None:
     """Removes the states of all but the newest :data:`KEPT_RUNS` runs; their logs stay.
 
     Args:
         states: folder with one folder per run, and in it one per site.
         run: the run that starts, which is always kept. So is a run whose files changed within :data:`IN_USE`.
     """
-    found = {folder: list(folder.glob("*/*.safetensors")) for folder in states.iterdir() if folder.name != run}
-    used = {folder: max(path.stat().st_mtime for path in paths) for folder, paths in found.items() if paths}
-    for folder in sorted(used, key=used.__getitem__, reverse=True)[KEPT_RUNS - 1 :]:
-        if time.time() - used[folder] > IN_USE:
-            for path in found[folder]:
+    files_by_run = {folder: list(folder.glob("*/*.safetensors")) for folder in states.iterdir() if folder.name != run}
+    last_use = {folder: max(path.stat().st_mtime for path in paths) for folder, paths in files_by_run.items() if paths}
+    for folder in sorted(last_use, key=last_use.__getitem__, reverse=True)[KEPT_RUNS - 1 :]:
+        if time.time() - last_use[folder] > IN_USE:
+            for path in files_by_run[folder]:
                 (path.parent / REMOVED).touch(mode=0o600)
                 path.unlink(missing_ok=True)
             logger.info("removed the states of run %s (the newest %d are kept)", folder.name, KEPT_RUNS)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 6  # evaluations in a warm start: enough to see when scores fall, a few seconds each
+_EVALUATIONS = 6  # evaluations in a warm start: enough to see when scores fall, a few seconds each
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class StartingPoint:
             Refused: nothing of that name; another network, other classes, another SAM; a damaged file.
         """
         path, name = starting_file(source), participants.server_network
-        asked = {"network_name": name, "classes": participants.config.optional("classes") or ["foreground"]}
-        problems = trained_otherwise(path, asked)
-        trained_on, here = base_sam_of(path), participants.sam_fingerprint().get(BASE_SAM)
-        if trained_on and here not in (None, trained_on):
-            found, expected = str(here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
+        settings = {"network_name": name, "classes": participants.config.optional("classes") or ["foreground"]}
+        problems = trained_otherwise(path, settings)
+        trained_on, sam_here = base_sam_of(path), participants.sam_fingerprint().get(BASE_SAM)
+        if trained_on and sam_here not in (None, trained_on):
+            found, expected = str(sam_here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
             problems.append(Problem("SAM's weights", found, expected, "install that checkpoint: samfed weights"))
         require(problems)
         with own_random_state(derive_seed(0, "server", "start_from")):  # random numbers drawn here are not used
@@ -86,7 +86,7 @@ def warm_start(
     cache_dir: str | Path,
     trunk: Path | None = None,
     held_out: float = 0.0,
-    begin: Mapping[str, Tensor] | None = None,
+    initial_weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Trains the client network on the public set for ``steps`` optimiser steps, or loads what it trained before.
 
@@ -104,24 +104,24 @@ def warm_start(
             stop: the weights of the last evaluation that is as good as the best one are kept (within a standard error,
             see ``samfed_monai.teacher.exam.as_good_as``). The teacher's own fit with seed 0 holds out the same images.
             0 trains on all images for all steps.
-        begin: shared weights of the network to start from in place of those that it is built with: the result of rounds
-            before the warm start.
+        initial_weights: shared weights of the network to start from in place of those that it is built with: the result
+            of rounds before the warm start.
 
     Returns:
         Names to tensors of the network, without frozen ones, and their fingerprint (hexadecimal).
     """
-    config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
+    config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_unknown_overrides()
     public = public_hash(datalist)
     steps = steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not stored
-    more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
-    more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
-    more |= {"held_out": held_out} if held_out and steps else {}
+    inputs: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    inputs |= {} if trunk is None else {"trunk": sha256_file(trunk)}
+    inputs |= {"held_out": held_out} if held_out and steps else {}
     groups = [item.group for item in datalist.public]  # they decide which images are held out
-    more |= {"groups": groups} if held_out and steps and any(groups) else {}
-    more |= {} if trunk is not None else _own_encoder(config)
-    more |= {} if begin is None else {"begin": checksum(begin)}
-    key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
+    inputs |= {"groups": groups} if held_out and steps and any(groups) else {}
+    inputs |= {} if trunk is not None else _encoder_hash(config)
+    inputs |= {} if initial_weights is None else {"begin": checksum(initial_weights)}
+    key = config.fingerprint(public=public, steps=steps, seed=seed, **inputs)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with single_writer(path) as exists:
         if exists and read_header(path).get("key") == key:  # a file of another warm start is replaced
@@ -132,19 +132,19 @@ def warm_start(
         else:
             logger.info("warm start: none, the list has no public images")
         started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
-        judge = _Judge(datalist, started, held_out, path) if held_out and steps else None
-        weights = _train(started, steps, seed, judge, begin)
+        judge = _HeldOut(datalist, started, held_out, path) if held_out and steps else None
+        weights = _train(started, steps, seed, judge, initial_weights)
         save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public, "key": key})
     return weights, key
 
 
-def _own_encoder(config: WorkflowConfig) -> dict[str, str]:
+def _encoder_hash(config: WorkflowConfig) -> dict[str, str]:
     """Hash of a user's own file that the encoder starts from; empty for weights given by name."""
     start = starts_from(config.value("network_name"), config.optional("encoder_weights"))
     return {} if start is None or named(str(start)) is not None else {"encoder": sha256_file(start)}
 
 
-class _Judge:
+class _HeldOut:
     """Evaluates on held-out public images at intervals, and keeps the last weights that are as good as the best.
 
     Args:
@@ -161,10 +161,10 @@ class _Judge:
         except Refused:  # one group of images cannot be divided
             logger.info("warm start: the public images are one group, so none is held out and all steps are kept")
             self.records = []
-        away = {record["image_sha256"] for record in self.records}
-        left = replace(datalist, public=[item for item in datalist.public if item.sha256 not in away])
+        held_out_hashes = {record["image_sha256"] for record in self.records}
+        remaining = replace(datalist, public=[item for item in datalist.public if item.sha256 not in held_out_hashes])
         self.path = beside.with_suffix(".datalist.json")
-        left.save(self.path)
+        remaining.save(self.path)
         self.best: list[float] = []
         self.kept: dict[str, Tensor] = {}
         self.step = 0
@@ -181,7 +181,7 @@ class _Judge:
         batch = parser.get_parsed_content("batch_size")
         loader = DataLoader(Dataset(self.records, preprocessing), batch_size=batch, num_workers=0)
 
-        def look(engine: Any) -> None:
+        def evaluate(engine: Any) -> None:
             evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
             evaluator.run()
             scores = [row["dice"] for row in evaluator.state.scores]
@@ -191,22 +191,22 @@ class _Judge:
                 self.step = engine.state.iteration
                 self.kept = {name: value.detach().clone() for name, value in engine.network.state_dict().items()}
 
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _LOOKS)), look)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _EVALUATIONS)), evaluate)
 
 
 def _train(
-    config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None, begin: Mapping[str, Tensor] | None = None
+    config: WorkflowConfig, steps: int, seed: int, judge: _HeldOut | None, initial: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     from monai.networks.utils import get_state_dict
 
-    given = {"site": SERVER, "local_steps": max(steps, 1), "epochs": 1, "seed": seed, "standalone": {}}
-    given |= {"datalist": str(judge.path)} if judge else {}
+    overrides = {"site": SERVER, "local_steps": max(steps, 1), "epochs": 1, "seed": seed, "standalone": {}}
+    overrides |= {"datalist": str(judge.path)} if judge else {}
     with own_random_state(derive_seed(seed, SERVER, "initialisation")):
-        workflow = config.with_overrides(given).workflow("train")
+        workflow = config.with_overrides(overrides).workflow("train")
         workflow.initialize()
         trainer = workflow.trainer
-        if begin is not None:
-            trainer.network.load_state_dict(dict(begin), strict=False)
+        if initial is not None:
+            trainer.network.load_state_dict(dict(initial), strict=False)
         if judge:
             judge.attach(trainer, workflow.parser, steps)
         if steps:
@@ -257,14 +257,14 @@ class Start:
         with own_random_state(derive_seed(seed, SERVER, "start")):
             network = build()
         split = network_split(network, personal)
-        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
-        if alien:
-            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
-        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
-        if lost:
-            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
-        return cls({name: warm.get(name, own[name]) for name in own}, split)
+        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        unknown = sorted(name for name in warm if name not in state or warm[name].shape != state[name].shape)
+        if unknown:
+            raise _refusal(f"{len(unknown)} tensors of another network, first {unknown[0]}")
+        changed = [name for name in split.frozen if name in warm and not warm[name].equal(state[name])]
+        if changed:
+            raise _refusal(f"{len(changed)} trained tensors that are frozen at the sites, first {changed[0]}")
+        return cls({name: warm.get(name, state[name]) for name in state}, split)
 
     @property
     def shared(self) -> dict[str, Tensor]:

@@ -20,10 +20,10 @@ from samfed_monai.core.io import canonical_hash, locked, read_json, sha256_bytes
 from samfed_monai.core.model_file import (
     ARGUMENTS,
     SETTINGS,
+    full_header,
     network_overrides,
     settings_of,
     trained_otherwise,
-    words_of,
 )
 from samfed_monai.core.own_process import best_device
 from samfed_monai.core.training_state import own_random_state
@@ -81,7 +81,7 @@ class TeacherStage:
     cache_dir: Path
     #: The adapter that was loaded last; ``None`` for SAM without one.
     file: Path | None = field(default=None, init=False)
-    _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _fit_record: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, plan: Plan, paths: Paths) -> TeacherStage:
@@ -103,7 +103,7 @@ class TeacherStage:
         """Whether masks are made in bfloat16."""
         return "auto" if (bf16 := self.config.optional("bf16")) is None else bf16
 
-    def kept(self, content: bytes) -> Path:
+    def store(self, content: bytes) -> Path:
         """Stores bytes that the server sends to the sites in the cache, named by their hash; returns the file."""
         sha256 = sha256_bytes(content)
         path = self.cache_dir / "adapters" / f"{sha256}.safetensors"
@@ -132,7 +132,7 @@ class TeacherStage:
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
         """Entry of reports on the teacher; ``after`` and ``start`` are those that the fit of its adapter recorded."""
         used = {"size": teacher.size, "views": teacher.views, **({} if self.scored else {"score": False})}
-        return {"adapt": adapt, "base": self.base, **used, **self._exam}
+        return {"adapt": adapt, "base": self.base, **used, **self._fit_record}
 
     def dry_run(self, adapt: str) -> None:
         """Builds the fit without images and without weights, so that invalid settings are refused before any work.
@@ -153,8 +153,8 @@ class TeacherStage:
 
             check_public_limit(self.config.optional("public_limit"))
             nothing = [{"label": ""}]
-            pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
-            pairs = {f"fit#{name}": value for name, value in pretended.items()}
+            given = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
+            pairs = {f"fit#{name}": value for name, value in given.items()}
             self.config.with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
 
     def checkpoint(self) -> Path:
@@ -193,7 +193,7 @@ class TeacherStage:
             return None
         if not adapter:
             return self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
-        self._exam["adapt"] = read_header(Path(adapter)).adapt.value  # of the file, whatever the bundle's setting
+        self._fit_record["adapt"] = read_header(Path(adapter)).adapt.value  # of the file, whatever the bundle's setting
         return Path(adapter)
 
     def fitted(self, adapter: Path | None) -> Teacher:
@@ -205,7 +205,7 @@ class TeacherStage:
         from samfed_monai.networks import Teacher
 
         self.file = adapter
-        self._exam |= {} if adapter is None else _recorded(adapter)
+        self._fit_record |= {} if adapter is None else _read_fit_record(adapter)
         config = self.config
         return Teacher.load(
             base=self.base,
@@ -229,7 +229,7 @@ class TeacherStage:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             # an interrupted fit has no record yet, and a file of another fit has another one: the fit refuses that file
-            if not exists or self.overrides.get("evaluate_on") or not _recorded(path):
+            if not exists or self.overrides.get("evaluate_on") or not _read_fit_record(path):
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         return path
 
@@ -238,26 +238,26 @@ class TeacherStage:
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header
 
-        listed = output.with_suffix(".datalist.json")
-        datalist.save(listed)
-        paths = {"bundle_root": self.bundle_root, "datalist": listed, "data_root": data_root, "checkpoint": checkpoint}
-        given: dict[str, Any] = {name: str(path) for name, path in {**paths, "output": output}.items()}
-        given["evaluate_on"] = config.overrides.get("evaluate_on")
+        part = output.with_suffix(".datalist.json")
+        datalist.save(part)
+        paths = {"bundle_root": self.bundle_root, "datalist": part, "data_root": data_root, "checkpoint": checkpoint}
+        overrides: dict[str, Any] = {name: str(path) for name, path in {**paths, "output": output}.items()}
+        overrides["evaluate_on"] = config.overrides.get("evaluate_on")
         if output.exists():  # keeps a fit of the same public images, even if the rest of its list differs
-            given["fit#datalist_hash"] = read_header(output).fit.get("datalist_hash", "")
-        workflow = config.with_overrides(given).workflow(None)
+            overrides["fit#datalist_hash"] = read_header(output).fit.get("datalist_hash", "")
+        workflow = config.with_overrides(overrides).workflow(None)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
 
 
-def _recorded(adapter: Path) -> dict[str, Any]:
+def _read_fit_record(adapter: Path) -> dict[str, Any]:
     """Dice by image set, from the file that a fit writes beside its adapter."""
-    beside = adapter.with_suffix(".fit.json")
-    fitted = read_json(beside) if beside.is_file() else {}
-    if not fitted or fitted.get("sha256") != sha256_file(adapter):
+    record_file = adapter.with_suffix(".fit.json")
+    record = read_json(record_file) if record_file.is_file() else {}
+    if not record or record.get("sha256") != sha256_file(adapter):
         return {}
-    return {name: fitted[name] for name in ("after", "start") if name in fitted}
+    return {name: record[name] for name in ("after", "start") if name in record}
 
 
 MASKS_FROM = "federate.json -> masks_from"
@@ -288,7 +288,7 @@ class StudentTeacher(nn.Module):
         """Builds the network that a file's header names, and loads its weights.
 
         Args:
-            path: file with the content that :func:`packed` made.
+            path: file with the content that :func:`pack_model` made.
             config: the run's ``train.json``.
             stage: its ``size``, ``views`` and ``bf16`` of ``teacher.json`` are used.
 
@@ -300,9 +300,9 @@ class StudentTeacher(nn.Module):
         if missing := [name for name in ("network_name", "image_size") if name not in trained]:
             found, expected = f"a file without {' and '.join(missing)}", "weights with their settings in the header"
             raise refused(MASKS_FROM, found, expected)
-        network = _empty(config, trained["network_name"], path)
+        network = _untrained(config, trained["network_name"], path)
         network.load_state_dict(trained_weights(network, path))
-        made = cls(
+        teacher = cls(
             network,
             weights_sha256=sha256_file(path),
             image_size=trained["image_size"],
@@ -310,7 +310,7 @@ class StudentTeacher(nn.Module):
             views=stage.config.value("views"),
             bf16=stage.bf16,
         )
-        return made.to(best_device())
+        return teacher.to(best_device())
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -325,13 +325,13 @@ class StudentTeacher(nn.Module):
         """
         device = next(self.network.parameters()).device
         height, width = images.shape[-2:]
-        seen = functional.interpolate(images.to(device), (self.image_size, self.image_size), mode="area")
+        resized = functional.interpolate(images.to(device), (self.image_size, self.image_size), mode="area")
         with autocast(device.type, bf16_possible(self.bf16, device.type)):
-            mean = mean_of_views(seen, self.network, self.views)
+            mean = mean_of_views(resized, self.network, self.views)
         return resize_probabilities(mean, [side // MASK_STRIDE for side in inner_size(height, width, self.size)])
 
 
-def packed(source: str | Path, participants: Participants) -> bytes:
+def pack_model(source: str | Path, participants: Participants) -> bytes:
     """Returns a model as the content of one file, with a header from which every site builds its network.
 
     Args:
@@ -344,22 +344,22 @@ def packed(source: str | Path, participants: Participants) -> bytes:
     """
     path, config = starting_file(source, MASKS_FROM), participants.config
     _require_alike(path, config)
-    words = {name: text for name, text in words_of(path).items() if name in (*SETTINGS, ARGUMENTS)}
-    words = {"network_name": participants.server_network, "image_size": str(config.value("image_size")), **words}
-    if is_sam(config, words["network_name"]):
+    header = {name: text for name, text in full_header(path).items() if name in (*SETTINGS, ARGUMENTS)}
+    header = {"network_name": participants.server_network, "image_size": str(config.value("image_size")), **header}
+    if is_sam(config, header["network_name"]):
         expected, hint = "a network without frozen weights of SAM", "give a run or a weights file of a light network"
-        raise refused(MASKS_FROM, words["network_name"], expected, hint)
-    network = _empty(config, words["network_name"], path)
+        raise refused(MASKS_FROM, header["network_name"], expected, hint)
+    network = _untrained(config, header["network_name"], path)
     stream = BytesIO()
-    tensor_file.write(stream, trained_weights(network, path), words)
+    tensor_file.write(stream, trained_weights(network, path), header)
     return stream.getvalue()
 
 
 def _require_alike(path: Path, config: WorkflowConfig) -> None:
-    asked = {"image_size": config.value("image_size"), "classes": config.optional("classes") or ["foreground"]}
-    require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in trained_otherwise(path, asked))
+    settings = {"image_size": config.value("image_size"), "classes": config.optional("classes") or ["foreground"]}
+    require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in trained_otherwise(path, settings))
 
 
-def _empty(config: WorkflowConfig, name: str, path: Path) -> nn.Module:
+def _untrained(config: WorkflowConfig, name: str, path: Path) -> nn.Module:
     with own_random_state(0):  # random numbers drawn here are not used
         return build_network(config, name, network_overrides(path))

@@ -30,7 +30,7 @@ class Request:
         task: task of the site.
         round: the round it belongs to.
         message: to the site.
-        words: values sent beside it to the site's process: ``run``, and ``keep``, the rounds whose states are needed.
+        metadata: values sent beside it to the site's process: ``run``, and ``keep``, rounds whose states are needed.
         answered: called once with the sender's name and its reply: bytes, or the reason of a failure.
     """
 
@@ -38,7 +38,7 @@ class Request:
     task: str
     round: int
     message: Message = field(repr=False)
-    words: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     answered: Callable[[str, bytes | str], None]
 
     @property
@@ -60,7 +60,7 @@ class Post(Protocol):
         """Raises an error that ends the run, for instance because FLARE ends its job."""
 
 
-Answer = Spooled | str
+Reply = Spooled | str
 """A reply's bytes, spooled on disk, or the reason of a failure."""
 _TICK = 0.2  # seconds between two checks of the clock and of `check_stop`
 
@@ -120,7 +120,7 @@ class WireTransport:
         self._traffic: dict[str, Traffic] = {}
         self._missing: set[str] = set()  # sites that missed a deadline and have sent nothing since
         self._exchange = 0
-        self._came: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
+        self._arrived: queue.Queue[tuple[int, str, Reply | OSError]] = queue.Queue()
         self._rounds: Path | None = None
         self._keep: list[int] = []
 
@@ -131,7 +131,7 @@ class WireTransport:
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Message], None] | None = None,
+        on_reply: OnReply = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
         self._exchange += 1
@@ -144,8 +144,8 @@ class WireTransport:
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
         started = noticed = time.monotonic()  # the time to write a model to hundreds of sites does not count
         deadline = None if wait is None else started + wait
-        arrived: dict[str, Answer] = {}
-        whole: set[str] = set()
+        arrived: dict[str, Reply] = {}
+        sent_again: set[str] = set()
 
         def take() -> None:
             for site in sorted(messages.keys() - replies.keys()):
@@ -154,28 +154,28 @@ class WireTransport:
                 replies[site] = self._read(site, arrived.pop(site), on_reply, max_bytes)
 
         with self.progress.sites(len(messages)) as bar:
-            while left := messages.keys() - replies.keys() - arrived.keys():
+            while missing := messages.keys() - replies.keys() - arrived.keys():
                 self.post.check_stop()
-                taken = self._collect(messages, left)
-                for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
-                    del taken[site]  # the site was restarted and lacks the weights
-                    whole.add(site)
+                new = self._collect_replies(messages, missing)
+                for site in [site for site, answer in new.items() if answer == NOT_HELD and site not in sent_again]:
+                    del new[site]  # the site was restarted and lacks the weights
+                    sent_again.add(site)
                     self.sent.forget(site)
                     tickets[site] = self._send(task, site, messages[site])
-                arrived |= taken
-                bar.update(len(taken))
+                arrived |= new
+                bar.update(len(new))
                 take()
-                now, left = time.monotonic(), left - taken.keys()
-                good = [isinstance(answer, Spooled) for answer in arrived.values()]
-                good += [not isinstance(reply, Failure) for reply in replies.values()]
+                now, missing = time.monotonic(), missing - new.keys()
+                valid = [isinstance(answer, Spooled) for answer in arrived.values()]
+                valid += [not isinstance(reply, Failure) for reply in replies.values()]
                 # replies that arrived while others were processed count, even after the deadline
-                if (deadline is not None and now > deadline and not taken) or (
-                    left <= self._missing and sum(good) >= quorum
+                if (deadline is not None and now > deadline and not new) or (
+                    missing <= self._missing and sum(valid) >= quorum
                 ):
                     break
-                if now - noticed > self.notice and left:
+                if now - noticed > self.notice and missing:
                     noticed = now
-                    logger.info("%s", waiting(Task(task).value, left, None if deadline is None else deadline - now))
+                    logger.info("%s", waiting(Task(task).value, missing, None if deadline is None else deadline - now))
         for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
             again = "; not waited for after an earlier time-out" if site in self._missing else ""
             failure = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
@@ -189,14 +189,14 @@ class WireTransport:
                 self.sent.forget(site)
         return {site: replies[site] for site in sorted(replies)}
 
-    def came_late(self, site: str) -> None:
+    def note_late_reply(self, site: str) -> None:
         """Notes that something came from ``site`` after its deadline, or to a cancelled request: the site is there."""
         logger.warning("%s: dropped a late answer (its deadline had passed)", site)
         self._missing.discard(site)
 
     def take_traffic(self) -> dict[str, Traffic]:
-        taken, self._traffic = self._traffic, {}
-        return taken
+        traffic, self._traffic = self._traffic, {}
+        return traffic
 
     def save_state(self, folder: Path) -> dict[str, str]:
         self._rounds = Path(folder).parent.parent
@@ -209,54 +209,55 @@ class WireTransport:
         """Sends a request; returns its ticket."""
         message = self.sent.shortened(site, message)
         self._traffic.setdefault(site, Traffic()).down += wire_size(message)
-        words, answered = {"run": self.run, "keep": self._keep}, partial(self._put, self._exchange)
-        return self.post.send(Request(site, Task(task).value, message.round, message, words, answered))
+        metadata, answered = {"run": self.run, "keep": self._keep}, partial(self._queue_reply, self._exchange)
+        return self.post.send(Request(site, Task(task).value, message.round, message, metadata, answered))
 
-    def _put(self, exchange: int, sender: str, answer: bytes | str) -> None:
-        """Queues a reply, from any thread; disk errors are raised by :meth:`_collect`."""
+    def _queue_reply(self, exchange: int, sender: str, content: bytes | str) -> None:
+        """Queues a reply, from any thread; disk errors are raised by :meth:`_collect_replies`."""
         try:
-            self._came.put((exchange, sender, Spooled(answer, self.spool) if isinstance(answer, bytes) else answer))
+            reply = Spooled(content, self.spool) if isinstance(content, bytes) else content
+            self._arrived.put((exchange, sender, reply))
         except OSError as error:
-            self._came.put((exchange, sender, error))
+            self._arrived.put((exchange, sender, error))
 
-    def _collect(self, asked: Container[str], left: Container[str]) -> dict[str, Answer]:
+    def _collect_replies(self, requested: Container[str], missing: Container[str]) -> dict[str, Reply]:
         """Returns all valid replies that have arrived; waits a moment for the first one.
 
         Args:
-            asked: sites that got a request in this exchange.
-            left: those that have not replied yet.
+            requested: sites that got a request in this exchange.
+            missing: those that have not replied yet.
 
         Raises:
             OSError: a reply could not be written.
         """
-        taken: dict[str, Answer] = {}
+        collected: dict[str, Reply] = {}
         wait = _TICK
         while True:
             try:
-                exchange, sender, answer = self._came.get(timeout=wait)
+                exchange, sender, reply = self._arrived.get(timeout=wait)
             except queue.Empty:
-                return taken
+                return collected
             wait = 0
-            if isinstance(answer, OSError):
-                raise answer
-            if isinstance(answer, Spooled) and sender in asked:
-                self._traffic.setdefault(sender, Traffic()).up += answer.size
+            if isinstance(reply, OSError):
+                raise reply
+            if isinstance(reply, Spooled) and sender in requested:
+                self._traffic.setdefault(sender, Traffic()).up += reply.size
             if exchange != self._exchange:  # from an earlier exchange; this one may not include the site
-                self.came_late(sender)
-            elif sender not in asked:
+                self.note_late_reply(sender)
+            elif sender not in requested:
                 logger.warning("dropped an answer from %r, which received no request", sender)
-            elif sender not in left or sender in taken:
+            elif sender not in missing or sender in collected:
                 logger.warning("%s: dropped a second answer (one per site and message)", sender)
             else:
                 self._missing.discard(sender)
-                taken[sender] = answer
+                collected[sender] = reply
 
     def _read(
-        self, site: str, answer: Answer, on_reply: OnReply, max_bytes: Callable[[str], int] | None
+        self, site: str, reply: Reply, on_reply: OnReply, max_bytes: Callable[[str], int] | None
     ) -> Message | Failure:
-        if isinstance(answer, str):  # a site's own words, which could forge lines of the log
-            reason = printable(answer, keep="")[:2000]
+        if isinstance(reply, str):  # a site's own words, which could forge lines of the log
+            reason = printable(reply, keep="")[:2000]
             logger.warning("%s failed: %s", site, reason)
             return Failure(site, reason)
         limit = min(MAX_BYTES, max_bytes(site)) if max_bytes else MAX_BYTES
-        return received(site, answer.read(), on_reply, max_bytes=limit)
+        return received(site, reply.read(), on_reply, max_bytes=limit)

@@ -52,23 +52,23 @@ class WorkflowConfig:
     def with_overrides(self, overrides: Mapping[str, Any]) -> WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
 
-    def filled_by_the_server(self) -> WorkflowConfig:
-        """The same without pretrained weights in a network of the catalogue, see :func:`unfilled`."""
-        return self.with_overrides(_UNFILLED) if in_catalogue(self.parser()) else self
+    def without_pretraining(self) -> WorkflowConfig:
+        """The same without pretrained weights in a network of the catalogue, see :func:`without_pretraining`."""
+        return self.with_overrides(_NO_PRETRAINED_WEIGHTS) if in_catalogue(self.parser()) else self
 
-    def without_lost(self) -> WorkflowConfig:
+    def without_unknown_overrides(self) -> WorkflowConfig:
         """Drops overrides of ids that only other variants have, such as ``terms#proximal#mu`` without such a term."""
         from samfed_monai.config.monai_parser import ConfigParser
 
-        parser, kept = ConfigParser(), {}
+        parser, known = ConfigParser(), {}
         parser.read_config(self.paths())
         for name, value in self.overrides.items():
             try:
                 parser[name] = value
             except (KeyError, ValueError, IndexError, TypeError):  # its parent does not exist
                 continue
-            kept[name] = value
-        return WorkflowConfig(self.bundle_root, self.files, kept)
+            known[name] = value
+        return WorkflowConfig(self.bundle_root, self.files, known)
 
     def parser(self) -> Any:
         """The merged, unresolved configuration as a MONAI ``ConfigParser``."""
@@ -128,16 +128,16 @@ class WorkflowConfig:
         return canonical_hash({"config": reached(content, [TRAIN]) if TRAIN in content else content, "extra": extra})
 
 
-_UNFILLED = {"network_def#load": False}
+_NO_PRETRAINED_WEIGHTS = {"network_def#load": False}
 
 
-def unfilled(parser: Any) -> Any:
+def without_pretraining(parser: Any) -> Any:
     """Turns off pretrained weights of a network of the catalogue, in place; returns the configuration.
 
     The server sends the initial weights, so no site needs the files of pretrained weights.
     """
     if in_catalogue(parser):
-        parser.update(pairs=_UNFILLED)
+        parser.update(pairs=_NO_PRETRAINED_WEIGHTS)
     return parser
 
 

@@ -27,9 +27,9 @@ from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped, ma
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation.wire_transport import Post, Request, WireTransport
-from samfed_monai.flare.executor import FAILURE, packed, unpacked
+from samfed_monai.flare.executor import FAILURE, pack, unpack
 from samfed_monai.flare.session import RUN_ID, publish, write_status
-from samfed_monai.flare.site_file import PLAN, limit, read_plan, read_site_file, require_run_name
+from samfed_monai.flare.site_file import PLAN, apply_limits, read_plan, read_site_file, require_run_name
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
@@ -52,7 +52,7 @@ class FlarePost:
         if all(client.name != request.site for client in self.controller.engine.get_clients()):
             request.answered(request.site, "not connected to this FLARE job")
             return None
-        data = packed(request.payload, task=request.task, run_name=self.run_name, **request.words)
+        data = pack(request.payload, task=request.task, run_name=self.run_name, **request.metadata)
         # "train" is FLARE's name for all our tasks; the message has the site's task
         task = FlareTask("train", data, result_received_cb=partial(_deliver, request))
         self.controller.broadcast(task, self.controller.fl_ctx, targets=[request.site], min_responses=1)
@@ -71,7 +71,7 @@ class FlarePost:
 def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> None:
     """Called by FLARE with a site's reply."""
     code = client_task.result.get_return_code(ReturnCode.OK)
-    payload, meta = unpacked(client_task.result)
+    payload, meta = unpack(client_task.result)
     client_task.result = None  # FLARE keeps the task, and with it a whole model
     reply: bytes | str = "the reply contains no message" if payload is None else payload
     if code != ReturnCode.OK:
@@ -82,7 +82,7 @@ def _deliver(request: Request, client_task: ClientTask, fl_ctx: FLContext) -> No
 
 
 def run_server(
-    folder: Path, *, kit: Path, job_config: Path, post: Post, opened: Callable[[WireTransport], None]
+    folder: Path, *, kit: Path, job_config: Path, post: Post, on_transport: Callable[[WireTransport], None]
 ) -> None:
     """Runs what is left of the run in ``folder``.
 
@@ -91,7 +91,7 @@ def run_server(
         kit: folder of the server's start-up kit, with its site file.
         job_config: folder of the job's configuration files, with the plan.
         post: sends the requests to the sites.
-        opened: called with the transport before any request is sent.
+        on_transport: called with the transport before any request is sent.
 
     Raises:
         SamFedError: the run is refused or stopped; its stored rounds are kept.
@@ -100,14 +100,14 @@ def run_server(
 
     logging.getLogger("samfed_monai").setLevel(logging.INFO)
     files = read_site_file(kit)
-    limit(files)
+    apply_limits(files)
     plan = read_plan(job_config / PLAN)
 
-    def transport(settled: Plan) -> WireTransport:
-        sites = tuple(sorted({*settled.sites, *settled.unseen}))
-        made = WireTransport(post, sites, run=run_identifier(folder), patience=settled.timeout, spool=folder)
-        opened(made)
-        return made
+    def transport(resolved: Plan) -> WireTransport:
+        sites = tuple(sorted({*resolved.sites, *resolved.unseen}))
+        wire = WireTransport(post, sites, run=run_identifier(folder), patience=resolved.timeout, spool=folder)
+        on_transport(wire)
+        return wire
 
     Run(plan, files.paths(plan, folder)).run(transport)
     if files.output_dir is None:
@@ -173,16 +173,16 @@ class FederationController(Controller):
             self.federate(folder)
             write_status(folder, "done")
         except BaseException as error:
-            ended = error if isinstance(error, SamFedError) else machine_failure(error)
-            if ended is None:
+            failure = error if isinstance(error, SamFedError) else machine_failure(error)
+            if failure is None:
                 with contextlib.suppress(OSError):
                     write_status(folder, "failed", f"{type(error).__name__}: {error}", ExitCode.FAILED)
                 raise
-            logger.error("%s", ended)  # also in the log, in case the disk is too full for the status
+            logger.error("%s", failure)  # also in the log, in case the disk is too full for the status
             with contextlib.suppress(OSError):
-                state = "stopped" if isinstance(ended, Stopped) else "refused"
-                write_status(folder, state, str(ended), ended.exit_code)
-            self.system_panic(str(ended), self.fl_ctx)
+                state = "stopped" if isinstance(failure, Stopped) else "refused"
+                write_status(folder, state, str(failure), failure.exit_code)
+            self.system_panic(str(failure), self.fl_ctx)
         finally:
             if not self.on_this_machine:
                 try:
@@ -198,8 +198,8 @@ class FederationController(Controller):
 
     def federate(self, folder: Path) -> None:
         """Runs everything that ``samfed federate`` does, with this job's clients as its sites."""
-        opened = partial(setattr, self, "transport")
-        run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
+        kit, job_config, post = self.kit_folder(), self.job_config(), self.make_post()
+        run_server(folder, kit=kit, job_config=job_config, post=post, on_transport=partial(setattr, self, "transport"))
 
     def make_post(self) -> Post:
         """Returns the sender of requests to this job's clients."""
@@ -221,4 +221,4 @@ class FederationController(Controller):
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
         if self.transport is not None:
-            self.transport.came_late(client.name)
+            self.transport.note_late_reply(client.name)

@@ -32,14 +32,14 @@ WORKER = "samfed_monai.flare.worker"
 MESSAGE, FAILURE = "message", "failure"
 
 
-def packed(payload: bytes, **meta: Any) -> Shareable:
+def pack(payload: bytes, **meta: Any) -> Shareable:
     """Returns a message in FLARE's form: one array of bytes, with plain values as metadata."""
     data = {MESSAGE: np.frombuffer(payload, dtype=np.uint8)}
     shareable: Shareable = DXO(DataKind.WEIGHTS, data=data, meta=meta).to_shareable()
     return shareable
 
 
-def unpacked(shareable: Shareable) -> tuple[bytes | None, dict[str, Any]]:
+def unpack(shareable: Shareable) -> tuple[bytes | None, dict[str, Any]]:
     """Returns a message's bytes (``None`` if there are none) and its metadata."""
     try:
         dxo = from_shareable(shareable)
@@ -112,16 +112,16 @@ class Trainer:
             expected, hint = "the run that this job started with", "submit a separate job for another run"
             raise refused("message -> run", "another run", expected, hint)
         if self._child is None:
-            make_folder(state := self.state_of(run))
+            make_folder(state_folder := self.state_of(run))
             settings = {
                 "site": self.site,
                 "plan": str(self.app / "config" / PLAN),
                 "site_file": str(self.files.path),
                 "run_folder": str(self.files.run_folder(run_name)),
-                "state": str(state),
+                "state": str(state_folder),
             }
             # not in the job's folder: Python would import modules from there
-            self._child = Child(self.worker, settings, log=state / "worker.log", cwd=state)
+            self._child = Child(self.worker, settings, log=state_folder / "worker.log", cwd=state_folder)
             self._run = (run, run_name)
         if not self._child.alive:
             self._child.start()
@@ -149,24 +149,24 @@ class SiteExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Called by FLARE for each task."""
-        payload, meta = unpacked(shareable)
+        payload, meta = unpack(shareable)
         if payload is None:
-            return packed(b"", failure="the task contains no message")
+            return pack(b"", failure="the task contains no message")
         if self._trainer is None:
             app, site = Path(fl_ctx.get_workspace().get_app_dir(fl_ctx.get_job_id())), fl_ctx.get_identity_name()
             try:
                 self._trainer = Trainer(site, read_site_file(app, site), app, worker=self.worker)
             except Refused as error:
                 logger.error("%s", error)  # no paths leave the site: only keys of its file and hints
-                text = [(one.where.split("/")[-1], one.hint or f"expected {one.expected}") for one in error.problems]
-                return packed(b"", failure="; ".join(map(": ".join, text[:5])))
+                texts = [(one.where.split("/")[-1], one.hint or f"expected {one.expected}") for one in error.problems]
+                return pack(b"", failure="; ".join(map(": ".join, texts[:5])))
         with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting = pool.submit(self._trainer.answer, meta, payload)
-            while not wait([waiting], timeout=0.5).done:
+            pending = pool.submit(self._trainer.answer, meta, payload)
+            while not wait([pending], timeout=0.5).done:
                 if abort_signal.triggered:
                     self._trainer.kill()
-            content, failure = waiting.result()
-        return packed(content, failure=failure)
+            content, failure = pending.result()
+        return pack(content, failure=failure)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE; ends the process with the job."""

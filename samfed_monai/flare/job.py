@@ -71,9 +71,9 @@ def _require_names(plan: Plan) -> None:
     problems, expected = [], "letters without accents, digits, - and _ (NVIDIA FLARE accepts no others)"
     for name in sorted((*plan.sites, *plan.unseen)):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # FLARE 2.9: nvflare.apis.utils.format_check
-            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-            safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
-            hint = f"rename its folder and its entry in the list to {safe!r}; `samfed federate` accepts any name"
+            ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            suggestion = re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_name).strip("_") or "site"
+            hint = f"rename its folder and its entry in the list to {suggestion!r}; `samfed federate` accepts any name"
             problems.append(Problem(f"sites -> {name}", repr(name), expected, hint))
     require(problems)
 
@@ -98,7 +98,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         hint = "give --datalist, or name every site in federate.json -> sites"
         raise refused("sites", "neither a list nor names", "the federation's sites", hint)
     participants = Participants.of(job.plan, job.paths, datalist or DataList("", []))
-    plan = participants.settled(job.plan)
+    plan = participants.resolve(job.plan)
     _require_names(plan)
     require(plan_problems(job.plan, job.paths, participants, datalist, sites=len(participants.sites), build=True))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
@@ -108,14 +108,14 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
 
 def _require_no_paths(paths: Paths, *, here: bool) -> None:
     # a job has no paths of sites; a path on the command line is refused rather than silently ignored
-    asked = [f"sites#{site}#{name}" for site, there in paths.sites.items() for name in there]
-    asked += [f"teacher#{name}" for name in paths.teacher]
-    asked += [name for name in paths.train if not (here and name == "device")]  # which is written to all their files
+    given = [f"sites#{site}#{name}" for site, ids in paths.sites.items() for name in ids]
+    given += [f"teacher#{name}" for name in paths.teacher]
+    given += [name for name in paths.train if not (here and name == "device")]  # which is written to all their files
     if not here:  # of the server, which would otherwise fit another teacher
-        asked += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(paths, name)]
+        given += [name for name in ("adapter", "start_from", "masks_from", "cache_dir") if getattr(paths, name)]
     expected = "no path (paths are configured at each participant)"
     hint = "set it, or `weights` for a checkpoint, in samfed_site.json of that participant (docs/deploy.md)"
-    require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(asked))
+    require(Problem(f"federate.json -> {name}", "a path", expected, hint) for name in sorted(given))
     if names := [name for name, wanted in {"verify": paths.verify, "workers": paths.workers != 1}.items() if wanted]:
         logger.warning("not used on FLARE: %s (docs/deploy.md)", ", ".join(names))
 
@@ -152,12 +152,12 @@ def export_job(
     job.to_server(controller(run_name))
     job.to_server({"server": {"task_request_interval": 0.5}})  # seconds between a site's requests for a task
     job.to_clients(executor(), tasks=["train"])
-    with tempfile.TemporaryDirectory(prefix="samfed-job-") as made:
-        write_json(Path(made) / PLAN, dict(plan), mode=PUBLIC)
-        job.add_file_to_server(str(Path(made) / PLAN), app_folder_type="config")
-        job.add_file_to_clients(str(Path(made) / PLAN), app_folder_type="config")
-        job.export_job(made)
-        shutil.copytree(Path(made) / run_name, folder, dirs_exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="samfed-job-") as temporary:
+        write_json(Path(temporary) / PLAN, dict(plan), mode=PUBLIC)
+        job.add_file_to_server(str(Path(temporary) / PLAN), app_folder_type="config")
+        job.add_file_to_clients(str(Path(temporary) / PLAN), app_folder_type="config")
+        job.export_job(temporary)
+        shutil.copytree(Path(temporary) / run_name, folder, dirs_exist_ok=True)
     return Path(folder)
 
 
@@ -173,7 +173,7 @@ def export_plan(folder: str | Path, plan: Plan, *, run_name: str) -> Path:
 
 _PARTS: dict[str, Callable[[int], bool]] = {"app": S_ISDIR, "app/config": S_ISDIR, "meta.json": S_ISREG}
 _PARTS |= {f"app/config/{name}": S_ISREG for name in ("config_fed_server.json", "config_fed_client.json", PLAN)}
-_SHOWN = 5  # number of problems shown; a whole folder may have been copied there
+_MOST_SHOWN = 5  # number of problems shown; a whole folder may have been copied there
 
 
 def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
@@ -191,26 +191,26 @@ def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
             would refuse.
     """
     job = Path(job)
-    found = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
-    wrong = [f"no {part}" for part in _PARTS if part not in found]
-    wrong += [part for part, mode in found.items() if part not in _PARTS or not _PARTS[part](mode)]
-    _require_none(job, wrong, "only the four files that `samfed flare export` writes")
+    modes = {path.relative_to(job).as_posix(): path.lstat().st_mode for path in sorted(job.rglob("*"))}
+    wrong = [f"no {part}" for part in _PARTS if part not in modes]
+    wrong += [part for part, mode in modes.items() if part not in _PARTS or not _PARTS[part](mode)]
+    _refuse_if_any(job, wrong, "only the four files that `samfed flare export` writes")
     meta, plan = read_json(job / "meta.json"), read_plan(job / "app" / "config" / PLAN)
     _require_names(plan)
     name = meta.get("name") if isinstance(meta, dict) else None
     require_run_name(str(name), "meta.json -> name")
-    again = export_plan(Path(folder) / str(name), plan, run_name=str(name))
+    new_job = export_plan(Path(folder) / str(name), plan, run_name=str(name))
     files = [part for part, kind in _PARTS.items() if kind is S_ISREG]
-    changed = [f"changed content in {part}" for part in files if _content(job / part) != _content(again / part)]
-    _require_none(job, changed, "an unchanged export of its plan")
-    return again, plan
+    changed = [f"changed content in {part}" for part in files if _content(job / part) != _content(new_job / part)]
+    _refuse_if_any(job, changed, "an unchanged export of its plan")
+    return new_job, plan
 
 
-def _require_none(job: Path, wrong: Sequence[str], expected: str) -> None:
-    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+def _refuse_if_any(job: Path, wrong: Sequence[str], expected: str) -> None:
+    more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
     hint = "a job contains no code, and only its plan can be changed; export it again into a new folder"
     if wrong:
-        raise refused(job, ", ".join(wrong[:_SHOWN]) + more, expected, hint)
+        raise refused(job, ", ".join(wrong[:_MOST_SHOWN]) + more, expected, hint)
 
 
 def _content(path: Path) -> str:
@@ -240,12 +240,12 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
         more: further classes or prefixes (a prefix ends in a dot).
     """
     (key,), target = ALLOW_LIST, Path(local) / "resources.json"
-    given = [path for path in (target, target.with_name("resources.json.default")) if path.is_file()]
-    content = dict(read_json(given[0])) if given else {}
-    known = list(content.get(key) or DEFAULT_CLASS_ALLOW_LIST)
-    for name in known:
+    existing = [path for path in (target, target.with_name("resources.json.default")) if path.is_file()]
+    content = dict(read_json(existing[0])) if existing else {}
+    classes = list(content.get(key) or DEFAULT_CLASS_ALLOW_LIST)
+    for name in classes:
         if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
             logger.warning("%s lists %s: a job may start any command here; remove it, it is not needed", target, name)
-    content[key] = known + [name for name in (*NEEDED, *more) if name not in known]
+    content[key] = classes + [name for name in (*NEEDED, *more) if name not in classes]
     write_json(target, content, mode=PUBLIC)
     return target

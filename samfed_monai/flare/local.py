@@ -34,10 +34,10 @@ from samfed_monai.flare.session import (
     FINISHED,
     STATUS,
     ShownLog,
-    last_report,
     open_session,
     raise_for_status,
     read_status,
+    reported_error,
     submit_job,
     wait_for_sites,
 )
@@ -61,9 +61,9 @@ class Processes:
         self.mark = secrets.token_hex(8)
         self.environment = {**os.environ, VARIABLE: "", **(environment or {}), MARK: self.mark}
         if weights := self.environment.get("SAMFED_WEIGHTS"):
-            self.environment["SAMFED_WEIGHTS"] = _here(Path(weights).expanduser())
+            self.environment["SAMFED_WEIGHTS"] = _absolute(Path(weights).expanduser())
         if imports := self.environment.get("PYTHONPATH"):
-            self.environment["PYTHONPATH"] = os.pathsep.join(map(_here, imports.split(os.pathsep)))
+            self.environment["PYTHONPATH"] = os.pathsep.join(map(_absolute, imports.split(os.pathsep)))
         self.started: dict[str, subprocess.Popen] = {}
         self._termination = Termination()
 
@@ -86,12 +86,12 @@ class Processes:
         """Process ids of all processes that have the mark."""
         import psutil
 
-        found = []
+        pids = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process.pid)
-        return [pid for pid in found if pid != os.getpid()]
+                    pids.append(process.pid)
+        return [pid for pid in pids if pid != os.getpid()]
 
     def end(self) -> None:
         """Sends SIGTERM to all of them, and kills those that still run after five seconds."""
@@ -116,7 +116,7 @@ class Processes:
             raise Stopped("received SIGTERM; stored rounds are kept", AGAIN)
 
 
-def _here(path: str | Path) -> str:
+def _absolute(path: str | Path) -> str:
     """Makes a path absolute from the command's working directory: FLARE's processes run in other folders."""
     return str(Path(path).absolute())
 
@@ -138,28 +138,29 @@ def write_site_files(
     Returns:
         ``folder``.
     """
-    common: dict[str, Any] = {name: _here(getattr(paths, name)) for name in ("data_root", "output_dir", "bundle_root")}
+    folders = ("data_root", "output_dir", "bundle_root")
+    common: dict[str, Any] = {name: _absolute(getattr(paths, name)) for name in folders}
     common |= {"device": str(paths.train.get("device", "")), "threads": threads}
     server = {name: bundle_or_path(getattr(paths, name)) for name in ("start_from", "masks_from")}
-    server["adapter"] = _here(paths.adapter) if paths.adapter else None
+    server["adapter"] = _absolute(paths.adapter) if paths.adapter else None
     parts: dict[str, tuple[DataList, Path, dict[str, Any]]] = {
         site: (datalist.for_site(site), paths.cache / "sites" / site, {}) for site in sites
     }
     parts["server"] = (datalist.for_server(), paths.cache, server)
-    for name, (listed, cache, own) in parts.items():
+    for name, (listed, cache, of_server) in parts.items():
         listed.save(folder / f"{name}.list.json")
-        listing = {"datalist": _here(folder / f"{name}.list.json"), "cache_dir": _here(cache)}
-        write_json(folder / f"{name}.json", {**listing, **own, **common})
+        listing = {"datalist": _absolute(folder / f"{name}.list.json"), "cache_dir": _absolute(cache)}
+        write_json(folder / f"{name}.json", {**listing, **of_server, **common})
     return folder
 
 
-def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: float | None = None) -> dict[str, Any]:
+def _wait(folder: Path, log: Path, why_ended: Callable[[], str], *, timeout: float | None = None) -> dict[str, Any]:
     """Waits for the end of a run on this machine, and shows the lines of the server's log that are meant for users.
 
     Args:
         folder: the run's folder, with its status.
         log: the server's log, which may not exist yet.
-        gone: returns why the run cannot finish any more, or ``""``.
+        why_ended: returns why the run cannot finish any more, or ``""``.
         timeout: seconds; ``None`` sets no limit.
 
     Returns:
@@ -168,39 +169,39 @@ def _until_done(folder: Path, log: Path, gone: Callable[[], str], *, timeout: fl
     Raises:
         SamFedError: the server's own error, a time-out, or FLARE ended without a status of the run.
     """
-    started, shown = time.monotonic(), ShownLog()
+    started, shown_log = time.monotonic(), ShownLog()
     while True:
-        ended = gone()  # checked before the status, which may just have been written
+        reason = why_ended()  # checked before the status, which may just have been written
         status, text = read_status(folder), log.read_text(errors="replace") if log.is_file() else ""
-        shown.show(text)
+        shown_log.show(text)
         if status["state"] not in ("none", "running"):
             raise_for_status(status)
             return status
-        if ended:
+        if reason:
             lines = [line for line in text.splitlines() if "ERROR" in line or "Error" in line] or text.splitlines()
-            raise last_report(text) or Stopped("\n  | ".join((ended, *(line[:300] for line in lines[-5:]))), AGAIN)
+            raise reported_error(text) or Stopped("\n  | ".join((reason, *(line[:300] for line in lines[-5:]))), AGAIN)
         if timeout is not None and time.monotonic() - started > timeout:
             raise Stopped(f"not finished after {timeout:g} s; all started processes were ended", AGAIN)
         time.sleep(1.0)
 
 
 @contextlib.contextmanager
-def _alone(run_folder: Path, workspace: Path) -> Iterator[None]:
+def _locked(run_folder: Path, workspace: Path) -> Iterator[None]:
     """Refuses a folder with an active run, before a file of that run is removed, and locks out other commands.
 
     Raises:
         Refused: another run, or another command of this kind, is active in it (fault 51); or FLARE, which splits the
             commands of its processes as a shell does, cannot start a job in this workspace or with this Python.
     """
-    if cut := [path for path in (_here(workspace), sys.executable) if set(path) & set(" \t\n'\"\\#")]:
+    if cut := [path for path in (_absolute(workspace), sys.executable) if set(path) & set(" \t\n'\"\\#")]:
         expected = "a path without spaces, quotes, backslashes and #, for the workspace and for Python"
         raise refused("FLARE", repr(cut[0]), expected, "choose another --workspace, or another folder for Python")
-    own = run_folder / "flare"
-    own.mkdir(parents=True, exist_ok=True)
+    flare_folder = run_folder / "flare"
+    flare_folder.mkdir(parents=True, exist_ok=True)
     take_lock(run_folder)
     RunFolder(run_folder).close()  # leaves the lock to the server, which is another process
-    take_lock(own)
-    with RunFolder(own):
+    take_lock(flare_folder)
+    with RunFolder(flare_folder):
         (run_folder / STATUS).unlink(missing_ok=True)  # of an earlier start of the run
         yield
 
@@ -234,18 +235,19 @@ def simulate(
     """
     workspace, run_folder = Path(workspace), Path(run_folder)
     log = run_folder / "flare.log"
-    words = (_here(job), "-w", _here(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
-    with _alone(run_folder, workspace), Processes({VARIABLE: _here(site_files), **(environment or {})}) as processes:
+    words = (_absolute(job), "-w", _absolute(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
+    variables = {VARIABLE: _absolute(site_files), **(environment or {})}
+    with _locked(run_folder, workspace), Processes(variables) as processes:
         merge_allow_list(workspace / "local", more_classes)
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         logger.info("starting FLARE's simulator; its log: %s", log)
         simulator = processes.start("simulator", "samfed_monai.flare.simulator_process", *words, cwd=workspace, log=log)
 
-        def gone() -> str:
+        def why_ended() -> str:
             return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"
 
-        status = _until_done(run_folder, log, gone, timeout=timeout)
+        status = _wait(run_folder, log, why_ended, timeout=timeout)
         with contextlib.suppress(subprocess.TimeoutExpired):
             simulator.wait(timeout=20)
     return status
@@ -276,8 +278,8 @@ class Poc:
     @property
     def kits(self) -> Path:
         """Folder of the start-up kits: FLARE makes a new one, ``prod_NN``, each time that it provisions."""
-        made = (self.workspace / PROJECT).glob("prod_*")
-        return max(made, key=lambda folder: int(folder.name[5:]), default=self.workspace / PROJECT / "prod_00")
+        provisioned = (self.workspace / PROJECT).glob("prod_*")
+        return max(provisioned, key=lambda folder: int(folder.name[5:]), default=self.workspace / PROJECT / "prod_00")
 
     @property
     def admin(self) -> Path:
@@ -307,11 +309,11 @@ class Poc:
             shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
 
     @contextlib.contextmanager
-    def open_session(self, gone: Callable[[], str] = str) -> Iterator[Any]:
+    def open_session(self, why_ended: Callable[[], str] = str) -> Iterator[Any]:
         """Opens an admin session with a server that was just started.
 
         Args:
-            gone: returns why the server will not reply any more, or ``""``.
+            why_ended: returns why the server will not reply any more, or ``""``.
 
         Raises:
             Stopped: no reply within two minutes.
@@ -322,7 +324,7 @@ class Poc:
                 try:
                     session = stack.enter_context(open_session(self.admin, timeout=10))
                 except Stopped as error:
-                    if reason := gone():
+                    if reason := why_ended():
                         raise Stopped(reason, error.resume) from None
                     if time.monotonic() > deadline:
                         raise
@@ -384,30 +386,30 @@ def run_poc(
     run_folder = Path(run_folder)
     poc = Poc(workspace, sites, port=port)
     logs = run_folder / "flare"
-    with _alone(run_folder, poc.workspace), Processes(environment) as processes:
+    with _locked(run_folder, poc.workspace), Processes(environment) as processes:
         poc.provision(site_files)
         logger.info("starting a FLARE server and %d clients; their logs: %s", len(sites), logs)
         server = poc.start(processes, SERVER, logs / "server.log")
         clients = [poc.start(processes, site, logs / f"{site}.log") for site in sites]
 
-        def gone() -> str:
+        def why_ended() -> str:
             if server.poll() is not None:
                 return "the FLARE server ended before the run did"
-            ended = all(client.poll() is not None for client in clients)
-            return "all FLARE clients ended before the run did" if ended else ""
+            all_ended = all(client.poll() is not None for client in clients)
+            return "all FLARE clients ended before the run did" if all_ended else ""
 
-        with poc.open_session(gone) as session:
-            wait_for_sites(session, sites, timeout=120, gone=gone)
+        with poc.open_session(why_ended) as session:
+            wait_for_sites(session, sites, timeout=120, gone=why_ended)
             job_id = submit_job(session, job)
 
-            def ended() -> str:
-                with contextlib.suppress(ConnectionError):  # `gone` notices a server that has ended
+            def why_job_ended() -> str:
+                with contextlib.suppress(ConnectionError):  # `why_ended` notices a server that has ended
                     status = str(session.get_job_meta(job_id).get("status"))
                     if any(word in status for word in FINISHED):
                         return f"FLARE ended the job ({status}); logs: {logs}"
-                return gone()
+                return why_ended()
 
-            return _until_done(run_folder, poc.kits / SERVER / job_id / "log.txt", ended, timeout=timeout)
+            return _wait(run_folder, poc.kits / SERVER / job_id / "log.txt", why_job_ended, timeout=timeout)
 
 
 def refuse_busy_port(port: int) -> None:

@@ -39,11 +39,11 @@ def forbid_code(local: str | Path) -> Path:
     Raises:
         Refused: the folder has neither file.
     """
-    own, default = Path(local) / "authorization.json", Path(local) / ProvFileName.AUTHORIZATION_JSON_DEFAULT
-    policy = dict(read_json(own if own.is_file() else default))
+    policy_file, default = Path(local) / "authorization.json", Path(local) / ProvFileName.AUTHORIZATION_JSON_DEFAULT
+    policy = dict(read_json(policy_file if policy_file.is_file() else default))
     policy["permissions"] = {role: _without_code(rights) for role, rights in policy["permissions"].items()}
-    write_json(own, policy)
-    return own
+    write_json(policy_file, policy)
+    return policy_file
 
 
 def _without_code(rights: Any) -> dict[str, Any]:

@@ -69,11 +69,11 @@ class ShownLog:
 
     def show(self, log: str) -> None:
         """Shows new lines; FLARE sends only the end of a long log, so earlier lines may be missing from it."""
-        shown, lines = self._lines, user_lines(log.splitlines())
-        known = next((n for n in range(min(len(shown), len(lines)), 0, -1) if shown[-n:] == lines[:n]), 0)
-        for line in lines[known:]:
+        earlier, lines = self._lines, user_lines(log.splitlines())
+        already_shown = next((n for n in range(min(len(earlier), len(lines)), 0, -1) if earlier[-n:] == lines[:n]), 0)
+        for line in lines[already_shown:]:
             logger.info("%s", line)
-        self._lines = lines or shown
+        self._lines = lines or earlier
 
     def stored(self) -> str:
         """Text on the number of rounds that the server has stored."""
@@ -82,12 +82,12 @@ class ShownLog:
 
 def user_lines(lines: Iterable[str]) -> list[str]:
     """Lines of a FLARE log that are meant for users, without FLARE's prefix."""
-    found = (line.groups() for line in map(_LINE.match, lines) if line)
-    texts = ((text.strip(), level == "WARNING" and name in _WARNS) for name, level, text in found)
-    return [text for text, warns in texts if warns or _FOR_USERS.fullmatch(text)]
+    parts = (line.groups() for line in map(_LINE.match, lines) if line)
+    candidates = ((text.strip(), level == "WARNING" and name in _WARNS) for name, level, text in parts)
+    return [text for text, warns in candidates if warns or _FOR_USERS.fullmatch(text)]
 
 
-def last_report(log: str) -> ServerReported | None:
+def reported_error(log: str) -> ServerReported | None:
     """The run's outcome from the server's log, for a server that could not write its status (a full disk)."""
     found = list(_ENDED.finditer(log))
     if not found:
@@ -104,8 +104,8 @@ def stored_rounds(lines: Iterable[str]) -> str:
     found = [line for line in map(_STORED.match, lines) if line]
     if not found:
         return "no round is stored yet, according to the server's log"
-    done, of = found[-1].groups()
-    return f"{done} of {of} rounds are stored at the server"
+    done, total = found[-1].groups()
+    return f"{done} of {total} rounds are stored at the server"
 
 
 def raise_for_status(status: dict[str, Any]) -> None:
@@ -142,10 +142,10 @@ def admin_of(kit: str | Path) -> dict[str, Any]:
     if (startup / "fed_admin.json").is_file():
         admin = dict(read_json(startup / "fed_admin.json").get("admin", {}))
         files = [admin.get(name, name) for name in ("client_key", "client_cert", "ca_cert")]
-        lacks = [name for name in files if not (startup / name).is_file()]
-        if admin.get("username") and not lacks:
+        missing = [name for name in files if not (startup / name).is_file()]
+        if admin.get("username") and not missing:
             return admin
-        found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
+        found = f"an admin start-up kit without {', '.join(missing) or 'a user name'}"
     hint = "give the folder of an admin start-up kit, with startup/fed_admin.json and its certificates"
     raise refused(f"start-up kit {kit}", found, "an admin start-up kit", hint)
 
@@ -165,7 +165,7 @@ def _is_of_another_project(kit: str | Path, admin: Mapping[str, Any]) -> bool:
 
 _FETCH = "`samfed flare fetch JOB --kit KIT --output-dir RUN` waits for a job and fetches its results"
 #: Seconds of silence after which a site counts as gone: a client reports every 10, FLARE lists it for ten minutes.
-_SILENT = 40.0
+_SILENCE = 40.0
 
 
 @contextmanager
@@ -227,14 +227,14 @@ def wait_for_sites(
     Raises:
         Stopped: too few are connected after ``timeout`` seconds; the missing ones are named.
     """
-    started, noticed = time.monotonic(), 0.0
+    started, logged = time.monotonic(), 0.0
     while True:
-        heard: dict[str, float] = {}  # by the server's clock: a client that died is listed for minutes
+        last_seen: dict[str, float] = {}  # by the server's clock: a client that died is listed for minutes
         for client in session.get_system_info().client_info:
-            heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
-        ago = {name: max(heard.values()) - when for name, when in heard.items()}
-        missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENT)
-        named = ", ".join(f"{site} (last seen {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
+            last_seen[client.name] = max(float(client.last_connect_time or 0), last_seen.get(client.name, 0.0))
+        ago = {name: max(last_seen.values()) - when for name, when in last_seen.items()}
+        missing = sorted(site for site in sites if ago.get(site, math.inf) > _SILENCE)
+        names = ", ".join(f"{site} (last seen {ago[site]:.0f} s ago)" if site in ago else site for site in missing)
         if not missing:
             return
         waited = time.monotonic() - started
@@ -242,13 +242,13 @@ def wait_for_sites(
             raise Stopped(reason)
         if waited > timeout:
             if least is not None and len(sites) - len(missing) >= least:
-                logger.warning("continuing without %s", named)
+                logger.warning("continuing without %s", names)
                 return
-            reason = f"not connected to the server after {timeout:g} s: {named}"
+            reason = f"not connected to the server after {timeout:g} s: {names}"
             raise Stopped(reason, "start these sites (startup/start.sh of their kits), then run the command again")
-        if waited - noticed > 10:
-            noticed = waited
-            logger.info("waiting for %s to connect; a dead client counts as connected for %g s", named, _SILENT)
+        if waited - logged > 10:
+            logged = waited
+            logger.info("waiting for %s to connect; a dead client counts as connected for %g s", names, _SILENCE)
         time.sleep(0.5)
 
 
@@ -292,9 +292,9 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
             FLARE lists a job as running that no process runs. The message has the number of stored rounds.
         SamFedError: the run's error from the server's log, if FLARE does not list the job as finished.
     """
-    job = _Followed(session, job_id, clock)
-    started = heard = clock.monotonic()
-    goes_on = f"{fetch}; `nvflare job abort {job_id}` ends the job"
+    job = _FollowedJob(session, job_id, clock)
+    started = last_reply = clock.monotonic()
+    resume = f"{fetch}; `nvflare job abort {job_id}` ends the job"
     silent = f"the FLARE server does not answer; retrying for {_LOST:g} s"
     try:
         while True:
@@ -302,28 +302,28 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
             try:
                 if status := job.ended():
                     return status
-                heard = now
+                last_reply = now
                 job.shown.discard(silent)
             except ConnectionError as error:
-                if now - heard > _LOST:
+                if now - last_reply > _LOST:
                     reason = f"no answer from the FLARE server about job {job_id} for {_LOST:g} s ({error})"
                     again = f"start the server (startup/start.sh), then {AGAIN}: it resumes after the last stored round"
                     reason += f"; at its last answer, {job.log.stored()}"
                     raise Stopped(reason, f"{again}; or, if only the network failed: {fetch}") from None
                 job.notice(logging.WARNING, silent)
             if timeout is not None and now - started > timeout:
-                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs; {job.log.stored()}", goes_on)
+                raise Stopped(f"no end after {timeout:g} s; FLARE job {job_id} still runs; {job.log.stored()}", resume)
             clock.sleep(_POLL)
-    except (Terminated, KeyboardInterrupt) as asked:
+    except (Terminated, KeyboardInterrupt) as interruption:
         with contextlib.suppress(Exception):
             job.log.show(job_log(session, job_id))
         reason = f"FLARE job {job_id} continues; {job.log.stored()}"
-        if isinstance(asked, Terminated):
-            raise Stopped(f"{ASKED}; {reason}", goes_on) from None
-        raise Interrupted(f"interrupted; {reason}", goes_on) from None
+        if isinstance(interruption, Terminated):
+            raise Stopped(f"{ASKED}; {reason}", resume) from None
+        raise Interrupted(f"interrupted; {reason}", resume) from None
 
 
-class _Followed:
+class _FollowedJob:
     """A submitted job, and the lines of it that were shown."""
 
     def __init__(self, session: Any, job_id: str, clock: Any) -> None:
@@ -342,20 +342,20 @@ class _Followed:
         """Shows new lines; returns FLARE's status of a job that has ended, or ``""`` for one that has not."""
         meta, log = self.session.get_job_meta(self.job_id), job_log(self.session, self.job_id)
         self.log.show(log)
-        whole = str(meta.get("status", ""))
-        if any(word in whole for word in FINISHED):
+        full_status = str(meta.get("status", ""))
+        if any(word in full_status for word in FINISHED):
             for line in meta.get("job_deploy_detail", ()):
                 if not line.endswith(": OK"):
                     logger.warning("FLARE did not deploy the job: %s", line)
-            return whole
-        system, status = self.session.get_system_info(), whole.split(".")[-1]
-        running = any(job.job_id == self.job_id for job in system.job_info)
-        if self._lasts("waits", status == "SUBMITTED") > 30.0:  # seconds without a start
+            return full_status
+        system, status = self.session.get_system_info(), full_status.split(".")[-1]
+        is_running = any(job.job_id == self.job_id for job in system.job_info)
+        if self._seconds_in("waits", status == "SUBMITTED") > 30.0:  # seconds without a start
             needed = f"it needs answers from {meta.get('min_clients', 'enough')} sites"
             self.notice(logging.INFO, f"FLARE has not started job {self.job_id} yet: {needed}")
-        if self._lasts("gone", status in ("DISPATCHED", "RUNNING") and not running) < _GONE:
+        if self._seconds_in("gone", status in ("DISPATCHED", "RUNNING") and not is_running) < _GONE:
             return ""
-        if reported := last_report(log):
+        if reported := reported_error(log):
             raise reported
         if float(system.server_info.start_time or 0) > float(meta.get("submit_time") or math.inf):
             reason = f"the FLARE server was restarted and no longer runs its earlier jobs: it lists job {self.job_id}"
@@ -366,7 +366,7 @@ class _Followed:
             self.notice(logging.INFO, f"{ended}; FLARE waits up to 15 min for the sites' reports")
         return ""
 
-    def _lasts(self, state: str, holds: bool) -> float:
+    def _seconds_in(self, state: str, holds: bool) -> float:
         """Seconds for which a state has lasted; 0 if it does not hold."""
         now = self.clock.monotonic()
         if not holds:
@@ -390,25 +390,25 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
     """
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         try:
-            where = Path(session.download_job_result(job_id, folder))
+            download = Path(session.download_job_result(job_id, folder))
         except RuntimeError as error:  # raised by FLARE for a job that its server could not pack
-            if reported := last_report(job_log(session, job_id)):
+            if reported := reported_error(job_log(session, job_id)):
                 raise reported from None
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
-        for status in sorted(where.rglob(f"{RESULTS}/{STATUS}"))[:1]:
-            own = (n for n in (RUN_ID, "results.json", "rounds/000/round.json") if (Path(output_dir) / n).is_file())
-            if (name := next(own, None)) and not _same(Path(output_dir) / name, status.parent / name):
+        for status in sorted(download.rglob(f"{RESULTS}/{STATUS}"))[:1]:
+            names = (n for n in (RUN_ID, "results.json", "rounds/000/round.json") if (Path(output_dir) / n).is_file())
+            if (name := next(names, None)) and not _have_same_bytes(Path(output_dir) / name, status.parent / name):
                 raise_for_status(read_status(status.parent))
                 hint = f"nothing was copied; run `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`"
                 raise refused(output_dir, "the results of another run", "an empty folder or this run's folder", hint)
-            shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copied)
+            shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copy_file)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
-        ended = _last_words(where)
-        return write_status(output_dir, "stopped", str(ended), ended.exit_code)
+        outcome = _error_in_logs(download)
+        return write_status(output_dir, "stopped", str(outcome), outcome.exit_code)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _have_same_bytes(one: Path, other: Path) -> bool:
     return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
@@ -421,18 +421,18 @@ def publish(run_folder: str | Path, job_run: str | Path) -> None:
     rounds = [path.relative_to(run_folder) for path in stored if path.is_file()]
     for name in [*map(Path, names), *rounds, Path(STATUS)]:  # the status last, by which results are found
         if (run_folder / name).is_file():
-            _copied(run_folder / name, target / name)
+            _copy_file(run_folder / name, target / name)
 
 
-def _copied(source: str | Path, target: str | Path) -> None:
+def _copy_file(source: str | Path, target: str | Path) -> None:
     with open(source, "rb") as stream, atomic_write(target, mode=Path(source).stat().st_mode & 0o777) as copy:
         shutil.copyfileobj(stream, copy)
 
 
-def _last_words(where: Path) -> SamFedError:
+def _error_in_logs(where: Path) -> SamFedError:
     """Error of a run that left no status, from the logs that came with its job."""
     logs = "".join(path.read_text(errors="replace") for path in sorted(where.rglob("log.txt")))
-    if reported := last_report(logs):
+    if reported := reported_error(logs):
         return reported
     lines = [line for line in logs.splitlines() if " - ERROR - " in line][-3:]
     reason = "".join(("FLARE ended the job, and the run left no status", *(f"\n  | {line[:300]}" for line in lines)))

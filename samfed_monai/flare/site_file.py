@@ -55,14 +55,14 @@ VARIABLE, MARK = "SAMFED_SITE", "SAMFED_FLARE_MARK"
 """Environment variables: a site's file or a folder of them, and the mark of ``samfed flare poc`` and ``simulate``."""
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
-_OF_SERVER, _OF_SITES = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
-_ABOVE_0 = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
+_SERVER_KEYS, _SITE_KEYS = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
+_POSITIVE = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
         **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
-        **dict.fromkeys(("memory_limit_gib", "epsilon"), _ABOVE_0),
+        **dict.fromkeys(("memory_limit_gib", "epsilon"), _POSITIVE),
         **{key: {"type": ["integer", "null"], "minimum": 1} for key in ("threads", "least_images")},
         # kinds of StatisticKind, without importing torch
         "statistics": {"type": ["array", "null"], "items": {"enum": ["spectrum", "features", "prototypes", "graph"]}},
@@ -156,12 +156,12 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     path = _find(Path(start), site or "server")
     content = read_json(path)
     problems = departures(content, _SCHEMA, path.name)
-    given = content.items() if isinstance(content, dict) else ()
-    values = {name: value for name, value in given if value not in (None, "")}
+    items = content.items() if isinstance(content, dict) else ()
+    values = {name: value for name, value in items if value not in (None, "")}
     for name in ("datalist", "data_root", "cache_dir", *(() if "output_dir" in values else ("runs_dir",))):
         if name not in values:
             problems.append(Problem(f"{path.name} -> {name}", "nothing", "a path", "add it; see docs/deploy.md"))
-    others = dict.fromkeys(*((_OF_SITES, "a site's file") if site is None else (_OF_SERVER, "the server's file")))
+    others = dict.fromkeys(*((_SITE_KEYS, "a site's file") if site is None else (_SERVER_KEYS, "the server's file")))
     if MARK not in os.environ:
         others["output_dir"] = "files that `samfed flare poc` and `simulate` write; here runs_dir has a folder per run"
     for name in sorted(others.keys() & values.keys()):
@@ -169,8 +169,8 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         problems.append(Problem(f"{path.name} -> {name}", "a value", expected, "remove it; see docs/deploy.md"))
     # relative to the site's file: FLARE's working directory is the job's
     texts = {name: text for name, text in values.items() if name in (*_PATHS, *_MODELS) and isinstance(text, str)}
-    named = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}
-    paths = {name: path.parent / Path(text).expanduser() for name, text in texts.items() if name not in named}
+    bundles = {name for name in _MODELS & texts.keys() if texts[name] in packaged_bundles()}
+    paths = {name: path.parent / Path(text).expanduser() for name, text in texts.items() if name not in bundles}
     for name in ("datalist", "data_root"):
         if name in paths and not paths[name].exists():
             found = f"{values[name]}, which does not exist"
@@ -183,8 +183,8 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
 
 def _find(start: Path, site: str) -> Path:
     candidates = [folder / "local" / NAME for folder in (start.resolve(), *start.resolve().parents)]
-    if named := os.environ.get(VARIABLE):
-        path = Path(named).absolute()
+    if variable := os.environ.get(VARIABLE):
+        path = Path(variable).absolute()
         candidates = [path / f"{site}.json" if path.is_dir() else path]
     for path in candidates:
         if path.is_file():
@@ -212,7 +212,7 @@ def read_plan(path: str | Path) -> Plan:
     return plan
 
 
-def limit(files: SiteFile) -> None:
+def apply_limits(files: SiteFile) -> None:
     """Applies the file's settings to the whole process; call it before torch is imported, if possible."""
     if files.device is not None:  # also for the teacher, which the configuration of the sites' training does not reach
         os.environ[DEVICE] = files.device

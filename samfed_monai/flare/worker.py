@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.own_process import set_up_process
 from samfed_monai.federation import child_process
-from samfed_monai.federation.child_process import Answer
-from samfed_monai.flare.site_file import SiteFile, limit, read_plan, read_site_file
+from samfed_monai.federation.child_process import Reply
+from samfed_monai.flare.site_file import SiteFile, apply_limits, read_plan, read_site_file
 
 if TYPE_CHECKING:
     from samfed_monai.federation.site import Site
@@ -33,26 +33,26 @@ def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_up_process()
 
-    def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+    def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Reply]:
         os.environ["SAMFED_SITE"] = settings["site_file"]
         files = read_site_file(Path.cwd(), settings["site"])
-        limit(files)
+        apply_limits(files)
         # these import torch, so not before the limits are set
-        from samfed_monai.federation.site_worker import SiteWorker, forget_old_runs
+        from samfed_monai.federation.site_worker import SiteWorker, remove_old_states
         from samfed_monai.protocol.transport import Task, scrub
 
         state = Path(settings["state"])
-        forget_old_runs(state.parent.parent, state.parent.name)
+        remove_old_states(state.parent.parent, state.parent.name)
         worker = SiteWorker(lambda _: make_site(settings, files), lambda _: state)
 
-        def answer(head: dict[str, Any], payload: bytes) -> Answer:
+        def handle(head: dict[str, Any], payload: bytes) -> Reply:
             try:
                 return {}, worker.answer(settings["site"], Task(head["task"]), payload, head["keep"])
             except Exception as error:
                 logger.exception("%s", head["task"])
                 return {"failure": scrub(error)}, b""
 
-        return answer
+        return handle
 
     child_process.serve(start)
 
@@ -82,7 +82,7 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> Site:
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
     state = Path(settings["state"])
     site = Site(settings["site"], plan, paths, floor=floor, run=state.parent.name)
-    part, listed = {"list": site.listed().part_hash(site.site)}, state / "list.json"
+    part, listed = {"list": site.checked_list().part_hash(site.site)}, state / "list.json"
     trained = site.release.trainings or any(state.glob("[0-9]*.safetensors"))  # the former may have been moved away
     if trained and listed.is_file() and read_json(listed) != part:
         hint = "start a new run if the site's images changed"

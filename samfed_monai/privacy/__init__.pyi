@@ -13,7 +13,7 @@ from .rules import (
     notes_on_statistics,
     require_budget,
     require_possible,
-    settings_of,
+    stored_settings,
     too_few_images,
     unsent_rules,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "read_audit",
     "require_budget",
     "require_possible",
-    "settings_of",
+    "stored_settings",
     "too_few_images",
     "unsent_rules",
 ]

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.io import append_line, as_file_name, locked
 from samfed_monai.core.validators import installed, require
-from samfed_monai.privacy.audit import lines, stamped
+from samfed_monai.privacy.audit import json_lines, with_time
 from samfed_monai.protocol.message import message_refused
 
 if TYPE_CHECKING:
@@ -79,32 +80,27 @@ def accountant() -> Any:
     return rdp
 
 
-def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[float]:
+def count_releases(path: Path | None, noise_of: Callable[..., Any] = itemgetter("noise_multiplier")) -> Counter[float]:
     """Returns the number of releases by noise multiplier.
 
     A line that cannot be read (an interrupted write), or lacks the number, counts as a release with the lowest noise
     of the others.
 
     Args:
-        path: a file of JSON lines (:func:`lines`).
-        noise_of: returns the noise multiplier of a line's record; ``None`` if the line is not a release.
+        path: a file of JSON lines (:func:`json_lines`).
+        noise_of: returns the noise multiplier of a line's record, by default a ledger's; ``None`` if it is no release.
     """
     counts: Counter[float] = Counter()
-    torn = 0
-    for record in lines(path):
+    unreadable = 0
+    for record in json_lines(path):
         try:
             value = noise_of(record)
             counts += Counter([] if value is None else [float(value)])
         except (AttributeError, KeyError, TypeError, ValueError):
-            torn += 1
-    if torn:
-        counts[min(counts, default=1.0)] += torn
+            unreadable += 1
+    if unreadable:
+        counts[min(counts, default=1.0)] += unreadable
     return counts
-
-
-def noise_of_entry(entry: Any) -> Any:
-    """Returns the noise multiplier of a ledger's line."""
-    return entry["noise_multiplier"]
 
 
 class PrivacyLedger:
@@ -138,21 +134,21 @@ class PrivacyLedger:
             MessageRefused: the release would exceed the floor's ``epsilon``; nothing is entered.
             OSError: the ledger could not be read or written.
         """
-        most, delta = self.floor.epsilon, min(settings.delta, DELTA)
+        limit, delta = self.floor.epsilon, min(settings.delta, DELTA)
         with self._lock, locked(self.path):
-            spent = 0.0 if most is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
-            if most is not None and spent > most:
+            spent = 0.0 if limit is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
+            if limit is not None and spent > limit:
                 found = f"epsilon {spent:.3g} over all runs of the site after one more message"
-                raise message_refused("privacy budget", found, f"at most {most:g}, the limit in the site file")
-            append_line(self.path, stamped({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
+                raise message_refused("privacy budget", found, f"at most {limit:g}, the limit in the site file")
+            append_line(self.path, with_time({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
 
     def spent(self) -> Counter[float]:
-        """Returns the number of releases by noise multiplier (:func:`count_noise`)."""
-        return count_noise(self.path, noise_of_entry)
+        """Returns the number of releases by noise multiplier (:func:`count_releases`)."""
+        return count_releases(self.path)
 
     def of_run(self) -> Counter[float]:
         """Returns the same for this run only; unreadable lines are not counted."""
-        entered = [entry for entry in lines(self.path) if entry and entry.get("run") == self.run]
+        entered = [entry for entry in json_lines(self.path) if entry and entry.get("run") == self.run]
         return Counter(float(entry["noise_multiplier"]) for entry in entered)
 
 
@@ -178,20 +174,21 @@ def privacy_account(
         central: the account of noise at the server (:meth:`CentralNoise.account`); ``None`` without.
         statistic: the image-derived statistic that sites sent; ``None`` for none.
     """
-    counted, sent, before, lost = (Counter[str]() for _ in range(4))
+    totals, reported, earlier, unreported = (Counter[str]() for _ in range(4))
     for record in records:
         for site, entry in record["sites"].items():
-            if 0 < (now := int(entry.get("releases") or 0)) <= sent[site]:
-                before[site] = counted[site] + lost[site]
+            count = int(entry.get("releases") or 0)
+            if 0 < count <= reported[site]:
+                earlier[site] = totals[site] + unreported[site]
             # skipped rounds since then, whose updates may have been sent
-            lost[site] = 0 if now else lost[site] + (entry.get("status") == "skipped")
-            sent[site] = now or sent[site]
-            counted[site] = before[site] + sent[site]
-    releases = {site: count + lost[site] if any(counted.values()) else 0 for site, count in sorted(counted.items())}
+            unreported[site] = 0 if count else unreported[site] + (entry.get("status") == "skipped")
+            reported[site] = count or reported[site]
+            totals[site] = earlier[site] + reported[site]
+    releases = {site: count + unreported[site] if any(totals.values()) else 0 for site, count in sorted(totals.items())}
 
-    def spent(noise_multiplier: float, delta: float) -> dict[str, Any]:
-        priced = {site: epsilon(noise_multiplier, count, delta) for site, count in releases.items()}
-        return {"delta": delta, "releases": releases, "epsilon": priced}
+    def account_of(noise_multiplier: float, delta: float) -> dict[str, Any]:
+        epsilons = {site: epsilon(noise_multiplier, count, delta) for site, count in releases.items()}
+        return {"delta": delta, "releases": releases, "epsilon": epsilons}
 
     noise, secure = privacy.differential_privacy, privacy.secure_aggregation
     account: dict[str, Any] = {
@@ -205,10 +202,10 @@ def privacy_account(
     }
     if statistic is not None and (rule := privacy.rule(statistic)) is not None:
         none = dict.fromkeys(("delta", "releases", "epsilon"))
-        known = spent(rule.noise_multiplier, DELTA) if rule.noise_multiplier else none
+        known = account_of(rule.noise_multiplier, DELTA) if rule.noise_multiplier else none
         account["statistics"] = {"kind": statistic.value, **asdict(rule), **known}
     if noise is not None:
-        known = spent(noise.noise_multiplier, noise.delta)
+        known = account_of(noise.noise_multiplier, noise.delta)
         one = epsilon(noise.noise_multiplier, 1, noise.delta)
         total = max(known["epsilon"].values(), default=0.0)
         account["differential_privacy"] = {

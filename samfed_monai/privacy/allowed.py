@@ -52,7 +52,7 @@ class Allowed:
         momentum: the largest weight of one batch in a shared running statistic; 0 without any.
         statistic: the image-derived statistic that the site measures for others; ``None`` for none.
         seen: own images of the last training, from :class:`.ImagesSeen`; ``None`` if they were not counted.
-        keeps: whether a trained network, or a part of it, stays at the site, which then evaluates its own network.
+        keeps_part: whether a trained network, or a part of it, stays at the site, which then evaluates its own network.
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Allowed:
     momentum: float = 0.0
     statistic: Statistic | None = None
     seen: Seen | None = None
-    keeps: bool = False
+    keeps_part: bool = False
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
@@ -85,12 +85,12 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
 
 def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float:
     """Returns 1 for an average over all batches, which may be a single one, and for an unknown momentum."""
-    found = [0.0]
+    momenta = [0.0]
     for prefix, module in network.named_modules():
         if f"{prefix}.running_mean".removeprefix("module.").lstrip(".") in shared:
             momentum = getattr(module, "momentum", None)
-            found.append(abs(float(momentum)) if isinstance(momentum, (int, float)) else 1.0)
-    return max(found)
+            momenta.append(abs(float(momentum)) if isinstance(momentum, (int, float)) else 1.0)
+    return max(momenta)
 
 
 def _smallest_batch(trainer: Any) -> int | None:
@@ -99,8 +99,8 @@ def _smallest_batch(trainer: Any) -> int | None:
     The loaders are read from the trainer in use, not from the configuration: a plan may name others.
     """
     events = trainer._event_handlers  # Ignite has no public access; an error is better than missing a loader
-    holders = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
-    loaders = [trainer.data_loader, *(holder.loader for holder in holders if hasattr(holder, "loader"))]
+    handlers = [getattr(handler, "__self__", handler) for each in events.values() for handler, *_ in each]
+    loaders = [trainer.data_loader, *(handler.loader for handler in handlers if hasattr(handler, "loader"))]
     sizes = [_different_images(loader) for loader in loaders]
     return None if None in sizes else min(size for size in sizes if size is not None)
 
@@ -112,14 +112,14 @@ def _different_images(loader: Any) -> int | None:
     if not isinstance(size, int):
         return None
     if type(sampler) is EndlessSampler:  # batches are always full
-        return min(size, _different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
+        return min(size, _count_different(sampler.dataset) if sampler.indices is None else len(set(sampler.indices)))
     if type(sampler) not in (range, SequentialSampler, RandomSampler) or getattr(sampler, "replacement", False):
         return None  # it may repeat images
     rest = 0 if getattr(loader, "drop_last", False) else len(sampler) % size
-    return min(rest or size, _different(loader.dataset) if hasattr(loader, "dataset") else size)
+    return min(rest or size, _count_different(loader.dataset) if hasattr(loader, "dataset") else size)
 
 
-def _different(dataset: Sized) -> int:
+def _count_different(dataset: Sized) -> int:
     return dataset.different_images() if isinstance(dataset, SplitDataset) else len(dataset)
 
 
@@ -132,14 +132,14 @@ def seen_problems(allowed: Allowed, least_seen: int, least_images: int, iteratio
         least_images: the plan's minimum; it applies if images were repeated before that number was reached.
         iterations: iterations of the round, for a client that does not count images.
     """
-    least, whose, own = least_seen, "the site file", allowed.seen
-    seen = int(iterations) * (allowed.batch or 1) if own is None else len(own.images)
-    if own is not None and own.hashed and own.repeated and least_images > least_seen:
-        least, whose = least_images, "privacy#least_images"
-    if seen >= least or (own is None and not seen):  # a round without training reveals nothing new
+    least, where_set, images_seen = least_seen, "the site file", allowed.seen
+    seen = int(iterations) * (allowed.batch or 1) if images_seen is None else len(images_seen.images)
+    if images_seen is not None and images_seen.hashed and images_seen.repeated and least_images > least_seen:
+        least, where_set = least_images, "privacy#least_images"
+    if seen >= least or (images_seen is None and not seen):  # a round without training reveals nothing new
         return []
-    expected = f"at least {least} images in a round of training (set in {whose})"
-    found = f"{seen}{' different' if own is not None else ''}"
+    expected = f"at least {least} images in a round of training (set in {where_set})"
+    found = f"{seen}{' different' if images_seen is not None else ''}"
     return [Problem("round", found, expected, "increase local_steps or batch_size")]
 
 
@@ -155,12 +155,12 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
         least_images: see :class:`Privacy`.
     """
     batch = 1 if allowed.batch is None else allowed.batch
-    behind = batch / allowed.momentum if allowed.momentum else least_images
-    if Kind.WEIGHTS not in allowed.like or behind >= least_images:
+    images_behind = batch / allowed.momentum if allowed.momentum else least_images
+    if Kind.WEIGHTS not in allowed.like or images_behind >= least_images:
         return []
     expected = f"averages over at least {least_images} images (privacy#least_images)"
     hint = "increase batch_size, or decrease the momentum of normalisation layers"
-    return [Problem("running statistics", f"averages over {behind:.3g}", expected, hint)]
+    return [Problem("running statistics", f"averages over {images_behind:.3g}", expected, hint)]
 
 
 def allowed_of(client: Any) -> Allowed:
@@ -181,7 +181,7 @@ def allowed_of(client: Any) -> Allowed:
         batch=_smallest_batch(client.trainer),
         statistic=getattr(client, "statistic", None),
         seen=seen.least() if seen is not None else None,
-        keeps=algorithm is not None or bool(network_split(network, personal).personal),
+        keeps_part=algorithm is not None or bool(network_split(network, personal).personal),
     )
     if algorithm is None:
         return weights
@@ -205,27 +205,27 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
     kind, where = Kind(reply.kind), "message -> tensors"
     like = allowed.like.get(kind)
     if like is None:
-        may = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
-        return [Problem("message -> kind", "a kind that may not leave the site", f"one of {may}")]
+        kinds = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
+        return [Problem("message -> kind", "a kind that may not leave the site", f"one of {kinds}")]
     problems, unknown, missing = Problems(), len(reply.tensors.keys() - like), len(like.keys() - reply.tensors)
     if unknown:
         problems.add(where, found=f"{unknown} in addition", expected=f"only the {len(like)} tensors on the allow-list")
     if missing:
         problems.add(where, found=f"{missing} missing", expected="all of the allow-list")
     for name in sorted(like.keys() & reply.tensors):
-        tensor, wanted, where = reply.tensors[name], like[name], f"message -> {name}"
+        tensor, expected, where = reply.tensors[name], like[name], f"message -> {name}"
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             problems.add(where, found="another type", expected="a plain tensor")
-        elif tensor.shape != wanted.shape:
-            problems.add(where, found="another shape", expected=f"shape {tuple(wanted.shape)}")
-        elif tensor.dtype != wanted.dtype:
-            problems.add(where, found="another dtype", expected=str(wanted.dtype))
-        elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), wanted.cpu()):
+        elif tensor.shape != expected.shape:
+            problems.add(where, found="another shape", expected=f"shape {tuple(expected.shape)}")
+        elif tensor.dtype != expected.dtype:
+            problems.add(where, found="another dtype", expected=str(expected.dtype))
+        elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), expected.cpu()):
             problems.add(where, found="other values", expected="the site's own masks of the public images")
     return list(problems)
 
 
-def undeclared(reply: Message, method: Method | None) -> list[Problem]:
+def undeclared_parts(reply: Message, method: Method | None) -> list[Problem]:
     """Returns the parts of ``reply`` that the method's declaration (``leaves_site``) does not allow to leave.
 
     Args:
@@ -243,39 +243,39 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
 
 
 def statistic_problems(
-    statistics: Mapping[str, Tensor], asked: str | None, allowed: Allowed, privacy: Privacy, method: Method | None
+    statistics: Mapping[str, Tensor], requested: str | None, allowed: Allowed, privacy: Privacy, method: Method | None
 ) -> list[Problem]:
     """Returns why an image-derived statistic, which is sent beside weights, may not leave.
 
     Args:
         statistics: outgoing tensors by name without prefix.
-        asked: the kind that the request names; ``None`` for none.
+        requested: the kind that the request names; ``None`` for none.
         allowed: the allow-list, with the statistic that the site measures.
         privacy: the settings: which statistics may leave, and of how many images.
-        method: see :func:`undeclared`.
+        method: see :func:`undeclared_parts`.
     """
-    own, where = allowed.statistic, "message -> statistics"
+    measured, where = allowed.statistic, "message -> statistics"
     if not statistics:
         return []
-    if asked is None or own is None or own.kind.value != asked:
-        found = "a statistic that was not requested" if asked is None else "a kind that this site does not measure"
+    if requested is None or measured is None or measured.kind.value != requested:
+        found = "a statistic that was not requested" if requested is None else "a kind that this site does not measure"
         return [Problem(where, found, "the statistic that the request names and the bundle measures")]
-    if forbidden := forbidden_problems(own.kind, privacy, method):
+    if forbidden := forbidden_problems(measured.kind, privacy, method):
         return forbidden
-    problems, like, rule = Problems(), own.like(), privacy.rule(own.kind)
+    problems, like, rule = Problems(), measured.like(), privacy.rule(measured.kind)
     if statistics.keys() != like.keys():
         problems.add(where, found="other names", expected=", ".join(sorted(like)))
     for name in sorted(like.keys() & statistics.keys()):
-        tensor, wanted = statistics[name], like[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            expected = f"{tuple(wanted.shape)}, {wanted.dtype}"
+        tensor, declared = statistics[name], like[name]
+        if tensor.shape != declared.shape or tensor.dtype != declared.dtype:
+            expected = f"{tuple(declared.shape)}, {declared.dtype}"
             problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
-    if rule is not None and own.images(rule.least_images) < rule.least_images:
-        problems.extend(fewer(where, f"entries from at least {rule.least_images} images each"))
+    if rule is not None and measured.images(rule.least_images) < rule.least_images:
+        problems.extend(too_few_problem(where, f"entries from at least {rule.least_images} images each"))
     return list(problems)
 
 
-def fewer(where: str, expected: str) -> list[Problem]:
+def too_few_problem(where: str, expected: str) -> list[Problem]:
     """Returns the problem of a statistic of too few images."""
     return [Problem(where, "fewer", expected, "merge with another site, or agree on a lower least_images")]
 
@@ -298,10 +298,11 @@ def require_public_images(algorithm: Any, public: Callable[[], Records]) -> None
     predictor = getattr(algorithm, "predictor", None)
     if predictor is None:
         return
-    own = [_identity(record) for record in public()]
-    shown = [_identity(record) for record in _records(predictor.dataset)]
-    others, rest = len([image for image in shown if image not in own]), iter(own)
-    if others or not all(image in rest for image in shown):  # `in` advances the iterator: a subsequence of `own`
+    public_images = [_identity(record) for record in public()]
+    used_images = [_identity(record) for record in _records(predictor.dataset)]
+    others, remaining = len([image for image in used_images if image not in public_images]), iter(public_images)
+    # `in` advances the iterator: the used images must be a subsequence
+    if others or not all(image in remaining for image in used_images):
         found = f"{others} other images" if others else "another order"
         raise _other_images(found, "only this site's public images, in order", "the data of ")
 
@@ -344,12 +345,12 @@ def withhold_small(message: Message, least_images: int) -> Message:
         MessageRefused: tensors of fewer than ``least_images`` images.
     """
     if message.n >= least_images:
-        return _without(message, _of_few(message, least_images))
+        return _drop(message, _metrics_of_few(message, least_images))
     if message.tensors:
-        raise MessageRefused(fewer("message -> n", f"tensors learned from at least {least_images} images"))
+        raise MessageRefused(too_few_problem("message -> n", f"tensors learned from at least {least_images} images"))
     if message.kind == Kind.METRICS and (message.n or (message.metrics.keys() - EFFORT.union(EXPECTED))):
         return without_scores(message, str(least_images))
-    return _without(message, EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset())
+    return _drop(message, EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset())
 
 
 def without_scores(message: Message, word: str) -> Message:
@@ -358,38 +359,38 @@ def without_scores(message: Message, word: str) -> Message:
     return replace(message, n=0, metrics=kept, extra={**message.extra, **({WITHHELD: word} if message.n else {})})
 
 
-def _of_few(message: Message, least: int) -> Set[str]:
+def _metrics_of_few(message: Message, least: int) -> Set[str]:
     """Returns the names of the metrics of fewer than ``least`` images, in a message of at least so many."""
     metrics, few = message.metrics, set[str]()
 
-    def starting(prefix: str) -> dict[str, float]:
+    def with_prefix(prefix: str) -> dict[str, float]:
         return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
     def small(*counts: float) -> bool:
         return any(0 < count < least for count in counts)
 
-    empty = starting("empty_")
+    empty = with_prefix("empty_")
     few |= {f"empty_{name}" for name, value in empty.items() if small(value)}
     shown = sum(value for value in empty.values() if not small(value))
     if small(message.n - shown, message.n - sum(empty.values())):  # Dice and IoU together also reveal these numbers
         return metrics.keys() - EFFORT.union(EXPECTED, {"dice"})
-    for number, value in starting("images_class_").items():
+    for number, value in with_prefix("images_class_").items():
         if small(value):
             few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
         elif small(message.n - value):
             few.add(f"images_class_{number}")
-    for which, value in starting("volume_n").items():
+    for which, value in with_prefix("volume_n").items():
         measured = metrics.get(f"volume_measured{which}", 0)
         if small(value, metrics.get("volume_n", 0) - value):
             few |= {name for name in metrics if name.startswith("volume_") and name.endswith(which)}
         elif small(measured, value - measured):  # a volume without HD95 has a Dice of 0
             few |= {f"volume_hd95_mm{which}", f"volume_measured{which}"}
-    if any(value < least for value in starting(f"{PREFIX}images_").values()):
+    if any(value < least for value in with_prefix(f"{PREFIX}images_").values()):
         few |= {name for name in metrics if name.startswith(PREFIX)}
     return few
 
 
-def _without(message: Message, names: Set[str]) -> Message:
+def _drop(message: Message, names: Set[str]) -> Message:
     if not names & message.metrics.keys():
         return message
     return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in names})
@@ -397,9 +398,9 @@ def _without(message: Message, names: Set[str]) -> Message:
 
 def withheld_reason(message: Message) -> str | None:
     """Returns why a reply has no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` if it has."""
-    least = message.extra.get(WITHHELD)
-    if least == OWN_NETWORK:
+    value = message.extra.get(WITHHELD)
+    if value == OWN_NETWORK:
         return "withheld: scores of the site's own network, which has no noise"
-    if least is not None:
-        return f"withheld: fewer than {least} images"
+    if value is not None:
+        return f"withheld: fewer than {value} images"
     return None if message.n or message.metrics.keys() - EFFORT.union(EXPECTED) else NO_IMAGES

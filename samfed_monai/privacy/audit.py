@@ -41,26 +41,26 @@ class AuditLog:
         Raises:
             OSError: the line could not be written.
         """
-        line = stamped(record)
+        line = with_time(record)
         with self._lock:
             if self.path is not None:
                 append_line(self.path, line)
         logger.info("%s", line)
 
-    def answered(self, task: str) -> Counter[int]:
+    def count_sent(self, task: str) -> Counter[int]:
         """Returns the number of sent replies to a task by round; incomplete lines are not counted.
 
         Args:
             task: a value of :class:`~samfed_monai.protocol.transport.Task`.
         """
         counts: Counter[int] = Counter()
-        for record in lines(self.path):
-            if record and record.get("task") == task and record.get("outcome") in _GONE:
+        for record in json_lines(self.path):
+            if record and record.get("task") == task and record.get("outcome") in _SENT:
                 counts[record.get("round", 0)] += 1
         return counts
 
 
-_GONE = ("sent", "masked")
+_SENT = ("sent", "masked")
 
 
 def read_audit(path: str | Path) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     hint = f"name a site's {FILE_NAME}"
     if not path.is_file():
         raise refused(path, found="no such file", expected="an audit file", hint=hint)
-    for number, record in enumerate(lines(path), start=1):
+    for number, record in enumerate(json_lines(path), start=1):
         where = f"{path}, line {number}"
         if record is None:
             hint = "the line was cut off before its message was sent: read a copy of the file without this line"
@@ -97,10 +97,10 @@ def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
 def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
     count, size = Counter[str](), Counter[str]()
     for record in (each for each in records if each.get("outcome") != "declared"):
-        what = f"{record.get('outcome')} {record.get('kind')}"
-        count[what] += 1
-        size[what] += int(record.get("bytes") or 0)
-    return [f"{what}: {count[what]} messages, {size[what]} bytes" for what in sorted(count)]
+        label = f"{record.get('outcome')} {record.get('kind')}"
+        count[label] += 1
+        size[label] += int(record.get("bytes") or 0)
+    return [f"{label}: {count[label]} messages, {size[label]} bytes" for label in sorted(count)]
 
 
 def _cell(name: str, value: Any) -> str:
@@ -113,19 +113,19 @@ def _cell(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def stamped(record: Mapping[str, Any]) -> str:
+def with_time(record: Mapping[str, Any]) -> str:
     """Returns a record as a line of JSON, preceded by the time."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
 
 
-def lines(path: Path | None) -> list[dict[str, Any] | None]:
+def json_lines(path: Path | None) -> list[dict[str, Any] | None]:
     """Returns the objects of a JSON lines file, none if it is missing; ``None`` for a line that is no JSON object."""
-    found: list[dict[str, Any] | None] = []
+    records: list[dict[str, Any] | None] = []
     for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
         try:
             record = parse_json(line)
         except ValueError:
             record = None
-        found.append(record if isinstance(record, dict) else None)
-    return found
+        records.append(record if isinstance(record, dict) else None)
+    return records

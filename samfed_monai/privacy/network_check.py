@@ -19,21 +19,22 @@ from samfed_monai.protocol.message import message_refused
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_PLACES = 256
+MOST_POSITIONS = 256
 """Maximum number of positions of a map with separate weights in one unit: a kernel of 16 x 16, a ViT's patch."""
-MOST_VALUES = 3 * MOST_PLACES
+MOST_INPUTS = 3 * MOST_POSITIONS
 """Maximum number of inputs of a linear layer's unit if each is from another position."""
 
-_BY_ROW = (nn.Linear, nn.MultiheadAttention, nn.RNNBase)  # layers that read the last dimension of their input as a row
-_SPARSE = 0.1  # if each value of a row is from another position, one pixel affects less than this share of them
+#: Layers that read the last dimension of their input as a row.
+_ROW_LAYERS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase)
+_MOST_CHANGED = 0.1  # if each value of a row is from another position, one pixel affects less than this share of them
 
 
-def reading_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
+def copying_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
     """Returns the layers with a separate weight for (nearly) each position of the image, or of a feature map.
 
     The update of such a layer is a sum of its inputs, from which a server that chooses the weights can recover single
     images ("Robbing the Fed", Fowl et al., ICLR 2022, arXiv 2110.13057; on medical images MedLeak, arXiv 2407.09972).
-    Detected are convolutions with a kernel of more than 16 x 16, and linear layers of more than :data:`MOST_VALUES`
+    Detected are convolutions with a kernel of more than 16 x 16, and linear layers of more than :data:`MOST_INPUTS`
     inputs that are a flattened map, or of which one pixel changes only a few. The check uses random weights, so that it
     does not depend on those sent.
 
@@ -45,34 +46,34 @@ def reading_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
         shape: (C, H, W) of an image.
     """
     probe = copy.deepcopy(network).cpu().eval()
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
             spread = math.sqrt(math.prod(parameter.shape[1:]))  # 1 for a bias: the empty product
-            parameter.copy_(torch.randn(parameter.shape, generator=random) / spread)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / spread)
     found = [
         name
         for name, module in probe.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and math.prod(module.kernel_size) > MOST_PLACES
+        if isinstance(module, nn.modules.conv._ConvNd) and math.prod(module.kernel_size) > MOST_POSITIONS
     ]
-    image = torch.rand(1, *shape, generator=random)
-    touched = image.clone()
-    touched[..., shape[-2] // 2, shape[-1] // 2] = 100.0
-    first, second = _rows(probe, image), _rows(probe, touched)
+    image = torch.rand(1, *shape, generator=generator)
+    changed_image = image.clone()
+    changed_image[..., shape[-2] // 2, shape[-1] // 2] = 100.0
+    first, second = _wide_inputs(probe, image), _wide_inputs(probe, changed_image)
     for name, (rows, flattened) in first.items():
-        if flattened or (name in second and _sparse(rows, second[name][0])):
+        if flattened or (name in second and _changes_few(rows, second[name][0])):
             found.append(name)
     return found
 
 
-def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
+def _wide_inputs(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
     """Returns the wide inputs of each layer as rows, and whether a row is a whole map in any order."""
     maps, rows = {_summary(image)}, {}
 
-    def look(name: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        given = [each for each in (*inputs, *named.values()) if isinstance(each, torch.Tensor) and each.ndim > 1]
-        if isinstance(module, _BY_ROW) and given and given[0].shape[-1] > MOST_VALUES:
-            wide = given[0].detach().reshape(-1, given[0].shape[-1])
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        tensors = [each for each in (*inputs, *keywords.values()) if isinstance(each, torch.Tensor) and each.ndim > 1]
+        if isinstance(module, _ROW_LAYERS) and tensors and tensors[0].shape[-1] > MOST_INPUTS:
+            wide = tensors[0].detach().reshape(-1, tensors[0].shape[-1])
             rows[name] = (wide, _summary(wide[0]) in maps)
         for each in output if isinstance(output, (tuple, list)) else [output]:
             if isinstance(each, torch.Tensor) and sum(side > 1 for side in each.shape[1:]) > 1:
@@ -80,7 +81,7 @@ def _rows(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:
 
     with ExitStack() as hooks, torch.no_grad():
         for name, each in probe.named_modules():
-            hooks.enter_context(each.register_forward_hook(partial(look, name), with_kwargs=True))
+            hooks.enter_context(each.register_forward_hook(partial(record, name), with_kwargs=True))
         probe(image)
     return rows
 
@@ -91,11 +92,11 @@ def _summary(values: Tensor) -> tuple[int, str, str]:
     return flat.numel(), f"{float(flat.sum()):.6g}", f"{float(flat.pow(2).sum()):.6g}"
 
 
-def _sparse(one: Tensor, other: Tensor) -> bool:
+def _changes_few(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    moved = (one != other).float().mean(dim=1)
-    return bool((moved > 0).any()) and float(moved.max()) < _SPARSE
+    changed = (one != other).float().mean(dim=1)
+    return bool((changed > 0).any()) and float(changed.max()) < _MOST_CHANGED
 
 
 def require_plain_network(client: Any) -> None:
@@ -118,7 +119,7 @@ def require_plain_network(client: Any) -> None:
     size = parsed(parser, "image_size", 64)
     expected = "no layer with one weight per pixel, whose update would reveal the image"
     try:
-        layers = reading_layers(client.trainer.network, (3, size, size))
+        layers = copying_layers(client.trainer.network, (3, size, size))
         found = f"{len(layers)} such" if layers else ""
     except Exception:  # unknown code may raise anything
         found, expected = "a network that cannot be checked", "a network that accepts an image of this size"

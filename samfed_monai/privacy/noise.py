@@ -15,8 +15,8 @@ import torch
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import append_line
-from samfed_monai.privacy.accounting import count_noise, epsilon, epsilon_of, noise_of_entry
-from samfed_monai.privacy.audit import stamped
+from samfed_monai.privacy.accounting import count_releases, epsilon, epsilon_of
+from samfed_monai.privacy.audit import with_time
 from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ FILE_NAME = "privacy.jsonl"
 UNIT = "the steps of one site, counted as none"
 _CLIP = "central_clip"
 _MEAN = "mean"  # in place of a site's name
-_MIDDLE = 0.5  # probability to compare a mask with if no mask was received
+_NEUTRAL = 0.5  # probability to compare a mask with if no mask was received
 
 
 class SystemNoise:
@@ -82,13 +82,13 @@ def noisy_update(
         expected = "the weights of the same network in the request, for comparison with the update"
         raise message_refused("differential privacy", "other tensors", expected)
     steps = _steps(update, received, learned)
-    length = _length(steps.values())
+    length = _norm(steps.values())
     if not math.isfinite(length):
         raise message_refused("message -> tensors", "NaN or infinity", "finite values")
     sent = {name: tensor.detach().cpu().clone() for name, tensor in received.items() if name in update}
     for name, step in steps.items():
-        moved = _share(clip, length) * step + 2.0 * clip * noise_multiplier * _drawn(noise, step)
-        sent[name] = (sent[name].double() + moved).to(update[name].dtype)
+        change = _clip_factor(clip, length) * step + 2.0 * clip * noise_multiplier * _draw(noise, step)
+        sent[name] = (sent[name].double() + change).to(update[name].dtype)
     return sent
 
 
@@ -107,14 +107,14 @@ def noisy_masks(
         noise: draws from the standard normal distribution.
     """
     deviation = 2.0 * clip * math.sqrt(max(len(masks), 1)) * noise_multiplier
-    same = received is not None and received.shape == masks.shape and received.dtype == masks.dtype
-    known = received if same else None
+    is_comparable = received is not None and received.shape == masks.shape and received.dtype == masks.dtype
+    known = received if is_comparable else None
     sent = torch.empty_like(masks, device="cpu")
     for index, mask in enumerate(masks.detach().cpu()):
-        old = torch.tensor(_MIDDLE, dtype=torch.float64) if known is None else known[index].cpu().double() / 255
+        old = torch.tensor(_NEUTRAL, dtype=torch.float64) if known is None else known[index].cpu().double() / 255
         step = mask.double() / 255 - old
-        moved = _share(clip, _length([step])) * step + deviation * _drawn(noise, step)
-        sent[index] = ((old + moved).clamp(0, 1) * 255).round()
+        change = _clip_factor(clip, _norm([step])) * step + deviation * _draw(noise, step)
+        sent[index] = ((old + change).clamp(0, 1) * 255).round()
     return sent
 
 
@@ -124,15 +124,15 @@ def _steps(new: Mapping[str, Tensor], old: Mapping[str, Tensor], learned: Iterab
     return {name: new[name].detach().cpu().double() - old[name].detach().cpu().double() for name in names}
 
 
-def _length(steps: Iterable[Tensor]) -> float:
+def _norm(steps: Iterable[Tensor]) -> float:
     return math.sqrt(math.fsum(float(step.square().sum()) for step in steps))
 
 
-def _share(clip: float, length: float) -> float:
+def _clip_factor(clip: float, length: float) -> float:
     return min(1.0, clip / max(length, 1e-300))
 
 
-def _drawn(noise: Noise, like: Tensor) -> Tensor:
+def _draw(noise: Noise, like: Tensor) -> Tensor:
     return torch.from_numpy(noise(like.numel())).reshape(like.shape)
 
 
@@ -208,9 +208,9 @@ class CentralNoise:
     def take(self, round: int, site: str, update: Message) -> None:
         """Adds the clipped step of one checked update."""
         steps = _steps(update.tensors, self.strategy.global_weights, self.learned)
-        length = _length(steps.values())
+        length = _norm(steps.values())
         for name, step in steps.items():
-            self._sums[name] = self._sums.get(name, 0.0) + _share(self.clip, length) * step
+            self._sums[name] = self._sums.get(name, 0.0) + _clip_factor(self.clip, length) * step
         self._sites += 1
         self._within += length <= self.clip
 
@@ -223,13 +223,13 @@ class CentralNoise:
         """
         if not self._sites:
             return
-        self._enter(round)
+        self._record_release(round)
         old, sites = self.strategy.global_weights, self._sites
         deviation = self.clip * step_noise(self.settings.noise_multiplier, self.count_noise)
         mean = {name: tensor.clone() for name, tensor in old.items()}
         for name, steps in self._sums.items():
-            moved = (steps + deviation * _drawn(self.noise, steps)) / sites
-            mean[name] = (old[name].double() + moved).to(old[name].dtype)
+            change = (steps + deviation * _draw(self.noise, steps)) / sites
+            mean[name] = (old[name].double() + change).to(old[name].dtype)
         clip = self.clip
         if self.settings.quantile is not None and self.count_noise is not None:
             within = (self._within - sites / 2 + self.count_noise * float(self.noise(1)[0])) / sites + 0.5
@@ -254,7 +254,7 @@ class CentralNoise:
 
     def account(self, rounds: int) -> dict[str, Any]:
         """Returns ``results.json -> privacy -> central_differential_privacy`` for ``rounds`` stored rounds."""
-        settings, spent = self.settings, self._spent(rounds)
+        settings, spent = self.settings, self._releases(rounds)
         return {
             "unit": UNIT,
             **{name: getattr(settings, name) for name in ("clip", "quantile", "noise_multiplier", "delta")},
@@ -265,19 +265,19 @@ class CentralNoise:
             "epsilon_replaced": epsilon_of({noise / 2: count for noise, count in spent.items()}, settings.delta),
         }
 
-    def _spent(self, rounds: int) -> Counter[float]:
+    def _releases(self, rounds: int) -> Counter[float]:
         """Returns the ledger's releases by noise multiplier, with at least one release for each stored round."""
-        spent = count_noise(self.ledger, noise_of_entry)
-        if (lost := rounds - spent.total()) > 0:
+        releases = count_releases(self.ledger)
+        if (missing := rounds - releases.total()) > 0:
             text = "%s has %d of at least %d releases: repeated rounds are not counted; restore the file from a copy"
-            logger.warning(text, self.ledger, spent.total(), rounds)
-            spent[self.settings.noise_multiplier] += lost
-        return spent
+            logger.warning(text, self.ledger, releases.total(), rounds)
+            releases[self.settings.noise_multiplier] += missing
+        return releases
 
-    def _enter(self, round: int) -> None:
-        noise, most = self.settings.noise_multiplier, self.settings.epsilon
-        after = self._spent(round) + Counter([noise])
-        if most is not None and (spent := epsilon_of(after, self.settings.delta)) > most:
-            reason = f"epsilon would be {spent:.3g} after one more round, above {most:g}; repeated rounds count"
+    def _record_release(self, round: int) -> None:
+        noise, limit = self.settings.noise_multiplier, self.settings.epsilon
+        after = self._releases(round) + Counter([noise])
+        if limit is not None and (spent := epsilon_of(after, self.settings.delta)) > limit:
+            reason = f"epsilon would be {spent:.3g} after one more round, above {limit:g}; repeated rounds count"
             raise Stopped(reason, "use the last model; each further round spends more")
-        append_line(self.ledger, stamped({"round": round, "noise_multiplier": noise}))
+        append_line(self.ledger, with_time({"round": round, "noise_multiplier": noise}))

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.validators import require
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.privacy.accounting import PrivacyLedger, count_noise, epsilon_of
+from samfed_monai.privacy.accounting import PrivacyLedger, count_releases, epsilon_of
 from samfed_monai.privacy.allowed import (
     EFFORT,
     OWN_NETWORK,
     Allowed,
-    fewer,
     seen_problems,
     statistic_problems,
     statistics_problems,
     tensor_problems,
-    undeclared,
+    too_few_problem,
+    undeclared_parts,
     withhold_small,
     without_scores,
 )
@@ -57,9 +58,9 @@ class ReleaseFilter:
     """``release(task, request, reply)`` returns what of ``reply`` may leave, or raises :class:`MessageRefused`.
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
-    must be those of the request) and with the method's declaration (:func:`undeclared`), small counts are withheld,
-    noise is added if the run has it, weights are compressed if the plan says so, and a line is written to the audit
-    file. Anything that is not on the list is refused, and its name or value is not repeated. A message whose line
+    must be those of the request) and with the method's declaration (:func:`undeclared_parts`), small counts are
+    withheld, noise is added if the run has it, weights are compressed if the plan says so, and a line is written to the
+    audit file. Anything that is not on the list is refused, and its name or value is not repeated. A message whose line
     cannot be written does not leave.
 
     Args:
@@ -94,10 +95,10 @@ class ReleaseFilter:
     def __post_init__(self) -> None:
         self.audit = AuditLog(self.folder)
         #: Messages sent by this site in this run by noise multiplier, including those before a restart.
-        self.releases = count_noise(self.audit.path, _noise_of)
+        self.releases = count_releases(self.audit.path, _noise_of)
         #: Evaluations and trainings sent by round, including those before a restart.
-        self.evaluations = self.audit.answered(Task.EVALUATE.value)
-        self.trainings = self.audit.answered(Task.TRAIN.value)
+        self.evaluations = self.audit.count_sent(Task.EVALUATE.value)
+        self.trainings = self.audit.count_sent(Task.TRAIN.value)
 
     def __call__(self, task: Task, request: Message, reply: Message) -> Message:
         """Returns the message that may leave in reply to ``request``.
@@ -113,25 +114,25 @@ class ReleaseFilter:
             allowed = self.allowed() if trained or scored else Allowed()
             self._check(task, request, reply, allowed)
             message = withhold_small(reply, self.privacy.least_images)
-            means = task == Task.TRAIN and not message.tensors and message.metrics.keys() - EFFORT
-            if means and self._seen_problems(message, allowed):
+            has_means = task == Task.TRAIN and not message.tensors and message.metrics.keys() - EFFORT
+            if has_means and self._seen_problems(message, allowed):
                 message = replace(without_scores(message, str(self.privacy.least_images)), n=message.n)
-            message = self._noised(task, request, message, allowed, record)
-            message = self._limited(message, allowed, record)
+            message = self._noisy(task, request, message, allowed, record)
+            message = self._with_rule(message, allowed, record)
             if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
-                step, _ = self.sender.packed(message.tensors, request.tensors)
+                step, _ = self.sender.encode(message.tensors, request.tensors)
                 message = replace(message, kind=Kind.STEP, tensors=step)
             content = _content(message)
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
-        hidden = self.privacy.secure_aggregation is not None and bool(message.tensors)
-        self._write(task, request, outcome="masked" if hidden else "sent", **{**content, "noise": None, **record})
+        masked = self.privacy.secure_aggregation is not None and bool(message.tensors)
+        self._write(task, request, outcome="masked" if masked else "sent", **{**content, "noise": None, **record})
         self.evaluations[request.round] += task == Task.EVALUATE
         self.trainings[request.round] += task == Task.TRAIN
         return message
 
-    def hidden(self, task: Task, request: Message, reply: Message) -> Message:
+    def write_secure_step(self, task: Task, request: Message, reply: Message) -> Message:
         """Writes a line for a step of secure aggregation; the filter passed its content after the training."""
         self._write(task, request, outcome="sent", **_content(reply), noise=None)
         return reply
@@ -142,8 +143,7 @@ class ReleaseFilter:
         Raises:
             MessageRefused: see :func:`statistics_problems`.
         """
-        if problems := self._statistics_problems(self.allowed()):
-            raise MessageRefused(problems)
+        require(self._statistics_problems(self.allowed()), error=MessageRefused)
 
     def require_answerable(self, task: Task, request: Message) -> None:
         """Refuses, before any computation, a request to which no reply may leave.
@@ -151,32 +151,31 @@ class ReleaseFilter:
         Raises:
             MessageRefused: another site, a round that the plan does not have, or one with too many replies.
         """
-        if problems := self._unanswerable(task, request):
-            raise MessageRefused(problems)
+        require(self._request_problems(task, request), error=MessageRefused)
 
-    def _unanswerable(self, task: Task, request: Message) -> list[Problem]:
+    def _request_problems(self, task: Task, request: Message) -> list[Problem]:
         problems = Problems()
         if request.site != self.site:
             problems.add("message -> site", found="another site", expected="this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
             problems.add("message -> round", found="a round of another plan", expected=f"one of {self.rounds} rounds")
-        for asked, what, answers, most in (
+        for limited_task, what, answers, most in (
             (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
-            if task == asked and answers[request.round] >= most:
+            if task == limited_task and answers[request.round] >= most:
                 expected, hint = f"at most {most} in a round", "start a new run with another name"
                 problems.add(what, found="one more", expected=expected, hint=hint)
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
-        noised = self.privacy.differential_privacy is not None  # statistics are then sent back as received
-        return [] if noised else statistics_problems(allowed, self.privacy.least_images)
+        has_noise = self.privacy.differential_privacy is not None  # statistics are then sent back as received
+        return [] if has_noise else statistics_problems(allowed, self.privacy.least_images)
 
     def _seen_problems(self, reply: Message, allowed: Allowed) -> list[Problem]:
         return seen_problems(allowed, self.least_seen, self.privacy.least_images, reply.metrics.get("iterations", 0))
 
-    def declare(self, split: KeySplit) -> None:
+    def write_split(self, split: KeySplit) -> None:
         """Writes a line about the parts of this site's network that may leave, unless it may leave as a whole."""
         if split.personal or split.frozen:
             parts = {"shared": len(split.shared), "personal": len(split.personal), "frozen": len(split.frozen)}
@@ -184,7 +183,7 @@ class ReleaseFilter:
             line = {"site": self.site, "round": None, "task": None, "outcome": "declared", "kind": Kind.WEIGHTS.value}
             self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
 
-    def failed(self, task: Task, request: Message, error: Exception) -> None:
+    def write_failure(self, task: Task, request: Message, error: Exception) -> None:
         """Writes a line about a failed request, with the error text that may leave."""
         self._write(task, request, outcome="failed", problems=[scrub(error)])
 
@@ -195,8 +194,8 @@ class ReleaseFilter:
         if not isinstance(reply, Message):
             raise MessageRefused([Problem("message", "another type", "a Message")])
         problems = Problems()
-        for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
-            if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
+        for name, expected in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
+            if type(getattr(reply, name)) is not type(expected) or getattr(reply, name) != expected:
                 problems.add(f"message -> {name}", found="another value", expected="the value of the request")
         if reply.extra:
             problems.add("message -> extra", found="words", expected="no words from a site")
@@ -208,25 +207,21 @@ class ReleaseFilter:
             Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).check(up=False)
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors without training", expected="metrics only")
-        problems.extend(self._unanswerable(task, request))
-        weights, statistics = _parted(reply)
+        problems.extend(self._request_problems(task, request))
+        weights, statistics = _split(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
-        word = request.extra.get(STATISTICS)
-        problems.extend(statistic_problems(statistics, word, allowed, self.privacy, self.method))
+        requested_statistic = request.extra.get(STATISTICS)
+        problems.extend(statistic_problems(statistics, requested_statistic, allowed, self.privacy, self.method))
         if reply.tensors and reply.kind == Kind.PROTOTYPES and not len(problems):
             problems.extend(self._prototype_problems(reply))
         if reply.tensors:
             problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
             problems.extend(self._seen_problems(reply, allowed))
-        found = list(problems) or undeclared(reply, self.method)
-        if found:
-            raise MessageRefused(found)
+        require(problems or undeclared_parts(reply, self.method), error=MessageRefused)
 
-    def _noised(
-        self, task: Task, request: Message, reply: Message, allowed: Allowed, record: dict[str, Any]
-    ) -> Message:
+    def _noisy(self, task: Task, request: Message, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
         settings = self.privacy.differential_privacy
-        if settings is not None and task == Task.EVALUATE and allowed.keeps:
+        if settings is not None and task == Task.EVALUATE and allowed.keeps_part:
             return without_scores(reply, OWN_NETWORK)  # scores of a network without noise
         if settings is None or task != Task.TRAIN:
             return reply
@@ -236,22 +231,22 @@ class ReleaseFilter:
             return reply
         self._require_budget(settings)
         clip, multiplier = settings.clip, settings.noise_multiplier
-        how: dict[str, Any] = {"clip": clip, "noise_multiplier": multiplier, "noise": self.noise}
+        arguments: dict[str, Any] = {"clip": clip, "noise_multiplier": multiplier, "noise": self.noise}
         deviation = 2.0 * clip * multiplier
         if reply.kind == Kind.WEIGHTS:
-            tensors = noisy_update(reply.tensors, request.tensors, learned=sorted(allowed.learned), **how)
+            tensors = noisy_update(reply.tensors, request.tensors, learned=sorted(allowed.learned), **arguments)
         elif reply.kind == Kind.SOFT_MASKS and len(reply.tensors) == 1:
             ((name, masks),) = reply.tensors.items()
-            tensors = {name: noisy_masks(masks, request.tensors.get(name), **how)}
+            tensors = {name: noisy_masks(masks, request.tensors.get(name), **arguments)}
             deviation *= len(masks) ** 0.5
         else:
             expected = "weights or soft masks, to which noise can be added"
             raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
             self.ledger.enter(settings)
-        return self._counted(replace(reply, tensors=tensors), deviation, settings, record)
+        return self._release(replace(reply, tensors=tensors), deviation, settings, record)
 
-    def _counted(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:
+    def _release(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:
         """Counts a reply whose tensors have noise as one more release."""
         self.releases[used.noise_multiplier] += 1
         count = self.releases.total()
@@ -264,28 +259,28 @@ class ReleaseFilter:
             return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
         if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
             return []
-        return fewer("message -> n", f"prototypes from at least {rule.least_images} images")
+        return too_few_problem("message -> n", f"prototypes from at least {rule.least_images} images")
 
-    def _limited(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
+    def _with_rule(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
         """Applies the rule of its statistic to a reply."""
-        weights, statistics = _parted(reply)
+        weights, statistics = _split(reply)
         if reply.kind == Kind.PROTOTYPES and reply.tensors:
-            kind, measured, statistics = StatisticKind.PROTOTYPES, None, reply.tensors
+            kind, statistic, statistics = StatisticKind.PROTOTYPES, None, reply.tensors
         elif statistics and allowed.statistic is not None:
-            kind, measured = allowed.statistic.kind, allowed.statistic
+            kind, statistic = allowed.statistic.kind, allowed.statistic
         else:
             return reply
         rule = self.privacy.rule(kind) or StatisticRule()
-        images = reply.n if measured is None else measured.images(rule.least_images)
+        images = reply.n if statistic is None else statistic.images(rule.least_images)
         limits = {"clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
         record["statistics"] = {"kind": kind.value, "images": images, **limits}
         tensors, deviation = limited(statistics, rule, noise=self.noise)  # also checks that they are finite
         if rule.clip is None:
             return reply
-        reply = replace(reply, tensors=tensors if measured is None else with_statistics(weights, tensors))
+        reply = replace(reply, tensors=tensors if statistic is None else with_statistics(weights, tensors))
         if not deviation:
             return reply
-        return self._counted(reply, deviation, DifferentialPrivacy(rule.clip, rule.noise_multiplier), record)
+        return self._release(reply, deviation, DifferentialPrivacy(rule.clip, rule.noise_multiplier), record)
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:
@@ -301,7 +296,7 @@ def _noise_of(record: Any) -> Any:
     return noise["noise_multiplier"] if noise else None
 
 
-def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Splits a reply into weights and statistics; only names that are text can be of a statistic."""
     if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
         return dict(reply.tensors), {}

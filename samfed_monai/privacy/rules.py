@@ -139,8 +139,8 @@ class Privacy:
         Raises:
             Refused: unknown names, values out of range, settings that exclude each other; all together.
         """
-        wrong = departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
-        require(wrong, _conflicts(content))
+        problems = departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
+        require(problems, _conflicts(content))
         given = content or {}
         parts = {name: kind(**given[name]) for name, kind in _PARTS.items() if given.get(name) is not None}
         rules = {
@@ -165,7 +165,7 @@ class PrivacyFloor:
     epsilon: float | None = None
     statistics: tuple[StatisticKind, ...] | None = None
 
-    def under(self, privacy: Privacy) -> Privacy:
+    def tighten(self, privacy: Privacy) -> Privacy:
         """Returns the plan's settings, with the site's where these are stricter.
 
         Raises:
@@ -250,12 +250,12 @@ def _number(value: Any) -> float:
     return value if type(value) in (int, float) else 0
 
 
-def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
+def stored_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns ``federate.json -> privacy`` as ``run.json`` stores it: without newer settings that are off."""
-    return {name: value for name, value in content.items() if value is not None or name not in _LATER}
+    return {name: value for name, value in content.items() if value is not None or name not in _LATER_SETTINGS}
 
 
-_LATER = ("central_differential_privacy", "secure_aggregation", "statistics")
+_LATER_SETTINGS = ("central_differential_privacy", "secure_aggregation", "statistics")
 
 
 def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | None) -> list[Problem]:
@@ -264,14 +264,14 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
     Args:
         kind: the kind of statistic.
         privacy: the plan's settings; at a site, combined with its own.
-        method: see :func:`undeclared`; a method without a declaration declares no statistic.
+        method: see :func:`undeclared_parts`; a method without a declaration declares no statistic.
     """
     if method is not None and kind.value not in (leaves := method.leaves_site or ()):
         expected = f"what {method.name} declares: {', '.join(leaves) or 'nothing'}"
         hint = "add it there if the method should send it, or choose a method that does (samfed variants)"
         return [Problem(method.where or "_method#leaves_site", found=kind.value, expected=expected, hint=hint)]
     if privacy.rule(kind) is None:
-        found = f"{kind.words}, which the method sends and the policy forbids"
+        found = f"{kind.description}, which the method sends and the policy forbids"
         hint = "choose a variant that sends none, or allow it in the plan and in `statistics` of the site file"
         return [Problem(f"{WHERE}#statistics#{kind.value}", found, "a method that sends none", hint)]
     return []
@@ -315,19 +315,19 @@ def require_possible(
         if sites is not None:
             with problems.collected():
                 secure.require_threshold(sites)
-        problems.extend([*_no_mean(strategy, where), *_looking(guard, where)])
+        problems.extend([*_mean_problems(strategy, where), *_guard_problems(guard, where)])
         problems.extend(installed("cryptography", "privacy", where, "no such package", "cryptography, for keys"))
     for noise in filter(None, (central, local)):
         with problems.collected():
             require_budget(noise, rounds or 0)
     if central is not None:
         where, limits = f"{WHERE}#central_differential_privacy", vars(UpdateGuard())
-        problems.extend(_no_mean(strategy, where))
+        problems.extend(_mean_problems(strategy, where))
         expected, hint = "no limits of single updates: the noise clips each, and sites count alike", "leave it out"
         for name in (name for name, limit in vars(guard or UpdateGuard()).items() if limit != limits[name]):
             problems.add(where, found=f"job#update_guard#{name}", expected=expected, hint=hint)
     if local is not None:
-        problems.extend(_unprotected(strategy))
+        problems.extend(_exchange_problems(strategy))
     rule = privacy.rule(kind) if kind is not None else None
     if local or central or (rule is not None and rule.noise_multiplier):
         with problems.collected():
@@ -335,7 +335,7 @@ def require_possible(
     problems.refuse_if_any()
 
 
-def _no_mean(strategy: Strategy, where: str) -> list[Problem]:
+def _mean_problems(strategy: Strategy, where: str) -> list[Problem]:
     """Returns the problem of a strategy that needs each update, if only the mean of the sites' weights is available."""
     if strategy.exchange.mean and strategy.statistic is None:
         return []
@@ -345,7 +345,7 @@ def _no_mean(strategy: Strategy, where: str) -> list[Problem]:
     return [Problem(where, found, expected, hint)]
 
 
-def _looking(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
+def _guard_problems(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
     expected = "no check of single updates, as the server sees only their sum"
     if guard is not None and guard.largest_share is not None:
         hint = "set largest_share or secure_aggregation to null"
@@ -355,20 +355,20 @@ def _looking(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
         yield Problem(where, "job#update_guard#action 'skip'", expected, hint)
 
 
-def _unprotected(strategy: Strategy) -> list[Problem]:
+def _exchange_problems(strategy: Strategy) -> list[Problem]:
     """Returns the problem of an exchange that does not support noise at the sites."""
     exchange, kind = strategy.exchange, strategy.statistic
     if kind is not None and kind is not StatisticKind.PROTOTYPES:
-        found, expected = f"weights with noise, but {kind.words} without", "only weights"
+        found, expected = f"weights with noise, but {kind.description} without", "only weights"
         hint = "choose a variant that sends no image statistics"
     elif exchange.means_of_terms:
         found, expected = "weights with noise, but means of loss terms without", "only weights"
         hint = "choose a variant that weights sites by their number of images, such as samfed"
     else:
-        unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
-        if exchange.answer in (Kind.WEIGHTS, Kind.SOFT_MASKS) and not unlike:
+        differ = exchange.answer is Kind.WEIGHTS and exchange.own_networks
+        if exchange.answer in (Kind.WEIGHTS, Kind.SOFT_MASKS) and not differ:
             return []
-        found = "weights of networks that differ between sites" if unlike else f"an exchange of {exchange.word}"
+        found = "weights of networks that differ between sites" if differ else f"an exchange of {exchange.word}"
         expected, hint = "weights of one network, or predictions", "choose a variant that exchanges these"
     return [Problem(f"{WHERE}#differential_privacy", found, expected, f"{hint}, or set differential_privacy to null")]
 
@@ -383,7 +383,7 @@ def notes_on_statistics(privacy: Privacy, strategy: Strategy, name: str) -> list
     """
     notes, kind = [], strategy.statistic
     if kind is not None and (rule := privacy.rule(kind)) is not None:
-        text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
+        text = f"{name}: every site sends {kind.description} of its images, {rule.describe()}"
         notes.append(f"{text} (privacy#statistics#{kind.value}; docs/privacy.md says what they reveal)")
     return [*notes, *map(str, unsent_rules(privacy, strategy, name))]
 
@@ -439,13 +439,13 @@ def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:
     """
     if settings.epsilon is None:
         return
-    enough = settings.noise_multiplier
-    spent = again = epsilon(enough, rounds, settings.delta)
-    while again > settings.epsilon and enough < 1e6:
-        enough *= 1.05
-        again = epsilon(enough, rounds, settings.delta)
+    sufficient = settings.noise_multiplier
+    spent = sufficient_epsilon = epsilon(sufficient, rounds, settings.delta)
+    while sufficient_epsilon > settings.epsilon and sufficient < 1e6:
+        sufficient *= 1.05
+        sufficient_epsilon = epsilon(sufficient, rounds, settings.delta)
     if spent > settings.epsilon:
         part = f"{'central_' if isinstance(settings, CentralPrivacy) else ''}differential_privacy"
         where, expected = f"{WHERE}#{part}#epsilon", f"at most {settings.epsilon:g}"
-        hint = f"set noise_multiplier to {enough:.3g}, run fewer rounds, or allow a larger epsilon"
+        hint = f"set noise_multiplier to {sufficient:.3g}, run fewer rounds, or allow a larger epsilon"
         raise refused(where, f"{spent:.3g} after {rounds} rounds", expected, hint)

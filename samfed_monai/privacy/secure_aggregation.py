@@ -29,7 +29,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.io import append_line, locked, read_json, write_json
-from samfed_monai.privacy.audit import lines
+from samfed_monai.privacy.audit import json_lines
 from samfed_monai.protocol.guard import Inbox
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 from samfed_monai.protocol.transport import Failure, Task, Transport
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy
 
+    Vector = NDArray[np.int64]
+
 #: Requests to a site after its training, in this order.
 STEPS = (Task.KEYS, Task.SHARES, Task.MASKED, Task.UNMASK)
 #: Field of the shares: a Mersenne prime, larger than any secret of 32 bytes.
@@ -49,10 +51,12 @@ PRIME = 2**521 - 1
 #: Bytes of a secret, of two public keys, of a share, and of two encrypted shares with nonce and tag.
 SECRET, KEYS, SHARE = 32, 64, 66
 SEALED = 12 + 2 * SHARE + 16
+Rows = Mapping[int, bytes]
+"""Bytes by member: keys, sealed shares or shares."""
 _TABLE, _VECTOR, _MEAN = "table", "masked", "mean"
 
 
-def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
+def split_secret(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
     """Splits a secret into shares: any ``threshold`` of them reveal it, fewer reveal nothing (Shamir, CACM 1979).
 
     Args:
@@ -70,7 +74,7 @@ def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, by
     return shares
 
 
-def joined(shares: Mapping[int, bytes]) -> bytes:
+def join_shares(shares: Rows) -> bytes:
     """Reconstructs a secret from at least ``threshold`` shares: the polynomial at 0.
 
     Args:
@@ -81,17 +85,17 @@ def joined(shares: Mapping[int, bytes]) -> bytes:
     """
     secret = 0
     for holder, share in shares.items():
-        over = under = 1
+        numerator = denominator = 1
         for other in shares:
             if other != holder:
-                over, under = over * (other + 1) % PRIME, under * (other - holder) % PRIME
-        secret = (secret + int.from_bytes(share, "big") * over * pow(under, -1, PRIME)) % PRIME
+                numerator, denominator = numerator * (other + 1) % PRIME, denominator * (other - holder) % PRIME
+        secret = (secret + int.from_bytes(share, "big") * numerator * pow(denominator, -1, PRIME)) % PRIME
     if secret >= 2 ** (8 * SECRET):
         raise _refusal("shares that do not match", "shares of one secret, at least the threshold")
     return secret.to_bytes(SECRET, "big")
 
 
-def stream(seed: bytes, count: int) -> NDArray[np.int64]:
+def key_stream(seed: bytes, count: int) -> Vector:
     """Returns ``count`` pseudo-random numbers of 64 bits: ChaCha20's key stream.
 
     Args:
@@ -101,11 +105,11 @@ def stream(seed: bytes, count: int) -> NDArray[np.int64]:
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-    drawn = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
-    return np.frombuffer(drawn, dtype="<i8")
+    content = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
+    return np.frombuffer(content, dtype="<i8")
 
 
-def agreed(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
+def shared_secret(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
     """Derives the secret of two members, the same from either one's private key and the other's public key."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -131,7 +135,7 @@ def require_keys(keys: bytes, others: Collection[bytes]) -> None:
     probe = X25519PrivateKey.generate()
     try:
         for public in (keys[:SECRET], keys[SECRET:]):
-            agreed(probe, public, b"probe")
+            shared_secret(probe, public, b"probe")
     except ValueError:
         raise _refusal("a key that allows no shared secret", "two valid public keys of X25519") from None
     if keys in others:
@@ -152,16 +156,16 @@ class Member:
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         self.number, self.threshold = number, threshold
-        self._sealing, self._masking = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        self._sealing_key, self._masking_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._seed = os.urandom(SECRET)
         self._keys: dict[int, bytes] = {}
-        self._held: dict[int, bytes] = {}
+        self._shares_here: dict[int, bytes] = {}
 
     def keys(self) -> bytes:
         """Returns the two public keys, for shares and for masks."""
-        return self._sealing.public_key().public_bytes_raw() + self._masking.public_key().public_bytes_raw()
+        return self._sealing_key.public_key().public_bytes_raw() + self._masking_key.public_key().public_bytes_raw()
 
-    def shares(self, keys: Mapping[int, bytes]) -> dict[int, bytes]:
+    def shares(self, keys: Rows) -> dict[int, bytes]:
         """Returns shares of the seed and of the masking key, each encrypted for one other member.
 
         Args:
@@ -176,16 +180,17 @@ class Member:
         if keys.get(self.number) != self.keys() or len(set(keys.values())) < len(keys):
             raise _refusal("a wrong list of keys", "this site's own key, and the key of each other site once")
         self._keys = dict(keys)
-        seeds = split(self._seed, sorted(keys), self.threshold)
-        maskings = split(self._masking.private_bytes_raw(), sorted(keys), self.threshold)
-        self._held = {self.number: seeds[self.number] + maskings[self.number]}
+        seeds = split_secret(self._seed, sorted(keys), self.threshold)
+        maskings = split_secret(self._masking_key.private_bytes_raw(), sorted(keys), self.threshold)
+        self._shares_here = {self.number: seeds[self.number] + maskings[self.number]}
         sealed = {}
         for other in sorted(keys.keys() - {self.number}):
-            nonce, cipher = os.urandom(12), ChaCha20Poly1305(agreed(self._sealing, keys[other][:SECRET], b"shares"))
-            sealed[other] = nonce + cipher.encrypt(nonce, seeds[other] + maskings[other], _way(self.number, other))
+            nonce, content = os.urandom(12), seeds[other] + maskings[other]
+            cipher = ChaCha20Poly1305(shared_secret(self._sealing_key, keys[other][:SECRET], b"shares"))
+            sealed[other] = nonce + cipher.encrypt(nonce, content, _direction(self.number, other))
         return sealed
 
-    def masked(self, values: NDArray[np.int64], sealed: Mapping[int, bytes]) -> NDArray[np.int64]:
+    def masked(self, values: Vector, sealed: Rows) -> Vector:
         """Returns ``values`` with all masks added: uniformly distributed to anyone without the masks.
 
         Args:
@@ -201,14 +206,14 @@ class Member:
         if sealed.keys() - self._keys.keys() or self.number in sealed:
             raise _refusal("shares of another sender", "shares of the other members")
         self._require_enough([self.number, *sealed])
-        total = values + stream(self._seed, len(values))
+        total = values + key_stream(self._seed, len(values))
         for other, content in sealed.items():
             try:
-                cipher = ChaCha20Poly1305(agreed(self._sealing, self._keys[other][:SECRET], b"shares"))
-                self._held[other] = cipher.decrypt(content[:12], content[12:], _way(other, self.number))
+                cipher = ChaCha20Poly1305(shared_secret(self._sealing_key, self._keys[other][:SECRET], b"shares"))
+                self._shares_here[other] = cipher.decrypt(content[:12], content[12:], _direction(other, self.number))
             except InvalidTag:
                 raise _refusal("shares that changed in transit", "shares as another site encrypted them") from None
-            total += _pair_mask(self._masking, self.number, self._keys[other], other, len(values))
+            total += _pair_mask(self._masking_key, self.number, self._keys[other], other, len(values))
         return total
 
     def unmask(self, survivors: Collection[int]) -> dict[int, bytes]:
@@ -221,10 +226,10 @@ class Member:
             MessageRefused: fewer members than the threshold, or a member without shares here.
         """
         self._require_enough(survivors)
-        held, self._held = self._held, {}
-        if set(survivors) - held.keys():
+        shares, self._shares_here = self._shares_here, {}
+        if set(survivors) - shares.keys():
             raise _refusal("members without shares at this site", "members of this round, once each")
-        return {other: share[:SHARE] if other in survivors else share[SHARE:] for other, share in held.items()}
+        return {other: share[:SHARE] if other in survivors else share[SHARE:] for other, share in shares.items()}
 
     def _require_enough(self, members: Collection[int]) -> None:
         if len(members) < self.threshold:
@@ -232,24 +237,18 @@ class Member:
             raise _refusal(f"{len(members)} members", expected)
 
 
-def _way(sender: int, receiver: int) -> bytes:
+def _direction(sender: int, receiver: int) -> bytes:
     """Returns the associated data of the cipher, which prevents sending shares back to their sender."""
     return f"{sender} to {receiver}".encode()
 
 
-def _pair_mask(masking: X25519PrivateKey, own: int, keys: bytes, other: int, count: int) -> NDArray[np.int64]:
+def _pair_mask(masking: X25519PrivateKey, own: int, keys: bytes, other: int, count: int) -> Vector:
     """Returns the mask of a pair as ``own`` adds it, with opposite signs at the two members."""
-    mask = stream(agreed(masking, keys[SECRET:], b"mask"), count)
+    mask = key_stream(shared_secret(masking, keys[SECRET:], b"mask"), count)
     return mask if own < other else -mask
 
 
-def unmasked(
-    total: NDArray[np.int64],
-    *,
-    survivors: Collection[int],
-    shares: Mapping[int, Mapping[int, bytes]],
-    keys: Mapping[int, bytes],
-) -> NDArray[np.int64]:
+def unmask_sum(total: Vector, *, survivors: Collection[int], shares: Mapping[int, Rows], keys: Rows) -> Vector:
     """Returns the sum of the survivors' values, given the sum of their masked vectors.
 
     Args:
@@ -265,9 +264,9 @@ def unmasked(
 
     values = total.copy()
     for member in sorted(next(iter(shares.values()))):
-        secret = joined({holder: own[member] for holder, own in shares.items()})
+        secret = join_shares({holder: member_shares[member] for holder, member_shares in shares.items()})
         if member in survivors:
-            values -= stream(secret, len(values))
+            values -= key_stream(secret, len(values))
             continue
         masking = X25519PrivateKey.from_private_bytes(secret)
         if masking.public_key().public_bytes_raw() != keys[member][SECRET:]:
@@ -277,7 +276,7 @@ def unmasked(
     return values
 
 
-def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int, members: int) -> NDArray[np.int64]:
+def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int, members: int) -> Vector:
     """Returns ``weight * round(entries * 2^fraction_bits)`` of all tensors, in the order of names.
 
     Args:
@@ -303,9 +302,7 @@ def as_vector(tensors: Mapping[str, Tensor], *, weight: int, fraction_bits: int,
     return np.concatenate(parts)
 
 
-def as_mean(
-    total: NDArray[np.int64], like: Mapping[str, Tensor], *, weight: int, fraction_bits: int
-) -> dict[str, Tensor]:
+def as_mean(total: Vector, like: Mapping[str, Tensor], *, weight: int, fraction_bits: int) -> dict[str, Tensor]:
     """Converts a sum of :func:`as_vector` to the weighted mean, with the names, shapes and dtypes of ``like``.
 
     Args:
@@ -324,7 +321,7 @@ def as_mean(
     return {name: mean[name] for name in like}
 
 
-def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[str]) -> None:
+def record_sum(path: Path, run: str, round: int, update: str, members: Sequence[str]) -> None:
     """Enters a sum in a site's file before its shares leave, and refuses to unmask it again with other members.
 
     The difference of two sums with the same updates of all members but one is the update of that one. A round that is
@@ -343,24 +340,25 @@ def enter_sum(path: Path, run: str, round: int, update: str, members: Sequence[s
         OSError: the file could not be written.
     """
     with locked(path):
-        known = [entry for entry in lines(path) if entry is not None]  # shares never left after an incomplete line
-        same = [each for each in known if each["update"] == update or (each["run"], each["round"]) == (run, round)]
-        for before in (each["members"] for each in same):
-            if before != members:
-                differ = [f"{name} added" for name in members if name not in before]
-                differ += [f"{name} missing" for name in before if name not in members]
-                expected = f"the members of the earlier unmasked sum of this update: {', '.join(before)}"
+        # shares never left after an incomplete line
+        entries = [entry for entry in json_lines(path) if entry is not None]
+        same = [each for each in entries if each["update"] == update or (each["run"], each["round"]) == (run, round)]
+        for earlier in (each["members"] for each in same):
+            if earlier != members:
+                differences = [f"{name} added" for name in members if name not in earlier]
+                differences += [f"{name} missing" for name in earlier if name not in members]
+                expected = f"the members of the earlier unmasked sum of this update: {', '.join(earlier)}"
                 hint = "resume when all of them are there, or start a run with another seed"
-                raise _refusal(", ".join(differ), expected, hint)
+                raise _refusal(", ".join(differences), expected, hint)
         if not same:
             entry = {"run": run, "round": round, "update": update, "members": members}
             append_line(path, json.dumps(entry, ensure_ascii=False))
 
 
-def update_hash(answer: Message) -> str:
+def update_hash(update: Message) -> str:
     """Returns the SHA-256 of an update: names, dtypes, shapes and bits of its tensors, and its number of images."""
-    digest = hashlib.sha256(f"{answer.n} ".encode())
-    for piece in tensor_file.pieces(answer.tensors):
+    digest = hashlib.sha256(f"{update.n} ".encode())
+    for piece in tensor_file.pieces(update.tensors):
         digest.update(piece)
     return digest.hexdigest()
 
@@ -372,23 +370,21 @@ class SecureSite:
         site: the site's name.
         sites: names of all sites that train.
         settings: threshold and precision.
-        sums: file of the sums that this site has helped to unmask (:func:`enter_sum`).
+        sums: file of the sums that this site has helped to unmask (:func:`record_sum`).
         run: identity of the run, the plan's hash.
     """
 
-    def __init__(
-        self, site: str, sites: Iterable[str], settings: SecureAggregation, sums: str | Path, run: str
-    ) -> None:
-        self.sites, self.settings, self.sums, self.run = sorted(sites), settings, Path(sums), run
+    def __init__(self, site: str, sites: Iterable[str], settings: SecureAggregation, sums: Path, run: str) -> None:
+        self.sites, self.settings, self.sums, self.run = sorted(sites), settings, sums, run
         self.number = self.sites.index(site)
-        self._turns: list[Task] = []
+        self._next_steps: list[Task] = []
 
-    def hold(self, answer: Message) -> Message:
+    def hold(self, update: Message) -> Message:
         """Keeps the tensors of a reply to a training, and returns its metrics, which leave at once."""
-        if not answer.tensors:
-            return answer
-        self._answer, self._turns = answer, list(STEPS)
-        return replace(answer, kind=Kind.METRICS, tensors={}, extra={})
+        if not update.tensors:
+            return update
+        self._update, self._next_steps = update, list(STEPS)
+        return replace(update, kind=Kind.METRICS, tensors={}, extra={})
 
     def answer(self, task: Task, message: Message) -> Message:
         """Executes one of :data:`STEPS`; a refused step is the last of its round.
@@ -396,10 +392,10 @@ class SecureSite:
         Raises:
             MessageRefused: a step out of order or of another round, or a refusal of :class:`Member`.
         """
-        if not self._turns or self._turns[0] != task or self._answer.round != message.round:
+        if not self._next_steps or self._next_steps[0] != task or self._update.round != message.round:
             raise _refusal(f"{Task(task).value} out of order", "the steps of one round in order, after its training")
-        left, self._turns = self._turns[1:], []  # no next step until this one is done
-        held, sites = self._answer, len(self.sites)
+        remaining, self._next_steps = self._next_steps[1:], []  # no next step until this one is done
+        update, sites = self._update, len(self.sites)
         match task:
             case Task.KEYS:
                 self._member = Member(self.number, self.settings.threshold_of(sites))
@@ -408,17 +404,17 @@ class SecureSite:
                 tensors = as_table(self._member.shares(_rows(message, KEYS, sites)), sites)
             case Task.MASKED:
                 bits = self.settings.fraction_bits
-                vector = as_vector(held.tensors, weight=held.n, fraction_bits=bits, members=sites)
+                vector = as_vector(update.tensors, weight=update.n, fraction_bits=bits, members=sites)
                 tensors = {_VECTOR: torch.from_numpy(self._member.masked(vector, _rows(message, SEALED, sites)))}
             case _:
                 member = self._member
-                del self._answer, self._member  # with seed and keys, even if the step is refused
+                del self._update, self._member  # with seed and keys, even if the step is refused
                 survivors = sorted(_rows(message, 1, sites))
                 tensors = as_table(member.unmask(survivors), sites)
                 names = [self.sites[number] for number in survivors]
-                enter_sum(self.sums, self.run, held.round, update_hash(held), names)
-        self._turns = left
-        return replace(held, kind=Kind.SECURE, tensors=tensors, metrics={}, extra={})
+                record_sum(self.sums, self.run, update.round, update_hash(update), names)
+        self._next_steps = remaining
+        return replace(update, kind=Kind.SECURE, tensors=tensors, metrics={}, extra={})
 
 
 class BelowThreshold(Exception):
@@ -439,12 +435,12 @@ class OtherMembers(Exception):
     """A repeated round cannot complete the sum that was started before: a member is missing.
 
     Args:
-        begun: members of that sum.
+        started: members of that sum.
         missing: members that are missing now.
     """
 
-    def __init__(self, begun: Sequence[str], missing: Sequence[str]) -> None:
-        super().__init__(f"its sum started with {', '.join(begun)}, but {', '.join(missing)} did not return")
+    def __init__(self, started: Sequence[str], missing: Sequence[str]) -> None:
+        super().__init__(f"its sum started with {', '.join(started)}, but {', '.join(missing)} did not return")
 
 
 @dataclass
@@ -455,20 +451,20 @@ class SecureServer:
     numbers. The update guard sees only the mean. Sites are trusted: a wrong vector makes the mean wrong.
 
     The members of a sum are stored before its shares are requested. A round that is repeated, after a crash or below
-    the threshold, has the same members or no sum at all; sites enforce this (:func:`enter_sum`).
+    the threshold, has the same members or no sum at all; sites enforce this (:func:`record_sum`).
 
     Args:
         settings: threshold and precision.
         strategy: the strategy that gets the mean, attached to its run.
         transport: carries messages.
-        begun: file with the members of the last sum.
+        members_file: file with the members of the last sum.
         timeout: seconds that each of the four exchanges may take; ``None`` waits without limit.
     """
 
     settings: SecureAggregation
     strategy: Strategy
     transport: Transport
-    begun: Path
+    members_file: Path
     timeout: float | None = None
     #: By site, why its update is not in the last sum although it trained.
     dropped: dict[str, Failure] = field(default_factory=dict, init=False)
@@ -503,11 +499,11 @@ class SecureServer:
             MessageRefused: the unmasked sum is no model; the faulty site cannot be identified.
         """
         images, self._images, self.dropped = self._images, {}, {}
-        if begun := self._members(round):
+        if members := self._started_members(round):
             left_out = "this round's sum was started without it, before a restart"
-            self.dropped = {site: Failure(site, left_out) for site in images.keys() - set(begun)}
-            images = {site: n for site, n in images.items() if site in begun}
-            self._begin(round, images)
+            self.dropped = {site: Failure(site, left_out) for site in images.keys() - set(members)}
+            images = {site: n for site, n in images.items() if site in members}
+            self._record_members(round, images)
         total, survivors = self._sum(round, images)
         weight, like = sum(images[site] for site in survivors), self.strategy.global_weights
         mean = as_mean(total, like, weight=weight, fraction_bits=self.settings.fraction_bits)
@@ -517,58 +513,59 @@ class SecureServer:
         self.strategy.take(round, _MEAN, update)
         self.strategy.finish(round)
 
-    def _members(self, round: int) -> list[str]:
+    def _started_members(self, round: int) -> list[str]:
         """Returns the members of this round's sum if one was started before, else an empty list."""
-        begun: dict[str, Any] = read_json(self.begun) if self.begun.is_file() else {}
-        return list(begun["members"]) if begun.get("round") == round else []
+        stored: dict[str, Any] = read_json(self.members_file) if self.members_file.is_file() else {}
+        return list(stored["members"]) if stored.get("round") == round else []
 
-    def _begin(self, round: int, survivors: Iterable[str]) -> None:
+    def _record_members(self, round: int, survivors: Iterable[str]) -> None:
         """Stores the members of this round's sum.
 
         Raises:
             OtherMembers: a sum with a member that is now missing was started before.
         """
-        begun = self._members(round)
-        if missing := sorted(set(begun) - set(survivors)):
-            raise OtherMembers(begun, missing)
-        if not begun:
-            write_json(self.begun, {"round": round, "members": sorted(survivors)})
+        members = self._started_members(round)
+        if missing := sorted(set(members) - set(survivors)):
+            raise OtherMembers(members, missing)
+        if not members:
+            write_json(self.members_file, {"round": round, "members": sorted(survivors)})
 
-    def _sum(self, round: int, images: Mapping[str, int]) -> tuple[NDArray[np.int64], list[str]]:
-        number = {site: index for index, site in enumerate(self.sites)}
+    def _sum(self, round: int, images: Mapping[str, int]) -> tuple[Vector, list[str]]:
+        index_of = {site: index for index, site in enumerate(self.sites)}
         keys: dict[int, bytes] = {}
         sealed: dict[int, dict[int, bytes]] = {}
         shares: dict[int, dict[int, bytes]] = {}
-        inside = list[int]()
+        included = list[int]()
         total = np.zeros(sum(tensor.numel() for tensor in self.strategy.global_weights.values()), dtype=np.int64)
 
-        def take_keys(own: int, reply: Message) -> None:
-            (key,) = self._rows_of(reply, KEYS, {own}).values()
+        def take_keys(member: int, reply: Message) -> None:
+            (key,) = self._rows_of(reply, KEYS, {member}).values()
             require_keys(key, keys.values())
-            keys[own] = key
+            keys[member] = key
 
-        def take_shares(own: int, reply: Message) -> None:
-            sealed[own] = self._rows_of(reply, SEALED, keys.keys() - {own})
+        def take_shares(member: int, reply: Message) -> None:
+            sealed[member] = self._rows_of(reply, SEALED, keys.keys() - {member})
 
-        def take_masked(own: int, reply: Message) -> None:
+        def take_masked(member: int, reply: Message) -> None:
             np.add(total, reply.tensors[_VECTOR].numpy(), out=total)
-            inside.append(own)
+            included.append(member)
 
-        def take_unmasking(own: int, reply: Message) -> None:
-            shares[own] = self._rows_of(reply, SHARE, sealed.keys())
+        def take_unmasking(member: int, reply: Message) -> None:
+            shares[member] = self._rows_of(reply, SHARE, sealed.keys())
 
         def table(width: int) -> dict[str, Tensor]:
             return {_TABLE: torch.empty(len(self.sites), width, dtype=torch.uint8, device="meta")}
 
         vector = {_VECTOR: torch.empty(len(total), dtype=torch.int64, device="meta")}
-        self._ask(round, Task.KEYS, {number[site]: {} for site in images}, take_keys, table(KEYS))
+        self._ask(round, Task.KEYS, {index_of[site]: {} for site in images}, take_keys, table(KEYS))
         self._ask(round, Task.SHARES, dict.fromkeys(keys, keys), take_shares, table(SEALED))
-        mail = {own: {sender: rows[own] for sender, rows in sealed.items() if sender != own} for own in sealed}
+        mail = {to: {sender: rows[to] for sender, rows in sealed.items() if sender != to} for to in sealed}
         self._ask(round, Task.MASKED, mail, take_masked, vector)
-        survivors = [self.sites[own] for own in inside]
-        self._begin(round, survivors)
-        self._ask(round, Task.UNMASK, dict.fromkeys(inside, dict.fromkeys(inside, b"\1")), take_unmasking, table(SHARE))
-        return unmasked(total, survivors=inside, shares=shares, keys=keys), survivors
+        survivors = [self.sites[member] for member in included]
+        self._record_members(round, survivors)
+        marks = dict.fromkeys(included, b"\1")
+        self._ask(round, Task.UNMASK, dict.fromkeys(included, marks), take_unmasking, table(SHARE))
+        return unmask_sum(total, survivors=included, shares=shares, keys=keys), survivors
 
     def _rows_of(self, reply: Message, width: int, members: Collection[int]) -> dict[int, bytes]:
         rows = _rows(reply, width, len(self.sites))
@@ -580,7 +577,7 @@ class SecureServer:
         self,
         round: int,
         task: Task,
-        tables: Mapping[int, Mapping[int, bytes]],
+        tables: Mapping[int, Rows],
         take: Callable[[int, Message], None],
         like: Mapping[str, Tensor],
     ) -> None:
@@ -589,32 +586,32 @@ class SecureServer:
         Raises:
             BelowThreshold: too few sites replied.
         """
-        server, left = self.strategy.server, set(tables)
+        server, remaining = self.strategy.server, set(tables)
         messages = {
             site: Message(Kind.SECURE, site, round, server.rounds, server.seed, tensors=as_table(rows, len(self.sites)))
-            for site, rows in ((self.sites[own], rows) for own, rows in tables.items())
+            for site, rows in ((self.sites[member], rows) for member, rows in tables.items())
         }
         inbox = Inbox(round=round, sites=messages, like=lambda _: like, kind=Kind.SECURE)
 
         def on_reply(site: str, reply: Message) -> None:
             inbox.check(site, reply)
-            own = self.sites.index(site)
-            take(own, reply)
-            left.add(own)
+            member = self.sites.index(site)
+            take(member, reply)
+            remaining.add(member)
 
         failures: dict[str, Failure] = {}
         if len(messages) >= self.threshold:  # else no request is sent
-            left.clear()
+            remaining.clear()
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
             replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
             failures = {site: reply for site, reply in replies.items() if isinstance(reply, Failure)}
-        if len(left) < self.threshold:
+        if len(remaining) < self.threshold:
             reasons = {site: failure.reason for site, failure in {**self.dropped, **failures}.items()}
-            raise BelowThreshold(len(left), self.threshold, reasons)
+            raise BelowThreshold(len(remaining), self.threshold, reasons)
         self.dropped |= failures if task != Task.UNMASK else {}
 
 
-def as_table(rows: Mapping[int, bytes], members: int) -> dict[str, Tensor]:
+def as_table(rows: Rows, members: int) -> dict[str, Tensor]:
     """Converts bytes by member to a tensor with one row per member; missing rows are zeros."""
     width = max(map(len, rows.values()), default=0)
     content = b"".join(rows.get(member, bytes(width)) for member in range(members))

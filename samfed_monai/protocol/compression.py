@@ -38,7 +38,7 @@ SCHEMA: Mapping[str, Any] = {
 _LARGEST = 127
 #: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two lose 31 % of a step, three 29, one 42.
 _ITERATIONS = 2
-_LEFT, _MARK = "compression.left.", "compression.sent"
+_ERROR, _STATE = "compression.left.", "compression.sent"
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,20 @@ class Compression:
 
     def like(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names, shapes and dtypes of a message of ``weights``, without values."""
-        return _by_name(weights, lambda name: _blank(*weights[name].reshape(len(weights[name]), -1).shape, self.form))
+        return _by_name(weights, lambda name: _empty(*weights[name].reshape(len(weights[name]), -1).shape, self.form))
 
     @torch.no_grad()
-    def packed(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def encode(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the tensors of a message.
 
         Args:
             weights: at the sender; those that are not matrices are sent unchanged.
             steps: the differences of the matrices, float32 and finite.
         """
-        return _by_name(weights, lambda name: _encoded(steps[name].flatten(1), self.form))
+        return _by_name(weights, lambda name: _encode(steps[name].flatten(1), self.form))
 
     @torch.no_grad()
-    def restored(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the sender's weights as every receiver decodes them, to the bit; in the order of ``base``, then
         statistics.
 
@@ -90,7 +90,7 @@ class Compression:
         for name, old in base.items():
             if _is_matrix(name, old):
                 parts = {part: tensors[name + part] for part in _PARTS if name + part in tensors}
-                weights[name] = (old + _decoded(parts).reshape(old.shape)).to(old.dtype)
+                weights[name] = (old + _decode(parts).reshape(old.shape)).to(old.dtype)
             elif name in tensors:
                 weights[name] = tensors[name]
         return {**weights, **{name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}}
@@ -112,27 +112,27 @@ def _by_name(weights: Mapping[str, Tensor], parts_of: Callable[[str], Mapping[st
 _HALF, _CODES, _SCALES, _RIGHT, _RIGHT_SCALES = _PARTS = (":half", ":codes", ":scales", ":right", ":right_scales")
 
 
-def _encoded(matrix: Tensor, form: str | int) -> dict[str, Tensor]:
+def _encode(matrix: Tensor, form: str | int) -> dict[str, Tensor]:
     """Encodes a float32 matrix (rows, columns) as parts, by suffix of their names."""
     rows, columns = matrix.shape
     if form == HALF:
         return {_HALF: matrix.bfloat16()}
     if isinstance(form, int) and form * (rows + columns) < rows * columns:
-        right = _start(columns, form).to(matrix.device)
+        right = _start_matrix(columns, form).to(matrix.device)
         for _ in range(_ITERATIONS):
             left = torch.linalg.qr(matrix @ right).Q
             right = matrix.T @ left
-        return dict(zip((_CODES, _SCALES, _RIGHT, _RIGHT_SCALES), (*_quantised(left), *_quantised(right)), strict=True))
-    return dict(zip((_CODES, _SCALES), _quantised(matrix), strict=True))
+        return dict(zip((_CODES, _SCALES, _RIGHT, _RIGHT_SCALES), (*_quantise(left), *_quantise(right)), strict=True))
+    return dict(zip((_CODES, _SCALES), _quantise(matrix), strict=True))
 
 
 @lru_cache(maxsize=1024)
-def _blank(rows: int, columns: int, form: str | int) -> dict[str, Tensor]:
+def _empty(rows: int, columns: int, form: str | int) -> dict[str, Tensor]:
     """The parts of a matrix of this size, without values."""
-    return _encoded(torch.empty(rows, columns, device="meta"), form)
+    return _encode(torch.empty(rows, columns, device="meta"), form)
 
 
-def _decoded(parts: Mapping[str, Tensor]) -> Tensor:
+def _decode(parts: Mapping[str, Tensor]) -> Tensor:
     if _HALF in parts:
         return parts[_HALF].float()
     matrix = parts[_CODES].float()
@@ -142,12 +142,12 @@ def _decoded(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _start(columns: int, rank: int) -> Tensor:
+def _start_matrix(columns: int, rank: int) -> Tensor:
     """Fixed normal random numbers (columns, rank)."""
     return torch.randn(columns, rank, generator=torch.Generator().manual_seed(0))
 
 
-def _quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _quantise(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (rows, columns) int8 and scales (rows,) float32, whose product approximates ``matrix``."""
     scales = matrix.abs().amax(dim=1) / _LARGEST
     codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round().clamp(-_LARGEST, _LARGEST)
@@ -163,10 +163,10 @@ class Sender:
 
     def __init__(self, compression: Compression) -> None:
         self.compression = compression
-        self._left: dict[str, Tensor] = {}
+        self._errors: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def packed(
+    def encode(
         self, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns the tensors of a message, and the weights that the receiver decodes from them.
@@ -184,22 +184,22 @@ class Sender:
             raise message_refused("message -> tensors", "weights of another network", expected)
         base = {name: base[name] for name in weights if name in base}
         steps = {name: weights[name].float() - base[name].float() for name in matrices}
-        steps = {name: step + self._left[name] if name in self._left else step for name, step in steps.items()}
+        steps = {name: step + self._errors[name] if name in self._errors else step for name, step in steps.items()}
         if not all(all_finite(step) for step in steps.values()):
             raise message_refused("message -> tensors", "NaN or infinity", "finite values")
-        tensors = self.compression.packed(weights, steps)
-        restored = self.compression.restored(tensors, base)
-        self._left = {name: step - (restored[name].float() - base[name].float()) for name, step in steps.items()}
-        return tensors, restored
+        tensors = self.compression.encode(weights, steps)
+        decoded = self.compression.decode(tensors, base)
+        self._errors = {name: step - (decoded[name].float() - base[name].float()) for name, step in steps.items()}
+        return tensors, decoded
 
     def state_dict(self) -> dict[str, Tensor]:
         """The compression error; never empty, so that the start is a state, too."""
-        return {_MARK: torch.tensor(0), **{_LEFT + name: tensor for name, tensor in self._left.items()}}
+        return {_STATE: torch.tensor(0), **{_ERROR + name: tensor for name, tensor in self._errors.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Restores the state of :meth:`state_dict`; returns tensors of other names."""
-        self._left = {name.removeprefix(_LEFT): tensor for name, tensor in state.items() if name.startswith(_LEFT)}
-        return {name: tensor for name, tensor in state.items() if name != _MARK and not name.startswith(_LEFT)}
+        self._errors = {name.removeprefix(_ERROR): tensor for name, tensor in state.items() if name.startswith(_ERROR)}
+        return {name: tensor for name, tensor in state.items() if name != _STATE and not name.startswith(_ERROR)}
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,11 @@ class Step:
     @classmethod
     def of(cls, sender: Sender, weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[Step, dict]:
         """Returns the step from ``base`` to ``weights``, and the model that sites compute from it."""
-        tensors, model = sender.packed(weights, base)
+        tensors, model = sender.encode(weights, base)
         return cls(checksum(base), checksum(model), str(sender.compression.form), tensors), model
 
 
-def stepped(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor] | None:
+def apply_step(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor] | None:
     """Applies a :class:`Step` to the ``held`` weights; ``None`` if its tensors do not fit them."""
     compression = Compression(int(form) if form.isdecimal() else form)
     like = compression.like(held)
@@ -232,7 +232,7 @@ def stepped(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: str
         tensors[name].shape != like[name].shape or tensors[name].dtype != like[name].dtype for name in like
     ):
         return None
-    return compression.restored(tensors, held)
+    return compression.decode(tensors, held)
 
 
 def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, sums: bool) -> list[Problem]:
@@ -248,14 +248,14 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
         return []
     exchange, name, problems = strategy.exchange, type(strategy).__name__, []
     where, plain = "federate.json -> compression", f", or compression: {NONE!r}"
-    found = {
+    obstacles = {
         f"an exchange of {exchange.word}": exchange.answer is not Kind.WEIGHTS,
         # their difference includes the error of earlier messages, which would be added again
         f"{name}, in which each site trains its own network": exchange.own_networks,
         f"{name}, which makes a model for each site": exchange.tailored,
         f"{name}, which repeats the warm start between rounds": bool(strategy.rounds_before_warm_start),
     }
-    for text in [text for text, holds in found.items() if holds][:1]:
+    for text in [text for text, holds in obstacles.items() if holds][:1]:
         expected = "an exchange of weights in which all sites start from the same model"
         problems.append(Problem(where, text, expected, f"choose a variant that averages, such as samfed{plain}"))
     if sums:

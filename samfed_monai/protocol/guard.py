@@ -37,7 +37,7 @@ class Inbox:
     sites: Container[str]
     like: Callable[[str], Mapping[str, Tensor] | None] | None
     kind: Kind | None = None
-    _answered: set[str] = field(default_factory=set, init=False)
+    _replied: set[str] = field(default_factory=set, init=False)
 
     def max_bytes(self, sender: str) -> int:
         """Maximum bytes of ``sender``'s reply: twice the size of its tensors, and 1 MiB for the header.
@@ -54,14 +54,14 @@ class Inbox:
             MessageRefused: an unknown sender (fault 46), a second reply (43), another kind, another round's (44, 45),
                 or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
         """
-        if sender in self._answered:
+        if sender in self._replied:
             raise message_refused("message", "a second answer", "one answer per site and round")
         if sender not in self.sites:
             raise message_refused("message", "an unknown sender", "a site of this federation")
         if self.kind is not None and message.kind != self.kind:
             raise message_refused("message", Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
         message.check(up=True, like=self.like(sender) if self.like else None, site=sender, round=self.round)
-        self._answered.add(sender)
+        self._replied.add(sender)
 
 
 class Action(str, Enum):
@@ -127,7 +127,7 @@ class UpdateGuard:
         """
         if self.largest_share is None:
             return dict(images)
-        most = max(1, int(_largest(images.values(), self.largest_share)))
+        most = max(1, int(_cap(images.values(), self.largest_share)))
         return {site: min(n, most) for site, n in images.items()}
 
     def capped(self, weights: Mapping[str, float]) -> dict[str, float]:
@@ -143,10 +143,10 @@ class UpdateGuard:
         if most is None or all(weight <= most for weight in weights.values()):
             return dict(weights)
         weights = {site: max(weight, _LEAST_WEIGHT) for site, weight in weights.items()}
-        limit = _largest(weights.values(), most)
+        limit = _cap(weights.values(), most)
         lowered = {site: min(weight, limit) if limit else 1.0 for site, weight in weights.items()}
-        whole = sum(lowered.values())
-        return {site: weight / whole for site, weight in lowered.items()}
+        total = sum(lowered.values())
+        return {site: weight / total for site, weight in lowered.items()}
 
     def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
         """Fraction of the step from ``reference`` to ``update`` that is allowed, in (0, 1].
@@ -209,14 +209,14 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
 _LEAST_WEIGHT = 2.0**-40
 
 
-def _largest(counts: Iterable[float], share: float) -> float:
+def _cap(counts: Iterable[float], share: float) -> float:
     """Cap for the largest of ``counts``, so that none exceeds ``share`` of the new sum; 0 if there are too few."""
     ordered = sorted(counts, reverse=True)
-    for above, count in enumerate(ordered):
-        room = 1 - above * share
-        if room <= 0:
+    for larger, count in enumerate(ordered):
+        rest = 1 - larger * share
+        if rest <= 0:
             break
-        limit = share * sum(ordered[above:]) / room
+        limit = share * sum(ordered[larger:]) / rest
         if count <= limit:  # this and later counts are below the cap, earlier ones are lowered to it
             return limit
     return 0.0
@@ -250,15 +250,15 @@ class Counts:
 
     def log_shares(self) -> None:
         """Logs sites whose weight is capped, and warns of one that dominates the mean."""
-        whole = sum(self.reported.values())
+        total = sum(self.reported.values())
         capped = self.guard.counted(self.reported) if self.guard else dict(self.reported)
         for site, n in sorted(self.reported.items()):
             if capped[site] < n:
                 text = "%s reports %d training images; means weighted by images count %d of them"
                 logger.info(text, site, n, capped[site])
-            elif len(self.reported) > 1 and n > _DOMINANT_SHARE * whole:
+            elif len(self.reported) > 1 and n > _DOMINANT_SHARE * total:
                 hint = "if this is wrong, limit its weight with job#update_guard#largest_share"
-                logger.warning("%s reports %d training images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
+                logger.warning("%s reports %d training images, %.0f %% of all; %s", site, n, 100 * n / total, hint)
 
     def counted(self, site: str, update: Message) -> Message:
         """Returns ``update`` with the number of images that it counts as.

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import all_finite, check_tensors, parse_json
+from samfed_monai.core.validators import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,21 +36,12 @@ _FRACTION, _COUNT, _ANY = (0.0, 1.0), (0, MAX_COUNT), (-1e9, 1e9)
 #: Numbers a site may send, with their ranges: other names cannot leave the site, and no value lets a site decide the
 #: best round by itself or overflows a mean.
 METRIC_RANGES: Mapping[str, tuple[float, float]] = {
-    "dice": _FRACTION,
-    "iou": _FRACTION,
+    **dict.fromkeys(("dice", "iou", "sensitivity", "precision", "area", "expected_dice"), _FRACTION),
+    **dict.fromkeys(("empty_both", "empty_prediction", "empty_label", "expected_images"), _COUNT),
     "hd95": (0.0, 1e6),
-    "sensitivity": _FRACTION,
-    "precision": _FRACTION,
-    "area": _FRACTION,
-    "empty_both": _COUNT,
-    "empty_prediction": _COUNT,
-    "empty_label": _COUNT,
-    "expected_dice": _FRACTION,
-    "expected_images": _COUNT,
     "loss": _ANY,
     "seconds": (0.0, 1e9),
-    "iterations": (0, 1e9),
-    "releases": (0, 1e9),
+    **dict.fromkeys(("iterations", "releases"), (0, 1e9)),
 }
 METRIC_NAMES = frozenset(METRIC_RANGES)
 #: Means of loss terms are named by the bundle's JSON; the pattern allows no paths, dots or capitals.
@@ -98,13 +90,13 @@ def metric_range(name: Any) -> tuple[float, float] | None:
         return METRIC_RANGES[name]
     if not isinstance(name, str):
         return None
-    of_class = CLASS_METRIC.fullmatch(name)
-    if of_class:
-        return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
-    if of_volumes := VOLUME_METRIC.fullmatch(name):
-        return {"dice": _FRACTION, "hd95_mm": METRIC_RANGES["hd95"]}.get(of_volumes[1], _COUNT)
-    if of_group := QUALITY_METRIC.fullmatch(name):
-        return {"images": _COUNT, "margin": (-20.0, 20.0)}.get(of_group[1], _FRACTION)
+    class_match = CLASS_METRIC.fullmatch(name)
+    if class_match:
+        return _COUNT if class_match[1] == "images" else METRIC_RANGES[class_match[1]]
+    if volume_match := VOLUME_METRIC.fullmatch(name):
+        return {"dice": _FRACTION, "hd95_mm": METRIC_RANGES["hd95"]}.get(volume_match[1], _COUNT)
+    if group_match := QUALITY_METRIC.fullmatch(name):
+        return {"images": _COUNT, "margin": (-20.0, 20.0)}.get(group_match[1], _FRACTION)
     return _ANY if TERM_NAME.fullmatch(name) else None
 
 
@@ -199,8 +191,7 @@ class Message:
                 problems.add("message -> tensors", found="tensors that were not requested", expected="numbers only")
         problems.extend(_scalar_problems(self.metrics, self.extra))
         problems.extend(_tensor_problems(self.tensors, like))
-        if problems:
-            raise MessageRefused(problems)
+        require(problems, error=MessageRefused)
 
 
 def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> list[Problem]:
@@ -209,7 +200,7 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
     for name, value in metrics.items():
         allowed = metric_range(name)
         if allowed is None:
-            problems.add("message -> metrics", found="a name that is not on the list", expected=_names(METRIC_NAMES))
+            problems.add("message -> metrics", found="a name that is not on the list", expected=_one_of(METRIC_NAMES))
         elif type(value) not in (int, float) or value != value or abs(value) == math.inf:
             problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
         else:
@@ -222,7 +213,7 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
         problems.add("message -> metrics", found=f"{terms} terms", expected=f"at most {MAX_TERMS} terms")
     for name, value in extra.items():
         if name not in EXTRA_WORDS:
-            problems.add("message -> extra", found="a name that is not on the list", expected=_names(EXTRA_WORDS))
+            problems.add("message -> extra", found="a name that is not on the list", expected=_one_of(EXTRA_WORDS))
         elif not isinstance(value, str) or not EXTRA_WORDS[name].fullmatch(value):
             problems.add(f"message -> extra -> {name}", found="another value", expected=EXTRA_WORDS[name].pattern)
     return list(problems)
@@ -236,8 +227,8 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     # eval mode takes the root of a variance: one such site would make every model NaN; and a counter of -1 makes the
     # next batch of a norm without momentum divide by 0
     for part, what in (("running_var", "variances"), ("num_batches_tracked", "counters")):
-        same = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
-        negative = sum(bool((tensors[name] < 0).any()) for name in same if name.rpartition(".")[2] == part)
+        comparable = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
+        negative = sum(bool((tensors[name] < 0).any()) for name in comparable if name.rpartition(".")[2] == part)
         if negative:
             found = f"{negative} with negative values"
             problems.add("message -> tensors", found=found, expected=f"non-negative {what}")
@@ -250,19 +241,19 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     return list(problems)
 
 
-def _names(names: Any) -> str:
-    return "one of " + ", ".join(sorted(names))
+def _one_of(known: Any) -> str:
+    return "one of " + ", ".join(sorted(known))
 
 
-_LONG = 10**20  # larger whole numbers are not printed: they may have thousands of digits
+_MOST_PRINTED = 10**20  # larger whole numbers are not printed: they may have thousands of digits
 
 
 def _number(value: Any) -> str:
     if type(value) not in (int, float):
         return type(value).__name__
-    if type(value) is float or abs(value) < _LONG:
+    if type(value) is float or abs(value) < _MOST_PRINTED:
         return repr(value)
-    return f"more than {_LONG:.0e}" if value > 0 else f"less than -{_LONG:.0e}"
+    return f"more than {_MOST_PRINTED:.0e}" if value > 0 else f"less than -{_MOST_PRINTED:.0e}"
 
 
 #: Largest message that is decoded by default: ten times SAM ViT-B's 375 MB.
@@ -274,9 +265,9 @@ _KEY = "samfed"
 _SHAPES = "shapes"
 _LEVEL = 1  # of deflate; on a network's masks 6 gains 15 % for nine times the time
 _MAX_SIDES = 8
-_NOT_OURS = (AttributeError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error)
-_TYPES: dict[str, type] = dict.fromkeys(("version", "round", "rounds", "seed", "n"), int)
-_TYPES |= {"kind": str, "site": str, "metrics": dict, "extra": dict}
+_FORMAT_ERRORS = (AttributeError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error)
+_HEADER_TYPES: dict[str, type] = dict.fromkeys(("version", "round", "rounds", "seed", "n"), int)
+_HEADER_TYPES |= {"kind": str, "site": str, "metrics": dict, "extra": dict}
 _DEFLATED = WeakTensorKeyDictionary()  # soft masks to their bytes, as long as these masks exist
 
 
@@ -316,7 +307,7 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
             tensors = {name: _inflate(tensor, shapes[name]) for name, tensor in tensors.items()}
     except MessageRefused:
         raise
-    except (*_NOT_OURS, SafetensorError) as error:
+    except (*_FORMAT_ERRORS, SafetensorError) as error:
         found = f"another format ({type(error).__name__})"
         raise message_refused("message", found, "safetensors with a samfed header") from None
     unknown = {tensor.dtype for tensor in tensors.values()} - tensor_file.DTYPES.keys()
@@ -366,8 +357,8 @@ def _check_shapes(shapes: Any, tensors: Mapping[str, Tensor], max_bytes: int) ->
     if not isinstance(shapes, dict) or shapes.keys() != tensors.keys():
         raise ValueError("names")
     for shape in shapes.values():
-        sound = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
-        if not sound or len(shape) > _MAX_SIDES:
+        is_list_of_sizes = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
+        if not is_list_of_sizes or len(shape) > _MAX_SIDES:
             raise ValueError("shape")
     size = sum(math.prod(shape) for shape in shapes.values())
     if size > max_bytes:
@@ -388,12 +379,11 @@ def _header(payload: bytes) -> tuple[Any, Any]:
 
 
 def _check_header(header: Any) -> None:
-    if not isinstance(header, dict) or header.keys() != _TYPES.keys():
-        raise message_refused("message -> header", "other fields", ", ".join(_TYPES))
-    types = [(name, type(header[name]).__name__, kind.__name__) for name, kind in _TYPES.items()]
+    if not isinstance(header, dict) or header.keys() != _HEADER_TYPES.keys():
+        raise message_refused("message -> header", "other fields", ", ".join(_HEADER_TYPES))
+    types = [(name, type(header[name]).__name__, kind.__name__) for name, kind in _HEADER_TYPES.items()]
     wrong = [Problem(f"message -> {name}", found, expected) for name, found, expected in types if found != expected]
     kinds = [kind.value for kind in Kind]
     if type(header["kind"]) is str and header["kind"] not in kinds:
         wrong.append(Problem("message -> kind", "an unknown kind", ", ".join(kinds)))
-    if wrong:
-        raise MessageRefused(wrong)
+    require(wrong, error=MessageRefused)

@@ -43,12 +43,12 @@ class StatisticKind(str, Enum):
     GRAPH = "graph"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """A description for readers."""
-        return _WORDS[self]
+        return _DESCRIPTIONS[self]
 
 
-_WORDS = {
+_DESCRIPTIONS = {
     StatisticKind.SPECTRUM: "amplitude-spectrum windows",
     StatisticKind.FEATURES: "mean features",
     StatisticKind.PROTOTYPES: "one mean feature per class",
@@ -75,7 +75,7 @@ class StatisticRule:
     noise_multiplier: float = 0.0
     least_images: int = 1
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """The rule in words."""
         clip = "not clipped" if self.clip is None else f"clipped to a norm of {self.clip:g}"
         noise = f"noise multiplier {self.noise_multiplier:g}" if self.noise_multiplier else "without noise"
@@ -107,18 +107,18 @@ def limited(
         raise message_refused("message -> statistics", "counts", "tensors of two or more axes (counts get no noise)")
     entries = sum(len(tensor) for tensor in tensors.values() if tensor.ndim > 1)
     deviation = 2.0 * rule.clip * math.sqrt(entries) * rule.noise_multiplier
-    left = {}
+    limited_tensors = {}
     for name, tensor in tensors.items():
         if tensor.ndim < 2:
-            left[name] = tensor
+            limited_tensors[name] = tensor
             continue
         rows = tensor.detach().cpu().double().flatten(1)
         lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-300)
         rows = rows * (rule.clip / lengths).clamp(max=1.0)
         if deviation:
             rows = rows + deviation * torch.from_numpy(noise(rows.numel())).reshape(rows.shape)
-        left[name] = rows.reshape(tensor.shape).to(tensor.dtype)
-    return left, deviation
+        limited_tensors[name] = rows.reshape(tensor.shape).to(tensor.dtype)
+    return limited_tensors, deviation
 
 
 class Statistic(ABC):
@@ -208,13 +208,13 @@ class MeansOfGroups(Statistic):
         Raises:
             MessageRefused: unexpected tensors, or values that are not finite.
         """
-        own, others, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
-        if tensors and (others is None or len(tensors) > 1 or others.shape[1:] != own.shape[1:]):
-            expected = f"{self.name} of shape (N, {', '.join(map(str, own.shape[1:]))})"
+        like, entries, where = self.like()[self.name], tensors.get(self.name), "message -> statistics"
+        if tensors and (entries is None or len(tensors) > 1 or entries.shape[1:] != like.shape[1:]):
+            expected = f"{self.name} of shape (N, {', '.join(map(str, like.shape[1:]))})"
             raise message_refused(where, "other tensors", expected, "give strategy and statistics the same options")
-        if others is not None and not all_finite(others):
+        if entries is not None and not all_finite(entries):
             raise message_refused(where, "NaN or infinity", "finite values")
-        return others
+        return entries
 
     def _groups(self, count: int, least_images: int) -> int:
         return max(1, min(self.entries, count // max(1, least_images)))
@@ -222,8 +222,8 @@ class MeansOfGroups(Statistic):
 
 def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Splits a message's tensors into weights, and statistics without :data:`PREFIX`."""
-    own = {name[len(PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}, own
+    statistics = {name[len(PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}, statistics
 
 
 def with_statistics(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -247,7 +247,7 @@ class Collected:
         self.kind, self.like = kind, dict(like)
         #: Received statistics, by site and name.
         self.by_site: dict[str, dict[str, Tensor]] = {}
-        self._asked: set[str] = set()
+        self._requested: set[str] = set()
 
     def asking(self, messages: Mapping[str, Message], *, again: bool = False) -> dict[str, Message]:
         """Returns the messages of a round; messages to sites whose statistic is missing ask for it.
@@ -256,16 +256,16 @@ class Collected:
             messages: site to message with weights.
             again: ask every site, for statistics that change with the rounds.
         """
-        self._asked = {site for site in messages if again or site not in self.by_site}
-        word = {STATISTICS: self.kind.value}
+        self._requested = {site for site in messages if again or site not in self.by_site}
+        request = {STATISTICS: self.kind.value}
         return {
-            site: replace(message, extra={**message.extra, **word}) if site in self._asked else message
+            site: replace(message, extra={**message.extra, **request}) if site in self._requested else message
             for site, message in messages.items()
         }
 
     def expected(self, site: str, weights: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
         """Tensors of a site's reply: ``weights``, and its statistic if it was asked for it."""
-        return with_statistics(weights or {}, self.like) if site in self._asked else weights
+        return with_statistics(weights or {}, self.like) if site in self._requested else weights
 
     def taken(self, site: str, update: Message) -> Message:
         """Keeps the statistic of ``update``; returns ``update`` without it."""
@@ -278,12 +278,12 @@ class Collected:
     def state_dict(self) -> dict[str, Tensor]:
         """All received statistics, by name and site."""
         sent = self.by_site.items()
-        return {f"{PREFIX}{name}@{site}": tensor for site, own in sent for name, tensor in own.items()}
+        return {f"{PREFIX}{name}@{site}": tensor for site, statistics in sent for name, tensor in statistics.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores the state of :meth:`state_dict`; other names are ignored."""
-        self.by_site, self._asked = {}, set()
+        self.by_site, self._requested = {}, set()
         for key, tensor in state.items():
-            name, found, site = key.removeprefix(PREFIX).partition("@")
-            if key.startswith(PREFIX) and found:
+            name, separator, site = key.removeprefix(PREFIX).partition("@")
+            if key.startswith(PREFIX) and separator:
                 self.by_site.setdefault(site, {})[name] = tensor

@@ -263,24 +263,24 @@ class Strategy(ABC):
             weights: :attr:`global_weights` of the round; the server's own at the start.
             state: :meth:`state_dict` of the round; empty at the start.
         """
-        taken = weights if self.exchange.server_model else {}
+        weights_of_model = weights if self.exchange.server_model else {}
         # A stored file has its names in another order, which would change the last bits of norms.
-        place = {name: number for number, name in enumerate(self.server.weights)}
-        names = sorted(taken, key=lambda name: place.get(name, len(place)))
-        self.global_weights = {name: taken[name].detach().cpu().clone() for name in names}
+        position = {name: number for number, name in enumerate(self.server.weights)}
+        names = sorted(weights_of_model, key=lambda name: position.get(name, len(position)))
+        self.global_weights = {name: weights_of_model[name].detach().cpu().clone() for name in names}
 
     def _stored(self, models: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
         """Models of sites as part of :meth:`state_dict`, under ``<prefix><index of the site>.<name>``."""
-        places = {site: place for place, site in enumerate(self.server.sites)}
-        return {f"{prefix}{places[site]}.{name}": t for site, model in models.items() for name, t in model.items()}
+        indices = {site: index for index, site in enumerate(self.server.sites)}
+        return {f"{prefix}{indices[site]}.{name}": t for site, model in models.items() for name, t in model.items()}
 
     def _restored(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, dict[str, Tensor]]:
         """Models that :meth:`_stored` packed, with the names of :attr:`global_weights`."""
         models = {}
-        for place, site in enumerate(self.server.sites):
-            keys = {name: f"{prefix}{place}.{name}" for name in self.global_weights}
-            if own := {name: state[key] for name, key in keys.items() if key in state}:
-                models[site] = own
+        for index, site in enumerate(self.server.sites):
+            keys = {name: f"{prefix}{index}.{name}" for name in self.global_weights}
+            if model := {name: state[key] for name, key in keys.items() if key in state}:
+                models[site] = model
         return models
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
@@ -347,8 +347,8 @@ _POSITION = ("epoch", "iteration", "max_epochs", "epoch_length")
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained, by name, in the network's order."""
-    named = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
-    return {name: weight for name, weight in named if weight.requires_grad and weight.is_floating_point()}
+    parameters = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
+    return {name: weight for name, weight in parameters if weight.requires_grad and weight.is_floating_point()}
 
 
 class TrainerAlgorithm(ClientAlgorithm):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.protocol.compression import Step, stepped
+from samfed_monai.protocol.compression import Step, apply_step
 from samfed_monai.protocol.message import (
     COMPRESSION,
     EXTRA_WORDS,
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
 
 #: Number of problems of one message that are named; a check before round 0 may find five different ones.
-_SHOWN = 5
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def scrub(error: BaseException) -> str:
         scrub(FileNotFoundError(2, "...", "/data/Jane Doe.png"))  # "FileNotFoundError (No such file or directory)"
     """
     if isinstance(error, MessageRefused):
-        more = len(error.problems) - _SHOWN
-        return "; ".join(map(str, error.problems[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
-    known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
-    text = type(error).__name__ if known else "an error in the site's own code"
+        more = len(error.problems) - _MOST_SHOWN
+        return "; ".join(map(str, error.problems[:_MOST_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+    is_public = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
+    text = type(error).__name__ if is_public else "an error in the site's own code"
     if is_out_of_memory(error):
         text = "out of memory"
     elif isinstance(error, OSError) and isinstance(error.errno, int):
@@ -127,7 +127,7 @@ class Transport(Protocol):
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Message], None] | None = None,
+        on_reply: OnReply = None,
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Message | Failure]:
         """Sends each site its message and waits for the replies.
@@ -185,15 +185,15 @@ class SentWeights:
         if message.kind != Kind.WEIGHTS or not message.tensors:
             return message
         weights, statistics = split_statistics(message.tensors)
-        own, last, step = checksum(weights), self._last.get(site), self.step
-        if last == own:
-            return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: own})
-        self._last[site] = own
-        if step is None or own != step.after:
+        digest, last, step = checksum(weights), self._last.get(site), self.step
+        if last == digest:
+            return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: digest})
+        self._last[site] = digest
+        if step is None or digest != step.after:
             return message
         if last == step.before:
-            tensors, words = with_statistics(step.tensors, statistics), {HELD: own, COMPRESSION: step.form}
-            return replace(message, kind=Kind.STEP, tensors=tensors, extra={**message.extra, **words})
+            tensors, extra = with_statistics(step.tensors, statistics), {HELD: digest, COMPRESSION: step.form}
+            return replace(message, kind=Kind.STEP, tensors=tensors, extra={**message.extra, **extra})
         self._whole[site] += 1
         logger.info("sending %s the full model of round %d: the site lacks the previous one", site, message.round + 1)
         return message
@@ -204,8 +204,8 @@ class SentWeights:
 
     def take_whole(self) -> dict[str, int]:
         """Number of models that each site was sent whole in place of a :attr:`step`, since the last call."""
-        taken, self._whole = dict(self._whole), Counter()
-        return taken
+        counts, self._whole = dict(self._whole), Counter()
+        return counts
 
 
 class HeldWeights:
@@ -220,23 +220,23 @@ class HeldWeights:
         Raises:
             MessageRefused: the site has other weights, or none; its text is :data:`NOT_HELD`.
         """
-        named, form = message.extra.get(HELD), message.extra.get(COMPRESSION)
+        digest, form = message.extra.get(HELD), message.extra.get(COMPRESSION)
         weights, statistics = split_statistics(message.tensors)
-        if named is None:
+        if digest is None:
             if message.kind == Kind.WEIGHTS and weights:
                 self._tensors = weights
             return message
         held: dict[str, Tensor] | None = self._tensors
         if message.kind == Kind.STEP and form is not None and EXTRA_WORDS[COMPRESSION].fullmatch(form):
-            held = stepped(self._tensors, weights, form)
+            held = apply_step(self._tensors, weights, form)
         elif weights or message.kind == Kind.STEP:
             held = None
-        if not held or checksum(held) != named:
+        if not held or checksum(held) != digest:
             self._tensors = {}
             raise MessageRefused([_MISSING])
         self._tensors = held
-        words = {name: word for name, word in message.extra.items() if name not in (HELD, COMPRESSION)}
-        return replace(message, kind=Kind.WEIGHTS, tensors=with_statistics(held, statistics), extra=words)
+        extra = {name: word for name, word in message.extra.items() if name not in (HELD, COMPRESSION)}
+        return replace(message, kind=Kind.WEIGHTS, tensors=with_statistics(held, statistics), extra=extra)
 
 
 class Spooled:
@@ -266,22 +266,22 @@ class Spooled:
         return self._file.read()
 
 
-def refused_failure(site: str, error: MessageRefused) -> Failure:
+def log_refusal(site: str, error: MessageRefused) -> Failure:
     """Logs and returns the failure of a site whose message was refused."""
     logger.warning("%s: message refused: %s", site, scrub(error))
     return Failure(site, scrub(error))
 
 
 def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:
-    """Decodes a reply and passes it to ``on_reply`` (:func:`taken_in`); a refused one becomes the site's failure."""
+    """Decodes a reply and passes it to ``on_reply`` (:func:`deliver`); a refused one becomes the site's failure."""
     try:
         reply = from_bytes(payload, max_bytes=max_bytes)
     except MessageRefused as error:
-        return refused_failure(site, error)
-    return taken_in(site, reply, on_reply)
+        return log_refusal(site, error)
+    return deliver(site, reply, on_reply)
 
 
-def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
+def deliver(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
     """Passes a reply to ``on_reply`` and returns it without its tensors (:meth:`Transport.send_and_receive`).
 
     A reply that is refused, or that raises an unexpected error, becomes that site's failure.
@@ -294,7 +294,7 @@ def taken_in(site: str, reply: Message, on_reply: OnReply) -> Message | Failure:
     try:
         on_reply(site, reply)
     except MessageRefused as error:
-        return refused_failure(site, error)
+        return log_refusal(site, error)
     except Exception as error:
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise

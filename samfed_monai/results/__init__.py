@@ -8,7 +8,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, folded, refused
 from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import departures, require
 from samfed_monai.metrics import pool, summarise, worst
 
 RESULTS_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("results.schema.json"))
@@ -44,16 +44,16 @@ def read_round(folder: Path, number: int, run: str = "") -> dict[str, Any]:
     try:
         record: dict[str, Any] = read_json(path)
     except Refused as error:
-        found = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
-        raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", RESTORE) from None
+        reasons = "; ".join(f"{problem.where}: {problem.found}" for problem in error.problems)
+        raise Stopped(f"the record of round {number} cannot be read ({path}: {reasons})", RESTORE) from None
     if (sha256 := canonical_hash([number, record])) not in _valid:
-        own = {"round": {"const": number, "description": f"{number}, as the folder"}}
-        schema = {**ROUND_SCHEMA, "properties": {**ROUND_SCHEMA["properties"], **own}}
+        properties = {"round": {"const": number, "description": f"{number}, as the folder"}}
+        schema = {**ROUND_SCHEMA, "properties": {**ROUND_SCHEMA["properties"], **properties}}
         if problems := departures(record, schema, str(path)):
             raise Stopped(f"the record of round {number} is not valid ({'; '.join(folded(problems))})", RESTORE)
         _valid.add(sha256)
-    if run and (other := record.get("run", run)) != run:
-        raise refused(path, f"a round of run {other}", f"one of run {run}", "move this folder away")
+    if run and (run_of_record := record.get("run", run)) != run:
+        raise refused(path, f"a round of run {run_of_record}", f"one of run {run}", "move this folder away")
     return record
 
 
@@ -81,7 +81,7 @@ def build_results(
     unseen: Mapping[str, Summaries] | None = None,
     rounds_traffic: Sequence[Mapping[str, int]] | None = None,
     preparation: Mapping[str, int] | None = None,
-    **stated: Any,
+    **other: Any,
 ) -> dict[str, Any]:
     """Returns the content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
@@ -105,36 +105,36 @@ def build_results(
         unseen: scores of unseen hospitals, by model of ``scores``.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
-        stated: other keys of the schema, unchanged; ``None`` values are omitted.
+        other: other keys of the schema, unchanged; ``None`` values are omitted.
 
     Raises:
         Refused: the result does not match the schema; every violation is listed.
     """
-    skip = (stated.get("convention") or {}).get("empty") == "skipped"
+    skip = (other.get("convention") or {}).get("empty") == "skipped"
     models = {
         name: {"round": (model_rounds or {}).get(name), **site_tables(tables, skip_empty=skip)}
         for name, tables in scores.items()
     }
     for name, tables in (unseen or {}).items():
-        models.setdefault(name, {})["unseen"] = _present(tables)
+        models.setdefault(name, {})["unseen"] = _scores_of_unseen(tables)
     times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
     times["total"] = times["total"] or sum(times.values())
-    chosen = models[BEST]
-    moved = {key: int((traffic or {}).get(key, 0)) for key in BYTES}
-    of_a_round = rounds_traffic or ()
-    means = {f"{key}_per_round": sum(one[key] for one in of_a_round) / len(of_a_round) for key in BYTES if of_a_round}
+    best = models[BEST]
+    traffic_bytes = {key: int((traffic or {}).get(key, 0)) for key in BYTES}
+    per_round = rounds_traffic or ()
+    means = {f"{key}_per_round": sum(one[key] for one in per_round) / len(per_round) for key in BYTES if per_round}
     before = {f"{key}_before": int(preparation[key]) for key in BYTES} if preparation else {}
     results = {
         "schema": SCHEMA_VERSION,
         "variant": variant,
         "rounds": rounds,
         "selected": BEST,
-        **{key: chosen[key] for key in ("sites", "average", "worst")},
-        **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
+        **{key: best[key] for key in ("sites", "average", "worst")},
+        **({"unseen": best["unseen"]} if "unseen" in best else {}),
         "models": models,
-        **{name: value for name, value in stated.items() if value is not None},
-        "teacher": _teacher(teacher_scores, teacher, set(chosen["sites"]), skip_empty=skip),
-        "traffic": {**moved, **means, **before},
+        **{name: value for name, value in other.items() if value is not None},
+        "teacher": _teacher(teacher_scores, teacher, set(best["sites"]), skip_empty=skip),
+        "traffic": {**traffic_bytes, **means, **before},
         "seconds": times,
         "hashes": dict(hashes or {}),
         "versions": dict(versions or {}),
@@ -143,8 +143,7 @@ def build_results(
         "command": command,
         "caveats": list(caveats),
     }
-    if problems := validate_results(results):
-        raise Refused(problems)
+    require(validate_results(results))
     return results
 
 
@@ -156,18 +155,18 @@ def site_tables(tables: Summaries, *, splits: Sequence[str] = SPLITS, skip_empty
         splits: the splits to include.
         skip_empty: whether images with an empty mask are left out of HD95, see :func:`samfed_monai.metrics.summarise`.
     """
-    sites = {site: {split: dict(of.get(split) or summarise(())) for split in splits} for site, of in tables.items()}
-    by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
+    sites = {site: {split: dict(row.get(split) or summarise(())) for split in splits} for site, row in tables.items()}
+    by_split = {split: {site: row[split] for site, row in sites.items()} for split in splits}
     return {
         "sites": sites,
-        "average": {split: pool(of.values(), skip_empty=skip_empty) for split, of in by_split.items()},
-        "worst": {split: worst(of) for split, of in by_split.items()},
+        "average": {split: pool(row.values(), skip_empty=skip_empty) for split, row in by_split.items()},
+        "worst": {split: worst(row) for split, row in by_split.items()},
     }
 
 
-def _present(tables: Summaries) -> dict[str, Any]:
+def _scores_of_unseen(tables: Summaries) -> dict[str, Any]:
     """Returns the scores of unseen hospitals, without missing splits."""
-    return {name: {split: dict(found or summarise(())) for split, found in of.items()} for name, of in tables.items()}
+    return {name: {split: dict(found or summarise(())) for split, found in row.items()} for name, row in tables.items()}
 
 
 def _teacher(
@@ -176,15 +175,15 @@ def _teacher(
     """Returns the teacher's part; its average is over the training sites, as for a model."""
     if tables is None and about is None:
         return None
-    here = {site: of for site, of in (tables or {}).items() if site in trained}
-    away = {site: of for site, of in (tables or {}).items() if site not in trained}
-    splits = [split for split in SPLITS if any(split in of for of in (tables or {}).values())]
-    made = site_tables(here, splits=splits, skip_empty=skip_empty)
+    of_trained = {site: table for site, table in (tables or {}).items() if site in trained}
+    of_unseen = {site: table for site, table in (tables or {}).items() if site not in trained}
+    splits = [split for split in SPLITS if any(split in table for table in (tables or {}).values())]
+    tables_of_trained = site_tables(of_trained, splits=splits, skip_empty=skip_empty)
     return {
         **dict(about or {}),
-        "sites": made["sites"],
-        "average": made["average"],
-        **({"unseen": _present(away)} if away else {}),
+        "sites": tables_of_trained["sites"],
+        "average": tables_of_trained["average"],
+        **({"unseen": _scores_of_unseen(of_unseen)} if of_unseen else {}),
     }
 
 

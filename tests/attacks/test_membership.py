@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.attacks.membership import attack_membership, auc, blind_auc, found_at, separation
+from samfed_monai.attacks.membership import attack_membership, auc, blind_auc, separation, tpr_at
 from tests.attacks.toys import QUICK, target
 
 
@@ -27,8 +27,8 @@ def memory(pixels: int = 16) -> nn.Module:
 def test_auc_and_detection_rate_match_hand_calculation():
     members, others = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0])
     assert auc(members, others) == pytest.approx((2 + 1.5 + 1) / 6)
-    assert found_at(members, others, 0.01) == pytest.approx(1 / 3), "none of two others may be called a member"
-    assert found_at(members, others, 0.5) == 1.0, "one of them may"
+    assert tpr_at(members, others, 0.01) == pytest.approx(1 / 3), "none of two others may be called a member"
+    assert tpr_at(members, others, 0.5) == 1.0, "one of them may"
     random = np.random.default_rng(0)
     found = separation(random.normal(0.5, 1, 50), random.normal(0, 1, 50))
     counts = {"members": 50, "non_members": 50}

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from samfed_monai.federation.child_process import Answer, serve
+from samfed_monai.federation.child_process import Reply, serve
 
 
-def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Answer]:
+def start(settings: dict[str, Any]) -> Callable[[dict[str, Any], bytes], Reply]:
     greeting = {name: settings[name] for name in ("greeting",) if name in settings}
 
-    def answer(head: dict[str, Any], payload: bytes) -> Answer:
+    def answer(head: dict[str, Any], payload: bytes) -> Reply:
         if head["task"] == "exit":
             sys.exit(3)
         if head["task"] == "fail":

@@ -20,7 +20,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SamFedAlgo, from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
-from samfed_monai.federation.exchange_object import Call, as_own_tensors
+from samfed_monai.federation.exchange_object import Call, as_network_tensors
 from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused
@@ -292,7 +292,7 @@ def test_fault_80_arrays_without_header_train_to_same_weights():
 
 def test_fault_80_averaged_counter_is_rounded_to_integer():
     like = {"steps": torch.tensor(0), "w": torch.zeros(2)}
-    tensors = as_own_tensors({"steps": np.float32(3.75), "w": np.array([1.5, 2.5])}, like)
+    tensors = as_network_tensors({"steps": np.float32(3.75), "w": np.array([1.5, 2.5])}, like)
     assert tensors["steps"].item() == 4
     assert tensors["w"].tolist() == [1.5, 2.5]
     assert [tensor.dtype for tensor in tensors.values()] == [torch.int64, torch.float32]

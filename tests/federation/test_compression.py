@@ -96,15 +96,15 @@ def together(three_sites, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 
 
 def test_interrupted_run_resumes_to_same_hashes(three_sites, together, tmp_path, monkeypatch):
-    packed, calls = Sender.packed, []
+    encode, calls = Sender.encode, []
 
     def interrupted(self: Sender, *given: Any) -> Any:
         calls.append(self)
         if len(calls) == 5:  # two sites and the server in a round: in the second, after the first site has sent
             raise KeyboardInterrupt
-        return packed(self, *given)
+        return encode(self, *given)
 
-    monkeypatch.setattr(Sender, "packed", interrupted)
+    monkeypatch.setattr(Sender, "encode", interrupted)
     with pytest.raises(Interrupted):
         job(three_sites, tmp_path, compression=2, **THREE).run()
     monkeypatch.undo()

@@ -48,13 +48,13 @@ def job(federation: Path, output: Path, **options: Any) -> FederatedJob:
 @pytest.fixture
 def again(monkeypatch) -> dict[str, Any]:
     """Gets the sites' scores of a run's models, by name, as computed anew whatever its rounds have scored."""
-    of_model, again = RoundController.of_model, {}
+    scores_of, again = RoundController.scores_of, {}
 
     def both(self, name, round, known=None):
-        again[name] = of_model(self, name, round)["sites"]
-        return of_model(self, name, round, known)
+        again[name] = scores_of(self, name, round)["sites"]
+        return scores_of(self, name, round, known)
 
-    monkeypatch.setattr(RoundController, "of_model", both)
+    monkeypatch.setattr(RoundController, "scores_of", both)
     return again
 
 

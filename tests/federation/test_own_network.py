@@ -68,7 +68,7 @@ def test_receive_learns_from_distil_messages_only():
 
 def test_own_weights_replace_received_data():
     data = to_exchange_object(Message(Kind.METRICS, "a", 1, 3))
-    given = made().with_own(data, whole=True)
+    given = made().with_local_part(data, whole=True)
     assert given.weights["weight"].tolist() == [[2.0]]
     assert given.weight_type == WeightType.WEIGHTS
     assert given["samfed"] == data["samfed"]

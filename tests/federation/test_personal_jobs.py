@@ -73,7 +73,7 @@ def test_personal_head_is_sent_only_before_round_0(small_federation, tmp_path):
     assert stored
     assert not KEYS & stored.keys()
     assert homes.requests.count(("prepare", "site-2")) == 1
-    trained, idle = (homes.nodes[site].client.own.kept(whole=False) for site in ("site-1", "site-2"))
+    trained, idle = (homes.nodes[site].client.own.local_part(whole=False) for site in ("site-1", "site-2"))
     assert idle.keys() == KEYS, "a hospital that takes no part has the warm start's"
     assert not torch.equal(idle["final_conv.weight"], trained["final_conv.weight"])
     assert results["unseen"]["site-2"]["test"]["n"] == 2

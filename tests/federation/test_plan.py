@@ -175,5 +175,5 @@ def test_overrides_of_other_variants_are_dropped(bundle):
     dropped = {"terms#proximal#mu": 0.1, "size#width": 3, "client_algorithm#batches": 1, "terms#kd#weight#0": 2}
     kept = {"size": 32, "terms#kd#weight": 0.5, "terms#new": {"weight": 1.0}, "terms#new#weight": 2.0}
     config = WorkflowConfig(bundle, ("configs/train.json",), {**dropped, **kept})
-    assert config.without_lost().overrides == kept
-    assert config.without_lost().value("terms#new#weight") == 2.0
+    assert config.without_unknown_overrides().overrides == kept
+    assert config.without_unknown_overrides().value("terms#new#weight") == 2.0

@@ -25,7 +25,7 @@ from samfed_monai.federation import ProcessTransport, Site
 from samfed_monai.federation.child_process import ChildDied
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Paths
-from samfed_monai.federation.process_transport import as_raised, described, workers_of
+from samfed_monai.federation.process_transport import describe_error, rebuild_error, workers_of
 from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.toys import QUIET
@@ -45,7 +45,7 @@ def same(first: dict, second: dict) -> None:
 def running(small_federation, tmp_path_factory):
     """Two processes that are ready, and weights to train from."""
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", train=STEPS)
-    plan = Participants.of(made.plan, made.paths, DataList.load(small_federation / "list.json")).settled(made.plan)
+    plan = Participants.of(made.plan, made.paths, DataList.load(small_federation / "list.json")).resolve(made.plan)
     network = Site("site-1", plan, made.paths).make_client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
@@ -219,7 +219,7 @@ def test_site_refusal_before_round_0_is_raised(small_federation, tmp_path, monke
     ],
 )
 def test_worker_errors_are_raised_in_parent(error, again):
-    raised = as_raised(json.loads(json.dumps(described(error))), "site-1")
+    raised = rebuild_error(json.loads(json.dumps(describe_error(error))), "site-1")
     assert (type(raised), str(raised)) == (type(again), str(again))
 
 

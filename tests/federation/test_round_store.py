@@ -250,6 +250,6 @@ def test_states_of_interrupted_deletion_are_not_used(store, monkeypatch):
 def test_records_note_states_kept_at_sites(store):
     store.write(2, weights(2.0), RECORD, lambda folder: {})
     store.write(3, weights(3.0), RECORD)
-    store.say_where_states_are()
+    store.record_states_at_sites()
     assert [record.get("states") for record in store.records(3)] == [None, None, "at the sites", None]
     assert store.latest()["round"] == 3

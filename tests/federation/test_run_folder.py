@@ -370,9 +370,9 @@ def test_round_record_fields():
 def test_other_teacher_in_resumed_run_is_caveat(tmp_path, caplog):
     begun(tmp_path)
     with RunFolder(tmp_path).open(CONFIG, hashes=HASHES, seeds=SEEDS) as folder:
-        assert folder.follow_teacher("a" * 64) == folder.follow_teacher("a" * 64) == []
+        assert folder.record_teacher("a" * 64) == folder.record_teacher("a" * 64) == []
     with RunFolder(tmp_path).open(CONFIG, hashes=HASHES, seeds=SEEDS) as folder:
-        (caveat,) = folder.follow_teacher("b" * 64)
+        (caveat,) = folder.record_teacher("b" * 64)
     assert caveat.startswith(f"The teacher was {'a' * 12} when this run began and is {'b' * 12} now; the rounds before")
     assert caveat in caplog.text
 

@@ -16,7 +16,7 @@ import pytest
 
 from samfed_monai.core.errors import Stopped, reported
 from samfed_monai.core.io import read_json
-from samfed_monai.federation.run_many import Run, RunsRefused, configs_of, failure, last_words, run_all
+from samfed_monai.federation.run_many import Run, RunsRefused, configs_of, failure, log_reason, run_all
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},
@@ -215,8 +215,8 @@ def run_of(tmp_path, name, text, code=1):
 )
 def test_last_words_quote_reason_from_log(tmp_path, text, code, words):
     run, code = run_of(tmp_path, "r", text, code)
-    assert last_words(run.folder, code) == words
-    assert last_words(tmp_path, max(code, 1)) == "no output", "nor a log"
+    assert log_reason(run.folder, code) == words
+    assert log_reason(tmp_path, max(code, 1)) == "no output", "nor a log"
 
 
 def test_failure_distinguishes_refused_from_failed_runs(tmp_path):

@@ -49,7 +49,7 @@ def finished(
     store = RoundStore(path / "rounds")
     store.write(0, {name: tensor * 0 for name, tensor in shared.items()}, RECORD)
     store.write(1, shared, RECORD, None if states is None else save, server)
-    store.say_where_states_are()
+    store.record_states_at_sites()
     sites = {"a": {}, "b": {}}
     results = {"selected": "best", "models": {"best": {"round": 1}, "last": {"round": 0}}, "sites": sites}
     (path / "results.json").write_text(json.dumps({**results, "unseen": {name: {} for name in unseen}}))

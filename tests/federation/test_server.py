@@ -303,7 +303,7 @@ def evaluation(strategy: Strategy, **clients: Recorder) -> RoundController:
 
 def test_model_is_scored_on_all_splits_and_unseen_sites_on_test():
     clients = {"a": Recorder("a", dice=0.2, n=1), "b": Recorder("b", dice=0.6, n=3), "away": Recorder("away", dice=0.4)}
-    model = evaluation(FedAvg(), **clients).of_model("best", 1)
+    model = evaluation(FedAvg(), **clients).scores_of("best", 1)
     assert clients["a"].scored == [("best", "validation", 1), ("best", "test", 1)]
     assert clients["away"].scored == [("best", "test", 1)]
     assert clients["a"].sent == clients["away"].sent == {(None, True)}
@@ -315,7 +315,7 @@ def test_model_is_scored_on_all_splits_and_unseen_sites_on_test():
 def test_scores_of_round_record_are_not_recomputed():
     clients = {"a": Recorder("a", dice=0.2), "b": Recorder("b", dice=0.6)}
     known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
-    model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
+    model = evaluation(FedAvg(), **clients).scores_of("best", 1, known)
     assert clients["a"].scored == [("best", "test", 1)]
     assert clients["b"].scored == [("best", "validation", 1), ("best", "test", 1)]
     assert model["sites"]["a"]["validation"] == known["a"]
@@ -325,7 +325,7 @@ def test_scores_of_round_record_are_not_recomputed():
 
 def test_own_networks_are_scored_without_sending_weights():
     clients = {"a": Recorder("a"), "b": Recorder("b"), "away": Recorder("away")}
-    model = evaluation(LocalOnly(), **clients).of_model("last", 2)
+    model = evaluation(LocalOnly(), **clients).scores_of("last", 2)
     assert clients["a"].scored == [("last", "validation", 2), ("last", "test", 2)]
     assert clients["a"].sent == {("keep", False)}
     assert (clients["away"].scored, model["unseen"]) == ([], {})

@@ -90,10 +90,10 @@ def test_site_network_is_derived_from_plan(node):
     whole = DataList("", [])
     mixed = replace(OWN, train={**OWN.train, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    settled = Participants.of(mixed, node().paths, whole).settled(mixed)
-    assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
-    assert node(settled, "site-2").participants.networks["site-2"] == "flexible_unet_resnet18"
-    assert Participants.of(settled, node().paths, whole).settled(settled) == settled
+    resolved = Participants.of(mixed, node().paths, whole).resolve(mixed)
+    assert resolved.sites["site-2"] == {"network": "flexible_unet_resnet18"}
+    assert node(resolved, "site-2").participants.networks["site-2"] == "flexible_unet_resnet18"
+    assert Participants.of(resolved, node().paths, whole).resolve(resolved) == resolved
 
 
 def test_variant_in_local_bundle_limits_answers(small_federation, site_lists, tmp_path):
@@ -184,7 +184,7 @@ def test_site_privacy_floor_overrides_plan(node):
 @pytest.mark.parametrize(("more", "images"), [({}, 2), ({"volume_n": 1}, 3)])
 def test_missed_lesion_is_not_calibrated_except_for_slices(node, monkeypatch, more, images):
     here, rows = node(), [{"estimate": 0.5, "dice": 0.5}] * 2 + [{"estimate": 0.75, "dice": 0.0, "empty": "prediction"}]
-    client = SimpleNamespace(scored_a_part=False, scores={"validation": rows})
+    client = SimpleNamespace(scored_partially=False, scores={"validation": rows})
     scored = SimpleNamespace(client=client, answer=lambda task, received: replace(received, n=3, metrics=more))
     monkeypatch.setattr(here, "_client_site", lambda: scored)
     sent = here._evaluate(message(extra={"split": "validation"})).metrics

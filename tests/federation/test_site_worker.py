@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samfed_monai.federation.site_worker import SiteState, SiteWorker, forget_old_runs
+from samfed_monai.federation.site_worker import SiteState, SiteWorker, remove_old_states
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes
 from samfed_monai.protocol.transport import Task
 
@@ -28,10 +28,10 @@ class Counter:
 
 
 def trained(state: SiteState, round: int, keep: tuple[int, ...] = ()) -> float:
-    state.before(Task.TRAIN, round)
-    state.holder.value = state.holder.value + 1
-    state.after(Task.TRAIN, round, keep)
-    return state.holder.value.item()
+    state.restore(Task.TRAIN, round)
+    state.site.value = state.site.value + 1
+    state.store(Task.TRAIN, round, keep)
+    return state.site.value.item()
 
 
 def test_fresh_process_resumes_from_newest_earlier_state(tmp_path):
@@ -39,7 +39,7 @@ def test_fresh_process_resumes_from_newest_earlier_state(tmp_path):
     assert [trained(first, number) for number in range(3)] == [1, 2, 3]
     assert (tmp_path / "002.safetensors").stat().st_mode & 0o777 == 0o600, "private to the site"
     again = SiteState(tmp_path, Counter())
-    again.after(Task.PREPARE, 0)  # a run that goes on is prepared again, and keeps its states
+    again.store(Task.PREPARE, 0)  # a run that goes on is prepared again, and keeps its states
     assert trained(again, 2) == 3, "round 2 was trained, and is trained again"
     assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
 
@@ -47,8 +47,8 @@ def test_fresh_process_resumes_from_newest_earlier_state(tmp_path):
 def test_failed_round_is_undone_before_next_round(tmp_path):
     state = SiteState(tmp_path, Counter())
     trained(state, 0)
-    state.before(Task.TRAIN, 1)
-    state.holder.value += 100
+    state.restore(Task.TRAIN, 1)
+    state.site.value += 100
     state.failed()
     assert trained(state, 2) == 2
 
@@ -57,8 +57,8 @@ def test_evaluation_uses_earlier_state_and_training_continues(tmp_path):
     state = SiteState(tmp_path, Counter())
     for number in range(3):
         trained(state, number, keep=(0,))
-    state.before(Task.EVALUATE, 0)
-    assert state.holder.value.item() == 1
+    state.restore(Task.EVALUATE, 0)
+    assert state.site.value.item() == 1
     assert trained(state, 3, keep=(0, 2)) == 4
     assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (0, 2, 3)]
 
@@ -67,8 +67,8 @@ def test_missed_round_is_evaluated_with_previous_state(tmp_path):
     state = SiteState(tmp_path, Counter())
     for number in (0, 1, 2, 4, 5, 6):
         trained(state, number, keep=(3,))
-    state.before(Task.EVALUATE, 3)
-    assert state.holder.value.item() == 3, "that of round 2"
+    state.restore(Task.EVALUATE, 3)
+    assert state.site.value.item() == 3, "that of round 2"
     assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (2, 5, 6)]
 
 
@@ -119,12 +119,12 @@ def test_states_of_old_runs_are_removed_and_reported(tmp_path):
         (tmp_path / run / "site-1" / "worker.log").touch()
         os.utime(tmp_path / run / "site-1" / "000.safetensors", (time.time() - days * 86400,) * 2)
     for run, left in {"first": ["fifth", "first", "fourth", "third"], "sixth": ["fifth", "fourth", "third"]}.items():
-        forget_old_runs(tmp_path, run)  # third was in use a moment ago
+        remove_old_states(tmp_path, run)  # third was in use a moment ago
         assert sorted(path.parent.parent.name for path in tmp_path.glob("*/*/*.safetensors")) == left
     assert (tmp_path / "first" / "site-1" / "worker.log").is_file()
     again = SiteState(tmp_path / "first" / "site-1", Counter())
     for task, round in ((Task.TRAIN, 1), (Task.EVALUATE, 0)):
         with pytest.raises(MessageRefused, match=r"none \(a site keeps states of its newest 3 runs\).*another name"):
-            again.before(task, round)
+            again.restore(task, round)
     assert trained(again, 0) == 1, "a run that begins anew needs none"
     assert trained(again, 1) == 2

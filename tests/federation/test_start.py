@@ -51,7 +51,7 @@ def test_federation_starts_from_weights_of_earlier_run(small_federation, finishe
 def test_warm_start_continues_from_given_weights(small_federation, finished, tmp_path):
     made = job(small_federation, tmp_path / "b", start_from=str(finished), warm_start_steps=1)
     run = Run(made.plan, made.paths)
-    warm, start = run._warmed(run.participants.server_network, None), model_of(finished, 0)
+    warm, start = run._warm_weights(run.participants.server_network, None), model_of(finished, 0)
     assert warm.keys() == start.keys()
     # one step of Adam from there moves no weight farther than the learning rate and its decay
     assert 0 < max(float((warm[name] - start[name]).abs().max()) for name in start) < 0.0011

@@ -19,7 +19,7 @@ from samfed_monai.core.model_file import settings_of
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.run import Run
-from samfed_monai.federation.teacher import StudentTeacher, TeacherStage, packed, single_writer
+from samfed_monai.federation.teacher import StudentTeacher, TeacherStage, pack_model, single_writer
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.protocol import Kind, Message, MessageRefused
@@ -190,7 +190,7 @@ def here(three_sites, finished, tmp_path_factory) -> tuple[FederatedJob, dict[st
 
 def teacher_of(made: FederatedJob) -> StudentTeacher:
     run = Run(made.plan, made.paths)
-    return StudentTeacher.load(run.teacher.kept(run.student), run.participants.config, run.teacher)
+    return StudentTeacher.load(run.teacher.store(run.student), run.participants.config, run.teacher)
 
 
 def second(federation: Path, output: Path, source: Path | str, **options: Any):
@@ -299,7 +299,7 @@ def test_plain_weights_file_uses_network_of_run(small_federation, finished, tmp_
     weights = safe_load(finished / "rounds" / "000" / "global.safetensors")
     save_tensors(tmp_path / "plain.safetensors", weights)
     run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.paths)
-    sent = run.teacher.kept(packed(tmp_path / "plain.safetensors", run.participants))
+    sent = run.teacher.store(pack_model(tmp_path / "plain.safetensors", run.participants))
     assert settings_of(sent) == {"network_name": "basic_unet", "image_size": 32}
     assert same(safe_load(sent), weights)
 
@@ -308,8 +308,8 @@ def test_site_refuses_invalid_network_file(three_sites, finished, tmp_path):
     homes = Homes(three_sites, tmp_path)
     made = at_server(three_sites, homes, tmp_path / "server" / "run", variant="samfed", teacher=SMALL)
     run = Run(made.plan, made.paths)
-    site = homes.node("site-1", run.participants.settled(made.plan)).teacher
-    content = packed(finished, run.participants)
+    site = homes.node("site-1", run.participants.resolve(made.plan)).teacher
+    content = pack_model(finished, run.participants)
     for bad, found in ((b"noise", "a file without network_name and image_size"), (content[:-9], "not fully covered")):
         message = sent(bad)
         with pytest.raises(MessageRefused, match=found):

@@ -89,11 +89,11 @@ def test_encoder_file_is_identified_by_content(small_federation, tmp_path):
     found = []
     for content in (b"one", b"another"):
         path.write_bytes(content)
-        found.append(stage._own_encoder(config(small_federation, encoder_weights=str(path))))
+        found.append(stage._encoder_hash(config(small_federation, encoder_weights=str(path))))
     assert found == [{"encoder": sha256_bytes(content)} for content in (b"one", b"another")]
-    assert stage._own_encoder(config(small_federation)) == {}
+    assert stage._encoder_hash(config(small_federation)) == {}
     lite = {"network_name": "lite0_fpn", "encoder_weights": "pretrained"}
-    assert stage._own_encoder(config(small_federation, **lite)) == {}, "named weights are checked by their hash"
+    assert stage._encoder_hash(config(small_federation, **lite)) == {}, "named weights are checked by their hash"
 
 
 def test_single_group_public_set_uses_all_steps(warmed, small_list, caplog):
@@ -124,7 +124,7 @@ def started(made: FederatedJob) -> tuple[dict[str, torch.Tensor], dict[str, str]
     run = Run(made.plan, made.paths)
     begins = run._check()
     own = {name: value for name, value in run._settings(begins).items() if name == "start_teacher"}
-    return run._warmed("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins) | own
+    return run._warm_weights("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins) | own
 
 
 FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}

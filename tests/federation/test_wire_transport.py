@@ -210,7 +210,7 @@ def test_fault_37_answer_inflating_beyond_limit_is_refused(tmp_path):
 def test_sites_are_sent_rounds_to_keep(tmp_path):
     _, post = run(tmp_path, rounds=4)
     last = [request for request in post.requests if request.task == "train"][-1]
-    assert (last.words["run"], last.words["keep"]) == ("ab", [1, 2])
+    assert (last.metadata["run"], last.metadata["keep"]) == ("ab", [1, 2])
 
 
 def test_fault_52_torn_rounds_are_not_listed_to_keep(tmp_path):
@@ -219,7 +219,7 @@ def test_fault_52_torn_rounds_are_not_listed_to_keep(tmp_path):
         (tmp_path / "rounds" / name / "clients").mkdir(parents=True)
     transport.load_state(tmp_path / "rounds" / "010" / "clients")
     transport.send_and_receive(Task.TRAIN, {"site-1": message()})
-    assert post.requests[-1].words["keep"] == [2, 10]
+    assert post.requests[-1].metadata["keep"] == [2, 10]
 
 
 def test_waiting_message_names_sites_and_time_left():

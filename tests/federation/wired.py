@@ -48,7 +48,7 @@ class Homes:
         try:
             if request.site in self.away:
                 raise ConnectionError
-            keep = request.words["keep"]
+            keep = request.metadata["keep"]
             answer: bytes | str = self.worker.answer(request.site, Task(request.task), request.payload, keep)
         except Exception as error:
             answer = scrub(error)

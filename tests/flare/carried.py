@@ -38,7 +38,7 @@ class Carrier:
         self.clients = clients
 
     def send(self, request: Request) -> None:
-        words = {"task": request.task, "run_name": NAME, **request.words}
+        words = {"task": request.task, "run_name": NAME, **request.metadata}
         content, failure = self.clients[request.site].answer(words, request.payload)
         request.answered(request.site, failure or content)
 
@@ -67,7 +67,7 @@ def run_carried(run: Planned, output: Path, folder: Path) -> None:
         sites = {site: Trainer(site, read_site_file(app, site), app) for site in run.sites}
         for site in sites.values():
             clients.enter_context(closing(site))
-        run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), opened=lambda transport: None)
+        run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), on_transport=lambda _: None)
 
 
 def run_here(

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.flare.executor import SiteExecutor, Trainer, packed, unpacked
+from samfed_monai.flare.executor import SiteExecutor, Trainer, pack, unpack
 from samfed_monai.flare.job import NEEDED, STARTS_COMMANDS, merge_allow_list
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.toys import REPO, toy_site_files
@@ -56,7 +56,7 @@ def test_invalid_site_file_is_reported_without_paths(tmp_path, monkeypatch):
     write_json(tmp_path / "site-1.json", read_json(tmp_path / "site-1.json") | {"data_root": "nowhere"})
     workspace = SimpleNamespace(get_app_dir=lambda _: tmp_path)
     context = SimpleNamespace(get_workspace=lambda: workspace, get_job_id=str, get_identity_name=lambda: "site-1")
-    _, meta = unpacked(SiteExecutor().execute("train", packed(b""), context, None))
+    _, meta = unpack(SiteExecutor().execute("train", pack(b""), context, None))
     assert meta["failure"] == "site-1.json -> data_root: expected an existing path"
 
 

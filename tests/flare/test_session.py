@@ -16,7 +16,7 @@ import pytest
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.local import SERVER, Poc, _until_done, refuse_busy_port
+from samfed_monai.flare.local import SERVER, Poc, _wait, refuse_busy_port
 from samfed_monai.flare.session import (
     ServerReported,
     admin_of,
@@ -326,15 +326,15 @@ def test_run_status_is_read_from_file_or_log(tmp_path):
     assert reported(caught.value) == 1
     write_status(tmp_path, "stopped", "round 1: below quorum", 3)
     with pytest.raises(ServerReported, match="below quorum") as caught:
-        _until_done(tmp_path, tmp_path / "log", str)
+        _wait(tmp_path, tmp_path / "log", str)
     assert caught.value.exit_code == 3
     (tmp_path / "flare.json").unlink()
     with pytest.raises(Stopped, match="it is gone"):
-        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
+        _wait(tmp_path, tmp_path / "log", lambda: "it is gone")
     write_status(tmp_path, "running")  # the last that a full disk took
     (tmp_path / "log").write_text(error_log(FULL) + log_of("end"))
     with pytest.raises(ServerReported, match="disk is full"):
-        _until_done(tmp_path, tmp_path / "log", lambda: "it is gone")
+        _wait(tmp_path, tmp_path / "log", lambda: "it is gone")
 
 
 class Full(FederationController):

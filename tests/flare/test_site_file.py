@@ -86,9 +86,9 @@ def test_invalid_site_settings_are_refused(tmp_path, change, expected):
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from samfed_monai.flare.site_file import SiteFile, limit
+from samfed_monai.flare.site_file import SiteFile, apply_limits
 
-limit(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))
+apply_limits(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))
 found = map(os.environ.get, ("SAMFED_WEIGHTS", "SAMFED_DEVICE"))
 print(*found, resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.modules)
 """

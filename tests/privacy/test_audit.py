@@ -54,9 +54,9 @@ def test_answers_are_counted_by_task_and_round(tmp_path):
     ):  # fmt: skip
         log.write({**SENT, "round": round, "task": task, "outcome": outcome})
     log.path.open("a").write('{"task": "train", "outc')
-    assert log.answered("train") == {0: 2, 1: 1}
-    assert log.answered("evaluate") == {0: 1}
-    assert AuditLog().answered("train") == AuditLog(tmp_path / "new").answered("train") == {}
+    assert log.count_sent("train") == {0: 2, 1: 1}
+    assert log.count_sent("evaluate") == {0: 1}
+    assert AuditLog().count_sent("train") == AuditLog(tmp_path / "new").count_sent("train") == {}
 
 
 def test_table_lists_all_columns_and_totals():

@@ -172,7 +172,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
 
 def test_fault_103_request_header_is_checked_before_work(node, monkeypatch):
     site, worked = node({}), []
-    monkeypatch.setattr(site, "_work", lambda *_: worked.append(1))
+    monkeypatch.setattr(site, "_run_task", lambda *_: worked.append(1))
     for fields, match in HEADERS:
         request = Message(**{"kind": Kind.WEIGHTS, "site": "site-1", "round": 0, "rounds": 2, **fields})
         for task in (Task.TRAIN, Task.EVALUATE):
@@ -201,7 +201,7 @@ def test_images_are_counted_with_unlike_networks(node):
     own = site.client
     site._has_network = True
     keep = Message(Kind.METRICS, "site-1", 0, 2, extra={"split": "test", "model": "current", "purpose": "keep"})
-    assert (site.answer(Task.EVALUATE, keep).n, own._evaluated.batch.drawn) == (0, 20)
+    assert (site.answer(Task.EVALUATE, keep).n, own._evaluated_images.batch.drawn) == (0, 20)
 
 
 def test_images_are_identified_by_file_or_pixels():

@@ -10,7 +10,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.privacy import read_audit
-from samfed_monai.privacy.audit import lines
+from samfed_monai.privacy.audit import json_lines
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -42,7 +42,7 @@ def test_fault_59_withheld_scores_and_noise_are_reported(small_federation, tmp_p
     trained = [(line["noise"]["release"], line["metrics"]) for line in audit if line["kind"] == "weights"]
     assert trained == [(release, ["iterations", "releases", "seconds"]) for release in (1, 2)]
     assert {line["n"] for line in audit if line["task"] == "evaluate"} == {0}
-    entered = {line["run"] for line in lines(tmp_path / "cache/privacy/site-2.jsonl")}
+    entered = {line["run"] for line in json_lines(tmp_path / "cache/privacy/site-2.jsonl")}
     assert entered == {read_json(tmp_path / "run.json")["run"]}, "by which a run's noise counts without an audit file"
     logged = [record for record in caplog.records if record.name == "samfed_monai.audit"]
     files = [path.read_text() for path in tmp_path.glob("sites/*/audit.jsonl")]

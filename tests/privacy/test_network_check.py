@@ -13,7 +13,7 @@ from torch import nn
 
 from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.networks import client_network
-from samfed_monai.privacy.network_check import reading_layers, require_plain_network
+from samfed_monai.privacy.network_check import copying_layers, require_plain_network
 from samfed_monai.protocol import MessageRefused
 from tests.federation.toys import ToyNet, toy_algo
 
@@ -109,13 +109,13 @@ def test_image_reading_layers_are_found(network, layer):
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.zero_()
-    assert layer in reading_layers(made, SHAPE)
+    assert layer in copying_layers(made, SHAPE)
     assert all(not parameter.any() for parameter in made.parameters()), "it looks at a copy"
 
 
 @pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn", "deeplabv3plus_resnet18", "flexible_unet_resnet18"])
 def test_catalogue_networks_have_no_reading_layers(name):
-    assert reading_layers(client_network(name), (3, 64, 64)) == []
+    assert copying_layers(client_network(name), (3, 64, 64)) == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_catalogue_networks_have_no_reading_layers(name):
 )
 def test_ordinary_networks_pass_up_to_size_limit(network, found):
     state = torch.get_rng_state()
-    assert reading_layers(network, SHAPE) == found
+    assert copying_layers(network, SHAPE) == found
     assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
 
 

@@ -167,7 +167,7 @@ def test_every_outcome_is_written_to_audit(tmp_path):
     with pytest.raises(MessageRefused):
         gate(Task.TRAIN, request(), reply(tensors={SECRET: MASKS}))
     gate(Task.EVALUATE, request(), numbers(n=3))
-    gate.failed(Task.TRAIN, request(), FileNotFoundError(2, "No such file", f"/data/{SECRET}.png"))
+    gate.write_failure(Task.TRAIN, request(), FileNotFoundError(2, "No such file", f"/data/{SECRET}.png"))
     # numbers by name come before those of classes, and as many as terms may leave do
     gate(Task.EVALUATE, request(), numbers(metrics={"dice_class_1": 0.5, "seconds": 1.0}))
     gate(Task.TRAIN, request(), reply(metrics={f"term_a{number}": 0.0 for number in range(64)}))
@@ -470,10 +470,10 @@ def test_oversized_header_is_refused():
 def test_audit_lines_have_all_fields(tmp_path):
     here = release(folder=tmp_path)
     here(Task.TRAIN, request(), reply())
-    here.hidden(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
-    here.declare(KeySplit(shared=("a",), personal=(), frozen=()))  # all of it: nothing to say
-    here.declare(KeySplit(shared=("b", "a"), personal=("p",), frozen=()))
-    here.declare(KeySplit(shared=("b", "a"), personal=(), frozen=("f", "g")))
+    here.write_secure_step(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
+    here.write_split(KeySplit(shared=("a",), personal=(), frozen=()))  # all of it: nothing to say
+    here.write_split(KeySplit(shared=("b", "a"), personal=("p",), frozen=()))
+    here.write_split(KeySplit(shared=("b", "a"), personal=(), frozen=("f", "g")))
     sent, step, *declared = ({**line, "time": ""} for line in read_audit(tmp_path / "audit.jsonl"))
     line = {"time": "", "site": "Basel", "round": 3, "outcome": "sent", "n": 40, "withheld": [], "noise": None}
 
@@ -538,8 +538,8 @@ def test_noise_withholds_scores_of_personal_weights():
         (False, noised, (40, {"dice": 0.8}, None)),
         (True, Privacy(1), (40, {"dice": 0.8}, None)),
     ):
-        gate = ReleaseFilter("Basel", allowed=lambda keeps=keeps: replace(ALLOWED, keeps=keeps), privacy=privacy)
+        gate = ReleaseFilter("Basel", allowed=lambda keeps=keeps: replace(ALLOWED, keeps_part=keeps), privacy=privacy)
         answer = gate(Task.EVALUATE, request(), numbers())
         assert (answer.n, answer.metrics, withheld_reason(answer)) == left
-    assert allowed_of(toy_algo()).keeps is False
-    assert allowed_of(keeping("1.*")).keeps is True
+    assert allowed_of(toy_algo()).keeps_part is False
+    assert allowed_of(keeping("1.*")).keeps_part is True

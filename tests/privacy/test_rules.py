@@ -18,7 +18,7 @@ from samfed_monai.privacy.rules import (
     SecureAggregation,
     notes_on_statistics,
     require_possible,
-    settings_of,
+    stored_settings,
     too_few_images,
 )
 from samfed_monai.protocol import Exchange, Kind, MessageRefused
@@ -150,8 +150,8 @@ def test_conflicting_settings_are_refused(content, problems):
 
 def test_run_without_newer_settings_can_resume():
     old = {"least_images": 5, "differential_privacy": None}
-    assert settings_of({**old, "central_differential_privacy": None}) == old
-    assert settings_of({**old, "central_differential_privacy": {}}) != old
+    assert stored_settings({**old, "central_differential_privacy": None}) == old
+    assert stored_settings({**old, "central_differential_privacy": {}}) != old
 
 
 NOISE = DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3, epsilon=8.0)
@@ -170,12 +170,12 @@ UNBOUND = replace(NOISE, epsilon=None, delta=1e-6)
     ],
 )
 def test_stricter_of_plan_and_site_applies(floor, plan, expected):
-    assert floor.under(plan) == expected
+    assert floor.tighten(plan) == expected
 
 
 def test_site_epsilon_refuses_run_without_noise():
     with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise, as .* found none; set it in"):
-        PrivacyFloor(epsilon=2.0).under(Privacy())
+        PrivacyFloor(epsilon=2.0).tighten(Privacy())
 
 
 @pytest.mark.parametrize(("sites", "least"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])

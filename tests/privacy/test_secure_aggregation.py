@@ -18,7 +18,7 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import SecureAggregation, read_audit
-from samfed_monai.privacy.audit import lines
+from samfed_monai.privacy.audit import json_lines
 from samfed_monai.privacy.secure_aggregation import (
     KEYS,
     SEALED,
@@ -31,12 +31,12 @@ from samfed_monai.privacy.secure_aggregation import (
     _pair_mask,
     as_mean,
     as_vector,
-    enter_sum,
-    joined,
+    join_shares,
+    key_stream,
+    record_sum,
     require_keys,
-    split,
-    stream,
-    unmasked,
+    split_secret,
+    unmask_sum,
     update_hash,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
@@ -300,19 +300,19 @@ def test_second_sum_with_other_members_is_refused(tmp_path):
 
 def test_sums_are_recorded_by_update_and_round(tmp_path):
     path = tmp_path / "sums.jsonl"
-    enter_sum(path, "plan", 0, "u0", ["a", "b"])
-    enter_sum(path, "plan", 0, "u0", ["a", "b"])
-    enter_sum(path, "plan", 1, "u1", ["a", "c"])
+    record_sum(path, "plan", 0, "u0", ["a", "b"])
+    record_sum(path, "plan", 0, "u0", ["a", "b"])
+    record_sum(path, "plan", 1, "u1", ["a", "c"])
     assert len(path.read_text().splitlines()) == 2
     for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
         expected = "of this update: a, b, found c added, b missing; resume when all of them are there"
         with pytest.raises(MessageRefused, match=expected):
-            enter_sum(path, run, round, update, ["a", "c"])
-    enter_sum(path, "another plan", 0, "u2", ["b", "c"])
+            record_sum(path, run, round, update, ["a", "c"])
+    record_sum(path, "another plan", 0, "u2", ["b", "c"])
     with path.open("a") as file:
         file.write('{"run": "plan", "rou')  # power was cut: no shares have left
-    enter_sum(path, "plan", 2, "u3", ["b", "c"])
-    assert [line is None for line in lines(path)] == [False, False, False, True, False]
+    record_sum(path, "plan", 2, "u3", ["b", "c"])
+    assert [line is None for line in json_lines(path)] == [False, False, False, True, False]
 
 
 def test_update_hash_covers_tensors_and_weight():
@@ -393,27 +393,27 @@ def test_secure_job_is_recorded_and_reported(small_federation, tmp_path):
 def test_threshold_shares_restore_secret(secret, data):
     holders = data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True))
     threshold = data.draw(st.integers(1, len(holders)))
-    shares = split(secret, holders, threshold)
+    shares = split_secret(secret, holders, threshold)
     assert all(len(share) == SHARE for share in shares.values())
     chosen = data.draw(st.permutations(holders))[: data.draw(st.integers(threshold, len(holders)))]
-    assert joined({holder: shares[holder] for holder in chosen}) == secret
+    assert join_shares({holder: shares[holder] for holder in chosen}) == secret
 
 
 def test_too_few_or_changed_shares_are_refused():
-    shares = split(b"s" * SECRET, range(5), 3)
+    shares = split_secret(b"s" * SECRET, range(5), 3)
     with pytest.raises(MessageRefused, match="expected shares of one secret, at least the threshold, found shares"):
-        joined({0: shares[0], 1: shares[1]})
+        join_shares({0: shares[0], 1: shares[1]})
     for wrong in ({**shares, 2: bytes(SHARE - 1) + b"\x01"}, {0: (2 ** (8 * SECRET)).to_bytes(SHARE, "big")}):
         with pytest.raises(MessageRefused, match="shares that do not match"):
-            joined(wrong)
-    again = split(b"s" * SECRET, range(5), 3)
+            join_shares(wrong)
+    again = split_secret(b"s" * SECRET, range(5), 3)
     assert all(shares[holder] != again[holder] for holder in range(5))
 
 
 def test_stream_matches_chacha20_test_vector():
     """RFC 8439, appendix A.1, test vector 1: key, nonce and counter of zeros."""
     start = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-    assert stream(bytes(SECRET), 4).tobytes().hex() == start
+    assert key_stream(bytes(SECRET), 4).tobytes().hex() == start
 
 
 def test_vector_encoding_rounds_weights_and_limits_range():
@@ -442,7 +442,7 @@ def played(values, threshold, *, silent=(), late=()):
     inside = sorted(sealed.keys() - set(late))
     shares = {number: members[number].unmask(inside) for number in inside}
     total = sum((vectors[number] for number in inside), start=np.zeros_like(values[0]))
-    return vectors, unmasked(total, survivors=inside, shares=shares, keys=keys)
+    return vectors, unmask_sum(total, survivors=inside, shares=shares, keys=keys)
 
 
 @given(st.lists(st.lists(st.integers(-(2**60), 2**60), min_size=3, max_size=3), min_size=3, max_size=6), st.data())
@@ -478,11 +478,11 @@ def test_self_mask_hides_late_vector():
     shares = {number: members[number].unmask([0, 1])[2] for number in (0, 1)}
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    masking = X25519PrivateKey.from_private_bytes(joined(shares))
+    masking = X25519PrivateKey.from_private_bytes(join_shares(shares))
     for other in (0, 1):
         late = late - _pair_mask(masking, 2, keys[other], other, 4096)
     assert not (late == 0).any(), "its own seed was not given away"
-    assert np.array_equal(late, stream(members[2]._seed, 4096))
+    assert np.array_equal(late, key_stream(members[2]._seed, 4096))
 
 
 def test_protocol_violations_are_refused():
@@ -514,11 +514,11 @@ def test_protocol_violations_are_refused():
 
 def test_mismatched_masking_key_is_refused():
     members, keys, _ = sealed_by(3)
-    other = split(b"o" * SECRET, range(3), 2)
-    seeds = {number: split(members[number]._seed, range(3), 2) for number in range(2)}
+    other = split_secret(b"o" * SECRET, range(3), 2)
+    seeds = {number: split_secret(members[number]._seed, range(3), 2) for number in range(2)}
     shares = {holder: {0: seeds[0][holder], 1: seeds[1][holder], 2: other[holder]} for holder in range(2)}
     with pytest.raises(MessageRefused, match="shares of another key"):
-        unmasked(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
+        unmask_sum(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])

@@ -133,9 +133,9 @@ def test_invalid_statistics_are_refused(received, options, given, message):
 
 def test_site_file_restricts_statistic_kinds():
     plan = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}}})
-    assert PrivacyFloor().under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=5)
-    assert PrivacyFloor(20, None, (SPECTRUM,)).under(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=20)
-    none = PrivacyFloor(statistics=()).under(plan)
+    assert PrivacyFloor().tighten(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=5)
+    assert PrivacyFloor(20, None, (SPECTRUM,)).tighten(plan).rule(SPECTRUM) == StatisticRule(clip=1.0, least_images=20)
+    none = PrivacyFloor(statistics=()).tighten(plan)
     assert [none.rule(kind) for kind in StatisticKind] == [None] * 4
 
 

@@ -28,7 +28,7 @@ from samfed_monai.protocol.compression import (
     Compression,
     Sender,
     Step,
-    _start,
+    _start_matrix,
     compression_problems,
 )
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes
@@ -71,9 +71,9 @@ RANK_1 = torch.tensor([[2.0, 4.0, 4.0], [1.0, 2.0, 2.0], [2.0, 4.0, 4.0]]).repea
 )
 def test_restored_step_is_within_error(form, step, arrives, error):
     base, compression = {"w": torch.ones_like(step)}, Compression(form)
-    tensors = compression.packed(base, {"w": step})
+    tensors = compression.encode(base, {"w": step})
     assert ("w:right" in tensors) == (form == 1)
-    torch.testing.assert_close(compression.restored(tensors, base)["w"] - 1, arrives, atol=error, rtol=0)
+    torch.testing.assert_close(compression.decode(tensors, base)["w"] - 1, arrives, atol=error, rtol=0)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -83,12 +83,12 @@ def test_message_form_is_known_in_advance(form, shapes):
     weights = {name: torch.ones(shape) for name, shape in shapes.items()}
     steps = {name: tensor for name, tensor in weights.items() if tensor.ndim > 1 and tensor.numel()}
     compression = Compression(form)
-    tensors = compression.packed(weights, steps)
+    tensors = compression.encode(weights, steps)
     packed, like = (
         {name: (each.shape, each.dtype) for name, each in made.items()} for made in (tensors, compression.like(weights))
     )
     assert packed == like
-    restored = compression.restored(tensors, {name: torch.zeros_like(tensor) for name, tensor in weights.items()})
+    restored = compression.decode(tensors, {name: torch.zeros_like(tensor) for name, tensor in weights.items()})
     assert list(restored) == list(weights), "in the order of the base"
 
 
@@ -98,7 +98,7 @@ def test_residual_is_kept_and_other_tensors_are_sent_unchanged(form):
     base = network()
     for seed in range(5):
         weights = {**moved(base, seed), "statistics.spectrum": torch.rand(4, 5)}
-        tensors, after = sender.packed(weights, base)
+        tensors, after = sender.encode(weights, base)
         for name in ("norm.running_var", "norm.num_batches_tracked", "statistics.spectrum"):
             assert tensors[name] is after[name] is weights[name]
         assert list(after) == list(weights)
@@ -111,28 +111,28 @@ def test_residual_is_kept_and_other_tensors_are_sent_unchanged(form):
 
 
 def test_start_is_deterministic_and_integer_products_are_exact():
-    start = _start(5, 2)
-    _start.cache_clear()
-    assert _start(5, 2).equal(start)
+    start = _start_matrix(5, 2)
+    _start_matrix.cache_clear()
+    assert _start_matrix(5, 2).equal(start)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randint(-127, 128, (5, MOST_RANK), generator=generator, dtype=torch.int8) for _ in "lr")
     left[0], right[0] = 127, 127
     ones = torch.ones(5)
     tensors = {"w:codes": left, "w:scales": ones, "w:right": right, "w:right_scales": ones}
-    restored = Compression(MOST_RANK).restored(tensors, {"w": torch.zeros(5, 5)})["w"]
+    restored = Compression(MOST_RANK).decode(tensors, {"w": torch.zeros(5, 5)})["w"]
     assert restored.tolist() == (left.long() @ right.long().T).tolist()
 
 
 def test_invalid_step_is_refused_and_state_unchanged():
     base, sender = network(), Sender(Compression(BYTES))
-    sender.packed(moved(base, 1), base)
+    sender.encode(moved(base, 1), base)
     before = sender.state_dict()
     broken = moved(base, 2)
     broken["linear.weight"][0, 0] = torch.nan
     with pytest.raises(MessageRefused, match="expected finite values, found NaN or infinity"):
-        sender.packed(broken, base)
+        sender.encode(broken, base)
     with pytest.raises(MessageRefused, match="expected the receiver's names and shapes"):
-        sender.packed(moved(base, 2), {"linear.weight": torch.ones(2, 2)})
+        sender.encode(moved(base, 2), {"linear.weight": torch.ones(2, 2)})
     after = sender.state_dict()
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
@@ -142,12 +142,12 @@ def test_invalid_step_is_refused_and_state_unchanged():
 def test_sender_resumes_from_state(form):
     base, one, other = network(), Sender(Compression(form)), Sender(Compression(form))
     assert one.state_dict().keys() == {"compression.sent"}, "the start is a state as well"
-    one.packed(moved(base, 1), base)
+    one.encode(moved(base, 1), base)
     assert other.load_state_dict({**one.state_dict(), "0.exp_avg": torch.ones(1)}).keys() == {"0.exp_avg"}
-    first, second = (sender.packed(moved(base, 2), base)[0] for sender in (one, other))
+    first, second = (sender.encode(moved(base, 2), base)[0] for sender in (one, other))
     assert all(first[name].equal(second[name]) for name in first)
     one.load_state_dict({})
-    fresh = Sender(Compression(form)).packed(moved(base, 2), base)[0]
+    fresh = Sender(Compression(form)).encode(moved(base, 2), base)[0]
     assert not all(first[name].equal(fresh[name]) for name in first), "what was left out counts"
 
 

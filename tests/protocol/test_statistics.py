@@ -26,8 +26,8 @@ def test_statistic_kinds_are_declared_and_rules_described():
     requestable = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
     assert requestable == set(StatisticKind) - {StatisticKind.PROTOTYPES}
     words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
-    assert StatisticRule(1.0, 2.0, 7).in_words() == words
-    assert StatisticRule().in_words() == "each of at least 1 images, not clipped, without noise"
+    assert StatisticRule(1.0, 2.0, 7).describe() == words
+    assert StatisticRule().describe() == "each of at least 1 images, not clipped, without noise"
 
 
 def test_clipping_and_noise_match_hand_calculation():
