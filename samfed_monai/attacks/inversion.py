@@ -176,10 +176,10 @@ def total_variation(images: Tensor) -> Tensor:
     return across.abs().mean() + down.abs().mean()
 
 
-def statistics_distance(found: Sequence[tuple[Tensor, Tensor]], wanted: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def statistics_distance(found: Sequence[tuple[Tensor, Tensor]], target: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Returns the mean distance of batch means and variances over layers, relative to the observed variances."""
     parts = []
-    for (mean, variance), (true_mean, true_variance) in zip(found, wanted, strict=True):
+    for (mean, variance), (true_mean, true_variance) in zip(found, target, strict=True):
         scale = true_variance + 1e-3
         parts.append(((mean - true_mean).pow(2) / scale).mean() + ((variance - true_variance) / scale).pow(2).mean())
     return torch.stack(parts).mean()
@@ -206,12 +206,12 @@ def _batch_statistics(network: nn.Module) -> Iterator[Any]:
         axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
         collected.append((inputs[0].mean(axes), inputs[0].var(axes, unbiased=False)))
 
-    def seen() -> list[tuple[Tensor, Tensor]]:
-        taken = list(collected)
+    def take() -> list[tuple[Tensor, Tensor]]:
+        statistics = list(collected)
         collected.clear()
-        return taken
+        return statistics
 
     with ExitStack() as hooks:
         for norm in _batch_norms(network):
             hooks.enter_context(norm.register_forward_pre_hook(keep))
-        yield seen
+        yield take

@@ -85,11 +85,11 @@ def signal(losses: np.ndarray) -> np.ndarray:
     return -bounded - np.log(-np.expm1(-bounded))
 
 
-def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Returns the log likelihood of ``own`` under models trained on the image minus that under the other models.
+def likelihood_ratio(attacked: np.ndarray, signals: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Returns the log likelihood of ``attacked`` under models trained on the image minus that under the other models.
 
     Args:
-        own: (N,) signals of the attacked model.
+        attacked: (N,) signals of the attacked model.
         signals: (K, N) signals of the shadow models.
         inside: (K, N) bool, whether a shadow model was trained on the image.
 
@@ -102,7 +102,7 @@ def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -
         residuals = ((signals - center) * subset)[:, subset.any(axis=0)]
         mean.append(center)
         spread.append(max(float(np.sqrt((residuals**2).sum() / max(subset.sum(), 1))), 1e-6))
-    log = [-0.5 * ((own - mean[i]) / spread[i]) ** 2 - np.log(spread[i]) for i in range(2)]
+    log = [-0.5 * ((attacked - mean[i]) / spread[i]) ** 2 - np.log(spread[i]) for i in range(2)]
     return np.asarray(log[0] - log[1])
 
 

@@ -98,11 +98,11 @@ def image_losses(network: nn.Module, group: Images) -> np.ndarray:
     return np.asarray(losses)
 
 
-def auc(members: np.ndarray, others: np.ndarray) -> Any:
+def auc(members: np.ndarray, non_members: np.ndarray) -> Any:
     """Returns the probability that a member's score is above a non-member's; ties count half (Mann and Whitney 1947).
 
     Args:
-        members, others: (..., N) and (..., M) scores of members and non-members, higher for members.
+        members, non_members: (..., N) and (..., M) scores of members and non-members, higher for members.
 
     Returns:
         (...,) float.
@@ -110,17 +110,17 @@ def auc(members: np.ndarray, others: np.ndarray) -> Any:
     from scipy.stats import rankdata
 
     count = members.shape[-1]
-    ranks = rankdata(np.concatenate([members, others], axis=-1), axis=-1)[..., :count]
-    return (ranks.mean(axis=-1) - (count + 1) / 2) / others.shape[-1]
+    ranks = rankdata(np.concatenate([members, non_members], axis=-1), axis=-1)[..., :count]
+    return (ranks.mean(axis=-1) - (count + 1) / 2) / non_members.shape[-1]
 
 
-def tpr_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
+def tpr_at(members: np.ndarray, non_members: np.ndarray, false_alarms: float = FALSE_ALARMS) -> float:
     """Returns the true-positive rate at a false-positive rate of at most ``false_alarms``."""
-    return float((members > np.sort(others)[::-1][int(false_alarms * len(others))]).mean())
+    return float((members > np.sort(non_members)[::-1][int(false_alarms * len(non_members))]).mean())
 
 
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Returns ``members``, ``non_members`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
+    """Returns ``members``, ``others`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
     samples = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(auc(*map(np.stack, zip(*samples, strict=True))), (0.025, 0.975))
@@ -129,14 +129,14 @@ def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dic
     return {**counts, **scores, "tpr": round(tpr_at(members, others), 3)}
 
 
-def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
+def blind_auc(members: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
     """Returns the AUC of separating the two groups by simple properties of the pictures, without a model.
 
     A cross-validated linear discriminant (Fisher) of mean and deviation of each colour, roughness and the mask's area.
     Das et al., 2024 (arXiv 2406.16201), show that such blind attacks beat published ones if groups differ.
     """
-    masks = own.labels is not None and all(each.labels is not None for each in others)
-    one = _properties(own, masks)
+    masks = members.labels is not None and all(each.labels is not None for each in others)
+    one = _properties(members, masks)
     two = np.concatenate([_properties(each, masks) for each in others])
     table, member = np.concatenate([one, two]), np.r_[np.ones(len(one), bool), np.zeros(len(two), bool)]
     order = np.random.default_rng(derive_seed(seed, "folds")).permutation(len(table))

@@ -421,8 +421,8 @@ class SamFedAlgo(MonaiAlgo):
             MessageRefused: they are those of another network.
         """
         own = self._required_network
-        like = own.local_part(whole=own.algorithm is not None)
-        self._require_fit(weights, like or get_state_dict(own.network))
+        expected = own.local_part(whole=own.algorithm is not None)
+        self._require_fit(weights, expected or get_state_dict(own.network))
         own.network.load_state_dict(dict(weights), strict=False)
         if own.algorithm is not None:
             own.algorithm.reset()

@@ -65,11 +65,11 @@ def require_own_images(plan: Plan, paths: Paths, site: str) -> None:
     Raises:
         Refused: every such change, or ids that the bundle does not have.
     """
-    own = client_config(paths.bundle_root, plan.variant, paths.overrides()).with_files("configs/evaluate.json")
+    local = client_config(paths.bundle_root, plan.variant, paths.overrides()).with_files("configs/evaluate.json")
     choices = {name: value for name, value in plan.sites.get(site, {}).items() if name != NETWORK}
-    planned = own.with_overrides({**plan.train, **choices, **paths.overrides()})
+    planned = local.with_overrides({**plan.train, **choices, **paths.overrides()})
     try:
-        contents = own.parser().get(), planned.parser().get()
+        contents = local.parser().get(), planned.parser().get()
     except (KeyError, ValueError, IndexError, TypeError):
         found, hint = "an id that does not exist in this site's bundle", "compare with `samfed show` at the site"
         raise refused("plan -> train", found, "ids of this site's bundle", hint) from None
@@ -78,8 +78,8 @@ def require_own_images(plan: Plan, paths: Paths, site: str) -> None:
 
 def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds a network by name as ``train.json``, with a site's ``overrides``, declares it, without loading weights."""
-    own = config.with_overrides({**(overrides or {}), "network_name": name})
-    network: nn.Module = without_pretraining(own.parser()).get_parsed_content("network_def")
+    changed = config.with_overrides({**(overrides or {}), "network_name": name})
+    network: nn.Module = without_pretraining(changed.parser()).get_parsed_content("network_def")
     return network
 
 
@@ -296,17 +296,17 @@ def _split_sites(
     datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sites that train and sites that do not, sorted."""
-    known, unseen_sites = set(datalist.sites) or {*choices, *unseen}, set(unseen)
+    all_sites, unseen_sites = set(datalist.sites) or {*choices, *unseen}, set(unseen)
     if not datalist.sites and not choices:
         found, hint = "no names here and no sites in the list", 'for instance {"site-1": {}, "site-2": {}}'
         raise refused("federate.json -> sites", found, "the name of every site that trains", hint)
-    require(*(one_of("federate.json -> unseen", name, sorted(known)) for name in unseen))
+    require(*(one_of("federate.json -> unseen", name, sorted(all_sites)) for name in unseen))
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
-    if unseen_sites | idle == known:
-        found = f"{len(known)} sites: {len(unseen_sites)} unseen, {len(idle)} without images to train on"
+    if unseen_sites | idle == all_sites:
+        found = f"{len(all_sites)} sites: {len(unseen_sites)} unseen, {len(idle)} without images to train on"
         hint = "remove a site from `unseen`, or add images to a site's `unlabelled` split"
         raise refused("federate.json -> unseen", found, "a site that trains", hint)
-    return tuple(sorted(known - unseen_sites - idle)), tuple(sorted(unseen_sites | idle))
+    return tuple(sorted(all_sites - unseen_sites - idle)), tuple(sorted(unseen_sites | idle))
 
 
 NetworkShapes = tuple[str, dict[str, list[int]]]
@@ -556,5 +556,5 @@ def _batches(parser: Any) -> dict[str, int]:
 def _difference(first: NetworkShapes, other: NetworkShapes) -> str:
     """Describes the first tensor in which two networks differ; empty if they are alike."""
     name = next((name for name in {**first[1], **other[1]} if first[1].get(name) != other[1].get(name)), "")
-    sides = (f"{who} has {f'shape {net[name]}' if name in net else 'no such tensor'}" for who, net in (first, other))
+    sides = (f"{part} has {f'shape {net[name]}' if name in net else 'no such tensor'}" for part, net in (first, other))
     return name and f"{name}: {', '.join(sides)}"

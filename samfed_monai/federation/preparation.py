@@ -159,7 +159,7 @@ def _changed(datalist: DataList, list_hash: str, data_root: Path, checks: int) -
     files = {item.image: item.sha256 for _, _, item in datalist.items()}
     files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
     order = sorted(files, key=lambda name: derive_seed(0, list_hash, name))
-    sample = [order[(checks * SAMPLE + place) % len(order)] for place in range(min(SAMPLE, len(order)))]
+    sample = [order[(checks * SAMPLE + offset) % len(order)] for offset in range(min(SAMPLE, len(order)))]
     problems = Problems()
     for name in sample:
         if sha256_file(confine(data_root, name, where=name)) != files[name]:

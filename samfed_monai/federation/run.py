@@ -365,12 +365,12 @@ class Run:
         plain = plain.without_unknown_overrides()  # drops options of components that only this variant has
         adapt = self.adapt if self.adapt != "off" else str(plain.optional("teacher_adapt"))
         if not self.datalist.public and not self.paths.adapter:
-            why = "there are no public images to adapt a teacher to"
+            reason = "there are no public images to adapt a teacher to"
         elif adapt != "none" and self.teacher.base != BASE:
-            why = f"the teacher, a {self.teacher.base}, has another trunk"
+            reason = f"the teacher, a {self.teacher.base}, has another trunk"
         else:
             return "lora" if adapt == "off" else adapt
-        logger.info("start: MobileSAM's own trunk; %s", why)
+        logger.info("start: MobileSAM's own trunk; %s", reason)
         return "none"
 
     def _trunk(self, adapt: str) -> Path | None:

@@ -211,8 +211,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             records: of all rounds.
             keep_states: keep the sites' states of both rounds (where a site's state holds its network).
         """
-        kept = {best_round(records, self.store.start()), len(records) - 1}
-        self.store.prune(keep_models=kept, keep_states=kept)
+        rounds = {best_round(records, self.store.start()), len(records) - 1}
+        self.store.prune(keep_models=rounds, keep_states=rounds)
         if keep_states:
             self.store.record_states_at_sites()
         else:
@@ -229,8 +229,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         if self._written == len(records) - 1 > 0 and known and path.is_file():
             append_line(path, to_csv([*COLUMNS, *self._terms], rows).partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice instead of all held in memory
-            found = {name for record in records for row in _rows(record) for name in row}
-            self._terms = sorted(found.difference(COLUMNS))
+            columns = {name for record in records for row in _rows(record) for name in row}
+            self._terms = sorted(columns.difference(COLUMNS))
             rows_of_all = (row for record in records for row in _rows(record))
             write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
         self._written = len(records)
@@ -527,9 +527,9 @@ def take_lock(folder: Path) -> None:
     if not holder:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         deadline = time.monotonic() + PATIENCE
-        while not (taken := _try_lock(stream)) and time.monotonic() < deadline:
+        while not (locked := _try_lock(stream)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if taken:
+        if locked:
             stream.truncate(0)
             print(os.getpid(), file=stream, flush=True)
             _open_locks[path] = stream

@@ -207,7 +207,7 @@ def log_reason(folder: Path, code: int) -> str:
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     prefix = {int(ExitCode.REFUSED): "refused: ", int(ExitCode.STOPPED): "stopped: "}.get(code)
-    endings = [place for place, line in enumerate(lines) if prefix and line.startswith(prefix)]
+    endings = [index for index, line in enumerate(lines) if prefix and line.startswith(prefix)]
     first, *more = lines[endings[-1] if endings else -1 :] or ["no output"]
     # not the lines of another comparison in the same folder
     return "\n      ".join([first, *takewhile(lambda line: line.startswith(" "), more)])
@@ -255,11 +255,11 @@ class Run:
 
     def command(self) -> list[str]:
         """The complete command of this run, as it could be typed by hand."""
-        words = ["federate", str(self.bundle)]
+        args = ["federate", str(self.bundle)]
         for option, value in self.options.items():
-            words += [f"--{option}", value] if value is not None else []
-        words += ["--output-dir", str(self.folder), "--variant", self.variant, "--seed", str(self.seed), *self.extra]
-        return [sys.executable, "-m", "samfed_monai", *words]
+            args += [f"--{option}", value] if value is not None else []
+        args += ["--output-dir", str(self.folder), "--variant", self.variant, "--seed", str(self.seed), *self.extra]
+        return [sys.executable, "-m", "samfed_monai", *args]
 
     def is_done(self) -> bool:
         """Whether the run folder has results for the same settings and the same files."""

@@ -89,9 +89,9 @@ class RunModels:
         self._shared = tensor_names(self.server)
         tailored = set(tensor_names(self._round_folder / SERVER)) if not self._whole_networks else set()
         self._tailored = {
-            site: str(place)
-            for place, site in enumerate(self.trained)
-            if self._shared and all(f"{place}.{name}" in tailored for name in self._shared)
+            site: str(index)
+            for index, site in enumerate(self.trained)
+            if self._shared and all(f"{index}.{name}" in tailored for name in self._shared)
         }
 
     @property
@@ -147,8 +147,8 @@ class RunModels:
             return site_tensors
         shared = self.store.weights(self.round)
         if site in self._tailored and states is None:
-            place, state = self._tailored[site], self.store.server_state(self.round)
-            shared = {name: state[f"{place}.{name}"] for name in shared}
+            index, state = self._tailored[site], self.store.server_state(self.round)
+            shared = {name: state[f"{index}.{name}"] for name in shared}
         return {**shared, **site_tensors}
 
     @property
@@ -196,9 +196,9 @@ class RunModels:
     def _require_local_states(self, site: str) -> None:
         if not self._states_at_sites:
             return
-        place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
-        hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
-        found = f"no such values: they never left the sites ({', '.join(self.trained)}); each has its own in {place}"
+        states = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
+        hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {states}"
+        found = f"no such values: they never left the sites ({', '.join(self.trained)}); each has its own in {states}"
         raise refused(str(self.folder), found=found, expected="the sites' personal values", hint=hint)
 
     def _site_tensors(self, site: str, states: str | Path | None) -> dict[str, Tensor]:

@@ -404,8 +404,8 @@ class RoundController:
             self._apply_step(before)
             sites = self._entries(round, {site: replies[site] for site in messages}, clock)
             if self.sender is not None:
-                whole = self.sent.take_whole()
-                sites = {site: {**entry, "whole_models": whole.get(site, 0)} for site, entry in sites.items()}
+                whole_models = self.sent.take_whole()
+                sites = {site: {**entry, "whole_models": whole_models.get(site, 0)} for site, entry in sites.items()}
             with termination.deferred():
                 record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
                 started = time.perf_counter()
@@ -461,12 +461,12 @@ class RoundController:
         except BelowThreshold as few:
             raise self._too_few(f"{where}: {few.left} updates to add", few.failures, needed=few.needed) from None
         except OtherMembers as error:
-            why = f"the round is skipped: {error}; a sum of the others would reveal that update"
-            logger.warning("%s: %s; the model is unchanged", where, why)
-            return {site: Failure(site, why) for site in sites}
+            reason = f"the round is skipped: {error}; a sum of the others would reveal that update"
+            logger.warning("%s: %s; the model is unchanged", where, reason)
+            return {site: Failure(site, reason) for site in sites}
         except MessageRefused as error:
-            why = f"the sum of the updates is not a model ({scrub(error)}); the faulty update cannot be identified"
-            raise Stopped(f"{where}: {why}; {self._kept_rounds()}", AGAIN) from None
+            reason = f"the sum of the updates is not a model ({scrub(error)}); the faulty update cannot be identified"
+            raise Stopped(f"{where}: {reason}; {self._kept_rounds()}", AGAIN) from None
         return secure.dropped
 
     def _clock(self) -> Clock:

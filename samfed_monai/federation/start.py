@@ -154,7 +154,7 @@ class _HeldOut:
         beside: file beside which the list without the held-out images is written.
     """
 
-    def __init__(self, datalist: DataList, config: WorkflowConfig, fraction: float, beside: Path) -> None:
+    def __init__(self, datalist: DataList, config: WorkflowConfig, fraction: float, file: Path) -> None:
         public = load_records(datalist, config.overrides.get("data_root", "."), split="public")
         try:
             _, self.records = split_public(public, fraction, 0)
@@ -163,7 +163,7 @@ class _HeldOut:
             self.records = []
         held_out_hashes = {record["image_sha256"] for record in self.records}
         remaining = replace(datalist, public=[item for item in datalist.public if item.sha256 not in held_out_hashes])
-        self.path = beside.with_suffix(".datalist.json")
+        self.path = file.with_suffix(".datalist.json")
         remaining.save(self.path)
         self.best: list[float] = []
         self.kept: dict[str, Tensor] = {}

@@ -152,8 +152,8 @@ class TeacherStage:
             from samfed_monai.bundle.images import check_public_limit
 
             check_public_limit(self.config.optional("public_limit"))
-            nothing = [{"label": ""}]
-            given = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
+            records = [{"label": ""}]
+            given = {"train_records": records, "held_out_records": records, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in given.items()}
             self.config.with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
 

@@ -65,12 +65,12 @@ Reply = Spooled | str
 _TICK = 0.2  # seconds between two checks of the clock and of `check_stop`
 
 
-def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
+def waiting(task: str, sites: Iterable[str], seconds: float | None) -> str:
     """One line about the missing sites: ``train: waiting for site-2, site-3 (4 min left)``."""
     line = f"{task}: waiting for {', '.join(sorted(sites))}"
-    if left is None:
+    if seconds is None:
         return line
-    return f"{line} ({left / 60:.0f} min left)" if left >= 90 else f"{line} ({left:.0f} s left)"
+    return f"{line} ({seconds / 60:.0f} min left)" if seconds >= 90 else f"{line} ({seconds:.0f} s left)"
 
 
 class WireTransport:

@@ -67,12 +67,12 @@ class Processes:
         self.started: dict[str, subprocess.Popen] = {}
         self._termination = Termination()
 
-    def start(self, name: str, module: str, *words: str, cwd: Path, log: Path) -> subprocess.Popen:
-        """Starts ``python -m <module> <words>`` in a session of its own; its output goes to ``log``."""
+    def start(self, name: str, module: str, *arguments: str, cwd: Path, log: Path) -> subprocess.Popen:
+        """Starts ``python -m <module> <arguments>`` in a session of its own; its output goes to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             self.started[name] = subprocess.Popen(
-                [sys.executable, "-u", "-m", module, *words],
+                [sys.executable, "-u", "-m", module, *arguments],
                 cwd=cwd,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -235,14 +235,14 @@ def simulate(
     """
     workspace, run_folder = Path(workspace), Path(run_folder)
     log = run_folder / "flare.log"
-    words = (_absolute(job), "-w", _absolute(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
+    args = (_absolute(job), "-w", _absolute(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
     variables = {VARIABLE: _absolute(site_files), **(environment or {})}
     with _locked(run_folder, workspace), Processes(variables) as processes:
         merge_allow_list(workspace / "local", more_classes)
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         logger.info("starting FLARE's simulator; its log: %s", log)
-        simulator = processes.start("simulator", "samfed_monai.flare.simulator_process", *words, cwd=workspace, log=log)
+        simulator = processes.start("simulator", "samfed_monai.flare.simulator_process", *args, cwd=workspace, log=log)
 
         def why_ended() -> str:
             return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"
@@ -332,10 +332,10 @@ class Poc:
 
     def start(self, processes: Processes, name: str, log: Path) -> subprocess.Popen:
         """Starts the server, or a site's client."""
-        kind, own = ("server", ()) if name == SERVER else ("client", (f"uid={name}",))
-        words = ("-m", str(self.kits / name), "-s", f"fed_{kind}.json", "--set", "secure_train=true", *own)
+        kind, uid = ("server", ()) if name == SERVER else ("client", (f"uid={name}",))
+        args = ("-m", str(self.kits / name), "-s", f"fed_{kind}.json", "--set", "secure_train=true", *uid)
         module, more = f"nvflare.private.fed.app.{kind}.{kind}_train", (f"org={PROJECT}", "config_folder=config")
-        return processes.start(name, module, *words, *more, cwd=self.kits / name, log=log)
+        return processes.start(name, module, *args, *more, cwd=self.kits / name, log=log)
 
 
 def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def user_lines(lines: Iterable[str]) -> list[str]:
 
 def reported_error(log: str) -> ServerReported | None:
     """The run's outcome from the server's log, for a server that could not write its status (a full disk)."""
-    found = list(_ENDED.finditer(log))
-    if not found:
+    matches = list(_ENDED.finditer(log))
+    if not matches:
         return None
-    message = found[-1][1]
+    message = matches[-1][1]
     return ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
 
@@ -101,10 +101,10 @@ _STORED = re.compile(r"(?:resuming after )?round (\d+) of (\d+)(?:: (?:no )?vali
 
 def stored_rounds(lines: Iterable[str]) -> str:
     """Text on the number of rounds that a server has stored, from the lines of its log for users."""
-    found = [line for line in map(_STORED.match, lines) if line]
-    if not found:
+    matches = [line for line in map(_STORED.match, lines) if line]
+    if not matches:
         return "no round is stored yet, according to the server's log"
-    done, total = found[-1].groups()
+    done, total = matches[-1].groups()
     return f"{done} of {total} rounds are stored at the server"
 
 

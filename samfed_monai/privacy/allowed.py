@@ -300,10 +300,10 @@ def require_public_images(algorithm: Any, public: Callable[[], Records]) -> None
         return
     public_images = [_identity(record) for record in public()]
     used_images = [_identity(record) for record in _records(predictor.dataset)]
-    others, remaining = len([image for image in used_images if image not in public_images]), iter(public_images)
+    unknown, remaining = len([image for image in used_images if image not in public_images]), iter(public_images)
     # `in` advances the iterator: the used images must be a subsequence
-    if others or not all(image in remaining for image in used_images):
-        found = f"{others} other images" if others else "another order"
+    if unknown or not all(image in remaining for image in used_images):
+        found = f"{unknown} other images" if unknown else "another order"
         raise _other_images(found, "only this site's public images, in order", "the data of ")
 
 
@@ -355,8 +355,8 @@ def withhold_small(message: Message, least_images: int) -> Message:
 
 def without_scores(message: Message, word: str) -> Message:
     """Returns ``message`` without scores and their count, with ``withheld`` set to ``word`` if there are images."""
-    kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
-    return replace(message, n=0, metrics=kept, extra={**message.extra, **({WITHHELD: word} if message.n else {})})
+    effort = {name: value for name, value in message.metrics.items() if name in EFFORT}
+    return replace(message, n=0, metrics=effort, extra={**message.extra, **({WITHHELD: word} if message.n else {})})
 
 
 def _metrics_of_few(message: Message, least: int) -> Set[str]:

@@ -51,7 +51,7 @@ def copying_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
         for parameter in probe.parameters():
             spread = math.sqrt(math.prod(parameter.shape[1:]))  # 1 for a bias: the empty product
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / spread)
-    found = [
+    layers = [
         name
         for name, module in probe.named_modules()
         if isinstance(module, nn.modules.conv._ConvNd) and math.prod(module.kernel_size) > MOST_POSITIONS
@@ -62,8 +62,8 @@ def copying_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
     first, second = _wide_inputs(probe, image), _wide_inputs(probe, changed_image)
     for name, (rows, flattened) in first.items():
         if flattened or (name in second and _changes_few(rows, second[name][0])):
-            found.append(name)
-    return found
+            layers.append(name)
+    return layers
 
 
 def _wide_inputs(probe: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, bool]]:

@@ -85,11 +85,11 @@ def noisy_update(
     length = _norm(steps.values())
     if not math.isfinite(length):
         raise message_refused("message -> tensors", "NaN or infinity", "finite values")
-    sent = {name: tensor.detach().cpu().clone() for name, tensor in received.items() if name in update}
+    noisy = {name: tensor.detach().cpu().clone() for name, tensor in received.items() if name in update}
     for name, step in steps.items():
         change = _clip_factor(clip, length) * step + 2.0 * clip * noise_multiplier * _draw(noise, step)
-        sent[name] = (sent[name].double() + change).to(update[name].dtype)
-    return sent
+        noisy[name] = (noisy[name].double() + change).to(update[name].dtype)
+    return noisy
 
 
 def noisy_masks(
@@ -109,13 +109,13 @@ def noisy_masks(
     deviation = 2.0 * clip * math.sqrt(max(len(masks), 1)) * noise_multiplier
     is_comparable = received is not None and received.shape == masks.shape and received.dtype == masks.dtype
     known = received if is_comparable else None
-    sent = torch.empty_like(masks, device="cpu")
+    noisy = torch.empty_like(masks, device="cpu")
     for index, mask in enumerate(masks.detach().cpu()):
         old = torch.tensor(_NEUTRAL, dtype=torch.float64) if known is None else known[index].cpu().double() / 255
         step = mask.double() / 255 - old
         change = _clip_factor(clip, _norm([step])) * step + deviation * _draw(noise, step)
-        sent[index] = ((old + change).clamp(0, 1) * 255).round()
-    return sent
+        noisy[index] = ((old + change).clamp(0, 1) * 255).round()
+    return noisy
 
 
 def _steps(new: Mapping[str, Tensor], old: Mapping[str, Tensor], learned: Iterable[str]) -> dict[str, Tensor]:

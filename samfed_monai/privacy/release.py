@@ -159,11 +159,11 @@ class ReleaseFilter:
             problems.add("message -> site", found="another site", expected="this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
             problems.add("message -> round", found="a round of another plan", expected=f"one of {self.rounds} rounds")
-        for limited_task, what, answers, most in (
+        for limited_task, what, counts, most in (
             (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
-            if task == limited_task and answers[request.round] >= most:
+            if task == limited_task and counts[request.round] >= most:
                 expected, hint = f"at most {most} in a round", "start a new run with another name"
                 problems.add(what, found="one more", expected=expected, hint=hint)
         return list(problems)
